@@ -1,0 +1,43 @@
+# Two commands do everything: `make loopback` runs the link on this machine, `make test` checks the tree.
+# Both need only what README.md's one apt line installs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: loopback test check format lock clean
+
+loopback: $(VENV)/.installed
+	$(BIN)/qnode loopback --speed 20
+
+test: check
+	$(BIN)/pytest
+
+# Linters, types, import contracts: the same that continuous integration holds.
+check: $(VENV)/.developer
+	$(BIN)/ruff check qnode drivers tests
+	$(BIN)/ruff format --check qnode drivers tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell README.md CHANGELOG.md SECURITY.md docs qnode drivers tests config systemd
+
+format: $(VENV)/.developer
+	$(BIN)/ruff check --fix qnode drivers tests
+	$(BIN)/ruff format qnode drivers tests
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.developer: requirements-dev.lock $(VENV)/.installed
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	touch $@
+
+# After a change of dependencies in pyproject.toml (needs uv).
+lock:
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra usb --group build -o requirements.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra usb --group build --group dev -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

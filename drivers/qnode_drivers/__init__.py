@@ -1,0 +1,1 @@
+"""Drivers that ship with qnode, one module per device."""

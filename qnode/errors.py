@@ -1,0 +1,83 @@
+"""The one tree of errors. Each says what went wrong, where, and how to mend it.
+
+A caller that can do something sensible catches a branch; everything else ends at one of the three
+supervisors (devices, peer link, HTTP connection), which alone catch broadly.
+"""
+
+
+class QnodeError(Exception):
+    """Root of all errors that qnode raises on purpose."""
+
+
+class ConfigError(QnodeError):
+    """A configuration file cannot be used; the message names file, table, key and what was expected."""
+
+
+class FieldError(QnodeError):
+    """One named input is impossible (a count, a probability, an epsilon)."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class DeviceError(QnodeError):
+    """A device did something its driver does not understand."""
+
+
+class TransientDeviceError(DeviceError):
+    """A device failed in a way that usually passes by itself; the supervisor tries again soon."""
+
+
+class DeviceGone(TransientDeviceError):
+    """The device was unplugged or its process died."""
+
+
+class LinkError(QnodeError):
+    """The classical channel to the peer failed; the session ends and is built anew."""
+
+
+class PeerRefused(LinkError):
+    """The peers do not fit (version, role, parameters, identity); the message names the difference."""
+
+
+class ProtocolError(LinkError):
+    """The peer sent something that the protocol does not allow."""
+
+
+class AuthenticationError(LinkError):
+    """A tag did not verify: nothing from this session may be used further."""
+
+
+class PoolExhausted(LinkError):
+    """Too little one-time authentication key is left; load a new pre-shared key."""
+
+
+class StoreError(QnodeError):
+    """The key store refused an operation."""
+
+
+class StoreUnusable(StoreError):
+    """The store is damaged, of a newer schema, or older than its anchor: the node must not start over it."""
+
+
+class NotEnoughKeys(StoreError):
+    """Fewer keys are available than asked for; nothing was taken."""
+
+    def __init__(self, asked: int, available: int) -> None:
+        super().__init__(f"asked for {asked} keys, {available} available")
+        self.asked = asked
+        self.available = available
+
+
+class KeyNotFound(StoreError):
+    """At least one key_ID cannot be delivered to this SAE (unknown, used, expired: told apart in the log only)."""
+
+
+class NotNamed(StoreError):
+    """The caller was not named as a slave when a key was assigned."""
+
+
+class LinkDown(StoreError):
+    """The request needs the peer and the link to it is down."""

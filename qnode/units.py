@@ -1,0 +1,12 @@
+"""Unit constants. Names elsewhere carry their unit as a suffix (_ps, _s, _hz, _db, _bits)."""
+
+from typing import Final
+
+PS_PER_S: Final = 1_000_000_000_000
+CHUNK_BITS: Final = 256
+CHUNK_BYTES: Final = CHUNK_BITS // 8
+
+
+def transmission(attenuation_db: float) -> float:
+    """Return the transmitted fraction of light behind ``attenuation_db`` decibels."""
+    return float(10.0 ** (-attenuation_db / 10.0))
