@@ -72,7 +72,7 @@ class NotEnoughKeys(StoreError):
 
 
 class KeyNotFound(StoreError):
-    """At least one key_ID cannot be delivered to this SAE (unknown, used, expired: told apart in the log only)."""
+    """A key_ID cannot be delivered to this SAE: unknown, used or expired (told apart in the log only)."""
 
 
 class NotNamed(StoreError):

@@ -54,7 +54,7 @@ def cache_directory() -> Path:
     base = (
         os.environ.get("QNODE_CACHE_DIR")
         or os.environ.get("CACHE_DIRECTORY")
-        or os.path.join(os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"), "qnode")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qnode"
     )
     cpu = llvmlite.binding.get_host_cpu_name()
     return Path(base) / f"kernels-{__version__}-{cpu}-{_sources_digest()}"
@@ -71,7 +71,7 @@ def _prepare_cache() -> bool:
                 return False
     except (OSError, RuntimeError):
         return False
-    numba_config.CACHE_DIR = str(directory)
+    numba_config.CACHE_DIR = str(directory)  # type: ignore[attr-defined]  # set by numba at import
     return True
 
 

@@ -1,0 +1,305 @@
+"""Typed configuration: one TOML file a site, one for loopback, the same tables in both.
+
+The tables of `LinkParameters` must be equal at both sites; their digest is compared when the sites
+connect. Everything else belongs to one site. Unknown keys are refused with a near match.
+"""
+
+import difflib
+import hashlib
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from qnode.errors import ConfigError
+from qnode.units import PS_PER_S
+
+S = TypeVar("S", bound=Struct)
+T = TypeVar("T")
+
+Role = Literal["alice", "bob"]
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A TOML table: immutable, unknown keys refused."""
+
+
+class SourceParameters(_Table, frozen=True):
+    """What Alice sends: qubit rate, bins, intensities (mean photons a qubit) and their probabilities."""
+
+    qubit_rate_hz: int = 600_000_000
+    bin_spacing_ps: float = 800.0
+    mu: tuple[float, float] = (0.5, 0.2)
+    p: tuple[float, float] = (0.7, 0.3)
+    p_z: float = 0.5
+
+    @property
+    def period_ps(self) -> float:
+        """Duration of a slot."""
+        return PS_PER_S / self.qubit_rate_hz
+
+
+class ReceiverParameters(_Table, frozen=True):
+    """How Bob accepts clicks. Gates depend on these values only, never on a block's data."""
+
+    p_z: float = 0.5
+    gate_width_ps: float = 400.0
+    jitter_ps: float = 92.0
+    dead_time: Literal["independent", "joint"] = "independent"
+
+
+class BlockParameters(_Table, frozen=True):
+    """The unit of the security statement and the limits beyond which it is discarded."""
+
+    sifted_bits: int = 1_000_000
+    longest_s: float = 3600.0
+    minimum_secret_bits: int = 4096
+    qber_z_limit: float = 0.11
+    e_vis_limit: float = 0.15
+    asymmetry_limit: float = 0.05
+
+
+class EstimationParameters(_Table, frozen=True):
+    """Which bound gives the key length, and its failure probabilities per block."""
+
+    estimator: Literal["rusca2018", "eur", "wiesemann2024"] = "eur"
+    statistics: Literal["hoeffding", "exact"] = "exact"
+    x_mode: Literal["visibility", "visibility + asymmetry"] = "visibility + asymmetry"
+    vacuum_rule: str = "min"
+    eps_sec: float = 1e-10
+    eps_cor: float = 1e-15
+
+
+class ReconciliationParameters(_Table, frozen=True):
+    """Error correction and the verification that follows it."""
+
+    method: Literal["cascade"] = "cascade"
+    frame_bits: int = 1 << 20
+    leak_count: Literal["alice", "both"] = "alice"
+    verification_bits: Literal[64, 128] = 64
+
+
+class KeyParameters(_Table, frozen=True):
+    """How a block's key is divided: refill of the authentication pool, then chunks by direction."""
+
+    refill_pads_per_direction: int = 4
+    direction_share_alice: float = 0.5
+
+
+class LinkParameters(_Table, frozen=True):
+    """All that both sites must have in common."""
+
+    name: str = "link"
+    source: SourceParameters = SourceParameters()
+    receiver: ReceiverParameters = ReceiverParameters()
+    block: BlockParameters = BlockParameters()
+    estimation: EstimationParameters = EstimationParameters()
+    reconciliation: ReconciliationParameters = ReconciliationParameters()
+    keys: KeyParameters = KeyParameters()
+
+    def digest(self) -> bytes:
+        """Return 32 bytes that differ when any shared parameter differs."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).digest()
+
+
+class TlsFiles(_Table, frozen=True):
+    """PEM files of one TLS role."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+    crl: Path | None = None
+
+
+class PeerSection(_Table, frozen=True):
+    """The other site. Alice listens and Bob connects, so that one address is enough."""
+
+    kme_id: str
+    address: str
+    tls: TlsFiles
+
+
+class StoreSection(_Table, frozen=True):
+    """Where keys are kept, the secret that seals them, and the anchor that detects a restored database."""
+
+    path: Path
+    anchor: Path
+    store_key: Path
+    preshared_key: Path
+    key_lifetime_s: float = 7 * 86400.0
+
+
+class SaeSection(_Table, frozen=True):
+    """One encryptor: where it is attached, with whom it shares keys, and how its certificate names it."""
+
+    sae_id: str
+    kme_id: str
+    peers: tuple[str, ...]
+    identities: tuple[str, ...] = ()
+
+
+class Etsi014Section(_Table, frozen=True):
+    """The key delivery interface of this site."""
+
+    listen: str
+    tls: TlsFiles
+    stock_per_pair: int = 256
+    sae: tuple[SaeSection, ...] = ()
+
+
+class OperateSection(_Table, frozen=True):
+    """How operators look at this site."""
+
+    control_socket: Path
+    metrics_listen: str | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class NodeSection(_Table, frozen=True):
+    """Who this site is."""
+
+    role: Role
+    kme_id: str
+    allow_simulated: bool = False
+    start_uncertainty_s: float = 0.010
+
+
+class DeviceSection(_Table, frozen=True):
+    """One device: the driver's name (entry point) and the driver's own table, which the driver checks."""
+
+    driver: str
+    config: dict[str, Any] = {}
+    silence_limit_s: float = 10.0
+
+
+class SiteConfig(_Table, frozen=True):
+    """The file of `qnode run`."""
+
+    node: NodeSection
+    link: LinkParameters
+    peer: PeerSection
+    store: StoreSection
+    etsi014: Etsi014Section
+    operate: OperateSection
+    devices: dict[str, DeviceSection]
+
+    def __post_init__(self) -> None:
+        check_link_parameters(self.link)
+
+
+def check_link_parameters(link: LinkParameters) -> None:
+    """Refuse parameters that no link can have.
+
+    Raises:
+        ValueError: naming table, key and what was expected.
+    """
+    source, receiver = link.source, link.receiver
+    for where, value in (
+        ("link.source.p_z", source.p_z),
+        ("link.receiver.p_z", receiver.p_z),
+        ("link.keys.direction_share_alice", link.keys.direction_share_alice),
+    ):
+        if not 0.0 < value < 1.0:
+            raise ValueError(f"{where}: expected a fraction between 0 and 1, got {value}")
+    if not 0.0 < source.mu[1] < source.mu[0]:
+        raise ValueError(f"link.source.mu: expected mu1 > mu2 > 0, got {list(source.mu)}")
+    if abs(sum(source.p) - 1.0) > 1e-9 or min(source.p) <= 0.0:
+        raise ValueError(f"link.source.p: expected two probabilities that sum to 1, got {list(source.p)}")
+    if source.qubit_rate_hz <= 0:
+        raise ValueError(f"link.source.qubit_rate_hz: expected a positive rate, got {source.qubit_rate_hz}")
+    if not 0.3 * source.period_ps < source.bin_spacing_ps < 0.7 * source.period_ps:
+        raise ValueError(
+            f"link.source.bin_spacing_ps: expected about half a slot ({source.period_ps / 2:.1f}), "
+            f"got {source.bin_spacing_ps}"
+        )
+    if not 0.0 < receiver.gate_width_ps <= source.period_ps / 2:
+        raise ValueError(
+            f"link.receiver.gate_width_ps: expected at most half a slot ({source.period_ps / 2:.1f}), "
+            f"got {receiver.gate_width_ps}"
+        )
+    if link.block.sifted_bits < 1000:
+        raise ValueError(f"link.block.sifted_bits: expected at least 1000, got {link.block.sifted_bits}")
+    for name in ("eps_sec", "eps_cor"):
+        if not 0.0 < getattr(link.estimation, name) < 1.0:
+            raise ValueError(
+                f"link.estimation.{name}: expected a probability between 0 and 1, "
+                f"got {getattr(link.estimation, name)}"
+            )
+
+
+def load(path: Path, kind: type[S]) -> S:
+    """Read the TOML file at ``path`` as ``kind``; relative paths in it are taken from the file's folder.
+
+    Raises:
+        ConfigError: one line that names the file, the table, the key, what was expected, and a near match.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    return convert(raw, kind, where=str(path), folder=path.resolve().parent)
+
+
+def convert(raw: dict[str, Any], kind: type[T], *, where: str, folder: Path | None = None) -> T:
+    """Turn plain tables into ``kind``, refusing unknown keys by name before types are checked.
+
+    Raises:
+        ConfigError: as in `load`.
+    """
+    _refuse_unknown(raw, kind, where, ())
+
+    def decode(expected: type, value: Any) -> Any:
+        if expected is Path and isinstance(value, str):
+            return (folder / value) if folder is not None else Path(value)
+        raise NotImplementedError
+
+    try:
+        return msgspec.convert(raw, kind, dec_hook=decode)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_located(str(error), raw)}") from None
+
+
+def _located(message: str, raw: dict[str, Any]) -> str:
+    """Turn msgspec's "... - at `$.a.b`" into "[a] b: ...", with the value that was found."""
+    text, marker, position = message.partition(" - at `")
+    if not marker:
+        return message
+    steps = [step for step in position.rstrip("`").replace("$", "", 1).split(".") if step]
+    value: Any = raw
+    for step in steps:
+        value = value.get(step.split("[")[0]) if isinstance(value, dict) else None
+    table, key = ".".join(steps[:-1]), steps[-1] if steps else ""
+    got = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
+    return f"[{table}] {key}: {text[0].lower()}{text[1:]}{got}" if steps else f"{text}{got}"
+
+
+def _refuse_unknown(raw: Any, kind: Any, where: str, table: tuple[str, ...]) -> None:
+    """Walk ``raw`` beside the struct ``kind`` and refuse the first key that the struct does not have."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Struct) and isinstance(raw, dict):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        for key, value in raw.items():
+            if key not in fields:
+                near = difflib.get_close_matches(key, fields, 1, 0.5)
+                place = f"[{'.'.join(table)}] " if table else ""
+                hint = f", did you mean {near[0]}?" if near else f"; known: {', '.join(fields)}"
+                noun = "table" if isinstance(value, dict) else "key"
+                raise ConfigError(f"{where}: {place}unknown {noun} {key}{hint}")
+            _refuse_unknown(value, fields[key], where, (*table, key))
+    elif origin is dict and isinstance(raw, dict):
+        for key, value in raw.items():
+            _refuse_unknown(value, arguments[1], where, (*table, key))
+    elif origin is tuple and isinstance(raw, list):
+        for value in raw:
+            _refuse_unknown(value, arguments[0], where, table)
+    elif origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            if isinstance(option, type) and issubclass(option, Struct):
+                _refuse_unknown(raw, option, where, table)

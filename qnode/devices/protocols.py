@@ -1,0 +1,105 @@
+"""What a driver can be: small capabilities that the node asks for by type.
+
+A driver is a class with a frozen msgspec struct ``Config`` and an ``open(config)`` class method that is an
+asynchronous context manager: entered, the device is identified and ready; left, the hardware is safe.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import msgspec
+
+from qnode.tags.types import Codes, Slots, TagBlock
+
+
+class DeviceIdentity(msgspec.Struct, frozen=True):
+    """What the device says it is."""
+
+    model: str
+    serial: str
+    simulated: bool = False
+
+
+class EmissionRun(msgspec.Struct, frozen=True):
+    """One uninterrupted emission of qubits, slots numbered from 0.
+
+    ``run_id``: random 63-bit number. ``started_at_s``: when slot 0 left, seconds of Alice's time of day.
+    """
+
+    run_id: int
+    started_at_s: float
+
+
+class Device(Protocol):
+    """Every opened device."""
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """What the device says it is."""
+        ...
+
+
+class Driver(Protocol):
+    """The class a driver entry point names."""
+
+    Config: ClassVar[type[msgspec.Struct]]
+
+    @classmethod
+    def open(cls, config: Any) -> AbstractAsyncContextManager[Device]:
+        """Open the device; see the module's text."""
+        ...
+
+
+@runtime_checkable
+class Transmitter(Protocol):
+    """Alice's qubit source with its record of sent symbols."""
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """What the device says it is."""
+        ...
+
+    def runs(self) -> AsyncIterator[EmissionRun]:
+        """Yield the present emission run, then each later one (after a restart of the source)."""
+        ...
+
+    def symbols(self, run_id: int, slots: Slots) -> Codes:
+        """Look up what was sent in ``slots``; `UNKNOWN_SYMBOL` where the record no longer reaches.
+
+        Thread-safe and without the GIL's help from an event loop: called in worker threads.
+        """
+        ...
+
+
+@runtime_checkable
+class TagSource(Protocol):
+    """Bob's time-to-digital converter."""
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """What the device says it is."""
+        ...
+
+    @property
+    def paced(self) -> bool:
+        """True when tags come at their own pace (hardware): then a full channel is an overrun."""
+        ...
+
+    @property
+    def origin_s(self) -> float:
+        """Bob's time of day, in seconds, of tag time zero (known to the site clock's uncertainty)."""
+        ...
+
+    def tags(self) -> AsyncIterator[TagBlock]:
+        """Yield tag blocks in time order (tags within and across blocks may be slightly out of order)."""
+        ...
+
+
+@runtime_checkable
+class Sensor(Protocol):
+    """A device with named readings (temperature, bias voltage, ...)."""
+
+    async def readings(self) -> dict[str, float]:
+        """Return the present readings, units in the names."""
+        ...

@@ -1,0 +1,1 @@
+"""Both sites on one machine: two daemons, simulated hardware, two demonstration encryptors."""

@@ -1,0 +1,61 @@
+"""What time tags, symbols and clicks are."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Times = npt.NDArray[np.int64]
+Channels = npt.NDArray[np.int8]
+Slots = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.uint8]
+
+# Channels of the TDC: a driver maps its own numbering to these.
+Z_CHANNEL: Final = 0
+X_CHANNEL: Final = 1
+
+# Symbols: what Alice sent in a slot. Bit 0: late bin; bit 1: |+> (then bit 0 is zero); bit 2: decoy.
+Z_EARLY: Final = 0
+Z_LATE: Final = 1
+X_PLUS: Final = 2
+DECOY: Final = 4
+UNKNOWN_SYMBOL: Final = 255  # beyond the transmitter's record
+
+# Outcomes: what Bob's click was. Only the arm, and in the X arm the slot class, is ever announced.
+OUTCOME_EARLY: Final = 0
+OUTCOME_LATE: Final = 1
+OUTCOME_CENTRAL: Final = 2
+OUTCOME_BOUNDARY: Final = 3
+
+
+@dataclass(frozen=True, eq=False)
+class TagBlock:
+    """Time tags as a TDC yields them, nearly in time order.
+
+    ``times_ps``: int64 picoseconds since the TDC started, shape ``(n,)``. ``channels``: int8, shape ``(n,)``.
+    ``until_ps``: every tag before this time has been yielded (so that silence is known as such).
+    ``lost``: tags that the hardware lost to overflow just before this block.
+    """
+
+    times_ps: Times
+    channels: Channels
+    until_ps: int
+    lost: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Clicks:
+    """Accepted clicks: ``slots`` int64 ascending (Alice's slot numbers), ``outcomes`` uint8, same shape.
+
+    The boundary slot E_i between qubits i-1 and i carries the number i.
+    """
+
+    slots: Slots
+    outcomes: Codes
+
+    def __len__(self) -> int:
+        return int(self.slots.shape[0])
+
+    def __repr__(self) -> str:
+        return f"Clicks({len(self)} clicks)"  # outcomes are key material
