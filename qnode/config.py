@@ -69,7 +69,7 @@ class EstimationParameters(_Table, frozen=True):
     estimator: Literal["rusca2018", "eur", "wiesemann2024"] = "eur"
     statistics: Literal["hoeffding", "exact"] = "exact"
     x_mode: Literal["visibility", "visibility + asymmetry"] = "visibility + asymmetry"
-    vacuum_rule: str = "min"
+    vacuum_rule: Literal["min", "k1", "k2", "form_a", "min3", "max3"] = "min"
     eps_sec: float = 1e-10
     eps_cor: float = 1e-15
 

@@ -11,7 +11,11 @@ from qnode.errors import ConfigError, StoreUnusable
 
 @click.command()
 @click.option(
-    "--config", "path", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The site's TOML."
+    "--config",
+    "path",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The site's TOML.",
 )
 def run(path: Path) -> int:
     """Run one site until SIGTERM or SIGINT; SIGHUP reloads certificates."""

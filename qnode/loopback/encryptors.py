@@ -35,7 +35,11 @@ async def run_encryptors(
 ) -> None:
     """Fetch and compare keys in both directions until ``wanted`` were compared, then call ``reached``."""
     alice, bob = endpoints.saes_of(demo=True)
-    async with _client(endpoints, alice) as at_alice, _client(endpoints, bob) as at_bob, trio.open_nursery() as nursery:
+    async with (
+        _client(endpoints, alice) as at_alice,
+        _client(endpoints, bob) as at_bob,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(_drain, at_alice, alice, at_bob, bob, comparison, wanted, reached)
         nursery.start_soon(_drain, at_bob, bob, at_alice, alice, comparison, wanted, reached)
 

@@ -71,7 +71,10 @@ class Prepared(Struct, frozen=True):
     endpoints: Endpoints
 
 
-_SAES = {"alice": (("demo-alice", True), ("sae-alice", False)), "bob": (("demo-bob", True), ("sae-bob", False))}
+_SAES = {
+    "alice": (("demo-alice", True), ("sae-alice", False)),
+    "bob": (("demo-bob", True), ("sae-bob", False)),
+}
 _ROLES: tuple[Role, Role] = ("alice", "bob")
 
 
@@ -161,7 +164,9 @@ def _site_tables(
     if role == "alice":
         devices = {"transmitter": {"driver": "simulated-transmitter", "config": shared}}
     else:
-        devices = {"tdc": {"driver": "simulated-tdc", "config": {**shared, "receiver_p_z": config.link.receiver.p_z}}}
+        devices = {
+            "tdc": {"driver": "simulated-tdc", "config": {**shared, "receiver_p_z": config.link.receiver.p_z}}
+        }
     (directory / "fibre").mkdir(mode=0o700, exist_ok=True)
     return {
         "node": {"role": role, "kme_id": f"kme-{role}", "allow_simulated": True},
@@ -221,6 +226,7 @@ def _make_certificates(directory: Path) -> None:
     link, etsi = trustme.CA(), trustme.CA()
     link.cert_pem.write_to_path(str(tls / "link-ca.pem"))
     etsi.cert_pem.write_to_path(str(tls / "etsi014-ca.pem"))
+    certificates: dict[str, tuple[trustme.CA, tuple[str, ...]]]
     certificates = {f"link-{role}": (link, (f"kme-{role}",)) for role in _ROLES}
     certificates |= {f"kme-{role}": (etsi, (f"kme-{role}", "127.0.0.1", "localhost")) for role in _ROLES}
     certificates |= {sae_id: (etsi, (sae_id,)) for saes in _SAES.values() for sae_id, _ in saes}

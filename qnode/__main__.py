@@ -1,0 +1,5 @@
+"""`python -m qnode` is `qnode`."""
+
+from qnode.cli.main import main
+
+main()

@@ -1,0 +1,265 @@
+"""The `qnodectl` command: look at a running node through its control socket.
+
+Exit codes are an interface: 0 ok, 1 degraded, 2 not running, 3 cannot tell, 64 usage. Everything heavy is
+imported where it is used, so that `qnodectl status` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qnode.operate.client import (
+    NoAnswer,
+    NodeNotRunning,
+    ask_events,
+    ask_status,
+    decode_status,
+    follow_status,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from qnode.operate.status import NodeStatus
+
+EXIT_OK, EXIT_DEGRADED, EXIT_NOT_RUNNING, EXIT_CANNOT_TELL, EXIT_USAGE = 0, 1, 2, 3, 64
+SOCKETS = Path("/run/qnode")
+SOCKET_NAME = "control.sock"
+
+
+class Where:
+    """Which socket to ask, and how long to wait for it."""
+
+    def __init__(self, path: Path | None, patience_s: float) -> None:
+        self._path = path
+        self.patience_s = patience_s
+
+    @property
+    def path(self) -> Path:
+        """Return the socket: the option, the environment's, or the only one of this machine.
+
+        Raises:
+            NodeNotRunning: there is none.
+            NoAnswer: there are several.
+        """
+        if self._path is not None:
+            return self._path
+        found = sorted(SOCKETS.glob(f"*/{SOCKET_NAME}"))
+        if not found:
+            raise NodeNotRunning(
+                f"no control socket under {SOCKETS}; start the service (systemctl start qnode@alice), "
+                "or name its socket with --socket"
+            )
+        if len(found) > 1:
+            raise NoAnswer(f"several nodes run here, name one with --socket: {', '.join(map(str, found))}")
+        return found[0]
+
+
+@click.group()
+@click.option(
+    "--socket",
+    "path",
+    type=click.Path(path_type=Path),
+    envvar="QNODE_CONTROL_SOCKET",
+    help="Control socket of the node (default: $QNODE_CONTROL_SOCKET, or the only one below /run/qnode).",
+)
+@click.option(
+    "--patience", default=5.0, type=click.FloatRange(min=0.01), help="Seconds to wait for an answer."
+)
+@click.version_option(package_name="qnode")
+@click.pass_context
+def qnodectl(context: click.Context, path: Path | None, patience: float) -> None:
+    """Look at a running node of a QKD link.
+
+    Exit codes: 0 ok, 1 degraded, 2 not running, 3 cannot tell, 64 usage.
+    """
+    context.obj = Where(path, patience)
+
+
+@qnodectl.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with everything.")
+@click.pass_obj
+def status(where: Where, as_json: bool) -> int:
+    """Show how the node fares; exits with 1 when it is degraded."""
+    from qnode.operate.status import troubles
+
+    raw = ask_status(where.path, patience_s=where.patience_s)
+    node = decode_status(raw)
+    if as_json:
+        import msgspec
+
+        _echo(msgspec.json.format(bytes(raw), indent=2))
+    else:
+        _show_screen(node)
+    return EXIT_DEGRADED if troubles(node) else EXIT_OK
+
+
+@qnodectl.command()
+@click.option("--interval", default=1.0, type=click.FloatRange(0.1, 60.0), help="Seconds between looks.")
+@click.option("--count", default=0, type=click.IntRange(min=0), help="Stop after this many looks (0: never).")
+@click.pass_obj
+def watch(where: Where, interval: float, count: int) -> int:
+    """Show the status again and again, until Ctrl-C."""
+    from itertools import islice
+
+    from qnode.operate.screen import status_lines
+
+    looks = follow_status(where.path, interval_s=interval, patience_s=where.patience_s)
+    looks = islice(looks, count) if count else looks
+    if not sys.stdout.isatty():
+        for node in looks:
+            if not _echo("\n".join([*status_lines(node), ""])):
+                break
+        return EXIT_OK
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False, screen=False) as live:
+        for node in looks:
+            live.update(Text("\n".join(status_lines(node))), refresh=True)
+    return EXIT_OK
+
+
+@qnodectl.command()
+@click.pass_obj
+def keys(where: Where) -> int:
+    """Show how many keys there are and what became of the others."""
+    from qnode.operate.eventline import printable
+    from qnode.operate.screen import keys_rows
+    from qnode.operate.status import why_no_key
+
+    node = _node(where)
+    table = _table(node, "", "chunks", "")
+    for what, number, meaning in keys_rows(node):
+        table.add_row(what, number, printable(meaning))
+    _print(table)
+    reason = why_no_key(node)
+    if reason is not None:
+        _echo(f"no key: {printable(reason)}")
+    return EXIT_OK
+
+
+@qnodectl.command()
+@click.pass_obj
+def saes(where: Where) -> int:
+    """Show the encryptors and the keys they got."""
+    from qnode.operate.eventline import printable
+    from qnode.operate.screen import age, count
+
+    node = _node(where)
+    table = _table(node, "SAE", "at KME", "shares keys with", "keys", "last key", "refused")
+    for sae in node.etsi014.saes:
+        last = "never" if sae.last_key_at is None else f"{age(sae.last_key_at, node.at)} ago"
+        delivered, refused = count(sae.keys_delivered_total), count(sae.requests_refused_total)
+        peers = printable(", ".join(sae.peers))
+        table.add_row(printable(sae.sae_id), printable(sae.kme_id), peers, delivered, last, refused)
+    _print(table)
+    return EXIT_OK
+
+
+@qnodectl.command()
+@click.argument("name", required=False)
+@click.pass_obj
+def devices(where: Where, name: str | None) -> int:
+    """Show all devices, or everything known about one."""
+    from qnode.operate.screen import device_detail, device_line
+
+    node = _node(where)
+    if name is None:
+        for device in node.devices:
+            _echo(device_line(device, node.at))
+        return EXIT_OK
+    found = [device for device in node.devices if device.name == name]
+    if not found:
+        known = ", ".join(device.name for device in node.devices) or "none"
+        raise click.UsageError(f"no device {name} (devices: {known})")
+    _echo("\n".join(device_detail(found[0], node.at)))
+    return EXIT_OK
+
+
+@qnodectl.command()
+@click.option("--count", default=50, type=click.IntRange(1, 1000), help="How many of the latest events.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def events(where: Where, count: int, as_json: bool) -> int:
+    """Show the latest events of the log."""
+    import msgspec
+
+    from qnode.operate.eventline import render_dated_line
+
+    for event in ask_events(where.path, count, patience_s=where.patience_s):
+        _echo(msgspec.json.encode(event) if as_json else render_dated_line(event))
+    return EXIT_OK
+
+
+def _node(where: Where) -> "NodeStatus":
+    return decode_status(ask_status(where.path, patience_s=where.patience_s))
+
+
+def _show_screen(node: "NodeStatus") -> None:
+    """Print the status, warnings in colour on a terminal."""
+    from qnode.operate.screen import SIMULATED, status_lines
+
+    for line in status_lines(node):
+        loud = " WARN " in line or SIMULATED in line
+        _echo(click.style(line, fg="yellow", bold=True) if loud else line)
+
+
+def _table(node: "NodeStatus", *columns: str) -> "Table":
+    """Return an empty table that says `simulated` where that is so."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from qnode.operate.screen import SIMULATED
+
+    table = Table(box=SIMPLE_HEAD, title=SIMULATED if node.simulated else None, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in ("chunks", "keys", "refused") else "left")
+    return table
+
+
+def _print(table: "Table") -> None:
+    from rich.console import Console
+
+    # Text from outside is no markup; a pipe is not cut at 80 columns.
+    width = None if sys.stdout.isatty() else 160
+    console = Console(markup=False, highlight=False, width=width)
+    with console.capture() as text:
+        console.print(table)
+    _echo(text.get().rstrip())
+
+
+def _echo(text: str | bytes) -> bool:
+    """Print ``text``; False when the reader (`head`, `grep -q`) has seen enough, which is no error."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        # Left to click it would exit with 1, which says that the node is degraded.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+def main() -> None:
+    """Run the command line with the promised exit codes."""
+    try:
+        code = qnodectl.main(standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        code = EXIT_USAGE
+    except NodeNotRunning as error:
+        click.echo(f"not running: {error}", err=True)
+        code = EXIT_NOT_RUNNING
+    except NoAnswer as error:
+        click.echo(f"cannot tell: {error}", err=True)
+        code = EXIT_CANNOT_TELL
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+if __name__ == "__main__":
+    main()

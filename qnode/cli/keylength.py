@@ -1,0 +1,150 @@
+"""``qnode keylength``: the key length of one block from its counts in a JSON file."""
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from qnode.distill.counts import Pair
+from qnode.distill.keylength import (
+    DEFAULT_ESTIMATOR,
+    ESTIMATORS,
+    EstimatorInput,
+    KeyLength,
+    VacuumRule,
+    estimate,
+)
+from qnode.errors import FieldError
+
+EXIT_REFUSED: Final = 64
+
+# The field writes the rules in several ways; these all mean one of ours.
+_VACUUM_RULES: Final[Mapping[str, VacuumRule]] = {
+    "min": "min",
+    "k1": "k1",
+    "1": "k1",
+    "k2": "k2",
+    "2": "k2",
+    "form_a": "form_a",
+    "form-a": "form_a",
+    "a": "form_a",
+    "min3": "min3",
+    "max3": "max3",
+}
+
+
+@click.command()
+@click.argument("file", metavar="FILE.json")
+@click.option(
+    "--estimator", metavar="NAME", default=DEFAULT_ESTIMATOR, help=f"One of {', '.join(ESTIMATORS)}."
+)
+@click.option(
+    "--vacuum-rule", metavar="RULE", help="Bound on empty-qubit detections: min, k1, k2, form_a, min3, max3."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def keylength(
+    context: click.Context, file: str, estimator: str, vacuum_rule: str | None, as_json: bool
+) -> None:
+    """Compute the secret key length of one block from the counts in FILE.json (- for standard input)."""
+    try:
+        result = _estimate_file(file, estimator, vacuum_rule)
+    except FieldError as refused:
+        if as_json:
+            click.echo(msgspec.json.encode({"error": {"field": refused.field, "message": refused.message}}))
+        else:
+            click.echo(f"qnode keylength: {refused}", err=True)
+        context.exit(EXIT_REFUSED)
+    click.echo(msgspec.json.encode(result) if as_json else _report(result))
+
+
+def _estimate_file(file: str, estimator: str, vacuum_rule: str | None) -> KeyLength:
+    if estimator not in ESTIMATORS:
+        raise FieldError("estimator", f"unknown: {estimator!r}{_did_you_mean(estimator, ESTIMATORS)}")
+    inputs = parse_inputs(_read(file))
+    if vacuum_rule is not None:
+        inputs = msgspec.structs.replace(inputs, vacuum_rule=_vacuum_rule(vacuum_rule))
+    return estimate(inputs, estimator)
+
+
+def _vacuum_rule(name: str) -> VacuumRule:
+    rule = _VACUUM_RULES.get(name.lower())
+    if rule is None:
+        raise FieldError("vacuum_rule", f"unknown: {name!r}{_did_you_mean(name, _VACUUM_RULES)}")
+    return rule
+
+
+def _read(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as failed:
+        raise FieldError("file", f"cannot read {file}: {failed.strerror}") from failed
+
+
+def parse_inputs(data: bytes) -> EstimatorInput:
+    """Return the inputs in a JSON object.
+
+    Raises:
+        FieldError: not a JSON object, a key unknown or missing, a value of the wrong type or impossible.
+    """
+    try:
+        values = json.loads(data)  # reads NaN and Infinity, so that the refusal can name their field
+    except (ValueError, RecursionError) as failed:
+        raise FieldError("file", f"not JSON: {failed}") from failed
+    if not isinstance(values, dict):
+        raise FieldError("file", "expected a JSON object")
+    fields = {field.name: field for field in msgspec.structs.fields(EstimatorInput)}
+    for name in values:
+        if name not in fields:
+            raise FieldError(name, f"unknown key{_did_you_mean(name, fields)}")
+    for name, field in fields.items():
+        if field.required and name not in values:
+            raise FieldError(name, "missing")
+    return EstimatorInput(
+        **{name: _convert(name, fields[name].type, value) for name, value in values.items()}
+    )
+
+
+def _convert(name: str, kind: Any, value: Any) -> Any:
+    # An array-like struct takes a longer list without a word, so the length of a pair is looked at here.
+    if isinstance(value, list) and len(value) != len(msgspec.structs.fields(Pair)):
+        raise FieldError(name, f"expected a pair of numbers, got {len(value)}")
+    if name == "vacuum_rule" and isinstance(value, str):
+        return _vacuum_rule(value)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as failed:
+        raise FieldError(name, str(failed)) from failed
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def _report(result: KeyLength) -> str:
+    rows = {
+        "length": f"{result.length} bits ({result.length_unfloored:.4f} before rounding down)",
+        "estimator": f"{result.estimator}, X mode {result.x_mode}",
+        "Z empty": f"{result.s_z0_lower:.3f} to {result.s_z0_upper:.3f}",
+        "Z one photon": f"at least {result.s_z1_lower:.3f}",
+        "X empty": f"at most {result.s_x0_upper:.3f}",
+        "X one photon": f"at least {result.s_x1_lower:.3f}, errors at most {result.v_x1_upper:.3f}",
+        "phase error": f"at most {result.phi_z_upper:.10f}",
+    }
+    terms = result.asymmetry
+    if terms is not None:
+        rows["asymmetry"] = f"{_number(terms.asymmetry)}, at most {_number(terms.asymmetry_upper)}"
+    lines = [f"{name:<14}{text}" for name, text in rows.items()]
+    lines += ["epsilons", *(f"  {name:<30}{value:.6g}" for name, value in result.epsilons.items())]
+    lines += ["assumptions", *(f"  {sentence}" for sentence in result.assumptions)]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.6f}"

@@ -1,0 +1,256 @@
+"""`qnode loopback`: both sites on this machine, simulated hardware, keys delivered at both ends."""
+
+import signal
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import trio
+
+from qnode.cli.main import EXIT_USAGE
+from qnode.config import Role
+from qnode.errors import ConfigError
+from qnode.loopback.encryptors import Comparison, run_encryptors
+from qnode.loopback.prepare import (
+    LoopbackConfig,
+    Prepared,
+    parse_loopback_config,
+    prepare,
+    write_endpoints,
+)
+from qnode.loopback.progress import progress_line, progress_view
+from qnode.loopback.result import Ledger
+from qnode.loopback.sites import SiteFailed, keep_site
+from qnode.operate.client import NoAnswer, NodeNotRunning
+from qnode.operate.control import ask_node
+from qnode.operate.status import NodeStatus
+
+POLL_S = 0.2
+LINE_PERIOD_S = 5.0
+SERVING_S = 120.0
+
+
+@dataclass
+class Run:
+    """One run of the loopback link, from its start to its verdict."""
+
+    config: LoopbackConfig
+    prepared: Prepared
+    until_keys: int | None
+    duration_s: float | None
+    comparison: Comparison = field(default_factory=Comparison)
+    reached: bool = False
+    status: NodeStatus | None = None
+    started: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.config.link.source.p_z)
+
+    def result(self) -> Any:
+        """Return what has come out so far."""
+        return self.ledger.result(self.comparison, trio.current_time() - self.started)
+
+
+@click.command()
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Link and simulation; default: the shipped defaults.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep everything here; default: a folder that goes away.",
+)
+@click.option(
+    "--speed", default="realtime", show_default=True, help="realtime, max, or how many times real time."
+)
+@click.option("--until-keys", type=click.IntRange(min=1), help="Stop when so many keys were compared.")
+@click.option(
+    "--duration",
+    "duration_s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after so many seconds of wall time.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="On stdout print one JSON object at the end, and nothing else."
+)
+def loopback(
+    path: Path | None,
+    data_dir: Path | None,
+    speed: str,
+    until_keys: int | None,
+    duration_s: float | None,
+    as_json: bool,
+) -> int:
+    """Run both sites of a link on this machine, with simulated hardware."""
+    try:
+        times = _parse_speed(speed)
+        config = load_loopback(path)
+        with _data_dir(data_dir) as directory:
+            run = Run(config, prepare(directory, config, times), until_keys, duration_s)
+            try:
+                trio.run(_run, run, as_json)
+            except* SiteFailed as failed:
+                raise ConfigError(str(_first(failed))) from None
+            return 0 if run.reached else 1
+    except ConfigError as error:
+        click.echo(f"qnode: {error}", err=True)
+        return EXIT_USAGE
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _parse_speed(text: str) -> float | None:
+    """Return tag seconds a wall second; None is as fast as possible."""
+    if text in ("realtime", "max"):
+        return 1.0 if text == "realtime" else None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0.0 < speed < 1e6:
+        raise ConfigError(f"--speed: expected realtime, max or a positive number, got {text!r}")
+    return speed
+
+
+def load_loopback(path: Path | None) -> LoopbackConfig:
+    """Read a loopback file; without one, the shipped defaults.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if path is None:
+        return LoopbackConfig()
+    try:
+        raw = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    return parse_loopback_config(raw, str(path))
+
+
+@contextmanager
+def _data_dir(wanted: Path | None) -> Iterator[Path]:
+    if wanted is not None:
+        yield wanted
+        return
+    with tempfile.TemporaryDirectory(prefix="qnode-") as directory:
+        yield Path(directory)
+
+
+async def _run(run: Run, as_json: bool) -> None:
+    """Start the sites, let the encryptors work, and stop when the goal is reached or a signal comes."""
+    run.started = trio.current_time()
+    live = not as_json and sys.stdout.isatty()
+
+    def tell(role: Role, line: str) -> None:
+        if not live:
+            print(f"{role:5} | {line}", file=sys.stderr, flush=True)
+        with (run.prepared.directory / role / "qnode.log").open("a") as log:
+            log.write(line + "\n")
+
+    async with trio.open_nursery() as nursery:
+        scope = nursery.cancel_scope
+
+        def reach() -> None:
+            run.reached = True
+            scope.cancel()
+
+        nursery.start_soon(_stop_on_signal, scope, run)
+        for role, site_file in run.prepared.site_files.items():
+            nursery.start_soon(keep_site, role, site_file, tell)
+        with trio.fail_after(SERVING_S):
+            await _until_serving(run)
+        endpoints = write_endpoints(run.prepared)
+        fetch = how_to_fetch(run.prepared)
+        print(f"endpoints: {endpoints}\n{fetch}", file=sys.stderr if as_json else sys.stdout, flush=True)
+        nursery.start_soon(run_encryptors, run.prepared.endpoints, run.comparison, run.until_keys, reach)
+        nursery.start_soon(_watch, run, live, fetch)
+        if run.duration_s is not None:
+            await trio.sleep(run.duration_s - (trio.current_time() - run.started))
+            run.reached = run.until_keys is None
+            scope.cancel()
+    result = run.result()
+    if as_json:
+        print(msgspec.json.encode(result).decode(), flush=True)
+    elif run.status is not None:
+        print(progress_line(result, run.status), flush=True)
+
+
+async def _stop_on_signal(scope: trio.CancelScope, run: Run) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            run.reached = run.until_keys is None and run.duration_s is None
+            scope.cancel()
+            return
+
+
+async def _until_serving(run: Run) -> None:
+    """Wait until both daemons answer."""
+    for site in run.prepared.endpoints.sites.values():
+        while True:
+            try:
+                await ask_node(Path(site.control_socket))
+                break
+            except (NodeNotRunning, NoAnswer):
+                await trio.sleep(0.1)
+
+
+async def _watch(run: Run, live: bool, fetch: str) -> None:
+    """Follow the link's figures and show them."""
+    from rich.live import Live
+
+    bob = Path(run.prepared.endpoints.sites["bob"].control_socket)
+    view = Live(refresh_per_second=4) if live else None
+    said = trio.current_time()
+    if view is not None:
+        view.start()
+    try:
+        while True:
+            try:
+                run.status = await ask_node(bob)
+            except (NodeNotRunning, NoAnswer):
+                await trio.sleep(POLL_S)
+                continue
+            run.ledger.see(run.status)
+            if view is not None:
+                view.update(progress_view(run.result(), run.status, fetch))
+            elif trio.current_time() - said >= LINE_PERIOD_S:
+                said = trio.current_time()
+                print(f"link  | {progress_line(run.result(), run.status)}", file=sys.stderr, flush=True)
+            await trio.sleep(POLL_S)
+    finally:
+        if view is not None:
+            view.stop()
+
+
+def how_to_fetch(prepared: Prepared) -> str:
+    """Return lines for a shell that fetch one key at Alice's and the same key at Bob's."""
+    endpoints = prepared.endpoints
+    alice, bob = endpoints.saes_of(demo=False)
+    at_alice, at_bob = endpoints.sites["alice"].url, endpoints.sites["bob"].url
+
+    def curl(cert: str, key: str) -> str:
+        return f"curl -s --cacert {endpoints.ca} --cert {cert} --key {key}"
+
+    key_id = '"$(printf %s "$K" | sed \'s/.*"key_ID":"\\([^"]*\\)".*/\\1/\')"'
+    return (
+        "Fetch a key at Alice's site, then the same key at Bob's:\n"
+        f'  K=$({curl(alice.cert, alice.key)} {at_alice}/api/v1/keys/{bob.sae_id}/enc_keys); echo "$K"\n'
+        f"  {curl(bob.cert, bob.key)} {at_bob}/api/v1/keys/{alice.sae_id}/dec_keys?key_ID={key_id}; echo"
+    )

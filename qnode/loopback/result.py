@@ -1,0 +1,117 @@
+"""What a run of the loopback link amounts to, put together from both sites' status."""
+
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+
+from qnode.loopback.encryptors import Comparison
+from qnode.operate.status import NodeStatus
+
+_SUMMED = (
+    "sifted_bits",
+    "secret_bits",
+    "lambda_ec_bits",
+    "error_bits",
+    "measured_bits",
+    "c_plus_clicks",
+    "c_z_clicks",
+    "ec_parities",
+    "shannon_bits",
+)
+
+
+class LoopbackResult(Struct, frozen=True, kw_only=True):
+    """The one JSON object of `qnode loopback --json`. Fractions, not percent; None: nothing was measured.
+
+    ``simulated_s`` is tag time up to the end of the last decided block; ``secret_bits`` count before the
+    authentication pool's refill; ``f_ec`` is without verification.
+    """
+
+    keys_delivered: int
+    keys_compared: int
+    keys_different: int
+    simulated_s: float
+    wall_s: float
+    simulated_s_per_wall_s: float
+    qber_z: float | None
+    e_vis: float | None
+    phase_error_upper: float | None
+    sifted_bits: int
+    secret_bits: int
+    lambda_ec_bits: int
+    f_ec: float | None
+    secret_bits_per_simulated_s: float
+    blocks_accepted: int
+    blocks_discarded: dict[str, int]
+    simulated: bool
+
+
+@dataclass
+class _Counter:
+    """A counter that goes on growing when the daemon behind it is started anew and begins at zero."""
+
+    value: float = 0.0
+    seen: float = 0.0
+
+    def see(self, reading: float) -> None:
+        self.value += reading - self.seen if reading >= self.seen else reading
+        self.seen = reading
+
+
+@dataclass
+class Ledger:
+    """Sums over the life of the run, whatever happens to the daemons."""
+
+    p_z: float
+    _sums: dict[str, _Counter] = field(default_factory=dict)
+    _discarded: dict[str, _Counter] = field(default_factory=dict)
+    _simulated: bool = True
+    _phase_error_upper: float | None = None
+
+    def see(self, status: NodeStatus) -> None:
+        """Take a status of Bob's into account: he knows tag time, and both know the rest alike."""
+        for name in _SUMMED:
+            self._count(name, getattr(status.totals, name))
+        self._count("accepted", status.block.accepted)
+        self._count("decided_s", status.block.decided_until_s)
+        for reason, number in status.block.discarded.items():
+            self._discarded.setdefault(reason, _Counter()).see(number)
+        if status.block.last is not None:
+            self._phase_error_upper = status.block.last.phi_z_upper
+        self._simulated = status.simulated
+
+    def result(self, comparison: Comparison, wall_s: float) -> LoopbackResult:
+        """Return the sums so far."""
+        simulated_s = self.total("decided_s")
+        return LoopbackResult(
+            keys_delivered=comparison.delivered,
+            keys_compared=comparison.compared,
+            keys_different=comparison.different,
+            simulated_s=simulated_s,
+            wall_s=wall_s,
+            simulated_s_per_wall_s=simulated_s / wall_s if wall_s else 0.0,
+            qber_z=_ratio(self.total("error_bits"), self.total("measured_bits")),
+            e_vis=_ratio(
+                self.p_z * self.total("c_plus_clicks"), 2 * (1 - self.p_z) * self.total("c_z_clicks")
+            ),
+            phase_error_upper=self._phase_error_upper,
+            sifted_bits=int(self.total("sifted_bits")),
+            secret_bits=int(self.total("secret_bits")),
+            lambda_ec_bits=int(self.total("lambda_ec_bits")),
+            f_ec=_ratio(self.total("ec_parities"), self.total("shannon_bits")),
+            secret_bits_per_simulated_s=self.total("secret_bits") / simulated_s if simulated_s else 0.0,
+            blocks_accepted=int(self.total("accepted")),
+            blocks_discarded={reason: int(count.value) for reason, count in self._discarded.items()},
+            simulated=self._simulated,
+        )
+
+    def total(self, name: str) -> float:
+        """Return one sum: a field of `Totals`, ``accepted`` blocks, or ``decided_s``."""
+        return self._sums[name].value if name in self._sums else 0.0
+
+    def _count(self, name: str, reading: float) -> None:
+        self._sums.setdefault(name, _Counter()).see(reading)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,82 @@
+"""Two daemons as they would run at two sites: started, watched, started again when they die, stopped."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from qnode.config import Role
+from qnode.errors import QnodeError
+
+RESTART_PAUSE_S = 1.0
+STOP_S = 15.0
+EXIT_USAGE = 64
+
+Tell = Callable[[Role, str], None]
+
+
+class SiteFailed(QnodeError):
+    """A daemon refused to start; the message is the last it said."""
+
+
+async def keep_site(role: Role, site_file: Path, tell: Tell) -> None:
+    """Run one daemon until cancelled; a daemon that dies is started again, as systemd would.
+
+    ``tell`` gets every line that it logs. On cancellation the daemon is asked to stop and waited for.
+
+    Raises:
+        SiteFailed: it exits at once, twice in a row, or refuses its configuration.
+    """
+    command = [sys.executable, "-m", "qnode", "run", "--config", str(site_file)]
+    short_lives = 0
+    while True:
+        started = trio.current_time()
+        process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE)
+        last = [""]
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_relay, process, role, tell, last)
+                await process.wait()
+        finally:
+            await _stop(process)
+        short_lives = short_lives + 1 if trio.current_time() - started < STOP_S else 0
+        if process.returncode == EXIT_USAGE or (process.returncode == 1 and short_lives > 1):
+            raise SiteFailed(f"{role}: {last[0]}")
+        tell(role, f"the daemon ended ({_how(process.returncode)}); starting it again")
+        await trio.sleep(RESTART_PAUSE_S)
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return f"exit {code}"
+
+
+async def _relay(process: trio.Process, role: Role, tell: Tell, last: list[str]) -> None:
+    """Hand on what the daemon logs, line by line."""
+    assert process.stderr is not None
+    rest = b""
+    async for piece in process.stderr:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            last[0] = line.decode(errors="replace")
+            tell(role, last[0])
+    if rest:
+        last[0] = rest.decode(errors="replace")
+        tell(role, last[0])
+
+
+async def _stop(process: trio.Process) -> None:
+    """Ask the daemon to stop, and insist when it does not."""
+    if process.returncode is not None:
+        return
+    with trio.CancelScope(shield=True):
+        process.terminate()
+        with trio.move_on_after(STOP_S):
+            await process.wait()
+            return
+        process.kill()
+        await process.wait()

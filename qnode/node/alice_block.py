@@ -1,0 +1,192 @@
+"""One block as Alice sees it: she discloses nothing before all of it is announced, answers, and decides."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from qnode.distill.amplify import seed_length_bytes
+from qnode.distill.bits import Bits
+from qnode.distill.counts import Pair, XCounts
+from qnode.distill.reconcile import Responder, responder
+from qnode.distill.sift import SiftRecord, decode_announcement
+from qnode.distill.verify import verification_tag
+from qnode.errors import ProtocolError
+from qnode.link.messages import (
+    Amplify,
+    BlockAgreed,
+    ClickBatch,
+    ClicksEnded,
+    CountPair,
+    ReconcileAnswer,
+    ReconcileBegin,
+    ReconcileRequest,
+    SampleAnswer,
+    SampleRequest,
+    Sifted,
+    Verified,
+    VerifyBegin,
+    VerifyChallenge,
+)
+from qnode.node.book import Book
+from qnode.node.decision import BlockCounts, decide, verification_bits
+from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
+from qnode.node.frames import frame_bounds, frame_of, sample_of
+from qnode.node.settle import Site, authenticate, commit
+from qnode.tags.types import Codes, Slots
+
+# Disclosed, and charged to lambda_EC, when Bob has no error estimate to begin with; also of a block that
+# cannot be corrected, so that operators see its error rate.
+SAMPLE_BITS = 1 << 12
+
+Lookup = Callable[[Slots], Codes]
+
+
+@dataclass
+class _Disclosed:
+    """What reconciliation gave away."""
+
+    parities: int = 0
+    leak_bits: int = 0
+
+    def add(self, frame: Responder) -> None:
+        self.parities += frame.disclosed_bits
+        self.leak_bits += frame.leaked_bits
+
+
+async def run_alice_block(
+    site: Site, dialogue: Dialogue, span: BlockSpan, lookup: Lookup, book: Book
+) -> None:
+    """Take part in one block from its proposal to its commit.
+
+    Raises:
+        BlockLost: the block gives no key.
+        LinkError: the peer broke the protocol or its authentication; the session must end.
+    """
+    await site.storage.record_block_opened(dialogue.block_id)
+    await dialogue.send(BlockAgreed(dialogue.block_id))
+    record = SiftRecord()
+    await _listen(dialogue, span, record, lookup)
+    ended = trio.current_time()
+    sifted = await trio.to_thread.run_sync(record.finish)
+    n_z = sifted.n_z
+    await dialogue.send(
+        Sifted(
+            block_id=dialogue.block_id,
+            keep_mask=sifted.keep.to_bytes(),
+            decoy_bits=sifted.decoy.to_bytes(),
+            n_kept=len(sifted.bits),
+            x_counts=_pairs(sifted.x_counts),
+            dropped=sifted.unknown,
+        )
+    )
+    book.sifted(dialogue.block_id, n_z, sifted.x_counts)
+    disclosed = await _reconcile(site, dialogue, sifted.bits)
+    m_z = await _verify(site, dialogue, sifted.bits, n_z)
+    counts = BlockCounts(
+        n_z=n_z,
+        m_z=m_z,
+        x=sifted.x_counts,
+        alice_parities=disclosed.parities,
+        reconciliation_leak_bits=disclosed.leak_bits,
+    )
+    book.errors(dialogue.block_id, int(m_z.total), int(n_z.total))
+    result = decide(counts, site.link)
+    seed = secrets.token_bytes(seed_length_bytes(len(sifted.bits)))
+    await dialogue.send(
+        Amplify(
+            block_id=dialogue.block_id, length=result.length, seed=seed, lambda_ec_bits=counts.lambda_ec_bits
+        )
+    )
+    await authenticate(site, dialogue)
+    await commit(site, dialogue, sifted.bits, seed, result)
+    book.accepted(dialogue.block_id, counts, result, span, trio.current_time() - ended)
+
+
+def _pairs(x: XCounts) -> tuple[CountPair, CountPair, CountPair, CountPair, CountPair]:
+    return (_pair(x.c_plus), _pair(x.c_z), _pair(x.e_same), _pair(x.e_plus), _pair(x.e_dark))
+
+
+def _pair(counts: Pair) -> CountPair:
+    return int(counts.signal), int(counts.decoy)
+
+
+async def _listen(dialogue: Dialogue, span: BlockSpan, record: SiftRecord, lookup: Lookup) -> None:
+    """Look up the symbols of each announced batch at once; her record of them reaches back a second or so."""
+
+    def take(batch: ClickBatch) -> int:
+        announced = decode_announcement(batch.payload, batch.first_slot, span.end_slot - batch.first_slot)
+        record.add(announced, lookup)
+        return len(announced)
+
+    n_clicks = 0
+    while True:
+        message = await dialogue.expect(ClickBatch, ClicksEnded)
+        if isinstance(message, ClicksEnded):
+            break
+        assert isinstance(message, ClickBatch)
+        if not span.first_slot <= message.first_slot < span.end_slot:
+            raise ProtocolError(f"block {dialogue.block_id}: clicks outside its span")
+        n_clicks += await trio.to_thread.run_sync(take, message)
+    if message.n_clicks != n_clicks:
+        raise ProtocolError(f"block {dialogue.block_id}: {message.n_clicks} clicks said, not {n_clicks}")
+
+
+async def _reconcile(site: Site, dialogue: Dialogue, key: Bits) -> _Disclosed:
+    """Answer for each frame in turn, until Bob says that all are corrected (`VerifyBegin`)."""
+    bounds = frame_bounds(len(key), site.link.reconciliation.frame_bits)
+    disclosed = _Disclosed()
+    current: Responder | None = None
+    begun = 0
+    while True:
+        message = await dialogue.expect(ReconcileBegin, ReconcileRequest, VerifyBegin, SampleRequest)
+        if isinstance(message, SampleRequest):
+            sample = sample_of(key, SAMPLE_BITS)
+            disclosed.parities += len(sample)
+            disclosed.leak_bits += len(sample)
+            await dialogue.send(SampleAnswer(block_id=dialogue.block_id, payload=sample.to_bytes()))
+            continue
+        if current is not None and not isinstance(message, ReconcileRequest):
+            disclosed.add(current)
+            current = None
+        if isinstance(message, VerifyBegin):
+            if begun != len(bounds):
+                raise ProtocolError(f"block {dialogue.block_id}: verification before correction")
+            return disclosed
+        if isinstance(message, ReconcileBegin):
+            if message.frame != begun or begun == len(bounds):
+                raise ProtocolError(f"block {dialogue.block_id}: frame {message.frame} out of turn")
+            current = await trio.to_thread.run_sync(
+                lambda begin: responder(
+                    site.link.reconciliation.method,
+                    frame_of(key, bounds[begin.frame]),
+                    seed=begin.seed,
+                    qber_estimate=begin.qber_estimate,
+                    leak_count=site.link.reconciliation.leak_count,
+                ),
+                message,
+            )
+            begun += 1
+        elif isinstance(message, ReconcileRequest):
+            if current is None or message.frame != begun - 1:
+                raise ProtocolError(f"block {dialogue.block_id}: a request for a frame that is not open")
+            payload = current.respond(message.payload)
+            await dialogue.send(
+                ReconcileAnswer(block_id=dialogue.block_id, frame=message.frame, payload=payload)
+            )
+
+
+async def _verify(site: Site, dialogue: Dialogue, key: Bits, n_z: Pair) -> Pair:
+    """Challenge Bob with a hash seeded only now; return his error counts."""
+    tag_bits = verification_bits(site.link, len(key))
+    seed = secrets.token_bytes(tag_bits // 8)
+    tag = await trio.to_thread.run_sync(verification_tag, key, seed, tag_bits)
+    await dialogue.send(VerifyChallenge(block_id=dialogue.block_id, seed=seed, tag=tag))
+    verified = await dialogue.expect(Verified)
+    if not verified.equal:
+        raise BlockLost("verification", "the two sides differ after correction")
+    m_z = Pair(verified.m_z_signal, verified.m_z_decoy)
+    if m_z.signal > n_z.signal or m_z.decoy > n_z.decoy:
+        raise ProtocolError(f"block {dialogue.block_id}: more errors than bits")
+    return m_z

@@ -1,0 +1,259 @@
+"""Bob's part: he has his clicks aligned, proposes blocks one ahead, and announces into them.
+
+The receiver (`qnode.node.receiver`) outlives sessions; what it finds reaches the present session as errands,
+one at a time, so that back-pressure goes from the link to the tags.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import structlog
+import trio
+
+from qnode.config import BlockParameters
+from qnode.devices.protocols import EmissionRun
+from qnode.errors import LinkError
+from qnode.link.messages import AlignmentProbeMessage, AlignmentResult, EmissionRunStarted, NodeMessage
+from qnode.node.bob_block import BobBlock
+from qnode.node.conversation import Conversation, Work
+from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
+from qnode.node.figures import Figures
+from qnode.tags.alignment import Alignment, AlignmentProbe
+from qnode.tags.types import OUTCOME_LATE, Clicks
+
+log = structlog.get_logger()
+
+# Blocks that may be announced, agreed ahead, or distilled at a time.
+BLOCKS_IN_FLIGHT = 6
+# The running rate is known well enough to choose a span after this many Z clicks.
+CLICKS_FOR_RATE = 2_000
+# How far back the running rate looks, in Z clicks.
+RATE_WINDOW_CLICKS = 500_000
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """Clicks of a run, complete below ``reached_slot``, at tag time ``reached_s``.
+
+    ``cut_slots``: since the last announcement so many slots had no lock.
+    """
+
+    run_id: int
+    clicks: Clicks
+    reached_slot: int
+    reached_s: float
+    cut_slots: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class ProbeErrand:
+    """Find where ``probe`` fits, among the given offsets; the answer goes to ``reply``."""
+
+    run_id: int
+    probe: AlignmentProbe
+    offsets: range
+    reply: trio.MemorySendChannel[Alignment | None]
+
+
+Errand = Announcement | ProbeErrand
+
+
+class RunningRate:
+    """Sifted bits per slot, from the Z clicks accepted so far; older ones fade."""
+
+    def __init__(self, p_z: float) -> None:
+        self._p_z = p_z
+        self._z_clicks = 0.0
+        self._slots = 0.0
+        self._run_id: int | None = None
+        self._reached_slot = 0
+
+    def add(self, announcement: Announcement) -> None:
+        """Take the clicks of one announcement into account."""
+        passed = announcement.reached_slot - self._reached_slot - announcement.cut_slots
+        same_run = self._run_id == announcement.run_id
+        self._run_id, self._reached_slot = announcement.run_id, announcement.reached_slot
+        if not same_run or passed <= 0:
+            return
+        self._z_clicks += int(np.count_nonzero(announcement.clicks.outcomes <= OUTCOME_LATE))
+        self._slots += passed
+        if self._z_clicks > RATE_WINDOW_CLICKS:
+            self._z_clicks /= 2
+            self._slots /= 2
+
+    @property
+    def known(self) -> bool:
+        """Tell whether the rate is good enough to choose a span."""
+        return self._z_clicks >= CLICKS_FOR_RATE
+
+    @property
+    def sifted_per_slot(self) -> float:
+        """Sifted bits per slot: Alice sent Z in a share p_Z of the slots in which Bob's Z arm clicked."""
+        return self._p_z * self._z_clicks / self._slots if self._slots else 0.0
+
+    def span_slots(self, block: BlockParameters, qubit_rate_hz: int) -> int:
+        """Return how many slots a block takes to reach its sifted bits, within the latency limit."""
+        longest = int(block.longest_s * qubit_rate_hz)
+        if self.sifted_per_slot <= 0.0:
+            return longest
+        return max(1, min(longest, round(block.sifted_bits / self.sifted_per_slot)))
+
+
+class BobPart:
+    """What Bob says and hears in one session."""
+
+    def __init__(
+        self, conversation: Conversation, figures: Figures, rate: RunningRate, nursery: trio.Nursery
+    ) -> None:
+        self._conversation = conversation
+        self._figures = figures
+        self._rate = rate
+        self._nursery = nursery
+        self._link = conversation.site.link
+        self._places = trio.Semaphore(BLOCKS_IN_FLIGHT)
+        self._current: BobBlock | None = None
+        self._upcoming: BobBlock | None = None
+        self._dropped = 0
+        self._probes: dict[int, trio.MemorySendChannel[AlignmentResult]] = {}
+        self._next_block_id = 0
+        self._errands_in, self._errands = trio.open_memory_channel[Errand](0)
+        self.run: EmissionRun | None = None
+        self.run_known = trio.Event()
+        self.ready = trio.Event()
+
+    async def start(self) -> None:
+        """Do the receiver's errands until the session ends."""
+        site = self._conversation.site
+        ours = (await site.storage.positions()).last_block_id
+        theirs = site.session.peer.last_block_id or 0
+        self._next_block_id = max(ours, theirs) + 1
+        self.ready.set()
+        with self._errands:
+            try:
+                async for errand in self._errands:
+                    if isinstance(errand, ProbeErrand):
+                        await self._align(errand)
+                    else:
+                        await self._announce(errand)
+            finally:
+                if self._current is not None:
+                    self._figures.lost(
+                        self._current.dialogue.block_id, "link", "the session with the peer ended"
+                    )
+                self._figures.current_block = self._figures.filled = None
+
+    async def do(self, errand: Errand) -> None:
+        """Hand over an errand; returns when it is taken up.
+
+        Raises:
+            LinkError: the session has ended.
+        """
+        try:
+            await self._errands_in.send(errand)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise LinkError("the session has ended") from None
+
+    async def handle(self, message: NodeMessage) -> None:
+        """Take news of an emission run, or the answer to a probe."""
+        if isinstance(message, EmissionRunStarted):
+            self.run = EmissionRun(run_id=message.run_id, started_at_s=message.started_at_s)
+            self.run_known.set()
+        elif isinstance(message, AlignmentResult):
+            waiting = self._probes.pop(message.probe_id, None)
+            if waiting is not None:
+                waiting.send_nowait(message)
+
+    # Alignment
+
+    async def _align(self, errand: ProbeErrand) -> None:
+        probe, offsets = errand.probe, errand.offsets
+        deliver, receive = trio.open_memory_channel[AlignmentResult](1)
+        self._probes[probe.number] = deliver
+        with errand.reply:
+            await self._conversation.site.session.send(
+                AlignmentProbeMessage(
+                    run_id=errand.run_id,
+                    probe_id=probe.number,
+                    ticks=probe.ticks.astype("<i8").tobytes(),
+                    first_tick=offsets.start,
+                    last_tick=offsets.stop - 1,
+                )
+            )
+            answer = await receive.receive()
+            found = None
+            if answer.offset is not None:
+                last_slot = (int(probe.ticks[-1]) + answer.offset) // 2
+                found = Alignment(
+                    probe.number, answer.offset, round(answer.score), answer.significance, 0, last_slot
+                )
+            await errand.reply.send(found)
+
+    # Blocks
+
+    async def _announce(self, news: Announcement) -> None:
+        self._rate.add(news)
+        self._dropped += news.dropped
+        if self._current is not None and self._current.span.run_id != news.run_id:
+            await self._abandon("emission", "a new emission run began")
+        if self._current is None:
+            if self._rate.known:
+                self._current = await self._propose(news.run_id, news.reached_slot)
+                self._upcoming = await self._propose(news.run_id, self._current.span.end_slot)
+            return
+        position = 0
+        while True:
+            block = self._current
+            upto = int(np.searchsorted(news.clicks.slots, block.span.end_slot))
+            first = max(position, int(np.searchsorted(news.clicks.slots, block.span.first_slot)))
+            await block.announce(Clicks(news.clicks.slots[first:upto], news.clicks.outcomes[first:upto]))
+            position = upto
+            if news.reached_slot < block.span.end_slot:
+                break
+            self._distil(block, news)
+            assert self._upcoming is not None
+            self._current = self._upcoming
+            self._upcoming = await self._propose(news.run_id, self._current.span.end_slot)
+        span = self._current.span
+        self._figures.current_block = self._current.dialogue.block_id
+        self._figures.filled = min(1.0, max(0.0, (news.reached_slot - span.first_slot) / span.n_slots))
+
+    async def _propose(self, run_id: int, first_slot: int) -> BobBlock:
+        """Agree on a block of the span that the running rate asks for, once fewer are in flight."""
+        await self._places.acquire()
+        n_slots = self._rate.span_slots(self._link.block, self._link.source.qubit_rate_hz)
+        dialogue = self._conversation.open_dialogue(self._next_block_id)
+        self._next_block_id += 1
+        block = BobBlock(
+            self._conversation.site, dialogue, BlockSpan(run_id, first_slot, n_slots), self._figures
+        )
+        await block.propose()
+        return block
+
+    def _distil(self, block: BobBlock, news: Announcement) -> None:
+        dropped, self._dropped = self._dropped, 0
+        beyond_s = (news.reached_slot - block.span.end_slot) / self._link.source.qubit_rate_hz
+        self._figures.announced(block.dialogue.block_id, news.reached_s - beyond_s)
+
+        async def work(dialogue: Dialogue) -> None:
+            await block.distil(dropped, self._figures.last_qber_z)
+
+        self._nursery.start_soon(self._run, block, work)
+
+    async def _abandon(self, reason: str, detail: str) -> None:
+        """Give up the blocks that are announced or agreed; their slots will never be complete."""
+        for block in (self._current, self._upcoming):
+            if block is not None:
+                self._nursery.start_soon(self._run, block, partial(_lose, reason, detail))
+        self._current = self._upcoming = None
+
+    async def _run(self, block: BobBlock, work: Work) -> None:
+        try:
+            await self._conversation.run_block(block.dialogue, work)
+        finally:
+            self._places.release()
+
+
+async def _lose(reason: str, detail: str, _dialogue: Dialogue) -> None:
+    raise BlockLost(reason, detail)

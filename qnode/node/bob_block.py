@@ -1,0 +1,217 @@
+"""One block as Bob sees it: he announces slot and arm of clicks, corrects towards Alice, and checks her."""
+
+import secrets
+
+import numpy as np
+import trio
+
+from qnode.distill.amplify import seed_length_bytes
+from qnode.distill.bits import Bits
+from qnode.distill.counts import Pair, XCounts
+from qnode.distill.reconcile import Corrector, ReconciliationFailed, corrector
+from qnode.distill.sift import encode_announcement, errors_by_intensity, keep_bits
+from qnode.distill.verify import verification_tag
+from qnode.errors import ProtocolError
+from qnode.link.messages import (
+    Amplify,
+    BlockAgreed,
+    BlockProposed,
+    ClickBatch,
+    ClicksEnded,
+    ReconcileAnswer,
+    ReconcileBegin,
+    ReconcileRequest,
+    SampleAnswer,
+    SampleRequest,
+    Sifted,
+    Verified,
+    VerifyBegin,
+    VerifyChallenge,
+)
+from qnode.node.alice_block import SAMPLE_BITS
+from qnode.node.book import Book
+from qnode.node.decision import BlockCounts, check_qber, decide, verification_bits
+from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
+from qnode.node.frames import frame_bounds, frame_of, join_frames, sample_of
+from qnode.node.settle import Site, authenticate, commit
+from qnode.tags.types import Clicks, Codes
+
+NONCE_BYTES = 16
+FRAME_SEED_BYTES = 32
+
+
+class BobBlock:
+    """A block from its proposal on. One task announces; another distils after `ended`."""
+
+    def __init__(self, site: Site, dialogue: Dialogue, span: BlockSpan, book: Book) -> None:
+        self.span = span
+        self.dialogue = dialogue
+        self._site = site
+        self._book = book
+        self._outcomes: list[Codes] = []
+        self._n_clicks = 0
+
+    async def propose(self) -> None:
+        """Agree on the span with Alice, before it starts."""
+        await self._site.storage.record_block_opened(self.dialogue.block_id)
+        span = self.span
+        await self.dialogue.send(
+            BlockProposed(
+                block_id=self.dialogue.block_id,
+                run_id=span.run_id,
+                first_slot=span.first_slot,
+                n_slots=span.n_slots,
+            )
+        )
+        await self.dialogue.expect(BlockAgreed)
+
+    async def announce(self, clicks: Clicks) -> None:
+        """Tell slot and arm of ``clicks``, all within the span and later than those before."""
+        if not len(clicks):
+            return
+        first_slot = int(clicks.slots[0])
+        payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)
+        self._outcomes.append(clicks.outcomes)
+        self._n_clicks += len(clicks)
+        await self.dialogue.send(
+            ClickBatch(block_id=self.dialogue.block_id, first_slot=first_slot, payload=payload)
+        )
+
+    async def distil(self, dropped: int, qber_estimate: float | None) -> None:
+        """Close the announcement and make key of the block, with Alice.
+
+        ``qber_estimate``: of the block before; None when that gave no key, then a sample is disclosed first.
+
+        Raises:
+            BlockLost: the block gives no key.
+            LinkError: the peer broke the protocol or its authentication; the session must end.
+        """
+        site, dialogue = self._site, self.dialogue
+        ended = trio.current_time()
+        await dialogue.send(
+            ClicksEnded(
+                block_id=dialogue.block_id,
+                n_clicks=self._n_clicks,
+                dropped=dropped,
+                nonce=secrets.token_bytes(NONCE_BYTES),
+            )
+        )
+        sifted = await dialogue.expect(Sifted)
+        received, decoy = await trio.to_thread.run_sync(self._keep, sifted)
+        x = XCounts(*(Pair(*pair) for pair in sifted.x_counts))
+        n_z = _pair_of(decoy)
+        self._book.sifted(dialogue.block_id, n_z, x)
+        corrected, parities, leak_bits = await self._reconcile(received, qber_estimate)
+        m_z = await self._verify(received, corrected, decoy)
+        counts = BlockCounts(
+            n_z=n_z, m_z=m_z, x=x, alice_parities=parities, reconciliation_leak_bits=leak_bits
+        )
+        self._book.errors(dialogue.block_id, int(m_z.total), int(n_z.total))
+        result = decide(counts, site.link)
+        amplify = await dialogue.expect(Amplify)
+        if amplify.length != result.length or amplify.lambda_ec_bits != counts.lambda_ec_bits:
+            raise BlockLost(
+                "disagreement",
+                f"Alice counts {amplify.length} secret and {amplify.lambda_ec_bits} disclosed bits, "
+                f"Bob {result.length} and {counts.lambda_ec_bits}",
+            )
+        if len(amplify.seed) != seed_length_bytes(len(corrected)):
+            raise ProtocolError(f"block {dialogue.block_id}: amplification seed of a wrong length")
+        await authenticate(site, dialogue)
+        await commit(site, dialogue, corrected, amplify.seed, result)
+        self._book.accepted(dialogue.block_id, counts, result, self.span, trio.current_time() - ended)
+
+    def _keep(self, sifted: Sifted) -> tuple[Bits, Bits]:
+        outcomes = np.concatenate(self._outcomes) if self._outcomes else np.zeros(0, np.uint8)
+        self._outcomes.clear()
+        try:
+            keep = Bits.from_bytes(sifted.keep_mask, self._n_clicks)
+            decoy = Bits.from_bytes(sifted.decoy_bits, sifted.n_kept)
+        except ValueError as error:
+            raise ProtocolError(f"block {self.dialogue.block_id}: {error}") from None
+        received = keep_bits(outcomes, keep)
+        if len(received) != sifted.n_kept:
+            raise ProtocolError(f"block {self.dialogue.block_id}: the keep mask does not fit its count")
+        return received, decoy
+
+    async def _reconcile(self, received: Bits, qber_estimate: float | None) -> tuple[Bits, int, int]:
+        site = self._site
+        settings = site.link.reconciliation
+        parities = leak_bits = 0
+        if qber_estimate is None:
+            qber_estimate, disclosed = await self._sample(received)
+            check_qber(qber_estimate, site.link)
+            parities = leak_bits = disclosed
+        frames: list[Bits] = []
+        for number, bounds in enumerate(frame_bounds(len(received), settings.frame_bits)):
+            try:
+                corrected = await self._correct_frame(number, frame_of(received, bounds), qber_estimate)
+            except ReconciliationFailed as error:
+                await self._sample(received)
+                raise BlockLost("reconciliation", str(error)) from None
+            frames.append(corrected.corrected)
+            parities += corrected.statistics.disclosed_bits
+            leak_bits += corrected.statistics.leaked_bits
+        return join_frames(frames), parities, leak_bits
+
+    async def _correct_frame(self, number: int, frame: Bits, qber_estimate: float) -> Corrector:
+        settings, block_id = self._site.link.reconciliation, self.dialogue.block_id
+        seed = secrets.token_bytes(FRAME_SEED_BYTES)
+        await self.dialogue.send(
+            ReconcileBegin(block_id=block_id, frame=number, seed=seed, qber_estimate=qber_estimate)
+        )
+        correct = await trio.to_thread.run_sync(
+            lambda: corrector(
+                settings.method, frame, seed=seed, qber_estimate=qber_estimate, leak_count=settings.leak_count
+            )
+        )
+        request: bytes | None = correct.start()
+        while request is not None:
+            await self.dialogue.send(ReconcileRequest(block_id=block_id, frame=number, payload=request))
+            answer = await self.dialogue.expect(ReconcileAnswer)
+            request = correct.receive(answer.payload)
+        return correct
+
+    async def _sample(self, received: Bits) -> tuple[float, int]:
+        """Return the error rate of a disclosed sample, and how many bits that disclosed."""
+        await self.dialogue.send(SampleRequest(block_id=self.dialogue.block_id))
+        answer = await self.dialogue.expect(SampleAnswer)
+        mine = sample_of(received, SAMPLE_BITS)
+        try:
+            theirs = Bits.from_bytes(answer.payload, len(mine))
+        except ValueError as error:
+            raise ProtocolError(f"block {self.dialogue.block_id}: sample: {error}") from None
+        errors = int(np.bitwise_count(mine.words ^ theirs.words).sum())
+        self._book.errors(self.dialogue.block_id, errors, len(mine))
+        return errors / max(1, len(mine)), len(mine)
+
+    async def _verify(self, received: Bits, corrected: Bits, decoy: Bits) -> Pair:
+        await self.dialogue.send(
+            VerifyBegin(block_id=self.dialogue.block_id, nonce=secrets.token_bytes(NONCE_BYTES))
+        )
+        challenge = await self.dialogue.expect(VerifyChallenge)
+        tag_bits = verification_bits(self._site.link, len(corrected))
+        if 8 * len(challenge.seed) != tag_bits:
+            raise ProtocolError(f"block {self.dialogue.block_id}: verification seed of a wrong length")
+        tag = await trio.to_thread.run_sync(verification_tag, corrected, challenge.seed, tag_bits)
+        equal = secrets.compare_digest(tag, challenge.tag)
+        m_z = errors_by_intensity(received, corrected, decoy)
+        await self.dialogue.send(
+            Verified(
+                block_id=self.dialogue.block_id,
+                equal=equal,
+                m_z_signal=int(m_z.signal),
+                m_z_decoy=int(m_z.decoy),
+                bob_disclosed_bits=0,
+                corrected_bits=int(m_z.total),
+                nonce=secrets.token_bytes(NONCE_BYTES),
+            )
+        )
+        if not equal:
+            raise BlockLost("verification", "the two sides differ after correction", told=True)
+        return m_z
+
+
+def _pair_of(decoy: Bits) -> Pair:
+    n_decoy = int(np.bitwise_count(decoy.words).sum())
+    return Pair(len(decoy) - n_decoy, n_decoy)

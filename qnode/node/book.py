@@ -1,0 +1,26 @@
+"""Where a block's dialogue writes down what it learns; the node's figures are such a book."""
+
+from typing import Protocol
+
+from qnode.distill.counts import Pair, XCounts
+from qnode.distill.keylength import KeyLength
+from qnode.node.decision import BlockCounts
+from qnode.node.dialogue import BlockSpan
+
+
+class Book(Protocol):
+    """The record of what became of blocks."""
+
+    def sifted(self, block_id: int, n_z: Pair, x: XCounts) -> None:
+        """Note a block's public counts."""
+
+    def errors(self, block_id: int, error_bits: int, measured_bits: int) -> None:
+        """Note a block's errors: among all its bits, or in a disclosed sample."""
+
+    def accepted(
+        self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float
+    ) -> None:
+        """Count a block that gave key; ``took_s``: from its end to its key, wall time."""
+
+    def lost(self, block_id: int, reason: str, detail: str) -> None:
+        """Count a block that gave no key."""

@@ -1,0 +1,216 @@
+"""All that is said in one session, whoever says it: routing, blocks in the air, key control, resume.
+
+Each role adds its own part (`AlicePart`, `BobPart`). A conversation ends with its session; every block that
+is then in the air is lost at both sites, unless it was prepared: those are settled by `_resume` next time.
+"""
+
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+import structlog
+import trio
+
+from qnode.errors import LinkError, ProtocolError, StoreError
+from qnode.keys import Assignment, Positions
+from qnode.keys import BlockState as StoredState
+from qnode.link.messages import (
+    Assign,
+    AssignAnswer,
+    BlockDiscarded,
+    BlockState,
+    BlockStateAnswer,
+    BlockStateQuery,
+    NodeMessage,
+    VoidAssignments,
+)
+from qnode.node.book import Book
+from qnode.node.dialogue import BlockLost, BlockMessage, Dialogue
+from qnode.node.settle import Site
+
+log = structlog.get_logger()
+
+Answer = AssignAnswer | BlockStateAnswer
+Work = Callable[[Dialogue], Awaitable[None]]
+RESUME_S = 30.0
+ASSIGNMENTS_AT_ONCE = 64
+
+
+class Part(Protocol):
+    """What only one role says and hears."""
+
+    async def start(self) -> None:
+        """Begin, once earlier blocks are settled."""
+
+    async def handle(self, message: NodeMessage) -> None:
+        """Take a message that no block waits for."""
+
+
+class Conversation:
+    """One session as the node uses it."""
+
+    def __init__(self, site: Site, book: Book, nursery: trio.Nursery) -> None:
+        self.site = site
+        self._book = book
+        self._nursery = nursery
+        self._dialogues: dict[int, Dialogue] = {}
+        self._answers: dict[int, trio.MemorySendChannel[Answer]] = {}
+        self._numbers = itertools.count(1)
+        self.settled = trio.Event()
+
+    async def run(self, part: Part) -> None:
+        """Settle what the last session left, then route messages until the session ends."""
+        self._nursery.start_soon(self._begin, part)
+        async for message in self.site.session:
+            if isinstance(message, BlockMessage):
+                dialogue = self._dialogues.get(message.block_id)
+                if dialogue is not None:
+                    await dialogue.deliver(message)
+                    continue
+            if isinstance(message, Answer):
+                self._take_answer(message)
+            elif isinstance(message, Assign):
+                self._nursery.start_soon(self._accept_assignment, message)
+            elif isinstance(message, BlockStateQuery):
+                self._nursery.start_soon(self._tell_states, message)
+            elif isinstance(message, VoidAssignments):
+                self._nursery.start_soon(self._void_assignments, message)
+            else:
+                await part.handle(message)
+        raise LinkError(f"the peer said goodbye: {self.site.session.goodbye}")
+
+    async def _begin(self, part: Part) -> None:
+        with trio.fail_after(RESUME_S):
+            await self._resume()
+        self.settled.set()
+        await part.start()
+
+    # Blocks
+
+    def open_dialogue(self, block_id: int) -> Dialogue:
+        """Give a block its inbox."""
+        dialogue = Dialogue(self.site.session, block_id)
+        self._dialogues[block_id] = dialogue
+        return dialogue
+
+    async def run_block(self, dialogue: Dialogue, work: Work) -> None:
+        """Run a block's dialogue to its end; a lost block is told to the peer and written down."""
+        block_id = dialogue.block_id
+        ended = False
+        try:
+            await work(dialogue)
+            ended = True
+        except BlockLost as lost:
+            ended = True
+            self._book.lost(block_id, lost.reason, lost.detail)
+            if not lost.told:
+                await self.site.session.send(
+                    BlockDiscarded(block_id=block_id, reason=lost.reason, detail=lost.detail)
+                )
+        finally:
+            if not ended:
+                self._book.lost(block_id, "link", "the session with the peer ended")
+            self._dialogues.pop(block_id, None)
+            dialogue.close()
+
+    # Requests and answers
+
+    async def _ask(self, make: Callable[[int], NodeMessage]) -> Answer:
+        number = next(self._numbers)
+        deliver, receive = trio.open_memory_channel[Answer](1)
+        self._answers[number] = deliver
+        try:
+            await self.site.session.send(make(number))
+            return await receive.receive()
+        finally:
+            self._answers.pop(number, None)
+
+    def _take_answer(self, answer: Answer) -> None:
+        waiting = self._answers.get(answer.request_id)
+        if waiting is not None:  # otherwise the caller has given up
+            waiting.send_nowait(answer)
+
+    # Key control
+
+    async def announce_assignment(self, assignment: Assignment) -> None:
+        """Have the peer take note of ``assignment``; returns once he holds it durably.
+
+        Raises:
+            LinkError: the session ended or he refused; whether he holds it is unknown.
+        """
+        content = msgspec.msgpack.encode(assignment)
+        answer = await self._ask(lambda number: Assign(request_id=number, assignment=content))
+        if not isinstance(answer, AssignAnswer) or not answer.ok:
+            raise LinkError(f"the peer refused an assignment: {getattr(answer, 'error', None)}")
+
+    async def _accept_assignment(self, message: Assign) -> None:
+        try:
+            assignment = msgspec.msgpack.decode(message.assignment, type=Assignment)
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"an assignment that cannot be read: {error}") from None
+        try:
+            await self.site.storage.accept_assignment(assignment)
+            answer = AssignAnswer(request_id=message.request_id, ok=True)
+        except StoreError as error:
+            log.warning("assignment.refused", reason=str(error))
+            answer = AssignAnswer(request_id=message.request_id, ok=False, error=str(error)[:500])
+        await self.site.session.send(answer)
+
+    async def _void_assignments(self, message: VoidAssignments) -> None:
+        try:
+            assignments = msgspec.msgpack.decode(message.assignments, type=list[Assignment])
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"a list of assignments that cannot be read: {error}") from None
+        for assignment in assignments:
+            await self.site.storage.void_accepted(assignment)
+        await self.site.session.send(AssignAnswer(request_id=message.request_id, ok=True))
+
+    # Resume
+
+    async def _resume(self) -> None:
+        """Settle what an earlier session, or a restored database, left undecided."""
+        peer = self.site.session.peer
+        try:
+            view = msgspec.msgpack.decode(peer.positions, type=Positions)
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"positions that cannot be read: {error}") from None
+        if await self.site.storage.meet_peer(peer.generation, view):
+            log.error("store.voided", reason="the peer remembers a later state than this store")
+        unconfirmed = await self.site.storage.unconfirmed_blocks()
+        if unconfirmed:
+            answer = await self._ask(
+                lambda number: BlockStateQuery(request_id=number, block_ids=tuple(unconfirmed))
+            )
+            if not isinstance(answer, BlockStateAnswer):
+                raise ProtocolError("a question for block states was answered by something else")
+            states = {state.block_id: state.state for state in answer.states}
+            for block_id in unconfirmed:
+                if states.get(block_id) in (StoredState.PREPARED, StoredState.AVAILABLE):
+                    await self.site.storage.confirm(block_id)
+                    log.info("block.resumed", block=block_id)
+                else:
+                    await self.site.storage.void_block(block_id, "the peer does not hold it")
+                    log.warning("block.void", block=block_id, reason="the peer does not hold it")
+        left_open = await self.site.storage.unacknowledged_assignments()
+        for first in range(0, len(left_open), ASSIGNMENTS_AT_ONCE):
+            some = left_open[first : first + ASSIGNMENTS_AT_ONCE]
+            await self._void_at_peer(msgspec.msgpack.encode(some))
+            for assignment in some:
+                await self.site.storage.void_assignment(assignment.assignment_id)
+            log.info("assignment.void", assignments=len(some))
+
+    async def _void_at_peer(self, content: bytes) -> None:
+        await self._ask(lambda number: VoidAssignments(request_id=number, assignments=content))
+
+    async def _tell_states(self, message: BlockStateQuery) -> None:
+        states = await self.site.storage.block_states(message.block_ids)
+        await self.site.session.send(
+            BlockStateAnswer(
+                request_id=message.request_id,
+                states=tuple(
+                    BlockState(block_id, state.value)
+                    for block_id, state in zip(message.block_ids, states, strict=True)
+                ),
+            )
+        )

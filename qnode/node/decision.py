@@ -1,0 +1,109 @@
+"""What becomes of a block: so many secret bits, or discarded for a stated reason.
+
+Both sites decide from the same numbers with the same code, and must agree.
+"""
+
+import math
+
+from msgspec import Struct
+
+from qnode.config import LinkParameters
+from qnode.distill.counts import Pair, XCounts
+from qnode.distill.estimation import inputs_from_block, visibility_error
+from qnode.distill.keylength import KeyLength, binary_entropy, estimate
+from qnode.distill.verify import TagBits, tag_bits_for
+from qnode.node.dialogue import BlockLost
+
+
+class BlockCounts(Struct, frozen=True, kw_only=True):
+    """The public record of one verified block. ``alice_parities``: disclosed by Alice in reconciliation."""
+
+    n_z: Pair
+    m_z: Pair
+    x: XCounts
+    alice_parities: int
+    reconciliation_leak_bits: int
+
+    @property
+    def qber_z(self) -> float:
+        """Error rate of the sifted key."""
+        return self.m_z.total / self.n_z.total if self.n_z.total else 0.0
+
+    @property
+    def lambda_ec_bits(self) -> int:
+        """Everything disclosed about the sifted key before verification.
+
+        The two error counts are disclosed too (they enter the bound on empty qubits): at most
+        2 ceil(log2(n_Z + 1)) bits.
+        """
+        return self.reconciliation_leak_bits + 2 * math.ceil(math.log2(self.n_z.total + 1))
+
+    @property
+    def f_ec(self) -> float:
+        """Alice's parities over the Shannon limit; 0 for a block without errors."""
+        return self.alice_parities / self.shannon_bits if self.shannon_bits else 0.0
+
+    @property
+    def shannon_bits(self) -> float:
+        """The least that correction must disclose: n_Z h(QBER)."""
+        return self.n_z.total * binary_entropy(self.qber_z)
+
+
+def verification_bits(link: LinkParameters, n_z: int) -> TagBits:
+    """Return the length of the verification tag: as configured, longer where eps_cor asks for it."""
+    needed = tag_bits_for(n_z, link.estimation.eps_cor)
+    return max(needed, link.reconciliation.verification_bits)
+
+
+def check_qber(qber_z: float, link: LinkParameters) -> None:
+    """Raise `BlockLost` when ``qber_z`` is beyond the configured limit."""
+    if qber_z > link.block.qber_z_limit:
+        raise BlockLost("qber_z", f"{qber_z:.2%} is above the limit {link.block.qber_z_limit:.2%}")
+
+
+def check_visibility(x: XCounts, link: LinkParameters) -> None:
+    """Raise `BlockLost` when the interferometer's error rate is beyond the configured limit, or unknown."""
+    e_vis = visibility_error(x, link.source.p_z)
+    if e_vis is None:
+        raise BlockLost("e_vis", "no click of a Z state in the central slot: the interferometer arm is blind")
+    if e_vis > link.block.e_vis_limit:
+        raise BlockLost("e_vis", f"{e_vis:.2%} is above the limit {link.block.e_vis_limit:.2%}")
+
+
+def decide(counts: BlockCounts, link: LinkParameters) -> KeyLength:
+    """Return the key length of a verified block.
+
+    Raises:
+        BlockLost: a limit is exceeded, or too little key remains.
+    """
+    check_qber(counts.qber_z, link)
+    check_visibility(counts.x, link)
+    inputs = inputs_from_block(
+        n_z=counts.n_z,
+        m_z=counts.m_z,
+        x=counts.x,
+        mu=Pair(*link.source.mu),
+        p=Pair(*link.source.p),
+        p_z=link.source.p_z,
+        lambda_ec=counts.lambda_ec_bits,
+        eps_sec=link.estimation.eps_sec,
+        eps_cor=link.estimation.eps_cor,
+        statistics=link.estimation.statistics,
+        x_mode=link.estimation.x_mode,
+        vacuum_rule=link.estimation.vacuum_rule,
+        verification_bits=verification_bits(link, int(counts.n_z.total)),
+    )
+    result = estimate(inputs, link.estimation.estimator)
+    if inputs.uses_asymmetry and result.asymmetry is not None:
+        upper = result.asymmetry.asymmetry_upper
+        if upper is None or upper > link.block.asymmetry_limit:
+            found = "unknown" if upper is None else f"{upper:.3f}"
+            raise BlockLost("asymmetry", f"upper bound {found}, limit {link.block.asymmetry_limit:.3f}")
+    if result.length < link.block.minimum_secret_bits:
+        raise BlockLost(
+            "key_length",
+            f"{result.length} secret bits, below the minimum {link.block.minimum_secret_bits}: QBER_Z "
+            f"{counts.qber_z:.2%}, phase error up to {result.phi_z_upper:.1%}, "
+            f"{counts.lambda_ec_bits} of {counts.n_z.total:.0f} bits disclosed",
+        )
+    return result

@@ -1,0 +1,217 @@
+"""What the node knows about itself, gathered while it works; `status()` is the one view of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec.structs
+import structlog
+
+from qnode import __version__
+from qnode.config import SiteConfig
+from qnode.devices.status import DeviceStatus
+from qnode.distill.counts import Pair, XCounts
+from qnode.distill.estimation import asymmetry, visibility_error
+from qnode.distill.keylength import KeyLength
+from qnode.keys import Counts, PadsLeft
+from qnode.node.decision import BlockCounts
+from qnode.node.dialogue import BlockSpan
+from qnode.operate.status import (
+    Alarm,
+    AuthenticationStatus,
+    BlockStatus,
+    BlockSummary,
+    Discard,
+    EtsiStatus,
+    KeyStatus,
+    NodeStatus,
+    PeerStatus,
+    QuantumStatus,
+    SiteStatus,
+    State,
+    Totals,
+)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Sifted:
+    """The counts of a block that is not decided yet."""
+
+    n_z: Pair
+    x: XCounts
+
+
+class Figures:
+    """Counters and states of one site. Only the event loop's thread touches them."""
+
+    def __init__(self, config: SiteConfig, *, simulated: bool) -> None:
+        self._config = config
+        self._link = config.link
+        self._simulated = simulated
+        self._open: dict[int, _Sifted] = {}
+        self._accepted = 0
+        self._announced_until_s: dict[int, float] = {}
+        self._decided_until_s = 0.0
+        self._discarded: dict[str, int] = {}
+        self._last: BlockSummary | None = None
+        self._last_discard: Discard | None = None
+        self._alarms: dict[str, Alarm] = {}
+        self.last_qber_z: float | None = None
+        self.state = State("starting", time.time())
+        self.peer = PeerStatus(kme_id=config.peer.kme_id, connection=State("disconnected", time.time()))
+        self.quantum = QuantumStatus(lock=State("searching", time.time()))
+        self.totals = Totals()
+        self.keys = KeyStatus()
+        self.authentication = AuthenticationStatus()
+        self.etsi014 = EtsiStatus()
+        self.current_block: int | None = None
+        self.filled: float | None = None
+        self.devices: Callable[[], list[DeviceStatus]] = list
+
+    def status(self) -> NodeStatus:
+        """Return the present view."""
+        node = self._config.node
+        return NodeStatus(
+            at=time.time(),
+            version=__version__,
+            site=SiteStatus(role=node.role, kme_id=node.kme_id, link=self._link.name),
+            simulated=self._simulated,
+            state=self.state,
+            peer=self.peer,
+            quantum=self.quantum,
+            block=BlockStatus(
+                current=self.current_block,
+                filled=self.filled,
+                in_flight=len(self._open),
+                accepted=self._accepted,
+                discarded=dict(self._discarded),
+                decided_until_s=self._decided_until_s,
+                last=self._last,
+                last_discard=self._last_discard,
+            ),
+            totals=self.totals,
+            keys=self.keys,
+            authentication=self.authentication,
+            devices=self.devices(),
+            etsi014=self.etsi014,
+            alarms=list(self._alarms.values()),
+        )
+
+    def raise_alarm(self, name: str, text: str) -> None:
+        """Show an alarm until `clear_alarm`; logged once."""
+        if name not in self._alarms:
+            log.warning("alarm.raised", alarm=name, text=text)
+            self._alarms[name] = Alarm(name=name, since=time.time(), text=text)
+
+    def clear_alarm(self, name: str) -> None:
+        """Take an alarm back."""
+        if self._alarms.pop(name, None) is not None:
+            log.info("alarm.cleared", alarm=name)
+
+    def note_store(self, counts: Counts, pads: PadsLeft) -> None:
+        """Take over what the store counts."""
+        self.keys = KeyStatus(
+            available_own=counts.available_own,
+            available_peer=counts.available_peer,
+            prepared=counts.prepared,
+            assigned=counts.assigned,
+            delivered_total=counts.delivered,
+            void_total=counts.void,
+            expired_total=counts.expired,
+        )
+        self.authentication = AuthenticationStatus(pads_left_send=pads.send, pads_left_receive=pads.receive)
+
+    # The book of blocks.
+
+    def sifted(self, block_id: int, n_z: Pair, x: XCounts) -> None:
+        """Note a block's public counts."""
+        self._open[block_id] = _Sifted(n_z, x)
+        p_z = self._link.source.p_z
+        self.quantum = msgspec.structs.replace(
+            self.quantum, e_vis=visibility_error(x, p_z), asymmetry=asymmetry(x, p_z, 0.0).asymmetry
+        )
+
+    def errors(self, block_id: int, error_bits: int, measured_bits: int) -> None:
+        """Note a block's errors: among all its bits, or in a disclosed sample."""
+        if measured_bits:
+            self.quantum = msgspec.structs.replace(self.quantum, qber_z=error_bits / measured_bits)
+        self.totals = msgspec.structs.replace(
+            self.totals,
+            error_bits=self.totals.error_bits + error_bits,
+            measured_bits=self.totals.measured_bits + measured_bits,
+        )
+
+    def announced(self, block_id: int, until_s: float) -> None:
+        """Note the tag time at which a block's announcement ended."""
+        self._announced_until_s[block_id] = until_s
+
+    def _decided(self, block_id: int) -> None:
+        """Move a block's counts to the totals."""
+        self._decided_until_s = max(self._decided_until_s, self._announced_until_s.pop(block_id, 0.0))
+        sifted = self._open.pop(block_id, None)
+        if sifted is None:
+            return
+        self.totals = msgspec.structs.replace(
+            self.totals,
+            sifted_bits=self.totals.sifted_bits + int(sifted.n_z.total),
+            c_plus_clicks=self.totals.c_plus_clicks + int(sifted.x.c_plus.total),
+            c_z_clicks=self.totals.c_z_clicks + int(sifted.x.c_z.total),
+        )
+
+    def accepted(
+        self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float
+    ) -> None:
+        """Count a block that gave key."""
+        self._decided(block_id)
+        self._accepted += 1
+        self.last_qber_z = counts.qber_z
+        source, estimation = self._link.source, self._link.estimation
+        summary = BlockSummary(
+            block_id=block_id,
+            finished_at=time.time(),
+            n_z=int(counts.n_z.total),
+            qber_z=counts.qber_z,
+            e_vis=visibility_error(counts.x, source.p_z),
+            asymmetry=asymmetry(counts.x, source.p_z, 0.0).asymmetry,
+            phi_z_upper=result.phi_z_upper,
+            secret_bits=result.length,
+            lambda_ec_bits=counts.lambda_ec_bits,
+            f_ec=counts.f_ec,
+            estimator=result.estimator,
+            assumptions=list(result.assumptions),
+            span_s=span.n_slots / source.qubit_rate_hz,
+            took_s=took_s,
+        )
+        self._last = summary
+        self.totals = msgspec.structs.replace(
+            self.totals,
+            secret_bits=self.totals.secret_bits + result.length,
+            lambda_ec_bits=self.totals.lambda_ec_bits + counts.lambda_ec_bits,
+            ec_parities=self.totals.ec_parities + counts.alice_parities,
+            shannon_bits=self.totals.shannon_bits + counts.shannon_bits,
+            epsilon=self.totals.epsilon + estimation.eps_sec + estimation.eps_cor,
+        )
+        self.clear_alarm("block.discarded")
+        log.info(
+            "block.done",
+            block=block_id,
+            sifted=summary.n_z,
+            qber_z=round(summary.qber_z, 5),
+            e_vis=round(summary.e_vis or 0.0, 5),
+            phase_error_upper=round(summary.phi_z_upper, 4),
+            f_ec=round(summary.f_ec, 4),
+            leak=summary.lambda_ec_bits,
+            secret=summary.secret_bits,
+            took_s=round(took_s, 3),
+        )
+
+    def lost(self, block_id: int, reason: str, detail: str) -> None:
+        """Count a block that gave no key, and why."""
+        self._decided(block_id)
+        self.last_qber_z = None
+        self._discarded[reason] = self._discarded.get(reason, 0) + 1
+        self._last_discard = Discard(block_id=block_id, at=time.time(), reason=reason, detail=detail)
+        log.warning("block.discarded", block=block_id, reason=reason, detail=detail)
+        self.raise_alarm("block.discarded", f"the last block gave no key ({reason})")

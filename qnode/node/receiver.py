@@ -1,0 +1,190 @@
+"""Bob's receiver: from the tag source to clicks in Alice's slots, whatever becomes of the link meanwhile.
+
+Rates and lock run on tag time. An unpaced source waits while there is no session; a paced one goes on, and
+what nobody can be told is dropped and counted.
+"""
+
+import os
+import time
+
+import msgspec.structs
+import structlog
+import trio
+
+from qnode.config import SiteConfig
+from qnode.devices.protocols import EmissionRun, TagSource
+from qnode.errors import LinkError
+from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
+from qnode.node.figures import Figures
+from qnode.tags.alignment import Alignment, AlignmentProbe, offset_window
+from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
+from qnode.tags.types import OUTCOME_LATE, TagBlock
+from qnode.units import PS_PER_S
+
+log = structlog.get_logger()
+
+# Tag blocks between the source and the pipeline. Hardware yields a block every few milliseconds.
+PACED_DEPTH = 32
+UNPACED_DEPTH = 2
+
+
+class Receiver:
+    """The pipeline behind Bob's tag source. It outlives sessions, so that lock survives a cut of the link."""
+
+    def __init__(self, config: SiteConfig, figures: Figures) -> None:
+        self._config = config
+        self._figures = figures
+        self._part: BobPart | None = None
+        self._attached = trio.Event()
+        self._run_id: int | None = None
+        self._lost_by_overrun = 0
+
+    async def serve(self, part: BobPart) -> None:
+        """Send what is received through ``part`` until its session ends."""
+        await part.ready.wait()
+        self._part = part
+        self._attached.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            if self._part is part:
+                self._part = None
+                self._attached = trio.Event()
+
+    async def use(self, source: TagSource) -> None:
+        """Process the tags of an opened source until it ends."""
+        synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
+        self._run_id = None
+        depth = PACED_DEPTH if source.paced else UNPACED_DEPTH
+        put, take = trio.open_memory_channel[TagBlock](depth)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read, source, put)
+            async with take:
+                async for block in take:
+                    await self._process(source, synchroniser, block)
+
+    async def _read(self, source: TagSource, put: trio.MemorySendChannel[TagBlock]) -> None:
+        """Bring tag blocks into the bounded channel; a paced source that finds it full overruns."""
+        async with put:
+            async for block in source.tags():
+                if not source.paced:
+                    await put.send(block)
+                    continue
+                if self._lost_by_overrun:
+                    block = TagBlock(
+                        block.times_ps, block.channels, block.until_ps, block.lost + self._lost_by_overrun
+                    )
+                try:
+                    put.send_nowait(block)
+                    self._lost_by_overrun = 0
+                    self._figures.clear_alarm("tags.overrun")
+                except trio.WouldBlock:
+                    self._lost_by_overrun = block.lost + block.times_ps.shape[0]
+                    totals = self._figures.totals
+                    self._figures.totals = msgspec.structs.replace(
+                        totals, tag_overruns=totals.tag_overruns + 1
+                    )
+                    self._figures.raise_alarm("tags.overrun", "tags come faster than they can be processed")
+
+    async def _process(self, source: TagSource, synchroniser: Synchroniser, block: TagBlock) -> None:
+        part = await self._present_part(source)
+        if part is None or part.run is None:
+            return
+        if part.run.run_id != self._run_id:
+            self._run_id = part.run.run_id
+            synchroniser.restart()
+        result = await trio.to_thread.run_sync(synchroniser.feed, block)
+        self._note(result, block)
+        if result.probe is not None:
+            found = await self._align(source, part, part.run, result.probe)
+            if found is None:
+                synchroniser.alignment_failed(result.probe.number)
+            else:
+                synchroniser.aligned(found)
+        elif result.state is SyncState.LOCKED:
+            await self._do(part, self._announcement(part.run, result, block.until_ps / PS_PER_S))
+
+    async def _present_part(self, source: TagSource) -> BobPart | None:
+        """Return the present session's part; an unpaced source waits for one that knows an emission run."""
+        while self._part is None or self._part.run is None:
+            if source.paced:
+                return None
+            if self._part is None:
+                await self._attached.wait()
+            else:
+                await self._part.run_known.wait()
+        return self._part
+
+    async def _align(
+        self, source: TagSource, part: BobPart, run: EmissionRun, probe: AlignmentProbe
+    ) -> Alignment | None:
+        """Ask Alice where the probe fits, around where the two sites' times of day say it should."""
+        into_run_s = source.origin_s + probe.start_ps / PS_PER_S - run.started_at_s
+        offsets = offset_window(
+            probe,
+            into_run_s,
+            self._config.node.start_uncertainty_s,
+            self._config.link.source.qubit_rate_hz,
+        )
+        reply, answer = trio.open_memory_channel[Alignment | None](1)
+        if not await self._do(part, ProbeErrand(run.run_id, probe, offsets, reply)):
+            return None
+        try:
+            return await answer.receive()
+        except trio.EndOfChannel:
+            return None  # the session ended while Alice was searching
+
+    async def _do(self, part: BobPart, errand: Errand) -> bool:
+        try:
+            await part.do(errand)
+        except LinkError:
+            return False
+        return True
+
+    def _announcement(self, run: EmissionRun, result: SyncResult, reached_s: float) -> Announcement:
+        return Announcement(
+            run_id=run.run_id,
+            clicks=result.clicks,
+            reached_slot=result.reached,
+            reached_s=reached_s,
+            cut_slots=sum(cut.end - cut.first for cut in result.cuts),
+            dropped=0,
+        )
+
+    def _note(self, result: SyncResult, block: TagBlock) -> None:
+        """Bring the figures up to date with what one tag block gave."""
+        figures, order, statistics = self._figures, result.order, result.statistics
+        rate_hz = self._config.link.source.qubit_rate_hz
+        quantum = figures.quantum
+        z_clicks = int((result.clicks.outcomes <= OUTCOME_LATE).sum())
+        until_s = block.until_ps / PS_PER_S
+        passed_s = until_s - (quantum.tag_time_s or 0.0)
+        rates = quantum.click_rates_hz
+        if passed_s > 0.0 and len(result.clicks):
+            rates = {"z": z_clicks / passed_s, "x": (len(result.clicks) - z_clicks) / passed_s}
+        figures.quantum = msgspec.structs.replace(
+            quantum,
+            lock=quantum.lock.to(result.state.value, at=time.time()),
+            tag_time_s=until_s,
+            click_rates_hz=rates,
+            sifted_rate_bits_per_s=rates.get("z", 0.0) * self._config.link.source.p_z,
+            clock_offset_ppm=statistics.clock_offset_ppm,
+            phase_residual_ps=statistics.phase_residual_ps,
+            vector_strength=statistics.vector_strength,
+            cut_s=quantum.cut_s + sum(cut.end - cut.first for cut in result.cuts) / rate_hz,
+        )
+        figures.totals = msgspec.structs.replace(
+            figures.totals,
+            tags=figures.totals.tags + block.times_ps.shape[0],
+            tags_lost=order.lost,
+            tags_out_of_order=order.late,
+            clicks=figures.totals.clicks + len(result.clicks),
+        )
+        if quantum.lock.state != result.state.value:
+            log.info("quantum.lock", state=result.state.value, tag_time_s=round(until_s, 3))
+        if order.unknown_channel or order.late or order.lost:
+            figures.raise_alarm(
+                "tags.malformed",
+                f"{order.late} tags later than the order window, {order.unknown_channel} on unknown "
+                f"channels, {order.lost} lost by the hardware",
+            )

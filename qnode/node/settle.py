@@ -1,0 +1,98 @@
+"""The end of a block, the same at both sites: authenticate, amplify, commit.
+
+Nothing derived from the block leaves the node before both transcript tags have verified. The commit has two
+steps: each side stores the block durably as prepared, then says so under a one-time tag; a block is available
+where the own copy is prepared and the peer's word for his has verified. What a crash leaves in between is
+settled at the next connection (`qnode.node.resume`).
+"""
+
+import time
+from dataclasses import dataclass
+
+import trio
+
+from qnode.config import LinkParameters, Role
+from qnode.distill.amplify import amplify
+from qnode.distill.bits import Bits
+from qnode.distill.keylength import KeyLength
+from qnode.keys import BlockRecord, KeyLayout, PreparedBlock
+from qnode.link.authentication import Seal
+from qnode.link.messages import Prepared, TranscriptTag
+from qnode.link.session import Session
+from qnode.node.dialogue import Dialogue
+from qnode.node.storage import Storage
+
+
+@dataclass(frozen=True)
+class Site:
+    """What every block's dialogue at this site needs."""
+
+    role: Role
+    link: LinkParameters
+    session: Session
+    storage: Storage
+    simulated: bool
+
+
+def key_layout(link: LinkParameters) -> KeyLayout:
+    """Return how a block's final key is divided."""
+    return KeyLayout(
+        pads_per_direction=link.keys.refill_pads_per_direction,
+        direction_share_alice=link.keys.direction_share_alice,
+    )
+
+
+async def authenticate(site: Site, dialogue: Dialogue) -> None:
+    """Exchange and verify the transcript tags of a block, one a direction.
+
+    Raises:
+        AuthenticationError: the peer's tag does not fit what was received.
+        PoolExhausted: no one-time pad is left.
+    """
+    block_id = dialogue.block_id
+    ours = await site.storage.seal(site.session.transcript_hash(block_id, outgoing=True))
+    await dialogue.send(
+        TranscriptTag(block_id=block_id, pad_segment=ours.pad_segment, pad_index=ours.pad_index, tag=ours.tag)
+    )
+    theirs = await dialogue.expect(TranscriptTag)
+    incoming = site.session.transcript_hash(block_id, outgoing=False)
+    await site.storage.check_seal(incoming, Seal(theirs.pad_segment, theirs.pad_index, theirs.tag))
+
+
+async def commit(site: Site, dialogue: Dialogue, sifted: Bits, seed: bytes, result: KeyLength) -> None:
+    """Amplify the block's key and commit it in two steps."""
+    key = await trio.to_thread.run_sync(amplify, sifted, seed, result.length)
+    layout = key_layout(site.link)
+    content = key.to_bytes()[: result.length // 8]
+    record = BlockRecord(
+        estimator=result.estimator,
+        eps_sec=site.link.estimation.eps_sec,
+        eps_cor=site.link.estimation.eps_cor,
+        x_mode=result.x_mode,
+        assumptions=result.assumptions,
+        simulated=site.simulated,
+        n_chunks=layout.n_chunks(len(content)),
+        secret_bits=result.length,
+        created_at=time.time(),
+    )
+    await site.storage.prepare(PreparedBlock(dialogue.block_id, content, record, layout))
+    statement = _statement(dialogue.block_id, result.length)
+    hashed = site.session.statement_hash(dialogue.block_id, statement, outgoing=True)
+    ours = await site.storage.seal(hashed)
+    await dialogue.send(
+        Prepared(
+            block_id=dialogue.block_id,
+            pad_segment=ours.pad_segment,
+            pad_index=ours.pad_index,
+            tag=ours.tag,
+        )
+    )
+    theirs = await dialogue.expect(Prepared)
+    expected = site.session.statement_hash(dialogue.block_id, statement, outgoing=False)
+    await site.storage.check_seal(expected, Seal(theirs.pad_segment, theirs.pad_index, theirs.tag))
+    await site.storage.confirm(dialogue.block_id)
+
+
+def _statement(block_id: int, length: int) -> bytes:
+    """Encode "I hold block ``block_id`` of ``length`` bits, durably" for its one-time tag."""
+    return b"prepared" + block_id.to_bytes(8, "big") + length.to_bytes(8, "big")

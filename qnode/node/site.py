@@ -1,0 +1,317 @@
+"""One site put together: store, devices, link, key delivery, and the ways to look at it."""
+
+import signal
+import stat
+import time
+from collections.abc import MutableMapping
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import structlog
+import trio
+
+from qnode.config import SiteConfig
+from qnode.devices.protocols import Device, TagSource, Transmitter
+from qnode.devices.status import DeviceStatus
+from qnode.devices.supervisor import check_devices, supervise
+from qnode.errors import ConfigError, LinkError
+from qnode.etsi014 import Delivery, SaeDirectory, application
+from qnode.http import Application, Server, TlsSettings, serve
+from qnode.keys import Assignment, KeyStore, open_store
+from qnode.link.hello import LocalEnd, Standing
+from qnode.link.peers import LinkFailure, connect_to_peer, log_failure, serve_peer
+from qnode.link.session import Session
+from qnode.link.tls import TlsTransport
+from qnode.node.alice import AlicePart, Source
+from qnode.node.bob import BobPart, RunningRate
+from qnode.node.conversation import Conversation
+from qnode.node.figures import Figures
+from qnode.node.receiver import Receiver
+from qnode.node.settle import Site
+from qnode.node.storage import Storage
+from qnode.node.supply import SaePair, SiteSupply
+from qnode.operate.control import serve_control
+from qnode.operate.events import EventLog, configure_log
+from qnode.operate.metrics import metrics_app
+from qnode.operate.notify import feed_watchdog, from_environment
+from qnode.operate.status import PeerStatus, State
+
+log = structlog.get_logger()
+
+REFRESH_S = 0.5
+EXPIRY_PERIOD_S = 60.0
+STORE_KEY_BYTES = 32
+
+
+class SiteNode:
+    """The running site. One conversation at a time connects it with its peer."""
+
+    def __init__(self, config: SiteConfig, store: KeyStore, events: EventLog) -> None:
+        self._config = config
+        self._store = store
+        self._events = events
+        self._storage = Storage(store)
+        # A site that admits simulated devices never passes its keys off as real ones.
+        self._simulated = config.node.allow_simulated
+        self._figures = Figures(config, simulated=self._simulated)
+        self._board: MutableMapping[str, DeviceStatus] = {}
+        self._figures.devices = lambda: list(self._board.values())
+        self._conversation: Conversation | None = None
+        self._source = Source()
+        self._rate = RunningRate(config.link.source.p_z)
+        self._receiver = Receiver(config, self._figures)
+        self._standing = Standing()
+        self._supply = SiteSupply(
+            self._storage, self._announce_assignment, lambda: self._conversation is not None
+        )
+        self._directory = SaeDirectory(config.node.kme_id, config.etsi014.sae, (config.peer.kme_id,))
+
+    async def run(self) -> None:
+        """Run everything until cancelled.
+
+        Raises:
+            ConfigError: an address or file cannot be used.
+        """
+        config, notifier = self._config, from_environment()
+        async with trio.open_nursery() as nursery:
+            await self._refresh()
+            await nursery.start(
+                serve_control, config.operate.control_socket, self._figures.status, self._events.recent
+            )
+            server = await self._serve_keys(nursery)
+            if config.operate.metrics_listen is not None:
+                await self._listen(
+                    nursery,
+                    metrics_app(self._figures.status),
+                    config.operate.metrics_listen,
+                    None,
+                    "metrics_listen",
+                )
+            for name, section in config.devices.items():
+                nursery.start_soon(
+                    partial(
+                        supervise,
+                        name,
+                        section,
+                        self._use_device,
+                        board=self._board,
+                        allow_simulated=config.node.allow_simulated,
+                    )
+                )
+            nursery.start_soon(self._keep_session)
+            nursery.start_soon(self._keep_fresh)
+            nursery.start_soon(self._expire)
+            nursery.start_soon(feed_watchdog, notifier, lambda: True)
+            self._figures.state = State("running", time.time())
+            log.info("node.started", role=config.node.role, kme_id=config.node.kme_id, link=config.link.name)
+            notifier.ready("running")
+            with trio.open_signal_receiver(signal.SIGHUP) as signals:
+                async for _ in signals:
+                    notifier.reloading()
+                    server.reload()
+                    log.info("node.reloaded")
+                    notifier.ready("running")
+
+    # Devices
+
+    async def _use_device(self, device: Device) -> None:
+        """Give a device to the part of the node that works with it."""
+        if self._config.node.role == "alice" and isinstance(device, Transmitter):
+            await self._source.use(device)
+        elif self._config.node.role == "bob" and isinstance(device, TagSource):
+            await self._receiver.use(device)
+        else:
+            await trio.sleep_forever()  # a sensor: its supervisor reads it
+
+    # The link
+
+    async def _keep_session(self) -> None:
+        node, peer = self._config.node, self._config.peer
+        local = LocalEnd(
+            role=node.role,
+            kme_id=node.kme_id,
+            peer_kme_id=peer.kme_id,
+            parameters=self._config.link,
+            secrets=self._store,
+            standing=lambda: self._standing,
+        )
+        identities = {name for sae in self._config.etsi014.sae for name in (sae.sae_id, *sae.identities)}
+        transport = TlsTransport(peer.address, peer.tls, peer.kme_id, frozenset(identities))
+        keep = serve_peer if node.role == "alice" else connect_to_peer
+        await keep(local, transport, self._hold_session, on_failure=self._note_failure)
+
+    async def _hold_session(self, session: Session) -> None:
+        """Converse for the length of one session."""
+        log.info("link.connected", peer=session.peer.kme_id, software=session.peer.software)
+        async with trio.open_nursery() as nursery:
+            site = Site(
+                role=self._config.node.role,
+                link=self._config.link,
+                session=session,
+                storage=self._storage,
+                simulated=self._simulated,
+            )
+            conversation = Conversation(site, self._figures, nursery)
+            self._figures.peer = msgspec.structs.replace(
+                self._figures.peer, connection=State("connected", time.time()), software=session.peer.software
+            )
+            try:
+                if site.role == "alice":
+                    nursery.start_soon(self._serve_conversation, conversation, nursery)
+                    await conversation.run(AlicePart(conversation, self._source, self._figures, nursery))
+                else:
+                    part = BobPart(conversation, self._figures, self._rate, nursery)
+                    nursery.start_soon(self._receiver.serve, part)
+                    nursery.start_soon(self._serve_conversation, conversation, nursery)
+                    await conversation.run(part)
+            finally:
+                self._conversation = None
+                # The next hello must tell how far this session has come.
+                with trio.CancelScope(shield=True):
+                    await self._refresh()
+
+    async def _serve_conversation(self, conversation: Conversation, nursery: trio.Nursery) -> None:
+        """Let encryptors' requests use the conversation once what came before is settled."""
+        await conversation.settled.wait()
+        self._conversation = conversation
+        pairs = [SaePair(sae.sae_id, peer) for sae in self._directory.local for peer in sae.peers]
+        await self._supply.keep_stock(pairs, self._config.etsi014.stock_per_pair)
+
+    async def _announce_assignment(self, assignment: Assignment) -> None:
+        if self._conversation is None:
+            raise LinkError("not connected")
+        await self._conversation.announce_assignment(assignment)
+
+    def _note_failure(self, failure: LinkFailure) -> None:
+        log_failure(failure)
+        connection = self._figures.peer.connection
+        if failure.proven or connection.state == "disconnected":
+            self._figures.peer = PeerStatus(
+                kme_id=self._config.peer.kme_id,
+                connection=connection.to("disconnected", str(failure.error), at=time.time()),
+            )
+
+    # Key delivery
+
+    async def _serve_keys(self, nursery: trio.Nursery) -> Server:
+        section = self._config.etsi014
+        delivery = Delivery(self._directory, self._supply, simulated=self._simulated)
+        tls = TlsSettings(
+            certificate=section.tls.certificate,
+            key=section.tls.key,
+            client_ca=section.tls.ca,
+            crl=section.tls.crl,
+        )
+        self._delivery = delivery
+        return await self._listen(nursery, application(delivery), section.listen, tls, "etsi014.listen")
+
+    async def _listen(
+        self, nursery: trio.Nursery, app: Application, address: str, tls: TlsSettings | None, where: str
+    ) -> Server:
+        host, colon, port = address.rpartition(":")
+        if not (colon and port.isdigit()):
+            raise ConfigError(f"{where}: expected host:port, got {address!r}")
+        try:
+            server = await nursery.start(partial(serve, app, host=host.strip("[]"), port=int(port), tls=tls))
+        except OSError as error:
+            raise ConfigError(f"{where}: cannot listen on {address}: {error.strerror or error}") from None
+        assert isinstance(server, Server)
+        return server
+
+    # Housekeeping
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await trio.sleep(REFRESH_S)
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        """Bring figures that live in the store up to date."""
+        figures = self._figures
+        counts = await self._storage.counts()
+        pads = await self._storage.pads_left()
+        positions = await self._storage.positions()
+        view = await self._storage.view_of_peer()
+        self._standing = Standing(
+            last_block_id=positions.last_block_id,
+            generation=positions.generation,
+            positions=msgspec.msgpack.encode(view),
+        )
+        figures.note_store(counts, pads)
+        if self._conversation is not None:
+            round_trip_s = self._conversation.site.session.round_trip_s
+            figures.peer = msgspec.structs.replace(figures.peer, rtt_s=round_trip_s)
+
+    async def _expire(self) -> None:
+        while True:
+            await trio.sleep(EXPIRY_PERIOD_S)
+            while expired := await self._storage.expire(self._config.store.key_lifetime_s):
+                log.info("key.expired", keys=expired)
+
+
+def open_site_store(config: SiteConfig) -> KeyStore:
+    """Open the site's store, or create it with its pre-shared key when there is none.
+
+    Raises:
+        StoreUnusable: what is there cannot be trusted; it is never replaced.
+        ConfigError: a secret is missing, of a wrong length, or readable by others.
+    """
+    section, node = config.store, config.node
+    store_key = read_secret(section.store_key, "store.store_key")
+    if len(store_key) != STORE_KEY_BYTES:
+        raise ConfigError(
+            f"[store] store_key: {section.store_key}: expected {STORE_KEY_BYTES} bytes, got {len(store_key)}"
+        )
+    fresh = not section.path.exists()
+    preshared = read_secret(section.preshared_key, "store.preshared_key") if fresh else b""
+    store = open_store(
+        section.path,
+        role=node.role,
+        store_key=store_key,
+        anchor=section.anchor,
+        kme_id=node.kme_id,
+        peer_kme_id=config.peer.kme_id,
+        create=True,
+    )
+    if fresh:
+        store.load_preshared(preshared)
+    return store
+
+
+def read_secret(path: Path, where: str) -> bytes:
+    """Read a secret file that nobody else may read.
+
+    Raises:
+        ConfigError: it cannot be read, or others can read it.
+    """
+    try:
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(f"{where}: {path} can be read by others; run chmod 600 {path}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{where}: {path}: {error.strerror}") from None
+
+
+def run_site_until_signal(config: SiteConfig) -> int:
+    """Run one site until SIGTERM or SIGINT; return the exit status."""
+    events = configure_log(config.operate.log_level)
+    check_devices(dict(config.devices))
+    store = open_site_store(config)
+    try:
+        trio.run(_run_until_signal, SiteNode(config, store, events))
+    finally:
+        store.close()
+    log.info("node.stopped")
+    return 0
+
+
+async def _run_until_signal(node: SiteNode) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.run)
+            async for number in signals:
+                log.info("node.stopping", signal=signal.Signals(number).name)
+                from_environment().stopping()
+                nursery.cancel_scope.cancel()
+                return

@@ -1,0 +1,158 @@
+"""The key store from the event loop: one call at a time, in a thread, each durable when it returns."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+from uuid import UUID
+
+import trio
+
+from qnode.keys import (
+    Assignment,
+    BlockState,
+    BlockSummary,
+    Counts,
+    Key,
+    KeyStore,
+    PadId,
+    PadsLeft,
+    Positions,
+    PreparedBlock,
+)
+from qnode.link.authentication import Seal, TranscriptHash, check_seal, seal
+
+T = TypeVar("T")
+
+
+class Storage:
+    """`qnode.keys.KeyStore`, asynchronous. Not cancellable halfway: a call that began is waited for."""
+
+    def __init__(self, store: KeyStore) -> None:
+        self._store = store
+        self._one_at_a_time = trio.CapacityLimiter(1)
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, limiter=self._one_at_a_time)
+
+    async def seal(self, hashed: TranscriptHash) -> Seal:
+        """Spend a one-time pad on a tag; the pad is marked used before this returns."""
+        return await self._call(lambda: seal(self._store, hashed))
+
+    async def check_seal(self, hashed: TranscriptHash, theirs: Seal) -> None:
+        """Verify the peer's tag and use up its pad, in this order.
+
+        Raises:
+            AuthenticationError: the tag is wrong; nothing has changed.
+        """
+        pad_id = PadId(theirs.pad_segment, theirs.pad_index)
+        await self._call(lambda: check_seal(self._store, hashed, pad_id, theirs.tag))
+
+    async def pads_left(self) -> PadsLeft:
+        """Return the stock of one-time pads in each direction."""
+        return await self._call(self._store.pads_left)
+
+    async def record_block_opened(self, block_id: int) -> None:
+        """Burn a block number: it is never used again."""
+        await self._call(lambda: self._store.record_block_opened(block_id))
+
+    async def prepare(self, block: PreparedBlock) -> None:
+        """Store a block durably as prepared."""
+        await self._call(lambda: self._store.prepare(block))
+
+    async def confirm(self, block_id: int) -> None:
+        """Make a prepared block available."""
+        await self._call(lambda: self._store.confirm(block_id))
+
+    async def void_block(self, block_id: int, reason: str) -> None:
+        """Give a block up."""
+        await self._call(lambda: self._store.void_block(block_id, reason))
+
+    async def unconfirmed_blocks(self) -> list[int]:
+        """Return the blocks that wait for the peer's word."""
+        return await self._call(self._store.unconfirmed_blocks)
+
+    async def block_states(self, block_ids: Iterable[int]) -> list[BlockState]:
+        """Return the state of each block."""
+        return await self._call(lambda: [self._store.block_state(block_id) for block_id in block_ids])
+
+    async def assign(
+        self, master: str, slaves: tuple[str, ...], number: int, size_bits: int, *, stock: bool = False
+    ) -> Assignment:
+        """Choose chunks for ``number`` keys; nothing is delivered before the peer holds the assignment."""
+        return await self._call(
+            lambda: self._store.assign(master, slaves, number, size_bits, time.time(), stock=stock)
+        )
+
+    async def accept_assignment(self, assignment: Assignment) -> None:
+        """Take note of what the peer assigned."""
+        await self._call(lambda: self._store.accept_assignment(assignment, time.time()))
+
+    async def acknowledge(self, assignment_id: int) -> None:
+        """Note that the peer holds an assignment."""
+        await self._call(lambda: self._store.acknowledge(assignment_id))
+
+    async def acknowledge_and_deliver(self, assignment_id: int) -> list[Key]:
+        """The peer holds the assignment: hand the keys to the master, once."""
+
+        def work() -> list[Key]:
+            self._store.acknowledge(assignment_id)
+            return self._store.deliver_to_master(assignment_id)
+
+        return await self._call(work)
+
+    async def take_from_stock(self, master: str, slave: str, number: int, size_bits: int) -> list[Key]:
+        """Hand out keys that were assigned in advance; all or none."""
+        return await self._call(lambda: self._store.take_from_stock(master, slave, number, size_bits))
+
+    async def stock_count(self, master: str, slave: str) -> int:
+        """Return how many keys of the default size are assigned in advance for a pair."""
+        return await self._call(lambda: self._store.stock_count(master, slave))
+
+    async def deliver_to_slave(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
+        """Hand assigned keys to a slave, each once."""
+        return await self._call(lambda: self._store.deliver_to_slave(slave, master, key_ids))
+
+    async def unacknowledged_assignments(self) -> list[Assignment]:
+        """Return the own assignments of which it is not known whether the peer holds them."""
+        return await self._call(self._store.unacknowledged_assignments)
+
+    async def void_assignment(self, assignment_id: int) -> None:
+        """Give up an own assignment that was never acknowledged, after the peer has."""
+        await self._call(lambda: self._store.void_assignment(assignment_id))
+
+    async def void_accepted(self, assignment: Assignment) -> None:
+        """Give up an assignment of the peer that he never saw acknowledged."""
+        await self._call(lambda: self._store.void_accepted(assignment))
+
+    async def meet_peer(self, generation: int, peer_view: Positions) -> bool:
+        """Compare with what the proven peer remembers of this site; True when every chunk was voided."""
+
+        def work() -> bool:
+            self._store.note_peer(generation)
+            return self._store.confirm_generation(peer_view)
+
+        return await self._call(work)
+
+    async def view_of_peer(self) -> Positions:
+        """Return what this site remembers of the peer."""
+        return await self._call(self._store.view_of_peer)
+
+    async def expire(self, lifetime_s: float) -> int:
+        """Wipe assigned keys that nobody fetched within ``lifetime_s``."""
+        return await self._call(lambda: self._store.expire(time.time(), lifetime_s))
+
+    async def counts(self) -> Counts:
+        """Return chunk counts by state."""
+        return await self._call(self._store.counts)
+
+    async def stored_key_count(self, size_bits: int) -> int:
+        """Return how many keys of a size this site could assign now."""
+        return await self._call(lambda: self._store.stored_key_count(size_bits))
+
+    async def recent_blocks(self, number: int) -> list[BlockSummary]:
+        """Return the latest blocks, newest first."""
+        return await self._call(lambda: self._store.recent_blocks(number))
+
+    async def positions(self) -> Positions:
+        """Return how far this site has come; the peer keeps a copy."""
+        return await self._call(self._store.positions)

@@ -1,0 +1,107 @@
+"""Keys for encryptors: what ETSI GS QKD 014 asks of this site, answered by both stores together.
+
+A key is assigned durably at the peer before it is handed out here, so that the other encryptor's request
+always finds it. An assignment that was not acknowledged is voided on both sides at the next connection.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+import trio
+
+from qnode.errors import LinkDown, LinkError
+from qnode.etsi014 import Key, KeySupply
+from qnode.keys import Assignment
+from qnode.keys import Key as StoredKey
+from qnode.node.storage import Storage
+from qnode.units import CHUNK_BITS
+
+# An encryptor waits at most this long for the peer's acknowledgement.
+ACKNOWLEDGE_S = 2.0
+
+STOCK_PERIOD_S = 5.0
+
+Acknowledge = Callable[[Assignment], Awaitable[None]]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class SaePair:
+    """Who asks here as master, and for whom."""
+
+    master: str
+    slave: str
+
+
+class SiteSupply(KeySupply):
+    """The supply of one site. ``announce`` sends an assignment to the peer and returns once he holds it."""
+
+    def __init__(self, storage: Storage, announce: Acknowledge, connected: Callable[[], bool]) -> None:
+        self._storage = storage
+        self._announce = announce
+        self._connected = connected
+
+    async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
+        """Return how many keys could be had now: while the link is down, those of the stock."""
+        if not self._connected():
+            return await self._storage.stock_count(master, slave) if size_bits == CHUNK_BITS else 0
+        return await self._storage.stored_key_count(size_bits)
+
+    async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
+        """Assign ``number`` keys to master and slaves at both sites and return them.
+
+        While the link is down, keys of the default size for one slave come from the stock assigned before.
+
+        Raises:
+            NotEnoughKeys: nothing was taken.
+            LinkDown: the peer did not acknowledge; these keys are given up, nobody receives them.
+        """
+        if not self._connected():
+            if len(slaves) > 1 or size_bits != CHUNK_BITS:
+                raise LinkDown("the other site cannot be reached to agree on keys")
+            keys = await self._storage.take_from_stock(master, slaves[0], number, size_bits)
+            return [_for_delivery(key) for key in keys]
+        assignment = await self._storage.assign(master, slaves, number, size_bits)
+        try:
+            with trio.fail_after(ACKNOWLEDGE_S):
+                await self._announce(assignment)
+        except (LinkError, trio.TooSlowError) as error:
+            raise LinkDown("the other site cannot be reached to agree on keys") from error
+        return [
+            _for_delivery(key)
+            for key in await self._storage.acknowledge_and_deliver(assignment.assignment_id)
+        ]
+
+    async def keep_stock(self, pairs: list[SaePair], wanted: int) -> None:
+        """While the link is up, assign keys in advance for the time when it is not; only from plenty."""
+        while True:
+            for pair in pairs:
+                missing = wanted - await self._storage.stock_count(pair.master, pair.slave)
+                if 2 * missing > wanted and await self._storage.stored_key_count(CHUNK_BITS) > 4 * wanted:
+                    assignment = await self._storage.assign(
+                        pair.master, (pair.slave,), missing, CHUNK_BITS, stock=True
+                    )
+                    await self._announce(assignment)
+                    await self._storage.acknowledge(assignment.assignment_id)
+                    log.info("stock.filled", master=pair.master, slave=pair.slave, keys=missing)
+            await trio.sleep(STOCK_PERIOD_S)
+
+    async def fetch(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
+        """Return keys that were assigned to ``slave``, each once.
+
+        Raises:
+            KeyNotFound, NotNamed: nothing was taken.
+        """
+        return [_for_delivery(key) for key in await self._storage.deliver_to_slave(slave, master, key_ids)]
+
+
+def _for_delivery(key: StoredKey) -> Key:
+    extension = {
+        "simulated": key.record.simulated,
+        "estimator": key.record.estimator,
+        "eps_sec": key.record.eps_sec,
+    }
+    return Key(key_id=key.key_id, key=key.key, extension=extension)
