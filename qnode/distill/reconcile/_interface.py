@@ -1,0 +1,89 @@
+"""What every reconciler offers: two state machines that are driven with messages and do no I/O."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from qnode.distill.bits import Bits
+from qnode.errors import QnodeError
+
+LeakCount = Literal["alice", "both"]
+
+
+class ReconciliationFailed(QnodeError):
+    """A frame cannot be reconciled within its limits: too many errors; discard the frame on both sides."""
+
+
+def leaked_bits(disclosed_bits: int, leak_count: LeakCount) -> int:
+    """Return what ``disclosed_bits`` parities of Alice take from the key under the rule ``leak_count``.
+
+    Under ``both``, each parity of Alice is charged once more for Bob's parity of the same set, which his
+    next request gives away (an upper bound: some requests give away less).
+    """
+    return disclosed_bits if leak_count == "alice" else 2 * disclosed_bits
+
+
+@dataclass(frozen=True)
+class ReconciliationStatistics:
+    """What one frame has cost so far, as Bob counts it.
+
+    ``disclosed_bits`` counts Alice's parities, check included (f_ec is made from it); ``leaked_bits`` is the
+    frame's part of lambda_EC under the chosen ``LeakCount``. ``rounds`` counts request and response as one.
+    ``corrected_errors`` is the number of bits that Bob flipped.
+    """
+
+    disclosed_bits: int
+    leaked_bits: int
+    rounds: int
+    corrected_errors: int
+    request_bytes: int
+    response_bytes: int
+
+
+class Responder(Protocol):
+    """Alice's side: answers requests about her frame and counts what she discloses."""
+
+    def respond(self, message: bytes) -> bytes:
+        """Answer one request.
+
+        Raises:
+            ProtocolError: the request is malformed, out of turn, or asks for more than an honest run needs.
+                The responder answers nothing further.
+        """
+        ...
+
+    @property
+    def disclosed_bits(self) -> int:
+        """Parities disclosed so far: the authoritative count, also for answers that never arrived."""
+        ...
+
+    @property
+    def leaked_bits(self) -> int:
+        """``disclosed_bits`` under the chosen ``LeakCount``: this frame's part of lambda_EC."""
+        ...
+
+
+class Corrector(Protocol):
+    """Bob's side: asks, and corrects his frame towards Alice's."""
+
+    def start(self) -> bytes:
+        """Return the first request."""
+        ...
+
+    def receive(self, message: bytes) -> bytes | None:
+        """Take the answer to the last request; return the next request, or None when finished.
+
+        Raises:
+            ProtocolError: the answer has another length than the question demands.
+            ReconciliationFailed: the frame has too many errors.
+        """
+        ...
+
+    @property
+    def corrected(self) -> Bits:
+        """The corrected frame; ``RuntimeError`` before ``receive`` has returned None."""
+        ...
+
+    @property
+    def statistics(self) -> ReconciliationStatistics:
+        """What has been spent so far."""
+        ...

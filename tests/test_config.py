@@ -1,0 +1,103 @@
+"""Configuration: a wrong file gets one line that says what, where, and how to mend it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from qnode.config import LinkParameters, SiteConfig, check_link_parameters, convert, load
+from qnode.errors import ConfigError
+from qnode.loopback.prepare import LoopbackConfig, prepare
+
+
+@pytest.fixture
+def site_file(tmp_path: Path) -> Path:
+    return prepare(tmp_path / "data", LoopbackConfig(), None).site_files["alice"]
+
+
+def changed(path: Path, change: Any) -> Path:
+    import tomllib
+
+    tables = tomllib.loads(path.read_text())
+    change(tables)
+    path.write_text(tomli_w.dumps(tables))
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path, SiteConfig)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_the_site_files_that_loopback_writes_are_accepted(site_file: Path) -> None:
+    config = load(site_file, SiteConfig)
+    assert config.node.role == "alice"
+    assert config.store.path.is_absolute()
+
+
+def test_unknown_key_is_refused_with_its_table_and_a_near_match(site_file: Path) -> None:
+    changed(site_file, lambda tables: tables["link"]["source"].update(qubit_rate=1))
+    message = refusal(site_file)
+    assert "[link.source]" in message
+    assert "did you mean qubit_rate_hz?" in message
+
+
+def test_unknown_table_is_refused_with_a_near_match(site_file: Path) -> None:
+    changed(site_file, lambda tables: tables.update(stor={"path": "x"}))
+    assert "unknown table stor, did you mean store?" in refusal(site_file)
+
+
+def test_wrong_type_is_refused_with_table_key_and_value(site_file: Path) -> None:
+    changed(site_file, lambda tables: tables["link"]["receiver"].update(gate_width_ps="wide"))
+    message = refusal(site_file)
+    assert "[link.receiver] gate_width_ps" in message
+    assert "'wide'" in message
+
+
+def test_missing_key_is_refused_by_name(site_file: Path) -> None:
+    changed(site_file, lambda tables: tables["store"].pop("anchor"))
+    assert "anchor" in refusal(site_file)
+
+
+def test_missing_file_and_broken_toml_are_refused(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path / "absent.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[node\n")
+    assert "not TOML" in refusal(broken)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "named"),
+    [
+        ("source", "mu", [0.2, 0.5], "link.source.mu"),
+        ("source", "p", [0.7, 0.7], "link.source.p"),
+        ("source", "p_z", 1.0, "link.source.p_z"),
+        ("source", "bin_spacing_ps", 100.0, "link.source.bin_spacing_ps"),
+        ("receiver", "gate_width_ps", 1000.0, "link.receiver.gate_width_ps"),
+        ("block", "sifted_bits", 3, "link.block.sifted_bits"),
+        ("estimation", "eps_sec", 0.0, "link.estimation.eps_sec"),
+    ],
+)
+def test_impossible_link_parameters_are_refused_by_name(
+    site_file: Path, table: str, key: str, value: Any, named: str
+) -> None:
+    changed(site_file, lambda tables: tables["link"][table].update({key: value}))
+    assert named in refusal(site_file)
+
+
+def test_relative_paths_are_taken_from_the_files_folder(site_file: Path) -> None:
+    changed(site_file, lambda tables: tables["store"].update(anchor="here/anchor"))
+    assert load(site_file, SiteConfig).store.anchor == site_file.parent / "here" / "anchor"
+
+
+def test_the_digest_changes_with_any_shared_parameter() -> None:
+    plain = LinkParameters()
+    other = convert({"block": {"sifted_bits": 999_999}}, LinkParameters, where="test")
+    check_link_parameters(other)
+    assert plain.digest() == LinkParameters().digest()
+    assert plain.digest() != other.digest()

@@ -1,0 +1,130 @@
+"""The node's small parts: frames, spans, decisions, secrets."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qnode.config import BlockParameters, LinkParameters
+from qnode.distill.bits import Bits
+from qnode.distill.counts import Pair, XCounts
+from qnode.errors import ConfigError, ProtocolError
+from qnode.loopback.result import Ledger
+from qnode.node.alice import Revealed
+from qnode.node.bob import Announcement, RunningRate
+from qnode.node.decision import BlockCounts, decide, verification_bits
+from qnode.node.dialogue import BlockLost
+from qnode.node.frames import frame_bounds, frame_of, join_frames, sample_of
+from qnode.node.site import read_secret
+from qnode.tags.types import Clicks
+
+
+@given(n_bits=st.integers(0, 5000), frame_bits=st.integers(64, 2000))
+def test_frames_cover_a_block_once_and_join_to_the_same_bits(n_bits: int, frame_bits: int) -> None:
+    key = Bits.pack(np.random.default_rng(n_bits).integers(0, 2, n_bits, dtype=np.uint8))
+    bounds = frame_bounds(n_bits, frame_bits)
+    assert sum(len(part) for part in bounds) == n_bits
+    assert all(len(part) <= frame_bits + 64 for part in bounds)
+    assert join_frames([frame_of(key, part) for part in bounds]).equals(key)
+
+
+@given(n_bits=st.integers(0, 20_000))
+def test_a_sample_is_of_the_asked_length_or_the_whole_key(n_bits: int) -> None:
+    key = Bits.pack(np.ones(n_bits, np.uint8))
+    sample = sample_of(key, 1024)
+    assert len(sample) == (1024 if n_bits // 64 > 16 else n_bits)
+    assert sample.unpack().all()
+
+
+def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() -> None:
+    rate = RunningRate(p_z=0.5)
+    block = BlockParameters(sifted_bits=10_000, longest_s=10.0)
+    assert not rate.known
+    assert rate.span_slots(block, 1_000_000) == 10_000_000  # nothing known: the latency limit
+    for step in range(1, 12):
+        clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
+        rate.add(Announcement(7, clicks, step * 100_000, 0.0, 0, 0))
+    assert rate.known
+    assert rate.sifted_per_slot == pytest.approx(0.5 * 400 / 100_000)
+    assert rate.span_slots(block, 1_000_000) == 5_000_000
+
+
+def test_slots_without_lock_do_not_lower_the_running_rate() -> None:
+    rate = RunningRate(p_z=1.0)
+    clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
+    rate.add(Announcement(7, clicks, 1000, 0.0, 0, 0))
+    rate.add(Announcement(7, clicks, 10_000, 0.0, 8_000, 0))
+    assert rate.sifted_per_slot == pytest.approx(0.4)
+
+
+def test_clicks_in_revealed_slots_are_refused() -> None:
+    revealed = Revealed()
+    revealed.add(1, range(100, 200))
+    revealed.check(1, np.array([10, 99, 200]))
+    revealed.check(2, np.array([150]))
+    with pytest.raises(ProtocolError, match="given away"):
+        revealed.check(1, np.array([10, 199]))
+
+
+def turin_counts(qber_z: float = 0.015, e_vis: float = 0.03) -> BlockCounts:
+    """Counts of a block of a million sifted bits, about those of the Turin link."""
+    n_z = Pair(853_000, 147_000)
+    c_z = Pair(853_000, 147_000)
+    return BlockCounts(
+        n_z=n_z,
+        m_z=Pair(round(n_z.signal * qber_z), round(n_z.decoy * qber_z)),
+        x=XCounts(
+            c_plus=Pair(round(2 * e_vis * c_z.signal), round(2 * e_vis * c_z.decoy)),
+            c_z=c_z,
+            e_same=Pair(c_z.signal / 4, c_z.decoy / 4),
+            e_plus=Pair(c_z.signal / 4, c_z.decoy / 4),
+            e_dark=Pair(100, 100),
+        ),
+        alice_parities=120_000,
+        reconciliation_leak_bits=120_000,
+    )
+
+
+def test_a_good_block_gives_key_and_a_noisy_one_does_not() -> None:
+    link = LinkParameters()
+    assert decide(turin_counts(), link).length > 50_000
+    with pytest.raises(BlockLost) as lost:
+        decide(turin_counts(qber_z=0.12), link)
+    assert lost.value.reason == "qber_z"
+    with pytest.raises(BlockLost) as lost:
+        decide(turin_counts(e_vis=0.2), link)
+    assert lost.value.reason == "e_vis"
+    with pytest.raises(BlockLost) as lost:
+        decide(turin_counts(e_vis=0.14), link)
+    assert lost.value.reason == "key_length"
+    assert "phase error" in lost.value.detail
+
+
+def test_disclosed_bits_count_the_error_counts_too() -> None:
+    counts = turin_counts()
+    assert counts.lambda_ec_bits == 120_000 + 2 * math.ceil(math.log2(1_000_001))
+
+
+def test_a_long_block_gets_a_longer_verification_tag() -> None:
+    assert verification_bits(LinkParameters(), 1_000_000) == 64
+    assert verification_bits(LinkParameters(), 10_000_000) == 128
+
+
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x" * 32)
+    secret.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_secret(secret, "store.store_key")
+    secret.chmod(0o600)
+    assert read_secret(secret, "store.store_key") == b"x" * 32
+
+
+def test_sums_go_on_growing_when_a_daemon_starts_anew() -> None:
+    ledger = Ledger(0.5)
+    for reading in (0, 10, 30, 0, 5):
+        ledger._count("secret_bits", reading)
+    assert ledger.total("secret_bits") == 35
