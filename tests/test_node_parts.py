@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +20,7 @@ from qnode.node.bob import Announcement, RunningRate
 from qnode.node.decision import BlockCounts, decide, verification_bits
 from qnode.node.dialogue import BlockLost
 from qnode.node.frames import frame_bounds, frame_of, join_frames, sample_of
+from qnode.node.seal_order import SealOrder
 from qnode.node.site import read_secret
 from qnode.tags.types import Clicks
 
@@ -128,3 +131,22 @@ def test_sums_go_on_growing_when_a_daemon_starts_anew() -> None:
     for reading in (0, 10, 30, 0, 5):
         ledger._count("secret_bits", reading)
     assert ledger.total("secret_bits") == 35
+
+
+async def test_tags_are_checked_in_the_order_in_which_they_came() -> None:
+    order = SealOrder()
+    checked: list[int] = []
+
+    async def check(block_id: int) -> None:
+        async with order.turn(block_id):
+            checked.append(block_id)
+
+    for block_id in (5, 6, 7):
+        order.arrive(block_id)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(check, 7)
+        nursery.start_soon(check, 5)
+        await trio.testing.wait_all_tasks_blocked()
+        assert checked == [5]
+        await order.give_up(6)
+    assert checked == [5, 7]

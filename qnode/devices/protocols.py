@@ -4,7 +4,7 @@ A driver is a class with a frozen msgspec struct ``Config`` and an ``open(config
 asynchronous context manager: entered, the device is identified and ready; left, the hardware is safe.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -60,7 +60,7 @@ class Transmitter(Protocol):
         """What the device says it is."""
         ...
 
-    def runs(self) -> AsyncIterator[EmissionRun]:
+    def runs(self) -> AsyncGenerator[EmissionRun, None]:
         """Yield the present emission run, then each later one (after a restart of the source)."""
         ...
 
@@ -91,7 +91,7 @@ class TagSource(Protocol):
         """Bob's time of day, in seconds, of tag time zero (known to the site clock's uncertainty)."""
         ...
 
-    def tags(self) -> AsyncIterator[TagBlock]:
+    def tags(self) -> AsyncGenerator[TagBlock, None]:
         """Yield tag blocks in time order (tags within and across blocks may be slightly out of order)."""
         ...
 

@@ -1,5 +1,6 @@
 """Alice's part: she tells her emission runs, aligns Bob's probes, and takes part in his blocks."""
 
+from contextlib import aclosing
 from functools import partial
 
 import numpy as np
@@ -41,9 +42,10 @@ class Source:
         """Follow an opened transmitter until it is closed."""
         self.transmitter = transmitter
         try:
-            async for run in transmitter.runs():
-                self._set(run)
-                log.info("emission.started", run=run.run_id)
+            async with aclosing(transmitter.runs()) as runs:
+                async for run in runs:
+                    self._set(run)
+                    log.info("emission.started", run=run.run_id)
         finally:
             self.transmitter = None
             self._set(None)
@@ -65,6 +67,28 @@ class Source:
         return transmitter.symbols(run_id, slots)
 
 
+class Revealed:
+    """Slots whose bits the answers to probes gave away: no click in them may ever be sifted."""
+
+    def __init__(self) -> None:
+        self._ranges: dict[int, list[range]] = {}
+
+    def add(self, run_id: int, slots: range) -> None:
+        """Note that ``slots`` of a run can be inferred from an answer."""
+        self._ranges.setdefault(run_id, []).append(slots)
+
+    def check(self, run_id: int, slots: Slots) -> None:
+        """Refuse an announcement (ascending ``slots``) that touches what was revealed.
+
+        Raises:
+            ProtocolError: it does.
+        """
+        for revealed in self._ranges.get(run_id, []):
+            first, end = np.searchsorted(slots, (revealed.start, revealed.stop))
+            if first != end:
+                raise ProtocolError("clicks were announced that an alignment has given away")
+
+
 class AlicePart:
     """What Alice says and hears in one session."""
 
@@ -73,6 +97,7 @@ class AlicePart:
         self._source = source
         self._book = book
         self._nursery = nursery
+        self._revealed = Revealed()
 
     async def start(self) -> None:
         """Tell each emission run as it begins."""
@@ -106,7 +131,8 @@ class AlicePart:
 
     async def _block(self, span: BlockSpan, dialogue: Dialogue) -> None:
         lookup = partial(self._source.lookup, span.run_id)
-        await run_alice_block(self._conversation.site, dialogue, span, lookup, self._book)
+        check = partial(self._revealed.check, span.run_id)
+        await run_alice_block(self._conversation.site, dialogue, span, lookup, check, self._book)
 
     async def _align(self, message: AlignmentProbeMessage) -> None:
         """Find where Bob's clicks fit what was sent; these clicks never enter a key."""
@@ -122,6 +148,9 @@ class AlicePart:
             )
         except BlockLost:
             found = None
+        if found is not None:
+            first_slot = (found.offset + int(ticks[0])) // 2
+            self._revealed.add(message.run_id, range(first_slot, found.last_slot + 1))
         log.info(
             "alignment.answered",
             clicks=len(ticks),

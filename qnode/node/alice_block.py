@@ -41,6 +41,7 @@ from qnode.tags.types import Codes, Slots
 SAMPLE_BITS = 1 << 12
 
 Lookup = Callable[[Slots], Codes]
+Check = Callable[[Slots], None]
 
 
 @dataclass
@@ -56,9 +57,11 @@ class _Disclosed:
 
 
 async def run_alice_block(
-    site: Site, dialogue: Dialogue, span: BlockSpan, lookup: Lookup, book: Book
+    site: Site, dialogue: Dialogue, span: BlockSpan, lookup: Lookup, check: Check, book: Book
 ) -> None:
     """Take part in one block from its proposal to its commit.
+
+    ``lookup`` returns the symbols of slots; ``check`` refuses slots that must not be sifted.
 
     Raises:
         BlockLost: the block gives no key.
@@ -67,7 +70,7 @@ async def run_alice_block(
     await site.storage.record_block_opened(dialogue.block_id)
     await dialogue.send(BlockAgreed(dialogue.block_id))
     record = SiftRecord()
-    await _listen(dialogue, span, record, lookup)
+    await _listen(dialogue, span, record, lookup, check)
     ended = trio.current_time()
     sifted = await trio.to_thread.run_sync(record.finish)
     n_z = sifted.n_z
@@ -112,11 +115,14 @@ def _pair(counts: Pair) -> CountPair:
     return int(counts.signal), int(counts.decoy)
 
 
-async def _listen(dialogue: Dialogue, span: BlockSpan, record: SiftRecord, lookup: Lookup) -> None:
+async def _listen(
+    dialogue: Dialogue, span: BlockSpan, record: SiftRecord, lookup: Lookup, check: Check
+) -> None:
     """Look up the symbols of each announced batch at once; her record of them reaches back a second or so."""
 
     def take(batch: ClickBatch) -> int:
         announced = decode_announcement(batch.payload, batch.first_slot, span.end_slot - batch.first_slot)
+        check(announced.slots)
         record.add(announced, lookup)
         return len(announced)
 

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from qnode.errors import LinkError, ProtocolError, StoreError
-from qnode.keys import Assignment, Positions
+from qnode.keys import Assignment
 from qnode.keys import BlockState as StoredState
 from qnode.link.messages import (
     Assign,
@@ -26,8 +26,9 @@ from qnode.link.messages import (
     VoidAssignments,
 )
 from qnode.node.book import Book
-from qnode.node.dialogue import BlockLost, BlockMessage, Dialogue
+from qnode.node.dialogue import BlockLost, BlockMessage, BlockSeal, Dialogue
 from qnode.node.settle import Site
+from qnode.node.storage import PeerMemory
 
 log = structlog.get_logger()
 
@@ -66,6 +67,8 @@ class Conversation:
             if isinstance(message, BlockMessage):
                 dialogue = self._dialogues.get(message.block_id)
                 if dialogue is not None:
+                    if isinstance(message, BlockSeal):
+                        self.site.seals.arrive(message.block_id)
                     await dialogue.deliver(message)
                     continue
             if isinstance(message, Answer):
@@ -113,6 +116,8 @@ class Conversation:
                 self._book.lost(block_id, "link", "the session with the peer ended")
             self._dialogues.pop(block_id, None)
             dialogue.close()
+            with trio.CancelScope(shield=True):
+                await self.site.seals.give_up(block_id)
 
     # Requests and answers
 
@@ -172,10 +177,10 @@ class Conversation:
         """Settle what an earlier session, or a restored database, left undecided."""
         peer = self.site.session.peer
         try:
-            view = msgspec.msgpack.decode(peer.positions, type=Positions)
+            memory = msgspec.msgpack.decode(peer.positions, type=PeerMemory)
         except msgspec.DecodeError as error:
             raise ProtocolError(f"positions that cannot be read: {error}") from None
-        if await self.site.storage.meet_peer(peer.generation, view):
+        if await self.site.storage.meet_peer(peer.generation, memory):
             log.error("store.voided", reason="the peer remembers a later state than this store")
         unconfirmed = await self.site.storage.unconfirmed_blocks()
         if unconfirmed:

@@ -14,7 +14,8 @@ from qnode.errors import ProtocolError, QnodeError
 from qnode.link.messages import BlockDiscarded, DialogueMessage, Prepared, TranscriptTag
 from qnode.link.session import Session
 
-BlockMessage = DialogueMessage | TranscriptTag | Prepared | BlockDiscarded
+BlockSeal = TranscriptTag | Prepared
+BlockMessage = DialogueMessage | BlockSeal | BlockDiscarded
 M = TypeVar("M", bound=BlockMessage)
 
 # Messages of one block that may wait; the sender is held by TCP beyond that.

@@ -6,6 +6,7 @@ what nobody can be told is dropped and counted.
 
 import os
 import time
+from contextlib import aclosing
 
 import msgspec.structs
 import structlog
@@ -13,6 +14,7 @@ import trio
 
 from qnode.config import SiteConfig
 from qnode.devices.protocols import EmissionRun, TagSource
+from qnode.devices.supervisor import silence_limit
 from qnode.errors import LinkError
 from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
 from qnode.node.figures import Figures
@@ -51,40 +53,52 @@ class Receiver:
                 self._part = None
                 self._attached = trio.Event()
 
-    async def use(self, source: TagSource) -> None:
-        """Process the tags of an opened source until it ends."""
+    async def use(self, source: TagSource, silence_limit_s: float) -> None:
+        """Process the tags of an opened source until it ends.
+
+        Raises:
+            TransientDeviceError: it yielded nothing for ``silence_limit_s``, not even that there was nothing.
+        """
         synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
         self._run_id = None
         depth = PACED_DEPTH if source.paced else UNPACED_DEPTH
         put, take = trio.open_memory_channel[TagBlock](depth)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read, source, put)
+            nursery.start_soon(self._read, source, put, silence_limit_s)
             async with take:
                 async for block in take:
                     await self._process(source, synchroniser, block)
 
-    async def _read(self, source: TagSource, put: trio.MemorySendChannel[TagBlock]) -> None:
+    async def _read(
+        self, source: TagSource, put: trio.MemorySendChannel[TagBlock], silence_limit_s: float
+    ) -> None:
         """Bring tag blocks into the bounded channel; a paced source that finds it full overruns."""
-        async with put:
-            async for block in source.tags():
-                if not source.paced:
+        with silence_limit(silence_limit_s) as silence:
+            async with put, aclosing(source.tags()) as blocks:
+                async for block in blocks:
+                    silence.heard()
+                    if source.paced:
+                        self._offer(put, block)
+                        continue
+                    silence.hold()
                     await put.send(block)
-                    continue
-                if self._lost_by_overrun:
-                    block = TagBlock(
-                        block.times_ps, block.channels, block.until_ps, block.lost + self._lost_by_overrun
-                    )
-                try:
-                    put.send_nowait(block)
-                    self._lost_by_overrun = 0
-                    self._figures.clear_alarm("tags.overrun")
-                except trio.WouldBlock:
-                    self._lost_by_overrun = block.lost + block.times_ps.shape[0]
-                    totals = self._figures.totals
-                    self._figures.totals = msgspec.structs.replace(
-                        totals, tag_overruns=totals.tag_overruns + 1
-                    )
-                    self._figures.raise_alarm("tags.overrun", "tags come faster than they can be processed")
+                    silence.heard()
+
+    def _offer(self, put: trio.MemorySendChannel[TagBlock], block: TagBlock) -> None:
+        """Put a block into the channel, or lose it and remember how many tags that cost."""
+        if self._lost_by_overrun:
+            lost = block.lost + self._lost_by_overrun
+            block = TagBlock(block.times_ps, block.channels, block.until_ps, lost)
+        try:
+            put.send_nowait(block)
+        except trio.WouldBlock:
+            self._lost_by_overrun = block.lost + block.times_ps.shape[0]
+            totals = self._figures.totals
+            self._figures.totals = msgspec.structs.replace(totals, tag_overruns=totals.tag_overruns + 1)
+            self._figures.raise_alarm("tags.overrun", "tags come faster than they can be processed")
+        else:
+            self._lost_by_overrun = 0
+            self._figures.clear_alarm("tags.overrun")
 
     async def _process(self, source: TagSource, synchroniser: Synchroniser, block: TagBlock) -> None:
         part = await self._present_part(source)

@@ -20,6 +20,7 @@ from qnode.link.authentication import Seal
 from qnode.link.messages import Prepared, TranscriptTag
 from qnode.link.session import Session
 from qnode.node.dialogue import Dialogue
+from qnode.node.seal_order import SealOrder
 from qnode.node.storage import Storage
 
 
@@ -31,6 +32,7 @@ class Site:
     link: LinkParameters
     session: Session
     storage: Storage
+    seals: SealOrder
     simulated: bool
 
 
@@ -50,13 +52,18 @@ async def authenticate(site: Site, dialogue: Dialogue) -> None:
         PoolExhausted: no one-time pad is left.
     """
     block_id = dialogue.block_id
-    ours = await site.storage.seal(site.session.transcript_hash(block_id, outgoing=True))
-    await dialogue.send(
-        TranscriptTag(block_id=block_id, pad_segment=ours.pad_segment, pad_index=ours.pad_index, tag=ours.tag)
-    )
+    outgoing = site.session.transcript_hash(block_id, outgoing=True)
+    async with site.seals.sending:
+        ours = await site.storage.seal(outgoing)
+        await dialogue.send(
+            TranscriptTag(
+                block_id=block_id, pad_segment=ours.pad_segment, pad_index=ours.pad_index, tag=ours.tag
+            )
+        )
     theirs = await dialogue.expect(TranscriptTag)
     incoming = site.session.transcript_hash(block_id, outgoing=False)
-    await site.storage.check_seal(incoming, Seal(theirs.pad_segment, theirs.pad_index, theirs.tag))
+    async with site.seals.turn(block_id):
+        await site.storage.check_seal(incoming, Seal(theirs.pad_segment, theirs.pad_index, theirs.tag))
 
 
 async def commit(site: Site, dialogue: Dialogue, sifted: Bits, seed: bytes, result: KeyLength) -> None:
@@ -76,21 +83,19 @@ async def commit(site: Site, dialogue: Dialogue, sifted: Bits, seed: bytes, resu
         created_at=time.time(),
     )
     await site.storage.prepare(PreparedBlock(dialogue.block_id, content, record, layout))
-    statement = _statement(dialogue.block_id, result.length)
-    hashed = site.session.statement_hash(dialogue.block_id, statement, outgoing=True)
-    ours = await site.storage.seal(hashed)
-    await dialogue.send(
-        Prepared(
-            block_id=dialogue.block_id,
-            pad_segment=ours.pad_segment,
-            pad_index=ours.pad_index,
-            tag=ours.tag,
+    block_id = dialogue.block_id
+    statement = _statement(block_id, result.length)
+    hashed = site.session.statement_hash(block_id, statement, outgoing=True)
+    async with site.seals.sending:
+        ours = await site.storage.seal(hashed)
+        await dialogue.send(
+            Prepared(block_id=block_id, pad_segment=ours.pad_segment, pad_index=ours.pad_index, tag=ours.tag)
         )
-    )
     theirs = await dialogue.expect(Prepared)
-    expected = site.session.statement_hash(dialogue.block_id, statement, outgoing=False)
-    await site.storage.check_seal(expected, Seal(theirs.pad_segment, theirs.pad_index, theirs.tag))
-    await site.storage.confirm(dialogue.block_id)
+    expected = site.session.statement_hash(block_id, statement, outgoing=False)
+    async with site.seals.turn(block_id):
+        await site.storage.check_seal(expected, Seal(theirs.pad_segment, theirs.pad_index, theirs.tag))
+    await site.storage.confirm(block_id)
 
 
 def _statement(block_id: int, length: int) -> bytes:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 import trio
 
-from qnode.config import SiteConfig
+from qnode.config import DeviceSection, SiteConfig
 from qnode.devices.protocols import Device, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus
 from qnode.devices.supervisor import check_devices, supervise
@@ -28,6 +28,7 @@ from qnode.node.bob import BobPart, RunningRate
 from qnode.node.conversation import Conversation
 from qnode.node.figures import Figures
 from qnode.node.receiver import Receiver
+from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
 from qnode.node.storage import Storage
 from qnode.node.supply import SaePair, SiteSupply
@@ -94,7 +95,7 @@ class SiteNode:
                         supervise,
                         name,
                         section,
-                        self._use_device,
+                        partial(self._use_device, section),
                         board=self._board,
                         allow_simulated=config.node.allow_simulated,
                     )
@@ -115,12 +116,12 @@ class SiteNode:
 
     # Devices
 
-    async def _use_device(self, device: Device) -> None:
+    async def _use_device(self, section: DeviceSection, device: Device) -> None:
         """Give a device to the part of the node that works with it."""
         if self._config.node.role == "alice" and isinstance(device, Transmitter):
             await self._source.use(device)
         elif self._config.node.role == "bob" and isinstance(device, TagSource):
-            await self._receiver.use(device)
+            await self._receiver.use(device, section.silence_limit_s)
         else:
             await trio.sleep_forever()  # a sensor: its supervisor reads it
 
@@ -150,6 +151,7 @@ class SiteNode:
                 link=self._config.link,
                 session=session,
                 storage=self._storage,
+                seals=SealOrder(),
                 simulated=self._simulated,
             )
             conversation = Conversation(site, self._figures, nursery)
@@ -232,11 +234,11 @@ class SiteNode:
         counts = await self._storage.counts()
         pads = await self._storage.pads_left()
         positions = await self._storage.positions()
-        view = await self._storage.view_of_peer()
+        memory = await self._storage.peer_memory()
         self._standing = Standing(
             last_block_id=positions.last_block_id,
             generation=positions.generation,
-            positions=msgspec.msgpack.encode(view),
+            positions=msgspec.msgpack.encode(memory),
         )
         figures.note_store(counts, pads)
         if self._conversation is not None:

@@ -6,6 +6,7 @@ from typing import TypeVar
 from uuid import UUID
 
 import trio
+from msgspec import Struct
 
 from qnode.keys import (
     Assignment,
@@ -22,6 +23,13 @@ from qnode.keys import (
 from qnode.link.authentication import Seal, TranscriptHash, check_seal, seal
 
 T = TypeVar("T")
+
+
+class PeerMemory(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a site remembers of its peer, and which segments of one-time pads it holds: part of each hello."""
+
+    view: Positions
+    pad_segments: list[int]
 
 
 class Storage:
@@ -124,18 +132,26 @@ class Storage:
         """Give up an assignment of the peer that he never saw acknowledged."""
         await self._call(lambda: self._store.void_accepted(assignment))
 
-    async def meet_peer(self, generation: int, peer_view: Positions) -> bool:
-        """Compare with what the proven peer remembers of this site; True when every chunk was voided."""
+    async def meet_peer(self, generation: int, memory: PeerMemory) -> bool:
+        """Compare with what the proven peer remembers of this site; True when every chunk was voided.
+
+        One-time pads that only one of the two still holds are wiped: a restored site lacks some.
+        """
 
         def work() -> bool:
             self._store.note_peer(generation)
-            return self._store.confirm_generation(peer_view)
+            voided = self._store.confirm_generation(memory.view)
+            ours = self._store.pad_segments()
+            kept = [segment for segment in ours if segment in memory.pad_segments]
+            if kept != ours:
+                self._store.keep_pad_segments(kept)
+            return voided
 
         return await self._call(work)
 
-    async def view_of_peer(self) -> Positions:
-        """Return what this site remembers of the peer."""
-        return await self._call(self._store.view_of_peer)
+    async def peer_memory(self) -> PeerMemory:
+        """Return what the next hello tells the peer about himself."""
+        return await self._call(lambda: PeerMemory(self._store.view_of_peer(), self._store.pad_segments()))
 
     async def expire(self, lifetime_s: float) -> int:
         """Wipe assigned keys that nobody fetched within ``lifetime_s``."""

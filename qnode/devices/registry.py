@@ -1,0 +1,84 @@
+"""Find drivers by entry point, check their configuration, open them.
+
+A third party's wheel that names a class in the group ``qnode.drivers`` is found like one of ours.
+"""
+
+import difflib
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import entry_points
+from typing import Any, TypeAlias, cast
+
+import msgspec
+
+from qnode.config import DeviceSection, convert
+from qnode.devices.protocols import Device, Driver
+from qnode.errors import ConfigError
+
+DRIVER_GROUP = "qnode.drivers"
+
+DriverClass: TypeAlias = type[Driver]
+
+
+def known_drivers() -> list[str]:
+    """Return the names of all installed drivers, sorted."""
+    return sorted({entry.name for entry in entry_points(group=DRIVER_GROUP)})
+
+
+def load_driver(name: str) -> DriverClass:
+    """Import the driver class that the entry point ``name`` names.
+
+    Raises:
+        ConfigError: no such driver (with a near match), its libraries are missing, or it is no driver.
+    """
+    found = list(entry_points(group=DRIVER_GROUP, name=name))
+    if not found:
+        known = known_drivers()
+        near = difflib.get_close_matches(name, known, 1, 0.5)
+        hint = f", did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"unknown driver {name}{hint} (installed: {', '.join(known) or 'none'})")
+    if len({entry.value for entry in found}) > 1:
+        places = " and ".join(sorted(entry.value for entry in found))
+        raise ConfigError(f"driver {name} is installed twice: {places}; uninstall one")
+    try:
+        loaded = found[0].load()
+    except ImportError as error:
+        # A missing module is an installation's fault (an extra such as qnode[usb]), not the program's.
+        raise ConfigError(f"driver {name} cannot be imported: {error}") from error
+    except AttributeError as error:
+        raise ConfigError(f"driver {name}: {found[0].value} does not exist") from error
+    config = getattr(loaded, "Config", None)
+    if not (inspect.isclass(loaded) and callable(getattr(loaded, "open", None))):
+        raise ConfigError(f"driver {name}: {found[0].value} is no driver class with an open()")
+    if not (inspect.isclass(config) and issubclass(config, msgspec.Struct)):
+        raise ConfigError(f"driver {name}: {found[0].value} has no Config struct")
+    return cast(DriverClass, loaded)
+
+
+def driver_config(driver_class: DriverClass, raw: dict[str, Any], where: str) -> msgspec.Struct:
+    """Turn the device's own table into the driver's ``Config``; ``where`` opens the error's text.
+
+    Raises:
+        ConfigError: an unknown key (with a near match) or a value of the wrong type.
+    """
+    return convert(raw, driver_class.Config, where=where)
+
+
+@asynccontextmanager
+async def open_device(name: str, section: DeviceSection, *, allow_simulated: bool) -> AsyncIterator[Device]:
+    """Open the device that ``section`` describes; leaving makes the hardware safe.
+
+    Raises:
+        ConfigError: unknown driver, wrong table, or a simulated device where none is allowed.
+        DeviceError: what the driver found when opening.
+    """
+    driver_class = load_driver(section.driver)
+    config = driver_config(driver_class, section.config, f"[devices.{name}.config]")
+    async with driver_class.open(config) as device:
+        if device.identity.simulated and not allow_simulated:
+            raise ConfigError(
+                f"[devices.{name}] driver {section.driver} is simulated, and simulated keys are not keys: "
+                "set allow_simulated = true in [node] if that is what you want"
+            )
+        yield device

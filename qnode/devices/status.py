@@ -1,0 +1,39 @@
+"""Where a part of the node stands: a state, since when, and because of what."""
+
+from msgspec import Struct
+
+
+class State(Struct, frozen=True):
+    """One word for where something stands, ``since`` (unix seconds), and ``because`` for people."""
+
+    state: str
+    since: float
+    because: str = ""
+
+    def to(self, state: str, because: str = "", *, at: float) -> "State":
+        """Return the state after a transition at ``at`` (unix seconds); an unchanged word keeps its age."""
+        return State(state, self.since if state == self.state else at, because)
+
+
+class DeviceStatus(Struct, frozen=True, kw_only=True):
+    """One device as operators see it.
+
+    ``state`` is one of `starting`, `running`, `waiting` (failed, will be tried again), `finished` (a source
+    that ended, as a replay does). ``retry_at``: unix seconds of the next attempt while waiting.
+    ``readings``: figures of a sensor, units in their names.
+    """
+
+    name: str
+    driver: str
+    state: State
+    model: str = ""
+    serial: str = ""
+    simulated: bool = False
+    restarts: int = 0
+    retry_at: float | None = None
+    readings: dict[str, float] = {}
+
+    @property
+    def well(self) -> bool:
+        """True when nobody needs to look at this device."""
+        return self.state.state in ("running", "finished")

@@ -1,0 +1,188 @@
+"""Keep one device going: open it, use it, and begin again when it fails.
+
+One of the three places that catch broadly: a fault in a driver must not take down the node, so it is
+logged with its traceback, shown in the status, and the device is opened anew.
+"""
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+
+import structlog
+import trio
+from msgspec.structs import replace
+
+from qnode.config import DeviceSection
+from qnode.devices.protocols import Device, Sensor
+from qnode.devices.registry import driver_config, load_driver, open_device
+from qnode.devices.status import DeviceStatus, State
+from qnode.errors import ConfigError, DeviceError, QnodeError, TransientDeviceError
+
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 30.0
+STEADY_S = 60.0  # a device that ran this long begins again with the shortest wait
+OPENING_LIMIT_S = 150.0  # the slowest known device, a bias controller, settles for about 90 s
+READING_PERIOD_S = 5.0
+
+log = structlog.get_logger()
+
+
+class SilenceLimit:
+    """A deadline that every sign of life moves on; made by `silence_limit`."""
+
+    def __init__(self, scope: trio.CancelScope, limit_s: float) -> None:
+        self._scope = scope
+        self._limit_s = limit_s
+
+    def heard(self) -> None:
+        """Note a sign of life: the device may be silent for the full limit again."""
+        self._scope.deadline = trio.current_time() + self._limit_s
+
+    def hold(self) -> None:
+        """Stop the clock until the next `heard`, for instance while the pipeline takes no more."""
+        self._scope.deadline = math.inf
+
+
+@contextmanager
+def silence_limit(limit_s: float) -> Iterator[SilenceLimit]:
+    """Give up on a device that is silent for ``limit_s`` seconds inside the block.
+
+    Raises:
+        TransientDeviceError: on leaving, when the limit passed.
+    """
+    with trio.CancelScope(deadline=trio.current_time() + limit_s) as scope:
+        yield SilenceLimit(scope, limit_s)
+    if scope.cancelled_caught:
+        raise TransientDeviceError(f"silent for {limit_s:g} s (silence_limit_s)")
+
+
+def check_devices(sections: MutableMapping[str, DeviceSection]) -> None:
+    """Load every driver and check its table, so that a wrong file is refused before anything is opened.
+
+    Raises:
+        ConfigError: the first fault, naming the device.
+    """
+    for name, section in sections.items():
+        try:
+            driver_class = load_driver(section.driver)
+        except ConfigError as error:
+            raise ConfigError(f"[devices.{name}] {error}") from error
+        driver_config(driver_class, section.config, f"[devices.{name}.config]")
+
+
+async def supervise(
+    name: str,
+    section: DeviceSection,
+    use: Callable[[Device], Awaitable[None]],
+    *,
+    board: MutableMapping[str, DeviceStatus],
+    allow_simulated: bool,
+    now: Callable[[], float] = time.time,
+) -> None:
+    """Open the device ``name``, run ``use(device)`` inside, and start over with back-off when either fails.
+
+    Returns when ``use`` returns (a source that ended). ``board[name]`` always holds the device's status;
+    ``now`` gives unix seconds. A device that is a `Sensor` is read every few seconds meanwhile, and one that
+    does not answer within the section's ``silence_limit_s`` is restarted.
+
+    Raises:
+        ConfigError: unknown driver, wrong table, or a simulated device that is not allowed.
+        QnodeError: any that is not the device's (a store or link error from ``use``) passes through, alone
+            without a group around it.
+    """
+    board[name] = DeviceStatus(name=name, driver=section.driver, state=State("starting", now(), "opening"))
+
+    def note(state: str, because: str = "", *, retry_at: float | None = None) -> None:
+        status = board[name]
+        board[name] = replace(status, state=status.state.to(state, because, at=now()), retry_at=retry_at)
+
+    wait_s = FIRST_WAIT_S
+    while True:
+        attempt_at = trio.current_time()
+        try:
+            await _attempt(name, section, use, board, note, allow_simulated)
+        except (Exception, BaseExceptionGroup) as error:
+            # Cancellation from outside may come together with a failure; the wait below notices it.
+            faults = _leaves(error)
+            foreign = [fault for fault in faults if not _is_devices(fault)]
+            if isinstance(error, BaseExceptionGroup) and len(foreign) == 1:
+                raise foreign[0] from foreign[0].__cause__
+            if foreign or not faults:
+                raise
+            because = _describe(faults)
+            known = all(isinstance(fault, DeviceError) for fault in faults)
+            log.warning("device.failed", device=name, because=because, exc_info=None if known else error)
+        else:
+            note("finished", "the source ended")
+            log.info("device.finished", device=name)
+            return
+        if trio.current_time() - attempt_at >= STEADY_S:
+            wait_s = FIRST_WAIT_S
+        note("waiting", because, retry_at=now() + wait_s)
+        await trio.sleep(wait_s)
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        board[name] = replace(board[name], restarts=board[name].restarts + 1, readings={})
+        note("starting", f"again, after: {because}")
+
+
+async def _attempt(
+    name: str,
+    section: DeviceSection,
+    use: Callable[[Device], Awaitable[None]],
+    board: MutableMapping[str, DeviceStatus],
+    note: Callable[[str], None],
+    allow_simulated: bool,
+) -> None:
+    """Open and use the device once; a driver that never comes up is given up."""
+    with trio.CancelScope(deadline=trio.current_time() + OPENING_LIMIT_S) as scope:
+        async with open_device(name, section, allow_simulated=allow_simulated) as device:
+            scope.deadline = math.inf
+            identity = device.identity
+            board[name] = replace(
+                board[name], model=identity.model, serial=identity.serial, simulated=identity.simulated
+            )
+            note("running")
+            log.info("device.opened", device=name, model=identity.model, serial=identity.serial)
+            async with trio.open_nursery() as nursery:
+                if isinstance(device, Sensor):
+                    nursery.start_soon(_read, name, device, section.silence_limit_s, board)
+                await use(device)
+                nursery.cancel_scope.cancel()
+    if scope.cancelled_caught:
+        raise TransientDeviceError(f"did not open within {OPENING_LIMIT_S:g} s")
+
+
+async def _read(name: str, sensor: Sensor, limit_s: float, board: MutableMapping[str, DeviceStatus]) -> None:
+    """Keep the sensor's readings on the board."""
+    while True:
+        with silence_limit(limit_s):
+            board[name] = replace(board[name], readings=await sensor.readings())
+        await trio.sleep(READING_PERIOD_S)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors inside nested groups, without the groups and without cancellations."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [] if isinstance(error, trio.Cancelled) else [error]
+
+
+def _is_devices(fault: BaseException) -> bool:
+    """Say whether a fault is the device's or its driver's: anything but our other errors.
+
+    A `StoreError` or `LinkError` that surfaces here belongs to somebody who must act on it.
+    """
+    return isinstance(fault, DeviceError) or (
+        isinstance(fault, Exception) and not isinstance(fault, QnodeError)
+    )
+
+
+def _describe(faults: list[BaseException]) -> str:
+    """Return one line for the status: what happened, and the type of a fault in the driver."""
+    texts = []
+    for fault in faults:
+        text = (str(fault).strip().splitlines() or [""])[0]
+        is_clear = isinstance(fault, DeviceError) and text
+        texts.append(text if is_clear else f"{type(fault).__name__}{': ' if text else ''}{text}")
+    return "; ".join(dict.fromkeys(texts))

@@ -1,0 +1,186 @@
+"""One SQLite connection, one writer at a time, transactions that end durable or undone.
+
+An I/O error in the middle of a commit leaves open what the disk now holds, so the connection is not used
+again after one: every later call raises StoreUnusable until the store is opened anew (and SQLite
+recovers what was really written). A full disk is milder: the transaction is undone and the next may succeed.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from qnode.errors import LinkDown, StoreError, StoreUnusable
+from qnode.keys._anchor import Anchor
+from qnode.keys._model import PadId, Positions, Role, peer_of
+from qnode.keys._vault import Vault
+
+
+@dataclass(frozen=True)
+class Tx:
+    """An open transaction of one site's store, handed to the functions that know one part of it each."""
+
+    connection: sqlite3.Connection
+    vault: Vault
+    role: Role
+
+    @property
+    def peer(self) -> Role:
+        """The other site's role."""
+        return peer_of(self.role)
+
+    def one(self, sql: str, *values: object) -> tuple[int, ...]:
+        """Return the one row of integers that `sql` gives."""
+        row: tuple[int, ...] = self.connection.execute(sql, values).fetchone()
+        return row
+
+    def count_gone(self, *, delivered: int = 0, void: int = 0, expired: int = 0) -> None:
+        """Add chunks to the site's totals."""
+        self.connection.execute(
+            "UPDATE site SET delivered = delivered + ?, void = void + ?, expired = expired + ?",
+            (delivered, void, expired),
+        )
+
+
+def read_positions(connection: sqlite3.Connection) -> Positions:
+    """Return the site's own positions as the open transaction sees them."""
+    row = connection.execute(
+        "SELECT generation, era, pool_epoch, last_block_id, last_assignment_id, last_handover_id, "
+        "sent_segment, sent_index, received_segment, received_index FROM site"
+    ).fetchone()
+    return Positions(
+        generation=row[0],
+        era=row[1],
+        pool_epoch=row[2],
+        last_block_id=row[3],
+        last_assignment_id=row[4],
+        last_handover_id=row[5],
+        sent=PadId(row[6], row[7]),
+        received=PadId(row[8], row[9]),
+    )
+
+
+class Database:
+    """The connection behind a store: lock, transactions, anchor, and the end after an I/O error."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        vault: Vault,
+        role: Role,
+        new_anchor: Callable[[Positions], Anchor],
+    ) -> None:
+        self.path = path
+        self.anchor: Anchor | None = None
+        self._new_anchor = new_anchor
+        self._tx = Tx(connection, vault, role)
+        self._lock = Lock()
+        self._unusable = ""
+
+    @contextmanager
+    def look(self) -> Iterator[Tx]:
+        """Read a consistent state; nothing is written."""
+        with self._lock:
+            self._check_usable()
+            try:
+                yield self._tx
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
+
+    @contextmanager
+    def change(self, *, anchored: bool, while_waiting: bool = False) -> Iterator[Tx]:
+        """Run one durable transaction: all of it is on disk on leaving, or nothing after an exception.
+
+        `anchored`: the generation goes up, and the anchor follows before this returns, so before
+        anything of it is visible outside. `while_waiting`: allowed though the peer has yet to confirm.
+        Raises LinkDown while the peer's confirmation is awaited, StoreError for a full disk (nothing
+        changed), StoreUnusable after an I/O error or damage.
+        """
+        connection = self._tx.connection
+        with self._lock:
+            self._check_usable()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                if not while_waiting:
+                    self._check_serving()
+                yield self._tx
+                if anchored:
+                    connection.execute("UPDATE site SET generation = generation + 1")
+                positions = read_positions(connection)
+                serving = not self._waits_for()
+                connection.execute("COMMIT")
+            except BaseException as error:
+                self._undo()
+                if isinstance(error, sqlite3.Error):
+                    raise self._translated(error) from error
+                raise
+            # A lost anchor is made anew only once the peer has confirmed what it should say.
+            if anchored and (serving or self.anchor is not None):
+                self._advance(positions)
+
+    def catch_up_anchor(self) -> None:
+        """Make the anchor say what the database says."""
+        with self._lock:
+            self._check_usable()
+            self._advance(read_positions(self._tx.connection))
+
+    def tidy(self) -> None:
+        """Move the log into the database and cut it to nothing: sealed traces of wiped slots go with it."""
+        with self._lock:
+            self._check_usable()
+            try:
+                self._tx.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
+
+    def close(self) -> None:
+        """Close database and anchor; closing twice is fine."""
+        with self._lock:
+            self._tx.connection.close()
+            if self.anchor is not None:
+                self.anchor.close()
+                self.anchor = None
+            self._unusable = self._unusable or "the store was closed"
+
+    def _check_usable(self) -> None:
+        if self._unusable:
+            raise StoreUnusable(f"{self.path}: {self._unusable}")
+
+    def _waits_for(self) -> str:
+        (reason,) = self._tx.connection.execute("SELECT awaiting_peer FROM site").fetchone()
+        return str(reason)
+
+    def _check_serving(self) -> None:
+        reason = self._waits_for()
+        if reason:
+            raise LinkDown(f"{self.path}: waits for the peer to confirm its generation ({reason})")
+
+    def _advance(self, positions: Positions) -> None:
+        try:
+            if self.anchor is None:
+                self.anchor = self._new_anchor(positions)
+            else:
+                self.anchor.advance(positions)
+        except OSError as error:
+            self._unusable = f"the anchor could not be written ({error}); mend its disk and start again"
+            raise StoreUnusable(f"{self.path}: {self._unusable}") from error
+
+    def _undo(self) -> None:
+        if not self._tx.connection.in_transaction:
+            return
+        try:
+            self._tx.connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            self._unusable = f"a failed transaction could not be undone ({error}); start again"
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return StoreError(f"{self.path}: the disk is full, nothing was changed; free some space")
+        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            self._unusable = f"{error}; check the disk, then start again or restore the database"
+            return StoreUnusable(f"{self.path}: {self._unusable}")
+        return StoreError(f"{self.path}: {error}")

@@ -1,0 +1,82 @@
+"""Moving the ownership of free chunks to the other site: durably given away, then owned there.
+
+From the moment of giving, the giver treats the chunks as the peer's; until the peer has taken them
+nobody assigns them. One hand-over at a time is open per giver, and the taker acts on each number once, so a
+late repetition cannot bring back chunks that have changed hands since.
+"""
+
+import msgspec
+
+from qnode.errors import FieldError, StoreError
+from qnode.keys import _blocks, _ranges
+from qnode.keys._database import Tx
+from qnode.keys._model import BlockState, Handover
+
+
+def give(tx: Tx, number: int) -> Handover:
+    """Release the newest `number` own chunks. Raises NotEnoughKeys, StoreError while one is pending."""
+    if number < 1:
+        raise FieldError("number", f"must be at least 1, is {number}")
+    before = pending(tx)
+    if before is not None:
+        raise StoreError(f"hand-over {before.handover_id} is not finished yet")
+    ranges = _ranges.joined(_ranges.take_newest(tx, number))
+    for item in ranges:
+        _ranges.pass_on(tx, item, tx.peer)
+    (last,) = tx.one("SELECT last_handover_id FROM site")
+    handover = Handover(handover_id=last + 1, giver=tx.role, ranges=tuple(ranges))
+    tx.connection.execute("UPDATE site SET last_handover_id = ?", (handover.handover_id,))
+    tx.connection.execute(
+        "INSERT INTO handover (handover_id, content) VALUES (?, ?)",
+        (handover.handover_id, msgspec.msgpack.encode(handover)),
+    )
+    return handover
+
+
+def pending(tx: Tx) -> Handover | None:
+    """Return the hand-over that the peer has not confirmed, to be sent again after a cut."""
+    row = tx.connection.execute("SELECT content FROM handover").fetchone()
+    return None if row is None else msgspec.msgpack.decode(row[0], type=Handover)
+
+
+def finish(tx: Tx, handover_id: int) -> None:
+    """Note that the peer has taken a hand-over; once more is fine."""
+    tx.connection.execute("DELETE FROM handover WHERE handover_id = ?", (handover_id,))
+
+
+def take(tx: Tx, handover: Handover) -> None:
+    """Own the chunks of a hand-over; one that was acted on before changes nothing.
+
+    Raises StoreError unless all chunks are free here, the giver's, and of prepared or available blocks.
+    """
+    if not _first_time(tx, handover):
+        return
+    for item in _ranges.joined(handover.ranges):
+        state = _blocks.state_of(tx, item.block_id)
+        if state not in (BlockState.PREPARED, BlockState.AVAILABLE):
+            raise StoreError(f"hand-over {handover.handover_id}: block {item.block_id} is {state} here")
+        _ranges.take_free(tx, item, tx.peer)
+        _ranges.pass_on(tx, item, tx.role)
+        _blocks.mark_peer_confirmed(tx, item.block_id)
+
+
+def void(tx: Tx, handover: Handover) -> None:
+    """Void the chunks of a hand-over that the taker refused; called at both sites, once more is fine."""
+    if handover.giver == tx.role:
+        if pending(tx) != handover:
+            return
+        finish(tx, handover.handover_id)
+    elif not _first_time(tx, handover):
+        return
+    free = [part for item in handover.ranges for part in _ranges.take_what_is_free(tx, item, tx.peer)]
+    tx.count_gone(void=_ranges.destroy(tx, free))
+
+
+def _first_time(tx: Tx, handover: Handover) -> bool:
+    if handover.giver != tx.peer:
+        raise StoreError(f"hand-over {handover.handover_id} is of {handover.giver}, not of the peer")
+    (last,) = tx.one("SELECT peer_last_handover_id FROM site")
+    tx.connection.execute(
+        "UPDATE site SET peer_last_handover_id = max(peer_last_handover_id, ?)", (handover.handover_id,)
+    )
+    return handover.handover_id > last

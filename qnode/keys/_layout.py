@@ -1,0 +1,90 @@
+"""Cut a block's final key into its parts and name its chunks. Pure."""
+
+import hmac
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from qnode.errors import FieldError
+from qnode.keys._model import BLOCK_SECRET_BYTES, PAD_BYTES, KeyLayout
+from qnode.units import CHUNK_BYTES
+
+_PRESHARED_HEAD_BYTES = 32 + 2 * 16
+
+
+@dataclass(frozen=True)
+class BlockParts:
+    """The disjoint parts of a block's final key: no bit of it serves two purposes."""
+
+    block_secret: bytes = field(repr=False)
+    pads_alice_to_bob: bytes = field(repr=False)
+    pads_bob_to_alice: bytes = field(repr=False)
+    chunks: bytes = field(repr=False)
+    n_chunks: int
+    n_chunks_alice: int
+
+
+def cut_block(key: bytes, layout: KeyLayout) -> BlockParts:
+    """Cut the final key of a block as `KeyLayout` says.
+
+    Raises FieldError when the key is shorter than block secret and pads.
+    """
+    if len(key) < layout.overhead_bytes:
+        raise FieldError("key", f"needs at least {layout.overhead_bytes} bytes, has {len(key)}")
+    middle = BLOCK_SECRET_BYTES + layout.pads_per_direction * PAD_BYTES
+    n_chunks = layout.n_chunks(len(key))
+    start = layout.overhead_bytes
+    return BlockParts(
+        block_secret=key[:BLOCK_SECRET_BYTES],
+        pads_alice_to_bob=key[BLOCK_SECRET_BYTES:middle],
+        pads_bob_to_alice=key[middle:start],
+        chunks=key[start : start + n_chunks * CHUNK_BYTES],
+        n_chunks=n_chunks,
+        n_chunks_alice=layout.n_chunks_alice(n_chunks),
+    )
+
+
+@dataclass(frozen=True)
+class PresharedParts:
+    """The parts of a pre-shared key file."""
+
+    session_root: bytes = field(repr=False)
+    r_alice_to_bob: bytes = field(repr=False)
+    r_bob_to_alice: bytes = field(repr=False)
+    pads_alice_to_bob: bytes = field(repr=False)
+    pads_bob_to_alice: bytes = field(repr=False)
+
+
+def cut_preshared(data: bytes) -> PresharedParts:
+    """Cut a pre-shared key: session root (32), r per direction (16 each), then pads, half per direction.
+
+    Raises FieldError when there is no pad for each direction in it.
+    """
+    per_direction = (len(data) - _PRESHARED_HEAD_BYTES) // PAD_BYTES // 2
+    if per_direction < 1:
+        smallest = _PRESHARED_HEAD_BYTES + 2 * PAD_BYTES
+        raise FieldError("preshared", f"needs at least {smallest} bytes, has {len(data)}")
+    middle = _PRESHARED_HEAD_BYTES + per_direction * PAD_BYTES
+    return PresharedParts(
+        session_root=data[:32],
+        r_alice_to_bob=data[32:48],
+        r_bob_to_alice=data[48:64],
+        pads_alice_to_bob=data[_PRESHARED_HEAD_BYTES:middle],
+        pads_bob_to_alice=data[middle : middle + per_direction * PAD_BYTES],
+    )
+
+
+def key_id_bytes(block_secret: bytes, position: int) -> bytes:
+    """Return the 16 bytes of a chunk's key_ID: a UUIDv8 (RFC 9562, 5.8) of an HMAC-SHA-256.
+
+    Both sites hold the block secret, so they name a chunk alike without talking; nobody else can guess.
+    """
+    digest = hmac.digest(block_secret, b"key_ID" + position.to_bytes(8, "big"), "sha256")
+    number = bytearray(digest[:16])
+    number[6] = 0x80 | number[6] & 0x0F
+    number[8] = 0x80 | number[8] & 0x3F
+    return bytes(number)
+
+
+def key_id(block_secret: bytes, position: int) -> UUID:
+    """Return the key_ID of the chunk at `position`."""
+    return UUID(bytes=key_id_bytes(block_secret, position))

@@ -1,0 +1,231 @@
+"""The values that cross the border of the key store: blocks, keys, assignments, pads, counts.
+
+Structs that travel to the peer (`Assignment`, `Handover`, `Positions`) carry no key bytes; those that
+carry key bytes (`PreparedBlock`, `Key`) leave them out of their `repr`.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import Meta, Struct
+
+from qnode.errors import FieldError
+from qnode.units import CHUNK_BITS, CHUNK_BYTES
+
+Role = Literal["alice", "bob"]
+
+# Bounds what a peer may send, well inside SQLite's integers even after adding two.
+Number = Annotated[int, Meta(ge=0, le=2**48)]
+NumberOrNone = Annotated[int, Meta(ge=-1, le=2**48)]
+
+BLOCK_SECRET_BYTES = 32
+PAD_BYTES = 16
+
+
+def peer_of(role: Role) -> Role:
+    """Return the role of the other site."""
+    return "bob" if role == "alice" else "alice"
+
+
+class BlockState(StrEnum):
+    """Where a block stands in the two-step commit at one site."""
+
+    UNKNOWN = "unknown"
+    PREPARED = "prepared"
+    AVAILABLE = "available"
+    VOID = "void"
+
+
+class BlockRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is claimed of the keys of a block and under which assumptions; it travels with each key."""
+
+    estimator: str
+    eps_sec: float
+    eps_cor: float
+    x_mode: str
+    assumptions: tuple[str, ...]
+    simulated: bool
+    n_chunks: int
+    secret_bits: int
+    created_at: float
+
+
+class KeyLayout(Struct, frozen=True, kw_only=True):
+    """How the final key of a block is cut; both sites must use the same layout for a block.
+
+    The key is, in order: the block secret (32 bytes), `pads_per_direction` refill pads (16 bytes each)
+    from Alice to Bob, as many from Bob to Alice, then chunks of 32 bytes; the remainder is dropped. Alice's
+    site alone assigns the first ``round(direction_share_alice * n_chunks)`` chunks, Bob's the others.
+    """
+
+    pads_per_direction: int = 8
+    direction_share_alice: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.pads_per_direction < 0:
+            raise FieldError("pads_per_direction", f"must not be negative, is {self.pads_per_direction}")
+        if not 0.0 <= self.direction_share_alice <= 1.0:
+            raise FieldError("direction_share_alice", f"must be 0 to 1, is {self.direction_share_alice}")
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Bytes of a block's key that become block secret and pads instead of chunks."""
+        return BLOCK_SECRET_BYTES + 2 * self.pads_per_direction * PAD_BYTES
+
+    def n_chunks(self, key_bytes: int) -> int:
+        """Return how many chunks a final key of `key_bytes` bytes gives."""
+        return max(0, key_bytes - self.overhead_bytes) // CHUNK_BYTES
+
+    def n_chunks_alice(self, n_chunks: int) -> int:
+        """Return how many of `n_chunks` chunks only Alice's site may assign."""
+        return round(self.direction_share_alice * n_chunks)
+
+
+@dataclass(frozen=True)
+class PreparedBlock:
+    """The final key of a block, identical at both sites, on its way into the store."""
+
+    block_id: int
+    key: bytes = field(repr=False)
+    record: BlockRecord
+    layout: KeyLayout
+
+
+class KeyRange(Struct, frozen=True, array_like=True, order=True):
+    """`count` chunks of a block, from position `first` on."""
+
+    block_id: Number
+    first: Number
+    count: Number
+
+
+def chunks_per_key(size_bits: int) -> int:
+    """Return how many chunks a key of `size_bits` uses.
+
+    Raises FieldError unless the size is a positive multiple of 8.
+    """
+    if size_bits <= 0 or size_bits % 8:
+        raise FieldError("size_bits", f"must be a positive multiple of 8, is {size_bits}")
+    return -(-size_bits // CHUNK_BITS)
+
+
+class Assignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which chunks become keys for which SAEs. No key bytes: it is sent to the peer as it is.
+
+    `owner` is the site that assigns (the master's), `assignment_id` counts up per owner. Each entry of
+    `keys` is one key.
+    """
+
+    assignment_id: Number
+    owner: Role
+    master_sae: str
+    slave_saes: tuple[str, ...]
+    size_bits: Number
+    keys: tuple[KeyRange, ...]
+    stock: bool = False
+
+
+class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Chunks whose ownership `giver` has released to its peer."""
+
+    handover_id: Number
+    giver: Role
+    ranges: tuple[KeyRange, ...]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key on its way to an SAE, with the record of the block that its first chunk comes from."""
+
+    key_id: UUID
+    key: bytes = field(repr=False)
+    record: BlockRecord
+
+
+class PadId(Struct, frozen=True, array_like=True, order=True):
+    """Address of a one-time authentication pad: segment (block_id, 0 = pre-shared key) and index.
+
+    Alice's and Bob's pads of a segment are numbered apart: the direction is that of the message.
+    """
+
+    segment: NumberOrNone
+    index: NumberOrNone
+
+
+@dataclass(frozen=True)
+class Pad:
+    """A one-time authentication pad and its address."""
+
+    pad_id: PadId
+    pad: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class HashKeys:
+    """The long-lived halves r of the authentication hash, one per direction, 16 bytes each."""
+
+    send: bytes = field(repr=False)
+    receive: bytes = field(repr=False)
+
+
+class PadsLeft(Struct, frozen=True):
+    """Pads left in the pool per direction; `send` counts those of confirmed segments only."""
+
+    send: int
+    receive: int
+
+
+class Positions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a site has come, in numbers that only grow; no secrets.
+
+    Kept in the anchor by the site itself and, mirrored, by the peer (`KeyStore.view_of_peer`). `era` counts
+    how often all chunks were voided, `pool_epoch` how often a pre-shared key was loaded; `sent` and
+    `received` are the greatest addresses of pads used, (-1, -1) before the first.
+    """
+
+    generation: Number = 0
+    era: Number = 0
+    pool_epoch: Number = 0
+    last_block_id: Number = 0
+    last_assignment_id: Number = 0
+    last_handover_id: Number = 0
+    sent: PadId = PadId(-1, -1)
+    received: PadId = PadId(-1, -1)
+
+
+class StoreCondition(StrEnum):
+    """Whether the store serves keys."""
+
+    SERVING = "serving"
+    NEEDS_PEER_CONFIRMATION = "needs_peer_confirmation"
+
+
+class Condition(Struct, frozen=True):
+    """Whether the store serves, and if not, why."""
+
+    state: StoreCondition
+    reason: str = ""
+
+
+class Counts(Struct, frozen=True, kw_only=True):
+    """Chunks at this site by state; the last three are totals since the store was created."""
+
+    available_own: int
+    available_peer: int
+    prepared: int
+    assigned: int
+    delivered: int
+    void: int
+    expired: int
+
+
+class BlockSummary(Struct, frozen=True, kw_only=True):
+    """One block for people and metrics."""
+
+    block_id: int
+    state: BlockState
+    record: BlockRecord | None
+    chunks_left: int
+    void_reason: str

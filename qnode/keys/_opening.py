@@ -1,0 +1,167 @@
+"""Create a store, or open one and judge whether it can be trusted. Refusals say how to mend."""
+
+import os
+import secrets
+import sqlite3
+from pathlib import Path
+
+from qnode.errors import StoreUnusable
+from qnode.keys import _restore
+from qnode.keys._anchor import Anchor, fsync_folder
+from qnode.keys._database import Database, read_positions
+from qnode.keys._model import Positions, Role
+from qnode.keys._vault import Kind, Vault
+
+SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x514E4F44  # "QNOD"
+_CANARY = b"qnode canary 16b"
+
+
+def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, peer_kme_id: str) -> None:
+    """Write a fresh, empty store under another name, then give it its name: there is never half a store."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    path.with_name(draft.name + "-journal").unlink(missing_ok=True)
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    connection = sqlite3.connect(draft, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("BEGIN")
+        for statement in Path(__file__).with_name("schema_v1.sql").read_text(encoding="utf-8").split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute(
+            "INSERT INTO site (one, store_id, role, kme_id, peer_kme_id) VALUES (1, ?, ?, ?, ?)",
+            (secrets.token_bytes(16), role, kme_id, peer_kme_id),
+        )
+        Vault(connection, store_key).put(Kind.CANARY, 0, _CANARY)
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+    draft.replace(path)
+    fsync_folder(path.parent)
+
+
+def open_database(
+    path: Path, *, role: Role, store_key: bytes, anchor_path: Path, kme_id: str, peer_kme_id: str
+) -> Database:
+    """Open an existing store: its file, its key, its owner, then its age against the anchor.
+
+    Raises StoreUnusable. A store older than its anchor comes back emptied, one without an anchor as it is,
+    and both wait for the peer.
+    """
+    connection = _connect(path)
+    try:
+        _check_schema(path, connection)
+        vault = Vault(connection, store_key)
+        _check_canary(path, vault)
+        store_id = _check_owner(path, connection, role=role, kme_id=kme_id, peer_kme_id=peer_kme_id)
+        anchor = Anchor.open(anchor_path, store_key, store_id)
+    except sqlite3.Error as error:
+        connection.close()
+        raise _damaged(path, str(error)) from error
+    except BaseException:
+        connection.close()
+        raise
+    database = Database(
+        path, connection, vault, role, lambda now: Anchor.create(anchor_path, store_key, store_id, now)
+    )
+    database.anchor = anchor
+    try:
+        _compare_with_anchor(database, anchor_path)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=0,
+    )
+    # Exclusive: a second process is refused, and the log needs no shared-memory file.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    return connection
+
+
+def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
+    try:
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise StoreUnusable(f"{path}: another process has this store open; stop it first") from error
+        raise
+    if application_id != _APPLICATION_ID:
+        raise StoreUnusable(
+            f"{path}: this file is not a qnode key store; correct the path, or restore the file"
+        )
+    if version != SCHEMA_VERSION:
+        raise StoreUnusable(
+            f"{path}: schema {version}, but this qnode knows {SCHEMA_VERSION}; run the qnode that wrote it"
+        )
+    found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
+    if found != ["ok"]:
+        raise _damaged(path, "; ".join(found))
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreUnusable(f"{path}: the file system does not allow a write-ahead log; move the store")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _check_canary(path: Path, vault: Vault) -> None:
+    try:
+        canary = vault.read(Kind.CANARY, 0, 0, 1)
+    except StoreUnusable as error:
+        raise StoreUnusable(
+            f"{path}: the store key does not open this store; give the right key file"
+        ) from error
+    assert canary == _CANARY
+
+
+def _check_owner(path: Path, connection: sqlite3.Connection, **wanted: str) -> bytes:
+    row = connection.execute("SELECT store_id, role, kme_id, peer_kme_id FROM site").fetchone()
+    for name, found in zip(("role", "kme_id", "peer_kme_id"), row[1:], strict=True):
+        if wanted[name] != found:
+            raise StoreUnusable(
+                f"{path}: {name} of this store is {found!r}, configured is {wanted[name]!r}; correct the "
+                "configuration or the path"
+            )
+    return bytes(row[0])
+
+
+def _compare_with_anchor(database: Database, anchor_path: Path) -> None:
+    with database.look() as tx:
+        own = read_positions(tx.connection)
+    if database.anchor is None:
+        if own == Positions():  # fresh: creation was cut short before the anchor
+            database.catch_up_anchor()
+            return
+        with database.change(anchored=False, while_waiting=True) as tx:
+            _restore.await_peer(tx, f"its anchor {anchor_path} is missing or unreadable")
+        return
+    known = database.anchor.positions
+    if own.generation < known.generation:
+        reason = f"the database is older (generation {own.generation}) than its anchor ({known.generation})"
+        with database.change(anchored=True, while_waiting=True) as tx:
+            _restore.catch_up(tx, known, reason)
+            _restore.await_peer(tx, reason)
+    elif own.generation > known.generation:
+        database.catch_up_anchor()
+
+
+def _damaged(path: Path, what: str) -> StoreUnusable:
+    return StoreUnusable(
+        f"{path}: the database is damaged ({what}); restore it from a backup, or load a new pre-shared "
+        "key at both sites into a new store"
+    )

@@ -1,0 +1,156 @@
+"""Chunks that nobody has been promised yet, kept as ranges with one owner each."""
+
+from collections.abc import Iterable
+
+from qnode.errors import NotEnoughKeys, StoreError
+from qnode.keys._database import Tx
+from qnode.keys._model import KeyRange, Role
+from qnode.keys._vault import Kind
+
+
+def joined(ranges: Iterable[KeyRange]) -> list[KeyRange]:
+    """Return the ranges sorted, neighbours joined; overlapping ones stay apart (and fail later)."""
+    result: list[KeyRange] = []
+    for item in sorted(ranges):
+        last = result[-1] if result else None
+        if last and last.block_id == item.block_id and last.first + last.count == item.first:
+            result[-1] = KeyRange(last.block_id, last.first, last.count + item.count)
+        else:
+            result.append(item)
+    return result
+
+
+def add_free(tx: Tx, item: KeyRange, owner: Role) -> None:
+    """Enter chunks as free for `owner` to assign."""
+    if item.count:
+        tx.connection.execute(
+            "INSERT INTO free_range (block_id, first, count, owner) VALUES (?,?,?,?)",
+            (item.block_id, item.first, item.count, owner),
+        )
+
+
+def pass_on(tx: Tx, item: KeyRange, owner: Role) -> None:
+    """Enter chunks as free for a new owner, joined with neighbours that are his already."""
+    neighbours = tx.connection.execute(
+        "SELECT first, count FROM free_range WHERE block_id = ? AND owner = ? "
+        "AND (first + count = ? OR first = ?)",
+        (item.block_id, owner, item.first, item.first + item.count),
+    ).fetchall()
+    for first, _ in neighbours:
+        tx.connection.execute(
+            "DELETE FROM free_range WHERE block_id = ? AND first = ?", (item.block_id, first)
+        )
+    low = min([item.first, *(first for first, _ in neighbours)])
+    count = item.count + sum(count for _, count in neighbours)
+    add_free(tx, KeyRange(item.block_id, low, count), owner)
+
+
+def take_free(tx: Tx, item: KeyRange, owner: Role) -> None:
+    """Take a range out of the free chunks. Raises StoreError unless all of it is free and `owner`'s."""
+    taken = take_what_is_free(tx, item, owner)
+    if item.count < 1 or sum(part.count for part in taken) != item.count:
+        raise StoreError(
+            f"block {item.block_id}, chunks {item.first} to {item.first + item.count - 1}: not all free "
+            f"and {owner}'s here (used, void, unknown, or the other site's)"
+        )
+
+
+def take_what_is_free(tx: Tx, item: KeyRange, owner: Role) -> list[KeyRange]:
+    """Take those chunks of a range that are free and `owner`'s; return them."""
+    end = item.first + item.count
+    rows = tx.connection.execute(
+        "SELECT first, count FROM free_range WHERE block_id = ? AND owner = ? AND first < ? "
+        "AND first + count > ?",
+        (item.block_id, owner, end, item.first),
+    ).fetchall()
+    taken = []
+    for first, count in rows:
+        low, high = max(first, item.first), min(first + count, end)
+        tx.connection.execute(
+            "DELETE FROM free_range WHERE block_id = ? AND first = ?", (item.block_id, first)
+        )
+        add_free(tx, KeyRange(item.block_id, first, low - first), owner)
+        add_free(tx, KeyRange(item.block_id, high, first + count - high), owner)
+        taken.append(KeyRange(item.block_id, low, high - low))
+    return taken
+
+
+def take_oldest(tx: Tx, number: int, width: int) -> list[KeyRange]:
+    """Take `number` runs of `width` chunks that this site owns, oldest first, each within one range.
+
+    Raises NotEnoughKeys (the caller's transaction undoes what was taken).
+    """
+    rows = tx.connection.execute(
+        "SELECT r.block_id, r.first, r.count FROM free_range r JOIN block b USING (block_id) "
+        "WHERE r.owner = ? AND r.count >= ? AND b.state = 'available' ORDER BY r.block_id, r.first LIMIT ?",
+        (tx.role, width, number),
+    ).fetchall()
+    keys: list[KeyRange] = []
+    for block_id, first, count in rows:
+        fits = min(count // width, number - len(keys))
+        if fits == 0:
+            break
+        take_free(tx, KeyRange(block_id, first, fits * width), tx.role)
+        keys += [KeyRange(block_id, first + i * width, width) for i in range(fits)]
+    if len(keys) < number:
+        raise NotEnoughKeys(number, len(keys))
+    return keys
+
+
+def take_newest(tx: Tx, number: int) -> list[KeyRange]:
+    """Take `number` chunks that this site owns, newest first. Raises NotEnoughKeys."""
+    rows = tx.connection.execute(
+        "SELECT r.block_id, r.first, r.count FROM free_range r JOIN block b USING (block_id) "
+        "WHERE r.owner = ? AND b.state = 'available' ORDER BY r.block_id DESC, r.first DESC LIMIT ?",
+        (tx.role, number),
+    ).fetchall()
+    taken: list[KeyRange] = []
+    missing = number
+    for block_id, first, count in rows:
+        part = min(count, missing)
+        if part == 0:
+            break
+        item = KeyRange(block_id, first + count - part, part)
+        take_free(tx, item, tx.role)
+        taken.append(item)
+        missing -= part
+    if missing:
+        raise NotEnoughKeys(number, number - missing)
+    return taken
+
+
+def n_keys_free(tx: Tx, width: int) -> int:
+    """Return how many keys of `width` chunks this site could assign now."""
+    return tx.one(
+        "SELECT coalesce(sum(r.count / ?), 0) FROM free_range r JOIN block b USING (block_id) "
+        "WHERE r.owner = ? AND b.state = 'available'",
+        width,
+        tx.role,
+    )[0]
+
+
+def n_free(tx: Tx, owner: Role, state: str) -> int:
+    """Return the number of free chunks of `owner` in blocks of `state`."""
+    return tx.one(
+        "SELECT coalesce(sum(r.count), 0) FROM free_range r JOIN block b USING (block_id) "
+        "WHERE r.owner = ? AND b.state = ?",
+        owner,
+        state,
+    )[0]
+
+
+def destroy(tx: Tx, ranges: Iterable[KeyRange]) -> int:
+    """Wipe chunks that have left the free ranges; with a block's last chunk its secret goes too.
+
+    Returns how many chunks were wiped.
+    """
+    total = 0
+    for item in joined(ranges):
+        tx.vault.wipe(Kind.CHUNK, item.block_id, item.first, item.count)
+        tx.connection.execute(
+            "UPDATE block SET chunks_left = chunks_left - ? WHERE block_id = ?", (item.count, item.block_id)
+        )
+        if tx.one("SELECT chunks_left FROM block WHERE block_id = ?", item.block_id)[0] == 0:
+            tx.vault.drop(Kind.BLOCK_SECRET, item.block_id)
+        total += item.count
+    return total

@@ -1,0 +1,348 @@
+"""The key store of one site on SQLite: every method is one durable transaction.
+
+Why a restored database is always found out, at whatever point a crash falls. A transaction that consumes or
+decides something (a delivery, a pad, a block's number or state, a change of owner, an expiry) raises the
+*generation* in the database. The order is: commit (write-ahead log, fsync) - advance the anchor (fdatasync) -
+return to the caller. So:
+
+- crash before the commit: nothing happened; database and anchor agree.
+- crash between commit and anchor: the database is *ahead* of the anchor, which is fine: the anchor catches up
+  at the next start. What was delivered is gone from the store, but no caller has seen it. A backup from
+  before that transaction passes for current then, rightly: the transaction was never visible outside.
+- crash after the anchor: any backup from before has a smaller generation than the anchor. It is voided,
+  numbers and pads go on behind the anchor's.
+
+One flush of the anchor per transaction, hence per batch of keys, is the least that can tell a backup made
+just before a delivery from the database after it. `assign`, `acknowledge`, `accept_assignment` and the
+voiding of assignments leave the generation alone: losing them by a restore with nothing consumed since
+gives no key twice, for the peer refuses chunks that it has seen in use.
+
+What the anchor cannot see, a virtual machine set back together with its disk, the peer does: it remembers the
+generation and the pads (`note_peer`, `view_of_peer`), and `confirm_generation` compares.
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+from qnode.errors import FieldError, StoreError, StoreUnusable
+from qnode.keys import _accepted, _assigned, _blocks, _handover, _opening, _pool, _ranges, _restore
+from qnode.keys._database import Database, read_positions
+from qnode.keys._layout import cut_preshared
+from qnode.keys._model import (
+    Assignment,
+    BlockState,
+    BlockSummary,
+    Condition,
+    Counts,
+    Handover,
+    HashKeys,
+    Key,
+    Pad,
+    PadId,
+    PadsLeft,
+    Positions,
+    PreparedBlock,
+    Role,
+    StoreCondition,
+    chunks_per_key,
+)
+from qnode.keys._protocol import KeyStore
+from qnode.units import CHUNK_BITS
+
+# Assignments that one call of expire() destroys at most, so that it never holds the writer for long.
+_EXPIRED_AT_ONCE = 16
+
+
+class SqliteKeyStore(KeyStore):
+    """See `qnode.keys.KeyStore` for what each method promises."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __repr__(self) -> str:
+        return f"SqliteKeyStore({str(self._database.path)!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._database.close()
+
+    # Condition and restore
+
+    def condition(self) -> Condition:
+        with self._database.look() as tx:
+            (reason,) = tx.connection.execute("SELECT awaiting_peer FROM site").fetchone()
+        if reason:
+            return Condition(StoreCondition.NEEDS_PEER_CONFIRMATION, reason)
+        return Condition(StoreCondition.SERVING)
+
+    def positions(self) -> Positions:
+        with self._database.look() as tx:
+            return read_positions(tx.connection)
+
+    def view_of_peer(self) -> Positions:
+        with self._database.look() as tx:
+            return _restore.view_of_peer(tx)
+
+    def note_peer(self, generation: int) -> None:
+        with self._database.change(anchored=False, while_waiting=True) as tx:
+            tx.connection.execute("UPDATE site SET peer_generation = max(peer_generation, ?)", (generation,))
+
+    def confirm_generation(self, peer_view: Positions) -> bool:
+        with self._database.change(anchored=True, while_waiting=True) as tx:
+            voided = _restore.catch_up(tx, peer_view, "the peer remembers a later state than this store")
+            _restore.await_peer(tx, "")
+        return voided
+
+    def void_all(self, reason: str) -> None:
+        with self._database.change(anchored=True, while_waiting=True) as tx:
+            _restore.void_all(tx, reason, read_positions(tx.connection).era + 1)
+
+    # Blocks
+
+    @property
+    def last_block_id(self) -> int:
+        return self.positions().last_block_id
+
+    def record_block_opened(self, block_id: int) -> None:
+        with self._database.change(anchored=True) as tx:
+            _blocks.open_block(tx, block_id)
+
+    def prepare(self, block: PreparedBlock) -> None:
+        with self._database.change(anchored=True) as tx:
+            _blocks.prepare(tx, block)
+
+    def confirm(self, block_id: int) -> None:
+        with self._database.change(anchored=True) as tx:
+            _blocks.confirm(tx, block_id)
+
+    def void_block(self, block_id: int, reason: str) -> None:
+        with self._database.change(anchored=True) as tx:
+            _blocks.void(tx, block_id, reason)
+
+    def block_state(self, block_id: int) -> BlockState:
+        with self._database.look() as tx:
+            return _blocks.state_of(tx, block_id)
+
+    def unconfirmed_blocks(self) -> list[int]:
+        with self._database.look() as tx:
+            return _blocks.unconfirmed(tx)
+
+    def recent_blocks(self, n: int) -> list[BlockSummary]:
+        with self._database.look() as tx:
+            return _blocks.recent(tx, n)
+
+    # Keys of masters here
+
+    def assign(
+        self,
+        master_sae: str,
+        slave_saes: Sequence[str],
+        number: int,
+        size_bits: int,
+        now: float,
+        *,
+        stock: bool = False,
+    ) -> Assignment:
+        with self._database.change(anchored=False) as tx:
+            return _assigned.assign(tx, master_sae, tuple(slave_saes), number, size_bits, now, stock=stock)
+
+    def acknowledge(self, assignment_id: int) -> None:
+        with self._database.change(anchored=False) as tx:
+            _assigned.acknowledge(tx, assignment_id)
+
+    def unacknowledged_assignments(self) -> list[Assignment]:
+        with self._database.look() as tx:
+            return _assigned.unacknowledged(tx)
+
+    def void_assignment(self, assignment_id: int) -> Assignment:
+        with self._database.change(anchored=False) as tx:
+            return _assigned.void(tx, assignment_id)
+
+    def deliver_to_master(self, assignment_id: int) -> list[Key]:
+        with self._database.change(anchored=True) as tx:
+            return _assigned.deliver(tx, assignment_id)
+
+    def take_from_stock(
+        self, master_sae: str, slave_sae: str, number: int, size_bits: int = CHUNK_BITS
+    ) -> list[Key]:
+        with self._database.change(anchored=True) as tx:
+            return _assigned.take_from_stock(tx, master_sae, slave_sae, number, size_bits)
+
+    def stock_count(self, master_sae: str, slave_sae: str, size_bits: int = CHUNK_BITS) -> int:
+        with self._database.look() as tx:
+            return _assigned.stock_count(tx, master_sae, slave_sae, size_bits)
+
+    # Keys of slaves here
+
+    def accept_assignment(self, assignment: Assignment, now: float) -> None:
+        with self._database.change(anchored=False) as tx:
+            _accepted.accept(tx, assignment, now)
+
+    def void_accepted(self, assignment: Assignment) -> None:
+        with self._database.change(anchored=False) as tx:
+            _accepted.void(tx, assignment)
+
+    def deliver_to_slave(self, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
+        with self._database.change(anchored=True) as tx:
+            return _accepted.deliver(tx, slave_sae, master_sae, key_ids)
+
+    # Expiry and ownership
+
+    def expire(self, now: float, ttl_s: float) -> int:
+        before = now - ttl_s
+        with self._database.change(anchored=True) as tx:
+            n_keys = _assigned.expire(tx, before, _EXPIRED_AT_ONCE)
+            n_keys += _accepted.expire(tx, before, before - ttl_s, _EXPIRED_AT_ONCE)
+            _blocks.forget_finished(tx)
+        self._database.tidy()
+        return n_keys
+
+    def give_away(self, number: int) -> Handover:
+        with self._database.change(anchored=True) as tx:
+            return _handover.give(tx, number)
+
+    def pending_handover(self) -> Handover | None:
+        with self._database.look() as tx:
+            return _handover.pending(tx)
+
+    def finish_handover(self, handover_id: int) -> None:
+        with self._database.change(anchored=False) as tx:
+            _handover.finish(tx, handover_id)
+
+    def take_over(self, handover: Handover) -> None:
+        with self._database.change(anchored=True) as tx:
+            _handover.take(tx, handover)
+
+    def void_handover(self, handover: Handover) -> None:
+        with self._database.change(anchored=True) as tx:
+            _handover.void(tx, handover)
+
+    # Counts
+
+    def counts(self) -> Counts:
+        with self._database.look() as tx:
+            delivered, void, expired = tx.one("SELECT delivered, void, expired FROM site")
+            return Counts(
+                available_own=_ranges.n_free(tx, tx.role, "available"),
+                available_peer=_ranges.n_free(tx, tx.peer, "available"),
+                prepared=_ranges.n_free(tx, tx.role, "prepared") + _ranges.n_free(tx, tx.peer, "prepared"),
+                assigned=_assigned.n_chunks(tx) + _accepted.n_chunks(tx),
+                delivered=delivered,
+                void=void,
+                expired=expired,
+            )
+
+    def stored_key_count(self, size_bits: int = CHUNK_BITS) -> int:
+        with self._database.look() as tx:
+            return _ranges.n_keys_free(tx, chunks_per_key(size_bits))
+
+    # One-time authentication pool
+
+    def load_preshared(self, data: bytes, *, replace: bool = False) -> None:
+        parts = cut_preshared(data)
+        with self._database.change(anchored=True, while_waiting=True) as tx:
+            if _pool.has_preshared(tx):
+                if not replace:
+                    raise StoreError("a pre-shared key is loaded already; replacing it voids every key")
+                _restore.void_all(tx, "new pre-shared key", read_positions(tx.connection).era + 1)
+            _pool.replace_preshared(tx, parts)
+            _restore.await_peer(tx, "")
+
+    def session_root(self) -> bytes:
+        with self._database.look() as tx:
+            return _pool.session_root(tx)
+
+    def hash_keys(self) -> HashKeys:
+        with self._database.look() as tx:
+            return _pool.hash_keys(tx)
+
+    def reserve_send_pad(self) -> Pad:
+        with self._database.change(anchored=True) as tx:
+            return _pool.reserve_send(tx)
+
+    def receive_pad(self, pad_id: PadId) -> bytes:
+        with self._database.look() as tx:
+            return _pool.peek_receive(tx, pad_id)
+
+    def confirm_receive_pad(self, pad_id: PadId) -> None:
+        with self._database.change(anchored=True) as tx:
+            _pool.confirm_receive(tx, pad_id)
+            _blocks.mark_peer_confirmed(tx, pad_id.segment)
+
+    def pads_left(self) -> PadsLeft:
+        with self._database.look() as tx:
+            return _pool.left(tx)
+
+    def pad_segments(self) -> list[int]:
+        with self._database.look() as tx:
+            return _pool.segments(tx)
+
+    def keep_pad_segments(self, segments: Collection[int]) -> None:
+        with self._database.change(anchored=True, while_waiting=True) as tx:
+            _pool.keep_only(tx, segments)
+
+
+def open_store(
+    path: Path,
+    *,
+    role: Role,
+    store_key: bytes,
+    anchor: Path,
+    kme_id: str,
+    peer_kme_id: str,
+    create: bool = False,
+) -> SqliteKeyStore:
+    """Open the store at `path`, or create it when there is none and `create` says so.
+
+    `store_key` is 32 secret bytes, `anchor` a file outside the database's folder. An existing store is
+    never replaced. After opening look at `KeyStore.condition`: a store that seems restored serves nothing
+    until the peer has confirmed.
+
+    Raises StoreUnusable, saying what is wrong and how to mend it; FieldError for a store key of
+    another length.
+    """
+    if len(store_key) != 32:
+        raise FieldError("store_key", f"must be 32 bytes, is {len(store_key)}")
+    folder = path.resolve().parent
+    if anchor.resolve().is_relative_to(folder):
+        raise StoreUnusable(
+            f"{anchor}: the anchor must lie outside {folder}, or a restore would take it along"
+        )
+    if not path.exists():
+        _refuse_to_start_empty(path, anchor, create=create)
+        _opening.create_database(path, role=role, store_key=store_key, kme_id=kme_id, peer_kme_id=peer_kme_id)
+    try:
+        _close_to_others(path)
+        database = _opening.open_database(
+            path, role=role, store_key=store_key, anchor_path=anchor, kme_id=kme_id, peer_kme_id=peer_kme_id
+        )
+    except OSError as error:
+        raise StoreUnusable(f"{path}: {error}; mend permissions or disk and start again") from error
+    return SqliteKeyStore(database)
+
+
+def _refuse_to_start_empty(path: Path, anchor: Path, *, create: bool) -> None:
+    if anchor.exists():
+        raise StoreUnusable(
+            f"{path}: the database is gone, but its anchor {anchor} remembers it; restore the database, or "
+            "remove the anchor to begin anew with a new pre-shared key at both sites"
+        )
+    log = path.with_name(path.name + "-wal")
+    if log.exists():
+        raise StoreUnusable(f"{path}: the database is gone, but its log {log} is there; restore the database")
+    if not create:
+        raise StoreUnusable(f"{path}: there is no key store; create one, or correct the path")
+
+
+def _close_to_others(path: Path) -> None:
+    path.parent.chmod(0o700)
+    for file in (path, path.with_name(path.name + "-wal")):
+        if file.exists():
+            file.chmod(0o600)

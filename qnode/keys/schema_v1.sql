@@ -1,0 +1,113 @@
+-- Store of one site, version 1. Key bytes stand only in sealed_slots, each slot sealed for itself.
+
+CREATE TABLE site (
+    one                     INTEGER PRIMARY KEY CHECK (one = 1),
+    store_id                BLOB    NOT NULL,
+    role                    TEXT    NOT NULL CHECK (role IN ('alice', 'bob')),
+    kme_id                  TEXT    NOT NULL,
+    peer_kme_id             TEXT    NOT NULL,
+    awaiting_peer           TEXT    NOT NULL DEFAULT '',   -- why nothing is served, '' = serving
+    generation              INTEGER NOT NULL DEFAULT 0,
+    era                     INTEGER NOT NULL DEFAULT 0,
+    pool_epoch              INTEGER NOT NULL DEFAULT 0,
+    last_block_id           INTEGER NOT NULL DEFAULT 0,
+    last_assignment_id      INTEGER NOT NULL DEFAULT 0,
+    last_handover_id        INTEGER NOT NULL DEFAULT 0,
+    sent_segment            INTEGER NOT NULL DEFAULT -1,
+    sent_index              INTEGER NOT NULL DEFAULT -1,
+    received_segment        INTEGER NOT NULL DEFAULT -1,
+    received_index          INTEGER NOT NULL DEFAULT -1,
+    peer_generation         INTEGER NOT NULL DEFAULT 0,    -- what the peer last said of itself
+    peer_last_assignment_id INTEGER NOT NULL DEFAULT 0,
+    peer_last_handover_id   INTEGER NOT NULL DEFAULT 0,
+    forgotten_block_id      INTEGER NOT NULL DEFAULT 0,    -- rows of finished blocks up to here are gone
+    delivered               INTEGER NOT NULL DEFAULT 0,    -- chunks, totals
+    void                    INTEGER NOT NULL DEFAULT 0,
+    expired                 INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE block (
+    block_id       INTEGER PRIMARY KEY CHECK (block_id > 0),
+    state          TEXT    NOT NULL CHECK (state IN ('prepared', 'available', 'void')),
+    record         BLOB,                                   -- JSON
+    chunks_left    INTEGER NOT NULL CHECK (chunks_left >= 0),
+    peer_confirmed INTEGER NOT NULL DEFAULT 0,             -- the peer has shown that it is available there
+    void_reason    TEXT    NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX block_prepared ON block (block_id) WHERE state = 'prepared';
+
+-- Chunks nobody has been promised; owner is the site that may assign them.
+CREATE TABLE free_range (
+    block_id INTEGER NOT NULL,
+    first    INTEGER NOT NULL CHECK (first >= 0),
+    count    INTEGER NOT NULL CHECK (count > 0),
+    owner    TEXT    NOT NULL CHECK (owner IN ('alice', 'bob')),
+    PRIMARY KEY (block_id, first)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX free_range_owner ON free_range (owner, block_id, first);
+
+-- Assigned by this site: its SAEs are masters.
+CREATE TABLE own_assignment (
+    assignment_id  INTEGER PRIMARY KEY,
+    content        BLOB    NOT NULL,                       -- Assignment, msgpack
+    master_sae     TEXT    NOT NULL,
+    slave_sae      TEXT,                                   -- of stock: its one slave
+    size_bits      INTEGER NOT NULL,
+    chunks_per_key INTEGER NOT NULL,
+    n_keys         INTEGER NOT NULL,
+    n_taken        INTEGER NOT NULL DEFAULT 0,             -- of stock: keys delivered from its front
+    stock          INTEGER NOT NULL,
+    acknowledged   INTEGER NOT NULL DEFAULT 0,
+    assigned_at    REAL    NOT NULL
+) STRICT;
+CREATE INDEX own_stock ON own_assignment (master_sae, slave_sae, size_bits, assignment_id) WHERE stock = 1;
+CREATE INDEX own_age ON own_assignment (acknowledged, assigned_at);
+
+-- Assigned by the peer: SAEs of this site are slaves.
+CREATE TABLE peer_assignment (
+    assignment_id  INTEGER PRIMARY KEY,
+    content        BLOB    NOT NULL,
+    chunks_per_key INTEGER NOT NULL,
+    keys_left      INTEGER NOT NULL,
+    stock          INTEGER NOT NULL,
+    accepted_at    REAL    NOT NULL
+) STRICT;
+CREATE INDEX peer_age ON peer_assignment (stock, accepted_at);
+
+-- One row per key that a slave here may still fetch.
+CREATE TABLE issued_key (
+    key_id        BLOB    PRIMARY KEY,
+    assignment_id INTEGER NOT NULL,
+    position      INTEGER NOT NULL,                        -- in the assignment's list of keys
+    waiting       INTEGER NOT NULL                         -- bit i: slave i has not fetched it
+) STRICT, WITHOUT ROWID;
+
+-- The hand-over that the peer has not confirmed (at most one).
+CREATE TABLE handover (
+    handover_id INTEGER PRIMARY KEY,
+    content     BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE pad_segment (
+    direction TEXT    NOT NULL CHECK (direction IN ('send', 'receive')),
+    segment   INTEGER NOT NULL,
+    next      INTEGER NOT NULL DEFAULT 0,                  -- pads before this one are used or skipped
+    count     INTEGER NOT NULL,
+    confirmed INTEGER NOT NULL,                            -- 0: its block is prepared, usable to receive only
+    PRIMARY KEY (direction, segment)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sealed_part (
+    kind    TEXT    NOT NULL,
+    segment INTEGER NOT NULL,
+    part    INTEGER NOT NULL,
+    part_id INTEGER NOT NULL,
+    live    INTEGER NOT NULL CHECK (live >= 0),            -- slots not wiped yet
+    salt    BLOB    NOT NULL,
+    PRIMARY KEY (kind, segment, part)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sealed_slots (
+    part_id INTEGER PRIMARY KEY,
+    slots   BLOB NOT NULL
+) STRICT;

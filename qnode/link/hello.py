@@ -1,0 +1,233 @@
+"""The hello: who speaks, whether the sites fit, and that both know the session root.
+
+Bob (who connected) says `Hello`, Alice answers with hers; each compares. Where the sites differ, each side
+names every difference and sends `Refused`. Otherwise Bob proves first and Alice second, so that Alice shows
+nothing made with the session root to somebody who does not know it. Frames carry their code from then on.
+"""
+
+import os
+import reprlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import trio
+
+from qnode import __version__
+from qnode.config import LinkParameters, Role
+from qnode.errors import AuthenticationError, ConfigError, LinkError, PeerRefused, ProtocolError
+from qnode.link.authentication import HashKeyPair
+from qnode.link.codec import decode_hello, encode
+from qnode.link.directions import outgoing_direction
+from qnode.link.frames import FrameStream
+from qnode.link.messages import WORD_CHARACTERS, Hello, HelloMessage, HelloProof, Refused, printable
+from qnode.link.session_keys import SessionKeys, derive_session_keys, joined_hellos
+
+PROTOCOL = 1
+OLDEST_PROTOCOL = 1
+_REASON_CHARACTERS = 1900
+
+T = TypeVar("T")
+
+
+class RunSync(Protocol):
+    """Run a function that blocks: `trio.to_thread.run_sync`, or in the loop itself in a simulated world."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
+        """Return what ``function()`` returns."""
+
+
+class SessionSecrets(Protocol):
+    """What a session needs of the pool (`qnode.link.authentication.PadLedger`)."""
+
+    def session_root(self) -> bytes:
+        """Return the secret from which session keys derive."""
+
+    def hash_keys(self) -> HashKeyPair:
+        """Return the hash keys of both directions."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far this site has come, for the peer: read anew for each hello."""
+
+    last_block_id: int = 0
+    generation: int = 0
+    positions: bytes = b""
+
+
+@dataclass(frozen=True)
+class LocalEnd:
+    """This site, as the link needs it. ``run_sync`` and ``random_bytes`` are seams of the simulated world.
+
+    Raises:
+        ConfigError: a name is too long for a hello.
+    """
+
+    role: Role
+    kme_id: str
+    peer_kme_id: str
+    parameters: LinkParameters
+    secrets: SessionSecrets = field(repr=False)
+    standing: Callable[[], Standing] = Standing
+    software: str = f"qnode {__version__}"
+    protocol: int = PROTOCOL
+    oldest_protocol: int = OLDEST_PROTOCOL
+    run_sync: RunSync = trio.to_thread.run_sync
+    random_bytes: Callable[[int], bytes] = os.urandom
+
+    def __post_init__(self) -> None:
+        for place, name in (("node.kme_id", self.kme_id), ("link.name", self.parameters.name)):
+            if not 0 < len(name) <= WORD_CHARACTERS:
+                raise ConfigError(f"{place}: expected 1 to {WORD_CHARACTERS} characters, got {len(name)}")
+
+
+@dataclass(frozen=True)
+class Greeted:
+    """The outcome of a hello: the peer, proven, and what the session works with."""
+
+    peer: Hello
+    protocol: int
+    hellos: bytes
+    hash_keys: HashKeyPair = field(repr=False)
+
+
+async def exchange_hello(frames: FrameStream, local: LocalEnd, *, connected: bool) -> Greeted:
+    """Say hello on fresh ``frames``; on return they are authenticated. ``connected``: this side called.
+
+    Raises:
+        PeerRefused: the sites do not fit, and how; or the peer refused, and why.
+        AuthenticationError: the peer does not know the session root.
+        PoolExhausted: no pre-shared key was loaded here.
+        LinkError: the connection failed, or the peer broke the protocol.
+    """
+    session_root = await local.run_sync(local.secrets.session_root)
+    hash_keys = await local.run_sync(local.secrets.hash_keys)
+    ours = _our_hello(local)
+    our_payload = encode(ours)
+    if connected:
+        await frames.send(our_payload)
+    their_payload = await frames.receive()
+    theirs = _expect(Hello, decode_hello(their_payload))
+    if not connected:
+        await frames.send(our_payload)
+
+    differences = find_differences(local, ours, theirs)
+    if differences:
+        reason = "; ".join(differences)
+        await _refuse(frames, reason)
+        raise PeerRefused(f"{local.peer_kme_id} does not fit: {reason}")
+
+    hellos = joined_hellos(our_payload, their_payload, local.role)
+    keys = derive_session_keys(session_root, hellos, outgoing_direction(local.role))
+    await _exchange_proofs(frames, local, keys, hellos, connected=connected)
+    frames.authenticate(keys.outgoing, keys.outgoing_frames, keys.incoming_frames)
+    return Greeted(theirs, min(local.protocol, theirs.protocol), hellos, hash_keys)
+
+
+def find_differences(local: LocalEnd, ours: Hello, theirs: Hello) -> list[str]:
+    """Name each reason why these two hellos cannot make a session, seen from this side."""
+    found: list[str] = []
+    if min(ours.protocol, theirs.protocol) < max(ours.oldest_protocol, theirs.oldest_protocol):
+        found.append(
+            f"protocol: ours {ours.oldest_protocol} to {ours.protocol}, "
+            f"theirs {theirs.oldest_protocol} to {theirs.protocol}"
+        )
+    if ours.role == theirs.role:
+        found.append(
+            f"node.role: ours {ours.role}, theirs {theirs.role}; one site must be alice, the other bob"
+        )
+    if theirs.kme_id != local.peer_kme_id:
+        found.append(f"peer.kme_id: expected {local.peer_kme_id}, theirs {_short(theirs.kme_id)}")
+    if ours.link_name != theirs.link_name:
+        found.append(_difference("link.name", ours.link_name, theirs.link_name))
+    found += _parameter_differences(ours.parameters, theirs.parameters, "link")
+    if not found and ours.parameters_digest != theirs.parameters_digest:
+        found.append(_difference("link", ours.parameters_digest.hex(), theirs.parameters_digest.hex()))
+    return list(dict.fromkeys(found))
+
+
+def _parameter_differences(ours: dict[str, Any], theirs: dict[str, Any], path: str) -> list[str]:
+    found: list[str] = []
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        here = f"{path}.{name if name in ours else _short(name)}"
+        our_value, their_value = ours.get(name, _ABSENT), theirs.get(name, _ABSENT)
+        if isinstance(our_value, dict) and isinstance(their_value, dict):
+            found += _parameter_differences(our_value, their_value, here)
+        elif our_value != their_value:
+            found.append(_difference(here, our_value, their_value))
+    return found
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
+
+
+def _difference(place: str, ours: object, theirs: object) -> str:
+    return f"{place}: ours {_short(ours)}, theirs {_short(theirs)}"
+
+
+def _short(value: object) -> str:
+    """Show a value of the peer's: escaped, and never long or deep."""
+    shown = reprlib.Repr()
+    shown.maxlevel = 3
+    shown.maxstring = shown.maxother = 120
+    return shown.repr(value)
+
+
+def _our_hello(local: LocalEnd) -> Hello:
+    standing = local.standing()
+    # Through JSON, so that our own tables have the types that the peer's have after their journey.
+    tables = msgspec.json.decode(msgspec.json.encode(local.parameters))
+    return Hello(
+        protocol=local.protocol,
+        oldest_protocol=local.oldest_protocol,
+        role=local.role,
+        kme_id=local.kme_id,
+        link_name=local.parameters.name,
+        parameters_digest=local.parameters.digest(),
+        parameters=tables,
+        nonce=local.random_bytes(32),
+        last_block_id=standing.last_block_id,
+        generation=standing.generation,
+        positions=standing.positions,
+        software=local.software,
+    )
+
+
+async def _exchange_proofs(
+    frames: FrameStream, local: LocalEnd, keys: SessionKeys, hellos: bytes, *, connected: bool
+) -> None:
+    if connected:
+        await frames.send(encode(HelloProof(keys.proof(hellos))))
+    proof = _expect(HelloProof, decode_hello(await frames.receive())).proof
+    if not keys.peer_proves(hellos, proof):
+        reason = "the session roots differ: load the same pre-shared key at both sites"
+        await _refuse(frames, reason)
+        raise AuthenticationError(f"{local.peer_kme_id}: {reason}")
+    if not connected:
+        await frames.send(encode(HelloProof(keys.proof(hellos))))
+
+
+M = TypeVar("M", Hello, HelloProof)
+
+
+def _expect(kind: type[M], message: HelloMessage) -> M:
+    if isinstance(message, kind):
+        return message
+    if isinstance(message, Refused):
+        raise PeerRefused(f"the peer refused: {printable(message.reason)}")
+    raise ProtocolError(f"expected {kind.__name__}, got {type(message).__name__}")
+
+
+async def _refuse(frames: FrameStream, reason: str) -> None:
+    """Tell the peer if he still listens; our own error says the same."""
+    try:
+        await frames.send(encode(Refused(reason[:_REASON_CHARACTERS])))
+    except LinkError:
+        return

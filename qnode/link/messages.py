@@ -1,0 +1,405 @@
+"""Every message of the classical channel, with the limits of its fields.
+
+Three groups: the session (hello, goodbye, keep-alive), the control of link and keys, and the block dialogue.
+The messages of the dialogue share a base, `DialogueMessage`: the session enters each of them into the running
+transcript of its block and direction, which one one-time tag seals at the end (`qnode.link.authentication`).
+
+The kind on the wire is the name of the class in snake case. Limits are checked on encoding and on decoding.
+
+**Nonces.** The dialogue is sealed only at its end, so by itself it does not show *when* a message was sent.
+Somebody who could foresee Bob's messages might hand Alice a copy early, obtain the bases before Bob has
+measured (or the verification seed before he has corrected), and then let Bob say the same words: both tags
+would verify. The code on each frame prevents this under a computational assumption; ``nonce`` prevents it
+without one: each message of Bob that makes Alice disclose something (`ClicksEnded`, `VerifyBegin`,
+`Verified`) carries 128 fresh random bits that nobody can foresee.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+from msgspec.structs import fields
+
+from qnode.config import Role
+
+BULK_BYTES = 8 << 20
+LARGEST_INTEGER = (1 << 63) - 1
+MANY = 4096
+WORD_CHARACTERS = 128
+
+Count = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
+Identifier = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
+Slot = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
+Tick = Annotated[int, Meta(ge=-LARGEST_INTEGER, le=LARGEST_INTEGER)]
+Nanoseconds = Annotated[int, Meta(ge=0, le=LARGEST_INTEGER)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
+Bulk = Annotated[bytes, Meta(max_length=BULK_BYTES)]
+Opaque = Annotated[bytes, Meta(max_length=1 << 20)]
+Seed = Annotated[bytes, Meta(min_length=8, max_length=64)]
+Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Tag = Annotated[bytes, Meta(min_length=16, max_length=16)]
+VerificationTag = Annotated[bytes, Meta(min_length=8, max_length=64)]
+Word = Annotated[str, Meta(max_length=WORD_CHARACTERS)]
+Text = Annotated[str, Meta(max_length=2000)]
+CountPair = tuple[Count, Count]
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag=_kind):
+    """A message; shown with its bytes counted, not printed."""
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{field.name}={_shown(getattr(self, field.name))}" for field in fields(self))
+        return f"{type(self).__name__}({shown})"
+
+
+def _shown(value: Any) -> str:
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else repr(value)
+
+
+def printable(text: str) -> str:
+    """Return a text of the peer's fit for a log: one line, no control characters."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+# --- the session --------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, forbid_unknown_fields=False):
+    """Say who speaks, which protocols he knows, and what he takes the link to be.
+
+    ``parameters`` are the tables of `LinkParameters`, so that each side can *name* a difference; a newer
+    peer's additional fields are ignored, since a hello must stay readable to every version.
+    ``last_block_id`` is 0 before the first block; ``positions`` belongs to the key store and is opaque
+    here.
+    """
+
+    protocol: Count
+    oldest_protocol: Count
+    role: Role
+    kme_id: Word
+    link_name: Word
+    parameters_digest: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    parameters: dict[str, Any]
+    nonce: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    last_block_id: Identifier
+    generation: Count
+    positions: Annotated[bytes, Meta(max_length=4096)]
+    software: Word
+
+
+class HelloProof(Message, frozen=True):
+    """Prove knowledge of the session root over both hellos."""
+
+    proof: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class Refused(Message, frozen=True):
+    """Tell, before the proofs, why there will be no session."""
+
+    reason: Text
+
+
+class Goodbye(Message, frozen=True):
+    """End the session in order."""
+
+    reason: Text
+
+
+class Ping(Message, frozen=True):
+    """Show life; ``sent_ns`` is the sender's monotonic clock and comes back in the `Pong`."""
+
+    sent_ns: Nanoseconds
+
+
+class Pong(Message, frozen=True):
+    """Answer a `Ping` with its own time."""
+
+    sent_ns: Nanoseconds
+
+
+# --- control of the link ------------------------------------------------------------------------------------
+
+
+class EmissionRunStarted(Message, frozen=True):
+    """Alice: slot 0 of run ``run_id`` left at about ``started_at_s`` (Unix time)."""
+
+    run_id: Identifier
+    started_at_s: Finite
+    qubit_rate_hz: Annotated[float, Meta(gt=0.0, le=1e15)]
+
+
+class RunNeeded(Message, frozen=True):
+    """Bob: the running emission cannot be followed; start a new run."""
+
+    reason: Text = ""
+
+
+class AlignmentProbeMessage(Message, frozen=True):
+    """Bob: clicks in units of his recovered slot grid, for Alice to correlate with what she sent.
+
+    ``ticks`` are int64 differences (little endian) from ``first_tick`` on. Their qubits never enter a key.
+    """
+
+    run_id: Identifier
+    probe_id: Identifier
+    ticks: Bulk
+    first_tick: Tick
+    last_tick: Tick
+
+
+class AlignmentResult(Message, frozen=True):
+    """Alice: the tick of slot 0, or None when no offset stands out."""
+
+    probe_id: Identifier
+    offset: Tick | None
+    score: Finite
+    significance: Finite
+
+
+# --- the block dialogue -------------------------------------------------------------------------------------
+
+
+class DialogueMessage(Message, frozen=True):
+    """A message that enters the transcript of its block."""
+
+    block_id: Identifier
+
+
+class BlockProposed(DialogueMessage, frozen=True):
+    """Open a block, a fixed span of slots agreed before it starts, and the transcripts of both directions."""
+
+    run_id: Identifier
+    first_slot: Slot
+    n_slots: Count
+
+
+class BlockAgreed(DialogueMessage, frozen=True):
+    """Accept a proposed block."""
+
+
+class ClickBatch(DialogueMessage, frozen=True):
+    """Bob: slots and arms of accepted clicks, delta-coded from ``first_slot`` on."""
+
+    first_slot: Slot
+    payload: Bulk
+
+
+class ClicksEnded(DialogueMessage, frozen=True):
+    """Bob: the whole block is announced; only now may Alice disclose anything."""
+
+    n_clicks: Count
+    dropped: Count
+    nonce: Nonce
+
+
+class Sifted(DialogueMessage, frozen=True):
+    """Alice: which announced Z clicks to keep, which kept ones are decoys, and the X classes per intensity.
+
+    ``x_counts``: (signal, decoy) of C_+, C_Z, E_same, E_plus, E_dark. ``keep_mask`` and ``decoy_bits`` are
+    packed.
+    """
+
+    keep_mask: Bulk
+    decoy_bits: Bulk
+    n_kept: Count
+    x_counts: tuple[CountPair, CountPair, CountPair, CountPair, CountPair]
+    dropped: Count
+
+
+class SampleRequest(DialogueMessage, frozen=True):
+    """Bob: disclose a sample of the sifted bits; he has no error estimate, or could not correct the block."""
+
+
+class SampleAnswer(DialogueMessage, frozen=True):
+    """Alice: the sample, spread evenly over the block; every bit of it is charged."""
+
+    payload: Bulk
+
+
+class ReconcileBegin(DialogueMessage, frozen=True):
+    """Open the correction of one frame; ``seed`` drives its permutations."""
+
+    frame: Count
+    seed: Seed
+    qber_estimate: Fraction
+
+
+class ReconcileRequest(DialogueMessage, frozen=True):
+    """Bob: ask for parities of a frame."""
+
+    frame: Count
+    payload: Bulk
+
+
+class ReconcileAnswer(DialogueMessage, frozen=True):
+    """Alice: the parities asked for."""
+
+    frame: Count
+    payload: Bulk
+
+
+class VerifyBegin(DialogueMessage, frozen=True):
+    """Bob: every frame is corrected; only now may the seed of verification be drawn."""
+
+    nonce: Nonce
+
+
+class VerifyChallenge(DialogueMessage, frozen=True):
+    """Alice: seed and tag of the universal hash of the corrected block."""
+
+    seed: Seed
+    tag: VerificationTag
+
+
+class Verified(DialogueMessage, frozen=True):
+    """Bob: whether the tags agree, his error counts, his disclosed bits; only now may the hash be seeded."""
+
+    equal: bool
+    m_z_signal: Count
+    m_z_decoy: Count
+    bob_disclosed_bits: Count
+    corrected_bits: Count
+    nonce: Nonce
+
+
+class Amplify(DialogueMessage, frozen=True):
+    """Alice: final length, seed of the Toeplitz hash, the ledger's sum; the transcripts end here."""
+
+    length: Count
+    seed: Bulk
+    lambda_ec_bits: Count
+
+
+# --- the end of a block: sealed by one-time tags of their own -----------------------------------------------
+
+
+class TranscriptTag(Message, frozen=True):
+    """The one-time tag of the sender's transcript of a block, and the place of the pad it used."""
+
+    block_id: Identifier
+    pad_segment: Identifier
+    pad_index: Identifier
+    tag: Tag
+
+
+class Prepared(Message, frozen=True):
+    """The sender's key of the block is durable; a one-time tag of that statement."""
+
+    block_id: Identifier
+    pad_segment: Identifier
+    pad_index: Identifier
+    tag: Tag
+
+
+class BlockDiscarded(Message, frozen=True):
+    """The sender gives the block up; ``reason`` is a word that is counted, ``detail`` is for people."""
+
+    block_id: Identifier
+    reason: Word
+    detail: Text = ""
+
+
+# --- control of keys ----------------------------------------------------------------------------------------
+
+
+class Assign(Message, frozen=True):
+    """Make an assignment durable at the peer; its content is the key store's."""
+
+    request_id: Identifier
+    assignment: Opaque
+
+
+class AssignAnswer(Message, frozen=True):
+    """Tell whether the assignment is durable."""
+
+    request_id: Identifier
+    ok: bool
+    error: Text | None = None
+
+
+class VoidAssignments(Message, frozen=True):
+    """Void what was assigned and never acknowledged; its content is the key store's."""
+
+    request_id: Identifier
+    assignments: Opaque
+
+
+class BlockStateQuery(Message, frozen=True):
+    """Ask, after a cut, what the peer knows of these blocks."""
+
+    request_id: Identifier
+    block_ids: Annotated[tuple[Identifier, ...], Meta(max_length=MANY)]
+
+
+class BlockState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How far a block has come at the sender."""
+
+    block_id: Identifier
+    state: Literal["unknown", "prepared", "available", "void"]
+
+
+class BlockStateAnswer(Message, frozen=True):
+    """Answer a `BlockStateQuery`."""
+
+    request_id: Identifier
+    states: Annotated[tuple[BlockState, ...], Meta(max_length=MANY)]
+
+
+class ChunkRange(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """``count`` neighbouring chunks of a segment."""
+
+    segment: Identifier
+    first: Count
+    count: Count
+
+
+class GiveAway(Message, frozen=True):
+    """The sender has durably given up these ranges."""
+
+    request_id: Identifier
+    ranges: Annotated[tuple[ChunkRange, ...], Meta(max_length=MANY)]
+
+
+class TakenOver(Message, frozen=True):
+    """The sender now owns the ranges of that `GiveAway`."""
+
+    request_id: Identifier
+    ranges: Annotated[tuple[ChunkRange, ...], Meta(max_length=MANY)]
+
+
+BlockDialogue = (
+    BlockProposed
+    | BlockAgreed
+    | ClickBatch
+    | ClicksEnded
+    | Sifted
+    | SampleRequest
+    | SampleAnswer
+    | ReconcileBegin
+    | ReconcileRequest
+    | ReconcileAnswer
+    | VerifyBegin
+    | VerifyChallenge
+    | Verified
+    | Amplify
+)
+BlockEnd = TranscriptTag | Prepared | BlockDiscarded
+LinkControl = EmissionRunStarted | RunNeeded | AlignmentProbeMessage | AlignmentResult
+KeyControl = (
+    Assign | AssignAnswer | VoidAssignments | BlockStateQuery | BlockStateAnswer | GiveAway | TakenOver
+)
+KeepAlive = Goodbye | Ping | Pong
+
+NodeMessage = LinkControl | BlockDialogue | BlockEnd | KeyControl
+"""What the node sends and receives over a session."""
+
+SessionMessage = NodeMessage | KeepAlive
+"""What may follow the hello."""
+
+HelloMessage = Hello | HelloProof | Refused
+"""What a hello consists of."""

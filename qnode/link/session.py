@@ -1,0 +1,275 @@
+"""One authenticated session with the peer: messages out and in, transcripts, keep-alive.
+
+`open_session` takes a stream whose hello has been said and runs the session for the length of an ``async
+with``: one task reads and feeds the transcripts in the order of the wire, two keep it alive. Whatever ends
+the session from outside (a wrong code, a protocol error, silence, a broken connection) cancels the body and
+comes out of the ``async with`` as one `LinkError`. Leaving the body ends the session with a goodbye;
+cancelling it closes the connection at once.
+"""
+
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import TypeGuard
+
+import trio
+
+from qnode.errors import AuthenticationError, LinkError, ProtocolError
+from qnode.link.authentication import TranscriptHash
+from qnode.link.codec import decode, encode
+from qnode.link.directions import outgoing_direction
+from qnode.link.frames import FrameStream
+from qnode.link.hello import Greeted, LocalEnd
+from qnode.link.messages import (
+    DialogueMessage,
+    Goodbye,
+    Hello,
+    Message,
+    NodeMessage,
+    Ping,
+    Pong,
+    SessionMessage,
+    printable,
+)
+from qnode.link.transcripts import Transcripts
+
+PING_INTERVAL_S = 2.0
+SILENCE_LIMIT_S = 8.0
+_CLOSING_S = 1.0
+_INBOX_MESSAGES = 16
+
+
+class Session:
+    """What the node does with an open session. Any task may send; received messages are taken one by one.
+
+    ``peer`` is the peer's hello, proven; ``protocol`` the version that both know. While nobody receives, at
+    most 16 messages wait here and the others in the connection: back-pressure, not loss. The peer's silence
+    counts only while this side is reading.
+    """
+
+    def __init__(self, frames: FrameStream, local: LocalEnd, greeted: Greeted) -> None:
+        self.peer: Hello = greeted.peer
+        self.protocol: int = greeted.protocol
+        self.round_trip_s: float = math.nan
+        """The latest measured round trip, queues included; nan before the first."""
+        self.goodbye: str | None = None
+        """The peer's reason once he has ended the session in order."""
+        self._frames = frames
+        self._transcripts = Transcripts(greeted.hash_keys, outgoing_direction(local.role), greeted.hellos)
+        self._turn = trio.Lock()
+        self._cut_off = False
+        self._leaving = False
+        self._heard_all = trio.Event()
+        self._inbox_in, self._inbox = trio.open_memory_channel[NodeMessage](_INBOX_MESSAGES)
+        self._pings_in, self._pings = trio.open_memory_channel[Ping](1)
+
+    def __repr__(self) -> str:
+        return f"Session(with {self.peer.kme_id}, protocol {self.protocol})"
+
+    def __aiter__(self) -> "Session":
+        return self
+
+    async def __anext__(self) -> NodeMessage:
+        try:
+            return await self._inbox.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    async def receive(self) -> NodeMessage:
+        """Return the next message. Cancelling loses none.
+
+        Raises:
+            LinkError: the peer said goodbye.
+        """
+        try:
+            return await self._inbox.receive()
+        except trio.EndOfChannel:
+            raise LinkError(f"the peer said goodbye: {self.goodbye}") from None
+
+    async def send(self, message: Message) -> None:
+        """Send ``message`` in its turn; a dialogue message enters its transcript.
+
+        A dialogue message whose block has been dropped is not sent: the end of a block is a race between
+        tasks. Cancelling may leave half a frame on the wire: the session can only receive after that.
+
+        Raises:
+            ValueError: a field is outside its limits; nothing was sent.
+            ProtocolError: the transcripts do not allow the message (`Transcripts.enter`); nothing was sent.
+            LinkError: the connection is broken, the peer said goodbye, or an earlier send was cut off.
+        """
+        payload = encode(message)
+        # A free lock is taken without a turn of the scheduler, which would cost more than the encoding.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            await self._turn.acquire()
+        try:
+            if self.goodbye is not None and not isinstance(message, Goodbye):
+                raise LinkError(f"the peer said goodbye: {self.goodbye}")
+            if self._cut_off:
+                raise LinkError("an earlier message was cut off, so nothing more can be sent")
+            if isinstance(message, DialogueMessage) and not self._enter(message, payload):
+                return
+            self._cut_off = True
+            await self._frames.send(payload)
+            self._cut_off = False
+        finally:
+            self._turn.release()
+
+    def transcript_hash(self, block_id: int, *, outgoing: bool) -> TranscriptHash:
+        """Finish one direction's transcript of a block and return its hash, for `seal` and `check_seal`.
+
+        Raises:
+            ProtocolError: the block is not open.
+        """
+        return self._transcripts.finish(block_id, outgoing=outgoing)
+
+    def statement_hash(self, block_id: int, statement: bytes, *, outgoing: bool) -> TranscriptHash:
+        """Return the hash of a statement on a block outside its dialogue, such as ``b"prepared"``.
+
+        It is the same in every session, so that a sealed statement can be repeated after a reconnection.
+        """
+        return self._transcripts.statement(block_id, statement, outgoing=outgoing)
+
+    def drop_transcript(self, block_id: int) -> None:
+        """Forget a block, finished or discarded; what is still said of it goes nowhere."""
+        self._transcripts.drop(block_id)
+
+    @property
+    def stale_messages(self) -> int:
+        """How many dialogue messages went nowhere because their block had been dropped."""
+        return self._transcripts.stale_messages
+
+    def _enter(self, message: DialogueMessage, payload: bytes) -> bool:
+        return self._transcripts.enter(message, payload, outgoing=True)
+
+    async def _read(self) -> None:
+        """Bring messages from the wire to the inbox until the peer says goodbye."""
+        try:
+            await self._read_until_goodbye()
+        except LinkError:
+            if not self._leaving:
+                raise
+        self._heard_all.set()
+
+    async def _read_until_goodbye(self) -> None:
+        while True:
+            payload = await self._frames.receive()
+            message = decode(payload)
+            if isinstance(message, Goodbye):
+                self.goodbye = printable(message.reason)
+                # Closed here only: after an error the body must see its cancellation, not an orderly end.
+                self._inbox_in.close()
+                if not self._leaving:
+                    with suppress(LinkError):
+                        await self.send(Goodbye("heard"))
+                return
+            if not self._is_for_the_node(message, payload):
+                await trio.lowlevel.checkpoint()
+                continue
+            # After the body has ended there is nobody to take the message.
+            with suppress(trio.BrokenResourceError):
+                try:
+                    self._inbox_in.send_nowait(message)
+                except trio.WouldBlock:
+                    await self._inbox_in.send(message)
+
+    def _is_for_the_node(self, message: SessionMessage, payload: bytes) -> TypeGuard[NodeMessage]:
+        """Enter a dialogue message into its transcript; deal here with keep-alive and stale messages."""
+        if isinstance(message, DialogueMessage):
+            return self._transcripts.enter(message, payload, outgoing=False)
+        if isinstance(message, Ping):
+            self._answer_later(message)
+            return False
+        if isinstance(message, Pong):
+            self.round_trip_s = max(0.0, trio.current_time() - message.sent_ns / 1e9)
+            return False
+        return True
+
+    def _answer_later(self, ping: Ping) -> None:
+        # The reader must never wait to send: two sites that both do would hold each other up for ever.
+        try:
+            self._pings_in.send_nowait(ping)
+        except trio.WouldBlock:
+            return
+
+    async def _answer_pings(self) -> None:
+        # What breaks while pinging the reader will hear, after all that the peer had said before.
+        with suppress(LinkError):
+            async for ping in self._pings:
+                await self.send(Pong(ping.sent_ns))
+
+    async def _send_pings(self) -> None:
+        with suppress(LinkError):
+            while True:
+                await self.send(Ping(int(trio.current_time() * 1e9)))
+                await trio.sleep(PING_INTERVAL_S)
+
+    async def _watch_for_silence(self) -> None:
+        """Raise LinkError when the peer, who should ping, has been silent: at the latest after 10 s."""
+        while self.goodbye is None:
+            waiting_since_s = self._frames.waiting_since_s
+            if waiting_since_s is not None and trio.current_time() - waiting_since_s >= SILENCE_LIMIT_S:
+                raise LinkError(f"nothing was heard from the peer for {SILENCE_LIMIT_S:g} s")
+            await trio.sleep(PING_INTERVAL_S / 2)
+
+    async def _leave(self, reason: str) -> None:
+        self._leaving = True
+        self._inbox.close()
+        if self.goodbye is not None:
+            return
+        with trio.move_on_after(_CLOSING_S), suppress(LinkError):
+            await self.send(Goodbye(reason))
+            # Bytes unread when the stream closes would reset it, and could take our last words with them.
+            await self._heard_all.wait()
+
+
+@asynccontextmanager
+async def open_session(
+    frames: FrameStream, local: LocalEnd, greeted: Greeted, *, goodbye: str = "done"
+) -> AsyncIterator[Session]:
+    """Run a session on greeted ``frames`` for the length of the body; the stream is closed in every case.
+
+    Raises:
+        AuthenticationError: a frame's code was wrong; nothing of this session may be used further.
+        ProtocolError: the peer sent what the protocol does not allow.
+        LinkError: the connection broke or fell silent.
+        ExceptionGroup: the body failed together with the session, or in several ways.
+    """
+    session = Session(frames, local, greeted)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session._read)
+            nursery.start_soon(session._answer_pings)
+            nursery.start_soon(session._send_pings)
+            nursery.start_soon(session._watch_for_silence)
+            yield session
+            await session._leave(goodbye)
+            nursery.cancel_scope.cancel()
+        with trio.move_on_after(_CLOSING_S):
+            await frames.stream.aclose()
+    except BaseExceptionGroup as group:
+        error = _simplest(group)
+        raise error from error.__cause__
+    finally:
+        await trio.aclose_forcefully(frames.stream)
+
+
+_MOST_TELLING = (AuthenticationError, ProtocolError, LinkError)
+
+
+def _simplest(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the most telling error if all are of the link, the only one if alone, else the group."""
+    leaves = list(_leaves(group))
+    if all(isinstance(leaf, LinkError) for leaf in leaves):
+        return next(leaf for kind in _MOST_TELLING for leaf in leaves if isinstance(leaf, kind))
+    return leaves[0] if len(leaves) == 1 else group
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

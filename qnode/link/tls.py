@@ -1,0 +1,233 @@
+"""TCP and TLS 1.3 with mutual certificates: keeps strangers and accidents away from the hello.
+
+The peer's certificate must come from the link's authority and name exactly the pinned ``peer_kme_id``: in a
+URI or DNS name of its subjectAltName, or in its common name when it has neither. A certificate that names
+an encryptor is refused even if it names the peer as well: the roles are disjoint even under one authority.
+The security of the key does not rest on any of this.
+"""
+
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import trio
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from qnode.config import TlsFiles
+from qnode.errors import ConfigError, LinkError, PeerRefused
+
+_LINGER_S = 1.0
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Open listeners and the port they are bound to."""
+
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]]
+    port: int
+
+
+class Transport(Protocol):
+    """How streams to the peer come about. The simulated world has one of its own."""
+
+    def check(self) -> None:
+        """Raise ConfigError if this transport can never work."""
+
+    async def listen(self) -> Listening:
+        """Open for the peer. Raises ConfigError."""
+
+    async def admit(self, stream: trio.abc.Stream) -> trio.abc.Stream:
+        """Return an accepted stream secured, its far end proven to be the peer. Raises LinkError."""
+
+    async def connect(self) -> trio.abc.Stream:
+        """Return a secured stream to the peer, proven. Raises LinkError."""
+
+
+@dataclass(frozen=True)
+class TlsTransport:
+    """TLS to the pinned peer over TCP at ``address`` ("host:port", "[v6]:port"; port 0 to listen on any).
+
+    The files are read anew for each connection, so that a renewed certificate or CRL needs no restart.
+    """
+
+    address: str
+    files: TlsFiles
+    peer_kme_id: str
+    encryptor_identities: frozenset[str] = frozenset()
+
+    def check(self) -> None:
+        """Try address and files.
+
+        Raises:
+            ConfigError: naming what cannot be used.
+        """
+        self._host_and_port()
+        for server_side in (True, False):
+            _context(self.files, server_side=server_side)
+
+    async def listen(self) -> Listening:
+        """Bind to the address.
+
+        Raises:
+            ConfigError: it cannot be bound.
+        """
+        host, port = self._host_and_port()
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        except OSError as error:
+            raise ConfigError(f"peer.address: cannot listen on {self.address}: {error}") from None
+        return Listening(listeners, listeners[0].socket.getsockname()[1])
+
+    async def admit(self, stream: trio.abc.Stream) -> trio.abc.Stream:
+        """Secure an accepted stream; on failure it is closed.
+
+        Raises:
+            PeerRefused: the far end is not the peer.
+            LinkError: the handshake failed otherwise, or our own files cannot be used.
+        """
+        return await self._secure(stream, server_side=True)
+
+    async def connect(self) -> trio.abc.Stream:
+        """Connect to the address and secure the stream.
+
+        Raises:
+            PeerRefused: the far end is not the peer.
+            LinkError: nobody answers there, the handshake failed, or our own files cannot be used.
+        """
+        host, port = self._host_and_port()
+        try:
+            stream = await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            raise LinkError(f"{self.address} does not answer: {error}") from None
+        return await self._secure(stream, server_side=False)
+
+    async def _secure(self, stream: trio.abc.Stream, *, server_side: bool) -> trio.abc.Stream:
+        secured = False
+        try:
+            try:
+                context = _context(self.files, server_side=server_side)
+            except ConfigError as error:
+                raise LinkError(str(error)) from None
+            tls = trio.SSLStream(stream, context, server_side=server_side)
+            try:
+                await tls.do_handshake()
+            except trio.BrokenResourceError as error:
+                if server_side:
+                    await _send_alert(stream, context)
+                raise _handshake_failure(error.__cause__) from None
+            self._check_identity(tls.getpeercert(binary_form=True))
+            secured = True
+            return tls
+        finally:
+            if not secured:
+                await trio.aclose_forcefully(stream)
+
+    def _check_identity(self, der: bytes | None) -> None:
+        identities = certificate_identities(der or b"")
+        named = ", ".join(sorted(identities)) or "nobody"
+        encryptors = identities & self.encryptor_identities
+        if encryptors:
+            raise PeerRefused(f"the certificate is an encryptor's ({named}), not a node's")
+        if self.peer_kme_id not in identities:
+            raise PeerRefused(f"the certificate names {named}, expected {self.peer_kme_id} (peer.kme_id)")
+
+    def _host_and_port(self) -> tuple[str, int]:
+        host, colon, port = self.address.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+            raise ConfigError(f"peer.address: expected host:port, got {self.address!r}")
+        return host, int(port)
+
+
+def certificate_identities(der: bytes) -> frozenset[str]:
+    """Return whom a certificate names: URIs and DNS names of its subjectAltName, else its common names.
+
+    Raises:
+        PeerRefused: ``der`` is not a certificate.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        try:
+            alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            names: list[str] = []
+        else:
+            names = [
+                *alternative.get_values_for_type(x509.UniformResourceIdentifier),
+                *alternative.get_values_for_type(x509.DNSName),
+            ]
+        if not names:
+            names = [
+                str(item.value) for item in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+            ]
+    except ValueError as error:
+        raise PeerRefused(f"the certificate cannot be read: {error}") from None
+    return frozenset(names)
+
+
+class _Context(ssl.SSLContext):
+    """A context that remembers where OpenSSL writes, so that the alert of a failed handshake can be sent.
+
+    `trio.SSLStream` drops it, and the peer's operator would see a silent close. One context serves one
+    connection.
+    """
+
+    outgoing: ssl.MemoryBIO
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **named: Any
+    ) -> ssl.SSLObject:
+        self.outgoing = outgoing
+        return super().wrap_bio(incoming, outgoing, *args, **named)
+
+
+def _context(files: TlsFiles, *, server_side: bool) -> _Context:
+    context = _Context(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # the identity is pinned by us, by kme_id and not by address
+    context.verify_mode = ssl.CERT_REQUIRED
+    if server_side:
+        context.num_tickets = 0  # a resumed session would skip the certificate, and with it the CRL
+    try:
+        context.load_verify_locations(files.ca)
+        if files.crl is not None:
+            context.load_verify_locations(files.crl)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"peer.tls: {files.certificate} and its neighbours: {error.reason or error}"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"peer.tls: a file of {files.certificate} cannot be read: {error.strerror}"
+        ) from None
+    return context
+
+
+def _no_password() -> str:
+    # Without this OpenSSL would ask on the terminal, and the daemon would hang.
+    raise ConfigError("peer.tls: the key is encrypted; give it unencrypted, protected by the file's mode")
+
+
+def _handshake_failure(cause: BaseException | None) -> LinkError:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return PeerRefused(f"the certificate is not accepted: {cause.verify_message}")
+    if isinstance(cause, ssl.SSLEOFError) or cause is None:
+        return LinkError("the far end hung up during the TLS handshake")
+    if isinstance(cause, ssl.SSLError) and cause.reason:
+        return LinkError(f"the TLS handshake failed: {cause.reason.lower().replace('_', ' ')}")
+    return LinkError("the connection broke during the TLS handshake")
+
+
+async def _send_alert(stream: trio.abc.Stream, context: _Context) -> None:
+    with trio.move_on_after(_LINGER_S):
+        try:
+            await stream.send_all(context.outgoing.read())
+            # Unread data at close would reset the connection, and the alert could be lost with it.
+            while await stream.receive_some(1 << 14):
+                pass
+        except trio.BrokenResourceError:
+            return

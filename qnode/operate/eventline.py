@@ -1,0 +1,44 @@
+"""Write an event as a line for people: ``info     block.done  block=812 qber_z=0.0162 took_s=0.84``."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+_COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31;1"}
+_NOT_FIELDS = ("at", "level", "event", "exception")
+
+
+def render_line(event: Mapping[str, Any], *, coloured: bool = False) -> str:
+    """Return the event's line without a time, for a log that adds its own; see `render_dated_line`."""
+    level = str(event.get("level", "info"))
+    shown = f"{level:<8}"
+    if coloured and level in _COLOURS:
+        shown = f"\x1b[{_COLOURS[level]}m{shown}\x1b[0m"
+    words = [f"{printable(key)}={_value(value)}" for key, value in event.items() if key not in _NOT_FIELDS]
+    return f"{shown} {printable(str(event.get('event', '')))}  {' '.join(words)}".rstrip()
+
+
+def render_dated_line(event: Mapping[str, Any], *, coloured: bool = False) -> str:
+    """Return the event's line behind its local time to the millisecond."""
+    at = datetime.fromtimestamp(float(event.get("at", 0.0))).astimezone()
+    return f"{at.isoformat(sep=' ', timespec='milliseconds')} {render_line(event, coloured=coloured)}"
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which a device or a stranger may send, by their escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _value(value: Any) -> str:
+    """Write one field: numbers short, text quoted when a reader could not tell where it ends."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str):
+        plain = value and not any(c.isspace() or c in '"=' for c in value)
+        return printable(value if plain else json.dumps(value, ensure_ascii=False))
+    if value is None or isinstance(value, bool | int):
+        return str(value).lower()
+    return printable(json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":")))

@@ -1,0 +1,90 @@
+"""Tell systemd how the service fares (sd_notify), in the few datagrams that its protocol needs.
+
+Without ``$NOTIFY_SOCKET`` every call does nothing, so that the daemon runs alike under systemd and by hand.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Never
+
+import trio
+
+LONGEST_STATUS_CHARACTERS = 500
+
+
+@dataclass(frozen=True)
+class Notifier:
+    """Where to send notifications: ``address`` (a leading zero byte: abstract), None: nowhere.
+
+    ``watchdog_s``: how often systemd wants to be told that we live, None: not at all.
+    """
+
+    address: str | None = None
+    watchdog_s: float | None = None
+
+    def ready(self, status: str = "") -> None:
+        """Say that start-up (or a reload) is complete."""
+        self._send("READY=1", _status(status))
+
+    def status(self, text: str) -> None:
+        """Show ``text`` in `systemctl status`."""
+        self._send(_status(text))
+
+    def watchdog(self) -> None:
+        """Say that the node makes progress."""
+        self._send("WATCHDOG=1")
+
+    def reloading(self) -> None:
+        """Say that certificates are being reloaded; `ready` must follow."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self, status: str = "") -> None:
+        """Say that the node shuts down."""
+        self._send("STOPPING=1", _status(status))
+
+    def _send(self, *fields: str) -> None:
+        if self.address is None:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            try:
+                sender.sendto("\n".join(filter(None, fields)).encode(), self.address)
+            except OSError:
+                # A busy or absent service manager is no reason to stop making keys; its watchdog will tell.
+                return
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> Notifier:
+    """Return the notifier that systemd's environment variables describe."""
+    environment = os.environ if environment is None else environment
+    address = environment.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return Notifier()
+    period_us = environment.get("WATCHDOG_USEC", "")
+    ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return Notifier(
+        address="\0" + address[1:] if address.startswith("@") else address,
+        watchdog_s=int(period_us) / 1e6 if ours and period_us.isdigit() and int(period_us) > 0 else None,
+    )
+
+
+async def feed_watchdog(notifier: Notifier, is_alive: Callable[[], bool]) -> Never:
+    """Feed systemd's watchdog at twice its rate as long as ``is_alive()``; hung parts let it bite.
+
+    ``is_alive`` should say that pipeline and store move, or have nothing to do: a dark fibre is no hang.
+    """
+    if notifier.watchdog_s is None:
+        await trio.sleep_forever()
+    while True:
+        if is_alive():
+            notifier.watchdog()
+        await trio.sleep(notifier.watchdog_s / 2)
+
+
+def _status(text: str) -> str:
+    """Make the STATUS field; a line end in it would begin another field."""
+    line = " ".join(text.split())[:LONGEST_STATUS_CHARACTERS]
+    return f"STATUS={line}" if line else ""

@@ -1,0 +1,268 @@
+"""What the node knows about itself: the one truth behind `qnodectl status`, its JSON and the metrics.
+
+All times are unix seconds, all rates and durations of the quantum side run on tag time, fractions are
+fractions. A figure that is not known (yet) is None. Nothing here is secret: no bit and no seed of a key.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from qnode.devices.status import DeviceStatus, State
+
+__all__ = [
+    "Alarm",
+    "AuthenticationStatus",
+    "BlockStatus",
+    "BlockSummary",
+    "DeviceStatus",
+    "Discard",
+    "EtsiStatus",
+    "KeyStatus",
+    "NodeStatus",
+    "PeerStatus",
+    "QuantumStatus",
+    "SaeStatus",
+    "SiteStatus",
+    "State",
+    "Totals",
+    "troubles",
+    "why_no_key",
+]
+
+
+class SiteStatus(Struct, frozen=True, kw_only=True):
+    """Who speaks."""
+
+    role: Literal["alice", "bob"]
+    kme_id: str
+    link: str
+
+
+class PeerStatus(Struct, frozen=True, kw_only=True):
+    """The other site; ``connection`` is `connected` or `disconnected` (because: what failed last)."""
+
+    kme_id: str
+    connection: State
+    rtt_s: float | None = None
+    software: str | None = None
+
+    @property
+    def connected(self) -> bool:
+        """True while an authenticated session stands."""
+        return self.connection.state == "connected"
+
+
+class QuantumStatus(Struct, frozen=True, kw_only=True):
+    """The quantum channel; ``lock`` is `locked`, `searching` or `lost`.
+
+    ``e_vis``: visibility error of the X arm. ``asymmetry``: of the X boundary classes. ``click_rates_hz``: by
+    arm. ``cut_s``: tag time cut for want of lock. ``tag_time_s``: how far the tags have come.
+    """
+
+    lock: State
+    qber_z: float | None = None
+    e_vis: float | None = None
+    asymmetry: float | None = None
+    sifted_rate_bits_per_s: float | None = None
+    click_rates_hz: dict[str, float] = {}
+    clock_offset_ppm: float | None = None
+    phase_residual_ps: float | None = None
+    vector_strength: float | None = None
+    cut_s: float = 0.0
+    tag_time_s: float | None = None
+
+    @property
+    def locked(self) -> bool:
+        """True while clicks are given slots."""
+        return self.lock.state == "locked"
+
+
+class BlockSummary(Struct, frozen=True, kw_only=True):
+    """An accepted block. ``span_s``: tag time it covers; ``took_s``: wall time from its end to its key."""
+
+    block_id: int
+    finished_at: float
+    n_z: int
+    qber_z: float
+    e_vis: float | None
+    asymmetry: float | None
+    phi_z_upper: float
+    secret_bits: int
+    lambda_ec_bits: int
+    f_ec: float
+    estimator: str
+    assumptions: list[str]
+    span_s: float
+    took_s: float
+
+
+class Discard(Struct, frozen=True, kw_only=True):
+    """The block that gave no key last: ``reason`` is the counted word, ``detail`` says it to people."""
+
+    block_id: int
+    at: float
+    reason: str
+    detail: str = ""
+
+
+class BlockStatus(Struct, frozen=True, kw_only=True):
+    """Blocks since the start. ``filled``: fraction of the present block; ``in_flight``: being distilled.
+
+    ``decided_until_s``: tag time at the end of the latest block that was accepted or discarded (Bob).
+    """
+
+    current: int | None = None
+    filled: float | None = None
+    in_flight: int = 0
+    accepted: int = 0
+    discarded: dict[str, int] = {}
+    decided_until_s: float = 0.0
+    last: BlockSummary | None = None
+    last_discard: Discard | None = None
+
+
+class Totals(Struct, frozen=True, kw_only=True):
+    """Counts since the daemon started; they only grow.
+
+    ``error_bits`` were found among ``measured_bits``: all sifted bits of a corrected block, a sample of one
+    that could not be corrected. ``c_plus_clicks``, ``c_z_clicks``: central-slot clicks of |+> and of Z
+    states. ``ec_parities``: disclosed by Alice in corrected blocks whose Shannon limit was ``shannon_bits``.
+    """
+
+    tags: int = 0
+    tags_lost: int = 0
+    tags_out_of_order: int = 0
+    tag_overruns: int = 0
+    clicks: int = 0
+    clicks_dropped: int = 0
+    sifted_bits: int = 0
+    secret_bits: int = 0
+    lambda_ec_bits: int = 0
+    error_bits: int = 0
+    measured_bits: int = 0
+    c_plus_clicks: int = 0
+    c_z_clicks: int = 0
+    ec_parities: int = 0
+    shannon_bits: float = 0.0
+    epsilon: float = 0.0
+
+
+class KeyStatus(Struct, frozen=True, kw_only=True):
+    """Chunks in the store by state, and what became of keys.
+
+    ``available_own``: assignable by this site; ``available_peer``: by the other one. ``stock``: pre-assigned
+    chunks for delivery while the link is down.
+    """
+
+    available_own: int = 0
+    available_peer: int = 0
+    prepared: int = 0
+    assigned: int = 0
+    stock: int = 0
+    delivered_total: int = 0
+    void_total: int = 0
+    expired_total: int = 0
+
+
+class AuthenticationStatus(Struct, frozen=True, kw_only=True):
+    """One-time authentication pads left for each direction."""
+
+    pads_left_send: int | None = None
+    pads_left_receive: int | None = None
+
+
+class SaeStatus(Struct, frozen=True, kw_only=True):
+    """One encryptor of this site (``kme_id`` says where it is attached)."""
+
+    sae_id: str
+    peers: list[str] = []
+    kme_id: str = ""
+    keys_delivered_total: int = 0
+    last_key_at: float | None = None
+    requests_refused_total: int = 0
+
+
+class EtsiStatus(Struct, frozen=True, kw_only=True):
+    """The key delivery interface."""
+
+    url: str = ""
+    saes: list[SaeStatus] = []
+
+
+class Alarm(Struct, frozen=True, kw_only=True):
+    """Something a person should look at; ``name`` is a noun and a verb as in the event log."""
+
+    name: str
+    since: float
+    text: str
+
+
+class NodeStatus(Struct, frozen=True, kw_only=True):
+    """One site at the moment ``at``.
+
+    ``state`` is `starting`, `running`, `degraded`, `stopping` or `halted`.
+    """
+
+    at: float
+    version: str
+    site: SiteStatus
+    simulated: bool
+    state: State
+    peer: PeerStatus
+    quantum: QuantumStatus
+    block: BlockStatus = BlockStatus()
+    totals: Totals = Totals()
+    keys: KeyStatus = KeyStatus()
+    authentication: AuthenticationStatus = AuthenticationStatus()
+    devices: list[DeviceStatus] = []
+    etsi014: EtsiStatus = EtsiStatus()
+    alarms: list[Alarm] = []
+
+
+def troubles(status: NodeStatus) -> list[Alarm]:
+    """Return all that is not well, the node's own alarms last; empty means that the site is ok."""
+    found = []
+    if status.state.state != "running":
+        found.append(_alarm(f"node.{status.state.state}", status.state))
+    if not status.peer.connected:
+        found.append(_alarm("peer.disconnected", status.peer.connection))
+    if not status.quantum.locked:
+        found.append(_alarm("quantum.unlocked", status.quantum.lock))
+    found += [
+        _alarm("device.failed", device.state, subject=device.name)
+        for device in status.devices
+        if not device.well
+    ]
+    return found + status.alarms
+
+
+def _alarm(name: str, state: State, subject: str = "") -> Alarm:
+    """Put a state that is not well into words."""
+    text = f"{subject} {state.state}".strip() + (f": {state.because}" if state.because else "")
+    return Alarm(name=name, since=state.since, text=text)
+
+
+def why_no_key(status: NodeStatus) -> str | None:
+    """Explain in one line why no key is ready; None when there is one."""
+    if status.keys.available_own + status.keys.available_peer + status.keys.stock:
+        return None
+    block = status.block
+    last, discard = block.last, block.last_discard
+    if discard is not None and (last is None or discard.at >= last.finished_at):
+        detail = f": {discard.detail}" if discard.detail else ""
+        return f"block {discard.block_id} was discarded ({discard.reason}){detail}"
+    if not status.peer.connected:
+        return "the peer is not connected" + _because(status.peer.connection)
+    if not status.quantum.locked:
+        return "no lock on the quantum channel" + _because(status.quantum.lock)
+    if last is not None:
+        return f"all keys are used; block {last.block_id} was the last to give key"
+    if block.filled is not None:
+        return f"the first block is {100 * block.filled:.0f} % full"
+    return "the first block has not begun"
+
+
+def _because(state: State) -> str:
+    """Append the reason, if one is known."""
+    return f": {state.because}" if state.because else ""

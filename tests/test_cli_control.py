@@ -1,0 +1,183 @@
+"""`qnodectl` as an operator runs it: a process of its own against a served socket."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from msgspec.structs import replace
+from operate_support import degraded_status, well_status
+
+from qnode.cli.control import main
+from qnode.operate.control import serve_control
+from qnode.operate.status import KeyStatus, NodeStatus
+
+QNODECTL = str(Path(sys.executable).parent / "qnodectl")
+EVENTS = [
+    {"at": 1.8e9, "level": "info", "event": "node.started", "version": "0.4.1"},
+    {"at": 1.8e9 + 1, "level": "warning", "event": "block.discarded", "block": 7, "reason": "qber_z"},
+]
+
+
+def recent_events(count: int) -> list[dict[str, Any]]:
+    return EVENTS[-count:]
+
+
+@asynccontextmanager
+async def served(path: Path, status: NodeStatus) -> AsyncIterator[None]:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, path, lambda: status, recent_events)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+async def qnodectl(*arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    return await trio.run_process(
+        [QNODECTL, *map(str, arguments)],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        env={**os.environ, "QNODE_CONTROL_SOCKET": "", **environment},
+    )
+
+
+async def test_status_of_a_node_that_is_well_exits_with_0(tmp_path: Path) -> None:
+    async with served(tmp_path / "s", well_status()):
+        run = await qnodectl("--socket", tmp_path / "s", "status")
+    assert run.returncode == 0, run.stderr
+    assert b"alice@turin" in run.stdout
+    assert b"12 481 ready" in run.stdout
+    assert run.stderr == b""
+
+
+async def test_status_of_a_degraded_node_exits_with_1_and_says_why(tmp_path: Path) -> None:
+    async with served(tmp_path / "s", degraded_status()):
+        run = await qnodectl("status", QNODE_CONTROL_SOCKET=str(tmp_path / "s"))
+    assert run.returncode == 1
+    assert b"2 warnings. See: qnodectl devices voa" in run.stdout
+
+
+async def test_status_as_json_is_the_status_with_every_field(tmp_path: Path) -> None:
+    async with served(tmp_path / "s", degraded_status()):
+        run = await qnodectl("--socket", tmp_path / "s", "status", "--json")
+    assert run.returncode == 1
+    assert msgspec.json.decode(run.stdout, type=NodeStatus) == degraded_status()
+    assert json.loads(run.stdout)["state"] == {"state": "running", "since": 1799751600.0, "because": ""}
+
+
+async def test_a_link_that_is_simulated_or_without_key_says_so(tmp_path: Path) -> None:
+    status = well_status(simulated=True, keys=KeyStatus())
+    async with served(tmp_path / "s", status):
+        screen = await qnodectl("--socket", tmp_path / "s", "status")
+        keys = await qnodectl("--socket", tmp_path / "s", "keys")
+        as_json = await qnodectl("--socket", tmp_path / "s", "status", "--json")
+    for run in (screen, keys):
+        assert b"SIMULATED: these keys are not keys" in run.stdout
+        assert b"no key: all keys are used; block 812 was the last to give key" in run.stdout
+    assert json.loads(as_json.stdout)["simulated"] is True
+
+
+async def test_keys_saes_devices_and_events_show_their_part(tmp_path: Path) -> None:
+    at = ("--socket", tmp_path / "s")
+    async with served(tmp_path / "s", degraded_status()):
+        runs = {name: await qnodectl(*at, name) for name in ("keys", "saes", "devices", "events")}
+        one = await qnodectl(*at, "devices", "voa")
+        unknown = await qnodectl(*at, "devices", "vao")
+        last = await qnodectl(*at, "events", "--count", "1", "--json")
+    assert {run.returncode for run in runs.values()} == {0}
+    out = {name: run.stdout.decode() for name, run in runs.items()}
+    assert "ready here" in out["keys"]
+    assert "6 481" in out["keys"]
+    assert "SAE-A" in out["saes"]
+    assert "3.0 s ago" in out["saes"]
+    assert "never" in out["saes"]
+    assert [line.split()[1] for line in out["devices"].splitlines()] == ["ok", "ok", "WARN"]
+    assert [line.split()[3] for line in out["events"].splitlines()] == ["node.started", "block.discarded"]
+    assert "retry" in one.stdout.decode()
+    assert unknown.returncode == 64
+    assert b"no device vao (devices: tdc, bias, voa)" in unknown.stderr
+    assert json.loads(last.stdout) == EVENTS[1]
+
+
+async def test_watch_shows_one_look_after_another(tmp_path: Path) -> None:
+    async with served(tmp_path / "s", well_status()):
+        run = await qnodectl("--socket", tmp_path / "s", "watch", "--interval", "0.1", "--count", "3")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count(b"alice@turin") == 3
+
+
+async def test_nobody_at_the_socket_exits_with_2(tmp_path: Path) -> None:
+    missing = await qnodectl("--socket", tmp_path / "none", "status")
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(tmp_path / "stale"))
+    stale = await qnodectl("--socket", tmp_path / "stale", "status", "--json")
+    for run in (missing, stale):
+        assert (run.returncode, run.stdout) == (2, b"")
+        assert b"not running: " in run.stderr
+
+
+async def test_a_node_that_does_not_answer_exits_with_3(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(str(tmp_path / "s"))
+        hung.listen()
+        run = await qnodectl("--socket", tmp_path / "s", "--patience", "0.1", "status")
+    assert (run.returncode, run.stdout) == (3, b"")
+    assert b"cannot tell: " in run.stderr
+    assert b"no answer within 0.1 s" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "--jsn"),
+        ("statsu",),
+        (),
+        ("events", "--count", "0"),
+        ("--socket",),
+        ("--patience", "x", "keys"),
+    ],
+)
+def test_wrong_usage_exits_with_64(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["qnodectl", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 64
+    said = capsys.readouterr().err
+    assert "Error: " in said or "Usage: " in said
+
+
+async def test_help_exits_with_0() -> None:
+    run = await qnodectl("--help")
+    assert run.returncode == 0
+    assert b"Exit codes" in run.stdout
+
+
+async def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    many = replace(well_status(), devices=well_status().devices * 2000)
+    async with served(tmp_path / "s", many):
+        command = f"{QNODECTL} --socket {tmp_path}/s status | head -1; exit ${{PIPESTATUS[0]}}"
+        run = await trio.run_process(
+            ["bash", "-c", command], capture_stdout=True, capture_stderr=True, check=False
+        )
+    assert (run.returncode, run.stdout[:13], run.stderr) == (0, b"alice@turin (", b"")
+
+
+def test_status_imports_nothing_heavy() -> None:
+    heavy = ["numpy", "numba", "trio", "rich", "structlog", "starlette", "prometheus_client"]
+    program = (
+        "import sys, qnode.cli.control, qnode.operate.screen;"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert found.stdout == "[]\n"

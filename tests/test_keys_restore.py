@@ -1,0 +1,446 @@
+"""Crashes, restored databases, damage: what was delivered never comes back, nothing starts empty over it."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from keys_support import LAYOUT, STORE_KEYS, Site, add_block, assigned, make_block, pairs, preshared
+
+from qnode.errors import FieldError, KeyNotFound, LinkDown, PoolExhausted, StoreError, StoreUnusable
+from qnode.keys import BlockState, PadId, SqliteKeyStore, StoreCondition, open_store
+
+SERVING = StoreCondition.SERVING
+WAITING = StoreCondition.NEEDS_PEER_CONFIRMATION
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> tuple[Site, Site]:
+    """Two closed stores with a pre-shared key of 2 x 6 pads and one block of 20 chunks available."""
+    both = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+    with both[0].open() as alice, both[1].open() as bob:
+        for store in (alice, bob):
+            store.load_preshared(preshared(12))
+        add_block(make_block(1, 20), alice, bob)
+    return both
+
+
+def test_everything_survives_closing_and_opening(sites: tuple[Site, Site]) -> None:
+    a, b = sites
+    with a.open() as alice, b.open() as bob:
+        open_one = alice.assign("m", ["s"], 2, 256, 0.0)
+        done = assigned(alice, bob, 2)
+        before = alice.counts(), alice.positions(), alice.pads_left()
+    with a.open(create=False) as alice, b.open(create=False) as bob:
+        assert alice.condition().state == SERVING
+        assert (alice.counts(), alice.positions(), alice.pads_left()) == before
+        assert alice.unacknowledged_assignments() == [open_one]
+        keys = alice.deliver_to_master(done)
+        assert pairs(bob.deliver_to_slave("s", "m", [key.key_id for key in keys])) == pairs(keys)
+
+
+def consume_as_master(store: SqliteKeyStore) -> object:
+    return store.deliver_to_master(1)
+
+
+def consume_pad(store: SqliteKeyStore) -> object:
+    return store.reserve_send_pad()
+
+
+@pytest.mark.parametrize(
+    "consume",
+    [
+        consume_as_master,
+        consume_pad,
+        lambda store: store.confirm_receive_pad(PadId(0, 0)),
+        lambda store: store.record_block_opened(2),
+        lambda store: store.give_away(1),
+        lambda store: store.expire(100.0, 60.0),
+    ],
+)
+def test_a_backup_from_just_before_anything_consumed_is_found_out(
+    sites: tuple[Site, Site], tmp_path: Path, consume: Callable[[SqliteKeyStore], object]
+) -> None:
+    a, b = sites
+    with a.open() as alice, b.open() as bob:
+        assert assigned(alice, bob, 2) == 1
+        backup = a.copy_to(tmp_path / "backup")
+        consume(alice)
+    a.restore_database_from(backup)
+    with a.open() as alice:
+        assert alice.condition().state == WAITING
+        assert "older" in alice.condition().reason
+        counts = alice.counts()
+        assert (counts.available_own, counts.available_peer, counts.assigned) == (0, 0, 0)
+        assert (counts.void, counts.delivered) == (20, 0)
+        assert alice.block_state(1) == BlockState.VOID
+
+
+def test_a_restored_store_serves_nothing_until_the_peer_has_confirmed(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    backup = a.copy_to(tmp_path / "backup")
+    with a.open() as alice, b.open() as bob:
+        for _ in range(3):
+            bob.confirm_receive_pad(alice.reserve_send_pad().pad_id)
+        bob.note_peer(alice.positions().generation)
+    a.restore_database_from(backup)
+    a.open().close()  # the state is durable
+    with a.open() as alice, b.open() as bob:
+        for refused in (
+            lambda: alice.assign("m", ["s"], 1, 256, 0.0),
+            lambda: alice.record_block_opened(9),
+            lambda: alice.take_from_stock("m", "s", 1),
+            alice.reserve_send_pad,
+        ):
+            with pytest.raises(LinkDown, match="waits for the peer"):
+                refused()
+        assert bob.confirm_generation(alice.view_of_peer())  # a later era: Bob's chunks are void too
+        assert not alice.confirm_generation(bob.view_of_peer())
+        alice.keep_pad_segments(bob.pad_segments())
+        assert (alice.condition().state, bob.counts().void) == (SERVING, 20)
+        assert alice.reserve_send_pad().pad_id == PadId(0, 3)
+        add_block(make_block(2, 4), alice, bob)
+        keys = alice.deliver_to_master(assigned(alice, bob, 2))
+        assert pairs(bob.deliver_to_slave("s", "m", [key.key_id for key in keys])) == pairs(keys)
+    with a.open() as alice:
+        assert alice.condition().state == SERVING
+
+
+def test_block_and_assignment_numbers_go_on_behind_the_anchors_after_a_restore(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    backup = a.copy_to(tmp_path / "backup")
+    with a.open() as alice, b.open() as bob:
+        alice.record_block_opened(7)
+        alice.deliver_to_master(assigned(alice, bob, 1))
+    a.restore_database_from(backup)
+    with a.open() as alice:
+        assert alice.last_block_id == 7
+        assert alice.positions().last_assignment_id == 1
+
+
+def test_a_virtual_machine_set_back_with_its_anchor_is_found_out_by_the_peer(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    snapshot = a.copy_to(tmp_path / "snapshot")
+    with a.open() as alice, b.open() as bob:
+        used = [alice.reserve_send_pad().pad_id for _ in range(2)]
+        bob.confirm_receive_pad(used[-1])
+        bob.note_peer(alice.positions().generation)
+        bob.note_peer(0)
+    with snapshot.open() as alice, b.open() as bob:
+        assert alice.condition().state == SERVING  # nothing on this machine can tell
+        assert alice.confirm_generation(bob.view_of_peer())
+        assert alice.counts().void == 20
+        assert alice.reserve_send_pad().pad_id == PadId(0, 2)
+        assert alice.positions().generation > bob.view_of_peer().generation
+
+
+def test_without_its_anchor_a_store_waits_and_then_goes_on(sites: tuple[Site, Site]) -> None:
+    a, b = sites
+    with a.open() as alice, b.open() as bob:
+        bob.note_peer(alice.positions().generation)
+    a.anchor.write_bytes(b"scribble" * 100)
+    for _ in range(2):
+        with a.open() as alice:
+            assert alice.condition().state == WAITING
+            assert "anchor" in alice.condition().reason
+            with pytest.raises(LinkDown):
+                alice.assign("m", ["s"], 1, 256, 0.0)
+        a.anchor.unlink(missing_ok=True)
+    with a.open() as alice, b.open() as bob:
+        assert not alice.confirm_generation(bob.view_of_peer())
+        assert alice.counts().available_own == 10
+        alice.reserve_send_pad()
+    with a.open() as alice:
+        assert alice.condition().state == SERVING
+
+
+def test_without_its_anchor_an_older_store_is_found_out_by_the_peer(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    backup = a.copy_to(tmp_path / "backup", anchor=False)
+    with a.open() as alice, b.open() as bob:
+        alice.deliver_to_master(assigned(alice, bob, 1))
+        bob.note_peer(alice.positions().generation)
+    with backup.open() as alice, b.open() as bob:
+        assert alice.condition().state == WAITING
+        assert alice.confirm_generation(bob.view_of_peer())
+        assert alice.counts().void == 20
+
+
+def test_a_backup_from_before_a_new_preshared_key_gives_no_pads(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, _ = sites
+    backup = a.copy_to(tmp_path / "backup")
+    with a.open() as alice:
+        alice.load_preshared(preshared(20), replace=True)
+    a.restore_database_from(backup)
+    with a.open() as alice:
+        assert alice.pads_left().send == alice.pads_left().receive == 0
+        alice.confirm_generation(alice.positions())
+        with pytest.raises(PoolExhausted):
+            alice.reserve_send_pad()
+
+
+def test_a_crash_between_commit_and_anchor_loses_the_keys_but_never_repeats_them(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    with a.open() as alice, b.open() as bob:
+        assignment_id = assigned(alice, bob, 2)
+        before = a.copy_to(tmp_path / "before")
+        alice.deliver_to_master(assignment_id)
+        crashed = a.copy_to(tmp_path / "crashed")
+    shutil.copy(before.anchor, crashed.anchor)  # the anchor did not get there
+    with crashed.open() as alice:
+        assert alice.condition().state == SERVING
+        assert alice.counts().delivered == 2
+        with pytest.raises(StoreError):
+            alice.deliver_to_master(assignment_id)
+    crashed.restore_database_from(before)  # the anchor has caught up by now
+    with crashed.open() as alice:
+        assert alice.condition().state == WAITING
+
+
+def test_a_torn_write_of_the_anchor_tells_of_the_step_before(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, _ = sites
+    with a.open() as alice:
+        alice.reserve_send_pad()
+        before = a.anchor.read_bytes()
+        alice.reserve_send_pad()
+        after = a.anchor.read_bytes()
+        changed = [i for i in range(len(after)) if after[i] != before[i]]
+        middle = (changed[0] + changed[-1]) // 2
+        crashed = a.copy_to(tmp_path / "crashed")
+    crashed.anchor.write_bytes(after[:middle] + before[middle:])
+    with crashed.open() as alice:
+        assert alice.condition().state == SERVING
+        assert alice.reserve_send_pad().pad_id == PadId(0, 2)
+
+
+def test_results_are_withheld_and_the_store_stops_when_the_anchor_cannot_be_written(
+    sites: tuple[Site, Site],
+) -> None:
+    a, _ = sites
+    with a.open() as alice:
+        anchor = alice._database.anchor
+        assert anchor is not None
+        full = os.open("/dev/full", os.O_RDWR)
+        os.dup2(full, anchor._descriptor)
+        os.close(full)
+        with pytest.raises(StoreUnusable, match="anchor could not be written"):
+            alice.reserve_send_pad()
+        with pytest.raises(StoreUnusable):
+            alice.counts()
+    with a.open() as alice:
+        assert alice.reserve_send_pad().pad_id == PadId(0, 1)
+
+
+def test_a_full_disk_changes_nothing_and_passes(sites: tuple[Site, Site]) -> None:
+    a, _ = sites
+    with a.open() as alice:
+        alice.record_block_opened(2)
+        before = alice.counts()
+        with alice._database.look() as tx:
+            (pages,) = tx.one("PRAGMA page_count")
+            tx.connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StoreError, match="disk is full"):
+            alice.prepare(make_block(2, 3000))
+        assert (alice.counts(), alice.block_state(2)) == (before, BlockState.UNKNOWN)
+        with alice._database.look() as tx:
+            tx.connection.execute("PRAGMA max_page_count = 1000000")
+        alice.prepare(make_block(2, 3000))
+        assert alice.counts().prepared == 3000
+
+
+def test_a_fresh_store_whose_creation_was_cut_short_opens(tmp_path: Path) -> None:
+    site = Site(tmp_path, "alice")
+    site.open().close()
+    site.anchor.unlink()
+    site.path.with_name("keys.db.new").write_bytes(b"half a store")
+    with site.open() as store:
+        assert store.condition().state == SERVING
+    assert site.anchor.exists()
+
+
+def test_a_store_that_is_gone_is_not_replaced_by_an_empty_one(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    a.path.unlink()
+    with pytest.raises(StoreUnusable, match="database is gone"):
+        a.open()
+    b.anchor.unlink()
+    b.path.rename(b.path.with_name("keys.db-wal"))
+    with pytest.raises(StoreUnusable, match="its log"):
+        b.open()
+    with pytest.raises(StoreUnusable, match="no key store"):
+        Site(tmp_path / "nowhere", "bob").open(create=False)
+
+
+def scribble_in_the_middle(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096:-4096] = b"\x55" * (len(data) - 8192)
+    path.write_bytes(data)
+
+
+def a_newer_schema(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+
+
+def another_database(path: Path) -> None:
+    path.unlink()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE other (x)")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.write_bytes(b"not a database at all" * 500), "damaged"),
+        (lambda path: path.write_bytes(b""), "not a qnode key store"),
+        (lambda path: path.write_bytes(path.read_bytes()[:9000]), "damaged"),
+        (scribble_in_the_middle, "damaged"),
+        (a_newer_schema, "schema 2"),
+        (another_database, "not a qnode key store"),
+    ],
+)
+def test_a_file_that_cannot_be_trusted_is_refused_and_left_alone(
+    sites: tuple[Site, Site], spoil: Callable[[Path], None], words: str
+) -> None:
+    a, _ = sites
+    spoil(a.path)
+    before = a.path.read_bytes()
+    with pytest.raises(StoreUnusable, match=words) as refusal:
+        a.open()
+    assert str(a.path) in str(refusal.value)
+    assert a.path.read_bytes() == before
+
+
+def test_a_damaged_chunk_is_refused_when_it_is_needed(sites: tuple[Site, Site]) -> None:
+    a, b = sites
+    with a.open() as alice, b.open() as bob:
+        assignment_id = assigned(alice, bob, 1)
+    connection = sqlite3.connect(a.path)
+    connection.execute(
+        "UPDATE sealed_slots SET slots = zeroblob(length(slots)) WHERE part_id = "
+        "(SELECT part_id FROM sealed_part WHERE kind = 'chunk')"
+    )
+    connection.commit()
+    connection.close()
+    with a.open() as alice:
+        with pytest.raises(StoreUnusable, match="does not open"):
+            alice.deliver_to_master(assignment_id)
+        assert alice.counts().delivered == 0
+
+
+def test_wrong_key_wrong_owner_and_wrong_places_are_refused(sites: tuple[Site, Site], tmp_path: Path) -> None:
+    a, b = sites
+    with pytest.raises(StoreUnusable, match="store key"):
+        a.open(store_key=b"x" * 32)
+    with pytest.raises(FieldError):
+        a.open(store_key=b"short")
+    a.role = "bob"
+    with pytest.raises(StoreUnusable, match="role of this store is 'alice'"):
+        a.open(store_key=STORE_KEYS["alice"])
+    with pytest.raises(StoreUnusable, match="must lie outside"):
+        open_store(
+            b.path, role="bob", store_key=b"k" * 32, anchor=b.path.parent / "x", kme_id="b", peer_kme_id="a"
+        )
+
+
+def test_the_anchor_of_another_store_is_refused(sites: tuple[Site, Site], tmp_path: Path) -> None:
+    a, _ = sites
+    other = Site(tmp_path / "other", "alice")
+    other.open().close()
+    a.anchor.unlink()
+    other.anchor.rename(a.anchor)
+    with pytest.raises(StoreUnusable, match="belongs to another store"):
+        a.open()
+
+
+def test_a_second_process_is_refused(sites: tuple[Site, Site]) -> None:
+    a, _ = sites
+    with a.open(), pytest.raises(StoreUnusable, match="another process"):
+        a.open()
+
+
+def test_files_are_for_their_owner_alone(sites: tuple[Site, Site]) -> None:
+    a, _ = sites
+    a.path.chmod(0o644)
+    a.path.parent.chmod(0o755)
+    with a.open() as alice:
+        alice.reserve_send_pad()
+        modes = {file.name: file.stat().st_mode & 0o777 for file in (*a.path.parent.iterdir(), a.anchor)}
+    assert modes == {"keys.db": 0o600, "keys.db-wal": 0o600, "anchor": 0o600}
+    assert a.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+_DELIVERER = """
+import sys
+from pathlib import Path
+from keys_support import Site
+store = Site(Path(sys.argv[1]), "alice").open(create=False)
+print("ready", flush=True)
+for assignment_id in range(1, 100):
+    keys = store.deliver_to_master(assignment_id)
+    print(keys[0].key_id, store.reserve_send_pad().pad_id.index, flush=True)
+"""
+
+
+@pytest.mark.parametrize("n_lines", [1, 7, 20])
+def test_a_killed_process_has_delivered_nothing_that_comes_back(tmp_path: Path, n_lines: int) -> None:
+    a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+    with a.open() as alice, b.open() as bob:
+        for store in (alice, bob):
+            store.load_preshared(preshared(400))
+        add_block(make_block(1, 200), alice, bob)
+        for _ in range(99):
+            assigned(alice, bob, 1)
+    with subprocess.Popen(
+        [sys.executable, "-c", _DELIVERER, str(a.folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+    ) as child:
+        assert child.stdout is not None
+        lines = [child.stdout.readline().split() for _ in range(1 + n_lines)][1:]
+        child.send_signal(signal.SIGKILL)
+        lines += [line.split() for line in child.stdout.readlines() if line.endswith("\n")]
+    seen = {UUID(line[0]) for line in lines}
+    with a.open() as alice, b.open() as bob:
+        assert alice.condition().state == SERVING
+        assert alice.counts().delivered >= len(seen)
+        assert alice.reserve_send_pad().pad_id.index > max(int(line[1]) for line in lines)
+        again = []
+        for assignment_id in range(1, 100):
+            try:
+                again += alice.deliver_to_master(assignment_id)
+            except StoreError:
+                continue
+        assert not seen & {key.key_id for key in again}
+        assert len(bob.deliver_to_slave("s", "m", list(seen))) == len(seen)
+        with pytest.raises(KeyNotFound):
+            bob.deliver_to_slave("s", "m", list(seen))
+
+
+def test_the_layout_of_the_tests_leaves_room_for_chunks() -> None:
+    assert LAYOUT.n_chunks(len(make_block(1, 20).key)) == 20

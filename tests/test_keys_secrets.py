@@ -1,0 +1,101 @@
+"""No key bytes in the clear: not in any file of the store, not in a repr, not in an exception."""
+
+import traceback
+from pathlib import Path
+
+import pytest
+from keys_support import LAYOUT, STORE_KEYS, Site, add_block, appearances, assigned, make_block, preshared
+
+from qnode.errors import FieldError, KeyNotFound, StoreError
+from qnode.keys import key_id
+
+
+def secrets_of(block_id: int, n_chunks: int) -> list[bytes]:
+    key = make_block(block_id, n_chunks).key
+    chunks = [key[LAYOUT.overhead_bytes + 32 * i :][:32] for i in range(n_chunks)]
+    pads = [key[32 + 16 * i :][:16] for i in range(2 * LAYOUT.pads_per_direction)]
+    return [key[:32], *pads, *chunks]
+
+
+def test_no_secret_stands_in_any_file_at_any_time(tmp_path: Path) -> None:
+    a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+    psk = preshared(6)
+    looked_for = [*secrets_of(1, 12), *secrets_of(2, 12), psk[:32], psk[32:48], *STORE_KEYS.values()]
+    looked_for += [psk[64 + 16 * i :][:16] for i in range(6)]
+
+    def check() -> None:
+        for secret in looked_for:
+            assert appearances(tmp_path, secret) == []
+            assert appearances(tmp_path, secret[:16]) == []
+
+    with a.open() as alice, b.open() as bob:
+        for store in (alice, bob):
+            store.load_preshared(psk)
+        add_block(make_block(1, 12), alice, bob)
+        alice.record_block_opened(2)
+        alice.prepare(make_block(2, 12))
+        check()
+        keys = alice.deliver_to_master(assigned(alice, bob, 3))
+        bob.deliver_to_slave("s", "m", [key.key_id for key in keys])
+        bob.confirm_receive_pad(alice.reserve_send_pad().pad_id)
+        check()
+        alice.void_block(2, "cut")
+        bob.expire(0.0, 60.0)
+        check()
+    check()
+
+
+def test_even_the_sealed_form_of_what_was_delivered_is_gone_after_the_next_expiry(tmp_path: Path) -> None:
+    a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+    with a.open() as alice, b.open() as bob:
+        add_block(make_block(1, 12), alice, bob)
+        with alice._database.look() as tx:
+            (blob,) = tx.connection.execute(
+                "SELECT slots FROM sealed_slots JOIN sealed_part USING (part_id) WHERE kind = 'chunk'"
+            ).fetchone()
+        slots = [blob[48 * i : 48 * i + 48] for i in range(12)]
+        assert appearances(a.folder, slots[0])
+        alice.deliver_to_master(assigned(alice, bob, 3))
+        alice.expire(0.0, 60.0)
+        assert [bool(appearances(a.folder, slot)) for slot in slots] == [False] * 3 + [True] * 9
+
+
+def test_a_used_up_block_leaves_no_secret_behind(tmp_path: Path) -> None:
+    a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+    with a.open() as alice, b.open() as bob:
+        add_block(make_block(1, 4), alice, bob)
+        bob.take_over(alice.give_away(2))
+        assignment = bob.assign("m", ["s"], 4, 256, 0.0)
+        alice.accept_assignment(assignment, 0.0)
+        bob.acknowledge(1)
+        ids = [key.key_id for key in bob.deliver_to_master(1)]
+        alice.deliver_to_slave("s", "m", ids)
+        for store in (alice, bob):
+            with store._database.look() as tx:
+                kinds = {row[0] for row in tx.connection.execute("SELECT kind FROM sealed_part")}
+            assert kinds == {"canary", "pad_send", "pad_receive"}
+
+
+def test_reprs_and_exceptions_do_not_tell(tmp_path: Path) -> None:
+    a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+    block = make_block(1, 4)
+    with a.open() as alice, b.open() as bob:
+        for store in (alice, bob):
+            store.load_preshared(preshared(4))
+        add_block(block, alice, bob)
+        keys = alice.deliver_to_master(assigned(alice, bob, 1))
+        pad = alice.reserve_send_pad()
+        told = [repr(x) for x in (block, keys, pad, alice, alice.hash_keys(), alice._database._tx)]
+        for move in (
+            lambda: alice.prepare(block),
+            lambda: alice.load_preshared(preshared(4)),
+            lambda: alice.load_preshared(b"\x07" * 50),
+            lambda: bob.deliver_to_slave("s", "m", [key_id(b"x" * 32, 0)]),
+        ):
+            with pytest.raises((StoreError, FieldError, KeyNotFound)) as refusal:
+                move()
+            told.append("".join(traceback.format_exception(refusal.value)))
+    text = "\n".join(told)
+    for secret in (*secrets_of(1, 4), pad.pad, preshared(4)[32:48], STORE_KEYS["alice"]):
+        assert repr(secret)[2:-1] not in text
+        assert secret.hex() not in text

@@ -1,0 +1,198 @@
+"""The event log: its formats, its memory, and that key material cannot slip into it."""
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qnode.operate.eventline import render_dated_line, render_line
+from qnode.operate.events import LogFormat, configure_log
+
+SECRET = bytes(range(200, 232))
+
+
+@pytest.fixture(autouse=True)
+def _restore_structlog() -> Any:
+    yield
+    structlog.reset_defaults()
+
+
+def logged(log_format: LogFormat, event: str, **fields: Any) -> str:
+    stream = io.StringIO()
+    configure_log("debug", log_format, stream=stream)
+    structlog.get_logger().info(event, **fields)
+    return stream.getvalue()
+
+
+def test_a_line_has_the_event_and_its_fields_in_order() -> None:
+    line = logged(
+        "plain", "block.done", block=812, qber_z=0.016234567, reason="too few clicks", peer=None, ok=True
+    )
+    when, _, rest = line.rstrip("\n").partition(" info ")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", when)
+    assert rest.strip() == (
+        'block.done  block=812 qber_z=0.0162346 reason="too few clicks" peer=none ok=true'
+    )
+
+
+def test_under_journald_each_line_carries_its_priority() -> None:
+    assert logged("journal", "node.started", version="0.4.1") == "<6>info     node.started  version=0.4.1\n"
+    stream = io.StringIO()
+    configure_log("info", "journal", stream=stream)
+    try:
+        raise ValueError("bad\nluck")
+    except ValueError:
+        structlog.get_logger().exception("device.failed", device="tdc")
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "<3>error    device.failed  device=tdc"
+    assert all(line.startswith("<3>") for line in lines)
+    assert lines[-1] == "<3>luck"
+
+
+def test_json_lines_are_one_object_an_event() -> None:
+    event = json.loads(logged("json", "block.done", block=812))
+    assert event["at"] > 1.7e9
+    del event["at"]
+    assert event == {"level": "info", "event": "block.done", "block": 812}
+
+
+def test_events_below_the_level_are_neither_written_nor_kept() -> None:
+    stream = io.StringIO()
+    events = configure_log("warning", "plain", stream=stream)
+    structlog.get_logger().info("block.done")
+    structlog.get_logger().warning("block.discarded", reason="qber_z")
+    assert "block.done" not in stream.getvalue()
+    assert [event["event"] for event in events.recent()] == ["block.discarded"]
+
+
+def test_the_latest_thousand_events_are_kept_oldest_first() -> None:
+    events = configure_log("info", "plain", stream=io.StringIO())
+    log = structlog.get_logger()
+    for number in range(1005):
+        log.info("tag.counted", number=number)
+    assert [event["number"] for event in events.recent(3)] == [1002, 1003, 1004]
+    assert len(events.recent()) == 1000
+    assert events.recent(0) == []
+    assert events.recent(-1) == []
+
+
+class Pad:
+    def __repr__(self) -> str:
+        return f"Pad({SECRET!r})"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (SECRET, "<32 bytes>"),
+        (bytearray(SECRET), "<32 bytes>"),
+        (memoryview(SECRET), "<32 bytes>"),
+        (int.from_bytes(SECRET), "<256-bit number>"),
+        (np.frombuffer(SECRET, np.uint8), "<ndarray>"),
+        (Pad(), "<Pad>"),
+        ([SECRET, {"key": SECRET}], ["<32 bytes>", {"key": "<32 bytes>"}]),
+        ({SECRET: 1}, {"<32 bytes>": 1}),
+        ((((([SECRET],),),),), [[["<tuple>"]]]),
+        (str(SECRET), "<bytes>"),
+        (f"pad {SECRET!r} used", "pad <bytes> used"),
+        (f"got {np.frombuffer(SECRET, np.uint8)!r}", "got <array>"),
+        (ValueError("bad", SECRET), "ValueError: ('bad', <bytes>)"),
+        (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        (Path("/etc/qnode"), "/etc/qnode"),
+        (np.float64(0.25), 0.25),
+        (np.int64(7), 7),
+        (-(2**63), -(2**63)),
+        ("x" * 1500, "x" * 1000 + "… (500 more)"),
+    ],
+)
+def test_what_may_be_key_material_is_named_and_not_shown(value: Any, shown: Any) -> None:
+    assert json.loads(logged("json", "pad.used", value=value))["value"] == shown
+
+
+def test_a_traceback_shows_neither_bytes_nor_local_variables() -> None:
+    stream = io.StringIO()
+    events = configure_log("info", "plain", stream=stream)
+    local_pad = int.from_bytes(SECRET)
+    try:
+        raise KeyError(SECRET)
+    except KeyError:
+        structlog.get_logger().exception("store.failed")
+    text = stream.getvalue() + str(events.recent())
+    assert "KeyError: <bytes>" in text
+    assert str(local_pad) not in text
+    assert "\\xc8" not in text
+
+
+BYTES = st.binary(min_size=16)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.recursive(BYTES, lambda inner: st.lists(inner) | st.dictionaries(BYTES, inner), max_leaves=6))
+def test_no_bytes_reach_any_format(value: Any) -> None:
+    def pieces(part: Any) -> list[bytes]:
+        if isinstance(part, bytes):
+            return [part]
+        inner = [*part, *part.values()] if isinstance(part, dict) else part
+        return [piece for item in inner for piece in pieces(item)]
+
+    for log_format in ("plain", "journal", "json"):
+        text = logged(log_format, "pad.used", value=value, why=f"because {value}")
+        assert not [piece for piece in pieces(value) if repr(piece)[2:-1] in text or piece.hex() in text]
+
+
+def test_an_event_is_one_line_whatever_a_stranger_sends() -> None:
+    line = logged("plain", "peer.refused", name="evil\n<0>\x1b[2J\x9b2J")
+    assert line.count("\n") == 1
+    assert "\x1b" not in line
+    assert "\x9b" not in line
+
+
+def test_kept_events_are_rendered_like_the_log() -> None:
+    stream = io.StringIO()
+    events = configure_log("info", "plain", stream=stream)
+    structlog.get_logger().info("block.done", block=812)
+    assert render_dated_line(events.recent()[0]) + "\n" == stream.getvalue()
+    assert render_line({"level": "warning", "event": "x.y"}, coloured=True).startswith("\x1b[33mwarning")
+
+
+PROGRAM = """
+import structlog
+from qnode.operate.events import configure_log
+configure_log()
+structlog.get_logger().warning("node.started")
+"""
+
+
+def test_the_format_follows_where_stderr_leads() -> None:
+    def run(stderr: int, **environment: str) -> None:
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM], stderr=stderr, check=True, env={**os.environ, **environment}
+        )
+
+    with tempfile.TemporaryFile() as file:
+        where = os.fstat(file.fileno())
+        run(file.fileno(), JOURNAL_STREAM=f"{where.st_dev}:{where.st_ino}")
+        run(file.fileno(), JOURNAL_STREAM="1:1")
+        file.seek(0)
+        under_journald, elsewhere = file.read().decode().splitlines()
+    assert under_journald == "<4>warning  node.started"
+    assert elsewhere[:2] == "20"
+    assert "\x1b" not in elsewhere
+    ours, theirs = pty.openpty()
+    run(theirs)
+    assert b"\x1b[33mwarning" in os.read(ours, 4096)
+    os.close(ours)
+    os.close(theirs)

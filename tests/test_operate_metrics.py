@@ -1,0 +1,117 @@
+"""The metrics page and the alert rules that stand on it."""
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from msgspec.structs import replace
+from operate_support import NOW, degraded_status, well_status
+from prometheus_client.parser import text_string_to_metric_families
+
+from qnode.operate.metrics import metrics_app, render_metrics
+from qnode.operate.status import BlockStatus, NodeStatus, PeerStatus, QuantumStatus, SiteStatus, State
+
+RULES = Path(__file__).parent.parent / "config" / "prometheus-rules.yml"
+
+
+def samples(status: NodeStatus) -> dict[str, float]:
+    """Parse the page; labels are put behind the name."""
+    found = {}
+    for family in text_string_to_metric_families(render_metrics(status).decode()):
+        for sample in family.samples:
+            labels = "".join(f",{key}={value}" for key, value in sorted(sample.labels.items()))
+            found[sample.name + labels] = sample.value
+    return found
+
+
+def test_the_page_says_what_the_status_says_in_base_units() -> None:
+    found = samples(well_status())
+    expected = {
+        "qkd_node_info,kme_id=KME-ALICE,link=turin,role=alice,version=0.4.1": 1.0,
+        "qkd_node_state,state=running": 1.0,
+        "qkd_simulated": 0.0,
+        "qkd_troubles": 0.0,
+        "qkd_peer_connected": 1.0,
+        "qkd_qber_z_ratio": 0.0162,
+        "qkd_sifted_bytes_per_second": 41_200 / 8,
+        "qkd_clicks_per_second,arm=z": 60_000.0,
+        "qkd_secret_bytes_total": 200_000.0,
+        "qkd_blocks_discarded_total,reason=qber_z": 2.0,
+        "qkd_last_block_timestamp_seconds": NOW - 41,
+        "qkd_key_chunks,state=available_own": 6481.0,
+        "qkd_authentication_pads,direction=send": 812.0,
+        "qkd_sae_keys_delivered_total,sae_id=SAE-A": 4000.0,
+        "qkd_device_up,device=tdc,driver=sfifteen-tdc1": 1.0,
+        "qkd_device_reading,device=bias,reading=bias_v": 4.21,
+    }
+    assert {name: found.get(name) for name in expected} == expected
+    assert found["qkd_phase_residual_seconds"] == pytest.approx(38.2e-12)
+    assert found["qkd_clock_offset_ratio"] == pytest.approx(12.5e-6)
+
+
+def test_troubles_and_failed_devices_show() -> None:
+    found = samples(degraded_status())
+    assert found["qkd_troubles"] == 2.0
+    assert found["qkd_device_up,device=voa,driver=oz-dd100"] == 0.0
+
+
+def test_figures_that_are_not_known_are_absent_and_not_zero() -> None:
+    bare = NodeStatus(
+        at=NOW,
+        version="0",
+        site=SiteStatus(role="bob", kme_id="B", link="l"),
+        simulated=True,
+        state=State("starting", NOW),
+        peer=PeerStatus(kme_id="A", connection=State("disconnected", NOW)),
+        quantum=QuantumStatus(lock=State("searching", NOW)),
+    )
+    found = samples(bare)
+    assert not [name for name in found if "qber" in name or "last_block" in name or "rtt" in name]
+    assert found["qkd_simulated"] == 1.0
+    assert found["qkd_blocks_accepted_total"] == 0.0
+
+
+def test_names_and_texts_follow_the_conventions() -> None:
+    # What `promtool check metrics` complains about, as far as it applies here.
+    for family in text_string_to_metric_families(render_metrics(degraded_status()).decode()):
+        words = family.name.split("_")
+        assert family.documentation.endswith((".", "1.", "label."))
+        assert words[0] == "qkd"
+        assert not {"bits", "ms", "us", "ns", "ps", "s", "hz", "percent", "ppm"} & set(words), family.name
+        assert all(sample.name.endswith("_total") for sample in family.samples) == (family.type == "counter")
+        assert all(len(sample.labels) <= 2 or family.name == "qkd_node_info" for sample in family.samples)
+
+
+def test_labels_from_outside_cannot_break_the_page() -> None:
+    status = replace(well_status(), block=BlockStatus(discarded={'a"b\n# TYPE evil counter\nevil 1\\': 3}))
+    found = samples(status)
+    assert "evil" not in found
+    assert 3.0 in found.values()
+
+
+def _call(method: str, path: str) -> tuple[int, dict[str, str], bytes]:
+    async def run() -> httpx.Response:
+        transport = httpx.ASGITransport(app=metrics_app(well_status))
+        async with httpx.AsyncClient(transport=transport, base_url="http://node") as http:
+            return await http.request(method, path)
+
+    response = trio.run(run)
+    return response.status_code, dict(response.headers), response.content
+
+
+def test_the_application_answers_get_metrics_and_nothing_else() -> None:
+    code, headers, body = _call("GET", "/metrics")
+    assert (code, headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    assert body == render_metrics(well_status())
+    assert _call("HEAD", "/metrics")[::2] == (200, b"")
+    assert _call("POST", "/metrics")[0] == 405
+    assert _call("GET", "/")[0] == 404
+
+
+def test_each_metric_that_an_alert_uses_exists() -> None:
+    page = render_metrics(degraded_status()).decode()
+    used = set(re.findall(r"\bqkd_[a-z_]+", RULES.read_text()))
+    assert len(used) > 10
+    assert {name for name in used if f"\n{name}" not in page} == set()
