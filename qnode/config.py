@@ -86,7 +86,7 @@ class ReconciliationParameters(_Table, frozen=True):
 class KeyParameters(_Table, frozen=True):
     """How a block's key is divided: refill of the authentication pool, then chunks by direction."""
 
-    refill_pads_per_direction: int = 4
+    refill_pads_per_direction: int = 3
     direction_share_alice: float = 0.5
 
 
@@ -165,7 +165,7 @@ class NodeSection(_Table, frozen=True):
     role: Role
     kme_id: str
     allow_simulated: bool = False
-    start_uncertainty_s: float = 0.010
+    start_uncertainty_s: float = 0.020
 
 
 class DeviceSection(_Table, frozen=True):

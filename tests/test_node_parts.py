@@ -14,6 +14,7 @@ from qnode.config import BlockParameters, LinkParameters
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
 from qnode.errors import ConfigError, ProtocolError
+from qnode.keys import Positions
 from qnode.loopback.result import Ledger
 from qnode.node.alice import Revealed
 from qnode.node.bob import Announcement, RunningRate
@@ -22,6 +23,7 @@ from qnode.node.dialogue import BlockLost
 from qnode.node.frames import frame_bounds, frame_of, join_frames, sample_of
 from qnode.node.seal_order import SealOrder
 from qnode.node.site import read_secret
+from qnode.node.storage import PeerMemory, runs_of
 from qnode.tags.types import Clicks
 
 
@@ -150,3 +152,9 @@ async def test_tags_are_checked_in_the_order_in_which_they_came() -> None:
         assert checked == [5]
         await order.give_up(6)
     assert checked == [5, 7]
+
+
+@given(numbers=st.sets(st.integers(0, 200)))
+def test_runs_of_segments_hold_exactly_the_segments(numbers: set[int]) -> None:
+    memory = PeerMemory(Positions(), runs_of(sorted(numbers)))
+    assert {segment for segment in range(202) if memory.holds(segment)} == numbers

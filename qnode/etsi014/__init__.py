@@ -1,0 +1,23 @@
+"""Key delivery to encryptors by ETSI GS QKD 014 V1.1.1.
+
+`Delivery` holds what the calls mean, `application` how version 1 of the API writes them; another edition is
+another face of the same `Delivery`.
+"""
+
+from qnode.etsi014._delivery import ApiLimits, Delivery
+from qnode.etsi014._directory import SaeDirectory, SaeEntry, certificate_names
+from qnode.etsi014._refusal import Refusal
+from qnode.etsi014._supply import Key, KeySupply
+from qnode.etsi014._v1 import application
+
+__all__ = [
+    "ApiLimits",
+    "Delivery",
+    "Key",
+    "KeySupply",
+    "Refusal",
+    "SaeDirectory",
+    "SaeEntry",
+    "application",
+    "certificate_names",
+]

@@ -88,7 +88,7 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
     nonce: Annotated[bytes, Meta(min_length=32, max_length=32)]
     last_block_id: Identifier
     generation: Count
-    positions: Annotated[bytes, Meta(max_length=4096)]
+    positions: Annotated[bytes, Meta(max_length=1 << 16)]
     software: Word
 
 

@@ -18,7 +18,7 @@ from qnode.devices.supervisor import silence_limit
 from qnode.errors import LinkError
 from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
 from qnode.node.figures import Figures
-from qnode.tags.alignment import Alignment, AlignmentProbe, offset_window
+from qnode.tags.alignment import Alignment, offset_window
 from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
 from qnode.tags.types import OUTCOME_LATE, TagBlock
 from qnode.units import PS_PER_S
@@ -110,7 +110,7 @@ class Receiver:
         result = await trio.to_thread.run_sync(synchroniser.feed, block)
         self._note(result, block)
         if result.probe is not None:
-            found = await self._align(source, part, part.run, result.probe)
+            found = await self._align(source, part, part.run, result)
             if found is None:
                 synchroniser.alignment_failed(result.probe.number)
             else:
@@ -130,10 +130,14 @@ class Receiver:
         return self._part
 
     async def _align(
-        self, source: TagSource, part: BobPart, run: EmissionRun, probe: AlignmentProbe
+        self, source: TagSource, part: BobPart, run: EmissionRun, result: SyncResult
     ) -> Alignment | None:
         """Ask Alice where the probe fits, around where the two sites' times of day say it should."""
-        into_run_s = source.origin_s + probe.start_ps / PS_PER_S - run.started_at_s
+        probe = result.probe
+        assert probe is not None
+        # Tag time runs on the TDC's clock; hours after its start the difference is more than the window.
+        elapsed_s = probe.start_ps / PS_PER_S / (1.0 + 1e-6 * result.statistics.clock_offset_ppm)
+        into_run_s = source.origin_s + elapsed_s - run.started_at_s
         offsets = offset_window(
             probe,
             into_run_s,

@@ -24,12 +24,33 @@ from qnode.link.authentication import Seal, TranscriptHash, check_seal, seal
 
 T = TypeVar("T")
 
+# A hello has room for so many; pads of older segments beyond them are given up.
+MOST_RUNS = 2000
+
 
 class PeerMemory(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a site remembers of its peer, and which segments of one-time pads it holds: part of each hello."""
+    """What a site remembers of its peer, and which segments of one-time pads it holds: part of each hello.
+
+    ``pad_segments``: first and last of each run of neighbouring segments, ascending.
+    """
 
     view: Positions
-    pad_segments: list[int]
+    pad_segments: list[tuple[int, int]]
+
+    def holds(self, segment: int) -> bool:
+        """Tell whether the site holds pads of ``segment``."""
+        return any(first <= segment <= last for first, last in self.pad_segments)
+
+
+def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return first and last of each run of neighbours in ascending ``numbers``; of many runs the latest."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs[-MOST_RUNS:]
 
 
 class Storage:
@@ -142,7 +163,7 @@ class Storage:
             self._store.note_peer(generation)
             voided = self._store.confirm_generation(memory.view)
             ours = self._store.pad_segments()
-            kept = [segment for segment in ours if segment in memory.pad_segments]
+            kept = [segment for segment in ours if memory.holds(segment)]
             if kept != ours:
                 self._store.keep_pad_segments(kept)
             return voided
@@ -151,7 +172,11 @@ class Storage:
 
     async def peer_memory(self) -> PeerMemory:
         """Return what the next hello tells the peer about himself."""
-        return await self._call(lambda: PeerMemory(self._store.view_of_peer(), self._store.pad_segments()))
+
+        def work() -> PeerMemory:
+            return PeerMemory(self._store.view_of_peer(), runs_of(self._store.pad_segments()))
+
+        return await self._call(work)
 
     async def expire(self, lifetime_s: float) -> int:
         """Wipe assigned keys that nobody fetched within ``lifetime_s``."""

@@ -1,0 +1,110 @@
+"""Simulated hardware: a transmitter and a time tagger that are joined by a private Unix socket.
+
+Simulated keys are not keys: both identify themselves as simulated.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from msgspec import Struct
+
+from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
+from qnode.devices.protocols import DeviceIdentity, EmissionRun
+from qnode.simulate.parameters import Change, SimulationParameters
+from qnode.simulate.tdc import ReceiverEnd, open_receiver
+from qnode.simulate.transmitter import TransmitterEnd, open_transmitter
+from qnode.tags.types import Codes, Slots, TagBlock
+
+
+class TransmitterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The transmitter's table; source and simulation as on Bob's side."""
+
+    fibre: Path
+    source: SourceParameters = SourceParameters()
+    simulation: SimulationParameters = SimulationParameters()
+
+
+class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The time tagger's table; ``receiver_p_z`` is the splitter's share of the Z arm."""
+
+    fibre: Path
+    source: SourceParameters = SourceParameters()
+    receiver_p_z: float = 0.5
+    simulation: SimulationParameters = SimulationParameters()
+
+
+class SimulatedTransmitter:
+    """Alice's qubit source. ``fibre`` in its table is the socket at which the simulated fibre begins."""
+
+    Config: ClassVar[type[Struct]] = TransmitterConfig
+
+    def __init__(self, end: TransmitterEnd, serial: str) -> None:
+        self._end = end
+        self._identity = DeviceIdentity("simulated transmitter", serial, simulated=True)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: TransmitterConfig) -> AsyncIterator["SimulatedTransmitter"]:
+        """Begin a run and listen for the receiver; left, the light goes out.
+
+        Raises:
+            DeviceError: the socket's folder is open to others, or another transmitter uses it.
+        """
+        async with open_transmitter(config.fibre, config.simulation, config.source) as end:
+            yield cls(end, f"seed-{config.simulation.seed}")
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """What the device says it is."""
+        return self._identity
+
+    def runs(self) -> AsyncIterator[EmissionRun]:
+        """Yield the present emission run, then each later one."""
+        return self._end.runs()
+
+    def symbols(self, run_id: int, slots: Slots) -> Codes:
+        """Look up what was sent in ``slots``; `UNKNOWN_SYMBOL` for another run than the present one."""
+        return self._end.symbols(run_id, slots)
+
+    async def change(self, change: Change) -> None:
+        """Change laser, fibre or Eve, from the next slot on that the receiver has not generated."""
+        await self._end.change(change)
+
+
+class SimulatedTdc:
+    """Bob's time-to-digital converter, with the detectors and the fibre before it."""
+
+    Config: ClassVar[type[Struct]] = TdcConfig
+
+    def __init__(self, end: ReceiverEnd, serial: str) -> None:
+        self._end = end
+        self._identity = DeviceIdentity("simulated TDC", serial, simulated=True)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: TdcConfig) -> AsyncIterator["SimulatedTdc"]:
+        """Start at tag time zero and follow the transmitter, whether it is there already or not."""
+        link = LinkParameters(source=config.source, receiver=ReceiverParameters(p_z=config.receiver_p_z))
+        async with open_receiver(config.fibre, config.simulation, link) as end:
+            yield cls(end, f"seed-{config.simulation.seed}")
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """What the device says it is."""
+        return self._identity
+
+    @property
+    def paced(self) -> bool:
+        """True at real time only."""
+        return self._end.paced
+
+    @property
+    def origin_s(self) -> float:
+        """Bob's time of day of tag time zero."""
+        return self._end.origin_s
+
+    def tags(self) -> AsyncIterator[TagBlock]:
+        """Yield tag blocks of at most a second and 2^18 tags."""
+        return self._end.tags()

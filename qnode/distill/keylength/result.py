@@ -1,0 +1,139 @@
+"""What an estimator answers, and the last steps that all estimators share."""
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from qnode.distill.keylength.asymmetry import AsymmetryTerms
+from qnode.distill.keylength.inputs import EstimatorInput
+
+# The six one-sided events of the asymmetry term: C_Z and E_same twice, E_plus and E_dark once (3.6).
+ASYMMETRY_EVENTS = 6
+
+
+class KeyLength(msgspec.Struct, frozen=True, kw_only=True):
+    """How many secret bits a block may give, with every bound on the way and what the number rests on.
+
+    ``length`` is ``length_unfloored`` rounded down, 0 when that is negative or nothing bounds the phase
+    error. ``epsilons`` names each failure probability; ``a_weight`` beside ``a`` says how often it counts in
+    eps_sec.
+    """
+
+    length: int
+    length_unfloored: float
+    s_z0_lower: float
+    s_z0_upper: float
+    s_z1_lower: float
+    s_x0_upper: float
+    s_x1_lower: float
+    v_x1_upper: float
+    phi_z_upper: float
+    estimator: str
+    x_mode: str
+    asymmetry: AsymmetryTerms | None
+    epsilons: Mapping[str, float]
+    assumptions: tuple[str, ...]
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """The photon-number bounds of one block, already clipped to what is possible."""
+
+    s_z0_lower: float
+    s_z0_upper: float
+    s_z1_lower: float
+    s_x0_upper: float
+    s_x1_lower: float
+    v_x1_upper: float
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether no one-photon detection is guaranteed, so that nothing bounds the phase error."""
+        return self.s_z1_lower <= 0.0 or self.s_x1_lower <= 0.0
+
+    @property
+    def b(self) -> float:
+        """Return the one-photon X error rate v/s, at most 1/2."""
+        return 0.5 if self.empty else min(0.5, self.v_x1_upper / self.s_x1_lower)
+
+
+def clip(value: float, upper: float) -> float:
+    """Return ``value`` clipped to [0, upper]."""
+    return min(max(value, 0.0), upper)
+
+
+def binary_entropy(x: float) -> float:
+    """Return h(x) = -x log2 x - (1 - x) log2(1 - x), 0 at both ends."""
+    if x <= 0.0 or x >= 1.0:
+        return 0.0
+    return -(x * math.log(x) + (1.0 - x) * math.log1p(-x)) / math.log(2.0)
+
+
+def verification_overhead_bits(inputs: EstimatorInput) -> float:
+    """Return max(log2(2/eps_cor), tag length): what the verification tag costs (security reference 7.2)."""
+    return max(1.0 - math.log2(inputs.eps_cor), float(inputs.verification_bits))
+
+
+def assemble(
+    inputs: EstimatorInput,
+    bounds: Bounds,
+    *,
+    estimator: str,
+    phi_visibility: float,
+    asymmetry: AsymmetryTerms | None,
+    credited_empty: float,
+    overhead_bits: float,
+    epsilons: Mapping[str, float],
+    assumptions: tuple[str, ...],
+) -> KeyLength:
+    """Apply the asymmetry term, subtract what was disclosed and spent, and round down."""
+    phi = phi_visibility
+    if asymmetry is not None and inputs.uses_asymmetry:
+        phi = asymmetry.widen(phi_visibility)
+    unfloored = (
+        credited_empty
+        + bounds.s_z1_lower * (1.0 - binary_entropy(phi))
+        - inputs.lambda_ec
+        - overhead_bits
+        - verification_overhead_bits(inputs)
+    )
+    usable = not bounds.empty and phi < 0.5
+    return KeyLength(
+        length=max(0, math.floor(unfloored)) if usable else 0,
+        length_unfloored=unfloored if usable else min(0.0, unfloored),
+        s_z0_lower=bounds.s_z0_lower,
+        s_z0_upper=bounds.s_z0_upper,
+        s_z1_lower=bounds.s_z1_lower,
+        s_x0_upper=bounds.s_x0_upper,
+        s_x1_lower=bounds.s_x1_lower,
+        v_x1_upper=bounds.v_x1_upper,
+        phi_z_upper=phi,
+        estimator=estimator,
+        x_mode="visibility + asymmetry" if inputs.uses_asymmetry else "visibility",
+        asymmetry=asymmetry,
+        epsilons={"eps_sec": inputs.eps_sec, "eps_cor": inputs.eps_cor, **epsilons},
+        assumptions=assumptions + common_assumptions(inputs, asymmetry),
+    )
+
+
+def common_assumptions(inputs: EstimatorInput, asymmetry: AsymmetryTerms | None) -> tuple[str, ...]:
+    """Return what every estimator leaves open for this receiver (security reference 3.6, 4.4, 4.5, 6)."""
+    sentences = [
+        "independent dead time: basis-independent detection is not enforced",
+        "passive basis choice: the proof assumes an active choice, cross clicks are not in the bound",
+        "detection-efficiency mismatch is not bounded",
+        "phases are random from qubit to qubit; intensities and states do not depend on earlier ones",
+        "detectors have no memory (afterpulses, dead time) that the adversary can use",
+        "the intensities and their probabilities are taken as exact",
+    ]
+    if inputs.one_x_detector:
+        sentences.append("one X detector and three states: not proven against coherent attacks")
+    if inputs.uses_asymmetry:
+        sentences.append("asymmetry term: all photon numbers together, not separated for one photon")
+    elif inputs.one_x_detector:
+        sentences.append("visibility only: a channel that treats |+> and |-> differently is not seen")
+    if asymmetry is not None and inputs.p_z is not None:
+        expected = 2.0 * inputs.p_x / inputs.p_z
+        if abs(inputs.x_scale - expected) > 1e-6 * expected:
+            sentences.append(f"x_scale is {inputs.x_scale:g}, while 2 p_X / p_Z is {expected:g}")
+    return tuple(sentences)

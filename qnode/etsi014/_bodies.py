@@ -1,0 +1,79 @@
+"""Bodies of version 1, field by field as clause 6 of ETSI GS QKD 014 V1.1.1 spells them."""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+
+
+class StatusBody(Struct, frozen=True, omit_defaults=True):
+    """Answer of Get status (6.1)."""
+
+    source_kme_id: str = msgspec.field(name="source_KME_ID")
+    target_kme_id: str = msgspec.field(name="target_KME_ID")
+    master_sae_id: str = msgspec.field(name="master_SAE_ID")
+    slave_sae_id: str = msgspec.field(name="slave_SAE_ID")
+    key_size: int
+    stored_key_count: int
+    max_key_count: int
+    max_key_per_request: int
+    max_key_size: int
+    min_key_size: int
+    max_sae_id_count: int = msgspec.field(name="max_SAE_ID_count")
+    status_extension: dict[str, Any] | None = None
+
+
+class KeyRequestBody(Struct, frozen=True):
+    """Request of Get key (6.2). Members may be null, as some clients write absent ones.
+
+    ``number`` and ``size`` are checked later, so that any wrong one is answered with the range.
+    """
+
+    number: Any = None
+    size: Any = None
+    additional_slave_sae_ids: tuple[str, ...] | None = msgspec.field(
+        name="additional_slave_SAE_IDs", default=None
+    )
+    extension_mandatory: tuple[dict[str, Any], ...] | None = None
+    extension_optional: tuple[dict[str, Any], ...] | None = None
+
+
+class KeyBody(Struct, frozen=True, omit_defaults=True):
+    """One key of a container (6.3); ``key`` is base64 by the encoder."""
+
+    key_id: UUID = msgspec.field(name="key_ID")
+    key: bytes
+    key_extension: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"KeyBody(key_id={self.key_id})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("key_id", self.key_id)]
+
+
+class KeyContainerBody(Struct, frozen=True, omit_defaults=True):
+    """Answer of Get key and of Get key with key IDs (6.3)."""
+
+    keys: list[KeyBody]
+    key_container_extension: dict[str, Any] | None = None
+
+
+class KeyIdBody(Struct, frozen=True):
+    """One entry of key_IDs (6.4); its extensions are for the future."""
+
+    key_id: str = msgspec.field(name="key_ID")
+
+
+class KeyIdsBody(Struct, frozen=True):
+    """Request of Get key with key IDs (6.4)."""
+
+    key_ids: tuple[KeyIdBody, ...] = msgspec.field(name="key_IDs")
+
+
+class ErrorBody(Struct, frozen=True, omit_defaults=True):
+    """Answer of a call that failed (6.5)."""
+
+    message: str
+    details: tuple[dict[str, Any], ...] = ()

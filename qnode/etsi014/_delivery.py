@@ -1,0 +1,218 @@
+"""What the three calls mean, whatever edition of the API writes them."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+import trio
+from msgspec import Struct
+
+from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed, StoreError
+from qnode.etsi014._directory import SaeDirectory, SaeEntry
+from qnode.etsi014._refusal import Refusal, malformed, unauthorised
+from qnode.etsi014._supply import Key, KeySupply
+
+log = structlog.get_logger()
+
+SIMULATED = "qnode_simulated"
+
+
+class ApiLimits(Struct, frozen=True, kw_only=True):
+    """Sizes and numbers that the interface announces and holds; sizes in bits."""
+
+    key_size_bits: int = 256
+    min_key_size_bits: int = 64
+    max_key_size_bits: int = 65_536
+    size_step_bits: int = 8
+    max_key_per_request: int = 128
+    max_sae_id_count: int = 8
+    max_key_count: int = 1 << 20
+    requests_per_sae: int = 8
+    """Calls of one SAE that the store works on at a time; more wait."""
+    answer_s: float = 10.0
+    """A call that the store has not answered by then ends with 503."""
+    retry_after_s: int = 2
+
+
+_DEFAULT_LIMITS = ApiLimits()
+
+
+@dataclass(frozen=True)
+class KeyRequest:
+    """What a master asks for; None is the default. ``number`` and ``size_bits`` may be anything yet."""
+
+    number: object = None
+    size_bits: object = None
+    additional_slaves: tuple[str, ...] = ()
+    mandatory: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What a master may expect of a pair."""
+
+    master: SaeEntry
+    slave: SaeEntry
+    stored_key_count: int
+
+
+class Delivery:
+    """The calls of encryptors, checked against directory and limits, answered by a supply.
+
+    ``simulated`` says that the keys come from a simulated link: nobody may mistake them for keys.
+    """
+
+    def __init__(
+        self,
+        directory: SaeDirectory,
+        supply: KeySupply,
+        *,
+        limits: ApiLimits = _DEFAULT_LIMITS,
+        simulated: bool = False,
+    ) -> None:
+        self.directory = directory
+        self.limits = limits
+        self.simulated = simulated
+        self._supply = supply
+        self._turns = {sae.sae_id: trio.Semaphore(limits.requests_per_sae) for sae in directory.local}
+
+    @property
+    def extension(self) -> dict[str, Any] | None:
+        """What every answer says about this link."""
+        return {SIMULATED: True} if self.simulated else None
+
+    async def status(self, caller: SaeEntry, slave_id: str) -> Stock:
+        """Return what ``caller`` could get as master for ``slave_id``.
+
+        Raises:
+            Refusal: 400, 503.
+        """
+        slave = self.directory.other(caller, slave_id, "slave_SAE_ID")
+        async with self._turn(caller):
+            count = await self._supply.stored_key_count(
+                caller.sae_id, slave.sae_id, self.limits.key_size_bits
+            )
+        return Stock(caller, slave, min(count, self.limits.max_key_count))
+
+    async def allocate(self, caller: SaeEntry, slave_id: str, request: KeyRequest) -> list[Key]:
+        """Give ``caller`` keys as master; its slaves fetch the same ones elsewhere.
+
+        Raises:
+            Refusal: 400, 503.
+        """
+        slaves = self._slaves(caller, slave_id, request)
+        self._check_extensions(request.mandatory)
+        number = self._number(request)
+        size_bits = self._size_bits(request)
+        async with self._turn(caller):
+            keys = await self._supply.allocate(caller.sae_id, slaves, number, size_bits)
+        assert len(keys) == number, "a supply gives all keys or none"
+        assert all(8 * len(key.key) == size_bits for key in keys), "a supply gives keys of the size asked for"
+        log.info(
+            "key.allocated",
+            master=caller.sae_id,
+            slaves=slaves,
+            size_bits=size_bits,
+            key_ids=[str(key.key_id) for key in keys],
+        )
+        return keys
+
+    async def fetch(self, caller: SaeEntry, master_id: str, key_ids: tuple[UUID, ...]) -> list[Key]:
+        """Give ``caller`` as slave the keys that ``master_id`` got.
+
+        Raises:
+            Refusal: 400, 401, 503.
+        """
+        master = self.directory.other(caller, master_id, "master_SAE_ID")
+        if not 1 <= len(key_ids) <= self.limits.max_key_per_request:
+            raise _out_of_range("key_IDs", "the number of key_IDs", 1, self.limits.max_key_per_request)
+        if len(set(key_ids)) < len(key_ids):
+            raise malformed("key_IDs are not distinct", "duplicate key_ID", {"field": "key_IDs"})
+        async with self._turn(caller):
+            keys = await self._supply.fetch(caller.sae_id, master.sae_id, key_ids)
+        assert tuple(key.key_id for key in keys) == key_ids, "a supply gives all keys or none, in order"
+        log.info("key.fetched", slave=caller.sae_id, master=master.sae_id, key_ids=[str(k) for k in key_ids])
+        return keys
+
+    @asynccontextmanager
+    async def _turn(self, caller: SaeEntry) -> AsyncIterator[None]:
+        """Hold one of the caller's turns at the store, and put its troubles into the API's words."""
+        retry = self.limits.retry_after_s
+        try:
+            with trio.fail_after(self.limits.answer_s):
+                async with self._turns[caller.sae_id]:
+                    yield
+        except NotEnoughKeys as short:
+            raise Refusal(
+                503,
+                "not enough keys are available",
+                reason="not enough keys",
+                details=({"asked": short.asked, "available": short.available},),
+                retry_after_s=retry,
+            ) from None
+        except NotNamed:
+            raise unauthorised("not named as slave") from None
+        except KeyNotFound as missing:
+            raise malformed("one or more keys specified are not found on KME", str(missing)) from None
+        except LinkDown:
+            message = "the link to the peer KME is down"
+            raise Refusal(503, message, reason="link down", retry_after_s=retry) from None
+        except StoreError as trouble:
+            message = "the KME is in trouble"
+            raise Refusal(503, message, reason=str(trouble), retry_after_s=retry) from None
+        except trio.TooSlowError:
+            message = "the KME takes too long"
+            raise Refusal(503, message, reason="store took too long", retry_after_s=retry) from None
+
+    def _slaves(self, caller: SaeEntry, slave_id: str, request: KeyRequest) -> tuple[str, ...]:
+        field = "additional_slave_SAE_IDs"
+        slaves = [self.directory.other(caller, slave_id, "slave_SAE_ID").sae_id]
+        if len(request.additional_slaves) > self.limits.max_sae_id_count:
+            raise _out_of_range(field, f"the number of {field}", 0, self.limits.max_sae_id_count)
+        for additional in request.additional_slaves:
+            slave = self.directory.other(caller, additional, field)
+            if slave.sae_id in slaves:
+                raise malformed(f"{field} are not distinct", "duplicate slave", {"field": field})
+            slaves.append(slave.sae_id)
+        return tuple(slaves)
+
+    def _check_extensions(self, mandatory: tuple[tuple[str, Any], ...]) -> None:
+        """Hold what a caller insists on: the one extension known is whether keys may be simulated."""
+        unknown = [{"extension": name} for name, _ in mandatory if name != SIMULATED]
+        if unknown:
+            message = "not all extension_mandatory parameters are supported"
+            raise malformed(message, "unknown mandatory extension", *unknown)
+        if any(wanted is not self.simulated for _, wanted in mandatory):
+            message = "not all extension_mandatory request options could be met"
+            raise malformed(message, "mandatory extension not met", {"extension": SIMULATED})
+
+    def _number(self, request: KeyRequest) -> int:
+        return _integer(
+            "number", 1 if request.number is None else request.number, 1, self.limits.max_key_per_request
+        )
+
+    def _size_bits(self, request: KeyRequest) -> int:
+        limits = self.limits
+        asked = limits.key_size_bits if request.size_bits is None else request.size_bits
+        size = _integer("size", asked, limits.min_key_size_bits, limits.max_key_size_bits)
+        if size % limits.size_step_bits:
+            message = f"size shall be a multiple of {limits.size_step_bits}"
+            raise malformed(message, "odd size", {"field": "size", "step": limits.size_step_bits})
+        return size
+
+
+def _integer(field: str, value: object, least: int, most: int) -> int:
+    """Return ``value`` if it is an integer in range; neither text, nor True, nor 1.0 is one."""
+    if type(value) is not int or not least <= value <= most:
+        raise _out_of_range(field, field, least, most)
+    return value
+
+
+def _out_of_range(field: str, subject: str, least: int, most: int) -> Refusal:
+    details: Mapping[str, Any] = {"field": field, "minimum": least, "maximum": most}
+    return malformed(
+        f"{subject} shall be an integer from {least} to {most}", f"{field} out of range", details
+    )

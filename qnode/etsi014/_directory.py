@@ -1,0 +1,111 @@
+"""Who may call: encryptors of the configuration, and how a certificate names one of them."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from qnode.config import SaeSection
+from qnode.errors import ConfigError
+from qnode.etsi014._refusal import malformed, unauthorised
+
+# The configuration's table is the entry: sae_id, kme_id, peers, identities.
+SaeEntry = SaeSection
+
+
+@lru_cache(maxsize=1024)
+def certificate_names(der: bytes) -> tuple[str, ...]:
+    """Return the names of a certificate: URIs and DNS names of its subjectAltName, else its common name.
+
+    The common name counts only where there is no alternative name, as RFC 6125 (6.4.4) has it: many
+    authorities check alternative names only and let anything stand in the subject.
+    """
+    certificate = x509.load_der_x509_certificate(der)
+    try:
+        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names: list[str] = []
+    else:
+        names = alternatives.get_values_for_type(x509.UniformResourceIdentifier)
+        names += alternatives.get_values_for_type(x509.DNSName)
+    if not names:
+        names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    return tuple(names)
+
+
+class SaeDirectory:
+    """The encryptors of both sites as one site sees them.
+
+    An SAE is known by its ``identities`` or, without any, by its sae_id standing in the certificate. Names
+    of KMEs (``node_names`` beside all kme_id) belong to nodes: a certificate that carries one is no SAE's.
+
+    Raises:
+        ConfigError: two SAEs share an id or identity, one is named like a node, or a peer is not known.
+    """
+
+    def __init__(self, kme_id: str, entries: Iterable[SaeEntry], node_names: Iterable[str] = ()) -> None:
+        self.kme_id = kme_id
+        self._entries: dict[str, SaeEntry] = {}
+        self._by_identity: dict[str, SaeEntry] = {}
+        for entry in entries:
+            if entry.sae_id in self._entries:
+                raise ConfigError(f"[etsi014.sae] {entry.sae_id}: registered twice")
+            self._entries[entry.sae_id] = entry
+        self._node_names = {kme_id, *node_names} | {entry.kme_id for entry in self._entries.values()}
+        for entry in self._entries.values():
+            self._register(entry)
+
+    def _register(self, entry: SaeEntry) -> None:
+        where = f"[etsi014.sae] {entry.sae_id}"
+        for peer in entry.peers:
+            if peer not in self._entries or peer == entry.sae_id:
+                raise ConfigError(f"{where}: peers: expected other registered SAEs, got {peer!r}")
+        for identity in entry.identities or (entry.sae_id,):
+            if identity in self._node_names:
+                raise ConfigError(f"{where}: {identity!r} names a node, which is another role")
+            other = self._by_identity.setdefault(identity, entry)
+            if other is not entry:
+                raise ConfigError(f"{where}: identity {identity!r} belongs to {other.sae_id} already")
+
+    @property
+    def local(self) -> tuple[SaeEntry, ...]:
+        """SAEs that may call here."""
+        return tuple(entry for entry in self._entries.values() if entry.kme_id == self.kme_id)
+
+    def caller(self, certificate: bytes | None) -> SaeEntry:
+        """Return the local SAE that ``certificate`` (DER) belongs to.
+
+        Raises:
+            Refusal: 401; nobody's, a node's, two SAEs', or that of an SAE at another site.
+        """
+        if certificate is None:
+            raise unauthorised("no certificate")
+        try:
+            names = certificate_names(certificate)
+        except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+            # TLS has verified it, yet its encoding is broken somewhere that TLS does not look.
+            raise unauthorised("unreadable certificate") from None
+        if not self._node_names.isdisjoint(names):
+            raise unauthorised("certificate of a node")
+        found = {entry.sae_id: entry for name in names if (entry := self._by_identity.get(name)) is not None}
+        if not found:
+            raise unauthorised("certificate of nobody registered")
+        if len(found) > 1:
+            raise unauthorised("certificate of several SAEs")
+        entry = next(iter(found.values()))
+        if entry.kme_id != self.kme_id:
+            raise unauthorised("SAE of another site")
+        return entry
+
+    def other(self, caller: SaeEntry, sae_id: str, field: str) -> SaeEntry:
+        """Return the SAE ``sae_id`` that ``caller`` shares keys with.
+
+        Raises:
+            Refusal: 400 naming ``field``; one answer for unknown SAEs and for those of other pairs.
+        """
+        if sae_id == caller.sae_id:
+            raise malformed(f"{field} is the caller's own", "own SAE ID", {"field": field})
+        if sae_id not in caller.peers:
+            raise malformed(f"{field} is not an SAE to share keys with", "unknown SAE", {"field": field})
+        return self._entries[sae_id]

@@ -1,0 +1,145 @@
+"""Version 1 of the API: paths, methods and answers of ETSI GS QKD 014 V1.1.1 as an ASGI application."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from qnode.etsi014 import _reading
+from qnode.etsi014._bodies import ErrorBody, KeyBody, KeyContainerBody, StatusBody
+from qnode.etsi014._delivery import Delivery
+from qnode.etsi014._directory import SaeEntry
+from qnode.etsi014._refusal import Refusal
+from qnode.etsi014._supply import Key
+
+log = structlog.get_logger()
+
+_PREFIX = "/api/v1/keys/{sae_id}"
+_VENDOR = "qnode_"
+
+Call = Callable[[Request, SaeEntry, str], Awaitable[msgspec.Struct]]
+
+
+def application(delivery: Delivery) -> ASGIApp:
+    """Return the ASGI application of ``delivery``: /api/v1/keys/{SAE_ID}/status, enc_keys, dec_keys.
+
+    The server must put the client's certificate into the scope as ``qnode.http`` does.
+    """
+    limits = delivery.limits
+
+    async def status(_request: Request, caller: SaeEntry, sae_id: str) -> StatusBody:
+        stock = await delivery.status(caller, sae_id)
+        return StatusBody(
+            source_kme_id=delivery.directory.kme_id,
+            target_kme_id=stock.slave.kme_id,
+            master_sae_id=stock.master.sae_id,
+            slave_sae_id=stock.slave.sae_id,
+            key_size=limits.key_size_bits,
+            stored_key_count=stock.stored_key_count,
+            max_key_count=limits.max_key_count,
+            max_key_per_request=limits.max_key_per_request,
+            max_key_size=limits.max_key_size_bits,
+            min_key_size=limits.min_key_size_bits,
+            max_sae_id_count=limits.max_sae_id_count,
+            status_extension=delivery.extension,
+        )
+
+    async def enc_keys(request: Request, caller: SaeEntry, sae_id: str) -> KeyContainerBody:
+        if request.method == "GET":
+            asked = _reading.key_request_of_query(request.scope["query_string"])
+        else:
+            asked = _reading.key_request_of_body(await request.body())
+        return _container(delivery, await delivery.allocate(caller, sae_id, asked))
+
+    async def dec_keys(request: Request, caller: SaeEntry, sae_id: str) -> KeyContainerBody:
+        if request.method == "GET":
+            key_ids = _reading.key_ids_of_query(request.scope["query_string"])
+        else:
+            key_ids = _reading.key_ids_of_body(await request.body())
+        return _container(delivery, await delivery.fetch(caller, sae_id, key_ids))
+
+    router = Router(
+        [
+            Route(f"{_PREFIX}/status", _Endpoint(delivery, status, ("GET",))),
+            Route(f"{_PREFIX}/enc_keys", _Endpoint(delivery, enc_keys, ("GET", "POST"))),
+            Route(f"{_PREFIX}/dec_keys", _Endpoint(delivery, dec_keys, ("GET", "POST"))),
+        ],
+        redirect_slashes=False,
+        default=_not_found,
+    )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # Routes match the path as the client wrote it: a decoded SAE ID may hold a slash.
+        raw = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+        await router({**scope, "path": raw.decode("ascii")}, receive, send)
+
+    return app
+
+
+class _Endpoint:
+    """One path: its methods, its caller, its answer or refusal."""
+
+    def __init__(self, delivery: Delivery, call: Call, methods: tuple[str, ...]) -> None:
+        self._delivery = delivery
+        self._call = call
+        self._methods = methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        caller: SaeEntry | None = None
+        try:
+            if request.method not in self._methods:
+                raise Refusal(405, "method not allowed", reason="method not allowed")
+            tls: dict[str, Any] = scope.get("extensions", {}).get("tls", {})
+            caller = self._delivery.directory.caller(tls.get("client_cert_der"))
+            sae_id = _reading.sae_id(request.path_params["sae_id"])
+            response = _json(200, await self._call(request, caller, sae_id))
+        except Refusal as refusal:
+            log.info(
+                "request.refused",
+                sae=caller.sae_id if caller is not None else None,
+                method=request.method,
+                path=scope["path"],
+                status=refusal.status,
+                reason=refusal.reason,
+            )
+            response = self._refused(refusal)
+        await response(scope, receive, send)
+
+    def _refused(self, refusal: Refusal) -> Response:
+        if refusal.message is None:
+            return Response(status_code=refusal.status, headers={"cache-control": "no-store"})
+        response = _json(refusal.status, ErrorBody(refusal.message, tuple(map(dict, refusal.details))))
+        if refusal.status == 405:
+            response.headers["allow"] = ", ".join(self._methods)
+        if refusal.retry_after_s is not None:
+            response.headers["retry-after"] = str(refusal.retry_after_s)
+        return response
+
+
+def _container(delivery: Delivery, keys: list[Key]) -> KeyContainerBody:
+    link = delivery.extension or {}
+    return KeyContainerBody(
+        keys=[KeyBody(key.key_id, key.key, {**_prefixed(key), **link} or None) for key in keys],
+        key_container_extension=delivery.extension,
+    )
+
+
+def _prefixed(key: Key) -> dict[str, Any]:
+    return {f"{_VENDOR}{name}": value for name, value in key.extension.items()}
+
+
+def _json(status: int, body: msgspec.Struct) -> Response:
+    # Nothing on the way may keep a copy of a key.
+    headers = {"cache-control": "no-store"}
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    await _json(404, ErrorBody("no such path"))(scope, receive, send)

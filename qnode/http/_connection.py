@@ -1,0 +1,269 @@
+"""One connection: requests read within limits, given to the application, answers written."""
+
+import contextlib
+import time
+from email.utils import formatdate
+from typing import Any
+from urllib.parse import unquote
+
+import h11
+import msgspec
+import structlog
+import trio
+
+from qnode.http._asgi import Application, Message
+from qnode.http._limits import Counters, Limits
+from qnode.http._linger import linger
+from qnode.http._places import Place
+
+log = structlog.get_logger()
+
+_READ_BYTES = 16 * 1024
+
+
+class ClientGone(OSError):
+    """The client closed, reset, or stopped reading; an OSError because ASGI promises one to applications."""
+
+
+class _Refused(Exception):
+    """A request cannot be taken: answer with this status and close."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Connection:
+    """HTTP/1.1 with one client over an open stream."""
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        app: Application,
+        limits: Limits,
+        counters: Counters,
+        place: Place,
+        base_scope: dict[str, Any],
+    ) -> None:
+        self._stream = stream
+        self._app = app
+        self._limits = limits
+        self._counters = counters
+        self._place = place
+        self._base_scope = base_scope
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
+        self._head_only = False
+        self.lost: str | None = None
+
+    async def run(self) -> None:
+        """Answer requests until either end has had enough.
+
+        Raises:
+            ClientGone: the client broke off in the middle.
+            Exception: whatever the application raised.
+        """
+        while True:
+            try:
+                request = await self._read_head()
+                if request is None:
+                    return
+                body = await self._read_body(request)
+            except _Refused as refused:
+                self._counters.requests_refused += 1
+                client = self._base_scope["client"][0]
+                log.info("http.request_refused", client=client, status=refused.status, reason=refused.reason)
+                await self._refuse(refused.status, refused.reason)
+                return
+            self._place.work()
+            self._counters.requests += 1
+            exchange = _Exchange(self, body, bodiless=self._head_only)
+            await self._app(self._scope(request), exchange.receive, exchange.send)
+            exchange.check_complete()
+            if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+                return
+            if self._place.last_request:
+                return
+            self._http.start_next_cycle()
+            self._place.wait()
+
+    async def apologise(self) -> None:
+        """Answer 500 without details, if nothing has been answered yet."""
+        if self._http.our_state is h11.SEND_RESPONSE:
+            await self._refuse(500, "internal error")
+
+    async def transmit(self, *events: h11.Event) -> None:
+        """Send ``events`` in one write, within the deadline for writes.
+
+        Raises:
+            ClientGone: nobody reads at the other end.
+        """
+        data = b"".join(self._http.send(event) or b"" for event in events)
+        try:
+            with trio.fail_after(self._limits.send_s):
+                await self._stream.send_all(data)
+        except trio.TooSlowError:
+            raise self._lose("client does not read") from None
+        except trio.BrokenResourceError:
+            raise self._lose("connection lost") from None
+
+    async def read(self, most: int = _READ_BYTES) -> bool:
+        """Give what the client sends next to the parser; False at its end.
+
+        Raises:
+            ClientGone: the connection broke.
+        """
+        try:
+            data = bytes(await self._stream.receive_some(most))
+        except trio.BrokenResourceError:
+            raise self._lose("connection lost") from None
+        self._http.receive_data(data)
+        return bool(data)
+
+    def _lose(self, why: str) -> ClientGone:
+        # Kept as well as raised: frameworks turn an OSError of ours into errors of their own.
+        self.lost = why
+        return ClientGone(why)
+
+    def response(self, status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:
+        """Return a response's head with what each answer of this server says."""
+        own = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+        if self._place.last_request or trio.current_time() - self._place.opened > self._limits.age_s:
+            own.append((b"connection", b"close"))
+        return h11.Response(status_code=status, headers=[*headers, *own])
+
+    async def _read_head(self) -> h11.Request | None:
+        """Return the next request, or None when the client has none."""
+        taken = len(self._http.trailing_data[0])
+        with trio.move_on_after(self._limits.head_s if taken else self._limits.idle_s) as deadline:
+            while True:
+                event = self._next_event()
+                if isinstance(event, h11.Request):
+                    return event
+                if isinstance(event, h11.ConnectionClosed):
+                    return None
+                room = self._limits.head_bytes - taken
+                if room <= 0:
+                    raise _Refused(431, "request head is too large")
+                await self.read(min(room, _READ_BYTES))
+                if taken == 0:
+                    deadline.deadline = trio.current_time() + self._limits.head_s
+                taken = len(self._http.trailing_data[0])
+        if taken:
+            raise _Refused(408, "request head took too long")
+        return None
+
+    async def _read_body(self, request: h11.Request) -> bytes:
+        """Return the whole body; small bodies are all that the applications here take."""
+        self._head_only = request.method == b"HEAD"
+        fields = dict(request.headers)
+        if b"transfer-encoding" in fields and (b"content-length" in fields or request.http_version != b"1.1"):
+            # A proxy before us may choose the other one than h11, and see other requests than we do.
+            raise _Refused(400, "request has two framings")
+        if int(fields.get(b"content-length", b"0")) > self._limits.body_bytes:
+            raise _Refused(413, "request body is too large")
+        body = bytearray()
+        with trio.move_on_after(self._limits.body_s):
+            if self._http.they_are_waiting_for_100_continue:
+                await self.transmit(h11.InformationalResponse(status_code=100, headers=[]))
+            while True:
+                event = self._next_event()
+                if isinstance(event, h11.EndOfMessage):
+                    return bytes(body)
+                if isinstance(event, h11.Data):
+                    body += event.data
+                    if len(body) > self._limits.body_bytes:
+                        raise _Refused(413, "request body is too large")
+                else:
+                    await self.read()
+        raise _Refused(408, "request body took too long")
+
+    def _next_event(self) -> object:
+        try:
+            return self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            # Behind the colon h11 quotes the client's bytes.
+            raise _Refused(error.error_status_hint, str(error).partition(":")[0]) from None
+
+    async def _refuse(self, status: int, reason: str) -> None:
+        """Answer ``status`` and hang up."""
+        body = msgspec.json.encode({"message": reason})
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        data = [] if self._head_only else [h11.Data(data=body)]
+        await self.transmit(self.response(status, headers), *data, h11.EndOfMessage())
+        with trio.move_on_after(self._limits.linger_s):
+            await linger(self._stream)
+
+    def _scope(self, request: h11.Request) -> dict[str, Any]:
+        raw_path, _, query = _origin_form(request.target).partition(b"?")
+        return {
+            **self._base_scope,
+            "http_version": request.http_version.decode("ascii"),
+            "method": request.method.decode("ascii"),
+            "path": unquote(raw_path.decode("ascii")),
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": list(request.headers),
+        }
+
+
+def _origin_form(target: bytes) -> bytes:
+    """Return path and query of a request target, which may name scheme and host as for a proxy."""
+    if target.startswith((b"/", b"*")):
+        return target
+    _, marker, rest = target.partition(b"://")
+    _, slash, path = rest.partition(b"/")
+    return slash + path if marker and slash else b"/"
+
+
+class _Exchange:
+    """One request and its answer, as the application sees them."""
+
+    def __init__(self, connection: Connection, body: bytes, *, bodiless: bool) -> None:
+        self._connection = connection
+        self._bodiless = bodiless
+        self._body: bytes | None = body
+        self._start: Message | None = None
+        self._begun = False
+        self._complete = trio.Event()
+
+    async def receive(self) -> Message:
+        """Return the body once, then wait for the end of the exchange or of the client."""
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        with contextlib.suppress(ClientGone):
+            if not self._complete.is_set() and await self._connection.read():
+                # The client has sent its next request already; the parser keeps it until its turn.
+                await self._complete.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the answer; head and first piece of body leave in one write."""
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        if self._start is None or self._complete.is_set():
+            raise RuntimeError(f"application sent {message['type']} out of turn")
+        events: list[h11.Event] = []
+        if not self._begun:
+            self._begun = True
+            status = self._start["status"]
+            self._bodiless = self._bodiless or status in (204, 304)
+            events.append(self._connection.response(status, list(self._start.get("headers", []))))
+        body = message.get("body", b"")
+        if body and not self._bodiless:
+            events.append(h11.Data(data=body))
+        if not message.get("more_body", False):
+            events.append(h11.EndOfMessage())
+            self._complete.set()
+        await self._connection.transmit(*events)
+
+    def check_complete(self) -> None:
+        """Refuse an application that returned without a whole answer."""
+        if not self._complete.is_set():
+            raise RuntimeError("application returned before its answer was complete")

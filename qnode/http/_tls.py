@@ -1,0 +1,150 @@
+"""TLS of the server: settings, contexts, the handshake, and what the application learns of the client."""
+
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+from msgspec import Struct
+
+from qnode.errors import ConfigError
+from qnode.http._places import Place
+from qnode.http._turnstile import Turnstile
+
+_VERSION_NUMBERS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+
+
+class TlsSettings(Struct, frozen=True, kw_only=True):
+    """PEM files of a server. With ``client_ca`` clients must prove themselves; ``crl`` names revoked ones."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    crl: Path | None = None
+
+
+class HandshakeError(Exception):
+    """A client did not get through the handshake; the message is the reason, for our log.
+
+    ``alert`` is what TLS has to say to the client about it.
+    """
+
+    def __init__(self, reason: str, alert: bytes) -> None:
+        super().__init__(reason)
+        self.alert = alert
+
+
+class ServerContext(ssl.SSLContext):
+    """A server's context that lets the alert of a failed handshake be sent.
+
+    `trio.SSLStream` drops what OpenSSL wrote when a handshake fails, so a client with a bad certificate
+    would see a silent close. ``outgoing`` is the buffer of the stream that was wrapped last.
+    """
+
+    outgoing: ssl.MemoryBIO
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **named: Any
+    ) -> ssl.SSLObject:
+        """Wrap as usual and remember ``outgoing``."""
+        self.outgoing = outgoing
+        return super().wrap_bio(incoming, outgoing, *args, **named)
+
+
+def server_context(settings: TlsSettings) -> ServerContext:
+    """Return a fresh context: TLS 1.2 at least, no session tickets, clients held against the CRL.
+
+    A context is built anew for each reload because OpenSSL ignores a CRL that is not newer than one it has.
+
+    Raises:
+        ConfigError: naming the file that cannot be used.
+    """
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
+    context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    # A resumed session skips the certificate, and with it the CRL: a revoked client would be let in. What
+    # Python cannot forbid, TLS 1.2 by session ID, ends with this context and is judged in `handshake`.
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    _load(
+        settings.certificate,
+        lambda: context.load_cert_chain(settings.certificate, settings.key, _no_password),
+    )
+    if settings.client_ca is not None:
+        client_ca = settings.client_ca
+        context.verify_mode = ssl.CERT_REQUIRED
+        _load(client_ca, lambda: context.load_verify_locations(client_ca))
+        if settings.crl is not None:
+            crl = settings.crl
+            _load(crl, lambda: context.load_verify_locations(crl))
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    elif settings.crl is not None:
+        raise ConfigError(f"{settings.crl}: a CRL needs the client CA that signed it")
+    return context
+
+
+def _load(path: Path, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except ssl.SSLError as error:
+        raise ConfigError(f"{path}: not usable for TLS: {error.reason or error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: certificate or key cannot be read: {error.strerror}") from None
+
+
+def _no_password() -> str:
+    """Refuse encrypted keys; without this OpenSSL would ask on the terminal and the daemon would hang."""
+    raise ConfigError("the TLS key is encrypted: give it unencrypted, protected by the file's mode")
+
+
+async def handshake(
+    stream: trio.abc.Stream, context: ServerContext, turns: trio.Lock, place: Place
+) -> trio.SSLStream[trio.abc.Stream]:
+    """Prove both ends of ``stream``, in turns with all other handshakes.
+
+    Raises:
+        HandshakeError: the client's certificate, or anything else, did not do.
+    """
+    turnstile = Turnstile(stream, turns, place)
+    secured: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
+        turnstile, context, server_side=True, https_compatible=True
+    )
+    outgoing = context.outgoing
+    try:
+        await secured.do_handshake()
+    except trio.BrokenResourceError as error:
+        raise HandshakeError(_reason(error.__cause__), outgoing.read()) from None
+    if secured.session_reused and certificate_expired(secured.getpeercert() or {}, time.time()):
+        raise HandshakeError("certificate has expired since its session began", b"")
+    turnstile.open()
+    return secured
+
+
+def certificate_expired(peer: Mapping[str, Any], now_s: float) -> bool:
+    """Say whether ``peer``, a certificate as `ssl` decodes it, is out of date at ``now_s`` (Unix time)."""
+    return "notAfter" in peer and ssl.cert_time_to_seconds(peer["notAfter"]) < now_s
+
+
+def _reason(cause: BaseException | None) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return cause.verify_message
+    if isinstance(cause, ssl.SSLEOFError):
+        return "client hung up"
+    if isinstance(cause, ssl.SSLError) and cause.reason:
+        return cause.reason.lower().replace("_", " ")
+    return "connection lost"
+
+
+def scope_extension(stream: trio.SSLStream[trio.abc.Stream]) -> dict[str, Any]:
+    """Return a connection's ASGI extension ``tls``; ``client_cert_der`` is ours, the rest is standard."""
+    der: bytes | None = stream.getpeercert(binary_form=True)
+    return {
+        "client_cert_der": der,
+        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(der)] if der else [],
+        "tls_version": _VERSION_NUMBERS.get(stream.version() or ""),
+        "cipher_suite": None,
+    }

@@ -1,0 +1,176 @@
+"""Time tags of the simulated receiver, second after second, the same whatever the size of the steps."""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from qnode.config import LinkParameters
+from qnode.simulate.clicks import EARLIEST_SIGMAS, ClickState, Emission, Knots, Receiver, fill
+from qnode.simulate.light import arriving_light, contrast, wrong_bin
+from qnode.simulate.parameters import DetectorParameters, Settings, SimulationParameters
+from qnode.simulate.symbols import limits
+from qnode.tags.types import TagBlock
+from qnode.units import PS_PER_S
+
+KNOTS_PER_S = 100
+KNOT_S = 1.0 / KNOTS_PER_S
+MOST_TAGS = 1 << 18
+_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Lit:
+    """A run as Bob's detectors see it. ``first_knot``: when slot 0 left, in knots since tag time zero."""
+
+    symbol_key: int
+    first_knot: int
+
+    def __repr__(self) -> str:
+        return f"Lit(first_knot={self.first_knot})"
+
+
+class TagGenerator:
+    """The clicks of a receiver from tag time zero on.
+
+    Settings and run may change between steps and then hold from the next knot (10 ms) that was not generated
+    yet. With equal changes at equal knots the tags do not depend on the size of the steps.
+    """
+
+    def __init__(self, simulation: SimulationParameters, link: LinkParameters) -> None:
+        self._simulation = simulation
+        self._link = link
+        streams = np.random.SeedSequence(simulation.seed).generate_state(4, np.uint64)
+        self._state = ClickState.seeded(int(streams[0]))
+        self._eve_key = int(streams[1])
+        self._walks = np.random.Generator(np.random.PCG64(int(streams[2])))
+        self._receiver = _receiver(simulation, link)
+        self._z_limit, self._signal_limit = (int(limit) for limit in limits(link.source))
+        phase_ps = link.source.period_ps * (1.0 + int(streams[3]) / 2.0**64)  # Bob's clock started whenever
+        self._first_arrival_ps = simulation.fibre_delay_s * PS_PER_S + phase_ps
+        self._clock_ps = self._first_arrival_ps
+        self._rate_walk = self._phase_rad = self._bias_rad = 0.0
+        self._page = self._page_of_knots(0)
+        self._page_start = 0
+
+    @property
+    def first_arrival_ps(self) -> float:
+        """Tag time at which light sent at tag time zero would arrive (before the clocks drift apart)."""
+        return self._first_arrival_ps
+
+    @property
+    def knot(self) -> int:
+        """The first knot since tag time zero that is not generated yet, or only in part."""
+        return self._page_start + int(self._state.place[0])
+
+    def step(self, until_knot: int, settings: Settings, lit: Lit | None) -> TagBlock:
+        """Generate on to ``until_knot``, but at most to the end of the second and 2^18 tags.
+
+        Call again while `knot` is below the aim. Without ``lit`` (or before its first knot, or with the
+        source off) the detectors give dark counts and afterpulses.
+        """
+        if int(self._state.place[0]) == KNOTS_PER_S:
+            self._page_start += KNOTS_PER_S
+            self._page = self._page_of_knots(self._page_start)
+            self._state.place[:] = 0
+        until = min(until_knot - self._page_start, KNOTS_PER_S)
+        if lit is not None and self.knot < lit.first_knot:
+            until = min(until, lit.first_knot - self._page_start)
+            lit = None
+        times_ps = np.empty(MOST_TAGS, np.int64)
+        channels = np.empty(MOST_TAGS, np.int8)
+        emission = self._emission(settings, lit)
+        n = fill(self._state, self._page, until, self._receiver, emission, times_ps, channels)
+        return TagBlock(times_ps[:n].copy(), channels[:n].copy(), self._reached_ps())
+
+    def _emission(self, settings: Settings, lit: Lit | None) -> Emission:
+        if lit is None:
+            settings = msgspec.structs.replace(settings, source_on=False)
+        rate = self._link.source.qubit_rate_hz
+        attacked = 1.0 if settings.eve_blinding else settings.eve_intercept
+        return Emission(
+            arriving=arriving_light(self._simulation, self._link, settings),
+            contrasts=contrast(self._simulation, self._page.phases_rad + settings.interferometer_phase_rad),
+            wrong_bins=wrong_bin(self._simulation, self._page.biases_rad + settings.modulator_bias_rad),
+            key=lit.symbol_key if lit is not None else 0,
+            slot_offset=-(lit.first_knot * rate // KNOTS_PER_S) if lit is not None else 0,
+            z_limit=self._z_limit,
+            signal_limit=self._signal_limit,
+            eve_key=self._eve_key,
+            intercept_limit=round(attacked * 2**24),
+            damping=settings.eve_damping,
+            blinded=settings.eve_blinding,
+        )
+
+    def _reached_ps(self) -> int:
+        """Return a time before which no later tag can lie: the next event, less the earliest jitter."""
+        knots, place = self._page, int(self._state.place[0])
+        if int(self._state.place[1]):
+            slot, row = int(self._state.slots.min()), place
+        else:
+            slot, row = int(knots.first_slots[place]), max(place - 1, 0)
+        since = knots.slopes[row] * (slot - knots.first_slots[row]) * self._receiver.period_ps
+        earliest = EARLIEST_SIGMAS * self._simulation.jitter.sigma_ps
+        return int(knots.seconds_ps[row]) + int(np.floor(knots.offsets_ps[row] + since - earliest))
+
+    def _page_of_knots(self, start: int) -> Knots:
+        """Return the knots of one second, the walks carried on by one draw a knot each."""
+        rate, period = self._link.source.qubit_rate_hz, self._link.source.period_ps
+        within = np.arange(KNOTS_PER_S + 1, dtype=np.int64) * rate // KNOTS_PER_S
+        second = start // KNOTS_PER_S
+        simulation = self._simulation
+        steps = self._walks.standard_normal((KNOTS_PER_S, 3)) * np.sqrt(KNOT_S)
+        rates = _walk(self._rate_walk, simulation.clock_walk_per_root_s * steps[:, 0])
+        phases = _walk(self._phase_rad, simulation.interferometer_drift_rad_per_root_s * steps[:, 1])
+        biases = _walk(self._bias_rad, simulation.modulator_drift_rad_per_root_s * steps[:, 2])
+        wander = simulation.fibre_delay_drift_ns_per_hour * 1e-9 / 3600.0
+        excess = rates[:-1] + simulation.clock_offset_ppm * 1e-6 + wander
+        lasts_ps = np.diff(within) * period
+        clock_ps = _walk(self._clock_ps, excess * lasts_ps)
+        self._rate_walk, self._phase_rad, self._bias_rad, self._clock_ps = (
+            float(rates[-1]),
+            float(phases[-1]),
+            float(biases[-1]),
+            float(clock_ps[-1]),
+        )
+        return Knots(
+            first_slots=within + second * rate,
+            seconds_ps=np.full(KNOTS_PER_S, second * PS_PER_S, np.int64),
+            offsets_ps=clock_ps[:-1] + within[:-1] * period,
+            slopes=1.0 + excess,
+            phases_rad=phases[:-1],
+            biases_rad=biases[:-1],
+        )
+
+
+def _walk(start: float, steps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return ``start`` and the sums after each step, added strictly in order."""
+    return np.add.accumulate(np.concatenate(([start], steps)))
+
+
+def _receiver(simulation: SimulationParameters, link: LinkParameters) -> Receiver:
+    period_ps = link.source.period_ps
+    detectors = (simulation.z_detector, simulation.x_detector)
+
+    def each(value: "list[float]") -> npt.NDArray[np.float64]:
+        return np.array(value, np.float64)
+
+    dead = [divmod(detector.dead_time_s * PS_PER_S, period_ps) for detector in detectors]
+    return Receiver(
+        period_ps=period_ps,
+        spacing_ps=link.source.bin_spacing_ps,
+        dark=each([d.dark_rate_hz * period_ps / PS_PER_S for d in detectors]),
+        release=each([_release(d, period_ps) for d in detectors]),
+        trap_limit=np.array([round(d.afterpulse_probability * 2**20) for d in detectors], np.int64),
+        dead_slots=np.array([int(slots) for slots, _ in dead], np.int64),
+        dead_ps=each([rest for _, rest in dead]),
+        joint=simulation.hold_off == "joint",
+        sigma_ps=simulation.jitter.sigma_ps,
+        tail_limit=round(simulation.jitter.tail_fraction * 2**20),
+        tail_ps=simulation.jitter.tail_ps,
+    )
+
+
+def _release(detector: DetectorParameters, period_ps: float) -> float:
+    return period_ps / PS_PER_S / detector.afterpulse_lifetime_s

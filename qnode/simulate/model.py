@@ -1,0 +1,263 @@
+"""The analytic model of link and detectors: the rates that the click generator should show.
+
+It follows the link model of the security reference (section 5): a detector that sees the rate S while live,
+with dark rate D, dead time tau and afterpulse probability p clicks at r = (S + D) / (1 - p + (S + D) tau), is
+live for the fraction 1 - r tau, and meets the noise rate D + p r / (live fraction) while live. Beyond the
+reference's formulas it counts what jitter carries into neighbouring gates, from neighbouring qubits too, and
+the boundary slots. Approximations: a joint hold-off is averaged over both detectors, dead times shorter than
+a slot count as a slot, and the state is that of constant settings (no drift).
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from msgspec import Struct
+
+from qnode.config import LinkParameters
+from qnode.distill.counts import Pair, XCounts
+from qnode.simulate.jitter import acceptance
+from qnode.simulate.light import Light, light_sent
+from qnode.simulate.parameters import DetectorParameters, JitterParameters, Settings, SimulationParameters
+from qnode.tags.gates import Gate, gates
+from qnode.tags.types import X_CHANNEL, X_PLUS, Z_CHANNEL, Z_EARLY, Z_LATE
+from qnode.units import PS_PER_S
+
+_SENT = (0, 1, 2, 4, 5, 6)  # symbol codes that Alice sends
+_OWN, _BEFORE, _AFTER = 0, -1, 1
+
+
+class DetectorLoad(Struct, frozen=True):
+    """How busy a detector is. ``saturation``: S tau. ``noise_hz``: dark counts and afterpulses while live."""
+
+    incident_hz: float
+    clicks_hz: float
+    live_fraction: float
+    noise_hz: float
+    saturation: float
+
+
+class LinkRates(Struct, frozen=True):
+    """Expected events a second; pairs by intensity, signal first."""
+
+    n_z: Pair
+    m_z: Pair
+    x: XCounts
+    z_detector: DetectorLoad
+    x_detector: DetectorLoad
+
+    @property
+    def qber_z(self) -> float:
+        """Bit errors among the sifted bits, a fraction."""
+        return self.m_z.total / self.n_z.total
+
+
+class ExpectedBlock(Struct, frozen=True):
+    """Expected counts of a block, for planning and for key-length estimates."""
+
+    n_z: Pair
+    m_z: Pair
+    x: XCounts
+    duration_s: float
+    qber_z: float
+    e_vis: float
+    asymmetry: float
+
+
+def expected_rates(
+    simulation: SimulationParameters, link: LinkParameters, settings: Settings | None = None
+) -> LinkRates:
+    """Return the rates at ``settings`` (by default those that hold before any scheduled change)."""
+    if settings is None:
+        settings = Settings(attenuation_db=simulation.attenuation_db)
+    model = _Model(simulation, link, light_sent(simulation, link, settings), _sent_shares(link))
+    loads = _loads(model, simulation, blinded=settings.eve_blinding)
+    n_z, m_z = _z_rates(model, loads[Z_CHANNEL])
+    x = _x_rates(model, loads[X_CHANNEL])
+    return LinkRates(n_z, m_z, x, loads[Z_CHANNEL], loads[X_CHANNEL])
+
+
+def expected_block(
+    simulation: SimulationParameters,
+    link: LinkParameters,
+    sifted_bits: int,
+    settings: Settings | None = None,
+) -> ExpectedBlock:
+    """Return the expected counts of a block with ``sifted_bits`` sifted bits.
+
+    Raises:
+        ValueError: the link gives no sifted bits at all.
+    """
+    rates = expected_rates(simulation, link, settings)
+    if rates.n_z.total <= 0.0:
+        raise ValueError("no sifted bits are expected: no light and no noise")
+    duration_s = sifted_bits / rates.n_z.total
+    x = XCounts(**{name: _scaled(getattr(rates.x, name), duration_s) for name in XCounts.__struct_fields__})
+    return ExpectedBlock(
+        n_z=_scaled(rates.n_z, duration_s),
+        m_z=_scaled(rates.m_z, duration_s),
+        x=x,
+        duration_s=duration_s,
+        qber_z=rates.qber_z,
+        e_vis=e_vis(x, link.source.p_z),
+        asymmetry=asymmetry(x, link.source.p_z),
+    )
+
+
+def e_vis(x: XCounts, p_z: float) -> float:
+    """Return (1 - V)/2 from the central slots (security reference 3.4)."""
+    return p_z / (2.0 * (1.0 - p_z)) * x.c_plus.total / x.c_z.total if x.c_z.total > 0.0 else 0.0
+
+
+def asymmetry(x: XCounts, p_z: float) -> float:
+    """Return A = 1 + t4 - t2 - t3 (security reference 3.3): zero unless |-> fares differently from |+>."""
+    same = x.e_same.total
+    if same <= 0.0:
+        return 1.0
+    t2 = p_z / 4.0 * x.c_z.total / same
+    t3 = p_z / (2.0 * (1.0 - p_z)) * x.e_plus.total / same
+    return 1.0 + x.e_dark.total / same - t2 - t3
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """Light by what Alice sent, and how likely she sends it."""
+
+    simulation: SimulationParameters
+    link: LinkParameters
+    light: Light
+    shares: dict[int, float]
+
+    @property
+    def jitter(self) -> JitterParameters:
+        return self.simulation.jitter
+
+    def click_chance(self, detector: int, code: int) -> float:
+        """Return the chance that a qubit makes the live detector click (at most once)."""
+        return float(-np.expm1(-self.light[detector, code].sum()))
+
+    def in_gate(self, detector: int, gate: Gate, code: int, neighbour: int) -> float:
+        """Return the chance that a qubit clicks in ``gate`` of a slot, being its own or a neighbour."""
+        light = self.light[detector, code]
+        if light.sum() <= 0.0:
+            return 0.0
+        period, spacing = self.link.source.period_ps, self.link.source.bin_spacing_ps
+        accepted = sum(
+            light[place]
+            * acceptance(
+                self.jitter, gate.centre_ps - place * spacing - neighbour * period, 2.0 * gate.half_width_ps
+            )
+            for place in range(3)
+        )
+        return self.click_chance(detector, code) * float(accepted / light.sum())
+
+    def mean_in_gate(self, detector: int, gate: Gate, neighbour: int) -> float:
+        """Return the same for a neighbour of which nothing is known."""
+        return sum(self.shares[code] * self.in_gate(detector, gate, code, neighbour) for code in _SENT)
+
+
+def _sent_shares(link: LinkParameters) -> dict[int, float]:
+    p_z = link.source.p_z
+    states = {Z_EARLY: p_z / 2.0, Z_LATE: p_z / 2.0, X_PLUS: 1.0 - p_z}
+    return {code: states[code & 3] * link.source.p[code >> 2] for code in _SENT}
+
+
+def _loads(
+    model: _Model, simulation: SimulationParameters, *, blinded: bool
+) -> tuple[DetectorLoad, DetectorLoad]:
+    """Return how busy the detectors are; blinded ones have no noise of their own."""
+    rate_hz = model.link.source.qubit_rate_hz
+    incident, wanted, dead = [], [], []
+    for index, detector in enumerate((simulation.z_detector, simulation.x_detector)):
+        signal = rate_hz * sum(
+            share * model.click_chance(index, code) for code, share in model.shares.items()
+        )
+        incident.append(signal)
+        afterpulse = 0.0 if blinded else detector.afterpulse_probability
+        wanted.append((signal + (0.0 if blinded else detector.dark_rate_hz)) / (1.0 - afterpulse))
+        # The wait for a slot that clicks already contains that slot: half of one at either end, on average.
+        dead.append(max(detector.dead_time_s - 0.5 / rate_hz, 0.0))
+    joint = simulation.hold_off == "joint"
+    blanked = sum(w * d for w, d in zip(wanted, dead, strict=True))
+    loads = []
+    for index, detector in enumerate((simulation.z_detector, simulation.x_detector)):
+        live = 1.0 / (1.0 + (blanked if joint else wanted[index] * dead[index]))
+        clicks = wanted[index] * live
+        noise = 0.0 if blinded else _noise_hz(detector, wanted[index])
+        loads.append(
+            DetectorLoad(incident[index], clicks, live, noise, incident[index] * detector.dead_time_s)
+        )
+    return loads[0], loads[1]
+
+
+def _noise_hz(detector: DetectorParameters, clicks_while_live_hz: float) -> float:
+    return detector.dark_rate_hz + detector.afterpulse_probability * clicks_while_live_hz
+
+
+def _z_rates(model: _Model, load: DetectorLoad) -> tuple[Pair, Pair]:
+    """Return sifted bits and bit errors a second."""
+    placed = gates(model.link.source, model.link.receiver)
+    ends = (placed.early, placed.late)
+    stray = [_stray(model, load, Z_CHANNEL, gate) for gate in ends]
+    sifted, errors = [0.0, 0.0], [0.0, 0.0]
+    for code in (c for c in _SENT if c & 3 != X_PLUS):
+        for outcome, gate in enumerate(ends):
+            rate = _rate(
+                model, load, model.shares[code], model.in_gate(Z_CHANNEL, gate, code, _OWN) + stray[outcome]
+            )
+            sifted[code >> 2] += rate
+            errors[code >> 2] += rate if outcome != code & 3 else 0.0
+    return Pair(*sifted), Pair(*errors)
+
+
+def _x_rates(model: _Model, load: DetectorLoad) -> XCounts:
+    """Return the classes of X-arm clicks a second."""
+    placed = gates(model.link.source, model.link.receiver)
+    counts = {name: [0.0, 0.0] for name in XCounts.__struct_fields__}
+    stray = _stray(model, load, X_CHANNEL, placed.central)
+    for code in _SENT:
+        chance = model.in_gate(X_CHANNEL, placed.central, code, _OWN) + stray
+        name = "c_plus" if code & 3 == X_PLUS else "c_z"
+        counts[name][code >> 2] += _rate(model, load, model.shares[code], chance)
+    noise = _noise(load, placed.boundary)
+    for before, own in product(_SENT, _SENT):
+        name, carrier = _boundary_class(before, own)
+        if name:
+            chance = model.in_gate(X_CHANNEL, placed.boundary, own, _OWN) + noise
+            chance += model.in_gate(X_CHANNEL, placed.boundary, before, _BEFORE)
+            counts[name][carrier >> 2] += _rate(model, load, model.shares[before] * model.shares[own], chance)
+    return XCounts(**{name: Pair(*pair) for name, pair in counts.items()})
+
+
+def _boundary_class(before: int, own: int) -> tuple[str, int]:
+    """Return the class of a boundary slot between two symbols and which of them carries the light."""
+    states = (before & 3, own & 3)
+    if states == (Z_EARLY, Z_EARLY):
+        return "e_same", own
+    if states == (Z_LATE, Z_LATE):
+        return "e_same", before
+    if states == (Z_EARLY, X_PLUS):
+        return "e_plus", own
+    if states == (X_PLUS, Z_LATE):
+        return "e_plus", before
+    if states == (Z_EARLY, Z_LATE):
+        return "e_dark", own
+    return "", own
+
+
+def _stray(model: _Model, load: DetectorLoad, detector: int, gate: Gate) -> float:
+    """Return the chance a slot of a click in ``gate`` that the slot's own qubit did not cause."""
+    neighbours = model.mean_in_gate(detector, gate, _BEFORE) + model.mean_in_gate(detector, gate, _AFTER)
+    return neighbours + _noise(load, gate)
+
+
+def _noise(load: DetectorLoad, gate: Gate) -> float:
+    return load.noise_hz * 2.0 * gate.half_width_ps / PS_PER_S
+
+
+def _rate(model: _Model, load: DetectorLoad, share: float, chance: float) -> float:
+    return load.live_fraction * model.link.source.qubit_rate_hz * share * chance
+
+
+def _scaled(pair: Pair, factor: float) -> Pair:
+    return Pair(pair.signal * factor, pair.decoy * factor)

@@ -1,0 +1,49 @@
+"""What Alice sends in each slot: a keyed function of the slot number, so that both ends can evaluate it.
+
+This is a simulation and NOT a source of cryptographic randomness: the hash is fast and invertible, and Bob's
+side of the simulated fibre knows the key (the photons have to be made from something). A link whose symbols
+come from here is simulated, and so are its keys.
+"""
+
+import numpy as np
+
+from qnode.config import SourceParameters
+from qnode.kernels import inline_kernel, kernel
+from qnode.simulate.randomness import GOLDEN, mixed
+from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots
+
+U = np.uint64
+_FIELD, _SHIFT_24, _SHIFT_63, _ONE, _TWO = U(0xFFFFFF), U(24), U(63), U(1), U(2)
+_UNKNOWN = np.uint8(UNKNOWN_SYMBOL)
+
+
+@inline_kernel
+def symbol_code(key: np.uint64, slot: np.int64, z_limit: np.uint64, signal_limit: np.uint64) -> np.uint64:
+    """Return the symbol code of one slot; the limits are probabilities times 2^24 (see `limits`)."""
+    random = mixed(U(slot) * GOLDEN + key)
+    plus = U((random & _FIELD) >= z_limit)
+    decoy = U(((random >> _SHIFT_24) & _FIELD) >= signal_limit)
+    late = (random >> _SHIFT_63) & (plus ^ _ONE)
+    return late | (plus << _ONE) | (decoy << _TWO)
+
+
+@kernel
+def _symbols(
+    key: np.uint64, slots: Slots, end: int, z_limit: np.uint64, signal_limit: np.uint64, codes: Codes
+) -> None:
+    for i in range(slots.shape[0]):
+        code = np.uint8(symbol_code(key, slots[i], z_limit, signal_limit))
+        codes[i] = code if 0 <= slots[i] < end else _UNKNOWN
+
+
+def limits(source: SourceParameters) -> tuple[np.uint64, np.uint64]:
+    """Return the shares of Z states and of the signal intensity as 24-bit limits."""
+    return U(round(source.p_z * 2**24)), U(round(source.p[0] * 2**24))
+
+
+def symbols(key: int, slots: Slots, source: SourceParameters, end: int = 2**63 - 1) -> Codes:
+    """Look up the symbol codes of ``slots``, shape ``(n,)``; outside ``0 <= slot < end`` they are unknown."""
+    codes = np.empty(slots.shape[0], np.uint8)
+    z_limit, signal_limit = limits(source)
+    _symbols(U(key), slots, end, z_limit, signal_limit, codes)
+    return codes

@@ -1,0 +1,219 @@
+"""Bob's end of the simulated fibre: it makes simulated time pass, and time tags with it."""
+
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from qnode.config import LinkParameters
+from qnode.simulate.fibre import Claim, Hello, Line, Run, Set, World, background, connect
+from qnode.simulate.generator import KNOT_S, KNOTS_PER_S, Lit, TagGenerator
+from qnode.simulate.parameters import Change, Settings, SimulationParameters
+from qnode.simulate.transmitter import site_offset_s
+from qnode.tags.types import TagBlock
+
+RETRY_S = 0.1
+REALTIME = 1.0
+# How much wall time of tags makes a block, and how far a slow consumer may put an unpaced source behind.
+BLOCK_S = 0.1
+MOST_LAG_S = 1.0
+CLAIM_AT_MOST_S = 10.0  # of tag time at once, where no speed says how much a wall second is
+
+
+class ReceiverEnd:
+    """Bob's detectors and time tagger."""
+
+    def __init__(self, simulation: SimulationParameters, link: LinkParameters, world: World) -> None:
+        self._simulation = simulation
+        self._began_knot = world.began_knot
+        self._zero_knot = world.next_knot
+        self._claimed_knot = world.next_knot
+        self._generator = TagGenerator(simulation, link)
+        self._run: Run | None = None
+        self._last_run_id: int | None = None
+        self._change = Change()
+        self._line: Line | None = None
+        self._lit = trio.Event()
+
+    @property
+    def origin_s(self) -> float:
+        """Tag time zero as Bob's site knows it."""
+        return self._zero_knot * KNOT_S + site_offset_s(self._simulation, "bob")
+
+    @property
+    def paced(self) -> bool:
+        """True at real time only: at any other speed the source waits for a slow consumer."""
+        return self._simulation.speed == REALTIME
+
+    async def tags(self) -> AsyncIterator[TagBlock]:
+        """Yield tag blocks of at most a second and 2^18 tags, as fast as the speed allows."""
+        pace = _Pace(self._generator.knot)
+        while True:
+            speed = self._present_speed()
+            knot = self._generator.knot
+            until = min(knot + _block_knots(speed), self._next_scheduled(knot))
+            pace.set(speed, knot, may_lag=not self.paced)
+            if not await self._due(pace.due_s(until)):
+                continue  # the light came on: the speed may be another
+            settings, lit = self._settings(knot), self._as_lit(self._run)
+            await self._claim(until)
+            while self._generator.knot < until:
+                yield await trio.to_thread.run_sync(self._generator.step, until, settings, lit)
+
+    async def follow(self, path: Path, line: Line | None) -> None:
+        """Stay connected to the transmitter at ``path``, beginning with ``line`` if there is one.
+
+        Raises:
+            DeviceError: somebody speaks something else there.
+        """
+        while True:
+            if line is not None:
+                await self._listen(line)
+            await trio.sleep(RETRY_S)
+            line = await self._connected(path)
+
+    def begin(self, run: Run, line: Line) -> None:
+        """Let the light of ``run`` in."""
+        self._run = run
+        self._last_run_id = run.run_id
+        self._change = Change()
+        self._line = line
+        self._lit.set()
+
+    async def _listen(self, line: Line) -> None:
+        try:
+            while (message := await line.receive()) is not None:
+                if isinstance(message, Run):
+                    self.begin(message, line)
+                elif isinstance(message, Set):
+                    self._change = message.change
+        finally:
+            self._run, self._line, self._lit = None, None, trio.Event()
+            await line.aclose()
+
+    async def _connected(self, path: Path) -> Line | None:
+        """Return a connection on which we have said what time it is; None if there is nobody."""
+        try:
+            line = Line(await connect(path))
+        except OSError:
+            return None
+        # What was claimed and not generated is given back: a living receiver knows better.
+        self._claimed_knot = self._zero_knot + self._generator.knot
+        greeted = False
+        try:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await line.send(Hello(World(self._began_knot, self._claimed_knot), self._last_run_id))
+                greeted = True
+        finally:
+            if not greeted:
+                await line.aclose()
+        return line if greeted else None
+
+    async def _claim(self, until: int) -> None:
+        """Tell the transmitter's end, now and then, how far time is going to have passed."""
+        next_knot = self._zero_knot + until
+        if next_knot <= self._claimed_knot or self._line is None:
+            return
+        self._claimed_knot = next_knot + round(KNOTS_PER_S * (self._simulation.speed or CLAIM_AT_MOST_S))
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # `_listen` notices as well
+            await self._line.send(Claim(self._claimed_knot))
+
+    def _present_speed(self) -> float:
+        """Return tag seconds a wall second; in the dark, where nobody waits for a key, real time at most."""
+        speed = self._simulation.speed if self._simulation.speed is not None else math.inf
+        return speed if self._run is not None else min(speed, REALTIME)
+
+    async def _due(self, due_s: float) -> bool:
+        """Wait until ``due_s``; return False when light came on in the dark before."""
+        if self._run is not None:
+            await trio.sleep_until(due_s)
+            return True
+        with trio.move_on_at(due_s):
+            await self._lit.wait()
+            return False
+        return True
+
+    def _settings(self, knot: int) -> Settings:
+        middle_s = (self._zero_knot + knot - self._began_knot + 0.5) * KNOT_S  # no trouble with rounding
+        return self._change.applied(self._simulation.settings_at(middle_s))
+
+    def _next_scheduled(self, knot: int) -> int:
+        """Return the knot after ``knot`` at which the schedule next changes something."""
+        offset = self._began_knot - self._zero_knot
+        changes = (offset + math.ceil(change.at_s * KNOTS_PER_S) for change in self._simulation.schedule)
+        return min((at for at in changes if at > knot), default=knot + KNOTS_PER_S)
+
+    def _as_lit(self, run: Run | None) -> Lit | None:
+        return None if run is None else Lit(run.symbol_key, run.first_knot - self._zero_knot)
+
+
+class _Pace:
+    """Wall time against tag time."""
+
+    def __init__(self, knot: int) -> None:
+        self._speed = math.inf
+        self._since_s, self._since_knot = trio.current_time(), knot
+
+    def set(self, speed: float, knot: int, *, may_lag: bool) -> None:
+        """Begin anew at a new speed; and, where lag is forgiven, after too much of it."""
+        now_s = trio.current_time()
+        lags = may_lag and now_s - self.due_s(knot) > MOST_LAG_S
+        if speed != self._speed or lags:
+            self._speed, self._since_s, self._since_knot = speed, now_s, knot
+
+    def due_s(self, knot: int) -> float:
+        """Return when ``knot`` begins."""
+        return self._since_s + (knot - self._since_knot) * KNOT_S / self._speed
+
+
+def _block_knots(speed: float) -> int:
+    return max(1, round(min(BLOCK_S * speed, 1.0) * KNOTS_PER_S))
+
+
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """A connection to a transmitter, and what it sends."""
+
+    line: Line
+    run: Run
+
+
+@asynccontextmanager
+async def open_receiver(
+    path: Path, simulation: SimulationParameters, link: LinkParameters
+) -> AsyncIterator[ReceiverEnd]:
+    """Join the world of the transmitter at ``path``, or begin a dark one and wait for it.
+
+    Raises:
+        DeviceError: somebody speaks something else there.
+    """
+    joined = await _join(path)
+    now = int(time.time() * KNOTS_PER_S)
+    end = ReceiverEnd(simulation, link, joined.run.world if joined is not None else World(now, now))
+    async with background() as nursery:
+        if joined is not None:
+            end.begin(joined.run, joined.line)
+        nursery.start_soon(end.follow, path, joined.line if joined is not None else None)
+        yield end
+
+
+async def _join(path: Path) -> _Joined | None:
+    """Ask the transmitter for its world; None if there is nobody, or not for long enough."""
+    try:
+        line = Line(await connect(path))
+    except OSError:
+        return None
+    run: Run | None = None
+    try:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await line.send(Hello(None, None))
+            while run is None and (message := await line.receive()) is not None:
+                run = message if isinstance(message, Run) else None
+    finally:
+        if run is None:
+            await line.aclose()
+    return _Joined(line, run) if run is not None else None

@@ -1,0 +1,164 @@
+"""The order window: tags come slightly out of order, within a block and across blocks.
+
+Tags are held back until every tag that may still precede them has come. A tag that comes later than that
+cannot be placed any more: it is counted and dropped, and the stretch is marked. Tags that the hardware lost
+leave a stretch of unknown content, which is dropped as a whole.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+
+from qnode.kernels import kernel
+from qnode.tags.types import X_CHANNEL, Z_CHANNEL, Channels, TagBlock, Times
+from qnode.units import PS_PER_S
+
+# A tag this far ahead of its block's end is a broken record; holding it would never end.
+FURTHEST_AHEAD_PS: Final = 10 * PS_PER_S
+# Moves per tag beyond which a block is not "nearly in order" and a general sort is cheaper.
+_MOVES_PER_TAG: Final = 32
+
+
+@dataclass(frozen=True)
+class OrderStatistics:
+    """Counts since the start: tags in and out, and why tags were dropped.
+
+    ``late``: came when tags later than the window were already passed on. ``ahead``: impossibly far in the
+    future. ``unknown_channel``: on a channel nobody mapped. ``lost``: reported lost by the hardware.
+    ``in_gaps``: recorded but inside a stretch with losses. ``displaced``: came out of order and were mended.
+    """
+
+    received: int = 0
+    ordered: int = 0
+    displaced: int = 0
+    late: int = 0
+    ahead: int = 0
+    unknown_channel: int = 0
+    lost: int = 0
+    in_gaps: int = 0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Tag times ``first_ps <= t < end_ps`` that something happened to.
+
+    ``lost``: tags are missing, the stretch was dropped. ``late`` or ``unknown_channel``: single tags were
+    dropped, the others stand.
+    """
+
+    first_ps: int
+    end_ps: int
+    reason: Literal["lost", "late", "unknown_channel"]
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedTags:
+    """Tags in time order, complete before ``tags.until_ps``, and the stretches that were marked."""
+
+    tags: TagBlock
+    stretches: tuple[Stretch, ...] = ()
+
+
+class OrderWindow:
+    """Sort a stream of nearly ordered tag blocks; ``window_ps`` is the farthest a tag may come too late."""
+
+    def __init__(self, window_ps: int = 1_000_000) -> None:
+        if window_ps < 0:
+            raise ValueError(f"order window: expected at least 0 ps, got {window_ps}")
+        self._window_ps = window_ps
+        self._statistics = OrderStatistics()
+        self._times: Times = np.empty(0, np.int64)
+        self._channels: Channels = np.empty(0, np.int8)
+        self._horizon_ps: int | None = None
+        self._until_ps: int | None = None
+        self._gaps: list[Stretch] = []
+
+    @property
+    def statistics(self) -> OrderStatistics:
+        """The counts so far."""
+        return self._statistics
+
+    def feed(self, block: TagBlock) -> OrderedTags:
+        """Take the next block; return all tags that no later tag can precede any more."""
+        times, channels = block.times_ps, block.channels
+        before = self._statistics
+        stretches: list[Stretch] = []
+        until = block.until_ps if self._until_ps is None else max(self._until_ps, block.until_ps)
+        horizon = until - self._window_ps
+        if self._horizon_ps is not None:
+            horizon = max(horizon, self._horizon_ps)
+
+        known = (channels == Z_CHANNEL) | (channels == X_CHANNEL)
+        ahead = times > until + FURTHEST_AHEAD_PS
+        late = times < self._horizon_ps if self._horizon_ps is not None else np.zeros(times.shape, bool)
+        wrong = ~known | ahead | late
+        n_late, n_unknown = int(np.count_nonzero(late)), int(np.count_nonzero(~known))
+        if wrong.any():
+            marked_from = self._horizon_ps if self._horizon_ps is not None else horizon
+            if n_late:
+                stretches.append(Stretch(marked_from, horizon, "late"))
+            if n_unknown:
+                stretches.append(Stretch(marked_from, horizon, "unknown_channel"))
+            times, channels = times[~wrong], channels[~wrong]
+
+        if block.lost and self._until_ps is not None:
+            resumed = max(int(times.min()), self._until_ps) if times.size else until
+            # Both ends lie within the window of disorder about what was seen.
+            self._gaps.append(Stretch(self._until_ps - self._window_ps, resumed + self._window_ps, "lost"))
+        times = np.concatenate((self._times, times))
+        channels = np.concatenate((self._channels, channels))
+        displaced = _sort_nearly_sorted(times, channels, _MOVES_PER_TAG * times.size + 1024)
+        if displaced < 0:
+            order = np.argsort(times, kind="stable")
+            times, channels = times[order], channels[order]
+            displaced = int(np.count_nonzero(order != np.arange(order.size)))
+        ready = int(np.searchsorted(times, horizon))
+        self._times, self._channels = times[ready:].copy(), channels[ready:].copy()
+        times, channels = times[:ready], channels[:ready]
+
+        in_gaps = 0
+        for gap in [gap for gap in self._gaps if gap.first_ps < horizon]:
+            inside = (times >= gap.first_ps) & (times < gap.end_ps)
+            in_gaps += int(np.count_nonzero(inside))
+            times, channels = times[~inside], channels[~inside]
+            stretches.append(replace(gap, end_ps=min(gap.end_ps, horizon)))
+        self._gaps = [
+            replace(gap, first_ps=max(gap.first_ps, horizon)) for gap in self._gaps if gap.end_ps > horizon
+        ]
+        self._horizon_ps, self._until_ps = horizon, until
+        self._statistics = OrderStatistics(
+            received=before.received + block.times_ps.size,
+            ordered=before.ordered + times.size,
+            displaced=before.displaced + displaced,
+            late=before.late + n_late,
+            ahead=before.ahead + int(np.count_nonzero(ahead & ~late)),
+            unknown_channel=before.unknown_channel + n_unknown,
+            lost=before.lost + block.lost,
+            in_gaps=before.in_gaps + in_gaps,
+        )
+        return OrderedTags(TagBlock(times, channels, horizon, block.lost), tuple(stretches))
+
+
+@kernel
+def _sort_nearly_sorted(times: Times, channels: Channels, most_moves: int) -> int:
+    """Insertion sort in place; return how many tags had to move, or -1 when it would take too long."""
+    moves = 0
+    displaced = 0
+    for i in range(1, times.size):
+        t = times[i]
+        if times[i - 1] <= t:
+            continue
+        displaced += 1
+        c = channels[i]
+        j = i
+        while j > 0 and times[j - 1] > t:
+            times[j] = times[j - 1]
+            channels[j] = channels[j - 1]
+            j -= 1
+            moves += 1
+        times[j] = t
+        channels[j] = c
+        if moves > most_moves:
+            return -1
+    return displaced

@@ -1,0 +1,437 @@
+"""The synchroniser: Bob's tags in, clicks with Alice's slot numbers out. No I/O, no clock of its own.
+
+``searching``: recover the bin clock from a stretch of tags. ``aligning``: follow it, collect Z-arm clicks for
+a probe, give them up, wait for Alice's answer. ``locked``: follow it and turn tags into clicks. Lost lock
+leads back to ``searching`` by itself; a jump of phase, where ticks may have been miscounted, to ``aligning``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from qnode.config import ReceiverParameters, SourceParameters
+from qnode.tags.acceptance import GateTable, SlipMonitor, accept, one_per_slot, repeats
+from qnode.tags.alignment import MOST_PROBE_CLICKS, Alignment, AlignmentProbe
+from qnode.tags.clock import recover_clock
+from qnode.tags.gates import gates
+from qnode.tags.order import OrderStatistics, OrderWindow, Stretch
+from qnode.tags.tracking import GOES_ON, LOST, BinClock, TrackedTags
+from qnode.tags.types import X_CHANNEL, Z_CHANNEL, Channels, Clicks, Codes, Slots, TagBlock, Times
+from qnode.units import PS_PER_S
+
+SEARCH_TAGS: Final = 2048
+SEARCH_SPAN_PS: Final = PS_PER_S // 20
+ACQUISITION_SIGNIFICANCE: Final = 9.0
+PROBE_CLICKS: Final = 512
+FEWEST_PROBE_CLICKS: Final = 64
+# Alice's record reaches back about a second; the probe and its journey must fit.
+LONGEST_PROBE_PS: Final = 2 * PS_PER_S // 5
+FAILURES_BEFORE_SEARCH: Final = 5
+
+
+class SyncState(Enum):
+    """How far synchronisation has come."""
+
+    SEARCHING = "searching"
+    ALIGNING = "aligning"
+    LOCKED = "locked"
+
+
+@dataclass(frozen=True)
+class SlotRange:
+    """Slots ``first <= slot < end``."""
+
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class SyncStatistics:
+    """Figures of the moment, and counts since the start.
+
+    ``vector_strength`` and ``phase_residual_ps`` (root mean square of measured less predicted phase) are
+    those of the last sub-intervals; ``clock_offset_ppm``: how much longer Alice's slot is in Bob's time than
+    its nominal period. Tags: ``used`` became clicks (before those of one slot are made one), ``out_of_gate``,
+    ``cut`` in bad stretches while locked, ``unlocked`` while not locked (given up for alignment included).
+    ``double_clicks``, ``cross_clicks``: slots with several clicks at one detector, at both.
+    """
+
+    vector_strength: float = 0.0
+    phase_residual_ps: float = 0.0
+    clock_offset_ppm: float = 0.0
+    used: int = 0
+    out_of_gate: int = 0
+    cut: int = 0
+    unlocked: int = 0
+    double_clicks: int = 0
+    cross_clicks: int = 0
+    probes: int = 0
+    locks: int = 0
+    losses: int = 0
+    jumps: int = 0
+    slips: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class SyncResult:
+    """What one feed yields.
+
+    ``clicks``: ascending, one a slot; empty unless locked. ``cuts``: slots without lock or with lost tags,
+    removed before announcement; no click lies in them, now or later. ``reached``: every slot below is
+    complete (it stands still without lock). ``probe``: to be sent to Alice now. ``stretches``: what the order
+    window marked.
+    """
+
+    state: SyncState
+    clicks: Clicks
+    cuts: tuple[SlotRange, ...]
+    reached: int
+    probe: AlignmentProbe | None
+    stretches: tuple[Stretch, ...]
+    statistics: SyncStatistics
+    order: OrderStatistics
+
+
+@dataclass(frozen=True)
+class _LastLock:
+    """Where Alice's numbering last was: at ``time_ps`` twice the slot coordinate was ``coordinate``."""
+
+    time_ps: int
+    coordinate: float
+    period_ps: float
+
+    def offset_at(self, time_ps: int) -> int:
+        return round(self.coordinate + (time_ps - self.time_ps) / self.period_ps)
+
+
+class Synchroniser:
+    """Follow Alice's clock through Bob's tags.
+
+    ``random_bytes(n)`` yields n uniform bytes: they decide between clicks in one slot. ``order_window_ps`` is
+    how late a tag may come. ``clock_walk_per_root_s`` is the random walk of the relative clock rate that
+    tracking expects over one second; ``range_ppm`` the largest difference of the two clocks.
+    """
+
+    def __init__(
+        self, source: SourceParameters, receiver: ReceiverParameters, random_bytes: Callable[[int], bytes], *,
+        order_window_ps: int = 1_000_000, clock_walk_per_root_s: float = 2e-9, range_ppm: float = 100.0,
+    ) -> None:  # fmt: skip
+        self._tick_ps = source.period_ps / 2.0
+        self._table = GateTable.of(gates(source, receiver))
+        self._random_bytes = random_bytes
+        self._walk = clock_walk_per_root_s
+        self._range_ppm = range_ppm
+        self._order = OrderWindow(order_window_ps)
+        self._monitor = SlipMonitor(self._table.skew_ps)
+        self._times: Times = np.empty(0, np.int64)
+        self._channels: Channels = np.empty(0, np.int8)
+        self._counts = _Counts()
+        self._forget_run()
+
+    def _forget_run(self) -> None:
+        self._state = SyncState.SEARCHING
+        self._clock: BinClock | None = None
+        self._search_from_ps: int | None = None
+        self._losses_ps: list[Stretch] = []
+        self._offset: int | None = None
+        self._last_lock: _LastLock | None = None
+        self._lock_floor: int | None = None
+        self._was_good = False
+        self._reached = 0
+        self._held_slots: Slots = np.empty(0, np.int64)
+        self._held_outcomes: Codes = np.empty(0, np.uint8)
+        self._probe_clicks = PROBE_CLICKS
+        self._failures = 0
+        self._begin_probe()
+
+    def _begin_probe(self) -> None:
+        self._collected: list[npt.NDArray[np.int64]] = []
+        self._awaited: AlignmentProbe | None = None
+        self._awaited_first_tick = 0
+
+    @property
+    def state(self) -> SyncState:
+        """How far synchronisation has come."""
+        return self._state
+
+    @property
+    def clock(self) -> BinClock | None:
+        """The tracked clock, None while searching."""
+        return self._clock
+
+    def feed(self, block: TagBlock) -> SyncResult:
+        """Take the next tags in the order in which the TDC yielded them."""
+        ordered = self._order.feed(block)
+        until = ordered.tags.until_ps
+        self._losses_ps += [stretch for stretch in ordered.stretches if stretch.reason == "lost"]
+        self._times = np.concatenate((self._times, ordered.tags.times_ps))
+        self._channels = np.concatenate((self._channels, ordered.tags.channels))
+        output = _Output()
+        while self._search(until) if self._clock is None else self._follow(self._clock, until, output):
+            pass
+        return SyncResult(
+            state=self._state,
+            clicks=output.clicks(),
+            cuts=tuple(output.cuts),
+            reached=self._reached,
+            probe=output.probe,
+            stretches=ordered.stretches,
+            statistics=self._counts.frozen(self._clock),
+            order=self._order.statistics,
+        )
+
+    def aligned(self, alignment: Alignment) -> None:
+        """Take Alice's answer; answers to earlier probes are ignored."""
+        if self._awaited is None or alignment.probe_number != self._awaited.number:
+            return
+        self._offset = alignment.offset - self._awaited_first_tick
+        self._lock_floor = max(alignment.last_slot + 1, self._reached)
+        self._state = SyncState.LOCKED
+        self._failures = 0
+        self._probe_clicks = PROBE_CLICKS
+        self._counts.locks += 1
+        self._monitor.reset()
+        self._begin_probe()
+
+    def alignment_failed(self, probe_number: int) -> None:
+        """Alice found no significant offset: try a longer probe, in the end with a newly recovered clock."""
+        if self._awaited is None or probe_number != self._awaited.number:
+            return
+        self._failures += 1
+        self._probe_clicks = min(2 * self._probe_clicks, MOST_PROBE_CLICKS)
+        self._begin_probe()
+        if self._failures >= FAILURES_BEFORE_SEARCH:
+            self._failures = 0
+            self._probe_clicks = PROBE_CLICKS
+            self._lose()
+
+    def restart(self) -> None:
+        """Alice's source began a new run: slots count from 0 again. Tags so far belong to the old run."""
+        until = self._clock.from_ps if self._clock is not None else self._search_from_ps
+        if self._times.size:
+            until = int(self._times[-1]) + 1
+        self._times, self._channels = self._times[:0], self._channels[:0]
+        self._forget_run()
+        self._search_from_ps = until
+
+    def _search(self, until: int) -> bool:
+        """Try the next stretch; return whether anything was consumed."""
+        if self._search_from_ps is None:
+            if not self._times.size:
+                return False
+            self._search_from_ps = int(self._times[0])
+        if not self._times.size:
+            self._search_from_ps = max(self._search_from_ps, until)
+            return False
+        self._losses_ps = [loss for loss in self._losses_ps if loss.end_ps > self._search_from_ps]
+        end = self._search_from_ps + SEARCH_SPAN_PS
+        n = int(np.searchsorted(self._times, end))
+        if n >= SEARCH_TAGS:
+            n = SEARCH_TAGS
+            end = int(self._times[n - 1]) + 1
+        elif until < end:
+            return False
+        times = self._times[:n]
+        shift = np.where(self._channels[:n] == X_CHANNEL, round(self._table.x_offset_ps), 0)
+        found = recover_clock(times - shift, self._tick_ps, range_ppm=self._range_ppm)
+        self._counts.unlocked += n
+        self._times, self._channels = self._times[n:], self._channels[n:]
+        self._search_from_ps = end
+        if found is not None and found.significance >= ACQUISITION_SIGNIFICANCE:
+            self._clock = BinClock(
+                found, end, nominal_period_ps=self._tick_ps, x_offset_ps=self._table.x_offset_ps,
+                walk_per_root_s=self._walk,
+            )  # fmt: skip
+            self._state = SyncState.ALIGNING
+            self._begin_probe()
+        return True
+
+    def _follow(self, clock: BinClock, until: int, output: "_Output") -> bool:
+        """Track all complete sub-intervals; return whether anything was consumed."""
+        tracked = clock.track(self._times, self._channels, until)
+        if not tracked.ends.size:
+            return False
+        channels = self._channels[: tracked.n_tags]
+        self._times, self._channels = self._times[tracked.n_tags :], self._channels[tracked.n_tags :]
+        good = tracked.good & ~self._with_losses(tracked)
+        self._counts.measured(tracked)
+        if self._state is SyncState.LOCKED:
+            self._emit(tracked, channels, good, output)
+            self._last_lock = self._lock_at(tracked)
+        else:
+            self._counts.unlocked += tracked.n_tags
+            self._collect(clock, tracked, channels, good, output)
+        if tracked.verdict != GOES_ON:
+            if tracked.verdict == LOST:
+                self._counts.losses += 1
+                self._lose()
+            else:
+                self._counts.jumps += 1
+                self._realign()
+            output.probe = None  # ticks up to here no longer connect to those from here
+        return True
+
+    def _lose(self) -> None:
+        assert self._clock is not None
+        self._search_from_ps = self._clock.from_ps
+        self._clock = None
+        self._realign()
+        self._state = SyncState.SEARCHING
+
+    def _realign(self) -> None:
+        self._state = SyncState.ALIGNING
+        self._offset = None
+        self._held_slots, self._held_outcomes = self._held_slots[:0], self._held_outcomes[:0]
+        self._begin_probe()
+
+    def _with_losses(self, tracked: TrackedTags) -> npt.NDArray[np.bool_]:
+        """Which sub-intervals overlap a stretch whose tags were lost."""
+        hit = np.zeros(tracked.ends.shape, np.bool_)
+        for loss in self._losses_ps:
+            hit |= (tracked.starts_ps < loss.end_ps) & (tracked.ends_ps > loss.first_ps)
+        last = int(tracked.ends_ps[-1])
+        self._losses_ps = [loss for loss in self._losses_ps if loss.end_ps > last]
+        return hit
+
+    def _lock_at(self, tracked: TrackedTags) -> "_LastLock | None":
+        good = np.flatnonzero(tracked.good)
+        if self._offset is None or self._clock is None or not good.size:
+            return self._last_lock
+        i = int(good[-1])
+        coordinate = float(tracked.end_ticks[i]) + self._offset
+        return _LastLock(int(tracked.ends_ps[i]), coordinate, self._clock.period_ps)
+
+    def _collect(
+        self, clock: BinClock, tracked: TrackedTags, channels: Channels, good: npt.NDArray[np.bool_],
+        output: "_Output",
+    ) -> None:  # fmt: skip
+        """Gather Z-arm clicks near ticks; send the probe when there are enough."""
+        if self._awaited is not None:
+            return
+        reach = self._table.halves_ps[0] + abs(self._table.skew_ps) / 2.0
+        usable = np.repeat(good, np.diff(tracked.ends, prepend=0))
+        chosen = usable & (channels == Z_CHANNEL) & (np.abs(tracked.residuals_ps) <= reach)
+        self._collected.append(tracked.ticks[chosen])
+        ticks = np.unique(np.concatenate(self._collected))
+        span_ps = (ticks[-1] - ticks[0]) * self._tick_ps if ticks.size else 0.0
+        if ticks.size < self._probe_clicks and span_ps < LONGEST_PROBE_PS:
+            return
+        if ticks.size < FEWEST_PROBE_CLICKS:
+            self._collected = []
+            return
+        ticks = ticks[-self._probe_clicks :]
+        first = int(ticks[0])
+        start_ps = clock.time_of(first)
+        self._counts.probes += 1
+        expected = self._last_lock.offset_at(start_ps) if self._last_lock is not None else None
+        self._awaited = AlignmentProbe(self._counts.probes, start_ps, ticks - first, expected)
+        self._awaited_first_tick = first
+        self._collected = []
+        output.probe = self._awaited
+
+    def _emit(
+        self, tracked: TrackedTags, channels: Channels, good: npt.NDArray[np.bool_], output: "_Output"
+    ) -> None:
+        """Make clicks of the good sub-intervals and cuts of the bad ones."""
+        assert self._offset is not None
+        starts = self._slots_at(tracked.start_ticks, self._offset)
+        ends = self._slots_at(tracked.end_ticks, self._offset)
+        if self._lock_floor is not None:
+            first = max(self._lock_floor, int(starts[0]) + 1)
+            output.cut(self._reached, first)
+            self._reached, self._lock_floor, self._was_good = first, None, False
+        accepted = accept(
+            tracked.ticks, tracked.residuals_ps, channels, tracked.ends, good, self._offset, self._reached,
+            self._table, self._monitor,
+        )  # fmt: skip
+        self._counts.used += accepted.slots.size
+        self._counts.out_of_gate += accepted.out_of_gate
+        self._counts.cut += int(np.diff(tracked.ends, prepend=0)[~good].sum())
+        # The slot in which a bad stretch begins may hold a click from before; the one where it ends, from
+        # after.
+        was_good = np.concatenate((np.array([self._was_good]), good[:-1]))
+        self._was_good = bool(good[-1])
+        for i in np.flatnonzero(~good):
+            output.cut(int(starts[i]) + int(was_good[i]), int(ends[i]), self._reached)
+        slots = np.concatenate((self._held_slots, accepted.slots))
+        outcomes = np.concatenate((self._held_outcomes, accepted.outcomes))
+        self._reached = max(self._reached, int(ends[-1]))
+        complete = int(np.searchsorted(slots, self._reached))
+        self._held_slots, self._held_outcomes = slots[complete:], outcomes[complete:]
+        slots, outcomes = slots[:complete], outcomes[:complete]
+        random = np.frombuffer(self._random_bytes(repeats(slots)), np.uint8)
+        singled = one_per_slot(slots, outcomes, random)
+        self._counts.double_clicks += singled.double_clicks
+        self._counts.cross_clicks += singled.cross_clicks
+        output.add(singled.clicks)
+        if self._monitor.slipped():
+            self._counts.slips += 1
+            self._realign()
+
+    @staticmethod
+    def _slots_at(ticks: npt.NDArray[np.float64], offset: int) -> Slots:
+        """Slot to which a click at these tick coordinates would belong: slots below are complete."""
+        return (np.floor(ticks + 0.5).astype(np.int64) + offset) // 2
+
+
+class _Output:
+    """What accumulates during one feed."""
+
+    def __init__(self) -> None:
+        self._parts: list[Clicks] = []
+        self.cuts: list[SlotRange] = []
+        self.probe: AlignmentProbe | None = None
+
+    def add(self, clicks: Clicks) -> None:
+        if len(clicks):
+            self._parts.append(clicks)
+
+    def cut(self, first: int, end: int, floor: int = 0) -> None:
+        first = max(first, floor)
+        if first >= end:
+            return
+        if self.cuts and self.cuts[-1].end >= first:
+            first = min(first, self.cuts.pop().first)
+        self.cuts.append(SlotRange(first, end))
+
+    def clicks(self) -> Clicks:
+        if len(self._parts) == 1:
+            return self._parts[0]
+        slots = [part.slots for part in self._parts] or [np.empty(0, np.int64)]
+        outcomes = [part.outcomes for part in self._parts] or [np.empty(0, np.uint8)]
+        return Clicks(np.concatenate(slots), np.concatenate(outcomes))
+
+
+@dataclass
+class _Counts:
+    """The mutable side of `SyncStatistics`."""
+
+    vector_strength: float = 0.0
+    phase_residual_ps: float = 0.0
+    used: int = 0
+    out_of_gate: int = 0
+    cut: int = 0
+    unlocked: int = 0
+    double_clicks: int = 0
+    cross_clicks: int = 0
+    probes: int = 0
+    locks: int = 0
+    losses: int = 0
+    jumps: int = 0
+    slips: int = 0
+    clock_offset_ppm: float = 0.0
+
+    def measured(self, tracked: TrackedTags) -> None:
+        self.vector_strength = float(np.mean(tracked.strengths))
+        good = tracked.innovations_ps[tracked.good]
+        if good.size:
+            self.phase_residual_ps = float(np.sqrt(np.mean(good**2)))
+
+    def frozen(self, clock: BinClock | None) -> SyncStatistics:
+        if clock is not None:
+            self.clock_offset_ppm = clock.offset_ppm
+        return SyncStatistics(**vars(self))

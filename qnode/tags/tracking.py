@@ -1,0 +1,260 @@
+"""Tracking: the bin clock followed tag by tag, through jitter, drift and short losses.
+
+The clock's phase and rate are the two states of a Kalman filter: the rate walks at random, the measurement of
+a sub-interval is the direction of its mean phasor. This is a second-order loop whose gains follow from the
+click rate and the clock's stability by themselves, also after acquisition and after a gap. In steady state at
+R = phase noise (ps^2 s) and Q = rate walk (ps^2/s^3) its bandwidth is (Q/R)^(1/4).
+
+A sub-interval ends after some hundred tags or 50 ms. It is judged as a whole: one without significant vector
+strength is bad, its tags are cut and the clock coasts. When coasting leaves the phase uncertain by an eighth
+of a tick, or a significant phase is where the clock cannot be, ticks may have been miscounted: tracking ends.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from qnode.kernels import kernel
+from qnode.tags.clock import RecoveredClock
+from qnode.tags.types import X_CHANNEL, Channels, Times
+from qnode.units import PS_PER_S
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+INTERVAL_PS: Final = PS_PER_S // 20
+INTERVAL_TAGS: Final = 512
+
+# How tracking of a batch ended.
+GOES_ON: Final = 0
+LOST: Final = 1
+JUMPED: Final = 2
+
+# A sub-interval is good when noise gives its strength once in e^12, and it is half as strong as usual.
+_STRENGTH_NATS: Final = 12.0
+_LEAST_STRENGTH: Final = 0.15
+_LEAST_OF_USUAL: Final = 0.5
+_USUAL_MEMORY: Final = 0.1
+_FEWEST_TAGS: Final = 8
+# A phase this many deviations from where it should be, and this part of a tick, is a jump.
+_JUMP_SIGMAS: Final = 6.0
+_JUMP_PART: Final = 1.0 / 16.0
+_LOST_PART: Final = 1.0 / 8.0
+
+_N_SINES: Final = 1024
+_COSINE: Final = np.cos(2.0 * np.pi * (np.arange(_N_SINES) + 0.5) / _N_SINES)
+_SINE: Final = np.sin(2.0 * np.pi * (np.arange(_N_SINES) + 0.5) / _N_SINES)
+
+# Places in the arrays that hold the filter's state between batches.
+_ANCHOR, _TICK, _START = range(3)
+_PHASE, _PERIOD, _P_PHASE, _P_CROSS, _P_RATE, _USUAL = range(6)
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedTags:
+    """The tags of all sub-intervals that are complete.
+
+    ``ticks``: int64 number of the nearest tick; ``residuals_ps``: float64 distance from its centre; both of
+    shape ``(n_tags,)``. ``ends``: int64 index of the tag after each sub-interval's last; ``starts_ps`` and
+    ``ends_ps``: its time; ``good``: its clicks may be used; ``strengths`` and ``innovations_ps`` (measured
+    less predicted phase) describe it; ``start_ticks`` and ``end_ticks``: tick coordinates, with fraction, of
+    its ends. ``verdict``: `GOES_ON`, or why the last sub-interval ended the tracking.
+    """
+
+    ticks: Integers
+    residuals_ps: Floats
+    ends: Integers
+    starts_ps: Integers
+    ends_ps: Integers
+    good: npt.NDArray[np.bool_]
+    strengths: Floats
+    innovations_ps: Floats
+    start_ticks: Floats
+    end_ticks: Floats
+    verdict: int
+
+    @property
+    def n_tags(self) -> int:
+        """How many tags from the front were consumed."""
+        return int(self.ticks.shape[0])
+
+
+class BinClock:
+    """The tracked clock of ``nominal_period_ps`` a tick.
+
+    ``x_offset_ps``: how much later than the mean of Z tags the mean of X tags lies (modulo a tick).
+    ``walk_per_root_s``: random walk of the relative rate over one second.
+    """
+
+    def __init__(
+        self, recovered: RecoveredClock, from_ps: int, *, nominal_period_ps: float, x_offset_ps: float,
+        walk_per_root_s: float,
+    ) -> None:  # fmt: skip
+        self._nominal_period_ps = nominal_period_ps
+        self._x_offset_ps = x_offset_ps
+        self._walk = (walk_per_root_s * PS_PER_S) ** 2  # ps^2 / s^3
+        rate_sigma = recovered.rate_sigma * PS_PER_S
+        self._integers = np.array([recovered.anchor_ps, 0, from_ps], np.int64)
+        self._floats = np.array(
+            [
+                recovered.phase_ps, recovered.period_ps, recovered.phase_sigma_ps**2, 0.0, rate_sigma**2,
+                recovered.vector_strength,
+            ]
+        )  # fmt: skip
+
+    @property
+    def from_ps(self) -> int:
+        """Start of the first sub-interval that is not complete: earlier tags are done with."""
+        return int(self._integers[_START])
+
+    @property
+    def period_ps(self) -> float:
+        """Duration of a tick in Bob's time."""
+        return float(self._floats[_PERIOD])
+
+    @property
+    def offset_ppm(self) -> float:
+        """How much longer a tick is in Bob's time than it should be."""
+        return (self.period_ps / self._nominal_period_ps - 1.0) * 1e6
+
+    @property
+    def phase_sigma_ps(self) -> float:
+        """Standard error of the phase, when it was last measured."""
+        return math.sqrt(self._floats[_P_PHASE])
+
+    def time_of(self, tick: int) -> int:
+        """Return Bob's time (ps) of the centre of ``tick``, extrapolated from now."""
+        # Split so that hours of ticks keep their picoseconds.
+        n = tick - int(self._integers[_TICK])
+        return int(self._integers[_ANCHOR]) + round(float(self._floats[_PHASE]) + n * self.period_ps)
+
+    def tick_at(self, time_ps: int) -> float:
+        """Return the tick coordinate of Bob's time ``time_ps``, extrapolated from now."""
+        elapsed = float(time_ps - int(self._integers[_ANCHOR])) - float(self._floats[_PHASE])
+        return int(self._integers[_TICK]) + elapsed / self.period_ps
+
+    def track(self, times_ps: Times, channels: Channels, until_ps: int) -> TrackedTags:
+        """Follow ordered tags, complete before ``until_ps``; tags before `from_ps` must have been removed.
+
+        Consumes whole sub-intervals: call again with the rest in front of the next tags. With a verdict other
+        than `GOES_ON` the last sub-interval is the one that ended it.
+        """
+        n = times_ps.shape[0]
+        # Without eight tags in each the clock is lost after a few sub-intervals, however far `until_ps` is.
+        most = min(n // INTERVAL_TAGS + max(0, until_ps - self.from_ps) // INTERVAL_PS + 2, n // 8 + 64)
+        ticks, residuals = np.empty(n, np.int64), np.empty(n)
+        whole, parts, good = np.empty((3, most), np.int64), np.empty((4, most)), np.empty(most, np.bool_)
+        outcome = np.zeros(2, np.int64)
+        _track(
+            times_ps, channels, until_ps, self._x_offset_ps, self._walk, self._integers, self._floats,
+            _COSINE, _SINE, ticks, residuals, whole, parts, good, outcome,
+        )  # fmt: skip
+        m, verdict = int(outcome[0]), int(outcome[1])
+        done = int(whole[0, m - 1]) if m else 0
+        return TrackedTags(
+            ticks[:done], residuals[:done], whole[0, :m], whole[1, :m], whole[2, :m], good[:m], parts[0, :m],
+            parts[1, :m], parts[2, :m], parts[3, :m], verdict,
+        )  # fmt: skip
+
+
+@kernel
+def _track(
+    times: Times, channels: Channels, until_ps: int, x_offset_ps: float, walk: float, integers: Integers,
+    floats: Floats, cosine: Floats, sine: Floats, ticks: Integers, residuals: Floats, whole: Integers,
+    parts: Floats, good: npt.NDArray[np.bool_], outcome: Integers,
+) -> None:  # fmt: skip
+    i = 0
+    m = 0
+    verdict = 0
+    while verdict == GOES_ON and m < good.size:
+        start_ps = integers[_START]
+        end_ps = start_ps + INTERVAL_PS
+        j = i
+        while j < times.size and j - i < INTERVAL_TAGS and times[j] < end_ps:
+            j += 1
+        if j - i == INTERVAL_TAGS:
+            end_ps = times[j - 1] + 1
+        elif until_ps < end_ps:
+            break
+        anchor = integers[_ANCHOR]
+        tick = integers[_TICK]
+        phase = floats[_PHASE]
+        period = floats[_PERIOD]
+        inverse = 1.0 / period
+        x_sum = 0.0
+        y_sum = 0.0
+        late = 0.0
+        for k in range(i, j):
+            late_k = np.float64(times[k] - anchor) - phase
+            late += late_k
+            turns = (late_k - (x_offset_ps if channels[k] == X_CHANNEL else 0.0)) * inverse
+            place = np.int64((turns - np.floor(turns)) * _N_SINES) & (_N_SINES - 1)
+            x_sum += cosine[place]
+            y_sum += sine[place]
+        n = j - i
+        strength = 0.0
+        if n > 0:
+            strength = math.sqrt(x_sum * x_sum + y_sum * y_sum) / n
+        usable = (
+            n >= _FEWEST_TAGS
+            and n * strength * strength > _STRENGTH_NATS
+            and strength > _LEAST_STRENGTH
+            and strength > _LEAST_OF_USUAL * floats[_USUAL]
+        )
+        # Carry the state to the middle of the tags, or past the end when there is nothing to measure.
+        ahead = late / n if usable else np.float64(end_ps - anchor) - phase
+        steps = np.int64(np.rint(ahead * inverse))
+        dt = np.float64(steps) * period / PS_PER_S
+        p_phase, p_cross, p_rate = floats[_P_PHASE], floats[_P_CROSS], floats[_P_RATE]
+        span = abs(dt)
+        p_phase = p_phase + 2.0 * dt * p_cross + dt * dt * p_rate + walk * span * span * span / 3.0
+        p_cross = p_cross + dt * p_rate + walk * span * dt / 2.0
+        p_rate = p_rate + walk * span
+        innovation = 0.0
+        if usable:
+            innovation = math.atan2(y_sum, x_sum) / (2.0 * math.pi) * period
+            noise = (period / (2.0 * math.pi)) ** 2 / (2.0 * n * strength * strength)
+            total = p_phase + noise
+            if abs(innovation) > max(_JUMP_SIGMAS * math.sqrt(total), _JUMP_PART * period):
+                verdict = JUMPED
+                usable = False
+                # The new phase is good, only the count of ticks is not: begin again from it.
+                gain_phase, gain_rate = 1.0, 0.0
+                p_phase, p_cross = noise, 0.0
+            else:
+                gain_phase, gain_rate = p_phase / total, p_cross / total
+                p_rate -= gain_rate * p_cross
+                p_cross *= 1.0 - gain_phase
+                p_phase *= 1.0 - gain_phase
+            moved = phase + np.float64(steps) * period + gain_phase * innovation
+            period *= 1.0 + gain_rate * innovation / PS_PER_S
+            tick += steps
+            shift = np.int64(np.floor(moved))
+            anchor += shift
+            phase = moved - np.float64(shift)
+            floats[_P_PHASE], floats[_P_CROSS], floats[_P_RATE] = p_phase, p_cross, p_rate
+            floats[_USUAL] += _USUAL_MEMORY * (strength - floats[_USUAL])
+            integers[_ANCHOR], integers[_TICK] = anchor, tick
+            floats[_PHASE], floats[_PERIOD] = phase, period
+        elif math.sqrt(p_phase) > _LOST_PART * period:
+            verdict = LOST
+        inverse = 1.0 / period
+        for k in range(i, j):
+            turns = (np.float64(times[k] - anchor) - phase) * inverse
+            nearest = np.rint(turns)
+            ticks[k] = tick + np.int64(nearest)
+            residuals[k] = (turns - nearest) * period
+        whole[0, m], whole[1, m], whole[2, m] = j, start_ps, end_ps
+        parts[0, m], parts[1, m] = strength, innovation
+        # The whole part is exact: ticks of hours fit 53 bits with a fraction to spare.
+        parts[2, m] = np.float64(tick) + (np.float64(start_ps - anchor) - phase) * inverse
+        parts[3, m] = np.float64(tick) + (np.float64(end_ps - anchor) - phase) * inverse
+        good[m] = usable
+        integers[_START] = end_ps
+        m += 1
+        i = j
+    outcome[0] = m
+    outcome[1] = verdict

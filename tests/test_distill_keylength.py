@@ -1,0 +1,343 @@
+"""The three estimators: published numbers, published tables, and what must never happen."""
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from turin_model import seconds, turin_inputs
+
+from qnode.distill.counts import Pair
+from qnode.distill.keylength import ESTIMATORS, EstimatorInput, KeyLength, binary_entropy, estimate
+from qnode.distill.keylength.sampling import GAMMA_LEAST_ERRORS, rusca_phase_error
+from qnode.errors import FieldError
+
+EXAMPLE: dict[str, Any] = {
+    "n_z": Pair(8875913, 1124087),
+    "m_z": Pair(185856, 26055),
+    "n_x": Pair(165048, 20902),
+    "m_x": Pair(3456, 484),
+    "mu": Pair(0.51, 0.15),
+    "p": Pair(0.7, 0.3),
+    "eps_sec": 1e-9,
+    "eps_cor": 1e-15,
+    "lambda_ec": 1776924,
+}
+ASYMMETRIC = {"x_mode": "visibility + asymmetry"}
+VARIANTS = [
+    ("rusca2018", {}),
+    ("rusca2018", ASYMMETRIC),
+    ("eur", {}),
+    ("eur", {"statistics": "hoeffding"}),
+    ("eur", ASYMMETRIC),
+    ("wiesemann2024", {}),
+]
+
+
+def example(**changes: Any) -> EstimatorInput:
+    return EstimatorInput(**{**EXAMPLE, **changes})
+
+
+def test_rusca2018_gives_the_published_worked_example_to_all_printed_digits() -> None:
+    result = estimate(example(vacuum_rule="k2"), "rusca2018")
+    assert result.length == 1464719
+    assert f"{result.length_unfloored:.4f}" == "1464719.0887"
+    assert f"{result.s_z0_upper:.3f}" == "167020.179"
+    assert result.s_z0_lower == 0.0
+    assert f"{result.s_z1_lower:.3f}" == "5396516.269"
+    assert f"{result.s_x0_upper:.3f}" == "6645.523"
+    assert f"{result.s_x1_lower:.3f}" == "76462.276"
+    assert f"{result.v_x1_upper:.3f}" == "5411.813"
+    assert f"{result.phi_z_upper:.10f}" == "0.0791736594"
+
+
+@pytest.mark.parametrize(
+    ("n_z", "rusca", "hoeffding", "exact"),
+    [
+        (1e5, 62, 203, 719),
+        (3e5, 829, 934, 1265),
+        (1e6, 1315, 1402, 1596),
+        (3e6, 1566, 1648, 1763),
+        (1e7, 1722, 1801, 1866),
+    ],
+)
+def test_estimators_reproduce_the_rates_of_the_reference_link(
+    n_z: float, rusca: int, hoeffding: int, exact: int
+) -> None:
+    def rate(estimator: str, **chosen: Any) -> float:
+        return estimate(turin_inputs(10.8, n_z, **chosen), estimator).length / seconds(10.8, n_z)
+
+    assert rate("rusca2018") == pytest.approx(rusca, abs=1.1)
+    assert rate("eur", statistics="hoeffding") == pytest.approx(hoeffding, abs=1.1)
+    assert rate("eur") == pytest.approx(exact, abs=1.1)
+
+
+@pytest.mark.parametrize(
+    ("n_z", "rate", "upper"), [(1e6, 1256, 0.023), (3e6, 1549, 0.013), (1e7, 1742, 0.007)]
+)
+def test_asymmetry_costs_what_the_reference_says_and_is_pure_statistics(
+    n_z: float, rate: int, upper: float
+) -> None:
+    result = estimate(turin_inputs(10.8, n_z, **ASYMMETRIC), "eur")
+    assert result.asymmetry is not None
+    assert result.asymmetry.asymmetry == pytest.approx(0.0, abs=1e-4)
+    assert result.asymmetry.asymmetry_upper == pytest.approx(upper, abs=0.0005)
+    assert result.length / seconds(10.8, n_z) == pytest.approx(rate, rel=0.003)
+
+
+@pytest.mark.parametrize(("attenuation_db", "rate"), [(5.5, 1380), (13.5, 1251), (19.0, 934), (21.8, 596)])
+def test_rusca2018_follows_the_attenuation_table(attenuation_db: float, rate: int) -> None:
+    result = estimate(turin_inputs(attenuation_db, 1e6), "rusca2018")
+    assert result.length / seconds(attenuation_db, 1e6) == pytest.approx(rate, abs=1.1)
+
+
+def test_wiesemann2024_is_the_formula_written_out() -> None:
+    inputs = example()
+    result = estimate(inputs, "wiesemann2024")
+    c, d, eps0 = result.s_z1_lower, result.s_x1_lower, 1e-9 / 15
+    b = result.v_x1_upper / d
+    phi = b + math.sqrt((c + d) / (c * d) * (d + 1) / d * math.log(1 / eps0))
+    entropy = -phi * math.log2(phi) - (1 - phi) * math.log2(1 - phi)
+    length = c * (1 - entropy) - 1776924 - math.log2(2 / 1e-15) - 4 * math.log2(15 / 1e-9) + 1
+    assert result.phi_z_upper == pytest.approx(phi, rel=1e-12)
+    assert result.length == math.floor(length)
+    assert result.v_x1_upper < estimate(inputs, "rusca2018").v_x1_upper  # fewer terms, smaller deviations
+
+
+def test_eur_spends_its_budget_on_nine_or_fifteen_events() -> None:
+    plain = estimate(turin_inputs(10.8, 1e6), "eur").epsilons
+    wide = estimate(turin_inputs(10.8, 1e6, **ASYMMETRIC), "eur").epsilons
+    assert (plain["events"], wide["events"]) == (9.0, 15.0)
+    for budget in (plain, wide):
+        assert budget["event"] * budget["events"] == pytest.approx(budget["eps_at"] ** 2, rel=1e-12)
+
+
+@pytest.mark.parametrize(("estimator", "chosen"), VARIANTS)
+def test_weighted_epsilons_sum_to_eps_sec(estimator: str, chosen: dict[str, Any]) -> None:
+    budget = estimate(turin_inputs(10.8, 1e6, **chosen), estimator).epsilons
+    names = [name for name in budget if f"{name}_weight" in budget]
+    assert sum(budget[name] * budget[f"{name}_weight"] for name in names) == pytest.approx(1e-9, rel=1e-12)
+    assert budget["eps_sec"] == 1e-9
+    assert budget["eps_cor"] == 1e-15
+
+
+def test_few_errors_take_the_exact_tail_and_say_so() -> None:
+    result = estimate(example(m_x=Pair(0, 0)), "rusca2018")
+    assert result.v_x1_upper == 0.0
+    assert result.phi_z_upper > 0.0
+    assert result.epsilons["sampling_tail"] == pytest.approx((1e-9 / 19) ** 2)
+    assert any("exact hypergeometric tail at (eps_sec/19)^2" in sentence for sentence in result.assumptions)
+    assert "sampling_tail" not in estimate(example(), "rusca2018").epsilons
+
+
+def test_phase_error_does_not_jump_down_where_gamma_takes_over() -> None:
+    eps = 1e-10 / 19
+    values = [
+        rusca_phase_error(v, 5e6, 1e5, eps).value for v in (90, 99, 99.9, 100, 100.1, 110, 120, 130, 200)
+    ]
+    assert values == sorted(values)
+    assert not rusca_phase_error(2 * GAMMA_LEAST_ERRORS, 5e6, 1e5, eps).by_exact_tail
+
+
+def test_length_is_zero_and_never_negative_when_nothing_remains() -> None:
+    for estimator in ESTIMATORS:
+        leaked = estimate(example(lambda_ec=1e9), estimator)
+        assert leaked.length == 0
+        assert leaked.length_unfloored < 0
+        nothing = estimate(
+            example(n_z=Pair(0, 0), m_z=Pair(0, 0), n_x=Pair(0, 0), m_x=Pair(0, 0), lambda_ec=0), estimator
+        )
+        assert (nothing.length, nothing.phi_z_upper) == (0, 0.5)
+
+
+def test_without_x_data_vacuum_alone_gives_no_key() -> None:
+    result = estimate(
+        example(n_x=Pair(0, 0), m_x=Pair(0, 0), lambda_ec=0, n_z=Pair(100, 10**7), m_z=Pair(0, 0)),
+        "rusca2018",
+    )
+    assert result.s_z0_lower > 1000
+    assert result.length == 0
+
+
+def test_x_scale_multiplies_detections_and_their_deviation_but_never_errors() -> None:
+    scaled = estimate(example(x_scale=2.0), "rusca2018")
+    plain = estimate(example(), "rusca2018")
+    assert scaled.v_x1_upper == plain.v_x1_upper
+    # Twice the counts with twice their deviation, minus less than twice the empty ones: more than twice.
+    assert scaled.s_x1_lower > 2 * plain.s_x1_lower
+    inserted = estimate(example(n_x=Pair(2 * 165048, 2 * 20902)), "rusca2018")
+    assert scaled.s_x1_lower < inserted.s_x1_lower
+
+
+def test_verification_tag_is_paid_by_the_larger_of_tag_and_eps_cor() -> None:
+    lengths = [estimate(example(verification_bits=bits), "eur").length_unfloored for bits in (0, 50, 64, 128)]
+    assert lengths[0] == lengths[1]
+    assert lengths[2] - lengths[3] == pytest.approx(64)
+    assert lengths[0] - lengths[2] == pytest.approx(64 - math.log2(2 / 1e-15))
+
+
+def test_vacuum_rules_are_ordered() -> None:
+    lengths = {
+        rule: estimate(example(vacuum_rule=rule), "rusca2018").length
+        for rule in ("min3", "min", "k1", "k2", "form_a", "max3")
+    }
+    assert lengths["min"] == max(lengths["k1"], lengths["k2"])
+    assert lengths["min3"] >= max(lengths["min"], lengths["form_a"])
+    assert lengths["max3"] <= min(lengths["k1"], lengths["k2"], lengths["form_a"])
+
+
+def test_asymmetry_is_reported_but_not_charged_in_visibility_mode() -> None:
+    silent = estimate(turin_inputs(10.8, 1e6), "rusca2018")
+    charged = estimate(turin_inputs(10.8, 1e6, **ASYMMETRIC), "rusca2018")
+    assert silent.asymmetry is not None
+    assert charged.asymmetry is not None
+    assert charged.asymmetry.asymmetry_upper is not None
+    assert charged.phi_z_upper > silent.phi_z_upper + charged.asymmetry.asymmetry_upper
+    assert any("visibility only" in sentence for sentence in silent.assumptions)
+    assert any("one X detector" in sentence for sentence in charged.assumptions)
+
+
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("m_z", {"m_z": Pair(8875914, 0)}),
+    ("m_z", {"m_z": Pair(0, 1124088)}),
+    ("m_x", {"m_x": Pair(165049, 0)}),
+    ("n_z", {"n_z": Pair(-1, 1)}),
+    ("n_x", {"n_x": Pair(math.inf, 1)}),
+    ("n_x", {"n_x": Pair(math.nan, 1)}),
+    ("n_z", {"n_z": Pair(1e16, 1)}),
+    ("mu", {"mu": Pair(0.15, 0.51)}),
+    ("mu", {"mu": Pair(0.5, 0.5)}),
+    ("mu", {"mu": Pair(0.5, 0.0)}),
+    ("mu", {"mu": Pair(math.nan, 0.1)}),
+    ("mu", {"mu": Pair(1e6, 0.1)}),
+    ("p", {"p": Pair(0.7, 0.2)}),
+    ("p", {"p": Pair(1.0, 0.0)}),
+    ("eps_sec", {"eps_sec": 0.0}),
+    ("eps_sec", {"eps_sec": 1.0}),
+    ("eps_cor", {"eps_cor": math.nan}),
+    ("lambda_ec", {"lambda_ec": -1.0}),
+    ("lambda_ec", {"lambda_ec": math.inf}),
+    ("x_scale", {"x_scale": 0.0}),
+    ("p_z", {"p_z": 1.0}),
+    ("verification_bits", {"verification_bits": -1}),
+    ("p_z", {"x_mode": "visibility + asymmetry"}),
+    ("e_plus", {"p_z": 0.5, "e_same": Pair(1, 1)}),
+    ("e_dark", {"p_z": 0.5, "e_same": Pair(1, 1), "e_plus": Pair(1, 1), "e_dark": Pair(-1, 1)}),
+]
+
+
+@pytest.mark.parametrize(("field", "changes"), REFUSED)
+def test_impossible_input_is_refused_by_the_name_of_its_field(field: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(FieldError) as refused:
+        example(**changes)
+    assert refused.value.field == field
+
+
+def test_unknown_estimator_and_fixed_rule_are_refused() -> None:
+    with pytest.raises(FieldError) as unknown:
+        estimate(example(), "rusca2019")
+    assert unknown.value.field == "estimator"
+    with pytest.raises(FieldError) as fixed:
+        estimate(example(vacuum_rule="k2"), "wiesemann2024")
+    assert fixed.value.field == "vacuum_rule"
+
+
+def test_one_detector_may_count_more_errors_than_detections() -> None:
+    result = estimate(example(x_scale=2.0, m_x=Pair(200000, 30000)), "eur")
+    assert (result.length, result.phi_z_upper) == (0, 0.5)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> EstimatorInput:
+    """Draw a block that looks like a link: any size, intensities, error rates, epsilons, with X classes."""
+    mu1 = draw(st.floats(0.2, 1.0))
+    mu2 = mu1 * draw(st.floats(0.1, 0.7))
+    p1, p_z = draw(st.floats(0.2, 0.9)), draw(st.floats(0.3, 0.95))
+    n_z, n_x = 10 ** draw(st.floats(3, 8)), 10 ** draw(st.floats(2, 7))
+    e_z, e_x = draw(st.floats(0, 0.1)), draw(st.floats(0, 0.15))
+    share = p1 * mu1 / (p1 * mu1 + (1 - p1) * mu2)
+
+    def split(n: float) -> Pair:
+        return Pair(math.floor(n * share), math.floor(n * (1 - share)))
+
+    def part(pair: Pair, rate: float) -> Pair:
+        return Pair(math.floor(pair.signal * rate), math.floor(pair.decoy * rate))
+
+    scale = 2 * (1 - p_z) / p_z
+    detections, central = split(n_z), split(n_x)
+    return EstimatorInput(
+        n_z=detections,
+        m_z=part(detections, e_z),
+        n_x=central,
+        m_x=part(central, e_x * scale),
+        mu=Pair(mu1, mu2),
+        p=Pair(p1, 1 - p1),
+        lambda_ec=draw(st.floats(0, 1e6)),
+        eps_sec=10 ** draw(st.floats(-30, -1)),
+        eps_cor=10 ** draw(st.floats(-30, -1)),
+        x_scale=scale,
+        p_z=p_z,
+        e_same=split(n_x * p_z / 2),
+        e_plus=split(n_x * (1 - p_z) / 2),
+        e_dark=part(split(n_x), 0.005),
+        x_mode=draw(st.sampled_from(["visibility", "visibility + asymmetry"])),
+        statistics=draw(st.sampled_from(["exact", "hoeffding"])),
+    )
+
+
+def _one_step_bits(result: KeyLength) -> float:
+    """Return what one unseen error more or less is worth: the exact tail counts errors in integers."""
+    c, phi = result.s_z1_lower, result.phi_z_upper
+    if c < 1 or result.length == 0:
+        return 0.0
+    return c * (binary_entropy(min(0.5, phi + 1 / math.floor(c))) - binary_entropy(phi)) + 1
+
+
+def _all(inputs: EstimatorInput) -> list[KeyLength]:
+    return [estimate(inputs, estimator) for estimator in ESTIMATORS]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(inputs=blocks(), more=st.integers(1, 500), decoy=st.booleans())
+def test_more_errors_never_give_more_key(inputs: EstimatorInput, more: int, decoy: bool) -> None:
+    # Errors of the decoy in X count as evidence for empty qubits and may lower v_X1, so they are left out.
+    m_z = inputs.m_z
+    worse_z = Pair(m_z.signal, min(inputs.n_z.decoy, m_z.decoy + more))
+    if not decoy:
+        worse_z = Pair(min(inputs.n_z.signal, m_z.signal + more), m_z.decoy)
+    worse_x = Pair(inputs.m_x.signal + more, inputs.m_x.decoy)
+    for changes in ({"m_z": worse_z}, {"m_x": worse_x}):
+        for before, after in zip(_all(inputs), _all(msgspec.structs.replace(inputs, **changes)), strict=True):
+            assert after.length <= before.length + _one_step_bits(after)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(inputs=blocks(), factor=st.floats(1e-6, 0.99), leak=st.floats(1, 1e5))
+def test_smaller_epsilon_and_larger_leak_never_give_more_key(
+    inputs: EstimatorInput, factor: float, leak: float
+) -> None:
+    stricter: list[dict[str, Any]] = [
+        {"eps_sec": inputs.eps_sec * factor},
+        {"eps_cor": inputs.eps_cor * factor},
+        {"lambda_ec": inputs.lambda_ec + leak},
+        {"verification_bits": 128},
+    ]
+    before = _all(inputs)
+    for changes in stricter:
+        for loose, strict in zip(before, _all(msgspec.structs.replace(inputs, **changes)), strict=True):
+            assert strict.length <= loose.length
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(inputs=blocks())
+def test_bounds_stay_within_what_is_possible(inputs: EstimatorInput) -> None:
+    n_x = inputs.x_scale * inputs.n_x.total
+    for result in _all(inputs):
+        assert 0 <= result.length <= inputs.n_z.total
+        assert 0.0 <= result.s_z1_lower <= inputs.n_z.total
+        assert 0.0 <= result.s_z0_lower <= inputs.n_z.total
+        assert 0.0 <= result.s_x1_lower <= n_x
+        assert 0.0 <= result.phi_z_upper <= 0.5
+        assert result.v_x1_upper >= 0.0

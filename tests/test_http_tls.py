@@ -1,0 +1,335 @@
+"""Mutual TLS over real loopback TCP: who gets in, who does not and why, reload, cancellation."""
+
+import datetime
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import trio
+import trio.testing
+import trustme
+from cryptography import x509
+from http_support import HOST, Pki, read_all, respond, running
+
+from qnode.errors import ConfigError
+from qnode.http import Limits, TlsSettings
+from qnode.http._tls import certificate_expired, server_context
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Pki:
+    return Pki(tmp_path)
+
+
+class Door:
+    """An application that remembers the certificates of those who reached it."""
+
+    def __init__(self) -> None:
+        self.visitors: list[dict[str, Any]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.visitors.append(scope["extensions"]["tls"])
+        await respond(send, 200, b"hello")
+
+
+async def knock(pki: Pki, leaf: trustme.LeafCert | None, port: int) -> bytes:
+    """Ask once over TLS; return the answer, or nothing when the server closes."""
+    return await knock_with(pki.client_context(leaf), port)
+
+
+async def knock_with(context: ssl.SSLContext, port: int) -> bytes:
+    tcp = await trio.open_tcp_stream(HOST, port)
+    async with trio.SSLStream(tcp, context, server_hostname=HOST, https_compatible=True) as stream:
+        await stream.send_all(GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+        return b"".join([chunk async for chunk in stream])
+
+
+async def test_the_application_sees_the_clients_certificate(pki: Pki) -> None:
+    leaf, door = pki.ca.issue_cert("sae-a"), Door()
+    async with (
+        running(door, pki.settings()) as server,
+        pki.http_client(leaf, server.port) as client,
+    ):
+        assert (await client.get("/")).text == "hello"
+        assert (await client.get("/")).text == "hello"
+        assert server.counters.connections == 1
+    expected = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
+    assert x509.load_der_x509_certificate(door.visitors[0]["client_cert_der"]) == expected
+    assert x509.load_pem_x509_certificate(door.visitors[0]["client_cert_chain"][0].encode()) == expected
+    assert door.visitors[0]["tls_version"] == 0x0304
+
+
+async def test_without_a_client_ca_nobody_is_asked_for_a_certificate(pki: Pki) -> None:
+    door = Door()
+    async with running(door, pki.settings(mutual=False)) as server:
+        assert (await knock(pki, None, server.port)).endswith(b"hello")
+    assert door.visitors[0]["client_cert_der"] is None
+
+
+def strangers(pki: Pki) -> dict[str, tuple[trustme.LeafCert | None, str, str]]:
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    revoked = pki.ca.issue_cert("sae-r")
+    pki.revoke(revoked)
+    return {
+        "no certificate": (None, "certificate required", "peer did not return a certificate"),
+        "wrong CA": (
+            trustme.CA().issue_cert("sae-a"),
+            "unknown ca",
+            "unable to get local issuer certificate",
+        ),
+        "expired": (
+            pki.ca.issue_cert("sae-a", not_before=past, not_after=past.replace(year=2021)),
+            "certificate expired",
+            "certificate has expired",
+        ),
+        "revoked": (revoked, "certificate revoked", "certificate revoked"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["no certificate", "wrong CA", "expired", "revoked"])
+async def test_a_stranger_gets_an_alert_and_never_reaches_the_application(pki: Pki, kind: str) -> None:
+    leaf, alert, reason = strangers(pki)[kind]
+    door = Door()
+    with structlog.testing.capture_logs() as logs:
+        async with running(door, pki.settings(crl=True)) as server:
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                await knock(pki, leaf, server.port)
+            assert alert in str(caught.value.__cause__).lower()
+            assert (await knock(pki, pki.ca.issue_cert("sae-b"), server.port)).endswith(b"hello")
+    assert len(door.visitors) == 1
+    (entry,) = [entry for entry in logs if entry["event"] == "http.handshake_failed"]
+    assert entry["reason"] == reason
+
+
+async def test_plain_http_to_the_tls_port_is_a_failed_handshake(pki: Pki) -> None:
+    door = Door()
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            running(door, pki.settings()) as server,
+            await trio.open_tcp_stream(HOST, server.port) as stream,
+        ):
+            await stream.send_all(GET)
+            assert b"HTTP" not in await read_all(stream)
+    assert [entry["reason"] for entry in logs if entry["event"] == "http.handshake_failed"] == [
+        "http request"
+    ]
+    assert door.visitors == []
+
+
+async def test_a_client_that_never_speaks_tls_is_closed_at_the_handshake_deadline(pki: Pki) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            running(Door(), pki.settings(), Limits(handshake_s=0.1)) as server,
+            await trio.open_tcp_stream(HOST, server.port) as stream,
+        ):
+            with trio.fail_after(2):
+                assert await read_all(stream) == b""
+    assert [entry["reason"] for entry in logs if entry["event"] == "http.handshake_failed"] == [
+        "handshake took too long"
+    ]
+
+
+async def test_a_tls_1_2_client_is_served(pki: Pki) -> None:
+    context = pki.client_context(pki.ca.issue_cert("sae-a"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    door = Door()
+    async with running(door, pki.settings()) as server:
+        assert (await knock_with(context, server.port)).endswith(b"hello")
+    assert door.visitors[0]["tls_version"] == 0x0303
+
+
+async def test_a_tls_1_1_client_is_not(pki: Pki) -> None:
+    context = pki.client_context(pki.ca.issue_cert("sae-a"))
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with structlog.testing.capture_logs() as logs:
+        async with running(Door(), pki.settings()) as server:
+            with pytest.raises(trio.BrokenResourceError):
+                await knock_with(context, server.port)
+    assert [entry["reason"] for entry in logs if entry["event"] == "http.handshake_failed"] == [
+        "unsupported protocol"
+    ]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_client_revoked_by_a_crl_of_the_same_date_is_out_after_reload(
+    pki: Pki, version: ssl.TLSVersion
+) -> None:
+    leaf, other = pki.ca.issue_cert("sae-a"), pki.ca.issue_cert("sae-b")
+    pki.revoke()
+    context = pki.client_context(leaf)
+    context.maximum_version = version
+    with structlog.testing.capture_logs():
+        async with running(Door(), pki.settings(crl=True)) as server:
+            tcp = await trio.open_tcp_stream(HOST, server.port)
+            async with trio.SSLStream(tcp, context, server_hostname=HOST, https_compatible=True) as kept:
+                await kept.send_all(GET)
+                await kept.receive_some()
+                pki.revoke(leaf)
+                server.reload()
+                assert await read_all(kept) == b"", "an idle connection keeps no old verdict"
+            with pytest.raises(trio.BrokenResourceError):
+                await knock_with(context, server.port)
+            assert (await knock(pki, other, server.port)).endswith(b"hello")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_session_outlives_a_reload(pki: Pki, version: ssl.TLSVersion) -> None:
+    client = pki.client_context(pki.ca.issue_cert("sae-a"))
+    client.maximum_version = version
+    session, _ = _shake(server_context(pki.settings()), client, None)
+    assert _shake(server_context(pki.settings()), client, session)[1] is False
+
+
+def test_tls_1_3_resumes_nothing(pki: Pki) -> None:
+    server, client = server_context(pki.settings()), pki.client_context(pki.ca.issue_cert("sae-a"))
+    session, _ = _shake(server, client, None)
+    assert _shake(server, client, session)[1] is False
+
+
+def test_tls_1_2_gives_no_tickets(pki: Pki) -> None:
+    server, client = server_context(pki.settings()), pki.client_context(pki.ca.issue_cert("sae-a"))
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    session, _ = _shake(server, client, None)
+    assert session is not None
+    assert not session.has_ticket
+
+
+def test_a_certificate_behind_a_resumed_session_expires_all_the_same() -> None:
+    peer = {"notAfter": "Jan  1 00:00:00 2030 GMT"}
+    expiry_s = ssl.cert_time_to_seconds(peer["notAfter"])
+    assert certificate_expired(peer, expiry_s + 1)
+    assert not certificate_expired(peer, expiry_s - 1)
+    assert not certificate_expired({}, expiry_s + 1)
+
+
+def _shake(
+    server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None
+) -> tuple[ssl.SSLSession | None, bool]:
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near = client.wrap_bio(down, up, server_hostname=HOST, session=session)
+    far = server.wrap_bio(up, down, server_side=True)
+    for _ in range(3):
+        for end in (near, far):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    far.write(b"x")
+    assert near.read(1) == b"x"
+    session = near.session
+    for _ in range(2):  # a session that was not closed properly is never resumed, and would prove nothing
+        for end in (near, far):
+            try:
+                end.unwrap()
+            except ssl.SSLWantReadError:
+                continue
+    return session, bool(near.session_reused)
+
+
+async def test_reload_with_a_broken_file_keeps_what_was_there(pki: Pki) -> None:
+    with structlog.testing.capture_logs():
+        async with running(Door(), pki.settings()) as server:
+            (pki.folder / "server.pem").write_text("spoiled")
+            with pytest.raises(ConfigError, match=r"server\.pem"):
+                server.reload()
+            assert (await knock(pki, pki.ca.issue_cert("sae-a"), server.port)).endswith(b"hello")
+
+
+async def test_reload_serves_the_new_certificate(pki: Pki) -> None:
+    with structlog.testing.capture_logs():
+        async with running(Door(), pki.settings(mutual=False)) as server:
+            pki.write("server", pki.ca.issue_cert(HOST, common_name="renewed"))
+            server.reload()
+            tcp = await trio.open_tcp_stream(HOST, server.port)
+            context = pki.client_context(None)
+            async with trio.SSLStream(tcp, context, server_hostname=HOST, https_compatible=True) as stream:
+                await stream.do_handshake()
+                assert "renewed" in str(stream.getpeercert())
+
+
+def test_unusable_files_are_named(pki: Pki) -> None:
+    good = pki.settings()
+    missing = pki.folder / "missing.pem"
+    for settings, match in [
+        (TlsSettings(certificate=missing, key=good.key), "missing.pem: certificate or key cannot be read"),
+        (TlsSettings(certificate=good.certificate, key=good.certificate), "server.pem: not usable for TLS"),
+        (TlsSettings(certificate=good.certificate, key=good.key, client_ca=missing), "missing.pem"),
+        (TlsSettings(certificate=good.certificate, key=good.key, crl=missing), "needs the client CA"),
+    ]:
+        with pytest.raises(ConfigError, match=match):
+            server_context(settings)
+
+
+async def test_cancellation_is_prompt_though_a_tls_client_does_not_read(pki: Pki) -> None:
+    async def flood(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(64):
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+
+    async with running(flood, pki.settings()) as server:
+        tcp = await trio.open_tcp_stream(HOST, server.port)
+        context = pki.client_context(pki.ca.issue_cert("sae-a"))
+        stream = trio.SSLStream(tcp, context, server_hostname=HOST)
+        await stream.send_all(GET)
+        await stream.receive_some()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        cancelled = trio.current_time()
+    assert trio.current_time() - cancelled < 0.1
+    await trio.aclose_forcefully(stream)
+
+
+async def test_a_flood_of_strangers_does_not_drive_out_an_encryptor(pki: Pki) -> None:
+    with structlog.testing.capture_logs():
+        async with (
+            running(Door(), pki.settings()) as server,
+            pki.http_client(pki.ca.issue_cert("sae-a"), server.port) as client,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def stranger() -> None:
+                while True:
+                    async with await trio.open_tcp_stream(HOST, server.port) as stream:
+                        await stream.send_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+                        await read_all(stream)
+
+            await client.get("/")
+            for _ in range(80):
+                nursery.start_soon(stranger)
+            for _ in range(30):
+                assert (await client.get("/")).text == "hello"
+            assert server.counters.connections_evicted > 0
+            assert server.counters.requests == 31
+            nursery.cancel_scope.cancel()
+
+
+async def test_more_handshakes_than_places_leave_nobody_unserved_for_ever(pki: Pki) -> None:
+    """Newcomers must not drive out those about to be served, or a crowd of clients would starve itself."""
+    context, served = pki.client_context(pki.ca.issue_cert("sae-a")), 0
+    with structlog.testing.capture_logs():
+        async with (
+            running(Door(), pki.settings(), Limits(connections_per_client=4)) as server,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def insist() -> None:
+                nonlocal served
+                answer = b""
+                while not answer:  # turned away: a reset, or an end before any answer
+                    with suppress(trio.BrokenResourceError):
+                        answer = await knock_with(context, server.port)
+                assert answer.endswith(b"hello")
+                served += 1
+
+            with trio.fail_after(20):
+                async with trio.open_nursery() as crowd:
+                    for _ in range(24):
+                        crowd.start_soon(insist)
+            nursery.cancel_scope.cancel()
+    assert served == 24

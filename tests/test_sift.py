@@ -1,0 +1,266 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tags_generator import symbols
+
+from qnode.distill.bits import Bits
+from qnode.distill.counts import Pair, XCounts
+from qnode.distill.sift import (
+    Announced,
+    SiftRecord,
+    decode_announcement,
+    encode_announcement,
+    errors_by_intensity,
+    keep_bits,
+)
+from qnode.distill.sift_codec import CLASS_BOUNDARY, CLASS_CENTRAL, CLASS_Z, LARGEST_GAP
+from qnode.errors import ProtocolError
+from qnode.tags.types import DECOY, UNKNOWN_SYMBOL, X_PLUS, Z_EARLY, Z_LATE
+
+CLASSES = np.array([CLASS_Z, CLASS_Z, CLASS_CENTRAL, CLASS_BOUNDARY], np.uint8)
+
+
+def random_clicks(n, mean_gap, seed):
+    rng = np.random.default_rng(seed)
+    slots = 10**12 + np.cumsum(1 + rng.exponential(mean_gap, n).astype(np.int64))
+    return slots, rng.integers(0, 4, n).astype(np.uint8)
+
+
+def announced(*clicks):
+    return Announced(np.array([c[0] for c in clicks], np.int64), np.array([c[1] for c in clicks], np.uint8))
+
+
+def table(sent):
+    return lambda slots: np.array([sent.get(int(slot), UNKNOWN_SYMBOL) for slot in slots], np.uint8)
+
+
+@pytest.mark.parametrize(("mean_gap", "most_bytes"), [(19_000, 2.5), (300, 1.6), (2, 0.6)])
+def test_an_announcement_comes_back_and_is_short(mean_gap, most_bytes):
+    slots, outcomes = random_clicks(20_000, mean_gap, 1)
+    data = encode_announcement(slots, outcomes, 10**12)
+    back = decode_announcement(data, 10**12, int(slots[-1]) - 10**12 + 1)
+    assert np.array_equal(back.slots, slots)
+    assert np.array_equal(back.classes, CLASSES[outcomes])
+    assert len(data) / slots.size < most_bytes
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.one_of(st.integers(0, 40), st.integers(0, 10**7)), st.integers(0, 3)), max_size=80),
+    st.integers(0, 10**13),
+)
+def test_any_ascending_clicks_come_back(clicks, first):
+    slots = first + np.cumsum([1 + gap for gap, _ in clicks], dtype=np.int64)
+    outcomes = np.array([outcome for _, outcome in clicks], np.uint8)
+    n_slots = int(slots[-1]) - first + 1 if clicks else 0
+    back = decode_announcement(encode_announcement(slots, outcomes, first), first, n_slots)
+    assert np.array_equal(back.slots, slots)
+    assert np.array_equal(back.classes, CLASSES[outcomes])
+
+
+def test_an_announcement_never_tells_early_from_late():
+    slots, outcomes = random_clicks(1000, 50, 2)
+    flipped = np.where(outcomes < 2, outcomes ^ 1, outcomes).astype(np.uint8)
+    assert encode_announcement(slots, outcomes, 0) == encode_announcement(slots, flipped, 0)
+
+
+def test_a_dark_second_within_a_batch_costs_little():
+    slots, outcomes = random_clicks(2000, 100, 3)
+    slots[1000:] += 600_000_000
+    near = len(encode_announcement(slots - np.repeat([0, 600_000_000], 1000), outcomes, 10**12))
+    data = encode_announcement(slots, outcomes, 10**12)
+    assert np.array_equal(decode_announcement(data, 10**12, 10**10).slots, slots)
+    assert len(data) < 3 * near
+
+
+def test_clicks_out_of_order_are_not_encoded():
+    for slots in ([5, 5], [5, 4], [2, 3]):
+        with pytest.raises(ValueError, match="ascend"):
+            encode_announcement(np.array(slots, np.int64), np.zeros(2, np.uint8), 3)
+    with pytest.raises(ValueError, match="ascend"):
+        encode_announcement(np.array([LARGEST_GAP + 5], np.int64), np.zeros(1, np.uint8), 0)
+
+
+def test_slots_outside_the_span_are_refused():
+    data = encode_announcement(np.array([10, 20, 30], np.int64), np.array([0, 2, 3], np.uint8), 10)
+    assert len(decode_announcement(data, 10, 21)) == 3
+    for n_slots in (20, 1, 0):
+        with pytest.raises(ProtocolError):
+            decode_announcement(data, 10, n_slots)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 2**40))
+def test_hostile_bytes_are_refused_or_decode_within_their_span(data, n_slots):
+    try:
+        got = decode_announcement(data, 1000, n_slots)
+    except ProtocolError:
+        return
+    assert np.all(np.diff(got.slots) > 0)
+    assert not len(got) or (got.slots[0] >= 1000 and got.slots[-1] < 1000 + n_slots)
+    assert set(got.classes) <= {CLASS_Z, CLASS_CENTRAL, CLASS_BOUNDARY}
+    assert len(data) >= 5
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 7), st.integers(1, 60))
+def test_a_damaged_announcement_never_gives_the_same_clicks_in_another_form(where, bit, n):
+    slots, outcomes = random_clicks(n, 500, n)
+    data = bytearray(encode_announcement(slots, outcomes, 10**12))
+    for cut in (0, 4, len(data) - 1):
+        with pytest.raises(ProtocolError):
+            decode_announcement(bytes(data[:cut]), 10**12, 10**9)
+    with pytest.raises(ProtocolError):
+        decode_announcement(bytes(data) + b"\0", 10**12, 10**9)
+    data[where % len(data)] ^= 1 << bit
+    try:
+        got = decode_announcement(bytes(data), 10**12, 10**9)
+    except ProtocolError:
+        return
+    assert not (np.array_equal(got.slots, slots) and np.array_equal(got.classes, CLASSES[outcomes])) or (
+        where % len(data) == 4  # another Rice parameter is another way to write the same
+    )
+
+
+def test_a_small_message_cannot_ask_for_much_memory():
+    with pytest.raises(ProtocolError):
+        decode_announcement(b"\xff\xff\xff\x03\x00" + bytes(100), 0, 1 << 40)
+    with pytest.raises(ProtocolError):
+        decode_announcement(b"\x01\x00\x00\x00\x3f" + bytes(100), 0, 1 << 40)
+
+
+def test_light_of_a_boundary_slot_is_counted_with_the_qubit_that_carries_it():
+    d = DECOY
+    # slot: (state of i-1, state of i) and where it must be counted
+    sent = {}
+    clicks = []
+
+    def boundary(before, own):
+        slot = 10 * (len(clicks) + 1)
+        sent[slot - 1], sent[slot] = before, own
+        clicks.append((slot, CLASS_BOUNDARY))
+
+    boundary(Z_EARLY + d, Z_EARLY)  # same, signal: light early in i
+    boundary(Z_LATE + d, Z_LATE)  # same, decoy: light late in i-1
+    boundary(Z_EARLY, X_PLUS + d)  # plus, decoy: half of i
+    boundary(X_PLUS, Z_LATE + d)  # plus, signal: half of i-1
+    boundary(Z_EARLY, Z_LATE + d)  # dark, by convention i
+    for states in ((Z_LATE, Z_EARLY), (Z_LATE, X_PLUS), (X_PLUS, Z_EARLY), (X_PLUS, X_PLUS)):
+        boundary(*states)
+    record = SiftRecord()
+    record.add(announced(*clicks), table(sent))
+    block = record.finish()
+    zero = Pair(0.0, 0.0)
+    assert block.x_counts == XCounts(
+        c_plus=zero, c_z=zero, e_same=Pair(1.0, 1.0), e_plus=Pair(1.0, 1.0), e_dark=Pair(0.0, 1.0)
+    )
+    assert block.unknown == 0
+    assert block.n_z.total == 0
+
+
+def test_central_clicks_count_by_state_and_intensity():
+    sent = {1: X_PLUS, 2: X_PLUS | DECOY, 3: Z_EARLY, 4: Z_LATE | DECOY, 5: Z_LATE}
+    record = SiftRecord()
+    record.add(announced(*[(slot, CLASS_CENTRAL) for slot in sent]), table(sent))
+    counts = record.finish().x_counts
+    assert (counts.c_plus, counts.c_z) == (Pair(1.0, 1.0), Pair(2.0, 1.0))
+
+
+@pytest.mark.parametrize("split", range(8))
+def test_qubits_beside_a_boundary_click_leave_the_key_also_across_batches(split):
+    sent = dict.fromkeys(range(100), Z_LATE) | {50: Z_LATE | DECOY}
+    clicks = [(9, CLASS_Z), (10, CLASS_BOUNDARY), (11, CLASS_Z), (20, CLASS_Z), (22, CLASS_BOUNDARY)]
+    clicks += [(23, CLASS_BOUNDARY), (50, CLASS_Z)]
+    record = SiftRecord()
+    record.add(announced(*clicks[:split]), table(sent))
+    record.add(announced(*clicks[split:]), table(sent))
+    block = record.finish()
+    assert list(block.keep.unpack()) == [0, 0, 1, 1, 0, 0, 1]
+    assert list(block.bits.unpack()) == [1, 1, 1]
+    assert list(block.decoy.unpack()) == [0, 0, 1]
+    assert block.n_z == Pair(2.0, 1.0)
+
+
+def test_forgotten_symbols_are_dropped_and_counted():
+    sent = {5: Z_LATE, 9: Z_EARLY, 10: Z_EARLY}
+    clicks = [(1, CLASS_Z), (2, CLASS_CENTRAL), (5, CLASS_Z), (9, CLASS_BOUNDARY), (10, CLASS_BOUNDARY)]
+    record = SiftRecord()
+    record.add(announced(*clicks), table(sent))
+    block = record.finish()
+    assert block.unknown == 3
+    assert block.x_counts.e_same == Pair(1.0, 0.0)
+    assert list(block.keep.unpack()) == [0, 0, 1, 0, 0]
+
+
+def test_before_slot_0_nothing_was_sent():
+    record = SiftRecord()
+    record.add(
+        announced((0, CLASS_BOUNDARY), (1, CLASS_BOUNDARY)), lambda slots: np.zeros(slots.size, np.uint8)
+    )
+    block = record.finish()
+    assert block.unknown == 1
+    assert block.x_counts.e_same == Pair(1.0, 0.0)
+
+
+def test_batches_must_ascend():
+    record = SiftRecord()
+    record.add(announced((5, CLASS_Z), (9, CLASS_Z)), symbols)
+    for slot in (9, 3):
+        with pytest.raises(ProtocolError, match="not ascending"):
+            record.add(announced((slot, CLASS_Z)), symbols)
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 10_001])
+def test_both_sides_keep_the_same_bits_and_the_counts_are_those_of_a_plain_sift(n):
+    slots, outcomes = random_clicks(n, 3, n)
+    kind = symbols(slots)
+    outcomes = np.where((outcomes < 2) & (kind & 3 < 2), kind & 1, outcomes).astype(np.uint8)
+    record = SiftRecord()
+    for part in np.array_split(np.arange(n), 7):
+        first = int(slots[part[0]]) if part.size else 0
+        data = encode_announcement(slots[part], outcomes[part], first)
+        record.add(decode_announcement(data, first, 10**9), symbols)
+    block = record.finish()
+    bits = keep_bits(outcomes, block.keep)
+    assert bits.equals(block.bits)
+    next_to_boundary = np.zeros(n, np.bool_)
+    next_to_boundary[:-1] = (slots[:-1] + 1 == slots[1:]) & (outcomes[1:] == 3)
+    keep = (outcomes < 2) & (kind & 3 < 2) & ~next_to_boundary
+    assert np.array_equal(block.keep.unpack().astype(bool), keep)
+    assert np.array_equal(block.bits.unpack(), kind[keep] & 1)
+    assert np.array_equal(block.decoy.unpack(), kind[keep] >> 2)
+    assert block.n_z == Pair(float(np.sum(kind[keep] < 4)), float(np.sum(kind[keep] >= 4)))
+    central = outcomes == 2
+    assert block.x_counts.c_plus.total + block.x_counts.c_z.total == central.sum()
+    assert block.x_counts.c_plus.decoy == np.sum(kind[central] == (X_PLUS | DECOY))
+
+
+def test_a_mask_that_does_not_fit_is_refused():
+    outcomes = np.array([0, 1, 2, 3], np.uint8)
+    assert list(keep_bits(outcomes, Bits.pack(np.array([1, 1, 0, 0], np.uint8))).unpack()) == [0, 1]
+    for mask in ([1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0, 0]):
+        with pytest.raises(ProtocolError):
+            keep_bits(outcomes, Bits.pack(np.array(mask, np.uint8)))
+
+
+def test_errors_are_counted_by_intensity():
+    rng = np.random.default_rng(4)
+    before, error, decoy = (rng.random(1000) < p for p in (0.5, 0.03, 0.3))
+    pair = errors_by_intensity(
+        Bits.pack(before.astype(np.uint8)),
+        Bits.pack((before ^ error).astype(np.uint8)),
+        Bits.pack(decoy.astype(np.uint8)),
+    )
+    assert pair == Pair(float(np.sum(error & ~decoy)), float(np.sum(error & decoy)))
+    with pytest.raises(ValueError, match="bits"):
+        errors_by_intensity(
+            Bits.pack(np.ones(3, np.uint8)), Bits.pack(np.ones(3, np.uint8)), Bits.pack(np.ones(4, np.uint8))
+        )
+
+
+def test_neither_record_nor_result_shows_bits():
+    record = SiftRecord()
+    record.add(announced((5, CLASS_Z), (9, CLASS_Z)), symbols)
+    assert repr(record) == "SiftRecord(2 clicks)"
+    assert "words" not in repr(record.finish())
