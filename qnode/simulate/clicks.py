@@ -172,7 +172,7 @@ def _exponential(counter: np.uint64) -> tuple[float, np.uint64]:
 
 @inline_kernel
 def _resent(code: np.uint64, eve: np.uint64, intercept_limit: np.uint64) -> np.uint64:
-    """Return what leaves Eve, whose choices and results are the random bits ``eve``, when ``code`` arrives."""
+    """Return what leaves Eve when ``code`` arrives; her choices and results are the random bits ``eve``."""
     sent, found = code & _STATE, eve >> _SHIFT_63
     measures_x = (eve >> _SHIFT_62) & _ONE
     fits = (sent == _PLUS) == (measures_x == _ONE)
