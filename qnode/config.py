@@ -165,7 +165,7 @@ class NodeSection(_Table, frozen=True):
     role: Role
     kme_id: str
     allow_simulated: bool = False
-    start_uncertainty_s: float = 0.020
+    start_uncertainty_s: float = 0.010
 
 
 class DeviceSection(_Table, frozen=True):

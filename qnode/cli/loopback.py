@@ -6,7 +6,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import trio
 from qnode.cli.main import EXIT_USAGE
 from qnode.config import Role
 from qnode.errors import ConfigError
-from qnode.loopback.encryptors import Comparison, run_encryptors
 from qnode.loopback.prepare import (
     LoopbackConfig,
     Prepared,
@@ -26,36 +25,21 @@ from qnode.loopback.prepare import (
     write_endpoints,
 )
 from qnode.loopback.progress import progress_line, progress_view
-from qnode.loopback.result import Ledger
-from qnode.loopback.sites import SiteFailed, keep_site
-from qnode.operate.client import NoAnswer, NodeNotRunning
-from qnode.operate.control import ask_node
-from qnode.operate.status import NodeStatus
+from qnode.loopback.run import POLL_S, LoopbackLink
+from qnode.loopback.sites import SiteFailed
 
-POLL_S = 0.2
 LINE_PERIOD_S = 5.0
-SERVING_S = 120.0
 
 
 @dataclass
 class Run:
-    """One run of the loopback link, from its start to its verdict."""
+    """One run of the loopback link: what is wanted of it, and whether that was reached."""
 
     config: LoopbackConfig
     prepared: Prepared
     until_keys: int | None
     duration_s: float | None
-    comparison: Comparison = field(default_factory=Comparison)
     reached: bool = False
-    status: NodeStatus | None = None
-    started: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.ledger = Ledger(self.config.link.source.p_z)
-
-    def result(self) -> Any:
-        """Return what has come out so far."""
-        return self.ledger.result(self.comparison, trio.current_time() - self.started)
 
 
 @click.command()
@@ -100,14 +84,15 @@ def loopback(
             try:
                 trio.run(_run, run, as_json)
             except* SiteFailed as failed:
-                raise ConfigError(str(_first(failed))) from None
+                raise ConfigError(str(first_of(failed))) from None
             return 0 if run.reached else 1
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
 
 
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+def first_of(group: BaseExceptionGroup[Any]) -> BaseException:
+    """Return the first error in a group that is no group itself."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -155,7 +140,7 @@ def _data_dir(wanted: Path | None) -> Iterator[Path]:
 
 async def _run(run: Run, as_json: bool) -> None:
     """Start the sites, let the encryptors work, and stop when the goal is reached or a signal comes."""
-    run.started = trio.current_time()
+    link = LoopbackLink(run.prepared, run.config.link.source.p_z)
     live = not as_json and sys.stdout.isatty()
 
     def tell(role: Role, line: str) -> None:
@@ -166,30 +151,24 @@ async def _run(run: Run, as_json: bool) -> None:
 
     async with trio.open_nursery() as nursery:
         scope = nursery.cancel_scope
-
-        def reach() -> None:
-            run.reached = True
-            scope.cancel()
-
         nursery.start_soon(_stop_on_signal, scope, run)
-        for role, site_file in run.prepared.site_files.items():
-            nursery.start_soon(keep_site, role, site_file, tell)
-        with trio.fail_after(SERVING_S):
-            await _until_serving(run)
-        endpoints = write_endpoints(run.prepared)
-        fetch = how_to_fetch(run.prepared)
-        print(f"endpoints: {endpoints}\n{fetch}", file=sys.stderr if as_json else sys.stdout, flush=True)
-        nursery.start_soon(run_encryptors, run.prepared.endpoints, run.comparison, run.until_keys, reach)
-        nursery.start_soon(_watch, run, live, fetch)
-        if run.duration_s is not None:
-            await trio.sleep(run.duration_s - (trio.current_time() - run.started))
-            run.reached = run.until_keys is None
-            scope.cancel()
-    result = run.result()
+        async with link.running(tell):
+            endpoints = write_endpoints(run.prepared)
+            fetch = how_to_fetch(run.prepared)
+            print(f"endpoints: {endpoints}\n{fetch}", file=sys.stderr if as_json else sys.stdout, flush=True)
+            nursery.start_soon(_exchange_keys, scope, run, link)
+            nursery.start_soon(_watch, link, live, fetch)
+            if run.duration_s is None:
+                await trio.sleep_forever()
+            else:
+                await trio.sleep_until(link.started_s + run.duration_s)
+                run.reached = run.until_keys is None
+                scope.cancel()
+    result = link.result()
     if as_json:
         print(msgspec.json.encode(result).decode(), flush=True)
-    elif run.status is not None:
-        print(progress_line(result, run.status), flush=True)
+    elif link.status is not None:
+        print(progress_line(result, link.status), flush=True)
 
 
 async def _stop_on_signal(scope: trio.CancelScope, run: Run) -> None:
@@ -200,39 +179,29 @@ async def _stop_on_signal(scope: trio.CancelScope, run: Run) -> None:
             return
 
 
-async def _until_serving(run: Run) -> None:
-    """Wait until both daemons answer."""
-    for site in run.prepared.endpoints.sites.values():
-        while True:
-            try:
-                await ask_node(Path(site.control_socket))
-                break
-            except (NodeNotRunning, NoAnswer):
-                await trio.sleep(0.1)
+async def _exchange_keys(scope: trio.CancelScope, run: Run, link: LoopbackLink) -> None:
+    """Compare keys from both ends, until the wanted number of them ends the run."""
+    await link.exchange_keys(run.until_keys)
+    run.reached = True
+    scope.cancel()
 
 
-async def _watch(run: Run, live: bool, fetch: str) -> None:
+async def _watch(link: LoopbackLink, live: bool, fetch: str) -> None:
     """Follow the link's figures and show them."""
     from rich.live import Live
 
-    bob = Path(run.prepared.endpoints.sites["bob"].control_socket)
     view = Live(refresh_per_second=4) if live else None
     said = trio.current_time()
     if view is not None:
         view.start()
     try:
         while True:
-            try:
-                run.status = await ask_node(bob)
-            except (NodeNotRunning, NoAnswer):
-                await trio.sleep(POLL_S)
-                continue
-            run.ledger.see(run.status)
+            status = await link.look()
             if view is not None:
-                view.update(progress_view(run.result(), run.status, fetch))
+                view.update(progress_view(link.result(), status, fetch))
             elif trio.current_time() - said >= LINE_PERIOD_S:
                 said = trio.current_time()
-                print(f"link  | {progress_line(run.result(), run.status)}", file=sys.stderr, flush=True)
+                print(f"link  | {progress_line(link.result(), status)}", file=sys.stderr, flush=True)
             await trio.sleep(POLL_S)
     finally:
         if view is not None:

@@ -1,5 +1,6 @@
 """What the three calls mean, whatever edition of the API writes them."""
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from qnode.etsi014._supply import Key, KeySupply
 log = structlog.get_logger()
 
 SIMULATED = "qnode_simulated"
+MOST_LOGGED_KEY_IDS = 4
 
 
 class ApiLimits(Struct, frozen=True, kw_only=True):
@@ -59,6 +61,20 @@ class Stock:
     stored_key_count: int
 
 
+@dataclass
+class Usage:
+    """What one SAE of this site has had; ``last_key_at`` is in unix seconds."""
+
+    keys_delivered: int = 0
+    last_key_at: float | None = None
+    requests_refused: int = 0
+
+    def add(self, keys: int) -> None:
+        """Count keys that were just delivered."""
+        self.keys_delivered += keys
+        self.last_key_at = time.time()
+
+
 class Delivery:
     """The calls of encryptors, checked against directory and limits, answered by a supply.
 
@@ -77,6 +93,7 @@ class Delivery:
         self.limits = limits
         self.simulated = simulated
         self._supply = supply
+        self.usage = {sae.sae_id: Usage() for sae in directory.local}
         self._turns = {sae.sae_id: trio.Semaphore(limits.requests_per_sae) for sae in directory.local}
 
     @property
@@ -111,13 +128,9 @@ class Delivery:
             keys = await self._supply.allocate(caller.sae_id, slaves, number, size_bits)
         assert len(keys) == number, "a supply gives all keys or none"
         assert all(8 * len(key.key) == size_bits for key in keys), "a supply gives keys of the size asked for"
-        log.info(
-            "key.allocated",
-            master=caller.sae_id,
-            slaves=slaves,
-            size_bits=size_bits,
-            key_ids=[str(key.key_id) for key in keys],
-        )
+        self.usage[caller.sae_id].add(len(keys))
+        ids = _named([key.key_id for key in keys])
+        log.info("key.allocated", master=caller.sae_id, slaves=slaves, size_bits=size_bits, **ids)
         return keys
 
     async def fetch(self, caller: SaeEntry, master_id: str, key_ids: tuple[UUID, ...]) -> list[Key]:
@@ -134,7 +147,8 @@ class Delivery:
         async with self._turn(caller):
             keys = await self._supply.fetch(caller.sae_id, master.sae_id, key_ids)
         assert tuple(key.key_id for key in keys) == key_ids, "a supply gives all keys or none, in order"
-        log.info("key.fetched", slave=caller.sae_id, master=master.sae_id, key_ids=[str(k) for k in key_ids])
+        self.usage[caller.sae_id].add(len(keys))
+        log.info("key.fetched", slave=caller.sae_id, master=master.sae_id, **_named(list(key_ids)))
         return keys
 
     @asynccontextmanager
@@ -202,6 +216,13 @@ class Delivery:
             message = f"size shall be a multiple of {limits.size_step_bits}"
             raise malformed(message, "odd size", {"field": "size", "step": limits.size_step_bits})
         return size
+
+
+def _named(key_ids: list[UUID]) -> dict[str, Any]:
+    """Name keys for the event log: all of a few, the ends of many."""
+    if len(key_ids) <= MOST_LOGGED_KEY_IDS:
+        return {"keys": len(key_ids), "key_ids": [str(key_id) for key_id in key_ids]}
+    return {"keys": len(key_ids), "first_key_id": str(key_ids[0]), "last_key_id": str(key_ids[-1])}
 
 
 def _integer(field: str, value: object, least: int, most: int) -> int:

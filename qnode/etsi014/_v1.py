@@ -101,6 +101,8 @@ class _Endpoint:
             sae_id = _reading.sae_id(request.path_params["sae_id"])
             response = _json(200, await self._call(request, caller, sae_id))
         except Refusal as refusal:
+            if caller is not None:
+                self._delivery.usage[caller.sae_id].requests_refused += 1
             log.info(
                 "request.refused",
                 sae=caller.sae_id if caller is not None else None,

@@ -17,7 +17,7 @@ from qnode.loopback.prepare import Endpoints, SaeEndpoint
 KEYS_PER_REQUEST = 128
 # The demonstration leaves some keys of each direction for anybody else's client.
 LEFT_FOR_OTHERS = 32
-POLL_S = 0.1
+POLL_S = 0.25
 
 
 @dataclass
@@ -62,26 +62,30 @@ async def _drain(
 ) -> None:
     """Ask as master at one end, as slave at the other, as long as there are keys."""
     while True:
+        moved = False
         try:
-            number = await _obtainable(master_client, slave, comparison, wanted)
-            moved = number > 0 and await _move(master_client, master, slave_client, slave, number, comparison)
+            stored = await _stored(master_client, slave)
+            while stored > 0:
+                missing = KEYS_PER_REQUEST if wanted is None else wanted - comparison.compared
+                number = max(0, min(stored, KEYS_PER_REQUEST, missing))
+                if not number or not await _move(
+                    master_client, master, slave_client, slave, number, comparison
+                ):
+                    break
+                moved = True
+                stored -= number
         except (httpx.HTTPError, OSError):
-            moved = False  # a daemon is being restarted; its keys wait
+            pass  # a daemon is being restarted; its keys wait
         if wanted is not None and comparison.compared >= wanted:
             reached()
         if not moved:
             await trio.sleep(POLL_S)
 
 
-async def _obtainable(
-    client: httpx.AsyncClient, slave: SaeEndpoint, comparison: Comparison, wanted: int | None
-) -> int:
+async def _stored(client: httpx.AsyncClient, slave: SaeEndpoint) -> int:
+    """Return how many keys may be asked for, some left for others."""
     response = await client.get(f"/api/v1/keys/{slave.sae_id}/status")
-    if response.status_code != 200:
-        return 0
-    stored = int(response.json()["stored_key_count"]) - LEFT_FOR_OTHERS
-    missing = KEYS_PER_REQUEST if wanted is None else wanted - comparison.compared
-    return max(0, min(stored, KEYS_PER_REQUEST, missing))
+    return int(response.json()["stored_key_count"]) - LEFT_FOR_OTHERS if response.status_code == 200 else 0
 
 
 async def _move(

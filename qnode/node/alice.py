@@ -18,9 +18,9 @@ from qnode.link.messages import (
     RunNeeded,
 )
 from qnode.node.alice_block import run_alice_block
-from qnode.node.book import Book
 from qnode.node.conversation import Conversation
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
+from qnode.node.figures import Figures
 from qnode.tags.alignment import AlignmentProbe, correlate
 from qnode.tags.types import Codes, Slots
 
@@ -92,10 +92,12 @@ class Revealed:
 class AlicePart:
     """What Alice says and hears in one session."""
 
-    def __init__(self, conversation: Conversation, source: Source, book: Book, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, conversation: Conversation, source: Source, figures: Figures, nursery: trio.Nursery
+    ) -> None:
         self._conversation = conversation
         self._source = source
-        self._book = book
+        self._figures = figures
         self._nursery = nursery
         self._revealed = Revealed()
 
@@ -120,10 +122,12 @@ class AlicePart:
         if isinstance(message, BlockProposed):
             if not 0 < message.n_slots <= LONGEST_SPAN_SLOTS:
                 raise ProtocolError(f"a block of {message.n_slots} slots was proposed")
+            self._figures.note_lock("locked")
             dialogue = self._conversation.open_dialogue(message.block_id)
             span = BlockSpan(message.run_id, message.first_slot, message.n_slots)
             self._nursery.start_soon(self._conversation.run_block, dialogue, partial(self._block, span))
         elif isinstance(message, AlignmentProbeMessage):
+            self._figures.note_lock("aligning")
             self._nursery.start_soon(self._align, message)
         elif isinstance(message, RunNeeded):
             log.warning("emission.unfollowed", reason=message.reason)
@@ -132,7 +136,7 @@ class AlicePart:
     async def _block(self, span: BlockSpan, dialogue: Dialogue) -> None:
         lookup = partial(self._source.lookup, span.run_id)
         check = partial(self._revealed.check, span.run_id)
-        await run_alice_block(self._conversation.site, dialogue, span, lookup, check, self._book)
+        await run_alice_block(self._conversation.site, dialogue, span, lookup, check, self._figures)
 
     async def _align(self, message: AlignmentProbeMessage) -> None:
         """Find where Bob's clicks fit what was sent; these clicks never enter a key."""

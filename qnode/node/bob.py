@@ -25,7 +25,7 @@ from qnode.tags.types import OUTCOME_LATE, Clicks
 log = structlog.get_logger()
 
 # Blocks that may be announced, agreed ahead, or distilled at a time.
-BLOCKS_IN_FLIGHT = 6
+BLOCKS_IN_FLIGHT = 10
 # The running rate is known well enough to choose a span after this many Z clicks.
 CLICKS_FOR_RATE = 2_000
 # How far back the running rate looks, in Z clicks.

@@ -65,7 +65,7 @@ class Figures:
         self.totals = Totals()
         self.keys = KeyStatus()
         self.authentication = AuthenticationStatus()
-        self.etsi014 = EtsiStatus()
+        self.etsi014: Callable[[], EtsiStatus] = EtsiStatus
         self.current_block: int | None = None
         self.filled: float | None = None
         self.devices: Callable[[], list[DeviceStatus]] = list
@@ -95,7 +95,7 @@ class Figures:
             keys=self.keys,
             authentication=self.authentication,
             devices=self.devices(),
-            etsi014=self.etsi014,
+            etsi014=self.etsi014(),
             alarms=list(self._alarms.values()),
         )
 
@@ -109,6 +109,11 @@ class Figures:
         """Take an alarm back."""
         if self._alarms.pop(name, None) is not None:
             log.info("alarm.cleared", alarm=name)
+
+    def note_lock(self, state: str, because: str = "") -> None:
+        """Note whether Bob's clicks are given slots; Alice infers it from what he asks of her."""
+        lock = self.quantum.lock.to(state, because, at=time.time())
+        self.quantum = msgspec.structs.replace(self.quantum, lock=lock)
 
     def note_store(self, counts: Counts, pads: PadsLeft) -> None:
         """Take over what the store counts."""

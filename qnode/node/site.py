@@ -1,7 +1,9 @@
 """One site put together: store, devices, link, key delivery, and the ways to look at it."""
 
+import gc
 import signal
 import stat
+import sys
 import time
 from collections.abc import MutableMapping
 from functools import partial
@@ -36,13 +38,14 @@ from qnode.operate.control import serve_control
 from qnode.operate.events import EventLog, configure_log
 from qnode.operate.metrics import metrics_app
 from qnode.operate.notify import feed_watchdog, from_environment
-from qnode.operate.status import PeerStatus, State
+from qnode.operate.status import EtsiStatus, PeerStatus, SaeStatus, State
 
 log = structlog.get_logger()
 
 REFRESH_S = 0.5
 EXPIRY_PERIOD_S = 60.0
 STORE_KEY_BYTES = 32
+GC_THRESHOLD = 50_000
 
 
 class SiteNode:
@@ -169,6 +172,8 @@ class SiteNode:
                     await conversation.run(part)
             finally:
                 self._conversation = None
+                if site.role == "alice":
+                    self._figures.note_lock("searching", "not connected to Bob")
                 # The next hello must tell how far this session has come.
                 with trio.CancelScope(shield=True):
                     await self._refresh()
@@ -205,8 +210,22 @@ class SiteNode:
             client_ca=section.tls.ca,
             crl=section.tls.crl,
         )
-        self._delivery = delivery
+        self._figures.etsi014 = lambda: self._etsi_status(delivery)
         return await self._listen(nursery, application(delivery), section.listen, tls, "etsi014.listen")
+
+    def _etsi_status(self, delivery: Delivery) -> EtsiStatus:
+        saes = [
+            SaeStatus(
+                sae_id=sae.sae_id,
+                peers=list(sae.peers),
+                kme_id=sae.kme_id,
+                keys_delivered_total=delivery.usage[sae.sae_id].keys_delivered,
+                last_key_at=delivery.usage[sae.sae_id].last_key_at,
+                requests_refused_total=delivery.usage[sae.sae_id].requests_refused,
+            )
+            for sae in self._directory.local
+        ]
+        return EtsiStatus(url=f"https://{self._config.etsi014.listen}", saes=saes)
 
     async def _listen(
         self, nursery: trio.Nursery, app: Application, address: str, tls: TlsSettings | None, where: str
@@ -300,6 +319,11 @@ def run_site_until_signal(config: SiteConfig) -> int:
     events = configure_log(config.operate.log_level)
     check_devices(dict(config.devices))
     store = open_site_store(config)
+    # What start-up made lives as long as the daemon, and tasks die in cycles rarely: the collector need not
+    # look through millions of objects a thousand times a second.
+    sys.setswitchinterval(0.0005)
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     try:
         trio.run(_run_until_signal, SiteNode(config, store, events))
     finally:

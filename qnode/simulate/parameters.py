@@ -148,7 +148,7 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
     modulator_drift_rad_per_root_s: float = 0.0
     clock_offset_ppm: float = 7.3
     clock_walk_per_root_s: float = 1e-9
-    start_offset_limit_s: float = 0.010
+    start_offset_limit_s: float = 0.005
     seed: int = 1
     speed: float | None = None
     schedule: tuple[ScheduledChange, ...] = ()

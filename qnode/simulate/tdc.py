@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import trio
 
 from qnode.config import LinkParameters
 from qnode.simulate.fibre import Claim, Hello, Line, Run, Set, World, background, connect
-from qnode.simulate.generator import KNOT_S, KNOTS_PER_S, Lit, TagGenerator
+from qnode.simulate.generator import KNOT_S, KNOTS_PER_S, MOST_TAGS, Lit, TagGenerator
 from qnode.simulate.parameters import Change, Settings, SimulationParameters
 from qnode.simulate.transmitter import site_offset_s
 from qnode.tags.types import TagBlock
@@ -20,6 +21,10 @@ RETRY_S = 0.1
 REALTIME = 1.0
 # How much wall time of tags makes a block, and how far a slow consumer may put an unpaced source behind.
 BLOCK_S = 0.1
+# At speed blocks are long, so that what each costs in hand-overs vanishes; but soon after the light changed
+# they are short, an eighth of the time since then, so that lock is not late by a block.
+SHORTEST_BLOCK_S = 0.1
+LONGEST_BLOCK_S = 8.0
 MOST_LAG_S = 1.0
 CLAIM_AT_MOST_S = 10.0  # of tag time at once, where no speed says how much a wall second is
 
@@ -38,6 +43,7 @@ class ReceiverEnd:
         self._change = Change()
         self._line: Line | None = None
         self._lit = trio.Event()
+        self._changed_knot = 0
 
     @property
     def origin_s(self) -> float:
@@ -50,19 +56,39 @@ class ReceiverEnd:
         return self._simulation.speed == REALTIME
 
     async def tags(self) -> AsyncIterator[TagBlock]:
-        """Yield tag blocks of at most a second and 2^18 tags, as fast as the speed allows."""
+        """Yield tag blocks of at most 8 seconds and 2^18 tags, as fast as the speed allows."""
         pace = _Pace(self._generator.knot)
         while True:
             speed = self._present_speed()
             knot = self._generator.knot
-            until = min(knot + _block_knots(speed), self._next_scheduled(knot))
+            until = self._block_end(knot, speed)
             pace.set(speed, knot, may_lag=not self.paced)
             if not await self._due(pace.due_s(until)):
                 continue  # the light came on: the speed may be another
             settings, lit = self._settings(knot), self._as_lit(self._run)
             await self._claim(until)
             while self._generator.knot < until:
-                yield await trio.to_thread.run_sync(self._generator.step, until, settings, lit)
+                yield await trio.to_thread.run_sync(self._generate, until, settings, lit)
+
+    def _generate(self, until: int, settings: Settings, lit: Lit | None) -> TagBlock:
+        """Generate on to ``until``, or to about 2^18 tags."""
+        steps: list[TagBlock] = []
+        while self._generator.knot < until and sum(step.times_ps.shape[0] for step in steps) < MOST_TAGS // 2:
+            steps.append(self._generator.step(until, settings, lit))
+        if len(steps) == 1:
+            return steps[0]
+        times_ps = np.concatenate([step.times_ps for step in steps])
+        return TagBlock(times_ps, np.concatenate([step.channels for step in steps]), steps[-1].until_ps)
+
+    def _block_end(self, knot: int, speed: float) -> int:
+        """Return up to which knot the next block goes; no change of the light lies within it."""
+        offset = self._began_knot - self._zero_knot
+        changes = [offset + math.ceil(change.at_s * KNOTS_PER_S) for change in self._simulation.schedule]
+        latest = max((at for at in changes if at <= knot), default=0)
+        steady_s = (knot - max(latest, self._changed_knot)) * KNOT_S
+        block_s = min(BLOCK_S * speed, LONGEST_BLOCK_S, max(SHORTEST_BLOCK_S, steady_s / 8))
+        until = knot + max(1, round(block_s * KNOTS_PER_S))
+        return min([until, *(at for at in changes if at > knot)])
 
     async def follow(self, path: Path, line: Line | None) -> None:
         """Stay connected to the transmitter at ``path``, beginning with ``line`` if there is one.
@@ -82,6 +108,7 @@ class ReceiverEnd:
         self._last_run_id = run.run_id
         self._change = Change()
         self._line = line
+        self._changed_knot = self._generator.knot
         self._lit.set()
 
     async def _listen(self, line: Line) -> None:
@@ -93,6 +120,7 @@ class ReceiverEnd:
                     self._change = message.change
         finally:
             self._run, self._line, self._lit = None, None, trio.Event()
+            self._changed_knot = self._generator.knot
             await line.aclose()
 
     async def _connected(self, path: Path) -> Line | None:
@@ -141,12 +169,6 @@ class ReceiverEnd:
         middle_s = (self._zero_knot + knot - self._began_knot + 0.5) * KNOT_S  # no trouble with rounding
         return self._change.applied(self._simulation.settings_at(middle_s))
 
-    def _next_scheduled(self, knot: int) -> int:
-        """Return the knot after ``knot`` at which the schedule next changes something."""
-        offset = self._began_knot - self._zero_knot
-        changes = (offset + math.ceil(change.at_s * KNOTS_PER_S) for change in self._simulation.schedule)
-        return min((at for at in changes if at > knot), default=knot + KNOTS_PER_S)
-
     def _as_lit(self, run: Run | None) -> Lit | None:
         return None if run is None else Lit(run.symbol_key, run.first_knot - self._zero_knot)
 
@@ -168,10 +190,6 @@ class _Pace:
     def due_s(self, knot: int) -> float:
         """Return when ``knot`` begins."""
         return self._since_s + (knot - self._since_knot) * KNOT_S / self._speed
-
-
-def _block_knots(speed: float) -> int:
-    return max(1, round(min(BLOCK_S * speed, 1.0) * KNOTS_PER_S))
 
 
 @dataclass(frozen=True, eq=False)

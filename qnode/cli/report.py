@@ -1,0 +1,261 @@
+"""`qnode report`: tables for the documentation, made by real runs of both daemons."""
+
+import functools
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+import msgspec.structs
+import trio
+
+from qnode.cli.loopback import first_of, load_loopback
+from qnode.cli.main import EXIT_USAGE
+from qnode.errors import ConfigError
+from qnode.loopback.compare import (
+    USUAL_F_EC,
+    BlockLog,
+    Measured,
+    RunDisturbed,
+    decided,
+    measured,
+    predicted,
+)
+from qnode.loopback.markdown import Case, made_by
+from qnode.loopback.pages import (
+    LockLook,
+    LockTimes,
+    attenuation_page,
+    block_lines,
+    clock_page,
+    eve_page,
+    lock_times,
+)
+from qnode.loopback.prepare import LoopbackConfig
+from qnode.loopback.result import LoopbackResult
+from qnode.loopback.run import LinkOutcome, Until, run_link
+from qnode.loopback.sites import SiteFailed
+from qnode.operate.status import NodeStatus
+from qnode.simulate.model import expected_block
+from qnode.simulate.parameters import ScheduledChange
+
+ATTENUATIONS_DB = (5.5, 10.8, 13.5, 16.3, 19.0, 21.8, 25.0, 28.0)
+INTERCEPTED = (0.0, 0.02, 0.05, 0.10, 0.20, 1.0)
+LEAVING = 0.10
+DAMPING = 0.10
+BLOCKS_AFTER_LEAVING = 3
+# The outage of the lock run, in simulated time, and at which speed: slow enough to time the lock.
+DARK_S, LIGHT_S, END_S = 20.0, 30.0, 45.0
+LOCK_SPEED = 4.0
+LOCK_RESOLUTION_S = 0.4
+
+P = ParamSpec("P")
+
+
+@click.group()
+def report() -> None:
+    """Write the documentation's tables from real runs of both daemons."""
+
+
+def _common(page: Callable[P, str]) -> Callable[..., int]:
+    """Give a page's command --output, and turn what may go wrong into one line and an exit code."""
+
+    @functools.wraps(page)
+    def command(output: Path, *args: P.args, **kwargs: P.kwargs) -> int:
+        if not output.parent.is_dir():
+            click.echo(f"qnode: {output.parent}: no such folder", err=True)
+            return EXIT_USAGE
+        try:
+            output.write_text(page(*args, **kwargs))
+        except* (ConfigError, SiteFailed, RunDisturbed) as failed:
+            error = first_of(failed)
+            click.echo(f"qnode: {error}", err=True)
+            code = 1 if isinstance(error, RunDisturbed) else EXIT_USAGE
+        else:
+            click.echo(f"{output}: written")
+            code = 0
+        return code
+
+    return command
+
+
+def _options(name: str, blocks: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the options that all pages have."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option(
+                "--output",
+                type=click.Path(path_type=Path, dir_okay=False),
+                default=Path("docs") / f"{name}.md",
+                show_default=True,
+                help="The page.",
+            ),
+            click.option(
+                "--blocks",
+                type=click.IntRange(min=1),
+                default=blocks,
+                show_default=True,
+                help="Blocks that count in each run, after its first.",
+            ),
+            click.option(
+                "--config",
+                "path",
+                type=click.Path(path_type=Path, dir_okay=False),
+                default=Path("config/turin.toml"),
+                show_default=True,
+                help="Link and simulation.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+@report.command()
+@_options("attenuation", blocks=5)
+@click.option(
+    "--db",
+    "attenuations_db",
+    type=float,
+    multiple=True,
+    default=ATTENUATIONS_DB,
+    help="An attenuation; may be given more than once. Default: the eight of the reference.",
+)
+@_common
+def attenuation(path: Path, blocks: int, attenuations_db: tuple[float, ...]) -> str:
+    """Compare the link with its model over attenuation."""
+    config = load_loopback(path)
+    cases: list[Case] = []
+    for attenuation_db in attenuations_db:
+        case = _scheduled(config, ScheduledChange(at_s=0.0, attenuation_db=attenuation_db))
+        cases.append(_case(f"{attenuation_db:g} dB", case, blocks, cases))
+    chosen = "" if attenuations_db == ATTENUATIONS_DB else "".join(f" --db {db:g}" for db in attenuations_db)
+    return attenuation_page(made_by(_command("attenuation", path, blocks) + chosen), blocks, cases)
+
+
+@report.command()
+@_options("eve", blocks=5)
+@_common
+def eve(path: Path, blocks: int) -> str:
+    """Show what Eve's attacks do to error rates and key."""
+    config = load_loopback(path)
+    intercepted: list[Case] = []
+    for share in INTERCEPTED:
+        case = _scheduled(config, ScheduledChange(at_s=0.0, eve_intercept=share))
+        intercepted.append(_case(f"{share:.0%}", case, blocks, intercepted))
+    left_at_s = _middle_of_second_block(config)
+    leaving = _scheduled(
+        config,
+        ScheduledChange(at_s=0.0, eve_intercept=LEAVING),
+        ScheduledChange(at_s=left_at_s, eve_intercept=0.0),
+    )
+    statuses, outcome = _run_blocks("Eve leaves", leaving, 2 + BLOCKS_AFTER_LEAVING)
+    damped: list[Case] = []
+    for mode in ("visibility", "visibility + asymmetry"):
+        estimation = msgspec.structs.replace(config.link.estimation, x_mode=mode)
+        strict = msgspec.structs.replace(
+            config, link=msgspec.structs.replace(config.link, estimation=estimation)
+        )
+        case = _scheduled(strict, ScheduledChange(at_s=0.0, eve_damping=DAMPING))
+        damped.append(_case(mode, case, blocks, intercepted))
+    made = made_by(_command("eve", path, blocks))
+    lines = block_lines(outcome.events, statuses, left_at_s)
+    return eve_page(made, blocks, intercepted, left_at_s, lines, damped)
+
+
+@report.command()
+@_options("clock", blocks=28)
+@_common
+def clock(path: Path, blocks: int) -> str:
+    """Show what clocks and fibre cost, and how long lock takes."""
+    config = load_loopback(path)
+    ideal = _clocks(config, offset_ppm=0.0, walk=0.0, drift_ns=0.0)
+    real = _clocks(config, offset_ppm=30.0, walk=1e-9, drift_ns=10.0)
+    runs: list[Measured] = []
+    cuts_s: list[float] = []
+    for name, case in (("ideal clocks", ideal), ("real clocks", real)):
+        statuses, outcome = _run_blocks(name, case, blocks + 1)
+        runs.append(measured(statuses, case.link, outcome.result))
+        cuts_s.append(statuses[-1].quantum.cut_s - statuses[0].quantum.cut_s)
+    made = made_by(_command("clock", path, blocks))
+    return clock_page(made, blocks, runs[0], runs[1], (cuts_s[0], cuts_s[1]), _time_lock(real))
+
+
+def _case(name: str, config: LoopbackConfig, blocks: int, before: list[Case]) -> Case:
+    """Run the link and put the model beside it; a run without an efficiency takes that of the one before."""
+    statuses, outcome = _run_blocks(name, config, blocks + 1)
+    found = measured(statuses, config.link, outcome.result)
+    f_ec = found.row.f_ec
+    if f_ec is None:
+        f_ec = (before[-1].model.row.f_ec if before else None) or USUAL_F_EC
+    return Case(name, found, predicted(config, config.simulation.settings_at(0.0), f_ec))
+
+
+def _run_blocks(name: str, config: LoopbackConfig, blocks: int) -> tuple[list[NodeStatus], LinkOutcome]:
+    """Run the link as fast as it goes until so many blocks were decided."""
+    log = BlockLog(blocks, lambda status: _say(f"{name}: block {decided(status)} of {blocks}"))
+    return log.statuses, _run(config, None, log.until)
+
+
+def _time_lock(config: LoopbackConfig) -> LockTimes:
+    """Time the lock from a cold start and after an outage.
+
+    Raises:
+        RunDisturbed: Bob did not lock again.
+    """
+    dark = ScheduledChange(at_s=DARK_S, source_on=False)
+    light = ScheduledChange(at_s=LIGHT_S, source_on=True)
+    looks: list[LockLook] = []
+
+    def until(_result: LoopbackResult, status: NodeStatus) -> bool:
+        quantum = status.quantum
+        looks.append(LockLook(locked=quantum.locked, cut_s=quantum.cut_s))
+        return (quantum.tag_time_s or 0.0) >= END_S
+
+    _say("lock")
+    outcome = _run(_scheduled(config, dark, light), LOCK_SPEED, until)
+    try:
+        return lock_times(outcome.events, looks, LIGHT_S - DARK_S, LOCK_RESOLUTION_S)
+    except ValueError as error:
+        raise RunDisturbed(str(error)) from None
+
+
+def _run(config: LoopbackConfig, speed: float | None, until: Until) -> LinkOutcome:
+    with tempfile.TemporaryDirectory(prefix="qnode-") as directory:
+        return trio.run(run_link, config, Path(directory), speed, until)
+
+
+def _scheduled(config: LoopbackConfig, *changes: ScheduledChange) -> LoopbackConfig:
+    """Return ``config`` with these scheduled changes and no others."""
+    simulation = msgspec.structs.replace(config.simulation, schedule=changes)
+    return msgspec.structs.replace(config, simulation=simulation)
+
+
+def _clocks(config: LoopbackConfig, *, offset_ppm: float, walk: float, drift_ns: float) -> LoopbackConfig:
+    simulation = msgspec.structs.replace(
+        config.simulation,
+        clock_offset_ppm=offset_ppm,
+        clock_walk_per_root_s=walk,
+        fibre_delay_drift_ns_per_hour=drift_ns,
+        schedule=(),
+    )
+    return msgspec.structs.replace(config, simulation=simulation)
+
+
+def _middle_of_second_block(config: LoopbackConfig) -> float:
+    block = expected_block(config.simulation, config.link, config.link.block.sifted_bits)
+    return round(1.5 * block.duration_s)
+
+
+def _command(name: str, path: Path, blocks: int) -> str:
+    """Return the command that makes a page, without what belongs to one machine."""
+    config = path.name if path.is_absolute() else path
+    return f"qnode report {name} --config {config} --blocks {blocks}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

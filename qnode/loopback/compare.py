@@ -1,0 +1,250 @@
+"""What a run measured, and what the analytic model says of the same link at the efficiency it reached."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+
+import msgspec.structs
+from msgspec import Struct
+
+from qnode.config import BlockParameters, LinkParameters
+from qnode.distill.estimation import visibility_error
+from qnode.distill.keylength import binary_entropy
+from qnode.errors import QnodeError
+from qnode.loopback.prepare import LoopbackConfig
+from qnode.loopback.result import LoopbackResult
+from qnode.node.decision import BlockCounts, decide
+from qnode.node.dialogue import BlockLost
+from qnode.operate.status import BlockSummary, NodeStatus, why_no_key
+from qnode.simulate.model import expected_block
+from qnode.simulate.parameters import Settings
+
+# What Cascade comes to on blocks of 10^5 bits and more, for a row that no run gave an efficiency for.
+USUAL_F_EC = 1.045
+
+
+class RunDisturbed(QnodeError):
+    """A run that cannot be compared with anything: a daemon or the session between them did not last."""
+
+
+class LinkRow(Struct, frozen=True, kw_only=True):
+    """One line of a comparison: rates per simulated second, fractions; None where there is nothing to say.
+
+    ``c_z_per_s``, ``c_plus_per_s``: central-slot clicks of Z states and of |+>. ``phi_z_upper``: mean over
+    the accepted blocks.
+    """
+
+    secret_bits_per_s: float
+    sifted_bits_per_s: float
+    c_z_per_s: float
+    c_plus_per_s: float
+    qber_z: float | None
+    e_vis: float | None
+    asymmetry: float | None
+    phi_z_upper: float | None
+    f_ec: float | None
+
+
+class Scatter(Struct, frozen=True, kw_only=True):
+    """Relative standard deviations to be expected of the measured row: 1/sqrt of a count, at most.
+
+    ``secret_bits_per_s`` is taken from how the blocks' secret bits differ; None for fewer than two blocks.
+    """
+
+    secret_bits_per_s: float | None
+    sifted_bits_per_s: float | None
+    c_z_per_s: float | None
+    c_plus_per_s: float | None
+    qber_z: float | None
+    e_vis: float | None
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """Blocks after the first one of a run, which has the disclosed sample in it."""
+
+    row: LinkRow
+    scatter: Scatter
+    simulated_s: float
+    wall_s: float
+    accepted: int
+    discarded: dict[str, int]
+    no_key_because: str | None
+    keys_compared: int
+    keys_different: int
+
+
+class Predicted(Struct, frozen=True, kw_only=True):
+    """The model's row; ``discarded``: why its block would give no key, None when it does."""
+
+    row: LinkRow
+    discarded: str | None
+
+
+class BlockLog:
+    """Bob's status after each of his blocks, as far as somebody looked in between."""
+
+    def __init__(self, blocks: int, tell: Callable[[NodeStatus], None] | None = None) -> None:
+        self.statuses: list[NodeStatus] = []
+        self._blocks = blocks
+        self._tell = tell
+
+    def until(self, _result: LoopbackResult, status: NodeStatus) -> bool:
+        """Note a status; True when enough blocks were decided (an `Until` of `run_link`).
+
+        Raises:
+            RunDisturbed: a daemon was started again, or the session between them ended.
+        """
+        number = decided(status)
+        before = decided(self.statuses[-1]) if self.statuses else 0
+        if number < before or "link" in status.block.discarded:
+            raise RunDisturbed("a daemon or the session between the two ended during the run")
+        if number > before:
+            self.statuses.append(status)
+            if self._tell is not None:
+                self._tell(status)
+        return number >= self._blocks and latest_block(status) > latest_block(self.statuses[0])
+
+
+def decided(status: NodeStatus) -> int:
+    """Return how many blocks were accepted or discarded."""
+    return status.block.accepted + sum(status.block.discarded.values())
+
+
+def latest_block(status: NodeStatus) -> int:
+    """Return the highest number of a decided block, 0 for none: the one that ``decided_until_s`` belongs to.
+
+    Blocks are distilled side by side, so an earlier one may still be undecided.
+    """
+    last, discard = status.block.last, status.block.last_discard
+    return max(last.block_id if last else 0, discard.block_id if discard else 0)
+
+
+def measured(statuses: Sequence[NodeStatus], link: LinkParameters, result: LoopbackResult) -> Measured:
+    """Return what was decided between the first and the last of ``statuses``.
+
+    Blocks follow each other without a gap, so the time between the ends of two of them tells how long one
+    takes; that counts once for each block that was decided in between, in whatever order.
+
+    Raises:
+        ValueError: there is no block between them.
+    """
+    if not statuses or latest_block(statuses[-1]) == latest_block(statuses[0]):
+        raise ValueError("nothing to measure: a run has two blocks at least")
+    first, last = statuses[0], statuses[-1]
+    between_s = last.block.decided_until_s - first.block.decided_until_s
+    block_s = between_s / (latest_block(last) - latest_block(first))
+    seconds = block_s * (decided(last) - decided(first))
+
+    def gained(name: str) -> float:
+        return float(getattr(last.totals, name) - getattr(first.totals, name))
+
+    summaries = _summaries(statuses)
+    p_z = link.source.p_z
+    asymmetries = [
+        status.quantum.asymmetry for status in statuses[1:] if status.quantum.asymmetry is not None
+    ]
+    row = LinkRow(
+        secret_bits_per_s=gained("secret_bits") / seconds,
+        sifted_bits_per_s=gained("sifted_bits") / seconds,
+        c_z_per_s=gained("c_z_clicks") / seconds,
+        c_plus_per_s=gained("c_plus_clicks") / seconds,
+        qber_z=_ratio(gained("error_bits"), gained("measured_bits")),
+        e_vis=_ratio(p_z * gained("c_plus_clicks"), 2.0 * (1.0 - p_z) * gained("c_z_clicks")),
+        asymmetry=statistics.fmean(asymmetries) if asymmetries else None,
+        phi_z_upper=statistics.fmean(block.phi_z_upper for block in summaries) if summaries else None,
+        f_ec=_ratio(gained("ec_parities"), gained("shannon_bits")),
+    )
+    discards = {
+        reason: number - first.block.discarded.get(reason, 0)
+        for reason, number in last.block.discarded.items()
+    }
+    return Measured(
+        row=row,
+        scatter=Scatter(
+            secret_bits_per_s=_secret_scatter(summaries),
+            sifted_bits_per_s=_scatter(gained("sifted_bits")),
+            c_z_per_s=_scatter(gained("c_z_clicks")),
+            c_plus_per_s=_scatter(gained("c_plus_clicks")),
+            qber_z=_scatter(gained("error_bits")),
+            e_vis=_scatter(gained("c_plus_clicks"), gained("c_z_clicks")),
+        ),
+        simulated_s=seconds,
+        wall_s=last.at - first.at,
+        accepted=last.block.accepted - first.block.accepted,
+        discarded={reason: number for reason, number in discards.items() if number},
+        no_key_because=why_no_key(last),
+        keys_compared=result.keys_compared,
+        keys_different=result.keys_different,
+    )
+
+
+def predicted(config: LoopbackConfig, settings: Settings, f_ec: float) -> Predicted:
+    """Return the model's row for a link at ``settings`` whose correction discloses ``f_ec`` times the limit.
+
+    The expected block goes through the same decision as a real one does.
+    """
+    link = config.link
+    block = expected_block(config.simulation, link, link.block.sifted_bits, settings)
+    n_z = block.n_z.total
+    disclosed = math.ceil(f_ec * n_z * binary_entropy(block.qber_z))
+    counts = BlockCounts(
+        n_z=block.n_z,
+        m_z=block.m_z,
+        x=block.x,
+        alice_parities=disclosed,
+        reconciliation_leak_bits=disclosed,
+    )
+    discarded = None
+    try:
+        secret_bits = decide(counts, link).length
+    except BlockLost as lost:
+        secret_bits, discarded = 0, str(lost)
+    row = LinkRow(
+        secret_bits_per_s=secret_bits / block.duration_s,
+        sifted_bits_per_s=n_z / block.duration_s,
+        c_z_per_s=block.x.c_z.total / block.duration_s,
+        c_plus_per_s=block.x.c_plus.total / block.duration_s,
+        qber_z=block.qber_z,
+        e_vis=visibility_error(block.x, link.source.p_z),
+        asymmetry=block.asymmetry,
+        phi_z_upper=decide(counts, _without_limits(link)).phi_z_upper,
+        f_ec=f_ec,
+    )
+    return Predicted(row=row, discarded=discarded)
+
+
+def deviation(found: float | None, expected: float | None) -> float | None:
+    """Return by which fraction ``found`` is above ``expected``; None where that says nothing."""
+    return found / expected - 1.0 if found is not None and expected else None
+
+
+def _without_limits(link: LinkParameters) -> LinkParameters:
+    """Return ``link`` with block limits that no block exceeds."""
+    block: BlockParameters = msgspec.structs.replace(
+        link.block, minimum_secret_bits=0, qber_z_limit=1.0, e_vis_limit=math.inf, asymmetry_limit=math.inf
+    )
+    return msgspec.structs.replace(link, block=block)
+
+
+def _summaries(statuses: Sequence[NodeStatus]) -> list[BlockSummary]:
+    """Return the blocks accepted after the first status, as far as somebody looked in between."""
+    seen = {status.block.last.block_id: status.block.last for status in statuses if status.block.last}
+    if statuses[0].block.last is not None:
+        del seen[statuses[0].block.last.block_id]
+    return list(seen.values())
+
+
+def _secret_scatter(summaries: Sequence[BlockSummary]) -> float | None:
+    if len(summaries) < 2:
+        return None
+    secret = [float(summary.secret_bits) for summary in summaries]
+    return statistics.stdev(secret) / statistics.fmean(secret) / math.sqrt(len(secret))
+
+
+def _scatter(*counts: float) -> float | None:
+    """Return the relative standard deviation of a ratio of independent counts."""
+    return math.sqrt(sum(1.0 / count for count in counts)) if all(counts) else None
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

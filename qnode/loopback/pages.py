@@ -1,0 +1,244 @@
+"""The pages that `qnode report` writes, from what its runs measured. No run is made here."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from qnode.loopback.compare import Measured, latest_block
+from qnode.loopback.markdown import (
+    ASYMMETRY,
+    C_PLUS,
+    C_Z,
+    E_VIS,
+    F_EC,
+    KEYS,
+    NOTHING,
+    PHI,
+    QBER,
+    SECRET,
+    SIFTED,
+    Case,
+    compared_keys,
+    comparison,
+    table,
+    why_no_keys,
+)
+from qnode.operate.status import NodeStatus
+
+_HOW = (
+    "Two daemons on one machine, simulated hardware behind the driver interface, a fresh folder for each "
+    "run. Rates are per second of tag time. Each run's first block is not counted: before it nothing is "
+    "known of the error rate, and a sample is disclosed. The model's row is the analytic link model's "
+    "expected block, taken through the node's own decision at the error-correction efficiency f_EC that "
+    "the run reached. ± is one standard deviation: of the secret bits from how the blocks differ, else "
+    "that of independent clicks, which dead time can only lower. The seed is fixed, but Alice's symbols "
+    "are new in every run."
+)
+
+_ENDS = ("block.done", "block.discarded")
+
+
+class BlockLine(Struct, frozen=True, kw_only=True):
+    """One block of a run during which Eve left; ``with_eve``: the share of it in which she was there."""
+
+    block_id: int
+    until_s: float
+    with_eve: float
+    secret_bits: int
+    said: str
+
+
+class LockTimes(Struct, frozen=True, kw_only=True):
+    """Simulated seconds: from a cold start to lock, and from the light's return to the first click used."""
+
+    cold_s: float
+    relock_s: float
+    outage_s: float
+    resolution_s: float
+
+
+class LockLook(Struct, frozen=True, kw_only=True):
+    """What one look at Bob's status told of his lock."""
+
+    locked: bool
+    cut_s: float
+
+
+def attenuation_page(made: str, blocks: int, cases: Sequence[Case]) -> str:
+    """Return `docs/attenuation.md`."""
+    columns = (KEYS, SECRET, QBER, E_VIS, PHI, SIFTED, C_Z, C_PLUS, F_EC)
+    parts = [
+        "# The link over attenuation, measured and computed",
+        made,
+        f"{_HOW} {blocks} blocks a row.",
+        comparison("attenuation", cases, columns),
+        why_no_keys(cases),
+        compared_keys(cases),
+    ]
+    return _page(parts)
+
+
+def eve_page(
+    made: str,
+    blocks: int,
+    intercepted: Sequence[Case],
+    left_at_s: float,
+    leaving: Sequence[BlockLine],
+    damped: Sequence[Case],
+) -> str:
+    """Return `docs/eve.md`."""
+    rows = [
+        [
+            str(line.block_id),
+            f"{line.until_s:.0f} s",
+            f"{100 * line.with_eve:.0f} %",
+            str(line.secret_bits),
+            line.said,
+        ]
+        for line in leaving
+    ]
+    after = next((line for line in leaving if line.with_eve == 0.0), None)
+    again = (
+        f"Block {after.block_id}, the first without her, gave {after.secret_bits} secret bits."
+        if after is not None
+        else "The run ended before a block without her."
+    )
+    parts = [
+        "# What Eve does to the link",
+        made,
+        f"{_HOW} {blocks} blocks a row.",
+        "## Intercept and resend",
+        "Eve measures a fraction of the qubits, in Z or X with equal chances, and sends on what she found. "
+        "All of them would bring both error rates a quarter.",
+        comparison("intercepted", intercepted, (QBER, E_VIS, PHI, KEYS, SECRET, F_EC)),
+        why_no_keys(intercepted),
+        compared_keys([*intercepted, *damped]),
+        "## She leaves",
+        f"She intercepts 10 % until {left_at_s:.0f} s of simulated time, and nothing after that.",
+        table(["block", "ends at", "time with Eve", "secret bits", "what Bob's node said"], rows),
+        again,
+        "## Damping towards |+>",
+        "With strength g = 0.10 the visibility stays clean although the true phase error grows by about g/2: "
+        "only the asymmetry of the boundary slots tells (about g/2). `visibility` is the mode that "
+        "reproduces published figures; `visibility + asymmetry` is the one that notices.",
+        comparison("x_mode", damped, (QBER, E_VIS, ASYMMETRY, PHI, SECRET, F_EC)),
+        why_no_keys(damped),
+    ]
+    return _page(parts)
+
+
+def clock_page(
+    made: str, blocks: int, ideal: Measured, real: Measured, cuts_s: tuple[float, float], times: LockTimes
+) -> str:
+    """Return `docs/clock.md`; ``cuts_s``: tag time cut for want of lock, ideal and real."""
+    rows = []
+    for name, run, cut_s in (("ideal", ideal, cuts_s[0]), ("real", real, cuts_s[1])):
+        rows.append(
+            [
+                name,
+                f"{run.accepted} accepted",
+                *(column.cell(run.row) for column in (SIFTED, SECRET, QBER, E_VIS)),
+                f"{cut_s:.3f} s of {run.simulated_s:.0f} s",
+            ]
+        )
+    costs = [_cost(ideal, real, column.field) for column in (SIFTED, SECRET)]
+    rows.append(["cost", "", *costs, "", "", ""])
+    titles = ["clocks", "blocks", SIFTED.title, SECRET.title, QBER.title, E_VIS.title, "cut"]
+    lock_rows = [
+        ["from a cold start to lock", "", f"{times.cold_s:.1f} s", "at most 5 s"],
+        [
+            f"from the light's return after {times.outage_s:.0f} s to the first click used",
+            "",
+            f"{times.relock_s:.1f} s",
+            NOTHING,
+        ],
+    ]
+    parts = [
+        "# What clocks and fibre cost",
+        made,
+        f"Real: Bob's clock is off by 30 ppm and its rate walks by 1e-9 per root second, the fibre's delay "
+        f"drifts by 10 ns an hour. Ideal: nothing of that. {blocks} blocks each, after a first one that is "
+        "not counted; rates are per second of Bob's tag time. ± is one standard deviation: of the secret "
+        "bits from how the blocks differ, of the sifted bits that of independent clicks.",
+        table(titles, rows),
+        "## Lock",
+        f"With the real clocks, in simulated seconds. The start is known to {times.resolution_s:.1f} s, "
+        "rounded up.",
+        table(["what", "", "took", "wanted"], lock_rows),
+    ]
+    return _page(parts)
+
+
+def block_lines(
+    events: Sequence[dict[str, Any]], statuses: Sequence[NodeStatus], left_at_s: float
+) -> list[BlockLine]:
+    """Return a line for each decided block, in order, from Bob's events and his status during the run.
+
+    Blocks follow each other without a gap; an end that nobody saw is set between those that were seen.
+    """
+    ends_s = {latest_block(status): status.block.decided_until_s for status in statuses}
+    numbers = [0, *sorted(ends_s)]
+    lines, from_s = [], 0.0
+    for event in sorted((event for event in events if event.get("event") in _ENDS), key=_block_of):
+        until_s = float(np.interp(_block_of(event), numbers, [0.0, *(ends_s[n] for n in numbers[1:])]))
+        if until_s <= from_s:
+            break  # later than the last end that was seen
+        accepted = event["event"] == "block.done"
+        with_eve = min(max((left_at_s - from_s) / (until_s - from_s), 0.0), 1.0)
+        lines.append(
+            BlockLine(
+                block_id=_block_of(event),
+                until_s=until_s,
+                with_eve=with_eve,
+                secret_bits=int(event["secret"]) if accepted else 0,
+                said=(
+                    f"accepted: QBER_Z {event['qber_z']:.2%}, e_vis {event['e_vis']:.2%}"
+                    if accepted
+                    else f"discarded ({event['reason']}): {event['detail']}"
+                ),
+            )
+        )
+        from_s = until_s
+    return lines
+
+
+def _block_of(event: dict[str, Any]) -> int:
+    return int(event["block"])
+
+
+def lock_times(
+    events: Sequence[dict[str, Any]], looks: Sequence[LockLook], outage_s: float, resolution_s: float
+) -> LockTimes:
+    """Return how long lock took, from Bob's events and from looks at his status around one outage.
+
+    Relock is what was cut beyond the outage itself.
+
+    Raises:
+        ValueError: there was no lock, or none after the outage.
+    """
+    locks = [
+        float(event["tag_time_s"])
+        for event in events
+        if event.get("event") == "quantum.lock" and event.get("state") == "locked"
+    ]
+    used = [look.cut_s for look in looks if look.locked and look.cut_s > 0.0]
+    if len(locks) < 2 or not used or not looks[-1].locked:
+        raise ValueError("Bob did not lock, lose lock in the outage and lock again")
+    relock_s = used[-1] - used[0] - outage_s
+    return LockTimes(cold_s=locks[0], relock_s=relock_s, outage_s=outage_s, resolution_s=resolution_s)
+
+
+def _cost(ideal: Measured, real: Measured, field: str) -> str:
+    before, after = getattr(ideal.row, field), getattr(real.row, field)
+    if not before:
+        return NOTHING
+    scatters = [getattr(run.scatter, field) for run in (ideal, real)]
+    allowed = f" ± {100 * math.hypot(*scatters):.2f}" if None not in scatters else ""
+    return f"{100 * (1.0 - after / before):+.2f}{allowed} %"
+
+
+def _page(parts: Sequence[str]) -> str:
+    return "\n\n".join(part for part in parts if part) + "\n"

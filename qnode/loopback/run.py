@@ -1,0 +1,125 @@
+"""One run of the loopback link: both daemons, the encryptors that drain them, and what Bob says of it all."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from msgspec import Struct
+
+from qnode.loopback.encryptors import Comparison, run_encryptors
+from qnode.loopback.prepare import LoopbackConfig, Prepared, prepare
+from qnode.loopback.result import Ledger, LoopbackResult
+from qnode.loopback.sites import Tell, keep_site
+from qnode.operate.client import NoAnswer, NodeNotRunning, ask_events
+from qnode.operate.control import ask_node
+from qnode.operate.status import NodeStatus
+
+POLL_S = 0.2
+SERVING_S = 120.0
+_EVENTS = 1000
+_EVENTS_PATIENCE_S = 10.0
+
+Until = Callable[[LoopbackResult, NodeStatus], bool]
+
+
+class LinkOutcome(Struct, frozen=True):
+    """What a run came to: its result, Bob's last status, and his latest events, oldest first."""
+
+    result: LoopbackResult
+    status: NodeStatus
+    events: list[dict[str, Any]]
+
+
+class LoopbackLink:
+    """Both sites of a prepared folder. ``status``: Bob's latest, once he was looked at."""
+
+    def __init__(self, prepared: Prepared, p_z: float) -> None:
+        self.prepared = prepared
+        self.comparison = Comparison()
+        self.status: NodeStatus | None = None
+        self.started_s = trio.current_time()
+        self._ledger = Ledger(p_z)
+
+    @property
+    def _bob(self) -> Path:
+        return Path(self.prepared.endpoints.sites["bob"].control_socket)
+
+    def result(self) -> LoopbackResult:
+        """Return what has come out so far."""
+        return self._ledger.result(self.comparison, trio.current_time() - self.started_s)
+
+    @asynccontextmanager
+    async def running(self, tell: Tell) -> AsyncIterator[None]:
+        """Keep both daemons running from when they answer until the body ends; ``tell`` gets their logs.
+
+        Raises (in a group):
+            SiteFailed: a daemon refused to start.
+            trio.TooSlowError: they do not answer.
+        """
+        async with trio.open_nursery() as nursery:
+            for role, site_file in self.prepared.site_files.items():
+                nursery.start_soon(keep_site, role, site_file, tell)
+            with trio.fail_after(SERVING_S):
+                for site in self.prepared.endpoints.sites.values():
+                    await _answer_of(Path(site.control_socket))
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def exchange_keys(self, wanted: int | None = None) -> None:
+        """Let the encryptors fetch and compare keys until ``wanted`` were compared, or for ever."""
+        with trio.CancelScope() as scope:
+            await run_encryptors(self.prepared.endpoints, self.comparison, wanted, scope.cancel)
+
+    async def look(self) -> NodeStatus:
+        """Return Bob's status, as soon as he answers, and take it into account."""
+        self.status = await _answer_of(self._bob)
+        self._ledger.see(self.status)
+        return self.status
+
+    async def events(self) -> list[dict[str, Any]]:
+        """Return Bob's latest events, oldest first.
+
+        Raises:
+            NodeNotRunning, NoAnswer: as `qnode.operate.client.ask_events`.
+        """
+        return await trio.to_thread.run_sync(
+            lambda: ask_events(self._bob, _EVENTS, patience_s=_EVENTS_PATIENCE_S)
+        )
+
+
+async def run_link(
+    config: LoopbackConfig, directory: Path, speed: float | None, until: Until, tell: Tell | None = None
+) -> LinkOutcome:
+    """Run both sites in ``directory`` until ``until`` is content with what came out and with Bob's status.
+
+    ``speed``: tag seconds a wall second; None is as fast as possible. ``until`` is asked every `POLL_S`.
+
+    Raises:
+        ConfigError: the folder cannot be used.
+        ExceptionGroup: of what `LoopbackLink.running` raises.
+    """
+    link = LoopbackLink(prepare(directory, config, speed), config.link.source.p_z)
+    async with link.running(tell or _ignore), trio.open_nursery() as nursery:
+        nursery.start_soon(link.exchange_keys)
+        while True:
+            status = await link.look()
+            if until(link.result(), status):
+                break
+            await trio.sleep(POLL_S)
+        outcome = LinkOutcome(link.result(), status, await link.events())
+        nursery.cancel_scope.cancel()
+    return outcome
+
+
+async def _answer_of(control_socket: Path) -> NodeStatus:
+    while True:
+        try:
+            return await ask_node(control_socket)
+        except (NodeNotRunning, NoAnswer):
+            await trio.sleep(POLL_S)  # it starts, or is being started again
+
+
+def _ignore(_role: str, _line: str) -> None:
+    pass
