@@ -189,6 +189,8 @@ class SiteConfig(_Table, frozen=True):
 
     def __post_init__(self) -> None:
         check_link_parameters(self.link)
+        _check_range("node.start_uncertainty_s", self.node.start_uncertainty_s, 1e-6, 0.1)
+        _check_range("etsi014.stock_per_pair", self.etsi014.stock_per_pair, 0, 4096)
 
 
 def check_link_parameters(link: LinkParameters) -> None:
@@ -221,14 +223,23 @@ def check_link_parameters(link: LinkParameters) -> None:
             f"link.receiver.gate_width_ps: expected at most half a slot ({source.period_ps / 2:.1f}), "
             f"got {receiver.gate_width_ps}"
         )
-    if link.block.sifted_bits < 1000:
-        raise ValueError(f"link.block.sifted_bits: expected at least 1000, got {link.block.sifted_bits}")
+    _check_range("link.block.sifted_bits", link.block.sifted_bits, 1000, 50_000_000)
+    _check_range("link.block.longest_s", link.block.longest_s, 0.01, 86_400.0)
+    _check_range("link.block.minimum_secret_bits", link.block.minimum_secret_bits, 2048, 1 << 30)
+    _check_range("link.reconciliation.frame_bits", link.reconciliation.frame_bits, 1 << 10, 1 << 26)
+    _check_range("link.keys.refill_pads_per_direction", link.keys.refill_pads_per_direction, 2, 64)
+    _check_range("link.estimation.eps_cor", link.estimation.eps_cor, 1e-28, 0.5)
     for name in ("eps_sec", "eps_cor"):
         if not 0.0 < getattr(link.estimation, name) < 1.0:
             raise ValueError(
                 f"link.estimation.{name}: expected a probability between 0 and 1, "
                 f"got {getattr(link.estimation, name)}"
             )
+
+
+def _check_range(where: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{where}: expected {least:g} to {most:g}, got {value:g}")
 
 
 def load(path: Path, kind: type[S]) -> S:

@@ -16,13 +16,13 @@ from qnode.distill.counts import Pair, XCounts
 from qnode.errors import ConfigError, ProtocolError
 from qnode.keys import Positions
 from qnode.loopback.result import Ledger
-from qnode.node.alice import Revealed
 from qnode.node.bob import Announcement, RunningRate
-from qnode.node.decision import BlockCounts, decide, verification_bits
+from qnode.node.decision import BlockCounts, assumptions, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost
 from qnode.node.frames import frame_bounds, frame_of, join_frames, sample_of
 from qnode.node.seal_order import SealOrder
 from qnode.node.site import read_secret
+from qnode.node.slot_ledger import SlotLedger
 from qnode.node.storage import PeerMemory, runs_of
 from qnode.tags.types import Clicks
 
@@ -51,7 +51,7 @@ def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() ->
     assert rate.span_slots(block, 1_000_000) == 10_000_000  # nothing known: the latency limit
     for step in range(1, 12):
         clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-        rate.add(Announcement(7, clicks, step * 100_000, 0.0, 0, 0))
+        rate.add(Announcement(7, 0, clicks, step * 100_000, 0.0, 0, 0))
     assert rate.known
     assert rate.sifted_per_slot == pytest.approx(0.5 * 400 / 100_000)
     assert rate.span_slots(block, 1_000_000) == 5_000_000
@@ -60,18 +60,50 @@ def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() ->
 def test_slots_without_lock_do_not_lower_the_running_rate() -> None:
     rate = RunningRate(p_z=1.0)
     clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-    rate.add(Announcement(7, clicks, 1000, 0.0, 0, 0))
-    rate.add(Announcement(7, clicks, 10_000, 0.0, 8_000, 0))
+    rate.add(Announcement(7, 0, clicks, 1000, 0.0, 0, 0))
+    rate.add(Announcement(7, 0, clicks, 10_000, 0.0, 8_000, 0))
     assert rate.sifted_per_slot == pytest.approx(0.4)
 
 
-def test_clicks_in_revealed_slots_are_refused() -> None:
-    revealed = Revealed()
-    revealed.add(1, range(100, 200))
-    revealed.check(1, np.array([10, 99, 200]))
-    revealed.check(2, np.array([150]))
+def test_slots_serve_one_block_once_and_never_after_an_alignment_gave_them_away() -> None:
+    ledger = SlotLedger(1)
+    assert ledger.reveal(range(100, 200))
+    first, second = ledger.open_block(), ledger.open_block()
     with pytest.raises(ProtocolError, match="given away"):
-        revealed.check(1, np.array([10, 199]))
+        ledger.announce(first, np.array([99, 150]))
+    ledger.announce(first, np.array([99, 200, 300]))
+    with pytest.raises(ProtocolError, match="second block"):
+        ledger.announce(second, np.array([250, 400]))
+    ledger.announce(second, np.array([301, 400]))
+    assert not ledger.reveal(range(250, 260))
+    ledger.close(first)
+    ledger.close(second)
+    third = ledger.open_block()
+    with pytest.raises(ProtocolError, match="second block"):
+        ledger.announce(third, np.array([300]))
+    ledger.announce(third, np.array([401]))
+
+
+def test_blocks_in_any_order_of_their_batches_keep_apart() -> None:
+    ledger = SlotLedger(1)
+    first, second = ledger.open_block(), ledger.open_block()
+    ledger.announce(second, np.array([500, 600]))
+    ledger.announce(first, np.array([400, 499]))
+    ledger.close(first)
+    ledger.announce(second, np.array([601]))
+
+
+def test_a_block_that_is_too_small_is_lost_before_anything_is_disclosed() -> None:
+    with pytest.raises(BlockLost) as lost:
+        check_size(63, LinkParameters())
+    assert lost.value.reason == "too_few_bits"
+
+
+def test_the_keys_record_names_what_the_protocol_adds_to_the_estimators_assumptions() -> None:
+    link = LinkParameters()
+    named = " ".join(assumptions(decide(turin_counts(), link), link))
+    assert "HMAC-SHA-256" in named
+    assert "positions of corrected errors are public" in named
 
 
 def turin_counts(qber_z: float = 0.015, e_vis: float = 0.03) -> BlockCounts:

@@ -3,6 +3,7 @@
 import functools
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -50,6 +51,7 @@ BLOCKS_AFTER_LEAVING = 3
 DARK_S, LIGHT_S, END_S = 20.0, 30.0, 45.0
 LOCK_SPEED = 4.0
 LOCK_RESOLUTION_S = 0.4
+LINES_OF_FAILURE = 30
 
 P = ParamSpec("P")
 
@@ -179,7 +181,7 @@ def clock(path: Path, blocks: int) -> str:
     cuts_s: list[float] = []
     for name, case in (("ideal clocks", ideal), ("real clocks", real)):
         statuses, outcome = _run_blocks(name, case, blocks + 1)
-        runs.append(measured(statuses, case.link, outcome.result))
+        runs.append(measured(statuses, case.link, outcome))
         cuts_s.append(statuses[-1].quantum.cut_s - statuses[0].quantum.cut_s)
     made = made_by(_command("clock", path, blocks))
     return clock_page(made, blocks, runs[0], runs[1], (cuts_s[0], cuts_s[1]), _time_lock(real))
@@ -188,7 +190,7 @@ def clock(path: Path, blocks: int) -> str:
 def _case(name: str, config: LoopbackConfig, blocks: int, before: list[Case]) -> Case:
     """Run the link and put the model beside it; a run without an efficiency takes that of the one before."""
     statuses, outcome = _run_blocks(name, config, blocks + 1)
-    found = measured(statuses, config.link, outcome.result)
+    found = measured(statuses, config.link, outcome)
     f_ec = found.row.f_ec
     if f_ec is None:
         f_ec = (before[-1].model.row.f_ec if before else None) or USUAL_F_EC
@@ -225,8 +227,21 @@ def _time_lock(config: LoopbackConfig) -> LockTimes:
 
 
 def _run(config: LoopbackConfig, speed: float | None, until: Until) -> LinkOutcome:
+    """Run the link in a folder that goes away; when it fails, say what the daemons said last."""
+    heard: deque[str] = deque(maxlen=LINES_OF_FAILURE)
     with tempfile.TemporaryDirectory(prefix="qnode-") as directory:
-        return trio.run(run_link, config, Path(directory), speed, until)
+        try:
+            return trio.run(
+                run_link,
+                config,
+                Path(directory),
+                speed,
+                until,
+                lambda role, line: heard.append(f"{role:5} | {line}"),
+            )
+        except BaseExceptionGroup:
+            _say("\n".join(heard))
+            raise
 
 
 def _scheduled(config: LoopbackConfig, *changes: ScheduledChange) -> LoopbackConfig:

@@ -19,7 +19,7 @@ class Pair(msgspec.Struct, frozen=True, array_like=True):
 
 
 class XCounts(msgspec.Struct, frozen=True):
-    """X-arm clicks by slot class, per intensity of the qubit that carries the light (three states, one detector).
+    """X-arm clicks by slot class, per intensity of the qubit that carries the light (one X detector).
 
     ``c_plus``: central slot, Alice sent |+> (dark port: errors). ``c_z``: central slot, Alice sent Z.
     ``e_same``: boundary slot between equal Z states. ``e_plus``: boundary slot of (0,+) or (+,1).

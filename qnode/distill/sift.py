@@ -120,9 +120,10 @@ class SiftedBlock:
 
 
 class SiftRecord:
-    """Alice's record of one running block."""
+    """Alice's record of one running block that begins at ``first_slot``."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_slot: int = 0) -> None:
+        self._first_slot = first_slot
         self._codes: Codes = np.empty(_FIRST_ROOM, np.uint8)
         self._n = 0
         self._last_slot = -1

@@ -72,6 +72,7 @@ class LocalEnd:
     secrets: SessionSecrets = field(repr=False)
     standing: Callable[[], Standing] = Standing
     software: str = f"qnode {__version__}"
+    simulated: bool = False
     protocol: int = PROTOCOL
     oldest_protocol: int = OLDEST_PROTOCOL
     run_sync: RunSync = trio.to_thread.run_sync
@@ -104,7 +105,7 @@ async def exchange_hello(frames: FrameStream, local: LocalEnd, *, connected: boo
     """
     session_root = await local.run_sync(local.secrets.session_root)
     hash_keys = await local.run_sync(local.secrets.hash_keys)
-    ours = _our_hello(local)
+    ours = _our_hello(local, await local.run_sync(local.standing))
     our_payload = encode(ours)
     if connected:
         await frames.send(our_payload)
@@ -142,6 +143,8 @@ def find_differences(local: LocalEnd, ours: Hello, theirs: Hello) -> list[str]:
         found.append(f"peer.kme_id: expected {local.peer_kme_id}, theirs {_short(theirs.kme_id)}")
     if ours.link_name != theirs.link_name:
         found.append(_difference("link.name", ours.link_name, theirs.link_name))
+    if ours.simulated != theirs.simulated:
+        found.append(_difference("node.allow_simulated", ours.simulated, theirs.simulated))
     found += _parameter_differences(ours.parameters, theirs.parameters, "link")
     if not found and ours.parameters_digest != theirs.parameters_digest:
         found.append(_difference("link", ours.parameters_digest.hex(), theirs.parameters_digest.hex()))
@@ -180,8 +183,7 @@ def _short(value: object) -> str:
     return shown.repr(value)
 
 
-def _our_hello(local: LocalEnd) -> Hello:
-    standing = local.standing()
+def _our_hello(local: LocalEnd, standing: Standing) -> Hello:
     # Through JSON, so that our own tables have the types that the peer's have after their journey.
     tables = msgspec.json.decode(msgspec.json.encode(local.parameters))
     return Hello(
@@ -197,6 +199,7 @@ def _our_hello(local: LocalEnd) -> Hello:
         generation=standing.generation,
         positions=standing.positions,
         software=local.software,
+        simulated=local.simulated,
     )
 
 

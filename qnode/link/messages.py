@@ -90,6 +90,7 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
     generation: Count
     positions: Annotated[bytes, Meta(max_length=1 << 16)]
     software: Word
+    simulated: bool = False
 
 
 class HelloProof(Message, frozen=True):

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec.structs
 from msgspec import Struct
@@ -13,6 +14,7 @@ from qnode.distill.keylength import binary_entropy
 from qnode.errors import QnodeError
 from qnode.loopback.prepare import LoopbackConfig
 from qnode.loopback.result import LoopbackResult
+from qnode.loopback.run import LinkOutcome
 from qnode.node.decision import BlockCounts, decide
 from qnode.node.dialogue import BlockLost
 from qnode.operate.status import BlockSummary, NodeStatus, why_no_key
@@ -21,6 +23,8 @@ from qnode.simulate.parameters import Settings
 
 # What Cascade comes to on blocks of 10^5 bits and more, for a row that no run gave an efficiency for.
 USUAL_F_EC = 1.045
+# Bob's events at the end of a block.
+BLOCK_EVENTS = ("block.done", "block.discarded")
 
 
 class RunDisturbed(QnodeError):
@@ -102,7 +106,9 @@ class BlockLog:
             self.statuses.append(status)
             if self._tell is not None:
                 self._tell(status)
-        return number >= self._blocks and latest_block(status) > latest_block(self.statuses[0])
+        if number < self._blocks:
+            return False
+        return status.block.decided_until_s > self.statuses[0].block.decided_until_s
 
 
 def decided(status: NodeStatus) -> int:
@@ -110,29 +116,47 @@ def decided(status: NodeStatus) -> int:
     return status.block.accepted + sum(status.block.discarded.values())
 
 
-def latest_block(status: NodeStatus) -> int:
-    """Return the highest number of a decided block, 0 for none: the one that ``decided_until_s`` belongs to.
+class BlockEnd(Struct, frozen=True, kw_only=True):
+    """The latest block that was decided at some moment, and the tag time of its end."""
 
-    Blocks are distilled side by side, so an earlier one may still be undecided.
+    block_id: int
+    until_s: float
+
+
+def block_ends(statuses: Sequence[NodeStatus], events: Sequence[dict[str, Any]]) -> list[BlockEnd]:
+    """Return which block ``decided_until_s`` belongs to in each of ``statuses``.
+
+    Blocks are distilled side by side, and a later one may be decided first; Bob's ``events`` tell the order.
+
+    Raises:
+        ValueError: there are not as many blocks in ``events``.
     """
-    last, discard = status.block.last, status.block.last_discard
-    return max(last.block_id if last else 0, discard.block_id if discard else 0)
+    order = [int(event["block"]) for event in events if event.get("event") in BLOCK_EVENTS]
+    if not statuses or len(order) < decided(statuses[-1]):
+        raise ValueError("the events do not cover all blocks of the run")
+    return [
+        BlockEnd(block_id=max(order[: decided(status)]), until_s=status.block.decided_until_s)
+        for status in statuses
+    ]
 
 
-def measured(statuses: Sequence[NodeStatus], link: LinkParameters, result: LoopbackResult) -> Measured:
+def measured(statuses: Sequence[NodeStatus], link: LinkParameters, outcome: LinkOutcome) -> Measured:
     """Return what was decided between the first and the last of ``statuses``.
 
     Blocks follow each other without a gap, so the time between the ends of two of them tells how long one
     takes; that counts once for each block that was decided in between, in whatever order.
 
+    The error rate is that of the whole run, because errors are known before a block is decided.
+
     Raises:
-        ValueError: there is no block between them.
+        ValueError: there is no block between them, or too few events tell of the blocks.
     """
-    if not statuses or latest_block(statuses[-1]) == latest_block(statuses[0]):
-        raise ValueError("nothing to measure: a run has two blocks at least")
+    ends = block_ends(statuses, outcome.events)
     first, last = statuses[0], statuses[-1]
-    between_s = last.block.decided_until_s - first.block.decided_until_s
-    block_s = between_s / (latest_block(last) - latest_block(first))
+    blocks = ends[-1].block_id - ends[0].block_id
+    if blocks <= 0:
+        raise ValueError("nothing to measure: a run has two blocks at least")
+    block_s = (ends[-1].until_s - ends[0].until_s) / blocks
     seconds = block_s * (decided(last) - decided(first))
 
     def gained(name: str) -> float:
@@ -148,7 +172,7 @@ def measured(statuses: Sequence[NodeStatus], link: LinkParameters, result: Loopb
         sifted_bits_per_s=gained("sifted_bits") / seconds,
         c_z_per_s=gained("c_z_clicks") / seconds,
         c_plus_per_s=gained("c_plus_clicks") / seconds,
-        qber_z=_ratio(gained("error_bits"), gained("measured_bits")),
+        qber_z=_ratio(last.totals.error_bits, last.totals.measured_bits),
         e_vis=_ratio(p_z * gained("c_plus_clicks"), 2.0 * (1.0 - p_z) * gained("c_z_clicks")),
         asymmetry=statistics.fmean(asymmetries) if asymmetries else None,
         phi_z_upper=statistics.fmean(block.phi_z_upper for block in summaries) if summaries else None,
@@ -165,7 +189,7 @@ def measured(statuses: Sequence[NodeStatus], link: LinkParameters, result: Loopb
             sifted_bits_per_s=_scatter(gained("sifted_bits")),
             c_z_per_s=_scatter(gained("c_z_clicks")),
             c_plus_per_s=_scatter(gained("c_plus_clicks")),
-            qber_z=_scatter(gained("error_bits")),
+            qber_z=_scatter(last.totals.error_bits),
             e_vis=_scatter(gained("c_plus_clicks"), gained("c_z_clicks")),
         ),
         simulated_s=seconds,
@@ -173,8 +197,8 @@ def measured(statuses: Sequence[NodeStatus], link: LinkParameters, result: Loopb
         accepted=last.block.accepted - first.block.accepted,
         discarded={reason: number for reason, number in discards.items() if number},
         no_key_because=why_no_key(last),
-        keys_compared=result.keys_compared,
-        keys_different=result.keys_different,
+        keys_compared=outcome.result.keys_compared,
+        keys_different=outcome.result.keys_different,
     )
 
 

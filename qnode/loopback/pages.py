@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from qnode.loopback.compare import Measured, latest_block
+from qnode.loopback.compare import BLOCK_EVENTS, Measured, block_ends
 from qnode.loopback.markdown import (
     ASYMMETRY,
     C_PLUS,
@@ -37,8 +37,6 @@ _HOW = (
     "that of independent clicks, which dead time can only lower. The seed is fixed, but Alice's symbols "
     "are new in every run."
 )
-
-_ENDS = ("block.done", "block.discarded")
 
 
 class BlockLine(Struct, frozen=True, kw_only=True):
@@ -179,11 +177,11 @@ def block_lines(
 
     Blocks follow each other without a gap; an end that nobody saw is set between those that were seen.
     """
-    ends_s = {latest_block(status): status.block.decided_until_s for status in statuses}
-    numbers = [0, *sorted(ends_s)]
+    ends = block_ends(statuses, events)
+    numbers, ends_s = [0, *(end.block_id for end in ends)], [0.0, *(end.until_s for end in ends)]
     lines, from_s = [], 0.0
-    for event in sorted((event for event in events if event.get("event") in _ENDS), key=_block_of):
-        until_s = float(np.interp(_block_of(event), numbers, [0.0, *(ends_s[n] for n in numbers[1:])]))
+    for event in sorted((event for event in events if event.get("event") in BLOCK_EVENTS), key=_block_of):
+        until_s = float(np.interp(_block_of(event), numbers, ends_s))
         if until_s <= from_s:
             break  # later than the last end that was seen
         accepted = event["event"] == "block.done"

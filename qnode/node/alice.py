@@ -21,6 +21,7 @@ from qnode.node.alice_block import run_alice_block
 from qnode.node.conversation import Conversation
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.figures import Figures
+from qnode.node.slot_ledger import SlotLedger
 from qnode.tags.alignment import AlignmentProbe, correlate
 from qnode.tags.types import Codes, Slots
 
@@ -37,6 +38,7 @@ class Source:
         self.transmitter: Transmitter | None = None
         self.run: EmissionRun | None = None
         self.changed = trio.Event()
+        self._ledger: SlotLedger | None = None
 
     async def use(self, transmitter: Transmitter) -> None:
         """Follow an opened transmitter until it is closed."""
@@ -55,6 +57,18 @@ class Source:
         self.changed.set()
         self.changed = trio.Event()
 
+    def ledger(self, run_id: int) -> SlotLedger:
+        """Return the ledger of the present run, kept over sessions.
+
+        Raises:
+            BlockLost: this run is over.
+        """
+        if self.run is None or self.run.run_id != run_id:
+            raise BlockLost("emission", "the emission run of this block has ended")
+        if self._ledger is None or self._ledger.run_id != run_id:
+            self._ledger = SlotLedger(run_id)
+        return self._ledger
+
     def lookup(self, run_id: int, slots: Slots) -> Codes:
         """Return the symbols of ``slots``.
 
@@ -67,28 +81,6 @@ class Source:
         return transmitter.symbols(run_id, slots)
 
 
-class Revealed:
-    """Slots whose bits the answers to probes gave away: no click in them may ever be sifted."""
-
-    def __init__(self) -> None:
-        self._ranges: dict[int, list[range]] = {}
-
-    def add(self, run_id: int, slots: range) -> None:
-        """Note that ``slots`` of a run can be inferred from an answer."""
-        self._ranges.setdefault(run_id, []).append(slots)
-
-    def check(self, run_id: int, slots: Slots) -> None:
-        """Refuse an announcement (ascending ``slots``) that touches what was revealed.
-
-        Raises:
-            ProtocolError: it does.
-        """
-        for revealed in self._ranges.get(run_id, []):
-            first, end = np.searchsorted(slots, (revealed.start, revealed.stop))
-            if first != end:
-                raise ProtocolError("clicks were announced that an alignment has given away")
-
-
 class AlicePart:
     """What Alice says and hears in one session."""
 
@@ -99,7 +91,6 @@ class AlicePart:
         self._source = source
         self._figures = figures
         self._nursery = nursery
-        self._revealed = Revealed()
 
     async def start(self) -> None:
         """Tell each emission run as it begins."""
@@ -134,9 +125,14 @@ class AlicePart:
         # What else may come is the tail of a block that has ended.
 
     async def _block(self, span: BlockSpan, dialogue: Dialogue) -> None:
-        lookup = partial(self._source.lookup, span.run_id)
-        check = partial(self._revealed.check, span.run_id)
-        await run_alice_block(self._conversation.site, dialogue, span, lookup, check, self._figures)
+        ledger = self._source.ledger(span.run_id)
+        announced = ledger.open_block()
+        try:
+            lookup = partial(self._source.lookup, span.run_id)
+            note = partial(ledger.announce, announced)
+            await run_alice_block(self._conversation.site, dialogue, span, lookup, note, self._figures)
+        finally:
+            ledger.close(announced)
 
     async def _align(self, message: AlignmentProbeMessage) -> None:
         """Find where Bob's clicks fit what was sent; these clicks never enter a key."""
@@ -150,11 +146,12 @@ class AlicePart:
             found = await trio.to_thread.run_sync(
                 correlate, probe, lookup, message.first_tick, message.last_tick
             )
+            if found is not None:
+                first_slot = (found.offset + int(ticks[0])) // 2
+                if not self._source.ledger(message.run_id).reveal(range(first_slot, found.last_slot + 1)):
+                    raise ProtocolError("an alignment probe of clicks that were announced")
         except BlockLost:
             found = None
-        if found is not None:
-            first_slot = (found.offset + int(ticks[0])) // 2
-            self._revealed.add(message.run_id, range(first_slot, found.last_slot + 1))
         log.info(
             "alignment.answered",
             clicks=len(ticks),

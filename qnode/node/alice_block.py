@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import trio
 
+from qnode.config import LinkParameters
 from qnode.distill.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.reconcile import Responder, responder
 from qnode.distill.sift import SiftRecord, decode_announcement
 from qnode.distill.verify import verification_tag
-from qnode.errors import ProtocolError
+from qnode.errors import FieldError, ProtocolError
 from qnode.link.messages import (
     Amplify,
     BlockAgreed,
@@ -30,7 +31,7 @@ from qnode.link.messages import (
     VerifyChallenge,
 )
 from qnode.node.book import Book
-from qnode.node.decision import BlockCounts, decide, verification_bits
+from qnode.node.decision import BlockCounts, check_size, decide, sample_leak_bits, verification_bits
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.frames import frame_bounds, frame_of, sample_of
 from qnode.node.settle import Site, authenticate, commit
@@ -41,7 +42,7 @@ from qnode.tags.types import Codes, Slots
 SAMPLE_BITS = 1 << 12
 
 Lookup = Callable[[Slots], Codes]
-Check = Callable[[Slots], None]
+Note = Callable[[Slots], None]
 
 
 @dataclass
@@ -57,11 +58,12 @@ class _Disclosed:
 
 
 async def run_alice_block(
-    site: Site, dialogue: Dialogue, span: BlockSpan, lookup: Lookup, check: Check, book: Book
+    site: Site, dialogue: Dialogue, span: BlockSpan, lookup: Lookup, note: Note, book: Book
 ) -> None:
     """Take part in one block from its proposal to its commit.
 
-    ``lookup`` returns the symbols of slots; ``check`` refuses slots that must not be sifted.
+    ``lookup`` returns the symbols of slots; ``note`` takes what is announced and
+    refuses slots that must not be sifted.
 
     Raises:
         BlockLost: the block gives no key.
@@ -69,8 +71,8 @@ async def run_alice_block(
     """
     await site.storage.record_block_opened(dialogue.block_id)
     await dialogue.send(BlockAgreed(dialogue.block_id))
-    record = SiftRecord()
-    await _listen(dialogue, span, record, lookup, check)
+    record = SiftRecord(span.first_slot)
+    await _listen(dialogue, span, record, lookup, note)
     ended = trio.current_time()
     sifted = await trio.to_thread.run_sync(record.finish)
     n_z = sifted.n_z
@@ -85,6 +87,7 @@ async def run_alice_block(
         )
     )
     book.sifted(dialogue.block_id, n_z, sifted.x_counts)
+    check_size(len(sifted.bits), site.link)
     disclosed = await _reconcile(site, dialogue, sifted.bits)
     m_z = await _verify(site, dialogue, sifted.bits, n_z)
     counts = BlockCounts(
@@ -116,13 +119,13 @@ def _pair(counts: Pair) -> CountPair:
 
 
 async def _listen(
-    dialogue: Dialogue, span: BlockSpan, record: SiftRecord, lookup: Lookup, check: Check
+    dialogue: Dialogue, span: BlockSpan, record: SiftRecord, lookup: Lookup, note: Note
 ) -> None:
     """Look up the symbols of each announced batch at once; her record of them reaches back a second or so."""
 
     def take(batch: ClickBatch) -> int:
         announced = decode_announcement(batch.payload, batch.first_slot, span.end_slot - batch.first_slot)
-        check(announced.slots)
+        note(announced.slots)
         record.add(announced, lookup)
         return len(announced)
 
@@ -150,7 +153,7 @@ async def _reconcile(site: Site, dialogue: Dialogue, key: Bits) -> _Disclosed:
         if isinstance(message, SampleRequest):
             sample = sample_of(key, SAMPLE_BITS)
             disclosed.parities += len(sample)
-            disclosed.leak_bits += len(sample)
+            disclosed.leak_bits += sample_leak_bits(len(sample), site.link)
             await dialogue.send(SampleAnswer(block_id=dialogue.block_id, payload=sample.to_bytes()))
             continue
         if current is not None and not isinstance(message, ReconcileRequest):
@@ -163,16 +166,12 @@ async def _reconcile(site: Site, dialogue: Dialogue, key: Bits) -> _Disclosed:
         if isinstance(message, ReconcileBegin):
             if message.frame != begun or begun == len(bounds):
                 raise ProtocolError(f"block {dialogue.block_id}: frame {message.frame} out of turn")
-            current = await trio.to_thread.run_sync(
-                lambda begin: responder(
-                    site.link.reconciliation.method,
-                    frame_of(key, bounds[begin.frame]),
-                    seed=begin.seed,
-                    qber_estimate=begin.qber_estimate,
-                    leak_count=site.link.reconciliation.leak_count,
-                ),
-                message,
-            )
+            try:
+                current = await trio.to_thread.run_sync(
+                    _responder, site.link, frame_of(key, bounds[begun]), message
+                )
+            except FieldError as error:
+                raise ProtocolError(f"block {dialogue.block_id}: {error}") from None
             begun += 1
         elif isinstance(message, ReconcileRequest):
             if current is None or message.frame != begun - 1:
@@ -181,6 +180,16 @@ async def _reconcile(site: Site, dialogue: Dialogue, key: Bits) -> _Disclosed:
             await dialogue.send(
                 ReconcileAnswer(block_id=dialogue.block_id, frame=message.frame, payload=payload)
             )
+
+
+def _responder(link: LinkParameters, frame: Bits, begin: ReconcileBegin) -> Responder:
+    return responder(
+        link.reconciliation.method,
+        frame,
+        seed=begin.seed,
+        qber_estimate=begin.qber_estimate,
+        leak_count=link.reconciliation.leak_count,
+    )
 
 
 async def _verify(site: Site, dialogue: Dialogue, key: Bits, n_z: Pair) -> Pair:

@@ -13,7 +13,7 @@ import trio
 
 from qnode.config import BlockParameters
 from qnode.devices.protocols import EmissionRun
-from qnode.errors import LinkError
+from qnode.errors import LinkError, ProtocolError
 from qnode.link.messages import AlignmentProbeMessage, AlignmentResult, EmissionRunStarted, NodeMessage
 from qnode.node.bob_block import BobBlock
 from qnode.node.conversation import Conversation, Work
@@ -36,10 +36,12 @@ RATE_WINDOW_CLICKS = 500_000
 class Announcement:
     """Clicks of a run, complete below ``reached_slot``, at tag time ``reached_s``.
 
-    ``cut_slots``: since the last announcement so many slots had no lock.
+    ``numbering`` changes when slots are counted anew. ``cut_slots``: so many slots since the last
+    announcement had no lock; ``dropped``: so many clicks could not be announced.
     """
 
     run_id: int
+    numbering: int
     clicks: Clicks
     reached_slot: int
     reached_s: float
@@ -116,6 +118,7 @@ class BobPart:
         self._current: BobBlock | None = None
         self._upcoming: BobBlock | None = None
         self._dropped = 0
+        self._numbering = 0
         self._probes: dict[int, trio.MemorySendChannel[AlignmentResult]] = {}
         self._next_block_id = 0
         self._errands_in, self._errands = trio.open_memory_channel[Errand](0)
@@ -184,6 +187,8 @@ class BobPart:
             answer = await receive.receive()
             found = None
             if answer.offset is not None:
+                if answer.offset not in offsets:
+                    raise ProtocolError(f"an alignment offset of {answer.offset}, which was not asked for")
                 last_slot = (int(probe.ticks[-1]) + answer.offset) // 2
                 found = Alignment(
                     probe.number, answer.offset, round(answer.score), answer.significance, 0, last_slot
@@ -195,28 +200,31 @@ class BobPart:
     async def _announce(self, news: Announcement) -> None:
         self._rate.add(news)
         self._dropped += news.dropped
-        if self._current is not None and self._current.span.run_id != news.run_id:
-            await self._abandon("emission", "a new emission run began")
+        if self._current is not None:
+            if self._current.span.run_id != news.run_id or self._numbering != news.numbering:
+                self._abandon("emission", "slots are counted anew")
+            elif self._upcoming is None or news.reached_slot >= self._upcoming.span.end_slot:
+                # Lock was away for more than a block. The span agreed ahead would be empty, and so would any
+                # that are agreed only now for slots that have passed.
+                self._abandon("lock", "no lock for longer than a block")
+        self._numbering = news.numbering
         if self._current is None:
             if self._rate.known:
                 self._current = await self._propose(news.run_id, news.reached_slot)
                 self._upcoming = await self._propose(news.run_id, self._current.span.end_slot)
             return
-        position = 0
-        while True:
-            block = self._current
-            upto = int(np.searchsorted(news.clicks.slots, block.span.end_slot))
-            first = max(position, int(np.searchsorted(news.clicks.slots, block.span.first_slot)))
-            await block.announce(Clicks(news.clicks.slots[first:upto], news.clicks.outcomes[first:upto]))
-            position = upto
-            if news.reached_slot < block.span.end_slot:
-                break
+        assert self._upcoming is not None
+        block, clicks = self._current, news.clicks
+        first, end = np.searchsorted(clicks.slots, (block.span.first_slot, block.span.end_slot))
+        await block.announce(Clicks(clicks.slots[first:end], clicks.outcomes[first:end]))
+        if news.reached_slot >= block.span.end_slot:
             self._distil(block, news)
-            assert self._upcoming is not None
-            self._current = self._upcoming
-            self._upcoming = await self._propose(news.run_id, self._current.span.end_slot)
-        span = self._current.span
-        self._figures.current_block = self._current.dialogue.block_id
+            block = self._current = self._upcoming
+            self._upcoming = None
+            await block.announce(Clicks(clicks.slots[end:], clicks.outcomes[end:]))
+            self._upcoming = await self._propose(news.run_id, block.span.end_slot)
+        span = block.span
+        self._figures.current_block = block.dialogue.block_id
         self._figures.filled = min(1.0, max(0.0, (news.reached_slot - span.first_slot) / span.n_slots))
 
     async def _propose(self, run_id: int, first_slot: int) -> BobBlock:
@@ -241,7 +249,7 @@ class BobPart:
 
         self._nursery.start_soon(self._run, block, work)
 
-    async def _abandon(self, reason: str, detail: str) -> None:
+    def _abandon(self, reason: str, detail: str) -> None:
         """Give up the blocks that are announced or agreed; their slots will never be complete."""
         for block in (self._current, self._upcoming):
             if block is not None:

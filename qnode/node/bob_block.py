@@ -11,7 +11,7 @@ from qnode.distill.counts import Pair, XCounts
 from qnode.distill.reconcile import Corrector, ReconciliationFailed, corrector
 from qnode.distill.sift import encode_announcement, errors_by_intensity, keep_bits
 from qnode.distill.verify import verification_tag
-from qnode.errors import ProtocolError
+from qnode.errors import FieldError, LinkError, ProtocolError
 from qnode.link.messages import (
     Amplify,
     BlockAgreed,
@@ -30,7 +30,14 @@ from qnode.link.messages import (
 )
 from qnode.node.alice_block import SAMPLE_BITS
 from qnode.node.book import Book
-from qnode.node.decision import BlockCounts, check_qber, decide, verification_bits
+from qnode.node.decision import (
+    BlockCounts,
+    check_qber,
+    check_size,
+    decide,
+    sample_leak_bits,
+    verification_bits,
+)
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.frames import frame_bounds, frame_of, join_frames, sample_of
 from qnode.node.settle import Site, authenticate, commit
@@ -63,7 +70,11 @@ class BobBlock:
                 n_slots=span.n_slots,
             )
         )
-        await self.dialogue.expect(BlockAgreed)
+        try:
+            await self.dialogue.expect(BlockAgreed)
+        except BlockLost as lost:
+            # Only a run that has just ended makes Alice refuse; connecting anew tells which one is present.
+            raise LinkError(f"block {self.dialogue.block_id} was not agreed: {lost}") from None
 
     async def announce(self, clicks: Clicks) -> None:
         """Tell slot and arm of ``clicks``, all within the span and later than those before."""
@@ -101,13 +112,17 @@ class BobBlock:
         x = XCounts(*(Pair(*pair) for pair in sifted.x_counts))
         n_z = _pair_of(decoy)
         self._book.sifted(dialogue.block_id, n_z, x)
+        check_size(len(received), site.link)
         corrected, parities, leak_bits = await self._reconcile(received, qber_estimate)
         m_z = await self._verify(received, corrected, decoy)
         counts = BlockCounts(
             n_z=n_z, m_z=m_z, x=x, alice_parities=parities, reconciliation_leak_bits=leak_bits
         )
         self._book.errors(dialogue.block_id, int(m_z.total), int(n_z.total))
-        result = decide(counts, site.link)
+        try:
+            result = decide(counts, site.link)
+        except FieldError as error:
+            raise ProtocolError(f"block {dialogue.block_id}: counts that cannot be: {error}") from None
         amplify = await dialogue.expect(Amplify)
         if amplify.length != result.length or amplify.lambda_ec_bits != counts.lambda_ec_bits:
             raise BlockLost(
@@ -141,7 +156,7 @@ class BobBlock:
         if qber_estimate is None:
             qber_estimate, disclosed = await self._sample(received)
             check_qber(qber_estimate, site.link)
-            parities = leak_bits = disclosed
+            parities, leak_bits = disclosed, sample_leak_bits(disclosed, site.link)
         frames: list[Bits] = []
         for number, bounds in enumerate(frame_bounds(len(received), settings.frame_bits)):
             try:

@@ -6,13 +6,14 @@ is then in the air is lost at both sites, unless it was prepared: those are sett
 
 import itertools
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
 import structlog
 import trio
 
-from qnode.errors import LinkError, ProtocolError, StoreError
+from qnode.errors import LinkError, ProtocolError, StoreError, StoreUnusable
 from qnode.keys import Assignment
 from qnode.keys import BlockState as StoredState
 from qnode.link.messages import (
@@ -63,6 +64,15 @@ class Conversation:
     async def run(self, part: Part) -> None:
         """Settle what the last session left, then route messages until the session ends."""
         self._nursery.start_soon(self._begin, part)
+        try:
+            await self._route(part)
+        finally:
+            for waiting in self._answers.values():
+                waiting.close()
+            self._answers.clear()
+        raise LinkError(f"the peer said goodbye: {self.site.session.goodbye}")
+
+    async def _route(self, part: Part) -> None:
         async for message in self.site.session:
             if isinstance(message, BlockMessage):
                 dialogue = self._dialogues.get(message.block_id)
@@ -81,11 +91,13 @@ class Conversation:
                 self._nursery.start_soon(self._void_assignments, message)
             else:
                 await part.handle(message)
-        raise LinkError(f"the peer said goodbye: {self.site.session.goodbye}")
 
     async def _begin(self, part: Part) -> None:
-        with trio.fail_after(RESUME_S):
-            await self._resume()
+        try:
+            with trio.fail_after(RESUME_S):
+                await self._resume()
+        except trio.TooSlowError:
+            raise LinkError(f"the sites could not settle earlier blocks within {RESUME_S:g} s") from None
         self.settled.set()
         await part.start()
 
@@ -104,7 +116,10 @@ class Conversation:
         try:
             await work(dialogue)
             ended = True
-        except BlockLost as lost:
+        except StoreUnusable:
+            raise
+        except (BlockLost, StoreError) as error:
+            lost = error if isinstance(error, BlockLost) else BlockLost("store", str(error))
             ended = True
             self._book.lost(block_id, lost.reason, lost.detail)
             if not lost.told:
@@ -128,11 +143,13 @@ class Conversation:
         try:
             await self.site.session.send(make(number))
             return await receive.receive()
+        except trio.EndOfChannel:
+            raise LinkError("the session ended before the peer answered") from None
         finally:
             self._answers.pop(number, None)
 
     def _take_answer(self, answer: Answer) -> None:
-        waiting = self._answers.get(answer.request_id)
+        waiting = self._answers.pop(answer.request_id, None)
         if waiting is not None:  # otherwise the caller has given up
             waiting.send_nowait(answer)
 
@@ -167,9 +184,14 @@ class Conversation:
             assignments = msgspec.msgpack.decode(message.assignments, type=list[Assignment])
         except msgspec.DecodeError as error:
             raise ProtocolError(f"a list of assignments that cannot be read: {error}") from None
-        for assignment in assignments:
-            await self.site.storage.void_accepted(assignment)
-        await self.site.session.send(AssignAnswer(request_id=message.request_id, ok=True))
+        answer = AssignAnswer(request_id=message.request_id, ok=True)
+        try:
+            for assignment in assignments:
+                await self.site.storage.void_accepted(assignment)
+        except StoreError as error:
+            log.warning("assignment.not_voided", reason=str(error))
+            answer = AssignAnswer(request_id=message.request_id, ok=False, error=str(error)[:500])
+        await self.site.session.send(answer)
 
     # Resume
 
@@ -182,6 +204,8 @@ class Conversation:
             raise ProtocolError(f"positions that cannot be read: {error}") from None
         if await self.site.storage.meet_peer(peer.generation, memory):
             log.error("store.voided", reason="the peer remembers a later state than this store")
+            # The peer must void its copies before anything else; it learns of it in the next hello.
+            raise LinkError("this store was voided; connecting anew so that the peer hears of it")
         unconfirmed = await self.site.storage.unconfirmed_blocks()
         if unconfirmed:
             answer = await self._ask(
@@ -194,9 +218,13 @@ class Conversation:
                 if states.get(block_id) in (StoredState.PREPARED, StoredState.AVAILABLE):
                     await self.site.storage.confirm(block_id)
                     log.info("block.resumed", block=block_id)
-                else:
+                    continue
+                try:
                     await self.site.storage.void_block(block_id, "the peer does not hold it")
                     log.warning("block.void", block=block_id, reason="the peer does not hold it")
+                except StoreError as error:
+                    # The peer has used keys of a block that it says it does not hold: it was restored.
+                    log.error("block.undecided", block=block_id, reason=str(error))
         left_open = await self.site.storage.unacknowledged_assignments()
         for first in range(0, len(left_open), ASSIGNMENTS_AT_ONCE):
             some = left_open[first : first + ASSIGNMENTS_AT_ONCE]
@@ -205,8 +233,28 @@ class Conversation:
                 await self.site.storage.void_assignment(assignment.assignment_id)
             log.info("assignment.void", assignments=len(some))
 
+    def give_up(self, assignment: Assignment) -> None:
+        """Void an assignment that was not acknowledged in time, while this session lives."""
+
+        async def work() -> None:
+            with suppress(LinkError):  # the next session settles it
+                await self.void_assignment(assignment)
+
+        self._nursery.start_soon(work)
+
+    async def void_assignment(self, assignment: Assignment) -> None:
+        """Give up an assignment that was not acknowledged in time, first at the peer, then here.
+
+        Raises:
+            LinkError: the session ended, or the peer cannot; the next session tries again.
+        """
+        await self._void_at_peer(msgspec.msgpack.encode([assignment]))
+        await self.site.storage.void_assignment(assignment.assignment_id)
+
     async def _void_at_peer(self, content: bytes) -> None:
-        await self._ask(lambda number: VoidAssignments(request_id=number, assignments=content))
+        answer = await self._ask(lambda number: VoidAssignments(request_id=number, assignments=content))
+        if not isinstance(answer, AssignAnswer) or not answer.ok:
+            raise LinkError("the peer could not void an assignment; it stays open until the next session")
 
     async def _tell_states(self, message: BlockStateQuery) -> None:
         states = await self.site.storage.block_states(message.block_ids)

@@ -11,8 +11,12 @@ from qnode.config import LinkParameters
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import inputs_from_block, visibility_error
 from qnode.distill.keylength import KeyLength, binary_entropy, estimate
+from qnode.distill.reconcile import MIN_FRAME_BITS
 from qnode.distill.verify import TagBits, tag_bits_for
 from qnode.node.dialogue import BlockLost
+
+# The keep mask and the amplification seed of a larger block would exceed a message of the link.
+MOST_SIFTED_BITS = 60_000_000
 
 
 class BlockCounts(Struct, frozen=True, kw_only=True):
@@ -53,6 +57,32 @@ def verification_bits(link: LinkParameters, n_z: int) -> TagBits:
     """Return the length of the verification tag: as configured, longer where eps_cor asks for it."""
     needed = tag_bits_for(n_z, link.estimation.eps_cor)
     return max(needed, link.reconciliation.verification_bits)
+
+
+def check_size(n_z: int, link: LinkParameters) -> None:
+    """Raise `BlockLost` for a block that is too small to give key, or too large to be spoken of.
+
+    The bound on secret bits never exceeds the sifted bits, so this loses nothing.
+    """
+    least = max(MIN_FRAME_BITS, link.block.minimum_secret_bits)
+    if n_z < least:
+        raise BlockLost("too_few_bits", f"{n_z} sifted bits, at least {least} are needed")
+    if n_z > MOST_SIFTED_BITS:
+        raise BlockLost("too_many_bits", f"{n_z} sifted bits, at most {MOST_SIFTED_BITS} fit a message")
+
+
+def sample_leak_bits(n_bits: int, link: LinkParameters) -> int:
+    """Return what a disclosed sample costs: its bits; under ``both`` also its error count, which Bob uses."""
+    extra = math.ceil(math.log2(n_bits + 1)) if link.reconciliation.leak_count == "both" else 0
+    return n_bits + extra
+
+
+def assumptions(result: KeyLength, link: LinkParameters) -> tuple[str, ...]:
+    """Return what a block's key stands on: the estimator's list, and what the protocol adds to it."""
+    added = ["key control (assignment of keys to encryptors) is authenticated by HMAC-SHA-256: computational"]
+    if link.reconciliation.leak_count == "alice":
+        added.append("positions of corrected errors are public: only Alice's parities are counted as leak")
+    return (*result.assumptions, *added)
 
 
 def check_qber(qber_z: float, link: LinkParameters) -> None:

@@ -11,13 +11,31 @@ from typing import TypeVar
 import trio
 
 from qnode.errors import ProtocolError, QnodeError
-from qnode.link.messages import BlockDiscarded, DialogueMessage, Prepared, TranscriptTag
+from qnode.link.messages import BlockDiscarded, DialogueMessage, Prepared, TranscriptTag, printable
 from qnode.link.session import Session
 
 BlockSeal = TranscriptTag | Prepared
 BlockMessage = DialogueMessage | BlockSeal | BlockDiscarded
 M = TypeVar("M", bound=BlockMessage)
 
+# Why blocks are discarded, in words that are counted; a peer's other words count as "peer".
+REASONS = frozenset(
+    {
+        "asymmetry",
+        "disagreement",
+        "e_vis",
+        "emission",
+        "key_length",
+        "link",
+        "lock",
+        "qber_z",
+        "reconciliation",
+        "store",
+        "too_few_bits",
+        "too_many_bits",
+        "verification",
+    }
+)
 # Messages of one block that may wait; the sender is held by TCP beyond that.
 INBOX_MESSAGES = 64
 
@@ -61,7 +79,8 @@ class Dialogue:
         if isinstance(message, kinds):
             return message
         if isinstance(message, BlockDiscarded):
-            raise BlockLost(message.reason, message.detail, told=True)
+            reason = message.reason if message.reason in REASONS else "peer"
+            raise BlockLost(reason, printable(message.detail), told=True)
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise ProtocolError(f"block {self.block_id}: expected {wanted}, got {type(message).__name__}")
 

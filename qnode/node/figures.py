@@ -14,7 +14,8 @@ from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import asymmetry, visibility_error
 from qnode.distill.keylength import KeyLength
 from qnode.keys import Counts, PadsLeft
-from qnode.node.decision import BlockCounts
+from qnode.link.authentication import epsilon_of_tag
+from qnode.node.decision import BlockCounts, assumptions
 from qnode.node.dialogue import BlockSpan
 from qnode.operate.status import (
     Alarm,
@@ -33,6 +34,11 @@ from qnode.operate.status import (
 )
 
 log = structlog.get_logger()
+
+# A block's four one-time tags: two of its transcript, two of its commit.
+EPS_AUTHENTICATION = 4 * epsilon_of_tag()
+# A measured error rate beyond this is no eavesdropper's: the slots are miscounted.
+MISALIGNED_QBER = 0.35
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Figures:
         self._last_discard: Discard | None = None
         self._alarms: dict[str, Alarm] = {}
         self.last_qber_z: float | None = None
+        self.misaligned = False
         self.state = State("starting", time.time())
         self.peer = PeerStatus(kme_id=config.peer.kme_id, connection=State("disconnected", time.time()))
         self.quantum = QuantumStatus(lock=State("searching", time.time()))
@@ -101,9 +108,10 @@ class Figures:
 
     def raise_alarm(self, name: str, text: str) -> None:
         """Show an alarm until `clear_alarm`; logged once."""
-        if name not in self._alarms:
+        raised = self._alarms.get(name)
+        if raised is None:
             log.warning("alarm.raised", alarm=name, text=text)
-            self._alarms[name] = Alarm(name=name, since=time.time(), text=text)
+        self._alarms[name] = Alarm(name=name, since=raised.since if raised else time.time(), text=text)
 
     def clear_alarm(self, name: str) -> None:
         """Take an alarm back."""
@@ -141,6 +149,7 @@ class Figures:
     def errors(self, block_id: int, error_bits: int, measured_bits: int) -> None:
         """Note a block's errors: among all its bits, or in a disclosed sample."""
         if measured_bits:
+            self.misaligned = error_bits > MISALIGNED_QBER * measured_bits
             self.quantum = msgspec.structs.replace(self.quantum, qber_z=error_bits / measured_bits)
         self.totals = msgspec.structs.replace(
             self.totals,
@@ -185,7 +194,7 @@ class Figures:
             lambda_ec_bits=counts.lambda_ec_bits,
             f_ec=counts.f_ec,
             estimator=result.estimator,
-            assumptions=list(result.assumptions),
+            assumptions=list(assumptions(result, self._link)),
             span_s=span.n_slots / source.qubit_rate_hz,
             took_s=took_s,
         )
@@ -196,7 +205,7 @@ class Figures:
             lambda_ec_bits=self.totals.lambda_ec_bits + counts.lambda_ec_bits,
             ec_parities=self.totals.ec_parities + counts.alice_parities,
             shannon_bits=self.totals.shannon_bits + counts.shannon_bits,
-            epsilon=self.totals.epsilon + estimation.eps_sec + estimation.eps_cor,
+            epsilon=self.totals.epsilon + estimation.eps_sec + estimation.eps_cor + EPS_AUTHENTICATION,
         )
         self.clear_alarm("block.discarded")
         log.info(
@@ -217,6 +226,7 @@ class Figures:
         self._decided(block_id)
         self.last_qber_z = None
         self._discarded[reason] = self._discarded.get(reason, 0) + 1
+        self.totals = msgspec.structs.replace(self.totals, epsilon=self.totals.epsilon + EPS_AUTHENTICATION)
         self._last_discard = Discard(block_id=block_id, at=time.time(), reason=reason, detail=detail)
         log.warning("block.discarded", block=block_id, reason=reason, detail=detail)
         self.raise_alarm("block.discarded", f"the last block gave no key ({reason})")

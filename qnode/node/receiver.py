@@ -38,7 +38,9 @@ class Receiver:
         self._figures = figures
         self._part: BobPart | None = None
         self._attached = trio.Event()
-        self._run_id: int | None = None
+        self._run: EmissionRun | None = None
+        self._numbering = 0
+        self._unannounced = 0
         self._lost_by_overrun = 0
 
     async def serve(self, part: BobPart) -> None:
@@ -52,6 +54,7 @@ class Receiver:
             if self._part is part:
                 self._part = None
                 self._attached = trio.Event()
+                part.run_known.set()  # whoever waits for it looks again
 
     async def use(self, source: TagSource, silence_limit_s: float) -> None:
         """Process the tags of an opened source until it ends.
@@ -60,7 +63,7 @@ class Receiver:
             TransientDeviceError: it yielded nothing for ``silence_limit_s``, not even that there was nothing.
         """
         synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
-        self._run_id = None
+        self._run = None
         depth = PACED_DEPTH if source.paced else UNPACED_DEPTH
         put, take = trio.open_memory_channel[TagBlock](depth)
         async with trio.open_nursery() as nursery:
@@ -102,21 +105,31 @@ class Receiver:
 
     async def _process(self, source: TagSource, synchroniser: Synchroniser, block: TagBlock) -> None:
         part = await self._present_part(source)
-        if part is None or part.run is None:
+        run = part.run if part is not None else self._run
+        if run is None:
             return
-        if part.run.run_id != self._run_id:
-            self._run_id = part.run.run_id
+        if self._run is None or run.run_id != self._run.run_id or self._figures.misaligned:
+            self._run = run
+            self._figures.misaligned = False
+            self._numbering += 1
             synchroniser.restart()
         result = await trio.to_thread.run_sync(synchroniser.feed, block)
         self._note(result, block)
+        if part is None:  # hardware goes on without a session: lock is kept, clicks are not
+            self._unannounced += len(result.clicks)
+            if result.probe is not None:
+                synchroniser.alignment_failed(result.probe.number)
+            return
+        if part.run is not run:
+            return  # these tags belong to a run that has ended meanwhile
+        if len(result.clicks) or result.state is SyncState.LOCKED:
+            await self._do(part, self._announcement(run, result, block.until_ps / PS_PER_S))
         if result.probe is not None:
-            found = await self._align(source, part, part.run, result)
+            found = await self._align(source, part, run, result)
             if found is None:
                 synchroniser.alignment_failed(result.probe.number)
             else:
                 synchroniser.aligned(found)
-        elif result.state is SyncState.LOCKED:
-            await self._do(part, self._announcement(part.run, result, block.until_ps / PS_PER_S))
 
     async def _present_part(self, source: TagSource) -> BobPart | None:
         """Return the present session's part; an unpaced source waits for one that knows an emission run."""
@@ -160,13 +173,15 @@ class Receiver:
         return True
 
     def _announcement(self, run: EmissionRun, result: SyncResult, reached_s: float) -> Announcement:
+        dropped, self._unannounced = self._unannounced, 0
         return Announcement(
             run_id=run.run_id,
+            numbering=self._numbering,
             clicks=result.clicks,
             reached_slot=result.reached,
             reached_s=reached_s,
             cut_slots=sum(cut.end - cut.first for cut in result.cuts),
-            dropped=0,
+            dropped=dropped,
         )
 
     def _note(self, result: SyncResult, block: TagBlock) -> None:

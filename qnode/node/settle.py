@@ -3,7 +3,7 @@
 Nothing derived from the block leaves the node before both transcript tags have verified. The commit has two
 steps: each side stores the block durably as prepared, then says so under a one-time tag; a block is available
 where the own copy is prepared and the peer's word for his has verified. What a crash leaves in between is
-settled at the next connection (`qnode.node.resume`).
+settled at the next connection (`Conversation`).
 """
 
 import time
@@ -19,6 +19,7 @@ from qnode.keys import BlockRecord, KeyLayout, PreparedBlock
 from qnode.link.authentication import Seal
 from qnode.link.messages import Prepared, TranscriptTag
 from qnode.link.session import Session
+from qnode.node.decision import assumptions
 from qnode.node.dialogue import Dialogue
 from qnode.node.seal_order import SealOrder
 from qnode.node.storage import Storage
@@ -76,7 +77,7 @@ async def commit(site: Site, dialogue: Dialogue, sifted: Bits, seed: bytes, resu
         eps_sec=site.link.estimation.eps_sec,
         eps_cor=site.link.estimation.eps_cor,
         x_mode=result.x_mode,
-        assumptions=result.assumptions,
+        assumptions=assumptions(result, site.link),
         simulated=site.simulated,
         n_chunks=layout.n_chunks(len(content)),
         secret_bits=result.length,

@@ -17,7 +17,7 @@ from qnode.config import DeviceSection, SiteConfig
 from qnode.devices.protocols import Device, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus
 from qnode.devices.supervisor import check_devices, supervise
-from qnode.errors import ConfigError, LinkError
+from qnode.errors import ConfigError, FieldError, LinkDown, LinkError, StoreError, StoreUnusable
 from qnode.etsi014 import Delivery, SaeDirectory, application
 from qnode.http import Application, Server, TlsSettings, serve
 from qnode.keys import Assignment, KeyStore, open_store
@@ -32,7 +32,7 @@ from qnode.node.figures import Figures
 from qnode.node.receiver import Receiver
 from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
-from qnode.node.storage import Storage
+from qnode.node.storage import PeerMemory, Storage, runs_of
 from qnode.node.supply import SaePair, SiteSupply
 from qnode.operate.control import serve_control
 from qnode.operate.events import EventLog, configure_log
@@ -65,10 +65,7 @@ class SiteNode:
         self._source = Source()
         self._rate = RunningRate(config.link.source.p_z)
         self._receiver = Receiver(config, self._figures)
-        self._standing = Standing()
-        self._supply = SiteSupply(
-            self._storage, self._announce_assignment, lambda: self._conversation is not None
-        )
+        self._supply = SiteSupply(self._storage, self)
         self._directory = SaeDirectory(config.node.kme_id, config.etsi014.sae, (config.peer.kme_id,))
 
     async def run(self) -> None:
@@ -138,12 +135,23 @@ class SiteNode:
             peer_kme_id=peer.kme_id,
             parameters=self._config.link,
             secrets=self._store,
-            standing=lambda: self._standing,
+            standing=self._read_standing,
+            simulated=self._simulated,
         )
         identities = {name for sae in self._config.etsi014.sae for name in (sae.sae_id, *sae.identities)}
         transport = TlsTransport(peer.address, peer.tls, peer.kme_id, frozenset(identities))
         keep = serve_peer if node.role == "alice" else connect_to_peer
         await keep(local, transport, self._hold_session, on_failure=self._note_failure)
+
+    def _read_standing(self) -> Standing:
+        """Return how far this site has come, read anew for each hello (in a thread)."""
+        positions = self._store.positions()
+        memory = PeerMemory(self._store.view_of_peer(), runs_of(self._store.pad_segments()))
+        return Standing(
+            last_block_id=positions.last_block_id,
+            generation=positions.generation,
+            positions=msgspec.msgpack.encode(memory),
+        )
 
     async def _hold_session(self, session: Session) -> None:
         """Converse for the length of one session."""
@@ -174,9 +182,6 @@ class SiteNode:
                 self._conversation = None
                 if site.role == "alice":
                     self._figures.note_lock("searching", "not connected to Bob")
-                # The next hello must tell how far this session has come.
-                with trio.CancelScope(shield=True):
-                    await self._refresh()
 
     async def _serve_conversation(self, conversation: Conversation, nursery: trio.Nursery) -> None:
         """Let encryptors' requests use the conversation once what came before is settled."""
@@ -185,10 +190,23 @@ class SiteNode:
         pairs = [SaePair(sae.sae_id, peer) for sae in self._directory.local for peer in sae.peers]
         await self._supply.keep_stock(pairs, self._config.etsi014.stock_per_pair)
 
-    async def _announce_assignment(self, assignment: Assignment) -> None:
+    # The peer's store, for the key supply (`PeerStore`)
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether a session stands in which what came before is settled."""
+        return self._conversation is not None
+
+    async def announce(self, assignment: Assignment) -> None:
+        """Return once the peer holds ``assignment``; raises LinkError."""
         if self._conversation is None:
             raise LinkError("not connected")
         await self._conversation.announce_assignment(assignment)
+
+    def give_up(self, assignment: Assignment) -> None:
+        """Have an unacknowledged assignment voided, in this session if it lives."""
+        if self._conversation is not None:
+            self._conversation.give_up(assignment)
 
     def _note_failure(self, failure: LinkFailure) -> None:
         log_failure(failure)
@@ -252,13 +270,6 @@ class SiteNode:
         figures = self._figures
         counts = await self._storage.counts()
         pads = await self._storage.pads_left()
-        positions = await self._storage.positions()
-        memory = await self._storage.peer_memory()
-        self._standing = Standing(
-            last_block_id=positions.last_block_id,
-            generation=positions.generation,
-            positions=msgspec.msgpack.encode(memory),
-        )
         figures.note_store(counts, pads)
         if self._conversation is not None:
             round_trip_s = self._conversation.site.session.round_trip_s
@@ -267,8 +278,17 @@ class SiteNode:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(EXPIRY_PERIOD_S)
-            while expired := await self._storage.expire(self._config.store.key_lifetime_s):
-                log.info("key.expired", keys=expired)
+            try:
+                while expired := await self._storage.expire(self._config.store.key_lifetime_s):
+                    log.info("key.expired", keys=expired)
+            except StoreUnusable:
+                raise
+            except LinkDown:
+                continue  # a restored store waits for the peer before anything changes
+            except StoreError as error:
+                self._figures.raise_alarm("store.failed", str(error))
+            else:
+                self._figures.clear_alarm("store.failed")
 
 
 def open_site_store(config: SiteConfig) -> KeyStore:
@@ -284,8 +304,6 @@ def open_site_store(config: SiteConfig) -> KeyStore:
         raise ConfigError(
             f"[store] store_key: {section.store_key}: expected {STORE_KEY_BYTES} bytes, got {len(store_key)}"
         )
-    fresh = not section.path.exists()
-    preshared = read_secret(section.preshared_key, "store.preshared_key") if fresh else b""
     store = open_store(
         section.path,
         role=node.role,
@@ -295,8 +313,15 @@ def open_site_store(config: SiteConfig) -> KeyStore:
         peer_kme_id=config.peer.kme_id,
         create=True,
     )
-    if fresh:
-        store.load_preshared(preshared)
+    try:
+        if store.positions().pool_epoch == 0:  # never loaded, also when the last start was cut short
+            store.load_preshared(read_secret(section.preshared_key, "store.preshared_key"))
+    except FieldError as error:
+        store.close()
+        raise ConfigError(f"[store] preshared_key: {section.preshared_key}: {error.message}") from None
+    except ConfigError:
+        store.close()
+        raise
     return store
 
 
@@ -326,10 +351,19 @@ def run_site_until_signal(config: SiteConfig) -> int:
     gc.set_threshold(GC_THRESHOLD)
     try:
         trio.run(_run_until_signal, SiteNode(config, store, events))
+    except BaseExceptionGroup as group:
+        raise _only_one(group) from None
     finally:
         store.close()
     log.info("node.stopped")
     return 0
+
+
+def _only_one(error: BaseException) -> BaseException:
+    """Unwrap an error that is alone in its groups."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 async def _run_until_signal(node: SiteNode) -> None:

@@ -170,14 +170,6 @@ class Storage:
 
         return await self._call(work)
 
-    async def peer_memory(self) -> PeerMemory:
-        """Return what the next hello tells the peer about himself."""
-
-        def work() -> PeerMemory:
-            return PeerMemory(self._store.view_of_peer(), runs_of(self._store.pad_segments()))
-
-        return await self._call(work)
-
     async def expire(self, lifetime_s: float) -> int:
         """Wipe assigned keys that nobody fetched within ``lifetime_s``."""
         return await self._call(lambda: self._store.expire(time.time(), lifetime_s))

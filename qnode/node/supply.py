@@ -4,14 +4,15 @@ A key is assigned durably at the peer before it is handed out here, so that the 
 always finds it. An assignment that was not acknowledged is voided on both sides at the next connection.
 """
 
-from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 import structlog
 import trio
 
-from qnode.errors import LinkDown, LinkError
+from qnode.errors import LinkDown, LinkError, NotEnoughKeys
 from qnode.etsi014 import Key, KeySupply
 from qnode.keys import Assignment
 from qnode.keys import Key as StoredKey
@@ -23,9 +24,25 @@ ACKNOWLEDGE_S = 2.0
 
 STOCK_PERIOD_S = 5.0
 
-Acknowledge = Callable[[Assignment], Awaitable[None]]
-
 log = structlog.get_logger()
+
+
+class PeerStore(Protocol):
+    """The peer's store, as far as the link reaches."""
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether a session stands in which earlier assignments are settled."""
+
+    async def announce(self, assignment: Assignment) -> None:
+        """Return once the peer holds ``assignment``.
+
+        Raises:
+            LinkError: whether he holds it is unknown.
+        """
+
+    def give_up(self, assignment: Assignment) -> None:
+        """Have an assignment voided that was not acknowledged, now or in the next session."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +54,14 @@ class SaePair:
 
 
 class SiteSupply(KeySupply):
-    """The supply of one site. ``announce`` sends an assignment to the peer and returns once he holds it."""
+    """The supply of one site, which agrees with ``peer`` on every key."""
 
-    def __init__(self, storage: Storage, announce: Acknowledge, connected: Callable[[], bool]) -> None:
+    def __init__(self, storage: Storage, peer: PeerStore) -> None:
         self._storage = storage
-        self._announce = announce
-        self._connected = connected
+        self._peer = peer
+
+    def _connected(self) -> bool:
+        return self._peer.connected
 
     async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
         """Return how many keys could be had now: while the link is down, those of the stock."""
@@ -60,20 +79,26 @@ class SiteSupply(KeySupply):
             LinkDown: the peer did not acknowledge; these keys are given up, nobody receives them.
         """
         if not self._connected():
-            if len(slaves) > 1 or size_bits != CHUNK_BITS:
-                raise LinkDown("the other site cannot be reached to agree on keys")
-            keys = await self._storage.take_from_stock(master, slaves[0], number, size_bits)
-            return [_for_delivery(key) for key in keys]
+            return await self._from_stock(master, slaves, number, size_bits)
         assignment = await self._storage.assign(master, slaves, number, size_bits)
         try:
             with trio.fail_after(ACKNOWLEDGE_S):
-                await self._announce(assignment)
-        except (LinkError, trio.TooSlowError) as error:
-            raise LinkDown("the other site cannot be reached to agree on keys") from error
-        return [
-            _for_delivery(key)
-            for key in await self._storage.acknowledge_and_deliver(assignment.assignment_id)
-        ]
+                await self._peer.announce(assignment)
+        except (LinkError, trio.TooSlowError):
+            # The peer may be gone without our knowing yet. These keys are given up; others were set aside.
+            self._peer.give_up(assignment)
+            return await self._from_stock(master, slaves, number, size_bits)
+        keys = await self._storage.acknowledge_and_deliver(assignment.assignment_id)
+        return [_for_delivery(key) for key in keys]
+
+    async def _from_stock(
+        self, master: str, slaves: tuple[str, ...], number: int, size_bits: int
+    ) -> list[Key]:
+        if len(slaves) == 1 and size_bits == CHUNK_BITS:
+            with suppress(NotEnoughKeys):
+                keys = await self._storage.take_from_stock(master, slaves[0], number, size_bits)
+                return [_for_delivery(key) for key in keys]
+        raise LinkDown("the other site cannot be reached to agree on keys")
 
     async def keep_stock(self, pairs: list[SaePair], wanted: int) -> None:
         """While the link is up, assign keys in advance for the time when it is not; only from plenty."""
@@ -81,13 +106,15 @@ class SiteSupply(KeySupply):
             for pair in pairs:
                 missing = wanted - await self._storage.stock_count(pair.master, pair.slave)
                 if 2 * missing > wanted and await self._storage.stored_key_count(CHUNK_BITS) > 4 * wanted:
-                    assignment = await self._storage.assign(
-                        pair.master, (pair.slave,), missing, CHUNK_BITS, stock=True
-                    )
-                    await self._announce(assignment)
-                    await self._storage.acknowledge(assignment.assignment_id)
-                    log.info("stock.filled", master=pair.master, slave=pair.slave, keys=missing)
+                    with suppress(NotEnoughKeys):  # an encryptor was faster
+                        await self._set_aside(pair, missing)
             await trio.sleep(STOCK_PERIOD_S)
+
+    async def _set_aside(self, pair: SaePair, number: int) -> None:
+        assignment = await self._storage.assign(pair.master, (pair.slave,), number, CHUNK_BITS, stock=True)
+        await self._peer.announce(assignment)
+        await self._storage.acknowledge(assignment.assignment_id)
+        log.info("stock.filled", master=pair.master, slave=pair.slave, keys=number)
 
     async def fetch(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
         """Return keys that were assigned to ``slave``, each once.

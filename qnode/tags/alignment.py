@@ -29,7 +29,7 @@ Words = npt.NDArray[np.uint64]
 Lookup = Callable[[Slots], Codes]
 
 MOST_PROBE_CLICKS: Final = 8192
-LONGEST_PROBE_TICKS: Final = 1 << 31
+LONGEST_PROBE_TICKS: Final = 1 << 29
 MOST_OFFSETS: Final = 1 << 28
 LOCK_SIGNIFICANCE: Final = 9.0  # -log10 of the probability of a false lock
 
@@ -107,7 +107,7 @@ def correlate(
     _check(ticks)
     n_offsets = last_offset - first_offset + 1
     if not 0 < n_offsets <= MOST_OFFSETS:
-        raise ValueError(f"{n_offsets} offsets: expected 1 to {MOST_OFFSETS}")
+        raise ProtocolError(f"{n_offsets} alignment offsets: expected 1 to {MOST_OFFSETS}")
     # Planes begin at an even tick so that pairs of bits are slots.
     base_slot = (first_offset + int(ticks[0])) // 2
     end_slot = (last_offset + int(ticks[-1])) // 2 + 1
