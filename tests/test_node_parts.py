@@ -51,7 +51,7 @@ def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() ->
     assert rate.span_slots(block, 1_000_000) == 10_000_000  # nothing known: the latency limit
     for step in range(1, 12):
         clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-        rate.add(Announcement(7, 0, clicks, step * 100_000, 0.0, 0, 0))
+        rate.add(Announcement(7, 0, clicks, step * 100_000, 0, 0))
     assert rate.known
     assert rate.sifted_per_slot == pytest.approx(0.5 * 400 / 100_000)
     assert rate.span_slots(block, 1_000_000) == 5_000_000
@@ -60,8 +60,8 @@ def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() ->
 def test_slots_without_lock_do_not_lower_the_running_rate() -> None:
     rate = RunningRate(p_z=1.0)
     clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-    rate.add(Announcement(7, 0, clicks, 1000, 0.0, 0, 0))
-    rate.add(Announcement(7, 0, clicks, 10_000, 0.0, 8_000, 0))
+    rate.add(Announcement(7, 0, clicks, 1000, 0, 0))
+    rate.add(Announcement(7, 0, clicks, 10_000, 8_000, 0))
     assert rate.sifted_per_slot == pytest.approx(0.4)
 
 

@@ -155,7 +155,7 @@ def eve(path: Path, blocks: int) -> str:
         ScheduledChange(at_s=0.0, eve_intercept=LEAVING),
         ScheduledChange(at_s=left_at_s, eve_intercept=0.0),
     )
-    statuses, outcome = _run_blocks("Eve leaves", leaving, 2 + BLOCKS_AFTER_LEAVING)
+    _, outcome = _run_blocks("Eve leaves", leaving, 2 + BLOCKS_AFTER_LEAVING)
     damped: list[Case] = []
     for mode in ("visibility", "visibility + asymmetry"):
         estimation = msgspec.structs.replace(config.link.estimation, x_mode=mode)
@@ -165,7 +165,7 @@ def eve(path: Path, blocks: int) -> str:
         case = _scheduled(strict, ScheduledChange(at_s=0.0, eve_damping=DAMPING))
         damped.append(_case(mode, case, blocks, intercepted))
     made = made_by(_command("eve", path, blocks))
-    lines = block_lines(outcome.events, statuses, left_at_s)
+    lines = block_lines(outcome.events, left_at_s)
     return eve_page(made, blocks, intercepted, left_at_s, lines, damped)
 
 

@@ -24,7 +24,6 @@ from qnode.simulate.parameters import Settings
 # What Cascade comes to on blocks of 10^5 bits and more, for a row that no run gave an efficiency for.
 USUAL_F_EC = 1.045
 # Bob's events at the end of a block.
-BLOCK_EVENTS = ("block.done", "block.discarded")
 
 
 class RunDisturbed(QnodeError):
@@ -64,12 +63,15 @@ class Scatter(Struct, frozen=True, kw_only=True):
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """Blocks after the first one of a run, which has the disclosed sample in it."""
+    """Blocks after the first one of a run, which has the disclosed sample in it.
+
+    ``times_real_time``: simulated seconds a wall second, from the first lock on.
+    """
 
     row: LinkRow
     scatter: Scatter
     simulated_s: float
-    wall_s: float
+    times_real_time: float | None
     accepted: int
     discarded: dict[str, int]
     no_key_because: str | None
@@ -108,7 +110,7 @@ class BlockLog:
                 self._tell(status)
         if number < self._blocks:
             return False
-        return status.block.decided_until_s > self.statuses[0].block.decided_until_s
+        return status.block.decided_s > self.statuses[0].block.decided_s
 
 
 def decided(status: NodeStatus) -> int:
@@ -116,48 +118,18 @@ def decided(status: NodeStatus) -> int:
     return status.block.accepted + sum(status.block.discarded.values())
 
 
-class BlockEnd(Struct, frozen=True, kw_only=True):
-    """The latest block that was decided at some moment, and the tag time of its end."""
-
-    block_id: int
-    until_s: float
-
-
-def block_ends(statuses: Sequence[NodeStatus], events: Sequence[dict[str, Any]]) -> list[BlockEnd]:
-    """Return which block ``decided_until_s`` belongs to in each of ``statuses``.
-
-    Blocks are distilled side by side, and a later one may be decided first; Bob's ``events`` tell the order.
-
-    Raises:
-        ValueError: there are not as many blocks in ``events``.
-    """
-    order = [int(event["block"]) for event in events if event.get("event") in BLOCK_EVENTS]
-    if not statuses or len(order) < decided(statuses[-1]):
-        raise ValueError("the events do not cover all blocks of the run")
-    return [
-        BlockEnd(block_id=max(order[: decided(status)]), until_s=status.block.decided_until_s)
-        for status in statuses
-    ]
-
-
 def measured(statuses: Sequence[NodeStatus], link: LinkParameters, outcome: LinkOutcome) -> Measured:
     """Return what was decided between the first and the last of ``statuses``.
-
-    Blocks follow each other without a gap, so the time between the ends of two of them tells how long one
-    takes; that counts once for each block that was decided in between, in whatever order.
 
     The error rate is that of the whole run, because errors are known before a block is decided.
 
     Raises:
-        ValueError: there is no block between them, or too few events tell of the blocks.
+        ValueError: there is no block between them.
     """
-    ends = block_ends(statuses, outcome.events)
     first, last = statuses[0], statuses[-1]
-    blocks = ends[-1].block_id - ends[0].block_id
-    if blocks <= 0:
+    seconds = last.block.decided_s - first.block.decided_s
+    if seconds <= 0.0:
         raise ValueError("nothing to measure: a run has two blocks at least")
-    block_s = (ends[-1].until_s - ends[0].until_s) / blocks
-    seconds = block_s * (decided(last) - decided(first))
 
     def gained(name: str) -> float:
         return float(getattr(last.totals, name) - getattr(first.totals, name))
@@ -193,7 +165,7 @@ def measured(statuses: Sequence[NodeStatus], link: LinkParameters, outcome: Link
             e_vis=_scatter(gained("c_plus_clicks"), gained("c_z_clicks")),
         ),
         simulated_s=seconds,
-        wall_s=last.at - first.at,
+        times_real_time=_times_real_time(last, outcome.events),
         accepted=last.block.accepted - first.block.accepted,
         discarded={reason: number for reason, number in discards.items() if number},
         no_key_because=why_no_key(last),
@@ -248,6 +220,14 @@ def _without_limits(link: LinkParameters) -> LinkParameters:
         link.block, minimum_secret_bits=0, qber_z_limit=1.0, e_vis_limit=math.inf, asymmetry_limit=math.inf
     )
     return msgspec.structs.replace(link, block=block)
+
+
+def _times_real_time(last: NodeStatus, events: Sequence[dict[str, Any]]) -> float | None:
+    locks = (event for event in events if event.get("event") == "quantum.lock")
+    lock = next((event for event in locks if event.get("state") == "locked"), None)
+    if lock is None or last.at <= lock["at"]:
+        return None
+    return float(last.block.decided_s / (last.at - lock["at"]))
 
 
 def _summaries(statuses: Sequence[NodeStatus]) -> list[BlockSummary]:

@@ -56,13 +56,13 @@ F_EC = Column("f_EC", "f_ec", 3, compared=False)
 ASYMMETRY = Column("asymmetry", "asymmetry", 4, compared=False)
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; all but the first two columns are set to the right.
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[int] = (0, 1)) -> str:
+    """Return a Markdown table; all columns but those numbered ``words`` are set to the right.
 
     Raises:
         ValueError: a row has not as many cells as there are titles.
     """
-    marks = ["---" if place < 2 else "---:" for place in range(len(titles))]
+    marks = ["---" if place in words else "---:" for place in range(len(titles))]
     lines = [_line(titles), _line(marks)]
     for row in rows:
         if len(row) != len(titles):
@@ -86,11 +86,18 @@ class Case:
 
 def comparison(what: str, cases: Sequence[Case], columns: Sequence[Column]) -> str:
     """Return a table with three lines a case: measured, model, and the deviation."""
-    titles = [what, "", *(column.title for column in columns), "accepted", "discarded", "times real time"]
+    titles = [
+        what,
+        "",
+        *(column.title for column in columns),
+        "accepted",
+        "discarded",
+        "simulated s per wall s",
+    ]
     rows: list[list[str]] = []
     for case in cases:
         found, model = case.measured, case.model.row
-        speed = f"{found.simulated_s / found.wall_s:.0f}" if found.wall_s else NOTHING
+        speed = NOTHING if found.times_real_time is None else f"{found.times_real_time:.0f}"
         rows.append(
             [
                 case.name,

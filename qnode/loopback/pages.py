@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from msgspec import Struct
 
-from qnode.loopback.compare import BLOCK_EVENTS, Measured, block_ends
+from qnode.loopback.compare import Measured
 from qnode.loopback.markdown import (
     ASYMMETRY,
     C_PLUS,
@@ -26,7 +26,6 @@ from qnode.loopback.markdown import (
     table,
     why_no_keys,
 )
-from qnode.operate.status import NodeStatus
 
 _HOW = (
     "Two daemons on one machine, simulated hardware behind the driver interface, a fresh folder for each "
@@ -35,8 +34,11 @@ _HOW = (
     "expected block, taken through the node's own decision at the error-correction efficiency f_EC that "
     "the run reached. ± is one standard deviation: of the secret bits from how the blocks differ, else "
     "that of independent clicks, which dead time can only lower. The seed is fixed, but Alice's symbols "
-    "are new in every run."
+    "are new in every run. Simulated seconds per wall second count from the first lock on."
 )
+
+
+BLOCK_EVENTS = ("block.done", "block.discarded")
 
 
 class BlockLine(Struct, frozen=True, kw_only=True):
@@ -71,7 +73,7 @@ def attenuation_page(made: str, blocks: int, cases: Sequence[Case]) -> str:
     parts = [
         "# The link over attenuation, measured and computed",
         made,
-        f"{_HOW} {blocks} blocks a row.",
+        f"{_HOW} Each row has {blocks} blocks at least.",
         comparison("attenuation", cases, columns),
         why_no_keys(cases),
         compared_keys(cases),
@@ -107,16 +109,17 @@ def eve_page(
     parts = [
         "# What Eve does to the link",
         made,
-        f"{_HOW} {blocks} blocks a row.",
+        f"{_HOW} Each row has {blocks} blocks at least.",
         "## Intercept and resend",
         "Eve measures a fraction of the qubits, in Z or X with equal chances, and sends on what she found. "
         "All of them would bring both error rates a quarter.",
         comparison("intercepted", intercepted, (QBER, E_VIS, PHI, KEYS, SECRET, F_EC)),
+        _where_key_ends(intercepted),
         why_no_keys(intercepted),
         compared_keys([*intercepted, *damped]),
         "## She leaves",
         f"She intercepts 10 % until {left_at_s:.0f} s of simulated time, and nothing after that.",
-        table(["block", "ends at", "time with Eve", "secret bits", "what Bob's node said"], rows),
+        table(["block", "ends at", "time with Eve", "secret bits", "what Bob's node said"], rows, words=(4,)),
         again,
         "## Damping towards |+>",
         "With strength g = 0.10 the visibility stays clean although the true phase error grows by about g/2: "
@@ -157,10 +160,10 @@ def clock_page(
     parts = [
         "# What clocks and fibre cost",
         made,
-        f"Real: Bob's clock is off by 30 ppm and its rate walks by 1e-9 per root second, the fibre's delay "
-        f"drifts by 10 ns an hour. Ideal: nothing of that. {blocks} blocks each, after a first one that is "
-        "not counted; rates are per second of Bob's tag time. ± is one standard deviation: of the secret "
-        "bits from how the blocks differ, of the sifted bits that of independent clicks.",
+        "Real: Bob's clock is off by 30 ppm and its rate walks by 1e-9 per root second, the fibre's delay "
+        "drifts by 10 ns an hour. Ideal: nothing of that. Rates are per second of Bob's tag time, over "
+        f"{blocks} blocks at least, after a first one that is not counted. ± is one standard deviation: of "
+        "the secret bits from how the blocks differ, of the sifted bits that of independent clicks.",
         table(titles, rows),
         "## Lock",
         f"With the real clocks, in simulated seconds. The start is known to {times.resolution_s:.1f} s, "
@@ -170,20 +173,13 @@ def clock_page(
     return _page(parts)
 
 
-def block_lines(
-    events: Sequence[dict[str, Any]], statuses: Sequence[NodeStatus], left_at_s: float
-) -> list[BlockLine]:
-    """Return a line for each decided block, in order, from Bob's events and his status during the run.
-
-    Blocks follow each other without a gap; an end that nobody saw is set between those that were seen.
-    """
-    ends = block_ends(statuses, events)
-    numbers, ends_s = [0, *(end.block_id for end in ends)], [0.0, *(end.until_s for end in ends)]
+def block_lines(events: Sequence[dict[str, Any]], left_at_s: float) -> list[BlockLine]:
+    """Return a line for each decided block, in order, from Bob's events; blocks follow without a gap."""
     lines, from_s = [], 0.0
     for event in sorted((event for event in events if event.get("event") in BLOCK_EVENTS), key=_block_of):
-        until_s = float(np.interp(_block_of(event), numbers, ends_s))
-        if until_s <= from_s:
-            break  # later than the last end that was seen
+        if not event["span_s"]:
+            continue  # given up before it was announced whole
+        until_s = from_s + float(event["span_s"])
         accepted = event["event"] == "block.done"
         with_eve = min(max((left_at_s - from_s) / (until_s - from_s), 0.0), 1.0)
         lines.append(
@@ -227,6 +223,14 @@ def lock_times(
         raise ValueError("Bob did not lock, lose lock in the outage and lock again")
     relock_s = used[-1] - used[0] - outage_s
     return LockTimes(cold_s=locks[0], relock_s=relock_s, outage_s=outage_s, resolution_s=resolution_s)
+
+
+def _where_key_ends(cases: Sequence[Case]) -> str:
+    """Return a sentence about the first of ``cases``, by growing attack, whose blocks gave no key."""
+    for before, case in pairwise(cases):
+        if before.measured.accepted and not case.measured.accepted:
+            return f"The key is gone somewhere between {before.name} and {case.name}."
+    return ""
 
 
 def _cost(ideal: Measured, real: Measured, field: str) -> str:

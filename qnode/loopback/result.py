@@ -23,7 +23,7 @@ _SUMMED = (
 class LoopbackResult(Struct, frozen=True, kw_only=True):
     """The one JSON object of `qnode loopback --json`. Fractions, not percent; None: nothing was measured.
 
-    ``simulated_s`` is tag time up to the end of the last decided block; ``secret_bits`` count before the
+    ``simulated_s`` is the tag time of the decided blocks; ``secret_bits`` count before the
     authentication pool's refill; ``f_ec`` is without verification.
     """
 
@@ -73,7 +73,7 @@ class Ledger:
         for name in _SUMMED:
             self._count(name, getattr(status.totals, name))
         self._count("accepted", status.block.accepted)
-        self._count("decided_s", status.block.decided_until_s)
+        self._count("decided_s", status.block.decided_s)
         for reason, number in status.block.discarded.items():
             self._discarded.setdefault(reason, _Counter()).see(number)
         if status.block.last is not None:

@@ -34,7 +34,7 @@ RATE_WINDOW_CLICKS = 500_000
 
 @dataclass(frozen=True)
 class Announcement:
-    """Clicks of a run, complete below ``reached_slot``, at tag time ``reached_s``.
+    """Clicks of a run, complete below ``reached_slot``.
 
     ``numbering`` changes when slots are counted anew. ``cut_slots``: so many slots since the last
     announcement had no lock; ``dropped``: so many clicks could not be announced.
@@ -44,7 +44,6 @@ class Announcement:
     numbering: int
     clicks: Clicks
     reached_slot: int
-    reached_s: float
     cut_slots: int
     dropped: int
 
@@ -218,7 +217,7 @@ class BobPart:
         first, end = np.searchsorted(clicks.slots, (block.span.first_slot, block.span.end_slot))
         await block.announce(Clicks(clicks.slots[first:end], clicks.outcomes[first:end]))
         if news.reached_slot >= block.span.end_slot:
-            self._distil(block, news)
+            self._distil(block)
             block = self._current = self._upcoming
             self._upcoming = None
             await block.announce(Clicks(clicks.slots[end:], clicks.outcomes[end:]))
@@ -239,10 +238,10 @@ class BobPart:
         await block.propose()
         return block
 
-    def _distil(self, block: BobBlock, news: Announcement) -> None:
+    def _distil(self, block: BobBlock) -> None:
         dropped, self._dropped = self._dropped, 0
-        beyond_s = (news.reached_slot - block.span.end_slot) / self._link.source.qubit_rate_hz
-        self._figures.announced(block.dialogue.block_id, news.reached_s - beyond_s)
+        span_s = block.span.n_slots / self._link.source.qubit_rate_hz
+        self._figures.announced(block.dialogue.block_id, span_s)
 
         async def work(dialogue: Dialogue) -> None:
             await block.distil(dropped, self._figures.last_qber_z)

@@ -58,8 +58,8 @@ class Figures:
         self._simulated = simulated
         self._open: dict[int, _Sifted] = {}
         self._accepted = 0
-        self._announced_until_s: dict[int, float] = {}
-        self._decided_until_s = 0.0
+        self._announced_s: dict[int, float] = {}
+        self._decided_s = 0.0
         self._discarded: dict[str, int] = {}
         self._last: BlockSummary | None = None
         self._last_discard: Discard | None = None
@@ -94,7 +94,7 @@ class Figures:
                 in_flight=len(self._open),
                 accepted=self._accepted,
                 discarded=dict(self._discarded),
-                decided_until_s=self._decided_until_s,
+                decided_s=self._decided_s,
                 last=self._last,
                 last_discard=self._last_discard,
             ),
@@ -157,13 +157,13 @@ class Figures:
             measured_bits=self.totals.measured_bits + measured_bits,
         )
 
-    def announced(self, block_id: int, until_s: float) -> None:
-        """Note the tag time at which a block's announcement ended."""
-        self._announced_until_s[block_id] = until_s
+    def announced(self, block_id: int, span_s: float) -> None:
+        """Note that a block is wholly announced, and how much tag time it covers."""
+        self._announced_s[block_id] = span_s
 
     def _decided(self, block_id: int) -> None:
         """Move a block's counts to the totals."""
-        self._decided_until_s = max(self._decided_until_s, self._announced_until_s.pop(block_id, 0.0))
+        self._decided_s += self._announced_s.pop(block_id, 0.0)
         sifted = self._open.pop(block_id, None)
         if sifted is None:
             return
@@ -218,15 +218,17 @@ class Figures:
             f_ec=round(summary.f_ec, 4),
             leak=summary.lambda_ec_bits,
             secret=summary.secret_bits,
+            span_s=round(summary.span_s, 3),
             took_s=round(took_s, 3),
         )
 
     def lost(self, block_id: int, reason: str, detail: str) -> None:
         """Count a block that gave no key, and why."""
+        span_s = self._announced_s.get(block_id, 0.0)
         self._decided(block_id)
         self.last_qber_z = None
         self._discarded[reason] = self._discarded.get(reason, 0) + 1
         self.totals = msgspec.structs.replace(self.totals, epsilon=self.totals.epsilon + EPS_AUTHENTICATION)
         self._last_discard = Discard(block_id=block_id, at=time.time(), reason=reason, detail=detail)
-        log.warning("block.discarded", block=block_id, reason=reason, detail=detail)
+        log.warning("block.discarded", block=block_id, reason=reason, detail=detail, span_s=round(span_s, 3))
         self.raise_alarm("block.discarded", f"the last block gave no key ({reason})")

@@ -123,7 +123,7 @@ class Receiver:
         if part.run is not run:
             return  # these tags belong to a run that has ended meanwhile
         if len(result.clicks) or result.state is SyncState.LOCKED:
-            await self._do(part, self._announcement(run, result, block.until_ps / PS_PER_S))
+            await self._do(part, self._announcement(run, result))
         if result.probe is not None:
             found = await self._align(source, part, run, result)
             if found is None:
@@ -172,14 +172,13 @@ class Receiver:
             return False
         return True
 
-    def _announcement(self, run: EmissionRun, result: SyncResult, reached_s: float) -> Announcement:
+    def _announcement(self, run: EmissionRun, result: SyncResult) -> Announcement:
         dropped, self._unannounced = self._unannounced, 0
         return Announcement(
             run_id=run.run_id,
             numbering=self._numbering,
             clicks=result.clicks,
             reached_slot=result.reached,
-            reached_s=reached_s,
             cut_slots=sum(cut.end - cut.first for cut in result.cuts),
             dropped=dropped,
         )

@@ -17,6 +17,7 @@ from qnode.config import DeviceSection, SiteConfig
 from qnode.devices.protocols import Device, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus
 from qnode.devices.supervisor import check_devices, supervise
+from qnode.distill.selftest import self_test
 from qnode.errors import ConfigError, FieldError, LinkDown, LinkError, StoreError, StoreUnusable
 from qnode.etsi014 import Delivery, SaeDirectory, application
 from qnode.http import Application, Server, TlsSettings, serve
@@ -89,6 +90,7 @@ class SiteNode:
                     None,
                     "metrics_listen",
                 )
+            await trio.to_thread.run_sync(self_test)
             for name, section in config.devices.items():
                 nursery.start_soon(
                     partial(

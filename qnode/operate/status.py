@@ -109,7 +109,7 @@ class Discard(Struct, frozen=True, kw_only=True):
 class BlockStatus(Struct, frozen=True, kw_only=True):
     """Blocks since the start. ``filled``: fraction of the present block; ``in_flight``: being distilled.
 
-    ``decided_until_s``: tag time at the end of the latest block that was accepted or discarded (Bob).
+    ``decided_s``: tag time of the blocks that were announced whole and are accepted or discarded (Bob).
     """
 
     current: int | None = None
@@ -117,7 +117,7 @@ class BlockStatus(Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     accepted: int = 0
     discarded: dict[str, int] = {}
-    decided_until_s: float = 0.0
+    decided_s: float = 0.0
     last: BlockSummary | None = None
     last_discard: Discard | None = None
 

@@ -1,0 +1,95 @@
+"""A small block distilled at both sides in memory: does this machine compute what it must?
+
+Run at start, in a thread: a processor or an installation that computes wrongly must not make keys, and
+kernels that are not compiled yet are compiled here and not while a block waits.
+"""
+
+import numpy as np
+
+from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.distill.bits import Bits
+from qnode.distill.reconcile import corrector, responder
+from qnode.distill.sift import (
+    SiftRecord,
+    decode_announcement,
+    encode_announcement,
+    errors_by_intensity,
+    keep_bits,
+)
+from qnode.distill.verify import TagBits, verification_tag
+from qnode.errors import QnodeError
+from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes, Slots
+
+N_CLICKS = 40_000
+ERROR_EVERY = 70
+
+
+class SelfTestFailed(QnodeError):
+    """This machine computes wrongly; the message says what."""
+
+
+def self_test() -> None:
+    """Distil a made-up block at both sides and compare.
+
+    Raises:
+        SelfTestFailed: a step gave a wrong result.
+    """
+    slots = np.cumsum(1 + np.arange(N_CLICKS, dtype=np.int64) % 7)
+    sent = (np.arange(slots[-1] + 1, dtype=np.int64) * 2654435761 >> 7 & 5).astype(np.uint8)
+
+    def lookup(asked: Slots) -> Codes:
+        return sent[asked]
+
+    outcomes = sent[slots] & np.uint8(1)
+    outcomes[::ERROR_EVERY] ^= np.uint8(1)
+    outcomes[3::11] = OUTCOME_CENTRAL
+    outcomes[5::13] = OUTCOME_BOUNDARY
+    first_slot = int(slots[0])
+    announced = decode_announcement(
+        encode_announcement(slots, outcomes, first_slot), first_slot, int(slots[-1])
+    )
+    record = SiftRecord(first_slot)
+    record.add(announced, lookup)
+    sifted = record.finish()
+    received = keep_bits(outcomes, sifted.keep)
+    corrected = _corrected(sifted.bits, received)
+    _expect("error correction", corrected.equals(sifted.bits))
+    errors = int(np.bitwise_count(received.words ^ sifted.bits.words).sum())
+    _expect("error count", errors_by_intensity(received, corrected, sifted.decoy).total == errors)
+    sizes: tuple[TagBits, TagBits] = (64, 128)
+    for tag_bits in sizes:
+        seed = bytes(range(tag_bits // 8))
+        same = verification_tag(corrected, seed, tag_bits) == verification_tag(sifted.bits, seed, tag_bits)
+        differs = verification_tag(received, seed, tag_bits) != verification_tag(sifted.bits, seed, tag_bits)
+        _expect("verification", same and differs)
+    _expect("privacy amplification", _amplifies(sifted.bits))
+
+
+def _corrected(ours: Bits, theirs: Bits) -> Bits:
+    seed = bytes(32)
+    alice = responder("cascade", ours, seed=seed, qber_estimate=1 / ERROR_EVERY)
+    bob = corrector("cascade", theirs, seed=seed, qber_estimate=1 / ERROR_EVERY)
+    request: bytes | None = bob.start()
+    while request is not None:
+        request = bob.receive(alice.respond(request))
+    return bob.corrected
+
+
+def _amplifies(key: Bits) -> bool:
+    """Compare some bits of the hash with the definition."""
+    length = len(key) // 5
+    n = len(key)
+    seed = (bytes(range(1, 252)) * (n // 251 + 1))[: seed_length_bytes(n)]
+    hashed = amplify(key, seed, length).unpack()
+    bits, coefficients = key.unpack(), Bits.from_bytes(seed, n - 1).unpack()
+    tail = bits[length:]
+    for i in (0, 1, length // 2, length - 1):
+        row = coefficients[n - length - 1 + i - np.arange(n - length)]
+        if hashed[i] != (int(bits[i]) + int(np.count_nonzero(row & tail))) % 2:
+            return False
+    return True
+
+
+def _expect(step: str, right: bool) -> None:
+    if not right:
+        raise SelfTestFailed(f"self-test: {step} gives a wrong result on this machine; it must not make keys")
