@@ -16,7 +16,7 @@ from qnode.operate.client import NoAnswer, NodeNotRunning, ask_events
 from qnode.operate.control import ask_node
 from qnode.operate.status import NodeStatus
 
-POLL_S = 0.2
+POLL_S = 0.5
 SERVING_S = 120.0
 _EVENTS = 1000
 _EVENTS_PATIENCE_S = 10.0
