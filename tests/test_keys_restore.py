@@ -180,6 +180,19 @@ def test_without_its_anchor_an_older_store_is_found_out_by_the_peer(
         assert alice.counts().void == 20
 
 
+def test_a_store_set_back_within_one_session_is_found_out_by_what_the_peer_has_seen(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    snapshot = a.copy_to(tmp_path / "snapshot")
+    with a.open() as alice, b.open() as bob:
+        bob.note_peer(alice.positions().generation)  # the hello; nothing after it tells a generation
+        bob.confirm_receive_pad(alice.reserve_send_pad().pad_id)
+    with snapshot.open() as alice, b.open() as bob:
+        assert alice.confirm_generation(bob.view_of_peer())
+        assert alice.counts().void == 20
+
+
 def test_a_backup_from_before_a_new_preshared_key_gives_no_pads(
     sites: tuple[Site, Site], tmp_path: Path
 ) -> None:

@@ -26,12 +26,20 @@ def void_all(tx: Tx, reason: str, era: int) -> None:
 def catch_up(tx: Tx, known: Positions, reason: str) -> bool:
     """Take over what the anchor or the peer remembers of this site; return whether all chunks were voided.
 
-    `known` with a later generation means that the database was restored: every chunk is void. With a later
-    era, the peer has voided all of its chunks: the same here. Numbers go to the later of both; pads up to the
-    later position are skipped, all of them when even the pre-shared key is an older one.
+    `known` with a later generation, assignment, hand-over or sent pad means that the database was restored:
+    every chunk is void. With a later era, the peer has voided all of its chunks: the same here. Numbers go to
+    the later of both; pads up to the later position are skipped, all of them when even the pre-shared key is
+    an older one.
     """
     own = read_positions(tx.connection)
-    restored = known.generation > own.generation
+    # The peer hears our generation in the hello only, but sees each assignment, hand-over and pad as we use
+    # it; all of these are durable here before he can see them.
+    restored = (
+        known.generation > own.generation
+        or known.last_assignment_id > own.last_assignment_id
+        or known.last_handover_id > own.last_handover_id
+        or (known.pool_epoch == own.pool_epoch and known.sent > own.sent)
+    )
     voids = restored or known.era > own.era
     if voids:
         void_all(tx, reason, max(known.era, own.era + 1 if restored else 0))

@@ -95,6 +95,7 @@ def prepare(directory: Path, config: LoopbackConfig, speed: float | None) -> Pre
         directory.chmod(0o700)
     except OSError as error:
         raise ConfigError(f"{directory}: cannot be used as data folder: {error.strerror}") from None
+    (directory / "endpoints.json").unlink(missing_ok=True)  # of an earlier run, with other ports
     ports = _free_ports(5)
     addresses = {"link": ports[0], "alice": ports[1], "bob": ports[2]}
     metrics = {"alice": ports[3], "bob": ports[4]}

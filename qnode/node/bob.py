@@ -202,9 +202,7 @@ class BobPart:
         if self._current is not None:
             if self._current.span.run_id != news.run_id or self._numbering != news.numbering:
                 self._abandon("emission", "slots are counted anew")
-            elif self._upcoming is None or news.reached_slot >= self._upcoming.span.end_slot:
-                # Lock was away for more than a block. The span agreed ahead would be empty, and so would any
-                # that are agreed only now for slots that have passed.
+            elif self._passed_without_lock(news):
                 self._abandon("lock", "no lock for longer than a block")
         self._numbering = news.numbering
         if self._current is None:
@@ -212,19 +210,30 @@ class BobPart:
                 self._current = await self._propose(news.run_id, news.reached_slot)
                 self._upcoming = await self._propose(news.run_id, self._current.span.end_slot)
             return
-        assert self._upcoming is not None
-        block, clicks = self._current, news.clicks
-        first, end = np.searchsorted(clicks.slots, (block.span.first_slot, block.span.end_slot))
-        await block.announce(Clicks(clicks.slots[first:end], clicks.outcomes[first:end]))
-        if news.reached_slot >= block.span.end_slot:
+        block, clicks, position = self._current, news.clicks, 0
+        while True:
+            first, end = np.searchsorted(clicks.slots, (block.span.first_slot, block.span.end_slot))
+            first = max(position, first)
+            await block.announce(Clicks(clicks.slots[first:end], clicks.outcomes[first:end]))
+            position = end
+            if news.reached_slot < block.span.end_slot:
+                break
             self._distil(block)
+            assert self._upcoming is not None
             block = self._current = self._upcoming
-            self._upcoming = None
-            await block.announce(Clicks(clicks.slots[end:], clicks.outcomes[end:]))
             self._upcoming = await self._propose(news.run_id, block.span.end_slot)
         span = block.span
         self._figures.current_block = block.dialogue.block_id
         self._figures.filled = min(1.0, max(0.0, (news.reached_slot - span.first_slot) / span.n_slots))
+
+    def _passed_without_lock(self, news: Announcement) -> bool:
+        """Tell whether the block agreed ahead has passed, most of it without lock.
+
+        It would be empty, and so would any that are agreed only now for slots that have passed.
+        """
+        if self._upcoming is None or news.reached_slot < self._upcoming.span.end_slot:
+            return False
+        return 2 * news.cut_slots > self._upcoming.span.n_slots
 
     async def _propose(self, run_id: int, first_slot: int) -> BobBlock:
         """Agree on a block of the span that the running rate asks for, once fewer are in flight."""

@@ -301,6 +301,8 @@ def open_site_store(config: SiteConfig) -> KeyStore:
         ConfigError: a secret is missing, of a wrong length, or readable by others.
     """
     section, node = config.store, config.node
+    for where, path in (("peer.tls.key", config.peer.tls.key), ("etsi014.tls.key", config.etsi014.tls.key)):
+        read_secret(path, where)
     store_key = read_secret(section.store_key, "store.store_key")
     if len(store_key) != STORE_KEY_BYTES:
         raise ConfigError(
@@ -315,6 +317,9 @@ def open_site_store(config: SiteConfig) -> KeyStore:
         peer_kme_id=config.peer.kme_id,
         create=True,
     )
+    condition = store.condition()
+    if condition.reason:
+        log.error("store.waiting", reason=condition.reason)
     try:
         if store.positions().pool_epoch == 0:  # never loaded, also when the last start was cut short
             store.load_preshared(read_secret(section.preshared_key, "store.preshared_key"))

@@ -1,0 +1,623 @@
+"""The product as its users meet it: real daemons, real TLS, real encryptors, and what must never happen."""
+
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import sqlite3
+import ssl
+import subprocess
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import httpx
+import pytest
+from daemons_support import (
+    PATIENCE_S,
+    ROLES,
+    STOP_S,
+    Encryptor,
+    Loopback,
+    Sites,
+    alter,
+    encryptors,
+    events_of,
+    eventually,
+    files_with_a_trace,
+    has_curl,
+    keys_in,
+    look_at,
+    loopback,
+    qnodectl,
+    run_once,
+    two_sites,
+)
+
+from qnode.config import Role
+from qnode.loopback.prepare import Endpoints
+
+# The first process on a machine also compiles the kernels, which takes minutes on a slow one.
+pytestmark = [pytest.mark.link, pytest.mark.timeout(600)]
+
+RESULT_NAMES = {
+    "keys_delivered",
+    "keys_compared",
+    "keys_different",
+    "simulated_s",
+    "wall_s",
+    "simulated_s_per_wall_s",
+    "qber_z",
+    "e_vis",
+    "phase_error_upper",
+    "sifted_bits",
+    "secret_bits",
+    "lambda_ec_bits",
+    "f_ec",
+    "secret_bits_per_simulated_s",
+    "blocks_accepted",
+    "blocks_discarded",
+    "simulated",
+}
+
+
+@pytest.fixture(scope="module")
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """A loopback that runs on and on."""
+    with loopback(tmp_path_factory.mktemp("link")) as running:
+        running.endpoints()
+        yield running
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Iterator[Sites]:
+    with two_sites(tmp_path) as prepared:
+        yield prepared
+
+
+# The frozen outside
+
+
+def test_loopback_delivers_keys_at_both_ends_and_prints_one_json_object(tmp_path: Path) -> None:
+    with loopback(tmp_path, "--json", "--until-keys", "100") as link:
+        assert link.process.wait(2 * PATIENCE_S) == 0, link.stderr.read_text()[-3000:]
+    result = json.loads(link.stdout.read_bytes())
+    assert set(result) == RESULT_NAMES
+    assert result["keys_compared"] >= 100
+    assert result["keys_delivered"] >= result["keys_compared"]
+    assert result["keys_different"] == 0
+    assert result["simulated"] is True
+    assert result["blocks_accepted"] >= 3
+    assert result["secret_bits"] >= 256 * result["keys_compared"]
+    assert 0 < result["lambda_ec_bits"] < result["sifted_bits"]
+    assert 0 < result["qber_z"] < result["phase_error_upper"] < 0.5
+
+
+def test_endpoints_file_has_its_frozen_shape(link: Loopback) -> None:
+    endpoints = json.loads((link.data / "endpoints.json").read_bytes())
+    assert set(endpoints) == {"version", "ca", "sites", "saes"}
+    assert endpoints["version"] == 1
+    assert set(endpoints["sites"]) == set(ROLES)
+    for site in endpoints["sites"].values():
+        assert set(site) == {"kme_id", "url", "control_socket", "metrics_url"}
+        assert re.fullmatch(r"https://[^/]+:\d+", site["url"])
+    paths = [endpoints["ca"], *(site["control_socket"] for site in endpoints["sites"].values())]
+    for sae in endpoints["saes"]:
+        assert set(sae) == {"sae_id", "kme", "peer_sae_id", "cert", "key", "demo"}
+        paths += [sae["cert"], sae["key"]]
+    assert all(Path(path).is_absolute() and Path(path).exists() for path in paths)
+    by_id = {sae["sae_id"]: sae for sae in endpoints["saes"]}
+    assert sorted(sae["demo"] for sae in endpoints["saes"]) == [False, False, True, True]
+    for sae in endpoints["saes"]:
+        peer = by_id[sae["peer_sae_id"]]
+        assert (peer["peer_sae_id"], peer["demo"]) == (sae["sae_id"], sae["demo"])
+        assert {peer["kme"], sae["kme"]} == {site["kme_id"] for site in endpoints["sites"].values()}
+
+
+def test_the_printed_commands_fetch_the_same_key_at_both_sites(link: Loopback) -> None:
+    eventually(encryptors(link.endpoints())[0].stored, "a key for the commands to fetch")
+    commands = [line.strip() for line in link.stdout.read_text().splitlines() if "curl" in line]
+    assert len(commands) == 2
+    answers = _through_a_shell(commands) if has_curl() else _by_hand(commands)
+    at_alice, at_bob = (json.loads(answer)["keys"][0] for answer in answers)
+    assert at_alice["key_ID"] == at_bob["key_ID"]
+    assert at_alice["key"] == at_bob["key"]
+
+
+def _through_a_shell(commands: list[str]) -> list[str]:
+    """Run the lines one after the other in one shell, without a proxy that the machine may be set to use."""
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    done = subprocess.run(
+        ["/bin/sh", "-c", "\n".join(commands)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
+        env=environment,
+    )
+    return done.stdout.split("\n")[:2]
+
+
+def _by_hand(commands: list[str]) -> list[str]:
+    """Make the same two requests without curl."""
+    answers: list[str] = []
+    for command in commands:
+        found = re.search(r"--cacert (\S+) --cert (\S+) --key (\S+) (https://[^\s\")]+)", command)
+        assert found is not None
+        authority, certificate, key, url = found.groups()
+        context = ssl.create_default_context(cafile=authority)
+        context.load_cert_chain(certificate, key)
+        if url.endswith("key_ID="):
+            url += json.loads(answers[0])["keys"][0]["key_ID"]
+        answers.append(httpx.get(url, verify=context, timeout=PATIENCE_S, trust_env=False).text)
+    return answers
+
+
+def test_qnodectl_tells_ok_degraded_and_not_running_apart(sites: Sites) -> None:
+    sockets = {role: sites.endpoints.sites[role].control_socket for role in ROLES}
+    assert qnodectl(sockets["alice"], "status").returncode == 2
+    sites.start("alice")
+    sites.wait_until_serving("alice")
+    alone = qnodectl(sockets["alice"], "status")
+    assert alone.returncode == 1, alone.stdout + alone.stderr
+
+    sites.start("bob")
+    for role in ROLES:
+        eventually(partial(_is_told, sockets[role], 0), f"{role} is ok")
+    shown = json.loads(qnodectl(sockets["bob"], "status", "--json").stdout)
+    assert shown["simulated"] is True
+    assert shown["site"]["role"] == "bob"
+
+    sites.kill("bob")
+    assert qnodectl(sockets["bob"], "status").returncode == 2
+    eventually(partial(_is_told, sockets["alice"], 1), "alice misses her peer")
+
+
+def _is_told(control_socket: str, code: int) -> bool:
+    return qnodectl(control_socket, "status").returncode == code
+
+
+def test_the_status_call_counts_the_keys_of_its_pair_and_direction(sites: Sites) -> None:
+    sites.start(*ROLES)
+    alice, bob = encryptors(sites.endpoints)
+    eventually(lambda: min(alice.stored(), bob.stored()) >= 30, "keys in both directions")
+    body = alice.get("status").json()
+    assert (body["source_KME_ID"], body["target_KME_ID"]) == ("kme-alice", "kme-bob")
+    assert (body["master_SAE_ID"], body["slave_SAE_ID"]) == (alice.sae.sae_id, bob.sae.sae_id)
+    assert body["key_size"] == 256
+
+    at_bob = bob.stored()
+    number = min(body["stored_key_count"], 128)
+    taken = alice.post("enc_keys", {"number": number})
+    assert len(keys_in(taken)) == number  # what is counted can be had
+    assert bob.stored() >= at_bob  # and is not Bob's to give
+
+
+# What breaks must heal
+
+
+class Exchange:
+    """Two encryptors that move keys in both directions, whatever happens to their key managers."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._ends = encryptors(endpoints)
+        self._enough = threading.Event()
+        self._waiting: list[_Batch] = []
+        self.assigned: list[str] = []
+        self.fetched: list[str] = []
+        self.different: list[str] = []
+        self.refused: list[str] = []
+
+    def stop(self) -> None:
+        """Assign nothing further; `run` returns when all that is assigned was fetched."""
+        self._enough.set()
+
+    def run(self) -> None:
+        """Assign at one end and fetch at the other."""
+        alice, bob = self._ends
+        rng = Random(3)
+        while not self._enough.wait(0.1):  # the daemons need the processor as well
+            for master, slave in ((alice, bob), (bob, alice)):
+                self._assign(master, slave, rng.randint(1, 8))
+            self._fetch_all()
+        eventually(self._fetch_all, "the keys that were assigned")
+
+    def _assign(self, master: Encryptor, slave: Encryptor, number: int) -> None:
+        try:
+            response = master.post("enc_keys", {"number": number})
+        except httpx.TransportError:
+            return  # killed; keys that it had assigned may never be seen by anybody
+        if response.status_code == 503:
+            return
+        batch = _Batch(slave, keys_in(response))
+        self.assigned += batch.keys
+        self._waiting.append(batch)
+
+    def _fetch_all(self) -> bool:
+        """Fetch what was assigned; False while some of it could not be had."""
+        for batch in list(self._waiting):
+            try:
+                response = batch.slave.fetch(list(batch.keys))
+            except httpx.TransportError:
+                batch.doubtful = True
+                continue
+            if response.status_code == 503:
+                continue
+            self._waiting.remove(batch)
+            if response.status_code == 200:
+                fetched = keys_in(response)
+                self.fetched += fetched
+                self.different += [name for name, key in fetched.items() if batch.keys[name] != key]
+            elif not batch.doubtful:  # else they were delivered to a connection that broke
+                self.refused += batch.keys
+        return not self._waiting
+
+
+class _Batch:
+    def __init__(self, slave: Encryptor, keys: dict[str, bytes]) -> None:
+        self.slave = slave
+        self.keys = keys
+        self.doubtful = False
+
+
+def test_keys_flow_again_after_each_kill_and_none_is_delivered_twice(tmp_path: Path) -> None:
+    rng = Random(20)
+    with loopback(tmp_path, "--json") as link, ThreadPoolExecutor(1) as threads:
+        endpoints = link.endpoints()
+        exchange = Exchange(endpoints)
+        running = threads.submit(exchange.run)
+        try:
+            eventually(lambda: len(exchange.fetched) > 20, "keys before the first kill")
+            for role in ("alice", "bob", "alice", "bob"):
+                threading.Event().wait(rng.uniform(0.0, 2.0))  # a random moment
+                _kill(link, role)
+                _wait_for_news(exchange, endpoints)
+        finally:
+            exchange.stop()
+        running.result(PATIENCE_S)
+        assert link.stop() == 0, link.stderr.read_text()[-3000:]
+    assert exchange.different == []
+    assert exchange.refused == []
+    assert len(set(exchange.assigned)) == len(exchange.assigned)
+    assert len(set(exchange.fetched)) == len(exchange.fetched)
+    assert set(exchange.fetched) <= set(exchange.assigned)
+    result = json.loads(link.stdout.read_bytes())
+    assert result["keys_different"] == 0
+    assert result["keys_compared"] > 0
+    assert link.stderr.read_text().count("SIGKILL") == 4
+
+
+def _kill(link: Loopback, role: Role) -> None:
+    """Kill a daemon and wait until its successor runs."""
+    victim = eventually(lambda: link.daemon(role), f"{role} runs")
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: link.daemon(role) not in (None, victim), f"{role} is started again")
+
+
+def _wait_for_news(exchange: Exchange, endpoints: Endpoints) -> None:
+    """Wait until a block more is accepted and keys more are fetched than now."""
+    fetched, accepted = len(exchange.fetched), _accepted(endpoints)
+    eventually(lambda: _accepted(endpoints) > accepted, "a block after the kill")
+    eventually(lambda: len(exchange.fetched) > fetched, "keys after the kill")
+
+
+def _accepted(endpoints: Endpoints) -> int:
+    """Return how many blocks Bob's present daemon has accepted."""
+    status = look_at(endpoints.sites["bob"].control_socket)
+    return status.block.accepted if status else 0
+
+
+def test_sigterm_ends_both_in_seconds_and_a_restart_goes_on_with_their_keys(sites: Sites) -> None:
+    sites.start(*ROLES)
+    sites.wait_until_serving(*ROLES)
+    alice, bob = encryptors(sites.endpoints)
+    keys = alice.assign(5)
+    early, late = list(keys)[:2], list(keys)[2:]
+    assert keys_in(bob.fetch(early)) == {name: keys[name] for name in early}
+    eventually(lambda: alice.stored() >= 20, "keys to keep")
+    kept = alice.stored()
+
+    began = time.monotonic()
+    assert sites.stop(*ROLES) == [0, 0]
+    assert time.monotonic() - began < STOP_S / 2
+
+    sites.start(*ROLES)
+    sites.wait_until_serving(*ROLES)
+    restarted = sites.status("alice")
+    assert restarted is not None
+    assert restarted.keys.available_own >= kept
+    assert bob.fetch_soon(late) == {name: keys[name] for name in late}
+    assert bob.fetch(late).status_code == 400
+    assert bob.fetch(early).status_code == 400
+    assert not set(alice.assign(3)) & set(keys)
+
+
+# What must never be seen
+
+
+def test_no_byte_of_a_key_is_in_logs_metrics_status_or_files(sites: Sites, tmp_path: Path) -> None:
+    for role in ROLES:
+        alter(sites.site_files[role], operate__log_level="debug")
+    keys: list[bytes] = []
+    sites.start(*ROLES)
+    sites.wait_until_serving(*ROLES)
+    keys += _some_keys(sites, 6)
+    said = _all_that_is_said(sites, tmp_path)
+    sites.kill(*ROLES)
+    assert list(sites.data.rglob("*-wal")), "the journals should be there to be looked into"
+    stores = [path for role in ROLES for path in (sites.data / role / "store").iterdir()]
+    assert not [path for path in stores if path.stat().st_mode & 0o077]
+    assert files_with_a_trace(keys, tmp_path) == []
+
+    sites.start(*ROLES)
+    sites.wait_until_serving(*ROLES)
+    keys += _some_keys(sites, 6)
+    said += _all_that_is_said(sites, tmp_path)
+    assert sites.stop(*ROLES) == [0, 0]
+    assert files_with_a_trace(keys, tmp_path) == []
+    assert all(path.stat().st_size for path in said)
+
+    planted = tmp_path / "planted"  # the search does find what it looks for
+    planted.write_bytes(b"x" + keys[-1][16:].hex().encode())
+    assert files_with_a_trace(keys, tmp_path) == [planted]
+
+
+def _some_keys(sites: Sites, number: int) -> list[bytes]:
+    """Return keys that both ends have, some that only their master has, and a long one."""
+    found: list[bytes] = []
+    for master, slave in (encryptors(sites.endpoints), encryptors(sites.endpoints)[::-1]):
+        keys = master.assign(number)
+        found += keys.values()
+        assert slave.fetch_soon(list(keys)[:-2])
+        (key,) = master.assign(1, size_bits=1024).values()
+        found += [key[first : first + 32] for first in range(0, len(key), 32)]
+    return found
+
+
+def _all_that_is_said(sites: Sites, folder: Path) -> list[Path]:
+    """Write metrics, status and events of both sites into ``folder``."""
+    written: list[Path] = []
+    for role in ROLES:
+        site = sites.endpoints.sites[role]
+        answers = {
+            "metrics": httpx.get(site.metrics_url, timeout=PATIENCE_S, trust_env=False)
+            .raise_for_status()
+            .text,
+            "status": qnodectl(site.control_socket, "status", "--json").stdout,
+            "events": "\n".join(map(json.dumps, events_of(site.control_socket))),
+        }
+        for name, text in answers.items():
+            path = folder / f"{role}-{name}-{secrets.token_hex(4)}"
+            path.write_text(text)
+            written.append(path)
+    return written
+
+
+# Who must be refused
+
+
+def _other_parameters(sites: Sites) -> str:
+    alter(sites.site_files["bob"], link__block__sifted_bits=50_000)
+    return "link.block.sifted_bits"
+
+
+def _other_preshared_key(sites: Sites) -> str:
+    other = sites.data / "bob" / "other.key"
+    other.write_bytes(secrets.token_bytes((sites.data / "preshared.key").stat().st_size))
+    other.chmod(0o600)
+    alter(sites.site_files["bob"], store__preshared_key=str(other))
+    return "session roots differ"
+
+
+def _other_name(sites: Sites) -> str:
+    alter(sites.site_files["alice"], peer__kme_id="kme-bob")
+    alter(sites.site_files["bob"], node__kme_id="kme-carol")
+    return "peer.kme_id"
+
+
+@pytest.mark.parametrize("make_unfit", [_other_parameters, _other_preshared_key, _other_name])
+def test_a_peer_that_does_not_fit_is_refused_and_both_logs_say_why(
+    sites: Sites, make_unfit: Callable[[Sites], str]
+) -> None:
+    difference = make_unfit(sites)
+    sites.start(*ROLES)
+    for role in ROLES:
+        # Twice: Bob tries again, and is refused again.
+        eventually(partial(_says_twice, sites, role, difference), f"{role} says {difference}")
+        status = sites.status(role)
+        assert status is not None
+        assert not status.peer.connected
+        assert status.block.current is None
+    assert sites.stop(*ROLES) == [0, 0]
+    for role in ROLES:
+        assert "link.connected" not in sites.log(role)
+        with sqlite3.connect(sites.data / role / "store" / "keys.sqlite") as store:
+            assert store.execute("SELECT last_block_id FROM site").fetchone() == (0,)
+        store.close()
+
+
+def _says_twice(sites: Sites, role: Role, text: str) -> bool:
+    return sites.log(role).count(text) >= 2
+
+
+def test_two_sites_of_one_role_do_not_start(sites: Sites) -> None:
+    alter(sites.site_files["bob"], node__role="alice")
+    sites.start("alice")
+    sites.wait_until_serving("alice")
+    second = run_once(sites.site_files["bob"])
+    assert second.returncode == 64
+    assert "peer.address" in second.stderr
+
+
+@pytest.mark.parametrize("who", ["without a certificate", "an encryptor", "no TLS at all"])
+def test_a_stranger_at_the_link_port_hears_nothing_and_the_link_goes_on(link: Loopback, who: str) -> None:
+    endpoints = link.endpoints()
+    control_socket = endpoints.sites["bob"].control_socket
+    eventually(
+        lambda: (status := look_at(control_socket)) and status.peer.connected, "the sites are connected"
+    )
+    before = look_at(control_socket)
+    assert before is not None
+    host, port = tomllib.loads((link.data / "alice" / "site.toml").read_text())["peer"]["address"].split(":")
+
+    context: ssl.SSLContext | None = None
+    if who != "no TLS at all":
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        if who == "an encryptor":
+            sae = endpoints.saes_of(demo=False)[1]
+            context.load_cert_chain(sae.cert, sae.key)
+    heard = _heard_by_stranger(host, int(port), context)
+    if context is None:
+        assert len(heard) <= 7  # an alert of TLS at most
+    else:
+        assert heard == b""
+
+    eventually(
+        lambda: (now := look_at(control_socket)) and now.block.accepted > before.block.accepted + 1,
+        "blocks after the stranger",
+    )
+    after = look_at(control_socket)
+    assert after is not None
+    assert after.peer.connection == before.peer.connection
+
+
+def _heard_by_stranger(host: str, port: int, context: ssl.SSLContext | None) -> bytes:
+    """Say something like a hello to the port and return everything that comes back."""
+    heard = b""
+    with socket.create_connection((host, port), timeout=PATIENCE_S) as raw:
+        try:
+            stream = raw if context is None else context.wrap_socket(raw)
+            with stream:
+                stream.sendall((64).to_bytes(4, "big") + b"\x93\x01\x01" + bytes(61))
+                while received := stream.recv(1 << 12):
+                    heard += received
+        except (ssl.SSLError, ConnectionError):
+            pass  # turned away
+    return heard
+
+
+# What a site must not start on
+
+
+@pytest.fixture(scope="module")
+def used_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
+    """A prepared folder whose Alice has run once, so that there is a store."""
+    with two_sites(tmp_path_factory.mktemp("store")) as sites:
+        sites.start("alice")
+        sites.wait_until_serving("alice")
+        assert sites.stop("alice") == [0]
+        yield sites
+
+
+@pytest.fixture
+def store_file(used_store: Sites) -> Iterator[Path]:
+    """Alice's database, put right again afterwards."""
+    path = used_store.data / "alice" / "store" / "keys.sqlite"
+    sound = path.read_bytes()
+    yield path
+    path.write_bytes(sound)
+
+
+def _flip_header(path: Path) -> str:
+    content = bytearray(path.read_bytes())
+    content[:16] = bytes(byte ^ 0xFF for byte in content[:16])
+    path.write_bytes(content)
+    return "damaged"
+
+
+def _flip_pages(path: Path) -> str:
+    content = bytearray(path.read_bytes())
+    rng = Random(7)
+    for first in range(4096, len(content), 4096):
+        for place in rng.sample(range(first, first + 64), 8):
+            content[place] ^= 0xFF
+    path.write_bytes(content)
+    return "damaged"
+
+
+def _truncate(path: Path) -> str:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return "damaged"
+
+
+def _empty(path: Path) -> str:
+    path.write_bytes(b"")
+    return "not a qnode key store"
+
+
+def _newer_schema(path: Path) -> str:
+    with sqlite3.connect(path) as store:
+        store.execute("PRAGMA user_version = 99")
+    store.close()
+    return "schema 99"
+
+
+@pytest.mark.parametrize("spoil", [_flip_header, _flip_pages, _truncate, _empty, _newer_schema])
+def test_a_store_that_cannot_be_trusted_is_refused_and_left_alone(
+    used_store: Sites, store_file: Path, spoil: Callable[[Path], str]
+) -> None:
+    reason = spoil(store_file)
+    spoiled, inode = store_file.read_bytes(), store_file.stat().st_ino
+    refused = run_once(used_store.site_files["alice"])
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert str(store_file) in line
+    assert reason in line
+    assert (store_file.read_bytes(), store_file.stat().st_ino) == (spoiled, inode)
+
+
+def test_a_missing_or_readable_secret_is_a_usage_error_that_says_how_to_mend_it(used_store: Sites) -> None:
+    site_file = used_store.site_files["alice"]
+    store_key = used_store.data / "alice" / "store.key"
+    store_key.chmod(0o644)
+    refused = run_once(site_file)
+    assert refused.returncode == 64
+    assert f"chmod 600 {store_key}" in refused.stderr
+    store_key.chmod(0o600)
+
+    away = store_key.rename(store_key.with_name("elsewhere"))
+    refused = run_once(site_file)
+    assert refused.returncode == 64
+    (line,) = refused.stderr.splitlines()
+    assert str(store_key) in line
+    assert not store_key.exists()
+    away.rename(store_key)
+
+
+def test_a_readable_preshared_key_is_refused_and_accepted_once_it_is_private(sites: Sites) -> None:
+    preshared = sites.data / "preshared.key"
+    preshared.chmod(0o644)
+    refused = run_once(sites.site_files["alice"])
+    assert refused.returncode == 64
+    assert f"chmod 600 {preshared}" in refused.stderr
+    preshared.chmod(0o600)
+    sites.start("alice")
+    sites.wait_until_serving("alice")
+    assert sites.stop("alice") == [0]
+
+
+def test_an_unknown_key_in_the_configuration_is_named_with_its_near_match(sites: Sites) -> None:
+    alter(sites.site_files["bob"], link__block__sifted_bit=40_000)
+    refused = run_once(sites.site_files["bob"])
+    assert refused.returncode == 64
+    (line,) = refused.stderr.splitlines()
+    for part in (str(sites.site_files["bob"]), "[link.block]", "sifted_bit,", "did you mean sifted_bits"):
+        assert part in line
+    assert refused.stdout == ""
+
+
+def test_simulated_devices_are_refused_unless_they_are_allowed(sites: Sites) -> None:
+    alter(sites.site_files["bob"], node__allow_simulated=False)
+    refused = run_once(sites.site_files["bob"])
+    assert refused.returncode == 64
+    assert "allow_simulated" in refused.stderr
