@@ -101,3 +101,18 @@ def test_the_digest_changes_with_any_shared_parameter() -> None:
     check_link_parameters(other)
     assert plain.digest() == LinkParameters().digest()
     assert plain.digest() != other.digest()
+
+
+@pytest.mark.parametrize("role", ["alice", "bob"])
+def test_the_shipped_site_files_are_accepted_and_agree(role: str) -> None:
+    folder = Path(__file__).parent.parent / "config"
+    config = load(folder / f"{role}.toml", SiteConfig)
+    assert config.node.role == role
+    assert config.link.digest() == load(folder / "bob.toml", SiteConfig).link.digest()
+
+
+@pytest.mark.parametrize("name", ["turin", "fast"])
+def test_the_shipped_loopback_files_are_accepted(name: str) -> None:
+    path = Path(__file__).parent.parent / "config" / f"{name}.toml"
+    config = load(path, LoopbackConfig)
+    check_link_parameters(config.link)

@@ -1,6 +1,7 @@
 """One site put together: store, devices, link, key delivery, and the ways to look at it."""
 
 import gc
+import os
 import signal
 import stat
 import sys
@@ -339,7 +340,10 @@ def read_secret(path: Path, where: str) -> bytes:
         ConfigError: it cannot be read, or others can read it.
     """
     try:
-        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        # systemd guards its credentials by an access list, which shows as group bits.
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        guarded = credentials is not None and path.is_relative_to(credentials)
+        if not guarded and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigError(f"{where}: {path} can be read by others; run chmod 600 {path}")
         return path.read_bytes()
     except OSError as error:
