@@ -15,7 +15,8 @@ from etsi014_support import ENTRIES, A, B, D, world
 from http_support import Pki
 
 from qnode.errors import ConfigError
-from qnode.etsi014 import Refusal, SaeDirectory, SaeEntry, certificate_names
+from qnode.etsi014 import Refusal, SaeDirectory, SaeEntry
+from qnode.tls import certificate_names
 
 LATER = datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC)
 

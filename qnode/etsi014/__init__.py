@@ -5,7 +5,7 @@ another face of the same `Delivery`.
 """
 
 from qnode.etsi014._delivery import ApiLimits, Delivery
-from qnode.etsi014._directory import SaeDirectory, SaeEntry, certificate_names
+from qnode.etsi014._directory import SaeDirectory, SaeEntry
 from qnode.etsi014._refusal import Refusal
 from qnode.etsi014._supply import Key, KeySupply
 from qnode.etsi014._v1 import application
@@ -19,5 +19,4 @@ __all__ = [
     "SaeDirectory",
     "SaeEntry",
     "application",
-    "certificate_names",
 ]

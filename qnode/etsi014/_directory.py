@@ -1,37 +1,14 @@
 """Who may call: encryptors of the configuration, and how a certificate names one of them."""
 
 from collections.abc import Iterable
-from functools import lru_cache
-
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from qnode.config import SaeSection
 from qnode.errors import ConfigError
 from qnode.etsi014._refusal import malformed, unauthorised
+from qnode.tls import certificate_names
 
 # The configuration's table is the entry: sae_id, kme_id, peers, identities.
 SaeEntry = SaeSection
-
-
-@lru_cache(maxsize=1024)
-def certificate_names(der: bytes) -> tuple[str, ...]:
-    """Return the names of a certificate: URIs and DNS names of its subjectAltName, else its common name.
-
-    The common name counts only where there is no alternative name, as RFC 6125 (6.4.4) has it: many
-    authorities check alternative names only and let anything stand in the subject.
-    """
-    certificate = x509.load_der_x509_certificate(der)
-    try:
-        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        names: list[str] = []
-    else:
-        names = alternatives.get_values_for_type(x509.UniformResourceIdentifier)
-        names += alternatives.get_values_for_type(x509.DNSName)
-    if not names:
-        names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    return tuple(names)
 
 
 class SaeDirectory:
@@ -83,8 +60,7 @@ class SaeDirectory:
             raise unauthorised("no certificate")
         try:
             names = certificate_names(certificate)
-        except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
-            # TLS has verified it, yet its encoding is broken somewhere that TLS does not look.
+        except ValueError:  # although TLS has verified it
             raise unauthorised("unreadable certificate") from None
         if not self._node_names.isdisjoint(names):
             raise unauthorised("certificate of a node")

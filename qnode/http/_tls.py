@@ -12,6 +12,7 @@ from msgspec import Struct
 from qnode.errors import ConfigError
 from qnode.http._places import Place
 from qnode.http._turnstile import Turnstile
+from qnode.tls import AlertingContext
 
 _VERSION_NUMBERS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
@@ -36,24 +37,7 @@ class HandshakeError(Exception):
         self.alert = alert
 
 
-class ServerContext(ssl.SSLContext):
-    """A server's context that lets the alert of a failed handshake be sent.
-
-    `trio.SSLStream` drops what OpenSSL wrote when a handshake fails, so a client with a bad certificate
-    would see a silent close. ``outgoing`` is the buffer of the stream that was wrapped last.
-    """
-
-    outgoing: ssl.MemoryBIO
-
-    def wrap_bio(
-        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **named: Any
-    ) -> ssl.SSLObject:
-        """Wrap as usual and remember ``outgoing``."""
-        self.outgoing = outgoing
-        return super().wrap_bio(incoming, outgoing, *args, **named)
-
-
-def server_context(settings: TlsSettings) -> ServerContext:
+def server_context(settings: TlsSettings) -> AlertingContext:
     """Return a fresh context: TLS 1.2 at least, no session tickets, clients held against the CRL.
 
     A context is built anew for each reload because OpenSSL ignores a CRL that is not newer than one it has.
@@ -61,7 +45,7 @@ def server_context(settings: TlsSettings) -> ServerContext:
     Raises:
         ConfigError: naming the file that cannot be used.
     """
-    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
+    context = AlertingContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     context.set_alpn_protocols(["http/1.1"])
@@ -102,7 +86,7 @@ def _no_password() -> str:
 
 
 async def handshake(
-    stream: trio.abc.Stream, context: ServerContext, turns: trio.Lock, place: Place
+    stream: trio.abc.Stream, context: AlertingContext, turns: trio.Lock, place: Place
 ) -> trio.SSLStream[trio.abc.Stream]:
     """Prove both ends of ``stream``, in turns with all other handshakes.
 

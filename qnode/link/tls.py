@@ -9,14 +9,13 @@ The security of the key does not rest on any of this.
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from qnode.config import TlsFiles
 from qnode.errors import ConfigError, LinkError, PeerRefused
+from qnode.tls import AlertingContext, certificate_names
 
 _LINGER_S = 1.0
 
@@ -142,49 +141,19 @@ class TlsTransport:
 
 
 def certificate_identities(der: bytes) -> frozenset[str]:
-    """Return whom a certificate names: URIs and DNS names of its subjectAltName, else its common names.
+    """Return whom a certificate names.
 
     Raises:
         PeerRefused: ``der`` is not a certificate.
     """
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        try:
-            alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except x509.ExtensionNotFound:
-            names: list[str] = []
-        else:
-            names = [
-                *alternative.get_values_for_type(x509.UniformResourceIdentifier),
-                *alternative.get_values_for_type(x509.DNSName),
-            ]
-        if not names:
-            names = [
-                str(item.value) for item in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-            ]
+        return frozenset(certificate_names(der))
     except ValueError as error:
         raise PeerRefused(f"the certificate cannot be read: {error}") from None
-    return frozenset(names)
 
 
-class _Context(ssl.SSLContext):
-    """A context that remembers where OpenSSL writes, so that the alert of a failed handshake can be sent.
-
-    `trio.SSLStream` drops it, and the peer's operator would see a silent close. One context serves one
-    connection.
-    """
-
-    outgoing: ssl.MemoryBIO
-
-    def wrap_bio(
-        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **named: Any
-    ) -> ssl.SSLObject:
-        self.outgoing = outgoing
-        return super().wrap_bio(incoming, outgoing, *args, **named)
-
-
-def _context(files: TlsFiles, *, server_side: bool) -> _Context:
-    context = _Context(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+def _context(files: TlsFiles, *, server_side: bool) -> AlertingContext:
+    context = AlertingContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the identity is pinned by us, by kme_id and not by address
     context.verify_mode = ssl.CERT_REQUIRED
@@ -222,7 +191,7 @@ def _handshake_failure(cause: BaseException | None) -> LinkError:
     return LinkError("the connection broke during the TLS handshake")
 
 
-async def _send_alert(stream: trio.abc.Stream, context: _Context) -> None:
+async def _send_alert(stream: trio.abc.Stream, context: AlertingContext) -> None:
     with trio.move_on_after(_LINGER_S):
         try:
             await stream.send_all(context.outgoing.read())
