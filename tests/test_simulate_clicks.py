@@ -6,7 +6,7 @@ import pytest
 from simulated_counts import KEY, Tags, record, still
 
 from qnode.config import LinkParameters
-from qnode.simulate.generator import KNOTS_PER_S, Lit, TagGenerator
+from qnode.simulate.generator import KNOTS_PER_S, PAGE_KNOTS, Lit, TagGenerator
 from qnode.simulate.jitter import acceptance
 from qnode.simulate.parameters import (
     DetectorParameters,
@@ -182,9 +182,9 @@ def test_symbols_have_the_configured_shares_and_an_end() -> None:
 def test_tag_time_goes_on_for_days_without_losing_precision() -> None:
     simulation = still(SimulationParameters(jitter=JitterParameters(sigma_ps=1.0, tail_fraction=0.0)))
     generator = TagGenerator(simulation, LINK)
-    state = generator.step(100, Settings(), None)
-    assert state.until_ps > 0.99 * PS_PER_S
-    generator._page_start = 10 * 86_400 * KNOTS_PER_S - KNOTS_PER_S  # as if ten days had passed
+    state = generator.step(PAGE_KNOTS, Settings(), None)
+    assert state.until_ps > 0.99 * PAGE_KNOTS / KNOTS_PER_S * PS_PER_S
+    generator._page_start = 10 * 86_400 * KNOTS_PER_S - PAGE_KNOTS  # as if ten days had passed
     block = generator.step(generator.knot + 50, Settings(), Lit(KEY, 0))
     z = block.times_ps[block.channels == Z_CHANNEL]
     assert z.min() // PS_PER_S == 10 * 86_400

@@ -1,12 +1,23 @@
 """`qnode run`: the daemon of one site."""
 
+import ctypes
 import os
 from pathlib import Path
 
 import click
 
 from qnode.cli.main import EXIT_USAGE
-from qnode.errors import ConfigError, StoreUnusable
+from qnode.errors import ConfigError, QnodeError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse the memory of arrays of tags, which come and go many times a second."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # another libc has its own ways
+        mallopt(_M_MMAP_THRESHOLD, 1 << 28)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 28)
 
 
 @click.command()
@@ -24,6 +35,7 @@ def run(path: Path) -> int:
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _keep_freed_memory()
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
     from qnode.config import SiteConfig, load
     from qnode.node.site import run_site_until_signal
@@ -34,6 +46,6 @@ def run(path: Path) -> int:
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
-    except StoreUnusable as error:
+    except QnodeError as error:
         click.echo(f"qnode: {error}", err=True)
         return 1

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 # Tag blocks between the source and the pipeline. Hardware yields a block every few milliseconds.
 PACED_DEPTH = 32
-UNPACED_DEPTH = 3
+UNPACED_DEPTH = 4
 
 
 class Receiver:

@@ -4,7 +4,6 @@ import gc
 import os
 import signal
 import stat
-import sys
 import time
 from collections.abc import MutableMapping
 from functools import partial
@@ -357,7 +356,6 @@ def run_site_until_signal(config: SiteConfig) -> int:
     store = open_site_store(config)
     # What start-up made lives as long as the daemon, and tasks die in cycles rarely: the collector need not
     # look through millions of objects a thousand times a second.
-    sys.setswitchinterval(0.0005)
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     try:

@@ -16,6 +16,8 @@ from qnode.units import PS_PER_S
 
 KNOTS_PER_S = 100
 KNOT_S = 1.0 / KNOTS_PER_S
+# Knots are drawn a page at a time; long pages, as each call of the kernel waits for the interpreter's lock.
+PAGE_KNOTS = 8 * KNOTS_PER_S
 MOST_TAGS = 1 << 18
 _MASK = 2**64 - 1
 
@@ -65,16 +67,16 @@ class TagGenerator:
         return self._page_start + int(self._state.place[0])
 
     def step(self, until_knot: int, settings: Settings, lit: Lit | None) -> TagBlock:
-        """Generate on to ``until_knot``, but at most to the end of the second and 2^18 tags.
+        """Generate on to ``until_knot``, but at most to the end of the page and 2^18 tags.
 
         Call again while `knot` is below the aim. Without ``lit`` (or before its first knot, or with the
         source off) the detectors give dark counts and afterpulses.
         """
-        if int(self._state.place[0]) == KNOTS_PER_S:
-            self._page_start += KNOTS_PER_S
+        if int(self._state.place[0]) == PAGE_KNOTS:
+            self._page_start += PAGE_KNOTS
             self._page = self._page_of_knots(self._page_start)
             self._state.place[:] = 0
-        until = min(until_knot - self._page_start, KNOTS_PER_S)
+        until = min(until_knot - self._page_start, PAGE_KNOTS)
         if lit is not None and self.knot < lit.first_knot:
             until = min(until, lit.first_knot - self._page_start)
             lit = None
@@ -115,12 +117,12 @@ class TagGenerator:
         return int(knots.seconds_ps[row]) + int(np.floor(knots.offsets_ps[row] + since - earliest))
 
     def _page_of_knots(self, start: int) -> Knots:
-        """Return the knots of one second, the walks carried on by one draw a knot each."""
+        """Return the knots of one page, the walks carried on by one draw a knot each."""
         rate, period = self._link.source.qubit_rate_hz, self._link.source.period_ps
-        within = np.arange(KNOTS_PER_S + 1, dtype=np.int64) * rate // KNOTS_PER_S
+        within = np.arange(PAGE_KNOTS + 1, dtype=np.int64) * rate // KNOTS_PER_S
         second = start // KNOTS_PER_S
         simulation = self._simulation
-        steps = self._walks.standard_normal((KNOTS_PER_S, 3)) * np.sqrt(KNOT_S)
+        steps = self._walks.standard_normal((PAGE_KNOTS, 3)) * np.sqrt(KNOT_S)
         rates = _walk(self._rate_walk, simulation.clock_walk_per_root_s * steps[:, 0])
         phases = _walk(self._phase_rad, simulation.interferometer_drift_rad_per_root_s * steps[:, 1])
         biases = _walk(self._bias_rad, simulation.modulator_drift_rad_per_root_s * steps[:, 2])
@@ -136,7 +138,7 @@ class TagGenerator:
         )
         return Knots(
             first_slots=within + second * rate,
-            seconds_ps=np.full(KNOTS_PER_S, second * PS_PER_S, np.int64),
+            seconds_ps=np.full(PAGE_KNOTS, second * PS_PER_S, np.int64),
             offsets_ps=clock_ps[:-1] + within[:-1] * period,
             slopes=1.0 + excess,
             phases_rad=phases[:-1],
