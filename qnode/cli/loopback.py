@@ -157,7 +157,7 @@ async def _run(run: Run, as_json: bool) -> None:
             fetch = how_to_fetch(run.prepared)
             print(f"endpoints: {endpoints}\n{fetch}", file=sys.stderr if as_json else sys.stdout, flush=True)
             nursery.start_soon(_exchange_keys, scope, run, link)
-            nursery.start_soon(_watch, link, live, fetch)
+            nursery.start_soon(_watch, link, live)
             if run.duration_s is None:
                 await trio.sleep_forever()
             else:
@@ -186,7 +186,7 @@ async def _exchange_keys(scope: trio.CancelScope, run: Run, link: LoopbackLink) 
     scope.cancel()
 
 
-async def _watch(link: LoopbackLink, live: bool, fetch: str) -> None:
+async def _watch(link: LoopbackLink, live: bool) -> None:
     """Follow the link's figures and show them."""
     from rich.live import Live
 
@@ -198,7 +198,7 @@ async def _watch(link: LoopbackLink, live: bool, fetch: str) -> None:
         while True:
             status = await link.look()
             if view is not None:
-                view.update(progress_view(link.result(), status, fetch))
+                view.update(progress_view(link.result(), status))
             elif trio.current_time() - said >= LINE_PERIOD_S:
                 said = trio.current_time()
                 print(f"link  | {progress_line(link.result(), status)}", file=sys.stderr, flush=True)

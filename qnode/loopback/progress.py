@@ -24,7 +24,7 @@ def progress_line(result: LoopbackResult, bob: NodeStatus) -> str:
     return ", ".join(parts)
 
 
-def progress_view(result: LoopbackResult, bob: NodeStatus, fetch: str) -> RenderableType:
+def progress_view(result: LoopbackResult, bob: NodeStatus) -> RenderableType:
     """Draw it, for a terminal."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -63,7 +63,7 @@ def progress_view(result: LoopbackResult, bob: NodeStatus, fetch: str) -> Render
     missing = why_no_key(bob)
     notes = [Text(f"no key: {missing}", style="yellow")] if missing else []
     title = Text("SIMULATED LINK: these keys protect nothing", style="bold red")
-    return Group(title, grid, *notes, Text(fetch, style="dim"))
+    return Group(title, grid, *notes)
 
 
 def _percent(fraction: float | None) -> str:
