@@ -37,12 +37,6 @@ def inline_kernel(function: F) -> F:
     return cast("F", numba.njit(nogil=True, inline="always")(function))
 
 
-def cpu_has(*features: str) -> bool:
-    """Tell whether this processor has all the named LLVM features (``"pclmul"``, ``"vpclmulqdq"``, ...)."""
-    present = llvmlite.binding.get_host_cpu_features()
-    return all(present.get(feature, False) for feature in features)
-
-
 # Rooms whose code or constants end up in the kernels of another room.
 _BELOW = {"distill": ("tags",), "simulate": ("tags",)}
 

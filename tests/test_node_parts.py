@@ -10,7 +10,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qnode.config import BlockParameters, LinkParameters
+from qnode.config import BlockParameters, LinkParameters, convert
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
 from qnode.errors import ConfigError, ProtocolError
@@ -104,6 +104,12 @@ def test_the_keys_record_names_what_the_protocol_adds_to_the_estimators_assumpti
     named = " ".join(assumptions(decide(turin_counts(), link), link))
     assert "HMAC-SHA-256" in named
     assert "positions of corrected errors are public" in named
+    assert "independent dead time" in named
+
+
+def test_a_receiver_with_joint_hold_off_does_not_assume_independent_dead_times() -> None:
+    link = convert({"receiver": {"dead_time": "joint"}}, LinkParameters, where="test")
+    assert "independent dead time" not in " ".join(assumptions(decide(turin_counts(), link), link))
 
 
 def turin_counts(qber_z: float = 0.015, e_vis: float = 0.03) -> BlockCounts:

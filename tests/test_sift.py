@@ -182,6 +182,17 @@ def test_qubits_beside_a_boundary_click_leave_the_key_also_across_batches(split)
     assert block.n_z == Pair(2.0, 1.0)
 
 
+def test_a_boundary_click_in_a_blocks_first_slot_does_not_use_a_qubit_of_the_block_before():
+    sent = dict.fromkeys(range(99, 104), Z_EARLY)
+    clicks = [(100, CLASS_BOUNDARY), (102, CLASS_BOUNDARY), (103, CLASS_Z)]
+    record = SiftRecord(100)
+    record.add(announced(*clicks), table(sent))
+    block = record.finish()
+    assert block.x_counts.e_same.total == 1.0
+    assert block.unknown == 1
+    assert list(block.keep.unpack()) == [0, 0, 1]
+
+
 def test_forgotten_symbols_are_dropped_and_counted():
     sent = {5: Z_LATE, 9: Z_EARLY, 10: Z_EARLY}
     clicks = [(1, CLASS_Z), (2, CLASS_CENTRAL), (5, CLASS_Z), (9, CLASS_BOUNDARY), (10, CLASS_BOUNDARY)]

@@ -120,7 +120,10 @@ class SiftedBlock:
 
 
 class SiftRecord:
-    """Alice's record of one running block that begins at ``first_slot``."""
+    """Alice's record of one running block that begins at ``first_slot``.
+
+    A boundary click in that slot is not counted: its light may come from the last qubit of the block before.
+    """
 
     def __init__(self, first_slot: int = 0) -> None:
         self._first_slot = first_slot
@@ -155,8 +158,8 @@ class SiftRecord:
         boundary = np.flatnonzero(announced.classes == CLASS_BOUNDARY)
         slots_before = announced.slots[boundary] - 1
         before = lookup(np.maximum(slots_before, 0))
-        if slots_before.size and slots_before[0] < 0:
-            before[0] = UNKNOWN_SYMBOL  # nothing was sent before slot 0
+        if slots_before.size and slots_before[0] < self._first_slot:
+            before[0] = UNKNOWN_SYMBOL  # of the block before, whose key it may be in; or before slot 0
         _look_up(
             announced.slots, announced.classes, symbols, np.append(before, np.uint8(UNKNOWN_SYMBOL)),
             self._last_slot, _TABLES.rows, _TABLES.codes, self._codes, self._n, self._counts,

@@ -258,13 +258,11 @@ class VerifyChallenge(DialogueMessage, frozen=True):
 
 
 class Verified(DialogueMessage, frozen=True):
-    """Bob: whether the tags agree, his error counts, his disclosed bits; only now may the hash be seeded."""
+    """Bob: whether the tags agree, and his error counts; only now may the hash be seeded."""
 
     equal: bool
     m_z_signal: Count
     m_z_decoy: Count
-    bob_disclosed_bits: Count
-    corrected_bits: Count
     nonce: Nonce
 
 

@@ -217,8 +217,6 @@ class BobBlock:
                 equal=equal,
                 m_z_signal=int(m_z.signal),
                 m_z_decoy=int(m_z.decoy),
-                bob_disclosed_bits=0,
-                corrected_bits=int(m_z.total),
                 nonce=secrets.token_bytes(NONCE_BYTES),
             )
         )

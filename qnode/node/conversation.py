@@ -37,6 +37,7 @@ Answer = AssignAnswer | BlockStateAnswer
 Work = Callable[[Dialogue], Awaitable[None]]
 RESUME_S = 30.0
 ASSIGNMENTS_AT_ONCE = 64
+MOST_DETAIL = 1000  # characters; a message has room for no more than 2000
 
 
 class Part(Protocol):
@@ -124,7 +125,7 @@ class Conversation:
             self._book.lost(block_id, lost.reason, lost.detail)
             if not lost.told:
                 await self.site.session.send(
-                    BlockDiscarded(block_id=block_id, reason=lost.reason, detail=lost.detail)
+                    BlockDiscarded(block_id=block_id, reason=lost.reason, detail=lost.detail[:MOST_DETAIL])
                 )
         finally:
             if not ended:

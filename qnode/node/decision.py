@@ -82,7 +82,10 @@ def assumptions(result: KeyLength, link: LinkParameters) -> tuple[str, ...]:
     added = ["key control (assignment of keys to encryptors) is authenticated by HMAC-SHA-256: computational"]
     if link.reconciliation.leak_count == "alice":
         added.append("positions of corrected errors are public: only Alice's parities are counted as leak")
-    return (*result.assumptions, *added)
+    stated = result.assumptions
+    if link.receiver.dead_time == "joint":
+        stated = tuple(one for one in stated if not one.startswith("independent dead time"))
+    return (*stated, *added)
 
 
 def check_qber(qber_z: float, link: LinkParameters) -> None:
