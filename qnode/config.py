@@ -78,7 +78,6 @@ class ReconciliationParameters(_Table, frozen=True):
     """Error correction and the verification that follows it."""
 
     method: Literal["cascade"] = "cascade"
-    frame_bits: int = 1 << 20
     leak_count: Literal["alice", "both"] = "alice"
     verification_bits: Literal[64, 128] = 64
 
@@ -226,7 +225,6 @@ def check_link_parameters(link: LinkParameters) -> None:
     _check_range("link.block.sifted_bits", link.block.sifted_bits, 1000, 50_000_000)
     _check_range("link.block.longest_s", link.block.longest_s, 0.01, 86_400.0)
     _check_range("link.block.minimum_secret_bits", link.block.minimum_secret_bits, 2048, 1 << 30)
-    _check_range("link.reconciliation.frame_bits", link.reconciliation.frame_bits, 1 << 10, 1 << 26)
     _check_range("link.keys.refill_pads_per_direction", link.keys.refill_pads_per_direction, 2, 64)
     _check_range("link.estimation.eps_cor", link.estimation.eps_cor, 1e-28, 0.5)
     for name in ("eps_sec", "eps_cor"):

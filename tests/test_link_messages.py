@@ -114,7 +114,7 @@ def test_the_kinds_on_the_wire_are_frozen() -> None:
     }  # fmt: skip
 
 
-GOOD = {"kind": "reconcile_begin", "block_id": 1, "frame": 0, "seed": b"12345678", "qber_estimate": 0.02}
+GOOD = {"kind": "reconcile_begin", "block_id": 1, "seed": b"12345678", "qber_estimate": 0.02}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ GOOD = {"kind": "reconcile_begin", "block_id": 1, "frame": 0, "seed": b"12345678
     ids=str,
 )
 def test_a_field_outside_its_limits_is_refused(change: dict[str, Any]) -> None:
-    assert decode(msgpack.packb(GOOD)) == m.ReconcileBegin(1, 0, b"12345678", 0.02)
+    assert decode(msgpack.packb(GOOD)) == m.ReconcileBegin(1, b"12345678", 0.02)
     with pytest.raises(ProtocolError):
         decode(msgpack.packb(GOOD | change))
 

@@ -19,21 +19,12 @@ from qnode.loopback.result import Ledger
 from qnode.node.bob import Announcement, RunningRate
 from qnode.node.decision import BlockCounts, assumptions, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost
-from qnode.node.frames import frame_bounds, frame_of, join_frames, sample_of
+from qnode.node.sample import sample_of
 from qnode.node.seal_order import SealOrder
 from qnode.node.site import read_secret
 from qnode.node.slot_ledger import SlotLedger
 from qnode.node.storage import PeerMemory, runs_of
 from qnode.tags.types import Clicks
-
-
-@given(n_bits=st.integers(0, 5000), frame_bits=st.integers(64, 2000))
-def test_frames_cover_a_block_once_and_join_to_the_same_bits(n_bits: int, frame_bits: int) -> None:
-    key = Bits.pack(np.random.default_rng(n_bits).integers(0, 2, n_bits, dtype=np.uint8))
-    bounds = frame_bounds(n_bits, frame_bits)
-    assert sum(len(part) for part in bounds) == n_bits
-    assert all(len(part) <= frame_bits + 64 for part in bounds)
-    assert join_frames([frame_of(key, part) for part in bounds]).equals(key)
 
 
 @given(n_bits=st.integers(0, 20_000))
@@ -51,7 +42,7 @@ def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() ->
     assert rate.span_slots(block, 1_000_000) == 10_000_000  # nothing known: the latency limit
     for step in range(1, 12):
         clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-        rate.add(Announcement(7, 0, clicks, step * 100_000, 0, 0))
+        rate.add(Announcement(7, 0, clicks, 400, step * 100_000, 0, 0))
     assert rate.known
     assert rate.sifted_per_slot == pytest.approx(0.5 * 400 / 100_000)
     assert rate.span_slots(block, 1_000_000) == 5_000_000
@@ -60,8 +51,8 @@ def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() ->
 def test_slots_without_lock_do_not_lower_the_running_rate() -> None:
     rate = RunningRate(p_z=1.0)
     clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-    rate.add(Announcement(7, 0, clicks, 1000, 0, 0))
-    rate.add(Announcement(7, 0, clicks, 10_000, 8_000, 0))
+    rate.add(Announcement(7, 0, clicks, 400, 1000, 0, 0))
+    rate.add(Announcement(7, 0, clicks, 400, 10_000, 8_000, 0))
     assert rate.sifted_per_slot == pytest.approx(0.4)
 
 

@@ -223,29 +223,26 @@ class SampleAnswer(DialogueMessage, frozen=True):
 
 
 class ReconcileBegin(DialogueMessage, frozen=True):
-    """Open the correction of one frame; ``seed`` drives its permutations."""
+    """Bob: open the correction of the block; ``seed`` drives its permutations."""
 
-    frame: Count
     seed: Seed
     qber_estimate: Fraction
 
 
 class ReconcileRequest(DialogueMessage, frozen=True):
-    """Bob: ask for parities of a frame."""
+    """Bob: ask for parities."""
 
-    frame: Count
     payload: Bulk
 
 
 class ReconcileAnswer(DialogueMessage, frozen=True):
     """Alice: the parities asked for."""
 
-    frame: Count
     payload: Bulk
 
 
 class VerifyBegin(DialogueMessage, frozen=True):
-    """Bob: every frame is corrected; only now may the seed of verification be drawn."""
+    """Bob: the block is corrected; only now may the seed of verification be drawn."""
 
     nonce: Nonce
 

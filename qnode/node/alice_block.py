@@ -2,59 +2,34 @@
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import trio
 
-from qnode.config import LinkParameters
 from qnode.distill.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
-from qnode.distill.reconcile import Responder, responder
 from qnode.distill.sift import SiftRecord, decode_announcement
 from qnode.distill.verify import verification_tag
-from qnode.errors import FieldError, ProtocolError
+from qnode.errors import ProtocolError
 from qnode.link.messages import (
     Amplify,
     BlockAgreed,
     ClickBatch,
     ClicksEnded,
     CountPair,
-    ReconcileAnswer,
-    ReconcileBegin,
-    ReconcileRequest,
-    SampleAnswer,
-    SampleRequest,
     Sifted,
     Verified,
-    VerifyBegin,
     VerifyChallenge,
 )
 from qnode.node.book import Book
-from qnode.node.decision import BlockCounts, check_size, decide, sample_leak_bits, verification_bits
+from qnode.node.decision import BlockCounts, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
-from qnode.node.frames import frame_bounds, frame_of, sample_of
+from qnode.node.reconciliation import answer_corrections
 from qnode.node.settle import Site, authenticate, commit
 from qnode.tags.types import Codes, Slots
 
-# Disclosed, and charged to lambda_EC, when Bob has no error estimate to begin with; also of a block that
-# cannot be corrected, so that operators see its error rate.
-SAMPLE_BITS = 1 << 12
-
 Lookup = Callable[[Slots], Codes]
 Note = Callable[[Slots], None]
-
-
-@dataclass
-class _Disclosed:
-    """What reconciliation gave away."""
-
-    parities: int = 0
-    leak_bits: int = 0
-
-    def add(self, frame: Responder) -> None:
-        self.parities += frame.disclosed_bits
-        self.leak_bits += frame.leaked_bits
 
 
 async def run_alice_block(
@@ -88,7 +63,7 @@ async def run_alice_block(
     )
     book.sifted(dialogue.block_id, n_z, sifted.x_counts)
     check_size(len(sifted.bits), site.link)
-    disclosed = await _reconcile(site, dialogue, sifted.bits)
+    disclosed = await answer_corrections(site, dialogue, sifted.bits)
     m_z = await _verify(site, dialogue, sifted.bits, n_z)
     counts = BlockCounts(
         n_z=n_z,
@@ -140,56 +115,6 @@ async def _listen(
         n_clicks += await trio.to_thread.run_sync(take, message)
     if message.n_clicks != n_clicks:
         raise ProtocolError(f"block {dialogue.block_id}: {message.n_clicks} clicks said, not {n_clicks}")
-
-
-async def _reconcile(site: Site, dialogue: Dialogue, key: Bits) -> _Disclosed:
-    """Answer for each frame in turn, until Bob says that all are corrected (`VerifyBegin`)."""
-    bounds = frame_bounds(len(key), site.link.reconciliation.frame_bits)
-    disclosed = _Disclosed()
-    current: Responder | None = None
-    begun = 0
-    while True:
-        message = await dialogue.expect(ReconcileBegin, ReconcileRequest, VerifyBegin, SampleRequest)
-        if isinstance(message, SampleRequest):
-            sample = sample_of(key, SAMPLE_BITS)
-            disclosed.parities += len(sample)
-            disclosed.leak_bits += sample_leak_bits(len(sample), site.link)
-            await dialogue.send(SampleAnswer(block_id=dialogue.block_id, payload=sample.to_bytes()))
-            continue
-        if current is not None and not isinstance(message, ReconcileRequest):
-            disclosed.add(current)
-            current = None
-        if isinstance(message, VerifyBegin):
-            if begun != len(bounds):
-                raise ProtocolError(f"block {dialogue.block_id}: verification before correction")
-            return disclosed
-        if isinstance(message, ReconcileBegin):
-            if message.frame != begun or begun == len(bounds):
-                raise ProtocolError(f"block {dialogue.block_id}: frame {message.frame} out of turn")
-            try:
-                current = await trio.to_thread.run_sync(
-                    _responder, site.link, frame_of(key, bounds[begun]), message
-                )
-            except FieldError as error:
-                raise ProtocolError(f"block {dialogue.block_id}: {error}") from None
-            begun += 1
-        elif isinstance(message, ReconcileRequest):
-            if current is None or message.frame != begun - 1:
-                raise ProtocolError(f"block {dialogue.block_id}: a request for a frame that is not open")
-            payload = current.respond(message.payload)
-            await dialogue.send(
-                ReconcileAnswer(block_id=dialogue.block_id, frame=message.frame, payload=payload)
-            )
-
-
-def _responder(link: LinkParameters, frame: Bits, begin: ReconcileBegin) -> Responder:
-    return responder(
-        link.reconciliation.method,
-        frame,
-        seed=begin.seed,
-        qber_estimate=begin.qber_estimate,
-        leak_count=link.reconciliation.leak_count,
-    )
 
 
 async def _verify(site: Site, dialogue: Dialogue, key: Bits, n_z: Pair) -> Pair:

@@ -4,6 +4,7 @@ The receiver (`qnode.node.receiver`) outlives sessions; what it finds reaches th
 one at a time, so that back-pressure goes from the link to the tags.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,12 +21,15 @@ from qnode.node.conversation import Conversation, Work
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.figures import Figures
 from qnode.tags.alignment import Alignment, AlignmentProbe
-from qnode.tags.types import OUTCOME_LATE, Clicks
+from qnode.tags.types import Clicks
 
 log = structlog.get_logger()
 
-# Blocks that may be announced, agreed ahead, or distilled at a time.
-BLOCKS_IN_FLIGHT = 10
+# Sifted bits that may be announced, agreed ahead, or distilled at a time: with long round trips many blocks
+# must be under way so that no core idles. A bit costs about five bytes at Bob until it is key.
+BITS_IN_FLIGHT = 256_000_000
+FEWEST_BLOCKS_IN_FLIGHT = 4
+MOST_BLOCKS_IN_FLIGHT = 32
 # The running rate is known well enough to choose a span after this many Z clicks.
 CLICKS_FOR_RATE = 2_000
 # How far back the running rate looks, in Z clicks.
@@ -36,13 +40,15 @@ RATE_WINDOW_CLICKS = 500_000
 class Announcement:
     """Clicks of a run, complete below ``reached_slot``.
 
-    ``numbering`` changes when slots are counted anew. ``cut_slots``: so many slots since the last
+    ``z_clicks``: how many of them are of the Z arm. ``numbering`` changes when slots are counted anew.
+    ``cut_slots``: so many slots since the last
     announcement had no lock; ``dropped``: so many clicks could not be announced.
     """
 
     run_id: int
     numbering: int
     clicks: Clicks
+    z_clicks: int
     reached_slot: int
     cut_slots: int
     dropped: int
@@ -78,7 +84,7 @@ class RunningRate:
         self._run_id, self._reached_slot = announcement.run_id, announcement.reached_slot
         if not same_run or passed <= 0:
             return
-        self._z_clicks += int(np.count_nonzero(announcement.clicks.outcomes <= OUTCOME_LATE))
+        self._z_clicks += announcement.z_clicks
         self._slots += passed
         if self._z_clicks > RATE_WINDOW_CLICKS:
             self._z_clicks /= 2
@@ -102,6 +108,11 @@ class RunningRate:
         return max(1, min(longest, round(block.sifted_bits / self.sifted_per_slot)))
 
 
+def blocks_in_flight(sifted_bits: int) -> int:
+    """Return how many blocks of ``sifted_bits`` may be in the air at once."""
+    return max(FEWEST_BLOCKS_IN_FLIGHT, min(MOST_BLOCKS_IN_FLIGHT, BITS_IN_FLIGHT // sifted_bits))
+
+
 class BobPart:
     """What Bob says and hears in one session."""
 
@@ -113,7 +124,8 @@ class BobPart:
         self._rate = rate
         self._nursery = nursery
         self._link = conversation.site.link
-        self._places = trio.Semaphore(BLOCKS_IN_FLIGHT)
+        self._places = trio.Semaphore(blocks_in_flight(self._link.block.sifted_bits))
+        self._to_propose, self._proposals = trio.open_memory_channel[BobBlock](math.inf)
         self._current: BobBlock | None = None
         self._upcoming: BobBlock | None = None
         self._dropped = 0
@@ -131,6 +143,7 @@ class BobPart:
         ours = (await site.storage.positions()).last_block_id
         theirs = site.session.peer.last_block_id or 0
         self._next_block_id = max(ours, theirs) + 1
+        self._nursery.start_soon(self._propose_in_turn)
         self.ready.set()
         with self._errands:
             try:
@@ -207,11 +220,12 @@ class BobPart:
         self._numbering = news.numbering
         if self._current is None:
             if self._rate.known:
-                self._current = await self._propose(news.run_id, news.reached_slot)
-                self._upcoming = await self._propose(news.run_id, self._current.span.end_slot)
+                self._current = self._propose(news.run_id, news.reached_slot)
+                self._upcoming = self._propose(news.run_id, self._current.span.end_slot)
             return
         block, clicks, position = self._current, news.clicks, 0
         while True:
+            await block.agreed.wait()
             first, end = np.searchsorted(clicks.slots, (block.span.first_slot, block.span.end_slot))
             first = max(position, first)
             await block.announce(Clicks(clicks.slots[first:end], clicks.outcomes[first:end]))
@@ -221,7 +235,7 @@ class BobPart:
             self._distil(block)
             assert self._upcoming is not None
             block = self._current = self._upcoming
-            self._upcoming = await self._propose(news.run_id, block.span.end_slot)
+            self._upcoming = self._propose(news.run_id, block.span.end_slot)
         span = block.span
         self._figures.current_block = block.dialogue.block_id
         self._figures.filled = min(1.0, max(0.0, (news.reached_slot - span.first_slot) / span.n_slots))
@@ -235,17 +249,22 @@ class BobPart:
             return False
         return 2 * news.cut_slots > self._upcoming.span.n_slots
 
-    async def _propose(self, run_id: int, first_slot: int) -> BobBlock:
-        """Agree on a block of the span that the running rate asks for, once fewer are in flight."""
-        await self._places.acquire()
+    def _propose(self, run_id: int, first_slot: int) -> BobBlock:
+        """Begin to agree on a block of the span that the running rate asks for."""
         n_slots = self._rate.span_slots(self._link.block, self._link.source.qubit_rate_hz)
         dialogue = self._conversation.open_dialogue(self._next_block_id)
         self._next_block_id += 1
         block = BobBlock(
             self._conversation.site, dialogue, BlockSpan(run_id, first_slot, n_slots), self._figures
         )
-        await block.propose()
+        self._to_propose.send_nowait(block)
         return block
+
+    async def _propose_in_turn(self) -> None:
+        """Propose blocks in the order of their numbers, each once few enough are in flight."""
+        async for block in self._proposals:
+            await self._places.acquire()
+            await block.propose()
 
     def _distil(self, block: BobBlock) -> None:
         dropped, self._dropped = self._dropped, 0
@@ -265,6 +284,7 @@ class BobPart:
         self._current = self._upcoming = None
 
     async def _run(self, block: BobBlock, work: Work) -> None:
+        await block.agreed.wait()
         try:
             await self._conversation.run_block(block.dialogue, work)
         finally:

@@ -8,7 +8,6 @@ import trio
 from qnode.distill.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
-from qnode.distill.reconcile import Corrector, ReconciliationFailed, corrector
 from qnode.distill.sift import encode_announcement, errors_by_intensity, keep_bits
 from qnode.distill.verify import verification_tag
 from qnode.errors import FieldError, LinkError, ProtocolError
@@ -18,33 +17,26 @@ from qnode.link.messages import (
     BlockProposed,
     ClickBatch,
     ClicksEnded,
-    ReconcileAnswer,
-    ReconcileBegin,
-    ReconcileRequest,
-    SampleAnswer,
-    SampleRequest,
     Sifted,
     Verified,
     VerifyBegin,
     VerifyChallenge,
 )
-from qnode.node.alice_block import SAMPLE_BITS
 from qnode.node.book import Book
 from qnode.node.decision import (
     BlockCounts,
-    check_qber,
     check_size,
     decide,
-    sample_leak_bits,
     verification_bits,
 )
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
-from qnode.node.frames import frame_bounds, frame_of, join_frames, sample_of
+from qnode.node.reconciliation import correct
 from qnode.node.settle import Site, authenticate, commit
 from qnode.tags.types import Clicks, Codes
 
 NONCE_BYTES = 16
-FRAME_SEED_BYTES = 32
+# So many clicks are encoded in a thread: more than a tenth of a millisecond.
+MANY_CLICKS = 20_000
 
 
 class BobBlock:
@@ -53,13 +45,18 @@ class BobBlock:
     def __init__(self, site: Site, dialogue: Dialogue, span: BlockSpan, book: Book) -> None:
         self.span = span
         self.dialogue = dialogue
+        self.agreed = trio.Event()
         self._site = site
         self._book = book
         self._outcomes: list[Codes] = []
         self._n_clicks = 0
 
     async def propose(self) -> None:
-        """Agree on the span with Alice, before it starts."""
+        """Agree on the span with Alice, before it starts; nothing is announced until she has.
+
+        Raises:
+            LinkError: she refuses.
+        """
         await self._site.storage.record_block_opened(self.dialogue.block_id)
         span = self.span
         await self.dialogue.send(
@@ -75,13 +72,19 @@ class BobBlock:
         except BlockLost as lost:
             # Only a run that has just ended makes Alice refuse; connecting anew tells which one is present.
             raise LinkError(f"block {self.dialogue.block_id} was not agreed: {lost}") from None
+        self.agreed.set()
 
     async def announce(self, clicks: Clicks) -> None:
         """Tell slot and arm of ``clicks``, all within the span and later than those before."""
         if not len(clicks):
             return
         first_slot = int(clicks.slots[0])
-        payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)
+        if len(clicks) > MANY_CLICKS:
+            payload = await trio.to_thread.run_sync(
+                encode_announcement, clicks.slots, clicks.outcomes, first_slot
+            )
+        else:
+            payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)
         self._outcomes.append(clicks.outcomes)
         self._n_clicks += len(clicks)
         await self.dialogue.send(
@@ -113,10 +116,15 @@ class BobBlock:
         n_z = _pair_of(decoy)
         self._book.sifted(dialogue.block_id, n_z, x)
         check_size(len(received), site.link)
-        corrected, parities, leak_bits = await self._reconcile(received, qber_estimate)
+        correction = await correct(site, dialogue, received, qber_estimate, self._book)
+        corrected, disclosed = correction.key, correction.disclosed
         m_z = await self._verify(received, corrected, decoy)
         counts = BlockCounts(
-            n_z=n_z, m_z=m_z, x=x, alice_parities=parities, reconciliation_leak_bits=leak_bits
+            n_z=n_z,
+            m_z=m_z,
+            x=x,
+            alice_parities=disclosed.parities,
+            reconciliation_leak_bits=disclosed.leak_bits,
         )
         self._book.errors(dialogue.block_id, int(m_z.total), int(n_z.total))
         try:
@@ -148,57 +156,6 @@ class BobBlock:
         if len(received) != sifted.n_kept:
             raise ProtocolError(f"block {self.dialogue.block_id}: the keep mask does not fit its count")
         return received, decoy
-
-    async def _reconcile(self, received: Bits, qber_estimate: float | None) -> tuple[Bits, int, int]:
-        site = self._site
-        settings = site.link.reconciliation
-        parities = leak_bits = 0
-        if qber_estimate is None:
-            qber_estimate, disclosed = await self._sample(received)
-            check_qber(qber_estimate, site.link)
-            parities, leak_bits = disclosed, sample_leak_bits(disclosed, site.link)
-        frames: list[Bits] = []
-        for number, bounds in enumerate(frame_bounds(len(received), settings.frame_bits)):
-            try:
-                corrected = await self._correct_frame(number, frame_of(received, bounds), qber_estimate)
-            except ReconciliationFailed as error:
-                await self._sample(received)
-                raise BlockLost("reconciliation", str(error)) from None
-            frames.append(corrected.corrected)
-            parities += corrected.statistics.disclosed_bits
-            leak_bits += corrected.statistics.leaked_bits
-        return join_frames(frames), parities, leak_bits
-
-    async def _correct_frame(self, number: int, frame: Bits, qber_estimate: float) -> Corrector:
-        settings, block_id = self._site.link.reconciliation, self.dialogue.block_id
-        seed = secrets.token_bytes(FRAME_SEED_BYTES)
-        await self.dialogue.send(
-            ReconcileBegin(block_id=block_id, frame=number, seed=seed, qber_estimate=qber_estimate)
-        )
-        correct = await trio.to_thread.run_sync(
-            lambda: corrector(
-                settings.method, frame, seed=seed, qber_estimate=qber_estimate, leak_count=settings.leak_count
-            )
-        )
-        request: bytes | None = correct.start()
-        while request is not None:
-            await self.dialogue.send(ReconcileRequest(block_id=block_id, frame=number, payload=request))
-            answer = await self.dialogue.expect(ReconcileAnswer)
-            request = correct.receive(answer.payload)
-        return correct
-
-    async def _sample(self, received: Bits) -> tuple[float, int]:
-        """Return the error rate of a disclosed sample, and how many bits that disclosed."""
-        await self.dialogue.send(SampleRequest(block_id=self.dialogue.block_id))
-        answer = await self.dialogue.expect(SampleAnswer)
-        mine = sample_of(received, SAMPLE_BITS)
-        try:
-            theirs = Bits.from_bytes(answer.payload, len(mine))
-        except ValueError as error:
-            raise ProtocolError(f"block {self.dialogue.block_id}: sample: {error}") from None
-        errors = int(np.bitwise_count(mine.words ^ theirs.words).sum())
-        self._book.errors(self.dialogue.block_id, errors, len(mine))
-        return errors / max(1, len(mine)), len(mine)
 
     async def _verify(self, received: Bits, corrected: Bits, decoy: Bits) -> Pair:
         await self.dialogue.send(

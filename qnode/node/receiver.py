@@ -9,6 +9,7 @@ import time
 from contextlib import aclosing
 
 import msgspec.structs
+import numpy as np
 import structlog
 import trio
 
@@ -114,7 +115,8 @@ class Receiver:
             self._numbering += 1
             synchroniser.restart()
         result = await trio.to_thread.run_sync(synchroniser.feed, block)
-        self._note(result, block)
+        z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
+        self._note(result, block, z_clicks)
         if part is None:  # hardware goes on without a session: lock is kept, clicks are not
             self._unannounced += len(result.clicks)
             if result.probe is not None:
@@ -123,7 +125,7 @@ class Receiver:
         if part.run is not run:
             return  # these tags belong to a run that has ended meanwhile
         if len(result.clicks) or result.state is SyncState.LOCKED:
-            await self._do(part, self._announcement(run, result))
+            await self._do(part, self._announcement(run, result, z_clicks))
         if result.probe is not None:
             found = await self._align(source, part, run, result)
             if found is None:
@@ -172,23 +174,23 @@ class Receiver:
             return False
         return True
 
-    def _announcement(self, run: EmissionRun, result: SyncResult) -> Announcement:
+    def _announcement(self, run: EmissionRun, result: SyncResult, z_clicks: int) -> Announcement:
         dropped, self._unannounced = self._unannounced, 0
         return Announcement(
             run_id=run.run_id,
             numbering=self._numbering,
             clicks=result.clicks,
+            z_clicks=z_clicks,
             reached_slot=result.reached,
             cut_slots=sum(cut.end - cut.first for cut in result.cuts),
             dropped=dropped,
         )
 
-    def _note(self, result: SyncResult, block: TagBlock) -> None:
+    def _note(self, result: SyncResult, block: TagBlock, z_clicks: int) -> None:
         """Bring the figures up to date with what one tag block gave."""
         figures, order, statistics = self._figures, result.order, result.statistics
         rate_hz = self._config.link.source.qubit_rate_hz
         quantum = figures.quantum
-        z_clicks = int((result.clicks.outcomes <= OUTCOME_LATE).sum())
         until_s = block.until_ps / PS_PER_S
         passed_s = until_s - (quantum.tag_time_s or 0.0)
         rates = quantum.click_rates_hz

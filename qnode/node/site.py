@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import stat
+import sys
 import time
 from collections.abc import MutableMapping
 from functools import partial
@@ -47,6 +48,7 @@ REFRESH_S = 0.5
 EXPIRY_PERIOD_S = 60.0
 STORE_KEY_BYTES = 32
 GC_THRESHOLD = 50_000
+SWITCH_INTERVAL_S = 0.0005
 
 
 class SiteNode:
@@ -358,6 +360,8 @@ def run_site_until_signal(config: SiteConfig) -> int:
     # look through millions of objects a thousand times a second.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+    # The event loop must not wait long for a worker that has come out of a kernel into Python.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         trio.run(_run_until_signal, SiteNode(config, store, events))
     except BaseExceptionGroup as group:

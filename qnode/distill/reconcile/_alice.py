@@ -13,7 +13,7 @@ from qnode.distill.reconcile._alice_kernels import (
 )
 from qnode.distill.reconcile._check import check_parities
 from qnode.distill.reconcile._interface import LeakCount, leaked_bits
-from qnode.distill.reconcile._message import Kind, Request, decode_request
+from qnode.distill.reconcile._message import SHORT_BYTES, Kind, Request, decode_request
 from qnode.distill.reconcile._nodes import QueryLists
 from qnode.distill.reconcile._plan import CHECK_BITS, Plan
 from qnode.distill.reconcile._shuffle import Shuffles
@@ -57,6 +57,10 @@ class CascadeResponder:
     def leaked_bits(self) -> int:
         """``disclosed_bits`` under the chosen ``LeakCount``."""
         return leaked_bits(self._disclosed_bits, self._leak_count)
+
+    def takes_long(self, message: bytes) -> bool:
+        """Tell whether ``message`` begins a pass, asks for a check, or asks much (see ``Responder``)."""
+        return len(message) > SHORT_BYTES or message[:1] != bytes((Kind.SEARCH,))
 
     def respond(self, message: bytes) -> bytes:
         """Answer one request (see ``Responder``)."""

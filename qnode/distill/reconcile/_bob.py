@@ -17,7 +17,7 @@ from qnode.distill.reconcile._interface import (
     ReconciliationStatistics,
     leaked_bits,
 )
-from qnode.distill.reconcile._message import Kind, encode_check, encode_request
+from qnode.distill.reconcile._message import SHORT_BYTES, Kind, encode_check, encode_request
 from qnode.distill.reconcile._nodes import NO_QUERIES, Octets, Queries, QueryLists, Words
 from qnode.distill.reconcile._plan import CHECK_BITS, Plan
 from qnode.distill.reconcile._shuffle import Shuffles, move_differences
@@ -76,6 +76,10 @@ class CascadeCorrector:
     def start(self) -> bytes:
         """Return the first request: begin pass 0."""
         return self._send(encode_request(Kind.BEGIN, b"", NO_QUERIES, NO_QUERIES, b""))
+
+    def takes_long(self, message: bytes) -> bool:
+        """Tell whether a pass begins, the check is due, or there is much to absorb (see ``Corrector``)."""
+        return len(message) > SHORT_BYTES or self._asked is not Kind.SEARCH
 
     def receive(self, message: bytes) -> bytes | None:
         """Take an answer, return the next request (see ``Corrector``)."""

@@ -51,6 +51,10 @@ class Responder(Protocol):
         """
         ...
 
+    def takes_long(self, message: bytes) -> bool:
+        """Tell whether answering ``message`` may take milliseconds, so that it belongs into a thread."""
+        ...
+
     @property
     def disclosed_bits(self) -> int:
         """Parities disclosed so far: the authoritative count, also for answers that never arrived."""
@@ -76,6 +80,10 @@ class Corrector(Protocol):
             ProtocolError: the answer has another length than the question demands.
             ReconciliationFailed: the frame has too many errors.
         """
+        ...
+
+    def takes_long(self, message: bytes) -> bool:
+        """Tell whether working on the answer ``message`` may take milliseconds (see ``Responder``)."""
         ...
 
     @property

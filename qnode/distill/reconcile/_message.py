@@ -20,6 +20,9 @@ import numpy as np
 from qnode.distill.reconcile._nodes import Octets, Queries
 from qnode.errors import ProtocolError
 
+# What fits so few octets is worked out faster than it is handed to a thread.
+SHORT_BYTES = 512
+
 _HEADER = struct.Struct("<BII")
 
 
