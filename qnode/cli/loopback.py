@@ -65,6 +65,12 @@ class Run:
     help="Stop after so many seconds of wall time.",
 )
 @click.option(
+    "--rtt-ms",
+    type=click.FloatRange(min=0, max=1000),
+    default=0.0,
+    help="Make the classical channel's round trip so much longer.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="On stdout print one JSON object at the end, and nothing else."
 )
 def loopback(
@@ -73,6 +79,7 @@ def loopback(
     speed: str,
     until_keys: int | None,
     duration_s: float | None,
+    rtt_ms: float,
     as_json: bool,
 ) -> int:
     """Run both sites of a link on this machine, with simulated hardware."""
@@ -80,7 +87,8 @@ def loopback(
         times = _parse_speed(speed)
         config = load_loopback(path)
         with _data_dir(data_dir) as directory:
-            run = Run(config, prepare(directory, config, times), until_keys, duration_s)
+            prepared = prepare(directory, config, times, rtt_ms / 1000.0)
+            run = Run(config, prepared, until_keys, duration_s)
             try:
                 trio.run(_run, run, as_json)
             except* SiteFailed as failed:

@@ -63,12 +63,21 @@ class Endpoints(Struct, frozen=True):
         return pair[0], pair[1]
 
 
+class LongLine(Struct, frozen=True):
+    """A relay between the sites: Bob connects to ``bob_port``, Alice listens on ``alice_port``."""
+
+    bob_port: int
+    alice_port: int
+    round_trip_s: float
+
+
 class Prepared(Struct, frozen=True):
-    """The folder, ready to run."""
+    """The folder, ready to run; ``line`` when the classical channel is to be longer than this machine."""
 
     directory: Path
     site_files: dict[Role, Path]
     endpoints: Endpoints
+    line: LongLine | None = None
 
 
 _SAES = {
@@ -83,8 +92,10 @@ def other(role: Role) -> Role:
     return "bob" if role == "alice" else "alice"
 
 
-def prepare(directory: Path, config: LoopbackConfig, speed: float | None) -> Prepared:
-    """Make or complete ``directory``.
+def prepare(
+    directory: Path, config: LoopbackConfig, speed: float | None, round_trip_s: float = 0.0
+) -> Prepared:
+    """Make or complete ``directory``; ``round_trip_s`` is added to the classical channel's.
 
     Raises:
         ConfigError: the folder cannot be written, or is readable by others.
@@ -96,8 +107,10 @@ def prepare(directory: Path, config: LoopbackConfig, speed: float | None) -> Pre
     except OSError as error:
         raise ConfigError(f"{directory}: cannot be used as data folder: {error.strerror}") from None
     (directory / "endpoints.json").unlink(missing_ok=True)  # of an earlier run, with other ports
-    ports = _free_ports(5)
-    addresses = {"link": ports[0], "alice": ports[1], "bob": ports[2]}
+    ports = _free_ports(6)
+    addresses = {"alice": ports[1], "bob": ports[2]}
+    line = LongLine(ports[5], ports[0], round_trip_s) if round_trip_s else None
+    peer_ports = {"alice": ports[0], "bob": line.bob_port if line else ports[0]}
     metrics = {"alice": ports[3], "bob": ports[4]}
     _make_certificates(directory)
     _write_once(directory / "preshared.key", lambda: secrets.token_bytes(PRESHARED_KEY_BYTES))
@@ -107,7 +120,7 @@ def prepare(directory: Path, config: LoopbackConfig, speed: float | None) -> Pre
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "store").mkdir(mode=0o700, exist_ok=True)
         _write_once(folder / "store.key", lambda: secrets.token_bytes(32))
-        site = _site_tables(directory, role, config, speed, addresses, metrics[role])
+        site = _site_tables(directory, role, config, speed, peer_ports[role], addresses[role], metrics[role])
         site_files[role] = folder / "site.toml"
         site_files[role].write_text(tomli_w.dumps(site))
     endpoints = Endpoints(
@@ -135,7 +148,7 @@ def prepare(directory: Path, config: LoopbackConfig, speed: float | None) -> Pre
             for index, (sae_id, demo) in enumerate(_SAES[role])
         ],
     )
-    return Prepared(directory, site_files, endpoints)
+    return Prepared(directory, site_files, endpoints, line)
 
 
 def write_endpoints(prepared: Prepared) -> Path:
@@ -152,7 +165,8 @@ def _site_tables(
     role: Role,
     config: LoopbackConfig,
     speed: float | None,
-    addresses: dict[str, int],
+    peer_port: int,
+    etsi014_port: int,
     metrics_port: int,
 ) -> dict[str, Any]:
     tls = directory / "tls"
@@ -174,7 +188,7 @@ def _site_tables(
         "link": _without_none(msgspec.to_builtins(config.link)),
         "peer": {
             "kme_id": f"kme-{other(role)}",
-            "address": f"127.0.0.1:{addresses['link']}",
+            "address": f"127.0.0.1:{peer_port}",
             "tls": {
                 "ca": str(tls / "link-ca.pem"),
                 "certificate": str(tls / f"link-{role}.pem"),
@@ -188,7 +202,7 @@ def _site_tables(
             "preshared_key": str(directory / "preshared.key"),
         },
         "etsi014": {
-            "listen": f"127.0.0.1:{addresses[role]}",
+            "listen": f"127.0.0.1:{etsi014_port}",
             "tls": {
                 "ca": str(tls / "etsi014-ca.pem"),
                 "certificate": str(tls / f"kme-{role}.pem"),

@@ -1,13 +1,14 @@
 """One run of the loopback link: both daemons, the encryptors that drain them, and what Bob says of it all."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import trio
 from msgspec import Struct
 
+from qnode.loopback.delay import delay_line
 from qnode.loopback.encryptors import Comparison, run_encryptors
 from qnode.loopback.prepare import LoopbackConfig, Prepared, prepare
 from qnode.loopback.result import Ledger, LoopbackResult
@@ -58,7 +59,7 @@ class LoopbackLink:
             SiteFailed: a daemon refused to start.
             trio.TooSlowError: they do not answer.
         """
-        async with trio.open_nursery() as nursery:
+        async with self._line(), trio.open_nursery() as nursery:
             for role, site_file in self.prepared.site_files.items():
                 nursery.start_soon(keep_site, role, site_file, tell)
             with trio.fail_after(SERVING_S):
@@ -66,6 +67,12 @@ class LoopbackLink:
                     await _answer_of(Path(site.control_socket))
             yield
             nursery.cancel_scope.cancel()
+
+    def _line(self) -> AbstractAsyncContextManager[None]:
+        line = self.prepared.line
+        if line is None:
+            return nullcontext()
+        return delay_line(line.bob_port, line.alice_port, line.round_trip_s)
 
     async def exchange_keys(self, wanted: int | None = None) -> None:
         """Let the encryptors fetch and compare keys until ``wanted`` were compared, or for ever."""
