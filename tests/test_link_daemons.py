@@ -294,6 +294,17 @@ def test_keys_flow_again_after_each_kill_and_none_is_delivered_twice(tmp_path: P
     assert link.stderr.read_text().count("SIGKILL") == 4
 
 
+def test_the_daemons_do_not_outlive_a_loopback_that_was_killed(tmp_path: Path) -> None:
+    with loopback(tmp_path) as link:
+        link.endpoints()
+        daemons = [eventually(partial(link.daemon, role), f"{role} runs") for role in ROLES]
+        link.process.kill()
+        link.process.wait(STOP_S)
+        eventually(
+            lambda: not any(Path(f"/proc/{daemon}/cmdline").exists() for daemon in daemons), "their end"
+        )
+
+
 def _kill(link: Loopback, role: Role) -> None:
     """Kill a daemon and wait until its successor runs."""
     victim = eventually(lambda: link.daemon(role), f"{role} runs")

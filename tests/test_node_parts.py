@@ -19,9 +19,9 @@ from qnode.loopback.result import Ledger
 from qnode.node.bob import Announcement, RunningRate
 from qnode.node.decision import BlockCounts, assumptions, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost
+from qnode.node.process import read_secret
 from qnode.node.sample import sample_of
 from qnode.node.seal_order import SealOrder
-from qnode.node.site import read_secret
 from qnode.node.slot_ledger import SlotLedger
 from qnode.node.storage import PeerMemory, runs_of
 from qnode.tags.types import Clicks

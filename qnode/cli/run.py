@@ -28,7 +28,8 @@ def _keep_freed_memory() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="The site's TOML.",
 )
-def run(path: Path) -> int:
+@click.option("--stop-at-eof", is_flag=True, help="Stop also when standard input ends.")
+def run(path: Path, stop_at_eof: bool) -> int:
     """Run one site until SIGTERM or SIGINT; SIGHUP reloads certificates."""
     # Key material must not reach other users' files, nor a core dump.
     os.umask(0o077)
@@ -38,11 +39,11 @@ def run(path: Path) -> int:
     _keep_freed_memory()
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
     from qnode.config import SiteConfig, load
-    from qnode.node.site import run_site_until_signal
+    from qnode.node.process import run_site_until_signal
 
     try:
         config = load(path, SiteConfig)
-        return run_site_until_signal(config)
+        return run_site_until_signal(config, stop_at_eof=stop_at_eof)
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE

@@ -30,11 +30,12 @@ async def keep_site(role: Role, site_file: Path, tell: Tell) -> None:
     Raises:
         SiteFailed: it exits at once, twice in a row, or refuses its configuration.
     """
-    command = [sys.executable, "-m", "qnode", "run", "--config", str(site_file)]
+    # Its standard input is ours: should this process be killed, that ends and the daemon stops.
+    command = [sys.executable, "-m", "qnode", "run", "--config", str(site_file), "--stop-at-eof"]
     short_lives = 0
     while True:
         started = trio.current_time()
-        process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE)
+        process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         last = [""]
         try:
             async with trio.open_nursery() as nursery:

@@ -73,8 +73,9 @@ async def run_alice_block(
         reconciliation_leak_bits=disclosed.leak_bits,
     )
     book.errors(dialogue.block_id, int(m_z.total), int(n_z.total))
-    result = decide(counts, site.link)
-    seed = secrets.token_bytes(seed_length_bytes(len(sifted.bits)))
+    result = await trio.to_thread.run_sync(decide, counts, site.link)
+    # The kernel's generator yields a megabyte in several milliseconds.
+    seed = await trio.to_thread.run_sync(secrets.token_bytes, seed_length_bytes(len(sifted.bits)))
     await dialogue.send(
         Amplify(
             block_id=dialogue.block_id, length=result.length, seed=seed, lambda_ec_bits=counts.lambda_ec_bits

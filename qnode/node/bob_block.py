@@ -128,7 +128,7 @@ class BobBlock:
         )
         self._book.errors(dialogue.block_id, int(m_z.total), int(n_z.total))
         try:
-            result = decide(counts, site.link)
+            result = await trio.to_thread.run_sync(decide, counts, site.link)
         except FieldError as error:
             raise ProtocolError(f"block {dialogue.block_id}: counts that cannot be: {error}") from None
         amplify = await dialogue.expect(Amplify)
@@ -167,7 +167,7 @@ class BobBlock:
             raise ProtocolError(f"block {self.dialogue.block_id}: verification seed of a wrong length")
         tag = await trio.to_thread.run_sync(verification_tag, corrected, challenge.seed, tag_bits)
         equal = secrets.compare_digest(tag, challenge.tag)
-        m_z = errors_by_intensity(received, corrected, decoy)
+        m_z = await trio.to_thread.run_sync(errors_by_intensity, received, corrected, decoy)
         await self.dialogue.send(
             Verified(
                 block_id=self.dialogue.block_id,

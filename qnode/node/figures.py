@@ -150,7 +150,8 @@ class Figures:
         """Note a block's errors: among all its bits, or in a disclosed sample."""
         if measured_bits:
             self.misaligned = error_bits > MISALIGNED_QBER * measured_bits
-            self.quantum = msgspec.structs.replace(self.quantum, qber_z=error_bits / measured_bits)
+            self.last_qber_z = error_bits / measured_bits
+            self.quantum = msgspec.structs.replace(self.quantum, qber_z=self.last_qber_z)
         self.totals = msgspec.structs.replace(
             self.totals,
             error_bits=self.totals.error_bits + error_bits,
@@ -180,7 +181,6 @@ class Figures:
         """Count a block that gave key."""
         self._decided(block_id)
         self._accepted += 1
-        self.last_qber_z = counts.qber_z
         source, estimation = self._link.source, self._link.estimation
         summary = BlockSummary(
             block_id=block_id,

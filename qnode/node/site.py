@@ -1,14 +1,9 @@
 """One site put together: store, devices, link, key delivery, and the ways to look at it."""
 
-import gc
-import os
 import signal
-import stat
-import sys
 import time
 from collections.abc import MutableMapping
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import structlog
@@ -17,12 +12,12 @@ import trio
 from qnode.config import DeviceSection, SiteConfig
 from qnode.devices.protocols import Device, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus
-from qnode.devices.supervisor import check_devices, supervise
+from qnode.devices.supervisor import supervise
 from qnode.distill.selftest import self_test
-from qnode.errors import ConfigError, FieldError, LinkDown, LinkError, StoreError, StoreUnusable
+from qnode.errors import ConfigError, LinkDown, LinkError, StoreError, StoreUnusable
 from qnode.etsi014 import Delivery, SaeDirectory, application
 from qnode.http import Application, Server, TlsSettings, serve
-from qnode.keys import Assignment, KeyStore, open_store
+from qnode.keys import Assignment, KeyStore
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.peers import LinkFailure, connect_to_peer, log_failure, serve_peer
 from qnode.link.session import Session
@@ -37,7 +32,7 @@ from qnode.node.settle import Site
 from qnode.node.storage import PeerMemory, Storage, runs_of
 from qnode.node.supply import SaePair, SiteSupply
 from qnode.operate.control import serve_control
-from qnode.operate.events import EventLog, configure_log
+from qnode.operate.events import EventLog
 from qnode.operate.metrics import metrics_app
 from qnode.operate.notify import feed_watchdog, from_environment
 from qnode.operate.status import EtsiStatus, PeerStatus, SaeStatus, State
@@ -46,9 +41,6 @@ log = structlog.get_logger()
 
 REFRESH_S = 0.5
 EXPIRY_PERIOD_S = 60.0
-STORE_KEY_BYTES = 32
-GC_THRESHOLD = 50_000
-SWITCH_INTERVAL_S = 0.0005
 
 
 class SiteNode:
@@ -293,98 +285,3 @@ class SiteNode:
                 self._figures.raise_alarm("store.failed", str(error))
             else:
                 self._figures.clear_alarm("store.failed")
-
-
-def open_site_store(config: SiteConfig) -> KeyStore:
-    """Open the site's store, or create it with its pre-shared key when there is none.
-
-    Raises:
-        StoreUnusable: what is there cannot be trusted; it is never replaced.
-        ConfigError: a secret is missing, of a wrong length, or readable by others.
-    """
-    section, node = config.store, config.node
-    for where, path in (("peer.tls.key", config.peer.tls.key), ("etsi014.tls.key", config.etsi014.tls.key)):
-        read_secret(path, where)
-    store_key = read_secret(section.store_key, "store.store_key")
-    if len(store_key) != STORE_KEY_BYTES:
-        raise ConfigError(
-            f"[store] store_key: {section.store_key}: expected {STORE_KEY_BYTES} bytes, got {len(store_key)}"
-        )
-    store = open_store(
-        section.path,
-        role=node.role,
-        store_key=store_key,
-        anchor=section.anchor,
-        kme_id=node.kme_id,
-        peer_kme_id=config.peer.kme_id,
-        create=True,
-    )
-    condition = store.condition()
-    if condition.reason:
-        log.error("store.waiting", reason=condition.reason)
-    try:
-        if store.positions().pool_epoch == 0:  # never loaded, also when the last start was cut short
-            store.load_preshared(read_secret(section.preshared_key, "store.preshared_key"))
-    except FieldError as error:
-        store.close()
-        raise ConfigError(f"[store] preshared_key: {section.preshared_key}: {error.message}") from None
-    except ConfigError:
-        store.close()
-        raise
-    return store
-
-
-def read_secret(path: Path, where: str) -> bytes:
-    """Read a secret file that nobody else may read.
-
-    Raises:
-        ConfigError: it cannot be read, or others can read it.
-    """
-    try:
-        # systemd guards its credentials by an access list, which shows as group bits.
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-        guarded = credentials is not None and path.is_relative_to(credentials)
-        if not guarded and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"{where}: {path} can be read by others; run chmod 600 {path}")
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{where}: {path}: {error.strerror}") from None
-
-
-def run_site_until_signal(config: SiteConfig) -> int:
-    """Run one site until SIGTERM or SIGINT; return the exit status."""
-    events = configure_log(config.operate.log_level)
-    check_devices(dict(config.devices))
-    store = open_site_store(config)
-    # What start-up made lives as long as the daemon, and tasks die in cycles rarely: the collector need not
-    # look through millions of objects a thousand times a second.
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-    # The event loop must not wait long for a worker that has come out of a kernel into Python.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    try:
-        trio.run(_run_until_signal, SiteNode(config, store, events))
-    except BaseExceptionGroup as group:
-        raise _only_one(group) from None
-    finally:
-        store.close()
-    log.info("node.stopped")
-    return 0
-
-
-def _only_one(error: BaseException) -> BaseException:
-    """Unwrap an error that is alone in its groups."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-async def _run_until_signal(node: SiteNode) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(node.run)
-            async for number in signals:
-                log.info("node.stopping", signal=signal.Signals(number).name)
-                from_environment().stopping()
-                nursery.cancel_scope.cancel()
-                return

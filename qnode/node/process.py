@@ -1,0 +1,135 @@
+"""A site's start and stop: its store and secrets, the process around it, signals."""
+
+import gc
+import os
+import signal
+import stat
+import sys
+from pathlib import Path
+
+import structlog
+import trio
+
+from qnode.config import SiteConfig
+from qnode.devices.supervisor import check_devices
+from qnode.errors import ConfigError, FieldError
+from qnode.keys import KeyStore, open_store
+from qnode.node.site import SiteNode
+from qnode.operate.events import configure_log
+from qnode.operate.notify import from_environment
+
+log = structlog.get_logger()
+
+STORE_KEY_BYTES = 32
+GC_THRESHOLD = 50_000
+SWITCH_INTERVAL_S = 0.0005
+_READ_BYTES = 4096
+
+
+def open_site_store(config: SiteConfig) -> KeyStore:
+    """Open the site's store, or create it with its pre-shared key when there is none.
+
+    Raises:
+        StoreUnusable: what is there cannot be trusted; it is never replaced.
+        ConfigError: a secret is missing, of a wrong length, or readable by others.
+    """
+    section, node = config.store, config.node
+    for where, path in (("peer.tls.key", config.peer.tls.key), ("etsi014.tls.key", config.etsi014.tls.key)):
+        read_secret(path, where)
+    store_key = read_secret(section.store_key, "store.store_key")
+    if len(store_key) != STORE_KEY_BYTES:
+        raise ConfigError(
+            f"[store] store_key: {section.store_key}: expected {STORE_KEY_BYTES} bytes, got {len(store_key)}"
+        )
+    store = open_store(
+        section.path,
+        role=node.role,
+        store_key=store_key,
+        anchor=section.anchor,
+        kme_id=node.kme_id,
+        peer_kme_id=config.peer.kme_id,
+        create=True,
+    )
+    condition = store.condition()
+    if condition.reason:
+        log.error("store.waiting", reason=condition.reason)
+    try:
+        if store.positions().pool_epoch == 0:  # never loaded, also when the last start was cut short
+            store.load_preshared(read_secret(section.preshared_key, "store.preshared_key"))
+    except FieldError as error:
+        store.close()
+        raise ConfigError(f"[store] preshared_key: {section.preshared_key}: {error.message}") from None
+    except ConfigError:
+        store.close()
+        raise
+    return store
+
+
+def read_secret(path: Path, where: str) -> bytes:
+    """Read a secret file that nobody else may read.
+
+    Raises:
+        ConfigError: it cannot be read, or others can read it.
+    """
+    try:
+        # systemd guards its credentials by an access list, which shows as group bits.
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        guarded = credentials is not None and path.is_relative_to(credentials)
+        if not guarded and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(f"{where}: {path} can be read by others; run chmod 600 {path}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{where}: {path}: {error.strerror}") from None
+
+
+def run_site_until_signal(config: SiteConfig, *, stop_at_eof: bool = False) -> int:
+    """Run one site until SIGTERM or SIGINT, or until standard input ends; return the exit status."""
+    events = configure_log(config.operate.log_level)
+    check_devices(dict(config.devices))
+    store = open_site_store(config)
+    # What start-up made lives as long as the daemon, and tasks die in cycles rarely: the collector need not
+    # look through millions of objects a thousand times a second.
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+    # The event loop must not wait long for a worker that has come out of a kernel into Python.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        trio.run(_run_until_signal, SiteNode(config, store, events), stop_at_eof)
+    except BaseExceptionGroup as group:
+        raise _only_one(group) from None
+    finally:
+        store.close()
+    log.info("node.stopped")
+    return 0
+
+
+def _only_one(error: BaseException) -> BaseException:
+    """Unwrap an error that is alone in its groups."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def _run_until_signal(node: SiteNode, stop_at_eof: bool) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.run)
+            if stop_at_eof:
+                nursery.start_soon(_stop_at_eof, nursery.cancel_scope)
+            async for number in signals:
+                _stop(nursery.cancel_scope, signal.Signals(number).name)
+                return
+
+
+async def _stop_at_eof(scope: trio.CancelScope) -> None:
+    """Stop when whoever holds the other end of standard input is gone, however it ended."""
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stdin:
+        while await stdin.receive_some(_READ_BYTES):
+            pass
+    _stop(scope, "end of standard input")
+
+
+def _stop(scope: trio.CancelScope, because: str) -> None:
+    log.info("node.stopping", signal=because)
+    from_environment().stopping()
+    scope.cancel()
