@@ -300,9 +300,15 @@ def test_the_daemons_do_not_outlive_a_loopback_that_was_killed(tmp_path: Path) -
         daemons = [eventually(partial(link.daemon, role), f"{role} runs") for role in ROLES]
         link.process.kill()
         link.process.wait(STOP_S)
-        eventually(
-            lambda: not any(Path(f"/proc/{daemon}/cmdline").exists() for daemon in daemons), "their end"
-        )
+        eventually(lambda: not any(_alive(daemon) for daemon in daemons), "their end")
+
+
+def _alive(process_id: int | None) -> bool:
+    """Tell whether a process runs; one that ended and was not waited for does not."""
+    try:
+        return bool(Path(f"/proc/{process_id}/cmdline").read_bytes())
+    except FileNotFoundError:
+        return False
 
 
 def _kill(link: Loopback, role: Role) -> None:
