@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qnode.keys import (
+    Assignment,
     BlockRecord,
     Key,
     KeyLayout,
@@ -98,6 +99,11 @@ def assigned(owner: SqliteKeyStore, peer: SqliteKeyStore, number: int, size_bits
     peer.accept_assignment(assignment, now=0.0)
     owner.acknowledge(assignment.assignment_id)
     return assignment.assignment_id
+
+
+def chunks_of(assignment: Assignment) -> set[tuple[int, int]]:
+    """Return block and position of each chunk of an assignment."""
+    return {(item.block_id, item.first + i) for item in assignment.ranges for i in range(item.count)}
 
 
 def pairs(keys: list[Key]) -> list[tuple[str, bytes]]:

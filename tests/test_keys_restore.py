@@ -353,10 +353,7 @@ def test_a_damaged_chunk_is_refused_when_it_is_needed(sites: tuple[Site, Site]) 
     with a.open() as alice, b.open() as bob:
         assignment_id = assigned(alice, bob, 1)
     connection = sqlite3.connect(a.path)
-    connection.execute(
-        "UPDATE sealed_slots SET slots = zeroblob(length(slots)) WHERE part_id = "
-        "(SELECT part_id FROM sealed_part WHERE kind = 'chunk')"
-    )
+    connection.execute("UPDATE sealed_unit SET sealed = zeroblob(length(sealed)) WHERE kind = 'chunk'")
     connection.commit()
     connection.close()
     with a.open() as alice:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from keys_support import LAYOUT, STORE_KEYS, Site, add_block, appearances, assigned, make_block, preshared
 
-from qnode.errors import FieldError, KeyNotFound, StoreError
-from qnode.keys import key_id
+from qnode.errors import FieldError, KeyNotFound, StoreError, StoreUnusable
+from qnode.keys import SqliteKeyStore, key_id
+from qnode.keys._vault import Kind
 
 
 def secrets_of(block_id: int, n_chunks: int) -> list[bytes]:
@@ -47,17 +48,54 @@ def test_no_secret_stands_in_any_file_at_any_time(tmp_path: Path) -> None:
 
 def test_even_the_sealed_form_of_what_was_delivered_is_gone_after_the_next_expiry(tmp_path: Path) -> None:
     a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+
+    def sealed(store: SqliteKeyStore) -> list[bytes]:
+        with store._database.look() as tx:
+            return [
+                row[0] for row in tx.connection.execute("SELECT sealed FROM sealed_unit WHERE kind = 'chunk'")
+            ]
+
     with a.open() as alice, b.open() as bob:
-        add_block(make_block(1, 12), alice, bob)
-        with alice._database.look() as tx:
-            (blob,) = tx.connection.execute(
-                "SELECT slots FROM sealed_slots JOIN sealed_part USING (part_id) WHERE kind = 'chunk'"
-            ).fetchone()
-        slots = [blob[48 * i : 48 * i + 48] for i in range(12)]
-        assert appearances(a.folder, slots[0])
-        alice.deliver_to_master(assigned(alice, bob, 3))
+        add_block(make_block(1, 300), alice, bob)
+        before = sealed(alice)
+        assert all(appearances(a.folder, unit[:64]) for unit in before)
+        keys = alice.deliver_to_master(assigned(alice, bob, 130))  # all of a unit and two keys of the next
         alice.expire(0.0, 60.0)
-        assert [bool(appearances(a.folder, slot)) for slot in slots] == [False] * 3 + [True] * 9
+        untouched = [unit in sealed(alice) for unit in before]
+        assert untouched == [False, False, True]
+        for position in (40, 800, 1600):  # anywhere in a unit, for its end may stand on another page
+            found = [bool(appearances(a.folder, unit[position : position + 32])) for unit in before]
+            assert found == untouched
+        assert len(keys) == 130
+
+
+def test_a_slot_that_was_wiped_is_never_read_as_a_key_of_zeros(tmp_path: Path) -> None:
+    with Site(tmp_path / "a", "alice").open() as alice:
+        add_block(make_block(1, 300), alice)
+        with alice._database.change(anchored=False) as tx:
+            tx.vault.wipe(Kind.CHUNK, 1, 120, 20)
+            for first, count in ((120, 1), (139, 1), (100, 150), (130, 3)):
+                for move in (tx.vault.read, tx.vault.wipe):
+                    with pytest.raises(StoreUnusable, match="wiped before"):
+                        move(Kind.CHUNK, 1, first, count)
+            key = make_block(1, 300).key[LAYOUT.overhead_bytes :]
+            assert tx.vault.read(Kind.CHUNK, 1, 100, 20) == key[3200:3840]
+            assert tx.vault.read(Kind.CHUNK, 1, 140, 160) == key[4480:9600]
+
+
+def test_a_unit_copied_to_another_place_does_not_open(tmp_path: Path) -> None:
+    with Site(tmp_path / "a", "alice").open() as alice:
+        for block_id in (1, 2):
+            add_block(make_block(block_id, 300), alice)
+        for kind, segment, unit in (("chunk", 1, 1), ("chunk", 2, 0)):
+            with alice._database.change(anchored=False) as tx:
+                tx.connection.execute(
+                    "UPDATE sealed_unit SET sealed = (SELECT sealed FROM sealed_unit WHERE kind = 'chunk' "
+                    "AND segment = 1 AND unit = 0) WHERE kind = ? AND segment = ? AND unit = ?",
+                    (kind, segment, unit),
+                )
+                with pytest.raises(StoreUnusable, match="does not open"):
+                    tx.vault.read(Kind(kind), segment, 128 * unit, 1)
 
 
 def test_a_used_up_block_leaves_no_secret_behind(tmp_path: Path) -> None:
@@ -72,7 +110,7 @@ def test_a_used_up_block_leaves_no_secret_behind(tmp_path: Path) -> None:
         alice.deliver_to_slave("s", "m", ids)
         for store in (alice, bob):
             with store._database.look() as tx:
-                kinds = {row[0] for row in tx.connection.execute("SELECT kind FROM sealed_part")}
+                kinds = {row[0] for row in tx.connection.execute("SELECT kind FROM sealed_unit")}
             assert kinds == {"canary", "pad_send", "pad_receive"}
 
 

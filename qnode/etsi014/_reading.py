@@ -14,7 +14,7 @@ from qnode.etsi014._refusal import malformed
 T = TypeVar("T")
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_UUID_CHARACTERS = 36
 _PLACE = re.compile(r" - at `\$\.?(?P<field>[^`]*)`")
 
 _POST_ONLY = ("additional_slave_SAE_IDs", "extension_mandatory", "extension_optional")
@@ -70,7 +70,7 @@ def key_ids_of_query(query: bytes) -> tuple[UUID, ...]:
     values = _parameters(query)
     if "key_ID" not in values:
         raise malformed("key_ID is missing", "no key_ID", {"field": "key_ID"})
-    return (_uuid(values["key_ID"]),)
+    return _uuids([values["key_ID"]])
 
 
 def key_ids_of_body(body: bytes) -> tuple[UUID, ...]:
@@ -79,7 +79,7 @@ def key_ids_of_body(body: bytes) -> tuple[UUID, ...]:
     Raises:
         Refusal: 400.
     """
-    return tuple(_uuid(entry.key_id) for entry in _decode(body, KeyIdsBody).key_ids)
+    return _uuids([entry.key_id for entry in _decode(body, KeyIdsBody).key_ids])
 
 
 def _parameters(query: bytes) -> dict[str, str]:
@@ -98,10 +98,14 @@ def _integer(text: str | None) -> int | str | None:
     return int(text) if text is not None and _INTEGER.fullmatch(text) else text
 
 
-def _uuid(text: str) -> UUID:
-    if not _UUID.fullmatch(text):
-        raise malformed("key_ID is not a UUID", "malformed key_ID", {"field": "key_ID"})
-    return UUID(text)
+def _uuids(texts: list[str]) -> tuple[UUID, ...]:
+    """Read UUIDs as RFC 9562 writes them, in either case: neither braces nor bare digits."""
+    try:
+        if any(len(text) != _UUID_CHARACTERS for text in texts):
+            raise ValueError
+        return msgspec.convert(texts, tuple[UUID, ...])
+    except ValueError:
+        raise malformed("key_ID is not a UUID", "malformed key_ID", {"field": "key_ID"}) from None
 
 
 def _decode(body: bytes, kind: type[T]) -> T:

@@ -1,6 +1,6 @@
 """Version 1 of the API: paths, methods and answers of ETSI GS QKD 014 V1.1.1 as an ASGI application."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -126,15 +126,16 @@ class _Endpoint:
 
 
 def _container(delivery: Delivery, keys: list[Key]) -> KeyContainerBody:
-    link = delivery.extension or {}
-    return KeyContainerBody(
-        keys=[KeyBody(key.key_id, key.key, {**_prefixed(key), **link} or None) for key in keys],
-        key_container_extension=delivery.extension,
-    )
-
-
-def _prefixed(key: Key) -> dict[str, Any]:
-    return {f"{_VENDOR}{name}": value for name, value in key.extension.items()}
+    bodies: list[KeyBody] = []
+    told: Mapping[str, Any] | None = None
+    extension: dict[str, Any] | None = None
+    for key in keys:
+        if key.extension is not told:  # keys of one block share theirs
+            told = key.extension
+            named = {f"{_VENDOR}{name}": value for name, value in told.items()}
+            extension = {**named, **(delivery.extension or {})} or None
+        bodies.append(KeyBody(key.key_id, key.key, extension))
+    return KeyContainerBody(keys=bodies, key_container_extension=delivery.extension)
 
 
 def _json(status: int, body: msgspec.Struct) -> Response:

@@ -4,7 +4,8 @@ Each key that a slave may still fetch has a row under its key_ID; the row, and t
 named slave or at expiry. After that a key_ID is as unknown as one that never was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -13,7 +14,10 @@ from qnode.errors import FieldError, KeyNotFound, NotNamed, StoreError
 from qnode.keys import _blocks, _keybytes, _ranges
 from qnode.keys._assigned import check_saes, decode
 from qnode.keys._database import Tx
-from qnode.keys._model import Assignment, BlockState, Key, KeyRange, chunks_per_key
+from qnode.keys._model import Assignment, BlockState, Key, chunks_per_key
+
+_AT_ONCE = 128
+_COLUMNS = "key_id, assignment_id, position, waiting"
 
 
 def accept(tx: Tx, assignment: Assignment, now: float) -> None:
@@ -30,37 +34,38 @@ def accept(tx: Tx, assignment: Assignment, now: float) -> None:
         if row[0] != content:
             raise StoreError(f"assignment {assignment.assignment_id} was accepted with other contents before")
         return
-    _check(tx, assignment)
-    for item in _ranges.joined(assignment.keys):
+    width = _check(tx, assignment)
+    for item in _ranges.joined(assignment.ranges):
         state = _blocks.state_of(tx, item.block_id)
         if state not in (BlockState.PREPARED, BlockState.AVAILABLE):
             raise StoreError(f"assignment {assignment.assignment_id}: block {item.block_id} is {state} here")
         _ranges.take_free(tx, item, tx.peer)
-        _blocks.mark_peer_confirmed(tx, item.block_id)
+        if state == BlockState.PREPARED:
+            _blocks.mark_peer_confirmed(tx, item.block_id)
+    key_ids = _keybytes.key_ids_of(tx, assignment.ranges, width)
     tx.connection.execute(
         "INSERT INTO peer_assignment (assignment_id, content, chunks_per_key, keys_left, stock, accepted_at) "
         "VALUES (?,?,?,?,?,?)",
-        (
-            assignment.assignment_id,
-            content,
-            chunks_per_key(assignment.size_bits),
-            len(assignment.keys),
-            assignment.stock,
-            now,
-        ),
+        (assignment.assignment_id, content, width, len(key_ids), assignment.stock, now),
     )
     waiting = (1 << len(assignment.slave_saes)) - 1
     tx.connection.executemany(
         "INSERT INTO issued_key (key_id, assignment_id, position, waiting) VALUES (?,?,?,?)",
-        (
-            (key_id, assignment.assignment_id, position, waiting)
-            for position, key_id in enumerate(_keybytes.key_ids_of(tx, assignment.keys))
-        ),
+        [(key_id, assignment.assignment_id, position, waiting) for position, key_id in enumerate(key_ids)],
     )
     tx.connection.execute(
         "UPDATE site SET peer_last_assignment_id = max(peer_last_assignment_id, ?)",
         (assignment.assignment_id,),
     )
+
+
+class _Issued(NamedTuple):
+    """A row of `issued_key`."""
+
+    key_id: bytes
+    assignment_id: int
+    position: int
+    waiting: int
 
 
 def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
@@ -69,45 +74,33 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
     Raises NotNamed when the caller is not a slave of any one of them (ETSI GS QKD 014, 401), else KeyNotFound
     when one is unknown, used, expired, of another master, or asked twice.
     """
-    assignments: dict[int, Assignment] = {}
-    found: list[tuple[bytes, int, int, int]] = []
-    missing = len(set(key_ids)) < len(key_ids)
-    for key_id in key_ids:
-        row = tx.connection.execute(
-            "SELECT key_id, assignment_id, position, waiting FROM issued_key WHERE key_id = ?",
-            (key_id.bytes,),
-        ).fetchone()
-        if row is None:
-            missing = True
-            continue
-        if row[1] not in assignments:
-            assignments[row[1]] = _assignment(tx, row[1])
-        assignment = assignments[row[1]]
-        if slave_sae not in assignment.slave_saes:
-            raise NotNamed(f"{slave_sae} was not named as a slave for one of the keys")
-        bit = 1 << assignment.slave_saes.index(slave_sae)
-        if assignment.master_sae != master_sae or not row[3] & bit:
-            missing = True
-            continue
-        found.append((row[0], row[1], row[2], row[3] & ~bit))
-    if missing:
-        raise KeyNotFound("one or more keys are unknown, used or expired")
+    asked = {key_id.bytes: key_id for key_id in key_ids}
+    of_assignment: dict[int, list[_Issued]] = {}
+    for row in _issued(tx, list(asked)):
+        of_assignment.setdefault(row.assignment_id, []).append(row)
+    assignments = {assignment_id: _assignment(tx, assignment_id) for assignment_id in of_assignment}
+    if any(slave_sae not in assignment.slave_saes for assignment in assignments.values()):
+        raise NotNamed(f"{slave_sae} was not named as a slave for one of the keys")
 
-    keys: list[Key] = []
-    for assignment_id, of_one in _grouped(found).items():
+    keys: dict[UUID, Key] = {}
+    for assignment_id, rows in of_assignment.items():
         assignment = assignments[assignment_id]
-        ranges = [assignment.keys[position] for _, position, _ in of_one]
-        keys += _keybytes.read_keys(tx, ranges, assignment.size_bits)
-        tx.connection.executemany(
-            "UPDATE issued_key SET waiting = ? WHERE key_id = ?",
-            [(waiting, key_id) for key_id, _, waiting in of_one if waiting],
-        )
-        finished = [
-            (key_id, assignment.keys[position]) for key_id, position, waiting in of_one if not waiting
-        ]
-        tx.count_gone(delivered=_finish(tx, assignment_id, finished))
-    order = {key_id: i for i, key_id in enumerate(key_ids)}
-    return sorted(keys, key=lambda key: order[key.key_id])
+        bit = 1 << assignment.slave_saes.index(slave_sae)
+        if assignment.master_sae != master_sae or not all(row.waiting & bit for row in rows):
+            break
+        rows.sort(key=lambda row: row.position)
+        width = chunks_per_key(assignment.size_bits)
+        ranges = _keybytes.parts_of(assignment.ranges, width, [row.position for row in rows])
+        named = [asked[row.key_id] for row in rows]
+        opened = _keybytes.with_ids(tx, ranges, width, assignment.size_bits, named)
+        keys.update(zip(named, opened, strict=True))
+        left = [(row.waiting & ~bit, row.key_id) for row in rows if row.waiting != bit]
+        tx.connection.executemany("UPDATE issued_key SET waiting = ? WHERE key_id = ?", left)
+        finished = [row for row in rows if row.waiting == bit]
+        tx.count_gone(delivered=_finish(tx, assignment_id, assignment, finished))
+    if len(keys) < len(key_ids):
+        raise KeyNotFound("one or more keys are unknown, used or expired")
+    return [keys[key_id] for key_id in key_ids]
 
 
 def void(tx: Tx, assignment: Assignment) -> None:
@@ -116,9 +109,9 @@ def void(tx: Tx, assignment: Assignment) -> None:
         "SELECT content FROM peer_assignment WHERE assignment_id = ?", (assignment.assignment_id,)
     ).fetchone()
     if row is not None and decode(row[0]) == assignment:
-        n_chunks = _finish(tx, assignment.assignment_id, _waiting(tx, assignment))
+        n_chunks = _finish(tx, assignment.assignment_id, assignment, _waiting(tx, assignment))
     else:
-        free = [part for key in assignment.keys for part in _ranges.take_what_is_free(tx, key, tx.peer)]
+        free = [part for item in assignment.ranges for part in _ranges.take_what_is_free(tx, item, tx.peer)]
         n_chunks = _ranges.destroy(tx, free)
     tx.count_gone(void=n_chunks)
 
@@ -132,8 +125,9 @@ def expire(tx: Tx, before: float, stock_before: float, limit: int) -> int:
     ).fetchall()
     n_keys = 0
     for assignment_id, content in rows:
-        waiting = _waiting(tx, decode(content))
-        tx.count_gone(expired=_finish(tx, assignment_id, waiting))
+        assignment = decode(content)
+        waiting = _waiting(tx, assignment)
+        tx.count_gone(expired=_finish(tx, assignment_id, assignment, waiting))
         n_keys += len(waiting)
     return n_keys
 
@@ -143,7 +137,8 @@ def n_chunks(tx: Tx) -> int:
     return tx.one("SELECT coalesce(sum(keys_left * chunks_per_key), 0) FROM peer_assignment")[0]
 
 
-def _check(tx: Tx, assignment: Assignment) -> None:
+def _check(tx: Tx, assignment: Assignment) -> int:
+    """Refuse contents that make no sense; return the chunks of each key."""
     if assignment.owner != tx.peer:
         raise StoreError(f"assignment {assignment.assignment_id} is of {assignment.owner}, not of the peer")
     try:
@@ -151,11 +146,12 @@ def _check(tx: Tx, assignment: Assignment) -> None:
         width = chunks_per_key(assignment.size_bits)
     except FieldError as error:
         raise StoreError(f"assignment {assignment.assignment_id}: {error}") from error
-    if not assignment.keys or any(key.count != width for key in assignment.keys):
+    if not assignment.ranges or any(not item.count or item.count % width for item in assignment.ranges):
         raise StoreError(
             f"assignment {assignment.assignment_id}: keys of {assignment.size_bits} bits need {width} "
             "chunks each"
         )
+    return width
 
 
 def _assignment(tx: Tx, assignment_id: int) -> Assignment:
@@ -165,34 +161,44 @@ def _assignment(tx: Tx, assignment_id: int) -> Assignment:
     return decode(content)
 
 
-def _grouped(found: list[tuple[bytes, int, int, int]]) -> dict[int, list[tuple[bytes, int, int]]]:
-    groups: dict[int, list[tuple[bytes, int, int]]] = {}
-    for key_id, assignment_id, position, waiting in found:
-        groups.setdefault(assignment_id, []).append((key_id, position, waiting))
-    return groups
+def _issued(tx: Tx, key_ids: Sequence[bytes]) -> Iterator[_Issued]:
+    """Yield the rows of these key_IDs, those that exist."""
+    for some in _in_groups(key_ids):
+        yield from map(
+            _Issued._make,
+            tx.connection.execute(f"SELECT {_COLUMNS} FROM issued_key WHERE key_id IN {_places(some)}", some),
+        )
 
 
-def _waiting(tx: Tx, assignment: Assignment) -> list[tuple[bytes, KeyRange]]:
-    """Return the keys of an assignment that still wait for a slave."""
+def _waiting(tx: Tx, assignment: Assignment) -> list[_Issued]:
+    """Return the keys of an assignment that still wait for a slave, in their order."""
+    width = chunks_per_key(assignment.size_bits)
     secrets_left = [
-        key for key in assignment.keys if _blocks.has_chunks(tx, key.block_id)
+        item for item in assignment.ranges if _blocks.has_chunks(tx, item.block_id)
     ]  # a block's secret goes with its last chunk, and no key waits then
-    candidates = zip(_keybytes.key_ids_of(tx, secrets_left), secrets_left, strict=True)
-    return [
-        (key_id, key)
-        for key_id, key in candidates
-        if tx.connection.execute("SELECT 1 FROM issued_key WHERE key_id = ?", (key_id,)).fetchone()
-    ]
+    return sorted(_issued(tx, _keybytes.key_ids_of(tx, secrets_left, width)), key=lambda row: row.position)
 
 
-def _finish(tx: Tx, assignment_id: int, keys: list[tuple[bytes, KeyRange]]) -> int:
-    """Destroy keys that no slave waits for any more; return the number of chunks."""
-    tx.connection.executemany("DELETE FROM issued_key WHERE key_id = ?", [(key_id,) for key_id, _ in keys])
-    tx.connection.execute(
-        "UPDATE peer_assignment SET keys_left = keys_left - ? WHERE assignment_id = ?",
-        (len(keys), assignment_id),
+def _finish(tx: Tx, assignment_id: int, assignment: Assignment, keys: Sequence[_Issued]) -> int:
+    """Destroy keys, in ascending order, that no slave waits for any more; return the number of chunks."""
+    for some in _in_groups([key.key_id for key in keys]):
+        tx.connection.execute(f"DELETE FROM issued_key WHERE key_id IN {_places(some)}", some)
+    (keys_left,) = tx.one(
+        "UPDATE peer_assignment SET keys_left = keys_left - ? WHERE assignment_id = ? RETURNING keys_left",
+        len(keys),
+        assignment_id,
     )
-    tx.connection.execute(
-        "DELETE FROM peer_assignment WHERE assignment_id = ? AND keys_left = 0", (assignment_id,)
-    )
-    return _ranges.destroy(tx, [key for _, key in keys])
+    if not keys_left:
+        tx.connection.execute("DELETE FROM peer_assignment WHERE assignment_id = ?", (assignment_id,))
+    width = chunks_per_key(assignment.size_bits)
+    return _ranges.destroy(tx, _keybytes.parts_of(assignment.ranges, width, [key.position for key in keys]))
+
+
+def _in_groups(key_ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cut a list to lengths that a statement can name."""
+    for start in range(0, len(key_ids), _AT_ONCE):
+        yield key_ids[start : start + _AT_ONCE]
+
+
+def _places(values: Sequence[bytes]) -> str:
+    return f"({','.join('?' * len(values))})"

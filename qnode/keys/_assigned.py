@@ -1,8 +1,10 @@
 """Assignments made by this site, whose SAEs are the masters.
 
-A row is first unacknowledged, then acknowledged, and gone once delivered, expired or void. Stock is delivered
-key by key from its front.
+A row is unacknowledged until the peer holds the assignment too, and gone once delivered, expired or void.
+Stock is acknowledged, kept, and delivered key by key from its front.
 """
+
+from collections.abc import Iterable
 
 import msgspec
 
@@ -49,16 +51,17 @@ def assign(
     if number < 1:
         raise FieldError("number", f"must be at least 1, is {number}")
     width = chunks_per_key(size_bits)
-    keys = _ranges.take_oldest(tx, number, width)
-    (last,) = tx.one("SELECT last_assignment_id FROM site")
-    tx.connection.execute("UPDATE site SET last_assignment_id = ?", (last + 1,))
+    ranges = _ranges.take_oldest(tx, number, width)
+    (assignment_id,) = tx.one(
+        "UPDATE site SET last_assignment_id = last_assignment_id + 1 RETURNING last_assignment_id"
+    )
     assignment = Assignment(
-        assignment_id=last + 1,
+        assignment_id=assignment_id,
         owner=tx.role,
         master_sae=master_sae,
         slave_saes=slave_saes,
         size_bits=size_bits,
-        keys=tuple(keys),
+        ranges=tuple(ranges),
         stock=stock,
     )
     tx.connection.execute(
@@ -85,7 +88,7 @@ def acknowledge(tx: Tx, assignment_id: int) -> None:
         "UPDATE own_assignment SET acknowledged = 1 WHERE assignment_id = ?", (assignment_id,)
     )
     if done.rowcount != 1:
-        raise StoreError(f"assignment {assignment_id} is not open here: delivered, expired, void or unknown")
+        raise _not_open(assignment_id)
 
 
 def unacknowledged(tx: Tx) -> list[Assignment]:
@@ -97,20 +100,22 @@ def unacknowledged(tx: Tx) -> list[Assignment]:
 
 
 def deliver(tx: Tx, assignment_id: int) -> list[Key]:
-    """Hand out the keys of an acknowledged assignment and destroy them here. Raises StoreError otherwise."""
+    """Hand out the keys of an assignment that the peer holds, and destroy them here.
+
+    Raises StoreError when it is stock, or not open.
+    """
     row = tx.connection.execute(
-        "SELECT content, acknowledged, stock FROM own_assignment WHERE assignment_id = ?", (assignment_id,)
+        "SELECT content, stock FROM own_assignment WHERE assignment_id = ?", (assignment_id,)
     ).fetchone()
     if row is None:
-        raise StoreError(f"assignment {assignment_id} is not open here: delivered, expired, void or unknown")
-    content, acknowledged, stock = row
-    if not acknowledged:
-        raise StoreError(f"assignment {assignment_id} is not acknowledged by the peer yet")
+        raise _not_open(assignment_id)
+    content, stock = row
     if stock:
         raise StoreError(f"assignment {assignment_id} is stock; take its keys from the stock")
     assignment = decode(content)
-    keys = _keybytes.read_keys(tx, assignment.keys, assignment.size_bits)
-    tx.count_gone(delivered=_remove(tx, assignment_id, assignment.keys))
+    width = chunks_per_key(assignment.size_bits)
+    keys = _keybytes.read_keys(tx, assignment.ranges, width, assignment.size_bits)
+    tx.count_gone(delivered=_remove(tx, assignment_id, assignment.ranges))
     return keys
 
 
@@ -118,6 +123,7 @@ def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_b
     """Hand out keys assigned beforehand, oldest first, and destroy them here. Raises NotEnoughKeys."""
     if number < 1:
         raise FieldError("number", f"must be at least 1, is {number}")
+    width = chunks_per_key(size_bits)
     rows = tx.connection.execute(
         "SELECT assignment_id, content, n_taken, n_keys FROM own_assignment WHERE stock = 1 "
         "AND acknowledged = 1 AND master_sae = ? AND slave_sae = ? AND size_bits = ? "
@@ -129,8 +135,8 @@ def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_b
         part = min(number - len(taken), n_keys - n_taken)
         if part == 0:
             break
-        chosen = decode(content).keys[n_taken : n_taken + part]
-        taken += _keybytes.read_keys(tx, chosen, size_bits)
+        chosen = _keybytes.part_of(decode(content).ranges, width, n_taken, part)
+        taken += _keybytes.read_keys(tx, chosen, width, size_bits)
         if n_taken + part == n_keys:
             n_chunks = _remove(tx, assignment_id, chosen)
         else:
@@ -162,29 +168,29 @@ def void(tx: Tx, assignment_id: int) -> Assignment:
         "SELECT content, acknowledged FROM own_assignment WHERE assignment_id = ?", (assignment_id,)
     ).fetchone()
     if row is None:
-        raise StoreError(f"assignment {assignment_id} is not open here: delivered, expired, void or unknown")
+        raise _not_open(assignment_id)
     if row[1]:
         raise StoreError(
             f"assignment {assignment_id} is acknowledged: it is delivered or expires, never undone"
         )
     assignment = decode(row[0])
-    tx.count_gone(void=_remove(tx, assignment_id, assignment.keys))
+    tx.count_gone(void=_remove(tx, assignment_id, assignment.ranges))
     return assignment
 
 
 def expire(tx: Tx, before: float, limit: int) -> int:
     """Destroy acknowledged assignments made before `before` and not delivered; return the number of keys."""
     rows = tx.connection.execute(
-        "SELECT assignment_id, content, n_taken FROM own_assignment WHERE acknowledged = 1 "
-        "AND assigned_at < ? ORDER BY assigned_at LIMIT ?",
+        "SELECT assignment_id, content, chunks_per_key, n_taken, n_keys FROM own_assignment "
+        "WHERE acknowledged = 1 AND assigned_at < ? ORDER BY assigned_at LIMIT ?",
         (before, limit),
     ).fetchall()
-    n_keys = 0
-    for assignment_id, content, n_taken in rows:
-        rest = decode(content).keys[n_taken:]
+    n_expired = 0
+    for assignment_id, content, width, n_taken, n_keys in rows:
+        rest = _keybytes.part_of(decode(content).ranges, width, n_taken, n_keys - n_taken)
         tx.count_gone(expired=_remove(tx, assignment_id, rest))
-        n_keys += len(rest)
-    return n_keys
+        n_expired += n_keys - n_taken
+    return n_expired
 
 
 def n_chunks(tx: Tx) -> int:
@@ -192,6 +198,10 @@ def n_chunks(tx: Tx) -> int:
     return tx.one("SELECT coalesce(sum((n_keys - n_taken) * chunks_per_key), 0) FROM own_assignment")[0]
 
 
-def _remove(tx: Tx, assignment_id: int, keys: tuple[KeyRange, ...]) -> int:
+def _remove(tx: Tx, assignment_id: int, ranges: Iterable[KeyRange]) -> int:
     tx.connection.execute("DELETE FROM own_assignment WHERE assignment_id = ?", (assignment_id,))
-    return _ranges.destroy(tx, keys)
+    return _ranges.destroy(tx, ranges)
+
+
+def _not_open(assignment_id: int) -> StoreError:
+    return StoreError(f"assignment {assignment_id} is not open here: delivered, expired, void or unknown")

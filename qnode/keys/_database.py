@@ -109,16 +109,16 @@ class Database:
                 yield self._tx
                 if anchored:
                     connection.execute("UPDATE site SET generation = generation + 1")
-                positions = read_positions(connection)
-                serving = not self._waits_for()
+                    positions = read_positions(connection)
+                    # A lost anchor is made anew only once the peer has confirmed what it should say.
+                    known = self.anchor is not None or not self._waits_for()
                 connection.execute("COMMIT")
             except BaseException as error:
                 self._undo()
                 if isinstance(error, sqlite3.Error):
                     raise self._translated(error) from error
                 raise
-            # A lost anchor is made anew only once the peer has confirmed what it should say.
-            if anchored and (serving or self.anchor is not None):
+            if anchored and known:
                 self._advance(positions)
 
     def catch_up_anchor(self) -> None:

@@ -114,8 +114,8 @@ def chunks_per_key(size_bits: int) -> int:
 class Assignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which chunks become keys for which SAEs. No key bytes: it is sent to the peer as it is.
 
-    `owner` is the site that assigns (the master's), `assignment_id` counts up per owner. Each entry of
-    `keys` is one key.
+    `owner` is the site that assigns (the master's), `assignment_id` counts up per owner. The keys lie one
+    behind the other in `ranges`, each within one of them.
     """
 
     assignment_id: Number
@@ -123,8 +123,13 @@ class Assignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     master_sae: str
     slave_saes: tuple[str, ...]
     size_bits: Number
-    keys: tuple[KeyRange, ...]
+    ranges: tuple[KeyRange, ...]
     stock: bool = False
+
+    @property
+    def n_keys(self) -> int:
+        """The number of keys."""
+        return sum(item.count for item in self.ranges) // chunks_per_key(self.size_bits)
 
 
 class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,13 +140,19 @@ class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ranges: tuple[KeyRange, ...]
 
 
-@dataclass(frozen=True)
-class Key:
-    """One key on its way to an SAE, with the record of the block that its first chunk comes from."""
+class Key(Struct, frozen=True, eq=False):
+    """One key on its way to an SAE, with the record of its block."""
 
     key_id: UUID
-    key: bytes = field(repr=False)
+    key: bytes
     record: BlockRecord
+
+    def __repr__(self) -> str:
+        return f"Key(key_id={self.key_id}, {8 * len(self.key)} bits)"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        # The inherited one lists every field, and tracebacks with local variables use it.
+        return [("key_id", self.key_id)]
 
 
 class PadId(Struct, frozen=True, array_like=True, order=True):

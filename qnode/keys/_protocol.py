@@ -127,9 +127,9 @@ class KeyStore(Protocol):
         """
 
     def deliver_to_master(self, assignment_id: int) -> list[Key]:
-        """Hand out the keys of an acknowledged assignment, once, and destroy them here.
+        """Hand out the keys of an assignment that the peer holds durably, once, and destroy them here.
 
-        Raises StoreError when it is not acknowledged, is stock, or not open (any more).
+        Raises StoreError when it is stock, or not open (any more).
         """
 
     def take_from_stock(

@@ -76,7 +76,7 @@ def take_what_is_free(tx: Tx, item: KeyRange, owner: Role) -> list[KeyRange]:
 
 
 def take_oldest(tx: Tx, number: int, width: int) -> list[KeyRange]:
-    """Take `number` runs of `width` chunks that this site owns, oldest first, each within one range.
+    """Take `number` keys of `width` chunks that this site owns, oldest first, each within one range.
 
     Raises NotEnoughKeys (the caller's transaction undoes what was taken).
     """
@@ -85,16 +85,18 @@ def take_oldest(tx: Tx, number: int, width: int) -> list[KeyRange]:
         "WHERE r.owner = ? AND r.count >= ? AND b.state = 'available' ORDER BY r.block_id, r.first LIMIT ?",
         (tx.role, width, number),
     ).fetchall()
-    keys: list[KeyRange] = []
+    taken: list[KeyRange] = []
+    missing = number
     for block_id, first, count in rows:
-        fits = min(count // width, number - len(keys))
+        fits = min(count // width, missing)
         if fits == 0:
             break
-        take_free(tx, KeyRange(block_id, first, fits * width), tx.role)
-        keys += [KeyRange(block_id, first + i * width, width) for i in range(fits)]
-    if len(keys) < number:
-        raise NotEnoughKeys(number, len(keys))
-    return keys
+        taken.append(KeyRange(block_id, first, fits * width))
+        take_free(tx, taken[-1], tx.role)
+        missing -= fits
+    if missing:
+        raise NotEnoughKeys(number, number - missing)
+    return taken
 
 
 def take_newest(tx: Tx, number: int) -> list[KeyRange]:
@@ -147,10 +149,12 @@ def destroy(tx: Tx, ranges: Iterable[KeyRange]) -> int:
     total = 0
     for item in joined(ranges):
         tx.vault.wipe(Kind.CHUNK, item.block_id, item.first, item.count)
-        tx.connection.execute(
-            "UPDATE block SET chunks_left = chunks_left - ? WHERE block_id = ?", (item.count, item.block_id)
+        (chunks_left,) = tx.one(
+            "UPDATE block SET chunks_left = chunks_left - ? WHERE block_id = ? RETURNING chunks_left",
+            item.count,
+            item.block_id,
         )
-        if tx.one("SELECT chunks_left FROM block WHERE block_id = ?", item.block_id)[0] == 0:
+        if chunks_left == 0:
             tx.vault.drop(Kind.BLOCK_SECRET, item.block_id)
         total += item.count
     return total

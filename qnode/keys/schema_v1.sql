@@ -1,4 +1,4 @@
--- Store of one site, version 1. Key bytes stand only in sealed_slots, each slot sealed for itself.
+-- Store of one site, version 1. Key bytes stand only in sealed_unit, sealed.
 
 CREATE TABLE site (
     one                     INTEGER PRIMARY KEY CHECK (one = 1),
@@ -97,17 +97,10 @@ CREATE TABLE pad_segment (
     PRIMARY KEY (direction, segment)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE sealed_part (
+CREATE TABLE sealed_unit (
     kind    TEXT    NOT NULL,
     segment INTEGER NOT NULL,
-    part    INTEGER NOT NULL,
-    part_id INTEGER NOT NULL,
-    live    INTEGER NOT NULL CHECK (live >= 0),            -- slots not wiped yet
-    salt    BLOB    NOT NULL,
-    PRIMARY KEY (kind, segment, part)
+    unit    INTEGER NOT NULL,
+    sealed  BLOB    NOT NULL,                              -- nonce, then AES-256-GCM
+    PRIMARY KEY (kind, segment, unit)
 ) STRICT, WITHOUT ROWID;
-
-CREATE TABLE sealed_slots (
-    part_id INTEGER PRIMARY KEY,
-    slots   BLOB NOT NULL
-) STRICT;

@@ -120,14 +120,9 @@ class Storage:
         """Note that the peer holds an assignment."""
         await self._call(lambda: self._store.acknowledge(assignment_id))
 
-    async def acknowledge_and_deliver(self, assignment_id: int) -> list[Key]:
+    async def deliver_to_master(self, assignment_id: int) -> list[Key]:
         """The peer holds the assignment: hand the keys to the master, once."""
-
-        def work() -> list[Key]:
-            self._store.acknowledge(assignment_id)
-            return self._store.deliver_to_master(assignment_id)
-
-        return await self._call(work)
+        return await self._call(lambda: self._store.deliver_to_master(assignment_id))
 
     async def take_from_stock(self, master: str, slave: str, number: int, size_bits: int) -> list[Key]:
         """Hand out keys that were assigned in advance; all or none."""

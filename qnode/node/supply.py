@@ -14,7 +14,7 @@ import trio
 
 from qnode.errors import LinkDown, LinkError, NotEnoughKeys
 from qnode.etsi014 import Key, KeySupply
-from qnode.keys import Assignment
+from qnode.keys import Assignment, BlockRecord
 from qnode.keys import Key as StoredKey
 from qnode.node.storage import Storage
 from qnode.units import CHUNK_BITS
@@ -88,8 +88,8 @@ class SiteSupply(KeySupply):
             # The peer may be gone without our knowing yet. These keys are given up; others were set aside.
             self._peer.give_up(assignment)
             return await self._from_stock(master, slaves, number, size_bits)
-        keys = await self._storage.acknowledge_and_deliver(assignment.assignment_id)
-        return [_for_delivery(key) for key in keys]
+        keys = await self._storage.deliver_to_master(assignment.assignment_id)
+        return _for_delivery(keys)
 
     async def _from_stock(
         self, master: str, slaves: tuple[str, ...], number: int, size_bits: int
@@ -97,7 +97,7 @@ class SiteSupply(KeySupply):
         if len(slaves) == 1 and size_bits == CHUNK_BITS:
             with suppress(NotEnoughKeys):
                 keys = await self._storage.take_from_stock(master, slaves[0], number, size_bits)
-                return [_for_delivery(key) for key in keys]
+                return _for_delivery(keys)
         raise LinkDown("the other site cannot be reached to agree on keys")
 
     async def keep_stock(self, pairs: list[SaePair], wanted: int) -> None:
@@ -122,13 +122,19 @@ class SiteSupply(KeySupply):
         Raises:
             KeyNotFound, NotNamed: nothing was taken.
         """
-        return [_for_delivery(key) for key in await self._storage.deliver_to_slave(slave, master, key_ids)]
+        return _for_delivery(await self._storage.deliver_to_slave(slave, master, key_ids))
 
 
-def _for_delivery(key: StoredKey) -> Key:
-    extension = {
-        "simulated": key.record.simulated,
-        "estimator": key.record.estimator,
-        "eps_sec": key.record.eps_sec,
-    }
-    return Key(key_id=key.key_id, key=key.key, extension=extension)
+def _for_delivery(keys: list[StoredKey]) -> list[Key]:
+    result: list[Key] = []
+    record: BlockRecord | None = None
+    for key in keys:
+        if key.record is not record:  # keys of one block share theirs
+            record = key.record
+            extension = {
+                "simulated": record.simulated,
+                "estimator": record.estimator,
+                "eps_sec": record.eps_sec,
+            }
+        result.append(Key(key.key_id, key.key, extension))
+    return result
