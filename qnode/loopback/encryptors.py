@@ -3,15 +3,16 @@
 They are ordinary HTTPS clients of the two key managers and know nothing of the daemons.
 """
 
-import base64
 import hmac
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import httpx
+import msgspec
 import trio
+from msgspec import Struct
 
+from qnode.loopback.https import HttpsClient, NoResponse
 from qnode.loopback.prepare import Endpoints, SaeEndpoint
 
 KEYS_PER_REQUEST = 128
@@ -30,86 +31,127 @@ class Comparison:
     refused: int = 0
 
 
+class _Status(Struct, frozen=True):
+    """The one member of a status that is looked at (ETSI GS QKD 014, 6.1)."""
+
+    stored_key_count: int
+
+
+class _Key(Struct, frozen=True):
+    key_id: str = msgspec.field(name="key_ID")
+    key: bytes
+
+
+class _KeyContainer(Struct, frozen=True):
+    keys: list[_Key]
+
+
+class _KeyId(Struct, frozen=True):
+    key_id: str = msgspec.field(name="key_ID")
+
+
+class _KeyIds(Struct, frozen=True):
+    key_ids: list[_KeyId] = msgspec.field(name="key_IDs")
+
+
+class _KeyRequest(Struct, frozen=True):
+    number: int
+
+
+_decode_status = msgspec.json.Decoder(_Status).decode
+_decode_keys = msgspec.json.Decoder(_KeyContainer).decode
+
+
+class Encryptor:
+    """One SAE and its connection to the key manager of its site."""
+
+    def __init__(self, endpoints: Endpoints, sae: SaeEndpoint) -> None:
+        context = ssl.create_default_context(cafile=endpoints.ca)
+        context.load_cert_chain(sae.cert, sae.key)
+        site = next(site for site in endpoints.sites.values() if site.kme_id == sae.kme)
+        self._client = HttpsClient(site.url, context)
+        self._base = f"/api/v1/keys/{sae.peer_sae_id}"
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        await self._client.aclose()
+
+    async def stored(self) -> int:
+        """Return how many keys may be asked for as master, some left for others. Raises NoResponse."""
+        response = await self._client.call("GET", f"{self._base}/status")
+        return _decode_status(response.body).stored_key_count - LEFT_FOR_OTHERS if response.ok else 0
+
+    async def assign(self, number: int) -> list[_Key] | None:
+        """Fetch new keys as master; None when refused. Raises NoResponse."""
+        return await self._keys("enc_keys", _KeyRequest(number))
+
+    async def fetch(self, key_ids: list[str]) -> list[_Key] | None:
+        """Fetch the same keys as slave; None when refused. Raises NoResponse."""
+        return await self._keys("dec_keys", _KeyIds([_KeyId(key_id) for key_id in key_ids]))
+
+    async def _keys(self, call: str, request: Struct) -> list[_Key] | None:
+        response = await self._client.call("POST", f"{self._base}/{call}", msgspec.json.encode(request))
+        return _decode_keys(response.body).keys if response.ok else None
+
+
 async def run_encryptors(
     endpoints: Endpoints, comparison: Comparison, wanted: int | None, reached: Callable[[], None]
 ) -> None:
     """Fetch and compare keys in both directions until ``wanted`` were compared, then call ``reached``."""
+    # An encryptor's master and slave halves are clients of their own, so that neither waits for the other.
     alice, bob = endpoints.saes_of(demo=True)
-    async with (
-        _client(endpoints, alice) as at_alice,
-        _client(endpoints, bob) as at_bob,
-        trio.open_nursery() as nursery,
-    ):
-        nursery.start_soon(_drain, at_alice, alice, at_bob, bob, comparison, wanted, reached)
-        nursery.start_soon(_drain, at_bob, bob, at_alice, alice, comparison, wanted, reached)
-
-
-def _client(endpoints: Endpoints, sae: SaeEndpoint) -> httpx.AsyncClient:
-    context = ssl.create_default_context(cafile=endpoints.ca)
-    context.load_cert_chain(sae.cert, sae.key)
-    site = next(site for site in endpoints.sites.values() if site.kme_id == sae.kme)
-    return httpx.AsyncClient(base_url=site.url, verify=context, timeout=10.0, trust_env=False)
+    async with trio.open_nursery() as nursery:
+        for master, slave in ((alice, bob), (bob, alice)):
+            nursery.start_soon(
+                _drain, Encryptor(endpoints, master), Encryptor(endpoints, slave), comparison, wanted, reached
+            )
 
 
 async def _drain(
-    master_client: httpx.AsyncClient,
-    master: SaeEndpoint,
-    slave_client: httpx.AsyncClient,
-    slave: SaeEndpoint,
+    master: Encryptor,
+    slave: Encryptor,
     comparison: Comparison,
     wanted: int | None,
     reached: Callable[[], None],
 ) -> None:
     """Ask as master at one end, as slave at the other, as long as there are keys."""
-    while True:
-        moved = False
-        try:
-            stored = await _stored(master_client, slave)
-            while stored > 0:
-                missing = KEYS_PER_REQUEST if wanted is None else wanted - comparison.compared
-                number = max(0, min(stored, KEYS_PER_REQUEST, missing))
-                if not number or not await _move(
-                    master_client, master, slave_client, slave, number, comparison
-                ):
-                    break
-                moved = True
-                stored -= number
-        except (httpx.HTTPError, OSError):
-            pass  # a daemon is being restarted; its keys wait
-        if wanted is not None and comparison.compared >= wanted:
-            reached()
-        if not moved:
-            await trio.sleep(POLL_S)
+    try:
+        while True:
+            moved = False
+            try:
+                stored = await master.stored()
+                while stored > 0:
+                    missing = KEYS_PER_REQUEST if wanted is None else wanted - comparison.compared
+                    number = max(0, min(stored, KEYS_PER_REQUEST, missing))
+                    if not number or not await _move(master, slave, number, comparison):
+                        break
+                    moved = True
+                    stored -= number
+            except NoResponse:
+                pass  # a daemon is being restarted; its keys wait
+            if wanted is not None and comparison.compared >= wanted:
+                reached()
+            if not moved:
+                await trio.sleep(POLL_S)
+    finally:
+        await master.aclose()
+        await slave.aclose()
 
 
-async def _stored(client: httpx.AsyncClient, slave: SaeEndpoint) -> int:
-    """Return how many keys may be asked for, some left for others."""
-    response = await client.get(f"/api/v1/keys/{slave.sae_id}/status")
-    return int(response.json()["stored_key_count"]) - LEFT_FOR_OTHERS if response.status_code == 200 else 0
-
-
-async def _move(
-    master_client: httpx.AsyncClient,
-    master: SaeEndpoint,
-    slave_client: httpx.AsyncClient,
-    slave: SaeEndpoint,
-    number: int,
-    comparison: Comparison,
-) -> bool:
+async def _move(master: Encryptor, slave: Encryptor, number: int, comparison: Comparison) -> bool:
     """Fetch ``number`` keys at the master, the same ones at the slave, and compare them."""
-    response = await master_client.post(f"/api/v1/keys/{slave.sae_id}/enc_keys", json={"number": number})
-    if response.status_code != 200:
+    assigned = await master.assign(number)
+    if assigned is None:
         comparison.refused += 1
         return False
-    keys = {entry["key_ID"]: base64.b64decode(entry["key"]) for entry in response.json()["keys"]}
+    keys = {entry.key_id: entry.key for entry in assigned}
     comparison.delivered += len(keys)
-    wanted = {"key_IDs": [{"key_ID": key_id} for key_id in keys]}
-    response = await slave_client.post(f"/api/v1/keys/{master.sae_id}/dec_keys", json=wanted)
-    if response.status_code != 200:
+    fetched = await slave.fetch(list(keys))
+    if fetched is None:
         comparison.refused += 1
         return False
-    for entry in response.json()["keys"]:
+    for entry in fetched:
         comparison.compared += 1
-        if not hmac.compare_digest(base64.b64decode(entry["key"]), keys.pop(entry["key_ID"], b"")):
+        if not hmac.compare_digest(entry.key, keys.pop(entry.key_id, b"")):
             comparison.different += 1
     return True
