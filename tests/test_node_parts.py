@@ -93,7 +93,7 @@ def test_a_block_that_is_too_small_is_lost_before_anything_is_disclosed() -> Non
 def test_the_keys_record_names_what_the_protocol_adds_to_the_estimators_assumptions() -> None:
     link = LinkParameters()
     named = " ".join(assumptions(decide(turin_counts(), link), link))
-    assert "HMAC-SHA-256" in named
+    assert "AES-256-GMAC" in named
     assert "positions of corrected errors are public" in named
     assert "independent dead time" in named
 

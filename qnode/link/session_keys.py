@@ -1,7 +1,7 @@
 """Keys of one session, derived from the pool's session root and both hellos.
 
-Assumption, named in the record of every key: HMAC-SHA-256 is a pseudorandom function. It guards what is said
-outside the one-time tags (hello, frames, key control); the block dialogue does not rest on it.
+Assumption, named in the record of every key: HMAC-SHA-256 and AES-256 are pseudorandom functions. They guard
+what is said outside the one-time tags (hello, frames, key control); the block dialogue does not rest on them.
 """
 
 import hmac

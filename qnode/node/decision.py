@@ -79,7 +79,7 @@ def sample_leak_bits(n_bits: int, link: LinkParameters) -> int:
 
 def assumptions(result: KeyLength, link: LinkParameters) -> tuple[str, ...]:
     """Return what a block's key stands on: the estimator's list, and what the protocol adds to it."""
-    added = ["key control (assignment of keys to encryptors) is authenticated by HMAC-SHA-256: computational"]
+    added = ["key control (assignment of keys to encryptors) is authenticated by AES-256-GMAC: computational"]
     if link.reconciliation.leak_count == "alice":
         added.append("positions of corrected errors are public: only Alice's parities are counted as leak")
     stated = result.assumptions
