@@ -11,7 +11,8 @@ from qnode.tags.acceptance import GateTable, SlipMonitor, accept, one_per_slot
 from qnode.tags.alignment import Alignment, AlignmentProbe, correlate, offset_window
 from qnode.tags.gates import acceptance, gates
 from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
-from qnode.tags.types import X_CHANNEL, Z_CHANNEL, TagBlock
+from qnode.tags.tracking import Combs
+from qnode.tags.types import NO_CLICKS, X_CHANNEL, Z_CHANNEL, Clicks, TagBlock
 
 SOURCE, RECEIVER = SourceParameters(), ReceiverParameters()
 
@@ -296,6 +297,15 @@ def test_silence_without_any_tag_is_survived():
         assert result.state is SyncState.SEARCHING
 
 
+def accept_at(ticks, residuals_ps, channels, table, monitor):
+    """Accept tags that lie so far from ticks of a clock of 1000 ps."""
+    times = 7_000_000 + 1000 * ticks + np.rint(residuals_ps).astype(np.int64)
+    combs = Combs(
+        np.array([7_000_000]), np.zeros(1), np.zeros(1, np.int64), np.array([1000.0]), np.array([times.size])
+    )
+    return accept(times, channels, combs, np.array([True]), 0, 0, table, monitor, NO_CLICKS)
+
+
 def test_the_slip_monitor_needs_an_uneven_spacing():
     rng = np.random.default_rng(2)
     for skew, slipped in ((-33.3, True), (33.3, True), (0.0, False)):
@@ -306,23 +316,23 @@ def test_the_slip_monitor_needs_an_uneven_spacing():
         ticks = np.arange(n, dtype=np.int64) * 3
         # The truth is half a slot off: what is called early is late.
         residuals = np.where(ticks % 2 == 0, skew / 2, -skew / 2) + rng.normal(0, 92, n)
-        accept(ticks, residuals, np.zeros(n, np.int8), np.array([n]), np.array([True]), 0, 0, table, monitor)
+        accept_at(ticks, residuals, np.zeros(n, np.int8), table, monitor)
         assert monitor.slipped() is slipped
 
 
 def test_clicks_of_one_slot_become_one_by_the_rules():
     n = 40_000
     slots = np.repeat(np.arange(n), 2)
-    random = np.frombuffer(np.random.default_rng(3).bytes(n), np.uint8)
-    both_arms = one_per_slot(slots, np.tile([0, 2], n).astype(np.uint8), random)
+    random = np.random.default_rng(3).bytes
+    both_arms = one_per_slot(Clicks(slots, np.tile([0, 2], n).astype(np.uint8)), random)
     assert (both_arms.double_clicks, both_arms.cross_clicks) == (0, n)
     assert np.bincount(both_arms.clicks.outcomes) == pytest.approx([n / 4] * 4, rel=0.05)
-    z_twice = one_per_slot(slots, np.tile([0, 1], n).astype(np.uint8), random)
+    z_twice = one_per_slot(Clicks(slots, np.tile([0, 1], n).astype(np.uint8)), random)
     assert (z_twice.double_clicks, z_twice.cross_clicks) == (n, 0)
     assert np.bincount(z_twice.clicks.outcomes) == pytest.approx([n / 2] * 2, rel=0.05)
-    x_twice = one_per_slot(slots, np.tile([3, 2], n).astype(np.uint8), random)
+    x_twice = one_per_slot(Clicks(slots, np.tile([3, 2], n).astype(np.uint8)), random)
     assert np.bincount(x_twice.clicks.outcomes) == pytest.approx([0, 0, n / 2, n / 2], rel=0.05)
-    same = one_per_slot(slots, np.ones(2 * n, np.uint8), random)
+    same = one_per_slot(Clicks(slots, np.ones(2 * n, np.uint8)), random)
     assert same.double_clicks == n
     assert np.all(same.clicks.outcomes == 1)
 
@@ -332,7 +342,7 @@ def test_clicks_of_one_slot_become_one_by_the_rules():
 def test_one_click_per_slot_ascending_whatever_comes(gaps):
     slots = np.cumsum([gap for gap, _ in gaps], dtype=np.int64)
     outcomes = np.array([outcome for _, outcome in gaps], np.uint8)
-    singled = one_per_slot(slots, outcomes, np.zeros(len(gaps), np.uint8))
+    singled = one_per_slot(Clicks(slots, outcomes), bytes)
     assert np.array_equal(singled.clicks.slots, np.unique(slots))
     assert set(singled.clicks.outcomes) <= {0, 1, 2, 3}
 
@@ -342,8 +352,6 @@ def test_channels_are_those_of_the_types():
     monitor = SlipMonitor(table.skew_ps)
     ticks = np.array([0, 1, 2, 3], np.int64)
     channels = np.array([Z_CHANNEL, Z_CHANNEL, X_CHANNEL, X_CHANNEL], np.int8)
-    got = accept(
-        ticks, table.centres_ps.copy(), channels, np.array([4]), np.array([True]), 0, 0, table, monitor
-    )
-    assert list(got.slots) == [0, 0, 1, 1]
-    assert list(got.outcomes) == [0, 1, 3, 2]
+    got = accept_at(ticks, table.centres_ps, channels, table, monitor)
+    assert list(got.clicks.slots) == [0, 0, 1, 1]
+    assert list(got.clicks.outcomes) == [0, 1, 3, 2]

@@ -1,46 +1,49 @@
 """From tracked ticks to clicks: gates, one click a slot, and the check against a slip of half a slot."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from qnode.kernels import kernel
+from qnode.kernels import inline_kernel, kernel
 from qnode.tags.gates import Gates
+from qnode.tags.tracking import Combs, Floats, Integers
 from qnode.tags.types import (
     OUTCOME_BOUNDARY,
     OUTCOME_CENTRAL,
     OUTCOME_EARLY,
     OUTCOME_LATE,
     X_CHANNEL,
+    Z_CHANNEL,
     Channels,
     Clicks,
     Codes,
     Slots,
+    Times,
 )
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 _SLIP_SIGMAS: Final = 5.0
 _MOST_SLIP_CLICKS: Final = 1 << 22
-_ACCEPTED, _OUTSIDE, _EARLY_N, _LATE_N = range(4)
-_EARLY_SUM, _LATE_SUM, _SQUARES = range(3)
+_NO_OUTCOME: Final = 255
+
+# Clicks and sums of their places in the gate, in a fixed point: the order of adding does not matter.
+_EARLY_N, _LATE_N, _EARLY_SUM, _LATE_SUM, _SQUARES = range(5)
+_FIXED: Final = 65536.0  # units in a picosecond, and in a picosecond squared
 
 
 @dataclass(frozen=True, eq=False)
 class GateTable:
     """The gates relative to the comb of ticks, whose even ticks lie half the skew after the early pulses.
 
-    Index 2 * (X arm) + (odd tick): ``centres_ps`` and ``halves_ps`` float64, ``outcomes`` uint8, shape
-    ``(4,)``.
+    ``centres_ps`` and ``halves_ps``: float64, shape ``(4,)``, of the gates early, late, boundary and central:
+    index 2 * (X arm) + (odd tick).
     """
 
     centres_ps: Floats
     halves_ps: Floats
-    outcomes: Codes
     skew_ps: float
 
     @classmethod
@@ -53,7 +56,6 @@ class GateTable:
         return cls(
             np.array(centres),
             np.array([gate.half_width_ps for gate in ordered]),
-            np.array([OUTCOME_EARLY, OUTCOME_LATE, OUTCOME_BOUNDARY, OUTCOME_CENTRAL], np.uint8),
             gates.skew_ps,
         )
 
@@ -65,10 +67,9 @@ class GateTable:
 
 @dataclass(frozen=True, eq=False)
 class Accepted:
-    """Tags inside gates: slots (ascending, several a slot possible), outcomes, how many were outside."""
+    """Tags inside gates as clicks (ascending, several a slot possible), and how many tags were outside."""
 
-    slots: Slots
-    outcomes: Codes
+    clicks: Clicks
     out_of_gate: int
 
 
@@ -91,22 +92,21 @@ class SlipMonitor:
     """
 
     skew_ps: float
-    _counts: Integers = field(default_factory=lambda: np.zeros(4, np.int64))
-    _sums: Floats = field(default_factory=lambda: np.zeros(3))
+    _sums: Integers = field(default_factory=lambda: np.zeros(5, np.int64))
 
     def reset(self) -> None:
         """Forget all clicks."""
-        self._counts[:] = 0
-        self._sums[:] = 0.0
+        self._sums[:] = 0
 
     def slipped(self) -> bool:
         """Judge the clicks so far; begin anew once they tell either way."""
-        n_early, n_late = int(self._counts[_EARLY_N]), int(self._counts[_LATE_N])
+        n_early, n_late = int(self._sums[_EARLY_N]), int(self._sums[_LATE_N])
         if min(n_early, n_late) < 16:
             return False
-        mean_early, mean_late = self._sums[_EARLY_SUM] / n_early, self._sums[_LATE_SUM] / n_late
+        mean_early = int(self._sums[_EARLY_SUM]) / _FIXED / n_early
+        mean_late = int(self._sums[_LATE_SUM]) / _FIXED / n_late
         n = n_early + n_late
-        variance = self._sums[_SQUARES] / n
+        variance = int(self._sums[_SQUARES]) / _FIXED / n
         error = math.sqrt(variance * (1.0 / n_early + 1.0 / n_late))
         # In step the difference is 0, a half slot off it is -2 skew: measure from the middle, towards the
         # slip.
@@ -120,130 +120,191 @@ class SlipMonitor:
 
 
 def accept(
-    ticks: Integers, residuals_ps: Floats, channels: Channels, ends: Integers, good: npt.NDArray[np.bool_],
-    offset: int, first_slot: int, table: GateTable, monitor: SlipMonitor,
+    times_ps: Times, channels: Channels, combs: Combs, good: npt.NDArray[np.bool_], offset: int,
+    first_slot: int, table: GateTable, monitor: SlipMonitor, held: Clicks,
 ) -> Accepted:  # fmt: skip
-    """Turn ticks into slots and outcomes, dropping what is outside every gate.
+    """Give tags slots and outcomes, dropping what is outside every gate.
 
-    Tick k is slot (k + offset) // 2. ``ends``: index after the last tag of each sub-interval; only those that
-    are ``good`` are looked at, and of them slots from ``first_slot`` on.
+    Tick k is slot (k + offset) // 2. Only tags of ``good`` sub-intervals are looked at, and of them those in
+    slots from ``first_slot`` on. ``held``: clicks of earlier tags, which come first in the result.
     """
-    n = ticks.shape[0]
-    slots, outcomes = np.empty(n, np.int64), np.empty(n, np.uint8)
-    counts, sums = np.zeros(4, np.int64), np.zeros(3)
-    _accept(
-        ticks, residuals_ps, channels, ends, good, offset, first_slot, table.centres_ps, table.halves_ps,
-        table.outcomes, slots, outcomes, counts, sums,
+    n_held = len(held)
+    room = n_held + (int(combs.ends[-1]) if combs.ends.size else 0)
+    slots, outcomes = np.empty(room, np.int64), np.empty(room, np.uint8)
+    slots[:n_held], outcomes[:n_held] = held.slots, held.outcomes
+    n, outside = _accept(
+        times_ps, channels, combs.anchors_ps, combs.phases_ps, combs.ticks, combs.periods_ps, combs.ends,
+        good, offset, first_slot, table.centres_ps, table.halves_ps, n_held, slots, outcomes, monitor._sums,
     )  # fmt: skip
-    monitor._counts += counts
-    monitor._sums += sums
-    kept = int(counts[_ACCEPTED])
-    return Accepted(slots[:kept], outcomes[:kept], int(counts[_OUTSIDE]))
+    return Accepted(Clicks(slots[:n], outcomes[:n]), int(outside))
 
 
-def one_per_slot(slots: Slots, outcomes: Codes, random: npt.NDArray[np.uint8]) -> Singled:
+def z_ticks(
+    times_ps: Times, channels: Channels, combs: Combs, good: npt.NDArray[np.bool_], reach_ps: float
+) -> Integers:
+    """Return the ticks within ``reach_ps`` of which tags of the Z arm lie in ``good`` sub-intervals."""
+    ticks = np.empty(times_ps.shape, np.int64)
+    n = _z_ticks(
+        times_ps, channels, combs.anchors_ps, combs.phases_ps, combs.ticks, combs.periods_ps, combs.ends,
+        good, reach_ps, ticks,
+    )  # fmt: skip
+    return ticks[:n]
+
+
+def one_per_slot(clicks: Clicks, random_bytes: Callable[[int], bytes]) -> Singled:
     """Leave one click in each slot (docs: security model, 6.2).
 
     Clicks at both detectors: arm and outcome at random. Different clicks at one detector: outcome at random.
-    ``random``: uniform bytes, at least as many as `repeats` counts.
+    ``random_bytes(n)`` yields n uniform bytes.
     """
-    if not repeats(slots):
-        return Singled(Clicks(slots, outcomes), 0, 0)
-    kept_slots, kept_outcomes, counts = slots.copy(), outcomes.copy(), np.zeros(3, np.int64)
-    _one_per_slot(slots, outcomes, random, kept_slots, kept_outcomes, counts)
-    n = int(counts[0])
-    return Singled(Clicks(kept_slots[:n], kept_outcomes[:n]), int(counts[1]), int(counts[2]))
-
-
-def repeats(slots: Slots) -> int:
-    """Count the clicks that share their slot with the one before."""
-    return int(np.count_nonzero(slots[1:] == slots[:-1]))
+    repeats = int(_repeats(clicks.slots))
+    if not repeats:
+        return Singled(clicks, 0, 0)
+    random = np.frombuffer(random_bytes(repeats), np.uint8)
+    slots, outcomes = np.empty_like(clicks.slots), np.empty_like(clicks.outcomes)
+    counts = np.zeros(3, np.int64)
+    _one_per_slot(clicks.slots, clicks.outcomes, random, slots, outcomes, counts)
+    n, doubles, crosses = (int(count) for count in counts)
+    return Singled(Clicks(slots[:n], outcomes[:n]), doubles, crosses)
 
 
 @kernel
 def _accept(
-    ticks: Integers, residuals: Floats, channels: Channels, ends: Integers, good: npt.NDArray[np.bool_],
-    offset: int, first_slot: int, centres: Floats, halves: Floats, kinds: Codes, slots: Slots,
-    outcomes: Codes, counts: Integers, sums: Floats,
-) -> None:  # fmt: skip
-    n = np.int64(0)
+    times: Times, channels: Channels, anchors: Integers, phases: Floats, ticks: Integers, periods: Floats,
+    ends: Integers, good: npt.NDArray[np.bool_], offset: int, first_slot: int, centres: Floats,
+    halves: Floats, n_held: int, slots: Slots, outcomes: Codes, sums: Integers,
+) -> tuple[np.uint64, np.int64]:  # fmt: skip
+    """Put clicks behind those ``n_held``; return how many there are then, and how many tags were outside."""
+    one = np.uint64(1)
+    n = np.uint64(n_held)
+    outside = np.int64(0)
+    first = np.int64(0)
+    for m in range(ends.size):
+        start, first = first, ends[m]
+        if not good[m]:
+            continue
+        n_tags = np.uint64(first - start)
+        # A slot before the last can only come from a correction of the clock between two sub-intervals.
+        least_slot = max(np.int64(first_slot), slots[n - one]) if n else np.int64(first_slot)
+        outside += _place(
+            times[start:first], channels[start:first], anchors[m], phases[m], ticks[m] + offset, periods[m],
+            first_slot, least_slot, centres, halves, slots[n : n + n_tags], outcomes[n : n + n_tags], sums,
+        )  # fmt: skip
+        placed = n
+        for i in range(n_tags):  # those inside a gate move down over those that are not
+            outcome = outcomes[placed + i]
+            slots[n] = slots[placed + i]
+            outcomes[n] = outcome
+            n += np.uint64(outcome != _NO_OUTCOME)
+    return n, outside
+
+
+@inline_kernel
+def _place(
+    times: Times, channels: Channels, anchor: np.int64, phase: float, tick: np.int64, period: float,
+    first_slot: int, least_slot: np.int64, centres: Floats, halves: Floats, slots: Slots, outcomes: Codes,
+    sums: Integers,
+) -> np.int64:  # fmt: skip
+    """Give every tag its slot, and its outcome or none when it is outside; return how many are outside.
+
+    There is no branch on what a tag is, nor a sum whose order matters, so that eight tags are done at once.
+    """
+    inverse = 1.0 / period
+    centre_early, centre_late, centre_boundary, centre_central = centres
+    half_early, half_late, half_boundary, half_central = halves
     outside = np.int64(0)
     early_n = np.int64(0)
     late_n = np.int64(0)
-    early_sum = 0.0
-    late_sum = 0.0
-    squares = 0.0
-    last = np.int64(first_slot)
+    early_sum = np.int64(0)
+    late_sum = np.int64(0)
+    squares = np.int64(0)
+    for i in range(times.size):
+        turns = (np.float64(times[i] - anchor) - phase) * inverse
+        nearest = np.rint(turns)
+        k = tick + np.int64(nearest)
+        slot = k >> 1
+        is_late, is_x = (k & 1) != 0, channels[i] == X_CHANNEL
+        if is_x:
+            centre, half = (centre_central, half_central) if is_late else (centre_boundary, half_boundary)
+            outcome = OUTCOME_CENTRAL if is_late else OUTCOME_BOUNDARY
+        else:
+            centre, half = (centre_late, half_late) if is_late else (centre_early, half_early)
+            outcome = OUTCOME_LATE if is_late else OUTCOME_EARLY
+        place = (turns - nearest) * period - centre
+        inside = (place >= -half) & (place < half) & (slot >= least_slot)
+        slots[i] = slot
+        outcomes[i] = outcome if inside else _NO_OUTCOME
+        outside += np.int64((slot >= first_slot) & (not inside))
+        early, late = inside & (not is_x) & (not is_late), inside & (not is_x) & is_late
+        early_n += np.int64(early)
+        late_n += np.int64(late)
+        early_sum += np.int64(place * _FIXED) if early else 0
+        late_sum += np.int64(place * _FIXED) if late else 0
+        squares += np.int64(place * place * _FIXED) if early | late else 0
+    sums[_EARLY_N] += early_n
+    sums[_LATE_N] += late_n
+    sums[_EARLY_SUM] += early_sum
+    sums[_LATE_SUM] += late_sum
+    sums[_SQUARES] += squares
+    return outside
+
+
+@kernel
+def _z_ticks(
+    times: Times, channels: Channels, anchors: Integers, phases: Floats, ticks: Integers, periods: Floats,
+    ends: Integers, good: npt.NDArray[np.bool_], reach: float, found: Integers,
+) -> int:  # fmt: skip
+    n = 0
     first = 0
     for m in range(ends.size):
         start, first = first, ends[m]
         if not good[m]:
             continue
-        # No branch on what a tag is: that is random, and a wrong guess costs more than the work saved.
         for i in range(start, ends[m]):
-            k = ticks[i] + offset
-            odd = k & 1
-            slot = k >> 1
-            is_x = np.int64(channels[i] == X_CHANNEL)
-            gate = 2 * is_x + odd
-            place = residuals[i] - centres[gate]
-            half = halves[gate]
-            wanted = np.int64(slot >= first_slot)
-            # A slot before the last can only come from a correction of the clock between two sub-intervals.
-            inside = wanted & np.int64(place >= -half) & np.int64(place < half) & np.int64(slot >= last)
-            last = max(last, slot * inside)
-            slots[n] = slot
-            outcomes[n] = kinds[gate]
-            n += inside
-            outside += wanted - inside
-            late = inside & (1 - is_x) & odd
-            early = inside & (1 - is_x) & (1 - odd)
-            early_n += early
-            late_n += late
-            early_sum += place * np.float64(early)
-            late_sum += place * np.float64(late)
-            squares += place * place * np.float64(early + late)
-    counts[_ACCEPTED] = n
-    counts[_OUTSIDE] = outside
-    counts[_EARLY_N] = early_n
-    counts[_LATE_N] = late_n
-    sums[_EARLY_SUM] = early_sum
-    sums[_LATE_SUM] = late_sum
-    sums[_SQUARES] = squares
+            turns = (np.float64(times[i] - anchors[m]) - phases[m]) * (1.0 / periods[m])
+            nearest = np.rint(turns)
+            found[n] = ticks[m] + np.int64(nearest)
+            n += channels[i] == Z_CHANNEL and abs(turns - nearest) * periods[m] <= reach
+    return n
+
+
+@kernel
+def _repeats(slots: Slots) -> int:
+    """Count the clicks that share their slot with the one before."""
+    n = 0
+    for i in range(1, slots.size):
+        n += slots[i] == slots[i - 1]
+    return n
 
 
 @kernel
 def _one_per_slot(
-    slots: Slots, outcomes: Codes, random: Codes, kept_slots: Slots, kept_outcomes: Codes, counts: Integers
+    slots: Slots, outcomes: Codes, random: Codes, to_slots: Slots, to_outcomes: Codes, counts: Integers
 ) -> None:
-    n = 0
-    doubles = 0
-    crosses = 0
-    used = 0
-    i = 0
-    while i < slots.size:
-        seen = np.int64(0)
-        j = i
-        while j < slots.size and slots[j] == slots[i]:
-            seen |= 1 << np.int64(outcomes[j])
-            j += 1
-        outcome = outcomes[i]
-        if j - i > 1:
+    size = np.uint64(slots.size)
+    one = np.uint64(1)
+    n = np.uint64(0)
+    used = np.uint64(0)
+    i = np.uint64(0)
+    while i < size:
+        slot, outcome = slots[i], outcomes[i]
+        i += one
+        if i < size and slots[i] == slot:
+            seen = 1 << np.int64(outcome)
+            while i < size and slots[i] == slot:
+                seen |= 1 << np.int64(outcomes[i])
+                i += one
             draw = np.int64(random[used])
-            used += 1
+            used += one
             z_seen = (seen & 3) != 0
-            x_seen = (seen & 12) != 0
-            if z_seen and x_seen:
-                crosses += 1
+            if z_seen and (seen & 12) != 0:
+                counts[2] += 1
                 outcome = np.uint8(draw & 3)
             else:
-                doubles += 1
+                counts[1] += 1
                 if (seen & (seen - 1)) != 0:
                     outcome = np.uint8((0 if z_seen else 2) + (draw & 1))
-        kept_slots[n] = slots[i]
-        kept_outcomes[n] = outcome
-        n += 1
-        i = j
+        to_slots[n] = slot
+        to_outcomes[n] = outcome
+        n += one
     counts[0] = n
-    counts[1] = doubles
-    counts[2] = crosses

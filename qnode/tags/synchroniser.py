@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from qnode.config import ReceiverParameters, SourceParameters
-from qnode.tags.acceptance import GateTable, SlipMonitor, accept, one_per_slot, repeats
+from qnode.tags.acceptance import GateTable, SlipMonitor, accept, one_per_slot, z_ticks
 from qnode.tags.alignment import MOST_PROBE_CLICKS, Alignment, AlignmentProbe
 from qnode.tags.clock import recover_clock
 from qnode.tags.gates import gates
 from qnode.tags.order import OrderStatistics, OrderWindow, Stretch
-from qnode.tags.tracking import GOES_ON, LOST, BinClock, TrackedTags
-from qnode.tags.types import X_CHANNEL, Z_CHANNEL, Channels, Clicks, Codes, Slots, TagBlock, Times
+from qnode.tags.tracking import GOES_ON, LOST, BinClock, Tracked
+from qnode.tags.types import NO_CLICKS, NO_TAGS, X_CHANNEL, Clicks, Slots, TagBlock
 from qnode.units import PS_PER_S
 
 SEARCH_TAGS: Final = 2048
@@ -127,8 +127,7 @@ class Synchroniser:
         self._range_ppm = range_ppm
         self._order = OrderWindow(order_window_ps)
         self._monitor = SlipMonitor(self._table.skew_ps)
-        self._times: Times = np.empty(0, np.int64)
-        self._channels: Channels = np.empty(0, np.int8)
+        self._tags = NO_TAGS
         self._counts = _Counts()
         self._forget_run()
 
@@ -142,8 +141,7 @@ class Synchroniser:
         self._lock_floor: int | None = None
         self._was_good = False
         self._reached = 0
-        self._held_slots: Slots = np.empty(0, np.int64)
-        self._held_outcomes: Codes = np.empty(0, np.uint8)
+        self._held = NO_CLICKS
         self._probe_clicks = PROBE_CLICKS
         self._failures = 0
         self._begin_probe()
@@ -165,11 +163,10 @@ class Synchroniser:
 
     def feed(self, block: TagBlock) -> SyncResult:
         """Take the next tags in the order in which the TDC yielded them."""
-        ordered = self._order.feed(block)
+        ordered = self._order.feed(block, self._tags)
+        self._tags = ordered.tags
         until = ordered.tags.until_ps
         self._losses_ps += [stretch for stretch in ordered.stretches if stretch.reason == "lost"]
-        self._times = np.concatenate((self._times, ordered.tags.times_ps))
-        self._channels = np.concatenate((self._channels, ordered.tags.channels))
         output = _Output()
         while self._search(until) if self._clock is None else self._follow(self._clock, until, output):
             pass
@@ -212,34 +209,34 @@ class Synchroniser:
     def restart(self) -> None:
         """Alice's source began a new run: slots count from 0 again. Tags so far belong to the old run."""
         until = self._clock.from_ps if self._clock is not None else self._search_from_ps
-        if self._times.size:
-            until = int(self._times[-1]) + 1
-        self._times, self._channels = self._times[:0], self._channels[:0]
+        if self._tags.times_ps.size:
+            until = int(self._tags.times_ps[-1]) + 1
+        self._tags = NO_TAGS
         self._forget_run()
         self._search_from_ps = until
 
     def _search(self, until: int) -> bool:
         """Try the next stretch; return whether anything was consumed."""
+        times = self._tags.times_ps
         if self._search_from_ps is None:
-            if not self._times.size:
+            if not times.size:
                 return False
-            self._search_from_ps = int(self._times[0])
-        if not self._times.size:
+            self._search_from_ps = int(times[0])
+        if not times.size:
             self._search_from_ps = max(self._search_from_ps, until)
             return False
         self._losses_ps = [loss for loss in self._losses_ps if loss.end_ps > self._search_from_ps]
         end = self._search_from_ps + SEARCH_SPAN_PS
-        n = int(np.searchsorted(self._times, end))
+        n = int(np.searchsorted(times, end))
         if n >= SEARCH_TAGS:
             n = SEARCH_TAGS
-            end = int(self._times[n - 1]) + 1
+            end = int(times[n - 1]) + 1
         elif until < end:
             return False
-        times = self._times[:n]
-        shift = np.where(self._channels[:n] == X_CHANNEL, round(self._table.x_offset_ps), 0)
-        found = recover_clock(times - shift, self._tick_ps, range_ppm=self._range_ppm)
+        shift = np.where(self._tags.channels[:n] == X_CHANNEL, round(self._table.x_offset_ps), 0)
+        found = recover_clock(times[:n] - shift, self._tick_ps, range_ppm=self._range_ppm)
         self._counts.unlocked += n
-        self._times, self._channels = self._times[n:], self._channels[n:]
+        self._tags = self._tags.after(n)
         self._search_from_ps = end
         if found is not None and found.significance >= ACQUISITION_SIGNIFICANCE:
             self._clock = BinClock(
@@ -252,19 +249,19 @@ class Synchroniser:
 
     def _follow(self, clock: BinClock, until: int, output: "_Output") -> bool:
         """Track all complete sub-intervals; return whether anything was consumed."""
-        tracked = clock.track(self._times, self._channels, until)
-        if not tracked.ends.size:
+        tags = self._tags
+        tracked = clock.track(tags.times_ps, tags.channels, until)
+        if not tracked.good.size:
             return False
-        channels = self._channels[: tracked.n_tags]
-        self._times, self._channels = self._times[tracked.n_tags :], self._channels[tracked.n_tags :]
+        self._tags = tags.after(tracked.n_tags)
         good = tracked.good & ~self._with_losses(tracked)
         self._counts.measured(tracked)
         if self._state is SyncState.LOCKED:
-            self._emit(tracked, channels, good, output)
+            self._emit(tags, tracked, good, output)
             self._last_lock = self._lock_at(tracked)
         else:
             self._counts.unlocked += tracked.n_tags
-            self._collect(clock, tracked, channels, good, output)
+            self._collect(clock, tags, tracked, good, output)
         if tracked.verdict != GOES_ON:
             if tracked.verdict == LOST:
                 self._counts.losses += 1
@@ -285,19 +282,19 @@ class Synchroniser:
     def _realign(self) -> None:
         self._state = SyncState.ALIGNING
         self._offset = None
-        self._held_slots, self._held_outcomes = self._held_slots[:0], self._held_outcomes[:0]
+        self._held = NO_CLICKS
         self._begin_probe()
 
-    def _with_losses(self, tracked: TrackedTags) -> npt.NDArray[np.bool_]:
+    def _with_losses(self, tracked: Tracked) -> npt.NDArray[np.bool_]:
         """Which sub-intervals overlap a stretch whose tags were lost."""
-        hit = np.zeros(tracked.ends.shape, np.bool_)
+        hit = np.zeros(tracked.good.shape, np.bool_)
         for loss in self._losses_ps:
             hit |= (tracked.starts_ps < loss.end_ps) & (tracked.ends_ps > loss.first_ps)
         last = int(tracked.ends_ps[-1])
         self._losses_ps = [loss for loss in self._losses_ps if loss.end_ps > last]
         return hit
 
-    def _lock_at(self, tracked: TrackedTags) -> "_LastLock | None":
+    def _lock_at(self, tracked: Tracked) -> "_LastLock | None":
         good = np.flatnonzero(tracked.good)
         if self._offset is None or self._clock is None or not good.size:
             return self._last_lock
@@ -306,16 +303,14 @@ class Synchroniser:
         return _LastLock(int(tracked.ends_ps[i]), coordinate, self._clock.period_ps)
 
     def _collect(
-        self, clock: BinClock, tracked: TrackedTags, channels: Channels, good: npt.NDArray[np.bool_],
+        self, clock: BinClock, tags: TagBlock, tracked: Tracked, good: npt.NDArray[np.bool_],
         output: "_Output",
     ) -> None:  # fmt: skip
         """Gather Z-arm clicks near ticks; send the probe when there are enough."""
         if self._awaited is not None:
             return
         reach = self._table.halves_ps[0] + abs(self._table.skew_ps) / 2.0
-        usable = np.repeat(good, np.diff(tracked.ends, prepend=0))
-        chosen = usable & (channels == Z_CHANNEL) & (np.abs(tracked.residuals_ps) <= reach)
-        self._collected.append(tracked.ticks[chosen])
+        self._collected.append(z_ticks(tags.times_ps, tags.channels, tracked.combs, good, reach))
         ticks = np.unique(np.concatenate(self._collected))
         span_ps = (ticks[-1] - ticks[0]) * self._tick_ps if ticks.size else 0.0
         if ticks.size < self._probe_clicks and span_ps < LONGEST_PROBE_PS:
@@ -333,9 +328,7 @@ class Synchroniser:
         self._collected = []
         output.probe = self._awaited
 
-    def _emit(
-        self, tracked: TrackedTags, channels: Channels, good: npt.NDArray[np.bool_], output: "_Output"
-    ) -> None:
+    def _emit(self, tags: TagBlock, tracked: Tracked, good: npt.NDArray[np.bool_], output: "_Output") -> None:
         """Make clicks of the good sub-intervals and cuts of the bad ones."""
         assert self._offset is not None
         starts = self._slots_at(tracked.start_ticks, self._offset)
@@ -345,26 +338,22 @@ class Synchroniser:
             output.cut(self._reached, first)
             self._reached, self._lock_floor, self._was_good = first, None, False
         accepted = accept(
-            tracked.ticks, tracked.residuals_ps, channels, tracked.ends, good, self._offset, self._reached,
-            self._table, self._monitor,
+            tags.times_ps, tags.channels, tracked.combs, good, self._offset, self._reached, self._table,
+            self._monitor, self._held,
         )  # fmt: skip
-        self._counts.used += accepted.slots.size
+        self._counts.used += len(accepted.clicks) - len(self._held)
         self._counts.out_of_gate += accepted.out_of_gate
-        self._counts.cut += int(np.diff(tracked.ends, prepend=0)[~good].sum())
+        self._counts.cut += int(np.diff(tracked.combs.ends, prepend=0)[~good].sum())
         # The slot in which a bad stretch begins may hold a click from before; the one where it ends, from
         # after.
         was_good = np.concatenate((np.array([self._was_good]), good[:-1]))
         self._was_good = bool(good[-1])
         for i in np.flatnonzero(~good):
             output.cut(int(starts[i]) + int(was_good[i]), int(ends[i]), self._reached)
-        slots = np.concatenate((self._held_slots, accepted.slots))
-        outcomes = np.concatenate((self._held_outcomes, accepted.outcomes))
         self._reached = max(self._reached, int(ends[-1]))
-        complete = int(np.searchsorted(slots, self._reached))
-        self._held_slots, self._held_outcomes = slots[complete:], outcomes[complete:]
-        slots, outcomes = slots[:complete], outcomes[:complete]
-        random = np.frombuffer(self._random_bytes(repeats(slots)), np.uint8)
-        singled = one_per_slot(slots, outcomes, random)
+        complete = int(np.searchsorted(accepted.clicks.slots, self._reached))
+        self._held = accepted.clicks.after(complete)
+        singled = one_per_slot(accepted.clicks.first(complete), self._random_bytes)
         self._counts.double_clicks += singled.double_clicks
         self._counts.cross_clicks += singled.cross_clicks
         output.add(singled.clicks)
@@ -425,7 +414,7 @@ class _Counts:
     slips: int = 0
     clock_offset_ppm: float = 0.0
 
-    def measured(self, tracked: TrackedTags) -> None:
+    def measured(self, tracked: Tracked) -> None:
         self.vector_strength = float(np.mean(tracked.strengths))
         good = tracked.innovations_ps[tracked.good]
         if good.size:

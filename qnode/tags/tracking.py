@@ -44,9 +44,12 @@ _JUMP_SIGMAS: Final = 6.0
 _JUMP_PART: Final = 1.0 / 16.0
 _LOST_PART: Final = 1.0 / 8.0
 
+# Phasors in integers: their sum does not depend on the order, so that it can be taken eight at a time.
 _N_SINES: Final = 1024
-_COSINE: Final = np.cos(2.0 * np.pi * (np.arange(_N_SINES) + 0.5) / _N_SINES)
-_SINE: Final = np.sin(2.0 * np.pi * (np.arange(_N_SINES) + 0.5) / _N_SINES)
+_UNIT: Final = 1 << 30
+_ANGLES: Final = 2.0 * np.pi * (np.arange(_N_SINES) + 0.5) / _N_SINES
+_COSINE: Final = np.rint(np.cos(_ANGLES) * _UNIT).astype(np.int64)
+_SINE: Final = np.rint(np.sin(_ANGLES) * _UNIT).astype(np.int64)
 
 # Places in the arrays that hold the filter's state between batches.
 _ANCHOR, _TICK, _START = range(3)
@@ -54,19 +57,31 @@ _PHASE, _PERIOD, _P_PHASE, _P_CROSS, _P_RATE, _USUAL = range(6)
 
 
 @dataclass(frozen=True, eq=False)
-class TrackedTags:
-    """The tags of all sub-intervals that are complete.
+class Combs:
+    """The clock as it is in each of some sub-intervals, arrays of one entry a sub-interval.
 
-    ``ticks``: int64 number of the nearest tick; ``residuals_ps``: float64 distance from its centre; both of
-    shape ``(n_tags,)``. ``ends``: int64 index of the tag after each sub-interval's last; ``starts_ps`` and
-    ``ends_ps``: its time; ``good``: its clicks may be used; ``strengths`` and ``innovations_ps`` (measured
-    less predicted phase) describe it; ``start_ticks`` and ``end_ticks``: tick coordinates, with fraction, of
-    its ends. ``verdict``: `GOES_ON`, or why the last sub-interval ended the tracking.
+    Tick k is centred on ``anchors_ps + phases_ps + (k - ticks) * periods_ps``. ``ends``: int64 index of the
+    tag after the sub-interval's last.
     """
 
+    anchors_ps: Integers
+    phases_ps: Floats
     ticks: Integers
-    residuals_ps: Floats
+    periods_ps: Floats
     ends: Integers
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """The sub-intervals that are complete, arrays of one entry a sub-interval.
+
+    ``starts_ps`` and ``ends_ps``: its time; ``good``: its clicks may be used; ``strengths`` and
+    ``innovations_ps`` (measured less predicted phase) describe it; ``start_ticks`` and ``end_ticks``: tick
+    coordinates, with fraction, of its ends. ``verdict``: `GOES_ON`, or why the last sub-interval ended the
+    tracking.
+    """
+
+    combs: Combs
     starts_ps: Integers
     ends_ps: Integers
     good: npt.NDArray[np.bool_]
@@ -79,7 +94,7 @@ class TrackedTags:
     @property
     def n_tags(self) -> int:
         """How many tags from the front were consumed."""
-        return int(self.ticks.shape[0])
+        return int(self.combs.ends[-1]) if self.combs.ends.size else 0
 
 
 class BinClock:
@@ -136,7 +151,7 @@ class BinClock:
         elapsed = float(time_ps - int(self._integers[_ANCHOR])) - float(self._floats[_PHASE])
         return int(self._integers[_TICK]) + elapsed / self.period_ps
 
-    def track(self, times_ps: Times, channels: Channels, until_ps: int) -> TrackedTags:
+    def track(self, times_ps: Times, channels: Channels, until_ps: int) -> Tracked:
         """Follow ordered tags, complete before ``until_ps``; tags before `from_ps` must have been removed.
 
         Consumes whole sub-intervals: call again with the rest in front of the next tags. With a verdict other
@@ -145,26 +160,23 @@ class BinClock:
         n = times_ps.shape[0]
         # Without eight tags in each the clock is lost after a few sub-intervals, however far `until_ps` is.
         most = min(n // INTERVAL_TAGS + max(0, until_ps - self.from_ps) // INTERVAL_PS + 2, n // 8 + 64)
-        ticks, residuals = np.empty(n, np.int64), np.empty(n)
-        whole, parts, good = np.empty((3, most), np.int64), np.empty((4, most)), np.empty(most, np.bool_)
+        whole, parts, good = np.empty((5, most), np.int64), np.empty((6, most)), np.empty(most, np.bool_)
         outcome = np.zeros(2, np.int64)
         _track(
             times_ps, channels, until_ps, self._x_offset_ps, self._walk, self._integers, self._floats,
-            _COSINE, _SINE, ticks, residuals, whole, parts, good, outcome,
+            _COSINE, _SINE, whole, parts, good, outcome,
         )  # fmt: skip
         m, verdict = int(outcome[0]), int(outcome[1])
-        done = int(whole[0, m - 1]) if m else 0
-        return TrackedTags(
-            ticks[:done], residuals[:done], whole[0, :m], whole[1, :m], whole[2, :m], good[:m], parts[0, :m],
-            parts[1, :m], parts[2, :m], parts[3, :m], verdict,
-        )  # fmt: skip
+        whole, parts = whole[:, :m], parts[:, :m]
+        combs = Combs(whole[_ANCHOR], parts[_PHASE], whole[_TICK], parts[_PERIOD], whole[2])
+        return Tracked(combs, whole[3], whole[4], good[:m], parts[2], parts[3], parts[4], parts[5], verdict)
 
 
 @kernel
 def _track(
     times: Times, channels: Channels, until_ps: int, x_offset_ps: float, walk: float, integers: Integers,
-    floats: Floats, cosine: Floats, sine: Floats, ticks: Integers, residuals: Floats, whole: Integers,
-    parts: Floats, good: npt.NDArray[np.bool_], outcome: Integers,
+    floats: Floats, cosine: Integers, sine: Integers, whole: Integers, parts: Floats,
+    good: npt.NDArray[np.bool_], outcome: Integers,
 ) -> None:  # fmt: skip
     i = 0
     m = 0
@@ -172,9 +184,9 @@ def _track(
     while verdict == GOES_ON and m < good.size:
         start_ps = integers[_START]
         end_ps = start_ps + INTERVAL_PS
-        j = i
-        while j < times.size and j - i < INTERVAL_TAGS and times[j] < end_ps:
-            j += 1
+        j = min(i + INTERVAL_TAGS, times.size)
+        if j > i and times[j - 1] >= end_ps:
+            j = i + np.searchsorted(times[i:j], end_ps)
         if j - i == INTERVAL_TAGS:
             end_ps = times[j - 1] + 1
         elif until_ps < end_ps:
@@ -184,20 +196,22 @@ def _track(
         phase = floats[_PHASE]
         period = floats[_PERIOD]
         inverse = 1.0 / period
-        x_sum = 0.0
-        y_sum = 0.0
-        late = 0.0
-        for k in range(i, j):
-            late_k = np.float64(times[k] - anchor) - phase
-            late += late_k
-            turns = (late_k - (x_offset_ps if channels[k] == X_CHANNEL else 0.0)) * inverse
+        x_sum = np.int64(0)
+        y_sum = np.int64(0)
+        elapsed_sum = np.int64(0)
+        part, part_channels = times[i:j], channels[i:j]
+        for k in range(j - i):
+            elapsed = part[k] - anchor
+            elapsed_sum += elapsed
+            offset = phase + (x_offset_ps if part_channels[k] == X_CHANNEL else 0.0)
+            turns = (np.float64(elapsed) - offset) * inverse
             place = np.int64((turns - np.floor(turns)) * _N_SINES) & (_N_SINES - 1)
             x_sum += cosine[place]
             y_sum += sine[place]
         n = j - i
         strength = 0.0
         if n > 0:
-            strength = math.sqrt(x_sum * x_sum + y_sum * y_sum) / n
+            strength = math.hypot(np.float64(x_sum), np.float64(y_sum)) / (n * _UNIT)
         usable = (
             n >= _FEWEST_TAGS
             and n * strength * strength > _STRENGTH_NATS
@@ -205,7 +219,7 @@ def _track(
             and strength > _LEAST_OF_USUAL * floats[_USUAL]
         )
         # Carry the state to the middle of the tags, or past the end when there is nothing to measure.
-        ahead = late / n if usable else np.float64(end_ps - anchor) - phase
+        ahead = (np.float64(elapsed_sum) / n if usable else np.float64(end_ps - anchor)) - phase
         steps = np.int64(np.rint(ahead * inverse))
         dt = np.float64(steps) * period / PS_PER_S
         p_phase, p_cross, p_rate = floats[_P_PHASE], floats[_P_CROSS], floats[_P_RATE]
@@ -215,7 +229,7 @@ def _track(
         p_rate = p_rate + walk * span
         innovation = 0.0
         if usable:
-            innovation = math.atan2(y_sum, x_sum) / (2.0 * math.pi) * period
+            innovation = math.atan2(np.float64(y_sum), np.float64(x_sum)) / (2.0 * math.pi) * period
             noise = (period / (2.0 * math.pi)) ** 2 / (2.0 * n * strength * strength)
             total = p_phase + noise
             if abs(innovation) > max(_JUMP_SIGMAS * math.sqrt(total), _JUMP_PART * period):
@@ -242,16 +256,13 @@ def _track(
         elif math.sqrt(p_phase) > _LOST_PART * period:
             verdict = LOST
         inverse = 1.0 / period
-        for k in range(i, j):
-            turns = (np.float64(times[k] - anchor) - phase) * inverse
-            nearest = np.rint(turns)
-            ticks[k] = tick + np.int64(nearest)
-            residuals[k] = (turns - nearest) * period
-        whole[0, m], whole[1, m], whole[2, m] = j, start_ps, end_ps
-        parts[0, m], parts[1, m] = strength, innovation
+        whole[_ANCHOR, m], whole[_TICK, m] = anchor, tick
+        parts[_PHASE, m], parts[_PERIOD, m] = phase, period
+        whole[2, m], whole[3, m], whole[4, m] = j, start_ps, end_ps
+        parts[2, m], parts[3, m] = strength, innovation
         # The whole part is exact: ticks of hours fit 53 bits with a fraction to spare.
-        parts[2, m] = np.float64(tick) + (np.float64(start_ps - anchor) - phase) * inverse
-        parts[3, m] = np.float64(tick) + (np.float64(end_ps - anchor) - phase) * inverse
+        parts[4, m] = np.float64(tick) + (np.float64(start_ps - anchor) - phase) * inverse
+        parts[5, m] = np.float64(tick) + (np.float64(end_ps - anchor) - phase) * inverse
         good[m] = usable
         integers[_START] = end_ps
         m += 1

@@ -43,6 +43,13 @@ class TagBlock:
     until_ps: int
     lost: int = 0
 
+    def after(self, n: int) -> "TagBlock":
+        """Return the block without its first ``n`` tags."""
+        return TagBlock(self.times_ps[n:], self.channels[n:], self.until_ps, self.lost)
+
+
+NO_TAGS: Final = TagBlock(np.empty(0, np.int64), np.empty(0, np.int8), 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Clicks:
@@ -59,3 +66,14 @@ class Clicks:
 
     def __repr__(self) -> str:
         return f"Clicks({len(self)} clicks)"  # outcomes are key material
+
+    def first(self, n: int) -> "Clicks":
+        """Return the first ``n`` clicks."""
+        return Clicks(self.slots[:n], self.outcomes[:n])
+
+    def after(self, n: int) -> "Clicks":
+        """Return the clicks without the first ``n``."""
+        return Clicks(self.slots[n:], self.outcomes[n:])
+
+
+NO_CLICKS: Final = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8))
