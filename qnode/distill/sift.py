@@ -30,7 +30,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from qnode.distill.bits import Bits
+from qnode.distill.bits import Bits, Words
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.planes import chosen, plane
 from qnode.distill.sift_codec import (
@@ -40,6 +40,7 @@ from qnode.distill.sift_codec import (
     decode_announcement,
     encode_announcement,
 )
+from qnode.distill.words import trailing_zeros
 from qnode.errors import ProtocolError
 from qnode.kernels import kernel
 from qnode.tags.types import (
@@ -60,6 +61,7 @@ __all__ = [
 ]  # fmt: skip
 
 Lookup = Callable[[Slots], Codes]
+Places = npt.NDArray[np.uint64]
 
 # One byte a click until the block ends: the symbol of a Z click that may be kept, or this.
 _NOT_KEPT: Final = 255
@@ -153,9 +155,11 @@ class SiftRecord:
             )
         self._reserve(n)
         symbols = lookup(announced.slots)
-        x_clicks, slots_before = np.empty(n, np.int32), np.empty(n, np.int64)
-        n_x, n_boundary = _x_arm(announced.slots, announced.classes, x_clicks, slots_before)
-        x_clicks, slots_before = x_clicks[:n_x], slots_before[:n_boundary]
+        is_x = Bits.pack(announced.classes)
+        n_x = int(np.bitwise_count(is_x.words).sum())
+        x_clicks, slots_before = np.empty(n_x, np.uint64), np.empty(n_x + 1, np.int64)
+        n_boundary = int(_x_arm(announced.slots, announced.classes, is_x.words, x_clicks, slots_before))
+        slots_before = slots_before[:n_boundary]
         before = lookup(np.maximum(slots_before, 0))
         if n_boundary and slots_before[0] < self._first_slot:
             before[0] = UNKNOWN_SYMBOL  # of the block before, whose key it may be in; or before slot 0
@@ -227,18 +231,20 @@ def errors_by_intensity(before: Bits, after: Bits, decoy: Bits) -> Pair:
 # The passes below take no branch on what a click or a symbol is: those are random, and a wrong guess costs
 # more than all the rest.
 @kernel
-def _x_arm(
-    slots: Slots, classes: Codes, x_clicks: npt.NDArray[np.int32], slots_before: Slots
-) -> tuple[np.int64, np.int64]:
-    """List the clicks of the X arm, and the slots before the boundary clicks; return how many of each."""
-    n_x = np.int64(0)
-    n_boundary = np.int64(0)
-    for i in range(slots.size):
-        x_clicks[n_x] = i
-        slots_before[n_boundary] = slots[i] - 1
-        n_x += np.int64(classes[i] != CLASS_Z)
-        n_boundary += np.int64(classes[i] == CLASS_BOUNDARY)
-    return n_x, n_boundary
+def _x_arm(slots: Slots, classes: Codes, is_x: Words, x_clicks: Places, slots_before: Slots) -> np.uint64:
+    """List the clicks of the X arm, and the slots before boundary clicks; return how many of the latter."""
+    n_x = np.uint64(0)
+    n_boundary = np.uint64(0)
+    for w in range(is_x.size):
+        word = is_x[w]
+        while word != np.uint64(0):
+            i = (np.uint64(w) << np.uint64(6)) + trailing_zeros(word)
+            word &= word - np.uint64(1)
+            x_clicks[n_x] = i
+            slots_before[n_boundary] = slots[i] - 1
+            n_x += np.uint64(1)
+            n_boundary += np.uint64(classes[i] == CLASS_BOUNDARY)
+    return n_boundary
 
 
 @kernel
@@ -254,18 +260,19 @@ def _keep_z(classes: Codes, symbols: Codes, codes: Codes) -> np.int64:
 
 @kernel
 def _count_x(
-    slots: Slots, classes: Codes, symbols: Codes, x_clicks: npt.NDArray[np.int32], before: Codes,
-    last_slot: int, codes: Codes, kinds: npt.NDArray[np.int64],
+    slots: Slots, classes: Codes, symbols: Codes, x_clicks: Places, before: Codes, last_slot: int,
+    codes: Codes, kinds: npt.NDArray[np.int64],
 ) -> None:  # fmt: skip
     """Count the clicks of the X arm by kind (see `_rows`). ``codes`` end with those of the batch."""
-    b = np.int64(0)
-    first = codes.size - slots.size
+    one, seven = np.uint64(1), np.uint64(7)
+    first = np.uint64(codes.size - slots.size)
+    b = np.uint64(0)
     for i in x_clicks:
-        is_boundary = np.int64(classes[i] == CLASS_BOUNDARY)
-        index = (is_boundary << 6) | ((np.int64(before[b]) & 7) << 3) | (np.int64(symbols[i]) & 7)
+        is_boundary = np.uint64(classes[i] == CLASS_BOUNDARY)
+        symbol, symbol_before = np.uint64(symbols[i]) & seven, np.uint64(before[b]) & seven
         b += is_boundary
-        kinds[index] += 1
+        kinds[(is_boundary << np.uint64(6)) | (symbol_before << np.uint64(3)) | symbol] += 1
         # The qubit before a boundary click leaves the key; the click itself is not in it.
-        previous = slots[i - 1] if i else last_slot
-        adjacent = is_boundary & np.int64(previous == slots[i] - 1) & np.int64(first + i > 0)
+        previous = slots[i - one] if i else np.int64(last_slot)
+        adjacent = is_boundary & np.uint64(previous == slots[i] - 1) & np.uint64(first + i != 0)
         codes[first + i - adjacent] = _NOT_KEPT

@@ -311,7 +311,8 @@ class Synchroniser:
             return
         reach = self._table.halves_ps[0] + abs(self._table.skew_ps) / 2.0
         self._collected.append(z_ticks(tags.times_ps, tags.channels, tracked.combs, good, reach))
-        ticks = np.unique(np.concatenate(self._collected))
+        # A tick may have several clicks; of a fast link's block only the last are needed.
+        ticks = np.unique(np.concatenate(self._collected)[-4 * self._probe_clicks :])
         span_ps = (ticks[-1] - ticks[0]) * self._tick_ps if ticks.size else 0.0
         if ticks.size < self._probe_clicks and span_ps < LONGEST_PROBE_PS:
             return
