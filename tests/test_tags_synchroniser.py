@@ -9,6 +9,7 @@ from tags_generator import PERIOD_PS, Link, Recorded, symbols
 from qnode.config import ReceiverParameters, SourceParameters
 from qnode.tags.acceptance import GateTable, SlipMonitor, accept, one_per_slot
 from qnode.tags.alignment import Alignment, AlignmentProbe, correlate, offset_window
+from qnode.tags.conversion import as_float, nearest_integer
 from qnode.tags.gates import acceptance, gates
 from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
 from qnode.tags.tracking import Combs
@@ -345,6 +346,13 @@ def test_one_click_per_slot_ascending_whatever_comes(gaps):
     singled = one_per_slot(Clicks(slots, outcomes), bytes)
     assert np.array_equal(singled.clicks.slots, np.unique(slots))
     assert set(singled.clicks.outcomes) <= {0, 1, 2, 3}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(-(2**51) + 1, 2**51 - 1), st.floats(-(2.0**50), 2.0**50))
+def test_conversions_are_exact_and_round_to_the_nearest(integer, number):
+    assert as_float(np.int64(integer)) == integer
+    assert nearest_integer(np.float64(number)) == round(number)
 
 
 def test_channels_are_those_of_the_types():

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qnode.kernels import inline_kernel, kernel
+from qnode.tags.conversion import as_float, nearest_integer
 from qnode.tags.gates import Gates
 from qnode.tags.tracking import Combs, Floats, Integers
 from qnode.tags.types import (
@@ -219,9 +220,9 @@ def _place(
     late_sum = np.int64(0)
     squares = np.int64(0)
     for i in range(times.size):
-        turns = (np.float64(times[i] - anchor) - phase) * inverse
+        turns = (as_float(times[i] - anchor) - phase) * inverse
         nearest = np.rint(turns)
-        k = tick + np.int64(nearest)
+        k = tick + nearest_integer(nearest)
         slot = k >> 1
         is_late, is_x = (k & 1) != 0, channels[i] == X_CHANNEL
         if is_x:
@@ -238,9 +239,9 @@ def _place(
         early, late = inside & (not is_x) & (not is_late), inside & (not is_x) & is_late
         early_n += np.int64(early)
         late_n += np.int64(late)
-        early_sum += np.int64(place * _FIXED) if early else 0
-        late_sum += np.int64(place * _FIXED) if late else 0
-        squares += np.int64(place * place * _FIXED) if early | late else 0
+        early_sum += nearest_integer(place * _FIXED) if early else 0
+        late_sum += nearest_integer(place * _FIXED) if late else 0
+        squares += nearest_integer(place * place * _FIXED) if early | late else 0
     sums[_EARLY_N] += early_n
     sums[_LATE_N] += late_n
     sums[_EARLY_SUM] += early_sum
