@@ -60,6 +60,15 @@ def test_a_stretch_in_which_the_hardware_lost_tags_is_dropped_whole():
     assert [(s.first_ps, s.end_ps, s.reason) for s in got.stretches] == [(1900, 5100, "lost")]
 
 
+def test_tags_without_use_come_again_in_front_and_count_once():
+    window = OrderWindow(100)
+    first = window.feed(block([1000, 1400, 1500], [0, 1, 0], until=2000)).tags
+    again = window.feed(block([2450, 1950], [1, 1], until=3000), first.after(1)).tags
+    assert list(again.times_ps) == [1400, 1500, 1950, 2450]
+    assert list(again.channels) == [1, 0, 1, 1]
+    assert (window.statistics.received, window.statistics.ordered) == (5, 5)
+
+
 def test_silence_moves_the_horizon():
     window = OrderWindow(100)
     window.feed(block([1000], until=1000))

@@ -355,6 +355,32 @@ def test_conversions_are_exact_and_round_to_the_nearest(integer, number):
     assert nearest_integer(np.float64(number)) == round(number)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(0, 4000), max_size=40), st.lists(st.integers(0, 4000), max_size=40),
+    st.integers(-1500, 1500), st.lists(st.integers(5, 7), max_size=3), st.booleans(),
+)  # fmt: skip
+def test_slots_never_fall_whatever_the_clock_is_corrected_by(first, second, correction, held, good):
+    table = GateTable.of(gates(SOURCE, RECEIVER))
+    table.halves_ps[:] = 500.0
+    times = np.concatenate([np.sort(np.array(part, np.int64)) for part in (first, second)])
+    ends = np.array([len(first), len(first) + len(second)])
+    combs = Combs(
+        np.array([-9000, -9000 + correction]), np.zeros(2), np.zeros(2, np.int64), np.full(2, 1e3), ends
+    )
+    clicks = Clicks(np.sort(np.array(held, np.int64)), np.zeros(len(held), np.uint8))
+    got = accept(
+        times, np.zeros(times.size, np.int8), combs, np.array([True, good]), 0, 5, table,
+        SlipMonitor(table.skew_ps), clicks,
+    )  # fmt: skip
+    assert np.all(np.diff(got.clicks.slots) >= 0)
+    assert np.array_equal(got.clicks.slots[: len(held)], clicks.slots)
+    shifts = np.repeat([9000, 9000 - correction], [len(first), len(second)])
+    slots = np.rint((times + shifts) / 1000).astype(np.int64) // 2
+    looked_at = slots if good else slots[: len(first)]
+    assert len(got.clicks) - len(held) + got.out_of_gate == np.count_nonzero(looked_at >= 5)
+
+
 def test_channels_are_those_of_the_types():
     table = GateTable.of(gates(SOURCE, RECEIVER))
     monitor = SlipMonitor(table.skew_ps)

@@ -12,7 +12,7 @@ whole byte on, least significant bit first. With e_i the empty slots before clic
 - one bit a click: it is of the X arm;
 - one bit a click: it is a boundary click.
 
-k = floor(log2(e / n)) follows from the head, so that a click costs between k + 4 and k + 5 bits however
+k = floor(log2(e / n)), at least 0, follows from the head, so that a click costs less than k + 5 bits however
 unevenly the clicks lie. No field's place depends on another field's value, which makes both directions fast.
 """
 

@@ -184,7 +184,7 @@ class BlockAgreed(DialogueMessage, frozen=True):
 
 
 class ClickBatch(DialogueMessage, frozen=True):
-    """Bob: slots and arms of accepted clicks, delta-coded from ``first_slot`` on."""
+    """Bob: slots and arms of accepted clicks from ``first_slot`` on, as an announcement encodes them."""
 
     first_slot: Slot
     payload: Bulk
