@@ -25,11 +25,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def kernel(function: F) -> F:
-    """Compile ``function`` with numba: no GIL, cached. Arguments are arrays and scalars only."""
+    """Compile ``function`` with numba: no GIL, cached. Arguments are arrays and scalars only.
+
+    Division is numpy's (by zero: inf, or 0 of integers): a check would keep loops from becoming vectors.
+    """
     # The digest knows our own rooms only; a kernel declared elsewhere is compiled anew each time.
     ours = function.__module__.startswith("qnode.")
     usable = ours and _use_cache(cache_directory(function.__module__))
-    return cast("F", numba.njit(nogil=True, cache=usable, boundscheck=False)(function))
+    return cast("F", numba.njit(nogil=True, cache=usable, boundscheck=False, error_model="numpy")(function))
 
 
 def inline_kernel(function: F) -> F:

@@ -25,15 +25,18 @@ BUSY = DetectorParameters(efficiency=0.9, dead_time_s=0.0, afterpulse_probabilit
 
 
 def in_steps(simulation: SimulationParameters, knots: list[int]) -> TagBlock:
-    """Generate in steps that end at ``knots``, with Eve and darkness coming and going at whole seconds."""
+    """Generate in steps that end at ``knots``, with Eve and darkness coming and going at thirds."""
     generator = TagGenerator(simulation, LINK)
     blocks = []
+    third = knots[-1] // 3
     for until in knots:
         while generator.knot < until:
-            second = generator.knot // KNOTS_PER_S
-            settings = Settings(eve_intercept=0.3 * (second % 2))
-            lit = Lit(KEY, 20) if second < 2 else None
-            blocks.append(generator.step(min(until, (second + 1) * KNOTS_PER_S), settings, lit))
+            part = generator.knot // third
+            settings = Settings(
+                eve_intercept=0.3 * (part % 2), attenuation_db=simulation.settings_at(0.0).attenuation_db
+            )
+            lit = Lit(KEY, third // 5) if part < 2 else None
+            blocks.append(generator.step(min(until, (part + 1) * third), settings, lit))
     return TagBlock(
         np.concatenate([block.times_ps for block in blocks]),
         np.concatenate([block.channels for block in blocks]),
@@ -41,17 +44,50 @@ def in_steps(simulation: SimulationParameters, knots: list[int]) -> TagBlock:
     )
 
 
-def test_the_steps_do_not_change_the_tags() -> None:
-    drifting = SimulationParameters(
-        interferometer_drift_rad_per_root_s=0.3, modulator_drift_rad_per_root_s=0.1, seed=7
-    )
-    whole = in_steps(drifting, [300])
-    for knots in ([1, 2, 50, 130, 131, 299, 300], list(range(1, 301))):
-        parts = in_steps(drifting, knots)
+@pytest.mark.parametrize(
+    ("name", "simulation", "knots"),
+    [
+        (
+            "drifting",
+            SimulationParameters(
+                interferometer_drift_rad_per_root_s=0.3, modulator_drift_rad_per_root_s=0.1, seed=7
+            ),
+            300,
+        ),
+        ("beyond a page", SimulationParameters(attenuation_db=30.0), PAGE_KNOTS + 100),
+        ("joint", SimulationParameters(hold_off="joint"), 150),
+        (
+            "no dead time",
+            SimulationParameters(attenuation_db=3.0, z_detector=BUSY, x_detector=QUIET),
+            9,
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_steps_do_not_change_the_tags(name: str, simulation: SimulationParameters, knots: int) -> None:
+    whole = in_steps(simulation, [knots])
+    third = knots // 3
+    for steps in ([1, 2, third // 2, third + 2, knots - 1, knots], list(range(1, knots + 1))):
+        parts = in_steps(simulation, steps)
         assert np.array_equal(parts.times_ps, whole.times_ps)
         assert np.array_equal(parts.channels, whole.channels)
-    other = in_steps(msgspec.structs.replace(drifting, seed=8), [300])
+    other = in_steps(msgspec.structs.replace(simulation, seed=8), [knots])
     assert not np.array_equal(other.times_ps, whole.times_ps)
+
+
+@pytest.mark.parametrize("hold_off", ["independent", "joint"])
+def test_clicks_of_both_detectors_come_in_order(hold_off: str) -> None:
+    exact = JitterParameters(sigma_ps=0.001, tail_fraction=0.0)
+    simulation = still(
+        SimulationParameters(
+            attenuation_db=0.0, z_detector=BUSY, x_detector=BUSY, jitter=exact, hold_off=hold_off
+        )
+    )
+    generator = TagGenerator(simulation, LINK)
+    block = generator.step(1, Settings(attenuation_db=0.0), Lit(KEY, 0))
+    assert np.count_nonzero(block.channels == X_CHANNEL) > 10_000
+    assert np.count_nonzero(block.channels == Z_CHANNEL) > 10_000
+    assert np.diff(block.times_ps).min() >= 0
 
 
 def test_a_full_buffer_does_not_change_the_tags() -> None:

@@ -7,9 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from qnode.config import LinkParameters
-from qnode.simulate.clicks import EARLIEST_SIGMAS, ClickState, Emission, Knots, Receiver, fill
+from qnode.simulate.clicks import ClickState, Emission, Knots, Receiver, fill
+from qnode.simulate.detection import CHANCE_BITS, TICK_BITS, TICKS_PER_SLOT
+from qnode.simulate.jitter import CLIPPED_SIGMAS
 from qnode.simulate.light import arriving_light, contrast, wrong_bin
-from qnode.simulate.parameters import DetectorParameters, Settings, SimulationParameters
+from qnode.simulate.parameters import Settings, SimulationParameters
 from qnode.simulate.symbols import limits
 from qnode.tags.types import TagBlock
 from qnode.units import PS_PER_S
@@ -19,6 +21,7 @@ KNOT_S = 1.0 / KNOTS_PER_S
 # Knots are drawn a page at a time; long pages, as each call of the kernel waits for the interpreter's lock.
 PAGE_KNOTS = 8 * KNOTS_PER_S
 MOST_TAGS = 1 << 18
+SEGMENT_CLICKS = 1 << 16  # of a detector, worked on at once at most; two detectors' must fit into MOST_TAGS
 _MASK = 2**64 - 1
 
 
@@ -67,24 +70,29 @@ class TagGenerator:
         return self._page_start + int(self._state.place[0])
 
     def step(self, until_knot: int, settings: Settings, lit: Lit | None) -> TagBlock:
-        """Generate on to ``until_knot``, but at most to the end of the page and 2^18 tags.
+        """Generate on to ``until_knot``, but at most 2^18 tags.
 
         Call again while `knot` is below the aim. Without ``lit`` (or before its first knot, or with the
         source off) the detectors give dark counts and afterpulses.
         """
-        if int(self._state.place[0]) == PAGE_KNOTS:
-            self._page_start += PAGE_KNOTS
-            self._page = self._page_of_knots(self._page_start)
-            self._state.place[:] = 0
-        until = min(until_knot - self._page_start, PAGE_KNOTS)
-        if lit is not None and self.knot < lit.first_knot:
-            until = min(until, lit.first_knot - self._page_start)
-            lit = None
         times_ps = np.empty(MOST_TAGS, np.int64)
         channels = np.empty(MOST_TAGS, np.int8)
-        emission = self._emission(settings, lit)
-        n = fill(self._state, self._page, until, self._receiver, emission, times_ps, channels)
-        return TagBlock(times_ps[:n].copy(), channels[:n].copy(), self._reached_ps())
+        n = 0
+        while self.knot < until_knot:
+            if int(self._state.place[0]) == PAGE_KNOTS:
+                self._page_start += PAGE_KNOTS
+                self._page = self._page_of_knots(self._page_start)
+                self._state.place[:] = 0
+            until, light = min(until_knot - self._page_start, PAGE_KNOTS), lit
+            if lit is not None and self.knot < lit.first_knot:
+                until, light = min(until, lit.first_knot - self._page_start), None
+            emission = self._emission(settings, light)
+            n += fill(self._state, self._page, until, self._receiver, emission, times_ps[n:], channels[n:])
+            if int(self._state.place[0]) < until:
+                break  # full
+        if n < MOST_TAGS // 2:  # a small block does not keep the memory of a large one
+            return TagBlock(times_ps[:n].copy(), channels[:n].copy(), self._reached_ps())
+        return TagBlock(times_ps[:n], channels[:n], self._reached_ps())
 
     def _emission(self, settings: Settings, lit: Lit | None) -> Emission:
         if lit is None:
@@ -109,11 +117,12 @@ class TagGenerator:
         """Return a time before which no later tag can lie: the next event, less the earliest jitter."""
         knots, place = self._page, int(self._state.place[0])
         if int(self._state.place[1]):
-            slot, row = int(self._state.slots.min()), place
+            slots, row = int(self._state.positions.min()) >> TICK_BITS, place
         else:
-            slot, row = int(knots.first_slots[place]), max(place - 1, 0)
-        since = knots.slopes[row] * (slot - knots.first_slots[row]) * self._receiver.period_ps
-        earliest = EARLIEST_SIGMAS * self._simulation.jitter.sigma_ps
+            row = max(place - 1, 0)
+            slots = int(knots.first_slots[place] - knots.first_slots[row])
+        since = knots.slopes[row] * slots * self._receiver.period_ps
+        earliest = CLIPPED_SIGMAS * self._simulation.jitter.sigma_ps
         return int(knots.seconds_ps[row]) + int(np.floor(knots.offsets_ps[row] + since - earliest))
 
     def _page_of_knots(self, start: int) -> Knots:
@@ -155,24 +164,26 @@ def _receiver(simulation: SimulationParameters, link: LinkParameters) -> Receive
     period_ps = link.source.period_ps
     detectors = (simulation.z_detector, simulation.x_detector)
 
-    def each(value: "list[float]") -> npt.NDArray[np.float64]:
-        return np.array(value, np.float64)
+    def ticks(ps: float) -> int:
+        return round(ps / period_ps * TICKS_PER_SLOT)
 
-    dead = [divmod(detector.dead_time_s * PS_PER_S, period_ps) for detector in detectors]
+    def chance(probability: float) -> int:
+        return round(probability * (1 << CHANCE_BITS))
+
+    dead = [ticks(detector.dead_time_s * PS_PER_S) for detector in detectors]
+    shortest_slots = max(1, min(dead) // TICKS_PER_SLOT)  # between two clicks of a detector
+    segment_slots = min(link.source.qubit_rate_hz // KNOTS_PER_S + 1, SEGMENT_CLICKS * shortest_slots)
     return Receiver(
         period_ps=period_ps,
-        spacing_ps=link.source.bin_spacing_ps,
-        dark=each([d.dark_rate_hz * period_ps / PS_PER_S for d in detectors]),
-        release=each([_release(d, period_ps) for d in detectors]),
-        trap_limit=np.array([round(d.afterpulse_probability * 2**20) for d in detectors], np.int64),
-        dead_slots=np.array([int(slots) for slots, _ in dead], np.int64),
-        dead_ps=each([rest for _, rest in dead]),
+        dark=np.array([d.dark_rate_hz * period_ps / PS_PER_S for d in detectors]),
+        release=np.array([period_ps / PS_PER_S / d.afterpulse_lifetime_s for d in detectors]),
+        trap_limits=np.array([chance(d.afterpulse_probability) for d in detectors], np.int64),
+        dead_ticks=np.array(dead, np.int64),
         joint=simulation.hold_off == "joint",
+        spacing_ticks=ticks(link.source.bin_spacing_ps),
         sigma_ps=simulation.jitter.sigma_ps,
-        tail_limit=round(simulation.jitter.tail_fraction * 2**20),
+        tail_limit=chance(simulation.jitter.tail_fraction),
         tail_ps=simulation.jitter.tail_ps,
+        segment_slots=segment_slots,
+        segment_clicks=segment_slots // shortest_slots + 2,
     )
-
-
-def _release(detector: DetectorParameters, period_ps: float) -> float:
-    return period_ps / PS_PER_S / detector.afterpulse_lifetime_s

@@ -18,13 +18,22 @@ _UNKNOWN = np.uint8(UNKNOWN_SYMBOL)
 
 
 @inline_kernel
-def symbol_code(key: np.uint64, slot: np.int64, z_limit: np.uint64, signal_limit: np.uint64) -> np.uint64:
-    """Return the symbol code of one slot; the limits are probabilities times 2^24 (see `limits`)."""
-    random = mixed(U(slot) * GOLDEN + key)
-    plus = U((random & _FIELD) >= z_limit)
-    decoy = U(((random >> _SHIFT_24) & _FIELD) >= signal_limit)
-    late = (random >> _SHIFT_63) & (plus ^ _ONE)
-    return late | (plus << _ONE) | (decoy << _TWO)
+def symbol_bits(key: np.uint64, slot: np.uint64, z_limit: np.uint64, signal_limit: np.uint64) -> np.uint64:
+    """Return three bits for one slot: whether late, |+>, decoy. A late |+> is a |+>, see `symbol_code`.
+
+    The limits are probabilities times 2^24 (see `limits`).
+    """
+    random = mixed(slot * GOLDEN + key)
+    plus = (z_limit - _ONE - (random & _FIELD)) >> _SHIFT_63
+    decoy = (signal_limit - _ONE - ((random >> _SHIFT_24) & _FIELD)) >> _SHIFT_63
+    return (random >> _SHIFT_63) | (plus << _ONE) | (decoy << _TWO)
+
+
+@inline_kernel
+def symbol_code(key: np.uint64, slot: np.uint64, z_limit: np.uint64, signal_limit: np.uint64) -> np.uint64:
+    """Return the symbol code of one slot."""
+    bits = symbol_bits(key, slot, z_limit, signal_limit)
+    return bits & ~((bits >> _ONE) & _ONE)
 
 
 @kernel
@@ -32,7 +41,7 @@ def _symbols(
     key: np.uint64, slots: Slots, end: int, z_limit: np.uint64, signal_limit: np.uint64, codes: Codes
 ) -> None:
     for i in range(slots.shape[0]):
-        code = np.uint8(symbol_code(key, slots[i], z_limit, signal_limit))
+        code = np.uint8(symbol_code(key, U(slots[i]), z_limit, signal_limit))
         codes[i] = code if 0 <= slots[i] < end else _UNKNOWN
 
 

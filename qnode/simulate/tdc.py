@@ -7,12 +7,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import trio
 
 from qnode.config import LinkParameters
 from qnode.simulate.fibre import Claim, Hello, Line, Run, Set, World, background, connect
-from qnode.simulate.generator import KNOT_S, KNOTS_PER_S, MOST_TAGS, Lit, TagGenerator
+from qnode.simulate.generator import KNOT_S, KNOTS_PER_S, Lit, TagGenerator
 from qnode.simulate.parameters import Change, Settings, SimulationParameters
 from qnode.simulate.transmitter import site_offset_s
 from qnode.tags.types import TagBlock
@@ -68,17 +67,7 @@ class ReceiverEnd:
             settings, lit = self._settings(knot), self._as_lit(self._run)
             await self._claim(until)
             while self._generator.knot < until:
-                yield await trio.to_thread.run_sync(self._generate, until, settings, lit)
-
-    def _generate(self, until: int, settings: Settings, lit: Lit | None) -> TagBlock:
-        """Generate on to ``until``, or to about 2^18 tags."""
-        steps: list[TagBlock] = []
-        while self._generator.knot < until and sum(step.times_ps.shape[0] for step in steps) < MOST_TAGS // 2:
-            steps.append(self._generator.step(until, settings, lit))
-        if len(steps) == 1:
-            return steps[0]
-        times_ps = np.concatenate([step.times_ps for step in steps])
-        return TagBlock(times_ps, np.concatenate([step.channels for step in steps]), steps[-1].until_ps)
+                yield await trio.to_thread.run_sync(self._generator.step, until, settings, lit)
 
     def _block_end(self, knot: int, speed: float) -> int:
         """Return up to which knot the next block goes; no change of the light lies within it."""

@@ -1,0 +1,288 @@
+"""The compiled loops that find the clicks of the detectors.
+
+Positions are ticks, 2^-28 of a slot, since the knot's first slot; rates and draws are compared as levels,
+2^-48 of a mean detection a slot. A candidate is accepted or not by arithmetic, and what is rare (noise,
+traps, a slot that is blanked in part) shows before its symbol is looked up, so that few branches go wrong.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from qnode.kernels import inline_kernel, kernel
+from qnode.simulate.light import MINUS
+from qnode.simulate.randomness import GOLDEN, exponential, mixed, unit
+from qnode.simulate.symbols import symbol_bits
+from qnode.tags.types import X_PLUS
+
+U = np.uint64
+Integers = npt.NDArray[np.int64]
+Reals = npt.NDArray[np.float64]
+Counters = npt.NDArray[np.uint64]
+
+TICK_BITS = 28
+TICKS_PER_SLOT = 1 << TICK_BITS
+WITHIN_SLOT = TICKS_PER_SLOT - 1
+LEVELS = 2.0**48
+CHANCE_BITS = 20
+DRAWS = 1 << 10  # candidates of a detector that are drawn at once
+A_DRAW = U(2 * int(GOLDEN) % 2**64)  # what one candidate takes of a counter
+
+_TICK_LEVELS = TICKS_PER_SLOT * LEVELS
+_LONGEST_GAP = 2.0**61
+_NEVER = 1e-3  # a ceiling so low, in levels, that the next event lies beyond any run
+_FILLS = 2.0  # added to the level of a candidate whose click would fill a trap
+_EIGHT, _SIXTEEN = U(8), U(16)
+_FIELD, _STATE, _PLUS = U(0xFFFFFF), U(3), U(X_PLUS)
+_SHIFT_62, _SHIFT_63, _ONE = U(62), U(63), U(1)
+_CHANCE_MASK = U((1 << CHANCE_BITS) - 1)
+
+
+@inline_kernel
+def _resent(code: np.uint64, eve: np.uint64, intercept_limit: np.uint64) -> np.uint64:
+    """Return what leaves Eve when ``code`` arrives; her choices and results are the random bits ``eve``."""
+    sent, found = code & _STATE, eve >> _SHIFT_63
+    measures_x = (eve >> _SHIFT_62) & _ONE
+    fits = (sent == _PLUS) == (measures_x == _ONE)
+    result = sent if fits else found | (measures_x << _ONE)
+    return (code & ~_STATE) | result if (eve & _FIELD) < intercept_limit else code
+
+
+@inline_kernel
+def _arriving(
+    key: np.uint64, eve_key: np.uint64, position: int, z_limit: np.uint64, signal_limit: np.uint64,
+    intercept_limit: np.uint64,
+) -> np.uint64:  # fmt: skip
+    """Return the symbol that arrives in the slot of ``position``, as limits are indexed (`set_limits`)."""
+    slot = U(position >> TICK_BITS)
+    bits = symbol_bits(key, slot, z_limit, signal_limit)
+    if intercept_limit > U(0):
+        code = bits & ~((bits >> _ONE) & _ONE)
+        bits = _resent(code, mixed(slot * GOLDEN + eve_key), intercept_limit)
+    return bits
+
+
+@kernel
+def set_limits(light: Reals, minus: bool, limits: Integers, peaks: Integers) -> None:
+    """Turn mean detections into running sums over the places, ``limits[d, 8 * place + code]`` in levels.
+
+    Without Eve (``minus`` false) nobody sends |->, and its code stands for |+>, as `symbol_bits` may say it
+    so. ``peaks`` gets the brightest code's sum.
+    """
+    for d in range(2):
+        peaks[d] = 0
+        for code in range(8):
+            sent = code if minus or code & 3 != MINUS else code - 1
+            total = 0.0
+            for place in range(3):
+                total += light[d, sent, place]
+                limits[d, 8 * place + code] = int(total * LEVELS)
+            peaks[d] = max(peaks[d], limits[d, 16 + code])
+
+
+@kernel
+def draw(counter: np.uint64, trap_limit: int, gaps: Reals, levels: Reals) -> None:
+    """Draw for candidates from ``counter`` on: the gap after each, and its level from 0 to 1.
+
+    Where a click would fill a trap the level is raised by `_FILLS`, which is noticed as noise is.
+    """
+    for i in range(gaps.shape[0]):
+        first = counter + U(i) * A_DRAW
+        second = mixed(first + GOLDEN)
+        gaps[i] = exponential(mixed(first))
+        levels[i] = unit(second) + np.float64(np.int64(second & _CHANCE_MASK) < trap_limit) * _FILLS
+
+
+@inline_kernel
+def ceiling_of(peak: int, dark: float, release: float, filled: int, blinded: bool) -> float:
+    """Return the rate of candidates in levels a slot; blinded detectors have no noise of their own."""
+    noise = 0.0 if blinded else dark + np.float64(filled) * release
+    return np.float64(peak) + max(noise * LEVELS, _NEVER)
+
+
+@inline_kernel
+def ticks_between(gap: float, ceiling: float) -> int:
+    """Return the ticks that ``gap`` mean waits take."""
+    return int(min(gap * (_TICK_LEVELS / ceiling), _LONGEST_GAP))
+
+
+@inline_kernel
+def is_saturated(peak: int, dead: int) -> bool:
+    """Tell whether a click usually blanks the next candidate."""
+    return bool(np.float64(peak) * np.float64(dead) > _TICK_LEVELS)
+
+
+@inline_kernel
+def _slot(position: int) -> int:
+    """Return where the slot of ``position`` begins."""
+    return position & ~WITHIN_SLOT
+
+
+@inline_kernel
+def _chosen(condition: int, value: int, otherwise: int) -> int:
+    """Return ``value`` if ``condition`` is 1, ``otherwise`` if it is 0, without a branch."""
+    return otherwise ^ ((otherwise ^ value) & -condition)
+
+
+@inline_kernel
+def _judged(
+    drawn: float, ceiling: float, early: int, middle: int, late: int, peak: int, dark: float, filled: int,
+    blinded: bool, position: int, live: int, spacing: int,
+) -> tuple[int, int, int]:  # fmt: skip
+    """Return where a candidate's avalanche is, whether it clicks, and how many traps are filled then.
+
+    ``early``, ``middle``, ``late``: the limits of its symbol; a symbol dimmer than the ceiling may not click.
+    ``live``: when the detector is live again.
+    """
+    level = int(drawn * ceiling)
+    avalanche = _slot(position) + (int(level >= early) + int(level >= middle)) * spacing
+    clicks = int(level < late)
+    if level >= peak or position < _slot(live + WITHIN_SLOT):
+        fills = int(drawn >= _FILLS)
+        level = int((drawn - _FILLS * np.float64(fills)) * ceiling)
+        is_noise = level >= peak
+        avalanche = position
+        if not is_noise:
+            avalanche = _slot(position) + (int(level >= early) + int(level >= middle)) * spacing
+        clicks = int((is_noise or level < late) and avalanche >= live)
+        if clicks and not blinded:
+            filled += fills - int(is_noise and np.float64(level - peak) >= dark * LEVELS and filled > 0)
+    return avalanche, clicks, filled
+
+
+@inline_kernel
+def detect(
+    d: int, end: int,
+    positions: Integers, lives: Integers, traps: Integers, used: Integers, counters: Counters,
+    gaps: Reals, levels: Reals,
+    limits: Integers, peak: int, dark: float, release: float, trap_limit: int, dead: int, spacing: int,
+    key: np.uint64, z_limit: np.uint64, signal_limit: np.uint64, eve_key: np.uint64,
+    intercept_limit: np.uint64, blinded: bool,
+    avalanches: Integers, ends: Integers,
+) -> None:  # fmt: skip
+    """Let detector ``d`` alone go on to the tick ``end``: best for one that is live most of the time.
+
+    The next candidate is drawn from the last one on, which does not wait for what becomes of that; only when
+    it is blanked, another is drawn from where the detector is live again: exact, as waits have no memory.
+    """
+    position, live, filled = int(positions[d]), int(lives[d]), int(traps[d])
+    at, n = U(used[d]), U(ends[d])
+    ceiling = ceiling_of(peak, dark, release, filled, blinded)
+    reach = max(_slot(dead), TICKS_PER_SLOT)
+    start = 0
+    while position < end:
+        if at >= U(DRAWS - 1):
+            counters[d] += at * A_DRAW
+            draw(counters[d], trap_limit, gaps[d], levels[d])
+            at = U(0)
+        code = _arriving(key, eve_key, position, z_limit, signal_limit, intercept_limit)
+        avalanche, clicks, filled_then = _judged(
+            levels[d, at], ceiling, limits[d, code], limits[d, code + _EIGHT], limits[d, code + _SIXTEEN],
+            peak, dark, filled, blinded, position, live, spacing,
+        )  # fmt: skip
+        if filled_then != filled:
+            filled = filled_then
+            ceiling = ceiling_of(peak, dark, release, filled, blinded)
+        avalanches[d, n] = avalanche
+        n += U(clicks)
+        live = _chosen(clicks, max(avalanche + dead, _slot(position) + TICKS_PER_SLOT), live)
+        start = _chosen(clicks, _slot(position) + reach, start)
+        position += ticks_between(gaps[d, at], ceiling)
+        at += _ONE
+        if position < start:
+            position = start + ticks_between(gaps[d, at], ceiling)
+            at += _ONE
+    positions[d], lives[d], traps[d], used[d], ends[d] = position, live, filled, int(at), int(n)
+
+
+@inline_kernel
+def detect_saturated(
+    d: int, end: int,
+    positions: Integers, lives: Integers, traps: Integers, used: Integers, counters: Counters,
+    gaps: Reals, levels: Reals,
+    limits: Integers, peak: int, dark: float, release: float, trap_limit: int, dead: int, spacing: int,
+    key: np.uint64, z_limit: np.uint64, signal_limit: np.uint64, eve_key: np.uint64,
+    intercept_limit: np.uint64, blinded: bool,
+    avalanches: Integers, ends: Integers,
+) -> None:  # fmt: skip
+    """Let detector ``d`` alone go on to the tick ``end``: best for one that is blanked most of the time.
+
+    The next candidate lies after the dead time or after the last one, as that clicked or not. Which symbol
+    arrives there is looked up for both before it is known, so that one look-up does not wait for the other.
+    """
+    position, live, filled = int(positions[d]), int(lives[d]), int(traps[d])
+    at, n = U(used[d]), U(ends[d])
+    ceiling = ceiling_of(peak, dark, release, filled, blinded)
+    reach = max(_slot(dead), TICKS_PER_SLOT)
+    code = _arriving(key, eve_key, position, z_limit, signal_limit, intercept_limit)
+    while position < end:
+        if at >= U(DRAWS):
+            counters[d] += at * A_DRAW
+            draw(counters[d], trap_limit, gaps[d], levels[d])
+            at = U(0)
+        avalanche, clicks, filled_then = _judged(
+            levels[d, at], ceiling, limits[d, code], limits[d, code + _EIGHT], limits[d, code + _SIXTEEN],
+            peak, dark, filled, blinded, position, live, spacing,
+        )  # fmt: skip
+        if filled_then != filled:
+            filled = filled_then
+            ceiling = ceiling_of(peak, dark, release, filled, blinded)
+        avalanches[d, n] = avalanche
+        n += U(clicks)
+        live = _chosen(clicks, max(avalanche + dead, _slot(position) + TICKS_PER_SLOT), live)
+        step = ticks_between(gaps[d, at], ceiling)
+        at += _ONE
+        after, onward = _slot(position) + reach + step, position + step
+        code_after = _arriving(key, eve_key, after, z_limit, signal_limit, intercept_limit)
+        code_onward = _arriving(key, eve_key, onward, z_limit, signal_limit, intercept_limit)
+        code = code_onward ^ ((code_onward ^ code_after) & U(-clicks))
+        position = _chosen(clicks, after, onward)
+    positions[d], lives[d], traps[d], used[d], ends[d] = position, live, filled, int(at), int(n)
+
+
+@inline_kernel
+def detect_jointly(
+    end: int,
+    positions: Integers, lives: Integers, traps: Integers, used: Integers, counters: Counters,
+    gaps: Reals, levels: Reals,
+    limits: Integers, peaks: Integers, dark: Reals, release: Reals, trap_limits: Integers, dead: Integers,
+    spacing: int,
+    key: np.uint64, z_limit: np.uint64, signal_limit: np.uint64, eve_key: np.uint64,
+    intercept_limit: np.uint64, blinded: bool,
+    ceilings: Reals, avalanches: Integers, ends: Integers,
+) -> None:  # fmt: skip
+    """Let both detectors go on to the tick ``end`` when a click blanks both: the one that is behind first."""
+    for d in range(2):
+        ceilings[d] = ceiling_of(peaks[d], dark[d], release[d], traps[d], blinded)
+    while True:
+        d = int(positions[1] >> TICK_BITS < positions[0] >> TICK_BITS)
+        other = 1 - d
+        position = int(positions[d])
+        if position >= end:
+            break
+        for i in range(2):
+            if used[i] >= DRAWS - 1:
+                counters[i] += U(used[i]) * A_DRAW
+                draw(counters[i], trap_limits[i], gaps[i], levels[i])
+                used[i] = 0
+        at = used[d]
+        code = _arriving(key, eve_key, position, z_limit, signal_limit, intercept_limit)
+        avalanche, clicks, filled = _judged(
+            levels[d, at], ceilings[d],
+            limits[d, code], limits[d, code + _EIGHT], limits[d, code + _SIXTEEN],
+            peaks[d], dark[d], traps[d], blinded, position, lives[d], spacing,
+        )  # fmt: skip
+        if filled != traps[d]:
+            traps[d] = filled
+            ceilings[d] = ceiling_of(peaks[d], dark[d], release[d], filled, blinded)
+        avalanches[d, ends[d]] = avalanche
+        ends[d] += clicks
+        lives[d] = _chosen(clicks, max(avalanche + dead[d], _slot(position) + TICKS_PER_SLOT), lives[d])
+        start = _chosen(clicks, _slot(position) + max(_slot(dead[d]), TICKS_PER_SLOT), position)
+        positions[d] = start + ticks_between(gaps[d, at], ceilings[d])
+        used[d] += 1
+        if clicks:
+            lives[other] = avalanche + dead[other]
+            if positions[other] < _slot(lives[other]):
+                gap = gaps[other, used[other]]
+                positions[other] = _slot(lives[other]) + ticks_between(gap, ceilings[other])
+                used[other] += 1
