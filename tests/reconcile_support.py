@@ -1,4 +1,4 @@
-"""Frames with errors, a dialogue driver, and a plain Alice."""
+"""Keys with errors, a dialogue driver, and a plain Alice."""
 
 import struct
 from dataclasses import dataclass
@@ -8,17 +8,18 @@ import numpy.typing as npt
 
 from qnode.distill.bits import Bits
 from qnode.distill.reconcile import Corrector, Responder, corrector, responder
-from qnode.distill.reconcile._check import check_parities
-from qnode.distill.reconcile._plan import make_plan
-from qnode.distill.reconcile._shuffle import Shuffles
+from qnode.distill.reconcile.cascade.check import check_tag
+from qnode.distill.reconcile.cascade.plan import Plan, make_plan
+from qnode.distill.reconcile.cascade.shuffle import Shuffles
 
 BitArray = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.int64]
 SEED = bytes(range(32))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Alice's frame, Bob's frame, and in how many bits they differ."""
+    """Alice's key, Bob's key, and in how many bits they differ."""
 
     alice: Bits
     bob: Bits
@@ -26,7 +27,7 @@ class Pair:
 
 
 def make_pair(errors: BitArray, rng: np.random.Generator) -> Pair:
-    """Return a random frame and the same with ``errors``."""
+    """Return a random key and the same with ``errors``."""
     alice = rng.integers(0, 2, errors.shape, dtype=np.uint8)
     return Pair(Bits.pack(alice), Bits.pack(np.bitwise_xor(alice, errors)), int(errors.sum()))
 
@@ -43,7 +44,7 @@ def dialogue(alice: Responder, bob: Corrector) -> None:
 
 
 def reconcile(pair: Pair, qber_estimate: float, seed: bytes = SEED) -> Corrector:
-    """Run both sides; check that they count the same, and that Bob now has Alice's frame."""
+    """Run both sides; check that they count the same, and that Bob now has Alice's key."""
     alice = responder("cascade", pair.alice, seed=seed, qber_estimate=qber_estimate)
     bob = corrector("cascade", pair.bob, seed=seed, qber_estimate=qber_estimate)
     dialogue(alice, bob)
@@ -52,106 +53,160 @@ def reconcile(pair: Pair, qber_estimate: float, seed: bytes = SEED) -> Corrector
     return bob
 
 
+def plain_permutation(shuffles: Shuffles, slot: int) -> Places:
+    """Return which bit of a segment comes to each place of it, from the tables and the definition."""
+    plan = shuffles.plan
+    n_places = 64 * plan.segment_words
+    source = np.arange(n_places)
+    table = shuffles.forward[slot].astype(np.int64)
+    if plan.bitwise:
+        return source[table[0]]
+    for half in range(2):
+        words, turns = table[half] >> 6, table[half] & 63
+        place = np.arange(n_places)
+        row, column = place // plan.segment_words, place % plan.segment_words
+        source = source[64 * words[column] + (row + turns[column]) % 64]
+    return source
+
+
 @dataclass(frozen=True)
 class Node:
-    """A stretch of one pass whose parity Bob knows."""
+    """A stretch of one pass of one segment whose parity Bob knows."""
 
     slot: int
+    segment: int
     first: int
     size: int
 
-    def half(self, side: int) -> "Node":
-        return Node(self.slot, self.first + side * self.size // 2, self.size // 2)
+    def part(self, index: int, count: int) -> "Node":
+        size = self.size // count
+        return Node(self.slot, self.segment, self.first + index * size, size)
+
+    @property
+    def levels_in_record(self) -> int:
+        """How many halvings lead from here to the children of its record."""
+        return (self.size.bit_length() - 2) % 6 + 1
 
 
 class PlainAlice:
-    """Answers as ``_message`` describes it, on unpacked bits and stretches, counting every bit she sends.
+    """Answers as ``message`` describes it, on unpacked bits and stretches, counting every bit she sends.
 
-    Codec, order of queries, parities and count are her own; plan, permutations and check parities are the
-    real ones (tested by themselves).
+    Codec, numbering, order of queries, parities and count are her own; plan, tables of the permutations and
+    check tag are the real ones (tested by themselves).
     """
 
-    def __init__(self, frame: Bits, qber_estimate: float, seed: bytes = SEED) -> None:
-        self.plan = make_plan(frame.n_bits, qber_estimate)
+    def __init__(self, key: Bits, qber_estimate: float, seed: bytes = SEED) -> None:
+        self.plan = make_plan(len(key), qber_estimate)
+        self.key = key
         self.seed = seed
         self.shuffles = Shuffles.of(self.plan)
-        self.shuffles.draw(seed, 0)
-        self.pass_0 = self.shuffles.apply(0, frame.words)
-        self.passes: dict[int, BitArray] = {}
+        self.passes: dict[tuple[int, int], BitArray] = {}
         self.queries: list[Node] = []
+        self.depth = self.leap = 1
         self.begun = 0
         self.checks = 0
         self.blocks_told: list[Node] = []
         self.disclosed_bits = 0
-        self.leaked_bits = 0
 
     def respond(self, message: bytes) -> bytes:
         if message == b"\x02":
             self.queries, self.blocks_told = [], []
             self.checks += 1
-            answer = check_parities(self.pass_0, self.seed, self.checks)
+            answer = check_tag(self.key, self.seed, self.checks)
             self.disclosed_bits += 8 * len(answer)
             return answer
-        kind, n_words, n_trees = struct.unpack_from("<BII", message)
-        self.queries = self._follow(message[9:], n_words, n_trees)
-        answer = _pack([self._parity(node.half(0)) for node in self.queries])
-        self.disclosed_bits += len(self.queries)
+        kind, depth, leap, n_starts = struct.unpack_from("<BBBI", message)
+        self.queries = self._follow(message[7:], n_starts)
+        self.depth, self.leap = depth, leap
+        bits = [bit for node in self.queries for bit in self._answer(node)]
+        answer = pack(bits)
+        self.disclosed_bits += len(bits)
         self.blocks_told = []
         if kind == 1:
             self._begin()
-            answer += _pack([self._parity(node) for node in self.blocks_told])
+            answer += pack([self._parity(node) for node in self.blocks_told])
             self.disclosed_bits += len(self.blocks_told)
         return answer
 
-    def _follow(self, body: bytes, n_words: int, n_trees: int) -> list[Node]:
-        asked = [node for node in self.queries if node.size > 2]
-        n_codes = (len(asked) + 3) // 4
-        codes = _unpack(body[:n_codes], 2 * len(asked))
-        goes_on = [
-            node.half(side) for k, node in enumerate(asked) for side in range(2) if codes[2 * k + side]
+    def _leaps(self, node: Node) -> bool:
+        return node.size <= 64 and node.levels_in_record <= self.leap
+
+    def _lowest(self, node: Node) -> list[Node]:
+        """The nodes about which Bob says whether he goes on there."""
+        count = 1 << min(self.depth, node.levels_in_record)
+        if self._leaps(node) or node.size == count:
+            return []
+        return [node.part(index, count) for index in range(count)]
+
+    def _follow(self, body: bytes, n_starts: int) -> list[Node]:
+        candidates = [node for query in self.queries for node in self._lowest(query)]
+        n_codes = (len(candidates) + 7) // 8
+        goes_on = _chosen(candidates, body[:n_codes])
+        starts = struct.unpack_from(f"<{n_starts}I", body, n_codes)
+        begun = [self._node(query) for query in starts]
+        blocks = _chosen(self.blocks_told, body[n_codes + 4 * n_starts :])
+        return sorted(goes_on + begun + blocks, key=lambda node: node.segment)
+
+    def _answer(self, node: Node) -> list[int]:
+        if self._leaps(node):
+            bits = self.passes[node.slot, node.segment][node.first : node.first + node.size]
+            places = np.arange(node.size)
+            return [
+                int(bits[(places >> j & 1) == 0].sum()) & 1 for j in range(node.levels_in_record - 1, -1, -1)
+            ]
+        return [
+            self._parity(node.part(2 * index, 2 << level))
+            for level in range(min(self.depth, node.levels_in_record))
+            for index in range(1 << level)
         ]
-        starts = struct.unpack_from(f"<{n_words + n_trees}I", body, n_codes)
-        begun = [self._word_node(query) for query in starts[:n_words]]
-        begun += [self._tree_node(query) for query in starts[n_words:]]
-        odd = _unpack(body[n_codes + 4 * (n_words + n_trees) :], len(self.blocks_told))
-        blocks = [node for node, is_odd in zip(self.blocks_told, odd, strict=True) if is_odd]
-        # Whatever lies inside a word comes before whatever is longer.
-        return sorted(goes_on + begun + blocks, key=lambda node: node.size > 64)
 
-    def _word_node(self, query: int) -> Node:
-        base, heap = query >> 7, query & 127
-        depth = heap.bit_length() - 1
-        size = 64 >> depth
-        slot, word = divmod(base, self.plan.stride_words)
-        return Node(slot, 64 * word + (heap - (1 << depth)) * size, size)
-
-    def _tree_node(self, query: int) -> Node:
-        slot, height, i = query >> 29, (query >> 24) & 31, query & 0xFFFFFF
-        return Node(slot, (i << height) * 64, 64 << height)
+    def _node(self, query: int) -> Node:
+        record, heap = query >> 7, query & 127
+        groups = -(-self.plan.segment_words // 64)
+        n_sets = self.plan.n_slots * self.plan.n_segments
+        unit = 1
+        for n_records in (64 * groups, groups, -(-groups // 64)):
+            if record < n_sets * n_records:
+                break
+            record -= n_sets * n_records
+            unit *= 64
+        which, index = divmod(record, n_records)
+        slot, segment = divmod(which, self.plan.n_segments)
+        level = heap.bit_length() - 1
+        size = 64 * unit >> level
+        return Node(slot, segment, 64 * unit * index + (heap - (1 << level)) * size, size)
 
     def _begin(self) -> None:
-        slot = self.plan.slot(self.begun)
-        words = self.pass_0
-        if self.begun:
-            self.shuffles.draw(self.seed, self.begun)
-            words = self.shuffles.apply(slot, words)
+        plan = self.plan
+        slot = plan.slot(self.begun)
+        self.shuffles.draw(self.seed, self.begun)
         self.begun += 1
-        bits = np.zeros(64 * self.plan.stride_words, np.uint8)
-        bits[: 64 * self.plan.n_words] = np.unpackbits(words.view(np.uint8), bitorder="little")
-        self.passes[slot] = bits
-        size = 1 << self.plan.level(slot)
-        self.blocks_told = [Node(slot, size * i, size) for i in range(self.plan.n_blocks(slot))]
+        source = plain_permutation(self.shuffles, slot)
+        size = 1 << plan.level(slot)
+        for segment in range(plan.n_segments):
+            bits = deal(self.key, plan, segment) if slot == 0 else self.passes[0, segment][: source.size]
+            padded = np.zeros(size * plan.n_blocks(slot) + source.size, np.uint8)
+            padded[: source.size] = bits[source]
+            self.passes[slot, segment] = padded
+            self.blocks_told += [Node(slot, segment, size * i, size) for i in range(plan.n_blocks(slot))]
 
     def _parity(self, node: Node) -> int:
-        return int(self.passes[node.slot][node.first : node.first + node.size].sum()) & 1
+        return int(self.passes[node.slot, node.segment][node.first : node.first + node.size].sum()) & 1
 
 
-def _pack(bits: list[int]) -> bytes:
+def deal(key: Bits, plan: Plan, segment: int) -> BitArray:
+    """Return the bits of a segment before any permutation: every ``n_segments``-th word of the key."""
+    words = np.zeros(plan.n_segments * plan.segment_words, np.uint64)
+    words[: key.words.size] = key.words
+    dealt = np.ascontiguousarray(words[segment :: plan.n_segments])
+    return np.unpackbits(dealt.view(np.uint8), bitorder="little")
+
+
+def pack(bits: list[int]) -> bytes:
     return np.packbits(np.array(bits, np.uint8), bitorder="little").tobytes()
 
 
-def _unpack(data: bytes, count: int) -> list[int]:
-    if not data:
-        return [0] * count
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")[:count]
-    return [int(bit) for bit in bits]
+def _chosen(nodes: list[Node], data: bytes) -> list[Node]:
+    """Return the nodes whose bit is set."""
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    return [node for node, bit in zip(nodes, bits, strict=False) if bit]

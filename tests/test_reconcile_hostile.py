@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from reconcile_support import SEED, independent_errors, make_pair
 
 from qnode.distill.reconcile import Corrector, ReconciliationFailed, Responder, corrector, responder
-from qnode.distill.reconcile._plan import make_plan
+from qnode.distill.reconcile.cascade.nodes import Layout
+from qnode.distill.reconcile.cascade.plan import Plan, make_plan
 from qnode.errors import ProtocolError
 
-BEGIN = struct.pack("<BII", 1, 0, 0)
+BEGIN = struct.pack("<BBBI", 1, 1, 1, 0)
 CHECK = b"\x02"
 relaxed = settings(max_examples=150, deadline=None, derandomize=True)
 
@@ -89,68 +90,108 @@ def test_altered_requests_are_answered_or_refused(data: st.DataObject, n_bits: i
     assert change in ("flip", "repeat")  # a wrong length never passes
 
 
+def search(*starts: int, depth: int = 1, leap: int = 1) -> bytes:
+    return struct.pack(f"<BBBI{len(starts)}I", 0, depth, leap, len(starts), *starts)
+
+
 def test_a_peer_that_asks_forever_is_stopped_at_the_limit_of_an_honest_run() -> None:
     n_bits = 5000
     plan = make_plan(n_bits, 0.03)
     alice, _ = sides(n_bits)
     alice.respond(BEGIN)
-    whole_words = [base << 7 | 2 for base in range(n_bits // 64)]
-    start = struct.pack(f"<BII{len(whole_words)}I", 0, len(whole_words), 0, *whole_words)
+    halves = [word << 7 | 2 for word in range(n_bits // 64)]
+    start = search(*halves)
     no_blocks = bytes((plan.n_blocks(0) + 7) // 8)
-    no_codes = bytes((len(whole_words) + 3) // 4)
+    no_codes = bytes((2 * len(halves) + 7) // 8)
     alice.respond(start + no_blocks)
-    again = start[:9] + no_codes + start[9:]
-    with pytest.raises(ProtocolError, match="parities asked of a frame"):  # noqa: PT012
+    again = start[:7] + no_codes + start[7:]
+    with pytest.raises(ProtocolError, match="parities asked of a block"):  # noqa: PT012
         for _ in range(n_bits):
             alice.respond(again)
     assert alice.disclosed_bits <= plan.disclosure_limit_bits < 2 * n_bits
 
 
-def word(base: int, heap: int) -> bytes:
-    return struct.pack("<BIII", 0, 1, 0, base << 7 | heap)
+def node(plan: Plan, layer: int, slot: int, segment: int, index: int, heap: int) -> int:
+    layout = Layout.of(plan)
+    first = (0, int(layout.layer_1), int(layout.layer_2))[layer]
+    per_set = int((layout.words, layout.groups, layout.heads)[layer])
+    return (first + (slot * plan.n_segments + segment) * per_set + index) << 7 | heap
 
 
-def tree(slot: int, height: int, i: int) -> bytes:
-    return struct.pack("<BIII", 0, 0, 1, slot << 29 | height << 24 | i)
+def alice_in_two_passes(n_bits: int) -> tuple[Responder, Plan, bytes]:
+    """Return an Alice, and what the next request must say of the blocks of pass 1."""
+    plan = make_plan(n_bits, 0.03)
+    alice, _ = sides(n_bits)
+    alice.respond(BEGIN)
+    alice.respond(BEGIN + bytes((plan.n_segments * plan.n_blocks(0) + 7) // 8))
+    return alice, plan, bytes((plan.n_segments * plan.n_blocks(1) + 7) // 8)
 
 
 def test_searches_that_start_at_no_node_of_a_begun_pass_are_refused() -> None:
-    plan = make_plan(20_000, 0.03)
+    n_bits = 20_000
+    plan = make_plan(n_bits, 0.03)
     assert plan.levels[0] == 5
     assert plan.levels[1] == 7
-    stride = plan.stride_words
     wrong = [
-        word(0, 0),  # no node
-        word(0, 64),  # a bit has no children
-        word(0, 1),  # above the blocks of pass 0
-        word(2 * stride, 32),  # a pass not begun
-        word((1 << 25) - 1, 63),
-        tree(0, 1, 0),  # pass 0 has no trees
-        tree(1, 0, 0),
-        tree(1, 2, 0),  # above the blocks of pass 1
-        tree(1, 1, stride >> 1),
-        tree(2, 1, 0),
-        tree(7, 31, 0xFFFFFF),
+        node(plan, 0, 0, 0, 0, 0),  # no node
+        node(plan, 0, 0, 0, 0, 64),  # a bit has no children
+        node(plan, 0, 0, 0, 0, 1),  # above the blocks of pass 0
+        node(plan, 0, 2, 0, 0, 32),  # a pass not begun
+        node(plan, 1, 0, 0, 0, 32),  # pass 0 has nothing above its words
+        node(plan, 1, 1, 0, 0, 31),  # above the blocks of pass 1
+        node(plan, 1, 1, 0, 5, 32),  # behind the segment, in a pass not begun
+        node(plan, 2, 1, 0, 0, 1),
+        (1 << 32) - 1,
     ]
-    no_blocks = bytes((plan.n_blocks(1) + 7) // 8)
-    for request in wrong:
-        alice, _ = sides(20_000)
-        alice.respond(BEGIN)
-        alice.respond(BEGIN + bytes((plan.n_blocks(0) + 7) // 8))
+    for start in wrong:
+        alice, _, no_blocks = alice_in_two_passes(n_bits)
         with pytest.raises(ProtocolError, match="no node"):
-            alice.respond(request + no_blocks)
-    for request in (word(stride, 1), word(0, 2), tree(1, 1, 0)):
-        alice, _ = sides(20_000)
-        alice.respond(BEGIN)
-        alice.respond(BEGIN + bytes((plan.n_blocks(0) + 7) // 8))
-        assert len(alice.respond(request + no_blocks)) == 1
+            alice.respond(search(start) + no_blocks)
+    right = [node(plan, 0, 1, 0, 0, 1), node(plan, 0, 0, 0, 0, 2), node(plan, 1, 1, 0, 0, 32)]
+    for start in right:
+        alice, _, no_blocks = alice_in_two_passes(n_bits)
+        assert len(alice.respond(search(start) + no_blocks)) == 1
+
+
+def test_searches_must_start_segment_after_segment() -> None:
+    n_bits = 800_000
+    plan = make_plan(n_bits, 0.03)
+    assert plan.n_segments > 1
+    starts = [node(plan, 0, 0, segment, 0, 2) for segment in (0, 1)]
+    alice, _, no_blocks = alice_in_two_passes(n_bits)
+    assert alice.respond(search(*starts) + no_blocks)
+    alice, _, no_blocks = alice_in_two_passes(n_bits)
+    with pytest.raises(ProtocolError, match="no order"):
+        alice.respond(search(*starts[::-1]) + no_blocks)
+
+
+def test_a_search_cannot_go_on_behind_the_end_of_a_segment() -> None:
+    n_bits = 300_000
+    plan = make_plan(n_bits, 0.03)
+    assert plan.levels[2] > 12
+    assert int(Layout.of(plan).groups) % 64
+    last_blocks = bytes((plan.n_segments * plan.n_blocks(2) + 7) // 8)
+    alice, _ = sides(n_bits)
+    begun(alice, 3, n_bits)
+    last = node(plan, 2, 2, 0, int(Layout.of(plan).heads) - 1, 63)
+    alice.respond(search(last) + last_blocks)
+    with pytest.raises(ProtocolError, match="no node"):
+        alice.respond(search()[:7] + bytes([3]))
+
+
+@pytest.mark.parametrize(("depth", "leap"), [(0, 1), (7, 1), (1, 0), (1, 7), (255, 255)])
+def test_a_depth_that_no_record_has_is_refused(depth: int, leap: int) -> None:
+    alice, _ = sides()
+    alice.respond(BEGIN)
+    with pytest.raises(ProtocolError, match="levels deep"):
+        alice.respond(search(2, depth=depth, leap=leap))
 
 
 def begun(alice: Responder, n_passes: int, n_bits: int) -> None:
     plan = make_plan(n_bits, 0.03)
     alice.respond(BEGIN)
     for slot in range(n_passes - 1):
-        alice.respond(BEGIN + bytes((plan.n_blocks(slot) + 7) // 8))
+        alice.respond(BEGIN + bytes((plan.n_segments * plan.n_blocks(slot) + 7) // 8))
 
 
 def test_requests_out_of_turn_are_refused() -> None:
@@ -177,13 +218,13 @@ def test_requests_out_of_turn_are_refused() -> None:
     begun(alice, 3, n_bits)
     alice.respond(CHECK)
     with pytest.raises(ProtocolError, match="search after a check"):
-        alice.respond(word(0, 32))
+        alice.respond(search(32))
 
     alice, _ = sides(n_bits)
     begun(alice, 3, n_bits)
     alice.respond(CHECK)
     with pytest.raises(ProtocolError, match="search besides an extra pass"):
-        alice.respond(b"\x01" + word(0, 32)[1:])
+        alice.respond(b"\x01" + search(32)[1:])
 
     alice, _ = sides(n_bits)
     begun(alice, 3, n_bits)

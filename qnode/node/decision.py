@@ -11,7 +11,7 @@ from qnode.config import LinkParameters
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import inputs_from_block, visibility_error
 from qnode.distill.keylength import KeyLength, binary_entropy, estimate
-from qnode.distill.reconcile import MIN_FRAME_BITS
+from qnode.distill.reconcile import MIN_BLOCK_BITS
 from qnode.distill.verify import TagBits, tag_bits_for
 from qnode.node.dialogue import BlockLost
 
@@ -64,7 +64,7 @@ def check_size(n_z: int, link: LinkParameters) -> None:
 
     The bound on secret bits never exceeds the sifted bits, so this loses nothing.
     """
-    least = max(MIN_FRAME_BITS, link.block.minimum_secret_bits)
+    least = max(MIN_BLOCK_BITS, link.block.minimum_secret_bits)
     if n_z < least:
         raise BlockLost("too_few_bits", f"{n_z} sifted bits, at least {least} are needed")
     if n_z > MOST_SIFTED_BITS:

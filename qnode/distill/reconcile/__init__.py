@@ -1,11 +1,12 @@
-"""Error reconciliation: Bob corrects his frame towards Alice's. No I/O, no clock, no randomness of its own.
+"""Error reconciliation: Bob corrects his key towards Alice's. No I/O, no clock, no randomness of its own.
 
-The link layer carries the messages. The only method so far is ``cascade``.
+The unit is the whole block; the link layer carries one request and one answer a round. ``METHODS`` holds the
+ways to do it: another one is a module that makes a ``Method``, and an entry here.
 
 What is counted. Every parity that Alice discloses, those of the closing check included, is in
 ``disclosed_bits``; f_ec is made from that number alone. Bob's requests say which of his parities differ, so
 an eavesdropper learns about his string too (Tupkary and Luetkenhaus, PR Applied 20, 064040,
-arXiv:2307.00576). ``leak_count`` chooses what ``leaked_bits``, the frame's part of lambda_EC, makes of it:
+arXiv:2307.00576). ``leak_count`` chooses what ``leaked_bits``, the block's part of lambda_EC, makes of it:
 
 * ``alice``: Alice's parities alone. Bob's messages are a function of those and of the error string, so this
   is the count of an analysis that gives the eavesdropper the whole error string: the key's list of
@@ -14,26 +15,29 @@ arXiv:2307.00576). ``leak_count`` chooses what ``leaked_bits``, the frame's part
   at about twice the cost.
 """
 
+from typing import Final
+
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._alice import CascadeResponder
-from qnode.distill.reconcile._bob import CascadeCorrector
 from qnode.distill.reconcile._interface import (
     Corrector,
     LeakCount,
+    Method,
     ReconciliationFailed,
     ReconciliationStatistics,
     Responder,
     leaked_bits,
 )
-from qnode.distill.reconcile._plan import MAX_FRAME_BITS, MIN_FRAME_BITS, make_plan
+from qnode.distill.reconcile.cascade import CASCADE
+from qnode.distill.reconcile.cascade.plan import MAX_BLOCK_BITS, MIN_BLOCK_BITS
 from qnode.errors import FieldError
 
 __all__ = [
-    "MAX_FRAME_BITS",
+    "MAX_BLOCK_BITS",
     "METHODS",
-    "MIN_FRAME_BITS",
+    "MIN_BLOCK_BITS",
     "Corrector",
     "LeakCount",
+    "Method",
     "ReconciliationFailed",
     "ReconciliationStatistics",
     "Responder",
@@ -42,41 +46,40 @@ __all__ = [
     "responder",
 ]
 
-METHODS = ("cascade",)
-SEED_BYTES = 32
+METHODS: Final = {method.name: method for method in (CASCADE,)}
+SEED_BYTES: Final = 32
 
 
 def responder(
-    method: str, frame: Bits, *, seed: bytes, qber_estimate: float, leak_count: LeakCount = "alice"
+    method: str, key: Bits, *, seed: bytes, qber_estimate: float, leak_count: LeakCount = "alice"
 ) -> Responder:
-    """Return Alice's side for ``frame``.
+    """Return Alice's side for ``key``, the sifted bits of a whole block.
 
-    ``seed``: 32 public octets, drawn at random by one side for this frame after its bits are measured.
+    ``seed``: 32 public octets, drawn at random by one side for this block after its bits are measured.
     ``qber_estimate``: the fraction both sides share; a wrong one costs parities, not correctness.
 
     Raises:
         FieldError: unknown method, impossible length, seed or estimate.
     """
-    _validate(method, seed, leak_count)
-    return CascadeResponder(frame, make_plan(frame.n_bits, qber_estimate), seed, leak_count)
+    return _method(method, seed, leak_count).responder(key, seed, qber_estimate, leak_count)
 
 
 def corrector(
-    method: str, frame: Bits, *, seed: bytes, qber_estimate: float, leak_count: LeakCount = "alice"
+    method: str, key: Bits, *, seed: bytes, qber_estimate: float, leak_count: LeakCount = "alice"
 ) -> Corrector:
-    """Return Bob's side for ``frame``; the arguments are those of ``responder``.
+    """Return Bob's side for ``key``; the arguments are those of ``responder``.
 
     Raises:
         FieldError: unknown method, impossible length, seed or estimate.
     """
-    _validate(method, seed, leak_count)
-    return CascadeCorrector(frame, make_plan(frame.n_bits, qber_estimate), seed, leak_count)
+    return _method(method, seed, leak_count).corrector(key, seed, qber_estimate, leak_count)
 
 
-def _validate(method: str, seed: bytes, leak_count: str) -> None:
-    if method not in METHODS:
-        raise FieldError("method", f"{method!r} is unknown; known: {', '.join(METHODS)}")
+def _method(name: str, seed: bytes, leak_count: str) -> Method:
+    if name not in METHODS:
+        raise FieldError("method", f"{name!r} is unknown; known: {', '.join(METHODS)}")
     if len(seed) != SEED_BYTES:
         raise FieldError("seed", f"{len(seed)} octets; {SEED_BYTES} are needed")
     if leak_count not in ("alice", "both"):
         raise FieldError("leak_count", f"{leak_count!r} is unknown; known: alice, both")
+    return METHODS[name]

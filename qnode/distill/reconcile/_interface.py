@@ -1,5 +1,6 @@
 """What every reconciler offers: two state machines that are driven with messages and do no I/O."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -10,7 +11,7 @@ LeakCount = Literal["alice", "both"]
 
 
 class ReconciliationFailed(QnodeError):
-    """A frame cannot be reconciled within its limits: too many errors; discard the frame on both sides."""
+    """A block cannot be reconciled within its limits: too many errors; discard it on both sides."""
 
 
 def leaked_bits(disclosed_bits: int, leak_count: LeakCount) -> int:
@@ -24,11 +25,11 @@ def leaked_bits(disclosed_bits: int, leak_count: LeakCount) -> int:
 
 @dataclass(frozen=True)
 class ReconciliationStatistics:
-    """What one frame has cost so far, as Bob counts it.
+    """What one block has cost so far, as Bob counts it.
 
     ``disclosed_bits`` counts Alice's parities, check included (f_ec is made from it); ``leaked_bits`` is the
-    frame's part of lambda_EC under the chosen ``LeakCount``. ``rounds`` counts request and response as one.
-    ``corrected_errors`` is the number of bits that Bob flipped.
+    block's part of lambda_EC under the chosen ``LeakCount``. ``rounds`` counts request and response as one.
+    ``corrected_errors`` is the number of bits that the corrected key has changed, 0 until finished.
     """
 
     disclosed_bits: int
@@ -40,7 +41,7 @@ class ReconciliationStatistics:
 
 
 class Responder(Protocol):
-    """Alice's side: answers requests about her frame and counts what she discloses."""
+    """Alice's side: answers requests about her key and counts what she discloses."""
 
     def respond(self, message: bytes) -> bytes:
         """Answer one request.
@@ -62,12 +63,12 @@ class Responder(Protocol):
 
     @property
     def leaked_bits(self) -> int:
-        """``disclosed_bits`` under the chosen ``LeakCount``: this frame's part of lambda_EC."""
+        """``disclosed_bits`` under the chosen ``LeakCount``: the block's part of lambda_EC."""
         ...
 
 
 class Corrector(Protocol):
-    """Bob's side: asks, and corrects his frame towards Alice's."""
+    """Bob's side: asks, and corrects his key towards Alice's."""
 
     def start(self) -> bytes:
         """Return the first request."""
@@ -78,7 +79,7 @@ class Corrector(Protocol):
 
         Raises:
             ProtocolError: the answer has another length than the question demands.
-            ReconciliationFailed: the frame has too many errors.
+            ReconciliationFailed: the block has too many errors.
         """
         ...
 
@@ -88,10 +89,19 @@ class Corrector(Protocol):
 
     @property
     def corrected(self) -> Bits:
-        """The corrected frame; ``RuntimeError`` before ``receive`` has returned None."""
+        """The corrected key; ``RuntimeError`` before ``receive`` has returned None."""
         ...
 
     @property
     def statistics(self) -> ReconciliationStatistics:
         """What has been spent so far."""
         ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to reconcile: what makes its two sides from key, seed, QBER estimate and leak count."""
+
+    name: str
+    responder: Callable[[Bits, bytes, float, LeakCount], Responder]
+    corrector: Callable[[Bits, bytes, float, LeakCount], Corrector]

@@ -32,6 +32,6 @@ def stream_word(key: np.uint64, index: np.uint64) -> np.uint64:
 
 
 def stream_key(seed: bytes, purpose: bytes, index: int) -> np.uint64:
-    """Derive the key of one stream from the frame's public seed."""
+    """Derive the key of one stream from the block's public seed."""
     digest = hashlib.sha256(seed + purpose + index.to_bytes(4, "little")).digest()
     return U(int.from_bytes(digest[:8], "little"))

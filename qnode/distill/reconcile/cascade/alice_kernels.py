@@ -1,0 +1,239 @@
+"""Alice's kernels. She keeps no tree: an answered query becomes the next ones by what Bob says alone."""
+
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from qnode.distill.reconcile._words import U, leading_zeros, parity
+from qnode.distill.reconcile.cascade.nodes import (
+    NODE_MASK,
+    POSITIONS,
+    Counts,
+    Layout,
+    Octets,
+    Queries,
+    Words,
+    block_heap,
+    block_layer,
+    first_record,
+    levels_below,
+    read_bit,
+    record_below,
+)
+from qnode.distill.reconcile.cascade.shuffle import Table, permute_segment
+from qnode.kernels import inline_kernel, kernel
+
+Levels = npt.NDArray[np.int64]
+
+
+class FollowStatus(IntEnum):
+    """What ``follow_request`` thinks of a request."""
+
+    GOOD = 0
+    NO_SUCH_NODE = 1
+    NOT_IN_ORDER = 2
+
+
+_GOOD = int(FollowStatus.GOOD)
+_NO_SUCH_NODE = int(FollowStatus.NO_SUCH_NODE)
+_NOT_IN_ORDER = int(FollowStatus.NOT_IN_ORDER)
+
+
+@kernel
+def follow_request(
+    codes: Octets,
+    starts: Queries,
+    odd_blocks: Octets,
+    depth: int,
+    leap: int,
+    block_slot: int,
+    n_blocks: int,
+    levels: Levels,
+    begun: int,
+    layout: Layout,
+    before: Queries,
+    before_counts: Counts,
+    after: Queries,
+    after_counts: Counts,
+) -> tuple[int, int]:
+    """Write the queries of this request; return a ``FollowStatus`` and how many there are.
+
+    ``depth`` and ``leap`` are those of the last request, whose queries are ``before``; ``codes`` has the bits
+    that ``expected_bits`` says. ``n_blocks`` blocks of each segment in ``block_slot`` were disclosed last
+    time (or none). ``after`` has room for a query per code bit, all starts and all blocks.
+    """
+    n = 0
+    t = 0
+    k = 0
+    n_started = 0
+    block_level = int(levels[block_slot])
+    layer = block_layer(block_level)
+    block_level -= 6 * layer
+    for segment in range(layout.n_segments):
+        first = n
+        for _ in range(before_counts[U(segment)]):
+            query = U(before[U(t)])
+            t += 1
+            record, heap = query >> U(7), query & U(127)
+            height = levels_below(heap)
+            if height <= leap and record < layout.layer_1:
+                continue
+            asked = min(depth, height)
+            lowest = heap << U(asked)
+            if lowest < U(64):
+                if asked == 1:
+                    code = U(codes[U(k) >> U(3)] >> (U(k) & U(7))) & U(3)
+                    k += 2
+                    # Left or right is a coin's toss, so it is computed and not branched upon.
+                    after[U(n)] = (query - heap + lowest) | ((code >> U(1)) & ~code)
+                    n += int(code != U(0))
+                    if code == U(3):
+                        after[U(n)] = (query - heap + lowest) | U(1)
+                        n += 1
+                    continue
+                for i in range(1 << asked):
+                    if read_bit(codes, k):
+                        after[U(n)] = query - heap + lowest + U(i)
+                        n += 1
+                    k += 1
+            elif record >= layout.layer_1:
+                for i in range(1 << asked):
+                    if read_bit(codes, k):
+                        below = record_below(record, lowest + U(i) - U(64), layout)
+                        if below == layout.n_records:
+                            return _NO_SUCH_NODE, 0
+                        after[U(n)] = (below << U(7)) | U(1)
+                        n += 1
+                    k += 1
+        while n_started < starts.size:
+            query = U(starts[U(n_started)])
+            its_segment = _segment_of_start(query, levels, begun, layout)
+            if its_segment == layout.n_segments:
+                return _NO_SUCH_NODE, 0
+            if its_segment != U(segment):
+                break
+            after[U(n)] = query
+            n += 1
+            n_started += 1
+        if n_blocks > 0:
+            record = first_record(layer, U(block_slot), U(segment), layout)
+            for i in range(n_blocks):
+                above = record + (U(i) >> U(6 - block_level))
+                after[U(n)] = (above << U(7)) | block_heap(block_level, U(i))
+                n += int(read_bit(odd_blocks, int(segment) * n_blocks + i))
+        after_counts[U(segment)] = n - first
+    if n_started != starts.size:
+        return _NOT_IN_ORDER, 0
+    return _GOOD, n
+
+
+@inline_kernel
+def _segment_of_start(query: np.uint64, levels: Levels, begun: int, layout: Layout) -> np.uint64:
+    """Return the segment of a node that has children and is not above its pass's blocks, of a begun pass.
+
+    ``n_segments`` if there is no such node.
+    """
+    record, heap = query >> U(7), query & U(127)
+    if record >= layout.n_records or heap < U(1) or heap >= U(64):
+        return layout.n_segments
+    if record < layout.layer_1:
+        layer = 0
+        which = record // layout.words
+    elif record < layout.layer_2:
+        layer = 1
+        which = (record - layout.layer_1) // layout.groups
+    else:
+        layer = 2
+        which = (record - layout.layer_2) // layout.heads
+    slot = which // layout.n_segments
+    if slot >= U(begun):
+        return layout.n_segments
+    height = 6 * layer + int(leading_zeros(heap)) - 57  # log2 of the bits under the node
+    if height > levels[slot]:
+        return layout.n_segments
+    return which - slot * layout.n_segments
+
+
+@kernel
+def answer_queries(
+    words: Words, nodes: Queries, n_queries: int, depth: int, leap: int, layout: Layout, answers: Octets
+) -> None:
+    """Write the parities that the queries ask for, packed (``answers`` has just the octets they need)."""
+    octet = U(0)
+    if depth == 1 and leap <= 1:
+        for t in range(n_queries):
+            query = U(nodes[U(t)])
+            bit = parity(words[query >> U(7)] & NODE_MASK[(query & U(127)) << U(1)])
+            octet |= bit << (U(t) & U(7))
+            if t & 7 == 7:
+                answers[U(t) >> U(3)] = octet
+                octet = U(0)
+        if n_queries & 7:
+            answers[answers.size - 1] = octet
+        return
+    answers[:] = 0
+    k = 0
+    for t in range(n_queries):
+        query = U(nodes[U(t)])
+        word, heap = words[query >> U(7)], query & U(127)
+        height = levels_below(heap)
+        if height <= leap and (query >> U(7)) < layout.layer_1:
+            word &= NODE_MASK[heap]
+            for j in range(height - 1, -1, -1):
+                answers[U(k) >> U(3)] |= np.uint8(parity(word & POSITIONS[U(j)]) << (U(k) & U(7)))
+                k += 1
+            continue
+        for level in range(min(depth, height)):
+            for i in range(1 << level):
+                node = ((heap << U(level)) + U(i)) << U(1)
+                answers[U(k) >> U(3)] |= np.uint8(parity(word & NODE_MASK[node]) << (U(k) & U(7)))
+                k += 1
+
+
+@kernel
+def begin_pass(
+    key: Words,
+    words: Words,
+    slot: int,
+    level: int,
+    n_blocks: int,
+    forward: Table,
+    bitwise: bool,
+    layout: Layout,
+    parities: Octets,
+) -> None:
+    """Permute all segments into ``slot``, fill the layers above, and write the block parities, packed.
+
+    Slot 0 permutes ``key``, dealt to the segments; the others permute slot 0. ``parities`` is zero.
+    """
+    spare = np.empty(layout.segment_words, np.uint64)
+    permuted = np.empty(layout.segment_words, np.uint64)
+    layer = block_layer(level)
+    block_level = level - 6 * layer
+    for segment in range(layout.n_segments):
+        if slot == 0:
+            permute_segment(key, int(layout.n_segments), int(segment), forward, bitwise, spare, permuted)
+        else:
+            origin = words[first_record(0, U(0), U(segment), layout) :][: layout.segment_words]
+            permute_segment(origin, 1, 0, forward, bitwise, spare, permuted)
+        first = first_record(0, U(slot), U(segment), layout)
+        for w in range(layout.words):
+            words[first + U(w)] = permuted[U(w)] if U(w) < layout.segment_words else U(0)
+        if layer > 0:
+            below, n_below = first, layout.words
+            for above in range(1, layer + 1):
+                record = first_record(above, U(slot), U(segment), layout)
+                n_above = layout.groups if above == 1 else layout.heads
+                for r in range(n_above):
+                    folded = U(0)
+                    for child in range(min(U(64), n_below - (U(r) << U(6)))):
+                        folded |= parity(words[below + (U(r) << U(6)) + U(child)]) << U(child)
+                    words[record + U(r)] = folded
+                below, n_below = record, n_above
+        record = first_record(layer, U(slot), U(segment), layout)
+        for i in range(n_blocks):
+            word = words[record + (U(i) >> U(6 - block_level))]
+            bit = parity(word & NODE_MASK[block_heap(block_level, U(i))])
+            k = U(segment) * U(n_blocks) + U(i)
+            parities[k >> U(3)] |= np.uint8(bit << (k & U(7)))

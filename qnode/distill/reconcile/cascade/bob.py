@@ -1,0 +1,206 @@
+"""Bob's side of Cascade: he searches his errors in all passes and segments at once and corrects them.
+
+All searches advance in lock step: one request holds one query of each. Between an answer and the next
+request he flips the bits found wrong, starts a search wherever that makes a known parity odd, and begins the
+next pass when few searches are left. After the last pass comes the check; if it fails, an extra pass with a
+fresh permutation and another check.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from qnode.distill.bits import Bits
+from qnode.distill.reconcile._interface import (
+    LeakCount,
+    ReconciliationFailed,
+    ReconciliationStatistics,
+    leaked_bits,
+)
+from qnode.distill.reconcile.cascade.bob_kernels import RECORD_WORDS, absorb_answers, restore_key
+from qnode.distill.reconcile.cascade.check import check_tag
+from qnode.distill.reconcile.cascade.message import CHECK_REQUEST, SHORT_BYTES, Kind, encode_request
+from qnode.distill.reconcile.cascade.nodes import Layout, Octets, QueryList, expected_bits
+from qnode.distill.reconcile.cascade.plan import CHECK_BITS, MAX_DEPTH, Plan
+from qnode.distill.reconcile.cascade.shuffle import Shuffles
+from qnode.errors import ProtocolError
+
+_NOTHING = np.empty(0, np.uint8)
+
+
+class CascadeCorrector:
+    """Correct one block (see ``Corrector``).
+
+    Holds about half an octet for each bit of the key and pass, one and a half after three passes, two if
+    there is an extra pass, and the tables of one segment's permutations.
+    """
+
+    def __init__(self, key: Bits, plan: Plan, seed: bytes, leak_count: LeakCount) -> None:
+        self._plan = plan
+        self._seed = seed
+        self._leak_count: LeakCount = leak_count
+        self._key = key
+        self._layout = Layout.of(plan)
+        self._shuffles = Shuffles.of(plan)
+        # A slot's memory is not touched, thus not taken, before its pass begins.
+        self._records = np.empty(RECORD_WORDS * int(self._layout.n_records), np.uint64)
+        self._layers = np.array(
+            [(plan.level(slot) - 1) // MAX_DEPTH for slot in range(plan.n_slots)], np.int64
+        )
+        self._queries = QueryList(plan.n_segments)  # of the last request
+        self._spare = QueryList(plan.n_segments)
+        self._starts = np.empty(0, np.uint32)
+        self._places = np.empty((0, plan.n_slots), np.uint32)
+        self._depth = 1
+        self._leap = 1
+        self._n_answers = 0  # parities that the last request's queries ask for
+        self._n_codes = 0  # bits to say about them
+        self._asked = Kind.BEGIN
+        self._begun_passes = 0
+        self._checks = 0
+        self._disclosed_bits = 0
+        self._rounds = 0
+        self._n_flips = 0
+        self._corrected_errors = 0
+        self._request_bytes = 0
+        self._response_bytes = 0
+        self._corrected: Bits | None = None
+
+    @property
+    def corrected(self) -> Bits:
+        """The corrected key (see ``Corrector``)."""
+        if self._corrected is None:
+            raise RuntimeError("reconciliation has not finished")
+        return self._corrected
+
+    @property
+    def statistics(self) -> ReconciliationStatistics:
+        """What has been spent so far."""
+        return ReconciliationStatistics(
+            disclosed_bits=self._disclosed_bits,
+            leaked_bits=leaked_bits(self._disclosed_bits, self._leak_count),
+            rounds=self._rounds,
+            corrected_errors=self._corrected_errors,
+            request_bytes=self._request_bytes,
+            response_bytes=self._response_bytes,
+        )
+
+    def start(self) -> bytes:
+        """Return the first request: begin pass 0."""
+        return self._send(encode_request(Kind.BEGIN, 1, 1, 0, b"", b"", b""))
+
+    def takes_long(self, message: bytes) -> bool:
+        """Tell whether a pass begins, the check is due, or there is much to absorb (see ``Corrector``)."""
+        return len(message) > SHORT_BYTES or self._asked is not Kind.SEARCH
+
+    def receive(self, message: bytes) -> bytes | None:
+        """Take an answer, return the next request (see ``Corrector``)."""
+        plan = self._plan
+        slot = plan.slot(self._begun_passes)
+        n_blocks = plan.n_blocks(slot) if self._asked is Kind.BEGIN else 0
+        n_answer_octets = (self._n_answers + 7) // 8
+        n_octets = n_answer_octets + (plan.n_segments * n_blocks + 7) // 8
+        if self._asked is Kind.CHECK:
+            n_octets = CHECK_BITS // 8
+        if len(message) != n_octets:
+            raise ProtocolError(f"reconciliation: an answer of {len(message)} octets in place of {n_octets}")
+        self._response_bytes += n_octets
+        self._rounds += 1
+        if self._asked is Kind.CHECK:
+            self._disclosed_bits += CHECK_BITS
+            return self._conclude(message)
+        self._disclosed_bits += self._n_answers + plan.n_segments * n_blocks
+        octets = np.frombuffer(message, np.uint8)
+        return self._advance(octets[:n_answer_octets], slot, n_blocks, octets[n_answer_octets:])
+
+    def _advance(self, answers: Octets, new_slot: int, n_blocks: int, block_parities: Octets) -> bytes:
+        """Absorb answers, then block parities of a pass just begun; return the next request."""
+        plan, shuffles, before, after = self._plan, self._shuffles, self._queries, self._spare
+        n_lowest = before.n << self._depth
+        begun = min(self._begun_passes, plan.n_slots)
+        after.reserve(1 + n_lowest * (1 + begun) + plan.n_segments * n_blocks)
+        if n_lowest * begun > self._starts.shape[0]:
+            self._starts = np.empty(n_lowest * begun, np.uint32)
+        n_places = int(before.counts.max()) << self._depth
+        if n_places > self._places.shape[0]:
+            self._places = np.empty((n_places, plan.n_slots), np.uint32)
+        codes = np.zeros((self._n_codes + 7) // 8, np.uint8)
+        odd_blocks = np.zeros_like(block_parities)
+        if n_blocks:
+            shuffles.draw(self._seed, self._begun_passes)
+            self._begun_passes += 1
+        progress = absorb_answers(
+            answers, self._depth, self._leap, before.nodes, before.counts, self._records, self._layers,
+            shuffles.forward, shuffles.inverse, plan.bitwise, begun, self._layout, self._places,
+            codes, self._starts, new_slot, plan.level(new_slot), n_blocks, block_parities, odd_blocks,
+            self._key.words, after.nodes, after.counts,
+        )  # fmt: skip
+        self._n_flips += progress.n_flips
+        if self._n_flips > plan.flip_limit:
+            raise ReconciliationFailed(f"more than {plan.flip_limit} bits flipped of {plan.n_bits}")
+        after.n = progress.n_queries
+        self._queries, self._spare = after, before
+        return self._ask(codes.tobytes(), self._starts[: progress.n_starts], odd_blocks.tobytes())
+
+    def _ask(self, codes: bytes, starts: npt.NDArray[np.uint32], odd_blocks: bytes) -> bytes:
+        """Choose between going on, beginning a pass, and the check."""
+        plan, queries = self._plan, self._queries
+        if self._begun_passes < len(plan.levels):
+            self._asked = Kind.BEGIN if queries.n < plan.early_starts[self._begun_passes] else Kind.SEARCH
+        elif queries.n == 0:
+            self._asked = Kind.CHECK
+            self._n_answers = self._n_codes = 0
+            return self._send(CHECK_REQUEST)
+        else:
+            self._asked = Kind.SEARCH
+        self._depth = 1
+        while self._depth < MAX_DEPTH and queries.n * ((2 << self._depth) - 1) <= plan.round_budget_bits:
+            self._depth += 1
+        self._leap = 1
+        while self._leap < MAX_DEPTH and queries.n << (self._leap + 1) <= plan.leap_bits:
+            self._leap += 1
+        self._n_answers, self._n_codes = map(
+            int, expected_bits(queries.nodes, queries.n, self._depth, self._leap, self._layout)
+        )
+        return self._send(
+            encode_request(
+                self._asked,
+                self._depth,
+                self._leap,
+                starts.shape[0],
+                codes,
+                starts.astype("<u4").tobytes(),
+                odd_blocks,
+            )
+        )
+
+    def _conclude(self, alice: bytes) -> bytes | None:
+        """Finish if the check agrees, else begin an extra pass."""
+        plan = self._plan
+        words = np.zeros_like(self._key.words)
+        restore_key(self._records, self._shuffles.forward[0], plan.bitwise, self._layout, words)
+        corrected = Bits.from_bytes(words.tobytes()[: (plan.n_bits + 7) // 8], plan.n_bits)
+        self._checks += 1
+        if check_tag(corrected, self._seed, self._checks) != alice:
+            self._asked = Kind.BEGIN
+            return self._send(encode_request(Kind.BEGIN, 1, 1, 0, b"", b"", b""))
+        self._corrected_errors = int(np.bitwise_count(corrected.words ^ self._key.words).sum())
+        self._corrected = corrected
+        return None
+
+    def _send(self, request: bytes) -> bytes:
+        """Count a request, or give up where Alice would refuse it."""
+        plan = self._plan
+        if self._asked is Kind.CHECK:
+            n_bits = CHECK_BITS
+        else:
+            n_bits = self._n_answers
+            if self._asked is Kind.BEGIN:
+                n_bits += plan.n_segments * plan.n_blocks(plan.slot(self._begun_passes))
+        if self._disclosed_bits + n_bits > plan.disclosure_limit_bits:
+            raise ReconciliationFailed(
+                f"more than {plan.disclosure_limit_bits} parities for {plan.n_bits} bits"
+            )
+        if self._rounds >= plan.request_limit:
+            raise ReconciliationFailed(f"more than {plan.request_limit} rounds")
+        self._request_bytes += len(request)
+        return request
