@@ -29,11 +29,16 @@ class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class SourceParameters(_Table, frozen=True):
-    """What Alice sends: qubit rate, bins, intensities (mean photons a qubit) and their probabilities."""
+    """What Alice sends: qubit rate, bins, intensities (mean photons a qubit) and their probabilities.
+
+    ``mu_uncertainty``: how far each intensity may be off its calibration, as a fraction of it; the key length
+    is the least that these intervals allow.
+    """
 
     qubit_rate_hz: int = 600_000_000
     bin_spacing_ps: float = 800.0
     mu: tuple[float, float] = (0.5, 0.2)
+    mu_uncertainty: tuple[float, float] = (0.0, 0.0)
     p: tuple[float, float] = (0.7, 0.3)
     p_z: float = 0.5
 
@@ -208,6 +213,16 @@ def check_link_parameters(link: LinkParameters) -> None:
             raise ValueError(f"{where}: expected a fraction between 0 and 1, got {value}")
     if not 0.0 < source.mu[1] < source.mu[0]:
         raise ValueError(f"link.source.mu: expected mu1 > mu2 > 0, got {list(source.mu)}")
+    if not all(0.0 <= off < 1.0 for off in source.mu_uncertainty):
+        raise ValueError(
+            f"link.source.mu_uncertainty: expected two fractions from 0 to below 1, "
+            f"got {list(source.mu_uncertainty)}"
+        )
+    if source.mu[1] * (1.0 + source.mu_uncertainty[1]) >= source.mu[0] * (1.0 - source.mu_uncertainty[0]):
+        raise ValueError(
+            f"link.source.mu_uncertainty: {list(source.mu_uncertainty)} lets the intensities meet, "
+            f"calibrate them better or choose them further apart"
+        )
     if abs(sum(source.p) - 1.0) > 1e-9 or min(source.p) <= 0.0:
         raise ValueError(f"link.source.p: expected two probabilities that sum to 1, got {list(source.p)}")
     if source.qubit_rate_hz <= 0:

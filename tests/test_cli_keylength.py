@@ -68,6 +68,15 @@ def test_defaults_are_the_recommended_ones() -> None:
     assert answer["epsilons"]["events"] == 15
 
 
+def test_uncertain_intensities_are_read_and_the_worst_ones_named() -> None:
+    plain = json.loads(run(EXAMPLE, "--json").stdout)
+    answer = json.loads(run(EXAMPLE | {"mu_uncertainty": [0.02, 0.01]}, "--json").stdout)
+    assert plain["mu"] == [0.51, 0.15]
+    assert answer["mu"] == pytest.approx([0.51 * 0.98, 0.15 * 1.01])
+    assert answer["length"] < plain["length"]
+    assert "0.4998 and 0.1515" in run(EXAMPLE | {"mu_uncertainty": [0.02, 0.01]}).stdout
+
+
 def test_report_for_people_names_estimator_length_and_assumptions() -> None:
     result = run(EXAMPLE, "--estimator", "wiesemann2024")
     assert result.exit_code == 0
@@ -95,6 +104,8 @@ def test_length_zero_is_an_answer_not_a_refusal() -> None:
         ("n_x", EXAMPLE | {"n_x": [float("inf"), 1]}),
         ("n_x", EXAMPLE | {"n_x": [10**400, 1]}),
         ("n_x", EXAMPLE | {"n_x": None}),
+        ("mu_uncertainty", EXAMPLE | {"mu_uncertainty": [0.9, 0.9]}),
+        ("mu_uncertainty", EXAMPLE | {"mu_uncertainty": 0.02}),
         ("p", EXAMPLE | {"p": [0.7, 0.4]}),
         ("eps_sec", EXAMPLE | {"eps_sec": 1}),
         ("eps_cor", EXAMPLE | {"eps_cor": 0}),

@@ -75,6 +75,8 @@ def test_missing_file_and_broken_toml_are_refused(tmp_path: Path) -> None:
     ("table", "key", "value", "named"),
     [
         ("source", "mu", [0.2, 0.5], "link.source.mu"),
+        ("source", "mu_uncertainty", [0.02, -0.01], "link.source.mu_uncertainty"),
+        ("source", "mu_uncertainty", [0.5, 0.5], "link.source.mu_uncertainty"),
         ("source", "p", [0.7, 0.7], "link.source.p"),
         ("source", "p_z", 1.0, "link.source.p_z"),
         ("source", "bin_spacing_ps", 100.0, "link.source.bin_spacing_ps"),

@@ -28,7 +28,9 @@ def test_block_counts_map_to_one_detector_inputs() -> None:
         p=Pair(0.7, 0.3),
         p_z=0.8,
         lambda_ec=10_000,
+        mu_uncertainty=Pair(0.02, 0.03),
     )
+    assert inputs.mu_uncertainty == Pair(0.02, 0.03)
     assert inputs.m_x == X.c_plus
     assert inputs.n_x == X.c_z
     assert inputs.x_scale == pytest.approx(2 * 0.2 / 0.8)

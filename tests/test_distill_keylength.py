@@ -40,17 +40,44 @@ def example(**changes: Any) -> EstimatorInput:
     return EstimatorInput(**{**EXAMPLE, **changes})
 
 
-def test_rusca2018_gives_the_published_worked_example_to_all_printed_digits() -> None:
+def test_rusca2018_gives_the_published_worked_example_to_all_published_digits() -> None:
+    # The figures of formal-qkd (test/ExampleValuesSKL.lean), which holds them to 1e-8 by interval arithmetic.
     result = estimate(example(vacuum_rule="k2"), "rusca2018")
+    weighted = result.weighted
+    found = [
+        (weighted.n_z.signal_upper, 2.1141564840596016e7),
+        (weighted.n_z.signal_lower, 2.1089805919420347e7),
+        (weighted.n_z.decoy_upper, 4.395472030980807e6),
+        (weighted.n_z.decoy_lower, 4.31121309172391e6),
+        (weighted.n_x.signal_upper, 396176.12935093784),
+        (weighted.n_x.decoy_lower, 75203.94317833845),
+        (weighted.m_x.signal_upper, 8735.473153448527),
+        (weighted.m_x.decoy_lower, 1038.1798167212369),
+        (result.s_z0_upper, 167020.1792587285),
+        (result.s_x0_upper, 6645.523136846764),
+        (result.v_x1_upper, 5411.812583855381),
+        (result.s_z0_lower, 0.0),
+        (result.s_z1_lower, 5.396516268816283e6),
+        (result.s_x1_lower, 76462.2755485758),
+        (result.phi_z_upper, 0.07917365937798954),
+        (result.length_unfloored, 1.4647190887320058e6),
+    ]
+    for ours, published in found:
+        assert ours == pytest.approx(published, rel=1e-14, abs=1e-8)
     assert result.length == 1464719
-    assert f"{result.length_unfloored:.4f}" == "1464719.0887"
-    assert f"{result.s_z0_upper:.3f}" == "167020.179"
-    assert result.s_z0_lower == 0.0
-    assert f"{result.s_z1_lower:.3f}" == "5396516.269"
-    assert f"{result.s_x0_upper:.3f}" == "6645.523"
-    assert f"{result.s_x1_lower:.3f}" == "76462.276"
-    assert f"{result.v_x1_upper:.3f}" == "5411.813"
-    assert f"{result.phi_z_upper:.10f}" == "0.0791736594"
+    assert result.error_rate_x1 == result.v_x1_upper / result.s_x1_lower
+
+
+def test_every_result_adds_up_from_the_bounds_it_carries() -> None:
+    for estimator, chosen in VARIANTS:
+        result = estimate(turin_inputs(10.8, 1e6, **chosen), estimator)
+        credited = result.s_z0_lower if estimator == "rusca2018" else 0.0
+        secret = credited + result.s_z1_lower * (1 - binary_entropy(result.phi_z_upper))
+        spent = result.lambda_ec_bits + result.overhead_bits + result.verification_bits
+        assert result.length_unfloored == pytest.approx(secret - spent, rel=1e-12)
+        assert result.error_rate_x1 < result.phi_visibility_upper <= result.phi_z_upper
+        assert 0 < 2 * result.v_z0_upper < result.s_z0_upper
+        assert result.weighted.n_z.signal_lower < result.weighted.n_z.signal_upper
 
 
 @pytest.mark.parametrize(
@@ -199,6 +226,27 @@ def test_asymmetry_is_reported_but_not_charged_in_visibility_mode() -> None:
     assert any("one X detector" in sentence for sentence in charged.assumptions)
 
 
+@pytest.mark.parametrize(("estimator", "chosen"), VARIANTS)
+def test_uncertain_intensities_cost_what_the_worst_corner_costs(
+    estimator: str, chosen: dict[str, Any]
+) -> None:
+    exact = turin_inputs(10.8, 1e6, **chosen)
+    uncertain = msgspec.structs.replace(exact, mu_uncertainty=Pair(0.03, 0.02))
+    result = estimate(uncertain, estimator)
+    corners = {
+        Pair(exact.mu.signal * signal, exact.mu.decoy * decoy)
+        for signal in (1 - 0.03, 1 + 0.03)
+        for decoy in (1 - 0.02, 1 + 0.02)
+    }
+    lengths = {mu: estimate(msgspec.structs.replace(exact, mu=mu), estimator).length for mu in corners}
+    assert result.length == min(lengths.values()) == lengths[result.mu]
+    assert result.length < 0.85 * estimate(exact, estimator).length
+    stated = [one for one in result.assumptions if "intensities" in one and "calibrated" in one]
+    assert len(stated) == 1
+    assert f"{result.mu.signal:.6g}" in stated[0]
+    assert not any("taken as exact" in one and "their" not in one for one in result.assumptions)
+
+
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("m_z", {"m_z": Pair(8875914, 0)}),
     ("m_z", {"m_z": Pair(0, 1124088)}),
@@ -222,6 +270,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("x_scale", {"x_scale": 0.0}),
     ("p_z", {"p_z": 1.0}),
     ("verification_bits", {"verification_bits": -1}),
+    ("mu_uncertainty", {"mu_uncertainty": Pair(-0.1, 0.0)}),
+    ("mu_uncertainty", {"mu_uncertainty": Pair(0.0, 1.0)}),
+    ("mu_uncertainty", {"mu_uncertainty": Pair(math.nan, 0.0)}),
+    ("mu_uncertainty", {"mu_uncertainty": Pair(0.6, 0.5)}),
     ("p_z", {"x_mode": "visibility + asymmetry"}),
     ("e_plus", {"p_z": 0.5, "e_same": Pair(1, 1)}),
     ("e_dark", {"p_z": 0.5, "e_same": Pair(1, 1), "e_plus": Pair(1, 1), "e_dark": Pair(-1, 1)}),
@@ -255,8 +307,10 @@ def blocks(draw: st.DrawFn) -> EstimatorInput:
     mu1 = draw(st.floats(0.2, 1.0))
     mu2 = mu1 * draw(st.floats(0.1, 0.7))
     p1, p_z = draw(st.floats(0.2, 0.9)), draw(st.floats(0.3, 0.95))
-    n_z, n_x = 10 ** draw(st.floats(3, 8)), 10 ** draw(st.floats(2, 7))
-    e_z, e_x = draw(st.floats(0, 0.1)), draw(st.floats(0, 0.15))
+    n_z = 10 ** draw(st.floats(3, 8))
+    # Most blocks give key, so that comparing lengths says something; the rest has poor X data.
+    n_x = n_z * draw(st.floats(0.2, 1.0)) if draw(st.integers(0, 4)) else 10 ** draw(st.floats(2, 7))
+    e_z, e_x = draw(st.floats(0, 0.05)), draw(st.floats(0, 0.06))
     share = p1 * mu1 / (p1 * mu1 + (1 - p1) * mu2)
 
     def split(n: float) -> Pair:
@@ -274,7 +328,7 @@ def blocks(draw: st.DrawFn) -> EstimatorInput:
         m_x=part(central, e_x * scale),
         mu=Pair(mu1, mu2),
         p=Pair(p1, 1 - p1),
-        lambda_ec=draw(st.floats(0, 1e6)),
+        lambda_ec=n_z * draw(st.floats(0, 0.3)),
         eps_sec=10 ** draw(st.floats(-30, -1)),
         eps_cor=10 ** draw(st.floats(-30, -1)),
         x_scale=scale,
@@ -328,6 +382,58 @@ def test_smaller_epsilon_and_larger_leak_never_give_more_key(
     for changes in stricter:
         for loose, strict in zip(before, _all(msgspec.structs.replace(inputs, **changes)), strict=True):
             assert strict.length <= loose.length
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    inputs=blocks(),
+    off=st.tuples(st.floats(0.0, 0.08), st.floats(0.0, 0.08)),
+    place=st.tuples(st.floats(-1.0, 1.0), st.floats(-1.0, 1.0)),
+)
+def test_no_intensity_within_its_interval_gives_less_key_than_the_worst_corner(
+    inputs: EstimatorInput, off: tuple[float, float], place: tuple[float, float]
+) -> None:
+    mu = Pair(inputs.mu.signal * (1 + off[0] * place[0]), inputs.mu.decoy * (1 + off[1] * place[1]))
+    uncertain = msgspec.structs.replace(inputs, mu_uncertainty=Pair(*off))
+    for within, worst in zip(_all(msgspec.structs.replace(inputs, mu=mu)), _all(uncertain), strict=True):
+        assert worst.length <= within.length + _one_step_bits(within)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(inputs=blocks())
+def test_a_block_twice_as_long_gives_at_least_twice_the_key(inputs: EstimatorInput) -> None:
+    def doubled(pair: Pair | None) -> Pair | None:
+        return pair and Pair(2 * pair.signal, 2 * pair.decoy)
+
+    names = ("n_z", "m_z", "n_x", "m_x", "e_same", "e_plus", "e_dark")
+    changes: dict[str, Any] = {name: doubled(getattr(inputs, name)) for name in names}
+    longer = msgspec.structs.replace(inputs, **changes, lambda_ec=2 * inputs.lambda_ec)
+    for once, twice in zip(_all(inputs), _all(longer), strict=True):
+        assert twice.length + _one_step_bits(twice) >= 2 * once.length
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(inputs=blocks(), share=st.floats(0.0, 0.2))
+def test_a_larger_asymmetry_never_gives_more_key(inputs: EstimatorInput, share: float) -> None:
+    charged = msgspec.structs.replace(inputs, x_mode="visibility + asymmetry")
+    assert charged.e_plus is not None
+    assert charged.e_dark is not None
+    fewer = Pair(charged.e_plus.signal * (1 - share), charged.e_plus.decoy * (1 - share))
+    more = Pair(charged.e_dark.signal * (1 + share) + 1, charged.e_dark.decoy * (1 + share))
+    for changes in ({"e_plus": fewer}, {"e_dark": more}):
+        worse = msgspec.structs.replace(charged, **changes)
+        for before, after in zip(_all(charged), _all(worse), strict=True):
+            assert after.length <= before.length
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(inputs=blocks())
+def test_exact_statistics_never_give_less_key_than_hoeffdings(inputs: EstimatorInput) -> None:
+    lengths = [
+        estimate(msgspec.structs.replace(inputs, statistics=statistics), "eur").length
+        for statistics in ("exact", "hoeffding")
+    ]
+    assert lengths[0] >= lengths[1]
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

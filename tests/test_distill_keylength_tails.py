@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qnode.distill.counts import Pair
-from qnode.distill.keylength.eur import coin_trials_upper
+from qnode.distill.keylength.coin import coin_trials_upper
 from qnode.distill.keylength.limits import exact_limits, exact_upper, hoeffding_limits
 from qnode.distill.keylength.sampling import (
     exact_phase_error,

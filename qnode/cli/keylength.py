@@ -131,11 +131,15 @@ def _report(result: KeyLength) -> str:
     rows = {
         "length": f"{result.length} bits ({result.length_unfloored:.4f} before rounding down)",
         "estimator": f"{result.estimator}, X mode {result.x_mode}",
+        "intensities": f"{result.mu.signal:.6g} and {result.mu.decoy:.6g}, the worst that calibration allows",
         "Z empty": f"{result.s_z0_lower:.3f} to {result.s_z0_upper:.3f}",
         "Z one photon": f"at least {result.s_z1_lower:.3f}",
         "X empty": f"at most {result.s_x0_upper:.3f}",
         "X one photon": f"at least {result.s_x1_lower:.3f}, errors at most {result.v_x1_upper:.3f}",
-        "phase error": f"at most {result.phi_z_upper:.10f}",
+        "phase error": f"at most {result.phi_z_upper:.10f} "
+        f"(without asymmetry {result.phi_visibility_upper:.10f})",
+        "subtracted": f"{result.lambda_ec_bits:.0f} disclosed, {result.verification_bits:.2f} for "
+        f"verification, {result.overhead_bits:.2f} for smoothing and amplification",
     }
     terms = result.asymmetry
     if terms is not None:

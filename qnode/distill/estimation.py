@@ -4,6 +4,7 @@ from qnode.distill.counts import Pair, XCounts
 from qnode.distill.keylength import (
     DEFAULT_EPS_COR,
     DEFAULT_EPS_SEC,
+    EXACTLY_KNOWN,
     AsymmetryTerms,
     EstimatorInput,
     Statistics,
@@ -22,6 +23,7 @@ def inputs_from_block(
     p: Pair,
     p_z: float,
     lambda_ec: float,
+    mu_uncertainty: Pair = EXACTLY_KNOWN,
     eps_sec: float = DEFAULT_EPS_SEC,
     eps_cor: float = DEFAULT_EPS_COR,
     x_mode: XMode = "visibility + asymmetry",
@@ -33,8 +35,8 @@ def inputs_from_block(
 
     Clicks of |+> are the errors, clicks of Z states the detections, scaled by f_X = 2 p_X / p_Z; ``p_z`` is
     the probability that Alice sends Z, ``mu`` and ``p`` her intensities and their probabilities, signal
-    first. ``lambda_ec`` counts every disclosed bit but the verification tag, whose length is
-    ``verification_bits``.
+    first, ``mu_uncertainty`` how far each intensity may be off, as a fraction of it. ``lambda_ec`` counts
+    every disclosed bit but the verification tag, whose length is ``verification_bits``.
 
     Raises:
         FieldError: a count or parameter is impossible.
@@ -47,6 +49,7 @@ def inputs_from_block(
         mu=mu,
         p=p,
         lambda_ec=lambda_ec,
+        mu_uncertainty=mu_uncertainty,
         eps_sec=eps_sec,
         eps_cor=eps_cor,
         x_scale=2.0 * (1.0 - p_z) / p_z if p_z > 0 else 1.0,  # an impossible p_z is refused by its own name

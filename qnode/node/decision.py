@@ -116,6 +116,7 @@ def decide(counts: BlockCounts, link: LinkParameters) -> KeyLength:
         m_z=counts.m_z,
         x=counts.x,
         mu=Pair(*link.source.mu),
+        mu_uncertainty=Pair(*link.source.mu_uncertainty),
         p=Pair(*link.source.p),
         p_z=link.source.p_z,
         lambda_ec=counts.lambda_ec_bits,

@@ -3,24 +3,28 @@
 ``rusca2018`` reproduces what published one-decoy systems report, ``eur`` is the recommended one, and
 ``wiesemann2024`` reproduces the constants of the consolidated proof. None is a complete proof for a receiver
 with three states, one X detector, passive choice and long dead time; ``KeyLength.assumptions`` says what is
-left open.
+left open. Where the intensities are known within intervals, the key length is the least over their corners.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, Literal
 
+import msgspec
+
+from qnode.distill.counts import Pair
 from qnode.distill.keylength import eur, rusca2018, wiesemann2024
 from qnode.distill.keylength.asymmetry import AsymmetryTerms, asymmetry_terms
 from qnode.distill.keylength.inputs import (
     DEFAULT_EPS_COR,
     DEFAULT_EPS_SEC,
+    EXACTLY_KNOWN,
     EstimatorInput,
     Statistics,
     VacuumRule,
     XMode,
 )
-from qnode.distill.keylength.result import KeyLength, binary_entropy
+from qnode.distill.keylength.result import EXACT_INTENSITIES, KeyLength, binary_entropy
 from qnode.errors import FieldError
 
 EstimatorName = Literal["rusca2018", "eur", "wiesemann2024"]
@@ -40,6 +44,7 @@ __all__ = [
     "DEFAULT_EPS_SEC",
     "DEFAULT_ESTIMATOR",
     "ESTIMATORS",
+    "EXACTLY_KNOWN",
     "AsymmetryTerms",
     "Estimator",
     "EstimatorInput",
@@ -54,8 +59,8 @@ __all__ = [
 ]
 
 
-def estimate(inputs: EstimatorInput, estimator: str = "rusca2018") -> KeyLength:
-    """Return the key length of one block by the named estimator; the shipped default is DEFAULT_ESTIMATOR.
+def estimate(inputs: EstimatorInput, estimator: str = DEFAULT_ESTIMATOR) -> KeyLength:
+    """Return the key length of one block by the named estimator, the least over the intensities' corners.
 
     Raises:
         FieldError: the estimator is unknown or does not offer what ``inputs`` asks for.
@@ -63,4 +68,24 @@ def estimate(inputs: EstimatorInput, estimator: str = "rusca2018") -> KeyLength:
     chosen = ESTIMATORS.get(estimator)
     if chosen is None:
         raise FieldError("estimator", f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
-    return chosen(inputs)
+    worst = min((chosen(corner) for corner in _corners(inputs)), key=lambda result: result.length_unfloored)
+    return worst if inputs.mu_uncertainty == EXACTLY_KNOWN else _with_intervals(worst, inputs.mu_uncertainty)
+
+
+def _corners(inputs: EstimatorInput) -> Iterator[EstimatorInput]:
+    """Yield the inputs at each corner of the calibrated intervals, as exactly known intensities."""
+    mu, off = inputs.mu, inputs.mu_uncertainty
+    for signal in sorted({mu.signal * (1.0 - off.signal), mu.signal * (1.0 + off.signal)}):
+        for decoy in sorted({mu.decoy * (1.0 - off.decoy), mu.decoy * (1.0 + off.decoy)}):
+            yield msgspec.structs.replace(inputs, mu=Pair(signal, decoy), mu_uncertainty=EXACTLY_KNOWN)
+
+
+def _with_intervals(result: KeyLength, uncertainty: Pair) -> KeyLength:
+    """Return ``result`` with what is assumed of the intensities when they are known within intervals."""
+    assumed = (
+        f"the intensities lie within {uncertainty.signal:.3%} (signal) and {uncertainty.decoy:.3%} (decoy) "
+        f"of their calibrated values, least key at {result.mu.signal:.6g} and {result.mu.decoy:.6g}; their "
+        "probabilities are taken as exact"
+    )
+    assumptions = tuple(assumed if one == EXACT_INTENSITIES else one for one in result.assumptions)
+    return msgspec.structs.replace(result, assumptions=assumptions)

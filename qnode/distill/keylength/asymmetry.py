@@ -7,7 +7,14 @@ By linearity the phase error of one photon is t1 + max(0, 1 + t1 + t4 - t2 - t3)
 
 For a channel that treats |-> like |+> the asymmetry A = 1 + t4 - t2 - t3 vanishes; the phase error is 2 t1
 then.
+
+The reference lets each count deviate by sqrt(n ln(1/eps)/2), and so do the limits here. That is Hoeffding's
+deviation of a share among n events; the number n of events itself scatters twice as much, so that these
+limits fail more often than eps (docs/security.md). ``asymmetry_upper_joint`` is the bound that holds:
+Bernstein's inequality for the one sum that matters.
 """
+
+import math
 
 import msgspec
 
@@ -20,6 +27,7 @@ class AsymmetryTerms(msgspec.Struct, frozen=True, kw_only=True):
     """The four terms from all intensities together, their limits, and the asymmetry they make.
 
     A value is None where ``e_same`` is empty, a limit where the deviation leaves nothing of ``e_same``.
+    ``asymmetry_upper`` is the reference's limit, ``asymmetry_upper_joint`` fails with at most 3 eps.
     """
 
     t1: float | None
@@ -32,6 +40,7 @@ class AsymmetryTerms(msgspec.Struct, frozen=True, kw_only=True):
     t4_upper: float | None
     asymmetry: float | None
     asymmetry_upper: float | None
+    asymmetry_upper_joint: float | None
 
     @property
     def bracket(self) -> float | None:
@@ -88,7 +97,28 @@ def asymmetry_terms(
         t4_upper=t4_upper,
         asymmetry=None if t2 is None or t3 is None or t4 is None else 1.0 + t4 - t2 - t3,
         asymmetry_upper=None if t4_upper is None else 1.0 + t4_upper - t2_lower - t3_lower,
+        asymmetry_upper_joint=_joint_upper(
+            ((1.0, same), (1.0, dark), (-p_z / 4.0, central), (-p_z / (2.0 * p_x), plus)), log_inverse_eps
+        ),
     )
+
+
+def _joint_upper(terms: tuple[tuple[float, float], ...], log_inverse_eps: float) -> float | None:
+    """Return an upper limit on sum(weight mean) / first mean, None where nothing bounds the first mean.
+
+    ``terms`` are weights and counts; each count is a sum of independent rare events of unknown number. Three
+    events may fail, each with eps: the variance of the sum, the sum (Bernstein), the first mean (Chernoff).
+    """
+    largest = max(abs(weight) for weight, _ in terms)
+    seen = math.fsum(weight * count for weight, count in terms)
+    half = 0.5 * largest**2 * log_inverse_eps
+    variance = (math.sqrt(half) + math.sqrt(half + math.fsum(w * w * n for w, n in terms))) ** 2
+    third = largest * log_inverse_eps / 3.0
+    most = seen + third + math.sqrt(third**2 + 2.0 * variance * log_inverse_eps)
+    first = terms[0][1]
+    step = 2.0 * log_inverse_eps / 3.0
+    least = first + step - math.sqrt(step**2 + 2.0 * first * log_inverse_eps)
+    return most / least if least > 0.0 else None
 
 
 def asymmetry_of(inputs: EstimatorInput, log_inverse_eps: float) -> AsymmetryTerms | None:

@@ -1,11 +1,20 @@
-"""One-decoy bounds on empty and one-photon detections (Rusca 2018, appendix A)."""
+"""One-decoy bounds on empty and one-photon detections (Rusca 2018, appendix A), the same for all estimators.
+
+The estimators differ in how counts become limits on their means and in the bound on empty-qubit detections;
+everything here takes limits that are already weighted with e^mu_k / p_k: the n+-_k and m+-_k of the paper.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from qnode.distill.counts import Pair
-from qnode.distill.keylength.inputs import VacuumRule
-from qnode.distill.keylength.limits import CountLimits
+from qnode.distill.keylength.inputs import EstimatorInput, VacuumRule
+from qnode.distill.keylength.limits import CountLimits, clip
+
+Limits = Callable[[Pair, float], CountLimits]
 
 
 @dataclass(frozen=True)
@@ -22,10 +31,11 @@ class Source:
             for mu, p in ((self.mu.signal, self.p.signal), (self.mu.decoy, self.p.decoy))
         )
 
-    @property
-    def weight(self) -> Pair:
-        """Return e^mu_k / p_k, which turns counts into the n+-_k of the paper."""
-        return Pair(math.exp(self.mu.signal) / self.p.signal, math.exp(self.mu.decoy) / self.p.decoy)
+    def weight(self, scale: float = 1.0) -> Pair:
+        """Return scale e^mu_k / p_k, which turns counts into the n+-_k of the paper."""
+        return Pair(
+            scale * math.exp(self.mu.signal) / self.p.signal, scale * math.exp(self.mu.decoy) / self.p.decoy
+        )
 
     @property
     def gap(self) -> float:
@@ -33,35 +43,119 @@ class Source:
         return self.mu.signal - self.mu.decoy
 
 
+class WeightedLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The n+-_k and m+-_k of both bases: limits on the counts times e^mu_k / p_k, in X times ``x_scale`` too.
+
+    ``x_scale`` multiplies detections alone, never errors.
+    """
+
+    n_z: CountLimits
+    m_z: CountLimits
+    n_x: CountLimits
+    m_x: CountLimits
+
+
+class EmptyBound(msgspec.Struct, frozen=True):
+    """Upper bounds on the empty qubits of one basis: their errors, and their detections before clipping."""
+
+    errors_upper: float
+    detections_upper: float
+
+
+class EmptyBounds(msgspec.Struct, frozen=True):
+    """The same of both bases."""
+
+    z: EmptyBound
+    x: EmptyBound
+
+
+class PhotonBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """The photon-number bounds of one block, clipped to what is possible, and what they were made from.
+
+    ``v_z0_upper``, ``v_x0_upper``: errors of empty qubits, of which the s_0 upper bounds follow.
+    """
+
+    weighted: WeightedLimits
+    v_z0_upper: float
+    v_x0_upper: float
+    s_z0_lower: float
+    s_z0_upper: float
+    s_z1_lower: float
+    s_x0_upper: float
+    s_x1_lower: float
+    v_x1_upper: float
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether no one-photon detection is guaranteed, so that nothing bounds the phase error."""
+        return self.s_z1_lower <= 0.0 or self.s_x1_lower <= 0.0
+
+    @property
+    def b(self) -> float:
+        """Return the one-photon X error rate v/s, at most 1/2."""
+        return 0.5 if self.empty else min(0.5, self.v_x1_upper / self.s_x1_lower)
+
+
+def weighted_limits(inputs: EstimatorInput, limits: Limits, log_inverse_eps: float) -> WeightedLimits:
+    """Return the n+-_k and m+-_k of a block by the given limits, each failing with eps (section 2.1)."""
+    source = Source(inputs.mu, inputs.p)
+    plain = source.weight()
+    return WeightedLimits(
+        n_z=limits(inputs.n_z, log_inverse_eps).weighted(plain),
+        m_z=limits(inputs.m_z, log_inverse_eps).weighted(plain),
+        n_x=limits(inputs.n_x, log_inverse_eps).weighted(source.weight(inputs.x_scale)),
+        m_x=limits(inputs.m_x, log_inverse_eps).weighted(plain),
+    )
+
+
+def photon_bounds(
+    inputs: EstimatorInput,
+    weighted: WeightedLimits,
+    empty: EmptyBounds,
+    *,
+    most_errors: float = math.inf,
+) -> PhotonBounds:
+    """Return all bounds of a block; ``most_errors`` caps those of one photon in X."""
+    source = Source(inputs.mu, inputs.p)
+    n_z, n_x = inputs.n_z.total, inputs.x_scale * inputs.n_x.total
+    s_z0_upper = clip(empty.z.detections_upper, n_z)
+    s_x0_upper = clip(empty.x.detections_upper, n_x)
+    return PhotonBounds(
+        weighted=weighted,
+        v_z0_upper=empty.z.errors_upper,
+        v_x0_upper=empty.x.errors_upper,
+        s_z0_lower=clip(empty_lower(source, weighted.n_z), n_z),
+        s_z0_upper=s_z0_upper,
+        s_z1_lower=clip(one_photon_lower(source, weighted.n_z, s_z0_upper), n_z),
+        s_x0_upper=s_x0_upper,
+        s_x1_lower=clip(one_photon_lower(source, weighted.n_x, s_x0_upper), n_x),
+        v_x1_upper=min(most_errors, one_photon_errors_upper(source, weighted.m_x)),
+    )
+
+
 def empty_lower(source: Source, n: CountLimits) -> float:
     """Return the lower bound on empty-qubit detections (A19), before clipping."""
-    signal = source.mu.decoy * source.weight.signal * n.signal_upper
-    decoy = source.mu.signal * source.weight.decoy * n.decoy_lower
-    return source.tau(0) / source.gap * (decoy - signal)
+    difference = source.mu.signal * n.decoy_lower - source.mu.decoy * n.signal_upper
+    return source.tau(0) / source.gap * difference
 
 
 def one_photon_lower(source: Source, n: CountLimits, empty_upper: float) -> float:
     """Return the lower bound on one-photon detections (A17), before clipping."""
     mu1, mu2 = source.mu.signal, source.mu.decoy
     square = (mu2 / mu1) ** 2
-    bracket = (
-        source.weight.decoy * n.decoy_lower
-        - square * source.weight.signal * n.signal_upper
-        - (1.0 - square) * empty_upper / source.tau(0)
-    )
+    bracket = n.decoy_lower - square * n.signal_upper - (1.0 - square) * empty_upper / source.tau(0)
     return source.tau(1) * mu1 / (mu2 * source.gap) * bracket
 
 
 def one_photon_errors_upper(source: Source, m: CountLimits) -> float:
     """Return the upper bound on one-photon errors (A22), not below zero."""
-    difference = source.weight.signal * m.signal_upper - source.weight.decoy * m.decoy_lower
-    return max(0.0, source.tau(1) / source.gap * difference)
+    return max(0.0, source.tau(1) / source.gap * (m.signal_upper - m.decoy_lower))
 
 
 def empty_errors_upper(source: Source, m: CountLimits, m_total: float, rule: VacuumRule) -> float:
     """Return the upper bound on errors of empty qubits by the rule (A16 for form E, A14 for form A)."""
-    k1 = source.tau(0) * source.weight.signal * m.signal_upper
-    k2 = source.tau(0) * source.weight.decoy * m.decoy_upper
+    k1 = source.tau(0) * m.signal_upper
+    k2 = source.tau(0) * m.decoy_upper
     match rule:
         case "min":
             return min(k1, k2)

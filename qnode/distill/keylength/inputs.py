@@ -18,6 +18,7 @@ DEFAULT_EPS_COR: Final = 1e-15
 # Counts are held as floats (a plan inserts expectations); below this every integer is exact.
 LARGEST_COUNT: Final = 1e15
 LARGEST_MEAN_PHOTON_NUMBER: Final = 100.0
+EXACTLY_KNOWN: Final = Pair(0.0, 0.0)
 
 
 class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,6 +31,8 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     otherwise. ``verification_bits`` is the length of the verification tag, 0 when log2(2/eps_cor) shall pay
     for it. ``vacuum_rule`` says which bound on empty-qubit detections counts: form E with k = 1, k = 2 or
     the smaller of both (``min``), form A, or the smallest or largest of the three (``min3``, ``max3``).
+    ``mu_uncertainty``: how far each intensity may be off what ``mu`` says, as a fraction of it; the key
+    length is then the least over the corners of the two intervals.
 
     Raises:
         FieldError: an input is impossible; ``field`` names it.
@@ -53,11 +56,13 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     statistics: Statistics = "exact"
     vacuum_rule: VacuumRule = "min"
     verification_bits: int = 0
+    mu_uncertainty: Pair = EXACTLY_KNOWN
 
     def __post_init__(self) -> None:
         for name in ("n_z", "m_z", "n_x", "m_x", "e_same", "e_plus", "e_dark"):
             _check_counts(name, getattr(self, name))
         _check_source(self.mu, self.p)
+        check_mu_uncertainty(self.mu, self.mu_uncertainty)
         for name in ("eps_sec", "eps_cor"):
             _check_open_unit(name, getattr(self, name))
         if self.p_z is not None:
@@ -137,6 +142,24 @@ def _check_source(mu: Pair, p: Pair) -> None:
         _check_open_unit("p", value)
     if abs(p.total - 1.0) > 1e-9:
         raise FieldError("p", f"the two intensity probabilities must sum to one, got {p.total:.12g}")
+
+
+def check_mu_uncertainty(mu: Pair, uncertainty: Pair) -> None:
+    """Refuse relative uncertainties that are no fractions, or that let the two intensities meet.
+
+    Raises:
+        FieldError: saying which.
+    """
+    for value in (uncertainty.signal, uncertainty.decoy):
+        if not 0.0 <= value < 1.0:  # also refuses NaN
+            raise FieldError("mu_uncertainty", f"must be fractions from 0 to below 1, got {value}")
+    least_signal = mu.signal * (1.0 - uncertainty.signal)
+    most_decoy = mu.decoy * (1.0 + uncertainty.decoy)
+    if most_decoy >= least_signal:
+        raise FieldError(
+            "mu_uncertainty",
+            f"lets the intensities meet: signal at least {least_signal:.6g}, decoy at most {most_decoy:.6g}",
+        )
 
 
 def _check_open_unit(name: str, value: float) -> None:

@@ -1,20 +1,35 @@
 """From observed counts to limits on their means: Hoeffding's deviation, and exact Clopper-Pearson limits."""
 
 import math
-from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
 
 from qnode.distill.counts import Pair
 from qnode.distill.keylength.tails import binomial_upper_probability
 
 
-@dataclass(frozen=True)
-class CountLimits:
+class CountLimits(msgspec.Struct, frozen=True):
     """Lower and upper limits on the mean counts of one basis, per intensity, each one-sided."""
 
     signal_lower: float
     signal_upper: float
     decoy_lower: float
     decoy_upper: float
+
+    def weighted(self, weight: Pair) -> "CountLimits":
+        """Return the limits times a weight for each intensity."""
+        return CountLimits(
+            self.signal_lower * weight.signal,
+            self.signal_upper * weight.signal,
+            self.decoy_lower * weight.decoy,
+            self.decoy_upper * weight.decoy,
+        )
+
+
+def clip(value: float, upper: float) -> float:
+    """Return ``value`` clipped to [0, upper]."""
+    return min(max(value, 0.0), upper)
 
 
 def deviation(n: float, log_inverse_eps: float) -> float:
@@ -30,13 +45,14 @@ def hoeffding_limits(counts: Pair, log_inverse_eps: float) -> CountLimits:
     )
 
 
-def clipped(limits: CountLimits, total: float) -> CountLimits:
-    """Return the limits clipped to [0, total]."""
+def clipped_hoeffding_limits(counts: Pair, log_inverse_eps: float) -> CountLimits:
+    """Return the same limits clipped to [0, both counts together]."""
+    limits, total = hoeffding_limits(counts, log_inverse_eps), counts.total
     return CountLimits(
-        signal_lower=min(max(limits.signal_lower, 0.0), total),
-        signal_upper=min(max(limits.signal_upper, 0.0), total),
-        decoy_lower=min(max(limits.decoy_lower, 0.0), total),
-        decoy_upper=min(max(limits.decoy_upper, 0.0), total),
+        clip(limits.signal_lower, total),
+        clip(limits.signal_upper, total),
+        clip(limits.decoy_lower, total),
+        clip(limits.decoy_upper, total),
     )
 
 
@@ -56,6 +72,7 @@ def exact_limits(counts: Pair, log_inverse_eps: float) -> CountLimits:
     )
 
 
+@lru_cache(maxsize=64)  # the corners of the intensities' intervals ask for the same limits again
 def exact_upper(x: float, n: float, log_inverse_eps: float) -> float:
     """Return max(n B^-1(1 - eps; x + 1, n - x), x + 1), at most n: Pr(mean above it) <= eps."""
     if x >= n:

@@ -5,61 +5,50 @@ from collections.abc import Mapping
 
 import msgspec
 
+from qnode.distill.counts import Pair
 from qnode.distill.keylength.asymmetry import AsymmetryTerms
+from qnode.distill.keylength.decoy import PhotonBounds, WeightedLimits
 from qnode.distill.keylength.inputs import EstimatorInput
 
 # The six one-sided events of the asymmetry term: C_Z and E_same twice, E_plus and E_dark once (3.6).
 ASYMMETRY_EVENTS = 6
+EXACT_INTENSITIES = "the intensities and their probabilities are taken as exact"
 
 
 class KeyLength(msgspec.Struct, frozen=True, kw_only=True):
     """How many secret bits a block may give, with every bound on the way and what the number rests on.
 
     ``length`` is ``length_unfloored`` rounded down, 0 when that is negative or nothing bounds the phase
-    error. ``epsilons`` names each failure probability; ``a_weight`` beside ``a`` says how often it counts in
-    eps_sec.
+    error. ``mu``: the intensities that all bounds stand for, the worst of what calibration allows.
+    ``error_rate_x1``: v_x1_upper / s_x1_lower; sampling makes ``phi_visibility_upper`` of it, the asymmetry
+    term (where it is charged) ``phi_z_upper``. ``overhead_bits`` (smoothing, privacy amplification) and
+    ``verification_bits`` are subtracted beside ``lambda_ec_bits``. ``epsilons`` names each failure
+    probability; ``a_weight`` beside ``a`` says how often it counts in eps_sec.
     """
 
     length: int
     length_unfloored: float
+    mu: Pair
+    weighted: WeightedLimits
+    v_z0_upper: float
+    v_x0_upper: float
     s_z0_lower: float
     s_z0_upper: float
     s_z1_lower: float
     s_x0_upper: float
     s_x1_lower: float
     v_x1_upper: float
+    error_rate_x1: float
+    phi_visibility_upper: float
     phi_z_upper: float
+    lambda_ec_bits: float
+    overhead_bits: float
+    verification_bits: float
     estimator: str
     x_mode: str
     asymmetry: AsymmetryTerms | None
     epsilons: Mapping[str, float]
     assumptions: tuple[str, ...]
-
-
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """The photon-number bounds of one block, already clipped to what is possible."""
-
-    s_z0_lower: float
-    s_z0_upper: float
-    s_z1_lower: float
-    s_x0_upper: float
-    s_x1_lower: float
-    v_x1_upper: float
-
-    @property
-    def empty(self) -> bool:
-        """Tell whether no one-photon detection is guaranteed, so that nothing bounds the phase error."""
-        return self.s_z1_lower <= 0.0 or self.s_x1_lower <= 0.0
-
-    @property
-    def b(self) -> float:
-        """Return the one-photon X error rate v/s, at most 1/2."""
-        return 0.5 if self.empty else min(0.5, self.v_x1_upper / self.s_x1_lower)
-
-
-def clip(value: float, upper: float) -> float:
-    """Return ``value`` clipped to [0, upper]."""
-    return min(max(value, 0.0), upper)
 
 
 def binary_entropy(x: float) -> float:
@@ -76,7 +65,7 @@ def verification_overhead_bits(inputs: EstimatorInput) -> float:
 
 def assemble(
     inputs: EstimatorInput,
-    bounds: Bounds,
+    bounds: PhotonBounds,
     *,
     estimator: str,
     phi_visibility: float,
@@ -90,24 +79,34 @@ def assemble(
     phi = phi_visibility
     if asymmetry is not None and inputs.uses_asymmetry:
         phi = asymmetry.widen(phi_visibility)
+    verification_bits = verification_overhead_bits(inputs)
     unfloored = (
         credited_empty
         + bounds.s_z1_lower * (1.0 - binary_entropy(phi))
         - inputs.lambda_ec
         - overhead_bits
-        - verification_overhead_bits(inputs)
+        - verification_bits
     )
     usable = not bounds.empty and phi < 0.5
     return KeyLength(
         length=max(0, math.floor(unfloored)) if usable else 0,
         length_unfloored=unfloored if usable else min(0.0, unfloored),
+        mu=inputs.mu,
+        weighted=bounds.weighted,
+        v_z0_upper=bounds.v_z0_upper,
+        v_x0_upper=bounds.v_x0_upper,
         s_z0_lower=bounds.s_z0_lower,
         s_z0_upper=bounds.s_z0_upper,
         s_z1_lower=bounds.s_z1_lower,
         s_x0_upper=bounds.s_x0_upper,
         s_x1_lower=bounds.s_x1_lower,
         v_x1_upper=bounds.v_x1_upper,
+        error_rate_x1=bounds.b,
+        phi_visibility_upper=phi_visibility,
         phi_z_upper=phi,
+        lambda_ec_bits=inputs.lambda_ec,
+        overhead_bits=overhead_bits,
+        verification_bits=verification_bits,
         estimator=estimator,
         x_mode="visibility + asymmetry" if inputs.uses_asymmetry else "visibility",
         asymmetry=asymmetry,
@@ -124,12 +123,14 @@ def common_assumptions(inputs: EstimatorInput, asymmetry: AsymmetryTerms | None)
         "detection-efficiency mismatch is not bounded",
         "phases are random from qubit to qubit; intensities and states do not depend on earlier ones",
         "detectors have no memory (afterpulses, dead time) that the adversary can use",
-        "the intensities and their probabilities are taken as exact",
+        EXACT_INTENSITIES,
     ]
     if inputs.one_x_detector:
         sentences.append("one X detector and three states: not proven against coherent attacks")
     if inputs.uses_asymmetry:
         sentences.append("asymmetry term: all photon numbers together, not separated for one photon")
+        if asymmetry is not None:
+            sentences.append(_asymmetry_deviation(asymmetry))
     elif inputs.one_x_detector:
         sentences.append("visibility only: a channel that treats |+> and |-> differently is not seen")
     if asymmetry is not None and inputs.p_z is not None:
@@ -137,3 +138,12 @@ def common_assumptions(inputs: EstimatorInput, asymmetry: AsymmetryTerms | None)
         if abs(inputs.x_scale - expected) > 1e-6 * expected:
             sentences.append(f"x_scale is {inputs.x_scale:g}, while 2 p_X / p_Z is {expected:g}")
     return tuple(sentences)
+
+
+def _asymmetry_deviation(terms: AsymmetryTerms) -> str:
+    """Return what is to be said of the deviations inside the asymmetry's upper bound."""
+    joint = "none" if terms.asymmetry_upper_joint is None else f"{terms.asymmetry_upper_joint:.4f}"
+    return (
+        "asymmetry term: the reference's deviations fail more often than its budget says; "
+        f"the bound that holds is {joint}"
+    )

@@ -118,7 +118,9 @@ def binomial_upper_probability(x: float, n: float, log_e: float) -> float:
         step = (log_tail - log_e) * math.exp(min(log_tail - log_density, 700.0))
         newton = p + step
         following = newton if low < newton < high else 0.5 * (low + high)
-        if abs(following - p) <= 4e-16 * p or following in (low, high):
+        # A Newton step squares the error, so one this small leaves nothing for another.
+        small = 1e-9 * min(p, q) if following == newton else 4e-16 * p
+        if abs(following - p) <= small or following in (low, high):
             return following
         p = following
     return high

@@ -2,18 +2,12 @@
 
 import math
 
-from qnode.distill.counts import Pair
 from qnode.distill.keylength.asymmetry import asymmetry_of
-from qnode.distill.keylength.decoy import (
-    Source,
-    empty_errors_upper,
-    empty_lower,
-    one_photon_errors_upper,
-    one_photon_lower,
-)
+from qnode.distill.keylength.coin import printed_coin
+from qnode.distill.keylength.decoy import photon_bounds, weighted_limits
 from qnode.distill.keylength.inputs import EstimatorInput
-from qnode.distill.keylength.limits import CountLimits, clipped, deviation, hoeffding_limits
-from qnode.distill.keylength.result import ASYMMETRY_EVENTS, Bounds, KeyLength, assemble, clip
+from qnode.distill.keylength.limits import clipped_hoeffding_limits
+from qnode.distill.keylength.result import ASYMMETRY_EVENTS, KeyLength, assemble
 from qnode.distill.keylength.sampling import serfling_phase_error
 from qnode.errors import FieldError
 
@@ -30,7 +24,8 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
         raise FieldError("vacuum_rule", f"wiesemann2024 fixes the rule min, got {inputs.vacuum_rule}")
     terms = TERMS + (ASYMMETRY_EVENTS if inputs.uses_asymmetry else 0)
     log_inverse = math.log(terms) - math.log(inputs.eps_sec)
-    bounds = _bounds(inputs, log_inverse)
+    weighted = weighted_limits(inputs, clipped_hoeffding_limits, log_inverse)
+    bounds = photon_bounds(inputs, weighted, printed_coin(inputs, weighted, "min", log_inverse))
     phi = 0.5
     if not bounds.empty:
         # The proof needs the tail at eps_0^2, hence twice the logarithm.
@@ -48,29 +43,4 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
             "an estimate: the theorem wants thresholds fixed in advance, observed counts are inserted",
             f"the composition of the {terms} equal terms is taken over, not derived",
         ),
-    )
-
-
-def _bounds(inputs: EstimatorInput, log_inverse: float) -> Bounds:
-    source = Source(inputs.mu, inputs.p)
-    scale = inputs.x_scale
-
-    def limits(counts: Pair) -> CountLimits:
-        return clipped(hoeffding_limits(counts, log_inverse), counts.total)
-
-    def empty_upper(n: Pair, m: Pair, factor: float) -> float:
-        errors = empty_errors_upper(source, limits(m), m.total, "min")
-        return clip(2.0 * (errors + factor * deviation(n.total, log_inverse)), factor * n.total)
-
-    z, x = limits(inputs.n_z), limits(inputs.n_x)
-    n_z, n_x = inputs.n_z.total, scale * inputs.n_x.total
-    s_z0_upper = empty_upper(inputs.n_z, inputs.m_z, 1.0)
-    s_x0_upper = empty_upper(inputs.n_x, inputs.m_x, scale)
-    return Bounds(
-        s_z0_lower=clip(empty_lower(source, z), n_z),
-        s_z0_upper=s_z0_upper,
-        s_z1_lower=clip(one_photon_lower(source, z, s_z0_upper), n_z),
-        s_x0_upper=s_x0_upper,
-        s_x1_lower=clip(scale * one_photon_lower(source, x, s_x0_upper / scale), n_x),
-        v_x1_upper=one_photon_errors_upper(source, limits(inputs.m_x)),
     )
