@@ -58,9 +58,13 @@ class ReceiverParameters(_Table, frozen=True):
 
 
 class BlockParameters(_Table, frozen=True):
-    """The unit of the security statement and the limits beyond which it is discarded."""
+    """The unit of the security statement and the limits beyond which it is discarded.
 
-    sifted_bits: int = 1_000_000
+    ``sifted_bits``: how many a block shall have, or "auto": so many that the most secret bits a second are to
+    be expected, within ``longest_s``.
+    """
+
+    sifted_bits: int | Literal["auto"] = 1_000_000
     longest_s: float = 3600.0
     minimum_secret_bits: int = 4096
     qber_z_limit: float = 0.11
@@ -237,7 +241,8 @@ def check_link_parameters(link: LinkParameters) -> None:
             f"link.receiver.gate_width_ps: expected at most half a slot ({source.period_ps / 2:.1f}), "
             f"got {receiver.gate_width_ps}"
         )
-    _check_range("link.block.sifted_bits", link.block.sifted_bits, 1000, 50_000_000)
+    if link.block.sifted_bits != "auto":
+        _check_range("link.block.sifted_bits", link.block.sifted_bits, 1000, 50_000_000)
     _check_range("link.block.longest_s", link.block.longest_s, 0.01, 86_400.0)
     _check_range("link.block.minimum_secret_bits", link.block.minimum_secret_bits, 2048, 1 << 30)
     _check_range("link.keys.refill_pads_per_direction", link.keys.refill_pads_per_direction, 2, 64)

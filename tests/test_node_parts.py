@@ -10,12 +10,13 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qnode.config import BlockParameters, LinkParameters, convert
+from qnode.config import BlockParameters, LinkParameters, SourceParameters, convert
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
 from qnode.errors import ConfigError, ProtocolError
 from qnode.keys import Positions
 from qnode.loopback.result import Ledger
+from qnode.node.block_policy import RecentBlocks
 from qnode.node.bob import Announcement, RunningRate
 from qnode.node.decision import BlockCounts, assumptions, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost
@@ -35,17 +36,20 @@ def test_a_sample_is_of_the_asked_length_or_the_whole_key(n_bits: int) -> None:
     assert sample.unpack().all()
 
 
-def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() -> None:
-    rate = RunningRate(p_z=0.5)
-    block = BlockParameters(sifted_bits=10_000, longest_s=10.0)
+async def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() -> None:
+    rate, nothing = RunningRate(p_z=0.5), RecentBlocks()
+    link = LinkParameters(
+        source=SourceParameters(qubit_rate_hz=1_000_000),
+        block=BlockParameters(sifted_bits=10_000, longest_s=10.0),
+    )
     assert not rate.known
-    assert rate.span_slots(block, 1_000_000) == 10_000_000  # nothing known: the latency limit
+    assert await rate.span_slots(link, nothing) == 10_000_000  # nothing known: the latency limit
     for step in range(1, 12):
         clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
         rate.add(Announcement(7, 0, clicks, 400, step * 100_000, 0, 0))
     assert rate.known
     assert rate.sifted_per_slot == pytest.approx(0.5 * 400 / 100_000)
-    assert rate.span_slots(block, 1_000_000) == 5_000_000
+    assert await rate.span_slots(link, nothing) == 5_000_000
 
 
 def test_slots_without_lock_do_not_lower_the_running_rate() -> None:

@@ -11,6 +11,7 @@ _COMMANDS = {
     "run": ("qnode.cli.run", "run"),
     "loopback": ("qnode.cli.loopback", "loopback"),
     "keylength": ("qnode.cli.keylength", "keylength"),
+    "plan": ("qnode.cli.plan", "plan"),
     "report": ("qnode.cli.report", "report"),
 }
 

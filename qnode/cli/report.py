@@ -16,7 +16,6 @@ from qnode.cli.loopback import first_of, load_loopback
 from qnode.cli.main import EXIT_USAGE
 from qnode.errors import ConfigError
 from qnode.loopback.compare import (
-    USUAL_F_EC,
     BlockLog,
     Measured,
     RunDisturbed,
@@ -39,7 +38,7 @@ from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import LinkOutcome, Until, run_link
 from qnode.loopback.sites import SiteFailed
 from qnode.operate.status import NodeStatus
-from qnode.simulate.model import expected_block
+from qnode.plan.forecast import USUAL_F_EC, forecast
 from qnode.simulate.parameters import ScheduledChange
 
 ATTENUATIONS_DB = (5.5, 10.8, 13.5, 16.3, 19.0, 21.8, 25.0, 28.0)
@@ -262,8 +261,7 @@ def _clocks(config: LoopbackConfig, *, offset_ppm: float, walk: float, drift_ns:
 
 
 def _middle_of_second_block(config: LoopbackConfig) -> float:
-    block = expected_block(config.simulation, config.link, config.link.block.sifted_bits)
-    return round(1.5 * block.duration_s)
+    return round(1.5 * forecast(config.simulation, config.link).span_s)
 
 
 def _command(name: str, path: Path, blocks: int) -> str:

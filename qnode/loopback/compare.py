@@ -5,25 +5,16 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec.structs
 from msgspec import Struct
 
-from qnode.config import BlockParameters, LinkParameters
-from qnode.distill.estimation import visibility_error
-from qnode.distill.keylength import binary_entropy
+from qnode.config import LinkParameters
 from qnode.errors import QnodeError
 from qnode.loopback.prepare import LoopbackConfig
 from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import LinkOutcome
-from qnode.node.decision import BlockCounts, decide
-from qnode.node.dialogue import BlockLost
 from qnode.operate.status import BlockSummary, NodeStatus, why_no_key
-from qnode.simulate.model import expected_block
+from qnode.plan.forecast import forecast
 from qnode.simulate.parameters import Settings
-
-# What Cascade comes to on blocks of 10^5 bits and more, for a row that no run gave an efficiency for.
-USUAL_F_EC = 1.045
-# Bob's events at the end of a block.
 
 
 class RunDisturbed(QnodeError):
@@ -179,47 +170,25 @@ def predicted(config: LoopbackConfig, settings: Settings, f_ec: float) -> Predic
 
     The expected block goes through the same decision as a real one does.
     """
-    link = config.link
-    block = expected_block(config.simulation, link, link.block.sifted_bits, settings)
-    n_z = block.n_z.total
-    disclosed = math.ceil(f_ec * n_z * binary_entropy(block.qber_z))
-    counts = BlockCounts(
-        n_z=block.n_z,
-        m_z=block.m_z,
-        x=block.x,
-        alice_parities=disclosed,
-        reconciliation_leak_bits=disclosed,
-    )
-    discarded = None
-    try:
-        secret_bits = decide(counts, link).length
-    except BlockLost as lost:
-        secret_bits, discarded = 0, str(lost)
+    expected = forecast(config.simulation, config.link, f_ec, settings)
+    rates = expected.rates
     row = LinkRow(
-        secret_bits_per_s=secret_bits / block.duration_s,
-        sifted_bits_per_s=n_z / block.duration_s,
-        c_z_per_s=block.x.c_z.total / block.duration_s,
-        c_plus_per_s=block.x.c_plus.total / block.duration_s,
-        qber_z=block.qber_z,
-        e_vis=visibility_error(block.x, link.source.p_z),
-        asymmetry=block.asymmetry,
-        phi_z_upper=decide(counts, _without_limits(link)).phi_z_upper,
+        secret_bits_per_s=expected.secret_bits_per_s,
+        sifted_bits_per_s=expected.sifted_bits_per_s,
+        c_z_per_s=rates.x.c_z.total,
+        c_plus_per_s=rates.x.c_plus.total,
+        qber_z=rates.qber_z,
+        e_vis=expected.e_vis,
+        asymmetry=expected.asymmetry,
+        phi_z_upper=expected.result.phi_z_upper,
         f_ec=f_ec,
     )
-    return Predicted(row=row, discarded=discarded)
+    return Predicted(row=row, discarded=expected.lost)
 
 
 def deviation(found: float | None, expected: float | None) -> float | None:
     """Return by which fraction ``found`` is above ``expected``; None where that says nothing."""
     return found / expected - 1.0 if found is not None and expected else None
-
-
-def _without_limits(link: LinkParameters) -> LinkParameters:
-    """Return ``link`` with block limits that no block exceeds."""
-    block: BlockParameters = msgspec.structs.replace(
-        link.block, minimum_secret_bits=0, qber_z_limit=1.0, e_vis_limit=math.inf, asymmetry_limit=math.inf
-    )
-    return msgspec.structs.replace(link, block=block)
 
 
 def _times_real_time(last: NodeStatus, events: Sequence[dict[str, Any]]) -> float | None:

@@ -7,15 +7,17 @@ one at a time, so that back-pressure goes from the link to the tags.
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import structlog
 import trio
 
-from qnode.config import BlockParameters
+from qnode.config import LinkParameters
 from qnode.devices.protocols import EmissionRun
 from qnode.errors import LinkError, ProtocolError
 from qnode.link.messages import AlignmentProbeMessage, AlignmentResult, EmissionRunStarted, NodeMessage
+from qnode.node.block_policy import RecentBlocks, choose_span_s
 from qnode.node.bob_block import BobBlock
 from qnode.node.conversation import Conversation, Work
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
@@ -100,16 +102,21 @@ class RunningRate:
         """Sifted bits per slot: Alice sent Z in a share p_Z of the slots in which Bob's Z arm clicked."""
         return self._p_z * self._z_clicks / self._slots if self._slots else 0.0
 
-    def span_slots(self, block: BlockParameters, qubit_rate_hz: int) -> int:
-        """Return how many slots a block takes to reach its sifted bits, within the latency limit."""
-        longest = int(block.longest_s * qubit_rate_hz)
-        if self.sifted_per_slot <= 0.0:
-            return longest
-        return max(1, min(longest, round(block.sifted_bits / self.sifted_per_slot)))
+    async def span_slots(self, link: LinkParameters, recent: RecentBlocks) -> int:
+        """Return how many slots the next block takes: the block policy's answer at the running rate."""
+        rate_hz = link.source.qubit_rate_hz
+        sifted_hz = self.sifted_per_slot * rate_hz
+        if link.block.sifted_bits == "auto":
+            span_s = await trio.to_thread.run_sync(choose_span_s, link, sifted_hz, recent.rates())
+        else:
+            span_s = choose_span_s(link, sifted_hz, None)
+        return max(1, round(span_s * rate_hz))
 
 
-def blocks_in_flight(sifted_bits: int) -> int:
+def blocks_in_flight(sifted_bits: int | Literal["auto"]) -> int:
     """Return how many blocks of ``sifted_bits`` may be in the air at once."""
+    if sifted_bits == "auto":
+        return FEWEST_BLOCKS_IN_FLIGHT  # they may grow to any size
     return max(FEWEST_BLOCKS_IN_FLIGHT, min(MOST_BLOCKS_IN_FLIGHT, BITS_IN_FLIGHT // sifted_bits))
 
 
@@ -220,8 +227,8 @@ class BobPart:
         self._numbering = news.numbering
         if self._current is None:
             if self._rate.known:
-                self._current = self._propose(news.run_id, news.reached_slot)
-                self._upcoming = self._propose(news.run_id, self._current.span.end_slot)
+                self._current = await self._propose(news.run_id, news.reached_slot)
+                self._upcoming = await self._propose(news.run_id, self._current.span.end_slot)
             return
         block, clicks, position = self._current, news.clicks, 0
         while True:
@@ -235,7 +242,7 @@ class BobPart:
             self._distil(block)
             assert self._upcoming is not None
             block = self._current = self._upcoming
-            self._upcoming = self._propose(news.run_id, block.span.end_slot)
+            self._upcoming = await self._propose(news.run_id, block.span.end_slot)
         span = block.span
         self._figures.current_block = block.dialogue.block_id
         self._figures.filled = min(1.0, max(0.0, (news.reached_slot - span.first_slot) / span.n_slots))
@@ -249,9 +256,9 @@ class BobPart:
             return False
         return 2 * news.cut_slots > self._upcoming.span.n_slots
 
-    def _propose(self, run_id: int, first_slot: int) -> BobBlock:
-        """Begin to agree on a block of the span that the running rate asks for."""
-        n_slots = self._rate.span_slots(self._link.block, self._link.source.qubit_rate_hz)
+    async def _propose(self, run_id: int, first_slot: int) -> BobBlock:
+        """Begin to agree on a block of the span that the block policy asks for."""
+        n_slots = await self._rate.span_slots(self._link, self._figures.recent)
         dialogue = self._conversation.open_dialogue(self._next_block_id)
         self._next_block_id += 1
         block = BobBlock(

@@ -15,6 +15,7 @@ from qnode.distill.estimation import asymmetry, visibility_error
 from qnode.distill.keylength import KeyLength
 from qnode.keys import Counts, PadsLeft
 from qnode.link.authentication import epsilon_of_tag
+from qnode.node.block_policy import RecentBlocks
 from qnode.node.decision import BlockCounts, assumptions
 from qnode.node.dialogue import BlockSpan
 from qnode.operate.status import (
@@ -64,6 +65,7 @@ class Figures:
         self._last: BlockSummary | None = None
         self._last_discard: Discard | None = None
         self._alarms: dict[str, Alarm] = {}
+        self.recent = RecentBlocks()
         self.last_qber_z: float | None = None
         self.misaligned = False
         self.state = State("starting", time.time())
@@ -181,6 +183,7 @@ class Figures:
         """Count a block that gave key."""
         self._decided(block_id)
         self._accepted += 1
+        self.recent.accepted(span.n_slots / self._link.source.qubit_rate_hz, counts)
         source, estimation = self._link.source, self._link.estimation
         summary = BlockSummary(
             block_id=block_id,
@@ -227,6 +230,7 @@ class Figures:
         span_s = self._announced_s.get(block_id, 0.0)
         self._decided(block_id)
         self.last_qber_z = None
+        self.recent.lost(reason)
         self._discarded[reason] = self._discarded.get(reason, 0) + 1
         self.totals = msgspec.structs.replace(self.totals, epsilon=self.totals.epsilon + EPS_AUTHENTICATION)
         self._last_discard = Discard(block_id=block_id, at=time.time(), reason=reason, detail=detail)

@@ -8,18 +8,19 @@ the boundary slots. Approximations: a joint hold-off is averaged over both detec
 a slot count as a slot, and the state is that of constant settings (no drift).
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import product
 
-import numpy as np
 from msgspec import Struct
 
-from qnode.config import LinkParameters
+from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
 from qnode.distill.counts import Pair, XCounts
 from qnode.simulate.jitter import acceptance
 from qnode.simulate.light import Light, light_sent
 from qnode.simulate.parameters import DetectorParameters, JitterParameters, Settings, SimulationParameters
-from qnode.tags.gates import Gate, gates
+from qnode.tags.gates import Gate, Gates, gates
 from qnode.tags.types import X_CHANNEL, X_PLUS, Z_CHANNEL, Z_EARLY, Z_LATE
 from qnode.units import PS_PER_S
 
@@ -52,71 +53,19 @@ class LinkRates(Struct, frozen=True):
         return self.m_z.total / self.n_z.total
 
 
-class ExpectedBlock(Struct, frozen=True):
-    """Expected counts of a block, for planning and for key-length estimates."""
-
-    n_z: Pair
-    m_z: Pair
-    x: XCounts
-    duration_s: float
-    qber_z: float
-    e_vis: float
-    asymmetry: float
-
-
 def expected_rates(
     simulation: SimulationParameters, link: LinkParameters, settings: Settings | None = None
 ) -> LinkRates:
     """Return the rates at ``settings`` (by default those that hold before any scheduled change)."""
     if settings is None:
         settings = Settings(attenuation_db=simulation.attenuation_db)
-    model = _Model(simulation, link, light_sent(simulation, link, settings), _sent_shares(link))
+    source = link.source
+    placed = _placed(source.qubit_rate_hz, source.bin_spacing_ps, link.receiver)
+    model = _Model(simulation, link, light_sent(simulation, link, settings), _sent_shares(link), placed)
     loads = _loads(model, simulation, blinded=settings.eve_blinding)
     n_z, m_z = _z_rates(model, loads[Z_CHANNEL])
     x = _x_rates(model, loads[X_CHANNEL])
     return LinkRates(n_z, m_z, x, loads[Z_CHANNEL], loads[X_CHANNEL])
-
-
-def expected_block(
-    simulation: SimulationParameters,
-    link: LinkParameters,
-    sifted_bits: int,
-    settings: Settings | None = None,
-) -> ExpectedBlock:
-    """Return the expected counts of a block with ``sifted_bits`` sifted bits.
-
-    Raises:
-        ValueError: the link gives no sifted bits at all.
-    """
-    rates = expected_rates(simulation, link, settings)
-    if rates.n_z.total <= 0.0:
-        raise ValueError("no sifted bits are expected: no light and no noise")
-    duration_s = sifted_bits / rates.n_z.total
-    x = XCounts(**{name: _scaled(getattr(rates.x, name), duration_s) for name in XCounts.__struct_fields__})
-    return ExpectedBlock(
-        n_z=_scaled(rates.n_z, duration_s),
-        m_z=_scaled(rates.m_z, duration_s),
-        x=x,
-        duration_s=duration_s,
-        qber_z=rates.qber_z,
-        e_vis=e_vis(x, link.source.p_z),
-        asymmetry=asymmetry(x, link.source.p_z),
-    )
-
-
-def e_vis(x: XCounts, p_z: float) -> float:
-    """Return (1 - V)/2 from the central slots (security reference 3.4)."""
-    return p_z / (2.0 * (1.0 - p_z)) * x.c_plus.total / x.c_z.total if x.c_z.total > 0.0 else 0.0
-
-
-def asymmetry(x: XCounts, p_z: float) -> float:
-    """Return A = 1 + t4 - t2 - t3 (security reference 3.3): zero unless |-> fares differently from |+>."""
-    same = x.e_same.total
-    if same <= 0.0:
-        return 1.0
-    t2 = p_z / 4.0 * x.c_z.total / same
-    t3 = p_z / (2.0 * (1.0 - p_z)) * x.e_plus.total / same
-    return 1.0 + x.e_dark.total / same - t2 - t3
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +76,8 @@ class _Model:
     link: LinkParameters
     light: Light
     shares: dict[int, float]
+    placed: Gates
+    _known: dict[tuple[int, Gate, int, int], float] = field(default_factory=dict)
 
     @property
     def jitter(self) -> JitterParameters:
@@ -134,12 +85,20 @@ class _Model:
 
     def click_chance(self, detector: int, code: int) -> float:
         """Return the chance that a qubit makes the live detector click (at most once)."""
-        return float(-np.expm1(-self.light[detector, code].sum()))
+        return -math.expm1(-math.fsum(self.light[detector, code].tolist()))
 
     def in_gate(self, detector: int, gate: Gate, code: int, neighbour: int) -> float:
         """Return the chance that a qubit clicks in ``gate`` of a slot, being its own or a neighbour."""
-        light = self.light[detector, code]
-        if light.sum() <= 0.0:
+        asked = (detector, gate, code, neighbour)
+        chance = self._known.get(asked)
+        if chance is None:
+            chance = self._known[asked] = self._chance_in_gate(*asked)
+        return chance
+
+    def _chance_in_gate(self, detector: int, gate: Gate, code: int, neighbour: int) -> float:
+        light: list[float] = self.light[detector, code].tolist()
+        total = math.fsum(light)
+        if total <= 0.0:
             return 0.0
         period, spacing = self.link.source.period_ps, self.link.source.bin_spacing_ps
         accepted = sum(
@@ -149,11 +108,17 @@ class _Model:
             )
             for place in range(3)
         )
-        return self.click_chance(detector, code) * float(accepted / light.sum())
+        return -math.expm1(-total) * accepted / total
 
     def mean_in_gate(self, detector: int, gate: Gate, neighbour: int) -> float:
         """Return the same for a neighbour of which nothing is known."""
         return sum(self.shares[code] * self.in_gate(detector, gate, code, neighbour) for code in _SENT)
+
+
+@lru_cache(maxsize=16)  # a search for the best intensities keeps its gates
+def _placed(qubit_rate_hz: int, bin_spacing_ps: float, receiver: ReceiverParameters) -> Gates:
+    source = SourceParameters(qubit_rate_hz=qubit_rate_hz, bin_spacing_ps=bin_spacing_ps)
+    return gates(source, receiver)
 
 
 def _sent_shares(link: LinkParameters) -> dict[int, float]:
@@ -196,8 +161,7 @@ def _noise_hz(detector: DetectorParameters, clicks_while_live_hz: float) -> floa
 
 def _z_rates(model: _Model, load: DetectorLoad) -> tuple[Pair, Pair]:
     """Return sifted bits and bit errors a second."""
-    placed = gates(model.link.source, model.link.receiver)
-    ends = (placed.early, placed.late)
+    ends = (model.placed.early, model.placed.late)
     stray = [_stray(model, load, Z_CHANNEL, gate) for gate in ends]
     sifted, errors = [0.0, 0.0], [0.0, 0.0]
     for code in (c for c in _SENT if c & 3 != X_PLUS):
@@ -212,7 +176,7 @@ def _z_rates(model: _Model, load: DetectorLoad) -> tuple[Pair, Pair]:
 
 def _x_rates(model: _Model, load: DetectorLoad) -> XCounts:
     """Return the classes of X-arm clicks a second."""
-    placed = gates(model.link.source, model.link.receiver)
+    placed = model.placed
     counts = {name: [0.0, 0.0] for name in XCounts.__struct_fields__}
     stray = _stray(model, load, X_CHANNEL, placed.central)
     for code in _SENT:
@@ -257,7 +221,3 @@ def _noise(load: DetectorLoad, gate: Gate) -> float:
 
 def _rate(model: _Model, load: DetectorLoad, share: float, chance: float) -> float:
     return load.live_fraction * model.link.source.qubit_rate_hz * share * chance
-
-
-def _scaled(pair: Pair, factor: float) -> Pair:
-    return Pair(pair.signal * factor, pair.decoy * factor)

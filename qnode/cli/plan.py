@@ -1,0 +1,237 @@
+"""`qnode plan`: what a link would give, and the parameters that give the most key, by the analytic model."""
+
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import msgspec
+from click.core import ParameterSource
+
+from qnode.cli.main import EXIT_USAGE
+from qnode.config import check_link_parameters
+from qnode.errors import ConfigError
+from qnode.loopback.prepare import LoopbackConfig, parse_loopback_config
+from qnode.plan.answer import Answer, LossFigures, PointFigures, answer
+from qnode.plan.curve import AGAINST, Against, Fibre, Link, places
+from qnode.plan.figure import check_figure, write_figure
+from qnode.plan.forecast import USUAL_F_EC
+from qnode.plan.optimum import ALICES, FREE, Free
+
+_UNITS = {"loss": "dB", "distance": "km", "block": "sifted bits", "dead-time": "us"}
+_TITLES = (
+    ("fibre", 9), ("loss", 9), ("", 6), ("mu1", 6), ("mu2", 6), ("p_1", 6), ("p_Z", 6), ("split", 6),
+    ("sifted/s", 11), ("QBER_Z", 8), ("e_vis", 8), ("phi_Z^u", 8), ("block", 10), ("secret/s", 11),
+    ("keys/s", 9),
+)  # fmt: skip
+
+
+@click.command()
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Link and simulation; default: the shipped defaults.",
+)
+@click.option(
+    "--set",
+    "changes",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Another value for a key of the file, as in link.block.sifted_bits=10000000.",
+)
+@click.option("--loss-db", type=click.FloatRange(0, 200), multiple=True, help="Attenuation; may be repeated.")
+@click.option(
+    "--fibre-km", type=click.FloatRange(0, 2000), multiple=True, help="Length of fibre; may be repeated."
+)
+@click.option(
+    "--db-per-km",
+    type=click.FloatRange(0, 10, min_open=True),
+    default=0.2,
+    show_default=True,
+    help="Loss of the fibre.",
+)
+@click.option(
+    "--excess-db",
+    type=click.FloatRange(0, 200),
+    default=0.0,
+    show_default=True,
+    help="Loss that is not length: splices, patches, a switch.",
+)
+@click.option(
+    "--f-ec",
+    type=click.FloatRange(1, 10),
+    default=USUAL_F_EC,
+    show_default=True,
+    help="Bits that error correction discloses, over the Shannon limit.",
+)
+@click.option("--optimise", is_flag=True, help="Choose the parameters that give the most key.")
+@click.option(
+    "--choose",
+    type=click.Choice(FREE),
+    multiple=True,
+    default=ALICES,
+    show_default=True,
+    help="A parameter that --optimise may choose; may be repeated.",
+)
+@click.option(
+    "--against",
+    type=click.Choice(AGAINST),
+    help="Print a curve (at the first loss, where loss is not its axis).",
+)
+@click.option(
+    "--points", type=click.IntRange(2, 500), default=16, show_default=True, help="Places on the curve."
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the curve into FILE.png or FILE.svg (default: against loss).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def plan(
+    context: click.Context,
+    path: Path | None,
+    changes: tuple[str, ...],
+    loss_db: tuple[float, ...],
+    fibre_km: tuple[float, ...],
+    db_per_km: float,
+    excess_db: float,
+    f_ec: float,
+    optimise: bool,
+    choose: tuple[str, ...],
+    against: str | None,
+    points: int,
+    plot: Path | None,
+    as_json: bool,
+) -> int:
+    """Work out what a link would give before anyone buys it.
+
+    The attenuation is that of the configuration unless --loss-db or --fibre-km says otherwise.
+    """
+    try:
+        if loss_db and fibre_km:
+            raise ConfigError("--loss-db and --fibre-km: give one of them")
+        if not optimise and context.get_parameter_source("choose") is ParameterSource.COMMANDLINE:
+            raise ConfigError("--choose: has a meaning only with --optimise")
+        if plot is not None:
+            check_figure(plot)
+            against = against or "loss"
+        config = _load(path, changes)
+        fibre = Fibre(db_per_km=db_per_km, excess_db=excess_db)
+        link = Link(simulation=config.simulation, link=config.link, f_ec=f_ec, fibre=fibre)
+        configured_db = link.simulation.settings_at(0.0).attenuation_db
+        losses_db = loss_db or [fibre.loss_db(km) for km in fibre_km] or [configured_db]
+        axis = cast(Against | None, against)
+        found = answer(
+            link,
+            losses_db,
+            cast(tuple[Free, ...], choose if optimise else ()),
+            by_length=bool(fibre_km) or axis == "distance",
+            against=axis,
+            at=[] if axis is None else places(link.at("loss", losses_db[0]), axis, points),
+        )
+        if plot is not None:
+            write_figure(plot, found)
+    except (ConfigError, ValueError) as error:
+        click.echo(f"qnode plan: {error}", err=True)
+        return EXIT_USAGE
+    click.echo(msgspec.json.encode(found) if as_json else report(found))
+    if plot is not None:
+        print(f"{plot}: written", file=sys.stderr)
+    return 0
+
+
+def _load(path: Path | None, changes: Sequence[str]) -> LoopbackConfig:
+    """Read the file and apply the changes.
+
+    Raises:
+        ConfigError: file or change cannot be used.
+    """
+    where = "the shipped defaults" if path is None else str(path)
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not TOML: {error}") from None
+    for change in changes:
+        _apply(raw, change)
+    config = parse_loopback_config(raw, " and ".join([where, *(f"--set {change}" for change in changes)]))
+    try:
+        check_link_parameters(config.link)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return config
+
+
+def _apply(raw: dict[str, Any], change: str) -> None:
+    """Set one dotted key of ``raw`` to a TOML value; a bare word counts as a string."""
+    key, equals, text = change.partition("=")
+    *tables, name = [part.strip() for part in key.split(".")]
+    if not equals or not all((*tables, name)):
+        raise ConfigError(f"--set {change}: expected KEY=VALUE, as in link.block.sifted_bits=10000000")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for table in tables:
+        raw = raw.setdefault(table, {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"--set {change}: {table} is no table")
+    raw[name] = value
+
+
+def report(found: Answer) -> str:
+    """Return the answer for people."""
+    lines = [
+        f"{found.link}: {found.estimator} ({found.x_mode}), eps_sec {found.eps_sec:g}, f_EC {found.f_ec:g}, "
+        "from the analytic model",
+        "",
+        "".join(title.rjust(width) for title, width in _TITLES),
+    ]
+    for figures in found.losses:
+        lines += _loss_lines(figures, wanted_best=bool(found.chosen))
+    reach = "no key at any loss" if found.reach_db is None else f"key up to {found.reach_db:.1f} dB"
+    lines += ["", f"As configured: {reach}."]
+    if found.curve is not None:
+        unit, curve = _UNITS[found.curve.against], found.curve
+        lines += ["", f"{unit:>12}{'secret/s':>14}{'best secret/s':>16}"]
+        for x, now, best in zip(
+            curve.x, curve.now_secret_bits_per_s, curve.best_secret_bits_per_s, strict=True
+        ):
+            lines.append(f"{x:>12.6g}{now:>14.1f}{'-' if best is None else f'{best:.1f}':>16}")
+    return "\n".join(lines)
+
+
+def _loss_lines(figures: LossFigures, *, wanted_best: bool) -> list[str]:
+    length = "" if figures.fibre_km is None else f"{figures.fibre_km:.1f} km"
+    lines = [_row([length, f"{figures.loss_db:.2f} dB", "now"], figures.now)]
+    if figures.now.no_key_because is not None:
+        lines.append(f"{'':18}no key: {figures.now.no_key_because}")
+    if figures.best is not None:
+        lines.append(_row(["", "", "best"], figures.best))
+    elif wanted_best:
+        lines.append(f"{'':18}no choice of the parameters gives key")
+    return lines
+
+
+def _row(names: list[str], point: PointFigures) -> str:
+    cells = [
+        *names,
+        *(f"{value:.3f}" for value in (*point.mu, point.p[0], point.p_z, point.splitter)),
+        f"{point.sifted_bits_per_s:.0f}",
+        *(_percent(value) for value in (point.qber_z, point.e_vis, point.phi_z_upper)),
+        f"{point.block_s:.3g} s",
+        f"{point.secret_bits_per_s:.0f}",
+        f"{point.keys_per_s:.2f}",
+    ]
+    return "".join(cell.rjust(width) for cell, (_, width) in zip(cells, _TITLES, strict=True))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100.0 * value:.2f} %"

@@ -1,0 +1,140 @@
+"""The block to be expected of a link, and what the node would decide about it.
+
+The counts are those of the analytic link model (`qnode.simulate.model`); span, limits and key length are the
+node's own (`qnode.node.decision`, `qnode.node.block_policy`), so that a plan and a running link differ by
+chance alone.
+"""
+
+import math
+
+import msgspec.structs
+from msgspec import Struct
+
+from qnode.config import LinkParameters
+from qnode.distill.estimation import asymmetry, visibility_error
+from qnode.distill.keylength import KeyLength, binary_entropy
+from qnode.node.block_policy import BlockRates, best_span, choose_span_s
+from qnode.node.decision import BlockCounts, check_size, decide
+from qnode.node.dialogue import BlockLost
+from qnode.simulate.model import LinkRates, expected_rates
+from qnode.simulate.parameters import Settings, SimulationParameters
+
+# What Cascade comes to on blocks of 10^5 bits and more.
+USUAL_F_EC = 1.045
+
+
+class Forecast(Struct, frozen=True, kw_only=True):
+    """One operating point. ``lost``: why its block would be discarded, None when it gives key.
+
+    ``result`` is the estimator's answer also where the block would be discarded.
+    """
+
+    rates: LinkRates
+    counts: BlockCounts
+    span_s: float
+    f_ec: float
+    result: KeyLength
+    lost: str | None
+    e_vis: float | None
+    asymmetry: float | None
+
+    @property
+    def secret_bits(self) -> int:
+        """Secret bits of the block, before the pool's refill; 0 when it would be discarded."""
+        return 0 if self.lost is not None else self.result.length
+
+    @property
+    def secret_bits_per_s(self) -> float:
+        """Secret bits a second."""
+        return self.secret_bits / self.span_s
+
+    @property
+    def sifted_bits_per_s(self) -> float:
+        """Sifted bits a second."""
+        return self.rates.n_z.total
+
+    @property
+    def margin_bits_per_s(self) -> float:
+        """Secret bits a second, below zero by what is missing where there is no key: what a search climbs.
+
+        A block beyond a limit other than its length counts as if all of its bits were disclosed.
+        """
+        margin = self.result.length_unfloored / self.span_s
+        if self.lost is None or self.lost.startswith("key_length"):
+            return margin
+        return min(margin, 0.0) - self.sifted_bits_per_s
+
+
+def forecast(
+    simulation: SimulationParameters,
+    link: LinkParameters,
+    f_ec: float = USUAL_F_EC,
+    settings: Settings | None = None,
+) -> Forecast:
+    """Return the block to be expected when correction discloses ``f_ec`` times the Shannon limit.
+
+    Raises:
+        ValueError: the link gives no sifted bits at all.
+    """
+    rates = expected_rates(simulation, link, settings)
+    if rates.n_z.total <= 0.0:
+        raise ValueError("no sifted bits are expected: no light and no noise")
+    disclosed = f_ec * rates.n_z.total * binary_entropy(rates.qber_z)
+    expected = BlockRates(
+        n_z=rates.n_z, m_z=rates.m_z, x=rates.x, alice_parities=disclosed, leak_bits=disclosed
+    )
+    if link.block.sifted_bits == "auto":
+        span_s = best_span(expected, link).span_s
+    else:
+        span_s = choose_span_s(link, rates.n_z.total, None)
+    counts = expected.counts(span_s)
+    lost = None
+    try:
+        check_size(math.floor(counts.n_z.total), link)
+        result = decide(counts, link)
+    except BlockLost as reason:
+        lost = str(reason)
+        result = decide(counts, _without_limits(link))
+    return Forecast(
+        rates=rates,
+        counts=counts,
+        span_s=span_s,
+        f_ec=f_ec,
+        result=result,
+        lost=lost,
+        e_vis=visibility_error(counts.x, link.source.p_z),
+        asymmetry=asymmetry(counts.x, link.source.p_z, 0.0).asymmetry,
+    )
+
+
+def at_loss(simulation: SimulationParameters, loss_db: float) -> SimulationParameters:
+    """Return the same link with another attenuation, nothing else happening to it.
+
+    Raises:
+        ValueError: no link has this attenuation.
+    """
+    return msgspec.structs.replace(simulation, attenuation_db=loss_db, schedule=())
+
+
+def reach_db(
+    simulation: SimulationParameters, link: LinkParameters, f_ec: float, most_db: float = 100.0
+) -> float | None:
+    """Return the largest attenuation that still gives key, to 0.01 dB; None when there is none at 0 dB."""
+    if forecast(at_loss(simulation, 0.0), link, f_ec).lost is not None:
+        return None
+    low, high = 0.0, most_db
+    while high - low > 0.01:
+        middle = 0.5 * (low + high)
+        if forecast(at_loss(simulation, middle), link, f_ec).lost is None:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _without_limits(link: LinkParameters) -> LinkParameters:
+    """Return ``link`` with block limits that no block exceeds."""
+    block = msgspec.structs.replace(
+        link.block, minimum_secret_bits=0, qber_z_limit=1.0, e_vis_limit=math.inf, asymmetry_limit=math.inf
+    )
+    return msgspec.structs.replace(link, block=block)
