@@ -82,7 +82,11 @@ _TITLES = (
     help="Print a curve (at the first loss, where loss is not its axis).",
 )
 @click.option(
-    "--points", type=click.IntRange(2, 500), default=16, show_default=True, help="Places on the curve."
+    "--points",
+    type=click.IntRange(2, 500),
+    default=16,
+    show_default=True,
+    help="Places on the curve, at most.",
 )
 @click.option(
     "--plot",

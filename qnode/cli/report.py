@@ -1,4 +1,4 @@
-"""`qnode report`: tables for the documentation, made by real runs of both daemons."""
+"""`qnode report`: tables for the documentation, by real runs of both daemons or from the analytic model."""
 
 import functools
 import sys
@@ -12,6 +12,7 @@ import click
 import msgspec.structs
 import trio
 
+from qnode.cli.keylength_page import keylength_page
 from qnode.cli.loopback import first_of, load_loopback
 from qnode.cli.main import EXIT_USAGE
 from qnode.errors import ConfigError
@@ -57,7 +58,7 @@ P = ParamSpec("P")
 
 @click.group()
 def report() -> None:
-    """Write the documentation's tables from real runs of both daemons."""
+    """Write the documentation's tables: from real runs of both daemons, or from the model alone."""
 
 
 def _common(page: Callable[P, str]) -> Callable[..., int]:
@@ -82,18 +83,32 @@ def _common(page: Callable[P, str]) -> Callable[..., int]:
     return command
 
 
+_configured = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("config/turin.toml"),
+    show_default=True,
+    help="Link and simulation.",
+)
+
+
+def _output(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        "--output",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=Path("docs") / f"{name}.md",
+        show_default=True,
+        help="The page.",
+    )
+
+
 def _options(name: str, blocks: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return the options that all pages have."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
-            click.option(
-                "--output",
-                type=click.Path(path_type=Path, dir_okay=False),
-                default=Path("docs") / f"{name}.md",
-                show_default=True,
-                help="The page.",
-            ),
+            _output(name),
             click.option(
                 "--blocks",
                 type=click.IntRange(min=1),
@@ -101,14 +116,7 @@ def _options(name: str, blocks: int) -> Callable[[Callable[..., Any]], Callable[
                 show_default=True,
                 help="Blocks that count in each run, after its first.",
             ),
-            click.option(
-                "--config",
-                "path",
-                type=click.Path(path_type=Path, dir_okay=False),
-                default=Path("config/turin.toml"),
-                show_default=True,
-                help="Link and simulation.",
-            ),
+            _configured,
         ):
             function = option(function)
         return function
@@ -184,6 +192,21 @@ def clock(path: Path, blocks: int) -> str:
         cuts_s.append(statuses[-1].quantum.cut_s - statuses[0].quantum.cut_s)
     made = made_by(_command("clock", path, blocks))
     return clock_page(made, blocks, runs[0], runs[1], (cuts_s[0], cuts_s[1]), _time_lock(real))
+
+
+@report.command()
+@_configured
+@click.option(
+    "--f-ec", type=click.FloatRange(1, 10), default=1.16, show_default=True, help="Efficiency of correction."
+)
+@_output("keylength")
+@_common
+def keylength(path: Path, f_ec: float) -> str:
+    """Compare the estimators on a link, from the analytic model alone."""
+    config = path.name if path.is_absolute() else path
+    return keylength_page(
+        load_loopback(path), f_ec, f"qnode report keylength --config {config} --f-ec {f_ec:g}"
+    )
 
 
 def _case(name: str, config: LoopbackConfig, blocks: int, before: list[Case]) -> Case:

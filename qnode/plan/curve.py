@@ -85,13 +85,16 @@ class CurvePoint(Struct, frozen=True):
 
 
 def places(link: Link, against: Against, count: int) -> list[float]:
-    """Return where a curve is looked at, ascending: even steps in dB and km, even ratios otherwise."""
+    """Return where a curve is looked at, ascending: round steps in dB and km, even ratios otherwise.
+
+    With round steps there may be fewer than ``count`` places.
+    """
     if against in ("loss", "distance"):
         furthest = max(link.reach_db() or 0.0, link.simulation.attenuation_db) + _BEYOND_REACH_DB
         if against == "distance":
             furthest = link.fibre.length_km(furthest)
         step = _round_step(furthest / (count - 1))
-        return [step * i for i in range(count)]
+        return [step * i for i in range(math.ceil(furthest / step) + 1)]
     low, high = _BLOCK_BITS if against == "block" else _DEAD_TIME_US
     return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
 
