@@ -1,11 +1,12 @@
 """Assignments made by the peer, whose keys wait here for their slave SAEs.
 
-Each key that a slave may still fetch has a row under its key_ID; the row, and the bytes, go with the last
-named slave or at expiry. After that a key_ID is as unknown as one that never was.
+A row has a bit for each slave and key that this slave may still fetch; the bytes of a key go with its last
+named slave or at expiry. Where a key_ID lies stands in memory only (`Tx.issued`), for names follow from the block's
+secret: it is made anew at every opening. A key_ID that is not there is as unknown as one that never was.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 import msgspec
@@ -13,11 +14,29 @@ import msgspec
 from qnode.errors import FieldError, KeyNotFound, NotNamed, StoreError
 from qnode.keys import _blocks, _keybytes, _ranges
 from qnode.keys._assigned import check_saes, decode
-from qnode.keys._database import Tx
-from qnode.keys._model import Assignment, BlockState, Key, chunks_per_key
+from qnode.keys._database import Place, Tx
+from qnode.keys._model import Assignment, BlockState, Key, KeyRange, chunks_per_key
 
-_AT_ONCE = 128
-_COLUMNS = "key_id, assignment_id, position, waiting"
+
+@dataclass
+class _Held:
+    """An assignment with what of it still waits: bit p of ``waiting[i]`` is key p for slave i."""
+
+    assignment: Assignment
+    waiting: list[int]
+
+    @property
+    def wanted(self) -> int:
+        """A bit for each key that any slave may still fetch."""
+        wanted = 0
+        for of_slave in self.waiting:
+            wanted |= of_slave
+        return wanted
+
+    def encoded(self) -> bytes:
+        """Return ``waiting`` as it is stored."""
+        width = _mask_bytes(self.assignment)
+        return b"".join(of_slave.to_bytes(width, "little") for of_slave in self.waiting)
 
 
 def accept(tx: Tx, assignment: Assignment, now: float) -> None:
@@ -42,30 +61,25 @@ def accept(tx: Tx, assignment: Assignment, now: float) -> None:
         _ranges.take_free(tx, item, tx.peer)
         if state == BlockState.PREPARED:
             _blocks.mark_peer_confirmed(tx, item.block_id)
-    key_ids = _keybytes.key_ids_of(tx, assignment.ranges, width)
+    n_keys = assignment.n_keys
+    held = _Held(assignment, [(1 << n_keys) - 1] * len(assignment.slave_saes))
     tx.connection.execute(
-        "INSERT INTO peer_assignment (assignment_id, content, chunks_per_key, keys_left, stock, accepted_at) "
-        "VALUES (?,?,?,?,?,?)",
-        (assignment.assignment_id, content, width, len(key_ids), assignment.stock, now),
-    )
-    waiting = (1 << len(assignment.slave_saes)) - 1
-    tx.connection.executemany(
-        "INSERT INTO issued_key (key_id, assignment_id, position, waiting) VALUES (?,?,?,?)",
-        [(key_id, assignment.assignment_id, position, waiting) for position, key_id in enumerate(key_ids)],
+        "INSERT INTO peer_assignment (assignment_id, content, waiting, chunks_per_key, keys_left, stock, "
+        "accepted_at) VALUES (?,?,?,?,?,?,?)",
+        (assignment.assignment_id, content, held.encoded(), width, n_keys, assignment.stock, now),
     )
     tx.connection.execute(
         "UPDATE site SET peer_last_assignment_id = max(peer_last_assignment_id, ?)",
         (assignment.assignment_id,),
     )
+    places = _places(tx, held)
+    tx.after_commit.append(lambda: tx.issued.update(places))
 
 
-class _Issued(NamedTuple):
-    """A row of `issued_key`."""
-
-    key_id: bytes
-    assignment_id: int
-    position: int
-    waiting: int
+def find_issued(tx: Tx) -> None:
+    """Fill `Tx.issued` from what is stored; when a store is opened."""
+    for (assignment_id,) in tx.connection.execute("SELECT assignment_id FROM peer_assignment").fetchall():
+        tx.issued.update(_places(tx, _held(tx, assignment_id)))
 
 
 def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
@@ -74,30 +88,33 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
     Raises NotNamed when the caller is not a slave of any one of them (ETSI GS QKD 014, 401), else KeyNotFound
     when one is unknown, used, expired, of another master, or asked twice.
     """
-    asked = {key_id.bytes: key_id for key_id in key_ids}
-    of_assignment: dict[int, list[_Issued]] = {}
-    for row in _issued(tx, list(asked)):
-        of_assignment.setdefault(row.assignment_id, []).append(row)
-    assignments = {assignment_id: _assignment(tx, assignment_id) for assignment_id in of_assignment}
-    if any(slave_sae not in assignment.slave_saes for assignment in assignments.values()):
+    asked: dict[int, dict[int, UUID]] = {}  # by assignment and position
+    for key_id in key_ids:
+        place = tx.issued.get(key_id.bytes)
+        if place is not None:
+            asked.setdefault(place.assignment_id, {})[place.position] = key_id
+    all_held = {assignment_id: _held(tx, assignment_id) for assignment_id in asked}
+    if any(slave_sae not in held.assignment.slave_saes for held in all_held.values()):
         raise NotNamed(f"{slave_sae} was not named as a slave for one of the keys")
 
     keys: dict[UUID, Key] = {}
-    for assignment_id, rows in of_assignment.items():
-        assignment = assignments[assignment_id]
-        bit = 1 << assignment.slave_saes.index(slave_sae)
-        if assignment.master_sae != master_sae or not all(row.waiting & bit for row in rows):
+    for assignment_id, by_position in asked.items():
+        held = all_held[assignment_id]
+        assignment = held.assignment
+        slave = assignment.slave_saes.index(slave_sae)
+        positions = sorted(by_position)
+        mask = sum(1 << position for position in positions)
+        if assignment.master_sae != master_sae or mask & ~held.waiting[slave]:
             break
-        rows.sort(key=lambda row: row.position)
         width = chunks_per_key(assignment.size_bits)
-        ranges = _keybytes.parts_of(assignment.ranges, width, [row.position for row in rows])
-        named = [asked[row.key_id] for row in rows]
+        ranges = _keybytes.parts_of(assignment.ranges, width, positions)
+        named = [by_position[position] for position in positions]
         opened = _keybytes.with_ids(tx, ranges, width, assignment.size_bits, named)
         keys.update(zip(named, opened, strict=True))
-        left = [(row.waiting & ~bit, row.key_id) for row in rows if row.waiting != bit]
-        tx.connection.executemany("UPDATE issued_key SET waiting = ? WHERE key_id = ?", left)
-        finished = [row for row in rows if row.waiting == bit]
-        tx.count_gone(delivered=_finish(tx, assignment_id, assignment, finished))
+        held.waiting[slave] &= ~mask
+        finished = mask & ~held.wanted
+        names = [by_position[position].bytes for position in _positions(finished)]
+        tx.count_gone(delivered=_finish(tx, held, finished, names))
     if len(keys) < len(key_ids):
         raise KeyNotFound("one or more keys are unknown, used or expired")
     return [keys[key_id] for key_id in key_ids]
@@ -109,7 +126,7 @@ def void(tx: Tx, assignment: Assignment) -> None:
         "SELECT content FROM peer_assignment WHERE assignment_id = ?", (assignment.assignment_id,)
     ).fetchone()
     if row is not None and decode(row[0]) == assignment:
-        n_chunks = _finish(tx, assignment.assignment_id, assignment, _waiting(tx, assignment))
+        n_chunks = _give_up(tx, _held(tx, assignment.assignment_id))
     else:
         free = [part for item in assignment.ranges for part in _ranges.take_what_is_free(tx, item, tx.peer)]
         n_chunks = _ranges.destroy(tx, free)
@@ -119,17 +136,13 @@ def void(tx: Tx, assignment: Assignment) -> None:
 def expire(tx: Tx, before: float, stock_before: float, limit: int) -> int:
     """Destroy keys accepted before the given times and not fetched by all slaves; return their number."""
     rows = tx.connection.execute(
-        "SELECT assignment_id, content FROM peer_assignment WHERE (stock = 0 AND accepted_at < ?) OR "
+        "SELECT assignment_id, keys_left FROM peer_assignment WHERE (stock = 0 AND accepted_at < ?) OR "
         "(stock = 1 AND accepted_at < ?) ORDER BY accepted_at LIMIT ?",
         (before, stock_before, limit),
     ).fetchall()
-    n_keys = 0
-    for assignment_id, content in rows:
-        assignment = decode(content)
-        waiting = _waiting(tx, assignment)
-        tx.count_gone(expired=_finish(tx, assignment_id, assignment, waiting))
-        n_keys += len(waiting)
-    return n_keys
+    for assignment_id, _ in rows:
+        tx.count_gone(expired=_give_up(tx, _held(tx, assignment_id)))
+    return sum(keys_left for _, keys_left in rows)
 
 
 def n_chunks(tx: Tx) -> int:
@@ -154,51 +167,72 @@ def _check(tx: Tx, assignment: Assignment) -> int:
     return width
 
 
-def _assignment(tx: Tx, assignment_id: int) -> Assignment:
-    (content,) = tx.connection.execute(
-        "SELECT content FROM peer_assignment WHERE assignment_id = ?", (assignment_id,)
+def _held(tx: Tx, assignment_id: int) -> _Held:
+    content, waiting = tx.connection.execute(
+        "SELECT content, waiting FROM peer_assignment WHERE assignment_id = ?", (assignment_id,)
     ).fetchone()
-    return decode(content)
+    assignment = decode(content)
+    width = _mask_bytes(assignment)
+    masks = [int.from_bytes(waiting[i : i + width], "little") for i in range(0, len(waiting), width)]
+    return _Held(assignment, masks)
 
 
-def _issued(tx: Tx, key_ids: Sequence[bytes]) -> Iterator[_Issued]:
-    """Yield the rows of these key_IDs, those that exist."""
-    for some in _in_groups(key_ids):
-        yield from map(
-            _Issued._make,
-            tx.connection.execute(f"SELECT {_COLUMNS} FROM issued_key WHERE key_id IN {_places(some)}", some),
+def _mask_bytes(assignment: Assignment) -> int:
+    return -(-assignment.n_keys // 8)
+
+
+def _give_up(tx: Tx, held: _Held) -> int:
+    """Destroy what still waits; return the number of chunks."""
+    wanted = held.wanted
+    names = _names(tx, held, wanted)
+    held.waiting = [0] * len(held.waiting)
+    return _finish(tx, held, wanted, names)
+
+
+def _finish(tx: Tx, held: _Held, finished: int, names: Iterable[bytes]) -> int:
+    """Write down what still waits, and destroy the keys whose bit is in ``finished``, called ``names``.
+
+    Returns the number of chunks destroyed.
+    """
+    assignment = held.assignment
+    if wanted := held.wanted:
+        tx.connection.execute(
+            "UPDATE peer_assignment SET waiting = ?, keys_left = ? WHERE assignment_id = ?",
+            (held.encoded(), wanted.bit_count(), assignment.assignment_id),
         )
+    else:
+        tx.connection.execute(
+            "DELETE FROM peer_assignment WHERE assignment_id = ?", (assignment.assignment_id,)
+        )
+    tx.after_commit.append(lambda: _forget(tx, names))
+    return _ranges.destroy(tx, _parts(held, finished))
 
 
-def _waiting(tx: Tx, assignment: Assignment) -> list[_Issued]:
-    """Return the keys of an assignment that still wait for a slave, in their order."""
-    width = chunks_per_key(assignment.size_bits)
-    secrets_left = [
-        item for item in assignment.ranges if _blocks.has_chunks(tx, item.block_id)
-    ]  # a block's secret goes with its last chunk, and no key waits then
-    return sorted(_issued(tx, _keybytes.key_ids_of(tx, secrets_left, width)), key=lambda row: row.position)
+def _forget(tx: Tx, names: Iterable[bytes]) -> None:
+    for name in names:
+        del tx.issued[name]
 
 
-def _finish(tx: Tx, assignment_id: int, assignment: Assignment, keys: Sequence[_Issued]) -> int:
-    """Destroy keys, in ascending order, that no slave waits for any more; return the number of chunks."""
-    for some in _in_groups([key.key_id for key in keys]):
-        tx.connection.execute(f"DELETE FROM issued_key WHERE key_id IN {_places(some)}", some)
-    (keys_left,) = tx.one(
-        "UPDATE peer_assignment SET keys_left = keys_left - ? WHERE assignment_id = ? RETURNING keys_left",
-        len(keys),
-        assignment_id,
-    )
-    if not keys_left:
-        tx.connection.execute("DELETE FROM peer_assignment WHERE assignment_id = ?", (assignment_id,))
-    width = chunks_per_key(assignment.size_bits)
-    return _ranges.destroy(tx, _keybytes.parts_of(assignment.ranges, width, [key.position for key in keys]))
+def _places(tx: Tx, held: _Held) -> dict[bytes, Place]:
+    """Return where each key lies that still waits, by key_ID."""
+    wanted, assignment_id = held.wanted, held.assignment.assignment_id
+    return {
+        name: Place(assignment_id, position)
+        for name, position in zip(_names(tx, held, wanted), _positions(wanted), strict=True)
+    }
 
 
-def _in_groups(key_ids: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Cut a list to lengths that a statement can name."""
-    for start in range(0, len(key_ids), _AT_ONCE):
-        yield key_ids[start : start + _AT_ONCE]
+def _names(tx: Tx, held: _Held, mask: int) -> list[bytes]:
+    """Return the key_IDs of the keys whose bit is in ``mask``, in their order."""
+    return _keybytes.key_ids_of(tx, _parts(held, mask), chunks_per_key(held.assignment.size_bits))
 
 
-def _places(values: Sequence[bytes]) -> str:
-    return f"({','.join('?' * len(values))})"
+def _parts(held: _Held, mask: int) -> list[KeyRange]:
+    """Return the chunks of the keys whose bit is in ``mask``, in their order."""
+    width = chunks_per_key(held.assignment.size_bits)
+    return _keybytes.parts_of(held.assignment.ranges, width, _positions(mask))
+
+
+def _positions(mask: int) -> list[int]:
+    """Return the positions of the bits in ``mask``, ascending."""
+    return [position for position, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]

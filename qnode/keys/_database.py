@@ -8,14 +8,22 @@ recovers what was really written). A full disk is milder: the transaction is und
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 from qnode.errors import LinkDown, StoreError, StoreUnusable
 from qnode.keys._anchor import Anchor
 from qnode.keys._model import PadId, Positions, Role, peer_of
 from qnode.keys._vault import Vault
+
+
+class Place(NamedTuple):
+    """Where a key lies: an assignment of the peer, and the key's number in it."""
+
+    assignment_id: int
+    position: int
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,10 @@ class Tx:
     connection: sqlite3.Connection
     vault: Vault
     role: Role
+    issued: dict[bytes, Place] = field(default_factory=dict, repr=False)
+    """The keys that slaves here may fetch, by key_ID."""
+    after_commit: list[Callable[[], None]] = field(default_factory=list, repr=False)
+    """What to bring up to date in memory once the transaction is durable, and only then."""
 
     @property
     def peer(self) -> Role:
@@ -113,6 +125,9 @@ class Database:
                     # A lost anchor is made anew only once the peer has confirmed what it should say.
                     known = self.anchor is not None or not self._waits_for()
                 connection.execute("COMMIT")
+                for step in self._tx.after_commit:
+                    step()
+                self._tx.after_commit.clear()
             except BaseException as error:
                 self._undo()
                 if isinstance(error, sqlite3.Error):
@@ -169,6 +184,7 @@ class Database:
             raise StoreUnusable(f"{self.path}: {self._unusable}") from error
 
     def _undo(self) -> None:
+        self._tx.after_commit.clear()
         if not self._tx.connection.in_transaction:
             return
         try:

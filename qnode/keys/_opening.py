@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from qnode.errors import StoreUnusable
-from qnode.keys import _restore
+from qnode.keys import _accepted, _restore
 from qnode.keys._anchor import Anchor, fsync_folder
 from qnode.keys._database import Database, read_positions
 from qnode.keys._model import Positions, Role
@@ -71,6 +71,8 @@ def open_database(
     database.anchor = anchor
     try:
         _compare_with_anchor(database, anchor_path)
+        with database.look() as tx:
+            _accepted.find_issued(tx)
     except BaseException:
         database.close()
         raise

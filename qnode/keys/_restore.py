@@ -14,13 +14,14 @@ def void_all(tx: Tx, reason: str, era: int) -> None:
         _pool.drop_segment(tx, block_id)
     for kind in (Kind.CHUNK, Kind.BLOCK_SECRET):
         tx.vault.drop(kind)
-    for table in ("free_range", "own_assignment", "peer_assignment", "issued_key", "handover"):
+    for table in ("free_range", "own_assignment", "peer_assignment", "handover"):
         tx.connection.execute(f"DELETE FROM {table}")
     tx.connection.execute(
         "UPDATE block SET state = 'void', chunks_left = 0, void_reason = ? WHERE state != 'void'", (reason,)
     )
     tx.connection.execute("UPDATE site SET era = ?", (era,))
     tx.count_gone(void=n_left)
+    tx.after_commit.append(tx.issued.clear)
 
 
 def catch_up(tx: Tx, known: Positions, reason: str) -> bool:

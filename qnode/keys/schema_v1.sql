@@ -67,20 +67,13 @@ CREATE INDEX own_age ON own_assignment (acknowledged, assigned_at);
 CREATE TABLE peer_assignment (
     assignment_id  INTEGER PRIMARY KEY,
     content        BLOB    NOT NULL,
+    waiting        BLOB    NOT NULL,                       -- for each slave a bit a key that it may still fetch
     chunks_per_key INTEGER NOT NULL,
     keys_left      INTEGER NOT NULL,
     stock          INTEGER NOT NULL,
     accepted_at    REAL    NOT NULL
 ) STRICT;
 CREATE INDEX peer_age ON peer_assignment (stock, accepted_at);
-
--- One row per key that a slave here may still fetch.
-CREATE TABLE issued_key (
-    key_id        BLOB    PRIMARY KEY,
-    assignment_id INTEGER NOT NULL,
-    position      INTEGER NOT NULL,                        -- in the assignment's list of keys
-    waiting       INTEGER NOT NULL                         -- bit i: slave i has not fetched it
-) STRICT, WITHOUT ROWID;
 
 -- The hand-over that the peer has not confirmed (at most one).
 CREATE TABLE handover (
