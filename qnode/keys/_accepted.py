@@ -1,12 +1,14 @@
 """Assignments made by the peer, whose keys wait here for their slave SAEs.
 
 A row has a bit for each slave and key that this slave may still fetch; the bytes of a key go with its last
-named slave or at expiry. Where a key_ID lies stands in memory only (`Tx.issued`), for names follow from the block's
-secret: it is made anew at every opening. A key_ID that is not there is as unknown as one that never was.
+named slave or at expiry. Where a key_ID lies stands in memory only (`Tx.issued`), for names follow from the
+block's secret: it is made anew at every opening. A key_ID that is not there is as unknown as one that never
+was.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 from uuid import UUID
 
 import msgspec
@@ -32,6 +34,14 @@ class _Held:
         for of_slave in self.waiting:
             wanted |= of_slave
         return wanted
+
+    @classmethod
+    def decode(cls, content: bytes, waiting: bytes) -> Self:
+        """Return an assignment from its stored form."""
+        assignment = decode(content)
+        width = _mask_bytes(assignment)
+        masks = [int.from_bytes(waiting[i : i + width], "little") for i in range(0, len(waiting), width)]
+        return cls(assignment, masks)
 
     def encoded(self) -> bytes:
         """Return ``waiting`` as it is stored."""
@@ -78,8 +88,8 @@ def accept(tx: Tx, assignment: Assignment, now: float) -> None:
 
 def find_issued(tx: Tx) -> None:
     """Fill `Tx.issued` from what is stored; when a store is opened."""
-    for (assignment_id,) in tx.connection.execute("SELECT assignment_id FROM peer_assignment").fetchall():
-        tx.issued.update(_places(tx, _held(tx, assignment_id)))
+    for row in tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall():
+        tx.issued.update(_places(tx, _Held.decode(*row)))
 
 
 def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
@@ -93,14 +103,14 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         place = tx.issued.get(key_id.bytes)
         if place is not None:
             asked.setdefault(place.assignment_id, {})[place.position] = key_id
-    all_held = {assignment_id: _held(tx, assignment_id) for assignment_id in asked}
-    if any(slave_sae not in held.assignment.slave_saes for held in all_held.values()):
+    all_held = [held for assignment_id in asked if (held := _held(tx, assignment_id)) is not None]
+    if any(slave_sae not in held.assignment.slave_saes for held in all_held):
         raise NotNamed(f"{slave_sae} was not named as a slave for one of the keys")
 
     keys: dict[UUID, Key] = {}
-    for assignment_id, by_position in asked.items():
-        held = all_held[assignment_id]
+    for held in all_held:
         assignment = held.assignment
+        by_position = asked[assignment.assignment_id]
         slave = assignment.slave_saes.index(slave_sae)
         positions = sorted(by_position)
         mask = sum(1 << position for position in positions)
@@ -122,11 +132,9 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
 
 def void(tx: Tx, assignment: Assignment) -> None:
     """Void what is here of a peer's assignment, accepted or not; nothing left to void is fine."""
-    row = tx.connection.execute(
-        "SELECT content FROM peer_assignment WHERE assignment_id = ?", (assignment.assignment_id,)
-    ).fetchone()
-    if row is not None and decode(row[0]) == assignment:
-        n_chunks = _give_up(tx, _held(tx, assignment.assignment_id))
+    held = _held(tx, assignment.assignment_id)
+    if held is not None and held.assignment == assignment:
+        n_chunks = _give_up(tx, held)
     else:
         free = [part for item in assignment.ranges for part in _ranges.take_what_is_free(tx, item, tx.peer)]
         n_chunks = _ranges.destroy(tx, free)
@@ -136,13 +144,16 @@ def void(tx: Tx, assignment: Assignment) -> None:
 def expire(tx: Tx, before: float, stock_before: float, limit: int) -> int:
     """Destroy keys accepted before the given times and not fetched by all slaves; return their number."""
     rows = tx.connection.execute(
-        "SELECT assignment_id, keys_left FROM peer_assignment WHERE (stock = 0 AND accepted_at < ?) OR "
+        "SELECT content, waiting FROM peer_assignment WHERE (stock = 0 AND accepted_at < ?) OR "
         "(stock = 1 AND accepted_at < ?) ORDER BY accepted_at LIMIT ?",
         (before, stock_before, limit),
     ).fetchall()
-    for assignment_id, _ in rows:
-        tx.count_gone(expired=_give_up(tx, _held(tx, assignment_id)))
-    return sum(keys_left for _, keys_left in rows)
+    n_keys = 0
+    for row in rows:
+        held = _Held.decode(*row)
+        n_keys += held.wanted.bit_count()
+        tx.count_gone(expired=_give_up(tx, held))
+    return n_keys
 
 
 def n_chunks(tx: Tx) -> int:
@@ -167,14 +178,11 @@ def _check(tx: Tx, assignment: Assignment) -> int:
     return width
 
 
-def _held(tx: Tx, assignment_id: int) -> _Held:
-    content, waiting = tx.connection.execute(
+def _held(tx: Tx, assignment_id: int) -> _Held | None:
+    row = tx.connection.execute(
         "SELECT content, waiting FROM peer_assignment WHERE assignment_id = ?", (assignment_id,)
     ).fetchone()
-    assignment = decode(content)
-    width = _mask_bytes(assignment)
-    masks = [int.from_bytes(waiting[i : i + width], "little") for i in range(0, len(waiting), width)]
-    return _Held(assignment, masks)
+    return None if row is None else _Held.decode(*row)
 
 
 def _mask_bytes(assignment: Assignment) -> int:

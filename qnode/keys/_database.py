@@ -1,4 +1,7 @@
-"""One SQLite connection, one writer at a time, transactions that end durable or undone.
+"""One SQLite connection, one writer at a time, changes that end durable or undone.
+
+Changes that threads ask for while another one is being written share one transaction, hence one flush of the
+log and one of the anchor: none returns before both. Each is a savepoint, undone by itself if it fails.
 
 An I/O error in the middle of a commit leaves open what the disk now holds, so the connection is not used
 again after one: every later call raises StoreUnusable until the store is opened anew (and SQLite
@@ -6,17 +9,21 @@ recovers what was really written). A full disk is milder: the transaction is und
 """
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import NamedTuple
 
 from qnode.errors import LinkDown, StoreError, StoreUnusable
 from qnode.keys._anchor import Anchor
 from qnode.keys._model import PadId, Positions, Role, peer_of
 from qnode.keys._vault import Vault
+
+# Changes that share a commit at most, so that those who wait are not kept for ever.
+_MOST_TOGETHER = 64
 
 
 class Place(NamedTuple):
@@ -74,6 +81,23 @@ def read_positions(connection: sqlite3.Connection) -> Positions:
     )
 
 
+class _Group:
+    """Changes that share one commit."""
+
+    def __init__(self) -> None:
+        self.n_changes = 0
+        self.anchored = False
+        self.after_commit: list[Callable[[], None]] = []
+        self.done = Event()
+        self.error: StoreError | None = None
+
+    def wait(self) -> None:
+        """Return when the changes are durable. Raises StoreError when they were undone, or may be."""
+        self.done.wait()
+        if self.error is not None:
+            raise type(self.error)(*self.error.args) from self.error
+
+
 class Database:
     """The connection behind a store: lock, transactions, anchor, and the end after an I/O error."""
 
@@ -90,12 +114,14 @@ class Database:
         self._new_anchor = new_anchor
         self._tx = Tx(connection, vault, role)
         self._lock = Lock()
+        self._arriving: deque[None] = deque()
+        self._group: _Group | None = None
         self._unusable = ""
 
     @contextmanager
     def look(self) -> Iterator[Tx]:
-        """Read a consistent state; nothing is written."""
-        with self._lock:
+        """Read a consistent state, which is on disk on leaving; nothing is written."""
+        with self._turn():
             self._check_usable()
             try:
                 yield self._tx
@@ -104,7 +130,7 @@ class Database:
 
     @contextmanager
     def change(self, *, anchored: bool, while_waiting: bool = False) -> Iterator[Tx]:
-        """Run one durable transaction: all of it is on disk on leaving, or nothing after an exception.
+        """Make one change: all of it is on disk on leaving, or nothing after an exception.
 
         `anchored`: the generation goes up, and the anchor follows before this returns, so before
         anything of it is visible outside. `while_waiting`: allowed though the peer has yet to confirm.
@@ -112,39 +138,38 @@ class Database:
         changed), StoreUnusable after an I/O error or damage.
         """
         connection = self._tx.connection
-        with self._lock:
+        with self._turn():
             self._check_usable()
+            group = self._group
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN IMMEDIATE" if group is None else "SAVEPOINT change")
                 if not while_waiting:
                     self._check_serving()
                 yield self._tx
-                if anchored:
-                    connection.execute("UPDATE site SET generation = generation + 1")
-                    positions = read_positions(connection)
-                    # A lost anchor is made anew only once the peer has confirmed what it should say.
-                    known = self.anchor is not None or not self._waits_for()
-                connection.execute("COMMIT")
-                for step in self._tx.after_commit:
-                    step()
-                self._tx.after_commit.clear()
+                if group is not None:
+                    connection.execute("RELEASE change")
             except BaseException as error:
-                self._undo()
+                self._tx.after_commit.clear()
+                self._undo(error)
                 if isinstance(error, sqlite3.Error):
                     raise self._translated(error) from error
                 raise
-            if anchored and known:
-                self._advance(positions)
+            if group is None:
+                group = self._group = _Group()
+            group.n_changes += 1
+            group.anchored |= anchored
+            group.after_commit += self._tx.after_commit
+            self._tx.after_commit.clear()
 
     def catch_up_anchor(self) -> None:
         """Make the anchor say what the database says."""
-        with self._lock:
+        with self._turn(alone=True):
             self._check_usable()
             self._advance(read_positions(self._tx.connection))
 
     def tidy(self) -> None:
         """Move the log into the database and cut it to nothing: sealed traces of wiped slots go with it."""
-        with self._lock:
+        with self._turn(alone=True):
             self._check_usable()
             try:
                 self._tx.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -153,12 +178,62 @@ class Database:
 
     def close(self) -> None:
         """Close database and anchor; closing twice is fine."""
-        with self._lock:
+        with self._turn(alone=True):
             self._tx.connection.close()
             if self.anchor is not None:
                 self.anchor.close()
                 self.anchor = None
             self._unusable = self._unusable or "the store was closed"
+
+    @contextmanager
+    def _turn(self, *, alone: bool = False) -> Iterator[None]:
+        """Have the connection to oneself; whoever leaves last commits what all before him have changed.
+
+        On leaving, everything that was changed or seen here is durable. `alone`: commit before the body.
+        """
+        self._arriving.append(None)
+        with self._lock:
+            self._arriving.pop()
+            if alone:
+                self._commit()
+            try:
+                yield
+            finally:
+                group = self._group
+                if group is not None and (not self._arriving or group.n_changes >= _MOST_TOGETHER):
+                    self._commit()
+        if group is not None:
+            group.wait()
+
+    def _commit(self) -> None:
+        """Make the open group durable, then anchor it; its members hear how it went."""
+        group, self._group = self._group, None
+        if group is None:
+            return
+        connection = self._tx.connection
+        positions = None
+        try:
+            if group.anchored:
+                connection.execute("UPDATE site SET generation = generation + 1")
+                # A lost anchor is made anew only once the peer has confirmed what it should say.
+                if self.anchor is not None or not self._waits_for():
+                    positions = read_positions(connection)
+            connection.execute("COMMIT")
+            for step in group.after_commit:
+                step()
+            if positions is not None:
+                self._advance(positions)
+        except sqlite3.Error as error:
+            self._roll_back()
+            group.error = self._translated(error)
+        except StoreUnusable as error:
+            group.error = error
+        except BaseException as error:
+            self._unusable = f"a transaction ended half done ({type(error).__name__}); start again"
+            group.error = StoreUnusable(f"{self.path}: {self._unusable}")
+            raise
+        finally:
+            group.done.set()
 
     def _check_usable(self) -> None:
         if self._unusable:
@@ -183,8 +258,29 @@ class Database:
             self._unusable = f"the anchor could not be written ({error}); mend its disk and start again"
             raise StoreUnusable(f"{self.path}: {self._unusable}") from error
 
-    def _undo(self) -> None:
-        self._tx.after_commit.clear()
+    def _undo(self, error: BaseException) -> None:
+        """Undo the change under way, and only that if SQLite can."""
+        connection, group = self._tx.connection, self._group
+        if group is None:
+            self._roll_back()
+        elif connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK TO change")
+                connection.execute("RELEASE change")
+                return
+            except sqlite3.Error as failure:
+                error = failure
+                self._roll_back()
+        if group is not None:  # SQLite has undone those before it as well, as it does when the disk is full
+            self._group = None
+            group.error = (
+                self._translated(error)
+                if isinstance(error, sqlite3.Error)
+                else StoreError(f"{self.path}: a transaction was undone; nothing was changed")
+            )
+            group.done.set()
+
+    def _roll_back(self) -> None:
         if not self._tx.connection.in_transaction:
             return
         try:

@@ -25,10 +25,10 @@ from qnode.units import CHUNK_BITS
 class KeyStore(Protocol):
     """The durable store of one site.
 
-    Every method is synchronous, may be called from any thread, and is one durable transaction: on return
-    it is on disk, after an exception nothing has changed. All may raise StoreUnusable after an I/O error
-    (open the store anew), StoreError when the disk is full, and, if they change something, LinkDown while
-    the peer's confirmation is awaited.
+    Every method is synchronous, may be called from any thread, and is one change: on return it is on disk
+    (with those of other threads that came at the same time), after an exception nothing has changed. All may
+    raise StoreUnusable after an I/O error (open the store anew), StoreError when the disk is full, and, if
+    they change something, LinkDown while the peer's confirmation is awaited.
     """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The key store of one site on SQLite: every method is one durable transaction.
+"""The key store of one site on SQLite: every method is one change, durable when it returns.
 
 Why a restored database is always found out, at whatever point a crash falls. A transaction that consumes or
 decides something (a delivery, a pad, a block's number or state, a change of owner, an expiry) raises the
@@ -12,10 +12,10 @@ return to the caller. So:
 - crash after the anchor: any backup from before has a smaller generation than the anchor. It is voided,
   numbers and pads go on behind the anchor's.
 
-One flush of the anchor per transaction, hence per batch of keys, is the least that can tell a backup made
-just before a delivery from the database after it. `assign`, `acknowledge`, `accept_assignment` and the
-voiding of assignments leave the generation alone: losing them by a restore with nothing consumed since
-gives no key twice, for the peer refuses chunks that it has seen in use.
+One flush of the anchor per transaction, hence per batch of keys and for all who ask at the same time, is the
+least that can tell a backup made just before a delivery from the database after it. `assign`, `acknowledge`,
+`accept_assignment` and the voiding of assignments leave the generation alone: losing them by a restore with
+nothing consumed since gives no key twice, for the peer refuses chunks that it has seen in use.
 
 What the anchor cannot see, a virtual machine set back together with its disk, the peer does: it remembers the
 generation and the pads (`note_peer`, `view_of_peer`), and `confirm_generation` compares.

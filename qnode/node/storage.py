@@ -1,4 +1,7 @@
-"""The key store from the event loop: one call at a time, in a thread, each durable when it returns."""
+"""The key store from the event loop: calls in threads, each durable when it returns.
+
+The store works on one at a time, and writes those that have come meanwhile to the disk together.
+"""
 
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +26,8 @@ from qnode.keys import (
 from qnode.link.authentication import Seal, TranscriptHash, check_seal, seal
 
 T = TypeVar("T")
+
+MOST_CALLS = 16
 
 # A hello has room for so many; pads of older segments beyond them are given up.
 MOST_RUNS = 2000
@@ -58,10 +63,10 @@ class Storage:
 
     def __init__(self, store: KeyStore) -> None:
         self._store = store
-        self._one_at_a_time = trio.CapacityLimiter(1)
+        self._threads = trio.CapacityLimiter(MOST_CALLS)
 
     async def _call(self, work: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(work, limiter=self._one_at_a_time)
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
 
     async def seal(self, hashed: TranscriptHash) -> Seal:
         """Spend a one-time pad on a tag; the pad is marked used before this returns."""

@@ -1,0 +1,181 @@
+"""Changes asked for by many threads at once: one commit for those that wait, each whole or not at all."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared
+
+from qnode.errors import KeyNotFound, StoreError, StoreUnusable
+from qnode.keys import Key, Pad, SqliteKeyStore
+
+
+class Crowd:
+    """Threads that all stand before the store's door when it opens."""
+
+    def __init__(self, store: SqliteKeyStore) -> None:
+        self.store = store
+        self.results: dict[int, object] = {}
+        self.commits = 0
+
+    def run(self, *moves: Callable[[], object]) -> list[object]:
+        """Make the moves in one crowd; return what each gave, or its error."""
+        database = self.store._database
+        connection = database._tx.connection
+
+        def note(statement: str) -> None:
+            self.commits += statement == "COMMIT"
+
+        def one(number: int, move: Callable[[], object]) -> None:
+            try:
+                self.results[number] = move()
+            except StoreError as error:
+                self.results[number] = error
+
+        threads = [threading.Thread(target=one, args=(number, move)) for number, move in enumerate(moves)]
+        connection.set_trace_callback(note)
+        with database._lock:
+            for number, thread in enumerate(threads):
+                thread.start()
+                while len(database._arriving) <= number:
+                    time.sleep(0.0005)
+        for thread in threads:
+            thread.join(20)
+        connection.set_trace_callback(None)
+        return [self.results[number] for number in range(len(moves))]
+
+
+def test_changes_that_wait_together_share_one_commit_and_one_step_of_the_anchor(tmp_path: Path) -> None:
+    site = Site(tmp_path / "a", "alice")
+    with site.open() as store:
+        store.load_preshared(preshared(64))
+        before = store.positions()
+        crowd = Crowd(store)
+        pads = crowd.run(*[store.reserve_send_pad] * 20, store.pads_left)
+        assert crowd.commits == 1
+        assert store.positions().generation == before.generation + 1
+        ids = {pad.pad_id for pad in pads if isinstance(pad, Pad)}
+        assert len(ids) == 20
+        assert store._database.anchor is not None
+        assert store._database.anchor.positions == store.positions()
+
+
+def test_a_change_that_is_refused_takes_nobody_with_it(tmp_path: Path) -> None:
+    with Site(tmp_path / "a", "alice").open() as store:
+        store.load_preshared(preshared(64))
+        for refused_at in range(3):
+            moves: list[Callable[[], object]] = [store.reserve_send_pad] * 3
+            moves[refused_at] = lambda: store.confirm(999)
+            left = store.pads_left().send
+            results = Crowd(store).run(*moves)
+            assert [isinstance(result, StoreError) for result in results] == [
+                position == refused_at for position in range(3)
+            ]
+            assert store.pads_left().send == left - 2
+
+
+def test_two_who_ask_for_the_same_keys_together_are_not_both_served(tmp_path: Path) -> None:
+    with Site(tmp_path / "a", "alice").open() as alice, Site(tmp_path / "b", "bob").open() as bob:
+        add_block(make_block(1, 40), alice, bob)
+        keys = alice.deliver_to_master(assigned(alice, bob, 4))
+        ids = [key.key_id for key in keys]
+        results = Crowd(bob).run(*[lambda: bob.deliver_to_slave("s", "m", ids)] * 3)
+        served = [result for result in results if isinstance(result, list)]
+        assert [pairs(result) for result in served] == [pairs(keys)]
+        assert sum(isinstance(result, KeyNotFound) for result in results) == 2
+        two = Crowd(alice).run(*[lambda: alice.assign("m", ["s"], 4, 256, 0.0)] * 2)
+        for assignment in two:
+            bob.accept_assignment(assignment, 0.0)  # type: ignore[arg-type]  # refuses a chunk used twice
+
+
+def test_when_the_disk_is_full_all_are_told_and_nothing_has_changed(tmp_path: Path) -> None:
+    site = Site(tmp_path / "a", "alice")
+    with site.open() as store:
+        store.load_preshared(preshared(64))
+        connection = store._database._tx.connection
+        (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
+        store.record_block_opened(1)
+        before, left = store.positions(), store.pads_left()
+        connection.execute(f"PRAGMA max_page_count = {n_pages}")
+        results = Crowd(store).run(
+            store.reserve_send_pad,
+            store.reserve_send_pad,
+            lambda: store.prepare(make_block(1, 5000)),
+            store.reserve_send_pad,
+        )
+        # SQLite undoes all that came before in the transaction; those behind begin another.
+        served = [result for result in results if isinstance(result, Pad)]
+        assert isinstance(results[2], StoreError)
+        assert all("disk is full" in str(result) for result in results if result not in served)
+        assert store.positions().generation == before.generation + (1 if served else 0)
+        assert store.pads_left().send == left.send - len(served)
+        connection.execute("PRAGMA max_page_count = 100000")
+        store.prepare(make_block(1, 5000))
+
+
+def test_when_the_anchor_cannot_be_written_nobody_gets_a_key(tmp_path: Path) -> None:
+    site = Site(tmp_path / "a", "alice")
+    with site.open() as store:
+        store.load_preshared(preshared(64))
+        anchor = store._database.anchor
+        assert anchor is not None
+        anchor.close()
+        try:
+            results = Crowd(store).run(*[store.reserve_send_pad] * 3)
+            assert all(isinstance(result, StoreUnusable) for result in results)
+            with pytest.raises(StoreUnusable):
+                store.pads_left()
+        finally:
+            store._database.anchor = None  # closed already
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_many_threads_at_both_sites_never_share_a_key_and_what_they_saw_was_durable(seed: int) -> None:
+    with memory_folder() as folder, ExitStack() as stack:
+        sites = {"alice": Site(folder / "a", "alice"), "bob": Site(folder / "b", "bob")}
+        stores = {role: stack.enter_context(site.open()) for role, site in sites.items()}
+        for store in stores.values():
+            store.load_preshared(preshared(512))
+        for block_id in range(1, 5):
+            add_block(make_block(block_id, 300), *stores.values())
+        got: list[tuple[str, list[Key]]] = []
+        errors: list[BaseException] = []
+
+        def move_keys(role: str, number: int) -> None:
+            rng = random.Random(f"{seed}/{role}/{number}")
+            owner, peer = stores[role], stores["bob" if role == "alice" else "alice"]
+            try:
+                for _ in range(12):
+                    assignment = owner.assign("m", ["s"], rng.randint(1, 9), 256, 0.0)
+                    peer.accept_assignment(assignment, 0.0)
+                    keys = owner.deliver_to_master(assignment.assignment_id)
+                    owner.reserve_send_pad()
+                    ids = [key.key_id for key in keys]
+                    rng.shuffle(ids)
+                    fetched = peer.deliver_to_slave("s", "m", ids)
+                    assert sorted(pairs(fetched)) == sorted(pairs(keys))
+                    got.append((role, keys))
+            except BaseException as error:  # noqa: BLE001 - told to the test's thread
+                errors.append(error)
+
+        threads = [
+            threading.Thread(target=move_keys, args=(role, number)) for role in stores for number in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert errors == []
+        ids = [key.key_id for _, keys in got for key in keys]
+        assert len(set(ids)) == len(ids) > 200
+        counts = {role: store.counts() for role, store in stores.items()}
+        # A copy of what is on disk now is what a crash now would leave: nothing seen is missing from it.
+        for role, site in sites.items():
+            copy = site.copy_to(folder / f"copy-{role}")
+            with copy.open(create=False) as again:
+                assert again.counts() == counts[role]
+                assert again.positions() == stores[role].positions()
