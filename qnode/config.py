@@ -132,13 +132,17 @@ class PeerSection(_Table, frozen=True):
 
 
 class StoreSection(_Table, frozen=True):
-    """Where keys are kept, the secret that seals them, and the anchor that detects a restored database."""
+    """Where keys are kept, the secret that seals them, and the anchor that detects a restored database.
+
+    ``most_chunks``: of 256 bits; while so many are here, blocks are given up instead of stored.
+    """
 
     path: Path
     anchor: Path
     store_key: Path
     preshared_key: Path
     key_lifetime_s: float = 7 * 86400.0
+    most_chunks: int = 1 << 20
 
 
 class SaeSection(_Table, frozen=True):

@@ -200,6 +200,41 @@ def test_the_status_call_counts_the_keys_of_its_pair_and_direction(sites: Sites)
     assert bob.stored() >= at_bob  # and is not Bob's to give
 
 
+@pytest.mark.parametrize("full", ROLES)
+def test_a_full_store_gives_blocks_up_without_spending_pads_until_keys_are_fetched(
+    sites: Sites, full: Role
+) -> None:
+    alter(sites.site_files[full], store__most_chunks=60)
+    sites.start(*ROLES)
+
+    def given_up() -> int:
+        status = sites.status(full)
+        return status.block.discarded.get("store_full", 0) if status else 0
+
+    eventually(lambda: given_up() >= 3, "blocks are given up")
+    before = {role: sites.status(role) for role in ROLES}
+    seen = given_up()
+    eventually(lambda: given_up() >= seen + 3, "more blocks are given up")
+    for role in ROLES:
+        first, later = before[role], sites.status(role)
+        assert first is not None
+        assert later is not None
+        assert later.authentication == first.authentication
+        assert later.block.accepted == first.block.accepted
+        assert later.keys.available_own + later.keys.available_peer < 60 + 6 * 60
+
+    alice, bob = encryptors(sites.endpoints)
+    for master, slave in ((alice, bob), (bob, alice)):
+        while number := min(master.stored(), 128):
+            keys = master.assign(number)
+            assert slave.fetch_soon(list(keys)) == keys
+    accepted = before[full].block.accepted  # type: ignore[union-attr]
+    eventually(
+        lambda: (status := sites.status(full)) is not None and status.block.accepted > accepted,
+        "blocks give key again",
+    )
+
+
 # What breaks must heal
 
 

@@ -231,6 +231,11 @@ class Counts(Struct, frozen=True, kw_only=True):
     void: int
     expired: int
 
+    @property
+    def here(self) -> int:
+        """All that the store holds now."""
+        return self.available_own + self.available_peer + self.prepared + self.assigned
+
 
 class BlockSummary(Struct, frozen=True, kw_only=True):
     """One block for people and metrics."""

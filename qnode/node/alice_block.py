@@ -25,7 +25,7 @@ from qnode.node.book import Book
 from qnode.node.decision import BlockCounts, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import answer_corrections
-from qnode.node.settle import Site, authenticate, commit
+from qnode.node.settle import Site, authenticate, check_room, commit
 from qnode.tags.types import Codes, Slots
 
 Lookup = Callable[[Slots], Codes]
@@ -49,6 +49,7 @@ async def run_alice_block(
     record = SiftRecord(span.first_slot)
     await _listen(dialogue, span, record, lookup, note)
     ended = trio.current_time()
+    await check_room(site)
     sifted = await trio.to_thread.run_sync(record.finish)
     n_z = sifted.n_z
     await dialogue.send(

@@ -31,7 +31,7 @@ from qnode.node.decision import (
 )
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import correct
-from qnode.node.settle import Site, authenticate, commit
+from qnode.node.settle import Site, authenticate, check_room, commit
 from qnode.tags.types import Clicks, Codes
 
 NONCE_BYTES = 16
@@ -102,6 +102,7 @@ class BobBlock:
         """
         site, dialogue = self._site, self.dialogue
         ended = trio.current_time()
+        await check_room(site)
         await dialogue.send(
             ClicksEnded(
                 block_id=dialogue.block_id,

@@ -31,6 +31,7 @@ REASONS = frozenset(
         "qber_z",
         "reconciliation",
         "store",
+        "store_full",
         "too_few_bits",
         "too_many_bits",
         "verification",

@@ -235,4 +235,5 @@ class Figures:
         self.totals = msgspec.structs.replace(self.totals, epsilon=self.totals.epsilon + EPS_AUTHENTICATION)
         self._last_discard = Discard(block_id=block_id, at=time.time(), reason=reason, detail=detail)
         log.warning("block.discarded", block=block_id, reason=reason, detail=detail, span_s=round(span_s, 3))
-        self.raise_alarm("block.discarded", f"the last block gave no key ({reason})")
+        if reason != "store_full":  # which is nobody's fault: there are more keys than are wanted
+            self.raise_alarm("block.discarded", f"the last block gave no key ({reason})")

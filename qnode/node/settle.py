@@ -20,7 +20,7 @@ from qnode.link.authentication import Seal
 from qnode.link.messages import Prepared, TranscriptTag
 from qnode.link.session import Session
 from qnode.node.decision import assumptions
-from qnode.node.dialogue import Dialogue
+from qnode.node.dialogue import BlockLost, Dialogue
 from qnode.node.seal_order import SealOrder
 from qnode.node.storage import Storage
 
@@ -43,6 +43,20 @@ def key_layout(link: LinkParameters) -> KeyLayout:
         pads_per_direction=link.keys.refill_pads_per_direction,
         direction_share_alice=link.keys.direction_share_alice,
     )
+
+
+async def check_room(site: Site) -> None:
+    """Give a block up while the store is full, before one-time pads are spent on it.
+
+    Each site judges by its own store: Bob before he closes the announcement, Alice before she discloses
+    anything.
+
+    Raises:
+        BlockLost: the keys of earlier blocks must be fetched first.
+    """
+    here = (await site.storage.counts()).here
+    if here >= site.storage.most_chunks:
+        raise BlockLost("store_full", f"{here} chunks wait to be fetched, the most that [store] allows")
 
 
 async def authenticate(site: Site, dialogue: Dialogue) -> None:

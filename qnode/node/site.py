@@ -15,7 +15,7 @@ from qnode.devices.status import DeviceStatus
 from qnode.devices.supervisor import supervise
 from qnode.distill.selftest import self_test
 from qnode.errors import ConfigError, LinkDown, LinkError, StoreError, StoreUnusable
-from qnode.etsi014 import Delivery, SaeDirectory, application
+from qnode.etsi014 import ApiLimits, Delivery, SaeDirectory, application
 from qnode.http import Application, Server, TlsSettings, serve
 from qnode.keys import Assignment, KeyStore
 from qnode.link.hello import LocalEnd, Standing
@@ -50,7 +50,7 @@ class SiteNode:
         self._config = config
         self._store = store
         self._events = events
-        self._storage = Storage(store)
+        self._storage = Storage(store, config.store.most_chunks)
         # A site that admits simulated devices never passes its keys off as real ones.
         self._simulated = config.node.allow_simulated
         self._figures = Figures(config, simulated=self._simulated)
@@ -217,7 +217,8 @@ class SiteNode:
 
     async def _serve_keys(self, nursery: trio.Nursery) -> Server:
         section = self._config.etsi014
-        delivery = Delivery(self._directory, self._supply, simulated=self._simulated)
+        limits = ApiLimits(max_key_count=self._config.store.most_chunks)
+        delivery = Delivery(self._directory, self._supply, limits=limits, simulated=self._simulated)
         tls = TlsSettings(
             certificate=section.tls.certificate,
             key=section.tls.key,

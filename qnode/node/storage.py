@@ -61,8 +61,9 @@ def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
 class Storage:
     """`qnode.keys.KeyStore`, asynchronous. Not cancellable halfway: a call that began is waited for."""
 
-    def __init__(self, store: KeyStore) -> None:
+    def __init__(self, store: KeyStore, most_chunks: int = 1 << 20) -> None:
         self._store = store
+        self.most_chunks = most_chunks
         self._threads = trio.CapacityLimiter(MOST_CALLS)
 
     async def _call(self, work: Callable[[], T]) -> T:
