@@ -73,9 +73,7 @@ def well_status(**changes: Any) -> NodeStatus:
             ),
             last_discard=Discard(block_id=700, at=NOW - 9000, reason="qber_z", detail="12.1 % above 11 %"),
         ),
-        totals=Totals(
-            tags=10**9, tags_lost=3, clicks=10**8, sifted_bits=8_000_000, secret_bits=1_600_000, epsilon=8e-8
-        ),
+        totals=Totals(tags=10**9, tags_lost=3, clicks=10**8, sifted_bits=8_000_000, secret_bits=1_600_000),
         keys=KeyStatus(
             available_own=6481,
             available_peer=6000,
@@ -83,6 +81,7 @@ def well_status(**changes: Any) -> NodeStatus:
             stock=256,
             delivered_total=4000,
             void_total=1,
+            epsilon_total=8e-8,
         ),
         authentication=AuthenticationStatus(pads_left_send=812, pads_left_receive=811),
         devices=[

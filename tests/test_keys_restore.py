@@ -114,17 +114,20 @@ def test_a_restored_store_serves_nothing_until_the_peer_has_confirmed(
         assert alice.condition().state == SERVING
 
 
-def test_block_and_assignment_numbers_go_on_behind_the_anchors_after_a_restore(
+def test_numbers_and_the_sum_of_epsilons_go_on_behind_the_anchors_after_a_restore(
     sites: tuple[Site, Site], tmp_path: Path
 ) -> None:
     a, b = sites
     backup = a.copy_to(tmp_path / "backup")
     with a.open() as alice, b.open() as bob:
-        alice.record_block_opened(7)
+        add_block(make_block(7, 4), alice, bob)
         alice.deliver_to_master(assigned(alice, bob, 1))
+        epsilon = alice.positions().epsilon
+    assert epsilon > 1.9e-9
     a.restore_database_from(backup)
     with a.open() as alice:
         assert alice.last_block_id == 7
+        assert alice.positions().epsilon == epsilon
         assert alice.positions().last_assignment_id == 1
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import msgspec
@@ -304,6 +305,21 @@ def test_a_refused_handover_is_void_at_both_sites(filled: Pair) -> None:
         store.void_handover(handover)
     assert [store.counts().void for store in filled] == [5, 5]
     assert alice.pending_handover() is None
+
+
+def test_the_sum_of_epsilons_counts_each_block_that_gave_key_once_and_outlives_the_process(
+    tmp_path: Path,
+) -> None:
+    a = Site(tmp_path / "a", "alice")
+    with a.open() as store:
+        add_block(make_block(1, 4), store)
+        store.confirm(1)
+        store.record_block_opened(2)
+        store.prepare(make_block(2, 4))
+        store.void_block(2, "cut")
+        add_block(make_block(3, 4), store)
+    with a.open(create=False) as store:
+        assert store.positions().epsilon == pytest.approx(2 * (1e-9 + 1e-15), rel=1e-12)
 
 
 def test_block_numbers_only_grow(stores: Pair) -> None:

@@ -198,6 +198,14 @@ def n_chunks(tx: Tx) -> int:
     return tx.one("SELECT coalesce(sum((n_keys - n_taken) * chunks_per_key), 0) FROM own_assignment")[0]
 
 
+def n_chunks_in_stock(tx: Tx) -> int:
+    """Return how many of them are in acknowledged stock."""
+    return tx.one(
+        "SELECT coalesce(sum((n_keys - n_taken) * chunks_per_key), 0) FROM own_assignment "
+        "WHERE stock = 1 AND acknowledged = 1"
+    )[0]
+
+
 def _remove(tx: Tx, assignment_id: int, ranges: Iterable[KeyRange]) -> int:
     tx.connection.execute("DELETE FROM own_assignment WHERE assignment_id = ?", (assignment_id,))
     return _ranges.destroy(tx, ranges)

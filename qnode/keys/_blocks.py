@@ -61,6 +61,8 @@ def confirm(tx: Tx, block_id: int) -> None:
         return
     _require(tx, block_id, BlockState.PREPARED, "confirmed")
     tx.connection.execute("UPDATE block SET state = 'available' WHERE block_id = ?", (block_id,))
+    record = record_of(tx, block_id)
+    tx.connection.execute("UPDATE site SET epsilon = epsilon + ?", (record.eps_sec + record.eps_cor,))
     _pool.confirm_segment(tx, block_id)
 
 
@@ -128,7 +130,7 @@ def recent(tx: Tx, n: int) -> list[BlockSummary]:
 
 
 def record_of(tx: Tx, block_id: int) -> BlockRecord:
-    """Return the record of a block that has chunks left."""
+    """Return the record of a block that was prepared."""
     (record,) = tx.connection.execute("SELECT record FROM block WHERE block_id = ?", (block_id,)).fetchone()
     return msgspec.json.decode(record, type=BlockRecord)
 

@@ -67,7 +67,7 @@ def read_positions(connection: sqlite3.Connection) -> Positions:
     """Return the site's own positions as the open transaction sees them."""
     row = connection.execute(
         "SELECT generation, era, pool_epoch, last_block_id, last_assignment_id, last_handover_id, "
-        "sent_segment, sent_index, received_segment, received_index FROM site"
+        "sent_segment, sent_index, received_segment, received_index, epsilon FROM site"
     ).fetchone()
     return Positions(
         generation=row[0],
@@ -78,6 +78,7 @@ def read_positions(connection: sqlite3.Connection) -> Positions:
         last_handover_id=row[5],
         sent=PadId(row[6], row[7]),
         received=PadId(row[8], row[9]),
+        epsilon=row[10],
     )
 
 

@@ -193,7 +193,8 @@ class Positions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     Kept in the anchor by the site itself and, mirrored, by the peer (`KeyStore.view_of_peer`). `era` counts
     how often all chunks were voided, `pool_epoch` how often a pre-shared key was loaded; `sent` and
-    `received` are the greatest addresses of pads used, (-1, -1) before the first.
+    `received` are the greatest addresses of pads used, (-1, -1) before the first. `epsilon` is the sum of
+    eps_sec + eps_cor over the blocks that gave key, since the link's first.
     """
 
     generation: Number = 0
@@ -204,6 +205,7 @@ class Positions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     last_handover_id: Number = 0
     sent: PadId = PadId(-1, -1)
     received: PadId = PadId(-1, -1)
+    epsilon: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
 
 
 class StoreCondition(StrEnum):
@@ -221,12 +223,16 @@ class Condition(Struct, frozen=True):
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """Chunks at this site by state; the last three are totals since the store was created."""
+    """Chunks at this site by state; the last three are totals since the store was created.
+
+    `stock` of those that are assigned were set aside by this site and not yet delivered here.
+    """
 
     available_own: int
     available_peer: int
     prepared: int
     assigned: int
+    stock: int
     delivered: int
     void: int
     expired: int

@@ -46,8 +46,15 @@ def catch_up(tx: Tx, known: Positions, reason: str) -> bool:
         void_all(tx, reason, max(known.era, own.era + 1 if restored else 0))
     tx.connection.execute(
         "UPDATE site SET generation = max(generation, ?), last_block_id = max(last_block_id, ?), "
-        "last_assignment_id = max(last_assignment_id, ?), last_handover_id = max(last_handover_id, ?)",
-        (known.generation, known.last_block_id, known.last_assignment_id, known.last_handover_id),
+        "last_assignment_id = max(last_assignment_id, ?), last_handover_id = max(last_handover_id, ?), "
+        "epsilon = max(epsilon, ?)",
+        (
+            known.generation,
+            known.last_block_id,
+            known.last_assignment_id,
+            known.last_handover_id,
+            known.epsilon,
+        ),
     )
     if known.pool_epoch > own.pool_epoch:
         _pool.keep_only(tx, ())
@@ -73,6 +80,7 @@ def view_of_peer(tx: Tx) -> Positions:
         last_handover_id=last_handover_id,
         sent=own.received,
         received=own.sent,
+        epsilon=own.epsilon,
     )
 
 

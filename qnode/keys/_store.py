@@ -234,6 +234,7 @@ class SqliteKeyStore(KeyStore):
                 available_peer=_ranges.n_free(tx, tx.peer, "available"),
                 prepared=_ranges.n_free(tx, tx.role, "prepared") + _ranges.n_free(tx, tx.peer, "prepared"),
                 assigned=_assigned.n_chunks(tx) + _accepted.n_chunks(tx),
+                stock=_assigned.n_chunks_in_stock(tx),
                 delivered=delivered,
                 void=void,
                 expired=expired,

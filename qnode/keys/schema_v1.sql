@@ -17,6 +17,7 @@ CREATE TABLE site (
     sent_index              INTEGER NOT NULL DEFAULT -1,
     received_segment        INTEGER NOT NULL DEFAULT -1,
     received_index          INTEGER NOT NULL DEFAULT -1,
+    epsilon                 REAL    NOT NULL DEFAULT 0.0,  -- eps_sec + eps_cor of all blocks that gave key
     peer_generation         INTEGER NOT NULL DEFAULT 0,    -- what the peer last said of itself
     peer_last_assignment_id INTEGER NOT NULL DEFAULT 0,
     peer_last_handover_id   INTEGER NOT NULL DEFAULT 0,

@@ -13,7 +13,7 @@ from qnode.devices.status import DeviceStatus
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import asymmetry, visibility_error
 from qnode.distill.keylength import KeyLength
-from qnode.keys import Counts, PadsLeft
+from qnode.keys import Counts, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.block_policy import RecentBlocks
 from qnode.node.decision import BlockCounts, assumptions
@@ -125,16 +125,19 @@ class Figures:
         lock = self.quantum.lock.to(state, because, at=time.time())
         self.quantum = msgspec.structs.replace(self.quantum, lock=lock)
 
-    def note_store(self, counts: Counts, pads: PadsLeft) -> None:
+    def note_store(self, counts: Counts, pads: PadsLeft, positions: Positions) -> None:
         """Take over what the store counts."""
         self.keys = KeyStatus(
             available_own=counts.available_own,
             available_peer=counts.available_peer,
             prepared=counts.prepared,
-            assigned=counts.assigned,
+            assigned=counts.assigned - counts.stock,
+            stock=counts.stock,
             delivered_total=counts.delivered,
             void_total=counts.void,
             expired_total=counts.expired,
+            # Counted apart, for the tags' share is too small to be added to the blocks' one by one.
+            epsilon_total=positions.epsilon + positions.last_block_id * EPS_AUTHENTICATION,
         )
         self.authentication = AuthenticationStatus(pads_left_send=pads.send, pads_left_receive=pads.receive)
 
@@ -184,7 +187,7 @@ class Figures:
         self._decided(block_id)
         self._accepted += 1
         self.recent.accepted(span.n_slots / self._link.source.qubit_rate_hz, counts)
-        source, estimation = self._link.source, self._link.estimation
+        source = self._link.source
         summary = BlockSummary(
             block_id=block_id,
             finished_at=time.time(),
@@ -208,7 +211,6 @@ class Figures:
             lambda_ec_bits=self.totals.lambda_ec_bits + counts.lambda_ec_bits,
             ec_parities=self.totals.ec_parities + counts.alice_parities,
             shannon_bits=self.totals.shannon_bits + counts.shannon_bits,
-            epsilon=self.totals.epsilon + estimation.eps_sec + estimation.eps_cor + EPS_AUTHENTICATION,
         )
         self.clear_alarm("block.discarded")
         log.info(
@@ -232,7 +234,6 @@ class Figures:
         self.last_qber_z = None
         self.recent.lost(reason)
         self._discarded[reason] = self._discarded.get(reason, 0) + 1
-        self.totals = msgspec.structs.replace(self.totals, epsilon=self.totals.epsilon + EPS_AUTHENTICATION)
         self._last_discard = Discard(block_id=block_id, at=time.time(), reason=reason, detail=detail)
         log.warning("block.discarded", block=block_id, reason=reason, detail=detail, span_s=round(span_s, 3))
         if reason != "store_full":  # which is nobody's fault: there are more keys than are wanted

@@ -267,7 +267,7 @@ class SiteNode:
         figures = self._figures
         counts = await self._storage.counts()
         pads = await self._storage.pads_left()
-        figures.note_store(counts, pads)
+        figures.note_store(counts, pads, await self._storage.positions())
         if self._conversation is not None:
             round_trip_s = self._conversation.site.session.round_trip_s
             figures.peer = msgspec.structs.replace(figures.peer, rtt_s=round_trip_s)

@@ -154,7 +154,9 @@ def _blocks(status: NodeStatus) -> Iterator[Metric]:
         "Disclosed by error correction and verification.",
         _bytes(totals.lambda_ec_bits),
     )
-    yield _counter("qkd_epsilon_total", "Sum of the accepted blocks' failure probabilities.", totals.epsilon)
+    yield _counter(
+        "qkd_epsilon_total", "Failure probabilities of all blocks, over restarts.", status.keys.epsilon_total
+    )
     if last is not None:
         yield _gauge("qkd_last_block_timestamp_seconds", "When the last block gave key.", last.finished_at)
         yield _gauge("qkd_last_block_secret_bytes", "Secret key of the last block.", _bytes(last.secret_bits))

@@ -87,6 +87,7 @@ def keys_rows(status: NodeStatus) -> list[tuple[str, str, str]]:
         ("delivered", count(keys.delivered_total), "chunks, in total"),
         ("void", count(keys.void_total), "given up on both sites, in total"),
         ("expired", count(keys.expired_total), "too old, in total"),
+        ("epsilon", f"{keys.epsilon_total:.1e}", "by which all keys together may fail to be ideal, in total"),
         ("pads to send", _known_count(pads.pads_left_send), "one-time authentication, this site's half"),
         ("pads to receive", _known_count(pads.pads_left_receive), "one-time authentication, the peer's half"),
     ]

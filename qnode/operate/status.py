@@ -145,14 +145,15 @@ class Totals(Struct, frozen=True, kw_only=True):
     c_z_clicks: int = 0
     ec_parities: int = 0
     shannon_bits: float = 0.0
-    epsilon: float = 0.0
 
 
 class KeyStatus(Struct, frozen=True, kw_only=True):
     """Chunks in the store by state, and what became of keys.
 
     ``available_own``: assignable by this site; ``available_peer``: by the other one. ``stock``: pre-assigned
-    chunks for delivery while the link is down.
+    chunks for delivery while the link is down. The totals are the link's since its first block, over
+    restarts; ``epsilon_total``: by how much at most all its keys together may differ from ideal ones (eps_sec
+    + eps_cor of each block that gave key, and the bounds of every block's one-time tags).
     """
 
     available_own: int = 0
@@ -163,6 +164,7 @@ class KeyStatus(Struct, frozen=True, kw_only=True):
     delivered_total: int = 0
     void_total: int = 0
     expired_total: int = 0
+    epsilon_total: float = 0.0
 
 
 class AuthenticationStatus(Struct, frozen=True, kw_only=True):
