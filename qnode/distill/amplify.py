@@ -8,7 +8,7 @@ matrix, so the leftover-hash bound is the same; the seed has n - 1 bits only (se
 import numpy as np
 
 from qnode.distill.bits import Bits, Words
-from qnode.distill.toeplitz import LEAF_WIDTH, toeplitz_product
+from qnode.distill.toeplitz import WIDTH, toeplitz_product
 
 
 def seed_length_bytes(n_bits: int) -> int:
@@ -16,14 +16,14 @@ def seed_length_bytes(n_bits: int) -> int:
     return (max(n_bits, 1) + 6) // 8
 
 
-def amplify(key: Bits, seed: bytes, length: int, *, width: int = LEAF_WIDTH) -> Bits:
+def amplify(key: Bits, seed: bytes, length: int, *, width: int = WIDTH) -> Bits:
     """Return the first m = ``length`` bits of key plus the Toeplitz product of the rest.
 
     Bit i is key_i + sum_j seed_(n - m - 1 + i - j) key_(m + j), j < n - m, modulo 2.
 
     ``seed`` is uniform, drawn after verification and used once; bits beyond n - 1 are ignored. ``width`` is
-    one of ``clmul.leaf_widths()``, the widest by default; all give the same bits. Works in at most
-    (10 n + 16 min(m, n - m)) / 8 bytes beside its arguments, 200 kB for small keys; runs without the GIL.
+    one of ``clmul.vector_widths()``, the widest by default; all give the same bits. Works in at most
+    (7 n + 16 min(m, n - m)) / 8 bytes and 3 MB beside its arguments; runs without the GIL.
 
     Raises:
         ValueError: ``length`` is negative or exceeds the key, or the seed has another length.

@@ -2,110 +2,44 @@
 
 In words of 64 bits: with S the words of the seed and x those of the vector, row r of the product of
 polynomials is the 128-bit sum over j of S[r - j] x[j], and word r of the result is the low half of row r
-plus the high half of row r - 1. All rows are made first, by square blocks, and folded into words at the end.
-A block halves into three half-size blocks instead of four (Winograd's identity for Toeplitz matrices, the
-transpose of Karatsuba's multiplication).
+plus the high half of row r - 1. All rows are made first, by square tiles, and folded into words at the end.
+
+A block [[B, A], [C, B]] halves into three half-size blocks instead of four (Winograd's identity for Toeplitz
+matrices, the transpose of Karatsuba's multiplication):
+
+    y0 = B (x0 + x1) + (A + B) x1,   y1 = B (x0 + x1) + (B + C) x0.
+
+Three such steps at once make 27 blocks of an eighth of a tile. As many of them as a vector has lanes are
+interleaved and go down to the leaves side by side.
 """
 
-from dataclasses import dataclass
-from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from qnode.distill.bits import Words
-from qnode.distill.clmul import (
+from qnode.distill.clmul import vector_widths
+from qnode.distill.toeplitz_leaf import (
     LEAF_SIZES,
+    add_pairs,
+    add_to_both,
     add_words,
+    copy_pairs,
     leaf_128,
     leaf_256,
+    leaf_512,
     leaf_portable,
-    leaf_widths,
 )
-from qnode.kernels import kernel
+from qnode.distill.toeplitz_plan import plan_product
+from qnode.kernels import inline_kernel, kernel
 
-LEAF_WIDTH: Final = leaf_widths()[0]
+WIDTH: Final = vector_widths()[0]
 
-_TILE_UNIT: Final = 8
 _LARGEST_LEAF: Final = LEAF_SIZES[-1]
-_LEAF_COST: Final = {8: 31.0, 12: 56.0, 16: 84.0}
-_SCRATCH_PER_BLOCK: Final = 6  # words: 3 at the first level, half of that at the next, ...
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a matrix of words is covered by square tiles, each word by one tile.
-
-    ``tiles`` (int64, shape ``(number, 3)``) holds first row, first column and size of each; a size is 8 or 24
-    times a power of two. ``rows`` and ``columns`` are where the tiles end: they may reach past the matrix,
-    where the seed or the vector is zero. ``largest`` is the size of the largest tile.
-    """
-
-    rows: int
-    columns: int
-    largest: int
-    tiles: npt.NDArray[np.int64]
-
-
-@lru_cache(maxsize=64)
-def plan_product(rows: int, columns: int) -> Plan:
-    """Return the cheapest cover of ``rows`` x ``columns`` words that begins with tiles of one size.
-
-    What the first tiles leave is covered by the largest that fit. Rows and columns are first rounded up to a
-    multiple of eight, so that inside the matrix everything fits.
-    """
-    height, width = -(-rows // _TILE_UNIT) * _TILE_UNIT, -(-columns // _TILE_UNIT) * _TILE_UNIT
-    smallest_side = min(height, width)
-    sizes = _sizes(2 * smallest_side)
-    below = [size for size in sizes if size <= smallest_side]
-    # One size above the side as well, and the whole rounded up: padding may cost less than strips.
-    covers = (
-        _cover(padded[0], padded[1], size)
-        for size in (*below[-3:], *sizes[len(below) : len(below) + 1])
-        for padded in ((height, width), (-(-height // size) * size, -(-width // size) * size))
-    )
-    cover = min(covers, key=lambda tiles: sum(_tile_cost(size) for _, _, size in tiles))
-    return Plan(
-        rows=max(row + size for row, _, size in cover),
-        columns=max(column + size for _, column, size in cover),
-        largest=max(size for _, _, size in cover),
-        tiles=np.array(cover, np.int64),
-    )
-
-
-def _cover(height: int, width: int, first_size: int) -> list[tuple[int, int, int]]:
-    """Return row, column and size of tiles that begin with ``first_size``, which alone may exceed a side."""
-    tiles: list[tuple[int, int, int]] = []
-    pending = [(0, 0, height, width, first_size)]
-    while pending:
-        row, column, height, width, size = pending.pop()
-        down, along = max(1, height // size), max(1, width // size)
-        tiles.extend((row + i * size, column + j * size, size) for i in range(down) for j in range(along))
-        used_height, used_width = min(height, down * size), min(width, along * size)
-        for rest in (
-            (row + used_height, column, height - used_height, width),
-            (row, column + used_width, used_height, width - used_width),
-        ):
-            side = min(rest[2:])
-            if side > 0:
-                pending.append((*rest, max(size for size in _sizes(side) if size <= side)))
-    return tiles
-
-
-@cache
-def _sizes(limit: int) -> tuple[int, ...]:
-    """Return all sizes of tiles up to ``limit``, smallest first."""
-    powers = range(max(1, limit).bit_length())
-    return tuple(sorted(base << power for power in powers for base in (8, 24) if base << power <= limit))
-
-
-@cache
-def _tile_cost(size: int) -> float:
-    """Return about how many word products a tile is worth, its additions included."""
-    if size in _LEAF_COST:
-        return _LEAF_COST[size]
-    return 3.0 * _tile_cost(size // 2) + size
+_SPREAD_LIMIT: Final = 12288  # words; larger tiles are halved first, so that the 27 blocks stay in the cache
+_SPREAD_WORDS: Final = 29  # per word of such a tile
+_SPLIT_WORDS: Final = 6  # per word of a halved block: 3 at the first level, half of that at the next, ...
 
 
 @kernel
@@ -115,46 +49,156 @@ def multiply_tiles(
     """Add every tile's product to the rows at ``work[y]`` (two words each).
 
     ``work[origin + r - j]`` is the seed word of row r and column j, ``work[x + j]`` the vector. ``width`` is
-    one of ``clmul.leaf_widths()``.
+    one of ``clmul.vector_widths()``.
     """
     for index in range(tiles.shape[0]):
         row, column, size = tiles[index, 0], tiles[index, 1], tiles[index, 2]
         window = origin + row - column - size
-        _square(work, window, x + column, scratch, scratch + 2 * size, size, width)
+        _tile(work, window, x + column, scratch, scratch + 2 * size, size, width)
         target = y + 2 * row
         add_words(work, target, target, scratch, 2 * size)
 
 
+@inline_kernel
+def _add_inputs(work: Words, s: int, x: int, differences: int, folded: int, half: int) -> None:
+    """Set what the half-size blocks need: A + B and B + C in one run of words, and x0 + x1."""
+    add_words(work, differences, s, s + half, 3 * half)
+    add_words(work, folded, x, x + half, half)
+
+
 @kernel
-def _square(work: Words, s: int, x: int, y: int, scratch: int, n: int, width: int) -> None:
+def _tile(work: Words, s: int, x: int, y: int, scratch: int, n: int, width: int) -> None:
     """Set the n rows at y to the Toeplitz block with window s .. s + 2 n times the n words at x."""
+    if n <= _SPREAD_LIMIT:
+        _spread_tile(work, s, x, y, scratch, n, width)
+        return
+    half = n // 2
+    differences, folded = scratch, scratch + 3 * half
+    shared = folded + half
+    deeper = shared + n
+    _add_inputs(work, s, x, differences, folded, half)
+    _tile(work, s + half, folded, shared, deeper, half, width)
+    _tile(work, differences, x + half, y, deeper, half, width)
+    _tile(work, differences + half, x, y + n, deeper, half, width)
+    add_to_both(work, y, shared, n)
+
+
+@kernel
+def _lanes(work: Words, s: int, x: int, y: int, scratch: int, n: int, size: int, width: int) -> None:
+    """Do what ``_tile`` does for a block of n words in each lane; ``size`` is n times the number of lanes."""
     if n <= _LARGEST_LEAF:
-        if width == 4:
+        if width == 8:
+            leaf_512(work, s, x, y, n)
+        elif width == 4:
             leaf_256(work, s, x, y, n)
         elif width == 2:
             leaf_128(work, s, x, y, n)
         else:
             leaf_portable(work, s, x, y, n)
         return
-    half = n // 2
-    # The block is [[B, A], [C, B]] with A, B, C the windows at s, s + half, s + n:
-    # y0 = B (x0 + x1) + (A + B) x1,   y1 = B (x0 + x1) + (B + C) x0.
-    differences = scratch
-    folded = differences + 3 * half
+    half = size // 2
+    differences, folded = scratch, scratch + 3 * half
     shared = folded + half
-    deeper = shared + n
-    add_words(work, differences, s, s + half, 3 * half)
-    add_words(work, folded, x, x + half, half)
-    _square(work, s + half, folded, shared, deeper, half, width)
-    _square(work, differences, x + half, y, deeper, half, width)
-    _square(work, differences + half, x, y + n, deeper, half, width)
-    add_words(work, y, y, shared, n)
-    add_words(work, y + n, y + n, shared, n)
+    deeper = shared + size
+    _add_inputs(work, s, x, differences, folded, half)
+    _lanes(work, s + half, folded, shared, deeper, n // 2, half, width)
+    _lanes(work, differences, x + half, y, deeper, n // 2, half, width)
+    _lanes(work, differences + half, x, y + size, deeper, n // 2, half, width)
+    add_to_both(work, y, shared, size)
 
 
-def toeplitz_product(
-    seed: Words, x: Words, row_bits: int, column_bits: int, width: int = LEAF_WIDTH
-) -> Words:
+@kernel
+def _spread_tile(work: Words, s: int, x: int, y: int, scratch: int, n: int, width: int) -> None:
+    """Do what ``_tile`` does by 27 blocks of an eighth, a different block in each lane of a vector."""
+    lanes = max(1, width // 2)
+    eighth = n // 8
+    batches = -(-27 // lanes)
+    s1 = scratch
+    x1 = s1 + 3 * n
+    s2 = x1 + 3 * (n // 2)
+    x2 = s2 + 9 * (n // 2)
+    s3 = x2 + 9 * (n // 4)
+    x3 = s3 + batches * lanes * 2 * eighth
+    y3 = x3 + batches * lanes * eighth
+    _spread(work, s, x, s1, x1, 1, n)
+    _spread(work, s1, x1, s2, x2, 3, n // 2)
+    _spread_to_lanes(work, s2, x2, s3, x3, eighth, lanes)
+    size = lanes * eighth
+    for batch in range(batches):
+        _lanes(work, s3 + 2 * batch * size, x3 + batch * size, y3 + 2 * batch * size, s1, eighth, size, width)
+    y2 = s1
+    y1 = y2 + 9 * (n // 2)
+    _gather_from_lanes(work, y3, y2, eighth, lanes)
+    _gather(work, y2, y1, 3, n // 2)
+    _gather(work, y1, y, 1, n)
+
+
+@kernel
+def _spread(work: Words, s: int, x: int, s_out: int, x_out: int, count: int, n: int) -> None:
+    """Write the inputs of the three halves of each of ``count`` blocks of n words: top, shared, bottom."""
+    half = n // 2
+    for block in range(count):
+        a = s + block * 2 * n
+        to = s_out + block * 3 * n
+        add_words(work, to, a, a + half, n)
+        work[to + n : to + 2 * n] = work[a + half : a + half + n]
+        add_words(work, to + 2 * n, a + half, a + n, n)
+        x0 = x + block * n
+        to = x_out + block * 3 * half
+        work[to : to + half] = work[x0 + half : x0 + n]
+        add_words(work, to + half, x0, x0 + half, half)
+        work[to + 2 * half : to + 3 * half] = work[x0 : x0 + half]
+
+
+@kernel
+def _spread_to_lanes(work: Words, s: int, x: int, s_out: int, x_out: int, n: int, lanes: int) -> None:
+    """Do what ``_spread`` does for nine blocks of 2 n words, and interleave the 27 results of n words."""
+    step = 2 * lanes
+    for block in range(9):
+        a, x0 = s + block * 4 * n, x + block * 2 * n
+        b, c, x1 = a + n, a + 2 * n, x0 + n
+        top, x_top = _lane(s_out, x_out, 3 * block, n, lanes)
+        shared, x_shared = _lane(s_out, x_out, 3 * block + 1, n, lanes)
+        bottom, x_bottom = _lane(s_out, x_out, 3 * block + 2, n, lanes)
+        add_pairs(work, top, a, b, n, step, 2)
+        copy_pairs(work, shared, b, n, step, 2)
+        add_pairs(work, bottom, b, c, n, step, 2)
+        copy_pairs(work, x_top, x1, n // 2, step, 2)
+        add_pairs(work, x_shared, x0, x1, n // 2, step, 2)
+        copy_pairs(work, x_bottom, x0, n // 2, step, 2)
+
+
+@kernel
+def _gather_from_lanes(work: Words, y: int, y_out: int, n: int, lanes: int) -> None:
+    """Sum the rows of 27 interleaved blocks of n words into those of nine blocks of 2 n words."""
+    step = 2 * lanes
+    for block in range(9):
+        top = _lane(y, y, 3 * block, n, lanes)[0]
+        shared = _lane(y, y, 3 * block + 1, n, lanes)[0]
+        bottom = _lane(y, y, 3 * block + 2, n, lanes)[0]
+        to = y_out + block * 4 * n
+        add_pairs(work, to, top, shared, n, 2, step)
+        add_pairs(work, to + 2 * n, bottom, shared, n, 2, step)
+
+
+@inline_kernel
+def _lane(s: int, x: int, place: int, n: int, lanes: int) -> tuple[int, int]:
+    """Return where block ``place`` begins among the interleaved: 2 n words each from s on, n from x on."""
+    batch, lane = place // lanes, place % lanes
+    return s + batch * 2 * n * lanes + 2 * lane, x + batch * n * lanes + 2 * lane
+
+
+@kernel
+def _gather(work: Words, y: int, y_out: int, count: int, n: int) -> None:
+    """Sum the rows of three halves of each of ``count`` blocks of n words."""
+    for block in range(count):
+        top = y + block * 3 * n
+        to = y_out + block * 2 * n
+        add_words(work, to, top, top + n, n)
+        add_words(work, to + n, top + n, top + 2 * n, n)
+
+
+def toeplitz_product(seed: Words, x: Words, row_bits: int, column_bits: int, width: int = WIDTH) -> Words:
     """Return y with y_i = sum_j seed_(column_bits - 1 + i - j) x_j, i < row_bits, packed in uint64 words.
 
     ``seed`` holds ``row_bits + column_bits - 1`` bits and ``x`` ``column_bits``, both packed with a zero
@@ -168,7 +212,8 @@ def toeplitz_product(
     x_at = origin + plan.rows
     y_at = x_at + plan.columns
     scratch = y_at + 2 * plan.rows
-    work = np.zeros(scratch + (2 + _SCRATCH_PER_BLOCK) * plan.largest, np.uint64)
+    spread = _SPREAD_WORDS * min(plan.largest, _SPREAD_LIMIT)
+    work = _aligned_zeros(scratch + (2 + _SPLIT_WORDS) * plan.largest + spread)
     # Coefficient column_bits - 1 of the product, which is y_0, becomes the first bit of row 1.
     _place_bits(work[:x_at], seed, (origin + 1) * 64 - (column_bits - 1))
     work[x_at : x_at + columns] = x
@@ -188,3 +233,10 @@ def _place_bits(target: Words, source: Words, offset_bits: int) -> None:
     if shift:
         fits = min(source.shape[0], target.shape[0] - first - 1)
         target[first + 1 : first + 1 + fits] |= source[:fits] >> np.uint64(64 - shift)
+
+
+def _aligned_zeros(n: int) -> Words:
+    """Return ``n`` zero words that begin at a whole cache line."""
+    words = np.zeros(n + 7, np.uint64)
+    first = -words.ctypes.data // 8 % 8
+    return words[first : first + n]
