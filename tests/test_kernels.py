@@ -1,31 +1,145 @@
 """Compiled kernels are cached only where the cache can be trusted, and never outlive their sources."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-PROGRAM = """
-import qnode.kernels as kernels
-directory = kernels.cache_directory("qnode.tags.order")
-print(directory, kernels._trusted(directory))
+import pytest
+from numba.core import config as numba_config
+
+import qnode
+from qnode import kernel_cache
+from qnode.kernel_cache import UntrustedCache, cache_directory, processor, sources_digest, trusted
+
+MULTIPLY = """
+import json
+import numpy as np
+from qnode.distill.clmul import clmul64_portable
+from qnode.kernel_cache import KernelCache
+product = clmul64_portable(np.uint64(3), np.uint64(2**63))
+print(json.dumps({"product": [int(word) for word in product], "misses": KernelCache.misses}))
+"""
+DISTIL = """
+import json
+from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.distill.bits import Bits
+from qnode.distill.clmul import vector_widths
+from qnode.distill.verify import verification_tag
+key = Bits.from_bytes(bytes(range(250)), 2000)
+tag = verification_tag(key, bytes(range(16)), 128)
+hashed = amplify(key, bytes(seed_length_bytes(2000) - 9) + b"different", 700)
+print(json.dumps({"widths": vector_widths(), "tag": tag.hex(), "key": hashed.to_bytes().hex()}))
+"""
+DIGESTS = """
+import json
+from qnode.kernel_cache import sources_digest
+print(json.dumps({m: sources_digest("qnode." + m) for m in ("distill.toeplitz", "distill.sift")}))
 """
 
 
-def ask(cache: Path) -> list[str]:
-    environment = os.environ | {"QNODE_CACHE_DIR": str(cache)}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, check=True)
-    return done.stdout.decode().split()
+def run(program: str, place: Path | None = None, **environment: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=place,
+        env=os.environ | environment,
+        capture_output=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
 
 
-def test_the_cache_is_named_by_version_processor_room_and_digest(tmp_path: Path) -> None:
-    directory, trusted = ask(tmp_path)
-    assert trusted == "True"
-    assert Path(directory).parent == tmp_path
-    assert Path(directory).name.startswith("kernels-")
-    assert "-tags-" in Path(directory).name
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("QNODE_CACHE_DIR", str(tmp_path))
+    trusted.cache_clear()
+    return tmp_path
 
 
-def test_a_cache_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    assert ask(tmp_path)[1] == "False"
+def test_the_cache_is_named_by_version_processor_module_and_digest(cache: Path) -> None:
+    directory = cache_directory("qnode.tags.order")
+    assert directory.parent == cache / f"kernels-{qnode.__version__}-{processor()}"
+    assert directory.name == f"tags.order-{sources_digest('qnode.tags.order')}"
+
+
+def test_processors_of_one_name_with_other_instructions_do_not_share_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(numba_config, "CPU_NAME", "znver5")
+    names = []
+    for features in ("+sse2,+pclmul", "+sse2,-pclmul"):
+        monkeypatch.setattr(numba_config, "CPU_FEATURES", features)
+        names.append(processor())
+    assert names[0] != names[1]
+    assert {name.partition("-")[0] for name in names} == {"znver5"}
+
+
+def test_a_change_in_an_imported_module_makes_code_stale_and_spares_what_does_not_import_it(
+    tmp_path: Path,
+) -> None:
+    package = Path(qnode.__file__).parent
+    shutil.copytree(package, tmp_path / "qnode", ignore=shutil.ignore_patterns("__pycache__"))
+    before = run(DIGESTS, tmp_path)
+    helper = tmp_path / "qnode" / "distill" / "toeplitz_leaf.py"
+    helper.write_text(helper.read_text().replace("(8, 16, 24)", "(8, 16, 32)"))
+    after = run(DIGESTS, tmp_path)
+    assert before["distill.toeplitz"] != after["distill.toeplitz"]
+    assert before["distill.sift"] == after["distill.sift"]
+
+
+def test_code_is_compiled_once_and_then_loaded(cache: Path) -> None:
+    first, second = run(MULTIPLY), run(MULTIPLY)
+    assert first == {"product": [1 << 63, 1], "misses": 1}
+    assert second == first | {"misses": 0}
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_files_that_others_can_write_to_or_that_are_damaged_are_replaced(cache: Path, suffix: str) -> None:
+    run(MULTIPLY)
+    (file,) = cache.rglob(f"*.{suffix}")
+    file.chmod(0o666)
+    assert run(MULTIPLY)["misses"] == 1
+    assert not file.stat().st_mode & 0o022
+    file.write_bytes(file.read_bytes()[:100])
+    assert run(MULTIPLY)["misses"] == 1
+    assert run(MULTIPLY)["misses"] == 0
+
+
+def test_a_place_that_others_can_write_to_is_not_used(cache: Path) -> None:
+    cache.chmod(0o777)
+    with pytest.raises(UntrustedCache, match="chmod go-w"):
+        trusted(cache_directory("qnode.tags.order"))
+    cache.chmod(0o1777)  # as /tmp: what is ours there stays ours
+    trusted.cache_clear()
+    trusted(cache_directory("qnode.tags.order"))
+
+
+def test_old_code_goes_when_new_code_comes(cache: Path) -> None:
+    def generation(version: str, number: int) -> Path:
+        return cache / version / f"tags.order-{number:016x}"
+
+    for number in range(12):
+        for place in (generation("kernels-a", number), generation(f"kernels-{number}", 0)):
+            place.mkdir(parents=True)
+            for path in (place, place.parent):
+                os.utime(path, (number, number))
+    other = cache / "kernels-a" / "tags.order_window-0"
+    other.mkdir()
+    new = generation("kernels-a", 99)
+    trusted(new)
+    assert sorted(new.parent.iterdir()) == [generation("kernels-a", n) for n in (*range(5, 12), 99)] + [other]
+    assert {path.name for path in cache.iterdir()} == {"kernels-a", *(f"kernels-{n}" for n in range(5, 12))}
+
+
+def test_every_import_of_our_own_is_seen() -> None:
+    seen = {path.name for path in kernel_cache._sources("qnode.distill.toeplitz")}
+    assert {"toeplitz.py", "toeplitz_leaf.py", "toeplitz_plan.py", "clmul.py", "bits.py"} <= seen
+
+
+def test_a_processor_without_the_instructions_computes_the_same(cache: Path) -> None:
+    poor = run(DISTIL, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
+    assert poor["widths"] == [1]
+    assert run(DISTIL) | {"widths": [1]} == poor

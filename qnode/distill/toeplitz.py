@@ -32,7 +32,7 @@ from qnode.distill.toeplitz_leaf import (
     leaf_portable,
 )
 from qnode.distill.toeplitz_plan import plan_product
-from qnode.kernels import inline_kernel, kernel
+from qnode.kernels import inline_kernel, inner_kernel, kernel
 
 WIDTH: Final = vector_widths()[0]
 
@@ -66,7 +66,7 @@ def _add_inputs(work: Words, s: int, x: int, differences: int, folded: int, half
     add_words(work, folded, x, x + half, half)
 
 
-@kernel
+@inner_kernel
 def _tile(work: Words, s: int, x: int, y: int, scratch: int, n: int, width: int) -> None:
     """Set the n rows at y to the Toeplitz block with window s .. s + 2 n times the n words at x."""
     if n <= _SPREAD_LIMIT:
@@ -83,7 +83,7 @@ def _tile(work: Words, s: int, x: int, y: int, scratch: int, n: int, width: int)
     add_to_both(work, y, shared, n)
 
 
-@kernel
+@inner_kernel
 def _lanes(work: Words, s: int, x: int, y: int, scratch: int, n: int, size: int, width: int) -> None:
     """Do what ``_tile`` does for a block of n words in each lane; ``size`` is n times the number of lanes."""
     if n <= _LARGEST_LEAF:
@@ -107,7 +107,7 @@ def _lanes(work: Words, s: int, x: int, y: int, scratch: int, n: int, size: int,
     add_to_both(work, y, shared, size)
 
 
-@kernel
+@inner_kernel
 def _spread_tile(work: Words, s: int, x: int, y: int, scratch: int, n: int, width: int) -> None:
     """Do what ``_tile`` does by 27 blocks of an eighth, a different block in each lane of a vector."""
     lanes = max(1, width // 2)
@@ -133,7 +133,7 @@ def _spread_tile(work: Words, s: int, x: int, y: int, scratch: int, n: int, widt
     _gather(work, y1, y, 1, n)
 
 
-@kernel
+@inner_kernel
 def _spread(work: Words, s: int, x: int, s_out: int, x_out: int, count: int, n: int) -> None:
     """Write the inputs of the three halves of each of ``count`` blocks of n words: top, shared, bottom."""
     half = n // 2
@@ -150,7 +150,7 @@ def _spread(work: Words, s: int, x: int, s_out: int, x_out: int, count: int, n: 
         work[to + 2 * half : to + 3 * half] = work[x0 : x0 + half]
 
 
-@kernel
+@inner_kernel
 def _spread_to_lanes(work: Words, s: int, x: int, s_out: int, x_out: int, n: int, lanes: int) -> None:
     """Do what ``_spread`` does for nine blocks of 2 n words, and interleave the 27 results of n words."""
     step = 2 * lanes
@@ -168,7 +168,7 @@ def _spread_to_lanes(work: Words, s: int, x: int, s_out: int, x_out: int, n: int
         copy_pairs(work, x_bottom, x0, n // 2, step, 2)
 
 
-@kernel
+@inner_kernel
 def _gather_from_lanes(work: Words, y: int, y_out: int, n: int, lanes: int) -> None:
     """Sum the rows of 27 interleaved blocks of n words into those of nine blocks of 2 n words."""
     step = 2 * lanes
@@ -188,7 +188,7 @@ def _lane(s: int, x: int, place: int, n: int, lanes: int) -> tuple[int, int]:
     return s + batch * 2 * n * lanes + 2 * lane, x + batch * n * lanes + 2 * lane
 
 
-@kernel
+@inner_kernel
 def _gather(work: Words, y: int, y_out: int, count: int, n: int) -> None:
     """Sum the rows of three halves of each of ``count`` blocks of n words."""
     for block in range(count):

@@ -14,7 +14,7 @@ import numpy as np
 
 from qnode.distill.bits import Bits, Words
 from qnode.distill.clmul import clmul64, clmul64_portable, has_clmul64
-from qnode.kernels import kernel
+from qnode.kernels import inner_kernel, kernel
 
 TagBits = Literal[64, 128]
 
@@ -64,14 +64,14 @@ def verification_tag(bits: Bits, seed: bytes, tag_bits: TagBits = 64, *, fast: b
     return tag.astype("<u8").tobytes()
 
 
-@kernel
+@inner_kernel
 def _fold_64(low: np.uint64, high: np.uint64) -> np.uint64:
     """Reduce a 128-bit product: z^64 = z^4 + z^3 + z + 1; what leaves at the top is folded first."""
     top = high ^ (high >> np.uint64(63)) ^ (high >> np.uint64(61)) ^ (high >> np.uint64(60))
     return low ^ top ^ (top << np.uint64(1)) ^ (top << np.uint64(3)) ^ (top << np.uint64(4))
 
 
-@kernel
+@inner_kernel
 def _fold_128(w0: np.uint64, w1: np.uint64, w2: np.uint64, w3: np.uint64) -> tuple[np.uint64, np.uint64]:
     """Reduce a 256-bit product: z^128 = z^7 + z^2 + z + 1."""
     w2 = w2 ^ (w3 >> np.uint64(63)) ^ (w3 >> np.uint64(62)) ^ (w3 >> np.uint64(57))

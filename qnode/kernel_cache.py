@@ -1,0 +1,238 @@
+"""Where the machine code of kernels is kept, when it is loaded, and when it is stale.
+
+It lies in a directory named by package version and processor, in a folder for each module, named by a digest
+of the module's source and of all our modules that it imports, directly or not: a change in any of them,
+helpers and constants included, makes the code stale by construction (numba itself looks only at the file of
+the outermost function). Cached machine code is trusted code: it is loaded only when it and every directory
+above it belong to root or to us and nobody else can write there. A cache that is damaged, full or gone costs
+the time to compile, never the start.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import llvmlite
+import numba
+from llvmlite.binding import get_host_cpu_name
+from numba.core import caching
+from numba.core import config as numba_config
+from numba.core.codegen import get_host_cpu_features
+
+from qnode import __version__
+
+_ROOT: Final = Path(__file__).parent
+_PACKAGE: Final = _ROOT.name
+_IMPORT: Final = re.compile(
+    rf"^\s*(?:from\s+({_PACKAGE}(?:\.\w+)*|\.+[\w.]*)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+({_PACKAGE}[\w.]*))",
+    re.MULTILINE,
+)
+_KEPT: Final = 8  # generations of a module's code, and versions of all: several checkouts share a cache
+
+
+class UntrustedCache(Exception):
+    """Code from this place is not loaded; the message says why."""
+
+
+def cache_base() -> Path:
+    """Return the folder of all versions: `$QNODE_CACHE_DIR`, systemd's or the user's cache."""
+    named = os.environ.get("QNODE_CACHE_DIR") or os.environ.get("CACHE_DIRECTORY")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / _PACKAGE
+
+
+def processor() -> str:
+    """Return the name of the code generator's target: model, and a digest of its instruction sets."""
+    settings: Any = numba_config
+    name = settings.CPU_NAME or get_host_cpu_name()
+    features = settings.CPU_FEATURES
+    if features is None:
+        features = "" if settings.CPU_NAME else get_host_cpu_features()  # type: ignore[no-untyped-call]
+    return f"{name}-{hashlib.sha256(str(features).encode()).hexdigest()[:8]}"
+
+
+def cache_directory(module: str) -> Path:
+    """Return where the machine code of the kernels of ``module`` is kept."""
+    version = f"kernels-{__version__}-{processor()}"
+    return cache_base() / version / f"{module.removeprefix(f'{_PACKAGE}.')}-{sources_digest(module)}"
+
+
+@cache
+def sources_digest(module: str) -> str:
+    """Return the digest of everything of ours that ends up in the code of ``module``."""
+    digest = hashlib.sha256(f"{sys.version} {numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted({_ROOT / "kernels.py", _ROOT / "kernel_cache.py", *_sources(module)}):
+        digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _sources(module: str) -> set[Path]:
+    """Return the files of ``module`` and of all modules of this package that it imports, directly or not."""
+    found: set[Path] = set()
+    pending = [module]
+    while pending:
+        path = _file_of(pending.pop())
+        if path is not None and path not in found:
+            found.add(path)
+            pending += _imports(path)
+    return found
+
+
+@cache
+def _imports(path: Path) -> tuple[str, ...]:
+    names: list[str] = []
+    for source, imported, plain in _IMPORT.findall(path.read_text()):
+        if source.startswith("."):
+            raise ImportError(f"{path}: name modules of {_PACKAGE} in full, so that kernel caches can follow")
+        names.append(source or plain)
+        names += [f"{source}.{name}" for name in re.findall(r"\w+", imported) if source]
+    return tuple(names)
+
+
+@cache
+def _file_of(name: str) -> Path | None:
+    """Return the file of a module or package; None for anything else that can be imported from one."""
+    place = _ROOT.joinpath(*name.split(".")[1:])
+    for path in (place.with_suffix(".py"), place / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def trusted(directory: Path) -> None:
+    """Make ``directory`` if need be and check that nobody else can put code there.
+
+    Raises:
+        UntrustedCache: somebody can, or it cannot be made.
+    """
+    try:
+        is_new = not directory.exists()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (directory, *directory.parents):
+            _check(path)
+        os.utime(directory)
+        if is_new:
+            _forget_old(directory.parent, directory.name.rpartition("-")[0] + "-")
+            _forget_old(directory.parent.parent, "kernels-")
+    except OSError as error:
+        raise UntrustedCache(f"{directory}: {error.strerror}") from None
+
+
+def _check(path: Path) -> None:
+    """Refuse what belongs to others or others may write; a sticky directory keeps our own entries ours."""
+    status = path.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        raise UntrustedCache(f"{path} belongs to user {status.st_uid}, neither to root nor to this process")
+    writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    if writable and not sticky:
+        raise UntrustedCache(f"{path} can be written by others: chmod go-w {path}")
+
+
+def _forget_old(directory: Path, prefix: str) -> None:
+    """Remove all but the latest of our folders whose names begin with ``prefix``."""
+    folders = [path for path in directory.glob(f"{prefix}*") if path.is_dir() and not path.is_symlink()]
+    folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in folders[_KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# numba's own classes are untyped.
+_Locators: Any = caching._CacheLocator
+_CodeFiles: Any = caching.IndexDataCacheFile
+_CodeImplementation: Any = caching.CompileResultCacheImpl
+_CodeCache: Any = caching.FunctionCache
+
+
+class _Locator(_Locators):  # type: ignore[misc]
+    """Tells numba the directory and the digest."""
+
+    def __init__(self, function: Callable[..., Any], directory: Path) -> None:
+        self._directory = directory
+        self._function = function
+        self._py_file = function.__code__.co_filename  # numba's warnings name it
+
+    def get_cache_path(self) -> str:
+        """Return the directory."""
+        return str(self._directory)
+
+    def get_source_stamp(self) -> str:
+        """Return what must not have changed."""
+        return sources_digest(self._function.__module__)
+
+    def get_disambiguator(self) -> str:
+        """Tell functions of one name apart."""
+        return str(self._function.__code__.co_firstlineno)
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_Locator":
+        """Return where ``py_func`` is kept; `trusted` has been asked before."""
+        return cls(py_func, cache_directory(py_func.__module__).resolve())
+
+
+class _Implementation(_CodeImplementation):  # type: ignore[misc]
+    _locator_classes = (_Locator,)
+
+
+class _Files(_CodeFiles):  # type: ignore[misc]
+    """Index and code of one kernel, checked before they are read."""
+
+    def _load_index(self) -> Any:
+        try:
+            if Path(self._index_path).exists():
+                _check(Path(self._index_path))
+            return super()._load_index()
+        except Exception:  # noqa: BLE001 - whatever a damaged file leads to, writing it anew mends it
+            return {}
+
+    def _load_data(self, name: str) -> Any:
+        _check(Path(self._data_path(name)))
+        return super()._load_data(name)
+
+
+class KernelCache(_CodeCache):  # type: ignore[misc]
+    """numba's cache of one kernel, in our directory and under our rules. ``misses``: compiled so far."""
+
+    _impl_class = _Implementation
+    misses: int = 0
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file = _Files(
+            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
+        )
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compiled form of one signature; None when it is not there, or not fit to be loaded."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # noqa: BLE001 - whatever a damaged file leads to, compiling anew mends it
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep the compiled form of one signature, if there is room."""
+        KernelCache.misses += 1
+        with suppress(Exception):  # a full disk costs the next start, not this one
+            super().save_overload(sig, data)
+
+
+def cache_for(function: Callable[..., Any]) -> KernelCache | None:
+    """Return the cache of a kernel; None when its place cannot be trusted or the kernel is not of ours."""
+    # The digest follows our own imports only; a kernel declared elsewhere is compiled anew each time.
+    if not function.__module__.startswith(f"{_PACKAGE}."):
+        return None
+    try:
+        trusted(cache_directory(function.__module__).resolve())
+        return KernelCache(function)
+    except (UntrustedCache, OSError, RuntimeError):
+        return None
