@@ -73,12 +73,17 @@ class BlockParameters(_Table, frozen=True):
 
 
 class EstimationParameters(_Table, frozen=True):
-    """Which bound gives the key length, and its failure probabilities per block."""
+    """Which bound gives the key length, and its failure probabilities per block.
+
+    ``asymmetry_bound``: the reference's, or the larger one that fails no more often than its budget says
+    (docs/security.md).
+    """
 
     estimator: Literal["rusca2018", "eur", "wiesemann2024"] = "eur"
     statistics: Literal["hoeffding", "exact"] = "exact"
     x_mode: Literal["visibility", "visibility + asymmetry"] = "visibility + asymmetry"
     vacuum_rule: Literal["min", "k1", "k2", "form_a", "min3", "max3"] = "min"
+    asymmetry_bound: Literal["reference", "joint"] = "reference"
     eps_sec: float = 1e-10
     eps_cor: float = 1e-15
 

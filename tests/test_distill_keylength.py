@@ -1,6 +1,8 @@
 """The three estimators: published numbers, published tables, and what must never happen."""
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -215,6 +217,18 @@ def test_vacuum_rules_are_ordered() -> None:
     assert lengths["max3"] <= min(lengths["k1"], lengths["k2"], lengths["form_a"])
 
 
+def test_the_joint_bound_on_the_asymmetry_costs_a_little_more_and_leaves_one_assumption_less() -> None:
+    reference = estimate(turin_inputs(10.8, 1e6, **ASYMMETRIC), "eur")
+    joint = estimate(turin_inputs(10.8, 1e6, asymmetry_bound="joint", **ASYMMETRIC), "eur")
+    assert joint.asymmetry is not None
+    assert joint.asymmetry.charged_upper == pytest.approx(0.0289, abs=1e-4)
+    widened = joint.phi_visibility_upper * max(1.0, 2.0 * (joint.asymmetry.t2_upper_joint or 0.0))
+    assert joint.phi_z_upper == pytest.approx(widened + joint.asymmetry.charged_upper)
+    assert 0.92 * reference.length < joint.length < reference.length
+    assert any("fail more often" in sentence for sentence in reference.assumptions)
+    assert not any("fail more often" in sentence for sentence in joint.assumptions)
+
+
 def test_asymmetry_is_reported_but_not_charged_in_visibility_mode() -> None:
     silent = estimate(turin_inputs(10.8, 1e6), "rusca2018")
     charged = estimate(turin_inputs(10.8, 1e6, **ASYMMETRIC), "rusca2018")
@@ -245,6 +259,12 @@ def test_uncertain_intensities_cost_what_the_worst_corner_costs(
     assert len(stated) == 1
     assert f"{result.mu.signal:.6g}" in stated[0]
     assert not any("taken as exact" in one and "their" not in one for one in result.assumptions)
+
+
+def test_importing_the_estimators_brings_no_compiler_along() -> None:
+    code = "import sys, qnode.distill.keylength; print(*{'numba', 'trio', 'matplotlib'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [

@@ -198,14 +198,17 @@ def test_the_joint_bound_on_the_asymmetry_holds_where_the_deviation_of_an_open_c
     true_t4 = means["e_dark"] / means["e_same"]
     truth = 1 + true_t4 - p_z / 4 * means["c_z"] / means["e_same"] - means["e_plus"] / means["e_same"] / 2
     log_inverse = -math.log(e)
-    joint = dark = 0
+    joint = dark = t2 = 0
     for _ in range(trials):
         pairs = {name: Pair(float(rng.poisson(mean)), 0.0) for name, mean in means.items()}
         terms = asymmetry_terms(**pairs, p_z=p_z, log_inverse_eps=log_inverse)
         assert terms.asymmetry_upper_joint is not None
+        assert terms.t2_upper_joint is not None
         joint += truth > terms.asymmetry_upper_joint
+        t2 += p_z / 4 * means["c_z"] / means["e_same"] > terms.t2_upper_joint
         seen = pairs["e_dark"].signal
         dark += means["e_dark"] > seen + math.sqrt(seen * log_inverse / 2)
     assert joint <= most(3, trials, e)
     assert joint > 0
+    assert t2 <= most(2, trials, e)
     assert dark > 4 * e * trials  # the reference's E_dark + d(E_dark): docs/security.md says so

@@ -143,7 +143,7 @@ def _report(result: KeyLength) -> str:
     }
     terms = result.asymmetry
     if terms is not None:
-        rows["asymmetry"] = f"{_number(terms.asymmetry)}, at most {_number(terms.asymmetry_upper)}"
+        rows["asymmetry"] = f"{_number(terms.asymmetry)}, at most {_number(terms.charged_upper)}"
     lines = [f"{name:<14}{text}" for name, text in rows.items()]
     lines += ["epsilons", *(f"  {name:<30}{value:.6g}" for name, value in result.epsilons.items())]
     lines += ["assumptions", *(f"  {sentence}" for sentence in result.assumptions)]

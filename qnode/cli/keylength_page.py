@@ -39,6 +39,15 @@ VARIANTS: Final = (
         "eur exact + asymmetry",
         {"estimator": "eur", "x_mode": "visibility + asymmetry", "statistics": "exact"},
     ),
+    Variant(
+        "eur exact + asymmetry, joint",
+        {
+            "estimator": "eur",
+            "x_mode": "visibility + asymmetry",
+            "statistics": "exact",
+            "asymmetry_bound": "joint",
+        },
+    ),
     Variant("wiesemann2024", {"estimator": "wiesemann2024", "x_mode": "visibility"}),
 )
 _BOUNDS: Final[tuple[tuple[str, Callable[[KeyLength], float]], ...]] = (

@@ -5,6 +5,7 @@ from qnode.distill.keylength import (
     DEFAULT_EPS_COR,
     DEFAULT_EPS_SEC,
     EXACTLY_KNOWN,
+    AsymmetryBound,
     AsymmetryTerms,
     EstimatorInput,
     Statistics,
@@ -29,6 +30,7 @@ def inputs_from_block(
     x_mode: XMode = "visibility + asymmetry",
     statistics: Statistics = "exact",
     vacuum_rule: VacuumRule = "min",
+    asymmetry_bound: AsymmetryBound = "reference",
     verification_bits: int = 0,
 ) -> EstimatorInput:
     """Return the inputs of one block of a receiver with one X detector at the dark port.
@@ -60,6 +62,7 @@ def inputs_from_block(
         x_mode=x_mode,
         statistics=statistics,
         vacuum_rule=vacuum_rule,
+        asymmetry_bound=asymmetry_bound,
         verification_bits=verification_bits,
     )
 

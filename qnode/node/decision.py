@@ -125,11 +125,12 @@ def decide(counts: BlockCounts, link: LinkParameters) -> KeyLength:
         statistics=link.estimation.statistics,
         x_mode=link.estimation.x_mode,
         vacuum_rule=link.estimation.vacuum_rule,
+        asymmetry_bound=link.estimation.asymmetry_bound,
         verification_bits=verification_bits(link, int(counts.n_z.total)),
     )
     result = estimate(inputs, link.estimation.estimator)
     if inputs.uses_asymmetry and result.asymmetry is not None:
-        upper = result.asymmetry.asymmetry_upper
+        upper = result.asymmetry.charged_upper
         if upper is None or upper > link.block.asymmetry_limit:
             found = "unknown" if upper is None else f"{upper:.3f}"
             raise BlockLost("asymmetry", f"upper bound {found}, limit {link.block.asymmetry_limit:.3f}")

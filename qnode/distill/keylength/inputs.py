@@ -9,6 +9,7 @@ from qnode.distill.counts import Pair
 from qnode.errors import FieldError
 
 XMode = Literal["visibility", "visibility + asymmetry"]
+AsymmetryBound = Literal["reference", "joint"]
 Statistics = Literal["hoeffding", "exact"]
 VacuumRule = Literal["min", "k1", "k2", "form_a", "min3", "max3"]
 
@@ -32,7 +33,8 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     for it. ``vacuum_rule`` says which bound on empty-qubit detections counts: form E with k = 1, k = 2 or
     the smaller of both (``min``), form A, or the smallest or largest of the three (``min3``, ``max3``).
     ``mu_uncertainty``: how far each intensity may be off what ``mu`` says, as a fraction of it; the key
-    length is then the least over the corners of the two intervals.
+    length is then the least over the corners of the two intervals. ``asymmetry_bound``: which upper bound on
+    the asymmetry widens the phase error, the reference's or the one that holds (`AsymmetryTerms`).
 
     Raises:
         FieldError: an input is impossible; ``field`` names it.
@@ -57,6 +59,7 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     vacuum_rule: VacuumRule = "min"
     verification_bits: int = 0
     mu_uncertainty: Pair = EXACTLY_KNOWN
+    asymmetry_bound: AsymmetryBound = "reference"
 
     def __post_init__(self) -> None:
         for name in ("n_z", "m_z", "n_x", "m_x", "e_same", "e_plus", "e_dark"):

@@ -129,7 +129,7 @@ def common_assumptions(inputs: EstimatorInput, asymmetry: AsymmetryTerms | None)
         sentences.append("one X detector and three states: not proven against coherent attacks")
     if inputs.uses_asymmetry:
         sentences.append("asymmetry term: all photon numbers together, not separated for one photon")
-        if asymmetry is not None:
+        if asymmetry is not None and asymmetry.charged == "reference":
             sentences.append(_asymmetry_deviation(asymmetry))
     elif inputs.one_x_detector:
         sentences.append("visibility only: a channel that treats |+> and |-> differently is not seen")
