@@ -16,7 +16,7 @@ from qnode.distill.counts import Pair, XCounts
 from qnode.errors import ConfigError, ProtocolError
 from qnode.keys import Positions
 from qnode.loopback.result import Ledger
-from qnode.node.block_policy import RecentBlocks
+from qnode.node.block_policy import FIRST_SIFTED_BITS, RecentBlocks, best_span
 from qnode.node.bob import Announcement, RunningRate
 from qnode.node.decision import BlockCounts, assumptions, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost
@@ -50,6 +50,38 @@ async def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limi
     assert rate.known
     assert rate.sifted_per_slot == pytest.approx(0.5 * 400 / 100_000)
     assert await rate.span_slots(link, nothing) == 5_000_000
+
+
+async def test_an_automatic_span_follows_the_blocks_that_were_decided() -> None:
+    rate, recent = RunningRate(p_z=0.5), RecentBlocks()
+    link = LinkParameters(
+        source=SourceParameters(qubit_rate_hz=1_000_000),
+        block=BlockParameters(sifted_bits="auto", longest_s=900.0),
+    )
+    for step in range(1, 12):
+        clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
+        rate.add(Announcement(7, 0, clicks, 400, step * 25_000, 0, 0))
+    sifted_hz = rate.sifted_per_slot * 1e6
+    assert await rate.span_slots(link, recent) == round(1e6 * FIRST_SIFTED_BITS / sifted_hz)
+    counts = BlockCounts(
+        n_z=Pair(800_000, 200_000),
+        m_z=Pair(12_000, 3_100),
+        x=XCounts(
+            c_plus=Pair(30_000, 8_800),
+            c_z=Pair(510_000, 127_000),
+            e_same=Pair(128_000, 32_000),
+            e_plus=Pair(128_000, 32_000),
+            e_dark=Pair(1_300, 330),
+        ),
+        alice_parities=118_000,
+        reconciliation_leak_bits=118_000,
+    )
+    recent.accepted(125.0, counts)
+    rates = recent.rates()
+    assert rates is not None
+    best = best_span(rates.at(sifted_hz), link)
+    assert 0.0 < best.span_s < 900.0
+    assert await rate.span_slots(link, recent) == round(best.span_s * 1e6)
 
 
 def test_slots_without_lock_do_not_lower_the_running_rate() -> None:

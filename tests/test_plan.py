@@ -74,6 +74,18 @@ def test_an_automatic_block_is_the_one_that_the_node_would_choose() -> None:
     assert found.secret_bits_per_s > LINK.forecast().secret_bits_per_s
 
 
+def test_joining_the_dead_times_costs_what_the_reference_says_and_settings_win_it_back() -> None:
+    joined = changed(receiver={"dead_time": "joint"})
+    joined = msgspec.structs.replace(
+        joined, simulation=msgspec.structs.replace(joined.simulation, hold_off="joint")
+    )
+    now, before = joined.forecast(), LINK.forecast()
+    assert now.secret_bits_per_s == pytest.approx(800, rel=0.02)
+    assert now.sifted_bits_per_s / before.sifted_bits_per_s == pytest.approx(0.75, abs=0.03)
+    assert now.rates.x.c_z.total / before.rates.x.c_z.total == pytest.approx(0.23, abs=0.01)
+    assert joined.optimum(ALICES).forecast.secret_bits_per_s > 2 * before.secret_bits_per_s
+
+
 def test_uncertain_intensities_cost_key_in_the_plan_too() -> None:
     uncertain = changed(source={"mu_uncertainty": (0.02, 0.02)}).forecast()
     assert uncertain.result.mu == Pair(0.5 * 0.98, 0.2 * 1.02)

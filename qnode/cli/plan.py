@@ -230,7 +230,7 @@ def _row(names: list[str], point: PointFigures) -> str:
         *(f"{value:.3f}" for value in (*point.mu, point.p[0], point.p_z, point.splitter)),
         f"{point.sifted_bits_per_s:.0f}",
         *(_percent(value) for value in (point.qber_z, point.e_vis, point.phi_z_upper)),
-        f"{point.block_s:.3g} s",
+        f"{point.block_s:.0f} s" if point.block_s >= 100.0 else f"{point.block_s:.3g} s",
         f"{point.secret_bits_per_s:.0f}",
         f"{point.keys_per_s:.2f}",
     ]
