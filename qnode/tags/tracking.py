@@ -44,6 +44,9 @@ _FEWEST_TAGS: Final = 8
 _JUMP_SIGMAS: Final = 6.0
 _JUMP_PART: Final = 1.0 / 16.0
 _LOST_PART: Final = 1.0 / 8.0
+_LONGEST_COAST_PS: Final = (
+    1000 * PS_PER_S
+)  # no clock coasts so long, and `as_float` can hold it
 
 # cos(2 pi x) and sin(2 pi x) / x in powers of x^2, for |x| <= 1/2 within 1e-6 (Chebyshev interpolation).
 _COSINE: Final = (0.999999, -19.73898, 64.928657, -85.271622, 58.790492, -21.071106)
@@ -167,9 +170,12 @@ class BinClock:
             whole, parts, good, outcome,
         )  # fmt: skip
         m, verdict = int(outcome[0]), int(outcome[1])
-        whole, parts = whole[:, :m], parts[:, :m]
-        combs = Combs(whole[_ANCHOR], parts[_PHASE], whole[_TICK], parts[_PERIOD], whole[2])
-        return Tracked(combs, whole[3], whole[4], good[:m], parts[2], parts[3], parts[4], parts[5], verdict)
+        anchors, ticks, ends, starts_ps, ends_ps = whole[:, :m]
+        phases, periods, strengths, innovations, start_ticks, end_ticks = parts[:, :m]
+        return Tracked(
+            Combs(anchors, phases, ticks, periods, ends), starts_ps, ends_ps, good[:m], strengths,
+            innovations, start_ticks, end_ticks, verdict,
+        )  # fmt: skip
 
 
 @inline_kernel
@@ -180,8 +186,7 @@ def _polynomial(c: tuple[float, ...], x: float) -> float:
 @kernel
 def _track(
     times: Times, channels: Channels, until_ps: int, x_offset_ps: float, walk: float, integers: Integers,
-    floats: Floats, whole: Integers, parts: Floats,
-    good: npt.NDArray[np.bool_], outcome: Integers,
+    floats: Floats, whole: Integers, parts: Floats, good: npt.NDArray[np.bool_], outcome: Integers,
 ) -> None:  # fmt: skip
     i = 0
     m = 0
@@ -258,13 +263,11 @@ def _track(
             floats[_USUAL] += _USUAL_MEMORY * (strength - floats[_USUAL])
             integers[_ANCHOR], integers[_TICK] = anchor, tick
             floats[_PHASE], floats[_PERIOD] = phase, period
-        elif math.sqrt(p_phase) > _LOST_PART * period:
+        elif math.sqrt(p_phase) > _LOST_PART * period or end_ps - anchor > _LONGEST_COAST_PS:
             verdict = LOST
         inverse = 1.0 / period
-        whole[_ANCHOR, m], whole[_TICK, m] = anchor, tick
-        parts[_PHASE, m], parts[_PERIOD, m] = phase, period
-        whole[2, m], whole[3, m], whole[4, m] = j, start_ps, end_ps
-        parts[2, m], parts[3, m] = strength, innovation
+        whole[0, m], whole[1, m], whole[2, m], whole[3, m], whole[4, m] = anchor, tick, j, start_ps, end_ps
+        parts[0, m], parts[1, m], parts[2, m], parts[3, m] = phase, period, strength, innovation
         # The whole part is exact: ticks of hours fit 53 bits with a fraction to spare.
         parts[4, m] = np.float64(tick) + (np.float64(start_ps - anchor) - phase) * inverse
         parts[5, m] = np.float64(tick) + (np.float64(end_ps - anchor) - phase) * inverse
