@@ -344,13 +344,12 @@ class Synchroniser:
         )  # fmt: skip
         self._counts.used += len(accepted.clicks) - len(self._held)
         self._counts.out_of_gate += accepted.out_of_gate
-        self._counts.cut += int(np.diff(tracked.combs.ends, prepend=0)[~good].sum())
-        # The slot in which a bad stretch begins may hold a click from before; the one where it ends, from
-        # after.
-        was_good = np.concatenate((np.array([self._was_good]), good[:-1]))
+        for i in np.flatnonzero(~good).tolist():
+            before = bool(good[i - 1]) if i else self._was_good
+            self._counts.cut += tracked.combs.n_tags(i)
+            # The slot in which a bad stretch begins may hold a click from before; where it ends, from after.
+            output.cut(int(starts[i]) + int(before), int(ends[i]), self._reached)
         self._was_good = bool(good[-1])
-        for i in np.flatnonzero(~good):
-            output.cut(int(starts[i]) + int(was_good[i]), int(ends[i]), self._reached)
         self._reached = max(self._reached, int(ends[-1]))
         complete = int(np.searchsorted(accepted.clicks.slots, self._reached))
         self._held = accepted.clicks.after(complete)

@@ -73,6 +73,10 @@ class Combs:
     periods_ps: Floats
     ends: Integers
 
+    def n_tags(self, i: int) -> int:
+        """Return how many tags sub-interval ``i`` has."""
+        return int(self.ends[i]) - (int(self.ends[i - 1]) if i else 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Tracked:
