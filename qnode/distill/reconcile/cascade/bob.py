@@ -49,7 +49,8 @@ class CascadeCorrector:
         self._queries = QueryList(plan.n_segments)  # of the last request
         self._spare = QueryList(plan.n_segments)
         self._starts = np.empty(0, np.uint32)
-        self._places = np.empty((0, plan.n_slots), np.uint32)
+        self._found = np.empty(0, np.uint32)
+        self._places = np.empty((plan.n_slots, 0), np.uint32)
         self._depth = 1
         self._leap = 1
         self._n_answers = 0  # parities that the last request's queries ask for
@@ -118,11 +119,12 @@ class CascadeCorrector:
         n_lowest = before.n << self._depth
         begun = min(self._begun_passes, plan.n_slots)
         after.reserve(1 + n_lowest * (1 + begun) + plan.n_segments * n_blocks)
-        if n_lowest * begun > self._starts.shape[0]:
-            self._starts = np.empty(n_lowest * begun, np.uint32)
+        if n_lowest * begun >= self._starts.shape[0]:
+            self._starts = np.empty(1 + n_lowest * begun, np.uint32)
         n_places = int(before.counts.max()) << self._depth
-        if n_places > self._places.shape[0]:
-            self._places = np.empty((n_places, plan.n_slots), np.uint32)
+        if n_places > self._found.shape[0]:
+            self._found = np.empty(n_places, np.uint32)
+            self._places = np.empty((plan.n_slots, n_places), np.uint32)
         codes = np.zeros((self._n_codes + 7) // 8, np.uint8)
         odd_blocks = np.zeros_like(block_parities)
         if n_blocks:
@@ -130,7 +132,7 @@ class CascadeCorrector:
             self._begun_passes += 1
         progress = absorb_answers(
             answers, self._depth, self._leap, before.nodes, before.counts, self._records, self._layers,
-            shuffles.forward, shuffles.inverse, plan.bitwise, begun, self._layout, self._places,
+            shuffles.forward, shuffles.inverse, plan.bitwise, begun, self._layout, self._found, self._places,
             codes, self._starts, new_slot, plan.level(new_slot), n_blocks, block_parities, odd_blocks,
             self._key.words, after.nodes, after.counts,
         )  # fmt: skip

@@ -66,47 +66,6 @@ def _toggle(records: Words, record: np.uint64, child: np.uint64) -> None:
 
 
 @inline_kernel
-def _flip(
-    records: Words,
-    layers: Levels,
-    forward: Table,
-    inverse: Table,
-    bitwise: bool,
-    begun: int,
-    segment: np.uint64,
-    layout: Layout,
-    record: np.uint64,
-    bit: np.uint64,
-    places: Table,
-    n_flips: int,
-) -> int:
-    """Flip one bit in all begun passes and note its places; return how many flips are noted.
-
-    Bits behind the end of a segment are in no pass: a peer that calls them wrong changes nothing.
-    """
-    slot = record // (layout.words * layout.n_segments)
-    x = ((record - first_record(0, slot, segment, layout)) << U(6)) | bit
-    if x >= layout.segment_words << U(6):
-        return n_flips
-    origin = x
-    if slot != U(0):
-        origin = place_before_slot(x, slot, forward, layout.segment_words, bitwise)
-    for s in range(begun):
-        y = x
-        if U(s) != slot:
-            y = origin
-            if s > 0:
-                y = place_in_slot(origin, U(s), inverse, layout.segment_words, bitwise)
-        places[U(n_flips), U(s)] = y
-        _toggle(records, first_record(0, U(s), segment, layout) + (y >> U(6)), y & U(63))
-        if layers[s] > 0:
-            _toggle(records, first_record(1, U(s), segment, layout) + (y >> U(12)), (y >> U(6)) & U(63))
-            if layers[s] > 1:
-                _toggle(records, first_record(2, U(s), segment, layout) + (y >> U(18)), (y >> U(12)) & U(63))
-    return n_flips + 1
-
-
-@inline_kernel
 def _start(records: Words, record: np.uint64, child: np.uint64) -> np.uint64:
     """Return the query about the deepest known node above a child of a record, if it is odd and not pending.
 
@@ -124,6 +83,254 @@ def _start(records: Words, record: np.uint64, child: np.uint64) -> np.uint64:
 
 
 @kernel
+def _flip(
+    found: Table,
+    n_found: int,
+    records: Words,
+    layers: Levels,
+    forward: Table,
+    inverse: Table,
+    bitwise: bool,
+    begun: int,
+    segment: np.uint64,
+    layout: Layout,
+    marks: Words,
+    places: Table,
+) -> int:
+    """Flip the bits ``found`` in one segment (``record << 6 | bit``) in all begun passes.
+
+    Writes their ``places`` (shape ``(slots, flips)``) and returns how many were flipped: a bit that searches
+    in two passes have found is flipped once. Bits behind the end of the segment are in no pass: a peer
+    that calls them wrong changes nothing. ``marks`` has a word for each of the segment's, all zero.
+    """
+    slot_bits = layout.words * layout.n_segments << U(6)
+    segment_bits = layout.words << U(6)
+    n_words = layout.segment_words
+    origins = places[U(0)]
+    n = 0
+    for f in range(n_found):
+        slot = U(found[U(f)]) // slot_bits
+        x = U(found[U(f)]) - slot * slot_bits - segment * segment_bits
+        if x >= n_words << U(6):
+            continue
+        if slot != U(0):
+            x = place_before_slot(x, slot, forward, n_words, bitwise)
+        mark = U(1) << (x & U(63))
+        origins[U(n)] = x
+        n += int((marks[x >> U(6)] & mark) == U(0))
+        marks[x >> U(6)] |= mark
+    for f in range(n):
+        marks[origins[U(f)] >> U(6)] = U(0)
+    for s in range(begun):
+        slot = U(s)
+        words = first_record(0, slot, segment, layout)
+        groups = first_record(1, slot, segment, layout)
+        heads = first_record(2, slot, segment, layout)
+        for f in range(n):
+            x = U(origins[U(f)])
+            if s > 0:
+                x = place_in_slot(x, slot, inverse, n_words, bitwise)
+                places[slot, U(f)] = x
+            _toggle(records, words + (x >> U(6)), x & U(63))
+            if layers[slot] > 0:
+                _toggle(records, groups + (x >> U(12)), (x >> U(6)) & U(63))
+                if layers[slot] > 1:
+                    _toggle(records, heads + (x >> U(18)), (x >> U(12)) & U(63))
+    return n
+
+
+@kernel
+def _start_searches(
+    records: Words,
+    layers: Levels,
+    begun: int,
+    segment: np.uint64,
+    layout: Layout,
+    places: Table,
+    n_flips: int,
+    starts: Queries,
+    n_starts: int,
+) -> int:
+    """Start a search in the deepest known node above each flipped bit, in each pass, where that is odd.
+
+    Done after all flips of the segment, so that two flips in one node cancel before they cost a parity.
+    Returns how many starts there are then.
+    """
+    for s in range(begun):
+        slot = U(s)
+        words = first_record(0, slot, segment, layout)
+        groups = first_record(1, slot, segment, layout)
+        heads = first_record(2, slot, segment, layout)
+        for f in range(n_flips):
+            x = U(places[slot, U(f)])
+            query = _start(records, words + (x >> U(6)), x & U(63))
+            if query == _UNKNOWN and layers[slot] > 0:
+                query = _start(records, groups + (x >> U(12)), (x >> U(6)) & U(63))
+                if query == _UNKNOWN and layers[slot] > 1:
+                    query = _start(records, heads + (x >> U(18)), (x >> U(12)) & U(63))
+            starts[U(n_starts)] = query
+            n_starts += int(query - U(1) < _UNKNOWN - U(1))
+    return n_starts
+
+
+@kernel
+def _end_searches(
+    answers: Octets,
+    k: int,
+    depth: int,
+    leap: int,
+    queries: Queries,
+    records: Words,
+    layout: Layout,
+    found: Table,
+) -> int:
+    """Take the answers (from bit ``k`` on) to those ``queries`` that reach single bits.
+
+    Their nodes are odd: since they were asked, nothing has been flipped. Writes the bits ``found`` wrong
+    (``record << 6 | bit``) and returns how many there are.
+    """
+    n_found = 0
+    for t in range(queries.size):
+        query = U(queries[U(t)])
+        record, heap = query >> U(7), query & U(127)
+        height = levels_below(heap)
+        if record >= layout.layer_1 or (height > leap and height > depth):
+            k += 1 if depth == 1 else (1 << min(depth, height)) - 1
+            continue
+        place = record << U(2)
+        bits = records[place | BITS] & NODE_MASK[heap]
+        lowest = heap << U(height)
+        records[place | PENDING] &= ~(U(1) << heap)
+        if height <= leap:
+            # One error under the node: its place in binary. If there are three, a right bit may be flipped;
+            # then nodes of other passes become odd.
+            bit = lowest - U(64)
+            left = U(0)
+            for j in range(height - 1, -1, -1):
+                differs = parity(bits & POSITIONS[U(j)]) ^ read_bit(answers, k)
+                k += 1
+                if j == height - 1:
+                    left = differs
+                bit |= (differs ^ U(1)) << U(j)
+            found[U(n_found)] = (record << U(6)) | bit
+            n_found += 1
+            if height > 1:
+                records[place | KNOWN] |= U(3) << (heap << U(1))
+                records[place | ODD] |= (left | ((left ^ U(1)) << U(1))) << (heap << U(1))
+            continue
+        odd_lowest = _learn_below(answers, k, height, heap, records, place)
+        k += (1 << height) - 1
+        while odd_lowest != U(0):
+            which = U(63) - leading_zeros(odd_lowest)
+            odd_lowest ^= U(1) << which
+            found[U(n_found)] = (record << U(6)) | (lowest - U(64) + which)
+            n_found += 1
+    return n_found
+
+
+@inline_kernel
+def _learn_below(
+    answers: Octets, k: int, asked: int, heap: np.uint64, records: Words, place: np.uint64
+) -> np.uint64:
+    """Learn the parities of all nodes down to ``asked`` levels below ``heap``.
+
+    Returns the set of the lowest that are odd; these are not noted as known where they are in no heap.
+    """
+    bits, known, odd = records[place | BITS], records[place | KNOWN], records[place | ODD]
+    odd_lowest = U(0)
+    for level in range(asked):
+        odd_lowest = U(0)
+        for i in range(1 << level):
+            node = (heap << U(level)) + U(i)
+            left = parity(bits & NODE_MASK[node << U(1)]) ^ read_bit(answers, k)
+            k += 1
+            right = left ^ ((odd >> node) & U(1))
+            odd_lowest |= (left | (right << U(1))) << U(2 * i)
+        below = heap << U(level + 1)
+        if below < U(64):
+            known |= ((U(1) << U(2 << level)) - U(1)) << below
+            odd |= odd_lowest << below
+    records[place | KNOWN] = known
+    records[place | ODD] = odd
+    return odd_lowest
+
+
+@kernel
+def _continue_searches(
+    answers: Octets,
+    k: int,
+    depth: int,
+    leap: int,
+    queries: Queries,
+    records: Words,
+    layout: Layout,
+    after: Queries,
+    n: int,
+    codes: Octets,
+    k_code: int,
+) -> tuple[int, int, int]:
+    """Take the answers to the other queries: learn the parities below, go on in the odd nodes.
+
+    Writes the queries that go on to ``after`` and what is said of the old ones to ``codes``. Returns the next
+    bit of the answers, how many queries and how many bits of codes there are then.
+    """
+    for t in range(queries.size):
+        query = U(queries[U(t)])
+        record, heap = query >> U(7), query & U(127)
+        place = record << U(2)
+        if depth == 1 and heap < U(32) and leap < 2:
+            # Most queries: one level inside a record.
+            left = parity(records[place | BITS] & NODE_MASK[heap << U(1)]) ^ read_bit(answers, k)
+            k += 1
+            odd = left | ((left ^ ((records[place | ODD] >> heap) & U(1))) << U(1))
+            below = heap << U(1)
+            records[place | KNOWN] |= U(3) << below
+            records[place | ODD] |= odd << below
+            records[place | PENDING] = (records[place | PENDING] & ~(U(1) << heap)) | (odd << below)
+            # Left or right is a coin's toss, so it is computed and not branched upon.
+            after[U(n)] = (query + heap) | ((odd >> U(1)) & ~odd)
+            n += int(odd != U(0))
+            if odd == U(3):
+                after[U(n)] = (query + heap) | U(1)
+                n += 1
+            codes[U(k_code) >> U(3)] |= np.uint8(odd << (U(k_code) & U(7)))
+            k_code += 2
+            continue
+        height = levels_below(heap)
+        is_word = record < layout.layer_1
+        if is_word and height <= leap:
+            k += height
+            continue
+        asked = min(depth, height)
+        if is_word and asked == height:
+            k += (1 << asked) - 1
+            continue
+        odd_lowest = _learn_below(answers, k, asked, heap, records, place)
+        k += (1 << asked) - 1
+        lowest = heap << U(asked)
+        records[place | PENDING] &= ~(U(1) << heap)
+        if lowest < U(64):
+            records[place | PENDING] |= odd_lowest << lowest
+        for i in range(1 << asked):
+            odd = (odd_lowest >> U(i)) & U(1)
+            node = (query & ~U(127)) | (lowest + U(i))
+            if lowest >= U(64):
+                below = record_below(record, lowest - U(64) + U(i), layout)
+                if below == layout.n_records:
+                    k_code += 1
+                    continue
+                records[(below << U(2)) | KNOWN] |= U(2)
+                records[(below << U(2)) | ODD] |= odd << U(1)
+                records[(below << U(2)) | PENDING] |= odd << U(1)
+                node = (below << U(7)) | U(1)
+            after[U(n)] = node
+            n += int(odd)
+            codes[U(k_code) >> U(3)] |= np.uint8(odd << (U(k_code) & U(7)))
+            k_code += 1
+    return k, n, k_code
+
+
+@kernel
 def absorb_answers(
     answers: Octets,
     depth: int,
@@ -137,6 +344,7 @@ def absorb_answers(
     bitwise: bool,
     begun: int,
     layout: Layout,
+    found: Table,
     places: Table,
     codes: Octets,
     starts: Queries,
@@ -149,14 +357,13 @@ def absorb_answers(
     after: Queries,
     after_counts: Counts,
 ) -> Progress:
-    """Take the parities that the queries ``before`` asked for: learn, go on, flip, and start anew.
+    """Take the parities that the queries ``before`` asked for: flip, learn, go on, and start anew.
 
-    Then, where a flip has made the deepest known node above it odd, a search starts (after all flips of the
-    segment, so that two flips in one node cancel before they cost a parity). If there are
-    ``block_parities`` (``n_blocks`` of each segment), the pass of ``new_slot`` begins (slot 0 from ``key``,
-    others from slot 0 as corrected so far). Writes the queries ``after``, the ``starts`` among them, what Bob
-    says of the old ones (``codes``, zero before) and ``odd_blocks`` (zero before). ``places`` has room for
-    the flips of one segment.
+    In each segment the searches that have found their bit end first, so that the others do not go on where
+    that has made a node even. If there are ``block_parities`` (``n_blocks`` of each segment), the pass of
+    ``new_slot`` begins (slot 0 from ``key``, others from slot 0 as corrected so far). Writes the queries
+    ``after``, the ``starts`` among them, what Bob says of the old ones (``codes``, zero before) and
+    ``odd_blocks`` (zero before). ``found`` and ``places`` have room for the flips of one segment.
     """
     n = 0
     t = 0
@@ -166,131 +373,30 @@ def absorb_answers(
     n_all_flips = 0
     spare = np.empty(layout.segment_words if n_blocks > 0 else U(0), np.uint64)
     permuted = np.empty_like(spare)
+    marks = np.zeros(layout.segment_words, np.uint64)
     for this_segment in range(layout.n_segments):
         segment = U(this_segment)
-        first = n
-        first_start = n_starts
+        first, first_start = n, n_starts
+        queries = before[U(t) : U(t + before_counts[segment])]
+        t += before_counts[segment]
         n_flips = 0
-        for _ in range(before_counts[segment]):
-            query = U(before[U(t)])
-            t += 1
-            record, heap = query >> U(7), query & U(127)
-            place = record << U(2)
-            bits = records[place | BITS]
-            height = levels_below(heap)
-            if 1 < height <= leap and record < layout.layer_1:
-                # One error under the node: its place in binary.
-                within = bits & NODE_MASK[heap]
-                bit = (heap << U(height)) - U(64)
-                left = U(0)
-                for j in range(height - 1, -1, -1):
-                    differs = parity(within & POSITIONS[U(j)]) ^ read_bit(answers, k)
-                    k += 1
-                    if j == height - 1:
-                        left = differs
-                    bit |= (differs ^ U(1)) << U(j)
-                odd = (records[place | ODD] >> heap) & U(1)
-                below = heap << U(1)
-                records[place | PENDING] &= ~(U(1) << heap)
-                records[place | KNOWN] |= U(3) << below
-                records[place | ODD] |= (left | ((left ^ odd) << U(1))) << below
-                if odd:
-                    n_flips = _flip(
-                        records, layers, forward, inverse, bitwise, begun, segment, layout,
-                        record, bit, places, n_flips,
-                    )  # fmt: skip
-                elif left:  # another search has found one error of two
-                    records[place | PENDING] |= U(3) << below
-                    for side in range(2):
-                        starts[U(n_starts)] = query - heap + below + U(side)
-                        n_starts += 1
-                continue
-            asked = min(depth, height)
-            lowest = heap << U(asked)
-            odd_lowest = U(0)
-            if asked == 1:
-                left = parity(bits & NODE_MASK[lowest]) ^ read_bit(answers, k)
-                k += 1
-                odd_lowest = left | ((left ^ ((records[place | ODD] >> heap) & U(1))) << U(1))
-                records[place | PENDING] &= ~(U(1) << heap)
-                if lowest < U(64):
-                    records[place | KNOWN] |= U(3) << lowest
-                    records[place | ODD] |= odd_lowest << lowest
-                    records[place | PENDING] |= odd_lowest << lowest
-                    # Left or right is a coin's toss, so it is computed and not branched upon.
-                    after[U(n)] = (query - heap + lowest) | ((odd_lowest >> U(1)) & ~odd_lowest)
-                    n += int(odd_lowest != U(0))
-                    if odd_lowest == U(3):
-                        after[U(n)] = (query - heap + lowest) | U(1)
-                        n += 1
-                    codes[U(k_code) >> U(3)] |= np.uint8(odd_lowest << (U(k_code) & U(7)))
-                    k_code += 2
-                    continue
-            else:
-                known, odd = records[place | KNOWN], records[place | ODD]
-                for level in range(asked):
-                    odd_lowest = U(0)
-                    for i in range(1 << level):
-                        node = (heap << U(level)) + U(i)
-                        left = parity(bits & NODE_MASK[node << U(1)]) ^ read_bit(answers, k)
-                        k += 1
-                        right = left ^ ((odd >> node) & U(1))
-                        odd_lowest |= (left | (right << U(1))) << U(2 * i)
-                    if level < 5 and (heap << U(level + 1)) < U(64):
-                        known |= ((U(1) << U(2 << level)) - U(1)) << (heap << U(level + 1))
-                        odd |= odd_lowest << (heap << U(level + 1))
-                records[place | KNOWN] = known
-                records[place | ODD] = odd
-                records[place | PENDING] &= ~(U(1) << heap)
-                if lowest < U(64):
-                    records[place | PENDING] |= odd_lowest << lowest
-                    for i in range(1 << asked):
-                        after[U(n)] = query - heap + lowest + U(i)
-                        bit = (odd_lowest >> U(i)) & U(1)
-                        n += int(bit)
-                        codes[U(k_code) >> U(3)] |= np.uint8(bit << (U(k_code) & U(7)))
-                        k_code += 1
-                    continue
-            if record < layout.layer_1:
-                while odd_lowest != U(0):
-                    which = U(63) - leading_zeros(odd_lowest)
-                    odd_lowest ^= U(1) << which
-                    n_flips = _flip(
-                        records, layers, forward, inverse, bitwise, begun, segment, layout,
-                        record, lowest - U(64) + which, places, n_flips,
-                    )  # fmt: skip
-                continue
-            for i in range(1 << asked):
-                below = record_below(record, lowest - U(64) + U(i), layout)
-                k_code += 1
-                if below == layout.n_records:
-                    continue
-                bit = (odd_lowest >> U(i)) & U(1)
-                codes[U(k_code - 1) >> U(3)] |= np.uint8(bit << (U(k_code - 1) & U(7)))
-                records[(below << U(2)) | KNOWN] |= U(2)
-                records[(below << U(2)) | ODD] |= bit << U(1)
-                records[(below << U(2)) | PENDING] |= bit << U(1)
-                after[U(n)] = (below << U(7)) | U(1)
-                n += int(bit)
+        n_found = _end_searches(answers, k, depth, leap, queries, records, layout, found)
+        if n_found > 0:
+            n_flips = _flip(
+                found, n_found, records, layers, forward, inverse, bitwise, begun, segment, layout,
+                marks, places,
+            )  # fmt: skip
+            n_all_flips += n_flips
+        k, n, k_code = _continue_searches(
+            answers, k, depth, leap, queries, records, layout, after, n, codes, k_code
+        )
+        if n_flips > 0:
+            n_starts = _start_searches(
+                records, layers, begun, segment, layout, places, n_flips, starts, n_starts
+            )
         for i in range(first_start, n_starts):
             after[U(n)] = starts[U(i)]
             n += 1
-        for f in range(n_flips):
-            for s in range(begun):
-                y = U(places[U(f), U(s)])
-                query = _start(records, first_record(0, U(s), segment, layout) + (y >> U(6)), y & U(63))
-                if query == _UNKNOWN and layers[s] > 0:
-                    record = first_record(1, U(s), segment, layout) + (y >> U(12))
-                    query = _start(records, record, (y >> U(6)) & U(63))
-                    if query == _UNKNOWN and layers[s] > 1:
-                        record = first_record(2, U(s), segment, layout) + (y >> U(18))
-                        query = _start(records, record, (y >> U(12)) & U(63))
-                if query - U(1) < _UNKNOWN - U(1):
-                    after[U(n)] = query
-                    n += 1
-                    starts[U(n_starts)] = query
-                    n_starts += 1
-        n_all_flips += n_flips
         if n_blocks > 0:
             n = _begin_segment(
                 key, records, new_slot, new_level, n_blocks, block_parities, odd_blocks, forward[new_slot],
