@@ -44,9 +44,7 @@ _FEWEST_TAGS: Final = 8
 _JUMP_SIGMAS: Final = 6.0
 _JUMP_PART: Final = 1.0 / 16.0
 _LOST_PART: Final = 1.0 / 8.0
-_LONGEST_COAST_PS: Final = (
-    1000 * PS_PER_S
-)  # no clock coasts so long, and `as_float` can hold it
+_LONGEST_COAST_PS: Final = 1000 * PS_PER_S  # no clock coasts so long, and `as_float` can hold it
 
 # cos(2 pi x) and sin(2 pi x) / x in powers of x^2, for |x| <= 1/2 within 1e-6 (Chebyshev interpolation).
 _COSINE: Final = (0.999999, -19.73898, 64.928657, -85.271622, 58.790492, -21.071106)
