@@ -129,12 +129,12 @@ class PlainAlice:
         return answer
 
     def _leaps(self, node: Node) -> bool:
-        return node.size <= 64 and node.levels_in_record <= self.leap
+        return node.size <= 1 << self.leap
 
     def _lowest(self, node: Node) -> list[Node]:
         """The nodes about which Bob says whether he goes on there."""
         count = 1 << min(self.depth, node.levels_in_record)
-        if self._leaps(node) or node.size == count:
+        if self._leaps(node) or node.size == count:  # a leap, or single bits
             return []
         return [node.part(index, count) for index in range(count)]
 
@@ -152,7 +152,7 @@ class PlainAlice:
             bits = self.passes[node.slot, node.segment][node.first : node.first + node.size]
             places = np.arange(node.size)
             return [
-                int(bits[(places >> j & 1) == 0].sum()) & 1 for j in range(node.levels_in_record - 1, -1, -1)
+                int(bits[(places >> j & 1) == 0].sum()) & 1 for j in range(node.size.bit_length() - 2, -1, -1)
             ]
         return [
             self._parity(node.part(2 * index, 2 << level))

@@ -5,7 +5,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from qnode.distill.reconcile._words import U, leading_zeros, parity
+from qnode.distill.reconcile._words import U, parity
 from qnode.distill.reconcile.cascade.nodes import (
     NODE_MASK,
     POSITIONS,
@@ -17,10 +17,12 @@ from qnode.distill.reconcile.cascade.nodes import (
     block_heap,
     block_layer,
     first_record,
+    height_of,
     levels_below,
     read_bit,
     record_below,
 )
+from qnode.distill.reconcile.cascade.plan import MAX_DEPTH
 from qnode.distill.reconcile.cascade.shuffle import Table, permute_segment
 from qnode.kernels import inline_kernel, kernel
 
@@ -76,10 +78,9 @@ def follow_request(
             query = U(before[U(t)])
             t += 1
             record, heap = query >> U(7), query & U(127)
-            height = levels_below(heap)
-            if height <= leap and record < layout.layer_1:
+            if height_of(query, layout) <= leap:
                 continue
-            asked = min(depth, height)
+            asked = min(depth, levels_below(heap))
             lowest = heap << U(asked)
             if lowest < U(64):
                 if asked == 1:
@@ -138,19 +139,15 @@ def _segment_of_start(query: np.uint64, levels: Levels, begun: int, layout: Layo
     if record >= layout.n_records or heap < U(1) or heap >= U(64):
         return layout.n_segments
     if record < layout.layer_1:
-        layer = 0
         which = record // layout.words
     elif record < layout.layer_2:
-        layer = 1
         which = (record - layout.layer_1) // layout.groups
     else:
-        layer = 2
         which = (record - layout.layer_2) // layout.heads
     slot = which // layout.n_segments
     if slot >= U(begun):
         return layout.n_segments
-    height = 6 * layer + int(leading_zeros(heap)) - 57  # log2 of the bits under the node
-    if height > levels[slot]:
+    if height_of(query, layout) > levels[slot]:
         return layout.n_segments
     return which - slot * layout.n_segments
 
@@ -176,15 +173,24 @@ def answer_queries(
     k = 0
     for t in range(n_queries):
         query = U(nodes[U(t)])
-        word, heap = words[query >> U(7)], query & U(127)
-        height = levels_below(heap)
-        if height <= leap and (query >> U(7)) < layout.layer_1:
+        record, heap = query >> U(7), query & U(127)
+        word = words[record]
+        levels = levels_below(heap)
+        if height_of(query, layout) <= leap:
             word &= NODE_MASK[heap]
-            for j in range(height - 1, -1, -1):
+            for j in range(levels - 1, -1, -1):
                 answers[U(k) >> U(3)] |= np.uint8(parity(word & POSITIONS[U(j)]) << (U(k) & U(7)))
                 k += 1
+            if record >= layout.layer_1:
+                first = record_below(record, (heap << U(levels)) - U(64), layout)
+                word = U(0)
+                for w in range(1 << levels):
+                    word ^= words[first + U(w)]
+                for j in range(MAX_DEPTH - 1, -1, -1):
+                    answers[U(k) >> U(3)] |= np.uint8(parity(word & POSITIONS[U(j)]) << (U(k) & U(7)))
+                    k += 1
             continue
-        for level in range(min(depth, height)):
+        for level in range(min(depth, levels)):
             for i in range(1 << level):
                 node = ((heap << U(level)) + U(i)) << U(1)
                 answers[U(k) >> U(3)] |= np.uint8(parity(word & NODE_MASK[node]) << (U(k) & U(7)))

@@ -20,7 +20,7 @@ from qnode.distill.reconcile.cascade.bob_kernels import RECORD_WORDS, absorb_ans
 from qnode.distill.reconcile.cascade.check import check_tag
 from qnode.distill.reconcile.cascade.message import CHECK_REQUEST, SHORT_BYTES, Kind, encode_request
 from qnode.distill.reconcile.cascade.nodes import Layout, Octets, QueryList, expected_bits
-from qnode.distill.reconcile.cascade.plan import CHECK_BITS, MAX_DEPTH, Plan
+from qnode.distill.reconcile.cascade.plan import CHECK_BITS, MAX_DEPTH, MAX_LEAP, Plan
 from qnode.distill.reconcile.cascade.shuffle import Shuffles
 from qnode.errors import ProtocolError
 
@@ -158,7 +158,7 @@ class CascadeCorrector:
         while self._depth < MAX_DEPTH and queries.n * ((2 << self._depth) - 1) <= plan.round_budget_bits:
             self._depth += 1
         self._leap = 1
-        while self._leap < MAX_DEPTH and queries.n << (self._leap + 1) <= plan.leap_bits:
+        while self._leap < MAX_LEAP and queries.n << (self._leap + 1) <= plan.leap_bits:
             self._leap += 1
         self._n_answers, self._n_codes = map(
             int, expected_bits(queries.nodes, queries.n, self._depth, self._leap, self._layout)

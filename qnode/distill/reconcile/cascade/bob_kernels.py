@@ -25,10 +25,12 @@ from qnode.distill.reconcile.cascade.nodes import (
     block_heap,
     block_layer,
     first_record,
+    height_of,
     levels_below,
     read_bit,
     record_below,
 )
+from qnode.distill.reconcile.cascade.plan import MAX_DEPTH
 from qnode.distill.reconcile.cascade.shuffle import (
     Table,
     permute_segment,
@@ -193,39 +195,58 @@ def _end_searches(
     for t in range(queries.size):
         query = U(queries[U(t)])
         record, heap = query >> U(7), query & U(127)
-        height = levels_below(heap)
-        if record >= layout.layer_1 or (height > leap and height > depth):
-            k += 1 if depth == 1 else (1 << min(depth, height)) - 1
+        levels = levels_below(heap)
+        leaps = height_of(query, layout) <= leap
+        if not leaps and (record >= layout.layer_1 or levels > depth):
+            k += 1 if depth == 1 else (1 << min(depth, levels)) - 1
             continue
         place = record << U(2)
-        bits = records[place | BITS] & NODE_MASK[heap]
-        lowest = heap << U(height)
         records[place | PENDING] &= ~(U(1) << heap)
-        if height <= leap:
+        lowest = heap << U(levels)
+        if leaps:
             # One error under the node: its place in binary. If there are three, a right bit may be flipped;
             # then nodes of other passes become odd.
-            bit = lowest - U(64)
-            left = U(0)
-            for j in range(height - 1, -1, -1):
-                differs = parity(bits & POSITIONS[U(j)]) ^ read_bit(answers, k)
-                k += 1
-                if j == height - 1:
-                    left = differs
-                bit |= (differs ^ U(1)) << U(j)
-            found[U(n_found)] = (record << U(6)) | bit
+            below = heap << U(1)
+            left = parity(records[place | BITS] & NODE_MASK[below]) ^ read_bit(answers, k)
+            odd = left | ((left ^ U(1)) << U(1))
+            child = lowest - U(64) + _position(records[place | BITS] & NODE_MASK[heap], levels, answers, k)
+            k += levels
+            if levels > 1:
+                records[place | KNOWN] |= U(3) << below
+                records[place | ODD] |= odd << below
+            if record >= layout.layer_1:
+                first = record_below(record, lowest - U(64), layout)
+                if levels == 1:
+                    for side in range(2):
+                        records[((first + U(side)) << U(2)) | KNOWN] |= U(2)
+                        records[((first + U(side)) << U(2)) | ODD] |= ((odd >> U(side)) & U(1)) << U(1)
+                folded = U(0)
+                for w in range(1 << levels):
+                    folded ^= records[((first + U(w)) << U(2)) | BITS]
+                record = first + child - (lowest - U(64))
+                child = _position(folded, MAX_DEPTH, answers, k)
+                k += MAX_DEPTH
+            found[U(n_found)] = (record << U(6)) | child
             n_found += 1
-            if height > 1:
-                records[place | KNOWN] |= U(3) << (heap << U(1))
-                records[place | ODD] |= (left | ((left ^ U(1)) << U(1))) << (heap << U(1))
             continue
-        odd_lowest = _learn_below(answers, k, height, heap, records, place)
-        k += (1 << height) - 1
+        odd_lowest = _learn_below(answers, k, levels, heap, records, place)
+        k += (1 << levels) - 1
         while odd_lowest != U(0):
             which = U(63) - leading_zeros(odd_lowest)
             odd_lowest ^= U(1) << which
             found[U(n_found)] = (record << U(6)) | (lowest - U(64) + which)
             n_found += 1
     return n_found
+
+
+@inline_kernel
+def _position(bits: np.uint64, levels: int, answers: Octets, k: int) -> np.uint64:
+    """Return the place of the one difference among ``2**levels`` children, from the answers at ``k`` on."""
+    place = U(0)
+    for j in range(levels):
+        alice = read_bit(answers, k + levels - 1 - j)
+        place |= (parity(bits & POSITIONS[U(j)]) ^ alice ^ U(1)) << U(j)
+    return place
 
 
 @inline_kernel
@@ -296,13 +317,13 @@ def _continue_searches(
             codes[U(k_code) >> U(3)] |= np.uint8(odd << (U(k_code) & U(7)))
             k_code += 2
             continue
-        height = levels_below(heap)
-        is_word = record < layout.layer_1
-        if is_word and height <= leap:
+        height = height_of(query, layout)
+        if height <= leap:
             k += height
             continue
-        asked = min(depth, height)
-        if is_word and asked == height:
+        levels = levels_below(heap)
+        asked = min(depth, levels)
+        if record < layout.layer_1 and asked == levels:
             k += (1 << asked) - 1
             continue
         odd_lowest = _learn_below(answers, k, asked, heap, records, place)

@@ -1,7 +1,7 @@
 """The messages of Cascade.
 
-A SEARCH or BEGIN request is one octet of kind, one of depth, a little-endian 32-bit count of starts, and
-then:
+A SEARCH or BEGIN request has one octet each of kind, depth and leap (see ``nodes``), a little-endian 32-bit
+count of starts, and then:
 
 * for each query of the last request that did not reach single bits: one bit for each of the lowest nodes it
   asked about, set where Bob goes on. Both sides know the nodes, so nothing else need be said;
@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from qnode.distill.reconcile.cascade.nodes import Octets
-from qnode.distill.reconcile.cascade.plan import MAX_DEPTH
+from qnode.distill.reconcile.cascade.plan import MAX_DEPTH, MAX_LEAP
 from qnode.errors import ProtocolError
 
 # What fits so few octets is worked out faster than it is handed to a thread.
@@ -70,7 +70,7 @@ def decode_request(message: bytes) -> Request:
     kind, depth, leap, n_starts = _HEADER.unpack_from(message)
     if kind not in (Kind.SEARCH, Kind.BEGIN):
         raise ProtocolError(f"reconciliation: unknown kind of request {kind}")
-    if not (1 <= depth <= MAX_DEPTH and 1 <= leap <= MAX_DEPTH):
+    if not (1 <= depth <= MAX_DEPTH and 1 <= leap <= MAX_LEAP):
         raise ProtocolError(f"reconciliation: a request {depth} and {leap} levels deep")
     body = np.frombuffer(message, np.uint8, offset=_HEADER.size)
     if 4 * n_starts > body.shape[0]:

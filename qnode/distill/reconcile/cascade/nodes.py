@@ -6,9 +6,13 @@ layer 2 those of 64 records of layer 1. Inside a record the nodes are a heap: no
 has the children ``2h`` and ``2h + 1``, nodes 64 to 127 are the bits of layer 0, or stand for node 1 of the
 records below.
 
-A *query* ``record << 7 | h`` names a node whose parity is known and asks for the parity of its left child;
-the right child's follows. A round of *depth* d asks the same of all unknown nodes d - 1 levels below, as far
-as the record reaches: 2^d - 1 parities in the order of the heap.
+A *query* ``record << 7 | h`` names an odd node, one whose parity is known and differs. It asks for one of:
+
+* a *search* by halves: the parity of its left child; the right child's follows. A round of *depth* d asks the
+  same of all nodes d - 1 levels below, as far as the record reaches: 2^d - 1 parities in the order of the heap.
+* a *leap*, if 2^leap bits or fewer lie under the node: as if there were one error, its place in binary. For
+  each binary digit of the place, highest first, the parity of the bits whose place has a zero there. It
+  costs as many parities as the search by halves, but one round. The first is the left child's, too.
 """
 
 from typing import Final, NamedTuple
@@ -158,6 +162,14 @@ def levels_below(heap: np.uint64) -> int:
     return int(leading_zeros(heap)) - 57
 
 
+@inline_kernel
+def height_of(query: np.uint64, layout: Layout) -> int:
+    """Return log2 of the number of bits under the node of a query."""
+    record = query >> U(7)
+    layer = int(record >= layout.layer_1) + int(record >= layout.layer_2)
+    return levels_below(query & U(127)) + MAX_DEPTH * layer
+
+
 @kernel
 def expected_bits(nodes: Queries, n_queries: int, depth: int, leap: int, layout: Layout) -> tuple[int, int]:
     """Return how many parities answer the queries, and how many bits Bob then says about them."""
@@ -165,13 +177,13 @@ def expected_bits(nodes: Queries, n_queries: int, depth: int, leap: int, layout:
     n_codes = 0
     for t in range(n_queries):
         query = U(nodes[U(t)])
-        height = levels_below(query & U(127))
-        upper = (query >> U(7)) >= layout.layer_1
-        if height <= leap and not upper:
+        height = height_of(query, layout)
+        if height <= leap:
             n_answers += height
             continue
-        asked = min(depth, height)
+        levels = levels_below(query & U(127))
+        asked = min(depth, levels)
         n_answers += (1 << asked) - 1
-        if asked < height or upper:
+        if asked < levels or height > levels:
             n_codes += 1 << asked
     return n_answers, n_codes

@@ -15,13 +15,20 @@ MAX_BLOCK_BITS: Final = 1 << 27  # node numbers travel in 32 bits
 CHECK_BITS: Final = 64
 BITWISE_LIMIT_BITS: Final = 1 << 15  # shorter blocks are permuted bit by bit
 MAX_DEPTH: Final = 6  # levels of one record
+MAX_LEAP: Final = 12  # levels of two
 EXTRA_PASSES: Final = 24  # allowance for passes after a failed check; a pair survives each with <= 1/8
 
 # A segment's records, three passes of them, stay in a core's second-level cache while a round works on it.
 _SEGMENT_WORDS_LEAST: Final = 3072
 _SEGMENT_WORDS_MOST: Final = 6144
-_FIRST_BLOCK_ERRORS_PPM: Final = 1_270_000  # the first blocks hold 0.64 to 1.27 expected errors
-_MIN_QBER_PPM: Final = 2500  # below, longer first blocks save little and a wrong estimate costs many rounds
+# Measured: more errors in the first blocks, or in first and second together, save parities at first, but let
+# the searches wake each other for many more rounds, and in the end waste more than they save.
+_FIRST_BLOCK_ERRORS_PPM: Final = 1_170_000  # expected in a block of pass 0: at most
+_PRODUCT_OF_ERRORS_PPM: Final = (
+    5_500_000  # expected in one of pass 0 times expected in one of pass 1: at most
+)
+_THIRD_LEVEL: Final = 13
+_MIN_QBER_PPM: Final = 1000  # below, longer blocks save little and a wrong estimate costs many rounds
 _MIN_BLOCKS_LOG2: Final = 3
 
 
@@ -31,9 +38,10 @@ class Plan:
 
     ``n_segments`` segments of ``segment_words`` words each are permuted alike, in ``n_positions`` bits each
     (all of them but for short blocks, which are permuted ``bitwise``). ``levels``: log2 of the block length
-    of each pass; ``extra_level``: of each pass after a failed check. ``early_start``: the next pass begins
-    when fewer searches than this are under way. ``round_budget_bits``: a round in which few searches are
-    under way asks about several levels of each, up to this many parities. ``disclosure_limit_bits``,
+    of each pass; ``extra_level``: of each pass after a failed check. Pass p begins when fewer than
+    ``early_starts[p]`` searches are under way. Few searches are hurried: they leap over nodes that
+    together have at most ``leap_bits`` bits, so that three errors under one are rare, and ask for more
+    than one level while that takes at most ``round_budget_bits`` parities. ``disclosure_limit_bits``,
     ``request_limit``, ``flip_limit``: no block that could give a key needs more.
     """
 
@@ -72,7 +80,7 @@ class Plan:
 def make_plan(n_bits: int, qber_estimate: float) -> Plan:
     """Derive the plan of a block of ``n_bits`` from the shared ``qber_estimate`` (a fraction).
 
-    Block lengths are powers of two: near 0.9 / QBER, four times that, and a long one; measured, not derived.
+    Block lengths are powers of two: about 0.8 / QBER, four or eight times that, and a long one.
 
     Raises:
         FieldError: the block is too short or too long, or the estimate is not a fraction below 1/2.
@@ -87,8 +95,9 @@ def make_plan(n_bits: int, qber_estimate: float) -> Plan:
     n_positions = n_bits if bitwise else 64 * segment_words
     longest = n_positions.bit_length() - 1 - _MIN_BLOCKS_LOG2
     first = max(2, (_FIRST_BLOCK_ERRORS_PPM // qber_ppm).bit_length() - 1)
-    third = max(first + 4, (n_positions.bit_length() + 7) // 2)
-    levels = tuple(min(level, longest) for level in (first, first + 2, third))
+    both = (_PRODUCT_OF_ERRORS_PPM * 1_000_000 // qber_ppm**2).bit_length() - 1
+    second = max(first + 1, both - first)
+    levels = tuple(min(level, longest) for level in (first, second, max(_THIRD_LEVEL, second + 1)))
     extra_level = longest
     n_extra_blocks = n_segments * -(-n_positions >> extra_level)
     return Plan(
@@ -99,7 +108,7 @@ def make_plan(n_bits: int, qber_estimate: float) -> Plan:
         bitwise=bitwise,
         levels=levels,
         extra_level=extra_level,
-        early_starts=(1, 1 + (n_bits >> 16), 1 + (n_bits >> 16)),
+        early_starts=(1,) + 2 * (1 + (n_bits >> 16),),
         round_budget_bits=n_bits >> 15,
         leap_bits=n_bits >> 6,
         disclosure_limit_bits=n_bits
