@@ -8,8 +8,9 @@ records below.
 
 A *query* ``record << 7 | h`` names an odd node, one whose parity is known and differs. It asks for one of:
 
-* a *search* by halves: the parity of its left child; the right child's follows. A round of *depth* d asks the
-  same of all nodes d - 1 levels below, as far as the record reaches: 2^d - 1 parities in the order of the heap.
+* a *search* by halves: the parity of its left child; the right child's follows. A round of *depth* d
+  asks the same of all nodes d - 1 levels below, as far as the record reaches: 2^d - 1 parities in the
+  order of the heap.
 * a *leap*, if 2^leap bits or fewer lie under the node: as if there were one error, its place in binary. For
   each binary digit of the place, highest first, the parity of the bits whose place has a zero there. It
   costs as many parities as the search by halves, but one round. The first is the left child's, too.
