@@ -34,7 +34,7 @@ relaxed = settings(max_examples=40, deadline=None, derandomize=True)
 
 def shuffled(plan: Plan, shuffles: Shuffles, slot: int, source: Words) -> Words:
     target, spare = np.empty_like(source), np.empty_like(source)
-    permute_segment(source, 1, 0, shuffles.forward[slot], plan.bitwise, spare, target)
+    permute_segment(source, U(1), U(0), shuffles.forward[slot], plan.bitwise, spare, target)
     return target
 
 
@@ -93,14 +93,14 @@ def test_a_key_dealt_and_permuted_is_restored(n_bits: int, rng: np.random.Genera
     restored = np.zeros_like(key.words)
     permuted, spare = np.empty((2, plan.segment_words), np.uint64)
     for segment in range(plan.n_segments):
-        permute_segment(key.words, plan.n_segments, segment, table, plan.bitwise, spare, permuted)
+        permute_segment(key.words, U(plan.n_segments), U(segment), table, plan.bitwise, spare, permuted)
         assert (
             permuted.tobytes()
             == np.packbits(
                 deal(key, plan, segment)[plain_permutation(shuffles, 0)], bitorder="little"
             ).tobytes()
         )
-        restore_segment(permuted, table, plan.bitwise, spare, restored, plan.n_segments, segment)
+        restore_segment(permuted, table, plan.bitwise, spare, restored, U(plan.n_segments), U(segment))
     assert np.array_equal(restored, key.words)
 
 

@@ -219,10 +219,10 @@ def begin_pass(
     block_level = level - 6 * layer
     for segment in range(layout.n_segments):
         if slot == 0:
-            permute_segment(key, int(layout.n_segments), int(segment), forward, bitwise, spare, permuted)
+            permute_segment(key, layout.n_segments, U(segment), forward, bitwise, spare, permuted)
         else:
             origin = words[first_record(0, U(0), U(segment), layout) :][: layout.segment_words]
-            permute_segment(origin, 1, 0, forward, bitwise, spare, permuted)
+            permute_segment(origin, U(1), U(0), forward, bitwise, spare, permuted)
         first = first_record(0, U(slot), U(segment), layout)
         for w in range(layout.words):
             words[first + U(w)] = permuted[U(w)] if U(w) < layout.segment_words else U(0)

@@ -386,12 +386,8 @@ def absorb_answers(
     ``after``, the ``starts`` among them, what Bob says of the old ones (``codes``, zero before) and
     ``odd_blocks`` (zero before). ``found`` and ``places`` have room for the flips of one segment.
     """
-    n = 0
-    t = 0
-    k = 0
-    k_code = 0
-    n_starts = 0
-    n_all_flips = 0
+    # Not plain zeros, which numba would compile the helpers for once more.
+    n = t = k = k_code = n_starts = n_all_flips = int(np.int64(0))
     spare = np.empty(layout.segment_words if n_blocks > 0 else U(0), np.uint64)
     permuted = np.empty_like(spare)
     marks = np.zeros(layout.segment_words, np.uint64)
@@ -450,11 +446,11 @@ def _begin_segment(
     Nothing else is known of the pass. Returns how many queries there are then.
     """
     if slot == 0:
-        permute_segment(key, int(layout.n_segments), int(segment), forward, bitwise, spare, permuted)
+        permute_segment(key, layout.n_segments, segment, forward, bitwise, spare, permuted)
     else:
         origin = records[first_record(0, U(0), segment, layout) << U(2) :]
         origin = origin[: layout.segment_words << U(2)]
-        permute_segment(origin, RECORD_WORDS, int(BITS), forward, bitwise, spare, permuted)
+        permute_segment(origin, U(RECORD_WORDS), BITS, forward, bitwise, spare, permuted)
     first = first_record(0, U(slot), segment, layout)
     for w in range(layout.words):
         place = (first + U(w)) << U(2)
@@ -504,4 +500,4 @@ def restore_key(records: Words, forward: Table, bitwise: bool, layout: Layout, k
         first = first_record(0, U(0), U(segment), layout)
         for w in range(layout.segment_words):
             permuted[U(w)] = records[((first + U(w)) << U(2)) | BITS]
-        restore_segment(permuted, forward, bitwise, spare, key, int(layout.n_segments), int(segment))
+        restore_segment(permuted, forward, bitwise, spare, key, layout.n_segments, U(segment))

@@ -110,7 +110,13 @@ def _draw(key: np.uint64, n_moved: int, bitwise: bool, forward: Table, inverse: 
 
 @kernel
 def permute_segment(
-    source: Words, stride: int, offset: int, forward: Table, bitwise: bool, spare: Words, target: Words
+    source: Words,
+    stride: np.uint64,
+    offset: np.uint64,
+    forward: Table,
+    bitwise: bool,
+    spare: Words,
+    target: Words,
 ) -> None:
     """Write one segment in the order of a slot to ``target`` (as many words as a segment has).
 
@@ -121,16 +127,22 @@ def permute_segment(
         target[:] = U(0)
         for i in range(forward.shape[1]):
             x = U(forward[U(0), U(i)])
-            bit = (source[(x >> U(6)) * U(stride) + U(offset)] >> (x & U(63))) & U(1)
+            bit = (source[(x >> U(6)) * stride + offset] >> (x & U(63))) & U(1)
             target[U(i) >> U(6)] |= bit << (U(i) & U(63))
         return
-    _half_round(source, U(stride), U(offset), forward[0], spare)
+    _half_round(source, stride, offset, forward[0], spare)
     _half_round(spare, U(1), U(0), forward[1], target)
 
 
 @kernel
 def restore_segment(
-    permuted: Words, forward: Table, bitwise: bool, spare: Words, target: Words, stride: int, offset: int
+    permuted: Words,
+    forward: Table,
+    bitwise: bool,
+    spare: Words,
+    target: Words,
+    stride: np.uint64,
+    offset: np.uint64,
 ) -> None:
     """Undo ``permute_segment``: word ``k`` goes to ``target[k * stride + offset]`` unless behind the end.
 
@@ -144,7 +156,7 @@ def restore_segment(
             target[x >> U(6)] |= bit << (x & U(63))
         return
     _half_round_back(permuted, forward[1], spare, U(1), U(0))
-    _half_round_back(spare, forward[0], target, U(stride), U(offset))
+    _half_round_back(spare, forward[0], target, stride, offset)
 
 
 @inline_kernel
@@ -157,7 +169,7 @@ def _swap_quarters(squares: Words, half: int, mask: np.uint64) -> None:
             squares[U(k + _LANES * half)] ^= swap
 
 
-@inline_kernel
+@kernel
 def _transpose(squares: Words) -> None:
     """Transpose 64 x 64 bit matrices in place; row ``r`` of matrix ``m`` is word ``_LANES * r + m``.
 
