@@ -206,12 +206,14 @@ class TwoSites:
             self.handovers.append(handover)
         if fate == "lost":
             return
-        taken = self.refusable(lambda: self.stores[other(role)].take_over(handover))
+        peer = self.stores[other(role)]
+        if self.rng.random() < 0.1:  # he refuses, if he has not taken it before
+            self.refusable(lambda: peer.void_handover(handover))
+        taken = self.refusable(lambda: peer.take_over(handover))
         if taken and fate == "answered":
             self.refusable(lambda: store.finish_handover(handover.handover_id))
-        elif not taken:
-            for site in self.stores.values():
-                self.refusable(lambda: site.void_handover(handover))  # noqa: B023
+        elif not taken and self.refusable(lambda: peer.void_handover(handover)) and self.fate() == "answered":
+            self.refusable(lambda: store.void_handover(handover))
 
     def repeat_a_handover(self) -> None:
         if not self.handovers:
@@ -382,7 +384,7 @@ def test_no_sequence_of_moves_losses_crashes_and_restores_breaks_an_invariant(
     seed: int,
 ) -> None:
     with memory_folder() as folder, closing(TwoSites(folder, seed)) as two:
-        moves = two.rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=260)
+        moves = two.rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=300)
         for move in moves:
             move(two)
             two.every_chunk_is_accounted_for()

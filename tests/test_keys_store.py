@@ -301,10 +301,19 @@ def test_a_refused_handover_is_void_at_both_sites(filled: Pair) -> None:
     wrong = msgspec.structs.replace(handover, ranges=(*handover.ranges, KeyRange(1, 0, 1)))
     with pytest.raises(StoreError):
         bob.take_over(wrong)
-    for store in (alice, bob, alice, bob):
+    bob.void_handover(handover)
+    assert alice.pending_handover() == handover  # she has not heard of it, and repeats what she gave
+    with pytest.raises(StoreError, match="was voided here"):
+        bob.take_over(handover)
+    for store in (bob, alice, alice, bob):
         store.void_handover(handover)
     assert [store.counts().void for store in filled] == [5, 5]
     assert alice.pending_handover() is None
+    add_block(make_block(4, 10), alice, bob)
+    later = alice.give_away(2)
+    bob.take_over(later)
+    bob.take_over(later)
+    bob.take_over(handover)  # an old one does nothing
 
 
 def test_the_sum_of_epsilons_counts_each_block_that_gave_key_once_and_outlives_the_process(

@@ -200,6 +200,27 @@ def test_the_status_call_counts_the_keys_of_its_pair_and_direction(sites: Sites)
     assert bob.stored() >= at_bob  # and is not Bob's to give
 
 
+def test_the_site_that_alone_is_asked_gets_nearly_all_keys(sites: Sites) -> None:
+    sites.start(*ROLES)
+    slave, master = encryptors(sites.endpoints)
+    n_got = 0
+
+    def ready_at_alice() -> int:
+        status = sites.status("alice")
+        assert status is not None
+        return status.keys.available_own
+
+    def enough() -> bool:
+        nonlocal n_got
+        if number := min(master.stored(), 128):
+            keys = master.assign(number)
+            assert slave.fetch_soon(list(keys)) == keys
+            n_got += len(keys)
+        return n_got >= 250 and ready_at_alice() < 0.2 * n_got
+
+    eventually(enough, "nearly all keys come to the site that asks")
+
+
 @pytest.mark.parametrize("full", ROLES)
 def test_a_full_store_gives_blocks_up_without_spending_pads_until_keys_are_fetched(
     sites: Sites, full: Role

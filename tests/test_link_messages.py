@@ -103,14 +103,14 @@ def test_a_truncated_or_lengthened_message_is_refused(message: m.Message) -> Non
 def test_the_kinds_on_the_wire_are_frozen() -> None:
     assert {kind.__struct_config__.tag for kind in KINDS} == {
         "hello", "hello_proof", "refused", "goodbye", "ping", "pong",
-        "emission_run_started", "run_needed", "alignment_probe_message", "alignment_result",
+        "emission_run_started", "alignment_probe_message", "alignment_result",
         "block_proposed", "block_agreed", "click_batch", "clicks_ended", "sifted",
         "sample_request", "sample_answer",
         "reconcile_begin", "reconcile_request", "reconcile_answer",
         "verify_begin", "verify_challenge", "verified", "amplify",
         "transcript_tag", "prepared", "block_discarded",
-        "assign", "assign_answer", "void_assignments", "block_state_query", "block_state_answer",
-        "give_away", "taken_over",
+        "assign", "void_assignments", "give_away", "void_handover", "key_answer",
+        "block_state_query", "block_state_answer",
     }  # fmt: skip
 
 

@@ -270,8 +270,8 @@ async def test_the_link_comes_back_after_a_cut(alice_files: Any, bob_files: Any)
     async with alice_serving(alice_files) as (alice, port), bob_calling(bob_files, port) as bob:
         for _ in range(3):
             at_alice, at_bob = await alice.session(), await bob.session()
-            await at_alice.send(m.RunNeeded("hello"))
-            assert await at_bob.receive() == m.RunNeeded("hello")
+            await at_alice.send(m.BlockDiscarded(1, "hello"))
+            assert await at_bob.receive() == m.BlockDiscarded(1, "hello")
             await trio.aclose_forcefully(at_bob._frames.stream)
             assert (await alice.failure()).proven
             assert (await bob.failure()).proven
@@ -300,8 +300,8 @@ async def test_a_newer_session_replaces_a_half_open_one(alice_files: Any, bob_fi
             at_alice, at_bob = await alice.session(), await second.session()
             failure = await alice.failure()
             assert (failure.proven, str(failure.error)) == (True, "replaced by a newer session")
-            await at_alice.send(m.RunNeeded("to the newer"))
-            assert await at_bob.receive() == m.RunNeeded("to the newer")
+            await at_alice.send(m.BlockDiscarded(1, "to the newer"))
+            assert await at_bob.receive() == m.BlockDiscarded(1, "to the newer")
             with pytest.raises(trio.WouldBlock):
                 old._inbox.receive_nowait()
 

@@ -186,8 +186,8 @@ async def test_messages_of_a_dropped_block_reach_neither_side() -> None:
         two.alice.drop_transcript(1)
         await two.alice.send(m.Amplify(1, 2, b"seed", 3))
         await two.bob.send(m.BlockAgreed(1))
-        await two.bob.send(m.RunNeeded("next"))
-        assert await two.alice.receive() == m.RunNeeded("next")
+        await two.bob.send(m.BlockDiscarded(1, "next"))
+        assert await two.alice.receive() == m.BlockDiscarded(1, "next")
         assert two.alice.stale_messages == 2
 
 
@@ -241,7 +241,7 @@ async def test_silence_is_noticed_within_ten_seconds(autojump_clock: MockClock) 
 async def test_a_node_that_does_not_receive_is_not_taken_for_dead(autojump_clock: MockClock) -> None:
     async with memory_sessions() as two:
         for number in range(100):
-            await two.bob.send(m.RunNeeded(str(number)))
+            await two.bob.send(m.BlockDiscarded(1, str(number)))
         await trio.sleep(60)
         assert [(await two.alice.receive()).reason for _ in range(100)] == [str(n) for n in range(100)]
 
@@ -259,13 +259,13 @@ async def test_leaving_says_goodbye_and_ends_the_peers_iteration() -> None:
             with pytest.raises(LinkError, match="said goodbye: maintenance"):
                 await session.receive()
             with pytest.raises(LinkError, match="said goodbye: maintenance"):
-                await session.send(m.RunNeeded("too late"))
+                await session.send(m.BlockDiscarded(1, "too late"))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
         async with open_session(greeted.frames.bob, bob, greeted.bob, goodbye="maintenance") as session:
-            await session.send(m.RunNeeded("last words"))
-    assert seen == [m.RunNeeded("last words")]
+            await session.send(m.BlockDiscarded(1, "last words"))
+    assert seen == [m.BlockDiscarded(1, "last words")]
 
 
 async def test_a_tampered_frame_ends_the_session_with_an_authentication_error() -> None:
@@ -319,8 +319,8 @@ async def test_a_cancelled_send_ends_sending_but_not_receiving() -> None:
         await trio.testing.wait_all_tasks_blocked()
         stuck.blocked = True
         with trio.move_on_after(0.01):
-            await two.alice.send(m.RunNeeded("lost"))
+            await two.alice.send(m.BlockDiscarded(1, "lost"))
         with pytest.raises(LinkError, match="cut off"):
-            await two.alice.send(m.RunNeeded("never"))
-        await two.bob.send(m.RunNeeded("heard"))
-        assert await two.alice.receive() == m.RunNeeded("heard")
+            await two.alice.send(m.BlockDiscarded(1, "never"))
+        await two.bob.send(m.BlockDiscarded(1, "heard"))
+        assert await two.alice.receive() == m.BlockDiscarded(1, "heard")

@@ -1,8 +1,9 @@
 """Moving the ownership of free chunks to the other site: durably given away, then owned there.
 
-From the moment of giving, the giver treats the chunks as the peer's; until the peer has taken them
-nobody assigns them. One hand-over at a time is open per giver, and the taker acts on each number once, so a
-late repetition cannot bring back chunks that have changed hands since.
+From the moment of giving, the giver treats the chunks as the peer's; until the peer has taken them nobody
+assigns them. One hand-over at a time is open per giver, and the taker acts on each number once, so a late
+repetition cannot bring back chunks that have changed hands since. The giver repeats it until he has heard
+that it was taken, or has voided it there and here.
 """
 
 import msgspec
@@ -45,11 +46,15 @@ def finish(tx: Tx, handover_id: int) -> None:
 
 
 def take(tx: Tx, handover: Handover) -> None:
-    """Own the chunks of a hand-over; one that was acted on before changes nothing.
+    """Own the chunks of a hand-over; one that was taken before changes nothing.
 
-    Raises StoreError unless all chunks are free here, the giver's, and of prepared or available blocks.
+    Raises StoreError unless all chunks are free here, the giver's, and of prepared or available blocks, and
+    when this hand-over was voided here: the giver must then do the same.
     """
-    if not _first_time(tx, handover):
+    if not _is_new(tx, handover):
+        last, void = tx.one("SELECT peer_last_handover_id, peer_last_handover_void FROM site")
+        if handover.handover_id == last and void:
+            raise StoreError(f"hand-over {handover.handover_id} was voided here")
         return
     for item in _ranges.joined(handover.ranges):
         state = _blocks.state_of(tx, item.block_id)
@@ -58,25 +63,31 @@ def take(tx: Tx, handover: Handover) -> None:
         _ranges.take_free(tx, item, tx.peer)
         _ranges.pass_on(tx, item, tx.role)
         _blocks.mark_peer_confirmed(tx, item.block_id)
+    _remember(tx, handover, void=False)
 
 
 def void(tx: Tx, handover: Handover) -> None:
-    """Void the chunks of a hand-over that the taker refused; called at both sites, once more is fine."""
+    """Void the chunks of a hand-over that the taker refused, first there, then here; once more is fine."""
     if handover.giver == tx.role:
         if pending(tx) != handover:
             return
         finish(tx, handover.handover_id)
-    elif not _first_time(tx, handover):
+    elif _is_new(tx, handover):
+        _remember(tx, handover, void=True)
+    else:
         return
     free = [part for item in handover.ranges for part in _ranges.take_what_is_free(tx, item, tx.peer)]
     tx.count_gone(void=_ranges.destroy(tx, free))
 
 
-def _first_time(tx: Tx, handover: Handover) -> bool:
+def _is_new(tx: Tx, handover: Handover) -> bool:
+    """Tell whether a hand-over of the peer has not been acted on."""
     if handover.giver != tx.peer:
         raise StoreError(f"hand-over {handover.handover_id} is of {handover.giver}, not of the peer")
-    (last,) = tx.one("SELECT peer_last_handover_id FROM site")
+    return handover.handover_id > tx.one("SELECT peer_last_handover_id FROM site")[0]
+
+
+def _remember(tx: Tx, handover: Handover, *, void: bool) -> None:
     tx.connection.execute(
-        "UPDATE site SET peer_last_handover_id = max(peer_last_handover_id, ?)", (handover.handover_id,)
+        "UPDATE site SET peer_last_handover_id = ?, peer_last_handover_void = ?", (handover.handover_id, void)
     )
-    return handover.handover_id > last

@@ -177,7 +177,7 @@ class KeyStore(Protocol):
         """
 
     def pending_handover(self) -> Handover | None:
-        """Return the hand-over the peer has not confirmed: send it again at resume."""
+        """Return the hand-over the peer has not confirmed: send it again in the next session."""
 
     def finish_handover(self, handover_id: int) -> None:
         """Note that the peer has taken a hand-over over; idempotent."""
@@ -185,7 +185,8 @@ class KeyStore(Protocol):
     def take_over(self, handover: Handover) -> None:
         """Own the chunks that the peer gave away; a repetition changes nothing.
 
-        Raises StoreError unless all are free here: then both sites `void_handover`.
+        Raises StoreError unless all are free here, or when it was voided: then both sites `void_handover`,
+        this one first.
         """
 
     def void_handover(self, handover: Handover) -> None:

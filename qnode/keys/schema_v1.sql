@@ -21,6 +21,7 @@ CREATE TABLE site (
     peer_generation         INTEGER NOT NULL DEFAULT 0,    -- what the peer last said of itself
     peer_last_assignment_id INTEGER NOT NULL DEFAULT 0,
     peer_last_handover_id   INTEGER NOT NULL DEFAULT 0,
+    peer_last_handover_void INTEGER NOT NULL DEFAULT 0,    -- it was voided here, not taken
     forgotten_block_id      INTEGER NOT NULL DEFAULT 0,    -- rows of finished blocks up to here are gone
     delivered               INTEGER NOT NULL DEFAULT 0,    -- chunks, totals
     void                    INTEGER NOT NULL DEFAULT 0,

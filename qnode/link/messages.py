@@ -134,12 +134,6 @@ class EmissionRunStarted(Message, frozen=True):
     qubit_rate_hz: Annotated[float, Meta(gt=0.0, le=1e15)]
 
 
-class RunNeeded(Message, frozen=True):
-    """Bob: the running emission cannot be followed; start a new run."""
-
-    reason: Text = ""
-
-
 class AlignmentProbeMessage(Message, frozen=True):
     """Bob: clicks in units of his recovered slot grid, for Alice to correlate with what she sent.
 
@@ -310,8 +304,8 @@ class Assign(Message, frozen=True):
     assignment: Opaque
 
 
-class AssignAnswer(Message, frozen=True):
-    """Tell whether the assignment is durable."""
+class KeyAnswer(Message, frozen=True):
+    """Tell whether what was asked of the sender's key store is done, durably."""
 
     request_id: Identifier
     ok: bool
@@ -346,26 +340,18 @@ class BlockStateAnswer(Message, frozen=True):
     states: Annotated[tuple[BlockState, ...], Meta(max_length=MANY)]
 
 
-class ChunkRange(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """``count`` neighbouring chunks of a segment."""
-
-    segment: Identifier
-    first: Count
-    count: Count
-
-
 class GiveAway(Message, frozen=True):
-    """The sender has durably given up these ranges."""
+    """The sender has durably given up free chunks of his; its content is the key store's."""
 
     request_id: Identifier
-    ranges: Annotated[tuple[ChunkRange, ...], Meta(max_length=MANY)]
+    handover: Opaque
 
 
-class TakenOver(Message, frozen=True):
-    """The sender now owns the ranges of that `GiveAway`."""
+class VoidHandover(Message, frozen=True):
+    """Void the chunks of a `GiveAway` that was refused; its content is the key store's."""
 
     request_id: Identifier
-    ranges: Annotated[tuple[ChunkRange, ...], Meta(max_length=MANY)]
+    handover: Opaque
 
 
 BlockDialogue = (
@@ -385,9 +371,9 @@ BlockDialogue = (
     | Amplify
 )
 BlockEnd = TranscriptTag | Prepared | BlockDiscarded
-LinkControl = EmissionRunStarted | RunNeeded | AlignmentProbeMessage | AlignmentResult
+LinkControl = EmissionRunStarted | AlignmentProbeMessage | AlignmentResult
 KeyControl = (
-    Assign | AssignAnswer | VoidAssignments | BlockStateQuery | BlockStateAnswer | GiveAway | TakenOver
+    Assign | VoidAssignments | GiveAway | VoidHandover | KeyAnswer | BlockStateQuery | BlockStateAnswer
 )
 KeepAlive = Goodbye | Ping | Pong
 

@@ -15,7 +15,6 @@ from qnode.link.messages import (
     BlockProposed,
     EmissionRunStarted,
     NodeMessage,
-    RunNeeded,
 )
 from qnode.node.alice_block import run_alice_block
 from qnode.node.conversation import Conversation
@@ -120,8 +119,6 @@ class AlicePart:
         elif isinstance(message, AlignmentProbeMessage):
             self._figures.note_lock("aligning")
             self._nursery.start_soon(self._align, message)
-        elif isinstance(message, RunNeeded):
-            log.warning("emission.unfollowed", reason=message.reason)
         # What else may come is the tail of a block that has ended.
 
     async def _block(self, span: BlockSpan, dialogue: Dialogue) -> None:

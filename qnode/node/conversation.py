@@ -7,24 +7,26 @@ is then in the air is lost at both sites, unless it was prepared: those are sett
 import itertools
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
 import trio
 
 from qnode.errors import LinkError, ProtocolError, StoreError, StoreUnusable
-from qnode.keys import Assignment
+from qnode.keys import Assignment, Handover
 from qnode.keys import BlockState as StoredState
 from qnode.link.messages import (
     Assign,
-    AssignAnswer,
     BlockDiscarded,
     BlockState,
     BlockStateAnswer,
     BlockStateQuery,
+    GiveAway,
+    KeyAnswer,
     NodeMessage,
     VoidAssignments,
+    VoidHandover,
 )
 from qnode.node.book import Book
 from qnode.node.dialogue import BlockLost, BlockMessage, BlockSeal, Dialogue
@@ -33,10 +35,12 @@ from qnode.node.storage import PeerMemory
 
 log = structlog.get_logger()
 
-Answer = AssignAnswer | BlockStateAnswer
+Answer = KeyAnswer | BlockStateAnswer
+KeyRequest = Assign | VoidAssignments | GiveAway | VoidHandover
 Work = Callable[[Dialogue], Awaitable[None]]
 RESUME_S = 30.0
 ASSIGNMENTS_AT_ONCE = 64
+T = TypeVar("T")
 MOST_DETAIL = 1000  # characters; a message has room for no more than 2000
 
 
@@ -60,6 +64,8 @@ class Conversation:
         self._dialogues: dict[int, Dialogue] = {}
         self._answers: dict[int, trio.MemorySendChannel[Answer]] = {}
         self._numbers = itertools.count(1)
+        self.accepted_chunks = 0
+        """How many chunks the peer's encryptors have asked for in this session."""
         self.settled = trio.Event()
 
     async def run(self, part: Part) -> None:
@@ -84,12 +90,10 @@ class Conversation:
                     continue
             if isinstance(message, Answer):
                 self._take_answer(message)
-            elif isinstance(message, Assign):
-                self._nursery.start_soon(self._accept_assignment, message)
+            elif isinstance(message, KeyRequest):
+                self._nursery.start_soon(self._serve_keys, message)
             elif isinstance(message, BlockStateQuery):
                 self._nursery.start_soon(self._tell_states, message)
-            elif isinstance(message, VoidAssignments):
-                self._nursery.start_soon(self._void_assignments, message)
             else:
                 await part.handle(message)
 
@@ -163,36 +167,54 @@ class Conversation:
             LinkError: the session ended or he refused; whether he holds it is unknown.
         """
         content = msgspec.msgpack.encode(assignment)
-        answer = await self._ask(lambda number: Assign(request_id=number, assignment=content))
-        if not isinstance(answer, AssignAnswer) or not answer.ok:
-            raise LinkError(f"the peer refused an assignment: {getattr(answer, 'error', None)}")
+        answer = await self._ask_for_keys(lambda number: Assign(request_id=number, assignment=content))
+        if not answer.ok:
+            raise LinkError(f"the peer refused an assignment: {answer.error}")
 
-    async def _accept_assignment(self, message: Assign) -> None:
-        try:
-            assignment = msgspec.msgpack.decode(message.assignment, type=Assignment)
-        except msgspec.DecodeError as error:
-            raise ProtocolError(f"an assignment that cannot be read: {error}") from None
-        try:
-            await self.site.storage.accept_assignment(assignment)
-            answer = AssignAnswer(request_id=message.request_id, ok=True)
-        except StoreError as error:
-            log.warning("assignment.refused", reason=str(error))
-            answer = AssignAnswer(request_id=message.request_id, ok=False, error=str(error)[:500])
-        await self.site.session.send(answer)
+    async def hand_over(self, handover: Handover) -> bool:
+        """Have the peer own what this site has given away, or else void it; repeated until that is True.
 
-    async def _void_assignments(self, message: VoidAssignments) -> None:
+        Raises:
+            LinkError: the session ended.
+        """
+        content = msgspec.msgpack.encode(handover)
+        answer = await self._ask_for_keys(lambda number: GiveAway(request_id=number, handover=content))
+        if answer.ok:
+            await self.site.storage.finish_handover(handover.handover_id)
+            return True
+        log.error("handover.refused", handover=handover.handover_id, reason=answer.error)
+        answer = await self._ask_for_keys(lambda number: VoidHandover(request_id=number, handover=content))
+        if answer.ok:
+            await self.site.storage.void_handover(handover)
+        return answer.ok
+
+    async def _ask_for_keys(self, make: Callable[[int], NodeMessage]) -> KeyAnswer:
+        answer = await self._ask(make)
+        if not isinstance(answer, KeyAnswer):
+            raise ProtocolError("a request to the key store was answered by something else")
+        return answer
+
+    async def _serve_keys(self, message: KeyRequest) -> None:
+        """Do what the peer asks of this site's key store, and tell him once it is durable."""
+        storage = self.site.storage
+        ok, told = True, None
         try:
-            assignments = msgspec.msgpack.decode(message.assignments, type=list[Assignment])
-        except msgspec.DecodeError as error:
-            raise ProtocolError(f"a list of assignments that cannot be read: {error}") from None
-        answer = AssignAnswer(request_id=message.request_id, ok=True)
-        try:
-            for assignment in assignments:
-                await self.site.storage.void_accepted(assignment)
+            if isinstance(message, Assign):
+                assignment = _decoded(message.assignment, Assignment)
+                await storage.accept_assignment(assignment)
+                if not assignment.stock:
+                    self.accepted_chunks += sum(item.count for item in assignment.ranges)
+            elif isinstance(message, VoidAssignments):
+                for assignment in _decoded(message.assignments, list[Assignment]):
+                    await storage.void_accepted(assignment)
+            elif isinstance(message, GiveAway):
+                await storage.take_over(_decoded(message.handover, Handover))
+            else:
+                await storage.void_handover(_decoded(message.handover, Handover))
         except StoreError as error:
-            log.warning("assignment.not_voided", reason=str(error))
-            answer = AssignAnswer(request_id=message.request_id, ok=False, error=str(error)[:500])
-        await self.site.session.send(answer)
+            ok, told = False, str(error)[:500]
+            log.warning("key_control.refused", request=type(message).__name__, reason=told)
+        await self.site.session.send(KeyAnswer(request_id=message.request_id, ok=ok, error=told))
 
     # Resume
 
@@ -253,8 +275,10 @@ class Conversation:
         await self.site.storage.void_assignment(assignment.assignment_id)
 
     async def _void_at_peer(self, content: bytes) -> None:
-        answer = await self._ask(lambda number: VoidAssignments(request_id=number, assignments=content))
-        if not isinstance(answer, AssignAnswer) or not answer.ok:
+        answer = await self._ask_for_keys(
+            lambda number: VoidAssignments(request_id=number, assignments=content)
+        )
+        if not answer.ok:
             raise LinkError("the peer could not void an assignment; it stays open until the next session")
 
     async def _tell_states(self, message: BlockStateQuery) -> None:
@@ -268,3 +292,10 @@ class Conversation:
                 ),
             )
         )
+
+
+def _decoded(content: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.msgpack.decode(content, type=kind)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"key control that cannot be read: {error}") from None

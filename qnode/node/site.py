@@ -26,6 +26,7 @@ from qnode.node.alice import AlicePart, Source
 from qnode.node.bob import BobPart, RunningRate
 from qnode.node.conversation import Conversation
 from qnode.node.figures import Figures
+from qnode.node.rebalance import Demand, rebalance
 from qnode.node.receiver import Receiver
 from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
@@ -61,6 +62,7 @@ class SiteNode:
         self._rate = RunningRate(config.link.source.p_z)
         self._receiver = Receiver(config, self._figures)
         self._supply = SiteSupply(self._storage, self)
+        self._demand = Demand()
         self._directory = SaeDirectory(config.node.kme_id, config.etsi014.sae, (config.peer.kme_id,))
 
     async def run(self) -> None:
@@ -183,6 +185,7 @@ class SiteNode:
         """Let encryptors' requests use the conversation once what came before is settled."""
         await conversation.settled.wait()
         self._conversation = conversation
+        nursery.start_soon(rebalance, self._storage, conversation, self._supply, self._demand)
         pairs = [SaePair(sae.sae_id, peer) for sae in self._directory.local for peer in sae.peers]
         await self._supply.keep_stock(pairs, self._config.etsi014.stock_per_pair)
 

@@ -16,6 +16,7 @@ from qnode.keys import (
     BlockState,
     BlockSummary,
     Counts,
+    Handover,
     Key,
     KeyStore,
     PadId,
@@ -153,6 +154,30 @@ class Storage:
     async def void_accepted(self, assignment: Assignment) -> None:
         """Give up an assignment of the peer that he never saw acknowledged."""
         await self._call(lambda: self._store.void_accepted(assignment))
+
+    async def give_away(self, number: int) -> Handover:
+        """Release chunks to the peer; nobody assigns them before he has taken them.
+
+        Raises:
+            NotEnoughKeys: nothing was released.
+        """
+        return await self._call(lambda: self._store.give_away(number))
+
+    async def pending_handover(self) -> Handover | None:
+        """Return what was given away and not yet taken."""
+        return await self._call(self._store.pending_handover)
+
+    async def finish_handover(self, handover_id: int) -> None:
+        """Note that the peer owns what was given away."""
+        await self._call(lambda: self._store.finish_handover(handover_id))
+
+    async def take_over(self, handover: Handover) -> None:
+        """Own what the peer gave away."""
+        await self._call(lambda: self._store.take_over(handover))
+
+    async def void_handover(self, handover: Handover) -> None:
+        """Give up what was given away and refused."""
+        await self._call(lambda: self._store.void_handover(handover))
 
     async def meet_peer(self, generation: int, memory: PeerMemory) -> bool:
         """Compare with what the proven peer remembers of this site; True when every chunk was voided.

@@ -59,6 +59,8 @@ class SiteSupply(KeySupply):
     def __init__(self, storage: Storage, peer: PeerStore) -> None:
         self._storage = storage
         self._peer = peer
+        self.assigned_chunks = 0
+        """How many chunks were assigned to encryptors that asked: the demand here."""
 
     def _connected(self) -> bool:
         return self._peer.connected
@@ -89,6 +91,7 @@ class SiteSupply(KeySupply):
             self._peer.give_up(assignment)
             return await self._from_stock(master, slaves, number, size_bits)
         keys = await self._storage.deliver_to_master(assignment.assignment_id)
+        self.assigned_chunks += sum(item.count for item in assignment.ranges)
         return _for_delivery(keys)
 
     async def _from_stock(

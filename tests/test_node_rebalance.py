@@ -1,0 +1,234 @@
+"""Ownership of keys moves to the site that is asked more, whole, whatever is cut in between."""
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from keys_support import Site as StoreSite
+from keys_support import add_block, make_block
+from link_room import Two, memory_sessions
+
+from qnode.config import LinkParameters
+from qnode.errors import LinkError, NotEnoughKeys
+from qnode.keys import Handover, SqliteKeyStore
+from qnode.link import messages as m
+from qnode.node import rebalance as room
+from qnode.node.conversation import Conversation
+from qnode.node.rebalance import Demand, rebalance
+from qnode.node.seal_order import SealOrder
+from qnode.node.settle import Site
+from qnode.node.storage import Storage
+from qnode.node.supply import SiteSupply
+
+COUNT = st.integers(0, 100_000)
+
+
+@given(asked=st.lists(st.tuples(COUNT, COUNT), max_size=20), free_own=COUNT, free_peer=COUNT)
+def test_only_one_of_two_sites_ever_gives_and_then_it_is_settled(
+    asked: list[tuple[int, int]], free_own: int, free_peer: int
+) -> None:
+    here, there = Demand(), Demand()
+    for own, peer in asked:
+        here.add(own, peer)
+        there.add(peer, own)
+    given_here = here.surplus(free_own, free_peer)
+    given_there = there.surplus(free_peer, free_own)
+    assert 0 <= given_here <= free_own
+    assert not (given_here and given_there)
+    free_own, free_peer = free_own - given_here, free_peer + given_here
+    if given_here < room.MOST_CHUNKS:
+        assert here.surplus(free_own, free_peer) == 0
+    assert there.surplus(free_peer, free_own) == 0 or given_there
+
+
+def test_demand_that_has_ended_is_forgotten_in_favour_of_the_other_site() -> None:
+    demand = Demand()
+    demand.add(100_000, 0)
+    assert demand.surplus(500, 500) == 0
+    for _ in range(10):
+        demand.add(0, 1000)
+    assert demand.surplus(500, 500) > 440
+
+
+def test_a_few_keys_do_not_move() -> None:
+    demand = Demand()
+    demand.add(0, 1000)
+    assert demand.surplus(room.LEAST_CHUNKS - 1, 0) == 0
+    assert demand.surplus(100_000, 5_000_000) == 0
+
+
+class NoBook:
+    """Nobody writes blocks down here."""
+
+
+class NoPart:
+    """Hears nothing: there are no blocks."""
+
+    async def handle(self, message: m.NodeMessage) -> None:
+        raise AssertionError(f"unexpected: {message}")
+
+
+@dataclass
+class Node:
+    """One site's store, supply and conversation."""
+
+    store: SqliteKeyStore
+    storage: Storage
+    conversation: Conversation
+    supply: SiteSupply
+    demand: Demand
+
+
+class Peer:
+    """The other site as a supply sees it."""
+
+    connected = True
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+
+    async def announce(self, assignment: Any) -> None:
+        await self._conversation.announce_assignment(assignment)
+
+    def give_up(self, assignment: Any) -> None:
+        self._conversation.give_up(assignment)
+
+
+@asynccontextmanager
+async def two_nodes(stores: Two) -> AsyncIterator[Two]:
+    """Let two sites converse for a while; the session is cut at the end."""
+    with trio.fail_after(30):
+        async with memory_sessions() as sessions, trio.open_nursery() as nursery:
+            nodes = Two()
+            for role in ("alice", "bob"):
+                store = getattr(stores, role)
+                storage = Storage(store)
+                session = getattr(sessions, role)
+                site = Site(
+                    role=role,  # type: ignore[arg-type]
+                    link=LinkParameters(),
+                    session=session,
+                    storage=storage,
+                    seals=SealOrder(),
+                    simulated=True,
+                )
+                conversation = Conversation(site, NoBook(), nursery)  # type: ignore[arg-type]
+                nursery.start_soon(conversation._route, NoPart())
+                supply = SiteSupply(storage, Peer(conversation))
+                setattr(nodes, role, Node(store, storage, conversation, supply, Demand()))
+            yield nodes
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Any:
+    with ExitStack() as stack:
+        yield Two(
+            *(
+                stack.enter_context(StoreSite(tmp_path / role, role).open())  # type: ignore[arg-type]
+                for role in ("alice", "bob")
+            )
+        )
+
+
+def mirrored(stores: Two) -> bool:
+    """Tell whether both sites agree on whose the free chunks are."""
+    here, there = stores.alice.counts(), stores.bob.counts()
+    return (here.available_own, here.available_peer) == (there.available_peer, there.available_own)
+
+
+async def test_the_site_that_alone_is_asked_gets_nearly_all_keys(
+    stores: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "PERIOD_S", 0.005)
+    n_got = 0
+    async with two_nodes(stores) as nodes, trio.open_nursery() as nursery:
+        for node in (nodes.alice, nodes.bob):
+            nursery.start_soon(rebalance, node.storage, node.conversation, node.supply, node.demand)
+        for block_id in range(1, 6):
+            add_block(make_block(block_id, 120), stores.alice, stores.bob)
+            refused = 0
+            while refused < 10:
+                try:
+                    keys = await nodes.alice.supply.allocate("m", ("s",), 8, 256)
+                except NotEnoughKeys:
+                    refused += 1
+                    await trio.sleep(0.005)
+                    continue
+                n_got += len(keys)
+                fetched = await nodes.bob.supply.fetch("s", "m", tuple(key.key_id for key in keys))
+                assert [key.key for key in fetched] == [key.key for key in keys]
+        nursery.cancel_scope.cancel()
+    assert n_got >= 0.88 * 5 * 120
+    assert mirrored(stores)
+    assert stores.bob.counts().available_own + n_got + stores.alice.counts().available_own == 5 * 120
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_a_hand_over_that_a_cut_left_open_is_settled_in_the_next_session(
+    stores: Two, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    monkeypatch.setattr(room, "PERIOD_S", 0.005)
+    add_block(make_block(1, 120), stores.alice, stores.bob)
+    handover = stores.alice.give_away(50)
+
+    async with memory_sessions() as sessions:
+        # The peer hears of it, may act on it, and is gone before he answers.
+        content = msgspec.msgpack.encode(handover)
+        await sessions.alice.send(m.GiveAway(request_id=1, handover=content))
+        message = await sessions.bob.receive()
+        if taken:
+            stores.bob.take_over(msgspec.msgpack.decode(message.handover, type=Handover))
+    assert stores.alice.pending_handover() == handover
+    assert mirrored(stores) is taken
+
+    async with two_nodes(stores) as nodes, trio.open_nursery() as nursery:
+        node = nodes.alice
+        nursery.start_soon(rebalance, node.storage, node.conversation, node.supply, node.demand)
+        while stores.alice.pending_handover() is not None:  # noqa: ASYNC110 - a store tells nobody
+            await trio.sleep(0.005)
+        nursery.cancel_scope.cancel()
+    assert mirrored(stores)
+    assert stores.bob.stored_key_count() == 60 + 50
+    assert stores.alice.counts().void == 0
+
+
+async def test_a_hand_over_that_the_peer_refuses_is_void_at_both_sites(stores: Two) -> None:
+    add_block(make_block(1, 120), stores.alice, stores.bob)
+    add_block(make_block(2, 120), stores.alice)  # of which Bob knows nothing
+    stores.alice.give_away(70)  # all of block 2's, and some of block 1's
+    async with two_nodes(stores) as nodes:
+        assert await nodes.alice.conversation.hand_over(stores.alice.pending_handover())
+    assert stores.alice.pending_handover() is None
+    assert (stores.alice.counts().void, stores.bob.counts().void) == (70, 10)
+    assert stores.alice.stored_key_count() == 50
+    assert stores.bob.stored_key_count() == 60
+
+
+async def test_a_peer_that_can_neither_take_nor_void_leaves_the_hand_over_open(stores: Two) -> None:
+    add_block(make_block(1, 120), stores.alice, stores.bob)
+    handover = stores.alice.give_away(50)
+    connection = stores.bob._database._tx.connection
+    connection.execute("PRAGMA query_only = ON")  # as with a full disk: every change is refused
+    async with two_nodes(stores) as nodes:
+        assert not await nodes.alice.conversation.hand_over(handover)
+    connection.execute("PRAGMA query_only = OFF")
+    assert stores.alice.pending_handover() == handover
+    async with two_nodes(stores) as nodes:
+        assert await nodes.alice.conversation.hand_over(handover)
+    assert mirrored(stores)
+    assert stores.bob.stored_key_count() == 110
+
+
+async def test_key_control_that_cannot_be_read_ends_the_session(stores: Two) -> None:
+    with pytest.RaisesGroup(LinkError, flatten_subgroups=True, allow_unwrapped=True):
+        async with two_nodes(stores) as nodes:
+            await nodes.alice.conversation.site.session.send(m.GiveAway(request_id=1, handover=b"\xc1"))
+            await trio.sleep_forever()
