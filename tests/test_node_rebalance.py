@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from keys_support import Site as StoreSite
-from keys_support import add_block, make_block
+from keys_support import add_block, make_block, memory_folder
 from link_room import Two, memory_sessions
 
 from qnode.config import LinkParameters
@@ -128,11 +127,12 @@ async def two_nodes(stores: Two) -> AsyncIterator[Two]:
 
 
 @pytest.fixture
-def stores(tmp_path: Path) -> Any:
+def stores() -> Any:
     with ExitStack() as stack:
+        folder = stack.enter_context(memory_folder())
         yield Two(
             *(
-                stack.enter_context(StoreSite(tmp_path / role, role).open())  # type: ignore[arg-type]
+                stack.enter_context(StoreSite(folder / role, role).open())  # type: ignore[arg-type]
                 for role in ("alice", "bob")
             )
         )
