@@ -7,7 +7,7 @@ import pytest
 from keys_support import LAYOUT, Site, add_block, make_block, preshared
 
 from qnode.errors import FieldError, PoolExhausted, StoreError
-from qnode.keys import PadId, PadsLeft, SqliteKeyStore
+from qnode.keys import KeyLayout, PadId, PadsLeft, SqliteKeyStore
 
 Pair = tuple[SqliteKeyStore, SqliteKeyStore]
 
@@ -147,3 +147,45 @@ def test_a_new_preshared_key_replaces_everything_and_only_on_request(stores: Pai
         assert store.pads_left() == PadsLeft(5, 5)
     assert alice.reserve_send_pad().pad == preshared(10)[64:80]
     assert not alice.confirm_generation(bob.view_of_peer())
+
+
+def test_a_pool_that_is_hardly_used_stops_growing_at_both_sites(
+    stores: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob = stores
+    monkeypatch.setattr("qnode.keys._pool._MOST_PADS", 64)
+    layout = KeyLayout(pads_per_direction=8)
+
+    def refill(first: int, last: int) -> None:
+        for block_id in range(first, last + 1):
+            add_block(make_block(block_id, 1, layout=layout), alice, bob)
+
+    refill(1, 15)
+    assert 64 <= alice.pads_left().send < 64 + 8
+    seen: list[bytes] = []
+    for block_id in range(16, 32):
+        while alice.pads_left().send > 56:
+            pad = alice.reserve_send_pad()
+            if len(seen) % 5 == 0:  # Bob hears of some only
+                assert bob.receive_pad(pad.pad_id) == pad.pad
+                bob.confirm_receive_pad(pad.pad_id)
+            seen.append(pad.pad)
+        refill(block_id, block_id)
+    assert len(set(seen)) == len(seen) > 100
+    # What Alice wiped of the first blocks, Bob has wiped as well by now.
+    assert bob.pads_left().receive < 64 + 16
+    with pytest.raises(StoreError):
+        bob.receive_pad(PadId(10, 0))
+
+
+def test_a_verified_tag_leaves_no_pad_of_an_earlier_segment(stores: Pair) -> None:
+    alice, bob = stores
+    add_block(make_block(1, 2), alice, bob)
+    for _ in range(4):
+        alice.reserve_send_pad()
+    pad = alice.reserve_send_pad()
+    assert pad.pad_id.segment == 1
+    bob.confirm_receive_pad(pad.pad_id)
+    assert bob.pads_left().receive == 2
+    with pytest.raises(StoreError, match="used, skipped or unknown"):
+        bob.receive_pad(PadId(0, 3))

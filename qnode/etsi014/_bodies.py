@@ -39,7 +39,7 @@ class KeyRequestBody(Struct, frozen=True):
     extension_optional: tuple[dict[str, Any], ...] | None = None
 
 
-class KeyBody(Struct, frozen=True, omit_defaults=True):
+class KeyBody(Struct, frozen=True, omit_defaults=True, gc=False):
     """One key of a container (6.3); ``key`` is base64 by the encoder."""
 
     key_id: UUID = msgspec.field(name="key_ID")
@@ -60,7 +60,7 @@ class KeyContainerBody(Struct, frozen=True, omit_defaults=True):
     key_container_extension: dict[str, Any] | None = None
 
 
-class KeyIdBody(Struct, frozen=True):
+class KeyIdBody(Struct, frozen=True, gc=False):
     """One entry of key_IDs (6.4); its extensions are for the future."""
 
     key_id: str = msgspec.field(name="key_ID")

@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import Struct
 
 
-class Key(Struct, frozen=True, eq=False):
+class Key(Struct, frozen=True, eq=False, gc=False):
     """A key on its way to an encryptor.
 
     ``extension`` says more about it (estimator, block), by plain names; the API adds the vendor prefix.

@@ -140,7 +140,7 @@ class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ranges: tuple[KeyRange, ...]
 
 
-class Key(Struct, frozen=True, eq=False):
+class Key(Struct, frozen=True, eq=False, gc=False):
     """One key on its way to an SAE, with the record of its block."""
 
     key_id: UUID

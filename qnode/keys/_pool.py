@@ -15,6 +15,8 @@ from qnode.keys._model import PAD_BYTES, HashKeys, Pad, PadId, PadsLeft
 from qnode.keys._vault import Kind
 
 PRESHARED_SEGMENT = 0
+# Blocks refill the pool by more than they use; beyond so many pads for sending, new ones are wiped.
+_MOST_PADS = 4096
 _KINDS = {"send": Kind.PAD_SEND, "receive": Kind.PAD_RECEIVE}
 
 
@@ -31,8 +33,11 @@ def add_segment(tx: Tx, segment: int, a_to_b: bytes, b_to_a: bytes, *, confirmed
 
 
 def confirm_segment(tx: Tx, segment: int) -> None:
-    """Let a segment be used for sending, unless a later one is in use already: its pads are dropped then."""
-    if segment < tx.one("SELECT sent_segment FROM site")[0]:
+    """Let a segment be used for sending, unless a later one is in use already or there are enough pads.
+
+    Its pads for sending are wiped then; the peer wipes his copies when a later one comes into use.
+    """
+    if segment < tx.one("SELECT sent_segment FROM site")[0] or left(tx).send >= _MOST_PADS:
         tx.connection.execute("DELETE FROM pad_segment WHERE direction = 'send' AND segment = ?", (segment,))
         tx.vault.drop(Kind.PAD_SEND, segment)
     tx.connection.execute("UPDATE pad_segment SET confirmed = 1 WHERE segment = ?", (segment,))
@@ -94,9 +99,15 @@ def peek_receive(tx: Tx, pad_id: PadId) -> bytes:
 
 
 def confirm_receive(tx: Tx, pad_id: PadId) -> None:
-    """Use up a verified message's pad and those before it in its segment. Raises StoreError like peek."""
+    """Use up a verified message's pad and all before it: the peer never goes back. Raises like peek."""
     _require_unused(tx, pad_id)
     _use_up_to(tx, "receive", pad_id)
+    passed = tx.connection.execute(
+        "DELETE FROM pad_segment WHERE direction = 'receive' AND segment < ? RETURNING segment",
+        (pad_id.segment,),
+    ).fetchall()
+    for (segment,) in passed:
+        tx.vault.drop(Kind.PAD_RECEIVE, segment)
 
 
 def skip(tx: Tx, direction: str, mark: PadId) -> None:

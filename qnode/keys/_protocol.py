@@ -226,7 +226,7 @@ class KeyStore(Protocol):
         """
 
     def confirm_receive_pad(self, pad_id: PadId) -> None:
-        """Use up the pad of a verified tag and all before it in its segment.
+        """Use up the pad of a verified tag and all before it, for the peer never goes back.
 
         Raises StoreError like `receive_pad`.
         """

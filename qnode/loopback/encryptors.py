@@ -37,7 +37,7 @@ class _Status(Struct, frozen=True):
     stored_key_count: int
 
 
-class _Key(Struct, frozen=True):
+class _Key(Struct, frozen=True, gc=False):
     key_id: str = msgspec.field(name="key_ID")
     key: bytes
 
@@ -46,7 +46,7 @@ class _KeyContainer(Struct, frozen=True):
     keys: list[_Key]
 
 
-class _KeyId(Struct, frozen=True):
+class _KeyId(Struct, frozen=True, gc=False):
     key_id: str = msgspec.field(name="key_ID")
 
 
