@@ -108,7 +108,7 @@ async def two_nodes(stores: Two) -> AsyncIterator[Two]:
             nodes = Two()
             for role in ("alice", "bob"):
                 store = getattr(stores, role)
-                storage = Storage(store)
+                storage = Storage(store, most_chunks=1 << 20)
                 session = getattr(sessions, role)
                 site = Site(
                     role=role,  # type: ignore[arg-type]

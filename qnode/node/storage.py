@@ -62,7 +62,7 @@ def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
 class Storage:
     """`qnode.keys.KeyStore`, asynchronous. Not cancellable halfway: a call that began is waited for."""
 
-    def __init__(self, store: KeyStore, most_chunks: int = 1 << 20) -> None:
+    def __init__(self, store: KeyStore, most_chunks: int) -> None:
         self._store = store
         self.most_chunks = most_chunks
         self._threads = trio.CapacityLimiter(MOST_CALLS)
