@@ -1,7 +1,8 @@
 """Error reconciliation: Bob corrects his key towards Alice's. No I/O, no clock, no randomness of its own.
 
 The unit is the whole block; the link layer carries one request and one answer a round. ``METHODS`` holds the
-ways to do it: another one is a module that makes a ``Method``, and an entry here.
+ways to do it: another one is a module that makes a ``Method``, and an entry here. ``choose_method`` chooses
+by the round trip.
 
 What is counted. Every parity that Alice discloses, those of the closing check included, is in
 ``disclosed_bits``; f_ec is made from that number alone. Bob's requests say which of his parities differ, so
@@ -29,6 +30,8 @@ from qnode.distill.reconcile._interface import (
 )
 from qnode.distill.reconcile.cascade import CASCADE
 from qnode.distill.reconcile.cascade.plan import MAX_BLOCK_BITS, MIN_BLOCK_BITS
+from qnode.distill.reconcile.choose import choose_method
+from qnode.distill.reconcile.ldpc import LDPC
 from qnode.errors import FieldError
 
 __all__ = [
@@ -41,12 +44,13 @@ __all__ = [
     "ReconciliationFailed",
     "ReconciliationStatistics",
     "Responder",
+    "choose_method",
     "corrector",
     "leaked_bits",
     "responder",
 ]
 
-METHODS: Final = {method.name: method for method in (CASCADE,)}
+METHODS: Final = {method.name: method for method in (CASCADE, LDPC)}
 SEED_BYTES: Final = 32
 
 

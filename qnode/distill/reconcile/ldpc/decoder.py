@@ -1,0 +1,158 @@
+"""The decoder: which errors explain a syndrome? Layered min-sum in eight bits.
+
+It decodes the difference of two syndromes, so everything it does is a function of the error string and of
+nothing else. Reliabilities are those of "no error"; all begin alike. Min-sum overstates what a check of
+many bits says (Chen, Dholakia, Eleftheriou, Fossorier and Hu, IEEE Transactions on Communications 53, 2005),
+most of all while many checks are unmet: the factor that mends this follows the share of unmet checks in the
+sweep before.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from qnode.distill.reconcile._words import U
+from qnode.distill.reconcile.ldpc.code import Code, Edges
+from qnode.distill.reconcile.ldpc.row import (
+    KEPT_PER_CHECK,
+    KEPT_PER_EDGE_DIVISOR,
+    MIRROR,
+    SCRATCH_PER_CHECK,
+    best_width,
+    row_16,
+    row_32,
+    row_64,
+    sign_word,
+)
+from qnode.distill.reconcile.ldpc.syndrome import Words, add_syndromes
+from qnode.distill.words import popcount
+from qnode.kernels import kernel
+
+Lanes = npt.NDArray[np.int8]
+
+MAX_SWEEPS: Final = 80
+STALLED_SWEEPS: Final = 12  # give up after so many sweeps without fewer unmet checks
+START_RELIABILITY: Final = 12  # reliability of a received bit
+_CERTAIN: Final = 127
+
+# Factor in 64ths by the unmet share of the checks in 64ths.
+FACTORS: Final = np.maximum(14, 56 - (109 * np.arange(33)) // 64)
+
+
+class Decoder:
+    """Decodes frames of one code, one after the other, in the same memory.
+
+    ``n_sweeps``: over all layers, in the last frame.
+    """
+
+    def __init__(self, code: Code, width: int | None = None) -> None:
+        self.n_sweeps = 0
+        self._code = code
+        self._width = width or best_width()
+        lifting, n_edges = code.lifting, code.n_pieces
+        stride = lifting + MIRROR
+        # A column is kept turned as its last layer used it, so that a layer reads turned and writes straight.
+        by_column = np.argsort(code.columns, kind="stable")
+        shifts = code.shifts[by_column]
+        begins = np.searchsorted(code.columns[by_column], np.arange(code.n_columns + 1))
+        self._turned = shifts[begins[1:] - 1]
+        before = np.roll(shifts, 1)
+        before[begins[:-1]] = self._turned
+        self._turns = np.empty(n_edges, np.int32)
+        self._turns[by_column] = (shifts - before) % lifting
+        self._places = (code.columns * stride).astype(np.int32)
+        longest = int(np.max(code.end - code.first))
+        self._sums = np.empty(code.n_columns * stride, np.int8)
+        self._masks = np.empty(n_edges * lifting // KEPT_PER_EDGE_DIVISOR, np.int8)
+        self._scratch = np.empty((longest + SCRATCH_PER_CHECK) * lifting, np.int8)
+
+    def decode(self, syndromes: Words, n_pieces: int, n_known: int) -> Words | None:
+        """Return errors (words, column by column) that explain ``syndromes``, or None if none were found.
+
+        ``syndromes``: those of the pieces between ``code.borders(n_pieces)``, shape ``(n_pieces, lifting /
+        64)``. The last ``n_known`` bits of the last column are known to be right.
+        """
+        code = self._code
+        self._sums[:] = START_RELIABILITY
+        self._set_known(n_known)
+        self._masks[:] = 0
+        kept = np.zeros(KEPT_PER_CHECK * n_pieces * code.lifting, np.int8)
+        errors = np.zeros((code.n_columns, code.lifting // 64), np.uint64)
+        check = np.empty_like(syndromes)
+        signs = np.empty(64 * syndromes.size, np.int8)
+        _spread(syndromes.reshape(-1), signs)
+        sweeps = _decode(
+            syndromes, signs, code.borders(n_pieces), code.columns, code.shifts, self._places, self._turns,
+            self._turned, FACTORS, code.lifting, MAX_SWEEPS, STALLED_SWEEPS, self._width,
+            self._sums, kept, self._masks, self._scratch, errors, check,
+        )  # fmt: skip
+        self.n_sweeps = abs(sweeps)
+        return errors.reshape(-1) if sweeps > 0 else None
+
+    def _set_known(self, n_known: int) -> None:
+        code = self._code
+        lanes = self._sums[-(code.lifting + MIRROR) :]
+        known = np.arange(code.lifting) >= code.lifting - n_known
+        turned = np.roll(known, -int(self._turned[-1]))
+        lanes[: code.lifting][turned] = _CERTAIN
+        lanes[code.lifting :] = lanes[:MIRROR]
+
+
+@kernel
+def _spread(words: Words, signs: Lanes) -> None:
+    for i in range(words.size):
+        word = words[i]
+        for b in range(64):
+            signs[64 * i + b] = -np.int8((word >> U(b)) & U(1)) << 7
+
+
+@kernel
+def _decode(
+    syndromes: Words, signs: Lanes, borders: Edges, columns: Edges, shifts: Edges, places: Edges,
+    turns: Edges, turned: Edges, factors: npt.NDArray[np.int64], lifting: int, max_sweeps: int,
+    stalled_sweeps: int, width: int, sums: Lanes, kept: Lanes, masks: Lanes, scratch: Lanes,
+    errors: Words, check: Words,
+) -> int:  # fmt: skip
+    """Return the number of sweeps taken, negative if they found nothing."""
+    n_checks = np.int64(borders.size - 1) * lifting
+    unmet = U(0)
+    for piece in range(syndromes.shape[0]):
+        for w in range(syndromes.shape[1]):
+            unmet += popcount(syndromes[piece, w])
+    least = np.int64(unmet)
+    least_at = 0
+    for sweep in range(max_sweeps):
+        share = 64 * np.int64(unmet) // n_checks
+        factor = factors[share] if share < factors.size else factors[-1]
+        unmet = U(0)
+        for piece in range(borders.size - 1):
+            e = np.int64(borders[piece])
+            n = np.int64(borders[piece + 1]) - e
+            if width == 64:
+                unmet += row_64(
+                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor
+                )
+            elif width == 32:
+                unmet += row_32(
+                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor
+                )
+            else:
+                unmet += row_16(
+                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor
+                )
+        if unmet == U(0):
+            for c in range(errors.shape[0]):
+                for w in range(errors.shape[1]):
+                    place = c * (lifting + MIRROR) + ((64 * w - turned[c]) & (lifting - 1))
+                    errors[c, w] = sign_word(sums, place)
+            check[:] = U(0)
+            add_syndromes(errors, columns, shifts, borders[:-1], borders[1:], check)
+            if np.array_equal(check, syndromes):
+                return sweep + 1
+        if np.int64(unmet) < least:
+            least = np.int64(unmet)
+            least_at = sweep
+        elif sweep - least_at > stalled_sweeps:
+            return -(sweep + 1)
+    return -max_sweeps
