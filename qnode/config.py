@@ -91,7 +91,7 @@ class EstimationParameters(_Table, frozen=True):
 class ReconciliationParameters(_Table, frozen=True):
     """Error correction and the verification that follows it."""
 
-    method: Literal["cascade"] = "cascade"
+    method: Literal["cascade", "ldpc"] = "cascade"
     leak_count: Literal["alice", "both"] = "alice"
     verification_bits: Literal[64, 128] = 64
 

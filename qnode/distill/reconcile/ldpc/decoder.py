@@ -32,7 +32,7 @@ from qnode.kernels import kernel
 Lanes = npt.NDArray[np.int8]
 
 MAX_SWEEPS: Final = 80
-STALLED_SWEEPS: Final = 12  # give up after so many sweeps without fewer unmet checks
+STALLED_SWEEPS: Final = 10  # give up after so many sweeps without fewer unmet checks
 START_RELIABILITY: Final = 12  # reliability of a received bit
 _CERTAIN: Final = 127
 

@@ -12,8 +12,8 @@ from qnode.errors import FieldError
 
 # Disclosed bits over the entropy of the errors, by QBER: measured such that about one long frame in ten
 # needs more than the first answer. At a low QBER frames differ more from one another.
-_START_QBER: Final = (0.003, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08)
-_START_EFFICIENCY: Final = (1.24, 1.20, 1.155, 1.13, 1.13, 1.12, 1.115, 1.12)
+_START_QBER: Final = (0.003, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.1, 0.11)
+_START_EFFICIENCY: Final = (1.24, 1.20, 1.155, 1.13, 1.13, 1.12, 1.115, 1.115, 1.135, 1.165)
 # For a frame that failed, the same times 1.02; up to 6 % more the more rows are split, because checks of two
 # degrees side by side do worse than the mean of the two.
 _EXTEND_MARGIN: Final = 1.02
@@ -59,8 +59,8 @@ def pieces_for(cut: Cut, qber: float, margin: float = 1.0) -> int:
 
 def extended(cut: Cut, code: Code, n_pieces: int, qber: float) -> int:
     """Return how many pieces, in all, to ask of a frame that failed with ``n_pieces`` and shows ``qber``."""
-    split_share = min(1.0, max(0.0, pieces_for(cut, qber) / code.n_rows - 1))
-    needed = pieces_for(cut, qber, _EXTEND_MARGIN + _SPLIT_MARGIN * min(1.0, 2 * split_share))
+    split_share = pieces_for(cut, qber) / code.n_rows - 1
+    needed = pieces_for(cut, qber, _EXTEND_MARGIN + _SPLIT_MARGIN * min(1.0, max(0.0, 2 * split_share)))
     more = max(needed, n_pieces + max(1, n_pieces // _STEP))
     return min(more, 2 * n_pieces, piece_limit(cut, code))
 
