@@ -28,6 +28,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	-$(BIN)/qnode warm
 	touch $@
 
 $(VENV)/.developer: requirements-dev.lock $(VENV)/.installed

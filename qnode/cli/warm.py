@@ -1,0 +1,35 @@
+"""`qnode warm`: compile everything ahead of the first start."""
+
+import time
+
+import click
+
+from qnode.kernel_cache import UntrustedCache, cache_directory, trusted
+
+
+@click.command()
+def warm() -> int:
+    """Compile what a daemon needs and keep the code, so that daemons start at once.
+
+    Installers and the systemd unit run it; where the code is kept, `QNODE_CACHE_DIR` says. It takes some
+    twenty seconds of processor time after an update, and one when there is nothing to do.
+    """
+    # Imported here: numerical libraries take a while, and usage errors should not wait for them.
+    from qnode.distill.selftest import SelfTestFailed
+
+    directory = cache_directory("qnode.distill.amplify").resolve()
+    try:
+        trusted(directory)
+    except UntrustedCache as error:
+        click.echo(f"qnode: compiled code cannot be kept: {error}", err=True)
+        return 1
+    from qnode.offline.warm import warm as compile_all
+
+    began = time.monotonic()
+    try:
+        compiled = compile_all()
+    except SelfTestFailed as error:
+        click.echo(f"qnode: {error}", err=True)
+        return 1
+    click.echo(f"{compiled} kernels compiled in {time.monotonic() - began:.1f} s, kept in {directory.parent}")
+    return 0

@@ -1,0 +1,163 @@
+"""From a sifted block to key, both sides: what the two nodes do in a dialogue, as one function."""
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qnode.config import LinkParameters
+from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.distill.bits import Bits
+from qnode.distill.keylength import KeyLength
+from qnode.distill.reconcile import ReconciliationFailed, corrector, responder
+from qnode.distill.sift import Lookup, errors_by_intensity
+from qnode.distill.verify import verification_tag
+from qnode.node.block_policy import RecentBlocks
+from qnode.node.decision import BlockCounts, check_qber, check_size, decide, verification_bits
+from qnode.node.dialogue import BlockLost
+from qnode.node.reconciliation import SEED_BYTES, Disclosed
+from qnode.node.sample import sample_of
+from qnode.offline.sifting import BothSides, Span, sifted_blocks
+from qnode.tags.synchroniser import SyncResult
+
+RandomBytes = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, eq=False)
+class DistilledBlock:
+    """What became of one block.
+
+    ``counts`` is None when it was lost before correction had ended; ``key`` (secret, the same at both sites)
+    and ``result`` are None when it gave no key, for the reason ``lost``.
+    """
+
+    number: int
+    span: Span
+    clicks: int
+    sifted_bits: int
+    rounds: int = 0
+    counts: BlockCounts | None = None
+    result: KeyLength | None = None
+    key: Bits | None = None
+    lost: str = ""
+    detail: str = ""
+
+    def __repr__(self) -> str:
+        return f"DistilledBlock({self.number}, {self.secret_bits} secret bits, lost={self.lost!r})"
+
+    @property
+    def secret_bits(self) -> int:
+        """Length of the key."""
+        return len(self.key) if self.key is not None else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Corrected:
+    """Bob's corrected key, what that disclosed, and how many round trips it took."""
+
+    key: Bits
+    disclosed: Disclosed
+    rounds: int
+
+    def __repr__(self) -> str:
+        return f"Corrected({len(self.key)} bits, {self.disclosed}, {self.rounds} rounds)"
+
+
+def distilled(
+    results: Iterable[SyncResult],
+    lookup: Lookup,
+    link: LinkParameters,
+    random_bytes: RandomBytes = secrets.token_bytes,
+) -> Iterator[DistilledBlock]:
+    """Yield what becomes of each block of synchronised clicks, in the order of time.
+
+    The error rate of one block is the estimate for the next, and the spans follow `qnode.node.block_policy`.
+    """
+    recent, qber = RecentBlocks(), None
+    for number, block in enumerate(sifted_blocks(results, lookup, link, recent), 1):
+        done = distil(number, block, link, qber, random_bytes)
+        if done.counts is not None and not done.lost:
+            recent.accepted((block.span.end - block.span.first) / link.source.qubit_rate_hz, done.counts)
+        else:
+            recent.lost(done.lost)
+        qber = done.counts.qber_z if done.counts is not None else None
+        yield done
+
+
+def distil(
+    number: int,
+    block: BothSides,
+    link: LinkParameters,
+    qber_estimate: float | None,
+    random_bytes: RandomBytes,
+) -> DistilledBlock:
+    """Correct, verify and amplify one block at both sides.
+
+    ``qber_estimate``: of the block before; None: a sample is disclosed first, and charged.
+    """
+    alice, received = block.alice, block.received
+    base = DistilledBlock(number, block.span, block.clicks, len(received))
+    counts: BlockCounts | None = None
+    rounds = 0
+    try:
+        check_size(len(received), link)
+        corrected = correct(alice.bits, received, link, qber_estimate, random_bytes)
+        rounds = corrected.rounds
+        counts = BlockCounts(
+            n_z=alice.n_z,
+            m_z=errors_by_intensity(received, corrected.key, alice.decoy),
+            x=alice.x_counts,
+            alice_parities=corrected.disclosed.parities,
+            reconciliation_leak_bits=corrected.disclosed.leak_bits,
+        )
+        verify(alice.bits, corrected.key, link, random_bytes)
+        result = decide(counts, link)
+    except BlockLost as lost:
+        return replace(base, rounds=rounds, counts=counts, lost=lost.reason, detail=lost.detail)
+    except ReconciliationFailed as failed:
+        return replace(base, lost="reconciliation", detail=str(failed))
+    seed = random_bytes(seed_length_bytes(len(received)))
+    ours, theirs = (amplify(bits, seed, result.length) for bits in (alice.bits, corrected.key))
+    if not ours.equals(theirs):
+        raise AssertionError(f"block {number} was verified, but its keys differ")
+    return replace(base, rounds=rounds, counts=counts, result=result, key=ours)
+
+
+def verify(ours: Bits, corrected: Bits, link: LinkParameters, random_bytes: RandomBytes) -> None:
+    """Compare the two sites' hashes of the block.
+
+    Raises:
+        BlockLost: they differ.
+    """
+    tag_bits = verification_bits(link, len(ours))
+    seed = random_bytes(tag_bits // 8)
+    if verification_tag(ours, seed, tag_bits) != verification_tag(corrected, seed, tag_bits):
+        raise BlockLost("verification", "the two sides differ after correction")
+
+
+def correct(
+    ours: Bits, received: Bits, link: LinkParameters, qber_estimate: float | None, random_bytes: RandomBytes
+) -> Corrected:
+    """Correct ``received`` (Bob's) towards ``ours`` (Alice's), by the messages of the configured method.
+
+    Raises:
+        BlockLost: the disclosed sample has too many errors.
+        ReconciliationFailed: there are too many errors to correct.
+    """
+    settings = link.reconciliation
+    disclosed = Disclosed()
+    if qber_estimate is None:
+        one, other = sample_of(ours), sample_of(received)
+        qber_estimate = int(np.bitwise_count(one.words ^ other.words).sum()) / max(1, len(one))
+        check_qber(qber_estimate, link)
+        disclosed = disclosed.and_sample(len(one), link)
+    seed = random_bytes(SEED_BYTES)
+    method, leak_count = settings.method, settings.leak_count
+    alice = responder(method, ours, seed=seed, qber_estimate=qber_estimate, leak_count=leak_count)
+    bob = corrector(method, received, seed=seed, qber_estimate=qber_estimate, leak_count=leak_count)
+    request: bytes | None = bob.start()
+    while request is not None:
+        request = bob.receive(alice.respond(request))
+    disclosed = disclosed.and_reconciled(alice.disclosed_bits, alice.leaked_bits)
+    return Corrected(bob.corrected, disclosed, bob.statistics.rounds)

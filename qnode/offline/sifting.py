@@ -1,0 +1,129 @@
+"""From clicks to sifted blocks, by way of the messages that the two sites would exchange."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qnode.config import LinkParameters
+from qnode.distill.bits import Bits
+from qnode.distill.sift import (
+    Lookup,
+    SiftedBlock,
+    SiftRecord,
+    decode_announcement,
+    encode_announcement,
+    keep_bits,
+)
+from qnode.node.block_policy import RecentBlocks, choose_span_s
+from qnode.node.bob import CLICKS_FOR_RATE
+from qnode.tags.synchroniser import SyncResult
+from qnode.tags.types import OUTCOME_LATE, Clicks, Codes
+
+
+@dataclass(frozen=True)
+class Span:
+    """The slots of a block, ``first <= slot < end``, and how many of them passed without lock."""
+
+    first: int
+    end: int
+    cut: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class BothSides:
+    """A sifted block at both sites. ``received``: Bob's bits, secret as ``alice.bits``."""
+
+    span: Span
+    clicks: int
+    announced_bytes: int
+    alice: SiftedBlock
+    received: Bits
+
+    def __repr__(self) -> str:
+        return f"BothSides({self.span}, {len(self.received)} bits)"
+
+
+class BlockSifter:
+    """Announce, look up and keep one block's clicks: what Bob says to Alice and she to him."""
+
+    def __init__(self, first_slot: int) -> None:
+        self._record = SiftRecord(first_slot)
+        self._outcomes: list[Codes] = []
+        self._announced_bytes = 0
+
+    def add(self, clicks: Clicks, lookup: Lookup, end_slot: int) -> None:
+        """Take further clicks, all below ``end_slot``."""
+        if not len(clicks):
+            return
+        first = int(clicks.slots[0])
+        payload = encode_announcement(clicks.slots, clicks.outcomes, first)
+        self._record.add(decode_announcement(payload, first, end_slot - first), lookup)
+        self._outcomes.append(clicks.outcomes)
+        self._announced_bytes += len(payload)
+
+    def finish(self, span: Span) -> BothSides:
+        """Close the block."""
+        outcomes = np.concatenate(self._outcomes) if self._outcomes else np.zeros(0, np.uint8)
+        alice = self._record.finish()
+        received = keep_bits(outcomes, alice.keep)
+        return BothSides(span, outcomes.shape[0], self._announced_bytes, alice, received)
+
+
+def sifted_blocks(
+    results: Iterable[SyncResult], lookup: Lookup, link: LinkParameters, recent: RecentBlocks | None = None
+) -> Iterator[BothSides]:
+    """Yield each complete block; an unfinished last one is left out.
+
+    As between two nodes, a block's span is chosen beforehand from the rate so far and from what became of
+    ``recent`` blocks, never by its own clicks.
+    """
+    rate = _Rate(link, recent if recent is not None else RecentBlocks())
+    first = sifter = None
+    end = cut = 0
+    for result in results:
+        clicks = result.clicks
+        rate.add(result)
+        if first is None:
+            if not rate.known:
+                continue
+            first, cut = result.reached, 0
+            end, sifter = first + rate.span_slots(), BlockSifter(first)
+            continue  # the block begins where the rate is known
+        assert sifter is not None
+        cut += sum(max(0, min(one.end, end) - max(one.first, first)) for one in result.cuts)
+        while True:
+            low, high = np.searchsorted(clicks.slots, (first, end))
+            sifter.add(Clicks(clicks.slots[low:high], clicks.outcomes[low:high]), lookup, end)
+            if result.reached < end:
+                break
+            yield sifter.finish(Span(first, end, cut))
+            first, cut = end, sum(max(0, one.end - max(one.first, end)) for one in result.cuts)
+            end, sifter = first + rate.span_slots(), BlockSifter(first)
+
+
+class _Rate:
+    """Sifted bits a slot, from all Z clicks so far."""
+
+    def __init__(self, link: LinkParameters, recent: RecentBlocks) -> None:
+        self._link = link
+        self._recent = recent
+        self._z_clicks = 0
+        self._slots = 0
+        self._reached = 0
+
+    def add(self, result: SyncResult) -> None:
+        cut = sum(one.end - one.first for one in result.cuts)
+        self._slots += result.reached - self._reached - cut
+        self._reached = result.reached
+        self._z_clicks += int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
+
+    @property
+    def known(self) -> bool:
+        return self._z_clicks >= CLICKS_FOR_RATE and self._slots > 0
+
+    def span_slots(self) -> int:
+        source = self._link.source
+        sifted_hz = source.p_z * self._z_clicks / self._slots * source.qubit_rate_hz
+        span_s = choose_span_s(self._link, sifted_hz, self._recent.rates())
+        return max(1, round(span_s * source.qubit_rate_hz))

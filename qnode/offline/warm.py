@@ -1,0 +1,48 @@
+"""Compile every kernel of a daemon ahead of its first start, by doing a little of all its work."""
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+
+from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
+from qnode.distill.selftest import self_test
+from qnode.kernel_cache import KernelCache
+from qnode.offline.synchronise import RunStart, synchronised
+from qnode.simulate.parameters import DetectorParameters, SimulationParameters
+from qnode.simulate.recording import SimulatedRecording
+from qnode.tags.synchroniser import SyncState
+
+# A bright link locks within a tenth of a second, whose tags are generated in no time.
+_DURATION_S = 0.5
+_BRIGHT = DetectorParameters(efficiency=0.5, dead_time_s=1e-6)
+_LINK = LinkParameters(source=SourceParameters(p_z=0.9), receiver=ReceiverParameters(p_z=0.9))
+_SIMULATION = SimulationParameters(attenuation_db=6.0, z_detector=_BRIGHT, x_detector=_BRIGHT)
+
+
+def warm() -> int:
+    """Compile what is not in the cache yet, on two cores; return how many kernels that were.
+
+    Raises:
+        SelfTestFailed: a step gave a wrong result.
+        RuntimeError: the simulated link did not lock.
+    """
+    # Processes of their own: numba compiles one kernel at a time in each.
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        return sum(pool.map(_compiled_by, (self_test, warm_tags)))
+
+
+def _compiled_by(work: Callable[[], None]) -> int:
+    before = KernelCache.misses
+    work()
+    return KernelCache.misses - before
+
+
+def warm_tags() -> None:
+    """Generate tags of a bright link and lock onto them."""
+    recording = SimulatedRecording(_SIMULATION, _LINK)
+    states = [
+        result.state
+        for result in synchronised(recording.tags(_DURATION_S), recording.symbols, _LINK, RunStart())
+    ]
+    if states[-1] is not SyncState.LOCKED:
+        raise RuntimeError(f"the simulated link did not lock: {states[-1].value}")

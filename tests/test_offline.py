@@ -1,0 +1,127 @@
+"""Both sites in one process: from tags and symbols to key."""
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+
+import msgspec.structs
+import numpy as np
+import pytest
+
+from qnode.config import BlockParameters, EstimationParameters, LinkParameters
+from qnode.distill.bits import Bits
+from qnode.offline import distillation
+from qnode.offline.distillation import DistilledBlock, correct
+from qnode.offline.sifting import BothSides, sifted_blocks
+from qnode.offline.synchronise import RunStart, synchronised
+from qnode.simulate.parameters import DetectorParameters, SimulationParameters
+from qnode.simulate.recording import SimulatedRecording
+from qnode.tags.synchroniser import SyncResult
+from qnode.tags.types import Codes, Slots, TagBlock
+
+DETECTOR = DetectorParameters(efficiency=0.5, dead_time_s=1e-6, dark_rate_hz=500.0)
+LINK = LinkParameters(
+    block=BlockParameters(sifted_bits=150_000, minimum_secret_bits=2048),
+    estimation=EstimationParameters(estimator="rusca2018", x_mode="visibility", eps_sec=1e-9),
+)
+SIMULATION = SimulationParameters(attenuation_db=6.0, z_detector=DETECTOR, x_detector=DETECTOR)
+RECORDING = SimulatedRecording(SIMULATION, LINK)
+DURATION_S = 3.0
+
+
+def seeded(seed: int) -> "np.random.Generator":
+    return np.random.default_rng(seed)
+
+
+@cache
+def tags() -> tuple[TagBlock, ...]:
+    return tuple(RECORDING.tags(DURATION_S))
+
+
+@cache
+def results() -> tuple[SyncResult, ...]:
+    return tuple(synchronised(tags(), RECORDING.symbols, LINK, RunStart(), seeded(1).bytes))
+
+
+@cache
+def sifted() -> tuple[BothSides, ...]:
+    return tuple(sifted_blocks(results(), RECORDING.symbols, LINK))
+
+
+@cache
+def distilled() -> tuple[DistilledBlock, ...]:
+    return tuple(distillation.distilled(results(), RECORDING.symbols, LINK, seeded(2).bytes))
+
+
+def test_blocks_follow_each_other_and_have_about_the_wanted_size() -> None:
+    blocks = sifted()
+    assert len(blocks) >= 3
+    for before, after in pairwise(blocks):
+        assert after.span.first == before.span.end
+    for block in blocks:
+        assert len(block.received) == len(block.alice.bits)
+        assert abs(len(block.received) - LINK.block.sifted_bits) < 10 * LINK.block.sifted_bits**0.5 + 1500
+
+
+def test_blocks_become_equal_keys_at_both_sites() -> None:
+    for block in distilled():
+        # Both sites' keys were compared before this one was returned.
+        assert (block.lost, block.detail) == ("", "")
+        assert block.counts is not None
+        assert block.result is not None
+        assert block.secret_bits == block.result.length > LINK.block.minimum_secret_bits
+        assert 0.005 < block.counts.qber_z < 0.03
+        assert 1.0 < block.counts.f_ec < (1.15 if block.number > 1 else 1.5)
+        assert block.counts.lambda_ec_bits > block.counts.shannon_bits
+
+
+def test_the_first_block_pays_for_the_sample_that_is_its_estimate() -> None:
+    first, second = distilled()[:2]
+    assert first.counts is not None
+    assert second.counts is not None
+    extra = first.counts.alice_parities / first.counts.shannon_bits - second.counts.f_ec
+    assert extra * first.counts.shannon_bits > 2000
+
+
+def test_the_same_input_gives_the_same_key() -> None:
+    again = next(distillation.distilled(results(), RECORDING.symbols, LINK, seeded(2).bytes))
+    key, other = again.key, distilled()[0].key
+    assert key is not None
+    assert other is not None
+    assert key.equals(other)
+
+
+def test_what_gives_no_key_says_why() -> None:
+    def limited(**limits: float) -> DistilledBlock:
+        block = msgspec.structs.replace(LINK.block, **limits)
+        link = msgspec.structs.replace(LINK, block=block)
+        return next(distillation.distilled(results(), RECORDING.symbols, link, seeded(3).bytes))
+
+    assert limited(qber_z_limit=0.001).lost == "qber_z"
+    assert limited(minimum_secret_bits=140_000).lost == "key_length"
+    assert limited(minimum_secret_bits=1_000_000).lost == "too_few_bits"
+    assert limited(qber_z_limit=0.001).key is None
+
+
+def test_symbols_of_another_run_do_not_lock() -> None:
+    def others(slots: Slots) -> Codes:
+        return another.symbols(slots)
+
+    another = SimulatedRecording(SIMULATION, LINK, symbol_key=99)
+
+    def beginning() -> Iterator[TagBlock]:
+        yield from tags()[:2]
+
+    states = [r.state.value for r in synchronised(beginning(), others, LINK, RunStart(), seeded(1).bytes)]
+    assert "locked" not in states
+
+
+@pytest.mark.parametrize("n", [20_000, 300_000])
+def test_correction_counts_what_alice_discloses(n: int) -> None:
+    rng = seeded(n)
+    ours = rng.integers(0, 2, n, dtype=np.uint8)
+    theirs = ours ^ (rng.random(n) < 0.02).astype(np.uint8)
+    done = correct(Bits.pack(ours), Bits.pack(theirs), LINK, 0.02, rng.bytes)
+    assert np.array_equal(done.key.unpack(), ours)
+    assert done.disclosed.parities == done.disclosed.leak_bits > 0.14 * n
+    assert done.rounds > 10
