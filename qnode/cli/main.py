@@ -13,6 +13,7 @@ _COMMANDS = {
     "keylength": ("qnode.cli.keylength", "keylength"),
     "plan": ("qnode.cli.plan", "plan"),
     "report": ("qnode.cli.report", "report"),
+    "bench": ("qnode.cli.bench", "bench"),
     "warm": ("qnode.cli.warm", "warm"),
 }
 

@@ -15,7 +15,7 @@ _TITLES: Final = {
     "dead-time": "dead time (µs)",
 }
 # The same input gives the same bytes: no date, and identifiers that do not depend on the process.
-_SAME_BYTES: Final = {"svg.hashsalt": "qnode", "svg.fonttype": "path"}
+SAME_BYTES: Final = {"svg.hashsalt": "qnode", "svg.fonttype": "path"}
 
 
 def check_figure(path: Path) -> None:
@@ -42,7 +42,7 @@ def write_figure(path: Path, answer: Answer) -> None:
         raise ValueError("an answer without a curve")
     check_figure(path)
     matplotlib = _matplotlib()
-    with matplotlib.rc_context(_SAME_BYTES):
+    with matplotlib.rc_context(SAME_BYTES):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7.0, 4.5), layout="constrained")

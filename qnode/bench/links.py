@@ -1,0 +1,43 @@
+"""The links that are measured: the shipped configuration files, also where only the package is installed."""
+
+from typing import Final
+
+from qnode.config import (
+    BlockParameters,
+    EstimationParameters,
+    LinkParameters,
+    ReceiverParameters,
+    SourceParameters,
+)
+from qnode.loopback.prepare import LoopbackConfig
+from qnode.simulate.parameters import DetectorParameters, JitterParameters, SimulationParameters
+
+_SUPERCONDUCTING: Final = DetectorParameters(
+    efficiency=0.88, dark_rate_hz=100.0, afterpulse_probability=0.0, dead_time_s=0.0
+)
+
+# config/turin.toml
+TURIN: Final = LoopbackConfig(
+    link=LinkParameters(
+        name="turin",
+        estimation=EstimationParameters(estimator="rusca2018", x_mode="visibility", eps_sec=1e-9),
+    ),
+    simulation=SimulationParameters(attenuation_db=10.8),
+)
+
+# config/fast.toml
+FAST: Final = LoopbackConfig(
+    link=LinkParameters(
+        name="fast",
+        source=SourceParameters(mu=(0.47, 0.14), p_z=0.9),
+        receiver=ReceiverParameters(p_z=0.9, jitter_ps=40.0),
+        block=BlockParameters(sifted_bits=10_000_000),
+    ),
+    simulation=SimulationParameters(
+        attenuation_db=6.0,
+        visibility=0.98,
+        jitter=JitterParameters(sigma_ps=35.0, tail_fraction=0.03, tail_ps=60.0),
+        z_detector=_SUPERCONDUCTING,
+        x_detector=_SUPERCONDUCTING,
+    ),
+)

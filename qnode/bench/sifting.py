@@ -1,0 +1,43 @@
+"""Tags to sifted bits, both sides: clock and gates, announcement, look-up, bits of either site."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec.structs
+
+from qnode.bench.links import FAST
+from qnode.bench.results import BenchResult, Effort, Machine, rates, summary
+from qnode.offline.sifting import sifted_blocks
+from qnode.offline.synchronise import RunStart, synchronised
+from qnode.simulate.recording import SimulatedRecording
+
+TAGS_S: Final = 0.25  # of the fast link: eight million tags
+# What must pass memory at least: a tag is 9 bytes, so is a click; each is written once and read twice.
+_BYTES_A_TAG: Final = 9 * 2 + 9 * 2
+# Alignment is another matter: where the run began is known here to a slot or two.
+_KNOWN: Final = RunStart(uncertainty_s=1e-6)
+
+
+def sift(machine: Machine, effort: Effort) -> Iterator[BenchResult]:
+    """Measure the way from the fast link's tags, X arm included, to sifted bits; alignment is left out."""
+    # Blocks that end within the recording.
+    block = msgspec.structs.replace(FAST.link.block, sifted_bits=1_000_000)
+    link = msgspec.structs.replace(FAST.link, block=block)
+    recording = SimulatedRecording(FAST.simulation, link)
+    blocks = list(recording.tags(TAGS_S))
+    n_tags = sum(int(one.times_ps.shape[0]) for one in blocks)
+    sifted: list[int] = []
+
+    def work() -> float:
+        results = synchronised(blocks, recording.symbols, link, _KNOWN)
+        part = sifted_blocks(results, recording.symbols, link)
+        sifted[:] = [len(one.received) for one in part]
+        return n_tags / 1e6
+
+    yield summary(
+        "sift",
+        rates(work, effort),
+        "Mtag/s",
+        n_bits=sum(sifted),
+        limit=machine.copy_bytes_per_s / _BYTES_A_TAG / 1e6,
+    )

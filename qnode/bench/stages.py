@@ -1,0 +1,34 @@
+"""All that `qnode bench` can measure, by name, in the order of a photon's way."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Final
+
+from qnode.bench.amplification import amplification, verification
+from qnode.bench.correction import correction
+from qnode.bench.results import QUICK, THOROUGH, BenchResult, Effort, Machine
+from qnode.bench.sifting import sift
+from qnode.bench.whole_link import turin
+from qnode.distill.reconcile import METHODS
+
+Stage = Callable[[Machine, Effort], Iterator[BenchResult]]
+
+
+def stages(*, quick: bool) -> Mapping[str, Stage]:
+    """Return the stages this version has; ``quick`` leaves out what takes long."""
+    found: dict[str, Stage] = {"sift": sift}
+    for method in METHODS:
+        found[method] = partial(correction, method, all_sizes=not quick)
+    found["verify"] = verification
+    found["amplify"] = partial(amplification, all_sizes=not quick)
+    found["turin"] = turin
+    return MappingProxyType(found)
+
+
+def effort(*, quick: bool) -> Effort:
+    """Return how long each figure is measured."""
+    return QUICK if quick else THOROUGH
+
+
+NAMES: Final = tuple(stages(quick=False))

@@ -1,0 +1,77 @@
+"""The whole link: both daemons as processes, over TCP and TLS, with their encryptors, as fast as they go."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from qnode.bench.links import TURIN
+from qnode.bench.results import BenchResult, Effort, Machine, summary
+from qnode.loopback.prepare import LoopbackConfig
+from qnode.loopback.result import LoopbackResult
+from qnode.loopback.run import run_link
+from qnode.operate.status import NodeStatus
+
+_SETTLED_S = 2.0  # a link needs some seconds to reach its stride
+
+
+@dataclass
+class Meter:
+    """Reads a growing figure from Bob's status and turns it into rates over wall time.
+
+    ``reading``: the figure, 0 before it grows. What comes in the first two seconds after its first growth is
+    not counted; rates are means over at least ``interval_s``.
+    """
+
+    reading: Callable[[NodeStatus], float]
+    seconds: float
+    interval_s: float = 1.0
+    rates: list[float] = field(default_factory=list)
+    _since: tuple[float, float] | None = None
+    _began_s: float | None = None
+
+    def see(self, _result: LoopbackResult, status: NodeStatus) -> bool:
+        """Take a status into account; return whether that is enough."""
+        now_s, value = trio.current_time(), self.reading(status)
+        if self._began_s is None:
+            if value > 0.0:
+                self._began_s = now_s
+            return False
+        if now_s < self._began_s + _SETTLED_S:
+            return False
+        if self._since is None:
+            self._since = now_s, value
+        elif now_s - self._since[0] >= self.interval_s:
+            self.rates.append((value - self._since[1]) / (now_s - self._since[0]))
+            self._since = now_s, value
+        return bool(self.rates) and now_s >= self._began_s + _SETTLED_S + self.seconds
+
+
+def run_metered(config: LoopbackConfig, meter: Meter) -> LoopbackResult:
+    """Run a link in a folder of its own until ``meter`` has seen enough; return what came out."""
+    with tempfile.TemporaryDirectory(prefix="qnode-bench-") as directory:
+        outcome = trio.run(partial(run_link, config, Path(directory), None, meter.see))
+    return outcome.result
+
+
+def turin(_machine: Machine, effort: Effort) -> Iterator[BenchResult]:
+    """Measure simulated seconds a second of the Turin link; wall time, both cores."""
+    meter = Meter(_tag_time_s, effort.link_s)
+    result = run_metered(TURIN, meter)
+    wanted = TURIN.link.block.sifted_bits
+    yield summary(
+        "turin",
+        meter.rates,
+        "simulated s / s",
+        n_bits=wanted if isinstance(wanted, int) else None,
+        qber=result.qber_z,
+        f=result.f_ec,
+    )
+
+
+def _tag_time_s(status: NodeStatus) -> float:
+    """Return how far the tags have come, once there is lock."""
+    return status.quantum.tag_time_s or 0.0 if status.quantum.locked else 0.0

@@ -1,0 +1,124 @@
+"""`qnode bench`: how fast this machine is at each stage and at the whole link, beside what limits it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from qnode.cli.main import EXIT_USAGE
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from qnode.bench.results import BenchReport, BenchResult, Machine
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="On stdout print one JSON object, and nothing else.")
+@click.option("--only", "names", multiple=True, metavar="NAME", help="Measure this stage; may be repeated.")
+@click.option("--quick", is_flag=True, help="Few runs, and no large blocks.")
+@click.option(
+    "--scaling",
+    "figure",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Instead draw how the cost grows with the work, as PNG or SVG (needs the extra `plots`).",
+)
+def bench(as_json: bool, names: tuple[str, ...], quick: bool, figure: Path | None) -> int:
+    """Measure every stage on one core, and the whole link on this machine.
+
+    Stages are measured in processor time, so that other work disturbs them little; the whole link in wall
+    time. NAME is sift, cascade, verify, amplify or turin.
+    """
+    # Imported here: numerical libraries take a while, and usage errors should not wait for them.
+    from qnode.bench.limits import measure_machine
+    from qnode.bench.results import BenchReport
+    from qnode.bench.stages import effort, stages
+
+    known = stages(quick=quick)
+    for name in names:
+        if name not in known:
+            click.echo(f"qnode: --only: unknown stage {name!r}; there are {', '.join(known)}", err=True)
+            return EXIT_USAGE
+    if figure is not None:
+        return _draw(figure, quick=quick)
+    how = effort(quick=quick)
+    machine = measure_machine(how)
+    chosen = [stage for name, stage in known.items() if name in (names or known)]
+    results = list(_measured(stage(machine, how) for stage in chosen))
+    report = BenchReport(machine, results)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(report).decode())
+    else:
+        from rich.console import Console
+
+        Console(width=max(100, Console().width)).print(_table(report))
+    return 0
+
+
+def _measured(found: "Iterator[Iterator[BenchResult]]") -> "Iterator[BenchResult]":
+    for results in found:
+        for result in results:
+            click.echo(f"{_case(result)}: {result.median:.4g} {result.unit}", err=True)
+            yield result
+
+
+def _draw(figure: Path, *, quick: bool) -> int:
+    from qnode.bench.scaling import draw_scaling
+    from qnode.errors import ConfigError
+
+    try:
+        draw_scaling(figure, quick=quick)
+    except ConfigError as error:
+        click.echo(f"qnode: {error}", err=True)
+        return EXIT_USAGE
+    click.echo(f"{figure}: drawn")
+    return 0
+
+
+def _case(result: "BenchResult") -> str:
+    parts = [result.name]
+    if result.n_bits:
+        parts.append(f"{result.n_bits:,} bits")
+    if result.qber is not None:
+        parts.append(f"QBER {result.qber:.1%}")
+    return ", ".join(parts)
+
+
+def _table(report: "BenchReport") -> "Table":
+    from rich.table import Table
+
+    caption = "p10 .. p90: of the runs; limit: of this machine, one core"
+    table = Table(title=_title(report.machine), caption=caption)
+    for heading in ("stage", "bits", "QBER", "median", "p10 .. p90", "unit", "runs", "f", "limit"):
+        justify: Literal["left", "right"] = "left" if heading in ("stage", "unit") else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
+    for one in report.results:
+        table.add_row(
+            one.name,
+            f"{one.n_bits:,}" if one.n_bits else "",
+            f"{one.qber:.1%}" if one.qber is not None else "",
+            _rounded(one.median),
+            f"{_rounded(one.p10)} .. {_rounded(one.p90)}",
+            one.unit,
+            str(one.runs),
+            f"{one.f:.3f}" if one.f is not None else "",
+            _rounded(one.limit) if one.limit is not None else "",
+        )
+    return table
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _title(machine: "Machine") -> str:
+    products = f"{machine.clmul_per_s / 1e9:.1f}" if machine.clmul_per_s else "no"
+    return (
+        f"{machine.processor}, {machine.cores} cores. In a second one core does at most {products} G "
+        f"products of 64-bit polynomials, counts {machine.popcount_bits_per_s / 1e9:.0f} Gbit, "
+        f"copies {machine.copy_bytes_per_s / 1e9:.0f} GB"
+    )
