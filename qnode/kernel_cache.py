@@ -56,8 +56,13 @@ def processor() -> str:
     name = settings.CPU_NAME or get_host_cpu_name()
     features = settings.CPU_FEATURES
     if features is None:
-        features = "" if settings.CPU_NAME else get_host_cpu_features()  # type: ignore[no-untyped-call]
+        features = "" if settings.CPU_NAME else _host_features()
     return f"{name}-{hashlib.sha256(str(features).encode()).hexdigest()[:8]}"
+
+
+@cache
+def _host_features() -> str:
+    return str(get_host_cpu_features())  # type: ignore[no-untyped-call]
 
 
 def cache_directory(module: str) -> Path:
@@ -177,7 +182,7 @@ class _Locator(_Locators):  # type: ignore[misc]
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_Locator":
         """Return where ``py_func`` is kept; `trusted` has been asked before."""
-        return cls(py_func, cache_directory(py_func.__module__).resolve())
+        return cls(py_func, _place(py_func.__module__))
 
 
 class _Implementation(_CodeImplementation):  # type: ignore[misc]
@@ -226,13 +231,18 @@ class KernelCache(_CodeCache):  # type: ignore[misc]
             super().save_overload(sig, data)
 
 
+@cache
+def _place(module: str) -> Path:
+    return cache_directory(module).resolve()
+
+
 def cache_for(function: Callable[..., Any]) -> KernelCache | None:
     """Return the cache of a kernel; None when its place cannot be trusted or the kernel is not of ours."""
     # The digest follows our own imports only; a kernel declared elsewhere is compiled anew each time.
     if not function.__module__.startswith(f"{_PACKAGE}."):
         return None
     try:
-        trusted(cache_directory(function.__module__).resolve())
+        trusted(_place(function.__module__))
         return KernelCache(function)
     except (UntrustedCache, OSError, RuntimeError):
         return None
