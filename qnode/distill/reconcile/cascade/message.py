@@ -24,7 +24,7 @@ from qnode.distill.reconcile.cascade.plan import MAX_DEPTH, MAX_LEAP
 from qnode.errors import ProtocolError
 
 # What fits so few octets is worked out faster than it is handed to a thread.
-SHORT_BYTES = 512
+SHORT_BYTES = 2048
 
 _HEADER = struct.Struct("<BBBI")
 
