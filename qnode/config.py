@@ -304,6 +304,19 @@ def convert(raw: dict[str, Any], kind: type[T], *, where: str, folder: Path | No
         raise ConfigError(f"{where}: {_located(str(error), raw)}") from None
 
 
+def tables(struct: Struct) -> dict[str, Any]:
+    """Return ``struct`` as plain tables for TOML, which has no null: absent keys are dropped."""
+    return {key: _present(value) for key, value in msgspec.to_builtins(struct).items() if value is not None}
+
+
+def _present(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _present(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_present(item) for item in value]
+    return value
+
+
 def _located(message: str, raw: dict[str, Any]) -> str:
     """Turn msgspec's "... - at `$.a.b`" into "[a] b: ...", with the value that was found."""
     text, marker, position = message.partition(" - at `")

@@ -4,7 +4,7 @@ import signal
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from qnode.config import Role
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import (
     LoopbackConfig,
+    Played,
     Prepared,
     parse_loopback_config,
     prepare,
@@ -29,6 +30,18 @@ from qnode.loopback.run import POLL_S, LoopbackLink
 from qnode.loopback.sites import SiteFailed
 
 LINE_PERIOD_S = 5.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the options that `loopback` and `replay` share ask for."""
+
+    data_dir: Path | None
+    speed: str
+    until_keys: int | None
+    duration_s: float | None
+    rtt_ms: float
+    as_json: bool
 
 
 @dataclass
@@ -42,6 +55,47 @@ class Run:
     reached: bool = False
 
 
+def link_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add the options that say how both sites run, the fields of `Wanted`."""
+    options = (
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Keep everything here; default: a folder that goes away.",
+        ),
+        click.option(
+            "--speed",
+            default="realtime",
+            show_default=True,
+            help="realtime, max, or how many times real time.",
+        ),
+        click.option(
+            "--until-keys", type=click.IntRange(min=1), help="Stop when so many keys were compared."
+        ),
+        click.option(
+            "--duration",
+            "duration_s",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Stop after so many seconds of wall time.",
+        ),
+        click.option(
+            "--rtt-ms",
+            type=click.FloatRange(min=0, max=1000),
+            default=0.0,
+            help="Make the classical channel's round trip so much longer.",
+        ),
+        click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            help="On stdout print one JSON object at the end, and nothing else.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.option(
     "--config",
@@ -49,54 +103,33 @@ class Run:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Link and simulation; default: the shipped defaults.",
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Keep everything here; default: a folder that goes away.",
-)
-@click.option(
-    "--speed", default="realtime", show_default=True, help="realtime, max, or how many times real time."
-)
-@click.option("--until-keys", type=click.IntRange(min=1), help="Stop when so many keys were compared.")
-@click.option(
-    "--duration",
-    "duration_s",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Stop after so many seconds of wall time.",
-)
-@click.option(
-    "--rtt-ms",
-    type=click.FloatRange(min=0, max=1000),
-    default=0.0,
-    help="Make the classical channel's round trip so much longer.",
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="On stdout print one JSON object at the end, and nothing else."
-)
-def loopback(
-    path: Path | None,
-    data_dir: Path | None,
-    speed: str,
-    until_keys: int | None,
-    duration_s: float | None,
-    rtt_ms: float,
-    as_json: bool,
-) -> int:
+@link_options
+def loopback(path: Path | None, **options: Any) -> int:
     """Run both sites of a link on this machine, with simulated hardware."""
     try:
-        times = _parse_speed(speed)
-        config = load_loopback(path)
-        with _data_dir(data_dir) as directory:
-            prepared = prepare(directory, config, times, rtt_ms / 1000.0)
-            run = Run(config, prepared, until_keys, duration_s)
-            try:
-                trio.run(_run, run, as_json)
-            except* SiteFailed as failed:
-                raise ConfigError(str(first_of(failed))) from None
-            return 0 if run.reached else 1
+        return run_both_sites(load_loopback(path), Wanted(**options))
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
+
+
+def run_both_sites(config: LoopbackConfig, wanted: Wanted, played: Played | None = None) -> int:
+    """Run both sites as ``wanted``, with simulated hardware or with the recording that is ``played``.
+
+    Returns the exit status.
+
+    Raises:
+        ConfigError: something that they need cannot be used.
+    """
+    speed = _parse_speed(wanted.speed)
+    with _data_dir(wanted.data_dir) as directory:
+        prepared = prepare(directory, config, speed, wanted.rtt_ms / 1000.0, played)
+        run = Run(config, prepared, wanted.until_keys, wanted.duration_s)
+        try:
+            trio.run(_run, run, wanted.as_json)
+        except* SiteFailed as failed:
+            raise ConfigError(str(first_of(failed))) from None
+        return 0 if run.reached else 1
 
 
 def first_of(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -10,6 +10,8 @@ EXIT_USAGE = 64
 _COMMANDS = {
     "run": ("qnode.cli.run", "run"),
     "loopback": ("qnode.cli.loopback", "loopback"),
+    "record": ("qnode.cli.record", "record"),
+    "replay": ("qnode.cli.replay", "replay"),
     "keylength": ("qnode.cli.keylength", "keylength"),
     "plan": ("qnode.cli.plan", "plan"),
     "report": ("qnode.cli.report", "report"),

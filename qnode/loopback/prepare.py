@@ -14,7 +14,7 @@ import tomli_w
 import trustme
 from msgspec import Struct
 
-from qnode.config import LinkParameters, Role, convert
+from qnode.config import LinkParameters, Role, convert, tables
 from qnode.errors import ConfigError
 from qnode.simulate.parameters import SimulationParameters
 
@@ -80,6 +80,13 @@ class Prepared(Struct, frozen=True):
     line: LongLine | None = None
 
 
+class Played(Struct, frozen=True):
+    """A recording in place of simulated hardware."""
+
+    recording: Path
+    loop: bool
+
+
 _SAES = {
     "alice": (("demo-alice", True), ("sae-alice", False)),
     "bob": (("demo-bob", True), ("sae-bob", False)),
@@ -93,9 +100,16 @@ def other(role: Role) -> Role:
 
 
 def prepare(
-    directory: Path, config: LoopbackConfig, speed: float | None, round_trip_s: float = 0.0
+    directory: Path,
+    config: LoopbackConfig,
+    speed: float | None,
+    round_trip_s: float = 0.0,
+    played: Played | None = None,
 ) -> Prepared:
     """Make or complete ``directory``; ``round_trip_s`` is added to the classical channel's.
+
+    ``speed``: tag seconds a wall second; None is as fast as possible. ``played``: what the devices play,
+    instead of simulating.
 
     Raises:
         ConfigError: the folder cannot be written, or is readable by others.
@@ -120,7 +134,12 @@ def prepare(
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "store").mkdir(mode=0o700, exist_ok=True)
         _write_once(folder / "store.key", lambda: secrets.token_bytes(32))
-        site = _site_tables(directory, role, config, speed, peer_ports[role], addresses[role], metrics[role])
+        devices = (
+            _simulated(directory, role, config, speed) if played is None else _played(role, played, speed)
+        )
+        site = _site_tables(
+            directory, role, config, devices, peer_ports[role], addresses[role], metrics[role]
+        )
         site_files[role] = folder / "site.toml"
         site_files[role].write_text(tomli_w.dumps(site))
     endpoints = Endpoints(
@@ -160,32 +179,43 @@ def write_endpoints(prepared: Prepared) -> Path:
     return path
 
 
+def _simulated(directory: Path, role: Role, config: LoopbackConfig, speed: float | None) -> dict[str, Any]:
+    """Return the device tables of simulated hardware, and make the folder of its fibre."""
+    fibre = directory / "fibre"
+    fibre.mkdir(mode=0o700, exist_ok=True)
+    shared = {
+        "fibre": str(fibre / "fibre.sock"),
+        "source": tables(config.link.source),
+        "simulation": tables(msgspec.structs.replace(config.simulation, speed=speed)),
+    }
+    if role == "alice":
+        return {"transmitter": {"driver": "simulated-transmitter", "config": shared}}
+    receiver = {"receiver_p_z": config.link.receiver.p_z}
+    return {"tdc": {"driver": "simulated-tdc", "config": {**shared, **receiver}}}
+
+
+def _played(role: Role, played: Played, speed: float | None) -> dict[str, Any]:
+    """Return the device tables of recorded hardware."""
+    shared = {"recording": str(played.recording.resolve()), "loop": played.loop}
+    if role == "alice":
+        return {"transmitter": {"driver": "replay-transmitter", "config": shared}}
+    pace = {} if speed is None else {"speed": speed}
+    return {"tdc": {"driver": "replay-tdc", "config": {**shared, **pace}}}
+
+
 def _site_tables(
     directory: Path,
     role: Role,
     config: LoopbackConfig,
-    speed: float | None,
+    devices: dict[str, Any],
     peer_port: int,
     etsi014_port: int,
     metrics_port: int,
 ) -> dict[str, Any]:
     tls = directory / "tls"
-    simulation = msgspec.structs.replace(config.simulation, speed=speed)
-    shared = {
-        "fibre": str(directory / "fibre" / "fibre.sock"),
-        "source": msgspec.to_builtins(config.link.source),
-        "simulation": _without_none(msgspec.to_builtins(simulation)),
-    }
-    if role == "alice":
-        devices = {"transmitter": {"driver": "simulated-transmitter", "config": shared}}
-    else:
-        devices = {
-            "tdc": {"driver": "simulated-tdc", "config": {**shared, "receiver_p_z": config.link.receiver.p_z}}
-        }
-    (directory / "fibre").mkdir(mode=0o700, exist_ok=True)
     return {
         "node": {"role": role, "kme_id": f"kme-{role}", "allow_simulated": True},
-        "link": _without_none(msgspec.to_builtins(config.link)),
+        "link": tables(config.link),
         "peer": {
             "kme_id": f"kme-{other(role)}",
             "address": f"127.0.0.1:{peer_port}",
@@ -221,15 +251,6 @@ def _site_tables(
         },
         "devices": devices,
     }
-
-
-def _without_none(value: Any) -> Any:
-    """Drop absent keys: TOML has no null."""
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_without_none(item) for item in value]
-    return value
 
 
 def _make_certificates(directory: Path) -> None:

@@ -69,6 +69,14 @@ class TagGenerator:
         """The first knot since tag time zero that is not generated yet, or only in part."""
         return self._page_start + int(self._state.place[0])
 
+    @property
+    def arrival_ps(self) -> float:
+        """Tag time at which light that is sent at the beginning of `knot` arrives."""
+        knots, place = self._page, int(self._state.place[0])
+        if place < PAGE_KNOTS:
+            return float(knots.seconds_ps[place]) + float(knots.offsets_ps[place])
+        return self._clock_ps + (self._page_start + PAGE_KNOTS) * KNOT_S * PS_PER_S
+
     def step(self, until_knot: int, settings: Settings, lit: Lit | None) -> TagBlock:
         """Generate on to ``until_knot``, but at most 2^18 tags.
 

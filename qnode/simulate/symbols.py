@@ -45,6 +45,16 @@ def _symbols(
         codes[i] = code if 0 <= slots[i] < end else _UNKNOWN
 
 
+@kernel
+def _repeated(slots: Slots, period: int, within: Slots) -> None:
+    first = 0
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        if not 0 <= slot - first < period:  # rarely, as slots come in order: a division takes long
+            first = slot // period * period
+        within[i] = slot - first
+
+
 def limits(source: SourceParameters) -> tuple[np.uint64, np.uint64]:
     """Return the shares of Z states and of the signal intensity as 24-bit limits."""
     return U(round(source.p_z * 2**24)), U(round(source.p[0] * 2**24))
@@ -55,4 +65,13 @@ def symbols(key: int, slots: Slots, source: SourceParameters, end: int = 2**63 -
     codes = np.empty(slots.shape[0], np.uint8)
     z_limit, signal_limit = limits(source)
     _symbols(U(key), slots, end, z_limit, signal_limit, codes)
+    return codes
+
+
+def repeated_symbols(key: int, slots: Slots, source: SourceParameters, period: int, end: int) -> Codes:
+    """Look up symbol codes of a run in which those of the first ``period`` slots come again and again."""
+    within = np.empty_like(slots)
+    _repeated(slots, period, within)
+    codes = symbols(key, within, source, period)
+    codes[(slots < 0) | (slots >= end)] = UNKNOWN_SYMBOL
     return codes

@@ -1,0 +1,196 @@
+"""Recorded hardware: a transmitter and a time tagger that play a recording, once or again and again.
+
+Both read the same folder and agree by it on the emission run; nothing connects them. Looped, the recorded
+span is repeated: its slots move on by exactly the span, its tags by exactly what the span took on Bob's
+clock, so that clock recovery sees no seam. Each time the time tagger is opened it goes on later in the loop
+than ever before, as no slot of an emission run may be announced twice.
+
+The keys of a replay are known to whoever has the recording: both identify themselves as simulated.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import trio
+from msgspec import Struct
+
+from qnode.devices.protocols import DeviceIdentity, EmissionRun
+from qnode.errors import ConfigError
+from qnode.simulate.symbols import repeated_symbols, symbols
+from qnode.tags.recording import Recording, check_loopable, open_recording, read_symbol_key
+from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots, TagBlock
+from qnode.units import PS_PER_S
+
+REALTIME = 1.0
+MOST_TAGS = 1 << 18
+BLOCK_S = 0.1
+LONGEST_BLOCK_S = 8.0
+MOST_LAG_S = 1.0
+# A loop that is opened anew goes on where it would be, had it run so many times faster than real time all the
+# time; after 18 hours that begins again, or slot numbers would run out.
+_AHEAD = 1 << 13
+_AHEAD_MODULUS_S = 1 << 16
+_LAST_SLOT = 1 << 60
+
+
+class TransmitterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The transmitter's table: the recording's folder, and whether it is looped."""
+
+    recording: Path
+    loop: bool = False
+
+
+class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The time tagger's table. ``speed``: tag seconds a wall second; without it as fast as they are taken."""
+
+    recording: Path
+    loop: bool = False
+    speed: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.speed is not None and not 1e-3 <= self.speed <= 1e6:
+            raise ValueError(f"speed: expected a value from 0.001 to 1e+06, got {self.speed:g}")
+
+
+class ReplayTransmitter:
+    """Alice's qubit source as it was recorded."""
+
+    Config: ClassVar[type[Struct]] = TransmitterConfig
+
+    def __init__(self, recording: Recording, symbol_key: int, *, loop: bool) -> None:
+        self._manifest = recording.manifest
+        self._symbol_key = symbol_key
+        self._loop = loop
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: TransmitterConfig) -> AsyncIterator["ReplayTransmitter"]:
+        """Open the recording.
+
+        Raises:
+            ConfigError: it cannot be read, or cannot be looped.
+        """
+        recording = _opened(config.recording, loop=config.loop)
+        yield cls(recording, read_symbol_key(config.recording), loop=config.loop)
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """What the device says it is."""
+        return DeviceIdentity("replayed transmitter", f"run-{self._manifest.run_id:x}", simulated=True)
+
+    async def runs(self) -> AsyncIterator[EmissionRun]:
+        """Yield the one emission run there is."""
+        yield EmissionRun(self._manifest.run_id, self._manifest.started_at_s)
+        await trio.sleep_forever()
+
+    def symbols(self, run_id: int, slots: Slots) -> Codes:
+        """Look up what was sent in ``slots``; `UNKNOWN_SYMBOL` for another run and outside the recording."""
+        manifest = self._manifest
+        if run_id != manifest.run_id:
+            return np.full(slots.shape[0], UNKNOWN_SYMBOL, np.uint8)
+        source = manifest.link.source
+        if self._loop:
+            return repeated_symbols(self._symbol_key, slots, source, manifest.slots, _LAST_SLOT)
+        return symbols(self._symbol_key, slots, source, manifest.slots)
+
+
+class ReplayTdc:
+    """Bob's time-to-digital converter as it was recorded."""
+
+    Config: ClassVar[type[Struct]] = TdcConfig
+
+    def __init__(self, recording: Recording, first_pass: int, *, loop: bool, speed: float | None) -> None:
+        self._recording = recording
+        self._first_pass = first_pass
+        self._loop = loop
+        self._speed = speed
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: TdcConfig) -> AsyncIterator["ReplayTdc"]:
+        """Open the recording; its tags are mapped into memory, not read.
+
+        Raises:
+            ConfigError: it cannot be read, cannot be looped, or has no tags.
+        """
+        recording = _opened(config.recording, loop=config.loop)
+        first_pass = _pass_of(time.time(), recording) if config.loop else 0
+        yield cls(recording, first_pass, loop=config.loop, speed=config.speed)
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """What the device says it is."""
+        return DeviceIdentity("replayed TDC", f"run-{self._recording.manifest.run_id:x}", simulated=True)
+
+    @property
+    def paced(self) -> bool:
+        """True at real time only: at any other speed the source waits for a slow consumer."""
+        return self._speed == REALTIME
+
+    @property
+    def origin_s(self) -> float:
+        """Bob's time of day of tag time zero, the beginning of the first pass that is played."""
+        manifest = self._recording.manifest
+        ahead_slots = self._first_pass * manifest.slots
+        return manifest.origin_s + ahead_slots / manifest.link.source.qubit_rate_hz
+
+    async def tags(self) -> AsyncIterator[TagBlock]:
+        """Yield tag blocks of at most 2^18 tags; a recording that is not looped ends."""
+        times_ps, manifest = self._recording.times_ps, self._recording.manifest
+        whole_ps, part_ps = int(manifest.span_ps), manifest.span_ps % 1.0
+        began_s = trio.current_time()
+        round_number, first, until_ps = 0, 0, 0
+        while True:
+            shift_ps = round_number * whole_ps + round(round_number * part_ps)
+            last = self._block_end(first, int(times_ps[first]) + _block_ps(until_ps, self._speed))
+            if self._speed is not None:
+                due_s = began_s + (int(times_ps[last - 1]) + shift_ps) / PS_PER_S / self._speed
+                if not self.paced and trio.current_time() - due_s > MOST_LAG_S:
+                    began_s += trio.current_time() - due_s  # a slow consumer is not to catch up
+                await trio.sleep_until(due_s)
+            until_ps = max(until_ps, int(times_ps[last - 1]) + shift_ps - manifest.disorder_ps)
+            yield await trio.to_thread.run_sync(self._block, first, last, shift_ps, until_ps)
+            first = last
+            if first == times_ps.shape[0]:
+                if not self._loop:
+                    return
+                round_number, first = round_number + 1, 0
+
+    def _block_end(self, first: int, until_ps: int) -> int:
+        """Return where the block ends that begins with tag ``first`` and reaches to about ``until_ps``."""
+        times_ps = self._recording.times_ps
+        most = min(first + MOST_TAGS, int(times_ps.shape[0]))
+        if int(times_ps[most - 1]) <= until_ps:
+            return most
+        return first + max(1, int(np.searchsorted(times_ps[first:most], until_ps)))
+
+    def _block(self, first: int, last: int, shift_ps: int, until_ps: int) -> TagBlock:
+        recording = self._recording
+        return TagBlock(
+            recording.times_ps[first:last] + shift_ps, recording.channels[first:last].copy(), until_ps
+        )
+
+
+def _opened(folder: Path, *, loop: bool) -> Recording:
+    recording = open_recording(folder)
+    if loop:
+        check_loopable(recording)
+    if not recording.times_ps.shape[0]:
+        raise ConfigError(f"{folder}: there are no tags in this recording")
+    return recording
+
+
+def _pass_of(time_s: float, recording: Recording) -> int:
+    """Return the pass of a loop with which a time tagger begins that is opened at ``time_s``."""
+    ahead_slots = int(time_s % _AHEAD_MODULUS_S) * _AHEAD * recording.manifest.link.source.qubit_rate_hz
+    return int(ahead_slots // recording.manifest.slots)
+
+
+def _block_ps(passed_ps: int, speed: float | None) -> int:
+    """Return the tag time of a block; short ones at first, so that lock is not late by a block."""
+    longest_s = min(LONGEST_BLOCK_S, max(BLOCK_S, passed_ps / PS_PER_S / 8))
+    return int(PS_PER_S * (longest_s if speed is None else min(longest_s, BLOCK_S * speed)))

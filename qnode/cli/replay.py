@@ -1,0 +1,55 @@
+"""`qnode replay`: both sites on this machine, with recorded hardware in place of simulated."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qnode.cli.loopback import Wanted, link_options, load_loopback, run_both_sites
+from qnode.cli.main import EXIT_USAGE
+from qnode.errors import ConfigError
+from qnode.loopback.prepare import LoopbackConfig, Played
+from qnode.tags.recording import check_loopable, open_recording, read_symbol_key
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="How the link distils; source and receiver as they were recorded. Default: as it was recorded.",
+)
+@click.option("--once", is_flag=True, help="Play the recording once; default: again and again.")
+@link_options
+def replay(folder: Path, path: Path | None, once: bool, **options: Any) -> int:
+    """Run both sites of a link on this machine, with the hardware that was recorded in FOLDER."""
+    try:
+        config = played_config(folder, path, loop=not once)
+        return run_both_sites(config, Wanted(**options), Played(folder, loop=not once))
+    except ConfigError as error:
+        click.echo(f"qnode: {error}", err=True)
+        return EXIT_USAGE
+
+
+def played_config(folder: Path, path: Path | None, *, loop: bool) -> LoopbackConfig:
+    """Return what both sites are to have in common when they play the recording in ``folder``.
+
+    Raises:
+        ConfigError: the recording cannot be played so, or the file at ``path`` is of another link.
+    """
+    recording = open_recording(folder)
+    read_symbol_key(folder)
+    if loop:
+        check_loopable(recording)
+    recorded = recording.manifest.link
+    if path is None:
+        return LoopbackConfig(link=recorded)
+    config = load_loopback(path)
+    for table in ("source", "receiver"):
+        if getattr(config.link, table) != getattr(recorded, table):
+            raise ConfigError(
+                f"{path}: [link.{table}] is not that of the recording {folder}: expected "
+                f"{getattr(recorded, table)}, got {getattr(config.link, table)}"
+            )
+    return config

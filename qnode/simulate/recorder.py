@@ -1,0 +1,87 @@
+"""A simulated link recorded: Bob's tags and the key of Alice's symbols, without daemons."""
+
+import secrets
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from qnode.config import LinkParameters, tables
+from qnode.errors import ConfigError
+from qnode.simulate.generator import KNOT_S, KNOTS_PER_S, Lit, TagGenerator
+from qnode.simulate.parameters import SimulationParameters
+from qnode.simulate.randomness import GOLDEN
+from qnode.tags.recording import FORMAT, Manifest, RecordingWriter
+from qnode.tags.types import TagBlock
+
+# The first knot (10 ms) lets the detectors come to their usual rates; it is not recorded.
+_SETTLING_KNOTS = 1
+_NEVER_PS = 2**62
+
+
+def steady_clocks(simulation: SimulationParameters) -> SimulationParameters:
+    """Return the same link with clocks whose difference is constant, so that a recording can be looped."""
+    return msgspec.structs.replace(simulation, clock_walk_per_root_s=0.0)
+
+
+def record(
+    folder: Path, simulation: SimulationParameters, link: LinkParameters, duration_s: float
+) -> Manifest:
+    """Record ``duration_s`` of simulated time, in whole hundredths of a second, into the new ``folder``.
+
+    Raises:
+        ConfigError: an impossible duration, or a folder that cannot be used.
+    """
+    knots = round(duration_s * KNOTS_PER_S)
+    if knots < 1 or abs(knots - duration_s * KNOTS_PER_S) > 1e-6:
+        raise ConfigError(f"duration: expected whole hundredths of a second, got {duration_s:g} s")
+    rate, first, end = link.source.qubit_rate_hz, _SETTLING_KNOTS, _SETTLING_KNOTS + knots
+    generator = TagGenerator(simulation, link)
+    symbol_key = secrets.randbits(64)
+    arrivals_ps = np.zeros(end + 1)
+    with RecordingWriter(folder) as writer:
+        zero_ps, last = 0, list[TagBlock]()
+        for knot in range(end + 1):
+            arrivals_ps[knot] = generator.arrival_ps
+            if knot == first:
+                # Between the bins, so that jitter carries hardly a click over the seam of a loop.
+                zero_ps = int(np.floor(arrivals_ps[first] - link.source.period_ps / 4))
+            settings = simulation.settings_at((knot - first + 0.5) * KNOT_S)
+            while generator.knot <= knot:
+                block = generator.step(knot + 1, settings, Lit(symbol_key, 0))
+                if knot >= end - 1:
+                    last.append(block)  # where the span ends is known after it
+                elif knot >= first:
+                    _write(writer, block, zero_ps, _NEVER_PS)
+        span_ps = float(arrivals_ps[end] - arrivals_ps[first])
+        for block in last:
+            _write(writer, block, zero_ps, zero_ps + round(span_ps))
+        slots_at = np.arange(first, end + 1) * rate // KNOTS_PER_S - first * rate // KNOTS_PER_S
+        line_ps = arrivals_ps[first] + span_ps * (slots_at / slots_at[-1])
+        started_at_s = float(int(time.time()))
+        manifest = Manifest(
+            format=FORMAT,
+            simulated=True,
+            run_id=secrets.randbits(63),
+            started_at_s=started_at_s,
+            origin_s=started_at_s + simulation.fibre_delay_s,
+            slots=int(slots_at[-1]),
+            span_ps=span_ps,
+            clock_drift_ps=float(np.abs(arrivals_ps[first:] - line_ps).max()),
+            disorder_ps=writer.disorder_ps,
+            z_tags=writer.z_tags,
+            x_tags=writer.x_tags,
+            link=link,
+            simulation=tables(simulation),
+        )
+        # Counted from the first slot that is recorded.
+        shifted_key = (symbol_key + first * rate // KNOTS_PER_S * int(GOLDEN)) % 2**64
+        writer.finish(manifest, shifted_key)
+    return manifest
+
+
+def _write(writer: RecordingWriter, block: TagBlock, zero_ps: int, end_ps: int) -> None:
+    """Write the tags from ``zero_ps`` up to ``end_ps``, counted from ``zero_ps``."""
+    within = (block.times_ps >= zero_ps) & (block.times_ps < end_ps)
+    writer.add(block.times_ps[within] - zero_ps, block.channels[within])
