@@ -10,8 +10,21 @@ from qnode.distill.counts import Pair, XCounts
 from qnode.simulate.generator import KNOTS_PER_S, Lit, TagGenerator
 from qnode.simulate.parameters import Settings, SimulationParameters
 from qnode.simulate.symbols import symbols
+from qnode.tags.acceptance import one_per_slot
 from qnode.tags.gates import Gate, gates
-from qnode.tags.types import X_CHANNEL, X_PLUS, Z_CHANNEL, Channels, Codes, Slots, Times
+from qnode.tags.types import (
+    OUTCOME_BOUNDARY,
+    OUTCOME_CENTRAL,
+    OUTCOME_LATE,
+    X_CHANNEL,
+    X_PLUS,
+    Z_CHANNEL,
+    Channels,
+    Clicks,
+    Codes,
+    Slots,
+    Times,
+)
 
 KEY = 0x0123_4567_89AB_CDEF
 _BOUNDARY = {
@@ -81,26 +94,33 @@ def _pair(codes: Codes) -> Pair:
 
 
 def count(tags: Tags, link: LinkParameters) -> Counts:
-    """Sort the tags into the classes of a block."""
+    """Sort the tags into the classes of a block, one click a slot."""
     source, period = link.source, link.source.period_ps
     placed = gates(source, link.receiver)
     since = tags.times_ps - tags.first_arrival_ps
     z, x = since[tags.channels == Z_CHANNEL], since[tags.channels == X_CHANNEL]
-    kept, wrong = [], []
-    for outcome, gate in enumerate((placed.early, placed.late)):
-        codes = symbols(KEY, _inside(z, gate, period)[1], source)
-        codes = codes[codes & 3 != X_PLUS]
-        kept.append(codes)
-        wrong.append(codes[codes & 3 != outcome])
-    central = symbols(KEY, _inside(x, placed.central, period)[1], source)
-    slots = _inside(x, placed.boundary, period)[1]
-    pair = np.stack([symbols(KEY, slots - 1, source), symbols(KEY, slots, source)])
+    slots, outcomes = _one_per_slot(
+        [
+            _inside(times, gate, period)[1]
+            for times, gate in (
+                (z, placed.early),
+                (z, placed.late),
+                (x, placed.central),
+                (x, placed.boundary),
+            )
+        ]
+    )
+    codes = symbols(KEY, slots, source)
+    sifted = (outcomes <= OUTCOME_LATE) & (codes & 3 != X_PLUS)
+    central = codes[outcomes == OUTCOME_CENTRAL]
+    slots_at = slots[outcomes == OUTCOME_BOUNDARY]
+    pair = np.stack([symbols(KEY, slots_at - 1, source), symbols(KEY, slots_at, source)])
     classes: dict[str, list[Codes]] = {"e_same": [], "e_plus": [], "e_dark": []}
     for (before, own), (name, carrier) in _BOUNDARY.items():
         classes[name].append(pair[carrier, (pair[0] & 3 == before) & (pair[1] & 3 == own)])
     return Counts(
-        _pair(np.concatenate(kept)),
-        _pair(np.concatenate(wrong)),
+        _pair(codes[sifted]),
+        _pair(codes[sifted & (codes & 3 != outcomes)]),
         XCounts(
             c_plus=_pair(central[central & 3 == X_PLUS]),
             c_z=_pair(central[central & 3 != X_PLUS]),
@@ -108,3 +128,13 @@ def count(tags: Tags, link: LinkParameters) -> Counts:
         ),
         (z.size, x.size),
     )
+
+
+def _one_per_slot(by_outcome: list[Slots]) -> tuple[Slots, Codes]:
+    """Return slots and outcomes as the receiver keeps them, given the slots of each outcome."""
+    slots = np.concatenate(by_outcome)
+    outcomes = np.repeat(np.arange(4, dtype=np.uint8), [part.size for part in by_outcome])
+    order = np.argsort(slots, kind="stable")
+    together = Clicks(slots[order], outcomes[order])
+    clicks = one_per_slot(together, np.random.default_rng(5).bytes).clicks
+    return clicks.slots, clicks.outcomes

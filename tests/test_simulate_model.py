@@ -82,6 +82,8 @@ def test_the_fast_link_and_a_joint_hold_off_follow_the_model() -> None:
     fast = msgspec.structs.replace(at(6.0), visibility=0.98, z_detector=FAST, x_detector=FAST)
     settings = Settings(attenuation_db=20.0)
     assert_counts_fit(count(record(fast, link, 1, settings), link), expected_rates(fast, link, settings), 1)
+    # So bright that in every twelfth slot of the X arm both detectors click.
+    assert_counts_fit(count(record(fast, link, 1), link), expected_rates(fast, link), 1)
     joint = msgspec.structs.replace(at(10.8), hold_off="joint")
     assert_counts_fit(count(record(joint, LINK, 40), LINK), expected_rates(joint, LINK), 40)
 

@@ -3,9 +3,11 @@
 It follows the link model of the security reference (section 5): a detector that sees the rate S while live,
 with dark rate D, dead time tau and afterpulse probability p clicks at r = (S + D) / (1 - p + (S + D) tau), is
 live for the fraction 1 - r tau, and meets the noise rate D + p r / (live fraction) while live. Beyond the
-reference's formulas it counts what jitter carries into neighbouring gates, from neighbouring qubits too, and
-the boundary slots. Approximations: a joint hold-off is averaged over both detectors, dead times shorter than
-a slot count as a slot, and the state is that of constant settings (no drift).
+reference's formulas it counts what jitter carries into neighbouring gates, from neighbouring qubits too, the
+boundary slots, and cross clicks: a slot in which both detectors click gets one of the four outcomes at
+random (security reference 6.2), which a link without dead time pays for. Approximations: a joint hold-off is
+averaged over both detectors, dead times shorter than a slot count as a slot, two clicks of one detector in a
+slot are left out, and the state is that of constant settings (no drift).
 """
 
 import math
@@ -25,6 +27,7 @@ from qnode.tags.types import X_CHANNEL, X_PLUS, Z_CHANNEL, Z_EARLY, Z_LATE
 from qnode.units import PS_PER_S
 
 _SENT = (0, 1, 2, 4, 5, 6)  # symbol codes that Alice sends
+Loads = tuple["DetectorLoad", "DetectorLoad"]
 _OWN, _BEFORE, _AFTER = 0, -1, 1
 
 
@@ -63,8 +66,9 @@ def expected_rates(
     placed = _placed(source.qubit_rate_hz, source.bin_spacing_ps, link.receiver)
     model = _Model(simulation, link, light_sent(simulation, link, settings), _sent_shares(link), placed)
     loads = _loads(model, simulation, blinded=settings.eve_blinding)
-    n_z, m_z = _z_rates(model, loads[Z_CHANNEL])
-    x = _x_rates(model, loads[X_CHANNEL])
+    chances = {code: _chances(model, loads, code) for code in _SENT}
+    n_z, m_z = _z_rates(model, loads, chances)
+    x = _x_rates(model, loads, chances)
     return LinkRates(n_z, m_z, x, loads[Z_CHANNEL], loads[X_CHANNEL])
 
 
@@ -127,9 +131,7 @@ def _sent_shares(link: LinkParameters) -> dict[int, float]:
     return {code: states[code & 3] * link.source.p[code >> 2] for code in _SENT}
 
 
-def _loads(
-    model: _Model, simulation: SimulationParameters, *, blinded: bool
-) -> tuple[DetectorLoad, DetectorLoad]:
+def _loads(model: _Model, simulation: SimulationParameters, *, blinded: bool) -> Loads:
     """Return how busy the detectors are; blinded ones have no noise of their own."""
     rate_hz = model.link.source.qubit_rate_hz
     incident, wanted, dead = [], [], []
@@ -159,38 +161,72 @@ def _noise_hz(detector: DetectorParameters, clicks_while_live_hz: float) -> floa
     return detector.dark_rate_hz + detector.afterpulse_probability * clicks_while_live_hz
 
 
-def _z_rates(model: _Model, load: DetectorLoad) -> tuple[Pair, Pair]:
+class _Chances(Struct, frozen=True):
+    """The chances that a live detector clicks in gates of a slot. ``boundary``: without the qubit before."""
+
+    early: float
+    late: float
+    central: float
+    boundary: float
+
+    @property
+    def z(self) -> float:
+        """In any gate of the Z detector."""
+        return self.early + self.late
+
+
+def _chances(model: _Model, loads: Loads, code: int) -> _Chances:
+    placed, z_load, x_load = model.placed, loads[Z_CHANNEL], loads[X_CHANNEL]
+    return _Chances(
+        model.in_gate(Z_CHANNEL, placed.early, code, _OWN) + _stray(model, z_load, Z_CHANNEL, placed.early),
+        model.in_gate(Z_CHANNEL, placed.late, code, _OWN) + _stray(model, z_load, Z_CHANNEL, placed.late),
+        model.in_gate(X_CHANNEL, placed.central, code, _OWN)
+        + _stray(model, x_load, X_CHANNEL, placed.central),
+        model.in_gate(X_CHANNEL, placed.boundary, code, _OWN) + _noise(x_load, placed.boundary),
+    )
+
+
+def _z_rates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> tuple[Pair, Pair]:
     """Return sifted bits and bit errors a second."""
-    ends = (model.placed.early, model.placed.late)
-    stray = [_stray(model, load, Z_CHANNEL, gate) for gate in ends]
     sifted, errors = [0.0, 0.0], [0.0, 0.0]
+    before = model.mean_in_gate(X_CHANNEL, model.placed.boundary, _BEFORE)
     for code in (c for c in _SENT if c & 3 != X_PLUS):
-        for outcome, gate in enumerate(ends):
-            rate = _rate(
-                model, load, model.shares[code], model.in_gate(Z_CHANNEL, gate, code, _OWN) + stray[outcome]
-            )
+        slot = chances[code]
+        in_x = slot.central + slot.boundary + before
+        for outcome, chance in enumerate((slot.early, slot.late)):
+            rate = model.shares[code] * _kept(model, loads, Z_CHANNEL, chance, slot.z, in_x)
             sifted[code >> 2] += rate
             errors[code >> 2] += rate if outcome != code & 3 else 0.0
     return Pair(*sifted), Pair(*errors)
 
 
-def _x_rates(model: _Model, load: DetectorLoad) -> XCounts:
+def _x_rates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> XCounts:
     """Return the classes of X-arm clicks a second."""
-    placed = model.placed
     counts = {name: [0.0, 0.0] for name in XCounts.__struct_fields__}
-    stray = _stray(model, load, X_CHANNEL, placed.central)
-    for code in _SENT:
-        chance = model.in_gate(X_CHANNEL, placed.central, code, _OWN) + stray
-        name = "c_plus" if code & 3 == X_PLUS else "c_z"
-        counts[name][code >> 2] += _rate(model, load, model.shares[code], chance)
-    noise = _noise(load, placed.boundary)
     for before, own in product(_SENT, _SENT):
+        share, slot = model.shares[before] * model.shares[own], chances[own]
+        boundary = slot.boundary + model.in_gate(X_CHANNEL, model.placed.boundary, before, _BEFORE)
+        in_x = slot.central + boundary
+        name = "c_plus" if own & 3 == X_PLUS else "c_z"
+        counts[name][own >> 2] += share * _kept(model, loads, X_CHANNEL, slot.central, in_x, slot.z)
         name, carrier = _boundary_class(before, own)
         if name:
-            chance = model.in_gate(X_CHANNEL, placed.boundary, own, _OWN) + noise
-            chance += model.in_gate(X_CHANNEL, placed.boundary, before, _BEFORE)
-            counts[name][carrier >> 2] += _rate(model, load, model.shares[before] * model.shares[own], chance)
+            counts[name][carrier >> 2] += share * _kept(model, loads, X_CHANNEL, boundary, in_x, slot.z)
     return XCounts(**{name: Pair(*pair) for name, pair in counts.items()})
+
+
+def _kept(
+    model: _Model, loads: Loads, detector: int, chance: float, own_chance: float, other_chance: float
+) -> float:
+    """Return how often a second a detector's outcome of ``chance`` a slot is what the slot gets.
+
+    ``own_chance``, ``other_chance``: that this detector, the other one, clicks in any gate while live. Of the
+    slots in which both do, a quarter gets this outcome, whatever it was.
+    """
+    joint = model.simulation.hold_off == "joint"  # then one of them alone clicks
+    other_chance *= 0.0 if joint else loads[1 - detector].live_fraction
+    kept = chance * (1.0 - other_chance) + own_chance * other_chance / 4.0
+    return loads[detector].live_fraction * model.link.source.qubit_rate_hz * kept
 
 
 def _boundary_class(before: int, own: int) -> tuple[str, int]:
@@ -217,7 +253,3 @@ def _stray(model: _Model, load: DetectorLoad, detector: int, gate: Gate) -> floa
 
 def _noise(load: DetectorLoad, gate: Gate) -> float:
     return load.noise_hz * 2.0 * gate.half_width_ps / PS_PER_S
-
-
-def _rate(model: _Model, load: DetectorLoad, share: float, chance: float) -> float:
-    return load.live_fraction * model.link.source.qubit_rate_hz * share * chance
