@@ -6,7 +6,7 @@ are merged, and each click gets its jitter.
 
 import numpy as np
 
-from qnode.kernels import kernel
+from qnode.kernels import inner_kernel, kernel
 from qnode.simulate.detection import (
     A_DRAW,
     CHANCE_BITS,
@@ -41,7 +41,7 @@ _FRACTION_SHIFT, _FRACTION_MASK, _FRACTION_UNIT = U(40), U((1 << _FRACTION_BITS)
 _CHANCE_MASK = U((1 << CHANCE_BITS) - 1)
 
 
-@kernel
+@inner_kernel
 def _merge(avalanches: Integers, ends: Integers, merged: Integers, channels: Channels) -> None:
     """Bring the clicks ``avalanches[d, 1 : ends[d]]`` in order, the Z detector's first where they are equal.
 
@@ -67,7 +67,7 @@ def _merge(avalanches: Integers, ends: Integers, merged: Integers, channels: Cha
         z_last -= 1 - last_is_x
 
 
-@kernel
+@inner_kernel
 def _tag(
     counter: np.uint64, seconds: int, offset: float, ps_per_tick: float, sigma: float, tail_limit: int,
     tail: float, times_ps: Times,

@@ -8,7 +8,7 @@ traps, a slot that is blanked in part) shows before its symbol is looked up, so 
 import numpy as np
 import numpy.typing as npt
 
-from qnode.kernels import inline_kernel, kernel
+from qnode.kernels import inline_kernel, inner_kernel
 from qnode.simulate.light import MINUS
 from qnode.simulate.randomness import GOLDEN, exponential, mixed, unit
 from qnode.simulate.symbols import symbol_bits
@@ -61,7 +61,7 @@ def _arriving(
     return bits
 
 
-@kernel
+@inner_kernel
 def set_limits(light: Reals, minus: bool, limits: Integers, peaks: Integers) -> None:
     """Turn mean detections into running sums over the places, ``limits[d, 8 * place + code]`` in levels.
 
@@ -79,7 +79,7 @@ def set_limits(light: Reals, minus: bool, limits: Integers, peaks: Integers) -> 
             peaks[d] = max(peaks[d], limits[d, 16 + code])
 
 
-@kernel
+@inner_kernel
 def draw(counter: np.uint64, trap_limit: int, gaps: Reals, levels: Reals) -> None:
     """Draw for candidates from ``counter`` on: the gap after each, and its level from 0 to 1.
 
