@@ -24,7 +24,8 @@ from qnode.simulate.detection import (
     draw,
     is_saturated,
     set_limits,
-    ticks_between,
+    wait_of,
+    whole_ticks,
 )
 from qnode.simulate.jitter import TABLE_BITS, normal_quantiles
 from qnode.simulate.light import fill_light
@@ -122,7 +123,7 @@ def fill_knots(
                     draw(counters[d], trap_limits[d], gaps[d], levels[d])
                     used[d] = 0
                 ceiling = ceiling_of(peaks[d], dark[d], release[d], traps[d], blinded)
-                positions[d] = (lives[d] & ~WITHIN_SLOT) + ticks_between(gaps[d, used[d]], ceiling)
+                positions[d] = (lives[d] & ~WITHIN_SLOT) + whole_ticks(gaps[d, used[d]] * wait_of(ceiling))
                 used[d] += 1
         saturated = is_saturated(peaks[0], dead[0]) and is_saturated(peaks[1], dead[1])
         while place[2] < length and n + 2 * segment_clicks <= times_ps.shape[0]:

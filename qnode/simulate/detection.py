@@ -100,9 +100,15 @@ def ceiling_of(peak: int, dark: float, release: float, filled: int, blinded: boo
 
 
 @inline_kernel
-def ticks_between(gap: float, ceiling: float) -> int:
-    """Return the ticks that ``gap`` mean waits take."""
-    return int(min(gap * (_TICK_LEVELS / ceiling), _LONGEST_GAP))
+def wait_of(ceiling: float) -> float:
+    """Return the mean wait for a candidate in ticks."""
+    return _TICK_LEVELS / ceiling
+
+
+@inline_kernel
+def whole_ticks(waiting: float) -> int:
+    """Return a time to wait in whole ticks."""
+    return int(min(waiting, _LONGEST_GAP))
 
 
 @inline_kernel
@@ -167,6 +173,7 @@ def detect(
     position, live, filled = int(positions[d]), int(lives[d]), int(traps[d])
     at, n = U(used[d]), U(ends[d])
     ceiling = ceiling_of(peak, dark, release, filled, blinded)
+    wait = wait_of(ceiling)
     reach = max(_slot(dead), TICKS_PER_SLOT)
     start = 0
     while position < end:
@@ -182,14 +189,15 @@ def detect(
         if filled_then != filled:
             filled = filled_then
             ceiling = ceiling_of(peak, dark, release, filled, blinded)
+            wait = wait_of(ceiling)
         avalanches[d, n] = avalanche
         n += U(clicks)
         live = _chosen(clicks, max(avalanche + dead, _slot(position) + TICKS_PER_SLOT), live)
         start = _chosen(clicks, _slot(position) + reach, start)
-        position += ticks_between(gaps[d, at], ceiling)
+        position += whole_ticks(gaps[d, at] * wait)
         at += _ONE
         if position < start:
-            position = start + ticks_between(gaps[d, at], ceiling)
+            position = start + whole_ticks(gaps[d, at] * wait)
             at += _ONE
     positions[d], lives[d], traps[d], used[d], ends[d] = position, live, filled, int(at), int(n)
 
@@ -212,6 +220,7 @@ def detect_saturated(
     position, live, filled = int(positions[d]), int(lives[d]), int(traps[d])
     at, n = U(used[d]), U(ends[d])
     ceiling = ceiling_of(peak, dark, release, filled, blinded)
+    wait = wait_of(ceiling)
     reach = max(_slot(dead), TICKS_PER_SLOT)
     code = _arriving(key, eve_key, position, z_limit, signal_limit, intercept_limit)
     while position < end:
@@ -226,10 +235,11 @@ def detect_saturated(
         if filled_then != filled:
             filled = filled_then
             ceiling = ceiling_of(peak, dark, release, filled, blinded)
+            wait = wait_of(ceiling)
         avalanches[d, n] = avalanche
         n += U(clicks)
         live = _chosen(clicks, max(avalanche + dead, _slot(position) + TICKS_PER_SLOT), live)
-        step = ticks_between(gaps[d, at], ceiling)
+        step = whole_ticks(gaps[d, at] * wait)
         at += _ONE
         after, onward = _slot(position) + reach + step, position + step
         code_after = _arriving(key, eve_key, after, z_limit, signal_limit, intercept_limit)
@@ -278,11 +288,11 @@ def detect_jointly(
         ends[d] += clicks
         lives[d] = _chosen(clicks, max(avalanche + dead[d], _slot(position) + TICKS_PER_SLOT), lives[d])
         start = _chosen(clicks, _slot(position) + max(_slot(dead[d]), TICKS_PER_SLOT), position)
-        positions[d] = start + ticks_between(gaps[d, at], ceilings[d])
+        positions[d] = start + whole_ticks(gaps[d, at] * wait_of(ceilings[d]))
         used[d] += 1
         if clicks:
             lives[other] = avalanche + dead[other]
             if positions[other] < _slot(lives[other]):
                 gap = gaps[other, used[other]]
-                positions[other] = _slot(lives[other]) + ticks_between(gap, ceilings[other])
+                positions[other] = _slot(lives[other]) + whole_ticks(gap * wait_of(ceilings[other]))
                 used[other] += 1
