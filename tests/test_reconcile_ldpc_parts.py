@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qnode.distill.bits import Words
 from qnode.distill.reconcile.ldpc.code import COLUMN_COUNTS, LIFTINGS, MAX_COLUMNS, Code, make_code
-from qnode.distill.reconcile.ldpc.decoder import FACTORS, START_RELIABILITY, Decoder
+from qnode.distill.reconcile.ldpc.decoder import START_RELIABILITY, Decoder, normalisation
 from qnode.distill.reconcile.ldpc.frames import make_cut
 from qnode.distill.reconcile.ldpc.interleave import Interleaver
 from qnode.distill.reconcile.ldpc.rate import estimate_qber, extended, piece_limit, pieces_for, row_limit
@@ -165,7 +165,7 @@ def plain_decode(code: Code, n_pieces: int, target: Bytes, max_sweeps: int) -> B
     messages = np.zeros((code.n_pieces, lifting), np.int64)
     unmet = int(target.sum())
     for _ in range(max_sweeps):
-        factor = int(FACTORS[min(64 * unmet // target.size, len(FACTORS) - 1)])
+        factor = normalisation(unmet, target.size)
         unmet = 0
         for piece, (begin, end) in enumerate(pairwise(borders)):
             edges = range(begin, end)
@@ -351,7 +351,8 @@ def test_a_frame_that_failed_is_asked_for_more_up_to_its_limit() -> None:
     cut = make_cut(1_000_000)
     code = make_code(100, cut.n_columns, cut.lifting)
     limit = piece_limit(cut, code)
-    assert extended(cut, code, 100, 0.0) == 104
+    assert extended(cut, code, 100, 0.0148) == 104
+    assert extended(cut, code, 100, 0.002) == 112  # stuck: it had enough
     assert pieces_for(cut, 0.02, 1.03) < extended(cut, code, 100, 0.02) <= pieces_for(cut, 0.02, 1.08)
     assert extended(cut, code, 100, 0.4) == 200  # not more than twice at once: the estimate may be far off
     assert extended(cut, code, limit - 1, 0.4) == limit

@@ -20,7 +20,9 @@ _EXTEND_MARGIN: Final = 1.02
 _SPLIT_MARGIN: Final = 0.06
 _HOPELESS: Final = 1.1
 
-_STEP: Final = 24  # a frame that failed discloses at least a 24th more
+_STEP: Final = 24  # a frame that failed discloses at least a 24th more,
+_STUCK_STEP: Final = 8  # or an 8th, if it had more already than frames at its QBER need
+_STUCK: Final = 1.25
 _SPARE_PIECES: Final = 8
 _MAX_FIRST_SHARE: Final = 0.7  # of rows per column: a QBER of 14 %
 _MIN_QBER: Final = 5e-4
@@ -59,10 +61,11 @@ def pieces_for(cut: Cut, qber: float, margin: float = 1.0) -> int:
 
 def extended(cut: Cut, code: Code, n_pieces: int, qber: float) -> int:
     """Return how many pieces, in all, to ask of a frame that failed with ``n_pieces`` and shows ``qber``."""
-    split_share = pieces_for(cut, qber) / code.n_rows - 1
+    expected = pieces_for(cut, qber)
+    split_share = expected / code.n_rows - 1
     needed = pieces_for(cut, qber, _EXTEND_MARGIN + _SPLIT_MARGIN * min(1.0, max(0.0, 2 * split_share)))
-    more = max(needed, n_pieces + max(1, n_pieces // _STEP))
-    return min(more, 2 * n_pieces, piece_limit(cut, code))
+    step = n_pieces // (_STEP if n_pieces < _STUCK * expected else _STUCK_STEP)
+    return min(max(needed, n_pieces + max(1, step)), 2 * n_pieces, piece_limit(cut, code))
 
 
 def is_hopeless(cut: Cut, n_pieces: int, qber: float) -> bool:

@@ -22,7 +22,7 @@ MIRROR: Final = 64  # first lanes of a column that are repeated behind it, so th
 KEPT_PER_CHECK: Final = 2  # octets: least and second least
 KEPT_PER_EDGE_DIVISOR: Final = 4  # an edge keeps lifting / 4 octets: two masks
 SCRATCH_PER_CHECK: Final = 2
-LARGEST_MESSAGE: Final = 44  # far below saturation: a saturated sum swallows part of what is taken off again
+LARGEST_MESSAGE: Final = 44  # above, saturated sums turn over; far below, they stay behind on chains
 
 _I1: Final = ir.IntType(1)
 _I8: Final = ir.IntType(8)
