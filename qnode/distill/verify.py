@@ -82,9 +82,22 @@ def _fold_128(w0: np.uint64, w1: np.uint64, w2: np.uint64, w3: np.uint64) -> tup
 
 @kernel
 def _evaluate_64_fast(words: Words, point: Words, tag: Words) -> None:
+    """Four words a step, so that only one product and one reduction in four wait for the one before."""
+    r1 = point[0]
+    square = clmul64(r1, r1)
+    r2 = _fold_64(square[0], square[1])
+    cube = clmul64(r2, r1)
+    r3 = _fold_64(cube[0], cube[1])
+    fourth = clmul64(r2, r2)
+    r4 = _fold_64(fourth[0], fourth[1])
     value = np.uint64(0)
-    for i in range(words.shape[0]):
-        product = clmul64(value ^ words[i], point[0])
+    whole = words.shape[0] // 4 * 4
+    for i in range(0, whole, 4):
+        a, b = clmul64(value ^ words[i], r4), clmul64(words[i + 1], r3)
+        c, d = clmul64(words[i + 2], r2), clmul64(words[i + 3], r1)
+        value = _fold_64(a[0] ^ b[0] ^ c[0] ^ d[0], a[1] ^ b[1] ^ c[1] ^ d[1])
+    for i in range(whole, words.shape[0]):
+        product = clmul64(value ^ words[i], r1)
         value = _fold_64(product[0], product[1])
     tag[0] = value
 

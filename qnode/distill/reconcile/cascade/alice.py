@@ -153,11 +153,10 @@ class CascadeResponder:
         return int(n_answers)
 
     def _answers(self, n_answers: int) -> bytes:
-        answers = np.empty((n_answers + 7) // 8, np.uint8)
-        answer_queries(
-            self._words, self._queries.nodes, self._queries.n, self._depth, self._leap, self._layout, answers
-        )
-        return answers.tobytes()
+        answers = np.empty((n_answers + 63) // 64, np.uint64)
+        queries = self._queries
+        answer_queries(self._words, queries.nodes, queries.n, self._depth, self._leap, self._layout, answers)
+        return answers.astype("<u8").tobytes()[: (n_answers + 7) // 8]
 
     def _disclose(self, n_bits: int) -> None:
         """Count before anything is sent."""

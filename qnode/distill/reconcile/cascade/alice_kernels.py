@@ -154,47 +154,56 @@ def _segment_of_start(query: np.uint64, levels: Levels, begun: int, layout: Layo
 
 @kernel
 def answer_queries(
-    words: Words, nodes: Queries, n_queries: int, depth: int, leap: int, layout: Layout, answers: Octets
+    words: Words, nodes: Queries, n_queries: int, depth: int, leap: int, layout: Layout, answers: Words
 ) -> None:
-    """Write the parities that the queries ask for, packed (``answers`` has just the octets they need)."""
-    octet = U(0)
-    if depth == 1 and leap <= 1:
-        for t in range(n_queries):
-            query = U(nodes[U(t)])
-            bit = parity(words[query >> U(7)] & NODE_MASK[(query & U(127)) << U(1)])
-            octet |= bit << (U(t) & U(7))
-            if t & 7 == 7:
-                answers[U(t) >> U(3)] = octet
-                octet = U(0)
-        if n_queries & 7:
-            answers[answers.size - 1] = octet
-        return
-    answers[:] = 0
-    k = 0
+    """Write the parities that the queries ask for, packed (``answers`` has just the words they need)."""
+    gathered = U(0)
+    n_gathered = U(0)
+    n_words = U(0)
     for t in range(n_queries):
         query = U(nodes[U(t)])
         record, heap = query >> U(7), query & U(127)
         word = words[record]
         levels = levels_below(heap)
         if height_of(query, layout) <= leap:
-            word &= NODE_MASK[heap]
-            for j in range(levels - 1, -1, -1):
-                answers[U(k) >> U(3)] |= np.uint8(parity(word & POSITIONS[U(j)]) << (U(k) & U(7)))
-                k += 1
+            bits = _digits(word & NODE_MASK[heap], levels)
+            n_bits = U(levels)
             if record >= layout.layer_1:
                 first = record_below(record, (heap << U(levels)) - U(64), layout)
-                word = U(0)
+                folded = U(0)
                 for w in range(1 << levels):
-                    word ^= words[first + U(w)]
-                for j in range(MAX_DEPTH - 1, -1, -1):
-                    answers[U(k) >> U(3)] |= np.uint8(parity(word & POSITIONS[U(j)]) << (U(k) & U(7)))
-                    k += 1
-            continue
-        for level in range(min(depth, levels)):
-            for i in range(1 << level):
-                node = ((heap << U(level)) + U(i)) << U(1)
-                answers[U(k) >> U(3)] |= np.uint8(parity(word & NODE_MASK[node]) << (U(k) & U(7)))
-                k += 1
+                    folded ^= words[first + U(w)]
+                bits |= _digits(folded, MAX_DEPTH) << n_bits
+                n_bits += U(MAX_DEPTH)
+        elif depth == 1:
+            bits = parity(word & NODE_MASK[heap << U(1)])
+            n_bits = U(1)
+        else:
+            bits = U(0)
+            n_bits = U(0)
+            for level in range(min(depth, levels)):
+                for i in range(1 << level):
+                    node = ((heap << U(level)) + U(i)) << U(1)
+                    bits |= parity(word & NODE_MASK[node]) << n_bits
+                    n_bits += U(1)
+        gathered |= bits << n_gathered
+        n_gathered += n_bits
+        if n_gathered >= U(64):
+            answers[n_words] = gathered
+            n_words += U(1)
+            n_gathered -= U(64)
+            gathered = (bits >> U(1)) >> (n_bits - n_gathered - U(1))
+    if n_gathered:
+        answers[n_words] = gathered
+
+
+@inline_kernel
+def _digits(bits: np.uint64, levels: int) -> np.uint64:
+    """Return the parities of the bits whose place has a zero in each binary digit, highest digit first."""
+    parities = U(0)
+    for j in range(levels):
+        parities |= parity(bits & POSITIONS[U(levels - 1 - j)]) << U(j)
+    return parities
 
 
 @kernel
