@@ -1,6 +1,7 @@
 """Changes asked for by many threads at once: one commit for those that wait, each whole or not at all."""
 
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared
 
 from qnode.errors import KeyNotFound, StoreError, StoreUnusable
-from qnode.keys import Key, Pad, SqliteKeyStore
+from qnode.keys import Key, Pad, PadsLeft, SqliteKeyStore
 
 
 class Crowd:
@@ -131,6 +132,26 @@ def test_when_the_anchor_cannot_be_written_nobody_gets_a_key(tmp_path: Path) -> 
                 store.pads_left()
         finally:
             store._database.anchor = None  # closed already
+
+
+def test_after_an_error_of_the_disk_nothing_that_waited_is_committed(tmp_path: Path) -> None:
+    site = Site(tmp_path / "a", "alice")
+    with site.open() as store:
+        store.load_preshared(preshared(64))
+
+        def look_at_a_bad_sector() -> None:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+            with store._database.look():
+                raise error
+
+        left = store.pads_left().send
+        results = Crowd(store).run(*[store.reserve_send_pad] * 3, look_at_a_bad_sector, store.pads_left)
+        assert isinstance(results[3], StoreUnusable)
+        served = [result for result in results if isinstance(result, Pad)]
+        assert all(isinstance(result, StoreUnusable | Pad | PadsLeft) for result in results)
+    with site.open(create=False) as store:
+        assert store.pads_left().send == left - len(served)
 
 
 @pytest.mark.parametrize("seed", range(2))

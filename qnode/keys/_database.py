@@ -193,16 +193,21 @@ class Database:
         On leaving, everything that was changed or seen here is durable. `alone`: commit before the body.
         """
         self._arriving.append(None)
-        with self._lock:
+        try:
+            self._lock.acquire()
+        finally:
             self._arriving.pop()
+        try:
             if alone:
                 self._commit()
+            yield
+        finally:
+            group = self._group
             try:
-                yield
-            finally:
-                group = self._group
                 if group is not None and (not self._arriving or group.n_changes >= _MOST_TOGETHER):
                     self._commit()
+            finally:
+                self._lock.release()
         if group is not None:
             group.wait()
 
@@ -214,6 +219,7 @@ class Database:
         connection = self._tx.connection
         positions = None
         try:
+            self._check_usable()
             if group.anchored:
                 connection.execute("UPDATE site SET generation = generation + 1")
                 # A lost anchor is made anew only once the peer has confirmed what it should say.
@@ -228,6 +234,7 @@ class Database:
             self._roll_back()
             group.error = self._translated(error)
         except StoreUnusable as error:
+            self._roll_back()
             group.error = error
         except BaseException as error:
             self._unusable = f"a transaction ended half done ({type(error).__name__}); start again"
