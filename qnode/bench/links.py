@@ -29,13 +29,16 @@ TURIN: Final = LoopbackConfig(
 FAST: Final = LoopbackConfig(
     link=LinkParameters(
         name="fast",
-        source=SourceParameters(mu=(0.47, 0.14), p_z=0.9),
+        source=SourceParameters(mu=(0.32, 0.12), p_z=0.9),
         receiver=ReceiverParameters(p_z=0.9, jitter_ps=40.0),
-        block=BlockParameters(sifted_bits=10_000_000),
+        block=BlockParameters(sifted_bits=10_000_000, asymmetry_limit=0.08),
     ),
     simulation=SimulationParameters(
         attenuation_db=6.0,
+        z_arm_loss_db=0.5,
+        x_arm_loss_db=1.5,
         visibility=0.98,
+        wrong_bin_fraction=0.0087,
         jitter=JitterParameters(sigma_ps=35.0, tail_fraction=0.03, tail_ps=60.0),
         z_detector=_SUPERCONDUCTING,
         x_detector=_SUPERCONDUCTING,

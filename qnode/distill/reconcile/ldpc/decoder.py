@@ -131,7 +131,7 @@ def _decode(
     least = np.int64(unmet)
     least_at = 0
     for sweep in range(max_sweeps):
-        factor = normalisation(np.int64(unmet), n_checks)
+        factor = normalisation(int(unmet), int(n_checks))
         unmet = U(0)
         for piece in range(borders.size - 1):
             e = np.int64(borders[piece])
