@@ -397,6 +397,9 @@ def test_sigterm_ends_both_in_seconds_and_a_restart_goes_on_with_their_keys(site
     assert keys_in(bob.fetch(early)) == {name: keys[name] for name in early}
     eventually(lambda: alice.stored() >= 20, "keys to keep")
     kept = alice.stored()
+    before = sites.status("alice")
+    assert before is not None
+    assert before.keys.epsilon_total >= 1e-9  # at least one block's
 
     began = time.monotonic()
     assert sites.stop(*ROLES) == [0, 0]
@@ -407,6 +410,7 @@ def test_sigterm_ends_both_in_seconds_and_a_restart_goes_on_with_their_keys(site
     restarted = sites.status("alice")
     assert restarted is not None
     assert restarted.keys.available_own >= kept
+    assert restarted.keys.epsilon_total >= before.keys.epsilon_total
     assert bob.fetch_soon(late) == {name: keys[name] for name in late}
     assert bob.fetch(late).status_code == 400
     assert bob.fetch(early).status_code == 400
