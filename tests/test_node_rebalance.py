@@ -1,9 +1,11 @@
 """Ownership of keys moves to the site that is asked more, whole, whatever is cut in between."""
 
+import random
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -11,19 +13,21 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from keys_support import Site as StoreSite
-from keys_support import add_block, make_block, memory_folder
-from link_room import Two, memory_sessions
+from keys_support import add_block, make_block, memory_folder, preshared
+from link_room import Two, greet_both, local_end, memory_sessions
 
 from qnode.config import LinkParameters
-from qnode.errors import LinkError, NotEnoughKeys
+from qnode.errors import LinkDown, LinkError, NotEnoughKeys
 from qnode.keys import Handover, SqliteKeyStore
 from qnode.link import messages as m
+from qnode.link.hello import LocalEnd, Standing
+from qnode.link.session import open_session
 from qnode.node import rebalance as room
 from qnode.node.conversation import Conversation
 from qnode.node.rebalance import Demand, rebalance
 from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
-from qnode.node.storage import Storage
+from qnode.node.storage import PeerMemory, Storage, runs_of
 from qnode.node.supply import SiteSupply
 
 COUNT = st.integers(0, 100_000)
@@ -232,3 +236,102 @@ async def test_key_control_that_cannot_be_read_ends_the_session(stores: Two) -> 
         async with two_nodes(stores) as nodes:
             await nodes.alice.conversation.site.session.send(m.GiveAway(request_id=1, handover=b"\xc1"))
             await trio.sleep_forever()
+
+
+class Quiet(NoPart):
+    """A part that begins nothing."""
+
+    async def start(self) -> None:
+        """Be ready."""
+
+
+def end_of(role: str, store: SqliteKeyStore) -> LocalEnd:
+    """Return a site's end of the link, its hello told by its store as the daemon does."""
+
+    def standing() -> Standing:
+        positions = store.positions()
+        memory = PeerMemory(store.view_of_peer(), runs_of(store.pad_segments()))
+        return Standing(positions.last_block_id, positions.generation, msgspec.msgpack.encode(memory))
+
+    return local_end(role, secrets=store, standing=standing)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def resumed_nodes(stores: Two) -> AsyncIterator[tuple[Two, trio.Nursery]]:
+    """Let two sites meet: hello, resume, conversation and rebalancing, until the body ends in a cut.
+
+    What runs in the nursery is cut with them, wherever it is.
+    """
+    ends = Two(end_of("alice", stores.alice), end_of("bob", stores.bob))
+    greeted = await greet_both(ends.alice, ends.bob)
+    with trio.CancelScope() as cut:
+        async with AsyncExitStack() as stack:
+            nodes = Two()
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            for role in ("alice", "bob"):
+                session = await stack.enter_async_context(
+                    open_session(getattr(greeted.frames, role), getattr(ends, role), getattr(greeted, role))
+                )
+                store = getattr(stores, role)
+                storage = Storage(store, most_chunks=1 << 20)
+                site = Site(role, LinkParameters(), session, storage, SealOrder(), simulated=True)  # type: ignore[arg-type]
+                conversation = Conversation(site, NoBook(), nursery)  # type: ignore[arg-type]
+                supply = SiteSupply(storage, Peer(conversation))
+                setattr(nodes, role, Node(store, storage, conversation, supply, Demand()))
+                nursery.start_soon(conversation.run, Quiet())
+            for node in (nodes.alice, nodes.bob):
+                await node.conversation.settled.wait()
+                nursery.start_soon(rebalance, node.storage, node.conversation, node.supply, node.demand)
+            yield nodes, nursery
+            cut.cancel()
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_keys_and_ownership_agree_again_after_cuts_at_any_moment(
+    stores: Two, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(room, "PERIOD_S", 0.001)
+    rng = random.Random(seed)
+    got: dict[UUID, bytes] = {}
+    n_fetched = 0
+
+    async def ask(master: Node, slave: Node, most: int) -> None:
+        nonlocal n_fetched
+        while True:
+            try:
+                keys = await master.supply.allocate("m", ("s",), rng.randint(1, most), 256)
+            except (NotEnoughKeys, LinkDown):
+                await trio.sleep(0.001)
+                continue
+            for key in keys:
+                assert key.key_id not in got
+                got[key.key_id] = key.key
+            fetched = await slave.supply.fetch("s", "m", tuple(key.key_id for key in keys))
+            assert [key.key for key in fetched] == [key.key for key in keys]
+            n_fetched += len(fetched)
+
+    for store in (stores.alice, stores.bob):
+        store.load_preshared(preshared(64))
+    with trio.fail_after(60):
+        for block_id in range(1, 9):
+            add_block(make_block(block_id, 100), stores.alice, stores.bob)
+            async with resumed_nodes(stores) as (nodes, nursery):
+                at_alice, at_bob = rng.choice([(1, 9), (9, 1), (5, 5)])
+                nursery.start_soon(ask, nodes.alice, nodes.bob, at_alice)
+                nursery.start_soon(ask, nodes.bob, nodes.alice, at_bob)
+                enough = len(got) + rng.randint(5, 30)
+                while len(got) < enough:  # noqa: ASYNC110 - no matter when exactly
+                    await trio.sleep(0.0005)
+        monkeypatch.setattr(room, "LEAST_CHUNKS", 1000)  # settle what is open, begin nothing
+        async with resumed_nodes(stores):
+            for store in (stores.alice, stores.bob):
+                while store.pending_handover() is not None:  # noqa: ASYNC110 - a store tells nobody
+                    await trio.sleep(0.001)
+    for store in (stores.alice, stores.bob):
+        assert store.unacknowledged_assignments() == []
+        counts = store.counts()
+        assert counts.here + counts.delivered + counts.void == 800
+    assert mirrored(stores)
+    assert n_fetched > 20
+    assert sum(store.positions().last_handover_id for store in (stores.alice, stores.bob)) > 0
