@@ -8,7 +8,7 @@ import numpy as np
 
 from qnode.distill.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile import corrector, responder
+from qnode.distill.reconcile import METHODS, corrector, responder
 from qnode.distill.sift import (
     SiftRecord,
     decode_announcement,
@@ -52,8 +52,10 @@ def self_test() -> None:
     record.add(announced, lookup)
     sifted = record.finish()
     received = keep_bits(outcomes, sifted.keep)
-    corrected = _corrected(sifted.bits, received)
-    _expect("error correction", corrected.equals(sifted.bits))
+    corrected = received
+    for method in METHODS:
+        corrected = _corrected(method, sifted.bits, received)
+        _expect(f"error correction by {method}", corrected.equals(sifted.bits))
     errors = int(np.bitwise_count(received.words ^ sifted.bits.words).sum())
     _expect("error count", errors_by_intensity(received, corrected, sifted.decoy).total == errors)
     sizes: tuple[TagBits, TagBits] = (64, 128)
@@ -65,10 +67,10 @@ def self_test() -> None:
     _expect("privacy amplification", _amplifies(sifted.bits))
 
 
-def _corrected(ours: Bits, theirs: Bits) -> Bits:
+def _corrected(method: str, ours: Bits, theirs: Bits) -> Bits:
     seed = bytes(32)
-    alice = responder("cascade", ours, seed=seed, qber_estimate=1 / ERROR_EVERY)
-    bob = corrector("cascade", theirs, seed=seed, qber_estimate=1 / ERROR_EVERY)
+    alice = responder(method, ours, seed=seed, qber_estimate=1 / ERROR_EVERY)
+    bob = corrector(method, theirs, seed=seed, qber_estimate=1 / ERROR_EVERY)
     request: bytes | None = bob.start()
     while request is not None:
         request = bob.receive(alice.respond(request))

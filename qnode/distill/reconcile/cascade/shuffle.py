@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qnode.distill.reconcile._transpose import LANES, rotated, transpose
 from qnode.distill.reconcile._words import U, stream_key, stream_word
 from qnode.distill.reconcile.cascade.plan import Plan
 from qnode.kernels import inline_kernel, kernel
@@ -23,7 +24,6 @@ from qnode.kernels import inline_kernel, kernel
 Words = npt.NDArray[np.uint64]
 Table = npt.NDArray[np.uint32]
 
-_LANES = 8  # squares transposed side by side, so that every step works on whole vectors
 _RECIPROCAL_BITS = U(40)
 
 
@@ -159,95 +159,23 @@ def restore_segment(
     _half_round_back(spare, forward[0], target, stride, offset)
 
 
-@inline_kernel
-def _swapped(upper: np.uint64, lower: np.uint64, shift: np.uint64, mask: np.uint64) -> np.uint64:
-    """Return what changes in ``lower`` when the bits of two rows are swapped across the diagonal."""
-    return ((upper >> shift) ^ lower) & mask
-
-
-@inline_kernel
-def _three_steps(
-    squares: Words,
-    first: np.uint64,
-    row: np.uint64,
-    shift: np.uint64,
-    far: np.uint64,
-    middle: np.uint64,
-    near: np.uint64,
-) -> None:
-    """Swap the quarters of squares of 8, then 4, then 2 rows, ``row`` words apart, that stay in registers.
-
-    ``shift`` is the bits by which neighbouring rows' bits part; ``far``, ``middle``, ``near`` are those kept.
-    """
-    r0, r1, r2, r3 = (
-        squares[first],
-        squares[first + row],
-        squares[first + U(2) * row],
-        squares[first + U(3) * row],
-    )
-    r4, r5, r6, r7 = (
-        squares[first + U(4) * row],
-        squares[first + U(5) * row],
-        squares[first + U(6) * row],
-        squares[first + U(7) * row],
-    )
-    s4, s2, s1 = U(4) * shift, U(2) * shift, shift
-    a, b = _swapped(r0, r4, s4, far), _swapped(r1, r5, s4, far)
-    c, d = _swapped(r2, r6, s4, far), _swapped(r3, r7, s4, far)
-    r0, r1, r2, r3 = r0 ^ (a << s4), r1 ^ (b << s4), r2 ^ (c << s4), r3 ^ (d << s4)
-    r4, r5, r6, r7 = r4 ^ a, r5 ^ b, r6 ^ c, r7 ^ d
-    a, b = _swapped(r0, r2, s2, middle), _swapped(r1, r3, s2, middle)
-    c, d = _swapped(r4, r6, s2, middle), _swapped(r5, r7, s2, middle)
-    r0, r1, r4, r5 = r0 ^ (a << s2), r1 ^ (b << s2), r4 ^ (c << s2), r5 ^ (d << s2)
-    r2, r3, r6, r7 = r2 ^ a, r3 ^ b, r6 ^ c, r7 ^ d
-    a, b = _swapped(r0, r1, s1, near), _swapped(r2, r3, s1, near)
-    c, d = _swapped(r4, r5, s1, near), _swapped(r6, r7, s1, near)
-    squares[first], squares[first + row] = r0 ^ (a << s1), r1 ^ a
-    squares[first + U(2) * row], squares[first + U(3) * row] = r2 ^ (b << s1), r3 ^ b
-    squares[first + U(4) * row], squares[first + U(5) * row] = r4 ^ (c << s1), r5 ^ c
-    squares[first + U(6) * row], squares[first + U(7) * row] = r6 ^ (d << s1), r7 ^ d
-
-
-@kernel
-def _transpose(squares: Words) -> None:
-    """Transpose 64 x 64 bit matrices in place; row ``r`` of matrix ``m`` is word ``_LANES * r + m``."""
-    for r in range(8):
-        for lane in range(_LANES):
-            _three_steps(
-                squares, U(_LANES * r + lane), U(8 * _LANES), U(8),
-                U(0x00000000FFFFFFFF), U(0x0000FFFF0000FFFF), U(0x00FF00FF00FF00FF),
-            )  # fmt: skip
-    for r in range(8):
-        for lane in range(_LANES):
-            _three_steps(
-                squares, U(8 * _LANES * r + lane), U(_LANES), U(1),
-                U(0x0F0F0F0F0F0F0F0F), U(0x3333333333333333), U(0x5555555555555555),
-            )  # fmt: skip
-
-
-@inline_kernel
-def _rotated(word: np.uint64, turn: np.uint64) -> np.uint64:
-    """Rotate to the right."""
-    return (word >> turn) | (word << ((U(64) - turn) & U(63)))
-
-
 @kernel
 def _half_round(source: Words, stride: np.uint64, offset: np.uint64, forward: Table, target: Words) -> None:
     """Gather, rotate, transpose."""
     row_words = target.size >> 6
-    squares = np.empty(64 * _LANES, np.uint64)
-    for first in range(0, row_words, _LANES):
-        n_lanes = min(_LANES, row_words - first)
+    squares = np.empty(64 * LANES, np.uint64)
+    for first in range(0, row_words, LANES):
+        n_lanes = min(LANES, row_words - first)
         for lane in range(n_lanes):
             for c in range(64):
                 entry = U(forward[U(64 * (first + lane) + c)])
                 place = (entry >> U(6)) * stride + offset
                 word = source[place] if place < U(source.size) else U(0)
-                squares[U(_LANES * c + lane)] = _rotated(word, entry & U(63))
-        _transpose(squares)
+                squares[U(LANES * c + lane)] = rotated(word, entry & U(63))
+        transpose(squares)
         for r in range(64):
             for lane in range(n_lanes):
-                target[U(r * row_words + first + lane)] = squares[U(_LANES * r + lane)]
+                target[U(r * row_words + first + lane)] = squares[U(LANES * r + lane)]
 
 
 @kernel
@@ -256,17 +184,17 @@ def _half_round_back(
 ) -> None:
     """Transpose, rotate back, scatter."""
     row_words = source.size >> 6
-    squares = np.empty(64 * _LANES, np.uint64)
-    for first in range(0, row_words, _LANES):
-        n_lanes = min(_LANES, row_words - first)
+    squares = np.empty(64 * LANES, np.uint64)
+    for first in range(0, row_words, LANES):
+        n_lanes = min(LANES, row_words - first)
         for r in range(64):
             for lane in range(n_lanes):
-                squares[U(_LANES * r + lane)] = source[U(r * row_words + first + lane)]
-        _transpose(squares)
+                squares[U(LANES * r + lane)] = source[U(r * row_words + first + lane)]
+        transpose(squares)
         for lane in range(n_lanes):
             for c in range(64):
                 entry = U(forward[U(64 * (first + lane) + c)])
                 place = (entry >> U(6)) * stride + offset
                 if place < U(target.size):
                     turn = (U(64) - (entry & U(63))) & U(63)
-                    target[place] = _rotated(squares[U(_LANES * c + lane)], turn)
+                    target[place] = rotated(squares[U(LANES * c + lane)], turn)

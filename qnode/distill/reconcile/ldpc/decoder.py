@@ -123,7 +123,7 @@ def _decode(
     sums: Lanes, kept: Lanes, masks: Lanes, scratch: Lanes, errors: Words, check: Words,
 ) -> int:  # fmt: skip
     """Return the number of sweeps taken, negative if they found nothing."""
-    n_checks = np.int64(borders.size - 1) * lifting
+    n_checks = (borders.size - 1) * lifting
     unmet = U(0)
     for piece in range(syndromes.shape[0]):
         for w in range(syndromes.shape[1]):
@@ -131,7 +131,7 @@ def _decode(
     least = np.int64(unmet)
     least_at = 0
     for sweep in range(max_sweeps):
-        factor = normalisation(int(unmet), int(n_checks))
+        factor = normalisation(int(unmet), n_checks)
         unmet = U(0)
         for piece in range(borders.size - 1):
             e = np.int64(borders[piece])
