@@ -54,10 +54,15 @@ def processor() -> str:
     """Return the name of the code generator's target: model, and a digest of its instruction sets."""
     settings: Any = numba_config
     name = settings.CPU_NAME or get_host_cpu_name()
-    features = settings.CPU_FEATURES
-    if features is None:
-        features = "" if settings.CPU_NAME else _host_features()
-    return f"{name}-{hashlib.sha256(str(features).encode()).hexdigest()[:8]}"
+    return f"{name}-{hashlib.sha256(target_features().encode()).hexdigest()[:8]}"
+
+
+def target_features() -> str:
+    """Return the instruction sets of the target of the code generator, as ``+one,-other``."""
+    settings: Any = numba_config
+    if settings.CPU_FEATURES is not None:
+        return str(settings.CPU_FEATURES)
+    return "" if settings.CPU_NAME else _host_features()
 
 
 @cache

@@ -12,10 +12,9 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core import config as numba_config
-from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic as numba_intrinsic
 
+from qnode.kernel_cache import target_features
 from qnode.kernels import inline_kernel, kernel
 
 PORTABLE: Final = 1
@@ -37,15 +36,8 @@ def intrinsic(function: Callable[..., Any]) -> Any:
 
 
 def supported(width: int) -> bool:
-    """Tell whether the target of the code generator (numba can be told another) has what ``width`` needs."""
-    settings: Any = numba_config
-    if settings.CPU_FEATURES is not None:
-        features = str(settings.CPU_FEATURES)
-    elif settings.CPU_NAME is not None:
-        return False
-    else:
-        features = str(get_host_cpu_features())  # type: ignore[no-untyped-call]
-    present = features.split(",")
+    """Tell whether the target of the code generator has what ``width`` needs."""
+    present = target_features().split(",")
     return all(f"+{feature}" in present for feature in _FEATURES[width])
 
 

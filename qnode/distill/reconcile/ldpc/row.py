@@ -9,14 +9,13 @@ kept one by one: but for the sign they are all the least reliability that came i
 where it came from, which is the second least. A layer therefore keeps these two, and two masks an edge.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core import config as numba_config
-from numba.core.codegen import get_host_cpu_features
-from numba.extending import intrinsic as numba_intrinsic
+
+from qnode.distill.clmul import intrinsic
+from qnode.kernel_cache import target_features
 
 MIRROR: Final = 64  # first lanes of a column that are repeated behind it, so that no load wraps around
 KEPT_PER_CHECK: Final = 2  # octets: least and second least
@@ -32,22 +31,11 @@ _I64: Final = ir.IntType(64)
 
 
 def best_width() -> int:
-    """Return how many lanes the target of the code generator (numba can be told another) takes at once."""
-    settings: Any = numba_config
-    if settings.CPU_FEATURES is not None:
-        features = str(settings.CPU_FEATURES).split(",")
-    elif settings.CPU_NAME is not None:
-        features = []
-    else:
-        features = str(get_host_cpu_features()).split(",")  # type: ignore[no-untyped-call]
+    """Return how many lanes the target of the code generator computes at once."""
+    features = target_features().split(",")
     if "+avx512bw" in features:
         return 64
     return 32 if "+avx2" in features else 16
-
-
-def _intrinsic(function: Callable[..., Any]) -> Any:
-    """Declare an intrinsic; what kernels call has not the signature written here, so it is not typed."""
-    return numba_intrinsic(function)
 
 
 def _number(value: int) -> ir.Constant:
@@ -256,7 +244,7 @@ class _Layer:
 def _make_row(width: int) -> Any:
     """Return the intrinsic for vectors of ``width`` lanes; its arguments are those of ``_Layer``."""
 
-    @_intrinsic
+    @intrinsic
     def row(
         typing_context: Any,
         sums: Any,
@@ -290,7 +278,7 @@ def _make_row(width: int) -> Any:
 row_64, row_32, row_16 = (_make_row(width) for width in (64, 32, 16))
 
 
-@_intrinsic
+@intrinsic
 def sign_word(typing_context: Any, sums: Any, place: Any) -> Any:
     """Return the sign bits of the 64 lanes from ``place`` on."""
 
