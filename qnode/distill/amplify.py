@@ -8,7 +8,9 @@ matrix, so the leftover-hash bound is the same; the seed has n - 1 bits only (se
 import numpy as np
 
 from qnode.distill.bits import Bits, Words
-from qnode.distill.toeplitz import WIDTH, toeplitz_product
+from qnode.distill.clmul import PORTABLE
+from qnode.distill.toeplitz import toeplitz_product
+from qnode.distill.toeplitz_leaf import WIDTH
 
 
 def seed_length_bytes(n_bits: int) -> int:
@@ -22,15 +24,18 @@ def amplify(key: Bits, seed: bytes, length: int, *, width: int = WIDTH) -> Bits:
     Bit i is key_i + sum_j seed_(n - m - 1 + i - j) key_(m + j), j < n - m, modulo 2.
 
     ``seed`` is uniform, drawn after verification and used once; bits beyond n - 1 are ignored. ``width`` is
-    one of ``clmul.vector_widths()``, the widest by default; all give the same bits. Works in at most
-    (7 n + 16 min(m, n - m)) / 8 bytes and 3 MB beside its arguments; runs without the GIL.
+    WIDTH or PORTABLE; both give the same bits. Works in at most (7 n + 16 min(m, n - m)) / 8 bytes and 3 MB
+    beside its arguments; runs without the GIL.
 
     Raises:
-        ValueError: ``length`` is negative or exceeds the key, or the seed has another length.
+        ValueError: ``length`` is negative or exceeds the key, the seed has another length, or ``width`` is
+            neither.
     """
     n = key.n_bits
     if not 0 <= length <= n:
         raise ValueError(f"cannot take {length} bits from a key of {n} bits")
+    if width not in (WIDTH, PORTABLE):
+        raise ValueError(f"this processor multiplies {WIDTH} words at once or one, not {width}")
     if len(seed) != seed_length_bytes(n):
         raise ValueError(f"a key of {n} bits needs a seed of {seed_length_bytes(n)} bytes, got {len(seed)}")
     if length == 0:

@@ -19,22 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from qnode.distill.bits import Words
-from qnode.distill.clmul import vector_widths
+from qnode.distill.clmul import PORTABLE
 from qnode.distill.toeplitz_leaf import (
     LEAF_SIZES,
+    WIDTH,
     add_pairs,
     add_to_both,
     add_words,
     copy_pairs,
-    leaf_128,
-    leaf_256,
-    leaf_512,
     leaf_portable,
+    leaf_vector,
 )
 from qnode.distill.toeplitz_plan import plan_product
 from qnode.kernels import inline_kernel, inner_kernel, kernel
-
-WIDTH: Final = vector_widths()[0]
 
 _LARGEST_LEAF: Final = LEAF_SIZES[-1]
 _SPREAD_LIMIT: Final = 12288  # words; larger tiles are halved first, so that the 27 blocks stay in the cache
@@ -49,7 +46,7 @@ def multiply_tiles(
     """Add every tile's product to the rows at ``work[y]`` (two words each).
 
     ``work[origin + r - j]`` is the seed word of row r and column j, ``work[x + j]`` the vector. ``width`` is
-    one of ``clmul.vector_widths()``.
+    WIDTH or PORTABLE.
     """
     for index in range(tiles.shape[0]):
         row, column, size = tiles[index, 0], tiles[index, 1], tiles[index, 2]
@@ -87,14 +84,10 @@ def _tile(work: Words, s: int, x: int, y: int, scratch: int, n: int, width: int)
 def _lanes(work: Words, s: int, x: int, y: int, scratch: int, n: int, size: int, width: int) -> None:
     """Do what ``_tile`` does for a block of n words in each lane; ``size`` is n times the number of lanes."""
     if n <= _LARGEST_LEAF:
-        if width == 8:
-            leaf_512(work, s, x, y, n)
-        elif width == 4:
-            leaf_256(work, s, x, y, n)
-        elif width == 2:
-            leaf_128(work, s, x, y, n)
-        else:
+        if width == PORTABLE:
             leaf_portable(work, s, x, y, n)
+        else:
+            leaf_vector(work, s, x, y, n)
         return
     half = size // 2
     differences, folded = scratch, scratch + 3 * half
@@ -141,13 +134,13 @@ def _spread(work: Words, s: int, x: int, s_out: int, x_out: int, count: int, n: 
         a = s + block * 2 * n
         to = s_out + block * 3 * n
         add_words(work, to, a, a + half, n)
-        work[to + n : to + 2 * n] = work[a + half : a + half + n]
+        copy_pairs(work, to + n, a + half, half, 2, 2)
         add_words(work, to + 2 * n, a + half, a + n, n)
         x0 = x + block * n
         to = x_out + block * 3 * half
-        work[to : to + half] = work[x0 + half : x0 + n]
+        copy_pairs(work, to, x0 + half, half // 2, 2, 2)
         add_words(work, to + half, x0, x0 + half, half)
-        work[to + 2 * half : to + 3 * half] = work[x0 : x0 + half]
+        copy_pairs(work, to + 2 * half, x0, half // 2, 2, 2)
 
 
 @inner_kernel

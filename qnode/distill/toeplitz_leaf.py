@@ -12,11 +12,21 @@ from llvmlite import ir
 from numba.core import cgutils, types
 
 from qnode.distill.bits import Words
-from qnode.distill.clmul import intrinsic, multiply_lanes, multiply_portable, supported, vector_of
-from qnode.kernels import inline_kernel
+from qnode.distill.clmul import (
+    PORTABLE,
+    intrinsic,
+    multiply_lanes,
+    multiply_portable,
+    vector_of,
+    vector_widths,
+)
+from qnode.kernels import inner_kernel
 
 LEAF_SIZES: Final = (8, 16, 24)  # words; the leaves of a processor without the instruction take any number
-_ADD_WIDTH: Final = 8 if supported(8) else 4
+WIDTH: Final = vector_widths()[
+    0
+]  # words that this processor multiplies at once; PORTABLE: no such instruction
+_ADD_WIDTH: Final = max(4, WIDTH)
 
 _I32: Final = ir.IntType(32)
 _I64: Final = ir.IntType(64)
@@ -119,36 +129,32 @@ def add_pairs(
     return signature, codegen
 
 
-def _make_leaf(width: int) -> Any:
-    """Return the intrinsic ``leaf(work, s, x, y, n)`` for blocks of ``n`` words, n one of LEAF_SIZES.
+@intrinsic
+def leaf_vector(typing_context: Any, work: Any, s: Any, x: Any, y: Any, n: Any) -> Any:
+    """Multiply a block of ``n`` words, n one of LEAF_SIZES, in each lane of vectors of WIDTH words.
 
     In each lane it sets row r < n at y to the sum over j < n of the 128-bit products of word n + r - j at s
-    and word j at x. Emits nothing, and must not be called, where the processor lacks the instruction.
+    and word j at x. Emits nothing, and must not be called, where WIDTH is PORTABLE.
     """
+    signature = types.void(work, types.intp, types.intp, types.intp, types.intp)
 
-    @intrinsic
-    def leaf(typing_context: Any, work: Any, s: Any, x: Any, y: Any, n: Any) -> Any:
-        signature = types.void(work, types.intp, types.intp, types.intp, types.intp)
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        if WIDTH != PORTABLE:
+            data = _pointer(context, builder, signature.args[0], arguments[0])
+            s, x, y, n = arguments[1:]
 
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            if supported(width):
-                data = _pointer(context, builder, signature.args[0], arguments[0])
-                s, x, y, n = arguments[1:]
+            def at(base: ir.Value, place: int) -> ir.Value:
+                return builder.add(base, ir.Constant(_I64, place * WIDTH))
 
-                def at(base: ir.Value, place: int) -> ir.Value:
-                    return builder.add(base, ir.Constant(_I64, place * width))
+            for size in LEAF_SIZES:
+                with builder.if_then(builder.icmp_signed("==", n, ir.Constant(_I64, size))):
+                    window = [_load(builder, data, at(s, pair), WIDTH) for pair in range(size)]
+                    factors = [_load(builder, data, at(x, pair), WIDTH) for pair in range(size // 2)]
+                    for row, product in enumerate(_block(builder, window, factors)):
+                        _store(builder, product, data, at(y, row), WIDTH)
+        return context.get_dummy_value()
 
-                for size in LEAF_SIZES:
-                    with builder.if_then(builder.icmp_signed("==", n, ir.Constant(_I64, size))):
-                        window = [_load(builder, data, at(s, pair), width) for pair in range(size)]
-                        factors = [_load(builder, data, at(x, pair), width) for pair in range(size // 2)]
-                        for row, product in enumerate(_block(builder, window, factors)):
-                            _store(builder, product, data, at(y, row), width)
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return leaf
+    return signature, codegen
 
 
 def _block(builder: ir.IRBuilder, window: list[ir.Value], factors: list[ir.Value]) -> list[ir.Value]:
@@ -207,12 +213,7 @@ def _pair(builder: ir.IRBuilder, window: list[ir.Value], factor: ir.Value) -> li
     ]
 
 
-leaf_512 = _make_leaf(8)
-leaf_256 = _make_leaf(4)
-leaf_128 = _make_leaf(2)
-
-
-@inline_kernel
+@inner_kernel
 def leaf_portable(work: Words, s: int, x: int, y: int, n: int) -> None:
     """Do what the vector leaves do, for one lane and any ``n``."""
     for row in range(n):
