@@ -79,7 +79,7 @@ def test_a_rate_is_work_over_processor_time() -> None:
 
 
 async def test_the_whole_link_is_measured_after_it_has_settled(autojump_clock: object) -> None:
-    meter = Meter(lambda status: status.value, seconds=3.0)  # type: ignore[attr-defined]
+    meter = Meter(lambda status: status.value, seconds=3.0, interval_s=1.0)  # type: ignore[attr-defined]
 
     def status(value: float) -> Any:
         return SimpleNamespace(value=value)

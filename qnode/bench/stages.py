@@ -9,7 +9,7 @@ from qnode.bench.amplification import amplification, verification
 from qnode.bench.correction import correction
 from qnode.bench.results import QUICK, THOROUGH, BenchResult, Effort, Machine
 from qnode.bench.sifting import sift
-from qnode.bench.whole_link import turin
+from qnode.bench.whole_link import pair, turin
 from qnode.distill.reconcile import METHODS
 
 Stage = Callable[[Machine, Effort], Iterator[BenchResult]]
@@ -23,6 +23,7 @@ def stages(*, quick: bool) -> Mapping[str, Stage]:
     found["verify"] = verification
     found["amplify"] = partial(amplification, all_sizes=not quick)
     found["turin"] = turin
+    found["pair"] = pair
     return MappingProxyType(found)
 
 

@@ -15,6 +15,7 @@ _COMMANDS = {
     "keylength": ("qnode.cli.keylength", "keylength"),
     "plan": ("qnode.cli.plan", "plan"),
     "report": ("qnode.cli.report", "report"),
+    "distill": ("qnode.cli.distill", "distill"),
     "bench": ("qnode.cli.bench", "bench"),
     "warm": ("qnode.cli.warm", "warm"),
 }
