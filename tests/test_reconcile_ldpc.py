@@ -225,8 +225,8 @@ def test_a_slow_link_stays_with_cascade_and_a_fast_one_leaves_it_at_a_long_round
 
 def test_cascade_is_left_where_its_blocks_do_not_fit_the_memory() -> None:
     link = {"block_bits": 100_000_000, "sifted_bits_per_s": 40e6}
-    assert choose_method(0.02, **link) == "ldpc"  # type: ignore[arg-type]
-    assert choose_method(0.02, max_memory_bytes=1 << 33, **link) == "cascade"  # type: ignore[arg-type]
+    assert choose_method(0.1, **link) == "ldpc"  # type: ignore[arg-type]
+    assert choose_method(0.1, max_memory_bytes=1 << 33, **link) == "cascade"  # type: ignore[arg-type]
 
 
 @given(st.floats(0.0, 2.0), st.floats(0.0, 2.0), st.floats(1e3, 1e9))

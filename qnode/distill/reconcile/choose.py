@@ -5,8 +5,8 @@ from typing import Final, Literal
 
 Method = Literal["cascade", "ldpc"]
 
-CASCADE_ROUNDS: Final = 170  # round trips of a block of 1e6 bits
-CASCADE_BYTES_PER_BIT: Final = 4  # what Bob holds while a block is in the air
+CASCADE_ROUNDS: Final = 70  # round trips of a block of 1e6 to 1e7 bits at 1.5 %
+CASCADE_BYTES_PER_BIT: Final = 3  # what Bob holds while a block is in the air
 
 
 def choose_method(

@@ -299,7 +299,11 @@ def _continue_searches(
         query = U(queries[U(t)])
         record, heap = query >> U(7), query & U(127)
         place = record << U(2)
-        if depth == 1 and heap < U(32) and leap < 2:
+        height = height_of(query, layout)
+        if height <= leap:
+            k += height
+            continue
+        if depth == 1 and heap < U(32):
             # Most queries: one level inside a record.
             left = parity(records[place | BITS] & NODE_MASK[heap << U(1)]) ^ read_bit(answers, k)
             k += 1
@@ -316,10 +320,6 @@ def _continue_searches(
                 n += 1
             codes[U(k_code) >> U(3)] |= np.uint8(odd << (U(k_code) & U(7)))
             k_code += 2
-            continue
-        height = height_of(query, layout)
-        if height <= leap:
-            k += height
             continue
         levels = levels_below(heap)
         asked = min(depth, levels)

@@ -30,6 +30,7 @@ _PRODUCT_OF_ERRORS_PPM: Final = (
 _THIRD_LEVEL: Final = 13
 _MIN_QBER_PPM: Final = 1000  # below, longer blocks save little and a wrong estimate costs many rounds
 _MIN_BLOCKS_LOG2: Final = 3
+_REQUEST_LIMIT: Final = 1 << 13  # 70 are usual; the wildest wrong estimate was seen to need 1900
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def make_plan(n_bits: int, qber_estimate: float) -> Plan:
         leap_bits=n_bits >> 6,
         disclosure_limit_bits=n_bits
         + EXTRA_PASSES * (CHECK_BITS + n_extra_blocks + 64 + 2 * n_bits.bit_length()),
-        request_limit=8192 + n_bits // 16,
+        request_limit=_REQUEST_LIMIT,
         flip_limit=64 + n_bits // 5,
     )
 
