@@ -10,12 +10,14 @@ from reconcile_support import (
     dialogue,
     independent_errors,
     make_pair,
+    plain_permutation,
     reconcile,
 )
 
 from qnode.distill.bits import Bits
 from qnode.distill.reconcile import ReconciliationFailed, corrector, leaked_bits, responder
-from qnode.distill.reconcile.cascade.plan import CHECK_BITS
+from qnode.distill.reconcile.cascade.plan import CHECK_BITS, make_plan
+from qnode.distill.reconcile.cascade.shuffle import Shuffles
 from qnode.errors import FieldError
 
 lengths = st.one_of(
@@ -87,6 +89,26 @@ def test_a_few_errors_are_corrected_though_none_were_expected(
     errors = np.zeros(n_bits, np.uint8)
     errors[rng.choice(n_bits, n_errors, replace=False)] = 1
     reconcile(make_pair(errors, rng), 0.0)
+
+
+@pytest.mark.parametrize("n_errors", [2, 3, 4, 5, 7])
+@pytest.mark.parametrize("n_under", [16, 64, 1024])
+def test_a_leap_misled_by_more_than_one_error_is_made_good(
+    n_errors: int, n_under: int, rng: np.random.Generator
+) -> None:
+    """Errors that pass 0 gathers under one node, where so few searches leap over all levels."""
+    n_bits = 1 << 17
+    plan = make_plan(n_bits, 0.001)
+    assert plan.n_segments == 1
+    assert plan.levels[0] >= 10
+    shuffles = Shuffles.of(plan)
+    shuffles.draw(SEED, 0)
+    origins = plain_permutation(shuffles, 0)
+    errors = np.zeros(64 * plan.segment_words, np.uint8)
+    errors[origins[7 * n_under + rng.choice(n_under, n_errors, replace=False)]] = 1
+    assert not errors[n_bits:].any()
+    bob = reconcile(make_pair(errors[:n_bits], rng), 0.001)
+    assert bob.statistics.corrected_errors == n_errors
 
 
 def test_equal_keys_stay_equal_and_cost_the_blocks_and_the_check(rng: np.random.Generator) -> None:

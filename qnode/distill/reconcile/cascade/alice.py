@@ -12,7 +12,7 @@ from qnode.distill.reconcile.cascade.alice_kernels import (
 )
 from qnode.distill.reconcile.cascade.check import check_tag
 from qnode.distill.reconcile.cascade.message import SHORT_BYTES, Kind, Request, decode_request
-from qnode.distill.reconcile.cascade.nodes import Layout, QueryList, expected_bits
+from qnode.distill.reconcile.cascade.nodes import Layout, QueryList
 from qnode.distill.reconcile.cascade.plan import CHECK_BITS, Plan
 from qnode.distill.reconcile.cascade.shuffle import Shuffles
 from qnode.errors import ProtocolError
@@ -140,16 +140,15 @@ class CascadeResponder:
             if count % 8 and bits[-1] >> (count % 8):
                 raise ProtocolError("reconciliation: padding bits are set")
         after.reserve(1 + self._n_codes + request.n_starts + n_all_blocks)
-        status, after.n = follow_request(
+        status, after.n, n_answers, n_codes = follow_request(
             codes, np.frombuffer(body[n_code_octets:starts_end], "<u4").astype(np.uint32), odd_blocks,
             self._depth, self._leap, slot, n_blocks, self._levels, min(self._begun_passes, plan.n_slots),
-            self._layout, before.nodes, before.counts, after.nodes, after.counts,
+            self._layout, before.nodes, before.counts, after.nodes, after.counts, request.depth, request.leap,
         )  # fmt: skip
         if status != FollowStatus.GOOD:
             raise ProtocolError(f"reconciliation: {_COMPLAINTS[FollowStatus(status)]}")
         self._queries, self._spare = after, before
-        self._depth, self._leap = request.depth, request.leap
-        n_answers, self._n_codes = expected_bits(after.nodes, after.n, self._depth, self._leap, self._layout)
+        self._depth, self._leap, self._n_codes = request.depth, request.leap, n_codes
         return int(n_answers)
 
     def _answers(self, n_answers: int) -> bytes:

@@ -16,6 +16,7 @@ from qnode.distill.reconcile.cascade.nodes import (
     Words,
     block_heap,
     block_layer,
+    expected_bits,
     first_record,
     height_of,
     levels_below,
@@ -58,8 +59,13 @@ def follow_request(
     before_counts: Counts,
     after: Queries,
     after_counts: Counts,
-) -> tuple[int, int]:
-    """Write the queries of this request; return a ``FollowStatus`` and how many there are.
+    next_depth: int,
+    next_leap: int,
+) -> tuple[int, int, int, int]:
+    """Write the queries of this request, which asks ``next_depth`` and ``next_leap`` levels deep.
+
+    Returns a ``FollowStatus``, how many queries there are, how many parities answer them, and how many bits
+    Bob will say about them.
 
     ``depth`` and ``leap`` are those of the last request, whose queries are ``before``; ``codes`` has the bits
     that ``expected_bits`` says. ``n_blocks`` blocks of each segment in ``block_slot`` were disclosed last
@@ -103,7 +109,7 @@ def follow_request(
                     if read_bit(codes, k):
                         below = record_below(record, lowest + U(i) - U(64), layout)
                         if below == layout.n_records:
-                            return _NO_SUCH_NODE, 0
+                            return _NO_SUCH_NODE, 0, 0, 0
                         after[U(n)] = (below << U(7)) | U(1)
                         n += 1
                     k += 1
@@ -111,7 +117,7 @@ def follow_request(
             query = U(starts[U(n_started)])
             its_segment = _segment_of_start(query, levels, begun, layout)
             if its_segment == layout.n_segments:
-                return _NO_SUCH_NODE, 0
+                return _NO_SUCH_NODE, 0, 0, 0
             if its_segment != U(segment):
                 break
             after[U(n)] = query
@@ -125,8 +131,9 @@ def follow_request(
                 n += int(read_bit(odd_blocks, int(segment) * n_blocks + i))
         after_counts[U(segment)] = n - first
     if n_started != starts.size:
-        return _NOT_IN_ORDER, 0
-    return _GOOD, n
+        return _NOT_IN_ORDER, 0, 0, 0
+    n_answers, n_codes = expected_bits(after, n, next_depth, next_leap, layout)
+    return _GOOD, n, n_answers, n_codes
 
 
 @inline_kernel

@@ -19,12 +19,12 @@ from qnode.distill.reconcile._interface import (
 from qnode.distill.reconcile.cascade.bob_kernels import RECORD_WORDS, absorb_answers, restore_key
 from qnode.distill.reconcile.cascade.check import check_tag
 from qnode.distill.reconcile.cascade.message import CHECK_REQUEST, SHORT_BYTES, Kind, encode_request
-from qnode.distill.reconcile.cascade.nodes import Layout, Octets, QueryList, expected_bits
-from qnode.distill.reconcile.cascade.plan import CHECK_BITS, MAX_DEPTH, MAX_LEAP, Plan
+from qnode.distill.reconcile.cascade.nodes import Layout, Octets, QueryList
+from qnode.distill.reconcile.cascade.plan import CHECK_BITS, MAX_DEPTH, Plan
 from qnode.distill.reconcile.cascade.shuffle import Shuffles
 from qnode.errors import ProtocolError
 
-_NOTHING = np.empty(0, np.uint8)
+_FEW = 256  # flips a round for which there is always room
 
 
 class CascadeCorrector:
@@ -49,8 +49,8 @@ class CascadeCorrector:
         self._queries = QueryList(plan.n_segments)  # of the last request
         self._spare = QueryList(plan.n_segments)
         self._starts = np.empty(0, np.uint32)
-        self._found = np.empty(0, np.uint32)
-        self._places = np.empty((plan.n_slots, 0), np.uint32)
+        self._found = np.empty(_FEW, np.uint32)
+        self._places = np.empty((plan.n_slots, _FEW), np.uint32)
         self._depth = 1
         self._leap = 1
         self._n_answers = 0  # parities that the last request's queries ask for
@@ -121,10 +121,11 @@ class CascadeCorrector:
         after.reserve(1 + n_lowest * (1 + begun) + plan.n_segments * n_blocks)
         if n_lowest * begun >= self._starts.shape[0]:
             self._starts = np.empty(1 + n_lowest * begun, np.uint32)
-        n_places = int(before.counts.max()) << self._depth
-        if n_places > self._found.shape[0]:
-            self._found = np.empty(n_places, np.uint32)
-            self._places = np.empty((plan.n_slots, n_places), np.uint32)
+        if n_lowest > self._found.shape[0]:
+            n_places = int(before.counts.max()) << self._depth
+            if n_places > self._found.shape[0]:
+                self._found = np.empty(n_places, np.uint32)
+                self._places = np.empty((plan.n_slots, n_places), np.uint32)
         codes = np.zeros((self._n_codes + 7) // 8, np.uint8)
         odd_blocks = np.zeros_like(block_parities)
         if n_blocks:
@@ -134,13 +135,15 @@ class CascadeCorrector:
             answers, self._depth, self._leap, before.nodes, before.counts, self._records, self._layers,
             shuffles.forward, shuffles.inverse, plan.bitwise, begun, self._layout, self._found, self._places,
             codes, self._starts, new_slot, plan.level(new_slot), n_blocks, block_parities, odd_blocks,
-            self._key.words, after.nodes, after.counts,
+            self._key.words, after.nodes, after.counts, plan.leap_bits, plan.round_budget_bits,
         )  # fmt: skip
         self._n_flips += progress.n_flips
         if self._n_flips > plan.flip_limit:
             raise ReconciliationFailed(f"more than {plan.flip_limit} bits flipped of {plan.n_bits}")
         after.n = progress.n_queries
         self._queries, self._spare = after, before
+        self._depth, self._leap = progress.depth, progress.leap
+        self._n_answers, self._n_codes = progress.n_answers, progress.n_to_say
         return self._ask(codes.tobytes(), self._starts[: progress.n_starts], odd_blocks.tobytes())
 
     def _ask(self, codes: bytes, starts: npt.NDArray[np.uint32], odd_blocks: bytes) -> bytes:
@@ -150,19 +153,9 @@ class CascadeCorrector:
             self._asked = Kind.BEGIN if queries.n < plan.early_starts[self._begun_passes] else Kind.SEARCH
         elif queries.n == 0:
             self._asked = Kind.CHECK
-            self._n_answers = self._n_codes = 0
             return self._send(CHECK_REQUEST)
         else:
             self._asked = Kind.SEARCH
-        self._depth = 1
-        while self._depth < MAX_DEPTH and queries.n * ((2 << self._depth) - 1) <= plan.round_budget_bits:
-            self._depth += 1
-        self._leap = 1
-        while self._leap < MAX_LEAP and queries.n << (self._leap + 1) <= plan.leap_bits:
-            self._leap += 1
-        self._n_answers, self._n_codes = map(
-            int, expected_bits(queries.nodes, queries.n, self._depth, self._leap, self._layout)
-        )
         return self._send(
             encode_request(
                 self._asked,

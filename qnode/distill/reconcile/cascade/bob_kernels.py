@@ -24,13 +24,14 @@ from qnode.distill.reconcile.cascade.nodes import (
     Words,
     block_heap,
     block_layer,
+    expected_bits,
     first_record,
     height_of,
     levels_below,
     read_bit,
     record_below,
 )
-from qnode.distill.reconcile.cascade.plan import MAX_DEPTH
+from qnode.distill.reconcile.cascade.plan import MAX_DEPTH, MAX_LEAP
 from qnode.distill.reconcile.cascade.shuffle import (
     Table,
     permute_segment,
@@ -51,12 +52,20 @@ _UNKNOWN: Final = np.uint64(1 << 32)
 
 
 class Progress(NamedTuple):
-    """What one round has led to; ``n_codes`` counts bits."""
+    """What one round has led to, and how the next one asks.
+
+    ``n_said`` and ``n_to_say`` count bits about the queries before and now, ``n_answers`` the parities that
+    those now ask for.
+    """
 
     n_queries: int
-    n_codes: int
+    n_said: int
     n_starts: int
     n_flips: int
+    depth: int
+    leap: int
+    n_answers: int
+    n_to_say: int
 
 
 @inline_kernel
@@ -377,6 +386,8 @@ def absorb_answers(
     key: Words,
     after: Queries,
     after_counts: Counts,
+    leap_bits: int,
+    round_budget_bits: int,
 ) -> Progress:
     """Take the parities that the queries ``before`` asked for: flip, learn, go on, and start anew.
 
@@ -384,7 +395,8 @@ def absorb_answers(
     that has made a node even. If there are ``block_parities`` (``n_blocks`` of each segment), the pass of
     ``new_slot`` begins (slot 0 from ``key``, others from slot 0 as corrected so far). Writes the queries
     ``after``, the ``starts`` among them, what Bob says of the old ones (``codes``, zero before) and
-    ``odd_blocks`` (zero before). ``found`` and ``places`` have room for the flips of one segment.
+    ``odd_blocks`` (zero before). ``found`` and ``places`` have room for the flips of one segment;
+    ``leap_bits`` and ``round_budget_bits`` are the plan's.
     """
     # Not plain zeros, which numba would compile the helpers for once more.
     n = t = k = k_code = n_starts = n_all_flips = int(np.int64(0))
@@ -420,7 +432,14 @@ def absorb_answers(
                 bitwise, segment, layout, spare, permuted, after, n,
             )  # fmt: skip
         after_counts[segment] = n - first
-    return Progress(n, k_code, n_starts, n_all_flips)
+    next_leap = 1
+    while next_leap < MAX_LEAP and n << (next_leap + 1) <= leap_bits:
+        next_leap += 1
+    next_depth = 1
+    while next_depth < MAX_DEPTH and n * ((2 << next_depth) - 1) <= round_budget_bits:
+        next_depth += 1
+    n_answers, n_to_say = expected_bits(after, n, next_depth, next_leap, layout)
+    return Progress(n, k_code, n_starts, n_all_flips, next_depth, next_leap, n_answers, n_to_say)
 
 
 @kernel
