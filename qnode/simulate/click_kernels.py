@@ -20,6 +20,7 @@ from qnode.simulate.detection import (
     ceiling_of,
     detect,
     detect_jointly,
+    detect_one_saturated,
     detect_saturated,
     draw,
     is_saturated,
@@ -139,8 +140,15 @@ def fill_knots(
                     ceilings, avalanches, ends,
                 )  # fmt: skip
             elif saturated:
+                detect_saturated(
+                    end,
+                    positions, lives, traps, used, counters, gaps, levels,
+                    limits, peaks, dark, release, trap_limits, dead, spacing,
+                    key + first, z_limit, signal_limit, eve_key + first, intercept_limit, blinded,
+                    avalanches, ends,
+                )  # fmt: skip
                 for d in range(2):
-                    detect_saturated(
+                    detect_one_saturated(
                         d, end,
                         positions, lives, traps, used, counters, gaps, levels,
                         limits, peaks[d], dark[d], release[d], trap_limits[d], dead[d], spacing,

@@ -203,7 +203,84 @@ def detect(
 
 
 @inline_kernel
+def _advanced(
+    drawn: float, gap: float, ceiling: float, wait: float, early: int, middle: int, late: int, peak: int,
+    dark: float, release: float, filled: int, blinded: bool, position: int, live: int, dead: int,
+    spacing: int,
+) -> tuple[int, int, int, int, int, float, float]:  # fmt: skip
+    """Judge a candidate and go on to the next: after the dead time if it clicked, else after itself.
+
+    Returns its avalanche, whether it clicked, and the new position, live, filled, ceiling and wait.
+    """
+    avalanche, clicks, filled_then = _judged(
+        drawn, ceiling, early, middle, late, peak, dark, filled, blinded, position, live, spacing
+    )
+    if filled_then != filled:
+        filled = filled_then
+        ceiling = ceiling_of(peak, dark, release, filled, blinded)
+        wait = wait_of(ceiling)
+    live = _chosen(clicks, max(avalanche + dead, _slot(position) + TICKS_PER_SLOT), live)
+    start = _chosen(clicks, _slot(position) + max(_slot(dead), TICKS_PER_SLOT), position)
+    return avalanche, clicks, start + whole_ticks(gap * wait), live, filled, ceiling, wait
+
+
+@inline_kernel
 def detect_saturated(
+    end: int,
+    positions: Integers, lives: Integers, traps: Integers, used: Integers, counters: Counters,
+    gaps: Reals, levels: Reals,
+    limits: Integers, peaks: Integers, dark: Reals, release: Reals, trap_limits: Integers, dead: Integers,
+    spacing: int,
+    key: np.uint64, z_limit: np.uint64, signal_limit: np.uint64, eve_key: np.uint64,
+    intercept_limit: np.uint64, blinded: bool,
+    avalanches: Integers, ends: Integers,
+) -> None:  # fmt: skip
+    """Let both detectors go on until one is at the tick ``end``: best when both are blanked mostly.
+
+    Where the next candidate lies depends on what becomes of the last, a long chain of operations; the chains
+    of both detectors run side by side.
+    """
+    z, z_live, z_filled = int(positions[0]), int(lives[0]), int(traps[0])
+    x, x_live, x_filled = int(positions[1]), int(lives[1]), int(traps[1])
+    z_at, z_n, x_at, x_n = U(used[0]), U(ends[0]), U(used[1]), U(ends[1])
+    z_peak, z_dark, z_release, z_dead = int(peaks[0]), dark[0], release[0], int(dead[0])
+    x_peak, x_dark, x_release, x_dead = int(peaks[1]), dark[1], release[1], int(dead[1])
+    z_ceiling = ceiling_of(z_peak, z_dark, z_release, z_filled, blinded)
+    x_ceiling = ceiling_of(x_peak, x_dark, x_release, x_filled, blinded)
+    z_wait, x_wait = wait_of(z_ceiling), wait_of(x_ceiling)
+    while z < end and x < end:
+        if z_at >= U(DRAWS):
+            counters[0] += z_at * A_DRAW
+            draw(counters[0], trap_limits[0], gaps[0], levels[0])
+            z_at = U(0)
+        if x_at >= U(DRAWS):
+            counters[1] += x_at * A_DRAW
+            draw(counters[1], trap_limits[1], gaps[1], levels[1])
+            x_at = U(0)
+        z_code = _arriving(key, eve_key, z, z_limit, signal_limit, intercept_limit)
+        x_code = _arriving(key, eve_key, x, z_limit, signal_limit, intercept_limit)
+        avalanche, clicks, z, z_live, z_filled, z_ceiling, z_wait = _advanced(
+            levels[0, z_at], gaps[0, z_at], z_ceiling, z_wait,
+            limits[0, z_code], limits[0, z_code + _EIGHT], limits[0, z_code + _SIXTEEN], z_peak,
+            z_dark, z_release, z_filled, blinded, z, z_live, z_dead, spacing,
+        )  # fmt: skip
+        avalanches[0, z_n] = avalanche
+        z_n += U(clicks)
+        z_at += _ONE
+        avalanche, clicks, x, x_live, x_filled, x_ceiling, x_wait = _advanced(
+            levels[1, x_at], gaps[1, x_at], x_ceiling, x_wait,
+            limits[1, x_code], limits[1, x_code + _EIGHT], limits[1, x_code + _SIXTEEN], x_peak,
+            x_dark, x_release, x_filled, blinded, x, x_live, x_dead, spacing,
+        )  # fmt: skip
+        avalanches[1, x_n] = avalanche
+        x_n += U(clicks)
+        x_at += _ONE
+    positions[0], lives[0], traps[0], used[0], ends[0] = z, z_live, z_filled, int(z_at), int(z_n)
+    positions[1], lives[1], traps[1], used[1], ends[1] = x, x_live, x_filled, int(x_at), int(x_n)
+
+
+@inline_kernel
+def detect_one_saturated(
     d: int, end: int,
     positions: Integers, lives: Integers, traps: Integers, used: Integers, counters: Counters,
     gaps: Reals, levels: Reals,
@@ -212,40 +289,25 @@ def detect_saturated(
     intercept_limit: np.uint64, blinded: bool,
     avalanches: Integers, ends: Integers,
 ) -> None:  # fmt: skip
-    """Let detector ``d`` alone go on to the tick ``end``: best for one that is blanked most of the time.
-
-    The next candidate lies after the dead time or after the last one, as that clicked or not. Which symbol
-    arrives there is looked up for both before it is known, so that one look-up does not wait for the other.
-    """
+    """Let detector ``d`` alone go on to the tick ``end``, as `detect_saturated` does."""
     position, live, filled = int(positions[d]), int(lives[d]), int(traps[d])
     at, n = U(used[d]), U(ends[d])
     ceiling = ceiling_of(peak, dark, release, filled, blinded)
     wait = wait_of(ceiling)
-    reach = max(_slot(dead), TICKS_PER_SLOT)
-    code = _arriving(key, eve_key, position, z_limit, signal_limit, intercept_limit)
     while position < end:
         if at >= U(DRAWS):
             counters[d] += at * A_DRAW
             draw(counters[d], trap_limit, gaps[d], levels[d])
             at = U(0)
-        avalanche, clicks, filled_then = _judged(
-            levels[d, at], ceiling, limits[d, code], limits[d, code + _EIGHT], limits[d, code + _SIXTEEN],
-            peak, dark, filled, blinded, position, live, spacing,
+        code = _arriving(key, eve_key, position, z_limit, signal_limit, intercept_limit)
+        avalanche, clicks, position, live, filled, ceiling, wait = _advanced(
+            levels[d, at], gaps[d, at], ceiling, wait,
+            limits[d, code], limits[d, code + _EIGHT], limits[d, code + _SIXTEEN], peak,
+            dark, release, filled, blinded, position, live, dead, spacing,
         )  # fmt: skip
-        if filled_then != filled:
-            filled = filled_then
-            ceiling = ceiling_of(peak, dark, release, filled, blinded)
-            wait = wait_of(ceiling)
         avalanches[d, n] = avalanche
         n += U(clicks)
-        live = _chosen(clicks, max(avalanche + dead, _slot(position) + TICKS_PER_SLOT), live)
-        step = whole_ticks(gaps[d, at] * wait)
         at += _ONE
-        after, onward = _slot(position) + reach + step, position + step
-        code_after = _arriving(key, eve_key, after, z_limit, signal_limit, intercept_limit)
-        code_onward = _arriving(key, eve_key, onward, z_limit, signal_limit, intercept_limit)
-        code = code_onward ^ ((code_onward ^ code_after) & U(-clicks))
-        position = _chosen(clicks, after, onward)
     positions[d], lives[d], traps[d], used[d], ends[d] = position, live, filled, int(at), int(n)
 
 
