@@ -89,9 +89,9 @@ class EstimationParameters(_Table, frozen=True):
 
 
 class ReconciliationParameters(_Table, frozen=True):
-    """Error correction and the verification that follows it."""
+    """Error correction, and the verification after it; ``auto`` chooses the method by the round trip."""
 
-    method: Literal["cascade", "ldpc"] = "cascade"
+    method: Literal["auto", "cascade", "ldpc"] = "auto"
     leak_count: Literal["alice", "both"] = "alice"
     verification_bits: Literal[64, 128] = 64
 

@@ -66,6 +66,7 @@ def well_status(**changes: Any) -> NodeStatus:
                 secret_bits=238_112,
                 lambda_ec_bits=140_000,
                 f_ec=1.12,
+                reconciliation="cascade",
                 estimator="eur",
                 assumptions=["phase randomised"],
                 span_s=24.0,

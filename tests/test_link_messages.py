@@ -114,7 +114,13 @@ def test_the_kinds_on_the_wire_are_frozen() -> None:
     }  # fmt: skip
 
 
-GOOD = {"kind": "reconcile_begin", "block_id": 1, "seed": b"12345678", "qber_estimate": 0.02}
+GOOD = {
+    "kind": "reconcile_begin",
+    "block_id": 1,
+    "method": "cascade",
+    "seed": b"12345678",
+    "qber_estimate": 0.02,
+}
 
 
 @pytest.mark.parametrize(
@@ -124,6 +130,7 @@ GOOD = {"kind": "reconcile_begin", "block_id": 1, "seed": b"12345678", "qber_est
         {"block_id": 1 << 63},
         {"block_id": True},
         {"block_id": 1.0},
+        {"method": "x" * 129},
         {"seed": b"short"},
         {"seed": b"x" * 65},
         {"seed": "MTIzNDU2Nzg="},
@@ -138,7 +145,7 @@ GOOD = {"kind": "reconcile_begin", "block_id": 1, "seed": b"12345678", "qber_est
     ids=str,
 )
 def test_a_field_outside_its_limits_is_refused(change: dict[str, Any]) -> None:
-    assert decode(msgpack.packb(GOOD)) == m.ReconcileBegin(1, b"12345678", 0.02)
+    assert decode(msgpack.packb(GOOD)) == m.ReconcileBegin(1, "cascade", b"12345678", 0.02)
     with pytest.raises(ProtocolError):
         decode(msgpack.packb(GOOD | change))
 

@@ -217,8 +217,9 @@ class SampleAnswer(DialogueMessage, frozen=True):
 
 
 class ReconcileBegin(DialogueMessage, frozen=True):
-    """Bob: open the correction of the block; ``seed`` drives its permutations."""
+    """Bob: open the correction of the block by ``method``; ``seed`` drives its permutations."""
 
+    method: Word
     seed: Seed
     qber_estimate: Fraction
 

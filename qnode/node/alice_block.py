@@ -72,6 +72,7 @@ async def run_alice_block(
         x=sifted.x_counts,
         alice_parities=disclosed.parities,
         reconciliation_leak_bits=disclosed.leak_bits,
+        method=disclosed.method,
     )
     book.errors(dialogue.block_id, int(m_z.total), int(n_z.total))
     result = await trio.to_thread.run_sync(decide, counts, site.link)

@@ -7,7 +7,6 @@ one at a time, so that back-pressure goes from the link to the tags.
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import structlog
@@ -22,16 +21,12 @@ from qnode.node.bob_block import BobBlock
 from qnode.node.conversation import Conversation, Work
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.figures import Figures
+from qnode.node.in_flight import blocks_in_flight
 from qnode.tags.alignment import Alignment, AlignmentProbe
 from qnode.tags.types import Clicks
 
 log = structlog.get_logger()
 
-# Sifted bits that may be announced, agreed ahead, or distilled at a time: with long round trips many blocks
-# must be under way so that no core idles. A bit costs about five bytes at Bob until it is key.
-BITS_IN_FLIGHT = 256_000_000
-FEWEST_BLOCKS_IN_FLIGHT = 4
-MOST_BLOCKS_IN_FLIGHT = 32
 # The running rate is known well enough to choose a span after this many Z clicks.
 CLICKS_FOR_RATE = 2_000
 # How far back the running rate looks, in Z clicks.
@@ -111,13 +106,6 @@ class RunningRate:
         else:
             span_s = choose_span_s(link, sifted_hz, None)
         return max(1, round(span_s * rate_hz))
-
-
-def blocks_in_flight(sifted_bits: int | Literal["auto"]) -> int:
-    """Return how many blocks of ``sifted_bits`` may be in the air at once."""
-    if sifted_bits == "auto":
-        return FEWEST_BLOCKS_IN_FLIGHT  # they may grow to any size
-    return max(FEWEST_BLOCKS_IN_FLIGHT, min(MOST_BLOCKS_IN_FLIGHT, BITS_IN_FLIGHT // sifted_bits))
 
 
 class BobPart:

@@ -111,7 +111,8 @@ class BobBlock:
         n_z = _pair_of(decoy)
         self._book.sifted(dialogue.block_id, n_z, x)
         check_size(len(received), site.link)
-        correction = await correct(site, dialogue, received, qber_estimate, self._book)
+        filled_in_s = self.span.n_slots / site.link.source.qubit_rate_hz
+        correction = await correct(site, dialogue, received, filled_in_s, qber_estimate, self._book)
         corrected, disclosed = correction.key, correction.disclosed
         m_z = await self._verify(received, corrected, decoy)
         counts = BlockCounts(
@@ -120,6 +121,7 @@ class BobBlock:
             x=x,
             alice_parities=disclosed.parities,
             reconciliation_leak_bits=disclosed.leak_bits,
+            method=disclosed.method,
         )
         self._book.errors(dialogue.block_id, int(m_z.total), int(n_z.total))
         try:

@@ -20,13 +20,17 @@ MOST_SIFTED_BITS = 60_000_000
 
 
 class BlockCounts(Struct, frozen=True, kw_only=True):
-    """The public record of one verified block. ``alice_parities``: disclosed by Alice in reconciliation."""
+    """The public record of one verified block. ``alice_parities``: disclosed by Alice in reconciliation.
+
+    ``method``: how it was reconciled; empty where nobody asks.
+    """
 
     n_z: Pair
     m_z: Pair
     x: XCounts
     alice_parities: int
     reconciliation_leak_bits: int
+    method: str = ""
 
     @property
     def qber_z(self) -> float:

@@ -199,6 +199,7 @@ class Figures:
             secret_bits=result.length,
             lambda_ec_bits=counts.lambda_ec_bits,
             f_ec=counts.f_ec,
+            reconciliation=counts.method,
             estimator=result.estimator,
             assumptions=list(assumptions(result, self._link)),
             span_s=span.n_slots / source.qubit_rate_hz,

@@ -26,6 +26,7 @@ from qnode.link.messages import (
 from qnode.node.book import Book
 from qnode.node.decision import check_qber, sample_leak_bits
 from qnode.node.dialogue import BlockLost, Dialogue
+from qnode.node.in_flight import method_for
 from qnode.node.sample import sample_of
 from qnode.node.settle import Site
 
@@ -34,18 +35,19 @@ SEED_BYTES = 32
 
 @dataclass(frozen=True)
 class Disclosed:
-    """What correction gave away. ``parities``: of Alice; ``leak_bits``: as charged to lambda_EC."""
+    """What correction by ``method`` gave away: Alice's ``parities``, ``leak_bits`` of lambda_EC."""
 
     parities: int = 0
     leak_bits: int = 0
+    method: str = ""
 
     def and_sample(self, n_bits: int, link: LinkParameters) -> "Disclosed":
         """Add a disclosed sample of ``n_bits``."""
-        return Disclosed(self.parities + n_bits, self.leak_bits + sample_leak_bits(n_bits, link))
+        return Disclosed(self.parities + n_bits, self.leak_bits + sample_leak_bits(n_bits, link), self.method)
 
-    def and_reconciled(self, parities: int, leak_bits: int) -> "Disclosed":
+    def and_reconciled(self, parities: int, leak_bits: int, method: str) -> "Disclosed":
         """Add what a finished correction counted."""
-        return Disclosed(self.parities + parities, self.leak_bits + leak_bits)
+        return Disclosed(self.parities + parities, self.leak_bits + leak_bits, method)
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,16 @@ class Corrected:
 
 
 async def correct(
-    site: Site, dialogue: Dialogue, received: Bits, qber_estimate: float | None, book: Book
+    site: Site,
+    dialogue: Dialogue,
+    received: Bits,
+    filled_in_s: float,
+    qber_estimate: float | None,
+    book: Book,
 ) -> Corrected:
     """Correct ``received`` towards Alice's key; without an estimate a sample is disclosed first.
+
+    ``filled_in_s``: how long a block like this takes to fill.
 
     Raises:
         BlockLost: the error rate is beyond its limit, or the block cannot be corrected.
@@ -72,23 +81,28 @@ async def correct(
         qber_estimate = await _sample(dialogue, received, book)
         check_qber(qber_estimate, site.link)
         disclosed = disclosed.and_sample(len(sample_of(received)), site.link)
+    method = method_for(site.link, site.session.round_trip_s, len(received), filled_in_s)
     try:
-        finished = await _correct(site, dialogue, received, qber_estimate)
+        finished = await _correct(site, dialogue, received, method, qber_estimate)
     except ReconciliationFailed as error:
         await _sample(dialogue, received, book)
         raise BlockLost("reconciliation", str(error)) from None
     spent = finished.statistics
-    return Corrected(finished.corrected, disclosed.and_reconciled(spent.disclosed_bits, spent.leaked_bits))
+    return Corrected(
+        finished.corrected, disclosed.and_reconciled(spent.disclosed_bits, spent.leaked_bits, method)
+    )
 
 
-async def _correct(site: Site, dialogue: Dialogue, received: Bits, qber_estimate: float) -> Corrector:
-    settings, block_id = site.link.reconciliation, dialogue.block_id
+async def _correct(
+    site: Site, dialogue: Dialogue, received: Bits, method: str, qber_estimate: float
+) -> Corrector:
+    leak_count, block_id = site.link.reconciliation.leak_count, dialogue.block_id
     seed = secrets.token_bytes(SEED_BYTES)
-    await dialogue.send(ReconcileBegin(block_id=block_id, seed=seed, qber_estimate=qber_estimate))
+    await dialogue.send(
+        ReconcileBegin(block_id=block_id, method=method, seed=seed, qber_estimate=qber_estimate)
+    )
     machine = await trio.to_thread.run_sync(
-        lambda: corrector(
-            settings.method, received, seed=seed, qber_estimate=qber_estimate, leak_count=settings.leak_count
-        )
+        lambda: corrector(method, received, seed=seed, qber_estimate=qber_estimate, leak_count=leak_count)
     )
     request: bytes | None = machine.start()
     while request is not None:
@@ -122,6 +136,7 @@ async def answer_corrections(site: Site, dialogue: Dialogue, key: Bits) -> Discl
     """Answer Bob until he says that his key is corrected (`VerifyBegin`)."""
     disclosed = Disclosed()
     machine: Responder | None = None
+    method = ""
     while True:
         message = await dialogue.expect(ReconcileBegin, ReconcileRequest, VerifyBegin, SampleRequest)
         if isinstance(message, SampleRequest):
@@ -131,13 +146,13 @@ async def answer_corrections(site: Site, dialogue: Dialogue, key: Bits) -> Discl
         elif isinstance(message, ReconcileBegin):
             if machine is not None:
                 raise ProtocolError(f"block {dialogue.block_id}: correction begins a second time")
-            machine = await _responder(site.link, key, message)
+            machine, method = await _responder(site.link, key, message), message.method
         elif machine is None:
             raise ProtocolError(
                 f"block {dialogue.block_id}: {type(message).__name__} before correction began"
             )
         elif isinstance(message, VerifyBegin):
-            return disclosed.and_reconciled(machine.disclosed_bits, machine.leaked_bits)
+            return disclosed.and_reconciled(machine.disclosed_bits, machine.leaked_bits, method)
         else:
             assert isinstance(message, ReconcileRequest)
             request = message.payload
@@ -150,10 +165,12 @@ async def answer_corrections(site: Site, dialogue: Dialogue, key: Bits) -> Discl
 
 async def _responder(link: LinkParameters, key: Bits, begin: ReconcileBegin) -> Responder:
     settings = link.reconciliation
+    if settings.method not in ("auto", begin.method):
+        raise ProtocolError(f"correction by {begin.method!r}; the sites agreed on {settings.method!r}")
     try:
         return await trio.to_thread.run_sync(
             lambda: responder(
-                settings.method,
+                begin.method,
                 key,
                 seed=begin.seed,
                 qber_estimate=begin.qber_estimate,

@@ -153,11 +153,13 @@ def correct(
         check_qber(qber_estimate, link)
         disclosed = disclosed.and_sample(len(one), link)
     seed = random_bytes(SEED_BYTES)
-    method, leak_count = settings.method, settings.leak_count
+    # In one process there is no round trip to save.
+    method = "cascade" if settings.method == "auto" else settings.method
+    leak_count = settings.leak_count
     alice = responder(method, ours, seed=seed, qber_estimate=qber_estimate, leak_count=leak_count)
     bob = corrector(method, received, seed=seed, qber_estimate=qber_estimate, leak_count=leak_count)
     request: bytes | None = bob.start()
     while request is not None:
         request = bob.receive(alice.respond(request))
-    disclosed = disclosed.and_reconciled(alice.disclosed_bits, alice.leaked_bits)
+    disclosed = disclosed.and_reconciled(alice.disclosed_bits, alice.leaked_bits, method)
     return Corrected(bob.corrected, disclosed, bob.statistics.rounds)

@@ -91,6 +91,7 @@ class BlockSummary(Struct, frozen=True, kw_only=True):
     secret_bits: int
     lambda_ec_bits: int
     f_ec: float
+    reconciliation: str
     estimator: str
     assumptions: list[str]
     span_s: float

@@ -19,7 +19,7 @@ def choose_method(
 ) -> Method:
     """Return the method that gives most key at this round trip.
 
-    Cascade discloses 1.04 to 1.05 times the entropy of the errors, LDPC 1.13 to 1.16: at a QBER of 1.5 %
+    Cascade discloses 1.04 to 1.05 times the entropy of the errors, LDPC 1.12 to 1.2: at a QBER of 1.5 %
     that is 1 % of the sifted bits, 3 to 5 % of the secret ones. So it is Cascade wherever Cascade keeps up.
     It has a block in the air for CASCADE_ROUNDS round trips, in which ``sifted_bits_per_s`` fills further
     blocks: 1 + rounds * rtt * rate / block_bits are under way at once. LDPC, done in one to three round
