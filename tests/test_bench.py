@@ -73,7 +73,7 @@ def test_a_rate_is_work_over_processor_time() -> None:
     def work() -> float:
         return float(sum(range(20_000)) > 0)
 
-    found = rates(work, Effort(seconds=0.0, fewest=5, link_s=0.0))
+    found = rates(work, Effort(seconds=0.0, fewest=5, link_s=0.0, pair_s=0.0))
     assert len(found) == 5
     assert all(10 < rate < 1e6 for rate in found)
 

@@ -44,6 +44,15 @@ def test_master_and_slave_get_the_same_keys_under_the_same_ids_from_the_block(fi
     assert keys[0].record == block.record
 
 
+def test_whole_blocks_of_two_stores_can_be_compared_and_used_ones_cannot(filled: Pair) -> None:
+    alice, bob = filled
+    assert alice.fingerprint(1) == bob.fingerprint(1) != alice.fingerprint(2)
+    alice.deliver_to_master(assigned(alice, bob, 1))
+    for block_id in (1, 99):
+        with pytest.raises(StoreError, match="not whole here"):
+            alice.fingerprint(block_id)
+
+
 def test_key_ids_are_uuids_of_version_8_and_the_rfc_variant() -> None:
     made = key_id(b"s" * 32, 7)
     assert made.version == 8

@@ -73,7 +73,8 @@ def after(events: list[dict[str, Any]], **block: Any) -> NodeStatus:
         summary = BlockSummary(
             block_id=accepted[-1]["block"], finished_at=float(count), n_z=1_000_000, qber_z=0.015, e_vis=0.03,
             asymmetry=0.001, phi_z_upper=0.08, secret_bits=accepted[-1]["secret"], lambda_ec_bits=117_000,
-            f_ec=1.04, estimator="rusca2018", assumptions=[], span_s=SECONDS, took_s=1.0,
+            f_ec=1.04, reconciliation="cascade", estimator="rusca2018", assumptions=[], span_s=SECONDS,
+            took_s=1.0,
         )  # fmt: skip
     if discarded:
         last = discarded[-1]

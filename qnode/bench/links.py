@@ -7,6 +7,7 @@ from qnode.config import (
     EstimationParameters,
     LinkParameters,
     ReceiverParameters,
+    ReconciliationParameters,
     SourceParameters,
 )
 from qnode.loopback.prepare import LoopbackConfig
@@ -21,6 +22,7 @@ TURIN: Final = LoopbackConfig(
     link=LinkParameters(
         name="turin",
         estimation=EstimationParameters(estimator="rusca2018", x_mode="visibility", eps_sec=1e-9),
+        reconciliation=ReconciliationParameters(method="cascade"),
     ),
     simulation=SimulationParameters(attenuation_db=10.8),
 )

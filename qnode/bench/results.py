@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Unit = Literal["Mtag/s", "Mbit/s", "simulated s / s", "Gclmul/s", "Gbit/s", "GB/s"]
+Unit = Literal["Mtag/s", "Mbit/s", "simulated s / s", "Gclmul/s", "Gbit/s", "GB/s", "secret Mbit/s", "MiB"]
 
 
 class BenchResult(Struct, frozen=True, kw_only=True):
@@ -31,6 +31,12 @@ class BenchResult(Struct, frozen=True, kw_only=True):
     runs: int
     f: float | None = None
     limit: float | None = None
+
+
+class PairResult(BenchResult, frozen=True, kw_only=True):
+    """A figure of the pair; ``round_trip_s``: what was added to the classical channel's."""
+
+    round_trip_s: float
 
 
 class Machine(Struct, frozen=True, kw_only=True):
@@ -54,15 +60,16 @@ class BenchReport(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure each figure, how often at least, and how long to watch the whole link."""
+    """How long to measure each figure, how often at least, and how long to watch whole links."""
 
     seconds: float
     fewest: int
     link_s: float
+    pair_s: float
 
 
-QUICK = Effort(seconds=0.3, fewest=3, link_s=6.0)
-THOROUGH = Effort(seconds=3.0, fewest=7, link_s=30.0)
+QUICK = Effort(seconds=0.3, fewest=3, link_s=6.0, pair_s=10.0)
+THOROUGH = Effort(seconds=3.0, fewest=7, link_s=30.0, pair_s=60.0)
 
 
 def rates(work: Callable[[], float], effort: Effort) -> list[float]:

@@ -61,7 +61,7 @@ def draw_scaling(path: Path, *, quick: bool) -> None:
 def over_block_length(machine: Machine, longest: int) -> list[Curve]:
     """Return each stage's throughput on one core over the length of a block."""
     lengths = [n_bits for n_bits in BLOCK_LENGTHS if n_bits <= longest]
-    effort = Effort(seconds=0.5, fewest=3, link_s=0.0)
+    effort = Effort(seconds=0.5, fewest=3, link_s=0.0, pair_s=0.0)
     correctable = [n_bits for n_bits in lengths if n_bits <= LONGEST_CORRECTED]
     return [
         Curve(

@@ -7,9 +7,10 @@ from typing import Final
 
 from qnode.bench.amplification import amplification, verification
 from qnode.bench.correction import correction
+from qnode.bench.pair import pair
 from qnode.bench.results import QUICK, THOROUGH, BenchResult, Effort, Machine
 from qnode.bench.sifting import sift
-from qnode.bench.whole_link import pair, turin
+from qnode.bench.whole_link import turin
 from qnode.distill.reconcile import METHODS
 
 Stage = Callable[[Machine, Effort], Iterator[BenchResult]]

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import trio
 
-from qnode.bench.links import FAST, TURIN
-from qnode.bench.results import BenchResult, Effort, Machine, Unit, summary
-from qnode.loopback.prepare import LoopbackConfig, Played
+from qnode.bench.links import TURIN
+from qnode.bench.results import BenchResult, Effort, Machine, summary
+from qnode.loopback.prepare import LoopbackConfig
 from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import run_link
 from qnode.operate.status import NodeStatus
-from qnode.simulate.recorder import record, steady_clocks
 
-RECORDED_S = 0.5  # 25 million tags, played again and again
 _SETTLED_S = 2.0  # a link needs some seconds to reach its stride
 
 
@@ -52,13 +50,10 @@ class Meter:
         return bool(self.rates) and now_s >= self._began_s + _SETTLED_S + self.seconds
 
 
-def run_metered(config: LoopbackConfig, meter: Meter, played: Played | None = None) -> LoopbackResult:
-    """Run a link in a folder of its own until ``meter`` has seen enough; return what came out.
-
-    ``played``: a recording in place of simulated hardware.
-    """
+def run_metered(config: LoopbackConfig, meter: Meter) -> LoopbackResult:
+    """Run a link in a folder of its own until ``meter`` has seen enough; return what came out."""
     with tempfile.TemporaryDirectory(prefix="qnode-bench-") as directory:
-        outcome = trio.run(partial(run_link, config, Path(directory), None, meter.see, played=played))
+        outcome = trio.run(partial(run_link, config, Path(directory), None, meter.see))
     return outcome.result
 
 
@@ -66,31 +61,11 @@ def turin(_machine: Machine, effort: Effort) -> Iterator[BenchResult]:
     """Measure simulated seconds a second of the Turin link; wall time, both cores."""
     meter = Meter(_tag_time_s, effort.link_s)
     result = run_metered(TURIN, meter)
-    yield _figure("turin", TURIN, meter, result, "simulated s / s")
-
-
-def pair(_machine: Machine, effort: Effort) -> Iterator[BenchResult]:
-    """Measure sifted bits a second of the fast link, its hardware recorded; wall time, both cores."""
-    meter = Meter(_sifted_mbit, effort.link_s)
-    with tempfile.TemporaryDirectory(prefix="qnode-recording-") as directory:
-        folder = Path(directory) / "fast"
-        record(folder, steady_clocks(FAST.simulation), FAST.link, RECORDED_S)
-        result = run_metered(FAST, meter, Played(folder, loop=True))
-    yield _figure("pair", FAST, meter, result, "Mbit/s")
-
-
-def _figure(
-    name: str, config: LoopbackConfig, meter: Meter, result: LoopbackResult, unit: Unit
-) -> BenchResult:
-    wanted = config.link.block.sifted_bits
+    wanted = TURIN.link.block.sifted_bits
     n_bits = wanted if isinstance(wanted, int) else None
-    return summary(name, meter.rates, unit, n_bits=n_bits, qber=result.qber_z, f=result.f_ec)
+    yield summary("turin", meter.rates, "simulated s / s", n_bits=n_bits, qber=result.qber_z, f=result.f_ec)
 
 
 def _tag_time_s(status: NodeStatus) -> float:
     """Return how far the tags have come, once there is lock."""
     return status.quantum.tag_time_s or 0.0 if status.quantum.locked else 0.0
-
-
-def _sifted_mbit(status: NodeStatus) -> float:
-    return status.totals.sifted_bits / 1e6

@@ -85,7 +85,14 @@ def _case(result: "BenchResult") -> str:
         parts.append(f"{result.n_bits:,} bits")
     if result.qber is not None:
         parts.append(f"QBER {result.qber:.1%}")
+    added_ms = _added_ms(result)
+    if added_ms:
+        parts.append(f"round trip + {added_ms:.0f} ms")
     return ", ".join(parts)
+
+
+def _added_ms(result: "BenchResult") -> float:
+    return 1000.0 * float(getattr(result, "round_trip_s", 0.0))
 
 
 def _table(report: "BenchReport") -> "Table":
@@ -98,7 +105,7 @@ def _table(report: "BenchReport") -> "Table":
         table.add_column(heading, justify=justify, no_wrap=True)
     for one in report.results:
         table.add_row(
-            one.name,
+            f"{one.name} + {_added_ms(one):.0f} ms" if _added_ms(one) else one.name,
             f"{one.n_bits:,}" if one.n_bits else "",
             f"{one.qber:.1%}" if one.qber is not None else "",
             _rounded(one.median),

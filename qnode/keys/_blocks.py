@@ -1,5 +1,7 @@
 """Blocks: their numbers, the two-step commit, voiding, and forgetting those long finished."""
 
+import hashlib
+
 import msgspec
 
 from qnode.errors import StoreError
@@ -127,6 +129,14 @@ def recent(tx: Tx, n: int) -> list[BlockSummary]:
         )
         for block_id, state, record, chunks_left, void_reason in rows
     ]
+
+
+def fingerprint(tx: Tx, block_id: int) -> bytes:
+    """Return the hash of all chunks of a block. Raises StoreError when one is gone."""
+    row = tx.connection.execute("SELECT chunks_left FROM block WHERE block_id = ?", (block_id,)).fetchone()
+    if row is None or not row[0] or row[0] != record_of(tx, block_id).n_chunks:
+        raise StoreError(f"block {block_id} is not whole here: its keys cannot be compared")
+    return hashlib.sha256(tx.vault.read(Kind.CHUNK, block_id, 0, row[0])).digest()
 
 
 def record_of(tx: Tx, block_id: int) -> BlockRecord:

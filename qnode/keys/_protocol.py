@@ -95,6 +95,13 @@ class KeyStore(Protocol):
     def recent_blocks(self, n: int) -> list[BlockSummary]:
         """Return the latest `n` blocks, newest first."""
 
+    def fingerprint(self, block_id: int) -> bytes:
+        """Return SHA-256 of a block's chunks, none of which may have been handed out.
+
+        Two stores that agree on it hold the same keys. It says something of the key: keep it as secret.
+        Raises StoreError when the block or a chunk of it is not here (any more).
+        """
+
     # Keys whose master SAE is at this site
 
     def assign(

@@ -138,6 +138,10 @@ class SqliteKeyStore(KeyStore):
         with self._database.look() as tx:
             return _blocks.recent(tx, n)
 
+    def fingerprint(self, block_id: int) -> bytes:
+        with self._database.look() as tx:
+            return _blocks.fingerprint(tx, block_id)
+
     # Keys of masters here
 
     def assign(

@@ -105,11 +105,12 @@ def prepare(
     speed: float | None,
     round_trip_s: float = 0.0,
     played: Played | None = None,
+    most_chunks: int | None = None,
 ) -> Prepared:
     """Make or complete ``directory``; ``round_trip_s`` is added to the classical channel's.
 
     ``speed``: tag seconds a wall second; None is as fast as possible. ``played``: what the devices play,
-    instead of simulating.
+    instead of simulating. ``most_chunks``: how much key a site may hold, if not as shipped.
 
     Raises:
         ConfigError: the folder cannot be written, or is readable by others.
@@ -140,6 +141,8 @@ def prepare(
         site = _site_tables(
             directory, role, config, devices, peer_ports[role], addresses[role], metrics[role]
         )
+        if most_chunks is not None:
+            site["store"]["most_chunks"] = most_chunks
         site_files[role] = folder / "site.toml"
         site_files[role].write_text(tomli_w.dumps(site))
     endpoints = Endpoints(

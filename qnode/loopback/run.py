@@ -113,9 +113,22 @@ async def run_link(
         ConfigError: the folder cannot be used.
         ExceptionGroup: of what `LoopbackLink.running` raises.
     """
-    link = LoopbackLink(prepare(directory, config, speed, played=played), config.link.source.p_z)
+    prepared = prepare(directory, config, speed, played=played)
+    return await run_prepared(prepared, config.link.source.p_z, until, tell, exchange=True)
+
+
+async def run_prepared(
+    prepared: Prepared, p_z: float, until: Until, tell: Tell | None = None, *, exchange: bool
+) -> LinkOutcome:
+    """Run both sites of a prepared folder; with ``exchange`` the demonstration encryptors drain them.
+
+    Raises:
+        ExceptionGroup: of what `LoopbackLink.running` raises.
+    """
+    link = LoopbackLink(prepared, p_z)
     async with link.running(tell or _ignore), trio.open_nursery() as nursery:
-        nursery.start_soon(link.exchange_keys)
+        if exchange:
+            nursery.start_soon(link.exchange_keys)
         while True:
             status = await link.look()
             if until(link.result(), status):

@@ -1,0 +1,116 @@
+"""The fast link as two daemons over TCP and TLS, its hardware recorded: what two processors sustain.
+
+Nobody fetches keys: both stores take in all of them and are compared at the end, chunk by chunk.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec.structs
+import trio
+
+from qnode.bench.links import FAST
+from qnode.bench.results import BenchResult, Effort, Machine, PairResult, Unit, summary
+from qnode.bench.whole_link import Meter
+from qnode.config import Role, SiteConfig, load
+from qnode.keys import BlockState, open_store
+from qnode.loopback.prepare import Played, Prepared, prepare
+from qnode.loopback.result import LoopbackResult
+from qnode.loopback.run import run_prepared
+from qnode.operate.status import NodeStatus
+from qnode.simulate.recorder import record, steady_clocks
+
+RECORDED_S = 1.0  # 28 million tags, played again and again
+ROUND_TRIPS_S = (0.0, 0.010, 0.050)
+_BLOCKS = 4096
+_MOST_CHUNKS = 1 << 25
+_SIFTED: Unit = "Mbit/s"
+_SECRET: Unit = "secret Mbit/s"
+_PEAK: Unit = "MiB"
+
+
+class StoresDiffer(AssertionError):
+    """The two sites do not hold the same keys."""
+
+
+def pair(_machine: Machine, effort: Effort) -> Iterator[BenchResult]:
+    """Measure sifted and secret bits a second and peak memory, without and with a longer fibre."""
+    with tempfile.TemporaryDirectory(prefix="qnode-recording-") as directory:
+        folder = Path(directory) / "fast"
+        record(folder, steady_clocks(FAST.simulation), FAST.link, RECORDED_S)
+        for round_trip_s in ROUND_TRIPS_S:
+            yield from _over(folder, round_trip_s, effort)
+
+
+def _over(recording: Path, round_trip_s: float, effort: Effort) -> Iterator[BenchResult]:
+    with tempfile.TemporaryDirectory(prefix="qnode-bench-") as directory:
+        prepared = prepare(
+            Path(directory), FAST, None, round_trip_s, Played(recording, loop=True), most_chunks=_MOST_CHUNKS
+        )
+        sifted = Meter(lambda status: status.totals.sifted_bits / 1e6, effort.pair_s)
+        secret = Meter(lambda status: status.totals.secret_bits / 1e6, effort.pair_s)
+        peaks = dict.fromkeys(prepared.site_files, 0.0)
+
+        def see(result: LoopbackResult, status: NodeStatus) -> bool:
+            for role, site_file in prepared.site_files.items():
+                peaks[role] = max(peaks[role], peak_memory_mib(site_file))
+            return secret.see(result, status) & sifted.see(result, status)
+
+        outcome = trio.run(partial(run_prepared, prepared, FAST.link.source.p_z, see, exchange=False))
+        compare_stores(prepared)
+    result = outcome.result
+    for rates, unit in ((sifted.rates, _SIFTED), (secret.rates, _SECRET), ([max(peaks.values())], _PEAK)):
+        one = summary("pair", rates, unit, n_bits=result.sifted_bits, qber=result.qber_z, f=result.f_ec)
+        yield PairResult(**msgspec.structs.asdict(one), round_trip_s=round_trip_s)
+
+
+def compare_stores(prepared: Prepared) -> int:
+    """Compare every block that both stopped sites hold; return how many chunks that were.
+
+    Raises:
+        StoresDiffer: a block differs, or there is none to compare.
+    """
+    fingerprints: dict[Role, dict[int, bytes]] = {}
+    chunks = 0
+    for role, site_file in prepared.site_files.items():
+        config = load(site_file, SiteConfig)
+        with open_store(
+            config.store.path,
+            role=role,
+            store_key=config.store.store_key.read_bytes(),
+            anchor=config.store.anchor,
+            kme_id=config.node.kme_id,
+            peer_kme_id=config.peer.kme_id,
+            create=False,
+        ) as store:
+            held = [
+                block
+                for block in store.recent_blocks(_BLOCKS)
+                if block.state == BlockState.AVAILABLE and block.chunks_left
+            ]
+            fingerprints[role] = {block.block_id: store.fingerprint(block.block_id) for block in held}
+            chunks = sum(block.chunks_left for block in held)
+    alice, bob = fingerprints["alice"], fingerprints["bob"]
+    both = alice.keys() & bob.keys()
+    if not both or any(alice[block_id] != bob[block_id] for block_id in both):
+        raise StoresDiffer(f"of {len(both)} blocks that both sites hold some differ, or there are none")
+    return chunks
+
+
+def peak_memory_mib(site_file: Path) -> float:
+    """Return the peak resident memory of the daemon that runs ``site_file``; 0 when there is none."""
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            if os.fsencode(site_file) not in (folder / "cmdline").read_bytes().split(b"\0"):
+                continue
+            for line in (folder / "status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+        except OSError:
+            continue
+    return 0.0
