@@ -27,9 +27,9 @@ RECORDED_S = 1.0  # 28 million tags, played again and again
 ROUND_TRIPS_S = (0.0, 0.010, 0.050)
 _BLOCKS = 4096
 _MOST_CHUNKS = 1 << 25
-_SIFTED: Unit = "Mbit/s"
-_SECRET: Unit = "secret Mbit/s"
-_PEAK: Unit = "MiB"
+_SIFTED_UNIT: Unit = "Mbit/s"
+_KEY_UNIT: Unit = "secret Mbit/s"
+_PEAK_UNIT: Unit = "MiB"
 
 
 class StoresDiffer(AssertionError):
@@ -62,7 +62,7 @@ def _over(recording: Path, round_trip_s: float, effort: Effort) -> Iterator[Benc
         outcome = trio.run(partial(run_prepared, prepared, FAST.link.source.p_z, see, exchange=False))
         compare_stores(prepared)
     result = outcome.result
-    for rates, unit in ((sifted.rates, _SIFTED), (secret.rates, _SECRET), ([max(peaks.values())], _PEAK)):
+    for rates, unit in ((sifted.rates, _SIFTED_UNIT), (secret.rates, _KEY_UNIT), ([max(peaks.values())], _PEAK_UNIT)):
         one = summary("pair", rates, unit, n_bits=result.sifted_bits, qber=result.qber_z, f=result.f_ec)
         yield PairResult(**msgspec.structs.asdict(one), round_trip_s=round_trip_s)
 
