@@ -62,7 +62,9 @@ def _over(recording: Path, round_trip_s: float, effort: Effort) -> Iterator[Benc
         outcome = trio.run(partial(run_prepared, prepared, FAST.link.source.p_z, see, exchange=False))
         compare_stores(prepared)
     result = outcome.result
-    for rates, unit in ((sifted.rates, _SIFTED_UNIT), (secret.rates, _KEY_UNIT), ([max(peaks.values())], _PEAK_UNIT)):
+    peak_mib = max(peaks.values())
+    found = ((sifted.rates, _SIFTED_UNIT), (secret.rates, _KEY_UNIT), ([peak_mib], _PEAK_UNIT))
+    for rates, unit in found:
         one = summary("pair", rates, unit, n_bits=result.sifted_bits, qber=result.qber_z, f=result.f_ec)
         yield PairResult(**msgspec.structs.asdict(one), round_trip_s=round_trip_s)
 
