@@ -37,14 +37,16 @@ class AlertingContext(ssl.SSLContext):
     """A context that lets the alert of a failed handshake be sent.
 
     `trio.SSLStream` drops what OpenSSL wrote when a handshake fails, so the far end would see a silent close.
-    ``outgoing`` is the buffer of the stream that was wrapped last.
+    ``outgoing`` is the buffer of the stream that was wrapped last, ``connection`` its TLS state.
     """
 
     outgoing: ssl.MemoryBIO
+    connection: ssl.SSLObject
 
     def wrap_bio(
         self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **named: Any
     ) -> ssl.SSLObject:
-        """Wrap as usual and remember ``outgoing``."""
+        """Wrap as usual and remember."""
         self.outgoing = outgoing
-        return super().wrap_bio(incoming, outgoing, *args, **named)
+        self.connection = super().wrap_bio(incoming, outgoing, *args, **named)
+        return self.connection

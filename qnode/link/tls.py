@@ -8,6 +8,7 @@ The security of the key does not rest on any of this.
 
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,7 +119,7 @@ class TlsTransport:
                 raise _handshake_failure(error.__cause__) from None
             self._check_identity(tls.getpeercert(binary_form=True))
             secured = True
-            return tls
+            return _BulkStream(tls, context.connection)
         finally:
             if not secured:
                 await trio.aclose_forcefully(stream)
@@ -138,6 +139,43 @@ class TlsTransport:
         if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
             raise ConfigError(f"peer.address: expected host:port, got {self.address!r}")
         return host, int(port)
+
+
+class _BulkStream(trio.abc.Stream):
+    """A `trio.SSLStream` that hands over all records that have arrived, not one a call.
+
+    A record holds 16 KiB at most, and each call of trio's costs a turn of its scheduler: for bulk messages
+    that was a third of what the event loop did.
+    """
+
+    def __init__(self, tls: "trio.SSLStream[trio.abc.Stream]", connection: ssl.SSLObject) -> None:
+        self.tls = tls
+        self._connection = connection
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of ``data``."""
+        await self.tls.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until `send_all` might not block."""
+        await self.tls.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Return what has arrived, at most ``max_bytes``; nothing at the end of the connection."""
+        first = await self.tls.receive_some(max_bytes)
+        if max_bytes is None or not first:
+            return first
+        data = bytearray(first)
+        # What has been received already is decrypted without waiting. Whatever stops that (the end, an
+        # error, an incomplete record) the next call will meet again.
+        with suppress(ssl.SSLError):
+            while len(data) < max_bytes and (more := self._connection.read(max_bytes - len(data))):
+                data += more
+        return data
+
+    async def aclose(self) -> None:
+        """Close the connection in order."""
+        await self.tls.aclose()
 
 
 def certificate_identities(der: bytes) -> frozenset[str]:
