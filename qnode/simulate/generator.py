@@ -20,7 +20,7 @@ KNOTS_PER_S = 100
 KNOT_S = 1.0 / KNOTS_PER_S
 # Knots are drawn a page at a time; long pages, as each call of the kernel waits for the interpreter's lock.
 PAGE_KNOTS = 8 * KNOTS_PER_S
-MOST_TAGS = 1 << 18
+MOST_TAGS = 1 << 20
 SEGMENT_CLICKS = 1 << 16  # of a detector, worked on at once at most; two detectors' must fit into MOST_TAGS
 _MASK = 2**64 - 1
 

@@ -23,7 +23,7 @@ BLOCK_S = 0.1
 # At speed blocks are long, so that what each costs in hand-overs vanishes; but soon after the light changed
 # they are short, an eighth of the time since then, so that lock is not late by a block.
 SHORTEST_BLOCK_S = 0.1
-LONGEST_BLOCK_S = 8.0
+LONGEST_BLOCK_S = 32.0
 MOST_LAG_S = 1.0
 CLAIM_AT_MOST_S = 10.0  # of tag time at once, where no speed says how much a wall second is
 
