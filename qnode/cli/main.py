@@ -17,6 +17,7 @@ _COMMANDS = {
     "report": ("qnode.cli.report", "report"),
     "distill": ("qnode.cli.distill", "distill"),
     "bench": ("qnode.cli.bench", "bench"),
+    "soak": ("qnode.cli.soak", "soak_command"),
     "warm": ("qnode.cli.warm", "warm"),
 }
 

@@ -1,7 +1,4 @@
-"""What a method of reconciliation costs: both sides of made-up blocks, in memory, with their CPU time taken.
-
-For benchmarks and long runs; nothing that distils a key imports this module.
-"""
+"""Error correction of many made-up blocks: does every one end right, and what does it cost?"""
 
 import math
 import time
@@ -21,7 +18,7 @@ from qnode.distill.reconcile import (
 
 
 @dataclass(frozen=True)
-class MeasuredBlock:
+class SoakedBlock:
     """One block: its errors, what Bob counted, CPU seconds a side, and whether it ended right.
 
     ``failed``: given up, as too many errors should be. ``wrong``: taken for corrected, but different.
@@ -37,7 +34,7 @@ class MeasuredBlock:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SoakResult:
     """Blocks together; rates and f over those that did not fail."""
 
     n_blocks: int
@@ -52,9 +49,15 @@ class Measured:
     wire_bits_per_bit: float
 
     @classmethod
-    def of(cls, blocks: list[MeasuredBlock]) -> "Measured":
-        """Sum up ``blocks`` (at least one that did not fail)."""
+    def of(cls, blocks: list[SoakedBlock]) -> "SoakResult":
+        """Sum up ``blocks``.
+
+        Raises:
+            ValueError: all of them failed.
+        """
         good = [block for block in blocks if not block.failed]
+        if not good:
+            raise ValueError(f"none of {len(blocks)} blocks was corrected")
         n_bits = sum(block.n_bits for block in good)
         statistics = [block.statistics for block in good]
         return cls(
@@ -72,13 +75,13 @@ class Measured:
         )
 
 
-def _least_disclosed_bits(block: MeasuredBlock) -> float:
+def _least_disclosed_bits(block: SoakedBlock) -> float:
     """Return n h(e), with the errors that there really were."""
     rate = min(max(block.n_errors, 1), block.n_bits - 1) / block.n_bits
     return -block.n_bits * (rate * math.log2(rate) + (1 - rate) * math.log2(1 - rate))
 
 
-def measure_blocks(
+def soak(
     method: str,
     n_bits: int,
     qber: float,
@@ -86,7 +89,7 @@ def measure_blocks(
     seed: int,
     qber_estimate: float | None = None,
     leak_count: LeakCount = "alice",
-) -> Iterator[MeasuredBlock]:
+) -> Iterator[SoakedBlock]:
     """Reconcile one random block of ``n_bits`` with independent errors after the other, without end.
 
     ``seed`` makes keys, errors and public seeds repeatable; the estimate is ``qber`` if none is given.
@@ -121,7 +124,7 @@ def _reconcile(
     seed: bytes,
     estimate: float,
     leak_count: LeakCount,
-) -> MeasuredBlock:
+) -> SoakedBlock:
     times = [time.thread_time()]
     alice = responder(method, alice_key, seed=seed, qber_estimate=estimate, leak_count=leak_count)
     times.append(time.thread_time())
@@ -139,7 +142,7 @@ def _reconcile(
         times.append(time.thread_time())
         failed = True
     spent = np.diff(times)
-    return MeasuredBlock(
+    return SoakedBlock(
         n_bits=len(alice_key),
         n_errors=n_errors,
         statistics=bob.statistics,
