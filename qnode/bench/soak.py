@@ -96,8 +96,8 @@ def soak(
     """
     rng = np.random.default_rng(seed)
     estimate = qber if qber_estimate is None else qber_estimate
-    zeros = Bits.pack(np.zeros(64, np.uint8))
-    _reconcile(method, zeros, zeros, 0, bytes(32), estimate, leak_count)  # compiles what is not compiled yet
+    first, second = Bits.from_bytes(bytes(512), 4096), Bits.from_bytes(bytes(500) + b"\x81" * 12, 4096)
+    _reconcile(method, first, second, 24, bytes(32), 0.01, leak_count)  # compiles what is not compiled yet
     while True:
         alice = Bits.from_bytes(rng.bytes((n_bits + 7) // 8), n_bits)
         errors = _independent_errors(n_bits, qber, rng)
