@@ -115,7 +115,7 @@ def make_plan(n_bits: int, qber_estimate: float) -> Plan:
         disclosure_limit_bits=n_bits
         + EXTRA_PASSES * (CHECK_BITS + n_extra_blocks + 64 + 2 * n_bits.bit_length()),
         request_limit=_REQUEST_LIMIT,
-        flip_limit=64 + n_bits // 5,
+        flip_limit=64 + n_bits // 4,
     )
 
 
