@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 
 from qnode.distill.bits import Words
 from qnode.distill.reconcile.ldpc.code import COLUMN_COUNTS, LIFTINGS, MAX_COLUMNS, Code, make_code
-from qnode.distill.reconcile.ldpc.decoder import START_RELIABILITY, Decoder, normalisation
+from qnode.distill.reconcile.ldpc.decoder import (
+    START_RELIABILITY,
+    Decoder,
+    largest_message,
+    normalisation,
+)
 from qnode.distill.reconcile.ldpc.frames import make_cut
 from qnode.distill.reconcile.ldpc.interleave import Interleaver
 from qnode.distill.reconcile.ldpc.rate import estimate_qber, extended, piece_limit, pieces_for, row_limit
-from qnode.distill.reconcile.ldpc.row import LARGEST_MESSAGE
 from qnode.distill.reconcile.ldpc.syndrome import piece_syndromes, rest_syndromes
 from qnode.errors import FieldError
 
@@ -177,7 +181,9 @@ def plain_decode(code: Code, n_pieces: int, target: Bytes, max_sweeps: int) -> B
             ordered = np.sort(np.minimum(sizes, 127), axis=0)
             least = ordered[0]
             second = ordered[1] if len(edges) > 1 else np.full(lifting, 127)
-            scaled = [np.minimum((size * factor + 32) >> 6, LARGEST_MESSAGE) for size in (least, second)]
+            scaled = [
+                np.minimum((size * factor + 32) >> 6, largest_message(code)) for size in (least, second)
+            ]
             signs = (np.sum(incoming < 0, axis=0) + odd) % 2
             negative = (signs + (incoming < 0)) % 2 == 1
             size = np.where(sizes == least, scaled[1], scaled[0])

@@ -49,6 +49,16 @@ def normalisation(unmet: int, n_checks: int) -> int:
     return max(14, 56 - 109 * (64 * unmet // n_checks) // 64)
 
 
+def largest_message(code: Code) -> int:
+    """Return the bound of the messages from checks to bits.
+
+    A sum saturates at 127 and forgets what was added beyond; large messages that are then taken off again
+    turn the sign of a column of high degree. Columns of degree two want large ones, which they pass on in
+    chains. Codes of few rows have more of the former, codes of many rows of the latter.
+    """
+    return 32 if code.n_rows < 0.28 * code.n_columns else 42
+
+
 class Decoder:
     """Decodes frames of one code, one after the other, in the same memory.
 
@@ -93,7 +103,7 @@ class Decoder:
         _spread(syndromes.reshape(-1), signs)
         sweeps = _decode(
             syndromes, signs, code.borders(n_pieces), code.columns, code.shifts, self._places, self._turns,
-            self._turned, code.lifting, MAX_SWEEPS, STALLED_SWEEPS, self._width,
+            self._turned, code.lifting, largest_message(code), MAX_SWEEPS, STALLED_SWEEPS, self._width,
             self._sums, kept, self._masks, self._scratch, errors, check,
         )  # fmt: skip
         self.n_sweeps = abs(sweeps)
@@ -119,7 +129,7 @@ def _spread(words: Words, signs: Lanes) -> None:
 @kernel
 def _decode(
     syndromes: Words, signs: Lanes, borders: Edges, columns: Edges, shifts: Edges, places: Edges,
-    turns: Edges, turned: Edges, lifting: int, max_sweeps: int, stalled_sweeps: int, width: int,
+    turns: Edges, turned: Edges, lifting: int, bound: int, max_sweeps: int, stalled_sweeps: int, width: int,
     sums: Lanes, kept: Lanes, masks: Lanes, scratch: Lanes, errors: Words, check: Words,
 ) -> int:  # fmt: skip
     """Return the number of sweeps taken, negative if they found nothing."""
@@ -138,15 +148,15 @@ def _decode(
             n = np.int64(borders[piece + 1]) - e
             if width == 64:
                 unmet += row_64(
-                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor
+                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor, bound
                 )
             elif width == 32:
                 unmet += row_32(
-                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor
+                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor, bound
                 )
             else:
                 unmet += row_16(
-                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor
+                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor, bound
                 )
         if unmet == U(0):
             for c in range(errors.shape[0]):

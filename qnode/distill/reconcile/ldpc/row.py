@@ -21,7 +21,6 @@ MIRROR: Final = 64  # first lanes of a column that are repeated behind it, so th
 KEPT_PER_CHECK: Final = 2  # octets: least and second least
 KEPT_PER_EDGE_DIVISOR: Final = 4  # an edge keeps lifting / 4 octets: two masks
 SCRATCH_PER_CHECK: Final = 2
-LARGEST_MESSAGE: Final = 44  # above, saturated sums turn over; far below, they stay behind on chains
 
 _I1: Final = ir.IntType(1)
 _I8: Final = ir.IntType(8)
@@ -112,21 +111,21 @@ class _Vectors:
     def is_negative(self, value: ir.Value) -> ir.Value:
         return self.builder.icmp_signed("<", value, self.constant(0))
 
-    def factor(self, value: ir.Value) -> ir.Value:
-        """Emit a 64-bit ``value`` in every 16-bit lane."""
+    def everywhere(self, value: ir.Value, vector: ir.VectorType) -> ir.Value:
+        """Emit a 64-bit ``value`` in every lane of a ``vector``."""
         builder = self.builder
-        nothing = ir.Constant(self.wide, ir.Undefined)
-        single = builder.insert_element(nothing, builder.trunc(value, _I16), ir.Constant(_I32, 0))
-        everywhere = ir.Constant(ir.VectorType(_I32, self.width), [0] * self.width)
-        return builder.shuffle_vector(single, nothing, everywhere)
+        nothing = ir.Constant(vector, ir.Undefined)
+        single = builder.insert_element(nothing, builder.trunc(value, vector.element), ir.Constant(_I32, 0))
+        order = ir.Constant(ir.VectorType(_I32, self.width), [0] * self.width)
+        return builder.shuffle_vector(single, nothing, order)
 
-    def message(self, reliability: ir.Value, factor: ir.Value) -> ir.Value:
-        """Emit reliability * factor / 64, rounded and bounded."""
+    def message(self, reliability: ir.Value, factor: ir.Value, bound: ir.Value) -> ir.Value:
+        """Emit reliability * factor / 64, rounded, but ``bound`` at most."""
         builder = self.builder
         product = builder.mul(builder.zext(reliability, self.wide), factor)
         product = builder.add(product, ir.Constant(self.wide, [32] * self.width))
         product = builder.lshr(product, ir.Constant(self.wide, [6] * self.width))
-        return self.lesser(builder.trunc(product, self.vector), self.constant(LARGEST_MESSAGE))
+        return self.lesser(builder.trunc(product, self.vector), bound)
 
 
 class _Layer:
@@ -141,8 +140,9 @@ class _Layer:
         self.vectors = vectors
         self.builder = vectors.builder
         self.sums, self.kept, self.masks, self.signs, self.scratch, self.places, self.turns = arrays
-        self.first, self.n_edges, self.layer, self.lifting, factor = numbers
-        self.factor = vectors.factor(factor)
+        self.first, self.n_edges, self.layer, self.lifting, factor, bound = numbers
+        self.factor = vectors.everywhere(factor, vectors.wide)
+        self.bound = vectors.everywhere(bound, vectors.vector)
 
     def emit(self) -> ir.Value:
         """Emit both passes over each block of lanes; return the count of checks that were unmet before."""
@@ -210,8 +210,12 @@ class _Layer:
             builder.store(vectors.lesser(size, least_so_far), least)
             second_so_far = vectors.lesser(builder.load(second), vectors.greater(size, least_so_far))
             builder.store(second_so_far, second)
-        vectors.store(vectors.message(builder.load(least), self.factor), self.kept, self._kept(lane, 0))
-        vectors.store(vectors.message(builder.load(second), self.factor), self.kept, self._kept(lane, 1))
+        vectors.store(
+            vectors.message(builder.load(least), self.factor, self.bound), self.kept, self._kept(lane, 0)
+        )
+        vectors.store(
+            vectors.message(builder.load(second), self.factor, self.bound), self.kept, self._kept(lane, 1)
+        )
         vectors.store(builder.load(least), self.scratch, lane)
         vectors.store(builder.load(sign), self.scratch, builder.add(self.lifting, lane))
         return vectors.is_negative(builder.load(unmet))
@@ -259,9 +263,10 @@ def _make_row(width: int) -> Any:
         layer: Any,
         lifting: Any,
         factor: Any,
+        bound: Any,
     ) -> Any:
         arrays = (sums, kept, masks, signs, scratch, places, turns)
-        signature = types.uint64(*arrays, *(types.intp,) * 5)
+        signature = types.uint64(*arrays, *(types.intp,) * 6)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
             data = [
