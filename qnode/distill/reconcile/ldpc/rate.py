@@ -21,8 +21,10 @@ _SPLIT_MARGIN: Final = 0.06
 _HOPELESS: Final = 1.1
 
 _STEP: Final = 24  # a frame that failed discloses at least a 24th more,
-_STUCK_STEP: Final = 8  # or an 8th, if it had more already than frames at its QBER need
-_STUCK: Final = 1.25
+_STUCK: Final = 1.12  # or, if it had so much more already than frames at its QBER need,
+_STUCK_STEP: Final = (
+    2  # half: few errors on an unlucky place of the graph, which only much splitting breaks up
+)
 _SPARE_PIECES: Final = 8
 _MAX_FIRST_SHARE: Final = 0.7  # of rows per column: a QBER of 14 %
 _MIN_QBER: Final = 5e-4
@@ -64,7 +66,9 @@ def extended(cut: Cut, code: Code, n_pieces: int, qber: float) -> int:
     expected = pieces_for(cut, qber)
     split_share = expected / code.n_rows - 1
     needed = pieces_for(cut, qber, _EXTEND_MARGIN + _SPLIT_MARGIN * min(1.0, max(0.0, 2 * split_share)))
-    step = n_pieces // (_STEP if n_pieces < _STUCK * expected else _STUCK_STEP)
+    # Far beyond the rate the code was drawn for, needing much is no sign of being stuck.
+    is_stuck = split_share < 0.5 and n_pieces >= _STUCK * needed
+    step = n_pieces // (_STUCK_STEP if is_stuck else _STEP)
     return min(max(needed, n_pieces + max(1, step)), 2 * n_pieces, piece_limit(cut, code))
 
 
