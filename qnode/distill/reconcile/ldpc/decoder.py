@@ -19,11 +19,8 @@ from qnode.distill.reconcile.ldpc.row import (
     KEPT_PER_EDGE_DIVISOR,
     MIRROR,
     SCRATCH_PER_CHECK,
-    best_width,
-    row_16,
-    row_32,
-    row_64,
     sign_word,
+    update_row,
 )
 from qnode.distill.reconcile.ldpc.syndrome import Words, add_syndromes
 from qnode.distill.words import popcount
@@ -65,10 +62,9 @@ class Decoder:
     ``n_sweeps``: over all layers, in the last frame.
     """
 
-    def __init__(self, code: Code, width: int | None = None) -> None:
+    def __init__(self, code: Code) -> None:
         self.n_sweeps = 0
         self._code = code
-        self._width = width or best_width()
         lifting, n_edges = code.lifting, code.n_pieces
         stride = lifting + MIRROR
         # A column is kept turned as its last layer used it, so that a layer reads turned and writes straight.
@@ -103,7 +99,7 @@ class Decoder:
         _spread(syndromes.reshape(-1), signs)
         sweeps = _decode(
             syndromes, signs, code.borders(n_pieces), code.columns, code.shifts, self._places, self._turns,
-            self._turned, code.lifting, largest_message(code), MAX_SWEEPS, STALLED_SWEEPS, self._width,
+            self._turned, code.lifting, largest_message(code), MAX_SWEEPS, STALLED_SWEEPS,
             self._sums, kept, self._masks, self._scratch, errors, check,
         )  # fmt: skip
         self.n_sweeps = abs(sweeps)
@@ -129,7 +125,7 @@ def _spread(words: Words, signs: Lanes) -> None:
 @kernel
 def _decode(
     syndromes: Words, signs: Lanes, borders: Edges, columns: Edges, shifts: Edges, places: Edges,
-    turns: Edges, turned: Edges, lifting: int, bound: int, max_sweeps: int, stalled_sweeps: int, width: int,
+    turns: Edges, turned: Edges, lifting: int, bound: int, max_sweeps: int, stalled_sweeps: int,
     sums: Lanes, kept: Lanes, masks: Lanes, scratch: Lanes, errors: Words, check: Words,
 ) -> int:  # fmt: skip
     """Return the number of sweeps taken, negative if they found nothing."""
@@ -146,18 +142,9 @@ def _decode(
         for piece in range(borders.size - 1):
             e = np.int64(borders[piece])
             n = np.int64(borders[piece + 1]) - e
-            if width == 64:
-                unmet += row_64(
-                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor, bound
-                )
-            elif width == 32:
-                unmet += row_32(
-                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor, bound
-                )
-            else:
-                unmet += row_16(
-                    sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor, bound
-                )
+            unmet += update_row(
+                sums, kept, masks, signs, scratch, places, turns, e, n, piece, lifting, factor, bound
+            )
         if unmet == U(0):
             for c in range(errors.shape[0]):
                 for w in range(errors.shape[1]):

@@ -1,8 +1,8 @@
-"""The inner step of the decoder: one layer, of as many checks as the lifting, as vector code for any width.
+"""The inner step of the decoder: one layer, of as many checks as the lifting, as vector code.
 
 Plain loops over int8 are promoted to wider integers by the compiler and run some eight times slower, so the
 step is written in the compiler's own vector language. It uses generic operations alone: every processor
-runs every width and computes the same bits; the width only decides the speed.
+computes the same bits at every width; the width only decides the speed.
 
 Bits and checks lie in lanes, side by side along the lifting. The messages of a check to its bits are not
 kept one by one: but for the sign they are all the least reliability that came in, except the one to the bit
@@ -29,12 +29,14 @@ _I32: Final = ir.IntType(32)
 _I64: Final = ir.IntType(64)
 
 
-def best_width() -> int:
-    """Return how many lanes the target of the code generator computes at once."""
+def _best_width() -> int:
     features = target_features().split(",")
     if "+avx512bw" in features:
         return 64
     return 32 if "+avx2" in features else 16
+
+
+WIDTH: Final = _best_width()  # lanes that the target of the code generator computes at once
 
 
 def _number(value: int) -> ir.Constant:
@@ -245,42 +247,35 @@ class _Layer:
                 vectors.store(total, self.sums, builder.add(place, self.lifting))
 
 
-def _make_row(width: int) -> Any:
-    """Return the intrinsic for vectors of ``width`` lanes; its arguments are those of ``_Layer``."""
+@intrinsic
+def update_row(
+    typing_context: Any,
+    sums: Any,
+    kept: Any,
+    masks: Any,
+    signs: Any,
+    scratch: Any,
+    places: Any,
+    turns: Any,
+    first: Any,
+    n_edges: Any,
+    layer: Any,
+    lifting: Any,
+    factor: Any,
+    bound: Any,
+) -> Any:
+    """Work one layer off; return how many of its checks were unmet before. Arguments: see ``_Layer``."""
+    arrays = (sums, kept, masks, signs, scratch, places, turns)
+    signature = types.uint64(*arrays, *(types.intp,) * 6)
 
-    @intrinsic
-    def row(
-        typing_context: Any,
-        sums: Any,
-        kept: Any,
-        masks: Any,
-        signs: Any,
-        scratch: Any,
-        places: Any,
-        turns: Any,
-        first: Any,
-        n_edges: Any,
-        layer: Any,
-        lifting: Any,
-        factor: Any,
-        bound: Any,
-    ) -> Any:
-        arrays = (sums, kept, masks, signs, scratch, places, turns)
-        signature = types.uint64(*arrays, *(types.intp,) * 6)
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        data = [
+            _data(context, builder, kind, array)
+            for kind, array in zip(signature.args[:7], arguments[:7], strict=True)
+        ]
+        return _Layer(_Vectors(builder, WIDTH), data, arguments[7:]).emit()
 
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-            data = [
-                _data(context, builder, kind, array)
-                for kind, array in zip(signature.args[:7], arguments[:7], strict=True)
-            ]
-            return _Layer(_Vectors(builder, width), data, arguments[7:]).emit()
-
-        return signature, codegen
-
-    return row
-
-
-row_64, row_32, row_16 = (_make_row(width) for width in (64, 32, 16))
+    return signature, codegen
 
 
 @intrinsic
