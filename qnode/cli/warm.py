@@ -11,8 +11,8 @@ from qnode.kernel_cache import UntrustedCache, cache_directory, trusted
 def warm() -> int:
     """Compile what a daemon needs and keep the code, so that daemons start at once.
 
-    Installers and the systemd unit run it; where the code is kept, `QNODE_CACHE_DIR` says. It takes some
-    twenty seconds of processor time after an update, and one when there is nothing to do.
+    Installers and the systemd unit run it; where the code is kept, `QNODE_CACHE_DIR` says. It takes half a
+    minute of processor time after an update, and two seconds when there is nothing to do.
     """
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
     from qnode.distill.selftest import SelfTestFailed

@@ -4,12 +4,17 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
+
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
+from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.distill.bits import Bits
 from qnode.distill.selftest import self_test
 from qnode.kernel_cache import KernelCache
 from qnode.offline.synchronise import RunStart, synchronised
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
+from qnode.simulate.symbols import repeated_symbols
 from qnode.tags.synchroniser import SyncState
 
 # A bright link locks within a tenth of a second, whose tags are generated in no time.
@@ -26,9 +31,10 @@ def warm() -> int:
         SelfTestFailed: a step gave a wrong result.
         RuntimeError: the simulated link did not lock.
     """
-    # Processes of their own: numba compiles one kernel at a time in each.
+    # Processes of their own: numba compiles one kernel at a time in each. The self-test amplifies last, and
+    # finds that compiled by the other.
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        return sum(pool.map(_compiled_by, (self_test, warm_tags)))
+        return sum(pool.map(_compiled_by, (self_test, warm_amplification, warm_tags)))
 
 
 def _compiled_by(work: Callable[[], None]) -> int:
@@ -37,8 +43,16 @@ def _compiled_by(work: Callable[[], None]) -> int:
     return KernelCache.misses - before
 
 
+def warm_amplification() -> None:
+    """Hash a small block."""
+    n_bits = 1000
+    amplify(
+        Bits(np.zeros(-(-n_bits // 64), np.uint64), n_bits), bytes(seed_length_bytes(n_bits)), n_bits // 2
+    )
+
+
 def warm_tags() -> None:
-    """Generate tags of a bright link and lock onto them."""
+    """Generate tags of a bright link and lock onto them; look symbols up as a looped recording does."""
     recording = SimulatedRecording(_SIMULATION, _LINK)
     states = [
         result.state
@@ -46,3 +60,4 @@ def warm_tags() -> None:
     ]
     if states[-1] is not SyncState.LOCKED:
         raise RuntimeError(f"the simulated link did not lock: {states[-1].value}")
+    repeated_symbols(0, np.arange(8, dtype=np.int64), _LINK.source, period=4, end=8)
