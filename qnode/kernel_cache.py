@@ -130,7 +130,8 @@ def trusted(directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (directory, *directory.parents):
             _check(path)
-        os.utime(directory)
+        with suppress(PermissionError):  # root has warmed it for us
+            os.utime(directory)
         if is_new:
             _forget_old(directory.parent, directory.name.rpartition("-")[0] + "-")
             _forget_old(directory.parent.parent, "kernels-")

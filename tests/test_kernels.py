@@ -124,6 +124,18 @@ def test_a_place_that_others_can_write_to_is_not_used(cache: Path) -> None:
     trusted(cache_directory("qnode.tags.order"))
 
 
+def test_what_root_has_compiled_may_be_used_by_who_cannot_write_there(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(1, "not its owner", str(path))
+
+    directory = cache_directory("qnode.tags.order")
+    directory.mkdir(mode=0o755, parents=True)
+    monkeypatch.setattr(os, "utime", refused)
+    trusted(directory)
+
+
 def test_old_code_goes_when_new_code_comes(cache: Path) -> None:
     def generation(version: str, number: int) -> Path:
         return cache / version / f"tags.order-{number:016x}"
