@@ -106,5 +106,5 @@ class SimulatedTdc:
         return self._end.origin_s
 
     def tags(self) -> AsyncIterator[TagBlock]:
-        """Yield tag blocks of at most a second and 2^18 tags."""
+        """Yield tag blocks of at most 32 seconds and 2^20 tags."""
         return self._end.tags()

@@ -20,8 +20,8 @@ KNOTS_PER_S = 100
 KNOT_S = 1.0 / KNOTS_PER_S
 # Knots are drawn a page at a time; long pages, as each call of the kernel waits for the interpreter's lock.
 PAGE_KNOTS = 8 * KNOTS_PER_S
-MOST_TAGS = 1 << 20
-SEGMENT_CLICKS = 1 << 16  # of a detector, worked on at once at most; two detectors' must fit into MOST_TAGS
+MOST_TAGS = 1 << 18
+SEGMENT_CLICKS = 1 << 16  # of a detector, worked on at once at most; two detectors' must fit into a step
 _MASK = 2**64 - 1
 
 
@@ -40,10 +40,14 @@ class TagGenerator:
     """The clicks of a receiver from tag time zero on.
 
     Settings and run may change between steps and then hold from the next knot (10 ms) that was not generated
-    yet. With equal changes at equal knots the tags do not depend on the size of the steps.
+    yet. With equal changes at equal knots the tags do not depend on the size of the steps, of which
+    ``most_tags`` is the largest.
     """
 
-    def __init__(self, simulation: SimulationParameters, link: LinkParameters) -> None:
+    def __init__(
+        self, simulation: SimulationParameters, link: LinkParameters, most_tags: int = MOST_TAGS
+    ) -> None:
+        self._most_tags = most_tags
         self._simulation = simulation
         self._link = link
         streams = np.random.SeedSequence(simulation.seed).generate_state(4, np.uint64)
@@ -78,13 +82,13 @@ class TagGenerator:
         return self._clock_ps + (self._page_start + PAGE_KNOTS) * KNOT_S * PS_PER_S
 
     def step(self, until_knot: int, settings: Settings, lit: Lit | None) -> TagBlock:
-        """Generate on to ``until_knot``, but at most 2^18 tags.
+        """Generate on to ``until_knot``, but at most ``most_tags``.
 
         Call again while `knot` is below the aim. Without ``lit`` (or before its first knot, or with the
         source off) the detectors give dark counts and afterpulses.
         """
-        times_ps = np.empty(MOST_TAGS, np.int64)
-        channels = np.empty(MOST_TAGS, np.int8)
+        times_ps = np.empty(self._most_tags, np.int64)
+        channels = np.empty(self._most_tags, np.int8)
         n = 0
         while self.knot < until_knot:
             if int(self._state.place[0]) == PAGE_KNOTS:
@@ -98,7 +102,7 @@ class TagGenerator:
             n += fill(self._state, self._page, until, self._receiver, emission, times_ps[n:], channels[n:])
             if int(self._state.place[0]) < until:
                 break  # full
-        if n < MOST_TAGS // 2:  # a small block does not keep the memory of a large one
+        if n < self._most_tags // 2:  # a small block does not keep the memory of a large one
             return TagBlock(times_ps[:n].copy(), channels[:n].copy(), self._reached_ps())
         return TagBlock(times_ps[:n], channels[:n], self._reached_ps())
 

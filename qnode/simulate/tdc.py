@@ -24,6 +24,8 @@ BLOCK_S = 0.1
 # they are short, an eighth of the time since then, so that lock is not late by a block.
 SHORTEST_BLOCK_S = 0.1
 LONGEST_BLOCK_S = 32.0
+# Large blocks: whatever is done once a block, by either site, is done less often.
+MOST_TAGS = 1 << 20
 MOST_LAG_S = 1.0
 CLAIM_AT_MOST_S = 10.0  # of tag time at once, where no speed says how much a wall second is
 
@@ -36,7 +38,7 @@ class ReceiverEnd:
         self._began_knot = world.began_knot
         self._zero_knot = world.next_knot
         self._claimed_knot = world.next_knot
-        self._generator = TagGenerator(simulation, link)
+        self._generator = TagGenerator(simulation, link, MOST_TAGS)
         self._run: Run | None = None
         self._last_run_id: int | None = None
         self._change = Change()
@@ -55,7 +57,7 @@ class ReceiverEnd:
         return self._simulation.speed == REALTIME
 
     async def tags(self) -> AsyncIterator[TagBlock]:
-        """Yield tag blocks of at most 8 seconds and 2^18 tags, as fast as the speed allows."""
+        """Yield tag blocks of at most 32 seconds and 2^20 tags, as fast as the speed allows."""
         pace = _Pace(self._generator.knot)
         while True:
             speed = self._present_speed()
