@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from qnode.config import LinkParameters
 from qnode.simulate.generator import KNOTS_PER_S, Lit, TagGenerator
 from qnode.simulate.parameters import SimulationParameters
 from qnode.simulate.symbols import symbols
 from qnode.tags.types import Codes, Slots, TagBlock
+
+BLOCK_KNOTS: Final = KNOTS_PER_S // 20
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,13 @@ class SimulatedRecording:
         return f"SimulatedRecording({self.link.name!r})"
 
     def tags(self, duration_s: float) -> Iterator[TagBlock]:
-        """Yield blocks of at most 2^18 tags, ``duration_s`` seconds in all."""
+        """Yield ``duration_s`` seconds of tags, a twentieth of a second at once: lock needs a few blocks."""
         generator = TagGenerator(self.simulation, self.link)
         lit = Lit(self.symbol_key, 0)
         end = round(duration_s * KNOTS_PER_S)
         while generator.knot < end:
-            yield generator.step(end, self.simulation.settings_at(0.0), lit)
+            until = min(end, generator.knot + BLOCK_KNOTS)
+            yield generator.step(until, self.simulation.settings_at(0.0), lit)
 
     def symbols(self, slots: Slots) -> Codes:
         """Return what Alice sent."""
