@@ -19,7 +19,7 @@ from qnode.units import PS_PER_S
 KNOTS_PER_S = 100
 KNOT_S = 1.0 / KNOTS_PER_S
 # Knots are drawn a page at a time; long pages, as each call of the kernel waits for the interpreter's lock.
-PAGE_KNOTS = 8 * KNOTS_PER_S
+PAGE_KNOTS = 32 * KNOTS_PER_S
 MOST_TAGS = 1 << 18
 SEGMENT_CLICKS = 1 << 16  # of a detector, worked on at once at most; two detectors' must fit into a step
 _MASK = 2**64 - 1
