@@ -20,7 +20,7 @@ import msgspec
 import tomli_w
 
 from qnode.config import Role, convert
-from qnode.loopback.prepare import Endpoints, LoopbackConfig, SaeEndpoint, prepare
+from qnode.loopback.prepare import Endpoints, LoopbackConfig, SaeEndpoint, Staging, prepare
 from qnode.operate.client import NoAnswer, NodeNotRunning, ask_events, ask_status, decode_status
 from qnode.operate.status import NodeStatus
 
@@ -182,7 +182,7 @@ class Sites:
         self._logs = folder / "logs"
         self._logs.mkdir()
         config = convert(SMALL_LINK, LoopbackConfig, where="the small link")
-        prepared = prepare(self.data, config, SPEED)
+        prepared = prepare(self.data, config, Staging(SPEED))
         self.site_files, self.endpoints = prepared.site_files, prepared.endpoints
         self.processes: dict[Role, subprocess.Popen[bytes]] = {}
 

@@ -8,12 +8,12 @@ import tomli_w
 
 from qnode.config import LinkParameters, SiteConfig, check_link_parameters, convert, load
 from qnode.errors import ConfigError
-from qnode.loopback.prepare import LoopbackConfig, prepare
+from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 
 
 @pytest.fixture
 def site_file(tmp_path: Path) -> Path:
-    return prepare(tmp_path / "data", LoopbackConfig(), None).site_files["alice"]
+    return prepare(tmp_path / "data", LoopbackConfig(), Staging()).site_files["alice"]
 
 
 def changed(path: Path, change: Any) -> Path:

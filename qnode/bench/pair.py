@@ -17,7 +17,7 @@ from qnode.bench.results import BenchResult, Effort, Machine, PairResult, Unit, 
 from qnode.bench.whole_link import Meter
 from qnode.config import Role, SiteConfig, load
 from qnode.keys import BlockState, open_store
-from qnode.loopback.prepare import Played, Prepared, prepare
+from qnode.loopback.prepare import Played, Prepared, Staging, prepare
 from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import run_prepared
 from qnode.operate.status import NodeStatus
@@ -48,7 +48,9 @@ def pair(_machine: Machine, effort: Effort) -> Iterator[BenchResult]:
 def _over(recording: Path, round_trip_s: float, effort: Effort) -> Iterator[BenchResult]:
     with tempfile.TemporaryDirectory(prefix="qnode-bench-") as directory:
         prepared = prepare(
-            Path(directory), FAST, None, round_trip_s, Played(recording, loop=True), most_chunks=_MOST_CHUNKS
+            Path(directory),
+            FAST,
+            Staging(round_trip_s=round_trip_s, played=Played(recording, loop=True), most_chunks=_MOST_CHUNKS),
         )
         sifted = Meter(lambda status: status.totals.sifted_bits / 1e6, effort.pair_s)
         secret = Meter(lambda status: status.totals.secret_bits / 1e6, effort.pair_s)

@@ -10,7 +10,7 @@ import trio
 
 from qnode.bench.links import TURIN
 from qnode.bench.results import BenchResult, Effort, Machine, summary
-from qnode.loopback.prepare import LoopbackConfig
+from qnode.loopback.prepare import LoopbackConfig, Staging
 from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import run_link
 from qnode.operate.status import NodeStatus
@@ -53,7 +53,7 @@ class Meter:
 def run_metered(config: LoopbackConfig, meter: Meter) -> LoopbackResult:
     """Run a link in a folder of its own until ``meter`` has seen enough; return what came out."""
     with tempfile.TemporaryDirectory(prefix="qnode-bench-") as directory:
-        outcome = trio.run(partial(run_link, config, Path(directory), None, meter.see))
+        outcome = trio.run(partial(run_link, config, Path(directory), Staging(), meter.see))
     return outcome.result
 
 

@@ -21,6 +21,7 @@ from qnode.loopback.prepare import (
     LoopbackConfig,
     Played,
     Prepared,
+    Staging,
     parse_loopback_config,
     prepare,
     write_endpoints,
@@ -123,7 +124,7 @@ def run_both_sites(config: LoopbackConfig, wanted: Wanted, played: Played | None
     """
     speed = _parse_speed(wanted.speed)
     with _data_dir(wanted.data_dir) as directory:
-        prepared = prepare(directory, config, speed, wanted.rtt_ms / 1000.0, played)
+        prepared = prepare(directory, config, Staging(speed, wanted.rtt_ms / 1000.0, played))
         run = Run(config, prepared, wanted.until_keys, wanted.duration_s)
         try:
             trio.run(_run, run, wanted.as_json)

@@ -34,7 +34,7 @@ from qnode.loopback.pages import (
     eve_page,
     lock_times,
 )
-from qnode.loopback.prepare import LoopbackConfig
+from qnode.loopback.prepare import LoopbackConfig, Staging
 from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import LinkOutcome, Until, run_link
 from qnode.loopback.sites import SiteFailed
@@ -257,7 +257,7 @@ def _run(config: LoopbackConfig, speed: float | None, until: Until) -> LinkOutco
                 run_link,
                 config,
                 Path(directory),
-                speed,
+                Staging(speed),
                 until,
                 lambda role, line: heard.append(f"{role:5} | {line}"),
             )

@@ -99,18 +99,22 @@ def other(role: Role) -> Role:
     return "bob" if role == "alice" else "alice"
 
 
-def prepare(
-    directory: Path,
-    config: LoopbackConfig,
-    speed: float | None,
-    round_trip_s: float = 0.0,
-    played: Played | None = None,
-    most_chunks: int | None = None,
-) -> Prepared:
-    """Make or complete ``directory``; ``round_trip_s`` is added to the classical channel's.
+class Staging(Struct, frozen=True):
+    """How a loopback link is run.
 
-    ``speed``: tag seconds a wall second; None is as fast as possible. ``played``: what the devices play,
-    instead of simulating. ``most_chunks``: how much key a site may hold, if not as shipped.
+    ``speed``: tag seconds a wall second; None is as fast as possible. ``round_trip_s`` is added to the
+    classical channel's. ``played``: what the devices play, instead of simulating. ``most_chunks``: how much
+    key a site may hold, if not as shipped.
+    """
+
+    speed: float | None = None
+    round_trip_s: float = 0.0
+    played: Played | None = None
+    most_chunks: int | None = None
+
+
+def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepared:
+    """Make or complete ``directory``.
 
     Raises:
         ConfigError: the folder cannot be written, or is readable by others.
@@ -124,7 +128,7 @@ def prepare(
     (directory / "endpoints.json").unlink(missing_ok=True)  # of an earlier run, with other ports
     ports = _free_ports(6)
     addresses = {"alice": ports[1], "bob": ports[2]}
-    line = LongLine(ports[5], ports[0], round_trip_s) if round_trip_s else None
+    line = LongLine(ports[5], ports[0], staging.round_trip_s) if staging.round_trip_s else None
     peer_ports = {"alice": ports[0], "bob": line.bob_port if line else ports[0]}
     metrics = {"alice": ports[3], "bob": ports[4]}
     _make_certificates(directory)
@@ -136,13 +140,15 @@ def prepare(
         (folder / "store").mkdir(mode=0o700, exist_ok=True)
         _write_once(folder / "store.key", lambda: secrets.token_bytes(32))
         devices = (
-            _simulated(directory, role, config, speed) if played is None else _played(role, played, speed)
+            _simulated(directory, role, config, staging.speed)
+            if staging.played is None
+            else _played(role, staging.played, staging.speed)
         )
         site = _site_tables(
             directory, role, config, devices, peer_ports[role], addresses[role], metrics[role]
         )
-        if most_chunks is not None:
-            site["store"]["most_chunks"] = most_chunks
+        if staging.most_chunks is not None:
+            site["store"]["most_chunks"] = staging.most_chunks
         site_files[role] = folder / "site.toml"
         site_files[role].write_text(tomli_w.dumps(site))
     endpoints = Endpoints(

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from qnode.loopback.delay import delay_line
 from qnode.loopback.encryptors import Comparison, run_encryptors
-from qnode.loopback.prepare import LoopbackConfig, Played, Prepared, prepare
+from qnode.loopback.prepare import LoopbackConfig, Prepared, Staging, prepare
 from qnode.loopback.result import Ledger, LoopbackResult
 from qnode.loopback.sites import Tell, keep_site
 from qnode.operate.client import NoAnswer, NodeNotRunning, ask_events
@@ -97,23 +97,17 @@ class LoopbackLink:
 
 
 async def run_link(
-    config: LoopbackConfig,
-    directory: Path,
-    speed: float | None,
-    until: Until,
-    tell: Tell | None = None,
-    played: Played | None = None,
+    config: LoopbackConfig, directory: Path, staging: Staging, until: Until, tell: Tell | None = None
 ) -> LinkOutcome:
     """Run both sites in ``directory`` until ``until`` is content with what came out and with Bob's status.
 
-    ``speed``: tag seconds a wall second; None is as fast as possible. ``until`` is asked every `POLL_S`.
-    ``played``: a recording in place of simulated hardware.
+    ``until`` is asked every `POLL_S`.
 
     Raises:
         ConfigError: the folder cannot be used.
         ExceptionGroup: of what `LoopbackLink.running` raises.
     """
-    prepared = prepare(directory, config, speed, played=played)
+    prepared = prepare(directory, config, staging)
     return await run_prepared(prepared, config.link.source.p_z, until, tell, exchange=True)
 
 
