@@ -26,7 +26,7 @@ from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots, TagBlock
 from qnode.units import PS_PER_S
 
 REALTIME = 1.0
-MOST_TAGS = 1 << 18
+MOST_TAGS = 1 << 19
 BLOCK_S = 0.1
 LONGEST_BLOCK_S = 8.0
 MOST_LAG_S = 1.0
@@ -139,7 +139,7 @@ class ReplayTdc:
         return manifest.origin_s + ahead_slots / manifest.link.source.qubit_rate_hz
 
     async def tags(self) -> AsyncIterator[TagBlock]:
-        """Yield tag blocks of at most 2^18 tags; a recording that is not looped ends."""
+        """Yield tag blocks of at most 2^19 tags; a recording that is not looped ends."""
         times_ps, manifest = self._recording.times_ps, self._recording.manifest
         whole_ps, part_ps = int(manifest.span_ps), manifest.span_ps % 1.0
         began_s = trio.current_time()
