@@ -12,7 +12,7 @@ import pytest
 from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared
 
 from qnode.errors import KeyNotFound, StoreError, StoreUnusable
-from qnode.keys import Key, Pad, PadsLeft, SqliteKeyStore
+from qnode.keys import BlockState, Counts, Key, Pad, PadsLeft, SqliteKeyStore
 
 
 class Crowd:
@@ -56,7 +56,7 @@ def test_changes_that_wait_together_share_one_commit_and_one_step_of_the_anchor(
         store.load_preshared(preshared(64))
         before = store.positions()
         crowd = Crowd(store)
-        pads = crowd.run(*[store.reserve_send_pad] * 20, store.pads_left)
+        pads = crowd.run(*[store.reserve_send_pad] * 20)
         assert crowd.commits == 1
         assert store.positions().generation == before.generation + 1
         ids = {pad.pad_id for pad in pads if isinstance(pad, Pad)}
@@ -118,6 +118,25 @@ def test_when_the_disk_is_full_all_are_told_and_nothing_has_changed(tmp_path: Pa
         store.prepare(make_block(1, 5000))
 
 
+def test_a_reader_is_served_though_the_disk_is_full_for_a_writer_beside_it(tmp_path: Path) -> None:
+    with Site(tmp_path / "a", "alice").open() as store:
+        store.load_preshared(preshared(64))
+        store.record_block_opened(1)
+        connection = store._database._tx.connection
+        (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {n_pages}")
+        pad, counts, too_much, state = Crowd(store).run(
+            store.reserve_send_pad,
+            store.counts,
+            lambda: store.prepare(make_block(1, 5000)),
+            lambda: store.block_state(1),
+        )
+        assert isinstance(too_much, StoreError)
+        assert isinstance(pad, Pad | StoreError)
+        assert isinstance(counts, Counts)
+        assert (counts.prepared, state) == (0, BlockState.UNKNOWN)
+
+
 def test_when_the_anchor_cannot_be_written_nobody_gets_a_key(tmp_path: Path) -> None:
     site = Site(tmp_path / "a", "alice")
     with site.open() as store:
@@ -139,14 +158,14 @@ def test_after_an_error_of_the_disk_nothing_that_waited_is_committed(tmp_path: P
     with site.open() as store:
         store.load_preshared(preshared(64))
 
-        def look_at_a_bad_sector() -> None:
+        def meet_a_bad_sector() -> None:
             error = sqlite3.OperationalError("disk I/O error")
             error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
-            with store._database.look():
+            with store._database.change(anchored=False):
                 raise error
 
         left = store.pads_left().send
-        results = Crowd(store).run(*[store.reserve_send_pad] * 3, look_at_a_bad_sector, store.pads_left)
+        results = Crowd(store).run(*[store.reserve_send_pad] * 3, meet_a_bad_sector, store.pads_left)
         assert isinstance(results[3], StoreUnusable)
         served = [result for result in results if isinstance(result, Pad)]
         assert all(isinstance(result, StoreUnusable | Pad | PadsLeft) for result in results)

@@ -121,8 +121,8 @@ class Database:
 
     @contextmanager
     def look(self) -> Iterator[Tx]:
-        """Read a consistent state, which is on disk on leaving; nothing is written."""
-        with self._turn():
+        """Read a consistent state, which is on disk; a reader never fails because a writer's disk is full."""
+        with self._turn(alone=True):
             self._check_usable()
             try:
                 yield self._tx
@@ -190,7 +190,8 @@ class Database:
     def _turn(self, *, alone: bool = False) -> Iterator[None]:
         """Have the connection to oneself; whoever leaves last commits what all before him have changed.
 
-        On leaving, everything that was changed or seen here is durable. `alone`: commit before the body.
+        On leaving, everything that was changed here is durable. `alone`: commit before the body, so that
+        what is seen there is durable too.
         """
         self._arriving.append(None)
         try:
