@@ -17,7 +17,7 @@ from keys_support import add_block, make_block, memory_folder, preshared
 from link_room import Two, greet_both, local_end, memory_sessions
 
 from qnode.config import LinkParameters
-from qnode.errors import LinkDown, LinkError, NotEnoughKeys
+from qnode.errors import LinkDown, LinkError, NotEnoughKeys, StoreError
 from qnode.keys import Handover, SqliteKeyStore
 from qnode.link import messages as m
 from qnode.link.hello import LocalEnd, Standing
@@ -225,6 +225,18 @@ async def test_a_peer_that_can_neither_take_nor_void_leaves_the_hand_over_open(s
         assert not await nodes.alice.conversation.hand_over(handover)
     connection.execute("PRAGMA query_only = OFF")
     assert stores.alice.pending_handover() == handover
+    async with two_nodes(stores) as nodes:
+        assert await nodes.alice.conversation.hand_over(handover)
+    assert mirrored(stores)
+    assert stores.bob.stored_key_count() == 110
+
+
+async def test_a_hand_over_that_was_taken_is_not_voided_by_a_giver_who_heard_otherwise(stores: Two) -> None:
+    add_block(make_block(1, 120), stores.alice, stores.bob)
+    handover = stores.alice.give_away(50)
+    stores.bob.take_over(handover)
+    with pytest.raises(StoreError, match="taken here"):
+        stores.bob.void_handover(handover)
     async with two_nodes(stores) as nodes:
         assert await nodes.alice.conversation.hand_over(handover)
     assert mirrored(stores)

@@ -52,8 +52,7 @@ def take(tx: Tx, handover: Handover) -> None:
     when this hand-over was voided here: the giver must then do the same.
     """
     if not _is_new(tx, handover):
-        last, void = tx.one("SELECT peer_last_handover_id, peer_last_handover_void FROM site")
-        if handover.handover_id == last and void:
+        if _was_void(tx, handover) is True:
             raise StoreError(f"hand-over {handover.handover_id} was voided here")
         return
     for item in _ranges.joined(handover.ranges):
@@ -67,13 +66,18 @@ def take(tx: Tx, handover: Handover) -> None:
 
 
 def void(tx: Tx, handover: Handover) -> None:
-    """Void the chunks of a hand-over that the taker refused, first there, then here; once more is fine."""
+    """Void the chunks of a hand-over that the taker refused, first there, then here; once more is fine.
+
+    Raises StoreError when they were taken here: the giver must not destroy them then.
+    """
     if handover.giver == tx.role:
         if pending(tx) != handover:
             return
         finish(tx, handover.handover_id)
     elif _is_new(tx, handover):
         _remember(tx, handover, void=True)
+    elif _was_void(tx, handover) is False:
+        raise StoreError(f"hand-over {handover.handover_id} was taken here")
     else:
         return
     free = [part for item in handover.ranges for part in _ranges.take_what_is_free(tx, item, tx.peer)]
@@ -85,6 +89,12 @@ def _is_new(tx: Tx, handover: Handover) -> bool:
     if handover.giver != tx.peer:
         raise StoreError(f"hand-over {handover.handover_id} is of {handover.giver}, not of the peer")
     return handover.handover_id > tx.one("SELECT peer_last_handover_id FROM site")[0]
+
+
+def _was_void(tx: Tx, handover: Handover) -> bool | None:
+    """Tell whether the peer's latest hand-over was voided here, not taken; None for one before it."""
+    last, void = tx.one("SELECT peer_last_handover_id, peer_last_handover_void FROM site")
+    return bool(void) if handover.handover_id == last else None
 
 
 def _remember(tx: Tx, handover: Handover, *, void: bool) -> None:
