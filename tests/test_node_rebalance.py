@@ -104,6 +104,19 @@ class Peer:
         self._conversation.give_up(assignment)
 
 
+class SlowPeer(Peer):
+    """The other site, whose word that it holds an assignment is slow in coming."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        super().__init__(conversation)
+        self.announced, self.go_on = trio.Event(), trio.Event()
+
+    async def announce(self, assignment: Any) -> None:
+        await super().announce(assignment)
+        self.announced.set()
+        await self.go_on.wait()
+
+
 @asynccontextmanager
 async def two_nodes(stores: Two) -> AsyncIterator[Two]:
     """Let two sites converse for a while; the session is cut at the end."""
@@ -241,6 +254,47 @@ async def test_a_hand_over_that_was_taken_is_not_voided_by_a_giver_who_heard_oth
         assert await nodes.alice.conversation.hand_over(handover)
     assert mirrored(stores)
     assert stores.bob.stored_key_count() == 110
+
+
+async def test_keys_whose_caller_has_gone_are_given_up_at_both_sites_in_the_same_session(stores: Two) -> None:
+    add_block(make_block(1, 120), stores.alice, stores.bob)
+    async with two_nodes(stores) as nodes:
+        peer = SlowPeer(nodes.alice.conversation)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(SiteSupply(nodes.alice.storage, peer).allocate, "m", ("s",), 8, 256)
+            await peer.announced.wait()
+            assert stores.alice.counts().assigned == stores.bob.counts().assigned == 8
+            nursery.cancel_scope.cancel()
+        while stores.alice.unacknowledged_assignments():  # noqa: ASYNC110 - a store tells nobody
+            await trio.sleep(0.001)
+    assert mirrored(stores)
+    for store in (stores.alice, stores.bob):
+        assert (store.counts().assigned, store.counts().void) == (0, 8)
+
+
+async def test_keys_that_a_full_disk_keeps_from_their_master_end_neither_session_nor_store(
+    stores: Two,
+) -> None:
+    add_block(make_block(1, 120), stores.alice, stores.bob)
+    connection = stores.alice._database._tx.connection
+    async with two_nodes(stores) as nodes:
+        peer = SlowPeer(nodes.alice.conversation)
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                with pytest.raises(StoreError, match="readonly"):
+                    await SiteSupply(nodes.alice.storage, peer).allocate("m", ("s",), 8, 256)
+
+            nursery.start_soon(ask)
+            await peer.announced.wait()
+            connection.execute("PRAGMA query_only = ON")  # as with a full disk: every change is refused
+            peer.go_on.set()
+        while not stores.bob.counts().void:  # noqa: ASYNC110 - a store tells nobody
+            await trio.sleep(0.001)
+        await trio.sleep(0.05)
+        connection.execute("PRAGMA query_only = OFF")
+        assert len(await nodes.alice.supply.allocate("m", ("s",), 8, 256)) == 8
+    assert len(stores.alice.unacknowledged_assignments()) == 1  # for the next session
 
 
 async def test_key_control_that_cannot_be_read_ends_the_session(stores: Two) -> None:

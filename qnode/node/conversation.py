@@ -6,7 +6,6 @@ is then in the air is lost at both sites, unless it was prepared: those are sett
 
 import itertools
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -257,16 +256,20 @@ class Conversation:
             log.info("assignment.void", assignments=len(some))
 
     def give_up(self, assignment: Assignment) -> None:
-        """Void an assignment that was not acknowledged in time, while this session lives."""
+        """Void an assignment that was not delivered, while this session lives."""
 
         async def work() -> None:
-            with suppress(LinkError):  # the next session settles it
+            try:
                 await self.void_assignment(assignment)
+            except StoreUnusable:
+                raise
+            except (LinkError, StoreError) as error:  # the next session settles it
+                log.warning("assignment.open", assignment=assignment.assignment_id, reason=str(error))
 
         self._nursery.start_soon(work)
 
     async def void_assignment(self, assignment: Assignment) -> None:
-        """Give up an assignment that was not acknowledged in time, first at the peer, then here.
+        """Give up an assignment that was not delivered, first at the peer, then here.
 
         Raises:
             LinkError: the session ended, or the peer cannot; the next session tries again.

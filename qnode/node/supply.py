@@ -86,11 +86,16 @@ class SiteSupply(KeySupply):
         try:
             with trio.fail_after(ACKNOWLEDGE_S):
                 await self._peer.announce(assignment)
+            keys = await self._storage.deliver_to_master(assignment.assignment_id)
         except (LinkError, trio.TooSlowError):
             # The peer may be gone without our knowing yet. These keys are given up; others were set aside.
             self._peer.give_up(assignment)
             return await self._from_stock(master, slaves, number, size_bits)
-        keys = await self._storage.deliver_to_master(assignment.assignment_id)
+        except BaseException:
+            # The caller has gone, or the disk is full. Unacknowledged keys never expire: without this they
+            # would fill the store for as long as the session lasts.
+            self._peer.give_up(assignment)
+            raise
         self.assigned_chunks += sum(item.count for item in assignment.ranges)
         return _for_delivery(keys)
 
