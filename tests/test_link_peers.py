@@ -26,7 +26,7 @@ from qnode.link import messages as m
 from qnode.link import peers
 from qnode.link.frames import FrameStream
 from qnode.link.hello import LocalEnd
-from qnode.link.peers import LinkFailure, connect_to_peer, serve_peer
+from qnode.link.peers import FIRST_PAUSE_S, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.session import Session
 from qnode.link.tls import TlsTransport, certificate_identities
 
@@ -333,10 +333,13 @@ async def test_a_link_error_from_within_the_nodes_nurseries_only_ends_the_sessio
     async with alice_serving(alice_files) as (alice, port), trio.open_nursery() as nursery:
         call: Callable[..., Awaitable[None]] = partial(connect_to_peer, on_failure=site.on_failure)
         nursery.start_soon(call, local_end("bob"), transport(bob_files, "kme-alice", port), fails)
-        for _ in range(2):
+        ended_s: list[float] = []
+        for _ in range(3):
             await alice.session()
             failure = await site.failure()
             assert (failure.proven, str(failure.error)) == (True, "from deep inside")
+            ended_s.append(trio.current_time())
+        assert ended_s[2] - ended_s[1] >= 2 * FIRST_PAUSE_S  # sessions that end at once become rarer
         nursery.cancel_scope.cancel()
 
 

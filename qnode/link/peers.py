@@ -86,7 +86,8 @@ async def connect_to_peer(
 ) -> None:
     """Bob: connect to the peer and call ``handle`` with each session, until cancelled.
 
-    Between attempts it pauses 0.1 s, doubling to 5 s, and starts from 0.1 s again after each session.
+    Between attempts it pauses 0.1 s, doubling to 5 s, and starts from 0.1 s again after each session that
+    lasted 5 s: one that always ends at once, because a site's disk is full, is not tried ten times a second.
 
     Raises:
         ConfigError: address or TLS files cannot be used.
@@ -97,8 +98,10 @@ async def connect_to_peer(
     while True:
         greeted = await _greet(transport.connect, local, on_failure, connected=True)
         if greeted is not None:
-            pause_s = FIRST_PAUSE_S
+            began = trio.current_time()
             await place.hold(greeted, local, handle, on_failure)
+            if trio.current_time() - began >= LONGEST_PAUSE_S:
+                pause_s = FIRST_PAUSE_S
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

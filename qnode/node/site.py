@@ -152,7 +152,22 @@ class SiteNode:
         )
 
     async def _hold_session(self, session: Session) -> None:
-        """Converse for the length of one session."""
+        """Converse for the length of one session.
+
+        Raises:
+            LinkError: the session ended, also because the disk is full: the node waits for space, connecting
+                anew now and then.
+        """
+        try:
+            await self._converse(session)
+        except* StoreUnusable:
+            raise
+        except* StoreError as errors:
+            text = str(_first(errors))
+            self._figures.raise_alarm("store.failed", text)
+            raise LinkError(f"the key store refused: {text}") from None
+
+    async def _converse(self, session: Session) -> None:
         log.info("link.connected", peer=session.peer.kme_id, software=session.peer.software)
         async with trio.open_nursery() as nursery:
             site = Site(
@@ -289,3 +304,9 @@ class SiteNode:
                 self._figures.raise_alarm("store.failed", str(error))
             else:
                 self._figures.clear_alarm("store.failed")
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,58 @@
+"""One site put together."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+from keys_support import Site as StoreSite
+from keys_support import preshared
+from link_room import greet_both, local_end
+
+from qnode.config import Role, SiteConfig, load
+from qnode.errors import LinkError, StoreUnusable
+from qnode.keys import SqliteKeyStore
+from qnode.link.hello import LocalEnd, Standing
+from qnode.link.session import open_session
+from qnode.node.site import SiteNode
+from qnode.node.storage import PeerMemory, runs_of
+from qnode.operate.events import EventLog
+
+CONFIG = Path(__file__).parent.parent / "config"
+
+
+def end_of(role: Role, store: SqliteKeyStore) -> LocalEnd:
+    memory = PeerMemory(store.view_of_peer(), runs_of(store.pad_segments()))
+    standing = Standing(0, store.positions().generation, msgspec.msgpack.encode(memory))
+    return local_end(role, secrets=store, standing=lambda: standing)
+
+
+@pytest.mark.parametrize("role", ["alice", "bob"])
+@pytest.mark.parametrize("disk", ["full", "broken"])
+async def test_a_full_disk_ends_the_session_and_a_broken_one_the_node(
+    tmp_path: Path, role: Role, disk: str
+) -> None:
+    with ExitStack() as stack:
+        alice = stack.enter_context(StoreSite(tmp_path / "a", "alice").open())
+        bob = stack.enter_context(StoreSite(tmp_path / "b", "bob").open())
+        for store in (alice, bob):
+            store.load_preshared(preshared(64))
+        ends = {"alice": end_of("alice", alice), "bob": end_of("bob", bob)}
+        greeted = await greet_both(ends["alice"], ends["bob"])
+        database = (alice if role == "alice" else bob)._database
+        if disk == "full":
+            database._tx.connection.execute("PRAGMA query_only = ON")  # every change is refused
+        else:
+            database._unusable = "disk I/O error"
+        node = SiteNode(
+            load(CONFIG / f"{role}.toml", SiteConfig), {"alice": alice, "bob": bob}[role], EventLog()
+        )
+        expected: type[Exception] = LinkError if disk == "full" else StoreUnusable
+        with trio.fail_after(10), pytest.RaisesGroup(expected, flatten_subgroups=True, allow_unwrapped=True):
+            async with open_session(
+                getattr(greeted.frames, role), ends[role], getattr(greeted, role)
+            ) as session:
+                await node._hold_session(session)
+        assert [alarm.name for alarm in node._figures.status().alarms] == ["store.failed"] * (disk == "full")
+        database._tx.connection.execute("PRAGMA query_only = OFF")
