@@ -13,7 +13,7 @@ from qnode.keys import _keybytes, _ranges
 from qnode.keys._database import Tx
 from qnode.keys._model import Assignment, Key, KeyRange, chunks_per_key
 
-# An Assignment's slaves are bits of one SQLite integer at the peer.
+# More than ETSI GS QKD 014's SAE_ID lists of this node ever name; each costs the peer a bit a key.
 MAX_SLAVES = 62
 
 _decoder = msgspec.msgpack.Decoder(Assignment)

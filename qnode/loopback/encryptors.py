@@ -41,6 +41,9 @@ class _Key(Struct, frozen=True, gc=False):
     key_id: str = msgspec.field(name="key_ID")
     key: bytes
 
+    def __repr__(self) -> str:
+        return f"_Key({self.key_id})"
+
 
 class _KeyContainer(Struct, frozen=True):
     keys: list[_Key]
