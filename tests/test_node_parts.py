@@ -120,6 +120,19 @@ def test_blocks_in_any_order_of_their_batches_keep_apart() -> None:
     ledger.announce(second, np.array([601]))
 
 
+def test_a_block_around_another_leaves_no_slot_of_its_own_free_when_both_have_ended() -> None:
+    ledger = SlotLedger(1)
+    outer, inner = ledger.open_block(), ledger.open_block()
+    ledger.announce(outer, np.array([0, 10]))
+    ledger.announce(inner, np.array([200, 300]))
+    ledger.announce(outer, np.array([400, 500]))
+    ledger.close(outer)
+    ledger.close(inner)
+    assert not ledger.reveal(range(450, 451))
+    with pytest.raises(ProtocolError, match="second block"):
+        ledger.announce(ledger.open_block(), np.array([400, 500]))
+
+
 def test_a_block_that_is_too_small_is_lost_before_anything_is_disclosed() -> None:
     with pytest.raises(BlockLost) as lost:
         check_size(63, LinkParameters())

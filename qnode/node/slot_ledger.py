@@ -63,6 +63,7 @@ class SlotLedger:
         spans = sorted(kept, key=_first)
         while len(spans) > 1 and spans[0].closed and spans[1].closed:
             spans[1].first = spans[0].first
+            spans[1].until = max(spans[0].until, spans[1].until)
             del spans[0]
         self._spans = spans
 
