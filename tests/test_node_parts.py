@@ -92,6 +92,17 @@ def test_slots_without_lock_do_not_lower_the_running_rate() -> None:
     assert rate.sifted_per_slot == pytest.approx(0.4)
 
 
+def test_an_interruption_of_the_link_does_not_lower_the_running_rate() -> None:
+    rate = RunningRate(p_z=1.0)
+    clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
+    rate.add(Announcement(7, 0, clicks, 400, 1000, 0, 0))
+    rate.add(Announcement(7, 0, clicks, 400, 2000, 0, 0))
+    rate.begin_session()
+    rate.add(Announcement(7, 0, clicks, 400, 900_000, 0, 0))
+    rate.add(Announcement(7, 0, clicks, 400, 901_000, 0, 0))
+    assert rate.sifted_per_slot == pytest.approx(0.4)
+
+
 def test_slots_serve_one_block_once_and_never_after_an_alignment_gave_them_away() -> None:
     ledger = SlotLedger(1)
     assert ledger.reveal(range(100, 200))

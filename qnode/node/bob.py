@@ -74,6 +74,10 @@ class RunningRate:
         self._run_id: int | None = None
         self._reached_slot = 0
 
+    def begin_session(self) -> None:
+        """Take no account of the slots since the last announcement: their clicks were told to nobody."""
+        self._run_id = None
+
     def add(self, announcement: Announcement) -> None:
         """Take the clicks of one announcement into account."""
         passed = announcement.reached_slot - self._reached_slot - announcement.cut_slots
@@ -138,6 +142,7 @@ class BobPart:
         ours = (await site.storage.positions()).last_block_id
         theirs = site.session.peer.last_block_id or 0
         self._next_block_id = max(ours, theirs) + 1
+        self._rate.begin_session()
         self._nursery.start_soon(self._propose_in_turn)
         self.ready.set()
         with self._errands:
