@@ -15,10 +15,20 @@ from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
 from qnode.errors import ConfigError, ProtocolError
 from qnode.keys import Positions
+from qnode.link import codec
+from qnode.link.messages import Sifted
 from qnode.loopback.result import Ledger
 from qnode.node.block_policy import FIRST_SIFTED_BITS, RecentBlocks, best_span
 from qnode.node.bob import Announcement, RunningRate
-from qnode.node.decision import BlockCounts, assumptions, check_size, decide, verification_bits
+from qnode.node.decision import (
+    MOST_ANNOUNCED_CLICKS,
+    BlockCounts,
+    assumptions,
+    check_clicks,
+    check_size,
+    decide,
+    verification_bits,
+)
 from qnode.node.dialogue import BlockLost
 from qnode.node.process import read_secret
 from qnode.node.sample import sample_of
@@ -101,6 +111,27 @@ def test_an_interruption_of_the_link_does_not_lower_the_running_rate() -> None:
     rate.add(Announcement(7, 0, clicks, 400, 900_000, 0, 0))
     rate.add(Announcement(7, 0, clicks, 400, 901_000, 0, 0))
     assert rate.sifted_per_slot == pytest.approx(0.4)
+
+
+async def test_no_block_is_expected_to_have_more_clicks_than_a_message_can_name() -> None:
+    rate, recent = RunningRate(p_z=0.5), RecentBlocks()
+    link = LinkParameters(
+        source=SourceParameters(qubit_rate_hz=1_000_000),
+        block=BlockParameters(sifted_bits=40_000_000, longest_s=86_400.0),
+    )
+    clicks = Clicks(np.arange(800), np.zeros(800, np.uint8))  # half of them of the X arm
+    for step in range(1, 12):
+        rate.add(Announcement(7, 0, clicks, 400, step * 25_000, 0, 0))
+    n_slots = await rate.span_slots(link, recent)
+    assert n_slots * 800 / 25_000 == pytest.approx(0.9 * MOST_ANNOUNCED_CLICKS)
+    check_clicks(MOST_ANNOUNCED_CLICKS)
+    with pytest.raises(BlockLost) as lost:
+        check_clicks(MOST_ANNOUNCED_CLICKS + 1)
+    assert lost.value.reason == "too_many_bits"
+    nothing = (0, 0)
+    codec.encode(  # the largest that is not refused can be said
+        Sifted(1, bytes(MOST_ANNOUNCED_CLICKS // 8), b"", 0, (nothing,) * 5, 0)
+    )
 
 
 def test_slots_serve_one_block_once_and_never_after_an_alignment_gave_them_away() -> None:

@@ -22,7 +22,7 @@ from qnode.link.messages import (
     VerifyChallenge,
 )
 from qnode.node.book import Book
-from qnode.node.decision import BlockCounts, check_size, decide, verification_bits
+from qnode.node.decision import BlockCounts, check_clicks, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import answer_corrections
 from qnode.node.settle import Site, authenticate, check_room, commit
@@ -116,6 +116,7 @@ async def _listen(
         if not span.first_slot <= message.first_slot < span.end_slot:
             raise ProtocolError(f"block {dialogue.block_id}: clicks outside its span")
         n_clicks += await trio.to_thread.run_sync(take, message)
+        check_clicks(n_clicks)
     if message.n_clicks != n_clicks:
         raise ProtocolError(f"block {dialogue.block_id}: {message.n_clicks} clicks said, not {n_clicks}")
 

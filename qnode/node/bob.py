@@ -19,6 +19,7 @@ from qnode.link.messages import AlignmentProbeMessage, AlignmentResult, Emission
 from qnode.node.block_policy import RecentBlocks, choose_span_s
 from qnode.node.bob_block import BobBlock
 from qnode.node.conversation import Conversation, Work
+from qnode.node.decision import MOST_ANNOUNCED_CLICKS
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.figures import Figures
 from qnode.node.in_flight import blocks_in_flight
@@ -31,6 +32,8 @@ log = structlog.get_logger()
 CLICKS_FOR_RATE = 2_000
 # How far back the running rate looks, in Z clicks.
 RATE_WINDOW_CLICKS = 500_000
+# A rate that keeps the expected clicks of a block below what can be sifted.
+MOST_EXPECTED_CLICKS = 0.9 * MOST_ANNOUNCED_CLICKS
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,11 @@ Errand = Announcement | ProbeErrand
 
 
 class RunningRate:
-    """Sifted bits per slot, from the Z clicks accepted so far; older ones fade."""
+    """Clicks and sifted bits per slot, from the clicks accepted so far; older ones fade."""
 
     def __init__(self, p_z: float) -> None:
         self._p_z = p_z
+        self._clicks = 0.0
         self._z_clicks = 0.0
         self._slots = 0.0
         self._run_id: int | None = None
@@ -85,9 +89,11 @@ class RunningRate:
         self._run_id, self._reached_slot = announcement.run_id, announcement.reached_slot
         if not same_run or passed <= 0:
             return
+        self._clicks += len(announcement.clicks)
         self._z_clicks += announcement.z_clicks
         self._slots += passed
         if self._z_clicks > RATE_WINDOW_CLICKS:
+            self._clicks /= 2
             self._z_clicks /= 2
             self._slots /= 2
 
@@ -102,14 +108,18 @@ class RunningRate:
         return self._p_z * self._z_clicks / self._slots if self._slots else 0.0
 
     async def span_slots(self, link: LinkParameters, recent: RecentBlocks) -> int:
-        """Return how many slots the next block takes: the block policy's answer at the running rate."""
+        """Return how many slots the next block takes.
+
+        It is the block policy's answer at the running rate, but no more than has clicks that can be sifted.
+        """
         rate_hz = link.source.qubit_rate_hz
         sifted_hz = self.sifted_per_slot * rate_hz
         if link.block.sifted_bits == "auto":
             span_s = await trio.to_thread.run_sync(choose_span_s, link, sifted_hz, recent.rates())
         else:
             span_s = choose_span_s(link, sifted_hz, None)
-        return max(1, round(span_s * rate_hz))
+        most = MOST_EXPECTED_CLICKS * self._slots / self._clicks if self._clicks else math.inf
+        return max(1, round(min(span_s * rate_hz, most)))
 
 
 class BobPart:

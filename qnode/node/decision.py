@@ -13,10 +13,13 @@ from qnode.distill.estimation import inputs_from_block, visibility_error
 from qnode.distill.keylength import KeyLength, binary_entropy, estimate
 from qnode.distill.reconcile import MIN_BLOCK_BITS
 from qnode.distill.verify import TagBits, tag_bits_for
+from qnode.link.messages import BULK_BYTES
 from qnode.node.dialogue import BlockLost
 
-# The keep mask and the amplification seed of a larger block would exceed a message of the link.
+# The amplification seed of a larger block would exceed a message of the link.
 MOST_SIFTED_BITS = 60_000_000
+# So would the keep mask of a block with more announced clicks, most of which are not sifted.
+MOST_ANNOUNCED_CLICKS = 8 * BULK_BYTES
 
 
 class BlockCounts(Struct, frozen=True, kw_only=True):
@@ -73,6 +76,14 @@ def check_size(n_z: int, link: LinkParameters) -> None:
         raise BlockLost("too_few_bits", f"{n_z} sifted bits, at least {least} are needed")
     if n_z > MOST_SIFTED_BITS:
         raise BlockLost("too_many_bits", f"{n_z} sifted bits, at most {MOST_SIFTED_BITS} fit a message")
+
+
+def check_clicks(n_clicks: int) -> None:
+    """Raise `BlockLost` for a block with so many announced clicks that it could not be sifted."""
+    if n_clicks > MOST_ANNOUNCED_CLICKS:
+        raise BlockLost(
+            "too_many_bits", f"{n_clicks} clicks announced, at most {MOST_ANNOUNCED_CLICKS} fit a message"
+        )
 
 
 def sample_leak_bits(n_bits: int, link: LinkParameters) -> int:
