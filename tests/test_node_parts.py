@@ -2,6 +2,8 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,11 @@ from qnode.distill.counts import Pair, XCounts
 from qnode.errors import ConfigError, ProtocolError
 from qnode.keys import Positions
 from qnode.link import codec
-from qnode.link.messages import Sifted
+from qnode.link.messages import BlockAgreed, BlockDiscarded, BlockProposed, Sifted
 from qnode.loopback.result import Ledger
 from qnode.node.block_policy import FIRST_SIFTED_BITS, RecentBlocks, best_span
-from qnode.node.bob import Announcement, RunningRate
+from qnode.node.bob import Announcement, BobPart, RunningRate
+from qnode.node.conversation import Conversation
 from qnode.node.decision import (
     MOST_ANNOUNCED_CLICKS,
     BlockCounts,
@@ -253,6 +256,72 @@ def test_sums_go_on_growing_when_a_daemon_starts_anew() -> None:
     for reading in (0, 10, 30, 0, 5):
         ledger._count("secret_bits", reading)
     assert ledger.total("secret_bits") == 35
+
+
+class _Peer:
+    """Alice, as far as a proposal goes: she agrees when told to."""
+
+    def __init__(self) -> None:
+        self.peer = SimpleNamespace(last_block_id=None)
+        self.heard: list[Any] = []
+
+    async def send(self, message: Any) -> None:
+        self.heard.append(message)
+
+    def drop_transcript(self, block_id: int) -> None:
+        pass
+
+    def proposed(self) -> list[tuple[int, int]]:
+        return [(one.block_id, one.run_id) for one in self.heard if isinstance(one, BlockProposed)]
+
+
+class _Storage:
+    async def positions(self) -> Positions:
+        return Positions()
+
+    async def record_block_opened(self, block_id: int) -> None:
+        pass
+
+
+class _Book:
+    """As much of the figures as Bob writes into while he proposes."""
+
+    def __init__(self) -> None:
+        self.recent = RecentBlocks()
+        self.losses: list[tuple[int, str]] = []
+        self.current_block: int | None = None
+        self.filled: float | None = None
+
+    def lost(self, block_id: int, reason: str, detail: str) -> None:
+        self.losses.append((block_id, reason))
+
+
+async def test_a_block_that_was_given_up_before_its_turn_is_never_proposed() -> None:
+    link = LinkParameters(source=SourceParameters(qubit_rate_hz=1_000_000))
+    peer, book, rate = _Peer(), _Book(), RunningRate(p_z=0.5)
+    site: Any = SimpleNamespace(link=link, session=peer, storage=_Storage(), seals=SealOrder())
+    none = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8))
+    old = [Announcement(7, 1, none, 2000, slot, 0, 0) for slot in (1000, 2000, 3000)]
+    new = [Announcement(8, 2, none, 2000, slot, 0, 0) for slot in (1000, 2000)]
+    async with trio.open_nursery() as nursery:
+        conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
+        part = BobPart(conversation, book, rate, nursery)  # type: ignore[arg-type]
+        nursery.start_soon(part.start)
+        await part.ready.wait()
+        for news in old[:2]:
+            await part.do(news)
+        await trio.testing.wait_all_tasks_blocked()
+        assert peer.proposed() == [(1, 7)]  # the second one waits for the answer to the first
+        for news in new:
+            await part.do(news)
+            await trio.testing.wait_all_tasks_blocked()
+        for block_id in (1, 3, 4):
+            await conversation._dialogues[block_id].deliver(BlockAgreed(block_id))
+            await trio.testing.wait_all_tasks_blocked()
+        assert peer.proposed() == [(1, 7), (3, 8), (4, 8)]
+        assert sorted(book.losses) == [(1, "emission"), (2, "emission")]
+        assert [one.block_id for one in peer.heard if isinstance(one, BlockDiscarded)] == [1]
+        nursery.cancel_scope.cancel()
 
 
 async def test_tags_are_checked_in_the_order_in_which_they_came() -> None:

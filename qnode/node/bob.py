@@ -274,7 +274,11 @@ class BobPart:
         """Propose blocks in the order of their numbers, each once few enough are in flight."""
         async for block in self._proposals:
             await self._places.acquire()
-            await block.propose()
+            if block.withdrawn:
+                self._places.release()
+            else:
+                block.proposed = True
+                await block.propose()
 
     def _distil(self, block: BobBlock) -> None:
         dropped, self._dropped = self._dropped, 0
@@ -287,10 +291,20 @@ class BobPart:
         self._nursery.start_soon(self._run, block, work)
 
     def _abandon(self, reason: str, detail: str) -> None:
-        """Give up the blocks that are announced or agreed; their slots will never be complete."""
+        """Give up the blocks that are announced or agreed; their slots will never be complete.
+
+        One that still waits for its place is not proposed any more: Alice would not agree to it where its run
+        has ended, and the session would end with it.
+        """
         for block in (self._current, self._upcoming):
-            if block is not None:
-                self._nursery.start_soon(self._run, block, partial(_lose, reason, detail))
+            if block is None:
+                continue
+            lose = partial(_lose, reason, detail, told=not block.proposed)
+            if block.proposed:
+                self._nursery.start_soon(self._run, block, lose)
+            else:
+                block.withdrawn = True
+                self._nursery.start_soon(self._conversation.run_block, block.dialogue, lose)
         self._current = self._upcoming = None
 
     async def _run(self, block: BobBlock, work: Work) -> None:
@@ -301,5 +315,5 @@ class BobPart:
             self._places.release()
 
 
-async def _lose(reason: str, detail: str, _dialogue: Dialogue) -> None:
-    raise BlockLost(reason, detail)
+async def _lose(reason: str, detail: str, _dialogue: Dialogue, *, told: bool) -> None:
+    raise BlockLost(reason, detail, told=told)

@@ -43,6 +43,8 @@ class BobBlock:
     def __init__(self, site: Site, dialogue: Dialogue, span: BlockSpan, book: Book) -> None:
         self.span = span
         self.dialogue = dialogue
+        self.proposed = False
+        self.withdrawn = False
         self.agreed = trio.Event()
         self._site = site
         self._book = book
