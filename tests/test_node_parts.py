@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -33,6 +33,7 @@ from qnode.node.decision import (
     verification_bits,
 )
 from qnode.node.dialogue import BlockLost
+from qnode.node.in_flight import blocks_in_flight, method_for
 from qnode.node.process import read_secret
 from qnode.node.sample import sample_of
 from qnode.node.seal_order import SealOrder
@@ -256,6 +257,22 @@ def test_sums_go_on_growing_when_a_daemon_starts_anew() -> None:
     for reading in (0, 10, 30, 0, 5):
         ledger._count("secret_bits", reading)
     assert ledger.total("secret_bits") == 35
+
+
+def test_a_block_has_more_round_trips_where_more_blocks_may_be_under_way() -> None:
+    def method(sifted_bits: int | Literal["auto"], round_trip_s: float) -> str:
+        link = LinkParameters(block=BlockParameters(sifted_bits=sifted_bits))
+        # Ten million bits a second, filled in a second: 70 round trips of 100 ms take seven.
+        return method_for(link, round_trip_s, 10_000_000, 1.0)
+
+    assert blocks_in_flight(10_000_000) == 25
+    assert method(10_000_000, 0.1) == "cascade"
+    assert method(10_000_000, math.nan) == "cascade"
+    assert method(10_000_000, 1.0) == "ldpc"
+    # Of the four places one is for the block that fills, one for the one agreed ahead.
+    assert method("auto", 0.1) == "ldpc"
+    assert method("auto", 0.03) == "ldpc"
+    assert method("auto", 0.02) == "cascade"
 
 
 class _Peer:

@@ -32,5 +32,6 @@ def method_for(link: LinkParameters, round_trip_s: float, n_bits: int, filled_in
         0.0 if math.isnan(round_trip_s) else round_trip_s,
         block_bits=n_bits,
         sifted_bits_per_s=n_bits / filled_in_s,
-        max_blocks_in_flight=blocks_in_flight(n_bits),
+        # The block that is agreed ahead has a place too.
+        max_blocks_in_flight=blocks_in_flight(link.block.sifted_bits) - 1,
     )
