@@ -92,6 +92,14 @@ def test_uncertain_intensities_cost_key_in_the_plan_too() -> None:
     assert uncertain.secret_bits < 0.8 * LINK.forecast().secret_bits
 
 
+def test_a_plan_charges_the_parities_of_both_sites_where_the_node_does() -> None:
+    alone, both = (changed(reconciliation={"leak_count": name}).forecast() for name in ("alice", "both"))
+    disclosed = alone.counts.reconciliation_leak_bits
+    assert both.counts.reconciliation_leak_bits == pytest.approx(2 * disclosed, abs=1)
+    assert both.counts.alice_parities == alone.counts.alice_parities
+    assert both.result.length == pytest.approx(alone.result.length - disclosed, abs=2)
+
+
 def test_a_dark_link_is_refused() -> None:
     quiet = msgspec.structs.replace(TURIN.simulation.z_detector, dark_rate_hz=0.0, afterpulse_probability=0.0)
     settings_off = TURIN.simulation.settings_at(0.0)

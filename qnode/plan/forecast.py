@@ -13,6 +13,7 @@ from msgspec import Struct
 from qnode.config import LinkParameters
 from qnode.distill.estimation import asymmetry, visibility_error
 from qnode.distill.keylength import KeyLength, binary_entropy
+from qnode.distill.reconcile import leaked_bits
 from qnode.node.block_policy import BlockRates, best_span, choose_span_s
 from qnode.node.decision import BlockCounts, check_size, decide
 from qnode.node.dialogue import BlockLost
@@ -81,7 +82,11 @@ def forecast(
         raise ValueError("no sifted bits are expected: no light and no noise")
     disclosed = f_ec * rates.n_z.total * binary_entropy(rates.qber_z)
     expected = BlockRates(
-        n_z=rates.n_z, m_z=rates.m_z, x=rates.x, alice_parities=disclosed, leak_bits=disclosed
+        n_z=rates.n_z,
+        m_z=rates.m_z,
+        x=rates.x,
+        alice_parities=disclosed,
+        leak_bits=disclosed * leaked_bits(1, link.reconciliation.leak_count),
     )
     if link.block.sifted_bits == "auto":
         span_s = best_span(expected, link).span_s
