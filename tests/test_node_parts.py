@@ -1,9 +1,10 @@
 """The node's small parts: frames, spans, decisions, secrets."""
 
 import math
+import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -13,15 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qnode.config import BlockParameters, LinkParameters, SourceParameters, convert
+from qnode.devices.protocols import EmissionRun, Transmitter
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
 from qnode.errors import ConfigError, ProtocolError
 from qnode.keys import Positions
 from qnode.link import codec
-from qnode.link.messages import BlockAgreed, BlockDiscarded, BlockProposed, Sifted
+from qnode.link.messages import (
+    AlignmentProbeMessage,
+    BlockAgreed,
+    BlockDiscarded,
+    BlockProposed,
+    Sifted,
+)
 from qnode.loopback.result import Ledger
+from qnode.node.alice import AlicePart, Source
 from qnode.node.block_policy import FIRST_SIFTED_BITS, RecentBlocks, best_span
 from qnode.node.bob import Announcement, BobPart, RunningRate
+from qnode.node.bob_block import BobBlock
 from qnode.node.conversation import Conversation
 from qnode.node.decision import (
     MOST_ANNOUNCED_CLICKS,
@@ -32,14 +42,20 @@ from qnode.node.decision import (
     decide,
     verification_bits,
 )
-from qnode.node.dialogue import BlockLost
+from qnode.node.dialogue import BlockLost, BlockSpan
 from qnode.node.in_flight import blocks_in_flight, method_for
 from qnode.node.process import read_secret
 from qnode.node.sample import sample_of
 from qnode.node.seal_order import SealOrder
 from qnode.node.slot_ledger import SlotLedger
 from qnode.node.storage import PeerMemory, runs_of
-from qnode.tags.types import Clicks
+from qnode.tags.types import (
+    OUTCOME_BOUNDARY,
+    OUTCOME_CENTRAL,
+    OUTCOME_EARLY,
+    UNKNOWN_SYMBOL,
+    Clicks,
+)
 
 
 @given(n_bits=st.integers(0, 20_000))
@@ -339,6 +355,66 @@ async def test_a_block_that_was_given_up_before_its_turn_is_never_proposed() -> 
         assert sorted(book.losses) == [(1, "emission"), (2, "emission")]
         assert [one.block_id for one in peer.heard if isinstance(one, BlockDiscarded)] == [1]
         nursery.cancel_scope.cancel()
+
+
+class _Dialogue:
+    """A dialogue in which Alice says one thing, whatever Bob says."""
+
+    def __init__(self, answer: Any) -> None:
+        self.block_id = 1
+        self._answer = answer
+
+    async def send(self, message: Any) -> None:
+        pass
+
+    async def expect(self, *kinds: Any) -> Any:
+        return self._answer
+
+
+@pytest.mark.parametrize("x_counts", [(2, 2, 0, 0, 0), (0, 0, 1, 1, 0), (0, 1 << 60, 0, 0, 0)])
+async def test_alice_cannot_count_more_clicks_of_the_x_arm_than_bob_has_announced(
+    x_counts: tuple[int, ...],
+) -> None:
+    async def counts() -> SimpleNamespace:
+        return SimpleNamespace(here=0)
+
+    sifted = Sifted(1, b"\x01", b"\x00", 1, tuple((n, 0) for n in x_counts), 0)  # type: ignore[arg-type]
+    site: Any = SimpleNamespace(
+        link=LinkParameters(), storage=SimpleNamespace(counts=counts, most_chunks=1), session=None
+    )
+    book: Any = _Book()
+    dialogue: Any = _Dialogue(sifted)
+    block = BobBlock(site, dialogue, BlockSpan(7, 0, 100), book)
+    outcomes = [OUTCOME_EARLY, OUTCOME_CENTRAL, OUTCOME_CENTRAL, OUTCOME_CENTRAL, OUTCOME_BOUNDARY]
+    await block.announce(Clicks(np.arange(5), np.array(outcomes, np.uint8)))
+    with pytest.raises(ProtocolError, match="more clicks of the X arm"):
+        await block.distil(0, None)
+
+
+async def test_alice_searches_for_one_probe_at_a_time() -> None:
+    peer, released = _Peer(), threading.Event()
+
+    class Waiting:
+        def symbols(self, run_id: int, slots: Any) -> Any:
+            released.wait()
+            return np.full(slots.shape[0], UNKNOWN_SYMBOL, np.uint8)
+
+    source = Source()
+    source.transmitter, source.run = cast(Transmitter, Waiting()), EmissionRun(7, 0.0)
+    conversation: Any = SimpleNamespace(site=SimpleNamespace(session=peer))
+    figures: Any = SimpleNamespace(note_lock=lambda state: None)
+    probe = AlignmentProbeMessage(7, 1, np.arange(3, dtype="<i8").tobytes(), 0, 100)
+    async with trio.open_nursery() as nursery:
+        part = AlicePart(conversation, source, figures, nursery)
+        await part.handle(probe)
+        with pytest.raises(ProtocolError, match="before the one before it was answered"):
+            await part.handle(probe)
+        released.set()
+    assert [one.offset for one in peer.heard] == [None]
+    async with trio.open_nursery() as nursery:
+        part._nursery = nursery
+        await part.handle(probe)
+    assert len(peer.heard) == 2
 
 
 async def test_tags_are_checked_in_the_order_in_which_they_came() -> None:

@@ -31,3 +31,13 @@ class XCounts(msgspec.Struct, frozen=True):
     e_same: Pair
     e_plus: Pair
     e_dark: Pair
+
+    @property
+    def central(self) -> float:
+        """All clicks in central slots that are counted."""
+        return self.c_plus.total + self.c_z.total
+
+    @property
+    def boundary(self) -> float:
+        """All clicks in boundary slots that are counted."""
+        return self.e_same.total + self.e_plus.total + self.e_dark.total

@@ -90,6 +90,7 @@ class AlicePart:
         self._source = source
         self._figures = figures
         self._nursery = nursery
+        self._aligning = False
 
     async def start(self) -> None:
         """Tell each emission run as it begins."""
@@ -117,6 +118,9 @@ class AlicePart:
             span = BlockSpan(message.run_id, message.first_slot, message.n_slots)
             self._nursery.start_soon(self._conversation.run_block, dialogue, partial(self._block, span))
         elif isinstance(message, AlignmentProbeMessage):
+            if self._aligning:  # a search takes hundreds of megabytes
+                raise ProtocolError("an alignment probe before the one before it was answered")
+            self._aligning = True
             self._figures.note_lock("aligning")
             self._nursery.start_soon(self._align, message)
         # What else may come is the tail of a block that has ended.
@@ -155,6 +159,7 @@ class AlicePart:
             found=found is not None,
             significance=round(found.significance, 1) if found else None,
         )
+        self._aligning = False
         await self._conversation.site.session.send(
             AlignmentResult(
                 probe_id=message.probe_id,

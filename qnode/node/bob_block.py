@@ -32,7 +32,7 @@ from qnode.node.decision import (
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import correct
 from qnode.node.settle import Site, authenticate, check_room, commit
-from qnode.tags.types import Clicks, Codes
+from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Clicks, Codes
 
 NONCE_BYTES = 16
 
@@ -50,6 +50,8 @@ class BobBlock:
         self._book = book
         self._outcomes: list[Codes] = []
         self._n_clicks = 0
+        self._n_central = 0
+        self._n_boundary = 0
 
     async def propose(self) -> None:
         """Agree on the span with Alice, before it starts; nothing is announced until she has.
@@ -83,6 +85,8 @@ class BobBlock:
         payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)
         self._outcomes.append(clicks.outcomes)
         self._n_clicks += len(clicks)
+        self._n_central += int(np.count_nonzero(clicks.outcomes == OUTCOME_CENTRAL))
+        self._n_boundary += int(np.count_nonzero(clicks.outcomes == OUTCOME_BOUNDARY))
         await self.dialogue.send(
             ClickBatch(block_id=self.dialogue.block_id, first_slot=first_slot, payload=payload)
         )
@@ -110,6 +114,8 @@ class BobBlock:
         sifted = await dialogue.expect(Sifted)
         received, decoy = await trio.to_thread.run_sync(self._keep, sifted)
         x = XCounts(*(Pair(*pair) for pair in sifted.x_counts))
+        if x.central > self._n_central or x.boundary > self._n_boundary:
+            raise ProtocolError(f"block {dialogue.block_id}: more clicks of the X arm than were announced")
         n_z = _pair_of(decoy)
         self._book.sifted(dialogue.block_id, n_z, x)
         check_size(len(received), site.link)
