@@ -1,7 +1,9 @@
 """The node's small parts: frames, spans, decisions, secrets."""
 
 import math
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, cast
@@ -193,6 +195,31 @@ def test_a_block_around_another_leaves_no_slot_of_its_own_free_when_both_have_en
     assert not ledger.reveal(range(450, 451))
     with pytest.raises(ProtocolError, match="second block"):
         ledger.announce(ledger.open_block(), np.array([400, 500]))
+
+
+def test_of_two_blocks_that_announce_a_slot_at_the_same_time_one_gets_it() -> None:
+    def announce(ledger: SlotLedger, together: threading.Barrier) -> bool:
+        span = ledger.open_block()
+        together.wait()
+        try:
+            ledger.announce(span, np.array([1000, 2000]))
+        except ProtocolError:
+            return False
+        return True
+
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(300):
+                ledger, together = SlotLedger(1), threading.Barrier(2)
+                for slot in range(20):
+                    ledger.announce(ledger.open_block(), np.array([slot]))
+                    assert ledger.reveal(range(10_000 + slot, 10_001 + slot))
+                tries = [pool.submit(announce, ledger, together) for _ in range(2)]
+                assert sorted(one.result() for one in tries) == [False, True]
+    finally:
+        sys.setswitchinterval(before_s)
 
 
 def test_a_block_that_is_too_small_is_lost_before_anything_is_disclosed() -> None:

@@ -1,8 +1,10 @@
 """Which slots of an emission run were announced, and which an alignment gave away: none serves twice.
 
-Alice keeps it over sessions, so that a repeated dialogue cannot disclose the same qubits in two ways.
+Alice keeps it over sessions, so that a repeated dialogue cannot disclose the same qubits in two ways. Blocks
+announce in threads of their own, hence the lock.
 """
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +33,13 @@ class SlotLedger:
         self.run_id = run_id
         self._spans: list[AnnouncedSpan] = []
         self._revealed: list[range] = []
+        self._lock = threading.Lock()
 
     def open_block(self) -> AnnouncedSpan:
         """Begin to keep account of a block."""
         span = AnnouncedSpan()
-        self._spans.append(span)
+        with self._lock:
+            self._spans.append(span)
         return span
 
     def announce(self, span: AnnouncedSpan, slots: Slots) -> None:
@@ -46,6 +50,10 @@ class SlotLedger:
         """
         if not slots.shape[0]:
             return
+        with self._lock:
+            self._announce(span, slots)
+
+    def _announce(self, span: AnnouncedSpan, slots: Slots) -> None:
         first, until = int(slots[0]), int(slots[-1]) + 1
         if any(other is not span and other.touches(first, until) for other in self._spans):
             raise ProtocolError(f"clicks from slot {first} on were announced into a second block")
@@ -58,6 +66,10 @@ class SlotLedger:
 
     def close(self, span: AnnouncedSpan) -> None:
         """End a block; the oldest ended ones become one span, for nothing new may begin among them."""
+        with self._lock:
+            self._close(span)
+
+    def _close(self, span: AnnouncedSpan) -> None:
         span.closed = True
         kept = [other for other in self._spans if other.first < other.until or not other.closed]
         spans = sorted(kept, key=_first)
@@ -69,10 +81,11 @@ class SlotLedger:
 
     def reveal(self, slots: range) -> bool:
         """Give ``slots`` away to an alignment; False when clicks around them were announced already."""
-        if any(span.touches(slots.start, slots.stop) for span in self._spans):
-            return False
-        self._revealed.append(slots)
-        return True
+        with self._lock:
+            if any(span.touches(slots.start, slots.stop) for span in self._spans):
+                return False
+            self._revealed.append(slots)
+            return True
 
 
 def _first(span: AnnouncedSpan) -> int:
