@@ -169,6 +169,11 @@ class BobPart:
                     )
                 self._figures.current_block = self._figures.filled = None
 
+    @property
+    def last_block_id(self) -> int:
+        """The number of the latest block, proposed or about to be."""
+        return self._next_block_id - 1
+
     async def do(self, errand: Errand) -> None:
         """Hand over an errand; returns when it is taken up.
 

@@ -67,7 +67,7 @@ class Figures:
         self._alarms: dict[str, Alarm] = {}
         self.recent = RecentBlocks()
         self.last_qber_z: float | None = None
-        self.misaligned = False
+        self.misaligned_block_id = 0
         self.state = State("starting", time.time())
         self.peer = PeerStatus(kme_id=config.peer.kme_id, connection=State("disconnected", time.time()))
         self.quantum = QuantumStatus(lock=State("searching", time.time()))
@@ -154,7 +154,8 @@ class Figures:
     def errors(self, block_id: int, error_bits: int, measured_bits: int) -> None:
         """Note a block's errors: among all its bits, or in a disclosed sample."""
         if measured_bits:
-            self.misaligned = error_bits > MISALIGNED_QBER * measured_bits
+            if error_bits > MISALIGNED_QBER * measured_bits:
+                self.misaligned_block_id = max(self.misaligned_block_id, block_id)
             self.last_qber_z = error_bits / measured_bits
             self.quantum = msgspec.structs.replace(self.quantum, qber_z=self.last_qber_z)
         self.totals = msgspec.structs.replace(

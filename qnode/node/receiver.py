@@ -41,6 +41,7 @@ class Receiver:
         self._attached = trio.Event()
         self._run: EmissionRun | None = None
         self._numbering = 0
+        self._restarted_after_block_id = 0
         self._unannounced = 0
         self._lost_by_overrun = 0
 
@@ -109,9 +110,13 @@ class Receiver:
         run = part.run if part is not None else self._run
         if run is None:
             return
-        if self._run is None or run.run_id != self._run.run_id or self._figures.misaligned:
+        # Blocks that were in the air at the last restart may turn out misaligned only now: they are the past.
+        misaligned = self._figures.misaligned_block_id > self._restarted_after_block_id
+        if self._run is None or run.run_id != self._run.run_id or misaligned:
             self._run = run
-            self._figures.misaligned = False
+            self._restarted_after_block_id = self._figures.misaligned_block_id
+            if part is not None:
+                self._restarted_after_block_id = max(self._restarted_after_block_id, part.last_block_id)
             self._numbering += 1
             synchroniser.restart()
         result = await trio.to_thread.run_sync(synchroniser.feed, block)
