@@ -11,7 +11,13 @@ from qnode.distill.reconcile.cascade.alice_kernels import (
     follow_request,
 )
 from qnode.distill.reconcile.cascade.check import check_tag
-from qnode.distill.reconcile.cascade.message import SHORT_BYTES, Kind, Request, decode_request
+from qnode.distill.reconcile.cascade.message import (
+    SHORT_BLOCK_BITS,
+    SHORT_BYTES,
+    Kind,
+    Request,
+    decode_request,
+)
 from qnode.distill.reconcile.cascade.nodes import Layout, QueryList
 from qnode.distill.reconcile.cascade.plan import CHECK_BITS, Plan
 from qnode.distill.reconcile.cascade.shuffle import Shuffles
@@ -62,8 +68,9 @@ class CascadeResponder:
         return leaked_bits(self._disclosed_bits, self._leak_count)
 
     def takes_long(self, message: bytes) -> bool:
-        """Tell whether ``message`` begins a pass, asks for a check, or asks much (see ``Responder``)."""
-        return len(message) > SHORT_BYTES or message[:1] != bytes((Kind.SEARCH,))
+        """Tell whether ``message`` asks much, or is on all bits of a long block (see ``Responder``)."""
+        on_all_bits = message[:1] != bytes((Kind.SEARCH,))
+        return len(message) > SHORT_BYTES or (on_all_bits and self._plan.n_bits > SHORT_BLOCK_BITS)
 
     def respond(self, message: bytes) -> bytes:
         """Answer one request (see ``Responder``)."""

@@ -18,7 +18,13 @@ from qnode.distill.reconcile._interface import (
 )
 from qnode.distill.reconcile.cascade.bob_kernels import RECORD_WORDS, absorb_answers, restore_key
 from qnode.distill.reconcile.cascade.check import check_tag
-from qnode.distill.reconcile.cascade.message import CHECK_REQUEST, SHORT_BYTES, Kind, encode_request
+from qnode.distill.reconcile.cascade.message import (
+    CHECK_REQUEST,
+    SHORT_BLOCK_BITS,
+    SHORT_BYTES,
+    Kind,
+    encode_request,
+)
 from qnode.distill.reconcile.cascade.nodes import Layout, Octets, QueryList
 from qnode.distill.reconcile.cascade.plan import CHECK_BITS, MAX_DEPTH, Plan
 from qnode.distill.reconcile.cascade.shuffle import Shuffles
@@ -90,8 +96,9 @@ class CascadeCorrector:
         return self._send(encode_request(Kind.BEGIN, 1, 1, 0, b"", b"", b""))
 
     def takes_long(self, message: bytes) -> bool:
-        """Tell whether a pass begins, the check is due, or there is much to absorb (see ``Corrector``)."""
-        return len(message) > SHORT_BYTES or self._asked is not Kind.SEARCH
+        """Tell whether there is much to absorb, or all bits of a long block are (see ``Corrector``)."""
+        on_all_bits = self._asked is not Kind.SEARCH
+        return len(message) > SHORT_BYTES or (on_all_bits and self._plan.n_bits > SHORT_BLOCK_BITS)
 
     def receive(self, message: bytes) -> bytes | None:
         """Take an answer, return the next request (see ``Corrector``)."""
