@@ -1,5 +1,7 @@
 """`qnodectl` as an operator runs it: a process of its own against a served socket."""
 
+import csv
+import io
 import json
 import os
 import socket
@@ -13,11 +15,13 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from blocks_support import accepted_block, lost_block
 from msgspec.structs import replace
 from operate_support import degraded_status, well_status
 
 from qnode.cli.control import main
-from qnode.operate.control import serve_control
+from qnode.operate.blocks import DecidedBlock
+from qnode.operate.control import Answers, serve_control
 from qnode.operate.status import KeyStatus, NodeStatus
 
 QNODECTL = str(Path(sys.executable).parent / "qnodectl")
@@ -31,11 +35,20 @@ def recent_events(count: int) -> list[dict[str, Any]]:
     return EVENTS[-count:]
 
 
+BLOCKS = [accepted_block(812), lost_block(813, "qber_z", "12.1 % is above\nthe limit")]
+
+
+def decided_blocks(count: int, after: int | None) -> list[DecidedBlock]:
+    assert after is None
+    return BLOCKS[-count:]
+
+
 @asynccontextmanager
 async def served(path: Path, status: NodeStatus) -> AsyncIterator[None]:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, path, lambda: status, recent_events)
+            answers = Answers(lambda: status, recent_events, decided_blocks)
+            await nursery.start(serve_control, path, answers)
             yield
             nursery.cancel_scope.cancel()
 
@@ -108,6 +121,22 @@ async def test_keys_saes_devices_and_events_show_their_part(tmp_path: Path) -> N
     assert json.loads(last.stdout) == EVENTS[1]
 
 
+async def test_blocks_show_what_became_of_each(tmp_path: Path) -> None:
+    async with served(tmp_path / "s", well_status(simulated=True)):
+        table = await qnodectl("--socket", tmp_path / "s", "blocks")
+        as_csv = await qnodectl("--socket", tmp_path / "s", "blocks", "--csv")
+        newest = await qnodectl("--socket", tmp_path / "s", "blocks", "--csv", "--count", "1")
+    assert (table.returncode, as_csv.returncode, newest.returncode) == (0, 0, 0), table.stderr
+    lines = [" ".join(line.split()) for line in table.stdout.decode().splitlines()]
+    assert lines[0] == "SIMULATED: these keys are not keys"
+    assert "812 41 s ago 24 1 048 576 1.62 % 1.120 4.50 % 238 112 accepted" in lines
+    assert "813 40 s ago 0 qber_z: 12.1 % is above\\nthe limit" in lines
+    rows = list(csv.DictReader(io.StringIO(as_csv.stdout.decode())))
+    assert [(row["block_id"], row["outcome"]) for row in rows] == [("812", "accepted"), ("813", "qber_z")]
+    assert rows[0]["e_plus_decoy"] == "32001"
+    assert newest.stdout.splitlines()[1].startswith(b"813,")
+
+
 async def test_watch_shows_one_look_after_another(tmp_path: Path) -> None:
     async with served(tmp_path / "s", well_status()):
         run = await qnodectl("--socket", tmp_path / "s", "watch", "--interval", "0.1", "--count", "3")
@@ -142,6 +171,7 @@ async def test_a_node_that_does_not_answer_exits_with_3(tmp_path: Path) -> None:
         ("statsu",),
         (),
         ("events", "--count", "0"),
+        ("blocks", "--count", "4097"),
         ("--socket",),
         ("--patience", "x", "keys"),
     ],

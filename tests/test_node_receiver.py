@@ -40,12 +40,12 @@ async def test_blocks_from_before_a_restart_that_turn_out_misaligned_later_do_no
         return receiver._numbering
 
     assert await counted_anew(1_000) == 1  # the run has begun
-    figures.errors(8, 4900, 10_000)  # a block proposed later: its slots are miscounted
+    figures.sampled(8, 4900, 10_000)  # a block proposed later: its slots are miscounted
     cast(Any, receiver._part).last_block_id = 12
     assert await counted_anew(2_000) == 2
-    figures.errors(11, 5100, 10_000)  # was in the air
+    figures.sampled(11, 5100, 10_000)  # was in the air
     assert await counted_anew(3_000) == 2
-    figures.errors(13, 150, 10_000)
+    figures.sampled(13, 150, 10_000)
     assert await counted_anew(4_000) == 2
-    figures.errors(14, 5000, 10_000)
+    figures.sampled(14, 5000, 10_000)
     assert await counted_anew(5_000) == 3

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import trio
+from blocks_support import accepted_block, lost_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operate_support import well_status
 
 from qnode.errors import ConfigError
 from qnode.operate import client, control
+from qnode.operate.blocks import DecidedBlock
 
 EVENTS = [{"at": 1.0 + i, "level": "info", "event": "block.done", "block": i} for i in range(5)]
 
@@ -25,16 +27,28 @@ def recent_events(count: int) -> list[dict[str, Any]]:
     return EVENTS[-count:] if count > 0 else []
 
 
+BLOCKS = [accepted_block(1), lost_block(3, "qber_z"), accepted_block(2)]
+
+
+def decided_blocks(count: int, after: int | None) -> list[DecidedBlock]:
+    # Which rows these are is the node's to decide; here it matters that both numbers arrive.
+    place = [block.block_id for block in BLOCKS].index(after) + 1 if after is not None else 0
+    return BLOCKS[place:][-count:]
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "alice" / "control.sock"
+
+
+ANSWERS = control.Answers(well_status, recent_events, decided_blocks)
 
 
 @asynccontextmanager
 async def served(path: Path) -> AsyncIterator[None]:
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            await nursery.start(control.serve_control, path, well_status, recent_events)
+            await nursery.start(control.serve_control, path, ANSWERS)
             yield
             nursery.cancel_scope.cancel()
 
@@ -67,6 +81,18 @@ async def test_the_client_without_trio_gets_the_same(path: Path) -> None:
     assert events == EVENTS[-2:]
 
 
+async def test_decided_blocks_arrive_as_they_were_kept(path: Path) -> None:
+    async with served(path):
+        everything = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 4096, patience_s=10))
+        newest = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 1, patience_s=10))
+        later = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 9, after=1, patience_s=10))
+        none = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 9, after=2, patience_s=10))
+    assert everything == BLOCKS
+    assert newest == BLOCKS[-1:]
+    assert later == BLOCKS[1:]
+    assert none == []
+
+
 async def test_several_requests_share_a_connection(path: Path) -> None:
     async with served(path):
         answers = await exchange(path, b'{"request":"status"}\n{"request":"eve', b'nts","count":1}\n')
@@ -85,9 +111,10 @@ async def test_a_subscriber_gets_one_status_after_another(path: Path) -> None:
     ("request_line", "expected"),
     [
         (b'{"request":"statsu"}', "did you mean status?"),
-        (b'{"request":"shutdown"}', "unknown request (known: status, events, subscribe)"),
+        (b'{"request":"shutdown"}', "unknown request (known: status, events, blocks, subscribe)"),
         (b'{"request":"status","key":1}', "not a request"),
         (b'{"request":"events","count":"all"}', "not a request"),
+        (b'{"request":"blocks","after":"all"}', "not a request"),
         (b"[1,2]", "not a request"),
         (b"GET / HTTP/1.1", "one line of JSON"),
         (b"\xff\xfe\x00", "one line of JSON"),
@@ -246,7 +273,7 @@ def test_no_garbage_stops_the_server(tmp_path_factory: pytest.TempPathFactory, p
     async def run() -> None:
         async with served(path):
             for answer in await exchange(path, *parts):
-                assert set(answer) <= {"error", "status", "events"}
+                assert set(answer) <= {"error", "status", "events", "blocks"}
             assert await control.ask_node(path) == well_status()
 
     trio.run(run)

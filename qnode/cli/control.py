@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qnode.operate.blocks import KEPT_BLOCKS
 from qnode.operate.client import (
     NoAnswer,
     NodeNotRunning,
+    ask_blocks,
     ask_events,
     ask_status,
     decode_status,
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_DEGRADED, EXIT_NOT_RUNNING, EXIT_CANNOT_TELL, EXIT_USAGE = 0, 1, 2, 3, 64
 SOCKETS = Path("/run/qnode")
 SOCKET_NAME = "control.sock"
+# Columns of tables that stand to the right.
+_NUMBERS = frozenset(
+    {"chunks", "keys", "refused", "block", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret"}
+)
 
 
 class Where:
@@ -195,6 +201,30 @@ def events(where: Where, count: int, as_json: bool) -> int:
     return EXIT_OK
 
 
+@qnodectl.command()
+@click.option(
+    "--count", default=50, type=click.IntRange(1, KEPT_BLOCKS), help="How many of the latest blocks."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Every public figure, as CSV with a line of names.")
+@click.pass_obj
+def blocks(where: Where, count: int, as_csv: bool) -> int:
+    """Show what became of the latest blocks, since the node was started."""
+    from qnode.operate.screen import BLOCK_COLUMNS, block_cells
+
+    if as_csv:
+        from qnode.operate.block_table import HEADER, csv_lines
+
+        decided = ask_blocks(where.path, count, patience_s=where.patience_s)
+        _echo((HEADER.decode() + csv_lines(decided)).rstrip("\n"))
+        return EXIT_OK
+    node = _node(where)
+    table = _table(node, *BLOCK_COLUMNS)
+    for block in ask_blocks(where.path, count, patience_s=where.patience_s):
+        table.add_row(*block_cells(block, node.at))
+    _print(table)
+    return EXIT_OK
+
+
 def _node(where: Where) -> "NodeStatus":
     return decode_status(ask_status(where.path, patience_s=where.patience_s))
 
@@ -217,7 +247,7 @@ def _table(node: "NodeStatus", *columns: str) -> "Table":
 
     table = Table(box=SIMPLE_HEAD, title=SIMULATED if node.simulated else None, title_justify="left")
     for column in columns:
-        table.add_column(column, justify="right" if column in ("chunks", "keys", "refused") else "left")
+        table.add_column(column, justify="right" if column in _NUMBERS else "left")
     return table
 
 

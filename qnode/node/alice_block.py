@@ -62,7 +62,7 @@ async def run_alice_block(
             dropped=sifted.unknown,
         )
     )
-    book.sifted(dialogue.block_id, n_z, sifted.x_counts)
+    book.sifted(dialogue.block_id, n_z, sifted.x_counts, span)
     check_size(len(sifted.bits), site.link)
     disclosed = await answer_corrections(site, dialogue, sifted.bits)
     m_z = await _verify(site, dialogue, sifted.bits, n_z)
@@ -74,7 +74,7 @@ async def run_alice_block(
         reconciliation_leak_bits=disclosed.leak_bits,
         method=disclosed.method,
     )
-    book.errors(dialogue.block_id, int(m_z.total), int(n_z.total))
+    book.verified(dialogue.block_id, counts)
     result = await trio.to_thread.run_sync(decide, counts, site.link)
     # The kernel's generator yields a megabyte in several milliseconds.
     seed = await trio.to_thread.run_sync(secrets.token_bytes, seed_length_bytes(len(sifted.bits)))

@@ -117,7 +117,7 @@ class BobBlock:
         if x.central > self._n_central or x.boundary > self._n_boundary:
             raise ProtocolError(f"block {dialogue.block_id}: more clicks of the X arm than were announced")
         n_z = _pair_of(decoy)
-        self._book.sifted(dialogue.block_id, n_z, x)
+        self._book.sifted(dialogue.block_id, n_z, x, self.span)
         check_size(len(received), site.link)
         filled_in_s = self.span.n_slots / site.link.source.qubit_rate_hz
         correction = await correct(site, dialogue, received, filled_in_s, qber_estimate, self._book)
@@ -131,7 +131,7 @@ class BobBlock:
             reconciliation_leak_bits=disclosed.leak_bits,
             method=disclosed.method,
         )
-        self._book.errors(dialogue.block_id, int(m_z.total), int(n_z.total))
+        self._book.verified(dialogue.block_id, counts)
         try:
             result = await trio.to_thread.run_sync(decide, counts, site.link)
         except FieldError as error:

@@ -11,11 +11,14 @@ from qnode.node.dialogue import BlockSpan
 class Book(Protocol):
     """The record of what became of blocks."""
 
-    def sifted(self, block_id: int, n_z: Pair, x: XCounts) -> None:
+    def sifted(self, block_id: int, n_z: Pair, x: XCounts, span: BlockSpan) -> None:
         """Note a block's public counts."""
 
-    def errors(self, block_id: int, error_bits: int, measured_bits: int) -> None:
-        """Note a block's errors: among all its bits, or in a disclosed sample."""
+    def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:
+        """Note the errors in a disclosed sample of a block."""
+
+    def verified(self, block_id: int, counts: BlockCounts) -> None:
+        """Note the public record of a block that is the same at both sites after correction."""
 
     def accepted(
         self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec.structs
 import structlog
@@ -16,6 +15,7 @@ from qnode.distill.keylength import KeyLength
 from qnode.keys import Counts, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.block_policy import RecentBlocks
+from qnode.node.decided import DecidedBlocks, KnownOfBlock
 from qnode.node.decision import BlockCounts, assumptions
 from qnode.node.dialogue import BlockSpan
 from qnode.operate.status import (
@@ -42,14 +42,6 @@ EPS_AUTHENTICATION = 4 * epsilon_of_tag()
 MISALIGNED_QBER = 0.35
 
 
-@dataclass(frozen=True)
-class _Sifted:
-    """The counts of a block that is not decided yet."""
-
-    n_z: Pair
-    x: XCounts
-
-
 class Figures:
     """Counters and states of one site. Only the event loop's thread touches them."""
 
@@ -57,7 +49,7 @@ class Figures:
         self._config = config
         self._link = config.link
         self._simulated = simulated
-        self._open: dict[int, _Sifted] = {}
+        self._open: dict[int, KnownOfBlock] = {}
         self._accepted = 0
         self._announced_s: dict[int, float] = {}
         self._decided_s = 0.0
@@ -66,6 +58,7 @@ class Figures:
         self._last_discard: Discard | None = None
         self._alarms: dict[str, Alarm] = {}
         self.recent = RecentBlocks()
+        self.decided = DecidedBlocks(config.link)
         self.last_qber_z: float | None = None
         self.misaligned_block_id = 0
         self.state = State("starting", time.time())
@@ -143,16 +136,24 @@ class Figures:
 
     # The book of blocks.
 
-    def sifted(self, block_id: int, n_z: Pair, x: XCounts) -> None:
+    def sifted(self, block_id: int, n_z: Pair, x: XCounts, span: BlockSpan) -> None:
         """Note a block's public counts."""
-        self._open[block_id] = _Sifted(n_z, x)
+        self._open[block_id] = KnownOfBlock(span_s=self._span_s(span), n_z=n_z, x=x)
         p_z = self._link.source.p_z
         self.quantum = msgspec.structs.replace(
             self.quantum, e_vis=visibility_error(x, p_z), asymmetry=asymmetry(x, p_z, 0.0).asymmetry
         )
 
-    def errors(self, block_id: int, error_bits: int, measured_bits: int) -> None:
-        """Note a block's errors: among all its bits, or in a disclosed sample."""
+    def verified(self, block_id: int, counts: BlockCounts) -> None:
+        """Note the public record of a block that is the same at both sites after correction."""
+        self._open[block_id] = msgspec.structs.replace(self._open[block_id], verified=counts)
+        self._errors(block_id, int(counts.m_z.total), int(counts.n_z.total))
+
+    def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:
+        """Note the errors in a disclosed sample of a block."""
+        self._errors(block_id, error_bits, measured_bits)
+
+    def _errors(self, block_id: int, error_bits: int, measured_bits: int) -> None:
         if measured_bits:
             if error_bits > MISALIGNED_QBER * measured_bits:
                 self.misaligned_block_id = max(self.misaligned_block_id, block_id)
@@ -168,26 +169,31 @@ class Figures:
         """Note that a block is wholly announced, and how much tag time it covers."""
         self._announced_s[block_id] = span_s
 
-    def _decided(self, block_id: int) -> None:
-        """Move a block's counts to the totals."""
-        self._decided_s += self._announced_s.pop(block_id, 0.0)
-        sifted = self._open.pop(block_id, None)
-        if sifted is None:
-            return
+    def _span_s(self, span: BlockSpan) -> float:
+        return span.n_slots / self._link.source.qubit_rate_hz
+
+    def _decided(self, block_id: int) -> KnownOfBlock:
+        """Move a block's counts to the totals, and return what is known of it."""
+        announced_s = self._announced_s.pop(block_id, None)
+        self._decided_s += announced_s or 0.0
+        known = self._open.pop(block_id, None)
+        if known is None or known.n_z is None or known.x is None:
+            return KnownOfBlock(span_s=announced_s)
         self.totals = msgspec.structs.replace(
             self.totals,
-            sifted_bits=self.totals.sifted_bits + int(sifted.n_z.total),
-            c_plus_clicks=self.totals.c_plus_clicks + int(sifted.x.c_plus.total),
-            c_z_clicks=self.totals.c_z_clicks + int(sifted.x.c_z.total),
+            sifted_bits=self.totals.sifted_bits + int(known.n_z.total),
+            c_plus_clicks=self.totals.c_plus_clicks + int(known.x.c_plus.total),
+            c_z_clicks=self.totals.c_z_clicks + int(known.x.c_z.total),
         )
+        return known
 
     def accepted(
         self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float
     ) -> None:
         """Count a block that gave key."""
-        self._decided(block_id)
+        self.decided.accepted(block_id, self._decided(block_id), result)
         self._accepted += 1
-        self.recent.accepted(span.n_slots / self._link.source.qubit_rate_hz, counts)
+        self.recent.accepted(self._span_s(span), counts)
         source = self._link.source
         summary = BlockSummary(
             block_id=block_id,
@@ -203,7 +209,7 @@ class Figures:
             reconciliation=counts.method,
             estimator=result.estimator,
             assumptions=list(assumptions(result, self._link)),
-            span_s=span.n_slots / source.qubit_rate_hz,
+            span_s=self._span_s(span),
             took_s=took_s,
         )
         self._last = summary
@@ -231,12 +237,18 @@ class Figures:
 
     def lost(self, block_id: int, reason: str, detail: str) -> None:
         """Count a block that gave no key, and why."""
-        span_s = self._announced_s.get(block_id, 0.0)
-        self._decided(block_id)
+        known = self._decided(block_id)
+        self.decided.lost(block_id, reason, detail, known)
         self.last_qber_z = None
         self.recent.lost(reason)
         self._discarded[reason] = self._discarded.get(reason, 0) + 1
         self._last_discard = Discard(block_id=block_id, at=time.time(), reason=reason, detail=detail)
-        log.warning("block.discarded", block=block_id, reason=reason, detail=detail, span_s=round(span_s, 3))
+        log.warning(
+            "block.discarded",
+            block=block_id,
+            reason=reason,
+            detail=detail,
+            span_s=round(known.span_s or 0.0, 3),
+        )
         if reason != "store_full":  # which is nobody's fault: there are more keys than are wanted
             self.raise_alarm("block.discarded", f"the last block gave no key ({reason})")

@@ -125,7 +125,7 @@ async def _sample(dialogue: Dialogue, received: Bits, book: Book) -> float:
     except ValueError as error:
         raise ProtocolError(f"block {dialogue.block_id}: sample: {error}") from None
     errors = int(np.bitwise_count(mine.words ^ theirs.words).sum())
-    book.errors(dialogue.block_id, errors, len(mine))
+    book.sampled(dialogue.block_id, errors, len(mine))
     return errors / max(1, len(mine))
 
 

@@ -32,7 +32,7 @@ from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
 from qnode.node.storage import PeerMemory, Storage, runs_of
 from qnode.node.supply import SaePair, SiteSupply
-from qnode.operate.control import serve_control
+from qnode.operate.control import Answers, serve_control
 from qnode.operate.events import EventLog
 from qnode.operate.metrics import metrics_app
 from qnode.operate.notify import feed_watchdog, from_environment
@@ -74,9 +74,8 @@ class SiteNode:
         config, notifier = self._config, from_environment()
         async with trio.open_nursery() as nursery:
             await self._refresh()
-            await nursery.start(
-                serve_control, config.operate.control_socket, self._figures.status, self._events.recent
-            )
+            answers = Answers(self._figures.status, self._events.recent, self._figures.decided.latest)
+            await nursery.start(serve_control, config.operate.control_socket, answers)
             server = await self._serve_keys(nursery)
             if config.operate.metrics_listen is not None:
                 await self._listen(

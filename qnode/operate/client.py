@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from qnode.errors import QnodeError
+from qnode.operate.blocks import DecidedBlock
 from qnode.operate.status import NodeStatus
 
 LONGEST_REQUEST_BYTES = 4096
@@ -24,10 +25,14 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A question: ``count`` is for `events`, ``interval_s`` for `subscribe` (a status every so often)."""
+    """A question: ``count`` is for `events` and `blocks`, ``after`` (a block's number) for `blocks`.
 
-    request: Literal["status", "events", "subscribe"]
+    ``interval_s`` is for `subscribe` (a status every so often).
+    """
+
+    request: Literal["status", "events", "blocks", "subscribe"]
     count: int = 1000
+    after: int | None = None
     interval_s: float = 1.0
 
 
@@ -36,6 +41,7 @@ class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     status: msgspec.Raw = msgspec.Raw()
     events: list[dict[str, Any]] | None = None
+    blocks: list[DecidedBlock] | None = None
     error: str | None = None
 
 
@@ -65,6 +71,18 @@ def ask_events(path: Path, count: int, *, patience_s: float) -> list[dict[str, A
         if events is None:
             raise NoAnswer("the node answered something else than events")
         return events
+
+
+def ask_blocks(path: Path, count: int, *, after: int | None = None, patience_s: float) -> list[DecidedBlock]:
+    """Return the latest ``count`` decided blocks, oldest first; raises as `ask_status`.
+
+    With ``after`` only those decided after that block: all that the node keeps, if it has forgotten it.
+    """
+    with _conversation(path, Request(request="blocks", count=count, after=after), patience_s) as lines:
+        blocks = read_response(next(lines)).blocks
+        if blocks is None:
+            raise NoAnswer("the node answered something else than blocks")
+        return blocks
 
 
 def follow_status(path: Path, *, interval_s: float, patience_s: float) -> Iterator[NodeStatus]:

@@ -10,6 +10,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Never, get_args
 
@@ -17,6 +18,7 @@ import msgspec
 import trio
 
 from qnode.errors import ConfigError
+from qnode.operate.blocks import DecidedBlock
 from qnode.operate.client import (
     LONGEST_REQUEST_BYTES,
     LONGEST_RESPONSE_BYTES,
@@ -39,20 +41,29 @@ SEND_LIMIT_S = 10.0
 SHORTEST_INTERVAL_S = 0.1
 LONGEST_INTERVAL_S = 60.0
 
-ProvideStatus = Callable[[], NodeStatus]
-RecentEvents = Callable[[int], list[dict[str, Any]]]
+
+@dataclass(frozen=True)
+class Answers:
+    """Where answers come from, each called anew for a request.
+
+    ``events(count)``: the latest log events, oldest first; ``blocks(count, after)``: the latest decided
+    blocks likewise, of those decided after block ``after`` unless that is None.
+    """
+
+    status: Callable[[], NodeStatus]
+    events: Callable[[int], list[dict[str, Any]]]
+    blocks: Callable[[int, int | None], list[DecidedBlock]]
 
 
 async def serve_control(
     path: Path,
-    provide_status: ProvideStatus,
-    recent_events: RecentEvents,
+    answers: Answers,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> Never:
     """Answer at ``path`` until cancelled; the socket file is removed on leaving.
 
-    ``recent_events(count)`` returns the latest log events, oldest first. Start it with ``nursery.start``.
+    Start it with ``nursery.start``.
 
     Raises:
         ConfigError: another daemon answers at ``path``, a file that is no socket lies there, or the socket
@@ -68,7 +79,7 @@ async def serve_control(
                 await _send_or_leave(stream, Response(error=f"{CONNECTIONS} others ask already"))
                 return
             try:
-                await _converse(stream, provide_status, recent_events)
+                await _converse(stream, answers)
             finally:
                 places.release_on_behalf_of(stream)
 
@@ -158,9 +169,7 @@ def _remove_stale(path: Path) -> None:
     path.unlink()
 
 
-async def _converse(
-    stream: trio.SocketStream, provide_status: ProvideStatus, recent_events: RecentEvents
-) -> None:
+async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
     """Answer the requests of one caller, until it leaves, is silent, or breaks the framing."""
     lines = _Lines(stream, LONGEST_REQUEST_BYTES)
     while True:
@@ -182,17 +191,19 @@ async def _converse(
                 return
             continue
         while True:
-            if not await _send_or_leave(stream, _answer(request, provide_status, recent_events)):
+            if not await _send_or_leave(stream, _answer(request, answers)):
                 return
             if request.request != "subscribe":
                 break
             await trio.sleep(min(max(request.interval_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S))
 
 
-def _answer(request: Request, provide_status: ProvideStatus, recent_events: RecentEvents) -> Response:
+def _answer(request: Request, answers: Answers) -> Response:
     if request.request == "events":
-        return Response(events=recent_events(request.count))
-    return Response(status=msgspec.Raw(msgspec.json.encode(provide_status())))
+        return Response(events=answers.events(request.count))
+    if request.request == "blocks":
+        return Response(blocks=answers.blocks(request.count, request.after))
+    return Response(status=msgspec.Raw(msgspec.json.encode(answers.status())))
 
 
 def _refusal(line: bytes, error: Exception) -> str:

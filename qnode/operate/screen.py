@@ -5,11 +5,13 @@ Text that came from a device or the peer is made printable, so that it cannot dr
 
 from collections.abc import Iterable
 
+from qnode.operate.blocks import DecidedBlock
 from qnode.operate.eventline import printable
 from qnode.operate.status import DeviceStatus, NodeStatus, State, troubles, why_no_key
 from qnode.units import CHUNK_BITS
 
 _PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
+BLOCK_COLUMNS = ("block", "decided", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret", "outcome")
 SIMULATED = "SIMULATED: these keys are not keys"
 
 
@@ -90,6 +92,22 @@ def keys_rows(status: NodeStatus) -> list[tuple[str, str, str]]:
         ("epsilon", f"{keys.epsilon_total:.1e}", "by which all keys together may fail to be ideal, in total"),
         ("pads to send", _known_count(pads.pads_left_send), "one-time authentication, this site's half"),
         ("pads to receive", _known_count(pads.pads_left_receive), "one-time authentication, the peer's half"),
+    ]
+
+
+def block_cells(block: DecidedBlock, at: float) -> list[str]:
+    """Return one decided block under `BLOCK_COLUMNS`; what is not known is empty."""
+    outcome = printable(block.outcome) + (f": {printable(block.detail)}" if block.detail else "")
+    return [
+        str(block.block_id),
+        f"{age(block.decided_at_s, at)} ago",
+        "" if block.span_s is None else f"{block.span_s:.3g}",
+        "" if block.n_z is None else count(block.n_z),
+        "" if block.qber_z is None else f"{100 * block.qber_z:.2f} %",
+        "" if block.f_ec is None else f"{block.f_ec:.3f}",
+        "" if block.phi_z_upper is None else f"{100 * block.phi_z_upper:.2f} %",
+        count(block.secret_bits),
+        outcome,
     ]
 
 

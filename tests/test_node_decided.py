@@ -1,0 +1,158 @@
+"""The node's table of decided blocks: what a row says, and which rows are kept and asked for."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qnode.config import LinkParameters, SiteConfig, load
+from qnode.distill.counts import Pair, XCounts
+from qnode.node.decided import DecidedBlocks, KnownOfBlock
+from qnode.node.decision import BlockCounts, decide
+from qnode.node.dialogue import BlockSpan
+from qnode.node.figures import Figures
+from qnode.operate.blocks import KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
+from qnode.operate.client import LONGEST_RESPONSE_BYTES, Response
+
+LINK = LinkParameters()
+X = XCounts(
+    c_plus=Pair(30_000, 8_800),
+    c_z=Pair(510_000, 127_000),
+    e_same=Pair(128_000, 32_000),
+    e_plus=Pair(128_001, 32_001),
+    e_dark=Pair(1_300, 330),
+)
+COUNTS = BlockCounts(
+    n_z=Pair(800_000, 200_000),
+    m_z=Pair(12_000, 3_100),
+    x=X,
+    alice_parities=118_000,
+    reconciliation_leak_bits=118_000,
+    method="cascade",
+)
+SPAN = BlockSpan(run_id=1, first_slot=0, n_slots=round(125.0 * LINK.source.qubit_rate_hz))
+
+
+def figures() -> Figures:
+    """Return the figures of a site; of its configuration only the link and the names are looked at."""
+    config = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
+    return Figures(msgspec.structs.replace(config, link=LINK), simulated=True)
+
+
+def test_an_accepted_block_shows_every_public_figure() -> None:
+    book, result = figures(), decide(COUNTS, LINK)
+    book.sifted(7, COUNTS.n_z, X, SPAN)
+    book.verified(7, COUNTS)
+    book.accepted(7, COUNTS, result, SPAN, 0.5)
+    (row,) = book.decided.latest(10)
+    assert None not in msgspec.structs.astuple(row)
+    assert row.decided_at_s == pytest.approx(book.status().at, abs=60)
+    expected = {
+        "block_id": 7,
+        "outcome": "accepted",
+        "span_s": 125.0,
+        "n_z_signal": 800_000,
+        "m_z_decoy": 3_100,
+        "c_plus_signal": 30_000,
+        "c_z_decoy": 127_000,
+        "e_same_signal": 128_000,
+        "e_plus_decoy": 32_001,
+        "e_dark_signal": 1_300,
+        "alice_parities": 118_000,
+        "lambda_ec_bits": COUNTS.lambda_ec_bits,
+        "f_ec": COUNTS.f_ec,
+        "reconciliation": "cascade",
+        "estimator": "eur",
+        "x_mode": LINK.estimation.x_mode,
+        "eps_sec": 1e-10,
+        "eps_cor": 1e-15,
+        "phi_z_upper": result.phi_z_upper,
+        "secret_bits": result.length,
+    }
+    assert {name: getattr(row, name) for name in expected} == expected
+    assert result.length > 0
+    assert (row.n_z, row.qber_z) == (1_000_000, COUNTS.qber_z)
+
+
+def test_a_block_that_was_lost_shows_how_far_it_came() -> None:
+    book = figures()
+    book.lost(1, "link", "the session ended")
+    book.announced(2, 24.0)
+    book.lost(2, "lock", "")
+    book.sifted(3, COUNTS.n_z, X, SPAN)
+    book.sampled(3, 900, 4096)
+    book.lost(3, "qber_z", "21.97% is above the limit")
+    book.sifted(4, COUNTS.n_z, X, SPAN)
+    book.verified(4, COUNTS)
+    book.lost(4, "key_length", "too little")
+    cut, announced, sampled, verified = book.decided.latest(10)
+    assert (cut.outcome, cut.detail, cut.span_s, cut.n_z, cut.c_z_signal) == (
+        "link",
+        "the session ended",
+        None,
+        None,
+        None,
+    )
+    assert (announced.span_s, announced.n_z) == (24.0, None)
+    # A sample's errors are not told apart by intensity, so m_Z stays unknown.
+    assert (sampled.span_s, sampled.n_z, sampled.c_z_decoy, sampled.qber_z) == (
+        125.0,
+        1_000_000,
+        127_000,
+        None,
+    )
+    assert sampled.lambda_ec_bits is None
+    assert (verified.qber_z, verified.lambda_ec_bits) == (COUNTS.qber_z, COUNTS.lambda_ec_bits)
+    assert (verified.secret_bits, verified.phi_z_upper) == (0, None)
+    assert book.status().block.in_flight == 0
+    assert book.status().totals.measured_bits == 4096 + 1_000_000
+
+
+def ids(rows: list[DecidedBlock]) -> list[int]:
+    return [row.block_id for row in rows]
+
+
+def filled(*block_ids: int, kept: int = 4) -> DecidedBlocks:
+    decided = DecidedBlocks(LINK, kept)
+    for block_id in block_ids:
+        decided.lost(block_id, "link", "", KnownOfBlock())
+    return decided
+
+
+def test_the_latest_rows_are_kept_and_come_oldest_first() -> None:
+    decided = filled(1, 2, 3, 4, 5, 6)
+    assert ids(decided.latest(100)) == [3, 4, 5, 6]
+    assert ids(decided.latest(2)) == [5, 6]
+    assert decided.latest(0) == decided.latest(-1) == []
+
+
+def test_after_a_block_come_those_decided_later_whatever_their_numbers() -> None:
+    decided = filled(1, 3, 2, 4)
+    assert ids(decided.latest(100, after=3)) == [2, 4]
+    assert ids(decided.latest(1, after=3)) == [4]
+    assert decided.latest(100, after=4) == []
+
+
+def test_after_a_block_that_is_forgotten_or_of_another_store_come_all() -> None:
+    assert ids(filled(5, 6, 7, 8, 9).latest(100, after=5)) == [6, 7, 8, 9]
+    assert ids(filled(1, 2).latest(100, after=900)) == [1, 2]
+    assert filled().latest(100, after=900) == []
+
+
+def test_what_a_peer_says_of_a_block_is_one_short_line() -> None:
+    decided = filled()
+    decided.lost(1, "peer", "a\nb\x1b[31m" + "c" * 5000, KnownOfBlock())
+    (row,) = decided.latest(1)
+    assert row.detail.startswith("a\\nb\\x1b[31mccc")
+    assert len(row.detail) == LONGEST_DETAIL_CHARACTERS
+
+
+def test_the_longest_answer_fits_what_callers_read() -> None:
+    most = Pair(2**53, 2**53)
+    decided, result = DecidedBlocks(LINK), decide(COUNTS, LINK)
+    counts = msgspec.structs.replace(COUNTS, n_z=most, m_z=most, x=XCounts(most, most, most, most, most))
+    known = KnownOfBlock(span_s=1 / 3, n_z=most, x=counts.x, verified=counts)
+    decided.lost(1, "reconciliation", "\U0001f511" * 5000, known)
+    decided.accepted(2, known, result)
+    longest = max(len(msgspec.json.encode(Response(blocks=[row]))) for row in decided.latest(2))
+    assert longest * KEPT_BLOCKS < LONGEST_RESPONSE_BYTES
