@@ -464,7 +464,7 @@ def _some_keys(sites: Sites, number: int) -> list[bytes]:
 
 
 def _all_that_is_said(sites: Sites, folder: Path) -> list[Path]:
-    """Write metrics, status and events of both sites into ``folder``."""
+    """Write metrics, status, blocks and events of both sites into ``folder``."""
     written: list[Path] = []
     for role in ROLES:
         site = sites.endpoints.sites[role]
@@ -473,6 +473,7 @@ def _all_that_is_said(sites: Sites, folder: Path) -> list[Path]:
             .raise_for_status()
             .text,
             "status": qnodectl(site.control_socket, "status", "--json").stdout,
+            "blocks": qnodectl(site.control_socket, "blocks", "--csv").stdout,
             "events": "\n".join(map(json.dumps, events_of(site.control_socket))),
         }
         for name, text in answers.items():
