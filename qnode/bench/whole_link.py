@@ -1,4 +1,4 @@
-"""The whole link: both daemons as processes, over TCP and TLS, with their encryptors, as fast as they go."""
+"""The whole link: both daemons as processes, over TCP and TLS, as fast as they go, to stored keys."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ import trio
 
 from qnode.bench.links import TURIN
 from qnode.bench.results import BenchResult, Effort, Machine, summary
-from qnode.loopback.prepare import LoopbackConfig, Staging
+from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 from qnode.loopback.result import LoopbackResult
-from qnode.loopback.run import run_link
+from qnode.loopback.run import run_prepared
 from qnode.operate.status import NodeStatus
 
 _SETTLED_S = 2.0  # a link needs some seconds to reach its stride
@@ -53,12 +53,13 @@ class Meter:
 def run_metered(config: LoopbackConfig, meter: Meter) -> LoopbackResult:
     """Run a link in a folder of its own until ``meter`` has seen enough; return what came out."""
     with tempfile.TemporaryDirectory(prefix="qnode-bench-") as directory:
-        outcome = trio.run(partial(run_link, config, Path(directory), Staging(), meter.see))
+        prepared = prepare(Path(directory), config, Staging())
+        outcome = trio.run(partial(run_prepared, prepared, config.link.source.p_z, meter.see, exchange=False))
     return outcome.result
 
 
 def turin(_machine: Machine, effort: Effort) -> Iterator[BenchResult]:
-    """Measure simulated seconds a second of the Turin link; wall time, both cores."""
+    """Measure simulated seconds a second of the Turin link, to stored keys; wall time, both cores."""
     meter = Meter(_tag_time_s, effort.link_s)
     result = run_metered(TURIN, meter)
     wanted = TURIN.link.block.sifted_bits
