@@ -10,6 +10,7 @@ from qnode.bench.correction import correction
 from qnode.bench.pair import pair
 from qnode.bench.results import QUICK, THOROUGH, BenchResult, Effort, Machine
 from qnode.bench.sifting import sift
+from qnode.bench.start import start
 from qnode.bench.whole_link import turin
 from qnode.distill.reconcile import METHODS
 
@@ -23,6 +24,7 @@ def stages(*, quick: bool) -> Mapping[str, Stage]:
         found[method] = partial(correction, method, all_sizes=not quick)
     found["verify"] = verification
     found["amplify"] = partial(amplification, all_sizes=not quick)
+    found["start"] = start
     found["turin"] = turin
     found["pair"] = pair
     return MappingProxyType(found)
