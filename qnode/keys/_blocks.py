@@ -164,9 +164,3 @@ def _require(tx: Tx, block_id: int, wanted: BlockState, move: str) -> None:
     state = state_of(tx, block_id)
     if state != wanted:
         raise StoreError(f"block {block_id} cannot be {move}: it is {state}, not {wanted}")
-
-
-def has_chunks(tx: Tx, block_id: int) -> bool:
-    """Tell whether any chunk of a block is left here."""
-    row = tx.connection.execute("SELECT chunks_left FROM block WHERE block_id = ?", (block_id,)).fetchone()
-    return row is not None and row[0] > 0

@@ -151,11 +151,6 @@ class BinClock:
         n = tick - int(self._integers[_TICK])
         return int(self._integers[_ANCHOR]) + round(float(self._floats[_PHASE]) + n * self.period_ps)
 
-    def tick_at(self, time_ps: int) -> float:
-        """Return the tick coordinate of Bob's time ``time_ps``, extrapolated from now."""
-        elapsed = float(time_ps - int(self._integers[_ANCHOR])) - float(self._floats[_PHASE])
-        return int(self._integers[_TICK]) + elapsed / self.period_ps
-
     def track(self, times_ps: Times, channels: Channels, until_ps: int) -> Tracked:
         """Follow ordered tags, complete before ``until_ps``; tags before `from_ps` must have been removed.
 
