@@ -41,8 +41,8 @@ class Announcement:
     """Clicks of a run, complete below ``reached_slot``.
 
     ``z_clicks``: how many of them are of the Z arm. ``numbering`` changes when slots are counted anew.
-    ``cut_slots``: so many slots since the last announcement had no lock; ``dropped``: so many clicks could not
-    be announced.
+    ``cut_slots``: so many slots since the last announcement had no lock; ``dropped``: so many clicks
+    could not be announced.
     """
 
     run_id: int
