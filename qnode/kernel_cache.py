@@ -14,7 +14,6 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -23,18 +22,18 @@ from typing import Any, Final
 import llvmlite
 import numba
 from llvmlite.binding import get_host_cpu_name
-from numba.core import caching
 from numba.core import config as numba_config
 from numba.core.codegen import get_host_cpu_features
 
 from qnode import __version__
 
 _ROOT: Final = Path(__file__).parent
-_PACKAGE: Final = _ROOT.name
+PACKAGE: Final = _ROOT.name
 _IMPORT: Final = re.compile(
-    rf"^\s*(?:from\s+({_PACKAGE}(?:\.\w+)*|\.+[\w.]*)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+({_PACKAGE}[\w.]*))",
+    rf"^\s*(?:from\s+({PACKAGE}(?:\.\w+)*|\.+[\w.]*)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+({PACKAGE}[\w.]*))",
     re.MULTILINE,
 )
+_OURS: Final = tuple(_ROOT / name for name in ("kernels.py", "kernel_cache.py", "kernel_code.py"))
 _KEPT: Final = 8  # generations of a module's code, and versions of all: several checkouts share a cache
 
 
@@ -47,7 +46,7 @@ def cache_base() -> Path:
     named = os.environ.get("QNODE_CACHE_DIR") or os.environ.get("CACHE_DIRECTORY")
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / _PACKAGE
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PACKAGE
 
 
 def processor() -> str:
@@ -73,14 +72,14 @@ def _host_features() -> str:
 def cache_directory(module: str) -> Path:
     """Return where the machine code of the kernels of ``module`` is kept."""
     version = f"kernels-{__version__}-{processor()}"
-    return cache_base() / version / f"{module.removeprefix(f'{_PACKAGE}.')}-{sources_digest(module)}"
+    return cache_base() / version / f"{module.removeprefix(f'{PACKAGE}.')}-{sources_digest(module)}"
 
 
 @cache
 def sources_digest(module: str) -> str:
     """Return the digest of everything of ours that ends up in the code of ``module``."""
     digest = hashlib.sha256(f"{sys.version} {numba.__version__} {llvmlite.__version__}".encode())
-    for path in sorted({_ROOT / "kernels.py", _ROOT / "kernel_cache.py", *_sources(module)}):
+    for path in sorted({*_OURS, *_sources(module)}):
         digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -102,7 +101,7 @@ def _imports(path: Path) -> tuple[str, ...]:
     names: list[str] = []
     for source, imported, plain in _IMPORT.findall(path.read_text()):
         if source.startswith("."):
-            raise ImportError(f"{path}: name modules of {_PACKAGE} in full, so that kernel caches can follow")
+            raise ImportError(f"{path}: name modules of {PACKAGE} in full, so that kernel caches can follow")
         names.append(source or plain)
         names += [f"{source}.{name}" for name in re.findall(r"\w+", imported) if source]
     return tuple(names)
@@ -129,7 +128,7 @@ def trusted(directory: Path) -> None:
         is_new = not directory.exists()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (directory, *directory.parents):
-            _check(path)
+            check_owner(path)
         with suppress(PermissionError):  # root has warmed it for us
             os.utime(directory)
         if is_new:
@@ -139,7 +138,7 @@ def trusted(directory: Path) -> None:
         raise UntrustedCache(f"{directory}: {error.strerror}") from None
 
 
-def _check(path: Path) -> None:
+def check_owner(path: Path) -> None:
     """Refuse what belongs to others or others may write; a sticky directory keeps our own entries ours."""
     status = path.stat()
     if status.st_uid not in (0, os.geteuid()):
@@ -156,99 +155,3 @@ def _forget_old(directory: Path, prefix: str) -> None:
     folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in folders[_KEPT:]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-# numba's own classes are untyped.
-_Locators: Any = caching._CacheLocator
-_CodeFiles: Any = caching.IndexDataCacheFile
-_CodeImplementation: Any = caching.CompileResultCacheImpl
-_CodeCache: Any = caching.FunctionCache
-
-
-class _Locator(_Locators):  # type: ignore[misc]
-    """Tells numba the directory and the digest."""
-
-    def __init__(self, function: Callable[..., Any], directory: Path) -> None:
-        self._directory = directory
-        self._function = function
-        self._py_file = function.__code__.co_filename  # numba's warnings name it
-
-    def get_cache_path(self) -> str:
-        """Return the directory."""
-        return str(self._directory)
-
-    def get_source_stamp(self) -> str:
-        """Return what must not have changed."""
-        return sources_digest(self._function.__module__)
-
-    def get_disambiguator(self) -> str:
-        """Tell functions of one name apart."""
-        return str(self._function.__code__.co_firstlineno)
-
-    @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_Locator":
-        """Return where ``py_func`` is kept; `trusted` has been asked before."""
-        return cls(py_func, _place(py_func.__module__))
-
-
-class _Implementation(_CodeImplementation):  # type: ignore[misc]
-    _locator_classes = (_Locator,)
-
-
-class _Files(_CodeFiles):  # type: ignore[misc]
-    """Index and code of one kernel, checked before they are read."""
-
-    def _load_index(self) -> Any:
-        try:
-            if Path(self._index_path).exists():
-                _check(Path(self._index_path))
-            return super()._load_index()
-        except Exception:  # noqa: BLE001 - whatever a damaged file leads to, writing it anew mends it
-            return {}
-
-    def _load_data(self, name: str) -> Any:
-        _check(Path(self._data_path(name)))
-        return super()._load_data(name)
-
-
-class KernelCache(_CodeCache):  # type: ignore[misc]
-    """numba's cache of one kernel, in our directory and under our rules. ``misses``: compiled so far."""
-
-    _impl_class = _Implementation
-    misses: int = 0
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        self._cache_file = _Files(
-            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
-        )
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return the compiled form of one signature; None when it is not there, or not fit to be loaded."""
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception:  # noqa: BLE001 - whatever a damaged file leads to, compiling anew mends it
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep the compiled form of one signature, if there is room."""
-        KernelCache.misses += 1
-        with suppress(Exception):  # a full disk costs the next start, not this one
-            super().save_overload(sig, data)
-
-
-@cache
-def _place(module: str) -> Path:
-    return cache_directory(module).resolve()
-
-
-def cache_for(function: Callable[..., Any]) -> KernelCache | None:
-    """Return the cache of a kernel; None when its place cannot be trusted or the kernel is not of ours."""
-    # The digest follows our own imports only; a kernel declared elsewhere is compiled anew each time.
-    if not function.__module__.startswith(f"{_PACKAGE}."):
-        return None
-    try:
-        trusted(_place(function.__module__))
-        return KernelCache(function)
-    except (UntrustedCache, OSError, RuntimeError):
-        return None

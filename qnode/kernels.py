@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from qnode.kernel_cache import cache_for
+from qnode.kernel_code import cache_for
 
 F = TypeVar("F", bound=Callable[..., Any])
 

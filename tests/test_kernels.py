@@ -21,9 +21,19 @@ MULTIPLY = """
 import json
 import numpy as np
 from qnode.distill.clmul import clmul64_portable
-from qnode.kernel_cache import KernelCache
+from qnode.kernel_code import KernelCache
 product = clmul64_portable(np.uint64(3), np.uint64(2**63))
 print(json.dumps({"product": [int(word) for word in product], "misses": KernelCache.misses}))
+"""
+SCORE = """
+import json
+import numpy as np
+from qnode.kernel_code import KernelCache
+from qnode.tags.alignment import _best_offset
+plane = np.full(4096, 2**64 - 1, np.uint64)
+plane[:10], best = 0, np.full(2, -1, np.int64)
+_best_offset(plane, plane, np.arange(8, dtype=np.int64), 2048, best)
+print(json.dumps({"best": best.tolist(), "misses": KernelCache.misses}))
 """
 DIGESTS = """
 import json
@@ -101,6 +111,15 @@ def test_code_is_compiled_once_and_then_loaded(cache: Path) -> None:
     first, second = run(MULTIPLY), run(MULTIPLY)
     assert first == {"product": [1 << 63, 1], "misses": 1}
     assert second == first | {"misses": 0}
+
+
+def test_a_kernel_is_compiled_with_the_kept_code_of_those_that_it_calls(cache: Path) -> None:
+    first = run(SCORE)
+    assert first["misses"] > 1
+    assert run(SCORE) == first | {"misses": 0}
+    for file in cache.rglob("*_best_offset*"):
+        file.unlink()
+    assert run(SCORE) == first | {"misses": 1}
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])

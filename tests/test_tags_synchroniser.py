@@ -229,12 +229,12 @@ def test_answers_to_earlier_probes_are_ignored():
     for block in Link().tags(0.3, seed=11).blocks(0.05):
         probe = synchroniser.feed(block).probe or probe
     assert probe is not None
-    synchroniser.aligned(Alignment(probe.number - 1, 0, 1, 99.0, 0, 0))
+    synchroniser.aligned(Alignment(probe.number - 1, 0, 1, 99.0, 0))
     assert synchroniser.state is SyncState.ALIGNING
-    synchroniser.aligned(Alignment(probe.number, 0, 1, 99.0, 0, 0))
+    synchroniser.aligned(Alignment(probe.number, 0, 1, 99.0, 0))
     assert synchroniser.state is SyncState.LOCKED
     synchroniser.restart()
-    synchroniser.aligned(Alignment(probe.number, 0, 1, 99.0, 0, 0))
+    synchroniser.aligned(Alignment(probe.number, 0, 1, 99.0, 0))
     assert synchroniser.state is SyncState.SEARCHING
 
 

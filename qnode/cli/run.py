@@ -1,7 +1,9 @@
 """`qnode run`: the daemon of one site."""
 
 import ctypes
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -24,6 +26,15 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 28)
 
 
+def _import_log() -> None:
+    """Import structlog without rich, which it takes in where that is installed, for tracebacks in colour."""
+    if "rich" in sys.modules:
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]  # makes importing it fail
+    importlib.import_module("structlog")
+    del sys.modules["rich"]
+
+
 @click.command()
 @click.option(
     "--config",
@@ -41,6 +52,7 @@ def run(path: Path, stop_at_eof: bool) -> int:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _keep_freed_memory()
+    _import_log()
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
     from qnode.config import SiteConfig, load
     from qnode.node.process import run_site_until_signal

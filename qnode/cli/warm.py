@@ -11,6 +11,8 @@ from qnode.kernel_cache import UntrustedCache, cache_directory, trusted
 def warm() -> int:
     """Compile what a daemon needs and keep the code, so that daemons start at once.
 
+    That is the machine code of the kernels, and Python's bytecode where it is missing and may be written.
+
     Installers and the systemd unit run it; where the code is kept, `QNODE_CACHE_DIR` says. It takes half a
     minute of processor time after an update, and two seconds when there is nothing to do.
     """

@@ -218,7 +218,7 @@ class BobPart:
                     raise ProtocolError(f"an alignment offset of {answer.offset}, which was not asked for")
                 last_slot = (int(probe.ticks[-1]) + answer.offset) // 2
                 found = Alignment(
-                    probe.number, answer.offset, round(answer.score), answer.significance, 0, last_slot
+                    probe.number, answer.offset, round(answer.score), answer.significance, last_slot
                 )
             await errand.reply.send(found)
 

@@ -1,5 +1,7 @@
-"""Compile every kernel of a daemon ahead of its first start, by doing a little of all its work."""
+"""Compile ahead of a first start: modules, and, by doing a little of all its work, a daemon's kernels."""
 
+import compileall
+import importlib.util
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -10,13 +12,14 @@ from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
 from qnode.distill.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.selftest import self_test
-from qnode.kernel_cache import KernelCache
+from qnode.kernel_code import KernelCache
 from qnode.offline.synchronise import RunStart, synchronised
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
 from qnode.simulate.symbols import repeated_symbols
 from qnode.tags.synchroniser import SyncState
 
+_PACKAGES = ("qnode", "qnode_drivers")
 # A bright link locks within a tenth of a second, whose tags are generated in no time.
 _DURATION_S = 0.5
 _BRIGHT = DetectorParameters(efficiency=0.5, dead_time_s=1e-6)
@@ -31,10 +34,19 @@ def warm() -> int:
         SelfTestFailed: a step gave a wrong result.
         RuntimeError: the simulated link did not lock.
     """
+    for package in _PACKAGES:
+        _compile_modules(package)
     # Processes of their own: numba compiles one kernel at a time in each. The self-test amplifies last, and
     # finds that compiled by the other.
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         return sum(pool.map(_compiled_by, (self_test, warm_amplification, warm_tags)))
+
+
+def _compile_modules(package: str) -> None:
+    """Keep the bytecode of a package where Python looks for it; a checkout has none, and may not keep it."""
+    found = importlib.util.find_spec(package)
+    for folder in (found.submodule_search_locations or []) if found else []:
+        compileall.compile_dir(folder, quiet=2)
 
 
 def _compiled_by(work: Callable[[], None]) -> int:

@@ -7,7 +7,8 @@ how many do not; the one offset with a significant surplus is the alignment, ear
 
 Twenty milliseconds of uncertainty are 24 million offsets. They are scored 64 at a time: Alice's record
 becomes two bit planes over ticks (a click here matches; does not mismatch), each click shifts both planes,
-and a tree of carry-save adders counts down the columns.
+and a tree of carry-save adders counts down the columns. On a good link the first clicks of a probe single out
+the offset, and all of them prove it; where they do not, all are searched with.
 
 What a probe can reveal: the answer tells Alice's bits in the probed slots, and nothing later. So no click in
 or before `Alignment.last_slot` may ever be sifted.
@@ -33,6 +34,7 @@ LONGEST_PROBE_TICKS: Final = 1 << 29
 MOST_OFFSETS: Final = 1 << 28
 LOCK_SIGNIFICANCE: Final = 9.0  # -log10 of the probability of a false lock
 
+_FIRST_CLICKS: Final = 160  # a third of a usual probe
 _CHUNK_SLOTS: Final = 1 << 20
 _ROW: Final = 256  # words of offsets scored together: the work area stays in the first-level cache
 _PLANES: Final = 15  # counters up to 2 * MOST_PROBE_CLICKS
@@ -58,15 +60,13 @@ class Alignment:
     """The offset that Alice found: tick t of the probe is slot (t + offset) // 2, early when even.
 
     ``score``: matches less mismatches. ``significance``: -log10 of a bound on the probability that any wrong
-    offset in the window would have scored as well. ``runner_up``: the best score of all other offsets.
-    ``last_slot``: no click up to this slot may be sifted.
+    offset in the window would have scored as well. ``last_slot``: no click up to this slot may be sifted.
     """
 
     probe_number: int
     offset: int
     score: int
     significance: float
-    runner_up: int
     last_slot: int
 
 
@@ -113,20 +113,19 @@ def correlate(
     end_slot = (last_offset + int(ticks[-1])) // 2 + 1
     match, no_mismatch = _planes(lookup, base_slot, end_slot)
     shifts = ticks + (first_offset - 2 * base_slot)
-    best = np.full(4, -1, np.int64)  # count and index of the best offset, then of the runner-up
-    _best_offsets(match, no_mismatch, shifts, n_offsets, best)
     n = ticks.shape[0]
-    score, runner_up = int(best[0]) - n, max(int(best[2]) - n, -n)
-    index = int(best[1])
-    matches = int(_ones_at(match, shifts + index))
-    mismatches = n - int(_ones_at(no_mismatch, shifts + index))
-    assert matches - mismatches == score
-    significance = _significance(matches, mismatches, n_offsets)
-    if significance < lock_significance:
-        return None
-    offset = first_offset + index
-    last_slot = (int(ticks[-1]) + offset) // 2
-    return Alignment(probe.number, offset, score, significance, runner_up, last_slot)
+    for searched in (_FIRST_CLICKS, n) if n > _FIRST_CLICKS else (n,):
+        best = np.full(2, -1, np.int64)  # count and index of the best offset
+        _best_offset(match, no_mismatch, shifts[:searched], n_offsets, best)
+        index = int(best[1])
+        matches = int(_ones_at(match, shifts + index))
+        mismatches = n - int(_ones_at(no_mismatch, shifts + index))
+        significance = _significance(matches, mismatches, n_offsets)
+        if significance >= lock_significance:
+            offset = first_offset + index
+            last_slot = (int(ticks[-1]) + offset) // 2
+            return Alignment(probe.number, offset, matches - mismatches, significance, last_slot)
+    return None
 
 
 def _check(ticks: npt.NDArray[np.int64]) -> None:
@@ -222,14 +221,14 @@ _WORK_WORDS: Final = (_PLANES + 9) * _ROW
 
 
 @kernel
-def _best_offsets(
+def _best_offset(
     match: Words,
     no_mismatch: Words,
     shifts: npt.NDArray[np.int64],
     n_offsets: int,
     best: npt.NDArray[np.int64],
 ) -> None:
-    """Score offsets 0 .. n_offsets - 1; ``best`` gets count and index of the best, then of the second."""
+    """Score offsets 0 .. n_offsets - 1; ``best`` gets count and index of the best."""
     work = np.empty(_WORK_WORDS, np.uint64)
     n = shifts.size
     n_words = (n_offsets + 63) // 64
@@ -313,8 +312,8 @@ def _ripple(work: Words) -> None:
 @kernel
 def _keep_best(work: Words, first: int, n_words: int, n_offsets: int, best: npt.NDArray[np.int64]) -> None:
     for i in range(n_words):
-        # Columns whose count exceeds the runner-up so far, found for 64 at once from the top plane down.
-        threshold = best[2]
+        # Columns whose count exceeds the best so far, found for 64 at once from the top plane down.
+        threshold = best[0]
         above = np.uint64(0)
         equal = ~np.uint64(0)
         if threshold < 0:
@@ -337,7 +336,4 @@ def _keep_best(work: Words, first: int, n_words: int, n_offsets: int, best: npt.
             for p in range(_PLANES):
                 count |= np.int64((work[p * _ROW + i] >> np.uint64(b)) & np.uint64(1)) << p
             if count > best[0]:
-                best[2], best[3] = best[0], best[1]
                 best[0], best[1] = count, index
-            elif count > best[2]:
-                best[2], best[3] = count, index
