@@ -1,6 +1,7 @@
 """`qnode run`: the daemon of one site."""
 
 import ctypes
+import gc
 import importlib
 import os
 import sys
@@ -26,13 +27,14 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 1 << 28)
 
 
-def _import_log() -> None:
-    """Import structlog without rich, which it takes in where that is installed, for tracebacks in colour."""
-    if "rich" in sys.modules:
-        return
-    sys.modules["rich"] = None  # type: ignore[assignment]  # makes importing it fail
-    importlib.import_module("structlog")
-    del sys.modules["rich"]
+def _import_sparingly() -> None:
+    """Import what costs a start more than it is worth to a daemon, without the part that it never uses."""
+    gc.disable()  # until the site runs: nothing that is imported is garbage
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread a core, for matrices
+    if "rich" not in sys.modules:  # structlog takes it in where it is installed, for tracebacks in colour
+        sys.modules["rich"] = None  # type: ignore[assignment]
+        importlib.import_module("structlog")
+        del sys.modules["rich"]
 
 
 @click.command()
@@ -52,7 +54,7 @@ def run(path: Path, stop_at_eof: bool) -> int:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _keep_freed_memory()
-    _import_log()
+    _import_sparingly()
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
     from qnode.config import SiteConfig, load
     from qnode.node.process import run_site_until_signal

@@ -91,6 +91,7 @@ def run_site_until_signal(config: SiteConfig, *, stop_at_eof: bool = False) -> i
     # look through millions of objects a thousand times a second.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+    gc.enable()
     # The event loop must not wait long for a worker that has come out of a kernel into Python.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:

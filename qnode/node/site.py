@@ -58,6 +58,7 @@ class SiteNode:
         self._board: MutableMapping[str, DeviceStatus] = {}
         self._figures.devices = lambda: list(self._board.values())
         self._conversation: Conversation | None = None
+        self._tested = trio.Event()  # devices open and the peer is greeted meanwhile, but no block begins
         self._source = Source()
         self._rate = RunningRate(config.link.source.p_z)
         self._receiver = Receiver(config, self._figures)
@@ -85,7 +86,6 @@ class SiteNode:
                     None,
                     "metrics_listen",
                 )
-            await trio.to_thread.run_sync(self_test)
             for name, section in config.devices.items():
                 nursery.start_soon(
                     partial(
@@ -101,6 +101,8 @@ class SiteNode:
             nursery.start_soon(self._keep_fresh)
             nursery.start_soon(self._expire)
             nursery.start_soon(feed_watchdog, notifier, lambda: True)
+            await trio.to_thread.run_sync(self_test)
+            self._tested.set()
             self._figures.state = State("running", time.time())
             log.info("node.started", role=config.node.role, kme_id=config.node.kme_id, link=config.link.name)
             notifier.ready("running")
@@ -167,6 +169,7 @@ class SiteNode:
             raise LinkError(f"the key store refused: {text}") from None
 
     async def _converse(self, session: Session) -> None:
+        await self._tested.wait()
         log.info("link.connected", peer=session.peer.kme_id, software=session.peer.software)
         async with trio.open_nursery() as nursery:
             site = Site(

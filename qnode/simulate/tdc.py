@@ -16,7 +16,7 @@ from qnode.simulate.parameters import Change, Settings, SimulationParameters
 from qnode.simulate.transmitter import site_offset_s
 from qnode.tags.types import TagBlock
 
-RETRY_S = 0.1
+RETRY_S = 0.02
 REALTIME = 1.0
 # How much wall time of tags makes a block, and how far a slow consumer may put an unpaced source behind.
 BLOCK_S = 0.1

@@ -34,7 +34,7 @@ LONGEST_PROBE_TICKS: Final = 1 << 29
 MOST_OFFSETS: Final = 1 << 28
 LOCK_SIGNIFICANCE: Final = 9.0  # -log10 of the probability of a false lock
 
-_FIRST_CLICKS: Final = 160  # a third of a usual probe
+_FIRST_CLICKS: Final = 128  # a quarter of a usual probe
 _CHUNK_SLOTS: Final = 1 << 20
 _ROW: Final = 256  # words of offsets scored together: the work area stays in the first-level cache
 _PLANES: Final = 15  # counters up to 2 * MOST_PROBE_CLICKS
@@ -93,8 +93,9 @@ def correlate(
 ) -> Alignment | None:
     """Find the offset in ``first_offset .. last_offset`` (inclusive) at which the probe fits Alice's symbols.
 
-    ``lookup`` is called with contiguous ascending slots in chunks of about a million; slots before 0 and
-    symbols that it does not know count neither way. Returns None when no offset is significant.
+    ``lookup`` is called with ascending slots, contiguous ones in chunks of about a million and those of the
+    clicks; slots before 0 and symbols that it does not know count neither way. Returns None when no offset is
+    significant.
 
     The significance is rigorous for uniform random bits: at a wrong offset each of the m clicks that fall on
     Z symbols matches with probability 1/2, so that Pr(matches >= k) <= 2^(-m (1 - h(k/m))) (Chernoff), times
@@ -108,24 +109,46 @@ def correlate(
     n_offsets = last_offset - first_offset + 1
     if not 0 < n_offsets <= MOST_OFFSETS:
         raise ProtocolError(f"{n_offsets} alignment offsets: expected 1 to {MOST_OFFSETS}")
-    # Planes begin at an even tick so that pairs of bits are slots.
-    base_slot = (first_offset + int(ticks[0])) // 2
-    end_slot = (last_offset + int(ticks[-1])) // 2 + 1
-    match, no_mismatch = _planes(lookup, base_slot, end_slot)
-    shifts = ticks + (first_offset - 2 * base_slot)
     n = ticks.shape[0]
     for searched in (_FIRST_CLICKS, n) if n > _FIRST_CLICKS else (n,):
-        best = np.full(2, -1, np.int64)  # count and index of the best offset
-        _best_offset(match, no_mismatch, shifts[:searched], n_offsets, best)
-        index = int(best[1])
-        matches = int(_ones_at(match, shifts + index))
-        mismatches = n - int(_ones_at(no_mismatch, shifts + index))
-        significance = _significance(matches, mismatches, n_offsets)
+        offset = _best(ticks[:searched], lookup, first_offset, n_offsets)
+        fit = _fit(ticks, lookup, offset)
+        significance = _significance(fit.matches, fit.mismatches, n_offsets)
         if significance >= lock_significance:
-            offset = first_offset + index
             last_slot = (int(ticks[-1]) + offset) // 2
-            return Alignment(probe.number, offset, matches - mismatches, significance, last_slot)
+            return Alignment(probe.number, offset, fit.matches - fit.mismatches, significance, last_slot)
     return None
+
+
+def _best(ticks: npt.NDArray[np.int64], lookup: Lookup, first_offset: int, n_offsets: int) -> int:
+    """Return the offset of the highest score."""
+    # Planes begin at an even tick so that pairs of bits are slots.
+    base_slot = (first_offset + int(ticks[0])) // 2
+    end_slot = (first_offset + n_offsets - 1 + int(ticks[-1])) // 2 + 1
+    match, no_mismatch = _planes(lookup, base_slot, end_slot)
+    shifts = ticks + (first_offset - 2 * base_slot)
+    best = np.full(2, -1, np.int64)  # count and index
+    _best_offset(match, no_mismatch, shifts, n_offsets, best)
+    return first_offset + int(best[1])
+
+
+@dataclass(frozen=True)
+class _Fit:
+    matches: int
+    mismatches: int
+
+
+def _fit(ticks: npt.NDArray[np.int64], lookup: Lookup, offset: int) -> _Fit:
+    """Count at one offset."""
+    absolute = ticks + offset
+    absolute = absolute[absolute >= 0]
+    kinds = lookup(absolute // 2) & np.uint8(0xFF ^ DECOY)
+    late = absolute % 2 == 1
+    z_late, z_early = kinds == Z_LATE, kinds == Z_EARLY
+    return _Fit(
+        int(np.count_nonzero(np.where(late, z_late, z_early))),
+        int(np.count_nonzero(np.where(late, z_early, z_late))),
+    )
 
 
 def _check(ticks: npt.NDArray[np.int64]) -> None:
@@ -201,15 +224,6 @@ def _interleave(
         l = _spread(np.uint64(late[i]))  # noqa: E741
         match[i] = e | (l << np.uint64(1))
         no_mismatch[i] = ~(l | (e << np.uint64(1)))
-
-
-@kernel
-def _ones_at(plane: Words, positions: npt.NDArray[np.int64]) -> np.int64:
-    ones = np.int64(0)
-    for i in range(positions.size):
-        p = np.uint64(positions[i])
-        ones += np.int64((plane[p >> np.uint64(6)] >> (p & np.uint64(63))) & np.uint64(1))
-    return ones
 
 
 # One work area of rows of `_ROW` words, so that the compiler can prove that nothing overlaps and uses
