@@ -1,18 +1,26 @@
-"""Bob's receiver: when it counts slots anew."""
+"""Bob's receiver: when it counts slots anew, and when it wants its tag source opened anew."""
 
+import itertools
 import os
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
+import trio
 
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun, TagSource
+from qnode.errors import TransientDeviceError
 from qnode.node.bob import BobPart
+from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
 from qnode.node.receiver import Receiver
+from qnode.tags.order import OrderStatistics
 from qnode.tags.synchroniser import Synchroniser
 from qnode.tags.types import TagBlock
+from qnode.units import PS_PER_S
 
 CONFIG = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
 
@@ -49,3 +57,46 @@ async def test_blocks_from_before_a_restart_that_turn_out_misaligned_later_do_no
     assert await counted_anew(4_000) == 2
     figures.sampled(14, 5000, 10_000)
     assert await counted_anew(5_000) == 3
+
+
+class JumpingTdc:
+    """A TDC whose clock jumps, and which says nothing of it."""
+
+    paced = True
+    origin_s = 0.0
+
+    def __init__(self, jump_ps: int) -> None:
+        self._jump_ps = jump_ps
+
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
+        rng = np.random.default_rng(1)
+        for until_ps in itertools.count(PS_PER_S // 10, PS_PER_S // 10):
+            times_ps = np.sort(rng.integers(until_ps - PS_PER_S // 10, until_ps, 2000))
+            jump_ps = self._jump_ps if until_ps > 3 * PS_PER_S // 10 else 0
+            yield TagBlock(times_ps + jump_ps, (times_ps % 2).astype(np.int8), until_ps + min(jump_ps, 0))
+            await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize("jump_s", [-1000.0, 40.0])
+async def test_a_tag_source_whose_clock_has_jumped_is_opened_anew(jump_s: float) -> None:
+    receiver = Receiver(CONFIG, Figures(CONFIG, simulated=True))
+    receiver._part = cast(BobPart, KnownRun())
+    with trio.fail_after(30), pytest.raises(BaseExceptionGroup) as caught:
+        await receiver.use(cast(TagSource, JumpingTdc(int(jump_s * PS_PER_S))), 10.0)
+    assert caught.group_contains(TransientDeviceError, match="jumped", depth=1)
+
+
+def test_single_misplaced_tags_and_single_failed_alignments_are_taken_as_they_come() -> None:
+    watch = ClockWatch()
+    for second in range(100):
+        watch.see_tags(10, OrderStatistics(late=9 * (second + 1)), float(second))
+        watch.see_answer(float(second), found=second % 20 == 0)
+
+
+def test_half_a_minute_without_an_alignment_asks_for_a_new_time_of_day() -> None:
+    watch = ClockWatch()
+    watch.see_answer(0.0, found=True)
+    watch.see_answer(100.0, found=False)
+    watch.see_answer(129.9, found=False)
+    with pytest.raises(TransientDeviceError, match="start_uncertainty_s"):
+        watch.see_answer(130.0, found=False)

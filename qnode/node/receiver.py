@@ -18,6 +18,7 @@ from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.devices.supervisor import silence_limit
 from qnode.errors import LinkError
 from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
+from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
 from qnode.tags.alignment import Alignment, offset_window
 from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
@@ -44,6 +45,7 @@ class Receiver:
         self._restarted_after_block_id = 0
         self._unannounced = 0
         self._lost_by_overrun = 0
+        self._watch = ClockWatch()
 
     async def serve(self, part: BobPart) -> None:
         """Send what is received through ``part`` until its session ends."""
@@ -62,8 +64,10 @@ class Receiver:
         """Process the tags of an opened source until it ends.
 
         Raises:
-            TransientDeviceError: it yielded nothing for ``silence_limit_s``, not even that there was nothing.
+            TransientDeviceError: its clock has jumped, or for ``silence_limit_s`` it yielded nothing, not
+                even that there was nothing.
         """
+        self._watch = ClockWatch()
         synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
         self._run = None
         depth = PACED_DEPTH if source.paced else UNPACED_DEPTH
@@ -122,6 +126,7 @@ class Receiver:
         result = await trio.to_thread.run_sync(synchroniser.feed, block)
         z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
         self._note(result, block, z_clicks)
+        self._watch.see_tags(block.times_ps.shape[0], result.order, trio.current_time())
         if part is None:  # hardware goes on without a session: lock is kept, clicks are not
             self._unannounced += len(result.clicks)
             if result.probe is not None:
@@ -137,6 +142,8 @@ class Receiver:
                 synchroniser.alignment_failed(result.probe.number)
             else:
                 synchroniser.aligned(found)
+            if self._part is part:  # else nobody has answered
+                self._watch.see_answer(trio.current_time(), found=found is not None)
 
     async def _present_part(self, source: TagSource) -> BobPart | None:
         """Return the present session's part; an unpaced source waits for one that knows an emission run."""
