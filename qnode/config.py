@@ -169,10 +169,14 @@ class Etsi014Section(_Table, frozen=True):
 
 
 class OperateSection(_Table, frozen=True):
-    """How operators look at this site."""
+    """How operators look at this site.
+
+    ``allow_recording``: let root and the daemon's own user record tags or symbols, which is to know the keys.
+    """
 
     control_socket: Path
     metrics_listen: str | None = None
+    allow_recording: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

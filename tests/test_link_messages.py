@@ -169,7 +169,7 @@ def test_hostile_msgpack_is_refused(payload: bytes) -> None:
 
 def test_a_message_outside_its_limits_is_not_sent() -> None:
     with pytest.raises(ValueError, match=r"ClicksEnded cannot be sent: .*\$\.nonce"):
-        encode(m.ClicksEnded(1, 2, 3, b"short"))
+        encode(m.ClicksEnded(1, 2, 3, b"short", False))
 
 
 def test_a_message_shows_no_payload() -> None:

@@ -140,8 +140,8 @@ async def test_a_block_dialogue_is_sealed_at_both_ends() -> None:
             (two.alice, two.bob, m.BlockProposed(1, 1, 0, 1000)),
             (two.bob, two.alice, m.BlockAgreed(1)),
             (two.bob, two.alice, m.ClickBatch(1, 0, b"clicks")),
-            (two.bob, two.alice, m.ClicksEnded(1, 6, 0, NONCE)),
-            (two.alice, two.bob, m.Sifted(1, b"k", b"d", 4, ((1, 2),) * 5, 0)),
+            (two.bob, two.alice, m.ClicksEnded(1, 6, 0, NONCE, False)),
+            (two.alice, two.bob, m.Sifted(1, b"k", b"d", 4, ((1, 2),) * 5, 0, False)),
             (two.alice, two.bob, m.Amplify(1, 2, b"seed", 3)),
         ]
         for sender, receiver, message in dialogue:

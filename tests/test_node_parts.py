@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qnode.config import BlockParameters, LinkParameters, SourceParameters, convert
+from qnode.config import BlockParameters, LinkParameters, SiteConfig, SourceParameters, convert, load
 from qnode.devices.protocols import EmissionRun, Transmitter
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
@@ -47,10 +47,12 @@ from qnode.node.decision import (
 from qnode.node.dialogue import BlockLost, BlockSpan
 from qnode.node.in_flight import blocks_in_flight, method_for
 from qnode.node.process import read_secret
+from qnode.node.recorder import AliceRecorder, BobRecorder
 from qnode.node.sample import sample_of
 from qnode.node.seal_order import SealOrder
 from qnode.node.slot_ledger import SlotLedger
 from qnode.node.storage import PeerMemory, runs_of
+from qnode.operate.recordings import Recordings
 from qnode.tags.types import (
     OUTCOME_BOUNDARY,
     OUTCOME_CENTRAL,
@@ -58,6 +60,8 @@ from qnode.tags.types import (
     UNKNOWN_SYMBOL,
     Clicks,
 )
+
+Recorder = TypeVar("Recorder", AliceRecorder, BobRecorder)
 
 
 @given(n_bits=st.integers(0, 20_000))
@@ -152,7 +156,7 @@ async def test_no_block_is_expected_to_have_more_clicks_than_a_message_can_name(
     assert lost.value.reason == "too_many_bits"
     nothing = (0, 0)
     codec.encode(  # the largest that is not refused can be said
-        Sifted(1, bytes(MOST_ANNOUNCED_CLICKS // 8), b"", 0, (nothing,) * 5, 0)
+        Sifted(1, bytes(MOST_ANNOUNCED_CLICKS // 8), b"", 0, (nothing,) * 5, 0, False)
     )
 
 
@@ -318,6 +322,11 @@ def test_a_block_has_more_round_trips_where_more_blocks_may_be_under_way() -> No
     assert method("auto", 0.02) == "cascade"
 
 
+def nobody_records(kind: type[Recorder]) -> Recorder:
+    config = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
+    return kind(config, Recordings(), simulated=True)
+
+
 class _Peer:
     """Alice, as far as a proposal goes: she agrees when told to."""
 
@@ -365,7 +374,7 @@ async def test_a_block_that_was_given_up_before_its_turn_is_never_proposed() -> 
     new = [Announcement(8, 2, none, 2000, slot, 0, 0) for slot in (1000, 2000)]
     async with trio.open_nursery() as nursery:
         conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
-        part = BobPart(conversation, book, rate, nursery)  # type: ignore[arg-type]
+        part = BobPart(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
         nursery.start_soon(part.start)
         await part.ready.wait()
         for news in old[:2]:
@@ -405,7 +414,8 @@ async def test_alice_cannot_count_more_clicks_of_the_x_arm_than_bob_has_announce
     async def counts() -> SimpleNamespace:
         return SimpleNamespace(here=0)
 
-    sifted = Sifted(1, b"\x01", b"\x00", 1, tuple((n, 0) for n in x_counts), 0)  # type: ignore[arg-type]
+    counted: Any = tuple((n, 0) for n in x_counts)
+    sifted = Sifted(1, b"\x01", b"\x00", 1, counted, 0, False)
     site: Any = SimpleNamespace(
         link=LinkParameters(), storage=SimpleNamespace(counts=counts, most_chunks=1), session=None
     )
@@ -432,7 +442,7 @@ async def test_alice_searches_for_one_probe_at_a_time() -> None:
     figures: Any = SimpleNamespace(note_lock=lambda state: None)
     probe = AlignmentProbeMessage(7, 1, np.arange(3, dtype="<i8").tobytes(), 0, 100)
     async with trio.open_nursery() as nursery:
-        part = AlicePart(conversation, source, figures, nursery)
+        part = AlicePart(conversation, source, figures, nursery, nobody_records(AliceRecorder))
         await part.handle(probe)
         with pytest.raises(ProtocolError, match="before the one before it was answered"):
             await part.handle(probe)

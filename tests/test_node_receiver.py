@@ -17,6 +17,8 @@ from qnode.node.bob import BobPart
 from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
 from qnode.node.receiver import Receiver
+from qnode.node.recorder import BobRecorder
+from qnode.operate.recordings import Recordings
 from qnode.tags.order import OrderStatistics
 from qnode.tags.synchroniser import Synchroniser
 from qnode.tags.types import TagBlock
@@ -27,6 +29,7 @@ CONFIG = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
 
 class DarkSource:
     paced = False
+    origin_s = 0.0
 
 
 class KnownRun:
@@ -38,7 +41,7 @@ class KnownRun:
 
 async def test_blocks_from_before_a_restart_that_turn_out_misaligned_later_do_not_restart_it_again() -> None:
     figures = Figures(CONFIG, simulated=True)
-    receiver = Receiver(CONFIG, figures)
+    receiver = Receiver(CONFIG, figures, BobRecorder(CONFIG, Recordings(), simulated=True))
     receiver._part = cast(BobPart, KnownRun())
     synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, os.urandom)
 

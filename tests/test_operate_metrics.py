@@ -32,6 +32,7 @@ def test_the_page_says_what_the_status_says_in_base_units() -> None:
         "qkd_node_info,kme_id=KME-ALICE,link=turin,role=alice,version=0.4.1": 1.0,
         "qkd_node_state,state=running": 1.0,
         "qkd_simulated": 0.0,
+        "qkd_recorded": 0.0,
         "qkd_troubles": 0.0,
         "qkd_peer_connected": 1.0,
         "qkd_qber_z_ratio": 0.0162,

@@ -12,11 +12,12 @@ from qnode.cli.main import EXIT_USAGE
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from qnode.offline.recorded import Recorded
     from qnode.offline.report import DistillReport
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--config",
     "path",
@@ -30,16 +31,17 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Also write a line for each block to this file (- for stdout, which then has nothing else).",
 )
-def distill(folder: Path, path: Path | None, as_json: bool, table_file: Path | None) -> int:
-    """Distil what `qnode record` has left in FOLDER, both sites at once, and say what each block gives.
+def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_file: Path | None) -> int:
+    """Distil what `qnode record` has left in FOLDERS, both sites at once, and say what each block gives.
 
-    No key is kept: this is for studying a link, or a way to distil.
+    One folder is the recording of a simulated link; two are those of the two sites of a running link, in
+    either order. No key is kept: this is for studying a link, or a way to distil.
     """
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
-    from qnode.cli.replay import played_config
+    from qnode.cli.replay import config_over
     from qnode.errors import ConfigError
-    from qnode.offline.distillation import distilled
-    from qnode.offline.recorded import recorded_link
+    from qnode.node.block_policy import RecentBlocks
+    from qnode.offline.distillation import distilled_blocks
     from qnode.offline.report import report_of, row_of, write_csv
     from qnode.offline.synchronise import synchronised
 
@@ -47,16 +49,18 @@ def distill(folder: Path, path: Path | None, as_json: bool, table_file: Path | N
         click.echo("qnode: --json and --csv - both want stdout", err=True)
         return EXIT_USAGE
     try:
-        link = played_config(folder, path, loop=False).link
-        recorded = recorded_link(folder)
+        recorded = _opened(folders)
+        link = config_over(recorded.link, folders[0], path).link
         began_s = time.process_time()
         results = synchronised(recorded.tags(), recorded.symbols, link, recorded.start)
-        rows = [row_of(block, link) for block in distilled(results, recorded.symbols, link)]
+        recent = RecentBlocks()
+        sifted = recorded.sifted(results, link, recent)
+        rows = [row_of(block, link) for block in distilled_blocks(sifted, link, recent)]
         report = report_of(
             rows,
             link=link,
-            simulated=recorded.manifest.simulated,
-            tags=int(recorded.recording.times_ps.shape[0]),
+            simulated=recorded.simulated,
+            tags=recorded.n_tags,
             processor_s=time.process_time() - began_s,
         )
         if table_file is not None and table_file != Path("-"):
@@ -79,6 +83,27 @@ def distill(folder: Path, path: Path | None, as_json: bool, table_file: Path | N
 
         Console(width=max(120, Console().width)).print(_table(report))
     return 0 if report.blocks_accepted else 1
+
+
+def _opened(folders: tuple[Path, ...]) -> "Recorded":
+    """Open what was recorded.
+
+    Raises:
+        ConfigError: it cannot be read, or does not fit together.
+    """
+    from qnode.errors import ConfigError
+    from qnode.offline.recorded import recorded_link
+    from qnode.offline.recorded_sites import recorded_sites
+    from qnode.tags.site_recording import is_site_recording
+
+    if len(folders) > 2:
+        raise ConfigError(f"{len(folders)} folders: expected one of a simulated link, or two of two sites")
+    if len(folders) == 2:
+        return recorded_sites(*folders)
+    (folder,) = folders
+    if is_site_recording(folder):
+        raise ConfigError(f"{folder} is the recording of one site: name the other site's folder as well")
+    return recorded_link(folder)
 
 
 def _table(report: "DistillReport") -> "Table":

@@ -1,5 +1,7 @@
-"""`qnode record`: what both ends of a simulated link see, or what a running site decides of its blocks."""
+"""`qnode record`: what both ends of a simulated link see; tags or symbols, and blocks, of a running site."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -8,7 +10,7 @@ from qnode.cli.main import EXIT_USAGE
 
 _EITHER = (
     "either --out DIR --duration S [--config FILE] [--loopable] [--json] records a simulated link, or "
-    "--site SOCKET --blocks FILE [--duration S] writes down the blocks of a running site"
+    "--site SOCKET [--out DIR] [--blocks FILE] [--duration S] a running site: its tags or symbols, its blocks"
 )
 
 
@@ -23,13 +25,14 @@ _EITHER = (
     "--out",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The recording of a simulated link, a new folder.",
+    help="The recording, a new folder: of a simulated link, or with --site of one site's tags or symbols.",
 )
 @click.option(
     "--duration",
     "duration_s",
     type=click.FloatRange(min=0, min_open=True),
-    help="Simulated seconds, in whole hundredths; with --site seconds, default: until SIGINT or SIGTERM.",
+    help="Simulated seconds, in whole hundredths; with --site seconds (with --out: from the first recorded "
+    "block on), default: until SIGINT or SIGTERM.",
 )
 @click.option(
     "--loopable",
@@ -58,13 +61,20 @@ def record(
     socket: Path | None,
     table_file: Path | None,
 ) -> int:
-    """Record Bob's time tags and Alice's symbols of a simulated link, or the blocks of a running site.
+    """Record Bob's time tags and Alice's symbols of a simulated link, or a running site.
 
-    With --out a simulated link runs for --duration. With --site and --blocks each block that the site decides
-    becomes a line of public counts; the file is continued when it is there, and a site that is away is waited
-    for (exit status 1 when it never answered).
+    With --out alone a simulated link runs for --duration. With --site and --out what the site sees is
+    recorded, from the next block on: Bob's tags, or Alice's symbols of announced slots; whoever reads that
+    knows the keys. With --site and --blocks each block that the site decides becomes a line of public counts;
+    the file is continued when it is there, and without --out a site that is away is waited for (exit status
+    1 when it never answered).
     """
-    if socket is not None and table_file is not None and not (path or folder or loopable or as_json):
+    if socket is not None and (folder or table_file) and not (path or loopable or as_json):
+        if folder is not None:
+            # Before anything is imported that starts threads: they would take the signals.
+            with _told_to_end() as told:
+                return _record_tags(socket, folder, table_file, duration_s, told)
+        assert table_file is not None
         return _record_site(socket, table_file, duration_s)
     if folder is None or duration_s is None or socket is not None or table_file is not None:
         raise click.UsageError(_EITHER)
@@ -101,22 +111,17 @@ def _record_link(path: Path | None, folder: Path, duration_s: float, loopable: b
 
 
 def _record_site(socket: Path, table_file: Path, duration_s: float | None) -> int:
-    import signal
-
     from qnode.operate.block_recorder import record_blocks
     from qnode.operate.block_table import TableRefused, open_block_table
 
-    # Blocked, the signals arrive only where they are waited for, never within a line of the file.
-    ending = {signal.SIGINT, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:
-        with open_block_table(table_file) as table:
+        with _told_to_end() as told, open_block_table(table_file) as table:
             written = record_blocks(
                 socket,
                 table,
                 duration_s=duration_s,
-                wait=lambda pause_s: signal.sigtimedwait(ending, pause_s) is not None,
-                tell=lambda text: click.echo(f"qnode: {text}", err=True),
+                wait=told,
+                tell=_tell,
             )
     except TableRefused as error:
         click.echo(f"qnode: {error}", err=True)
@@ -124,9 +129,91 @@ def _record_site(socket: Path, table_file: Path, duration_s: float | None) -> in
     except OSError as error:
         click.echo(f"qnode: {table_file}: cannot be written: {error.strerror or error}", err=True)
         return 1
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if written is None:
         return 1
-    click.echo(f"{table_file}: {written} block{'' if written == 1 else 's'} added")
+    _tell_added(table_file, written)
     return 0
+
+
+def _record_tags(
+    socket: Path,
+    folder: Path,
+    table_file: Path | None,
+    duration_s: float | None,
+    told: Callable[[float], bool],
+) -> int:
+    from qnode.errors import ConfigError
+    from qnode.operate.block_recorder import BlockPoll
+    from qnode.operate.block_table import TableRefused, open_block_table
+    from qnode.operate.client import NoAnswer, NodeNotRunning
+    from qnode.operate.site_recorder import record_site
+    from qnode.tags.site_recording import SiteRecordingWriter
+
+    written = 0
+    try:
+        with ExitStack() as stack:
+            writer = stack.enter_context(SiteRecordingWriter(folder))
+            poll = None
+            if table_file is not None:
+                poll = BlockPoll(socket, stack.enter_context(open_block_table(table_file)), _tell)
+            recorded = record_site(
+                socket,
+                writer,
+                duration_s=duration_s,
+                wait=told,
+                tell=_tell,
+                meanwhile=poll.now_and_then if poll is not None else lambda: None,
+            )
+            if poll is not None:
+                poll.now()
+                written = poll.written
+    except (ConfigError, TableRefused) as error:
+        click.echo(f"qnode: {error}", err=True)
+        return EXIT_USAGE
+    except (NodeNotRunning, NoAnswer) as error:
+        click.echo(f"qnode: {error}", err=True)
+        return 1
+    except OSError as error:
+        click.echo(f"qnode: {folder}: cannot be written: {error.strerror or error}", err=True)
+        return 1
+    if table_file is not None:
+        _tell_added(table_file, written)
+    manifest = recorded.manifest
+    if manifest is None:
+        _tell(f"{folder}: no block began, nothing is recorded ({recorded.because})")
+        return 1
+    blocks = manifest.blocks
+    click.echo(
+        f"{folder}: {manifest.entries} {'symbols' if manifest.role == 'alice' else 'tags'}, "
+        + (
+            f"{len(blocks)} whole blocks, {blocks[0].block_id} to {blocks[-1].block_id}"
+            if blocks
+            else "no whole block"
+        )
+        + f" ({recorded.because})"
+    )
+    return 0 if recorded.whole else 1
+
+
+@contextmanager
+def _told_to_end() -> Iterator[Callable[[float], bool]]:
+    """Hand out how to wait so many seconds for a signal to end; True when it has come.
+
+    Blocked, the signals arrive only where they are waited for, never while something is written.
+    """
+    import signal
+
+    ending = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    try:
+        yield lambda pause_s: signal.sigtimedwait(ending, pause_s) is not None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _tell(text: str) -> None:
+    click.echo(f"qnode: {text}", err=True)
+
+
+def _tell_added(table_file: Path, written: int) -> None:
+    click.echo(f"{table_file}: {written} block{'' if written == 1 else 's'} added")

@@ -7,6 +7,7 @@ import click
 
 from qnode.cli.loopback import Wanted, link_options, load_loopback, run_both_sites
 from qnode.cli.main import EXIT_USAGE
+from qnode.config import LinkParameters
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, Played
 from qnode.tags.recording import check_loopable, open_recording, read_symbol_key
@@ -42,7 +43,15 @@ def played_config(folder: Path, path: Path | None, *, loop: bool) -> LoopbackCon
     read_symbol_key(folder)
     if loop:
         check_loopable(recording)
-    recorded = recording.manifest.link
+    return config_over(recording.manifest.link, folder, path)
+
+
+def config_over(recorded: LinkParameters, folder: Path, path: Path | None) -> LoopbackConfig:
+    """Return what the file at ``path`` says of a link that was recorded in ``folder`` as ``recorded``.
+
+    Raises:
+        ConfigError: it is of another link.
+    """
     if path is None:
         return LoopbackConfig(link=recorded)
     config = load_loopback(path)

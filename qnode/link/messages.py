@@ -185,18 +185,22 @@ class ClickBatch(DialogueMessage, frozen=True):
 
 
 class ClicksEnded(DialogueMessage, frozen=True):
-    """Bob: the whole block is announced; only now may Alice disclose anything."""
+    """Bob: the whole block is announced; only now may Alice disclose anything.
+
+    ``recorded``: somebody was recording his tags when the block was opened.
+    """
 
     n_clicks: Count
     dropped: Count
     nonce: Nonce
+    recorded: bool
 
 
 class Sifted(DialogueMessage, frozen=True):
     """Alice: which announced Z clicks to keep, which kept ones are decoys, and the X classes per intensity.
 
     ``x_counts``: (signal, decoy) of C_+, C_Z, E_same, E_plus, E_dark. ``keep_mask`` and ``decoy_bits`` are
-    packed.
+    packed. ``recorded``: somebody was recording her symbols when the block was opened.
     """
 
     keep_mask: Bulk
@@ -204,6 +208,7 @@ class Sifted(DialogueMessage, frozen=True):
     n_kept: Count
     x_counts: tuple[CountPair, CountPair, CountPair, CountPair, CountPair]
     dropped: Count
+    recorded: bool
 
 
 class SampleRequest(DialogueMessage, frozen=True):

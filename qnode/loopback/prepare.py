@@ -257,6 +257,7 @@ def _site_tables(
             "control_socket": str(directory / role / "control.sock"),
             "metrics_listen": f"127.0.0.1:{metrics_port}",
             "log_level": "info",
+            "allow_recording": True,  # simulated keys protect nothing
         },
         "devices": devices,
     }

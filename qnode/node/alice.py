@@ -20,6 +20,7 @@ from qnode.node.alice_block import run_alice_block
 from qnode.node.conversation import Conversation
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.figures import Figures
+from qnode.node.recorder import AliceRecorder
 from qnode.node.slot_ledger import SlotLedger
 from qnode.tags.alignment import AlignmentProbe, correlate
 from qnode.tags.types import Codes, Slots
@@ -84,12 +85,18 @@ class AlicePart:
     """What Alice says and hears in one session."""
 
     def __init__(
-        self, conversation: Conversation, source: Source, figures: Figures, nursery: trio.Nursery
+        self,
+        conversation: Conversation,
+        source: Source,
+        figures: Figures,
+        nursery: trio.Nursery,
+        recorder: AliceRecorder,
     ) -> None:
         self._conversation = conversation
         self._source = source
         self._figures = figures
         self._nursery = nursery
+        self._recorder = recorder
         self._aligning = False
 
     async def start(self) -> None:
@@ -128,10 +135,14 @@ class AlicePart:
     async def _block(self, span: BlockSpan, dialogue: Dialogue) -> None:
         ledger = self._source.ledger(span.run_id)
         announced = ledger.open_block()
+        assert self._source.run is not None  # whose ledger this is
+        recording = self._recorder.open_block(self._source.run)
         try:
             lookup = partial(self._source.lookup, span.run_id)
             note = partial(ledger.announce, announced)
-            await run_alice_block(self._conversation.site, dialogue, span, lookup, note, self._figures)
+            await run_alice_block(
+                self._conversation.site, dialogue, span, lookup, note, self._figures, recording
+            )
         finally:
             ledger.close(announced)
 

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -25,7 +26,10 @@ from qnode.node.book import Book
 from qnode.node.decision import BlockCounts, check_clicks, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import answer_corrections
+from qnode.node.recorder import recorded_lookup
 from qnode.node.settle import Site, authenticate, check_room, commit
+from qnode.operate.recording_frames import Block as RecordedBlock
+from qnode.operate.recordings import Recording
 from qnode.tags.types import Codes, Slots
 
 Lookup = Callable[[Slots], Codes]
@@ -33,12 +37,18 @@ Note = Callable[[Slots], None]
 
 
 async def run_alice_block(
-    site: Site, dialogue: Dialogue, span: BlockSpan, lookup: Lookup, note: Note, book: Book
+    site: Site,
+    dialogue: Dialogue,
+    span: BlockSpan,
+    lookup: Lookup,
+    note: Note,
+    book: Book,
+    recording: Recording | None = None,
 ) -> None:
     """Take part in one block from its proposal to its commit.
 
     ``lookup`` returns the symbols of slots; ``note`` takes what is announced and
-    refuses slots that must not be sifted.
+    refuses slots that must not be sifted. ``recording`` gets the symbols that are looked up.
 
     Raises:
         BlockLost: the block gives no key.
@@ -47,8 +57,12 @@ async def run_alice_block(
     await site.storage.record_block_opened(dialogue.block_id)
     await dialogue.send(BlockAgreed(dialogue.block_id))
     record = SiftRecord(span.first_slot)
-    await _listen(dialogue, span, record, lookup, note)
+    if recording is not None:
+        lookup = recorded_lookup(lookup, recording, span.first_slot)
+    announced = await _listen(dialogue, span, record, lookup, note)
     ended = trio.current_time()
+    if recording is not None:
+        recording.put(RecordedBlock(dialogue.block_id, span.first_slot, span.n_slots))
     await check_room(site)
     sifted = await trio.to_thread.run_sync(record.finish)
     n_z = sifted.n_z
@@ -60,6 +74,7 @@ async def run_alice_block(
             n_kept=len(sifted.bits),
             x_counts=_pairs(sifted.x_counts),
             dropped=sifted.unknown,
+            recorded=recording is not None,
         )
     )
     book.sifted(dialogue.block_id, n_z, sifted.x_counts, span)
@@ -75,7 +90,8 @@ async def run_alice_block(
         method=disclosed.method,
     )
     book.verified(dialogue.block_id, counts)
-    result = await trio.to_thread.run_sync(decide, counts, site.link)
+    recorded = recording is not None or announced.recorded
+    result = await trio.to_thread.run_sync(partial(decide, counts, site.link, recorded=recorded))
     # The kernel's generator yields a megabyte in several milliseconds.
     seed = await trio.to_thread.run_sync(secrets.token_bytes, seed_length_bytes(len(sifted.bits)))
     await dialogue.send(
@@ -98,8 +114,11 @@ def _pair(counts: Pair) -> CountPair:
 
 async def _listen(
     dialogue: Dialogue, span: BlockSpan, record: SiftRecord, lookup: Lookup, note: Note
-) -> None:
-    """Look up the symbols of each announced batch at once; her record of them reaches back a second or so."""
+) -> ClicksEnded:
+    """Look up the symbols of each announced batch at once; her record of them reaches back a second or so.
+
+    Returns what Bob says at the end.
+    """
 
     def take(batch: ClickBatch) -> int:
         announced = decode_announcement(batch.payload, batch.first_slot, span.end_slot - batch.first_slot)
@@ -119,6 +138,7 @@ async def _listen(
         check_clicks(n_clicks)
     if message.n_clicks != n_clicks:
         raise ProtocolError(f"block {dialogue.block_id}: {message.n_clicks} clicks said, not {n_clicks}")
+    return message
 
 
 async def _verify(site: Site, dialogue: Dialogue, key: Bits, n_z: Pair) -> Pair:

@@ -23,6 +23,7 @@ from qnode.node.decision import MOST_ANNOUNCED_CLICKS
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.figures import Figures
 from qnode.node.in_flight import blocks_in_flight
+from qnode.node.recorder import BobRecorder
 from qnode.tags.alignment import Alignment, AlignmentProbe
 from qnode.tags.types import Clicks
 
@@ -126,12 +127,18 @@ class BobPart:
     """What Bob says and hears in one session."""
 
     def __init__(
-        self, conversation: Conversation, figures: Figures, rate: RunningRate, nursery: trio.Nursery
+        self,
+        conversation: Conversation,
+        figures: Figures,
+        rate: RunningRate,
+        nursery: trio.Nursery,
+        recorder: BobRecorder,
     ) -> None:
         self._conversation = conversation
         self._figures = figures
         self._rate = rate
         self._nursery = nursery
+        self._recorder = recorder
         self._link = conversation.site.link
         self._places = trio.Semaphore(blocks_in_flight(self._link.block.sifted_bits))
         self._to_propose, self._proposals = trio.open_memory_channel[BobBlock](math.inf)
@@ -270,7 +277,11 @@ class BobPart:
         dialogue = self._conversation.open_dialogue(self._next_block_id)
         self._next_block_id += 1
         block = BobBlock(
-            self._conversation.site, dialogue, BlockSpan(run_id, first_slot, n_slots), self._figures
+            self._conversation.site,
+            dialogue,
+            BlockSpan(run_id, first_slot, n_slots),
+            self._figures,
+            self._recorder.open_block(self._numbering, first_slot),
         )
         self._to_propose.send_nowait(block)
         return block
@@ -289,6 +300,8 @@ class BobPart:
         dropped, self._dropped = self._dropped, 0
         span_s = block.span.n_slots / self._link.source.qubit_rate_hz
         self._figures.announced(block.dialogue.block_id, span_s)
+        if block.recording is not None:
+            self._recorder.end_block(block.recording, self._numbering, block.dialogue.block_id, block.span)
 
         async def work(dialogue: Dialogue) -> None:
             await block.distil(dropped, self._figures.last_qber_z)

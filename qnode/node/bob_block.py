@@ -1,6 +1,7 @@
 """One block as Bob sees it: he announces slot and arm of clicks, corrects towards Alice, and checks her."""
 
 import secrets
+from functools import partial
 
 import numpy as np
 import trio
@@ -32,6 +33,7 @@ from qnode.node.decision import (
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import correct
 from qnode.node.settle import Site, authenticate, check_room, commit
+from qnode.operate.recordings import Recording
 from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Clicks, Codes
 
 NONCE_BYTES = 16
@@ -40,8 +42,16 @@ NONCE_BYTES = 16
 class BobBlock:
     """A block from its proposal on. One task announces; another distils after `ended`."""
 
-    def __init__(self, site: Site, dialogue: Dialogue, span: BlockSpan, book: Book) -> None:
+    def __init__(
+        self,
+        site: Site,
+        dialogue: Dialogue,
+        span: BlockSpan,
+        book: Book,
+        recording: Recording | None = None,
+    ) -> None:
         self.span = span
+        self.recording = recording
         self.dialogue = dialogue
         self.proposed = False
         self.withdrawn = False
@@ -109,6 +119,7 @@ class BobBlock:
                 n_clicks=self._n_clicks,
                 dropped=dropped,
                 nonce=secrets.token_bytes(NONCE_BYTES),
+                recorded=self.recording is not None,
             )
         )
         sifted = await dialogue.expect(Sifted)
@@ -133,7 +144,8 @@ class BobBlock:
         )
         self._book.verified(dialogue.block_id, counts)
         try:
-            result = await trio.to_thread.run_sync(decide, counts, site.link)
+            recorded = self.recording is not None or sifted.recorded
+            result = await trio.to_thread.run_sync(partial(decide, counts, site.link, recorded=recorded))
         except FieldError as error:
             raise ProtocolError(f"block {dialogue.block_id}: counts that cannot be: {error}") from None
         amplify = await dialogue.expect(Amplify)

@@ -5,6 +5,7 @@ Both sites decide from the same numbers with the same code, and must agree.
 
 import math
 
+import msgspec.structs
 from msgspec import Struct
 
 from qnode.config import LinkParameters
@@ -20,6 +21,9 @@ from qnode.node.dialogue import BlockLost
 MOST_SIFTED_BITS = 60_000_000
 # So would the keep mask of a block with more announced clicks, most of which are not sifted.
 MOST_ANNOUNCED_CLICKS = 8 * BULK_BYTES
+
+
+RECORDED = "tags or symbols of this block were recorded: whoever reads the recording knows its key"
 
 
 class BlockCounts(Struct, frozen=True, kw_only=True):
@@ -118,8 +122,8 @@ def check_visibility(x: XCounts, link: LinkParameters) -> None:
         raise BlockLost("e_vis", f"{e_vis:.2%} is above the limit {link.block.e_vis_limit:.2%}")
 
 
-def decide(counts: BlockCounts, link: LinkParameters) -> KeyLength:
-    """Return the key length of a verified block.
+def decide(counts: BlockCounts, link: LinkParameters, *, recorded: bool = False) -> KeyLength:
+    """Return the key length of a verified block; ``recorded``: at either site, as its assumptions then say.
 
     Raises:
         BlockLost: a limit is exceeded, or too little key remains.
@@ -156,4 +160,6 @@ def decide(counts: BlockCounts, link: LinkParameters) -> KeyLength:
             f"{counts.qber_z:.2%}, phase error up to {result.phi_z_upper:.1%}, "
             f"{counts.lambda_ec_bits} of {counts.n_z.total:.0f} bits disclosed",
         )
+    if recorded:
+        return msgspec.structs.replace(result, assumptions=(*result.assumptions, RECORDED))
     return result

@@ -70,6 +70,7 @@ class Figures:
         self.etsi014: Callable[[], EtsiStatus] = EtsiStatus
         self.current_block: int | None = None
         self.filled: float | None = None
+        self.recorded_since_s: float | None = None
         self.devices: Callable[[], list[DeviceStatus]] = list
 
     def status(self) -> NodeStatus:
@@ -80,6 +81,7 @@ class Figures:
             version=__version__,
             site=SiteStatus(role=node.role, kme_id=node.kme_id, link=self._link.name),
             simulated=self._simulated,
+            recorded_since=self.recorded_since_s,
             state=self.state,
             peer=self.peer,
             quantum=self.quantum,
@@ -112,6 +114,10 @@ class Figures:
         """Take an alarm back."""
         if self._alarms.pop(name, None) is not None:
             log.info("alarm.cleared", alarm=name)
+
+    def note_recording(self, since_s: float | None) -> None:
+        """Note since when somebody records this site; None: nobody does."""
+        self.recorded_since_s = since_s
 
     def note_lock(self, state: str, because: str = "") -> None:
         """Note whether Bob's clicks are given slots; Alice infers it from what he asks of her."""

@@ -20,6 +20,7 @@ from qnode.errors import LinkError
 from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
 from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
+from qnode.node.recorder import BobRecorder, Passage
 from qnode.tags.alignment import Alignment, offset_window
 from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
 from qnode.tags.types import OUTCOME_LATE, TagBlock
@@ -35,13 +36,15 @@ UNPACED_DEPTH = 4
 class Receiver:
     """The pipeline behind Bob's tag source. It outlives sessions, so that lock survives a cut of the link."""
 
-    def __init__(self, config: SiteConfig, figures: Figures) -> None:
+    def __init__(self, config: SiteConfig, figures: Figures, recorder: BobRecorder) -> None:
         self._config = config
+        self._recorder = recorder
         self._figures = figures
         self._part: BobPart | None = None
         self._attached = trio.Event()
         self._run: EmissionRun | None = None
         self._numbering = 0
+        self._reached_slot = 0
         self._restarted_after_block_id = 0
         self._unannounced = 0
         self._lost_by_overrun = 0
@@ -122,8 +125,12 @@ class Receiver:
             if part is not None:
                 self._restarted_after_block_id = max(self._restarted_after_block_id, part.last_block_id)
             self._numbering += 1
+            self._reached_slot = 0
             synchroniser.restart()
-        result = await trio.to_thread.run_sync(synchroniser.feed, block)
+        reached_slot = self._reached_slot if synchroniser.state is SyncState.LOCKED else -1
+        passage = Passage(run, self._numbering, reached_slot, source.origin_s)
+        result = await trio.to_thread.run_sync(self._feed, synchroniser, block, passage)
+        self._reached_slot = result.reached
         z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
         self._note(result, block, z_clicks)
         self._watch.see_tags(block.times_ps.shape[0], result.order, trio.current_time())
@@ -144,6 +151,11 @@ class Receiver:
                 synchroniser.aligned(found)
             if self._part is part:  # else nobody has answered
                 self._watch.see_answer(trio.current_time(), found=found is not None)
+
+    def _feed(self, synchroniser: Synchroniser, block: TagBlock, passage: Passage) -> SyncResult:
+        """Hand the tags on to whoever records them, and find their clicks (in a thread)."""
+        self._recorder.hand_on(block, passage)
+        return synchroniser.feed(block)
 
     async def _present_part(self, source: TagSource) -> BobPart | None:
         """Return the present session's part; an unpaced source waits for one that knows an emission run."""

@@ -28,6 +28,7 @@ from qnode.node.conversation import Conversation
 from qnode.node.figures import Figures
 from qnode.node.rebalance import Demand, rebalance
 from qnode.node.receiver import Receiver
+from qnode.node.recorder import AliceRecorder, BobRecorder
 from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
 from qnode.node.storage import PeerMemory, Storage, runs_of
@@ -36,6 +37,7 @@ from qnode.operate.control import Answers, serve_control
 from qnode.operate.events import EventLog
 from qnode.operate.metrics import metrics_app
 from qnode.operate.notify import feed_watchdog, from_environment
+from qnode.operate.recordings import Recordings
 from qnode.operate.status import EtsiStatus, PeerStatus, SaeStatus, State
 
 log = structlog.get_logger()
@@ -61,7 +63,12 @@ class SiteNode:
         self._tested = trio.Event()  # devices open and the peer is greeted meanwhile, but no block begins
         self._source = Source()
         self._rate = RunningRate(config.link.source.p_z)
-        self._receiver = Receiver(config, self._figures)
+        self._recordings = Recordings(
+            allowed=config.operate.allow_recording, changed=self._figures.note_recording
+        )
+        self._bob_recorder = BobRecorder(config, self._recordings, simulated=self._simulated)
+        self._alice_recorder = AliceRecorder(config, self._recordings, simulated=self._simulated)
+        self._receiver = Receiver(config, self._figures, self._bob_recorder)
         self._supply = SiteSupply(self._storage, self)
         self._demand = Demand()
         self._directory = SaeDirectory(config.node.kme_id, config.etsi014.sae, (config.peer.kme_id,))
@@ -75,7 +82,9 @@ class SiteNode:
         config, notifier = self._config, from_environment()
         async with trio.open_nursery() as nursery:
             await self._refresh()
-            answers = Answers(self._figures.status, self._events.recent, self._figures.decided.latest)
+            answers = Answers(
+                self._figures.status, self._events.recent, self._figures.decided.latest, self._recordings
+            )
             await nursery.start(serve_control, config.operate.control_socket, answers)
             server = await self._serve_keys(nursery)
             if config.operate.metrics_listen is not None:
@@ -187,9 +196,11 @@ class SiteNode:
             try:
                 if site.role == "alice":
                     nursery.start_soon(self._serve_conversation, conversation, nursery)
-                    await conversation.run(AlicePart(conversation, self._source, self._figures, nursery))
+                    await conversation.run(
+                        AlicePart(conversation, self._source, self._figures, nursery, self._alice_recorder)
+                    )
                 else:
-                    part = BobPart(conversation, self._figures, self._rate, nursery)
+                    part = BobPart(conversation, self._figures, self._rate, nursery, self._bob_recorder)
                     nursery.start_soon(self._receiver.serve, part)
                     nursery.start_soon(self._serve_conversation, conversation, nursery)
                     await conversation.run(part)

@@ -72,10 +72,25 @@ def distilled(
 ) -> Iterator[DistilledBlock]:
     """Yield what becomes of each block of synchronised clicks, in the order of time.
 
-    The error rate of one block is the estimate for the next, and the spans follow `qnode.node.block_policy`.
+    The spans follow `qnode.node.block_policy`.
     """
-    recent, qber = RecentBlocks(), None
-    for number, block in enumerate(sifted_blocks(results, lookup, link, recent), 1):
+    recent = RecentBlocks()
+    blocks = enumerate(sifted_blocks(results, lookup, link, recent), 1)
+    return distilled_blocks(blocks, link, recent, random_bytes)
+
+
+def distilled_blocks(
+    blocks: Iterable[tuple[int, BothSides]],
+    link: LinkParameters,
+    recent: RecentBlocks,
+    random_bytes: RandomBytes = secrets.token_bytes,
+) -> Iterator[DistilledBlock]:
+    """Yield what becomes of each block, by its number, and tell ``recent``.
+
+    The error rate of one block is the estimate for the next.
+    """
+    qber = None
+    for number, block in blocks:
         done = distil(number, block, link, qber, random_bytes)
         if done.counts is not None and not done.lost:
             recent.accepted((block.span.end - block.span.first) / link.source.qubit_rate_hz, done.counts)

@@ -1,17 +1,59 @@
 """A recording as the offline way takes it: blocks of tags, symbols, and when the run began."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
+from qnode.config import LinkParameters
+from qnode.node.block_policy import RecentBlocks
+from qnode.offline.sifting import BothSides, sifted_blocks
 from qnode.offline.synchronise import RunStart
 from qnode.simulate.symbols import symbols
 from qnode.tags.recording import Manifest, Recording, open_recording, read_symbol_key
-from qnode.tags.types import Codes, Slots, TagBlock
+from qnode.tags.synchroniser import SyncResult
+from qnode.tags.types import Channels, Codes, Slots, TagBlock, Times
 
 MOST_TAGS: Final = 1 << 18
 _UNCERTAINTY_S: Final = 0.010  # of the sites' times of day, as a node's default
+
+
+class Recorded(Protocol):
+    """What both sites have recorded of one emission run, in whatever way."""
+
+    @property
+    def link(self) -> LinkParameters:
+        """Source, receiver and how it was distilled."""
+        ...
+
+    @property
+    def simulated(self) -> bool:
+        """True if its keys are no keys."""
+        ...
+
+    @property
+    def start(self) -> RunStart:
+        """When slot 0 left, as well as the sites know."""
+        ...
+
+    @property
+    def n_tags(self) -> int:
+        """How many tags there are."""
+        ...
+
+    def tags(self) -> Iterator[TagBlock]:
+        """Yield the tags as the TDC sent them."""
+        ...
+
+    def symbols(self, slots: Slots) -> Codes:
+        """Return what Alice sent in ``slots``; unknown where that was not recorded."""
+        ...
+
+    def sifted(
+        self, results: Iterable[SyncResult], link: LinkParameters, recent: RecentBlocks
+    ) -> Iterator[tuple[int, BothSides]]:
+        """Yield number and sifted block of each that there is."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,25 +72,58 @@ class RecordedLink:
         return self.recording.manifest
 
     @property
+    def link(self) -> LinkParameters:
+        """Source, receiver and how it was distilled."""
+        return self.manifest.link
+
+    @property
+    def simulated(self) -> bool:
+        """True if its keys are no keys."""
+        return self.manifest.simulated
+
+    @property
+    def n_tags(self) -> int:
+        """How many tags there are."""
+        return int(self.recording.times_ps.shape[0])
+
+    @property
     def start(self) -> RunStart:
         """When slot 0 left, as well as the sites know."""
         return RunStart(self.manifest.origin_s - self.manifest.started_at_s, _UNCERTAINTY_S)
 
     def tags(self) -> Iterator[TagBlock]:
         """Yield the tags as the TDC sent them, at most 2^18 at once."""
-        times_ps, channels = self.recording.times_ps, self.recording.channels
-        n_tags = int(times_ps.shape[0])
-        latest_ps = 0
-        for first in range(0, n_tags, MOST_TAGS):
-            times = times_ps[first : first + MOST_TAGS].copy()
-            latest_ps = max(latest_ps, int(times.max()))
-            # After the last block nothing comes, however early.
-            until_ps = latest_ps - self.manifest.disorder_ps if first + MOST_TAGS < n_tags else latest_ps + 1
-            yield TagBlock(times, channels[first : first + MOST_TAGS].copy(), until_ps)
+        return tag_blocks(
+            self.recording.times_ps, self.recording.channels, self.manifest.disorder_ps, MOST_TAGS
+        )
 
     def symbols(self, slots: Slots) -> Codes:
         """Return what Alice sent in ``slots``; unknown outside the recording."""
         return symbols(self.symbol_key, slots, self.manifest.link.source, self.manifest.slots)
+
+    def sifted(
+        self, results: Iterable[SyncResult], link: LinkParameters, recent: RecentBlocks
+    ) -> Iterator[tuple[int, BothSides]]:
+        """Yield number and sifted block, with spans as the block policy chooses them."""
+        return enumerate(sifted_blocks(results, self.symbols, link, recent), 1)
+
+
+def tag_blocks(
+    times_ps: Times, channels: Channels, disorder_ps: int, most_tags: int, until_ps: int = 0
+) -> Iterator[TagBlock]:
+    """Yield recorded tags, at most ``most_tags`` at once.
+
+    ``disorder_ps``: how much earlier than one before it a tag may be. ``until_ps``: after the last
+    tag nothing came before that time.
+    """
+    n_tags = int(times_ps.shape[0])
+    latest_ps = 0
+    for first in range(0, n_tags, most_tags):
+        times = times_ps[first : first + most_tags].copy()
+        latest_ps = max(latest_ps, int(times.max()))
+        # After the last block nothing comes, however early.
+        end_ps = latest_ps - disorder_ps if first + most_tags < n_tags else max(until_ps, latest_ps + 1)
+        yield TagBlock(times, channels[first : first + most_tags].copy(), end_ps)
 
 
 def recorded_link(folder: Path) -> RecordedLink:

@@ -1,6 +1,6 @@
 """From clicks to sifted blocks, by way of the messages that the two sites would exchange."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from qnode.distill.sift import (
 )
 from qnode.node.block_policy import RecentBlocks, choose_span_s
 from qnode.node.bob import CLICKS_FOR_RATE
+from qnode.tags.site_recording import RecordedBlock
 from qnode.tags.synchroniser import SyncResult
 from qnode.tags.types import OUTCOME_LATE, Clicks, Codes
 
@@ -100,6 +101,43 @@ def sifted_blocks(
             yield sifter.finish(Span(first, end, cut))
             first, cut = end, sum(max(0, one.end - max(one.first, end)) for one in result.cuts)
             end, sifter = first + rate.span_slots(), BlockSifter(first)
+
+
+def sifted_spans(
+    results: Iterable[SyncResult], lookup: Lookup, blocks: Sequence[RecordedBlock]
+) -> Iterator[tuple[int, BothSides]]:
+    """Yield number and sifted block of each of ``blocks``, which ascend and do not overlap.
+
+    Left out are those that had begun before the first lock, and those whose end is not reached.
+    """
+    waiting = list(reversed(blocks))
+    sifter: BlockSifter | None = None
+    locked_from: int | None = None
+    cuts: list[tuple[int, int]] = []
+    for result in results:
+        if locked_from is None and result.cuts:
+            locked_from = result.cuts[0].end  # the first cut is all that came before the first lock
+        if locked_from is None:
+            continue
+        cuts += [(cut.first, cut.end) for cut in result.cuts]
+        while waiting:
+            block = waiting[-1]
+            first, end = block.first_slot, block.end_slot
+            if first < locked_from:
+                waiting.pop()
+                continue
+            if sifter is None:
+                sifter = BlockSifter(first)
+            clicks = result.clicks
+            low, high = np.searchsorted(clicks.slots, (first, end))
+            sifter.add(Clicks(clicks.slots[low:high], clicks.outcomes[low:high]), lookup, end)
+            if result.reached < end:
+                break
+            cut = sum(max(0, min(until, end) - max(since, first)) for since, until in cuts)
+            yield block.block_id, sifter.finish(Span(first, end, cut))
+            waiting.pop()
+            sifter = None
+            cuts = [(since, until) for since, until in cuts if until > end]
 
 
 class _Rate:

@@ -1,7 +1,7 @@
 """The asking end of the control socket, without trio, so that `qnodectl status` starts fast.
 
-One JSON object a line in both directions. The socket only answers questions: nothing asked here changes the
-node, and no answer holds key material.
+One JSON object a line in both directions. Questions change nothing, and no answer holds key material; what
+follows a request to record does (`qnode.operate.site_recorder`).
 """
 
 import errno
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from qnode.errors import QnodeError
 from qnode.operate.blocks import DecidedBlock
-from qnode.operate.status import NodeStatus
+from qnode.operate.status import NodeStatus, SiteStatus
 
 LONGEST_REQUEST_BYTES = 4096
 LONGEST_RESPONSE_BYTES = 1 << 24
@@ -27,10 +27,11 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A question: ``count`` is for `events` and `blocks`, ``after`` (a block's number) for `blocks`.
 
-    ``interval_s`` is for `subscribe` (a status every so often).
+    ``interval_s`` is for `subscribe` (a status every so often). `record` is followed by frames
+    (`qnode.operate.recording_frames`) until this end has finished sending, or the recording has ended.
     """
 
-    request: Literal["status", "events", "blocks", "subscribe"]
+    request: Literal["status", "events", "blocks", "subscribe", "record"]
     count: int = 1000
     after: int | None = None
     interval_s: float = 1.0
@@ -42,6 +43,7 @@ class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: msgspec.Raw = msgspec.Raw()
     events: list[dict[str, Any]] | None = None
     blocks: list[DecidedBlock] | None = None
+    recording: SiteStatus | None = None
     error: str | None = None
 
 
@@ -93,6 +95,29 @@ def follow_status(path: Path, *, interval_s: float, patience_s: float) -> Iterat
             yield decode_status(status_in(read_response(line)))
 
 
+@contextmanager
+def open_recording_stream(path: Path, *, patience_s: float) -> Iterator[tuple[socket.socket, SiteStatus]]:
+    """Ask for a recording, and hand out the connection, from which only frames come, and whose it is.
+
+    Raises:
+        NodeNotRunning: nobody serves ``path``.
+        NoAnswer: the site refuses, or does not answer.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        with _explained(path, patience_s):
+            connection.settimeout(patience_s)
+            connection.connect(str(path))
+            connection.sendall(msgspec.json.encode(Request(request="record")) + b"\n")
+            line = bytearray()
+            # One by one: what follows the line is not for here.
+            while (byte := connection.recv(1)) and byte != b"\n" and len(line) < LONGEST_REQUEST_BYTES:
+                line += byte
+        site = read_response(line).recording
+        if site is None:
+            raise NoAnswer("the node answered something else than a recording")
+        yield connection, site
+
+
 def decode_status(raw: msgspec.Raw | bytes) -> NodeStatus:
     """Decode a status; fields that this version does not know are left out.
 
@@ -132,16 +157,23 @@ def _conversation(path: Path, request: Request, patience_s: float) -> Iterator[I
     """Ask once and hand out the answering lines."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(patience_s)
-        try:
+        with _explained(path, patience_s):
             connection.connect(str(path))
             connection.sendall(msgspec.json.encode(request) + b"\n")
             yield _lines(connection)
-        except TimeoutError:
-            raise NoAnswer(f"{path}: no answer within {patience_s:g} s") from None
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
-                raise NodeNotRunning(f"{path}: nobody answers here") from None
-            raise NoAnswer(f"{path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _explained(path: Path, patience_s: float) -> Iterator[None]:
+    """Say what is wrong with the socket at ``path``."""
+    try:
+        yield
+    except TimeoutError:
+        raise NoAnswer(f"{path}: no answer within {patience_s:g} s") from None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
+            raise NodeNotRunning(f"{path}: nobody answers here") from None
+        raise NoAnswer(f"{path}: {error.strerror or error}") from None
 
 
 def _lines(connection: socket.socket) -> Iterator[bytes]:

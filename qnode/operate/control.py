@@ -1,6 +1,9 @@
 """The answering end of the control socket: a Unix stream socket, one JSON object a line.
 
-File permissions decide who may ask. The socket answers questions only: nothing here changes the node.
+File permissions decide who may ask. Questions change nothing in the node, and no answer holds key material.
+`record` is the one request that is more: it hands out tags or symbols, so that keys made meanwhile are known
+to whoever asked, as they then say. It is answered only to root and the daemon's own user, and only where the
+site file allows it.
 """
 
 import difflib
@@ -8,9 +11,10 @@ import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never, get_args
 
@@ -31,6 +35,7 @@ from qnode.operate.client import (
     read_response,
     status_in,
 )
+from qnode.operate.recordings import Recording, RecordingRefused, Recordings
 from qnode.operate.status import NodeStatus
 
 SOCKET_MODE = 0o660
@@ -40,6 +45,9 @@ SILENCE_LIMIT_S = 60.0  # how long a caller may take for its next request
 SEND_LIMIT_S = 10.0
 SHORTEST_INTERVAL_S = 0.1
 LONGEST_INTERVAL_S = 60.0
+RECORDING_PAUSE_S = 0.05
+ROOT = 0
+_CREDENTIALS = struct.Struct("iII")  # of SO_PEERCRED: process, user, group
 
 
 @dataclass(frozen=True)
@@ -47,12 +55,14 @@ class Answers:
     """Where answers come from, each called anew for a request.
 
     ``events(count)``: the latest log events, oldest first; ``blocks(count, after)``: the latest decided
-    blocks likewise, of those decided after block ``after`` unless that is None.
+    blocks likewise, of those decided after block ``after`` unless that is None. ``recordings``: what is
+    handed to a recorder.
     """
 
     status: Callable[[], NodeStatus]
     events: Callable[[int], list[dict[str, Any]]]
     blocks: Callable[[int, int | None], list[DecidedBlock]]
+    recordings: Recordings = field(default_factory=Recordings)
 
 
 async def serve_control(
@@ -190,6 +200,10 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
             if not await _send_or_leave(stream, Response(error=_refusal(line, error))):
                 return
             continue
+        if request.request == "record":
+            if await _record(stream, answers):
+                return
+            continue
         while True:
             if not await _send_or_leave(stream, _answer(request, answers)):
                 return
@@ -204,6 +218,63 @@ def _answer(request: Request, answers: Answers) -> Response:
     if request.request == "blocks":
         return Response(blocks=answers.blocks(request.count, request.after))
     return Response(status=msgspec.Raw(msgspec.json.encode(answers.status())))
+
+
+async def _record(stream: trio.SocketStream, answers: Answers) -> bool:
+    """Send a recording until it ends or the caller does; False where it was refused and told so."""
+    try:
+        _check_caller(stream)
+        recording = answers.recordings.begin()
+    except RecordingRefused as refused:
+        return not await _send_or_leave(stream, Response(error=str(refused)))
+    because = "the daemon stopped"
+    try:
+        if await _send_or_leave(stream, Response(recording=answers.status().site)):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_end_with_caller, stream, recording)
+                await _send_frames(stream, recording)
+                nursery.cancel_scope.cancel()
+        because = "the recorder does not take what is sent"
+    finally:
+        answers.recordings.finish(because)
+    return True
+
+
+def _check_caller(stream: trio.SocketStream) -> None:
+    """Refuse everybody who could not read the daemon's secrets anyway."""
+    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(credentials)
+    if user not in (ROOT, os.geteuid()):
+        raise RecordingRefused(
+            f"user {user} may not record this site: only root and the daemon's own user, {os.geteuid()}"
+        )
+
+
+async def _end_with_caller(stream: trio.SocketStream, recording: Recording) -> None:
+    """End the recording when the caller has finished sending, or is gone."""
+    try:
+        while await stream.receive_some():
+            pass
+    except trio.BrokenResourceError:
+        pass
+    recording.end("the recorder had enough")
+
+
+async def _send_frames(stream: trio.SocketStream, recording: Recording) -> None:
+    """Send frames as they come, until the last one or the caller does not take them."""
+    while True:
+        ended = recording.ended  # looked at before taking: after the last frame nothing follows
+        while (frame := recording.take()) is not None:
+            with trio.move_on_after(SEND_LIMIT_S) as limit:
+                try:
+                    await stream.send_all(frame)
+                except trio.BrokenResourceError:
+                    return
+            if limit.cancelled_caught:
+                return
+        if ended:
+            return
+        await trio.sleep(RECORDING_PAUSE_S)
 
 
 def _refusal(line: bytes, error: Exception) -> str:

@@ -72,6 +72,11 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
     yield _gauge(
         "qkd_simulated", "1 if the keys of this link are simulated, and so no keys.", status.simulated
     )
+    yield _gauge(
+        "qkd_recorded",
+        "1 while somebody records the tags or symbols of this site, and so its keys.",
+        status.recorded_since is not None,
+    )
     state = GaugeMetricFamily("qkd_node_state", "1 for the node's present state.", labels=["state"])
     state.add_metric([status.state.state], 1)
     yield state

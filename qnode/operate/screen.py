@@ -13,6 +13,7 @@ from qnode.units import CHUNK_BITS
 _PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
 BLOCK_COLUMNS = ("block", "decided", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret", "outcome")
 SIMULATED = "SIMULATED: these keys are not keys"
+RECORDED = "whoever reads the recording knows its keys"
 
 
 def status_lines(status: NodeStatus) -> list[str]:
@@ -20,6 +21,8 @@ def status_lines(status: NodeStatus) -> list[str]:
     lines = [_headline(status)]
     if status.simulated:
         lines.append(f"  {SIMULATED}")
+    if status.recorded_since is not None:
+        lines.append(f"  BEING RECORDED for {age(status.recorded_since, status.at)}: {RECORDED}")
     lines += [_quantum(status), _channel(status), _keys(status)]
     reason = why_no_key(status)
     if reason is not None:

@@ -204,7 +204,8 @@ class Alarm(Struct, frozen=True, kw_only=True):
 class NodeStatus(Struct, frozen=True, kw_only=True):
     """One site at the moment ``at``.
 
-    ``state`` is `starting`, `running`, `degraded`, `stopping` or `halted`.
+    ``state`` is `starting`, `running`, `degraded`, `stopping` or `halted`. ``recorded_since``: since when
+    somebody records the tags or symbols of this site; None: nobody does.
     """
 
     at: float
@@ -221,6 +222,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     devices: list[DeviceStatus] = []
     etsi014: EtsiStatus = EtsiStatus()
     alarms: list[Alarm] = []
+    recorded_since: float | None = None
 
 
 def troubles(status: NodeStatus) -> list[Alarm]:

@@ -19,18 +19,16 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
 from qnode.config import LinkParameters, load, tables
 from qnode.errors import ConfigError
+from qnode.tags.arrays import GrowingArray, mapped, new_folder
 from qnode.tags.types import X_CHANNEL, Channels, Times
-
-Kind = TypeVar("Kind", bound=np.generic)
 
 FORMAT: Final = 1
 MANIFEST, TIMES, CHANNELS, SYMBOL_KEY = "recording.toml", "times_ps.npy", "channels.npy", "symbol.key"
@@ -85,8 +83,8 @@ def open_recording(folder: Path) -> Recording:
         ConfigError: there is none, or its parts do not fit together.
     """
     manifest = load(folder / MANIFEST, Manifest)
-    times_ps = _mapped(folder / TIMES, np.int64)
-    channels = _mapped(folder / CHANNELS, np.int8)
+    times_ps = mapped(folder / TIMES, np.int64)
+    channels = mapped(folder / CHANNELS, np.int8)
     tags = manifest.z_tags + manifest.x_tags
     if not times_ps.shape == channels.shape == (tags,):
         raise ConfigError(
@@ -128,17 +126,6 @@ def read_symbol_key(folder: Path) -> int:
         raise ConfigError(f"{path}: expected 16 hexadecimal digits") from None
 
 
-def _mapped(path: Path, kind: type[Kind]) -> npt.NDArray[Kind]:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as a numpy array: {error}") from None
-    if array.dtype != np.dtype(kind) or array.ndim != 1:
-        expected = np.dtype(kind).name
-        raise ConfigError(f"{path}: expected a row of {expected}, got {array.dtype}, {array.ndim} dimensions")
-    return np.asarray(array)
-
-
 class RecordingWriter:
     """Writes a recording into a new folder; without `finish` the folder has no manifest and is no recording.
 
@@ -147,13 +134,11 @@ class RecordingWriter:
     """
 
     def __init__(self, folder: Path) -> None:
+        new_folder(folder)
+        self._folder = folder
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise ConfigError(f"{folder}: is not empty; a recording needs a new folder")
-            self._folder = folder
-            self._times = _GrowingArray(folder / TIMES, "<i8")
-            self._channels = _GrowingArray(folder / CHANNELS, "|i1")
+            self._times = GrowingArray(folder / TIMES, "<i8")
+            self._channels = GrowingArray(folder / CHANNELS, "|i1")
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
         self.x_tags = 0
@@ -197,27 +182,3 @@ class RecordingWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _GrowingArray:
-    """An ``.npy`` file that grows: the header has room for a longer count, which is written at the end."""
-
-    def __init__(self, path: Path, descr: str) -> None:
-        self._descr = descr
-        self._file: BinaryIO = path.open("xb")
-        self.count = 0
-        self._write_header()
-
-    def append(self, array: npt.NDArray[np.generic]) -> None:
-        self._file.write(np.ascontiguousarray(array, np.dtype(self._descr)).data)
-        self.count += array.shape[0]
-
-    def close(self) -> None:
-        if not self._file.closed:
-            self._file.seek(0)
-            self._write_header()
-            self._file.close()
-
-    def _write_header(self) -> None:
-        header = {"descr": self._descr, "fortran_order": False, "shape": (self.count,)}
-        np.lib.format.write_array_header_1_0(self._file, header)

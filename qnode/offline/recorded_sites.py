@@ -1,0 +1,156 @@
+"""What two sites of a running link recorded, each its own, as the offline way takes it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from qnode.config import LinkParameters
+from qnode.errors import ConfigError
+from qnode.node.block_policy import RecentBlocks
+from qnode.offline.recorded import tag_blocks
+from qnode.offline.sifting import BothSides, sifted_spans
+from qnode.offline.synchronise import RunStart
+from qnode.tags.site_recording import AliceRecording, BobRecording, RecordedBlock, open_site_recording
+from qnode.tags.synchroniser import SyncResult
+from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots, TagBlock
+from qnode.units import PS_PER_S
+
+# Few at once: all that come until the first probe is answered are given up.
+MOST_TAGS: Final = 1 << 13
+# Before the first symbol and after the last block; beside it the two clocks' difference counts.
+_MARGIN_PS: Final = PS_PER_S // 4
+_MOST_CLOCK_OFFSET: Final = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedSites:
+    """Two recordings of one emission run; ``slots`` ascend, with Alice's symbols beside them."""
+
+    alice: AliceRecording
+    bob: BobRecording
+    slots: Slots
+    symbol_codes: Codes
+    blocks: tuple[RecordedBlock, ...]
+
+    def __repr__(self) -> str:
+        return f"RecordedSites({self.alice.folder}, {self.bob.folder})"  # who has both knows every bit
+
+    @property
+    def link(self) -> LinkParameters:
+        """Source, receiver and how it was distilled."""
+        return self.bob.manifest.link
+
+    @property
+    def simulated(self) -> bool:
+        """True if its keys are no keys."""
+        return self.bob.manifest.simulated
+
+    @property
+    def n_tags(self) -> int:
+        """How many tags Bob recorded."""
+        return int(self.bob.times_ps.shape[0])
+
+    @property
+    def start(self) -> RunStart:
+        """When slot 0 left, as well as the sites know."""
+        ours, theirs = self.bob.manifest, self.alice.manifest
+        assert ours.origin_s is not None  # a manifest without these cannot be read
+        assert theirs.started_at_s is not None
+        return RunStart(ours.origin_s - theirs.started_at_s, ours.start_uncertainty_s)
+
+    def tags(self) -> Iterator[TagBlock]:
+        """Yield Bob's tags from the first slot that Alice recorded to the end of the last common block."""
+        times_ps = self.bob.times_ps
+        if not times_ps.shape[0]:
+            return iter(())
+        first_symbol = int(self.slots[0]) if self.slots.shape[0] else 0
+        first_ps = self._time_of(first_symbol, 1.0 - _MOST_CLOCK_OFFSET) - _MARGIN_PS
+        end_ps = self._time_of(self.blocks[-1].end_slot, 1.0 + _MOST_CLOCK_OFFSET) + _MARGIN_PS
+        # Tags are out of order by less than anybody could notice here.
+        first, end = np.searchsorted(times_ps, (first_ps, end_ps)).tolist()
+        return tag_blocks(
+            times_ps[first:end],
+            self.bob.channels[first:end],
+            self.bob.manifest.disorder_ps,
+            MOST_TAGS,
+            until_ps=end_ps,
+        )
+
+    def symbols(self, slots: Slots) -> Codes:
+        """Return what Alice sent in ``slots``; unknown where Bob announced no click."""
+        n = slots.shape[0]
+        codes = np.full(n, UNKNOWN_SYMBOL, np.uint8)
+        if not n or not self.slots.shape[0]:
+            return codes
+        first, last = int(slots[0]), int(slots[-1])
+        if last - first == n - 1 and bool(np.all(slots[1:] > slots[:-1])):
+            # All slots of a stretch, as alignment asks for them: few are known, so those are put in place.
+            low, high = np.searchsorted(self.slots, (first, last + 1))
+            codes[self.slots[low:high] - first] = self.symbol_codes[low:high]
+            return codes
+        places = np.minimum(np.searchsorted(self.slots, slots), self.slots.shape[0] - 1)
+        known = self.slots[places] == slots
+        codes[known] = self.symbol_codes[places[known]]
+        return codes
+
+    def sifted(
+        self, results: Iterable[SyncResult], link: LinkParameters, recent: RecentBlocks
+    ) -> Iterator[tuple[int, BothSides]]:
+        """Yield number and sifted block of those that both sites recorded, with the sites' spans."""
+        return sifted_spans(results, self.symbols, self.blocks)
+
+    def _time_of(self, slot: int, slowness: float) -> int:
+        """Return when ``slot`` arrived, in tag time that runs so much slower than Alice's clock."""
+        after = slot - self.bob.manifest.first_slot
+        return int(self.bob.times_ps[0]) + round(after * self.link.source.period_ps * slowness)
+
+
+def recorded_sites(one: Path, other: Path) -> RecordedSites:
+    """Open the two sites' recordings, in either order.
+
+    Raises:
+        ConfigError: they cannot be read, or are not of both sites of one link in one emission run.
+    """
+    first, second = open_site_recording(one), open_site_recording(other)
+    if isinstance(first, BobRecording):
+        first, second = second, first
+    if not isinstance(first, AliceRecording) or not isinstance(second, BobRecording):
+        role = first.manifest.role
+        raise ConfigError(f"{one} and {other} are both {role}'s: one recording of each site is needed")
+    alice, bob = first.manifest, second.manifest
+    where = f"{first.folder} and {second.folder}"
+    if (alice.kme_id, alice.peer_kme_id) != (bob.peer_kme_id, bob.kme_id):
+        raise ConfigError(
+            f"{where} are not of one link: {alice.kme_id} with {alice.peer_kme_id}, "
+            f"{bob.kme_id} with {bob.peer_kme_id}"
+        )
+    if alice.run_id != bob.run_id:
+        raise ConfigError(
+            f"{where} are of two emission runs, {alice.run_id} and {bob.run_id}: "
+            f"record both sites at one time"
+        )
+    if alice.link != bob.link:
+        raise ConfigError(f"{where}: their [link] tables differ")
+    common = set(alice.blocks) & set(bob.blocks)
+    if not common:
+        raise ConfigError(
+            f"{where} have no whole block in common ({_numbers(alice.blocks)} and {_numbers(bob.blocks)}): "
+            f"record both sites at one time, for several blocks"
+        )
+    order = np.argsort(first.slots, kind="stable")
+    return RecordedSites(
+        first,
+        second,
+        first.slots[order],
+        first.symbols[order],
+        tuple(sorted(common, key=lambda block: block.first_slot)),
+    )
+
+
+def _numbers(blocks: tuple[RecordedBlock, ...]) -> str:
+    if not blocks:
+        return "none"
+    return f"{blocks[0].block_id} to {blocks[-1].block_id}"

@@ -1,0 +1,75 @@
+"""The files of a recording: rows of numbers that grow while a link runs, in a folder of their own."""
+
+import os
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from qnode.errors import ConfigError
+
+Kind = TypeVar("Kind", bound=np.generic)
+
+
+def new_folder(folder: Path) -> None:
+    """Make ``folder``, or take an empty one, for its owner's eyes only.
+
+    Raises:
+        ConfigError: it is not empty, or cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(f"{folder}: is not empty; a recording needs a new folder")
+        folder.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
+def mapped(path: Path, kind: type[Kind]) -> npt.NDArray[Kind]:
+    """Map the row of ``kind`` that is kept at ``path``.
+
+    Raises:
+        ConfigError: it cannot be read, or is something else.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a numpy array: {error}") from None
+    if array.dtype != np.dtype(kind) or array.ndim != 1:
+        expected = np.dtype(kind).name
+        raise ConfigError(f"{path}: expected a row of {expected}, got {array.dtype}, {array.ndim} dimensions")
+    return np.asarray(array)
+
+
+class GrowingArray:
+    """An ``.npy`` file that grows: the header has room for a longer count, which is written at the end.
+
+    Only its owner may read it.
+    """
+
+    def __init__(self, path: Path, descr: str) -> None:
+        self._descr = descr
+        self._file: BinaryIO = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        self.count = 0
+        self._write_header()
+
+    def append(self, array: npt.NDArray[np.generic]) -> None:
+        """Write further values."""
+        self._file.write(np.ascontiguousarray(array, np.dtype(self._descr)).data)
+        self.count += array.shape[0]
+
+    def close(self) -> None:
+        """Write the count and close the file, which is closed also where that fails."""
+        if self._file.closed:
+            return
+        try:
+            self._file.seek(0)
+            self._write_header()
+        finally:
+            self._file.close()
+
+    def _write_header(self) -> None:
+        header = {"descr": self._descr, "fortran_order": False, "shape": (self.count,)}
+        np.lib.format.write_array_header_1_0(self._file, header)

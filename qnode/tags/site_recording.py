@@ -1,0 +1,202 @@
+"""Recordings of one site of a running link: Bob's raw tags, or the symbols that Alice looked up.
+
+A recording is a folder that only its owner can read, for it is the key:
+
+* ``recording.toml``: the manifest, see `SiteManifest`; written last: without it there is no recording.
+* of Bob ``times_ps.npy`` and ``channels.npy``, as in `qnode.tags.recording`;
+* of Alice ``slots.npy`` (int64) and ``symbols.npy`` (uint8, as `qnode.tags.types` codes them), in the order
+  in which she looked them up: the slots of announced clicks, and those before boundary clicks.
+"""
+
+import os
+import stat
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from qnode.config import LinkParameters, Role, load, tables
+from qnode.errors import ConfigError
+from qnode.tags.arrays import GrowingArray, mapped, new_folder
+from qnode.tags.recording import CHANNELS, MANIFEST, TIMES
+from qnode.tags.types import Channels, Codes, Slots, Times
+
+FORMAT: Final = 1
+SLOTS, SYMBOLS = "slots.npy", "symbols.npy"
+
+
+class RecordedBlock(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A block that was wholly announced while it was recorded, as the sites number it."""
+
+    block_id: int
+    first_slot: int
+    n_slots: int
+
+    @property
+    def end_slot(self) -> int:
+        """The first slot after the block."""
+        return self.first_slot + self.n_slots
+
+
+class SiteManifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one site recorded, of one emission run.
+
+    ``began_at_s``: Unix time; ``ended``: why it did. ``started_at_s``: when slot 0 left, seconds of Alice's
+    time of day (of Alice). ``origin_s``: tag time zero, seconds of Bob's; ``first_slot``: where the first tag
+    is, or a little before; ``disorder_ps``: how much earlier than one before it a tag may be (of Bob).
+    ``start_uncertainty_s``: of the times of day. ``entries``: tags or symbols. ``blocks``: number, first slot
+    and slots of each that is there whole.
+    """
+
+    format: int
+    role: Role
+    kme_id: str
+    peer_kme_id: str
+    simulated: bool
+    run_id: int
+    began_at_s: float
+    ended: str
+    start_uncertainty_s: float
+    entries: int
+    blocks: tuple[RecordedBlock, ...]
+    link: LinkParameters
+    started_at_s: float | None = None
+    origin_s: float | None = None
+    first_slot: int = 0
+    disorder_ps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"format: expected {FORMAT}, got {self.format}")
+        if (self.started_at_s if self.role == "alice" else self.origin_s) is None:
+            raise ValueError(f"{'started_at_s' if self.role == 'alice' else 'origin_s'}: is missing")
+
+
+@dataclass(frozen=True, eq=False)
+class AliceRecording:
+    """What Alice recorded; the arrays are mapped, not read."""
+
+    folder: Path
+    manifest: SiteManifest
+    slots: Slots
+    symbols: Codes
+
+
+@dataclass(frozen=True, eq=False)
+class BobRecording:
+    """What Bob recorded; the arrays are mapped, not read."""
+
+    folder: Path
+    manifest: SiteManifest
+    times_ps: Times
+    channels: Channels
+
+
+def is_site_recording(folder: Path) -> bool:
+    """Tell whether the manifest in ``folder`` is one site's; False also where none can be read."""
+    try:
+        return "role" in tomllib.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def open_site_recording(folder: Path) -> AliceRecording | BobRecording:
+    """Open the recording in ``folder``.
+
+    Raises:
+        ConfigError: there is none, others can read it, or its parts do not fit together.
+    """
+    manifest = load(folder / MANIFEST, SiteManifest)
+    if folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{folder} can be read by others, and it is the key; run chmod 700 {folder}")
+    if manifest.role == "alice":
+        alice = AliceRecording(
+            folder, manifest, mapped(folder / SLOTS, np.int64), mapped(folder / SYMBOLS, np.uint8)
+        )
+        _check_lengths(folder, manifest, alice.slots.shape[0], alice.symbols.shape[0])
+        return alice
+    bob = BobRecording(folder, manifest, mapped(folder / TIMES, np.int64), mapped(folder / CHANNELS, np.int8))
+    _check_lengths(folder, manifest, bob.times_ps.shape[0], bob.channels.shape[0])
+    return bob
+
+
+def _check_lengths(folder: Path, manifest: SiteManifest, first: int, second: int) -> None:
+    if not first == second == manifest.entries:
+        raise ConfigError(
+            f"{folder}: {manifest.entries} entries by the manifest, its arrays have {first} and {second}"
+        )
+
+
+class SiteRecordingWriter:
+    """Writes one site's recording into a new folder; without `finish` it has no manifest and is none.
+
+    Raises:
+        ConfigError: the folder exists and is not empty, or cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        new_folder(folder)
+        self._folder = folder
+        self._arrays: tuple[GrowingArray, GrowingArray] | None = None
+        self._latest_ps = -(2**62)
+        self.disorder_ps = 0
+
+    @property
+    def entries(self) -> int:
+        """Tags or symbols so far."""
+        return self._arrays[0].count if self._arrays is not None else 0
+
+    def add_tags(self, times_ps: Times, channels: Channels) -> None:
+        """Append tags in the order in which they came."""
+        if not times_ps.shape[0]:
+            return
+        latest_ps = np.maximum(np.maximum.accumulate(times_ps), self._latest_ps)
+        self.disorder_ps = max(self.disorder_ps, int((latest_ps - times_ps).max()))
+        self._latest_ps = int(latest_ps[-1])
+        times_file, channels_file = self._files("bob")
+        times_file.append(times_ps)
+        channels_file.append(channels)
+
+    def add_symbols(self, slots: Slots, symbols: Codes) -> None:
+        """Append what Alice sent in ``slots``."""
+        slots_file, symbols_file = self._files("alice")
+        slots_file.append(slots)
+        symbols_file.append(symbols)
+
+    def finish(self, manifest: SiteManifest) -> None:
+        """Write what makes it whole, the manifest last."""
+        self._files(manifest.role)  # empty ones, where nothing came
+        self.close()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(self._folder / MANIFEST, flags, 0o600), "wb") as file:
+            file.write(msgspec.toml.encode(tables(manifest)))
+
+    def close(self) -> None:
+        """Close the arrays."""
+        if self._arrays is not None:
+            try:
+                self._arrays[0].close()
+            finally:
+                self._arrays[1].close()
+
+    def _files(self, role: Role) -> tuple[GrowingArray, GrowingArray]:
+        if self._arrays is None:
+            names = (
+                ((SLOTS, "<i8"), (SYMBOLS, "|u1")) if role == "alice" else ((TIMES, "<i8"), (CHANNELS, "|i1"))
+            )
+            first, second = (GrowingArray(self._folder / name, descr) for name, descr in names)
+            self._arrays = (first, second)
+        return self._arrays
+
+    def __enter__(self) -> "SiteRecordingWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
