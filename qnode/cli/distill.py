@@ -72,6 +72,12 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     except OSError as error:
         click.echo(f"qnode: {table_file}: cannot be written: {error.strerror}", err=True)
         return EXIT_USAGE
+    left_out = sorted(set(recorded.block_ids) - {row.block for row in rows})
+    if left_out:
+        numbers = ", ".join(map(str, left_out))
+        click.echo(
+            f"qnode: left out, for want of lock at its beginning or its end: block {numbers}", err=True
+        )
     if as_json:
         import msgspec
 

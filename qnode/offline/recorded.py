@@ -41,6 +41,11 @@ class Recorded(Protocol):
         """How many tags there are."""
         ...
 
+    @property
+    def block_ids(self) -> tuple[int, ...]:
+        """Numbers of the blocks that are expected; none where spans are chosen anew."""
+        ...
+
     def tags(self) -> Iterator[TagBlock]:
         """Yield the tags as the TDC sent them."""
         ...
@@ -80,6 +85,11 @@ class RecordedLink:
     def simulated(self) -> bool:
         """True if its keys are no keys."""
         return self.manifest.simulated
+
+    @property
+    def block_ids(self) -> tuple[int, ...]:
+        """None: spans are chosen anew."""
+        return ()
 
     @property
     def n_tags(self) -> int:

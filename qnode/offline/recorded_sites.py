@@ -20,8 +20,7 @@ from qnode.units import PS_PER_S
 
 # Few at once: all that come until the first probe is answered are given up.
 MOST_TAGS: Final = 1 << 13
-# Before the first symbol and after the last block; beside it the two clocks' difference counts.
-_MARGIN_PS: Final = PS_PER_S // 4
+_MARGIN_PS: Final = PS_PER_S // 4  # after the last block, beside the difference of the two clocks
 _MOST_CLOCK_OFFSET: Final = 1e-4
 
 
@@ -61,13 +60,19 @@ class RecordedSites:
         assert theirs.started_at_s is not None
         return RunStart(ours.origin_s - theirs.started_at_s, ours.start_uncertainty_s)
 
+    @property
+    def block_ids(self) -> tuple[int, ...]:
+        """Numbers of the blocks that both sites recorded whole."""
+        return tuple(block.block_id for block in self.blocks)
+
     def tags(self) -> Iterator[TagBlock]:
         """Yield Bob's tags from the first slot that Alice recorded to the end of the last common block."""
         times_ps = self.bob.times_ps
         if not times_ps.shape[0]:
             return iter(())
         first_symbol = int(self.slots[0]) if self.slots.shape[0] else 0
-        first_ps = self._time_of(first_symbol, 1.0 - _MOST_CLOCK_OFFSET) - _MARGIN_PS
+        # Rather a little late: each probe of clicks before the first symbol is a long search in vain.
+        first_ps = self._time_of(first_symbol, 1.0 + _MOST_CLOCK_OFFSET)
         end_ps = self._time_of(self.blocks[-1].end_slot, 1.0 + _MOST_CLOCK_OFFSET) + _MARGIN_PS
         # Tags are out of order by less than anybody could notice here.
         first, end = np.searchsorted(times_ps, (first_ps, end_ps)).tolist()
