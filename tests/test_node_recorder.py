@@ -50,7 +50,7 @@ def test_nothing_is_handed_on_where_nobody_records() -> None:
     bob = Bob()
     assert bob.recorder.open_block(1, 100) is None
     bob.tags(10, 200)
-    recording = bob.recordings.begin()
+    recording = bob.recordings.begin(user=0, process=1)
     assert handed_on(recording) == []
 
 
@@ -58,7 +58,7 @@ def test_tags_before_the_first_block_that_was_opened_as_recorded_are_not_handed_
     bob = Bob()
     assert bob.recorder.open_block(1, 0) is None  # runs while the recorder comes
     assert bob.recorder.open_block(1, 100) is None  # was agreed ahead
-    recording = bob.recordings.begin()
+    recording = bob.recordings.begin(user=0, process=1)
     bob.tags(10, 50)
     assert bob.recorder.open_block(1, 200) is recording
     assert bob.recorder.open_block(1, 300) is recording
@@ -79,7 +79,7 @@ def test_tags_before_the_first_block_that_was_opened_as_recorded_are_not_handed_
 
 def test_tags_wait_for_lock() -> None:
     bob = Bob()
-    recording = bob.recordings.begin()
+    recording = bob.recordings.begin(user=0, process=1)
     bob.recorder.open_block(1, 0)
     bob.tags(10, -1)
     assert handed_on(recording) == []
@@ -87,7 +87,7 @@ def test_tags_wait_for_lock() -> None:
 
 def test_slots_counted_anew_end_a_recording_that_has_begun() -> None:
     bob = Bob()
-    recording = bob.recordings.begin()
+    recording = bob.recordings.begin(user=0, process=1)
     bob.recorder.open_block(1, 0)
     bob.tags(10, 5)
     bob.tags(20, 0, numbering=2, run=NEXT_RUN)
@@ -102,7 +102,7 @@ def test_slots_counted_anew_end_a_recording_that_has_begun() -> None:
 
 def test_slots_counted_anew_before_it_begins_let_a_recording_wait_on() -> None:
     bob = Bob()
-    recording = bob.recordings.begin()
+    recording = bob.recordings.begin(user=0, process=1)
     bob.recorder.open_block(1, 500)  # of slots that will never come
     bob.tags(10, 0, numbering=2, run=NEXT_RUN)
     bob.tags(20, 600, numbering=2, run=NEXT_RUN)  # of the new numbering, no block of which is recorded yet
@@ -117,10 +117,10 @@ def test_slots_counted_anew_before_it_begins_let_a_recording_wait_on() -> None:
 
 def test_a_second_recorder_gets_nothing_of_the_first_ones_blocks() -> None:
     bob = Bob()
-    bob.recordings.begin()
+    bob.recordings.begin(user=0, process=1)
     bob.recorder.open_block(1, 100)
     bob.recordings.finish("enough")
-    second = bob.recordings.begin()
+    second = bob.recordings.begin(user=0, process=1)
     bob.tags(10, 150)  # of the block that the first one recorded
     assert handed_on(second) == []
     bob.recorder.open_block(1, 200)
@@ -130,7 +130,7 @@ def test_a_second_recorder_gets_nothing_of_the_first_ones_blocks() -> None:
 
 def test_a_block_stays_recorded_when_its_recorder_has_gone() -> None:
     bob = Bob()
-    first = bob.recordings.begin()
+    first = bob.recordings.begin(user=0, process=1)
     opened = bob.recorder.open_block(1, 100)
     bob.recordings.finish("enough")
     assert opened is first  # what the block says to the peer
@@ -161,7 +161,7 @@ def test_alices_recording_is_of_one_emission_run() -> None:
     recordings = Recordings(allowed=True)
     recorder = AliceRecorder(CONFIGS["alice"], recordings, simulated=True)
     assert recorder.open_block(RUN) is None
-    recording = recordings.begin()
+    recording = recordings.begin(user=0, process=1)
     assert recorder.open_block(RUN) is recording
     assert recorder.open_block(RUN) is recording
     assert recorder.open_block(NEXT_RUN) is None
@@ -170,7 +170,7 @@ def test_alices_recording_is_of_one_emission_run() -> None:
     assert (begun.role, begun.run_id, begun.started_at_s, begun.simulated) == ("alice", 7, 1000.0, True)
     assert isinstance(ended, Ended)
     recordings.finish("over")
-    again = recordings.begin()
+    again = recordings.begin(user=0, process=1)
     assert recorder.open_block(NEXT_RUN) is again
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from qnode.cli.distill import distill
+from qnode.cli.replay import played_config
 from qnode.config import BlockParameters, EstimationParameters, LinkParameters
 from qnode.errors import ConfigError
 from qnode.offline.recorded_sites import RecordedSites, recorded_sites
@@ -179,6 +180,8 @@ def test_one_sites_folder_and_too_many_are_refused(tmp_path: Path) -> None:
     assert done.return_value == 64
     assert "is the recording of one site: name the other site's folder as well" in done.stderr
     assert run(alice, alice, alice).return_value == 64
+    with pytest.raises(ConfigError, match="it cannot be played"):
+        played_config(alice, None, loop=False)
     with pytest.raises(ConfigError, match="cannot be read"):
         recorded_sites(alice, tmp_path / "none")
 

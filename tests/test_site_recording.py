@@ -401,6 +401,18 @@ async def test_a_command_in_which_no_block_began_exits_with_1(tmp_path: Path) ->
     assert not list((tmp_path / "r").iterdir())
 
 
+async def test_a_command_that_falls_behind_keeps_what_came_and_exits_with_1(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    small = Site(tmp_path / "s", most_held_bytes=20_000)
+    async with small.served() as site, command(site, "--out", str(folder)) as (_process, outcome):
+        site.put(BOB, *(tags(first) for first in range(1000)))
+    assert outcome == [1]
+    recording = open_site_recording(folder)
+    assert isinstance(recording, BobRecording)
+    assert recording.times_ps.tolist() == list(range(recording.manifest.entries))
+    assert "fell behind" in recording.manifest.ended
+
+
 async def test_a_disk_that_takes_no_more_is_a_clear_error(tmp_path: Path) -> None:
     def small_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

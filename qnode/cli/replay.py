@@ -11,6 +11,7 @@ from qnode.config import LinkParameters
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, Played
 from qnode.tags.recording import check_loopable, open_recording, read_symbol_key
+from qnode.tags.site_recording import is_site_recording
 
 
 @click.command()
@@ -39,6 +40,8 @@ def played_config(folder: Path, path: Path | None, *, loop: bool) -> LoopbackCon
     Raises:
         ConfigError: the recording cannot be played so, or the file at ``path`` is of another link.
     """
+    if is_site_recording(folder):
+        raise ConfigError(f"{folder} is the recording of one site, for qnode distill; it cannot be played")
     recording = open_recording(folder)
     read_symbol_key(folder)
     if loop:

@@ -223,8 +223,8 @@ def _answer(request: Request, answers: Answers) -> Response:
 async def _record(stream: trio.SocketStream, answers: Answers) -> bool:
     """Send a recording until it ends or the caller does; False where it was refused and told so."""
     try:
-        _check_caller(stream)
-        recording = answers.recordings.begin()
+        process, user = _caller(stream)
+        recording = answers.recordings.begin(user=user, process=process)
     except RecordingRefused as refused:
         return not await _send_or_leave(stream, Response(error=str(refused)))
     because = "the daemon stopped"
@@ -240,14 +240,19 @@ async def _record(stream: trio.SocketStream, answers: Answers) -> bool:
     return True
 
 
-def _check_caller(stream: trio.SocketStream) -> None:
-    """Refuse everybody who could not read the daemon's secrets anyway."""
+def _caller(stream: trio.SocketStream) -> tuple[int, int]:
+    """Return process and user of a caller who could read the daemon's secrets anyway.
+
+    Raises:
+        RecordingRefused: it is another.
+    """
     credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user, _ = _CREDENTIALS.unpack(credentials)
+    process, user, _ = _CREDENTIALS.unpack(credentials)
     if user not in (ROOT, os.geteuid()):
         raise RecordingRefused(
             f"user {user} may not record this site: only root and the daemon's own user, {os.geteuid()}"
         )
+    return process, user
 
 
 async def _end_with_caller(stream: trio.SocketStream, recording: Recording) -> None:

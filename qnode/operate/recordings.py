@@ -115,8 +115,8 @@ class Recordings:
         present = self._present
         return present if present is not None and not present.ended else None
 
-    def begin(self) -> Recording:
-        """Begin a recording; `finish` must follow.
+    def begin(self, *, user: int, process: int) -> Recording:
+        """Begin a recording for ``process`` of ``user``; `finish` must follow.
 
         Raises:
             RecordingRefused: recordings are not allowed, or somebody records already.
@@ -130,7 +130,7 @@ class Recordings:
             raise RecordingRefused("this site is being recorded already")
         self._present = recording = Recording(self._most_held_bytes)
         self._changed(recording.since_s)
-        log.warning("recording.started")
+        log.warning("recording.started", user=user, process=process)
         return recording
 
     def finish(self, because: str) -> None:
