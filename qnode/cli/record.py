@@ -1,7 +1,7 @@
 """`qnode record`: what both ends of a simulated link see; tags or symbols, and blocks, of a running site."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -143,30 +143,14 @@ def _record_tags(
     told: Callable[[float], bool],
 ) -> int:
     from qnode.errors import ConfigError
-    from qnode.operate.block_recorder import BlockPoll
-    from qnode.operate.block_table import TableRefused, open_block_table
+    from qnode.operate.block_table import TableRefused
     from qnode.operate.client import NoAnswer, NodeNotRunning
     from qnode.operate.site_recorder import record_site
     from qnode.tags.site_recording import SiteRecordingWriter
 
-    written = 0
     try:
-        with ExitStack() as stack:
-            writer = stack.enter_context(SiteRecordingWriter(folder))
-            poll = None
-            if table_file is not None:
-                poll = BlockPoll(socket, stack.enter_context(open_block_table(table_file)), _tell)
-            recorded = record_site(
-                socket,
-                writer,
-                duration_s=duration_s,
-                wait=told,
-                tell=_tell,
-                meanwhile=poll.now_and_then if poll is not None else lambda: None,
-            )
-            if poll is not None:
-                poll.now()
-                written = poll.written
+        with SiteRecordingWriter(folder) as writer, _blocks_meanwhile(socket, table_file):
+            recorded = record_site(socket, writer, duration_s=duration_s, wait=told, tell=_tell)
     except (ConfigError, TableRefused) as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
@@ -174,10 +158,9 @@ def _record_tags(
         click.echo(f"qnode: {error}", err=True)
         return 1
     except OSError as error:
-        click.echo(f"qnode: {folder}: cannot be written: {error.strerror or error}", err=True)
+        where = error.filename or folder
+        click.echo(f"qnode: {where}: cannot be written: {error.strerror or error}", err=True)
         return 1
-    if table_file is not None:
-        _tell_added(table_file, written)
     manifest = recorded.manifest
     if manifest is None:
         _tell(f"{folder}: no block began, nothing is recorded ({recorded.because})")
@@ -193,6 +176,34 @@ def _record_tags(
         + f" ({recorded.because})"
     )
     return 0 if recorded.whole else 1
+
+
+@contextmanager
+def _blocks_meanwhile(socket: Path, table_file: Path | None) -> Iterator[None]:
+    """Write down the site's blocks in a thread of its own: a busy site may take a while to answer."""
+    if table_file is None:
+        yield
+        return
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
+
+    from qnode.operate.block_recorder import record_blocks
+    from qnode.operate.block_table import open_block_table
+
+    over = Event()
+    with open_block_table(table_file) as table, ThreadPoolExecutor(1) as pool:
+        work = pool.submit(record_blocks, socket, table, duration_s=None, wait=over.wait, tell=_tell)
+        try:
+            yield
+        finally:
+            over.set()
+        try:
+            written = work.result() or 0
+            # What was decided since it asked last.
+            written += record_blocks(socket, table, duration_s=0.0, wait=over.wait, tell=_tell) or 0
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(table_file)) from None
+        _tell_added(table_file, written)
 
 
 @contextmanager

@@ -269,17 +269,24 @@ async def _send_frames(stream: trio.SocketStream, recording: Recording) -> None:
     """Send frames as they come, until the last one or the caller does not take them."""
     while True:
         ended = recording.ended  # looked at before taking: after the last frame nothing follows
-        while (frame := recording.take()) is not None:
-            with trio.move_on_after(SEND_LIMIT_S) as limit:
-                try:
-                    await stream.send_all(frame)
-                except trio.BrokenResourceError:
-                    return
-            if limit.cancelled_caught:
-                return
+        try:
+            # In a thread: a socket holds a tenth of a frame, and the event loop's turns may be far apart.
+            await trio.to_thread.run_sync(
+                _send_held, stream.socket.fileno(), recording, abandon_on_cancel=True
+            )
+        except OSError:
+            return
         if ended:
             return
         await trio.sleep(RECORDING_PAUSE_S)
+
+
+def _send_held(descriptor: int, recording: Recording) -> None:
+    """Send what is held; raises OSError when the caller is gone or does not read."""
+    with socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(SEND_LIMIT_S)
+        while (frame := recording.take()) is not None:
+            connection.sendall(frame)
 
 
 def _refusal(line: bytes, error: Exception) -> str:

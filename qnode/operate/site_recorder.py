@@ -37,13 +37,11 @@ def record_site(
     duration_s: float | None,
     wait: Callable[[float], bool],
     tell: Callable[[str], None],
-    meanwhile: Callable[[], None] = lambda: None,
 ) -> Recorded:
     """Record the site whose control socket is ``site``; return once it has ended and is written.
 
     Ends ``duration_s`` seconds after the first recorded block began, when ``wait(seconds)`` returns True, or
-    with the site's emission run; ``meanwhile`` is called about ten times a second, ``tell`` hears what is
-    waited for.
+    with the site's emission run; ``tell`` hears what is waited for.
 
     Raises:
         NodeNotRunning: nobody serves ``site``.
@@ -65,7 +63,6 @@ def record_site(
                 if not received:
                     break
                 intake.take(received)
-            meanwhile()
             now = time.monotonic()
             if intake.begun is not None and began_at is None:
                 began_at = now
