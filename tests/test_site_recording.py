@@ -313,6 +313,21 @@ async def test_a_recorder_that_does_not_read_never_holds_up_the_node(
         assert await trio.to_thread.run_sync(lambda: ask_status(site.path, patience_s=10))
 
 
+async def test_a_recorder_that_does_not_read_does_not_hold_up_the_daemons_end(tmp_path: Path) -> None:
+    site = Site(tmp_path / "s")
+    async with site.served():
+        stream = await trio.open_unix_socket(site.path)
+        await stream.send_all(b'{"request":"record"}\n')
+        await site.recorded()
+        site.put(BOB, *(tags(*range(100_000)) for _ in range(10)))
+        await stream.send_eof()  # enough, it says, but it takes nothing
+        await trio.sleep(0.2)  # until the socket is full
+        assert site.recordings._present is not None
+        stopping_at = trio.current_time()
+    assert trio.current_time() - stopping_at < control.SEND_LIMIT_S / 2
+    await stream.aclose()
+
+
 async def test_a_run_that_ends_ends_the_recording_whole(tmp_path: Path) -> None:
     folder, done = tmp_path / "r", list[Recorded]()
     async with Site(tmp_path / "s").served() as site, trio.open_nursery() as nursery:

@@ -13,7 +13,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never, get_args
@@ -256,13 +256,16 @@ def _caller(stream: trio.SocketStream) -> tuple[int, int]:
 
 
 async def _end_with_caller(stream: trio.SocketStream, recording: Recording) -> None:
-    """End the recording when the caller has finished sending, or is gone."""
+    """End the recording when the caller has finished sending, or is gone; cancelled, end sending at once."""
     try:
-        while await stream.receive_some():
-            pass
-    except trio.BrokenResourceError:
-        pass
-    recording.end("the recorder had enough")
+        with suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
+        recording.end("the recorder had enough")
+        await trio.sleep_forever()
+    finally:
+        with suppress(OSError):
+            stream.socket.shutdown(socket.SHUT_RDWR)  # what was sent can still be read
 
 
 async def _send_frames(stream: trio.SocketStream, recording: Recording) -> None:
@@ -270,10 +273,9 @@ async def _send_frames(stream: trio.SocketStream, recording: Recording) -> None:
     while True:
         ended = recording.ended  # looked at before taking: after the last frame nothing follows
         try:
-            # In a thread: a socket holds a tenth of a frame, and the event loop's turns may be far apart.
-            await trio.to_thread.run_sync(
-                _send_held, stream.socket.fileno(), recording, abandon_on_cancel=True
-            )
+            # In a thread: a socket holds a tenth of a frame, and the event loop's turns may be far apart. It
+            # is waited for, so that the socket's number is not another's before it ends.
+            await trio.to_thread.run_sync(_send_held, stream.socket.fileno(), recording)
         except OSError:
             return
         if ended:
