@@ -82,7 +82,9 @@ class JumpingTdc:
 
 @pytest.mark.parametrize("jump_s", [-1000.0, 40.0])
 async def test_a_tag_source_whose_clock_has_jumped_is_opened_anew(jump_s: float) -> None:
-    receiver = Receiver(CONFIG, Figures(CONFIG, simulated=True))
+    receiver = Receiver(
+        CONFIG, Figures(CONFIG, simulated=True), BobRecorder(CONFIG, Recordings(), simulated=True)
+    )
     receiver._part = cast(BobPart, KnownRun())
     with trio.fail_after(30), pytest.raises(BaseExceptionGroup) as caught:
         await receiver.use(cast(TagSource, JumpingTdc(int(jump_s * PS_PER_S))), 10.0)
