@@ -48,6 +48,7 @@ async def test_a_full_disk_ends_the_session_and_a_broken_one_the_node(
         node = SiteNode(
             load(CONFIG / f"{role}.toml", SiteConfig), {"alice": alice, "bob": bob}[role], EventLog()
         )
+        node._tested.set()
         expected: type[Exception] = LinkError if disk == "full" else StoreUnusable
         with trio.fail_after(10), pytest.RaisesGroup(expected, flatten_subgroups=True, allow_unwrapped=True):
             async with open_session(
