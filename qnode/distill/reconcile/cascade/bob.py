@@ -16,7 +16,8 @@ from qnode.distill.reconcile._interface import (
     ReconciliationStatistics,
     leaked_bits,
 )
-from qnode.distill.reconcile.cascade.bob_kernels import RECORD_WORDS, absorb_answers, restore_key
+from qnode.distill.reconcile.cascade.bob_records import RECORD_WORDS, restore_key
+from qnode.distill.reconcile.cascade.bob_round import absorb_answers
 from qnode.distill.reconcile.cascade.check import check_tag
 from qnode.distill.reconcile.cascade.message import (
     CHECK_REQUEST,
