@@ -137,6 +137,34 @@ def test_a_block_stays_recorded_when_its_recorder_has_gone() -> None:
     assert bob.recorder.open_block(1, 200) is None
 
 
+def test_a_block_that_is_opened_after_its_tags_were_handed_on_counts_as_recorded() -> None:
+    bob, second_ps = Bob(), 10**12
+    first = bob.recordings.begin(user=0, process=1)
+    bob.recorder.open_block(1, 100)
+    bob.tags(second_ps, 100)  # up to slot 450, say
+    bob.recordings.finish("enough")
+    assert bob.recorder.open_block(1, 300) is first  # was agreed late, over a long way
+    bob.tags(2 * second_ps, 250)  # these are not handed on, but where the last ones were is not known yet
+    assert bob.recorder.open_block(1, 900) is first
+    bob.tags(3 * second_ps, 700)
+    assert bob.recorder.open_block(1, 650) is first  # a session began anew
+    assert bob.recorder.open_block(1, 700) is None
+    assert bob.recorder.open_block(2, 0) is None  # slots of other tags
+
+
+def test_where_the_last_tags_were_is_not_known_without_lock() -> None:
+    bob, second_ps = Bob(), 10**12
+    first = bob.recordings.begin(user=0, process=1)
+    bob.recorder.open_block(1, 100)
+    bob.tags(second_ps, 100)
+    bob.recordings.finish("enough")
+    for seconds, reached_slot in enumerate((-1, -1, 300, 300), 2):
+        bob.tags(seconds * second_ps, reached_slot)
+    assert bob.recorder.open_block(1, 300) is first
+    bob.tags(9 * second_ps, 900)
+    assert bob.recorder.open_block(1, 900) is None
+
+
 def sent(slots: Slots) -> Codes:
     return (slots % 3).astype(np.uint8)
 

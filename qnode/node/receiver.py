@@ -44,7 +44,7 @@ class Receiver:
         self._attached = trio.Event()
         self._run: EmissionRun | None = None
         self._numbering = 0
-        self._reached_slot = 0
+        self._reached_slot = -1
         self._restarted_after_block_id = 0
         self._unannounced = 0
         self._lost_by_overrun = 0
@@ -125,12 +125,11 @@ class Receiver:
             if part is not None:
                 self._restarted_after_block_id = max(self._restarted_after_block_id, part.last_block_id)
             self._numbering += 1
-            self._reached_slot = 0
+            self._reached_slot = -1
             synchroniser.restart()
-        reached_slot = self._reached_slot if synchroniser.state is SyncState.LOCKED else -1
-        passage = Passage(run, self._numbering, reached_slot, source.origin_s)
+        passage = Passage(run, self._numbering, self._reached_slot, source.origin_s)
         result = await trio.to_thread.run_sync(self._feed, synchroniser, block, passage)
-        self._reached_slot = result.reached
+        self._reached_slot = result.reached if result.state is SyncState.LOCKED else -1
         z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
         self._note(result, block, z_clicks)
         self._watch.see_tags(block.times_ps.shape[0], result.order, trio.current_time())

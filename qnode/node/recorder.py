@@ -2,8 +2,10 @@
 
 A block counts as recorded from its opening on, and says so to the peer, whose key it is too. So what was
 opened before a recorder came is never handed on: of Alice, symbols of blocks that were opened as recorded; of
-Bob, raw tags only after all slots before the first such block are complete. A recording is of one emission
-run, at Bob also of one opening of the TDC and one numbering of slots; when that ends, so does the recording.
+Bob, raw tags only after all slots before the first such block are complete; and a block that is opened after
+a recording ended, but some of whose tags were handed on before, counts as recorded too. A recording is of one
+emission run, at Bob also of one opening of the TDC and one numbering of slots; when that ends, so does the
+recording.
 """
 
 import threading
@@ -18,7 +20,11 @@ from qnode.distill.sift import Lookup
 from qnode.node.dialogue import BlockSpan
 from qnode.operate.recording_frames import MOST_ENTRIES, Begun, Block, Symbols, Tags
 from qnode.operate.recordings import Recording, Recordings
+from qnode.tags.order import FURTHEST_AHEAD_PS
+from qnode.tags.tracking import INTERVAL_PS
 from qnode.tags.types import Codes, Slots, TagBlock
+
+_HELD_BACK_PS = 2 * INTERVAL_PS  # so much of the tags, or less, the synchroniser has not made slots of yet
 
 
 class AliceRecorder:
@@ -84,6 +90,16 @@ class _Place:
     slot: int
 
 
+@dataclass
+class _Given:
+    """Tags that were handed on, in a numbering, up to a tag time; ``below``: of slots below, once known."""
+
+    recording: Recording
+    numbering: int
+    until_ps: int
+    below: int | None = None
+
+
 class BobRecorder:
     """Begins recordings of Bob's tags and hands them on; tags in a thread, blocks in the event loop."""
 
@@ -94,16 +110,22 @@ class BobRecorder:
         self._lock = threading.Lock()
         self._first: _Place | None = None  # where the first block begins that was opened as recorded
         self._begun: _Place | None = None  # from which slot on all tags are handed on
+        self._given: _Given | None = None  # what was handed on last
+        self._reached_slot, self._until_ps = -1, 0  # of the block of tags before
 
     def open_block(self, numbering: int, first_slot: int) -> Recording | None:
         """Return the recording that a new block belongs to, None where nobody records it.
 
-        ``numbering`` changes when slots are counted anew.
+        ``numbering`` changes when slots are counted anew. The recording has ended where the block is opened
+        so late that tags of it were handed on before.
         """
         recording = self._recordings.current
-        if recording is None:
-            return None
         with self._lock:
+            if recording is None:
+                given = self._given
+                if given is None or given.numbering != numbering:
+                    return None
+                return given.recording if given.below is None or first_slot < given.below else None
             first = self._first
             if first is None or first.recording is not recording or first.numbering != numbering:
                 self._first = _Place(recording, numbering, first_slot)
@@ -112,7 +134,10 @@ class BobRecorder:
     def hand_on(self, block: TagBlock, passage: Passage) -> None:
         """Hand on tags as they came, once no slot in them can be of a block that is not recorded."""
         recording = self._recordings.current
-        if recording is None or not self._begins(recording, passage):
+        if recording is not None and not self._begins(recording, passage):
+            recording = None
+        self._note(block, passage, recording)  # before any is handed on: a block may be opened meanwhile
+        if recording is None:
             return
         for first in range(0, block.times_ps.shape[0], MOST_ENTRIES):
             some = slice(first, first + MOST_ENTRIES)
@@ -127,6 +152,20 @@ class BobRecorder:
             return
         if span.first_slot >= begun.slot:
             recording.put(Block(block_id, span.first_slot, span.n_slots))
+
+    def _note(self, block: TagBlock, passage: Passage, recording: Recording | None) -> None:
+        """Note up to where tags are handed on, or, when none are, below which slot the last were."""
+        given, reached_slot = self._given, passage.reached_slot
+        with self._lock:
+            if recording is not None:
+                latest_ps = int(block.times_ps.max(initial=block.until_ps))
+                until_ps = min(latest_ps, block.until_ps + FURTHEST_AHEAD_PS)  # beyond, none is used
+                self._given = _Given(recording, passage.numbering, until_ps)
+            elif given is not None and given.below is None and given.numbering == passage.numbering:
+                followed = 0 <= self._reached_slot < reached_slot  # through the block of tags before
+                if followed and self._until_ps >= given.until_ps + _HELD_BACK_PS:
+                    given.below = reached_slot
+            self._reached_slot, self._until_ps = reached_slot, block.until_ps
 
     def _begins(self, recording: Recording, passage: Passage) -> bool:
         """Tell whether the recording has begun, or begins here."""
