@@ -219,6 +219,17 @@ def test_what_is_held_is_bounded_and_taking_makes_room() -> None:
     assert last.fell_behind
 
 
+def test_a_recording_that_is_over_holds_no_key() -> None:
+    bob = Bob()
+    recording = bob.recordings.begin(user=0, process=1)
+    bob.recorder.open_block(1, 0)
+    bob.tags(10, 5)
+    bob.recordings.finish("the recorder does not take what is sent")
+    bob.tags(20, 7)
+    assert recording.ended
+    assert handed_on(recording) == []
+
+
 @pytest.mark.parametrize("role", ["alice", "bob"])
 def test_recordings_are_not_allowed_unless_the_site_file_says_so(role: str) -> None:
     operate = CONFIGS[role].operate

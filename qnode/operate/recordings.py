@@ -81,6 +81,12 @@ class Recording:
             self._held_bytes -= len(encoded)
             return encoded
 
+    def forget(self) -> None:
+        """Hold nothing any more; blocks that were opened as recorded remember the recording, not the key."""
+        with self._lock:
+            self._frames.clear()
+            self._held_bytes = 0
+
     def _end(self, because: str, *, fell_behind: bool = False) -> None:
         self._ended = because
         self._add(encode_frame(Ended(because, fell_behind)))
@@ -139,6 +145,7 @@ class Recordings:
         if recording is None:
             return
         recording.end(because)
+        recording.forget()
         self._changed(None)
         log.warning(
             "recording.ended",
