@@ -1,6 +1,7 @@
 """What of a site is handed to a recorder, and which blocks say so."""
 
 from pathlib import Path
+from uuid import UUID
 
 import msgspec.structs
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun
+from qnode.keys import BlockRecord, Key
+from qnode.node.decision import RECORDED
 from qnode.node.dialogue import BlockSpan
 from qnode.node.recorder import AliceRecorder, BobRecorder, Passage, recorded_lookup
+from qnode.node.supply import _for_delivery
 from qnode.operate.recording_frames import Begun, Block, Ended, Frame, FrameReader, Symbols, Tags
 from qnode.operate.recordings import MOST_HELD_BYTES, Recording, Recordings
 from qnode.tags.types import Codes, Slots, TagBlock
@@ -228,6 +232,26 @@ def test_a_recording_that_is_over_holds_no_key() -> None:
     bob.tags(20, 7)
     assert recording.ended
     assert handed_on(recording) == []
+
+
+def test_encryptors_are_told_with_each_key_of_a_recorded_block() -> None:
+    plain = BlockRecord(
+        estimator="eur",
+        eps_sec=1e-9,
+        eps_cor=1e-15,
+        x_mode="visibility",
+        assumptions=("one",),
+        simulated=False,
+        n_chunks=4,
+        secret_bits=1024,
+        created_at=0.0,
+    )
+    recorded = msgspec.structs.replace(plain, assumptions=("one", RECORDED))
+    keys = [
+        Key(UUID(int=n), bytes(32), record) for n, record in enumerate((plain, recorded, recorded, plain))
+    ]
+    said = [key.extension.get("recorded") for key in _for_delivery(keys)]
+    assert said == [None, True, True, None]
 
 
 @pytest.mark.parametrize("role", ["alice", "bob"])

@@ -16,6 +16,7 @@ from qnode.errors import LinkDown, LinkError, NotEnoughKeys
 from qnode.etsi014 import Key, KeySupply
 from qnode.keys import Assignment, BlockRecord
 from qnode.keys import Key as StoredKey
+from qnode.node.decision import RECORDED
 from qnode.node.storage import Storage
 from qnode.units import CHUNK_BITS
 
@@ -144,5 +145,7 @@ def _for_delivery(keys: list[StoredKey]) -> list[Key]:
                 "estimator": record.estimator,
                 "eps_sec": record.eps_sec,
             }
+            if RECORDED in record.assumptions:  # whoever has the recording has the key
+                extension["recorded"] = True
         result.append(Key(key.key_id, key.key, extension))
     return result
