@@ -4,6 +4,7 @@ A jump back makes every tag too late for the order window; one ahead makes the s
 for finding the alignment. Neither passes by itself, and hardware that has jumped does not always say so.
 """
 
+import math
 from typing import Final
 
 from qnode.errors import TransientDeviceError
@@ -11,6 +12,7 @@ from qnode.tags.order import OrderStatistics
 
 LONGEST_MISPLACED_S: Final = 1.0
 LONGEST_UNALIGNED_S: Final = 30.0
+LONGEST_WITHOUT_ANSWER_S: Final = 10.0  # after more, a failure is the first: nobody asked meanwhile
 
 
 class ClockWatch:
@@ -20,6 +22,7 @@ class ClockWatch:
         self._misplaced = 0
         self._misplaced_since_s: float | None = None
         self._unaligned_since_s: float | None = None
+        self._answered_s = -math.inf
 
     def see_tags(self, n_tags: int, order: OrderStatistics, now_s: float) -> None:
         """Take note of a block of ``n_tags`` tags, after which ``order`` was counted.
@@ -46,6 +49,9 @@ class ClockWatch:
         Raises:
             TransientDeviceError: for half a minute she has found no alignment.
         """
+        before_s, self._answered_s = self._answered_s, now_s
+        if now_s - before_s > LONGEST_WITHOUT_ANSWER_S:
+            self._unaligned_since_s = None
         if found:
             self._unaligned_since_s = None
         elif self._unaligned_since_s is None:
