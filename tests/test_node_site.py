@@ -57,3 +57,31 @@ async def test_a_full_disk_ends_the_session_and_a_broken_one_the_node(
                 await node._hold_session(session)
         assert [alarm.name for alarm in node._figures.status().alarms] == ["store.failed"] * (disk == "full")
         database._tx.connection.execute("PRAGMA query_only = OFF")
+
+
+async def test_a_session_is_used_once_the_self_test_has_passed(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        alice = stack.enter_context(StoreSite(tmp_path / "a", "alice").open())
+        bob = stack.enter_context(StoreSite(tmp_path / "b", "bob").open())
+        for store in (alice, bob):
+            store.load_preshared(preshared(64))
+        ends = {"alice": end_of("alice", alice), "bob": end_of("bob", bob)}
+        greeted = await greet_both(ends["alice"], ends["bob"])
+        node = SiteNode(load(CONFIG / "bob.toml", SiteConfig), bob, EventLog())
+
+        def is_connected() -> bool:
+            return node._figures.status().peer.connection.state == "connected"
+
+        with trio.fail_after(10):
+            async with (
+                open_session(greeted.frames.alice, ends["alice"], greeted.alice),
+                open_session(greeted.frames.bob, ends["bob"], greeted.bob) as session,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(node._hold_session, session)
+                await trio.sleep(0.2)
+                assert not is_connected()
+                node._tested.set()
+                while not is_connected():  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
