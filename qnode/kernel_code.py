@@ -7,6 +7,7 @@ are still had when they are needed: a kernel that is not there makes numba get r
 calls this code makes it read that other form.
 """
 
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -86,12 +87,18 @@ class _Implementation(_CodeImplementation):  # type: ignore[misc]
 
     def reduce(self, compiled: Any) -> Any:
         """Return what is kept: all but the environments of numba's own functions, which hold nothing."""
-        *others, environments = super().reduce(compiled)
-        return (*others, tuple(one for one in environments if one.consts))
+        library, *others, environments = super().reduce(compiled)
+        return (_sum(library[2]), library, *others, tuple(one for one in environments if one.consts))
 
     def rebuild(self, target_context: Any, kept: Any) -> Any:
-        """Return the kernel as if it had just been compiled."""
-        (name, _, (machine_code, bitcode)), descriptor, environment, signature, *others = kept
+        """Return the kernel as if it had just been compiled.
+
+        Raises:
+            ValueError: its code is damaged, which might be noticed only once it is run or another calls it.
+        """
+        written, (name, _, (machine_code, bitcode)), descriptor, environment, signature, *others = kept
+        if written != _sum((machine_code, bitcode)):
+            raise ValueError(f"the code of {name} is damaged")
         object_mode, lifted, annotation, starters, environments = others
         for starter in starters:
             starter()
@@ -118,6 +125,10 @@ class _Implementation(_CodeImplementation):  # type: ignore[misc]
         for one in environments:
             codegen.set_env(one.env_name, one)
         return compiled
+
+
+def _sum(code: tuple[bytes, bytes]) -> int:
+    return zlib.crc32(code[1], zlib.crc32(code[0]))
 
 
 @cache

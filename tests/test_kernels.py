@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,21 @@ def test_a_kernel_is_compiled_with_the_kept_code_of_those_that_it_calls(cache: P
     for file in cache.rglob("*_best_offset*"):
         file.unlink()
     assert run(SCORE) == first | {"misses": 1}
+
+
+@pytest.mark.parametrize("part", [0, 1])  # machine code, and the form that others are compiled with
+def test_code_that_is_damaged_inside_a_whole_file_is_compiled_anew(cache: Path, part: int) -> None:
+    first = run(MULTIPLY)
+    (file,) = cache.rglob("*.nbc")
+    kept = pickle.loads(file.read_bytes())
+    (at,) = (i for i, item in enumerate(kept) if isinstance(item, tuple) and "object" in item)
+    name, kind, code = kept[at]
+    damaged = bytearray(code[part])
+    damaged[len(damaged) // 2] ^= 0xFF
+    codes = (*code[:part], bytes(damaged), *code[part + 1 :])
+    file.write_bytes(pickle.dumps((*kept[:at], (name, kind, codes), *kept[at + 1 :])))
+    assert run(MULTIPLY) == first
+    assert run(MULTIPLY) == first | {"misses": 0}
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
