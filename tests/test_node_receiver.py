@@ -98,43 +98,13 @@ def test_single_misplaced_tags_and_single_failed_alignments_are_taken_as_they_co
         watch.see_answer(float(second), found=second % 20 == 0)
 
 
-def unaligned(watch: ClockWatch, since_s: int, until_s: int) -> None:
-    for second in range(since_s, until_s):
+def test_half_a_minute_without_an_alignment_asks_for_a_new_time_of_day() -> None:
+    watch = ClockWatch()
+    watch.see_answer(0.0, found=True)
+    for second in range(100, 130):
         watch.see_answer(float(second), found=False)
-
-
-@pytest.mark.parametrize("paced", [True, False])
-def test_half_a_minute_without_an_alignment_asks_for_a_new_time_of_day(paced: bool) -> None:
-    watch = ClockWatch(paced=paced)
-    if not paced:  # no jump of such a clock can be seen
-        watch.see_answer(0.0, found=True)
-    unaligned(watch, 100, 130)
     with pytest.raises(TransientDeviceError, match="start_uncertainty_s"):
         watch.see_answer(130.0, found=False)
-
-
-def arrivals(watch: ClockWatch, since_s: int, until_s: int, ahead_s: float = 0.0) -> None:
-    """Let blocks come on a clock that is fast by 100 ppm, some of them late."""
-    for tenth in range(10 * since_s, 10 * until_s):
-        tag_s = tenth / 10
-        watch.see_arrival(tag_s * (1 + 1e-4) + ahead_s, tag_s + (3.0 if tenth % 70 < 5 else 0.01))
-
-
-def test_where_alices_count_was_is_kept_while_eve_sends_something_else() -> None:
-    watch = ClockWatch()
-    arrivals(watch, 0, 20_000)
-    watch.see_answer(20_000.0, found=True)
-    arrivals(watch, 20_000, 21_000)
-    unaligned(watch, 20_000, 21_000)
-
-
-def test_a_clock_that_was_seen_to_jump_ahead_asks_for_a_new_time_of_day() -> None:
-    watch = ClockWatch()
-    arrivals(watch, 0, 20_000)
-    watch.see_answer(20_000.0, found=True)
-    arrivals(watch, 20_000, 20_001, ahead_s=2.0)
-    with pytest.raises(TransientDeviceError, match="start_uncertainty_s"):
-        unaligned(watch, 20_001, 20_040)
 
 
 def test_alignments_that_failed_before_a_time_without_light_or_session_do_not_count() -> None:

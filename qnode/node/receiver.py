@@ -70,7 +70,7 @@ class Receiver:
             TransientDeviceError: its clock has jumped, or for ``silence_limit_s`` it yielded nothing, not
                 even that there was nothing.
         """
-        self._watch = ClockWatch(paced=source.paced)
+        self._watch = ClockWatch()
         synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
         self._run = None
         depth = PACED_DEPTH if source.paced else UNPACED_DEPTH
@@ -90,7 +90,6 @@ class Receiver:
                 async for block in blocks:
                     silence.heard()
                     if source.paced:
-                        self._watch.see_arrival(block.until_ps / PS_PER_S, trio.current_time())
                         self._offer(put, block)
                         continue
                     silence.hold()
