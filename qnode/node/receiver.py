@@ -20,8 +20,9 @@ from qnode.errors import LinkError
 from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
 from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
+from qnode.node.offset_search import OffsetSearch
 from qnode.node.recorder import BobRecorder, Passage
-from qnode.tags.alignment import Alignment, offset_window
+from qnode.tags.alignment import Alignment
 from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
 from qnode.tags.types import OUTCOME_LATE, TagBlock
 from qnode.units import PS_PER_S
@@ -49,6 +50,7 @@ class Receiver:
         self._unannounced = 0
         self._lost_by_overrun = 0
         self._watch = ClockWatch()
+        self._search = OffsetSearch(config.node.start_uncertainty_s, config.link.source.qubit_rate_hz)
 
     async def serve(self, part: BobPart) -> None:
         """Send what is received through ``part`` until its session ends."""
@@ -132,7 +134,10 @@ class Receiver:
         self._reached_slot = result.reached if result.state is SyncState.LOCKED else -1
         z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
         self._note(result, block, z_clicks)
-        self._watch.see_tags(block.times_ps.shape[0], result.order, trio.current_time())
+        now_s = trio.current_time()
+        self._watch.see_tags(block.times_ps.shape[0], result.order, now_s)
+        if source.paced and result.state is SyncState.LOCKED:
+            self._search.note(run.run_id, result.reached, now_s)
         if part is None:  # hardware goes on without a session: lock is kept, clicks are not
             self._unannounced += len(result.clicks)
             if result.probe is not None:
@@ -143,13 +148,13 @@ class Receiver:
         if len(result.clicks) or result.state is SyncState.LOCKED:
             await self._do(part, self._announcement(run, result, z_clicks))
         if result.probe is not None:
-            found = await self._align(source, part, run, result)
+            found = await self._align(source, part, run, result, block.until_ps, now_s)
             if found is None:
                 synchroniser.alignment_failed(result.probe.number)
             else:
                 synchroniser.aligned(found)
             if self._part is part:  # else nobody has answered
-                self._watch.see_answer(trio.current_time(), found=found is not None)
+                self._search.answered(found=found is not None)
 
     def _feed(self, synchroniser: Synchroniser, block: TagBlock, passage: Passage) -> SyncResult:
         """Hand the tags on to whoever records them, and find their clicks (in a thread)."""
@@ -168,22 +173,23 @@ class Receiver:
         return self._part
 
     async def _align(
-        self, source: TagSource, part: BobPart, run: EmissionRun, result: SyncResult
+        self,
+        source: TagSource,
+        part: BobPart,
+        run: EmissionRun,
+        result: SyncResult,
+        until_ps: int,
+        now_s: float,
     ) -> Alignment | None:
-        """Ask Alice where the probe fits, around where the two sites' times of day say it should."""
+        """Ask Alice where the probe fits; the tags up to ``until_ps`` came at ``now_s``."""
         probe = result.probe
         assert probe is not None
         # Tag time runs on the TDC's clock; hours after its start the difference is more than the window.
         elapsed_s = probe.start_ps / PS_PER_S / (1.0 + 1e-6 * result.statistics.clock_offset_ppm)
         into_run_s = source.origin_s + elapsed_s - run.started_at_s
-        offsets = offset_window(
-            probe,
-            into_run_s,
-            self._config.node.start_uncertainty_s,
-            self._config.link.source.qubit_rate_hz,
-        )
+        attempt = self._search.next(probe, run.run_id, into_run_s, until_ps, now_s)
         reply, answer = trio.open_memory_channel[Alignment | None](1)
-        if not await self._do(part, ProbeErrand(run.run_id, probe, offsets, reply)):
+        if not await self._do(part, ProbeErrand(run.run_id, attempt.probe, attempt.offsets, reply)):
             return None
         try:
             return await answer.receive()

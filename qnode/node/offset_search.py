@@ -1,0 +1,95 @@
+"""Where in Alice's run a probe of Bob's may lie: she is asked for one window of offsets after the other.
+
+First where the sites' times of day, or the last lock, say it is. Both may be wrong: a tag clock jumps, and at
+a part in a million Alice's clock gains ten milliseconds on the time of day in three hours. So every other
+time the search goes elsewhere: to where her count should be by our own clock since it was last known, then
+ever farther from the first window, a third of a second to either side.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from qnode.tags.alignment import MOST_OFFSETS, AlignmentProbe, offset_window
+from qnode.units import PS_PER_S
+
+FURTHEST_S: Final = 0.32
+ARRIVAL_S: Final = 0.1  # how unevenly tags arrive, at most
+# Elsewhere windows are large, and so many clicks find the offset on all but the worst of links.
+_MOST_CLICKS_ELSEWHERE: Final = 1024
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The probe to send, and the offsets to ask for."""
+
+    probe: AlignmentProbe
+    offsets: range
+
+
+@dataclass(frozen=True)
+class _Known:
+    """At ``at_s`` of our own clock, Alice's slots below ``slot`` had come."""
+
+    run_id: int
+    slot: int
+    at_s: float
+
+
+class OffsetSearch:
+    """The search of one receiver; it outlives openings of the tag source.
+
+    ``uncertainty_s``: of the sites' times of day. Times ``now_s`` are of a clock that never jumps.
+    """
+
+    def __init__(self, uncertainty_s: float, qubit_rate_hz: int) -> None:
+        self._uncertainty_s = uncertainty_s
+        self._qubit_rate_hz = qubit_rate_hz
+        self._failures = 0
+        self._known: _Known | None = None
+
+    def note(self, run_id: int, slot: int, now_s: float) -> None:
+        """Take note of where Alice's count is; what does not fit is not believed before the next answer."""
+        known = self._known
+        if known is not None and known.run_id == run_id:
+            expected = known.slot + (now_s - known.at_s) * self._qubit_rate_hz
+            if abs(slot - expected) > ARRIVAL_S * self._qubit_rate_hz:
+                return
+        self._known = _Known(run_id, slot, now_s)
+
+    def answered(self, *, found: bool) -> None:
+        """Take note of Alice's answer."""
+        self._failures = 0 if found else self._failures + 1
+        if found:
+            self._known = None
+
+    def next(
+        self, probe: AlignmentProbe, run_id: int, into_run_s: float, until_ps: int, now_s: float
+    ) -> Attempt:
+        """Return what to ask for next.
+
+        By the times of day the probe began ``into_run_s`` into the run; the tags up to ``until_ps`` of tag
+        time came at ``now_s``.
+        """
+        first = offset_window(probe, into_run_s, self._uncertainty_s, self._qubit_rate_hz)
+        if self._failures % 2 == 0:
+            return Attempt(probe, first)
+        elsewhere = self._rings(first)
+        known = self._known
+        if known is not None and known.run_id == run_id:
+            passed_s = now_s - known.at_s - (until_ps - probe.start_ps) / PS_PER_S
+            centre = 2 * known.slot + round(2 * self._qubit_rate_hz * passed_s)
+            reach = min(round(2 * self._qubit_rate_hz * ARRIVAL_S), (MOST_OFFSETS - 1) // 2)
+            elsewhere.insert(0, range(centre - reach, centre + reach + 1))
+        offsets = elsewhere[self._failures // 2 % len(elsewhere)]
+        return Attempt(replace(probe, ticks=probe.ticks[:_MOST_CLICKS_ELSEWHERE]), offsets)
+
+    def _rings(self, first: range) -> list[range]:
+        """Return windows after and before ``first`` in turn, each pair twice as wide as the one before."""
+        rings = list[range]()
+        furthest = first.stop + round(2 * self._qubit_rate_hz * FURTHEST_S)
+        after, before, width = first.stop, first.start, max(1, len(first) // 2)
+        while after < furthest:
+            width = min(width, MOST_OFFSETS)
+            rings += [range(after, after + width), range(before - width, before)]
+            after, before, width = after + width, before - width, 2 * width
+        return rings

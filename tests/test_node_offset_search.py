@@ -1,0 +1,124 @@
+"""Where Bob looks for his slots: every place within a third of a second, the likely ones first."""
+
+import itertools
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qnode.config import LinkParameters, ReceiverParameters, SiteConfig, SourceParameters, load
+from qnode.devices.protocols import EmissionRun, TagSource
+from qnode.node.bob import BobPart, Errand, ProbeErrand
+from qnode.node.figures import Figures
+from qnode.node.offset_search import ARRIVAL_S, FURTHEST_S, OffsetSearch
+from qnode.node.receiver import Receiver
+from qnode.node.recorder import BobRecorder
+from qnode.operate.recordings import Recordings
+from qnode.simulate.parameters import DetectorParameters, SimulationParameters
+from qnode.simulate.recording import SimulatedRecording
+from qnode.tags.alignment import MOST_OFFSETS, AlignmentProbe, correlate
+from qnode.tags.synchroniser import Synchroniser, SyncState
+from qnode.tags.types import TagBlock
+from qnode.units import PS_PER_S
+
+RATE_HZ = 600_000_000
+PROBE = AlignmentProbe(1, 3 * PS_PER_S, np.arange(0, 40_000, 10))
+
+
+def asked(search: OffsetSearch, n: int, now_s: float = 5.0) -> list[range]:
+    """Return the windows of ``n`` probes that all fail."""
+    windows = []
+    for _ in range(n):
+        windows.append(search.next(PROBE, 7, 100.0, 4 * PS_PER_S, now_s).offsets)
+        search.answered(found=False)
+    return windows
+
+
+@given(uncertainty_s=st.floats(1e-6, 0.1), rate_hz=st.integers(10_000_000, 2_500_000_000))
+def test_windows_cover_all_within_a_third_of_a_second_once_and_each_can_be_searched(
+    uncertainty_s: float, rate_hz: int
+) -> None:
+    windows = asked(OffsetSearch(uncertainty_s, rate_hz), 120)
+    first, *elsewhere = windows[0], *windows[1::2]
+    assert set(windows[::2]) == {first}
+    once = elsewhere[: elsewhere.index(elsewhere[0], 1)]
+    ordered = sorted([first, *once], key=lambda one: one.start)
+    assert all(one.stop == other.start for one, other in itertools.pairwise(ordered))
+    centre = round(2 * rate_hz * 100.0)
+    reach = round(2 * rate_hz * FURTHEST_S)
+    assert ordered[0].start <= centre - reach
+    assert ordered[-1].stop > centre + reach
+    assert all(len(one) <= MOST_OFFSETS for one in once)
+
+
+def test_the_second_place_is_where_the_count_should_be_by_our_own_clock() -> None:
+    search = OffsetSearch(0.010, RATE_HZ)
+    search.note(7, 30_000 * RATE_HZ, 2.0)
+    search.note(7, 77, 2.5)  # a lock on something else
+    # The tags until 4 s came at 5 s, the probe began a second before those: two seconds after the note.
+    _, second = asked(search, 2)
+    assert (second.start + second.stop) // 2 == 2 * 30_002 * RATE_HZ
+    assert len(second) <= MOST_OFFSETS
+    assert len(second) / (2 * RATE_HZ) > 1.9 * ARRIVAL_S
+    search.answered(found=True)
+    search.note(7, 77 * RATE_HZ, 5.0)  # believed: it is the first after an answer
+    _, second = asked(search, 2)
+    assert (second.start + second.stop) // 2 == 2 * 76 * RATE_HZ
+    search.answered(found=True)
+    _, second = asked(search, 2)
+    assert second.start == asked(OffsetSearch(0.010, RATE_HZ), 1)[0].stop  # nothing is known
+
+
+def test_elsewhere_a_probe_is_short_so_that_alice_is_not_kept_long() -> None:
+    search = OffsetSearch(0.010, RATE_HZ)
+    assert search.next(PROBE, 7, 100.0, 0, 0.0).probe.ticks.size == 4000
+    search.answered(found=False)
+    assert search.next(PROBE, 7, 100.0, 0, 0.0).probe.ticks.size == 1024
+
+
+BRIGHT = DetectorParameters(efficiency=0.5, dead_time_s=1e-6)
+LINK = LinkParameters(source=SourceParameters(p_z=0.9), receiver=ReceiverParameters(p_z=0.9))
+RECORDED = SimulatedRecording(
+    SimulationParameters(attenuation_db=6.0, z_detector=BRIGHT, x_detector=BRIGHT), LINK
+)
+
+
+class AnsweringPart:
+    """Of a session what alignment needs: Alice searches among what was sent."""
+
+    run = EmissionRun(run_id=1, started_at_s=0.0)
+    last_block_id = 0
+
+    async def do(self, errand: Errand) -> None:
+        if isinstance(errand, ProbeErrand):
+            offsets = errand.offsets
+            errand.reply.send_nowait(
+                correlate(errand.probe, RECORDED.symbols, offsets.start, offsets.stop - 1)
+            )
+
+
+@pytest.mark.parametrize("strayed_s", [0.0, 0.015, -0.035])
+async def test_slots_are_found_though_alices_clock_has_strayed_from_the_time_of_day(strayed_s: float) -> None:
+    config = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
+    config = msgspec.structs.replace(config, link=LINK)
+    figures = Figures(config, simulated=True)
+    receiver = Receiver(config, figures, BobRecorder(config, Recordings(), simulated=True))
+    receiver._part = cast(BobPart, AnsweringPart())
+    synchroniser = Synchroniser(LINK.source, LINK.receiver, os.urandom)
+    source = cast(TagSource, SimpleNamespace(paced=False, origin_s=-strayed_s))
+    for block in RECORDED.tags(3.0):
+        for first in range(0, block.times_ps.size, 20_000):
+            times_ps = block.times_ps[first : first + 20_000]
+            until_ps = min(int(times_ps[-1]), block.until_ps)
+            await receiver._process(
+                source, synchroniser, TagBlock(times_ps, block.channels[first : first + 20_000], until_ps)
+            )
+            if synchroniser.state is SyncState.LOCKED:
+                return
+    raise AssertionError(f"no lock: {synchroniser.state}")
