@@ -35,6 +35,7 @@ ACCEPTED_BLOCK = DecidedBlock(
     eps_cor=1e-15,
     phi_z_upper=0.045,
     secret_bits=238_112,
+    recorded=False,
 )
 
 

@@ -79,8 +79,8 @@ def test_the_last_block_of_a_long_file_is_found(path: Path) -> None:
     ("content", "match"),
     [
         (b"block_id,decided_at_s,result\n1,2,3\n", "column 3 is 'result', expected 'outcome'"),
-        (HEADER[:-1] + b",temperature_k\n", "30 columns, expected 29"),
-        (b"block_id,decided_at_s\n1,2\n", "2 columns, expected 29"),
+        (HEADER[:-1] + b",temperature_k\n", "31 columns, expected 30"),
+        (b"block_id,decided_at_s\n1,2\n", "2 columns, expected 30"),
         (b"\x89PNG\r\n\x1a\n" + bytes(5000), "not the header"),
         (HEADER + b"1,2,3\n", "last line is no block"),
         (HEADER + csv_lines([accepted_block(1)]).replace("1,", "x,", 1).encode(), "last line is no block"),

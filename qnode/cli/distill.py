@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qnode.cli.main import EXIT_USAGE
+from qnode.cli.secrets import forbid_core_dumps
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +38,7 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     One folder is the recording of a simulated link; two are those of the two sites of a running link, in
     either order. No key is kept: this is for studying a link, or a way to distil.
     """
+    forbid_core_dumps()
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
     from qnode.cli.replay import config_over
     from qnode.errors import ConfigError

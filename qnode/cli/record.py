@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from qnode.cli.main import EXIT_USAGE
+from qnode.cli.secrets import forbid_core_dumps
 
 _EITHER = (
     "either --out DIR --duration S [--config FILE] [--loopable] [--json] records a simulated link, or "
@@ -69,6 +70,7 @@ def record(
     the file is continued when it is there, and without --out a site that is away is waited for (exit status
     1 when it never answered).
     """
+    forbid_core_dumps()
     if socket is not None and (folder or table_file) and not (path or loopable or as_json):
         if folder is not None:
             # Before anything is imported that starts threads: they would take the signals.

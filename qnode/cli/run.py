@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from qnode.cli.main import EXIT_USAGE
+from qnode.cli.secrets import forbid_core_dumps
 from qnode.errors import ConfigError, QnodeError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
@@ -50,9 +51,7 @@ def run(path: Path, stop_at_eof: bool) -> int:
     """Run one site until SIGTERM or SIGINT; SIGHUP reloads certificates."""
     # Key material must not reach other users' files, nor a core dump.
     os.umask(0o077)
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_core_dumps()
     _keep_freed_memory()
     _import_sparingly()
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.

@@ -8,7 +8,7 @@ from msgspec import Struct
 from qnode.config import LinkParameters
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.keylength import KeyLength
-from qnode.node.decision import BlockCounts
+from qnode.node.decision import RECORDED, BlockCounts
 from qnode.operate.blocks import ACCEPTED, KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
 from qnode.operate.eventline import printable
 
@@ -89,4 +89,5 @@ def _row(
         eps_cor=estimation.eps_cor,
         phi_z_upper=result.phi_z_upper if result else None,
         secret_bits=result.length if result else 0,
+        recorded=RECORDED in result.assumptions if result else None,
     )

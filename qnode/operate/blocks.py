@@ -22,7 +22,8 @@ class DecidedBlock(Struct, frozen=True, kw_only=True):
     intensity; ``c_plus`` .. ``e_dark``: clicks of the X arm by class (`qnode.distill.counts.XCounts`).
     ``alice_parities``: disclosed by Alice in correction; ``lambda_ec_bits``: all that was disclosed of the
     key. ``estimator``, ``x_mode``, ``eps_sec``, ``eps_cor``: how the link is configured to judge blocks.
-    ``phi_z_upper``: bound on the phase error rate; ``secret_bits``: before the authentication pool's refill.
+    ``phi_z_upper``: bound on the phase error rate; ``secret_bits``: before the authentication pool's refill;
+    ``recorded``: whether somebody recorded its tags or symbols, at either site.
     """
 
     block_id: int
@@ -54,6 +55,7 @@ class DecidedBlock(Struct, frozen=True, kw_only=True):
     eps_cor: float
     phi_z_upper: float | None = None
     secret_bits: int = 0
+    recorded: bool | None = None
 
     @property
     def n_z(self) -> int | None:
