@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from operate_support import NOW, degraded_status, well_status
 from prometheus_client.parser import text_string_to_metric_families
 
-from qnode.operate.metrics import metrics_app, render_metrics
+from qnode.operate.metrics import render_metrics
+from qnode.operate.metrics_app import metrics_app
 from qnode.operate.status import BlockStatus, NodeStatus, PeerStatus, QuantumStatus, SiteStatus, State
 
 RULES = Path(__file__).parent.parent / "config" / "prometheus-rules.yml"

@@ -20,7 +20,7 @@ from qnode.distill.verify import TagBits, verification_tag
 from qnode.errors import QnodeError
 from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes, Slots
 
-N_CLICKS = 40_000
+N_CLICKS = 20_000
 ERROR_EVERY = 70
 
 

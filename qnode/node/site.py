@@ -35,7 +35,7 @@ from qnode.node.storage import PeerMemory, Storage, runs_of
 from qnode.node.supply import SaePair, SiteSupply
 from qnode.operate.control import Answers, serve_control
 from qnode.operate.events import EventLog
-from qnode.operate.metrics import metrics_app
+from qnode.operate.metrics_app import metrics_app
 from qnode.operate.notify import feed_watchdog, from_environment
 from qnode.operate.recordings import Recordings
 from qnode.operate.status import EtsiStatus, PeerStatus, SaeStatus, State

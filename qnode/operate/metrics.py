@@ -3,18 +3,15 @@
 Names follow promtool's lint: base units (seconds, bytes, ratios), ``_total`` for what only grows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qnode.operate.status import NodeStatus, troubles
 from qnode.units import PS_PER_S
-
-ProvideStatus = Callable[[], NodeStatus]
 
 
 def render_metrics(status: NodeStatus) -> bytes:
@@ -22,28 +19,6 @@ def render_metrics(status: NodeStatus) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_StatusCollector(status))
     return generate_latest(registry)
-
-
-def metrics_app(provide_status: ProvideStatus) -> ASGIApp:
-    """Return an ASGI application that answers ``GET /metrics`` and nothing else."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        status, kind, body = 200, CONTENT_TYPE_PLAIN_0_0_4, b""
-        extra: list[tuple[bytes, bytes]] = []
-        if scope["path"] != "/metrics":
-            status, kind, body = 404, "text/plain; charset=utf-8", b"The metrics are at /metrics.\n"
-        elif scope["method"] not in ("GET", "HEAD"):
-            status, kind, body = 405, "text/plain; charset=utf-8", b"Only GET.\n"
-            extra = [(b"allow", b"GET, HEAD")]
-        else:
-            body = render_metrics(provide_status())
-        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode()), *extra]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-    return app
 
 
 class _StatusCollector(Collector):
