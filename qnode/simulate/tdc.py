@@ -77,7 +77,7 @@ class ReceiverEnd:
         changes = [offset + math.ceil(change.at_s * KNOTS_PER_S) for change in self._simulation.schedule]
         latest = max((at for at in changes if at <= knot), default=0)
         steady_s = (knot - max(latest, self._changed_knot)) * KNOT_S
-        block_s = min(BLOCK_S * speed, LONGEST_BLOCK_S, max(SHORTEST_BLOCK_S, steady_s / 8))
+        block_s = min(BLOCK_S * speed, LONGEST_BLOCK_S, max(SHORTEST_BLOCK_S, steady_s / 3))
         until = knot + max(1, round(block_s * KNOTS_PER_S))
         return min([until, *(at for at in changes if at > knot)])
 
