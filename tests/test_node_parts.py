@@ -360,6 +360,10 @@ class _Book:
         self.losses: list[tuple[int, str]] = []
         self.current_block: int | None = None
         self.filled: float | None = None
+        self.last_qber_z: float | None = None
+
+    def announced(self, block_id: int, span_s: float) -> None:
+        pass
 
     def lost(self, block_id: int, reason: str, detail: str) -> None:
         self.losses.append((block_id, reason))
@@ -390,6 +394,43 @@ async def test_a_block_that_was_given_up_before_its_turn_is_never_proposed() -> 
         assert peer.proposed() == [(1, 7), (3, 8), (4, 8)]
         assert sorted(book.losses) == [(1, "emission"), (2, "emission")]
         assert [one.block_id for one in peer.heard if isinstance(one, BlockDiscarded)] == [1]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("can_wait", "qber_z"), [(True, None), (True, 0.015), (False, None)])
+async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
+    can_wait: bool, qber_z: float | None
+) -> None:
+    async def counts() -> SimpleNamespace:
+        return SimpleNamespace(here=0)
+
+    link = LinkParameters(source=SourceParameters(qubit_rate_hz=1_000_000))
+    peer, book, rate, storage = _Peer(), _Book(), RunningRate(p_z=0.5), _Storage()
+    storage.counts, storage.most_chunks = counts, 1  # type: ignore[attr-defined]
+    book.last_qber_z = qber_z
+    site: Any = SimpleNamespace(link=link, session=peer, storage=storage, seals=SealOrder())
+    none, taken = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8)), list[int]()
+
+    async def announce(part: BobPart) -> None:
+        for slot in (1000, 2000, 1_500_000, 1_600_000):
+            await part.do(Announcement(7, 1, none, 2000, slot, 0, 0, can_wait))
+            taken.append(slot)
+
+    async with trio.open_nursery() as nursery:
+        conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
+        part = BobPart(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
+        nursery.start_soon(part.start)
+        await part.ready.wait()
+        nursery.start_soon(announce, part)
+        for block_id in (1, 2):
+            await trio.testing.wait_all_tasks_blocked()
+            await conversation._dialogues[block_id].deliver(BlockAgreed(block_id))
+        await trio.testing.wait_all_tasks_blocked()
+        assert 1_500_000 in taken  # the first block ends with these clicks
+        assert (1_600_000 in taken) == (not can_wait or qber_z is not None)
+        await conversation._dialogues[1].deliver(BlockDiscarded(1, "key_length", ""))
+        await trio.testing.wait_all_tasks_blocked()
+        assert 1_600_000 in taken
         nursery.cancel_scope.cancel()
 
 

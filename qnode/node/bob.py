@@ -43,7 +43,7 @@ class Announcement:
 
     ``z_clicks``: how many of them are of the Z arm. ``numbering`` changes when slots are counted anew.
     ``cut_slots``: so many slots since the last announcement had no lock; ``dropped``: so many clicks
-    could not be announced.
+    could not be announced. ``can_wait``: their source does, when no more is taken.
     """
 
     run_id: int
@@ -53,6 +53,7 @@ class Announcement:
     reached_slot: int
     cut_slots: int
     dropped: int
+    can_wait: bool = False
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,10 @@ class BobPart:
             position = end
             if news.reached_slot < block.span.end_slot:
                 break
+            error_rate_is_known = self._figures.last_qber_z is not None
             self._distil(block)
+            if news.can_wait and not error_rate_is_known:
+                await block.decided.wait()  # or each block that is begun meanwhile pays for a sample, too
             assert self._upcoming is not None
             block = self._current = self._upcoming
             self._upcoming = await self._propose(news.run_id, block.span.end_slot)
@@ -330,6 +334,7 @@ class BobPart:
         try:
             await self._conversation.run_block(block.dialogue, work)
         finally:
+            block.decided.set()
             self._places.release()
 
 

@@ -56,6 +56,7 @@ class BobBlock:
         self.proposed = False
         self.withdrawn = False
         self.agreed = trio.Event()
+        self.decided = trio.Event()
         self._site = site
         self._book = book
         self._outcomes: list[Codes] = []

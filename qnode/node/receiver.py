@@ -146,7 +146,7 @@ class Receiver:
         if part.run is not run:
             return  # these tags belong to a run that has ended meanwhile
         if len(result.clicks) or result.state is SyncState.LOCKED:
-            await self._do(part, self._announcement(run, result, z_clicks))
+            await self._do(part, self._announcement(run, result, z_clicks, can_wait=not source.paced))
         if result.probe is not None:
             found = await self._align(source, part, run, result, block.until_ps, now_s)
             if found is None:
@@ -203,7 +203,9 @@ class Receiver:
             return False
         return True
 
-    def _announcement(self, run: EmissionRun, result: SyncResult, z_clicks: int) -> Announcement:
+    def _announcement(
+        self, run: EmissionRun, result: SyncResult, z_clicks: int, *, can_wait: bool
+    ) -> Announcement:
         dropped, self._unannounced = self._unannounced, 0
         return Announcement(
             run_id=run.run_id,
@@ -213,6 +215,7 @@ class Receiver:
             reached_slot=result.reached,
             cut_slots=sum(cut.end - cut.first for cut in result.cuts),
             dropped=dropped,
+            can_wait=can_wait,
         )
 
     def _note(self, result: SyncResult, block: TagBlock, z_clicks: int) -> None:
