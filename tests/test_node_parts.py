@@ -4,6 +4,7 @@ import math
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar, cast
@@ -19,7 +20,7 @@ from qnode.config import BlockParameters, LinkParameters, SiteConfig, SourcePara
 from qnode.devices.protocols import EmissionRun, Transmitter
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
-from qnode.errors import ConfigError, ProtocolError
+from qnode.errors import ConfigError, LinkError, ProtocolError
 from qnode.keys import Positions
 from qnode.link import codec
 from qnode.link.messages import (
@@ -397,9 +398,10 @@ async def test_a_block_that_was_given_up_before_its_turn_is_never_proposed() -> 
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("decided", [True, False])
 @pytest.mark.parametrize(("can_wait", "qber_z"), [(True, None), (True, 0.015), (False, None)])
 async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
-    can_wait: bool, qber_z: float | None
+    can_wait: bool, qber_z: float | None, decided: bool
 ) -> None:
     async def counts() -> SimpleNamespace:
         return SimpleNamespace(here=0)
@@ -412,9 +414,10 @@ async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
     none, taken = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8)), list[int]()
 
     async def announce(part: BobPart) -> None:
-        for slot in (1000, 2000, 1_500_000, 1_600_000):
-            await part.do(Announcement(7, 1, none, 2000, slot, 0, 0, can_wait))
-            taken.append(slot)
+        with suppress(LinkError):
+            for slot in (1000, 2000, 1_500_000, 1_600_000):
+                await part.do(Announcement(7, 1, none, 2000, slot, 0, 0, can_wait))
+                taken.append(slot)
 
     async with trio.open_nursery() as nursery:
         conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
@@ -428,10 +431,13 @@ async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
         await trio.testing.wait_all_tasks_blocked()
         assert 1_500_000 in taken  # the first block ends with these clicks
         assert (1_600_000 in taken) == (not can_wait or qber_z is not None)
-        await conversation._dialogues[1].deliver(BlockDiscarded(1, "key_length", ""))
-        await trio.testing.wait_all_tasks_blocked()
-        assert 1_600_000 in taken
+        if decided:
+            await conversation._dialogues[1].deliver(BlockDiscarded(1, "key_length", ""))
+            await trio.testing.wait_all_tasks_blocked()
+            assert 1_600_000 in taken
         nursery.cancel_scope.cancel()
+    # Each once, the one that was being distilled as well as the one that was to be announced next.
+    assert sorted(book.losses) == [(1, "key_length" if decided else "link"), (2, "link")]
 
 
 class _Dialogue:

@@ -257,10 +257,11 @@ class BobPart:
                 break
             error_rate_is_known = self._figures.last_qber_z is not None
             self._distil(block)
-            if news.can_wait and not error_rate_is_known:
-                await block.decided.wait()  # or each block that is begun meanwhile pays for a sample, too
+            distilled = block
             assert self._upcoming is not None
-            block = self._current = self._upcoming
+            block = self._current = self._upcoming  # the other is written down by its own task from here on
+            if news.can_wait and not error_rate_is_known:
+                await distilled.decided.wait()  # or each block that is begun meanwhile pays for a sample, too
             self._upcoming = await self._propose(news.run_id, block.span.end_slot)
         span = block.span
         self._figures.current_block = block.dialogue.block_id
