@@ -21,7 +21,7 @@ REALTIME = 1.0
 # How much wall time of tags makes a block, and how far a slow consumer may put an unpaced source behind.
 BLOCK_S = 0.1
 # At speed blocks are long, so that what each costs in hand-overs vanishes; but soon after the light changed
-# they are short, an eighth of the time since then, so that lock is not late by a block.
+# they are short, a third of the time since then, so that lock is not late by a block.
 SHORTEST_BLOCK_S = 0.1
 LONGEST_BLOCK_S = 32.0
 # Large blocks: whatever is done once a block, by either site, is done less often.
