@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -9,11 +10,13 @@ from typing import cast
 import msgspec
 import numpy as np
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qnode.config import LinkParameters, ReceiverParameters, SiteConfig, SourceParameters, load
 from qnode.devices.protocols import EmissionRun, TagSource
+from qnode.errors import TransientDeviceError
 from qnode.node.bob import BobPart, Errand, ProbeErrand
 from qnode.node.figures import Figures
 from qnode.node.offset_search import ARRIVAL_S, FURTHEST_S, OffsetSearch
@@ -22,9 +25,10 @@ from qnode.node.recorder import BobRecorder
 from qnode.operate.recordings import Recordings
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
-from qnode.tags.alignment import MOST_OFFSETS, AlignmentProbe, correlate
-from qnode.tags.synchroniser import Synchroniser, SyncState
-from qnode.tags.types import TagBlock
+from qnode.tags.alignment import MOST_OFFSETS, Alignment, AlignmentProbe, correlate
+from qnode.tags.order import OrderStatistics
+from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState, SyncStatistics
+from qnode.tags.types import NO_CLICKS, TagBlock
 from qnode.units import PS_PER_S
 
 RATE_HZ = 600_000_000
@@ -36,7 +40,7 @@ def asked(search: OffsetSearch, n: int, now_s: float = 5.0) -> list[range]:
     windows = []
     for _ in range(n):
         windows.append(search.next(PROBE, 7, 100.0, 4 * PS_PER_S, now_s).offsets)
-        search.answered(found=False)
+        search.answered(now_s, found=False)
     return windows
 
 
@@ -66,11 +70,11 @@ def test_the_second_place_is_where_the_count_should_be_by_our_own_clock() -> Non
     assert (second.start + second.stop) // 2 == 2 * 30_002 * RATE_HZ
     assert len(second) <= MOST_OFFSETS
     assert len(second) / (2 * RATE_HZ) > 1.9 * ARRIVAL_S
-    search.answered(found=True)
+    search.answered(5.0, found=True)
     search.note(7, 77 * RATE_HZ, 5.0)  # believed: it is the first after an answer
     _, second = asked(search, 2)
     assert (second.start + second.stop) // 2 == 2 * 76 * RATE_HZ
-    search.answered(found=True)
+    search.answered(5.0, found=True)
     _, second = asked(search, 2)
     assert second.start == asked(OffsetSearch(0.010, RATE_HZ), 1)[0].stop  # nothing is known
 
@@ -78,8 +82,84 @@ def test_the_second_place_is_where_the_count_should_be_by_our_own_clock() -> Non
 def test_elsewhere_a_probe_is_short_so_that_alice_is_not_kept_long() -> None:
     search = OffsetSearch(0.010, RATE_HZ)
     assert search.next(PROBE, 7, 100.0, 0, 0.0).probe.ticks.size == 4000
-    search.answered(found=False)
+    search.answered(0.0, found=False)
     assert search.next(PROBE, 7, 100.0, 0, 0.0).probe.ticks.size == 1024
+
+
+def test_a_round_of_half_a_minute_without_an_alignment_asks_for_a_new_time_of_day() -> None:
+    search = OffsetSearch(0.010, RATE_HZ)
+    first = asked(search, 1, 0.0)[0]
+    asked(search, 100, 29.9)
+    search.answered(30.0, found=True)
+    asked(search, 1, 40.0)
+    asked(search, 8, 100.0)  # seldom a probe: not everywhere has been asked yet
+    with pytest.raises(TransientDeviceError, match="times of day"):
+        asked(search, 15, 100.0)
+    assert asked(search, 1, 101.0)[0] == first  # of the next opening
+
+
+class LateAnswer:
+    """Of a session what alignment needs: Alice takes her time."""
+
+    run = EmissionRun(run_id=1, started_at_s=0.0)
+    last_block_id = 0
+
+    async def do(self, errand: Errand) -> None:
+        if isinstance(errand, ProbeErrand):
+            await trio.sleep(0.6)
+            errand.reply.send_nowait(Alignment(errand.probe.number, 0, 1, 9.0, 0))
+
+
+class EmptyTdc:
+    paced = True
+    origin_s = 0.0
+    began_s = 0.0
+
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
+        self.began_s = trio.current_time()
+        while True:
+            await trio.sleep(0.01)
+            until_ps = round((trio.current_time() - self.began_s) * PS_PER_S)
+            yield TagBlock(np.zeros(0, np.int64), np.zeros(0, np.int8), until_ps)
+
+
+class AligningAtOnce:
+    """A synchroniser that wants one probe, and keeps lock though tags are lost."""
+
+    def __init__(self, *_parameters: object) -> None:
+        self._state = SyncState.ALIGNING
+        self._probe: AlignmentProbe | None = PROBE
+
+    def restart(self) -> None: ...
+
+    def aligned(self, _alignment: Alignment) -> None:
+        self._state = SyncState.LOCKED
+
+    def feed(self, block: TagBlock) -> SyncResult:
+        probe, self._probe = self._probe, None
+        reached = block.until_ps * RATE_HZ // PS_PER_S
+        statistics, order = SyncStatistics(), OrderStatistics()
+        return SyncResult(self._state, NO_CLICKS, (), reached, probe, (), statistics, order)
+
+
+async def test_the_count_is_known_as_of_when_tags_came_though_they_wait_while_alice_searches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qnode.node.receiver.Synchroniser", AligningAtOnce)
+    config = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
+    source = msgspec.structs.replace(config.link.source, qubit_rate_hz=RATE_HZ)
+    config = msgspec.structs.replace(config, link=msgspec.structs.replace(config.link, source=source))
+    receiver = Receiver(
+        config, Figures(config, simulated=True), BobRecorder(config, Recordings(), simulated=True)
+    )
+    receiver._part = cast(BobPart, LateAnswer())
+    tdc = EmptyTdc()
+    with trio.move_on_after(1.0):
+        await receiver.use(cast(TagSource, tdc), 10.0)
+    known = receiver._search._known
+    assert known is not None
+    assert known.at_s > tdc.began_s + 0.7  # a quarter of a second was lost, and the count still believed
+    assert known.slot / RATE_HZ == pytest.approx(known.at_s - tdc.began_s, abs=ARRIVAL_S)
 
 
 BRIGHT = DetectorParameters(efficiency=0.5, dead_time_s=1e-6)
@@ -117,7 +197,10 @@ async def test_slots_are_found_though_alices_clock_has_strayed_from_the_time_of_
             times_ps = block.times_ps[first : first + 20_000]
             until_ps = min(int(times_ps[-1]), block.until_ps)
             await receiver._process(
-                source, synchroniser, TagBlock(times_ps, block.channels[first : first + 20_000], until_ps)
+                source,
+                synchroniser,
+                TagBlock(times_ps, block.channels[first : first + 20_000], until_ps),
+                0.0,
             )
             if synchroniser.state is SyncState.LOCKED:
                 return

@@ -47,7 +47,7 @@ async def test_blocks_from_before_a_restart_that_turn_out_misaligned_later_do_no
 
     async def counted_anew(until_ps: int) -> int:
         dark = TagBlock(np.zeros(0, np.int64), np.zeros(0, np.int8), until_ps)
-        await receiver._process(cast(TagSource, DarkSource()), synchroniser, dark)
+        await receiver._process(cast(TagSource, DarkSource()), synchroniser, dark, 0.0)
         return receiver._numbering
 
     assert await counted_anew(1_000) == 1  # the run has begun

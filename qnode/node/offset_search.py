@@ -3,17 +3,20 @@
 First where the sites' times of day, or the last lock, say it is. Both may be wrong: a tag clock jumps, and at
 a part in a million Alice's clock gains ten milliseconds on the time of day in three hours. So every other
 time the search goes elsewhere: to where her count should be by our own clock since it was last known, then
-ever farther from the first window, a third of a second to either side.
+ever farther from the first window, a third of a second to either side. Where none of that helps, the time of
+day was wrong when the tag source was opened, or has gone wrong since: then only opening it anew helps.
 """
 
 from dataclasses import dataclass, replace
 from typing import Final
 
+from qnode.errors import TransientDeviceError
 from qnode.tags.alignment import MOST_OFFSETS, AlignmentProbe, offset_window
 from qnode.units import PS_PER_S
 
 FURTHEST_S: Final = 0.32
 ARRIVAL_S: Final = 0.1  # how unevenly tags arrive, at most
+LONGEST_UNALIGNED_S: Final = 30.0
 # Elsewhere windows are large, and so many clicks find the offset on all but the worst of links.
 _MOST_CLICKS_ELSEWHERE: Final = 1024
 
@@ -45,6 +48,8 @@ class OffsetSearch:
         self._uncertainty_s = uncertainty_s
         self._qubit_rate_hz = qubit_rate_hz
         self._failures = 0
+        self._failing_since_s = 0.0
+        self._round = 0  # after so many failures all places have been asked for
         self._known: _Known | None = None
 
     def note(self, run_id: int, slot: int, now_s: float) -> None:
@@ -56,11 +61,24 @@ class OffsetSearch:
                 return
         self._known = _Known(run_id, slot, now_s)
 
-    def answered(self, *, found: bool) -> None:
-        """Take note of Alice's answer."""
-        self._failures = 0 if found else self._failures + 1
+    def answered(self, now_s: float, *, found: bool) -> None:
+        """Take note of Alice's answer.
+
+        Raises:
+            TransientDeviceError: for half a minute she has found nothing, wherever she was asked to look.
+        """
         if found:
-            self._known = None
+            self._failures, self._known = 0, None
+            return
+        if self._failures == 0:
+            self._failing_since_s = now_s
+        self._failures += 1
+        if self._failures >= self._round and now_s - self._failing_since_s >= LONGEST_UNALIGNED_S:
+            self._failures = 0
+            raise TransientDeviceError(
+                f"no alignment for {LONGEST_UNALIGNED_S:g} s: its clock has jumped, or the sites' times of "
+                f"day differ by more than {FURTHEST_S:g} s"
+            )
 
     def next(
         self, probe: AlignmentProbe, run_id: int, into_run_s: float, until_ps: int, now_s: float
@@ -80,6 +98,7 @@ class OffsetSearch:
             centre = 2 * known.slot + round(2 * self._qubit_rate_hz * passed_s)
             reach = min(round(2 * self._qubit_rate_hz * ARRIVAL_S), (MOST_OFFSETS - 1) // 2)
             elsewhere.insert(0, range(centre - reach, centre + reach + 1))
+        self._round = 2 * len(elsewhere)
         offsets = elsewhere[self._failures // 2 % len(elsewhere)]
         return Attempt(replace(probe, ticks=probe.ticks[:_MOST_CLICKS_ELSEWHERE]), offsets)
 

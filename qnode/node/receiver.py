@@ -7,6 +7,7 @@ what nobody can be told is dropped and counted.
 import os
 import time
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import msgspec.structs
 import numpy as np
@@ -32,6 +33,14 @@ log = structlog.get_logger()
 # Tag blocks between the source and the pipeline. Hardware yields a block every few milliseconds.
 PACED_DEPTH = 32
 UNPACED_DEPTH = 4
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrived:
+    """Tags, and when they came, by a clock that never jumps: they may wait while Alice searches."""
+
+    block: TagBlock
+    at_s: float
 
 
 class Receiver:
@@ -69,22 +78,22 @@ class Receiver:
         """Process the tags of an opened source until it ends.
 
         Raises:
-            TransientDeviceError: its clock has jumped, or for ``silence_limit_s`` it yielded nothing, not
-                even that there was nothing.
+            TransientDeviceError: its clock has jumped, Alice finds no alignment, or for ``silence_limit_s``
+                it yielded nothing, not even that there was nothing.
         """
         self._watch = ClockWatch()
         synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
         self._run = None
         depth = PACED_DEPTH if source.paced else UNPACED_DEPTH
-        put, take = trio.open_memory_channel[TagBlock](depth)
+        put, take = trio.open_memory_channel[_Arrived](depth)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read, source, put, silence_limit_s)
             async with take:
-                async for block in take:
-                    await self._process(source, synchroniser, block)
+                async for arrived in take:
+                    await self._process(source, synchroniser, arrived.block, arrived.at_s)
 
     async def _read(
-        self, source: TagSource, put: trio.MemorySendChannel[TagBlock], silence_limit_s: float
+        self, source: TagSource, put: trio.MemorySendChannel[_Arrived], silence_limit_s: float
     ) -> None:
         """Bring tag blocks into the bounded channel; a paced source that finds it full overruns."""
         with silence_limit(silence_limit_s) as silence:
@@ -95,16 +104,16 @@ class Receiver:
                         self._offer(put, block)
                         continue
                     silence.hold()
-                    await put.send(block)
+                    await put.send(_Arrived(block, trio.current_time()))
                     silence.heard()
 
-    def _offer(self, put: trio.MemorySendChannel[TagBlock], block: TagBlock) -> None:
+    def _offer(self, put: trio.MemorySendChannel[_Arrived], block: TagBlock) -> None:
         """Put a block into the channel, or lose it and remember how many tags that cost."""
         if self._lost_by_overrun:
             lost = block.lost + self._lost_by_overrun
             block = TagBlock(block.times_ps, block.channels, block.until_ps, lost)
         try:
-            put.send_nowait(block)
+            put.send_nowait(_Arrived(block, trio.current_time()))
         except trio.WouldBlock:
             self._lost_by_overrun = block.lost + block.times_ps.shape[0]
             totals = self._figures.totals
@@ -114,7 +123,9 @@ class Receiver:
             self._lost_by_overrun = 0
             self._figures.clear_alarm("tags.overrun")
 
-    async def _process(self, source: TagSource, synchroniser: Synchroniser, block: TagBlock) -> None:
+    async def _process(
+        self, source: TagSource, synchroniser: Synchroniser, block: TagBlock, arrived_s: float
+    ) -> None:
         part = await self._present_part(source)
         run = part.run if part is not None else self._run
         if run is None:
@@ -134,10 +145,9 @@ class Receiver:
         self._reached_slot = result.reached if result.state is SyncState.LOCKED else -1
         z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
         self._note(result, block, z_clicks)
-        now_s = trio.current_time()
-        self._watch.see_tags(block.times_ps.shape[0], result.order, now_s)
+        self._watch.see_tags(block.times_ps.shape[0], result.order, arrived_s)
         if source.paced and result.state is SyncState.LOCKED:
-            self._search.note(run.run_id, result.reached, now_s)
+            self._search.note(run.run_id, result.reached, arrived_s)
         if part is None:  # hardware goes on without a session: lock is kept, clicks are not
             self._unannounced += len(result.clicks)
             if result.probe is not None:
@@ -148,13 +158,13 @@ class Receiver:
         if len(result.clicks) or result.state is SyncState.LOCKED:
             await self._do(part, self._announcement(run, result, z_clicks, can_wait=not source.paced))
         if result.probe is not None:
-            found = await self._align(source, part, run, result, block.until_ps, now_s)
+            found = await self._align(source, part, run, result, block.until_ps, arrived_s)
             if found is None:
                 synchroniser.alignment_failed(result.probe.number)
             else:
                 synchroniser.aligned(found)
             if self._part is part:  # else nobody has answered
-                self._search.answered(found=found is not None)
+                self._search.answered(trio.current_time(), found=found is not None)
 
     def _feed(self, synchroniser: Synchroniser, block: TagBlock, passage: Passage) -> SyncResult:
         """Hand the tags on to whoever records them, and find their clicks (in a thread)."""
@@ -179,15 +189,15 @@ class Receiver:
         run: EmissionRun,
         result: SyncResult,
         until_ps: int,
-        now_s: float,
+        arrived_s: float,
     ) -> Alignment | None:
-        """Ask Alice where the probe fits; the tags up to ``until_ps`` came at ``now_s``."""
+        """Ask Alice where the probe fits; the tags up to ``until_ps`` came at ``arrived_s``."""
         probe = result.probe
         assert probe is not None
         # Tag time runs on the TDC's clock; hours after its start the difference is more than the window.
         elapsed_s = probe.start_ps / PS_PER_S / (1.0 + 1e-6 * result.statistics.clock_offset_ppm)
         into_run_s = source.origin_s + elapsed_s - run.started_at_s
-        attempt = self._search.next(probe, run.run_id, into_run_s, until_ps, now_s)
+        attempt = self._search.next(probe, run.run_id, into_run_s, until_ps, arrived_s)
         reply, answer = trio.open_memory_channel[Alignment | None](1)
         if not await self._do(part, ProbeErrand(run.run_id, attempt.probe, attempt.offsets, reply)):
             return None
