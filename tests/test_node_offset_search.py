@@ -79,6 +79,12 @@ def test_the_second_place_is_where_the_count_should_be_by_our_own_clock() -> Non
     assert second.start == asked(OffsetSearch(0.010, RATE_HZ), 1)[0].stop  # nothing is known
 
 
+def test_a_new_run_is_looked_for_by_the_times_of_day_first() -> None:
+    search = OffsetSearch(0.010, RATE_HZ)
+    first = asked(search, 19)[0]
+    assert search.next(PROBE, 8, 100.0, 4 * PS_PER_S, 5.0).offsets == first
+
+
 def test_elsewhere_a_probe_is_short_so_that_alice_is_not_kept_long() -> None:
     search = OffsetSearch(0.010, RATE_HZ)
     assert search.next(PROBE, 7, 100.0, 0, 0.0).probe.ticks.size == 4000

@@ -47,6 +47,7 @@ class OffsetSearch:
     def __init__(self, uncertainty_s: float, qubit_rate_hz: int) -> None:
         self._uncertainty_s = uncertainty_s
         self._qubit_rate_hz = qubit_rate_hz
+        self._run_id: int | None = None
         self._failures = 0
         self._failing_since_s = 0.0
         self._round = 0  # after so many failures all places have been asked for
@@ -88,6 +89,8 @@ class OffsetSearch:
         By the times of day the probe began ``into_run_s`` into the run; the tags up to ``until_ps`` of tag
         time came at ``now_s``.
         """
+        if run_id != self._run_id:  # of which the times of day may be right again
+            self._run_id, self._failures = run_id, 0
         first = offset_window(probe, into_run_s, self._uncertainty_s, self._qubit_rate_hz)
         if self._failures % 2 == 0:
             return Attempt(probe, first)
