@@ -25,7 +25,7 @@ from qnode.node.recorder import BobRecorder
 from qnode.operate.recordings import Recordings
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
-from qnode.tags.alignment import MOST_OFFSETS, Alignment, AlignmentProbe, correlate
+from qnode.tags.alignment import Alignment, AlignmentProbe, correlate
 from qnode.tags.order import OrderStatistics
 from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState, SyncStatistics
 from qnode.tags.types import NO_CLICKS, TagBlock
@@ -48,7 +48,7 @@ def asked(search: OffsetSearch, n: int, now_s: float = 5.0) -> list[range]:
 def test_windows_cover_all_within_a_third_of_a_second_once_and_each_can_be_searched(
     uncertainty_s: float, rate_hz: int
 ) -> None:
-    windows = asked(OffsetSearch(uncertainty_s, rate_hz), 120)
+    windows = asked(OffsetSearch(uncertainty_s, rate_hz), 400)
     first, *elsewhere = windows[0], *windows[1::2]
     assert set(windows[::2]) == {first}
     once = elsewhere[: elsewhere.index(elsewhere[0], 1)]
@@ -58,7 +58,7 @@ def test_windows_cover_all_within_a_third_of_a_second_once_and_each_can_be_searc
     reach = round(2 * rate_hz * FURTHEST_S)
     assert ordered[0].start <= centre - reach
     assert ordered[-1].stop > centre + reach
-    assert all(len(one) <= MOST_OFFSETS for one in once)
+    assert all(len(one) <= 1 << 26 for one in once)
 
 
 def test_the_second_place_is_where_the_count_should_be_by_our_own_clock() -> None:
@@ -68,8 +68,8 @@ def test_the_second_place_is_where_the_count_should_be_by_our_own_clock() -> Non
     # The tags until 4 s came at 5 s, the probe began a second before those: two seconds after the note.
     _, second = asked(search, 2)
     assert (second.start + second.stop) // 2 == 2 * 30_002 * RATE_HZ
-    assert len(second) <= MOST_OFFSETS
-    assert len(second) / (2 * RATE_HZ) > 1.9 * ARRIVAL_S
+    around = [second, *asked(search, 16)[1::2]]
+    assert max(one.stop for one in around) >= second.stop + 2 * RATE_HZ * ARRIVAL_S
     search.answered(5.0, found=True)
     search.note(7, 77 * RATE_HZ, 5.0)  # believed: it is the first after an answer
     _, second = asked(search, 2)
@@ -100,7 +100,7 @@ def test_a_round_of_half_a_minute_without_an_alignment_asks_for_a_new_time_of_da
     asked(search, 1, 40.0)
     asked(search, 8, 100.0)  # seldom a probe: not everywhere has been asked yet
     with pytest.raises(TransientDeviceError, match="times of day"):
-        asked(search, 15, 100.0)
+        asked(search, 40, 100.0)
     assert asked(search, 1, 101.0)[0] == first  # of the next opening
 
 

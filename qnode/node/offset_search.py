@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from qnode.errors import TransientDeviceError
-from qnode.tags.alignment import MOST_OFFSETS, AlignmentProbe, offset_window
+from qnode.tags.alignment import AlignmentProbe, offset_window
 from qnode.units import PS_PER_S
 
 FURTHEST_S: Final = 0.32
 ARRIVAL_S: Final = 0.1  # how unevenly tags arrive, at most
 LONGEST_UNALIGNED_S: Final = 30.0
-# Elsewhere windows are large, and so many clicks find the offset on all but the worst of links.
+# Elsewhere windows are many, and so many clicks find the offset on all but the worst of links.
 _MOST_CLICKS_ELSEWHERE: Final = 1024
+# Alice's record of symbols reaches back a second: she must have looked all up before, also when she is busy.
+_MOST_OFFSETS_ELSEWHERE: Final = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -94,24 +96,25 @@ class OffsetSearch:
         first = offset_window(probe, into_run_s, self._uncertainty_s, self._qubit_rate_hz)
         if self._failures % 2 == 0:
             return Attempt(probe, first)
-        elsewhere = self._rings(first)
+        elsewhere = self._around(first, FURTHEST_S)
         known = self._known
         if known is not None and known.run_id == run_id:
             passed_s = now_s - known.at_s - (until_ps - probe.start_ps) / PS_PER_S
             centre = 2 * known.slot + round(2 * self._qubit_rate_hz * passed_s)
-            reach = min(round(2 * self._qubit_rate_hz * ARRIVAL_S), (MOST_OFFSETS - 1) // 2)
-            elsewhere.insert(0, range(centre - reach, centre + reach + 1))
+            reach = min(len(first), _MOST_OFFSETS_ELSEWHERE) // 2
+            near = range(centre - reach, centre + reach + 1)
+            elsewhere = [near, *self._around(near, ARRIVAL_S), *elsewhere]
         self._round = 2 * len(elsewhere)
         offsets = elsewhere[self._failures // 2 % len(elsewhere)]
         return Attempt(replace(probe, ticks=probe.ticks[:_MOST_CLICKS_ELSEWHERE]), offsets)
 
-    def _rings(self, first: range) -> list[range]:
-        """Return windows after and before ``first`` in turn, each pair twice as wide as the one before."""
-        rings = list[range]()
-        furthest = first.stop + round(2 * self._qubit_rate_hz * FURTHEST_S)
-        after, before, width = first.stop, first.start, max(1, len(first) // 2)
+    def _around(self, inner: range, reach_s: float) -> list[range]:
+        """Return windows after and before ``inner`` in turn, each pair twice as wide as the one before."""
+        windows = list[range]()
+        furthest = inner.stop + round(2 * self._qubit_rate_hz * reach_s)
+        after, before, width = inner.stop, inner.start, max(1, len(inner) // 2)
         while after < furthest:
-            width = min(width, MOST_OFFSETS)
-            rings += [range(after, after + width), range(before - width, before)]
+            width = min(width, _MOST_OFFSETS_ELSEWHERE)
+            windows += [range(after, after + width), range(before - width, before)]
             after, before, width = after + width, before - width, 2 * width
-        return rings
+        return windows
