@@ -224,6 +224,7 @@ async def _stop_on_signal(scope: trio.CancelScope, run: Run) -> None:
 async def _exchange_keys(scope: trio.CancelScope, run: Run, link: LoopbackLink) -> None:
     """Compare keys from both ends, until the wanted number of them ends the run."""
     await link.exchange_keys(run.until_keys)
+    await link.look()  # the figures so far may be older than the block of these keys
     run.reached = True
     scope.cancel()
 
