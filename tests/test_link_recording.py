@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ def recording(sites: Sites, role: Role, folder: Path) -> Iterator[None]:
 def is_recorded(sites: Sites, role: Role) -> bool:
     status = sites.status(role)
     return status is not None and status.recorded_since is not None
+
+
+def says(sites: Sites, role: Role, recorded: bool) -> bool:
+    return says_recorded(sites, role) is recorded
 
 
 def says_recorded(sites: Sites, role: Role) -> bool | None:
@@ -108,15 +113,15 @@ def test_keys_of_blocks_recorded_at_one_site_say_so_at_both(tmp_path: Path) -> N
     with two_sites(tmp_path) as sites:
         serving(sites)
         for role in ROLES:
-            eventually(lambda role=role: says_recorded(sites, role) is False, f"a block of {role}'s")  # type: ignore[misc]
+            eventually(partial(says, sites, role, False), f"a block of {role}'s")
         for recorded in ROLES:
             with recording(sites, recorded, tmp_path / recorded):
                 for role in ROLES:
-                    eventually(lambda role=role: says_recorded(sites, role), f"{role} knows it")  # type: ignore[misc]
+                    eventually(partial(says, sites, role, True), f"{role} knows it")
                 shown = qnodectl(sites.endpoints.sites[recorded].control_socket, "status").stdout
                 assert "BEING RECORDED" in shown
             for role in ROLES:
-                eventually(lambda role=role: says_recorded(sites, role) is False, f"{role}'s keys are his")  # type: ignore[misc]
+                eventually(partial(says, sites, role, False), f"{role}'s keys are his")
             socket = sites.endpoints.sites[recorded].control_socket
             (ended,) = [event for event in events_of(socket) if event["event"] == "recording.ended"]
             assert ended["symbols" if recorded == "alice" else "tags"] > 0

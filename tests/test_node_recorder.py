@@ -14,8 +14,9 @@ from qnode.node.decision import RECORDED
 from qnode.node.dialogue import BlockSpan
 from qnode.node.recorder import AliceRecorder, BobRecorder, Passage, recorded_lookup
 from qnode.node.supply import _for_delivery
-from qnode.operate.recording_frames import Begun, Block, Ended, Frame, FrameReader, Symbols, Tags
+from qnode.operate.recording_frames import Begun, Ended, Frame, FrameReader, Symbols, Tags, WholeBlock
 from qnode.operate.recordings import MOST_HELD_BYTES, Recording, Recordings
+from qnode.tags.site_recording import RecordedBlock
 from qnode.tags.types import Codes, Slots, TagBlock
 
 CONFIGS = {
@@ -78,7 +79,7 @@ def test_tags_before_the_first_block_that_was_opened_as_recorded_are_not_handed_
     assert (begun.role, begun.run_id, begun.origin_s, begun.first_slot) == ("bob", 7, 999.5, 210)
     assert (begun.kme_id, begun.peer_kme_id, begun.simulated) == ("kme-bob", "kme-alice", False)
     assert times_in(frames) == [40, 45, 50, 55]
-    assert frames[-1] == Block(4, 300, 100)
+    assert frames[-1] == WholeBlock(RecordedBlock(4, 300, 100))
 
 
 def test_tags_wait_for_lock() -> None:

@@ -30,13 +30,13 @@ from qnode.operate.control import Answers, serve_control
 from qnode.operate.recording_frames import (
     MOST_FRAME_BYTES,
     Begun,
-    Block,
     BrokenFrame,
     Ended,
     Frame,
     FrameReader,
     Symbols,
     Tags,
+    WholeBlock,
     encode_frame,
 )
 from qnode.operate.recordings import Recordings
@@ -93,7 +93,7 @@ def symbols(*slots: int) -> Symbols:
 frames_of_all_kinds = st.one_of(
     st.builds(Tags, st.binary(max_size=300), st.binary(max_size=300)),
     st.builds(Symbols, st.binary(max_size=300), st.binary(max_size=300)),
-    st.builds(Block, *[st.integers(0, 2**62)] * 3),
+    st.builds(WholeBlock, st.builds(RecordedBlock, *[st.integers(0, 2**62)] * 3)),
     st.builds(Ended, st.text(max_size=50), st.booleans()),
     st.sampled_from([BOB, ALICE]),
 )
@@ -199,7 +199,9 @@ async def test_tags_and_blocks_are_recorded_as_they_were_handed_on(tmp_path: Pat
     async with Site(tmp_path / "s").served() as site:
         async with trio.open_nursery() as nursery:
             await started(nursery, site, folder, stop, done)
-            site.put(BOB, tags(10, 50, 90, 70), tags(80, 120), Block(4, 200, 50), tags(150))
+            site.put(
+                BOB, tags(10, 50, 90, 70), tags(80, 120), WholeBlock(RecordedBlock(4, 200, 50)), tags(150)
+            )
             stop.set = True
         await site.free()
     assert done[0].whole
@@ -287,7 +289,11 @@ async def test_a_recorder_that_falls_behind_keeps_a_whole_beginning(tmp_path: Pa
     async with Site(tmp_path / "s", most_held_bytes=100_000).served() as site, trio.open_nursery() as nursery:
         await started(nursery, site, folder, stop, done)
         # All at once: the event loop, which sends, has no turn meanwhile.
-        site.put(BOB, *(tags(first, first + 1) for first in range(0, 2 * many, 2)), Block(1, 200, 50))
+        site.put(
+            BOB,
+            *(tags(first, first + 1) for first in range(0, 2 * many, 2)),
+            WholeBlock(RecordedBlock(1, 200, 50)),
+        )
         assert site.recordings.current is None
     assert not done[0].whole
     assert "fell behind" in done[0].because
@@ -332,7 +338,7 @@ async def test_a_run_that_ends_ends_the_recording_whole(tmp_path: Path) -> None:
     folder, done = tmp_path / "r", list[Recorded]()
     async with Site(tmp_path / "s").served() as site, trio.open_nursery() as nursery:
         await started(nursery, site, folder, Stop(), done)
-        site.put(ALICE, symbols(3), Block(4, 0, 50))
+        site.put(ALICE, symbols(3), WholeBlock(RecordedBlock(4, 0, 50)))
         recording = site.recordings.current
         assert recording is not None
         recording.end("Alice's emission run ended")

@@ -28,8 +28,9 @@ from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import answer_corrections
 from qnode.node.recorder import recorded_lookup
 from qnode.node.settle import Site, authenticate, check_room, commit
-from qnode.operate.recording_frames import Block as RecordedBlock
+from qnode.operate.recording_frames import WholeBlock
 from qnode.operate.recordings import Recording
+from qnode.tags.site_recording import RecordedBlock
 from qnode.tags.types import Codes, Slots
 
 Lookup = Callable[[Slots], Codes]
@@ -62,7 +63,7 @@ async def run_alice_block(
     announced = await _listen(dialogue, span, record, lookup, note)
     ended = trio.current_time()
     if recording is not None:
-        recording.put(RecordedBlock(dialogue.block_id, span.first_slot, span.n_slots))
+        recording.put(WholeBlock(RecordedBlock(dialogue.block_id, span.first_slot, span.n_slots)))
     await check_room(site)
     sifted = await trio.to_thread.run_sync(record.finish)
     n_z = sifted.n_z

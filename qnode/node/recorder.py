@@ -18,9 +18,10 @@ from qnode.config import SiteConfig
 from qnode.devices.protocols import EmissionRun
 from qnode.distill.sift import Lookup
 from qnode.node.dialogue import BlockSpan
-from qnode.operate.recording_frames import MOST_ENTRIES, Begun, Block, Symbols, Tags
+from qnode.operate.recording_frames import MOST_ENTRIES, Begun, Symbols, Tags, WholeBlock
 from qnode.operate.recordings import Recording, Recordings
 from qnode.tags.order import FURTHEST_AHEAD_PS
+from qnode.tags.site_recording import RecordedBlock
 from qnode.tags.tracking import INTERVAL_PS
 from qnode.tags.types import Codes, Slots, TagBlock
 
@@ -151,7 +152,7 @@ class BobRecorder:
         if begun is None or begun.recording is not recording or begun.numbering != numbering:
             return
         if span.first_slot >= begun.slot:
-            recording.put(Block(block_id, span.first_slot, span.n_slots))
+            recording.put(WholeBlock(RecordedBlock(block_id, span.first_slot, span.n_slots)))
 
     def _note(self, block: TagBlock, passage: Passage, recording: Recording | None) -> None:
         """Note up to where tags are handed on, or, when none are, below which slot the last were."""

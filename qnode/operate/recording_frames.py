@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from qnode.config import LinkParameters, Role
 from qnode.errors import QnodeError
+from qnode.tags.site_recording import RecordedBlock
 
 MOST_FRAME_BYTES: Final = 1 << 24
 # So many tags or symbols a frame: some two megabytes.
@@ -61,12 +62,10 @@ class Symbols(Struct, frozen=True, tag="symbols"):
         return f"Symbols({len(self.symbols)} symbols)"
 
 
-class Block(Struct, frozen=True, tag="block"):
+class WholeBlock(Struct, frozen=True, tag="block"):
     """A block was wholly announced; its tags or symbols have come before, all of them."""
 
-    block_id: int
-    first_slot: int
-    n_slots: int
+    block: RecordedBlock
 
 
 class Ended(Struct, frozen=True, tag="ended"):
@@ -76,7 +75,7 @@ class Ended(Struct, frozen=True, tag="ended"):
     fell_behind: bool = False
 
 
-Frame = Begun | Tags | Symbols | Block | Ended
+Frame = Begun | Tags | Symbols | WholeBlock | Ended
 
 
 class BrokenFrame(QnodeError):

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from qnode.errors import QnodeError
-from qnode.operate.recording_frames import Block, Ended, Frame, Symbols, Tags, encode_frame
+from qnode.operate.recording_frames import Ended, Frame, Symbols, Tags, WholeBlock, encode_frame
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class Recording:
                 self.tags += len(frame.channels)
             elif isinstance(frame, Symbols):
                 self.symbols += len(frame.symbols)
-            elif isinstance(frame, Block):
+            elif isinstance(frame, WholeBlock):
                 self.blocks += 1
 
     def end(self, because: str) -> None:

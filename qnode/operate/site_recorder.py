@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from qnode.operate.client import NoAnswer, open_recording_stream
-from qnode.operate.recording_frames import Begun, Block, BrokenFrame, Ended, Frame, FrameReader, Symbols, Tags
+from qnode.operate.recording_frames import (
+    Begun,
+    BrokenFrame,
+    Ended,
+    Frame,
+    FrameReader,
+    Symbols,
+    Tags,
+    WholeBlock,
+)
 from qnode.tags.site_recording import FORMAT, RecordedBlock, SiteManifest, SiteRecordingWriter
 
 PATIENCE_S = 10.0  # for the daemon to send what it still holds
@@ -105,8 +114,8 @@ class _Intake:
             self._writer.add_tags(np.frombuffer(frame.times_ps, "<i8"), np.frombuffer(frame.channels, "|i1"))
         elif isinstance(frame, Symbols):
             self._writer.add_symbols(np.frombuffer(frame.slots, "<i8"), np.frombuffer(frame.symbols, "|u1"))
-        elif isinstance(frame, Block):
-            self._blocks.append(RecordedBlock(frame.block_id, frame.first_slot, frame.n_slots))
+        elif isinstance(frame, WholeBlock):
+            self._blocks.append(frame.block)
         elif isinstance(frame, Begun):
             self.begun = frame
         else:

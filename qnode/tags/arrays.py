@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qnode.errors import ConfigError
+from qnode.tags.types import Times
 
 Kind = TypeVar("Kind", bound=np.generic)
 
@@ -41,6 +42,21 @@ def mapped(path: Path, kind: type[Kind]) -> npt.NDArray[Kind]:
         expected = np.dtype(kind).name
         raise ConfigError(f"{path}: expected a row of {expected}, got {array.dtype}, {array.ndim} dimensions")
     return np.asarray(array)
+
+
+class Disorder:
+    """How much earlier than one before it a tag has been so far, ``most_ps``."""
+
+    def __init__(self) -> None:
+        self.most_ps = 0
+        self._latest_ps = -(2**62)
+
+    def see(self, times_ps: Times) -> None:
+        """Take note of further tags, in the order in which they came."""
+        if times_ps.shape[0]:
+            latest_ps = np.maximum(np.maximum.accumulate(times_ps), self._latest_ps)
+            self.most_ps = max(self.most_ps, int((latest_ps - times_ps).max()))
+            self._latest_ps = int(latest_ps[-1])
 
 
 class GrowingArray:

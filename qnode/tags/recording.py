@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from qnode.config import LinkParameters, load, tables
 from qnode.errors import ConfigError
-from qnode.tags.arrays import GrowingArray, mapped, new_folder
+from qnode.tags.arrays import Disorder, GrowingArray, mapped, new_folder
 from qnode.tags.types import X_CHANNEL, Channels, Times
 
 FORMAT: Final = 1
@@ -142,21 +142,21 @@ class RecordingWriter:
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
         self.x_tags = 0
-        self.disorder_ps = 0
-        self._latest_ps = -(2**62)
+        self._disorder = Disorder()
 
     @property
     def z_tags(self) -> int:
         """Tags of the Z detector so far."""
         return self._times.count - self.x_tags
 
+    @property
+    def disorder_ps(self) -> int:
+        """How much earlier than one before it a tag was so far."""
+        return self._disorder.most_ps
+
     def add(self, times_ps: Times, channels: Channels) -> None:
         """Append tags in the order in which they came."""
-        if not times_ps.shape[0]:
-            return
-        latest_ps = np.maximum(np.maximum.accumulate(times_ps), self._latest_ps)
-        self.disorder_ps = max(self.disorder_ps, int((latest_ps - times_ps).max()))
-        self._latest_ps = int(latest_ps[-1])
+        self._disorder.see(times_ps)
         self._times.append(times_ps)
         self._channels.append(channels)
         self.x_tags += int(np.count_nonzero(channels == X_CHANNEL))

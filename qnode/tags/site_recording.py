@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from qnode.config import LinkParameters, Role, load, tables
 from qnode.errors import ConfigError
-from qnode.tags.arrays import GrowingArray, mapped, new_folder
+from qnode.tags.arrays import Disorder, GrowingArray, mapped, new_folder
 from qnode.tags.recording import CHANNELS, MANIFEST, TIMES
 from qnode.tags.types import Channels, Codes, Slots, Times
 
@@ -143,21 +143,21 @@ class SiteRecordingWriter:
         new_folder(folder)
         self._folder = folder
         self._arrays: tuple[GrowingArray, GrowingArray] | None = None
-        self._latest_ps = -(2**62)
-        self.disorder_ps = 0
+        self._disorder = Disorder()
 
     @property
     def entries(self) -> int:
         """Tags or symbols so far."""
         return self._arrays[0].count if self._arrays is not None else 0
 
+    @property
+    def disorder_ps(self) -> int:
+        """How much earlier than one before it a tag was so far."""
+        return self._disorder.most_ps
+
     def add_tags(self, times_ps: Times, channels: Channels) -> None:
         """Append tags in the order in which they came."""
-        if not times_ps.shape[0]:
-            return
-        latest_ps = np.maximum(np.maximum.accumulate(times_ps), self._latest_ps)
-        self.disorder_ps = max(self.disorder_ps, int((latest_ps - times_ps).max()))
-        self._latest_ps = int(latest_ps[-1])
+        self._disorder.see(times_ps)
         times_file, channels_file = self._files("bob")
         times_file.append(times_ps)
         channels_file.append(channels)
