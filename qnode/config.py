@@ -49,12 +49,18 @@ class SourceParameters(_Table, frozen=True):
 
 
 class ReceiverParameters(_Table, frozen=True):
-    """How Bob accepts clicks. Gates depend on these values only, never on a block's data."""
+    """How Bob accepts clicks. Gates depend on these values only, never on a block's data.
+
+    ``dead_time``: whether a click blanks its own detector or both. ``dead_time_s``: for how long at least,
+    as the hardware guarantees it; the tags of each block are held against it. 0: not declared, nothing is
+    held against it.
+    """
 
     p_z: float = 0.5
     gate_width_ps: float = 400.0
     jitter_ps: float = 92.0
     dead_time: Literal["independent", "joint"] = "independent"
+    dead_time_s: float = 0.0
 
 
 class BlockParameters(_Table, frozen=True):
@@ -88,6 +94,29 @@ class EstimationParameters(_Table, frozen=True):
     eps_cor: float = 1e-15
 
 
+class PlausibilityParameters(_Table, frozen=True):
+    """How far the public counts of a block may lie from what the link's parameters let expect.
+
+    ``false_alarms_per_year``: of all checks together, by chance alone, at an honest link. Beside chance,
+    each check allows for what optics and electronics are not exact in: ``least_error_z``, ``least_error_x``
+    (no modulator or interferometer is better), ``balance_tolerance`` (of the two shares that are one half),
+    ``arm_ratio`` (least and most clicks of the X arm for one of the Z arm), ``late_tolerance`` (of the
+    share of late bits around one half), ``cross_click_factor`` (more or fewer than accidental),
+    ``out_of_gate`` (least and most share of tags outside the gates), ``drift`` (of a click rate within a
+    block, a fraction of it).
+    """
+
+    false_alarms_per_year: float = 1.0
+    least_error_z: float = 0.001
+    least_error_x: float = 0.001
+    balance_tolerance: float = 0.05
+    arm_ratio: tuple[float, float] = (0.02, 50.0)
+    late_tolerance: float = 0.02
+    cross_click_factor: float = 2.0
+    out_of_gate: tuple[float, float] = (0.001, 0.5)
+    drift: float = 0.2
+
+
 class ReconciliationParameters(_Table, frozen=True):
     """Error correction, and the verification after it; ``auto`` chooses the method by the round trip."""
 
@@ -111,6 +140,7 @@ class LinkParameters(_Table, frozen=True):
     receiver: ReceiverParameters = ReceiverParameters()
     block: BlockParameters = BlockParameters()
     estimation: EstimationParameters = EstimationParameters()
+    plausibility: PlausibilityParameters = PlausibilityParameters()
     reconciliation: ReconciliationParameters = ReconciliationParameters()
     keys: KeyParameters = KeyParameters()
 

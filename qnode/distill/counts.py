@@ -3,7 +3,12 @@
 Index 0 of a pair is the signal intensity mu1, index 1 the decoy mu2.
 """
 
+from typing import Final
+
 import msgspec
+
+# A block's span is looked at in so many equal parts, to see whether its rates stood still.
+SPAN_PARTS: Final = 16
 
 
 class Pair(msgspec.Struct, frozen=True, array_like=True):
@@ -41,3 +46,22 @@ class XCounts(msgspec.Struct, frozen=True):
     def boundary(self) -> float:
         """All clicks in boundary slots that are counted."""
         return self.e_same.total + self.e_plus.total + self.e_dark.total
+
+
+class TagCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What Bob's tags of a block show beside announced clicks; he says it before Alice discloses anything.
+
+    ``cross_clicks``: slots with clicks at both detectors; ``double_clicks``: slots with several at one.
+    Either is announced as one click. ``out_of_gate``: tags outside every gate, while locked. ``too_close``:
+    tags sooner after another one than the declared dead time lets the hardware click again. The last three
+    have `SPAN_PARTS` entries, one for each part of the span: its slots that were not cut, and its announced
+    clicks of each arm; slot s of a span of n slots from f on lies in part (s - f) * SPAN_PARTS // n.
+    """
+
+    cross_clicks: int
+    double_clicks: int
+    out_of_gate: int
+    too_close: int
+    live_slots: tuple[int, ...]
+    z_clicks: tuple[int, ...]
+    x_clicks: tuple[int, ...]

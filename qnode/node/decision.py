@@ -9,7 +9,7 @@ import msgspec.structs
 from msgspec import Struct
 
 from qnode.config import LinkParameters
-from qnode.distill.counts import Pair, XCounts
+from qnode.distill.counts import Pair, TagCounts, XCounts
 from qnode.distill.estimation import inputs_from_block, visibility_error
 from qnode.distill.keylength import KeyLength, binary_entropy, estimate
 from qnode.distill.reconcile import MIN_BLOCK_BITS
@@ -29,7 +29,9 @@ RECORDED = "tags or symbols of this block were recorded: whoever reads the recor
 class BlockCounts(Struct, frozen=True, kw_only=True):
     """The public record of one verified block. ``alice_parities``: disclosed by Alice in reconciliation.
 
-    ``method``: how it was reconciled; empty where nobody asks.
+    ``method``: how it was reconciled; empty where nobody asks. ``n_z_plus`` (clicks of the Z arm on |+>),
+    ``boundary`` (all clicks in boundary slots) and ``tags`` are None where the peer speaks protocol 1,
+    which does not say them.
     """
 
     n_z: Pair
@@ -38,6 +40,9 @@ class BlockCounts(Struct, frozen=True, kw_only=True):
     alice_parities: int
     reconciliation_leak_bits: int
     method: str = ""
+    n_z_plus: Pair | None = None
+    boundary: float | None = None
+    tags: TagCounts | None = None
 
     @property
     def qber_z(self) -> float:

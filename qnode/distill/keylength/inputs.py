@@ -33,8 +33,10 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     for it. ``vacuum_rule`` says which bound on empty-qubit detections counts: form E with k = 1, k = 2 or
     the smaller of both (``min``), form A, or the smallest or largest of the three (``min3``, ``max3``).
     ``mu_uncertainty``: how far each intensity may be off what ``mu`` says, as a fraction of it; the key
-    length is then the least over the corners of the two intervals. ``asymmetry_bound``: which upper bound on
-    the asymmetry widens the phase error, the reference's or the one that holds (`AsymmetryTerms`).
+    length is then the least over the corners of the two intervals. ``asymmetry_bound``: which upper bound
+    on the asymmetry widens the phase error, the reference's or the one that holds (`AsymmetryTerms`).
+    ``n_z_plus``: clicks of the Z arm on |+>; ``boundary``: all clicks in boundary slots, whatever the
+    states around them.
 
     Raises:
         FieldError: an input is impossible; ``field`` names it.
@@ -60,6 +62,8 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     verification_bits: int = 0
     mu_uncertainty: Pair = EXACTLY_KNOWN
     asymmetry_bound: AsymmetryBound = "reference"
+    n_z_plus: Pair | None = None
+    boundary: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_z", "m_z", "n_x", "m_x", "e_same", "e_plus", "e_dark"):
