@@ -81,15 +81,15 @@ class BlockParameters(_Table, frozen=True):
 class EstimationParameters(_Table, frozen=True):
     """Which bound gives the key length, and its failure probabilities per block.
 
-    ``asymmetry_bound``: the reference's, or the larger one that fails no more often than its budget says
-    (docs/security.md).
+    ``asymmetry_bound``: by two shares of clicks, or by classes of boundary slots, which is what a peer of
+    protocol 1 has the counts for (docs/security.md).
     """
 
     estimator: Literal["rusca2018", "eur", "wiesemann2024"] = "eur"
     statistics: Literal["hoeffding", "exact"] = "exact"
     x_mode: Literal["visibility", "visibility + asymmetry"] = "visibility + asymmetry"
     vacuum_rule: Literal["min", "k1", "k2", "form_a", "min3", "max3"] = "min"
-    asymmetry_bound: Literal["reference", "joint"] = "reference"
+    asymmetry_bound: Literal["shares", "joint"] = "shares"
     eps_sec: float = 1e-10
     eps_cor: float = 1e-15
 
@@ -290,11 +290,29 @@ def check_link_parameters(link: LinkParameters) -> None:
     _check_range("link.block.minimum_secret_bits", link.block.minimum_secret_bits, 2048, 1 << 30)
     _check_range("link.keys.refill_pads_per_direction", link.keys.refill_pads_per_direction, 2, 64)
     _check_range("link.estimation.eps_cor", link.estimation.eps_cor, 1e-28, 0.5)
-    for name in ("eps_sec", "eps_cor"):
-        if not 0.0 < getattr(link.estimation, name) < 1.0:
+    _check_range("link.estimation.eps_sec", link.estimation.eps_sec, 1e-30, 0.5)
+    _check_plausibility(link.plausibility)
+    if not 0.0 <= receiver.dead_time_s <= 1.0:
+        raise ValueError(f"link.receiver.dead_time_s: expected 0 to 1 second, got {receiver.dead_time_s:g}")
+
+
+def _check_plausibility(plausibility: PlausibilityParameters) -> None:
+    for name, least, most in (
+        ("false_alarms_per_year", 1e-6, 1e6),
+        ("least_error_z", 0.0, 0.5),
+        ("least_error_x", 0.0, 0.5),
+        ("balance_tolerance", 0.0, 0.25),
+        ("late_tolerance", 0.0, 0.5),
+        ("cross_click_factor", 1.0, 1e6),
+        ("drift", 0.0, 1.0),
+    ):
+        _check_range(f"link.plausibility.{name}", getattr(plausibility, name), least, most)
+    for name, most in (("arm_ratio", 1e6), ("out_of_gate", 1.0)):
+        low, high = getattr(plausibility, name)
+        if not 0.0 <= low < high <= most:
             raise ValueError(
-                f"link.estimation.{name}: expected a probability between 0 and 1, "
-                f"got {getattr(link.estimation, name)}"
+                f"link.plausibility.{name}: expected two numbers, 0 <= least < most <= {most:g}, "
+                f"got {[low, high]}"
             )
 
 
@@ -326,6 +344,7 @@ def convert(raw: dict[str, Any], kind: type[T], *, where: str, folder: Path | No
         ConfigError: as in `load`.
     """
     _refuse_unknown(raw, kind, where, ())
+    _refuse_removed(raw, where)
 
     def decode(expected: type, value: Any) -> Any:
         if expected is Path and isinstance(value, str):
@@ -363,6 +382,17 @@ def _located(message: str, raw: dict[str, Any]) -> str:
     table, key = ".".join(steps[:-1]), steps[-1] if steps else ""
     got = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
     return f"[{table}] {key}: {text[0].lower()}{text[1:]}{got}" if steps else f"{text}{got}"
+
+
+def _refuse_removed(raw: dict[str, Any], where: str) -> None:
+    """Refuse values that earlier versions took, saying what stands in their place."""
+    link = raw.get("link")
+    estimation = link.get("estimation") if isinstance(link, dict) else None
+    if isinstance(estimation, dict) and estimation.get("asymmetry_bound") == "reference":
+        raise ConfigError(
+            f'{where}: [link.estimation] asymmetry_bound: "reference" is no longer offered, as its claimed '
+            'epsilon does not hold; use "shares" (the default), or "joint" with a peer of protocol 1'
+        )
 
 
 def _refuse_unknown(raw: Any, kind: Any, where: str, table: tuple[str, ...]) -> None:

@@ -22,6 +22,13 @@ class FieldError(QnodeError):
         self.message = message
 
 
+class CountsContradiction(FieldError):
+    """The counts of a block cannot come from the source and receiver they are said to come from.
+
+    ``field`` names the count or bound that shows it.
+    """
+
+
 class DeviceError(QnodeError):
     """A device did something its driver does not understand."""
 

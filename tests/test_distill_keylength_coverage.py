@@ -202,10 +202,10 @@ def test_the_joint_bound_on_the_asymmetry_holds_where_the_deviation_of_an_open_c
     for _ in range(trials):
         pairs = {name: Pair(float(rng.poisson(mean)), 0.0) for name, mean in means.items()}
         terms = asymmetry_terms(**pairs, p_z=p_z, log_inverse_eps=log_inverse)
-        assert terms.asymmetry_upper_joint is not None
-        assert terms.t2_upper_joint is not None
-        joint += truth > terms.asymmetry_upper_joint
-        t2 += p_z / 4 * means["c_z"] / means["e_same"] > terms.t2_upper_joint
+        assert terms.asymmetry_upper is not None
+        assert terms.t2_upper is not None
+        joint += truth > terms.asymmetry_upper
+        t2 += p_z / 4 * means["c_z"] / means["e_same"] > terms.t2_upper
         seen = pairs["e_dark"].signal
         dark += means["e_dark"] > seen + math.sqrt(seen * log_inverse / 2)
     assert joint <= most(3, trials, e)

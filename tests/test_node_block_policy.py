@@ -25,6 +25,7 @@ from qnode.node.decision import MOST_SIFTED_BITS
 from qnode.simulate.model import expected_rates
 from qnode.simulate.parameters import SimulationParameters
 
+RATE_HZ = 600e6
 AUTO = LinkParameters(
     block=BlockParameters(sifted_bits="auto", longest_s=7200.0),
     estimation=EstimationParameters(estimator="rusca2018", x_mode="visibility", eps_sec=1e-9),
@@ -42,6 +43,8 @@ def turin(interruptions: float = 0.0, attenuation_db: float = 10.8) -> BlockRate
         n_z=rates.n_z,
         m_z=rates.m_z,
         x=rates.x,
+        n_z_plus=rates.n_z_plus,
+        boundary=rates.boundary,
         alice_parities=disclosed,
         leak_bits=disclosed,
         interruptions=interruptions,
@@ -52,7 +55,7 @@ def test_without_interruptions_the_latency_limit_is_best() -> None:
     for longest_s in (300.0, 1800.0):
         choice = best_span(turin(), link(longest_s=longest_s))
         assert choice.span_s == longest_s
-        counts = turin().counts(longest_s)
+        counts = turin().counts(longest_s, RATE_HZ)
         assert choice.secret_bits_per_s == secret_bits(counts, AUTO) / longest_s > 1000
 
 
@@ -117,7 +120,7 @@ def test_trust_grows_with_every_block_that_nothing_interrupted() -> None:
     for _ in range(12):
         span_s = choose_span_s(AUTO, turin().n_z.total, recent.rates())
         spans.append(span_s)
-        recent.accepted(span_s, turin().counts(span_s))
+        recent.accepted(span_s, turin().counts(span_s, RATE_HZ))
     assert all(later > earlier for earlier, later in pairwise(spans[1:]))
     assert spans[-1] > 2 * spans[0]
     rates = recent.rates()
@@ -129,10 +132,10 @@ def test_trust_grows_with_every_block_that_nothing_interrupted() -> None:
 
 def test_one_interruption_counts_once_however_many_blocks_it_cost() -> None:
     recent = RecentBlocks()
-    recent.accepted(100.0, turin().counts(100.0))
+    recent.accepted(100.0, turin().counts(100.0, RATE_HZ))
     for reason in ("link", "link", "lock", "emission", "qber_z"):
         recent.lost(reason)
-    recent.accepted(100.0, turin().counts(100.0))
+    recent.accepted(100.0, turin().counts(100.0, RATE_HZ))
     recent.lost("key_length")
     rates = recent.rates()
     assert rates is not None

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from qnode.config import LinkParameters, SiteConfig, load
+from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.node.decided import DecidedBlocks, KnownOfBlock
-from qnode.node.decision import BlockCounts, decide
+from qnode.node.decision import decide
 from qnode.node.dialogue import BlockSpan
 from qnode.node.figures import Figures
 from qnode.operate.blocks import KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
@@ -16,19 +17,23 @@ from qnode.operate.client import LONGEST_RESPONSE_BYTES, Response
 
 LINK = LinkParameters()
 X = XCounts(
-    c_plus=Pair(30_000, 8_800),
-    c_z=Pair(510_000, 127_000),
-    e_same=Pair(128_000, 32_000),
-    e_plus=Pair(128_001, 32_001),
-    e_dark=Pair(1_300, 330),
+    c_plus=Pair(32_000, 6_750),
+    c_z=Pair(542_600, 94_300),
+    e_same=Pair(135_500, 23_800),
+    e_plus=Pair(138_900, 25_000),
+    e_dark=Pair(1_745, 600),
 )
 COUNTS = BlockCounts(
-    n_z=Pair(800_000, 200_000),
-    m_z=Pair(12_000, 3_100),
+    n_z=Pair(851_800, 148_200),
+    m_z=Pair(11_900, 3_070),
     x=X,
     alice_parities=118_000,
     reconciliation_leak_bits=118_000,
     method="cascade",
+    n_slots=75e9,
+    late=Pair(425_900, 74_100),
+    n_z_plus=Pair(851_800, 148_200),
+    boundary=1_274_000,
 )
 SPAN = BlockSpan(run_id=1, first_slot=0, n_slots=round(125.0 * LINK.source.qubit_rate_hz))
 
@@ -51,13 +56,13 @@ def test_an_accepted_block_shows_every_public_figure() -> None:
         "block_id": 7,
         "outcome": "accepted",
         "span_s": 125.0,
-        "n_z_signal": 800_000,
-        "m_z_decoy": 3_100,
-        "c_plus_signal": 30_000,
-        "c_z_decoy": 127_000,
-        "e_same_signal": 128_000,
-        "e_plus_decoy": 32_001,
-        "e_dark_signal": 1_300,
+        "n_z_signal": 851_800,
+        "m_z_decoy": 3_070,
+        "c_plus_signal": 32_000,
+        "c_z_decoy": 94_300,
+        "e_same_signal": 135_500,
+        "e_plus_decoy": 25_000,
+        "e_dark_signal": 1_745,
         "alice_parities": 118_000,
         "lambda_ec_bits": COUNTS.lambda_ec_bits,
         "f_ec": COUNTS.f_ec,
@@ -98,7 +103,7 @@ def test_a_block_that_was_lost_shows_how_far_it_came() -> None:
     assert (sampled.span_s, sampled.n_z, sampled.c_z_decoy, sampled.qber_z) == (
         125.0,
         1_000_000,
-        127_000,
+        94_300,
         None,
     )
     assert sampled.lambda_ec_bits is None

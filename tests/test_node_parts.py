@@ -101,14 +101,14 @@ async def test_an_automatic_span_follows_the_blocks_that_were_decided() -> None:
     sifted_hz = rate.sifted_per_slot * 1e6
     assert await rate.span_slots(link, recent) == round(1e6 * FIRST_SIFTED_BITS / sifted_hz)
     counts = BlockCounts(
-        n_z=Pair(800_000, 200_000),
-        m_z=Pair(12_000, 3_100),
+        n_z=Pair(851_800, 148_200),
+        m_z=Pair(11_900, 3_070),
         x=XCounts(
-            c_plus=Pair(30_000, 8_800),
-            c_z=Pair(510_000, 127_000),
-            e_same=Pair(128_000, 32_000),
-            e_plus=Pair(128_000, 32_000),
-            e_dark=Pair(1_300, 330),
+            c_plus=Pair(32_000, 6_750),
+            c_z=Pair(542_600, 94_300),
+            e_same=Pair(135_500, 23_800),
+            e_plus=Pair(138_900, 25_000),
+            e_dark=Pair(1_745, 600),
         ),
         alice_parities=118_000,
         reconciliation_leak_bits=118_000,

@@ -8,7 +8,7 @@ from simulated_counts import Counts, count, record, still
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters, convert
 from qnode.distill.counts import XCounts
-from qnode.distill.estimation import asymmetry, visibility_error
+from qnode.distill.estimation import boundary_terms, visibility_error
 from qnode.errors import ConfigError
 from qnode.simulate.light import arriving_light, light_sent
 from qnode.simulate.model import LinkRates, expected_rates
@@ -128,9 +128,9 @@ def test_damping_towards_plus_shows_in_the_asymmetry_alone() -> None:
     assert damped.x.c_plus.total == pytest.approx(clean.x.c_plus.total, rel=0.02)
     assert visibility_error(damped.x, 0.5) == pytest.approx(0.0, abs=0.002)
     assert damped.qber_z - clean.qber_z == pytest.approx(0.06 / 4, abs=0.001)
-    assert asymmetry(clean.x, 0.5, 0.0).asymmetry == pytest.approx(0.0, abs=0.002)
+    assert boundary_terms(clean.x, 0.5).asymmetry == pytest.approx(0.0, abs=0.002)
     # e_full = 2 t1 + A with t1 near 0: the phase error g/2 that the visibility does not see.
-    assert asymmetry(damped.x, 0.5, 0.0).asymmetry == pytest.approx(0.06 / 2, abs=0.003)
+    assert boundary_terms(damped.x, 0.5).asymmetry == pytest.approx(0.06 / 2, abs=0.003)
 
 
 def test_photon_number_splitting_shows_in_the_decoy_alone() -> None:

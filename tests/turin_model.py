@@ -16,6 +16,7 @@ def turin_inputs(attenuation_db: float, n_z: float, **settings: Any) -> Estimato
     pairs: dict[str, Any] = {
         name: Pair(pair.signal * scale, pair.decoy * scale) for name, pair in counts.items()
     }
+    pairs["boundary"] = pairs["boundary"].total
     leak = 1.16 * n_z * binary_entropy(pairs["m_z"].total / n_z)
     chosen: dict[str, Any] = {"eps_sec": 1e-9, "eps_cor": 1e-15, "x_mode": "visibility", **settings}
     return EstimatorInput(
@@ -67,6 +68,8 @@ def _rates(attenuation_db: float) -> dict[str, Pair]:
     # In the boundary slots the wrong-bin fraction of a Z state shows as light where none is expected.
     return {
         "n_z": pair(live_z * P_Z, y_z, lam_z, 1.0, 2),
+        "n_z_plus": pair(live_z * p_x, y_z, lam_z, 1.0, 2),
+        "boundary": pair(live_x, y_x, lam_x, 0.25, 1),
         "m_z": Pair(*wrong),
         "n_x": pair(live_x * P_Z, y_x, lam_x, 0.25, 1),
         "m_x": pair(live_x * p_x, y_x, lam_x, (1 - visibility) / 4, 1),

@@ -141,9 +141,11 @@ def _report(result: KeyLength) -> str:
         "subtracted": f"{result.lambda_ec_bits:.0f} disclosed, {result.verification_bits:.2f} for "
         f"verification, {result.overhead_bits:.2f} for smoothing and amplification",
     }
-    terms = result.asymmetry
-    if terms is not None:
-        rows["asymmetry"] = f"{_number(terms.asymmetry)}, at most {_number(terms.charged_upper)}"
+    if (terms := result.asymmetry) is not None:
+        rows["asymmetry"] = f"{_number(terms.asymmetry)}, at most {_number(terms.asymmetry_upper)} (joint)"
+    if (shares := result.shares) is not None:
+        rows["by shares"] = f"{_number(shares.asymmetry)}, at most {shares.asymmetry_upper:.6f} (shares)"
+    rows["charged"] = result.asymmetry_bound or "no asymmetry"
     lines = [f"{name:<14}{text}" for name, text in rows.items()]
     lines += ["epsilons", *(f"  {name:<30}{value:.6g}" for name, value in result.epsilons.items())]
     lines += ["assumptions", *(f"  {sentence}" for sentence in result.assumptions)]

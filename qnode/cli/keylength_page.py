@@ -101,7 +101,7 @@ def keylength_page(config: LoopbackConfig, f_ec: float, command: str) -> str:
             f"{at}, {block}, {usual}. The least key of the four corners.",
             _table("mu known within", {f"{off:.1%}": _uncertain(config, f_ec, off) for off in UNCERTAINTIES}),
             f"## The bounds on the way\n\n{at}, {block}, {usual}.",
-            _bounds_table([found.result for found in _forecasts(config, f_ec)]),
+            _bounds_table([found.result for found in _forecasts(config, f_ec) if found.result is not None]),
             "## The published example",
             "formal-qkd computes it by interval arithmetic; `rusca2018`, vacuum rule k2.",
             _example_table(estimate(EXAMPLE, "rusca2018")) + "\n",
@@ -147,7 +147,7 @@ def _table(what: str, rows: Mapping[str, Sequence[Forecast]]) -> str:
 
 
 def _cell(found: Forecast) -> str:
-    length = found.result.length
+    length = found.result.length if found.result is not None else 0
     return f"{length:,} ({length / found.span_s / CHUNK_BITS:.2f}/s)" if length else "0"
 
 

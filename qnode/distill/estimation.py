@@ -30,7 +30,10 @@ def inputs_from_block(
     x_mode: XMode = "visibility + asymmetry",
     statistics: Statistics = "exact",
     vacuum_rule: VacuumRule = "min",
-    asymmetry_bound: AsymmetryBound = "reference",
+    asymmetry_bound: AsymmetryBound | None = None,
+    n_z_plus: Pair | None = None,
+    boundary: float | None = None,
+    error_positions_public: bool = False,
     verification_bits: int = 0,
 ) -> EstimatorInput:
     """Return the inputs of one block of a receiver with one X detector at the dark port.
@@ -63,6 +66,9 @@ def inputs_from_block(
         statistics=statistics,
         vacuum_rule=vacuum_rule,
         asymmetry_bound=asymmetry_bound,
+        n_z_plus=n_z_plus,
+        boundary=boundary,
+        error_positions_public=error_positions_public,
         verification_bits=verification_bits,
     )
 
@@ -74,11 +80,6 @@ def visibility_error(x: XCounts, p_z: float) -> float | None:
     return p_z / (2.0 * (1.0 - p_z)) * x.c_plus.total / x.c_z.total
 
 
-def asymmetry(x: XCounts, p_z: float, log_inverse_eps: float) -> AsymmetryTerms:
-    """Return the terms t1 .. t4 and the asymmetry A = 1 + t4 - t2 - t3 with its upper bound A^u.
-
-    Each count deviates by sqrt(n ln(1/eps)/2) with ln(1/eps) = ``log_inverse_eps``; 0 gives the point values.
-    """
-    return asymmetry_terms(
-        x.c_plus, x.c_z, x.e_same, x.e_plus, x.e_dark, p_z=p_z, log_inverse_eps=log_inverse_eps
-    )
+def boundary_terms(x: XCounts, p_z: float) -> AsymmetryTerms:
+    """Return the point values t1 .. t4 and A = 1 + t4 - t2 - t3 from the classes of boundary slots."""
+    return asymmetry_terms(x.c_plus, x.c_z, x.e_same, x.e_plus, x.e_dark, p_z=p_z, log_inverse_eps=0.0)

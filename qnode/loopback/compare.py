@@ -180,7 +180,7 @@ def predicted(config: LoopbackConfig, settings: Settings, f_ec: float) -> Predic
         qber_z=rates.qber_z,
         e_vis=expected.e_vis,
         asymmetry=expected.asymmetry,
-        phi_z_upper=expected.result.phi_z_upper,
+        phi_z_upper=expected.result.phi_z_upper if expected.result is not None else None,
         f_ec=f_ec,
     )
     return Predicted(row=row, discarded=expected.lost)

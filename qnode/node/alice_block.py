@@ -8,6 +8,7 @@ import trio
 
 from qnode.distill.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
+from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.sift import SiftRecord, decode_announcement
 from qnode.distill.verify import verification_tag
@@ -23,7 +24,7 @@ from qnode.link.messages import (
     VerifyChallenge,
 )
 from qnode.node.book import Book
-from qnode.node.decision import BlockCounts, check_clicks, check_size, decide, verification_bits
+from qnode.node.decision import check_clicks, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import answer_corrections
 from qnode.node.recorder import recorded_lookup

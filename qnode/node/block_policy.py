@@ -17,8 +17,9 @@ from typing import Final
 from msgspec import Struct
 
 from qnode.config import LinkParameters
+from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
-from qnode.node.decision import MOST_SIFTED_BITS, BlockCounts, check_size, decide
+from qnode.node.decision import MOST_SIFTED_BITS, check_size, judge
 from qnode.node.dialogue import BlockLost
 
 # The span of a link that has not made key yet.
@@ -42,16 +43,23 @@ class BlockRates(Struct, frozen=True, kw_only=True):
     n_z: Pair
     m_z: Pair
     x: XCounts
+    n_z_plus: Pair | None = None
+    boundary: float | None = None
     alice_parities: float
     leak_bits: float
     interruptions: float = 0.0
 
-    def counts(self, span_s: float) -> BlockCounts:
+    def counts(self, span_s: float, qubit_rate_hz: float) -> BlockCounts:
         """Return the counts to be expected of a block of ``span_s``."""
+        n_z = _times(self.n_z, span_s)
         return BlockCounts(
-            n_z=_times(self.n_z, span_s),
+            n_z=n_z,
             m_z=_times(self.m_z, span_s),
             x=_x_times(self.x, span_s),
+            n_slots=span_s * qubit_rate_hz,
+            late=None if self.boundary is None else _times(n_z, 0.5),
+            n_z_plus=None if self.n_z_plus is None else _times(self.n_z_plus, span_s),
+            boundary=None if self.boundary is None else self.boundary * span_s,
             alice_parities=math.ceil(self.alice_parities * span_s),
             reconciliation_leak_bits=math.ceil(self.leak_bits * span_s),
         )
@@ -63,6 +71,8 @@ class BlockRates(Struct, frozen=True, kw_only=True):
             n_z=_times(self.n_z, factor),
             m_z=_times(self.m_z, factor),
             x=_x_times(self.x, factor),
+            n_z_plus=None if self.n_z_plus is None else _times(self.n_z_plus, factor),
+            boundary=None if self.boundary is None else self.boundary * factor,
             alice_parities=self.alice_parities * factor,
             leak_bits=self.leak_bits * factor,
             interruptions=self.interruptions,
@@ -103,10 +113,15 @@ class RecentBlocks:
             return Pair(sum(one.signal for one in pairs) / seconds, sum(one.decoy for one in pairs) / seconds)
 
         names = XCounts.__struct_fields__
+        plus_counts = [counts.n_z_plus for _, counts in accepted]
+        boundaries = [counts.boundary for _, counts in accepted]
+        told = None not in plus_counts and None not in boundaries  # a peer of protocol 1 does not say them
         return BlockRates(
             n_z=mean([counts.n_z for _, counts in accepted]),
             m_z=mean([counts.m_z for _, counts in accepted]),
             x=XCounts(**{name: mean([getattr(counts.x, name) for _, counts in accepted]) for name in names}),
+            n_z_plus=mean([plus for plus in plus_counts if plus is not None]) if told else None,
+            boundary=sum(boundary or 0.0 for boundary in boundaries) / seconds if told else None,
             alice_parities=sum(counts.alice_parities for _, counts in accepted) / seconds,
             leak_bits=sum(counts.reconciliation_leak_bits for _, counts in accepted) / seconds,
             interruptions=(cut + PRIOR_INTERRUPTIONS) / seconds,
@@ -143,14 +158,18 @@ def best_span(rates: BlockRates, link: LinkParameters) -> SpanChoice:
 
 def expected_bits_per_s(rates: BlockRates, span_s: float, link: LinkParameters) -> float:
     """Return the secret bits a second of blocks of ``span_s``, those counted that interruptions spare."""
-    return math.exp(-rates.interruptions * span_s) * secret_bits(rates.counts(span_s), link) / span_s
+    return (
+        math.exp(-rates.interruptions * span_s)
+        * secret_bits(rates.counts(span_s, link.source.qubit_rate_hz), link)
+        / span_s
+    )
 
 
 def secret_bits(counts: BlockCounts, link: LinkParameters) -> int:
-    """Return what the node's own decision makes of a block's counts; 0 when it would be discarded."""
+    """Return what the node's own judgement makes of a block's counts; 0 when it would be discarded."""
     try:
         check_size(math.floor(counts.n_z.total), link)
-        return decide(counts, link).length
+        return judge(counts, link).length
     except BlockLost:
         return 0
 

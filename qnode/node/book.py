@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
+from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.keylength import KeyLength
-from qnode.node.decision import BlockCounts
 from qnode.node.dialogue import BlockSpan
 
 

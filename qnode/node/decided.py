@@ -6,9 +6,10 @@ from collections import deque
 from msgspec import Struct
 
 from qnode.config import LinkParameters
+from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.keylength import KeyLength
-from qnode.node.decision import RECORDED, BlockCounts
+from qnode.node.decision import RECORDED
 from qnode.operate.blocks import ACCEPTED, KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
 from qnode.operate.eventline import printable
 

@@ -6,14 +6,16 @@ Both sites decide from the same numbers with the same code, and must agree.
 import math
 
 import msgspec.structs
-from msgspec import Struct
 
 from qnode.config import LinkParameters
-from qnode.distill.counts import Pair, TagCounts, XCounts
+from qnode.distill.block_counts import BlockCounts
+from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import inputs_from_block, visibility_error
-from qnode.distill.keylength import KeyLength, binary_entropy, estimate
+from qnode.distill.keylength import KeyLength, estimate
+from qnode.distill.plausibility import examine
 from qnode.distill.reconcile import MIN_BLOCK_BITS
 from qnode.distill.verify import TagBits, tag_bits_for
+from qnode.errors import FieldError
 from qnode.link.messages import BULK_BYTES
 from qnode.node.dialogue import BlockLost
 
@@ -24,49 +26,6 @@ MOST_ANNOUNCED_CLICKS = 8 * BULK_BYTES
 
 
 RECORDED = "tags or symbols of this block were recorded: whoever reads the recording knows its key"
-
-
-class BlockCounts(Struct, frozen=True, kw_only=True):
-    """The public record of one verified block. ``alice_parities``: disclosed by Alice in reconciliation.
-
-    ``method``: how it was reconciled; empty where nobody asks. ``n_z_plus`` (clicks of the Z arm on |+>),
-    ``boundary`` (all clicks in boundary slots) and ``tags`` are None where the peer speaks protocol 1,
-    which does not say them.
-    """
-
-    n_z: Pair
-    m_z: Pair
-    x: XCounts
-    alice_parities: int
-    reconciliation_leak_bits: int
-    method: str = ""
-    n_z_plus: Pair | None = None
-    boundary: float | None = None
-    tags: TagCounts | None = None
-
-    @property
-    def qber_z(self) -> float:
-        """Error rate of the sifted key."""
-        return self.m_z.total / self.n_z.total if self.n_z.total else 0.0
-
-    @property
-    def lambda_ec_bits(self) -> int:
-        """Everything disclosed about the sifted key before verification.
-
-        The two error counts are disclosed too (they enter the bound on empty qubits): at most
-        2 ceil(log2(n_Z + 1)) bits.
-        """
-        return self.reconciliation_leak_bits + 2 * math.ceil(math.log2(self.n_z.total + 1))
-
-    @property
-    def f_ec(self) -> float:
-        """Alice's parities over the Shannon limit; 0 for a block without errors."""
-        return self.alice_parities / self.shannon_bits if self.shannon_bits else 0.0
-
-    @property
-    def shannon_bits(self) -> float:
-        """The least that correction must disclose: n_Z h(QBER)."""
-        return self.n_z.total * binary_entropy(self.qber_z)
 
 
 def verification_bits(link: LinkParameters, n_z: int) -> TagBits:
@@ -109,6 +68,10 @@ def assumptions(result: KeyLength, link: LinkParameters) -> tuple[str, ...]:
     stated = result.assumptions
     if link.receiver.dead_time == "joint":
         stated = tuple(one for one in stated if not one.startswith("independent dead time"))
+        if link.receiver.dead_time_s <= 0.0:
+            added.append(
+                "joint dead time: believed, as receiver.dead_time_s is not declared to check tags against"
+            )
     return (*stated, *added)
 
 
@@ -127,34 +90,59 @@ def check_visibility(x: XCounts, link: LinkParameters) -> None:
         raise BlockLost("e_vis", f"{e_vis:.2%} is above the limit {link.block.e_vis_limit:.2%}")
 
 
-def decide(counts: BlockCounts, link: LinkParameters, *, recorded: bool = False) -> KeyLength:
-    """Return the key length of a verified block; ``recorded``: at either site, as its assumptions then say.
+def check_plausible(counts: BlockCounts, link: LinkParameters) -> None:
+    """Raise `BlockLost`, named after the check, for counts that are not plausible at this link."""
+    for finding in examine(counts, link):
+        if not finding.plausible:
+            raise BlockLost(finding.check, str(finding))
+
+
+def key_length(counts: BlockCounts, link: LinkParameters) -> KeyLength:
+    """Return what the configured estimator gives for a block, whatever the limits say.
 
     Raises:
-        BlockLost: a limit is exceeded, or too little key remains.
+        BlockLost: no link gives such counts.
+    """
+    estimation = link.estimation
+    # Protocol 1 has the counts for the bound by classes alone, and credits empty qubits as it always did.
+    first_protocol = counts.boundary is None
+    try:
+        inputs = inputs_from_block(
+            n_z=counts.n_z,
+            m_z=counts.m_z,
+            x=counts.x,
+            mu=Pair(*link.source.mu),
+            mu_uncertainty=Pair(*link.source.mu_uncertainty),
+            p=Pair(*link.source.p),
+            p_z=link.source.p_z,
+            lambda_ec=counts.lambda_ec_bits,
+            eps_sec=estimation.eps_sec,
+            eps_cor=estimation.eps_cor,
+            statistics=estimation.statistics,
+            x_mode=estimation.x_mode,
+            vacuum_rule=estimation.vacuum_rule,
+            asymmetry_bound="joint" if first_protocol else estimation.asymmetry_bound,
+            n_z_plus=counts.n_z_plus,
+            boundary=counts.boundary,
+            error_positions_public=not first_protocol and link.reconciliation.leak_count == "alice",
+            verification_bits=verification_bits(link, int(counts.n_z.total)),
+        )
+        return estimate(inputs, estimation.estimator)
+    except FieldError as refused:
+        raise BlockLost("contradiction", str(refused)) from None
+
+
+def judge(counts: BlockCounts, link: LinkParameters) -> KeyLength:
+    """Return the key length of a block whose counts are taken at their word.
+
+    Raises:
+        BlockLost: a limit is exceeded, too little key remains, or the counts contradict the source.
     """
     check_qber(counts.qber_z, link)
     check_visibility(counts.x, link)
-    inputs = inputs_from_block(
-        n_z=counts.n_z,
-        m_z=counts.m_z,
-        x=counts.x,
-        mu=Pair(*link.source.mu),
-        mu_uncertainty=Pair(*link.source.mu_uncertainty),
-        p=Pair(*link.source.p),
-        p_z=link.source.p_z,
-        lambda_ec=counts.lambda_ec_bits,
-        eps_sec=link.estimation.eps_sec,
-        eps_cor=link.estimation.eps_cor,
-        statistics=link.estimation.statistics,
-        x_mode=link.estimation.x_mode,
-        vacuum_rule=link.estimation.vacuum_rule,
-        asymmetry_bound=link.estimation.asymmetry_bound,
-        verification_bits=verification_bits(link, int(counts.n_z.total)),
-    )
-    result = estimate(inputs, link.estimation.estimator)
-    if inputs.uses_asymmetry and result.asymmetry is not None:
-        upper = result.asymmetry.charged_upper
+    result = key_length(counts, link)
+    if result.asymmetry_bound is not None:
+        upper = result.asymmetry_upper
         if upper is None or upper > link.block.asymmetry_limit:
             found = "unknown" if upper is None else f"{upper:.3f}"
             raise BlockLost("asymmetry", f"upper bound {found}, limit {link.block.asymmetry_limit:.3f}")
@@ -165,6 +153,19 @@ def decide(counts: BlockCounts, link: LinkParameters, *, recorded: bool = False)
             f"{counts.qber_z:.2%}, phase error up to {result.phi_z_upper:.1%}, "
             f"{counts.lambda_ec_bits} of {counts.n_z.total:.0f} bits disclosed",
         )
+    return result
+
+
+def decide(counts: BlockCounts, link: LinkParameters, *, recorded: bool = False) -> KeyLength:
+    """Return the key length of a verified block; ``recorded``: at either site, as its assumptions then say.
+
+    Raises:
+        BlockLost: the counts are not plausible, a limit is exceeded, or too little key remains.
+    """
+    check_qber(counts.qber_z, link)
+    check_visibility(counts.x, link)
+    check_plausible(counts, link)
+    result = judge(counts, link)
     if recorded:
         return msgspec.structs.replace(result, assumptions=(*result.assumptions, RECORDED))
     return result

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import trio
 
+from qnode.distill.plausibility import BY_NAME
 from qnode.errors import ProtocolError, QnodeError
 from qnode.link.messages import BlockDiscarded, DialogueMessage, Prepared, TranscriptTag, printable
 from qnode.link.session import Session
@@ -18,10 +19,12 @@ BlockSeal = TranscriptTag | Prepared
 BlockMessage = DialogueMessage | BlockSeal | BlockDiscarded
 M = TypeVar("M", bound=BlockMessage)
 
-# Why blocks are discarded, in words that are counted; a peer's other words count as "peer".
-REASONS = frozenset(
+# Why blocks are discarded, plausibility checks among them, in words that are counted; a peer's other words
+# count as "peer".
+REASONS = frozenset(BY_NAME) | frozenset(
     {
         "asymmetry",
+        "contradiction",
         "disagreement",
         "e_vis",
         "emission",

@@ -9,14 +9,15 @@ import structlog
 from qnode import __version__
 from qnode.config import SiteConfig
 from qnode.devices.status import DeviceStatus
+from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
-from qnode.distill.estimation import asymmetry, visibility_error
+from qnode.distill.estimation import boundary_terms, visibility_error
 from qnode.distill.keylength import KeyLength
 from qnode.keys import Counts, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.block_policy import RecentBlocks
 from qnode.node.decided import DecidedBlocks, KnownOfBlock
-from qnode.node.decision import BlockCounts, assumptions
+from qnode.node.decision import assumptions
 from qnode.node.dialogue import BlockSpan
 from qnode.operate.status import (
     Alarm,
@@ -147,7 +148,7 @@ class Figures:
         self._open[block_id] = KnownOfBlock(span_s=self._span_s(span), n_z=n_z, x=x)
         p_z = self._link.source.p_z
         self.quantum = msgspec.structs.replace(
-            self.quantum, e_vis=visibility_error(x, p_z), asymmetry=asymmetry(x, p_z, 0.0).asymmetry
+            self.quantum, e_vis=visibility_error(x, p_z), asymmetry=boundary_terms(x, p_z).asymmetry
         )
 
     def verified(self, block_id: int, counts: BlockCounts) -> None:
@@ -207,7 +208,7 @@ class Figures:
             n_z=int(counts.n_z.total),
             qber_z=counts.qber_z,
             e_vis=visibility_error(counts.x, source.p_z),
-            asymmetry=asymmetry(counts.x, source.p_z, 0.0).asymmetry,
+            asymmetry=boundary_terms(counts.x, source.p_z).asymmetry,
             phi_z_upper=result.phi_z_upper,
             secret_bits=result.length,
             lambda_ec_bits=counts.lambda_ec_bits,

@@ -9,12 +9,13 @@ import numpy as np
 from qnode.config import LinkParameters
 from qnode.distill.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
+from qnode.distill.block_counts import BlockCounts
 from qnode.distill.keylength import KeyLength
 from qnode.distill.reconcile import ReconciliationFailed, corrector, responder
 from qnode.distill.sift import Lookup, errors_by_intensity
 from qnode.distill.verify import verification_tag
 from qnode.node.block_policy import RecentBlocks
-from qnode.node.decision import BlockCounts, check_qber, check_size, decide, verification_bits
+from qnode.node.decision import check_qber, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost
 from qnode.node.reconciliation import SEED_BYTES, Disclosed
 from qnode.node.sample import sample_of

@@ -84,15 +84,15 @@ def answer(
     estimation, result = link.link.estimation, first.forecast().result
     return Answer(
         link=link.link.name,
-        estimator=result.estimator,
-        x_mode=result.x_mode,
+        estimator=estimation.estimator,
+        x_mode=estimation.x_mode,
         eps_sec=estimation.eps_sec,
         f_ec=link.f_ec,
         chosen=list(free),
         losses=losses,
         reach_db=link.reach_db(),
         curve=None if against is None else _curve(against, points),
-        assumptions=list(result.assumptions),
+        assumptions=[] if result is None else list(result.assumptions),
     )
 
 
@@ -124,7 +124,7 @@ def figures(link: LinkParameters, forecast: Forecast) -> PointFigures:
         keys_per_s=forecast.secret_bits_per_s / CHUNK_BITS,
         qber_z=forecast.rates.qber_z,
         e_vis=forecast.e_vis,
-        phi_z_upper=forecast.result.phi_z_upper,
+        phi_z_upper=0.5 if forecast.result is None else forecast.result.phi_z_upper,
         saturation=(forecast.rates.z_detector.saturation, forecast.rates.x_detector.saturation),
         no_key_because=forecast.lost,
     )

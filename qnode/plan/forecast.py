@@ -6,16 +6,18 @@ chance alone.
 """
 
 import math
+from contextlib import suppress
 
 import msgspec.structs
 from msgspec import Struct
 
 from qnode.config import LinkParameters
-from qnode.distill.estimation import asymmetry, visibility_error
+from qnode.distill.block_counts import BlockCounts
+from qnode.distill.estimation import boundary_terms, visibility_error
 from qnode.distill.keylength import KeyLength, binary_entropy
 from qnode.distill.reconcile import leaked_bits
 from qnode.node.block_policy import BlockRates, best_span, choose_span_s
-from qnode.node.decision import BlockCounts, check_size, decide
+from qnode.node.decision import check_size, decide, key_length
 from qnode.node.dialogue import BlockLost
 from qnode.simulate.model import LinkRates, expected_rates
 from qnode.simulate.parameters import Settings, SimulationParameters
@@ -27,14 +29,15 @@ USUAL_F_EC = 1.045
 class Forecast(Struct, frozen=True, kw_only=True):
     """One operating point. ``lost``: why its block would be discarded, None when it gives key.
 
-    ``result`` is the estimator's answer also where the block would be discarded.
+    ``result`` is the estimator's answer also where the block would be discarded, None where it refuses the
+    counts.
     """
 
     rates: LinkRates
     counts: BlockCounts
     span_s: float
     f_ec: float
-    result: KeyLength
+    result: KeyLength | None
     lost: str | None
     e_vis: float | None
     asymmetry: float | None
@@ -42,7 +45,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     @property
     def secret_bits(self) -> int:
         """Secret bits of the block, before the pool's refill; 0 when it would be discarded."""
-        return 0 if self.lost is not None else self.result.length
+        return 0 if self.lost is not None or self.result is None else self.result.length
 
     @property
     def secret_bits_per_s(self) -> float:
@@ -60,7 +63,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
         A block beyond a limit other than its length counts as if all of its bits were disclosed.
         """
-        margin = self.result.length_unfloored / self.span_s
+        margin = self.result.length_unfloored / self.span_s if self.result is not None else 0.0
         if self.lost is None or self.lost.startswith("key_length"):
             return margin
         return min(margin, 0.0) - self.sifted_bits_per_s
@@ -85,6 +88,8 @@ def forecast(
         n_z=rates.n_z,
         m_z=rates.m_z,
         x=rates.x,
+        n_z_plus=rates.n_z_plus,
+        boundary=rates.boundary,
         alice_parities=disclosed,
         leak_bits=disclosed * leaked_bits(1, link.reconciliation.leak_count),
     )
@@ -92,14 +97,15 @@ def forecast(
         span_s = best_span(expected, link).span_s
     else:
         span_s = choose_span_s(link, rates.n_z.total, None)
-    counts = expected.counts(span_s)
-    lost = None
+    counts = expected.counts(span_s, link.source.qubit_rate_hz)
+    lost = result = None
     try:
         check_size(math.floor(counts.n_z.total), link)
         result = decide(counts, link)
     except BlockLost as reason:
         lost = str(reason)
-        result = decide(counts, _without_limits(link))
+        with suppress(BlockLost):
+            result = key_length(counts, link)
     return Forecast(
         rates=rates,
         counts=counts,
@@ -108,7 +114,7 @@ def forecast(
         result=result,
         lost=lost,
         e_vis=visibility_error(counts.x, link.source.p_z),
-        asymmetry=asymmetry(counts.x, link.source.p_z, 0.0).asymmetry,
+        asymmetry=boundary_terms(counts.x, link.source.p_z).asymmetry,
     )
 
 
@@ -135,11 +141,3 @@ def reach_db(
         else:
             high = middle
     return low
-
-
-def _without_limits(link: LinkParameters) -> LinkParameters:
-    """Return ``link`` with block limits that no block exceeds."""
-    block = msgspec.structs.replace(
-        link.block, minimum_secret_bits=0, qber_z_limit=1.0, e_vis_limit=math.inf, asymmetry_limit=math.inf
-    )
-    return msgspec.structs.replace(link, block=block)

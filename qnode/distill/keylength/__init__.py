@@ -26,7 +26,8 @@ from qnode.distill.keylength.inputs import (
     XMode,
 )
 from qnode.distill.keylength.result import EXACT_INTENSITIES, KeyLength, binary_entropy
-from qnode.errors import FieldError
+from qnode.distill.keylength.shares import ShareTerms, shares_of
+from qnode.errors import CountsContradiction, FieldError
 
 EstimatorName = Literal["rusca2018", "eur", "wiesemann2024"]
 Estimator = Callable[[EstimatorInput], KeyLength]
@@ -52,12 +53,14 @@ __all__ = [
     "EstimatorInput",
     "EstimatorName",
     "KeyLength",
+    "ShareTerms",
     "Statistics",
     "VacuumRule",
     "XMode",
     "asymmetry_terms",
     "binary_entropy",
     "estimate",
+    "shares_of",
 ]
 
 
@@ -66,11 +69,21 @@ def estimate(inputs: EstimatorInput, estimator: str = DEFAULT_ESTIMATOR) -> KeyL
 
     Raises:
         FieldError: the estimator is unknown or does not offer what ``inputs`` asks for.
+        CountsContradiction: the counts exclude every corner.
     """
     chosen = ESTIMATORS.get(estimator)
     if chosen is None:
         raise FieldError("estimator", f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
-    worst = min((chosen(corner) for corner in _corners(inputs)), key=lambda result: result.length_unfloored)
+    results, contradictions = [], []
+    for corner in _corners(inputs):
+        try:
+            results.append(chosen(corner))
+        except CountsContradiction as contradiction:
+            contradictions.append(contradiction)
+    if not results:
+        raise contradictions[0]
+    # The counts exclude a corner that they contradict: the intensities do not lie there.
+    worst = min(results, key=lambda result: result.length_unfloored)
     return worst if inputs.mu_uncertainty == EXACTLY_KNOWN else _with_intervals(worst, inputs.mu_uncertainty)
 
 

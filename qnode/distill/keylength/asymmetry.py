@@ -1,4 +1,4 @@
-"""The asymmetry of the channel between |+> and |->, which the visibility alone does not see.
+"""The asymmetry of the channel between |+> and |-> from classes of boundary slots (bound ``joint``).
 
 By linearity the phase error of one photon is t1 + max(0, 1 + t1 + t4 - t2 - t3), security reference 3.3, with
 
@@ -8,10 +8,10 @@ By linearity the phase error of one photon is t1 + max(0, 1 + t1 + t4 - t2 - t3)
 For a channel that treats |-> like |+> the asymmetry A = 1 + t4 - t2 - t3 vanishes; the phase error is 2 t1
 then.
 
-The reference lets each count deviate by sqrt(n ln(1/eps)/2), and so do the limits here. That is Hoeffding's
-deviation of a share among n events; the number n of events itself scatters twice as much, so that these
-limits fail more often than eps (docs/security.md). The ``joint`` bound holds: Bernstein's inequality for the
-one sum that matters.
+Each count is a sum of rare events of unknown number, whose variance is the count itself; Bernstein's
+inequality bounds the one sum that matters. (The deviation sqrt(n ln(1/eps)/2) of security reference 3.6 is
+that of a share among n events, and fails more often than its eps: docs/validity.md.) The bound by shares
+(`shares`) uses eight times as many clicks; this one is what protocol 1 has the counts for.
 """
 
 import math
@@ -19,36 +19,23 @@ import math
 import msgspec
 
 from qnode.distill.counts import Pair
-from qnode.distill.keylength.inputs import AsymmetryBound, EstimatorInput
-from qnode.distill.keylength.limits import deviation
+from qnode.distill.keylength.inputs import EstimatorInput
 
 
 class AsymmetryTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """The four terms from all intensities together, their limits, and the asymmetry they make.
+    """The four terms from all intensities together, and the limits of the asymmetry they make.
 
     A value is None where ``e_same`` is empty, a limit where the deviation leaves nothing of ``e_same``.
-    ``asymmetry_upper`` is the reference's limit; ``asymmetry_upper_joint`` and ``t2_upper_joint`` together
-    fail with at most 4 eps. ``charged`` says which of them widen the phase error.
+    ``t2_upper`` and ``asymmetry_upper`` together fail with at most 4 eps.
     """
 
     t1: float | None
     t2: float | None
     t3: float | None
     t4: float | None
-    t2_lower: float
-    t2_upper: float | None
-    t3_lower: float
-    t4_upper: float | None
     asymmetry: float | None
+    t2_upper: float | None
     asymmetry_upper: float | None
-    t2_upper_joint: float | None
-    asymmetry_upper_joint: float | None
-    charged: AsymmetryBound
-
-    @property
-    def charged_upper(self) -> float | None:
-        """Return the upper bound on the asymmetry that is charged."""
-        return self.asymmetry_upper_joint if self.charged == "joint" else self.asymmetry_upper
 
     @property
     def bracket(self) -> float | None:
@@ -62,10 +49,9 @@ class AsymmetryTerms(msgspec.Struct, frozen=True, kw_only=True):
 
     def widen(self, phi_visibility: float) -> float:
         """Return phi_visibility max(1, 2 t2^u) + max(0, A^u), at most 1/2 (3.6)."""
-        t2_upper = self.t2_upper_joint if self.charged == "joint" else self.t2_upper
-        if t2_upper is None or self.charged_upper is None:
+        if self.t2_upper is None or self.asymmetry_upper is None:
             return 0.5
-        return min(0.5, phi_visibility * max(1.0, 2.0 * t2_upper) + max(0.0, self.charged_upper))
+        return min(0.5, phi_visibility * max(1.0, 2.0 * self.t2_upper) + max(0.0, self.asymmetry_upper))
 
 
 def asymmetry_terms(
@@ -77,46 +63,29 @@ def asymmetry_terms(
     *,
     p_z: float,
     log_inverse_eps: float,
-    charged: AsymmetryBound = "reference",
 ) -> AsymmetryTerms:
-    """Return the terms, with Hoeffding's deviation sqrt(n ln(1/eps)/2) on each count (3.6) and jointly."""
+    """Return the terms of the five classes of X-arm clicks; ``p_z``: the chance that Alice sends Z."""
     p_x = 1.0 - p_z
     central, same, plus, dark = c_z.total, e_same.total, e_plus.total, e_dark.total
-
-    def delta(n: float) -> float:
-        return deviation(n, log_inverse_eps)
-
-    most = same + delta(same)
-    least = same - delta(same)
-    t2_lower = p_z / 4.0 * max(0.0, central - delta(central)) / most if most > 0 else 0.0
-    t3_lower = p_z / (2.0 * p_x) * max(0.0, plus - delta(plus)) / most if most > 0 else 0.0
-    t2_upper = p_z / 4.0 * (central + delta(central)) / least if least > 0 else None
-    t4_upper = (dark + delta(dark)) / least if least > 0 else None
     t1 = p_z**2 / (8.0 * p_x) * c_plus.total / same if same > 0 else None
     t2 = p_z / 4.0 * central / same if same > 0 else None
     t3 = p_z / (2.0 * p_x) * plus / same if same > 0 else None
     t4 = dark / same if same > 0 else None
     same_lower = _mean_lower(same, log_inverse_eps)
-    t2_joint = joint = None
+    t2_upper = upper = None
     if same_lower > 0.0:
-        t2_joint = p_z / 4.0 * _mean_upper(central, log_inverse_eps) / same_lower
+        t2_upper = p_z / 4.0 * _mean_upper(central, log_inverse_eps) / same_lower
         weighted = ((1.0, same), (1.0, dark), (-p_z / 4.0, central), (-p_z / (2.0 * p_x), plus))
         # A negative sum says no more than that the asymmetry is not positive.
-        joint = max(0.0, _sum_upper(weighted, log_inverse_eps)) / same_lower
+        upper = max(0.0, _sum_upper(weighted, log_inverse_eps)) / same_lower
     return AsymmetryTerms(
         t1=t1,
         t2=t2,
         t3=t3,
         t4=t4,
-        t2_lower=t2_lower,
-        t2_upper=t2_upper,
-        t3_lower=t3_lower,
-        t4_upper=t4_upper,
         asymmetry=None if t2 is None or t3 is None or t4 is None else 1.0 + t4 - t2 - t3,
-        asymmetry_upper=None if t4_upper is None else 1.0 + t4_upper - t2_lower - t3_lower,
-        t2_upper_joint=t2_joint,
-        asymmetry_upper_joint=joint,
-        charged=charged,
+        t2_upper=t2_upper,
+        asymmetry_upper=upper,
     )
 
 
@@ -157,5 +126,4 @@ def asymmetry_of(inputs: EstimatorInput, log_inverse_eps: float) -> AsymmetryTer
         inputs.e_dark,
         p_z=inputs.p_z,
         log_inverse_eps=log_inverse_eps,
-        charged=inputs.asymmetry_bound,
     )

@@ -13,8 +13,12 @@ import msgspec
 from qnode.distill.counts import Pair
 from qnode.distill.keylength.inputs import EstimatorInput, VacuumRule
 from qnode.distill.keylength.limits import CountLimits, clip
+from qnode.errors import CountsContradiction
 
 Limits = Callable[[Pair, float], CountLimits]
+
+# What sums of rounded numbers may be off, as a fraction of the counts.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -115,22 +119,60 @@ def photon_bounds(
     *,
     most_errors: float = math.inf,
 ) -> PhotonBounds:
-    """Return all bounds of a block; ``most_errors`` caps those of one photon in X."""
+    """Return all bounds of a block; ``most_errors`` caps those of one photon in X.
+
+    Raises:
+        CountsContradiction: no yields give these counts with this source.
+    """
     source = Source(inputs.mu, inputs.p)
     n_z, n_x = inputs.n_z.total, inputs.x_scale * inputs.n_x.total
-    s_z0_upper = clip(empty.z.detections_upper, n_z)
-    s_x0_upper = clip(empty.x.detections_upper, n_x)
+    s_z0_lower, s_z0_upper, s_z1_lower = _basis(source, "z", weighted.n_z, empty.z.detections_upper, n_z)
+    _, s_x0_upper, s_x1_lower = _basis(source, "x", weighted.n_x, empty.x.detections_upper, n_x)
+    v_x1_upper = one_photon_errors_upper(source, weighted.m_x)
+    if v_x1_upper < -_ROUNDING * (inputs.m_x.total + 1.0):
+        raise CountsContradiction(
+            "v_x1_upper",
+            f"X errors {inputs.m_x.signal:.12g} (signal), {inputs.m_x.decoy:.12g} (decoy) leave at most "
+            f"{v_x1_upper:.6g} of one photon: the decoy has more than its intensity allows",
+        )
     return PhotonBounds(
         weighted=weighted,
         v_z0_upper=empty.z.errors_upper,
         v_x0_upper=empty.x.errors_upper,
-        s_z0_lower=clip(empty_lower(source, weighted.n_z), n_z),
+        s_z0_lower=s_z0_lower,
         s_z0_upper=s_z0_upper,
-        s_z1_lower=clip(one_photon_lower(source, weighted.n_z, s_z0_upper), n_z),
+        s_z1_lower=s_z1_lower,
         s_x0_upper=s_x0_upper,
-        s_x1_lower=clip(one_photon_lower(source, weighted.n_x, s_x0_upper), n_x),
-        v_x1_upper=min(most_errors, one_photon_errors_upper(source, weighted.m_x)),
+        s_x1_lower=s_x1_lower,
+        v_x1_upper=min(most_errors, max(0.0, v_x1_upper)),
     )
+
+
+def _basis(
+    source: Source, basis: str, limits: CountLimits, empty_upper: float, n: float
+) -> tuple[float, float, float]:
+    """Return lower and upper limit on empty, lower limit on one-photon detections of a basis, in [0, n].
+
+    A lower limit below 0, or an upper one above ``n``, says nothing and is moved to what is certain. Limits
+    that exclude each other say that the counts are not of this source.
+    """
+    upper = clip(empty_upper, n)
+    lower = max(0.0, empty_lower(source, limits))
+    one = max(0.0, one_photon_lower(source, limits, upper))
+    slack = _ROUNDING * (n + 1.0)
+    if lower > upper + slack:
+        raise CountsContradiction(
+            f"s_{basis}0_lower",
+            f"at least {lower:.6g} detections of empty qubits by the intensities, at most {upper:.6g} by "
+            "the errors: the counts contradict mu or p",
+        )
+    if lower + one > n + slack:
+        raise CountsContradiction(
+            f"s_{basis}1_lower",
+            f"at least {lower:.6g} detections of empty qubits and {one:.6g} of one photon, but {n:.6g} in "
+            "all: the counts contradict mu or p",
+        )
+    return min(lower, upper), upper, min(one, n - min(lower, upper))
 
 
 def empty_lower(source: Source, n: CountLimits) -> float:
@@ -148,8 +190,8 @@ def one_photon_lower(source: Source, n: CountLimits, empty_upper: float) -> floa
 
 
 def one_photon_errors_upper(source: Source, m: CountLimits) -> float:
-    """Return the upper bound on one-photon errors (A22), not below zero."""
-    return max(0.0, source.tau(1) / source.gap * (m.signal_upper - m.decoy_lower))
+    """Return the upper bound on one-photon errors (A22); negative where counts are not of ``source``."""
+    return source.tau(1) / source.gap * (m.signal_upper - m.decoy_lower)
 
 
 def empty_errors_upper(source: Source, m: CountLimits, m_total: float, rule: VacuumRule) -> float:

@@ -11,8 +11,9 @@ from qnode.distill.keylength.coin import inverted_coin
 from qnode.distill.keylength.decoy import PhotonBounds, photon_bounds, weighted_limits
 from qnode.distill.keylength.inputs import EstimatorInput
 from qnode.distill.keylength.limits import exact_limits, hoeffding_limits
-from qnode.distill.keylength.result import ASYMMETRY_EVENTS, KeyLength, assemble
+from qnode.distill.keylength.result import KeyLength, assemble, asymmetry_events
 from qnode.distill.keylength.sampling import exact_phase_error, serfling_phase_error
+from qnode.distill.keylength.shares import shares_of
 
 # Z counts, X counts, X errors, Z errors up (mu1, mu2), X errors of mu2 up, the coins in Z and X, sampling.
 EVENTS = 9
@@ -20,7 +21,7 @@ EVENTS = 9
 
 def key_length(inputs: EstimatorInput) -> KeyLength:
     """Return the (2 eps_AT + eps_PA)-secret length, eps_AT = eps_PA = eps_sec/3; no vacuum is credited."""
-    events = EVENTS + (ASYMMETRY_EVENTS if inputs.uses_asymmetry else 0)
+    events = EVENTS + asymmetry_events(inputs)
     eps_third = inputs.eps_sec / 3.0
     log_inverse = math.log(events) + 2.0 * (math.log(3.0) - math.log(inputs.eps_sec))
     limits = exact_limits if inputs.statistics == "exact" else hoeffding_limits
@@ -33,6 +34,7 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
         estimator="eur",
         phi_visibility=_phase_error(inputs, bounds, log_inverse),
         asymmetry=asymmetry_of(inputs, log_inverse),
+        shares=shares_of(inputs, log_inverse),
         credited_empty=0.0,
         overhead_bits=-2.0 * math.log2(2.0 * eps_third),
         epsilons={

@@ -9,13 +9,15 @@ from qnode.distill.counts import Pair
 from qnode.errors import FieldError
 
 XMode = Literal["visibility", "visibility + asymmetry"]
-AsymmetryBound = Literal["reference", "joint"]
+AsymmetryBound = Literal["shares", "joint"]
 Statistics = Literal["hoeffding", "exact"]
 VacuumRule = Literal["min", "k1", "k2", "form_a", "min3", "max3"]
 
 DEFAULT_EPS_SEC: Final = 1e-10
 DEFAULT_EPS_COR: Final = 1e-15
 
+# No proof is about smaller ones, and their squares would leave the range of floating point.
+LEAST_EPSILON: Final = 1e-100
 # Counts are held as floats (a plan inserts expectations); below this every integer is exact.
 LARGEST_COUNT: Final = 1e15
 LARGEST_MEAN_PHOTON_NUMBER: Final = 100.0
@@ -27,16 +29,21 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Pairs hold the signal intensity first. With one X detector ``n_x`` is the central-slot clicks of Alice's
     Z states, ``m_x`` those of her |+>, and ``x_scale`` is 2 p_X / p_Z: it multiplies the ``n_x`` terms and
-    their deviation, never ``m_x`` (security reference 3.6). ``e_same``, ``e_plus``, ``e_dark`` and ``p_z``
-    come together; ``x_mode`` None means "visibility + asymmetry" when they are given and "visibility"
-    otherwise. ``verification_bits`` is the length of the verification tag, 0 when log2(2/eps_cor) shall pay
-    for it. ``vacuum_rule`` says which bound on empty-qubit detections counts: form E with k = 1, k = 2 or
-    the smaller of both (``min``), form A, or the smallest or largest of the three (``min3``, ``max3``).
+    their deviation, never ``m_x`` (security reference 3.6).
+
+    Two sets of counts tell the asymmetry between |+> and |->: ``n_z_plus`` (clicks of the Z arm on |+>) and
+    ``boundary`` (all clicks in boundary slots, whatever the states around them), or the classes ``e_same``,
+    ``e_plus``, ``e_dark``. Each set comes together with ``p_z``. ``asymmetry_bound`` says which of them
+    widens the phase error; None means the first that is given. ``x_mode`` None means "visibility +
+    asymmetry" when either is given and "visibility" otherwise.
+
+    ``verification_bits`` is the length of the verification tag, 0 when log2(2/eps_cor) shall pay for it.
+    ``vacuum_rule`` says which bound on empty-qubit detections counts: form E with k = 1, k = 2 or the
+    smaller of both (``min``), form A, or the smallest or largest of the three (``min3``, ``max3``).
+    ``error_positions_public``: whether everybody knows which bits correction changed; no entropy of empty
+    qubits is credited then, as whoever made Bob's bit of such a qubit knows Alice's from it.
     ``mu_uncertainty``: how far each intensity may be off what ``mu`` says, as a fraction of it; the key
-    length is then the least over the corners of the two intervals. ``asymmetry_bound``: which upper bound
-    on the asymmetry widens the phase error, the reference's or the one that holds (`AsymmetryTerms`).
-    ``n_z_plus``: clicks of the Z arm on |+>; ``boundary``: all clicks in boundary slots, whatever the
-    states around them.
+    length is then the least over the corners of the two intervals.
 
     Raises:
         FieldError: an input is impossible; ``field`` names it.
@@ -61,17 +68,20 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     vacuum_rule: VacuumRule = "min"
     verification_bits: int = 0
     mu_uncertainty: Pair = EXACTLY_KNOWN
-    asymmetry_bound: AsymmetryBound = "reference"
+    asymmetry_bound: AsymmetryBound | None = None
     n_z_plus: Pair | None = None
     boundary: float | None = None
+    error_positions_public: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("n_z", "m_z", "n_x", "m_x", "e_same", "e_plus", "e_dark"):
+        for name in ("n_z", "m_z", "n_x", "m_x", "e_same", "e_plus", "e_dark", "n_z_plus"):
             _check_counts(name, getattr(self, name))
+        if self.boundary is not None:
+            _check_count("boundary", self.boundary)
         _check_source(self.mu, self.p)
         check_mu_uncertainty(self.mu, self.mu_uncertainty)
         for name in ("eps_sec", "eps_cor"):
-            _check_open_unit(name, getattr(self, name))
+            check_epsilon(name, getattr(self, name))
         if self.p_z is not None:
             _check_open_unit("p_z", self.p_z)
         if not (math.isfinite(self.lambda_ec) and self.lambda_ec >= 0):
@@ -83,25 +93,50 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         if self.verification_bits < 0:
             raise FieldError("verification_bits", f"must not be negative, got {self.verification_bits}")
         _check_errors("m_z", self.m_z, self.n_z)
-        self._check_boundary_counts()
+        self._check_together("e_same", "e_plus", "e_dark")
+        self._check_together("n_z_plus", "boundary")
+        self._check_asymmetry()
         if not self.one_x_detector:
             # One detector counts errors and detections on different states; either may be the larger.
             _check_errors("m_x", self.m_x, self.n_x)
 
-    def _check_boundary_counts(self) -> None:
-        needed = {"p_z": self.p_z, "e_same": self.e_same, "e_plus": self.e_plus, "e_dark": self.e_dark}
-        present = [name for name, value in needed.items() if value is not None and name != "p_z"]
-        if not present and self.x_mode != "visibility + asymmetry":
+    def _check_together(self, *names: str) -> None:
+        given = [name for name in names if getattr(self, name) is not None]
+        if not given:
             return
-        for name, value in needed.items():
-            if value is None:
-                reason = f"{present[0]} is given" if present else f"x_mode is {self.x_mode!r}"
-                raise FieldError(name, f"missing, but {reason}: p_z, e_same, e_plus, e_dark come together")
+        for name in ("p_z", *names):
+            if getattr(self, name) is None:
+                together = ", ".join(("p_z", *names))
+                raise FieldError(name, f"missing, but {given[0]} is given: {together} come together")
+
+    def _check_asymmetry(self) -> None:
+        """Refuse a mode or a bound whose counts are not there, and classes that exceed their sum."""
+        has = {"shares": self.boundary is not None, "joint": self.e_same is not None}
+        if self.x_mode == "visibility + asymmetry" and not any(has.values()):
+            missing = "p_z" if self.p_z is None else "n_z_plus"
+            raise FieldError(
+                missing,
+                f"missing, but x_mode is {self.x_mode!r}: it needs p_z with n_z_plus and boundary, "
+                "or with e_same, e_plus and e_dark",
+            )
+        if self.asymmetry_bound is not None and not has[self.asymmetry_bound] and self.x_mode != "visibility":
+            field = "n_z_plus" if self.asymmetry_bound == "shares" else "e_same"
+            raise FieldError(field, f"missing, but asymmetry_bound is {self.asymmetry_bound!r}")
+        if self.boundary is not None and self.e_same is not None:
+            assert self.e_plus is not None  # the classes come together
+            assert self.e_dark is not None
+            classes = self.e_same.total + self.e_plus.total + self.e_dark.total
+            if classes > self.boundary:
+                raise FieldError(
+                    "boundary",
+                    f"must count all clicks in boundary slots, {self.boundary:.12g} is fewer than "
+                    f"the {classes:.12g} of the classes e_same, e_plus, e_dark",
+                )
 
     @property
     def one_x_detector(self) -> bool:
         """Tell whether the X counts are those of a single detector at the dark port."""
-        return self.x_scale != 1.0 or self.e_same is not None
+        return self.x_scale != 1.0 or self.e_same is not None or self.boundary is not None
 
     @property
     def p_x(self) -> float:
@@ -109,21 +144,31 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return 1.0 - self.p_z if self.p_z is not None else self.x_scale / (2.0 + self.x_scale)
 
     @property
-    def uses_asymmetry(self) -> bool:
-        """Tell whether the asymmetry term enters the phase error (and its six events the budget)."""
-        return self.e_same is not None and self.x_mode != "visibility"
+    def charged(self) -> AsymmetryBound | None:
+        """The bound on the asymmetry that enters the phase error (and its events the budget)."""
+        if self.x_mode == "visibility":
+            return None
+        if self.asymmetry_bound is not None:
+            return self.asymmetry_bound
+        if self.boundary is not None:
+            return "shares"
+        return "joint" if self.e_same is not None else None
 
 
 def _check_counts(name: str, counts: Pair | None) -> None:
     if counts is None:
         return
     for value in (counts.signal, counts.decoy):
-        if not math.isfinite(value):
-            raise FieldError(name, f"counts must be finite, got {value}")
-        if value < 0:
-            raise FieldError(name, f"counts must not be negative, got {value}")
-        if value > LARGEST_COUNT:
-            raise FieldError(name, f"counts must not exceed {LARGEST_COUNT:.0e}, got {value}")
+        _check_count(name, value)
+
+
+def _check_count(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise FieldError(name, f"counts must be finite, got {value}")
+    if value < 0:
+        raise FieldError(name, f"counts must not be negative, got {value}")
+    if value > LARGEST_COUNT:
+        raise FieldError(name, f"counts must not exceed {LARGEST_COUNT:.0e}, got {value}")
 
 
 def _check_errors(name: str, errors: Pair, detections: Pair) -> None:
@@ -167,6 +212,16 @@ def check_mu_uncertainty(mu: Pair, uncertainty: Pair) -> None:
             "mu_uncertainty",
             f"lets the intensities meet: signal at least {least_signal:.6g}, decoy at most {most_decoy:.6g}",
         )
+
+
+def check_epsilon(name: str, value: float) -> None:
+    """Refuse an epsilon that is no probability or too small to calculate with.
+
+    Raises:
+        FieldError: saying which limit it misses.
+    """
+    if not LEAST_EPSILON <= value < 1.0:  # also refuses NaN
+        raise FieldError(name, f"must be at least {LEAST_EPSILON:g} and below 1, got {value}")
 
 
 def _check_open_unit(name: str, value: float) -> None:

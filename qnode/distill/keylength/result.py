@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from qnode.distill.counts import Pair
 from qnode.distill.keylength.asymmetry import AsymmetryTerms
 from qnode.distill.keylength.decoy import PhotonBounds, WeightedLimits
-from qnode.distill.keylength.inputs import EstimatorInput
+from qnode.distill.keylength.inputs import AsymmetryBound, EstimatorInput
+from qnode.distill.keylength.shares import ShareTerms
 
-# The six one-sided events of the asymmetry term: C_Z and E_same twice, E_plus and E_dark once (3.6).
-ASYMMETRY_EVENTS = 6
+# One-sided events of the bound on the asymmetry. ``joint`` needs four of its six; it keeps six, so that a
+# peer of protocol 1 comes to the same length.
+_ASYMMETRY_EVENTS: Final[Mapping[AsymmetryBound, int]] = {"shares": 2, "joint": 6}
 EXACT_INTENSITIES = "the intensities and their probabilities are taken as exact"
 
 
@@ -20,10 +23,12 @@ class KeyLength(msgspec.Struct, frozen=True, kw_only=True):
 
     ``length`` is ``length_unfloored`` rounded down, 0 when that is negative or nothing bounds the phase
     error. ``mu``: the intensities that all bounds stand for, the worst of what calibration allows.
-    ``error_rate_x1``: v_x1_upper / s_x1_lower; sampling makes ``phi_visibility_upper`` of it, the asymmetry
-    term (where it is charged) ``phi_z_upper``. ``overhead_bits`` (smoothing, privacy amplification) and
-    ``verification_bits`` are subtracted beside ``lambda_ec_bits``. ``epsilons`` names each failure
-    probability; ``a_weight`` beside ``a`` says how often it counts in eps_sec.
+    ``asymmetry`` (from the classes of boundary slots) and ``shares`` are computed wherever their counts are
+    given; ``asymmetry_bound`` says which of them is charged. ``error_rate_x1``: v_x1_upper / s_x1_lower;
+    sampling makes ``phi_visibility_upper`` of it, the asymmetry term (where it is charged) ``phi_z_upper``.
+    ``overhead_bits`` (smoothing, privacy amplification) and ``verification_bits`` are subtracted beside
+    ``lambda_ec_bits``. ``epsilons`` names each failure probability; ``a_weight`` beside ``a`` says how
+    often it counts in eps_sec.
     """
 
     length: int
@@ -47,8 +52,24 @@ class KeyLength(msgspec.Struct, frozen=True, kw_only=True):
     estimator: str
     x_mode: str
     asymmetry: AsymmetryTerms | None
+    shares: ShareTerms | None
+    asymmetry_bound: AsymmetryBound | None
     epsilons: Mapping[str, float]
     assumptions: tuple[str, ...]
+
+    @property
+    def asymmetry_upper(self) -> float | None:
+        """The upper limit on the asymmetry that is charged, None where none is, or nothing limits it."""
+        if self.asymmetry_bound == "shares":
+            return self.shares.asymmetry_upper if self.shares is not None else None
+        if self.asymmetry_bound == "joint":
+            return self.asymmetry.asymmetry_upper if self.asymmetry is not None else None
+        return None
+
+
+def asymmetry_events(inputs: EstimatorInput) -> int:
+    """Return how many one-sided events the charged bound on the asymmetry adds to the budget."""
+    return 0 if inputs.charged is None else _ASYMMETRY_EVENTS[inputs.charged]
 
 
 def binary_entropy(x: float) -> float:
@@ -70,15 +91,15 @@ def assemble(
     estimator: str,
     phi_visibility: float,
     asymmetry: AsymmetryTerms | None,
+    shares: ShareTerms | None,
     credited_empty: float,
     overhead_bits: float,
     epsilons: Mapping[str, float],
     assumptions: tuple[str, ...],
 ) -> KeyLength:
     """Apply the asymmetry term, subtract what was disclosed and spent, and round down."""
-    phi = phi_visibility
-    if asymmetry is not None and inputs.uses_asymmetry:
-        phi = asymmetry.widen(phi_visibility)
+    terms = {"shares": shares, "joint": asymmetry, None: None}[inputs.charged]
+    phi = phi_visibility if terms is None else terms.widen(phi_visibility)
     verification_bits = verification_overhead_bits(inputs)
     unfloored = (
         credited_empty
@@ -88,8 +109,11 @@ def assemble(
         - verification_bits
     )
     usable = not bounds.empty and phi < 0.5
+    length = max(0, math.floor(unfloored)) if usable else 0
+    # The photon bounds exclude each other where this could fail, and the counts were refused there.
+    assert length <= inputs.n_z.total, f"{length} secret bits from {inputs.n_z.total} sifted bits"
     return KeyLength(
-        length=max(0, math.floor(unfloored)) if usable else 0,
+        length=length,
         length_unfloored=unfloored if usable else min(0.0, unfloored),
         mu=inputs.mu,
         weighted=bounds.weighted,
@@ -108,14 +132,16 @@ def assemble(
         overhead_bits=overhead_bits,
         verification_bits=verification_bits,
         estimator=estimator,
-        x_mode="visibility + asymmetry" if inputs.uses_asymmetry else "visibility",
+        x_mode="visibility" if inputs.charged is None else "visibility + asymmetry",
         asymmetry=asymmetry,
+        shares=shares,
+        asymmetry_bound=inputs.charged,
         epsilons={"eps_sec": inputs.eps_sec, "eps_cor": inputs.eps_cor, **epsilons},
-        assumptions=assumptions + common_assumptions(inputs, asymmetry),
+        assumptions=assumptions + common_assumptions(inputs),
     )
 
 
-def common_assumptions(inputs: EstimatorInput, asymmetry: AsymmetryTerms | None) -> tuple[str, ...]:
+def common_assumptions(inputs: EstimatorInput) -> tuple[str, ...]:
     """Return what every estimator leaves open for this receiver (security reference 3.6, 4.4, 4.5, 6)."""
     sentences = [
         "independent dead time: basis-independent detection is not enforced",
@@ -123,19 +149,21 @@ def common_assumptions(inputs: EstimatorInput, asymmetry: AsymmetryTerms | None)
         "detection-efficiency mismatch is not bounded",
         "phases are random from qubit to qubit; intensities and states do not depend on earlier ones",
         "detectors have no memory (afterpulses, dead time) that the adversary can use",
+        "the sampling argument wants Bob's announcements after Alice's last qubit; "
+        "he announces slots and arms while she sends",
         EXACT_INTENSITIES,
     ]
     if inputs.one_x_detector:
         sentences.append("one X detector and three states: not proven against coherent attacks")
-    if inputs.uses_asymmetry:
+    if inputs.charged is not None:
         sentences.append("asymmetry term: all photon numbers together, not separated for one photon")
-        if inputs.asymmetry_bound == "reference":
+        if inputs.charged == "shares":
             sentences.append(
-                "asymmetry term: deviations as in the reference, which fail more often than its budget says"
+                "asymmetry term: both arms are as efficient for every state, up to one common factor"
             )
     elif inputs.one_x_detector:
         sentences.append("visibility only: a channel that treats |+> and |-> differently is not seen")
-    if asymmetry is not None and inputs.p_z is not None:
+    if inputs.p_z is not None and inputs.one_x_detector:
         expected = 2.0 * inputs.p_x / inputs.p_z
         if abs(inputs.x_scale - expected) > 1e-6 * expected:
             sentences.append(f"x_scale is {inputs.x_scale:g}, while 2 p_X / p_Z is {expected:g}")

@@ -7,20 +7,21 @@ from qnode.distill.keylength.coin import printed_coin
 from qnode.distill.keylength.decoy import photon_bounds, weighted_limits
 from qnode.distill.keylength.inputs import EstimatorInput
 from qnode.distill.keylength.limits import hoeffding_limits
-from qnode.distill.keylength.result import ASYMMETRY_EVENTS, KeyLength, assemble
+from qnode.distill.keylength.result import KeyLength, assemble, asymmetry_events
 from qnode.distill.keylength.sampling import RuscaPhaseError, rusca_phase_error
+from qnode.distill.keylength.shares import shares_of
 
 # eps_sec = 4 smoothing + 4 chain rule + 1 privacy amplification + 6 detections + 4 errors, all equal (2.3).
 TERMS = 19
 
 
 def key_length(inputs: EstimatorInput) -> KeyLength:
-    """Return the key length of (A25); with the asymmetry term its six events join the 19 equal terms.
+    """Return the key length of (A25); the events of a charged asymmetry join the 19 equal terms.
 
     Choices (security reference 2.4): 19 in gamma, v_X1 not capped, the exact hypergeometric tail at
     (eps_sec/19)^2 instead of gamma where fewer than 100 errors stand in the sample.
     """
-    terms = TERMS + (ASYMMETRY_EVENTS if inputs.uses_asymmetry else 0)
+    terms = TERMS + asymmetry_events(inputs)
     eps = inputs.eps_sec / terms
     log_inverse = math.log(terms) - math.log(inputs.eps_sec)
     weighted = weighted_limits(inputs, hoeffding_limits, log_inverse)
@@ -34,7 +35,8 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
         estimator="rusca2018",
         phi_visibility=sampled.value,
         asymmetry=asymmetry_of(inputs, log_inverse),
-        credited_empty=bounds.s_z0_lower,
+        shares=shares_of(inputs, log_inverse),
+        credited_empty=0.0 if inputs.error_positions_public else bounds.s_z0_lower,
         overhead_bits=6.0 * log_inverse / math.log(2.0),
         epsilons=_budget(inputs, eps, sampled),
         assumptions=_assumptions(inputs, terms, sampled),
@@ -43,8 +45,8 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
 
 def _budget(inputs: EstimatorInput, eps: float, sampled: RuscaPhaseError) -> dict[str, float]:
     weights = {"smoothing": 4, "chain_rule": 4, "privacy_amplification": 1, "detections": 6, "errors": 4}
-    if inputs.uses_asymmetry:
-        weights["asymmetry"] = ASYMMETRY_EVENTS
+    if inputs.charged is not None:
+        weights["asymmetry"] = asymmetry_events(inputs)
     budget: dict[str, float] = {}
     for name, weight in weights.items():
         budget[name] = eps
@@ -59,6 +61,12 @@ def _assumptions(inputs: EstimatorInput, terms: int, sampled: RuscaPhaseError) -
         "published fixed-length claim, used with a length computed from the observed counts",
         f"vacuum rule {inputs.vacuum_rule}, constant {terms} in gamma and in the key length",
     ]
+    if inputs.error_positions_public:
+        sentences.append("no entropy is credited for empty qubits: the positions of errors are public")
+    else:
+        sentences.append(
+            "the entropy of empty qubits is credited: nobody knows which bits correction changed"
+        )
     if sampled.by_exact_tail:
         sentences.append(
             f"few X errors: exact hypergeometric tail at (eps_sec/{terms})^2 in the place of gamma"

@@ -7,8 +7,9 @@ from qnode.distill.keylength.coin import printed_coin
 from qnode.distill.keylength.decoy import photon_bounds, weighted_limits
 from qnode.distill.keylength.inputs import EstimatorInput
 from qnode.distill.keylength.limits import clipped_hoeffding_limits
-from qnode.distill.keylength.result import ASYMMETRY_EVENTS, KeyLength, assemble
+from qnode.distill.keylength.result import KeyLength, assemble, asymmetry_events
 from qnode.distill.keylength.sampling import serfling_phase_error
+from qnode.distill.keylength.shares import shares_of
 from qnode.errors import FieldError
 
 TERMS = 15
@@ -22,7 +23,7 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
     """
     if inputs.vacuum_rule != "min":
         raise FieldError("vacuum_rule", f"wiesemann2024 fixes the rule min, got {inputs.vacuum_rule}")
-    terms = TERMS + (ASYMMETRY_EVENTS if inputs.uses_asymmetry else 0)
+    terms = TERMS + asymmetry_events(inputs)
     log_inverse = math.log(terms) - math.log(inputs.eps_sec)
     weighted = weighted_limits(inputs, clipped_hoeffding_limits, log_inverse)
     bounds = photon_bounds(inputs, weighted, printed_coin(inputs, weighted, "min", log_inverse))
@@ -36,6 +37,7 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
         estimator="wiesemann2024",
         phi_visibility=phi,
         asymmetry=asymmetry_of(inputs, log_inverse),
+        shares=shares_of(inputs, log_inverse),
         credited_empty=0.0,
         overhead_bits=4.0 * log_inverse / math.log(2.0) - 1.0,
         epsilons={"eps_0": inputs.eps_sec / terms, "eps_0_weight": float(terms)},

@@ -1,0 +1,381 @@
+"""The checks: what each measures, between which limits an honest block lies, and what lies beyond.
+
+One row of `CHECKS` is one check. A check returns None where the block does not have the counts for it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from qnode.distill.counts import Pair, TagCounts
+from qnode.distill.plausibility.chance import Limits, count_limits, dispersion_limits, share_limits
+from qnode.distill.plausibility.facts import Facts
+
+_BRIGHT: Final = "detectors controlled by bright light"
+_STEERED: Final = (
+    "an arm chosen by the light: steering of the splitter, or detectors controlled by bright light"
+)
+_YIELDS: Final = "yields that depend on the photon number, or intensities that are not the configured ones"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value and the limits within which it is plausible, chance included."""
+
+    value: float
+    least: float
+    most: float
+
+
+Measure = Callable[[Facts], Measured | None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check. ``low`` and ``high``: what a value below or above the limits points to, in words."""
+
+    name: str
+    what: str
+    low: str
+    high: str
+    measure: Measure
+
+
+def _share(n: float, x: float, limits: Limits, z: float) -> Measured | None:
+    if n <= 0.0:
+        return None
+    least, most = share_limits(n, *limits, z)
+    return Measured(x / n, least, most)
+
+
+def _odds(part: float, rest: float, limits: Limits, z: float, scale: float) -> Measured | None:
+    """Measure ``scale * part / rest``, which lies between ``limits``, through the share of ``part``."""
+    if rest <= 0.0:
+        return None
+    shares = [odds / (scale + odds) for odds in limits]
+    least, most = share_limits(part + rest, shares[0], shares[1], z)
+    return Measured(scale * part / rest, _to_odds(least, scale), _to_odds(most, scale))
+
+
+def _to_odds(share: float, scale: float) -> float:
+    return scale * share / (1.0 - share) if share < 1.0 else math.inf
+
+
+def _around_half(facts: Facts) -> Limits:
+    tolerance = facts.link.plausibility.balance_tolerance
+    return 0.5 - tolerance, 0.5 + tolerance
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+def _qber_z(facts: Facts) -> Measured | None:
+    n, m, most = facts.counts.n_z.total, facts.counts.m_z.total, facts.link.block.qber_z_limit
+    found = _share(n, m, (facts.link.plausibility.least_error_z, 1.0), facts.z)
+    return None if found is None else Measured(found.value, found.least, most)
+
+
+def _e_vis(facts: Facts) -> Measured | None:
+    x, most = facts.counts.x, facts.link.block.e_vis_limit
+    limits = (facts.link.plausibility.least_error_x, math.inf)
+    scale = facts.p_z / (2.0 * facts.p_x)
+    if x.c_z.total <= 0.0:
+        return Measured(math.inf, limits[0], most)
+    share = limits[0] / (scale + limits[0])
+    least, _ = share_limits(x.c_plus.total + x.c_z.total, share, 1.0, facts.z)
+    return Measured(scale * x.c_plus.total / x.c_z.total, _to_odds(least, scale), most)
+
+
+def _boundary_error(facts: Facts) -> Measured | None:
+    x, limits = facts.counts.x, (facts.link.plausibility.least_error_z, facts.link.block.qber_z_limit)
+    return _odds(x.e_dark.total, x.e_same.total, limits, facts.z, 1.0)
+
+
+def _errors_by_intensity(facts: Facts, errors: Pair) -> Measured | None:
+    """Measure the decoy's share of errors: noise knows no intensity, two photons know its square."""
+    (p1, p2), (least_ratio, _) = facts.link.source.p, facts.mu_ratio
+    square = least_ratio**2
+    return _share(errors.total, errors.decoy, (p2 * square / (p1 + p2 * square), p2), facts.z)
+
+
+# --- the channel between |+> and |-> ------------------------------------------------------------------------
+
+
+def _rho(facts: Facts) -> Measured | None:
+    plus = facts.counts.n_z_plus
+    if plus is None:
+        return None
+    scale = facts.p_z / (2.0 * facts.p_x)
+    return _odds(plus.total, facts.counts.n_z.total, _around_half(facts), facts.z, scale)
+
+
+def _t2(facts: Facts) -> Measured | None:
+    boundary = facts.counts.boundary
+    if boundary is None:
+        return None
+    scale = (0.5 * facts.p_z + 0.5 * facts.p_x) / facts.p_z  # with rho at one half
+    return _odds(facts.counts.x.c_z.total, boundary, _around_half(facts), facts.z, scale)
+
+
+def _boundary_plus(facts: Facts) -> Measured | None:
+    x, (least, most) = facts.counts.x, _around_half(facts)
+    scale = facts.p_z / (2.0 * facts.p_x)
+    limits = (least, most + facts.link.block.qber_z_limit)
+    return _odds(x.e_plus.total, x.e_same.total, limits, facts.z, scale)
+
+
+def _boundary_same(facts: Facts) -> Measured | None:
+    boundary = facts.counts.boundary
+    if not boundary:
+        return None
+    tolerance = 2.0 * facts.link.plausibility.balance_tolerance
+    share = 0.25 * facts.p_z**2 / (0.5 * facts.p_z + 0.5 * facts.p_x)
+    limits = (share * (1.0 - tolerance), share * (1.0 + tolerance))
+    return _share(boundary, facts.counts.x.e_same.total, limits, facts.z)
+
+
+# --- photon statistics --------------------------------------------------------------------------------------
+
+
+def _intensity(facts: Facts, right: Pair, wrong: Pair, weight: float) -> Measured | None:
+    """Measure mu2/mu1 from ``right`` less ``weight`` times ``wrong``, in which noise cancels."""
+    seen, noise = facts.per_probability(right), facts.per_probability(wrong)
+    signal, decoy = seen.signal - weight * noise.signal, seen.decoy - weight * noise.decoy
+    p1, p2 = facts.link.source.p
+    deviation_signal = math.sqrt(seen.signal / p1 + weight**2 * noise.signal / p1)
+    deviation_decoy = math.sqrt(seen.decoy / p2 + weight**2 * noise.decoy / p2)
+    if signal <= 2.0 * facts.z * deviation_signal:
+        return None
+    least, most = facts.mu_ratio
+    light_z, light_x = facts.light
+    most *= 1.0 + (light_z + light_x) * (1.0 - most)  # a click takes several photons once, and cross clicks
+
+    def chance(ratio: float) -> float:
+        return facts.z * math.hypot(deviation_decoy, ratio * deviation_signal) / signal
+
+    return Measured(decoy / signal, least - chance(least), most + chance(most))
+
+
+def _intensity_z(facts: Facts) -> Measured | None:
+    n, m = facts.counts.n_z, facts.counts.m_z
+    right = Pair(n.signal - m.signal, n.decoy - m.decoy)
+    return _intensity(facts, right, m, 1.0)
+
+
+def _intensity_x(facts: Facts) -> Measured | None:
+    x = facts.counts.x
+    return _intensity(facts, x.c_z, x.c_plus, facts.p_z / facts.p_x)
+
+
+def _intensity_plus(facts: Facts) -> Measured | None:
+    """Measure the decoy's share of the clicks on |+>, less that of the clicks on Z states."""
+    plus, n = facts.counts.n_z_plus, facts.counts.n_z
+    if plus is None or plus.total <= 0.0 or n.total <= 0.0:
+        return None
+    share = (plus.decoy + n.decoy) / (plus.total + n.total)
+    chance = facts.z * math.sqrt(share * (1.0 - share) * (1.0 / plus.total + 1.0 / n.total))
+    allowed = chance + 0.01 * share
+    return Measured(plus.decoy / plus.total - n.decoy / n.total, -allowed, allowed)
+
+
+def _yield_z(facts: Facts) -> Measured | None:
+    """Measure how many of the qubits with a photon at all would have to be detected."""
+    if facts.live_slots <= 0.0:
+        return None
+    worst = Measured(0.0, 0.0, 1.0)
+    n = facts.per_probability(facts.counts.n_z)
+    for seen, mu in zip((n.signal, n.decoy), facts.link.source.mu, strict=True):
+        photons = facts.live_slots * facts.p_z * -math.expm1(-mu)
+        value = seen / photons
+        if value >= worst.value:
+            worst = Measured(value, 0.0, 1.0 + facts.z / math.sqrt(photons))
+    return worst
+
+
+# --- tags ---------------------------------------------------------------------------------------------------
+
+
+def _late(facts: Facts, late: float, n: float) -> Measured | None:
+    tolerance = facts.link.plausibility.late_tolerance
+    return _share(n, late, (0.5 - tolerance, 0.5 + tolerance), facts.z)
+
+
+def _late_signal(facts: Facts) -> Measured | None:
+    late, n = facts.counts.late, facts.counts.n_z
+    return None if late is None else _late(facts, late.signal, n.signal)
+
+
+def _late_decoy(facts: Facts) -> Measured | None:
+    late, n = facts.counts.late, facts.counts.n_z
+    return None if late is None else _late(facts, late.decoy, n.decoy)
+
+
+def _bunching(facts: Facts) -> float:
+    """Return E[mu^2] / E[mu]^2: how much more often two photons are there than in light of one intensity."""
+    (mu1, mu2), (p1, p2) = facts.link.source.mu, facts.link.source.p
+    return (p1 * mu1**2 + p2 * mu2**2) / (p1 * mu1 + p2 * mu2) ** 2
+
+
+def _cross_clicks(facts: Facts) -> Measured | None:
+    tags = facts.counts.tags
+    if tags is None or facts.live_slots <= 0.0:
+        return None
+    z_slots, x_slots = facts.clicked_slots(tags)
+    accidental = z_slots * x_slots / facts.live_slots * _bunching(facts)
+    factor = facts.link.plausibility.cross_click_factor
+    least = 0.0 if facts.link.receiver.dead_time == "joint" else accidental / factor
+    return Measured(float(tags.cross_clicks), *count_limits(least, accidental * factor, facts.z))
+
+
+def _double_clicks(facts: Facts) -> Measured | None:
+    tags = facts.counts.tags
+    if tags is None or facts.live_slots <= 0.0:
+        return None
+    z_slots, x_slots = facts.clicked_slots(tags)
+    # Two bins share the light of a slot in each arm; more than half of the pairs never fall into both.
+    accidental = 0.5 * (z_slots**2 + x_slots**2) / facts.live_slots * _bunching(facts)
+    most = facts.link.plausibility.cross_click_factor * accidental
+    return Measured(float(tags.double_clicks), *count_limits(0.0, most, facts.z))
+
+
+def _out_of_gate(facts: Facts) -> Measured | None:
+    tags = facts.counts.tags
+    if tags is None:
+        return None
+    n = tags.out_of_gate + sum(facts.clicked_slots(tags))
+    return _share(n, tags.out_of_gate, facts.link.plausibility.out_of_gate, facts.z)
+
+
+def _dead_time(facts: Facts) -> Measured | None:
+    tags = facts.counts.tags
+    if tags is None or facts.link.receiver.dead_time_s <= 0.0:
+        return None
+    return Measured(float(tags.too_close), 0.0, 0.0)
+
+
+def _occupancy(facts: Facts) -> Measured | None:
+    tags = facts.counts.tags
+    occupied = None if tags is None else facts.occupancies(tags)
+    return None if occupied is None else Measured(max(occupied), 0.0, 1.01)
+
+
+def _arm_ratio(facts: Facts) -> Measured | None:
+    tags = facts.counts.tags
+    if tags is None:
+        return None
+    return _odds(
+        float(sum(tags.x_clicks)), float(sum(tags.z_clicks)), facts.link.plausibility.arm_ratio, facts.z, 1.0
+    )
+
+
+def _steadiness(facts: Facts, tags: TagCounts, parts: tuple[int, ...], arm: int) -> Measured | None:
+    """Measure the chi-square of the clicks in the parts of the span against one constant rate.
+
+    Dead time makes counts more regular than chance, by the square of the live fraction.
+    """
+    total, live = sum(parts), facts.live_slots
+    pairs = [(n, total * slots / live) for n, slots in zip(parts, tags.live_slots, strict=True) if slots]
+    if total <= 0 or len(pairs) < 2 or min(expected for _, expected in pairs) < 5.0:
+        return None
+    degrees = len(pairs) - 1
+    extra = 0.25 * facts.link.plausibility.drift**2 * total
+    least, most = dispersion_limits(degrees, extra, facts.z)
+    occupied = facts.occupancies(tags)
+    if facts.link.receiver.dead_time_s <= 0.0 or occupied is None:
+        least = 0.0
+    else:
+        least *= max(0.0, 1.0 - 1.1 * occupied[arm]) ** 2
+    return Measured(
+        sum((n - expected) ** 2 / expected for n, expected in pairs) / degrees,
+        least / degrees,
+        most / degrees,
+    )
+
+
+def _steadiness_z(facts: Facts) -> Measured | None:
+    tags = facts.counts.tags
+    return None if tags is None else _steadiness(facts, tags, tags.z_clicks, 0)
+
+
+def _steadiness_x(facts: Facts) -> Measured | None:
+    tags = facts.counts.tags
+    return None if tags is None else _steadiness(facts, tags, tags.x_clicks, 1)
+
+
+_NOT_STEADY: Final = "an attack, or a fault, that began or ended within the block"
+
+CHECKS: Final[tuple[Check, ...]] = (
+    Check("qber_z", "bit errors m_Z / n_Z", _BRIGHT, "intercept and resend", _qber_z),
+    Check("e_vis", "errors of the interferometer, (1 - V) / 2", _BRIGHT, "intercept and resend", _e_vis),
+    Check(
+        "boundary_error", "E_dark / E_same: bit errors in the X arm", _BRIGHT,
+        "light in the X arm that does not know Alice's bit: " + _STEERED, _boundary_error,
+    ),
+    Check(
+        "errors_z", "decoy's share of m_Z", _YIELDS, _YIELDS,
+        lambda facts: _errors_by_intensity(facts, facts.counts.m_z),
+    ),
+    Check(
+        "errors_x", "decoy's share of C_+", _YIELDS, _YIELDS,
+        lambda facts: _errors_by_intensity(facts, facts.counts.x.c_plus),
+    ),
+    Check(
+        "rho", "P(tot|+) / T from the Z arm, one half", "loss of |+>, or an arm that depends on the state",
+        "more light on |+> than on Z states: " + _STEERED, _rho,
+    ),
+    Check(
+        "t2", "[P(-|0) + P(-|1)] / T from all boundary clicks, one half",
+        "damping towards |+>, or more boundary clicks than light gives",
+        "fewer boundary clicks than light gives: " + _BRIGHT, _t2,
+    ),
+    Check(
+        "boundary_plus", "t3 = rho + t4 from boundary classes", "boundary clicks that do not know the state",
+        "boundary clicks that do not know the state", _boundary_plus,
+    ),
+    Check(
+        "boundary_same", "E_same's share of boundary clicks", "boundary clicks that do not know the state",
+        "boundary clicks that know more than the state", _boundary_same,
+    ),
+    Check("intensity_z", "mu2 / mu1 from Z clicks, noise cancelled", _YIELDS, _YIELDS, _intensity_z),
+    Check("intensity_x", "mu2 / mu1 from X clicks, noise cancelled", _YIELDS, _YIELDS, _intensity_x),
+    Check(
+        "intensity_plus", "decoy's share of Z-arm clicks on |+> less that on Z states", _YIELDS, _YIELDS,
+        _intensity_plus,
+    ),
+    Check("yield_z", "detections over qubits with a photon", "", "light that Alice did not send", _yield_z),
+    Check("late_signal", "late share, signal", "time shift, double pulses", "time shift", _late_signal),
+    Check("late_decoy", "late share, decoy", "time shift, double pulses", "time shift", _late_decoy),
+    Check(
+        "cross_clicks", "slots with clicks in both arms", _STEERED, "light brighter than Alice's",
+        _cross_clicks,
+    ),
+    Check(
+        "double_clicks", "slots with two clicks at one detector", "", "light brighter than Alice's",
+        _double_clicks,
+    ),
+    Check(
+        "out_of_gate", "share of tags outside the gates", "tags without the detectors' jitter: " + _BRIGHT,
+        "light after the gates, time shift, or pulses that keep a detector dead", _out_of_gate,
+    ),
+    Check(
+        "dead_time", "tags closer than the declared dead time", "",
+        "clicks that no avalanche made, or a dead time that is not the declared one", _dead_time,
+    ),
+    Check(
+        "occupancy", "clicks times declared dead time over live time", "",
+        "more clicks than the dead time lets through", _occupancy,
+    ),
+    Check(
+        "arm_ratio", "X-arm clicks for one Z-arm click", "a dead X detector, or " + _STEERED,
+        "a dead Z detector, or " + _STEERED, _arm_ratio,
+    ),
+    Check(
+        "steadiness_z", "spread of the Z arm's rate over the block, 1 by chance",
+        "clicks more regular than chance", _NOT_STEADY, _steadiness_z,
+    ),
+    Check(
+        "steadiness_x", "spread of the X arm's rate over the block, 1 by chance",
+        "clicks more regular than chance", _NOT_STEADY, _steadiness_x,
+    ),
+)  # fmt: skip
