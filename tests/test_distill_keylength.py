@@ -243,12 +243,12 @@ def test_counts_that_contradict_the_intensities_are_refused_by_the_bound_that_sh
 
 
 def test_counts_are_refused_only_when_they_exclude_every_intensity_within_the_calibration() -> None:
-    # As a decoy of 0.24 gives them, where 0.20 is configured.
-    n, m = Pair(8_500_000, 1_748_000), Pair(90_000, 18_000)
+    # As a decoy of 0.32 gives them, where 0.20 is configured.
+    n, m = Pair(8_500_000, 2_330_000), Pair(90_000, 24_000)
     counts = example(n_z=n, m_z=m, n_x=n, m_x=m, mu=Pair(0.5, 0.2), p=Pair(0.7, 0.3), lambda_ec=0)
     with pytest.raises(CountsContradiction):
         estimate(counts, "eur")
-    for off, refused in ((0.001, True), (0.12, False)):
+    for off, refused in ((0.001, True), (0.3, False)):
         uncertain = msgspec.structs.replace(counts, mu_uncertainty=Pair(off, off))
         if refused:
             with pytest.raises(CountsContradiction):
