@@ -87,7 +87,7 @@ def preshared(n_pads: int) -> bytes:
 def add_block(block: PreparedBlock, *stores: SqliteKeyStore) -> None:
     """Bring a block through the two-step commit at all the stores."""
     for store in stores:
-        store.record_block_opened(block.block_id)
+        store.record_block_opened(block.block_id, block.record.eps_sec + block.record.eps_cor)
         store.prepare(block)
     for store in stores:
         store.confirm(block.block_id)

@@ -67,7 +67,7 @@ def test_refill_of_a_prepared_block_is_for_receiving_only_until_confirmed(stores
     alice, bob = stores
     block = make_block(1, 2)
     for store in stores:
-        store.record_block_opened(1)
+        store.record_block_opened(1, 0.0)
         store.prepare(block)
     assert alice.pads_left() == PadsLeft(send=4, receive=7)
     alice.confirm(1)
@@ -95,7 +95,7 @@ def test_pads_chunks_and_secret_of_a_block_do_not_overlap(stores: Pair) -> None:
 def test_a_block_confirmed_after_a_later_ones_pads_are_in_use_gives_none_for_sending(stores: Pair) -> None:
     alice, _ = stores
     for block_id in (1, 2):
-        alice.record_block_opened(block_id)
+        alice.record_block_opened(block_id, 0.0)
         alice.prepare(make_block(block_id, 2))
     alice.confirm(2)
     assert [alice.reserve_send_pad().pad_id for _ in range(5)][-1] == PadId(2, 0)
@@ -144,7 +144,7 @@ def test_a_new_preshared_key_replaces_everything_and_only_on_request(stores: Pai
     for store in stores:
         store.load_preshared(preshared(10), replace=True)
         assert store.counts().void == 4
-        assert store.pads_left() == PadsLeft(5, 5)
+        assert (store.pads_left().send, store.pads_left().receive) == (5, 5)
     assert alice.reserve_send_pad().pad == preshared(10)[64:80]
     assert not alice.confirm_generation(bob.view_of_peer())
 

@@ -59,7 +59,7 @@ def consume_pad(store: SqliteKeyStore) -> object:
         consume_as_master,
         consume_pad,
         lambda store: store.confirm_receive_pad(PadId(0, 0)),
-        lambda store: store.record_block_opened(2),
+        lambda store: store.record_block_opened(2, 0.0),
         lambda store: store.give_away(1),
         lambda store: store.expire(100.0, 60.0),
     ],
@@ -96,7 +96,7 @@ def test_a_restored_store_serves_nothing_until_the_peer_has_confirmed(
     with a.open() as alice, b.open() as bob:
         for refused in (
             lambda: alice.assign("m", ["s"], 1, 256, 0.0),
-            lambda: alice.record_block_opened(9),
+            lambda: alice.record_block_opened(9, 0.0),
             lambda: alice.take_from_stock("m", "s", 1),
             alice.reserve_send_pad,
         ):
@@ -270,7 +270,7 @@ def test_results_are_withheld_and_the_store_stops_when_the_anchor_cannot_be_writ
 def test_a_full_disk_changes_nothing_and_passes(sites: tuple[Site, Site]) -> None:
     a, _ = sites
     with a.open() as alice:
-        alice.record_block_opened(2)
+        alice.record_block_opened(2, 0.0)
         before = alice.counts()
         with alice._database.look() as tx:
             (pages,) = tx.one("PRAGMA page_count")
@@ -317,7 +317,7 @@ def scribble_in_the_middle(path: Path) -> None:
 
 def a_newer_schema(path: Path) -> None:
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
 
 
@@ -335,7 +335,7 @@ def another_database(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "not a qnode key store"),
         (lambda path: path.write_bytes(path.read_bytes()[:9000]), "damaged"),
         (scribble_in_the_middle, "damaged"),
-        (a_newer_schema, "schema 2"),
+        (a_newer_schema, "schema 3"),
         (another_database, "not a qnode key store"),
     ],
 )

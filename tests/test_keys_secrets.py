@@ -33,7 +33,7 @@ def test_no_secret_stands_in_any_file_at_any_time(tmp_path: Path) -> None:
         for store in (alice, bob):
             store.load_preshared(psk)
         add_block(make_block(1, 12), alice, bob)
-        alice.record_block_opened(2)
+        alice.record_block_opened(2, 0.0)
         alice.prepare(make_block(2, 12))
         check()
         keys = alice.deliver_to_master(assigned(alice, bob, 3))

@@ -86,7 +86,7 @@ class TwoSites:
         block = make_block(self.block_id, N_CHUNKS)
         for role, store in self.stores.items():
             if store.condition().state == StoreCondition.SERVING:
-                store.record_block_opened(self.block_id)
+                store.record_block_opened(self.block_id, 0.0)
                 store.prepare(block)
                 self.chunks_prepared[role] += N_CHUNKS
         for i in range(N_CHUNKS):
@@ -398,7 +398,7 @@ def test_accepting_out_of_thousands_of_random_ranges_never_shares_a_chunk(tmp_pa
     rng = random.Random(5)
     with Site(tmp_path / "a", "alice").open() as alice, Site(tmp_path / "b", "bob").open() as bob:
         for store in (alice, bob):
-            store.record_block_opened(1)
+            store.record_block_opened(1, 0.0)
             store.prepare(make_block(1, 600))
             store.confirm(1)
         owned: dict[Role, set[int]] = {"alice": set(), "bob": set()}

@@ -7,7 +7,17 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from keys_support import LAYOUT, Site, add_block, assigned, chunks_of, make_block, memory_folder, pairs
+from keys_support import (
+    LAYOUT,
+    Site,
+    add_block,
+    assigned,
+    chunks_of,
+    make_block,
+    memory_folder,
+    pairs,
+    preshared,
+)
 
 from qnode.errors import FieldError, KeyNotFound, NotEnoughKeys, NotNamed, StoreError
 from qnode.keys import Assignment, BlockState, KeyLayout, KeyRange, SqliteKeyStore, key_id
@@ -325,27 +335,44 @@ def test_a_refused_handover_is_void_at_both_sites(filled: Pair) -> None:
     bob.take_over(handover)  # an old one does nothing
 
 
-def test_the_sum_of_epsilons_counts_each_block_that_gave_key_once_and_outlives_the_process(
+def test_the_sum_of_epsilons_counts_each_block_from_its_opening_and_outlives_the_process(
     tmp_path: Path,
 ) -> None:
     a = Site(tmp_path / "a", "alice")
     with a.open() as store:
         add_block(make_block(1, 4), store)
         store.confirm(1)
-        store.record_block_opened(2)
+        store.record_block_opened(2, 1e-10)
         store.prepare(make_block(2, 4))
         store.void_block(2, "cut")
-        add_block(make_block(3, 4), store)
+        store.record_block_opened(3, 1e-10)  # lost before it gave key: it might have been accepted
+        with pytest.raises(StoreError):
+            store.record_block_opened(3, 1e-10)
     with a.open(create=False) as store:
-        assert store.positions().epsilon == pytest.approx(2 * (1e-9 + 1e-15), rel=1e-12)
+        assert store.positions().epsilon == pytest.approx(1e-9 + 1e-15 + 2e-10, rel=1e-12)
+
+
+def test_tags_are_counted_as_their_pads_are_used_and_over_restarts(tmp_path: Path) -> None:
+    a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+    with a.open() as alice, b.open() as bob:
+        for store in (alice, bob):
+            store.load_preshared(preshared(20))
+        for _ in range(3):
+            pad = alice.reserve_send_pad()
+            bob.receive_pad(pad.pad_id)  # an attempt that does not verify uses no pad
+            bob.confirm_receive_pad(pad.pad_id)
+        alice.confirm_receive_pad(bob.reserve_send_pad().pad_id)
+    for site, used in ((a, 4), (b, 4)):
+        with site.open(create=False) as store:
+            assert store.pads_left().used == used
 
 
 def test_block_numbers_only_grow(stores: Pair) -> None:
     alice, _ = stores
-    alice.record_block_opened(3)
+    alice.record_block_opened(3, 0.0)
     for block_id in (3, 2, 0):
         with pytest.raises(StoreError, match="cannot be opened"):
-            alice.record_block_opened(block_id)
+            alice.record_block_opened(block_id, 0.0)
     assert alice.last_block_id == 3
 
 
@@ -359,7 +386,7 @@ def test_the_two_steps_of_the_commit_and_their_illegal_neighbours(stores: Pair) 
     ):
         with pytest.raises(StoreError):
             move()
-    alice.record_block_opened(1)
+    alice.record_block_opened(1, 0.0)
     alice.prepare(block)
     assert (alice.block_state(1), alice.unconfirmed_blocks()) == (BlockState.PREPARED, [1])
     assert (alice.counts().prepared, alice.counts().available_own) == (4, 0)
@@ -377,7 +404,7 @@ def test_the_two_steps_of_the_commit_and_their_illegal_neighbours(stores: Pair) 
 def test_a_voided_block_stays_void(stores: Pair) -> None:
     alice, _ = stores
     for block_id in (1, 2):
-        alice.record_block_opened(block_id)
+        alice.record_block_opened(block_id, 0.0)
     alice.prepare(make_block(1, 4))
     for block_id in (1, 2, 1, 2):
         alice.void_block(block_id, "peer lost it")
@@ -394,7 +421,7 @@ def test_a_voided_block_stays_void(stores: Pair) -> None:
 def test_a_block_that_the_peer_uses_cannot_be_voided(stores: Pair) -> None:
     alice, bob = stores
     for store in stores:
-        store.record_block_opened(1)
+        store.record_block_opened(1, 0.0)
         store.prepare(make_block(1, 4))
     alice.confirm(1)
     bob.accept_assignment(alice.assign("m", ["s"], 1, 256, 0.0), 0.0)
@@ -406,7 +433,7 @@ def test_a_block_that_the_peer_uses_cannot_be_voided(stores: Pair) -> None:
 
 def test_a_key_that_does_not_fit_its_record_or_layout_is_refused(stores: Pair) -> None:
     alice, _ = stores
-    alice.record_block_opened(1)
+    alice.record_block_opened(1, 0.0)
     block = make_block(1, 4)
     with pytest.raises(StoreError, match="record says"):
         alice.prepare(replace(block, key=block.key[:-32]))
@@ -423,7 +450,7 @@ def test_finished_blocks_are_forgotten_but_their_numbers_never_return(stores: Pa
     bob_keys = bob.assign("m", ["s"], 1, 256, 0.0)
     alice.accept_assignment(bob_keys, 0.0)
     alice.void_accepted(bob_keys)
-    alice.record_block_opened(5000)
+    alice.record_block_opened(5000, 0.0)
     alice.expire(0.0, 60.0)
     assert [block.block_id for block in alice.recent_blocks(9)] == [2]
     assert alice.block_state(1) == BlockState.VOID

@@ -99,7 +99,7 @@ def test_when_the_disk_is_full_all_are_told_and_nothing_has_changed(tmp_path: Pa
         store.load_preshared(preshared(64))
         connection = store._database._tx.connection
         (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
-        store.record_block_opened(1)
+        store.record_block_opened(1, 0.0)
         before, left = store.positions(), store.pads_left()
         connection.execute(f"PRAGMA max_page_count = {n_pages}")
         results = Crowd(store).run(
@@ -121,7 +121,7 @@ def test_when_the_disk_is_full_all_are_told_and_nothing_has_changed(tmp_path: Pa
 def test_a_reader_is_served_though_the_disk_is_full_for_a_writer_beside_it(tmp_path: Path) -> None:
     with Site(tmp_path / "a", "alice").open() as store:
         store.load_preshared(preshared(64))
-        store.record_block_opened(1)
+        store.record_block_opened(1, 0.0)
         connection = store._database._tx.connection
         (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {n_pages}")

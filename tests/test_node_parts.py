@@ -349,7 +349,7 @@ class _Storage:
     async def positions(self) -> Positions:
         return Positions()
 
-    async def record_block_opened(self, block_id: int) -> None:
+    async def record_block_opened(self, block_id: int, epsilon: float) -> None:
         pass
 
 

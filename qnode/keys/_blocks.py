@@ -15,12 +15,15 @@ from qnode.keys._vault import Kind
 _BLOCKS_REMEMBERED = 4096
 
 
-def open_block(tx: Tx, block_id: int) -> None:
-    """Make `block_id` the last one used. Raises StoreError unless it is above all before it."""
+def open_block(tx: Tx, block_id: int, epsilon: float) -> None:
+    """Make `block_id` the last one used, and add its `epsilon` to the sum.
+
+    Raises StoreError unless it is above all before it.
+    """
     (last,) = tx.one("SELECT last_block_id FROM site")
     if block_id <= last:
         raise StoreError(f"block {block_id} cannot be opened: numbers up to {last} were used before")
-    tx.connection.execute("UPDATE site SET last_block_id = ?", (block_id,))
+    tx.connection.execute("UPDATE site SET last_block_id = ?, epsilon = epsilon + ?", (block_id, epsilon))
 
 
 def state_of(tx: Tx, block_id: int) -> BlockState:
@@ -63,8 +66,6 @@ def confirm(tx: Tx, block_id: int) -> None:
         return
     _require(tx, block_id, BlockState.PREPARED, "confirmed")
     tx.connection.execute("UPDATE block SET state = 'available' WHERE block_id = ?", (block_id,))
-    record = record_of(tx, block_id)
-    tx.connection.execute("UPDATE site SET epsilon = epsilon + ?", (record.eps_sec + record.eps_cor,))
     _pool.confirm_segment(tx, block_id)
 
 

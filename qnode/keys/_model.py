@@ -182,10 +182,14 @@ class HashKeys:
 
 
 class PadsLeft(Struct, frozen=True):
-    """Pads left in the pool per direction; `send` counts those of confirmed segments only."""
+    """Pads left in the pool per direction; `send` counts those of confirmed segments only.
+
+    `used`: one-time tags sent, and those of the peer that were verified, since the link's first block.
+    """
 
     send: int
     receive: int
+    used: int = 0
 
 
 class Positions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -194,7 +198,7 @@ class Positions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Kept in the anchor by the site itself and, mirrored, by the peer (`KeyStore.view_of_peer`). `era` counts
     how often all chunks were voided, `pool_epoch` how often a pre-shared key was loaded; `sent` and
     `received` are the greatest addresses of pads used, (-1, -1) before the first. `epsilon` is the sum of
-    eps_sec + eps_cor over the blocks that gave key, since the link's first.
+    eps_sec + eps_cor over the blocks that were opened, since the link's first.
     """
 
     generation: Number = 0

@@ -12,7 +12,7 @@ from qnode.keys._database import Database, read_positions
 from qnode.keys._model import Positions, Role
 from qnode.keys._vault import Kind, Vault
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x514E4F44  # "QNOD"
 _CANARY = b"qnode canary 16b"
 
@@ -28,8 +28,7 @@ def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, pe
     try:
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("BEGIN")
-        for statement in Path(__file__).with_name("schema_v1.sql").read_text(encoding="utf-8").split(";\n"):
-            connection.execute(statement)
+        _run_script(connection, f"schema_v{SCHEMA_VERSION}.sql")
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute(
@@ -58,6 +57,7 @@ def open_database(
         vault = Vault(connection, store_key)
         _check_canary(path, vault)
         store_id = _check_owner(path, connection, role=role, kme_id=kme_id, peer_kme_id=peer_kme_id)
+        _bring_up_to_date(connection)
         anchor = Anchor.open(anchor_path, store_key, store_id)
     except sqlite3.Error as error:
         connection.close()
@@ -108,9 +108,10 @@ def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
         raise StoreUnusable(
             f"{path}: this file is not a qnode key store; correct the path, or restore the file"
         )
-    if version != SCHEMA_VERSION:
+    if not 1 <= version <= SCHEMA_VERSION:
         raise StoreUnusable(
-            f"{path}: schema {version}, but this qnode knows {SCHEMA_VERSION}; run the qnode that wrote it"
+            f"{path}: schema {version}, but this qnode knows 1 to {SCHEMA_VERSION}; "
+            "run the qnode that wrote it"
         )
     found = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
     if found != ["ok"]:
@@ -119,6 +120,24 @@ def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
     if mode != "wal":
         raise StoreUnusable(f"{path}: the file system does not allow a write-ahead log; move the store")
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """Take a store of an earlier version, known to be ours, to the present one; each step whole, or none."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for step in range(version, SCHEMA_VERSION):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            _run_script(connection, f"from_v{step}_to_v{step + 1}.sql")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def _run_script(connection: sqlite3.Connection, name: str) -> None:
+    for statement in Path(__file__).with_name(name).read_text(encoding="utf-8").split(";\n"):
+        connection.execute(statement)
 
 
 def _check_canary(path: Path, vault: Vault) -> None:

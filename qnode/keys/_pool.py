@@ -89,6 +89,7 @@ def reserve_send(tx: Tx) -> Pad:
     pad_id = PadId(row[0], row[1])
     pad = tx.vault.read(Kind.PAD_SEND, pad_id.segment, pad_id.index, 1)
     _use_up_to(tx, "send", pad_id)
+    _count_tag(tx)
     return Pad(pad_id, pad)
 
 
@@ -102,6 +103,7 @@ def confirm_receive(tx: Tx, pad_id: PadId) -> None:
     """Use up a verified message's pad and all before it: the peer never goes back. Raises like peek."""
     _require_unused(tx, pad_id)
     _use_up_to(tx, "receive", pad_id)
+    _count_tag(tx)
     passed = tx.connection.execute(
         "DELETE FROM pad_segment WHERE direction = 'receive' AND segment < ? RETURNING segment",
         (pad_id.segment,),
@@ -144,7 +146,8 @@ def left(tx: Tx) -> PadsLeft:
         "SELECT coalesce(sum(count - next), 0) FROM pad_segment WHERE direction = 'send' AND confirmed = 1"
     )
     (receive,) = tx.one("SELECT coalesce(sum(count - next), 0) FROM pad_segment WHERE direction = 'receive'")
-    return PadsLeft(send, receive)
+    (used,) = tx.one("SELECT tags_used FROM site")
+    return PadsLeft(send, receive, used)
 
 
 def has_preshared(tx: Tx) -> bool:
@@ -185,6 +188,10 @@ def _use_up_to(tx: Tx, direction: str, pad_id: PadId) -> None:
             (after, direction, pad_id.segment),
         )
     _set_mark(tx, direction, pad_id)
+
+
+def _count_tag(tx: Tx) -> None:
+    tx.connection.execute("UPDATE site SET tags_used = tags_used + 1")
 
 
 def _set_mark(tx: Tx, direction: str, mark: PadId) -> None:

@@ -64,8 +64,12 @@ class KeyStore(Protocol):
     def last_block_id(self) -> int:
         """The last block number used, 0 before the first."""
 
-    def record_block_opened(self, block_id: int) -> None:
-        """Use up a block number. Raises StoreError unless it is above all used before."""
+    def record_block_opened(self, block_id: int, epsilon: float) -> None:
+        """Use up a block number, and add what the block's key may fail by to the sum of epsilons.
+
+        Every block that is opened might be accepted, so each counts, whatever becomes of it.
+        Raises StoreError unless the number is above all used before.
+        """
 
     def prepare(self, block: PreparedBlock) -> None:
         """Store the final key of an opened block as prepared.

@@ -5,6 +5,9 @@ from qnode.keys._database import Tx, read_positions
 from qnode.keys._model import Positions
 from qnode.keys._vault import Kind
 
+# Two in each direction; of blocks that this store does not remember, nobody knows how many they used.
+_MOST_TAGS_OF_A_BLOCK = 4
+
 
 def void_all(tx: Tx, reason: str, era: int) -> None:
     """Void every chunk, whatever its state, and enter `era`; blocks stay known, as void."""
@@ -47,13 +50,15 @@ def catch_up(tx: Tx, known: Positions, reason: str) -> bool:
     tx.connection.execute(
         "UPDATE site SET generation = max(generation, ?), last_block_id = max(last_block_id, ?), "
         "last_assignment_id = max(last_assignment_id, ?), last_handover_id = max(last_handover_id, ?), "
-        "epsilon = max(epsilon, ?)",
+        "epsilon = max(epsilon, ?), tags_used = tags_used + ? * max(0, ? - last_block_id)",
         (
             known.generation,
             known.last_block_id,
             known.last_assignment_id,
             known.last_handover_id,
             known.epsilon,
+            _MOST_TAGS_OF_A_BLOCK,
+            known.last_block_id,
         ),
     )
     if known.pool_epoch > own.pool_epoch:

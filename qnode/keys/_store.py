@@ -110,9 +110,9 @@ class SqliteKeyStore(KeyStore):
     def last_block_id(self) -> int:
         return self.positions().last_block_id
 
-    def record_block_opened(self, block_id: int) -> None:
+    def record_block_opened(self, block_id: int, epsilon: float) -> None:
         with self._database.change(anchored=True) as tx:
-            _blocks.open_block(tx, block_id)
+            _blocks.open_block(tx, block_id, epsilon)
 
     def prepare(self, block: PreparedBlock) -> None:
         with self._database.change(anchored=True) as tx:

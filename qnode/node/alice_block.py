@@ -28,7 +28,7 @@ from qnode.node.decision import check_clicks, check_size, decide, verification_b
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import answer_corrections
 from qnode.node.recorder import recorded_lookup
-from qnode.node.settle import Site, authenticate, check_room, commit
+from qnode.node.settle import Site, authenticate, block_epsilon, check_room, commit
 from qnode.operate.recording_frames import WholeBlock
 from qnode.operate.recordings import Recording
 from qnode.tags.site_recording import RecordedBlock
@@ -56,7 +56,7 @@ async def run_alice_block(
         BlockLost: the block gives no key.
         LinkError: the peer broke the protocol or its authentication; the session must end.
     """
-    await site.storage.record_block_opened(dialogue.block_id)
+    await site.storage.record_block_opened(dialogue.block_id, block_epsilon(site.link))
     await dialogue.send(BlockAgreed(dialogue.block_id))
     record = SiftRecord(span.first_slot)
     if recording is not None:

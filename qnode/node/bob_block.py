@@ -28,7 +28,7 @@ from qnode.node.book import Book
 from qnode.node.decision import check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import correct
-from qnode.node.settle import Site, authenticate, check_room, commit
+from qnode.node.settle import Site, authenticate, block_epsilon, check_room, commit
 from qnode.operate.recordings import Recording
 from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Clicks, Codes
 
@@ -66,7 +66,7 @@ class BobBlock:
         Raises:
             LinkError: she refuses.
         """
-        await self._site.storage.record_block_opened(self.dialogue.block_id)
+        await self._site.storage.record_block_opened(self.dialogue.block_id, block_epsilon(self._site.link))
         span = self.span
         await self.dialogue.send(
             BlockProposed(

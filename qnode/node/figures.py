@@ -37,8 +37,6 @@ from qnode.operate.status import (
 
 log = structlog.get_logger()
 
-# A block's four one-time tags: two of its transcript, two of its commit.
-EPS_AUTHENTICATION = 4 * epsilon_of_tag()
 # A measured error rate beyond this is no eavesdropper's: the slots are miscounted.
 MISALIGNED_QBER = 0.35
 
@@ -137,7 +135,7 @@ class Figures:
             void_total=counts.void,
             expired_total=counts.expired,
             # Counted apart, for the tags' share is too small to be added to the blocks' one by one.
-            epsilon_total=positions.epsilon + positions.last_block_id * EPS_AUTHENTICATION,
+            epsilon_total=positions.epsilon + pads.used * epsilon_of_tag(),
         )
         self.authentication = AuthenticationStatus(pads_left_send=pads.send, pads_left_receive=pads.receive)
 

@@ -45,6 +45,11 @@ def key_layout(link: LinkParameters) -> KeyLayout:
     )
 
 
+def block_epsilon(link: LinkParameters) -> float:
+    """Return what the key of a block may fail by, were it accepted: eps_sec + eps_cor, without its tags."""
+    return link.estimation.eps_sec + link.estimation.eps_cor
+
+
 async def check_room(site: Site) -> None:
     """Give a block up while the store is full, before one-time pads are spent on it.
 

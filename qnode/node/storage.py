@@ -87,9 +87,9 @@ class Storage:
         """Return the stock of one-time pads in each direction."""
         return await self._call(self._store.pads_left)
 
-    async def record_block_opened(self, block_id: int) -> None:
+    async def record_block_opened(self, block_id: int, epsilon: float) -> None:
         """Burn a block number: it is never used again."""
-        await self._call(lambda: self._store.record_block_opened(block_id))
+        await self._call(lambda: self._store.record_block_opened(block_id, epsilon))
 
     async def prepare(self, block: PreparedBlock) -> None:
         """Store a block durably as prepared."""

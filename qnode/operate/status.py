@@ -154,7 +154,7 @@ class KeyStatus(Struct, frozen=True, kw_only=True):
     ``available_own``: assignable by this site; ``available_peer``: by the other one. ``stock``: pre-assigned
     chunks for delivery while the link is down. The totals are the link's since its first block, over
     restarts; ``epsilon_total``: by how much at most all its keys together may differ from ideal ones (eps_sec
-    + eps_cor of each block that gave key, and the bounds of every block's one-time tags).
+    + eps_cor of each block that was opened, and the bound of each one-time tag used).
     """
 
     available_own: int = 0

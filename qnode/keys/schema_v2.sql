@@ -1,4 +1,4 @@
--- Store of one site, version 1. Key bytes stand only in sealed_unit, sealed.
+-- Store of one site, version 2. Key bytes stand only in sealed_unit, sealed.
 
 CREATE TABLE site (
     one                     INTEGER PRIMARY KEY CHECK (one = 1),
@@ -17,7 +17,7 @@ CREATE TABLE site (
     sent_index              INTEGER NOT NULL DEFAULT -1,
     received_segment        INTEGER NOT NULL DEFAULT -1,
     received_index          INTEGER NOT NULL DEFAULT -1,
-    epsilon                 REAL    NOT NULL DEFAULT 0.0,  -- eps_sec + eps_cor of all blocks that gave key
+    epsilon                 REAL    NOT NULL DEFAULT 0.0,  -- eps_sec + eps_cor of all blocks that were opened
     peer_generation         INTEGER NOT NULL DEFAULT 0,    -- what the peer last said of itself
     peer_last_assignment_id INTEGER NOT NULL DEFAULT 0,
     peer_last_handover_id   INTEGER NOT NULL DEFAULT 0,
@@ -25,7 +25,8 @@ CREATE TABLE site (
     forgotten_block_id      INTEGER NOT NULL DEFAULT 0,    -- rows of finished blocks up to here are gone
     delivered               INTEGER NOT NULL DEFAULT 0,    -- chunks, totals
     void                    INTEGER NOT NULL DEFAULT 0,
-    expired                 INTEGER NOT NULL DEFAULT 0
+    expired                 INTEGER NOT NULL DEFAULT 0,
+    tags_used               INTEGER NOT NULL DEFAULT 0     -- one-time tags, sent and verified
 ) STRICT;
 
 CREATE TABLE block (
