@@ -43,7 +43,9 @@ def values_of(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
         case i.TupleType():
             return st.tuples(*[values_of(item) for item in kind.item_types])
         case i.VarTupleType():
-            return st.lists(values_of(kind.item_type), max_size=5).map(tuple)
+            low, high = kind.min_length or 0, kind.max_length
+            most = low + 5 if high is None else min(high, low + 5)
+            return st.lists(values_of(kind.item_type), min_size=low, max_size=most).map(tuple)
         case i.DictType():
             return st.dictionaries(st.text(max_size=8), st.integers(0, 9) | st.text(max_size=8), max_size=4)
         case i.StructType():

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from qnode.config import LinkParameters
 from qnode.distill.counts import Pair, XCounts
+from qnode.link.protocol import link_for_protocol
 from qnode.node.decision import MOST_SIFTED_BITS, BlockCounts, check_size, decide
 from qnode.node.dialogue import BlockLost
 
@@ -37,7 +38,10 @@ _GOLDEN: Final = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class BlockRates(Struct, frozen=True, kw_only=True):
-    """Events a second, as public as the counts of a block; ``interruptions``: how often one is cut short."""
+    """Events a second, as public as the counts of a block; ``interruptions``: how often one is cut short.
+
+    ``n_z_plus`` and ``boundary`` are None where no block has said them: the peer speaks protocol 1.
+    """
 
     n_z: Pair
     m_z: Pair
@@ -45,6 +49,8 @@ class BlockRates(Struct, frozen=True, kw_only=True):
     alice_parities: float
     leak_bits: float
     interruptions: float = 0.0
+    n_z_plus: Pair | None = None
+    boundary: float | None = None
 
     def counts(self, span_s: float) -> BlockCounts:
         """Return the counts to be expected of a block of ``span_s``."""
@@ -54,6 +60,8 @@ class BlockRates(Struct, frozen=True, kw_only=True):
             x=_x_times(self.x, span_s),
             alice_parities=math.ceil(self.alice_parities * span_s),
             reconciliation_leak_bits=math.ceil(self.leak_bits * span_s),
+            n_z_plus=_times(self.n_z_plus, span_s) if self.n_z_plus is not None else None,
+            boundary=self.boundary * span_s if self.boundary is not None else None,
         )
 
     def at(self, sifted_hz: float) -> "BlockRates":
@@ -66,6 +74,8 @@ class BlockRates(Struct, frozen=True, kw_only=True):
             alice_parities=self.alice_parities * factor,
             leak_bits=self.leak_bits * factor,
             interruptions=self.interruptions,
+            n_z_plus=_times(self.n_z_plus, factor) if self.n_z_plus is not None else None,
+            boundary=self.boundary * factor if self.boundary is not None else None,
         )
 
 
@@ -103,6 +113,9 @@ class RecentBlocks:
             return Pair(sum(one.signal for one in pairs) / seconds, sum(one.decoy for one in pairs) / seconds)
 
         names = XCounts.__struct_fields__
+        # What a block before the peer's upgrade did not say is as in the blocks after it.
+        n_z_plus = [(one.n_z_plus, span_s) for span_s, one in accepted if one.n_z_plus is not None]
+        boundary = [(one.boundary, span_s) for span_s, one in accepted if one.boundary is not None]
         return BlockRates(
             n_z=mean([counts.n_z for _, counts in accepted]),
             m_z=mean([counts.m_z for _, counts in accepted]),
@@ -110,6 +123,8 @@ class RecentBlocks:
             alice_parities=sum(counts.alice_parities for _, counts in accepted) / seconds,
             leak_bits=sum(counts.reconciliation_leak_bits for _, counts in accepted) / seconds,
             interruptions=(cut + PRIOR_INTERRUPTIONS) / seconds,
+            n_z_plus=_mean_of_some(n_z_plus),
+            boundary=sum(n for n, _ in boundary) / sum(s for _, s in boundary) if boundary else None,
         )
 
 
@@ -130,6 +145,8 @@ def choose_span_s(link: LinkParameters, sifted_hz: float, recent: BlockRates | N
 
 def best_span(rates: BlockRates, link: LinkParameters) -> SpanChoice:
     """Return the span with the most expected secret bits a second; the longest one where none gives any."""
+    if rates.n_z_plus is None:
+        link = link_for_protocol(link, 1)  # by what is known
     longest_s = min(link.block.longest_s, MOST_EXPECTED_BITS / rates.n_z.total)
     shortest_s = min(longest_s, LEAST_EXPECTED_BITS / rates.n_z.total)
     step = (longest_s / shortest_s) ** (1.0 / (_SPANS - 1))
@@ -174,6 +191,14 @@ def _refined(rates: BlockRates, link: LinkParameters, low: float, high: float) -
             at_right = value(right)
     best = max((at_left, left), (at_right, right))
     return SpanChoice(math.exp(best[1]), best[0])
+
+
+def _mean_of_some(pairs: list[tuple[Pair, float]]) -> Pair | None:
+    """Return the rate of pairs, each of so many seconds; None of no pairs."""
+    if not pairs:
+        return None
+    seconds = math.fsum(span_s for _, span_s in pairs)
+    return Pair(sum(one.signal for one, _ in pairs) / seconds, sum(one.decoy for one, _ in pairs) / seconds)
 
 
 def _times(pair: Pair, factor: float) -> Pair:
