@@ -331,6 +331,8 @@ def nobody_records(kind: type[Recorder]) -> Recorder:
 class _Peer:
     """Alice, as far as a proposal goes: she agrees when told to."""
 
+    protocol = 2
+
     def __init__(self) -> None:
         self.peer = SimpleNamespace(last_block_id=None)
         self.heard: list[Any] = []
