@@ -43,7 +43,9 @@ def values_of(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
         case i.TupleType():
             return st.tuples(*[values_of(item) for item in kind.item_types])
         case i.VarTupleType():
-            return st.lists(values_of(kind.item_type), max_size=5).map(tuple)
+            low, high = kind.min_length or 0, kind.max_length
+            most = low + 5 if high is None else min(high, low + 5)
+            return st.lists(values_of(kind.item_type), min_size=low, max_size=most).map(tuple)
         case i.DictType():
             return st.dictionaries(st.text(max_size=8), st.integers(0, 9) | st.text(max_size=8), max_size=4)
         case i.StructType():
@@ -180,3 +182,45 @@ def test_a_newer_hello_with_more_fields_is_still_read() -> None:
     hello = m.Hello(2, 1, "alice", "kme-alice", "link", bytes(32), {}, bytes(32), 0, 0, b"", "qnode 9")
     tree = msgpack.unpackb(encode(hello)) | {"invented_later": [1, 2]}
     assert decode_hello(msgpack.packb(tree)) == hello
+
+
+TAGS = {
+    "cross_clicks": 1,
+    "double_clicks": 2,
+    "out_of_gate": 3,
+    "too_close": 4,
+    "live_slots": [100] * 16,
+    "z_clicks": [1] * 16,
+    "x_clicks": [0] * 16,
+}
+ENDED = {"kind": "clicks_ended", "block_id": 1, "n_clicks": 16, "dropped": 0, "nonce": bytes(16)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cross_clicks": -1},
+        {"too_close": 1 << 63},
+        {"out_of_gate": 1.0},
+        {"live_slots": [100] * 15},
+        {"z_clicks": [1] * 17},
+        {"x_clicks": [-1] + [0] * 15},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_tag_counts_outside_their_limits_are_refused(change: dict[str, Any]) -> None:
+    ended = ENDED | {"recorded": False}
+    message = decode(msgpack.packb(ended | {"tags": TAGS}))
+    assert isinstance(message, m.ClicksEnded)
+    assert message.tags is not None
+    assert message.tags.live_slots == (100,) * 16
+    with pytest.raises(ProtocolError, match=r"\$\.tags"):
+        decode(msgpack.packb(ended | {"tags": TAGS | change}))
+
+
+def test_what_a_message_does_not_say_takes_no_byte() -> None:
+    ended = m.ClicksEnded(1, 16, 0, bytes(16), False)
+    assert msgpack.unpackb(encode(ended)) == ENDED | {"recorded": False}
+    sifted = m.Sifted(1, b"k", b"d", 4, ((1, 2),) * 5, 0, False, n_z_plus=(0, 0), boundary=0)
+    assert set(msgpack.unpackb(encode(sifted))) > {"n_z_plus", "boundary"}

@@ -80,9 +80,9 @@ async def test_neighbouring_protocols_agree_on_the_older(
 
 
 async def test_distant_protocols_are_refused_by_name() -> None:
-    greeted = await greet_both(local_end("alice"), local_end("bob", protocol=3, oldest_protocol=2))
-    assert "protocol: ours 1 to 1, theirs 2 to 3" in str(greeted.alice)
-    assert "protocol: ours 2 to 3, theirs 1 to 1" in str(greeted.bob)
+    greeted = await greet_both(local_end("alice"), local_end("bob", protocol=4, oldest_protocol=3))
+    assert "protocol: ours 1 to 2, theirs 3 to 4" in str(greeted.alice)
+    assert "protocol: ours 3 to 4, theirs 1 to 2" in str(greeted.bob)
 
 
 async def test_a_wrong_preshared_key_is_refused_and_both_sides_say_so() -> None:

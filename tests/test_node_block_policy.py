@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qnode.config import BlockParameters, EstimationParameters, LinkParameters
+from qnode.distill.counts import Pair
 from qnode.distill.keylength import binary_entropy
+from qnode.node import block_policy
 from qnode.node.block_policy import (
     FIRST_SIFTED_BITS,
     MOST_EXPECTED_BITS,
@@ -21,11 +23,13 @@ from qnode.node.block_policy import (
     expected_bits_per_s,
     secret_bits,
 )
-from qnode.node.decision import MOST_SIFTED_BITS
+from qnode.node.decision import MOST_SIFTED_BITS, BlockCounts
 from qnode.simulate.model import expected_rates
 from qnode.simulate.parameters import SimulationParameters
 
 RATE_HZ = 600e6
+replace = msgspec.structs.replace
+
 AUTO = LinkParameters(
     block=BlockParameters(sifted_bits="auto", longest_s=7200.0),
     estimation=EstimationParameters(estimator="rusca2018", x_mode="visibility", eps_sec=1e-9),
@@ -140,3 +144,39 @@ def test_one_interruption_counts_once_however_many_blocks_it_cost() -> None:
     rates = recent.rates()
     assert rates is not None
     assert rates.interruptions == pytest.approx(1.5 / 200.0)
+
+
+def test_what_a_peer_of_protocol_1_did_not_say_is_taken_from_the_blocks_after_his_upgrade() -> None:
+    recent, old = RecentBlocks(), turin().counts(100.0)
+    recent.accepted(100.0, old)
+    rates = recent.rates()
+    assert rates is not None
+    assert rates.n_z_plus is rates.boundary is None
+    assert rates.at(1000.0).counts(10.0).n_z_plus is None
+    new = replace(old, n_z_plus=Pair(5000.0, 1000.0), boundary=8000.0)
+    recent.accepted(100.0, new)
+    recent.accepted(300.0, replace(new, n_z_plus=Pair(15_000.0, 3000.0), boundary=24_000.0))
+    rates = recent.rates()
+    assert rates is not None
+    assert (rates.n_z_plus, rates.boundary) == (Pair(50.0, 10.0), 80.0)
+    scaled = rates.at(2 * rates.n_z.total).counts(10.0)
+    assert (scaled.n_z_plus, scaled.boundary) == (Pair(1000.0, 200.0), 1600.0)
+    assert rates.counts(10.0).tags is None
+
+
+def test_a_span_is_chosen_by_the_joint_bound_while_nobody_has_said_what_shares_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bounds: set[str] = set()
+
+    def noting(counts: BlockCounts, used: LinkParameters) -> int:
+        bounds.add(used.estimation.asymmetry_bound)
+        return int(counts.n_z.total) // 2
+
+    monkeypatch.setattr(block_policy, "secret_bits", noting)
+    wanted = replace(AUTO, estimation=replace(AUTO.estimation, asymmetry_bound="shares"))
+    best_span(turin(), wanted)
+    assert bounds == {"joint"}
+    bounds.clear()
+    best_span(replace(turin(), n_z_plus=Pair(1.0, 1.0), boundary=2.0), wanted)
+    assert bounds == {"shares"}

@@ -331,6 +331,8 @@ def nobody_records(kind: type[Recorder]) -> Recorder:
 class _Peer:
     """Alice, as far as a proposal goes: she agrees when told to."""
 
+    protocol = 2
+
     def __init__(self) -> None:
         self.peer = SimpleNamespace(last_block_id=None)
         self.heard: list[Any] = []
@@ -443,8 +445,9 @@ async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
 class _Dialogue:
     """A dialogue in which Alice says one thing, whatever Bob says."""
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, answer: Any, protocol: int = 1) -> None:
         self.block_id = 1
+        self.protocol = protocol
         self._answer = answer
 
     async def send(self, message: Any) -> None:

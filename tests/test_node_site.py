@@ -10,11 +10,13 @@ from keys_support import Site as StoreSite
 from keys_support import preshared
 from link_room import greet_both, local_end
 
+import qnode.node.site
 from qnode.config import Role, SiteConfig, load
 from qnode.errors import LinkError, StoreUnusable
 from qnode.keys import SqliteKeyStore
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.session import open_session
+from qnode.node.settle import Site
 from qnode.node.site import SiteNode
 from qnode.node.storage import PeerMemory, runs_of
 from qnode.operate.events import EventLog
@@ -85,3 +87,29 @@ async def test_a_session_is_used_once_the_self_test_has_passed(tmp_path: Path) -
                 while not is_connected():  # noqa: ASYNC110
                     await trio.sleep(0.01)
                 nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("protocol", "bound"), [(1, "joint"), (2, "shares")])
+async def test_blocks_are_decided_by_the_parameters_of_the_protocol_that_both_sites_speak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: int, bound: str
+) -> None:
+    used: list[str] = []
+
+    def note(site: Site, *_: object) -> None:
+        used.append(site.link.estimation.asymmetry_bound)
+        raise LinkError("seen enough")
+
+    monkeypatch.setattr(qnode.node.site, "Conversation", note)
+    with StoreSite(tmp_path / "b", "bob").open() as bob:
+        bob.load_preshared(preshared(64))
+        config = load(CONFIG / "bob.toml", SiteConfig)
+        estimation = msgspec.structs.replace(config.link.estimation, asymmetry_bound="shares")
+        link = msgspec.structs.replace(config.link, estimation=estimation)
+        node = SiteNode(msgspec.structs.replace(config, link=link), bob, EventLog())
+        node._tested.set()
+        end, peer = end_of("bob", bob), local_end("alice", secrets=bob, protocol=protocol)
+        greeted = await greet_both(peer, end)
+        async with open_session(greeted.frames.bob, end, greeted.bob) as session:
+            with pytest.RaisesGroup(LinkError, flatten_subgroups=True, allow_unwrapped=True):
+                await node._hold_session(session)
+    assert used == [bound]

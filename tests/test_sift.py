@@ -187,6 +187,7 @@ def test_light_of_a_boundary_slot_is_counted_with_the_qubit_that_carries_it():
     assert block.x_counts == XCounts(
         c_plus=zero, c_z=zero, e_same=Pair(1.0, 1.0), e_plus=Pair(1.0, 1.0), e_dark=Pair(0.0, 1.0)
     )
+    assert block.boundary == 9
     assert block.unknown == 0
     assert block.n_z.total == 0
 
@@ -214,6 +215,21 @@ def test_qubits_beside_a_boundary_click_leave_the_key_also_across_batches(split)
     assert block.n_z == Pair(2.0, 1.0)
 
 
+@pytest.mark.parametrize("split", range(9))
+def test_z_clicks_on_plus_count_like_kept_ones_by_intensity_also_across_batches(split):
+    plus, decoy = X_PLUS, X_PLUS | DECOY
+    sent = {1: plus, 5: decoy, 9: plus, 10: Z_EARLY, 20: decoy, 22: plus, 23: plus, 30: plus, 31: plus}
+    clicks = [(1, CLASS_Z), (5, CLASS_Z), (9, CLASS_Z), (10, CLASS_BOUNDARY)]  # 10 takes 9 away
+    clicks += [(20, CLASS_Z), (22, CLASS_BOUNDARY), (23, CLASS_Z), (30, CLASS_Z), (31, CLASS_CENTRAL)]
+    record = SiftRecord()
+    record.add(announced(*clicks[:split]), table(sent))
+    record.add(announced(*clicks[split:]), table(sent))
+    block = record.finish()
+    assert block.n_z_plus == Pair(3.0, 2.0)
+    assert block.n_z.total == 0.0
+    assert len(block.bits) == 0
+
+
 def test_a_boundary_click_in_a_blocks_first_slot_does_not_use_a_qubit_of_the_block_before():
     sent = dict.fromkeys(range(99, 104), Z_EARLY)
     clicks = [(100, CLASS_BOUNDARY), (102, CLASS_BOUNDARY), (103, CLASS_Z)]
@@ -221,6 +237,7 @@ def test_a_boundary_click_in_a_blocks_first_slot_does_not_use_a_qubit_of_the_blo
     record.add(announced(*clicks), table(sent))
     block = record.finish()
     assert block.x_counts.e_same.total == 1.0
+    assert block.boundary == 1
     assert block.unknown == 1
     assert list(block.keep.unpack()) == [0, 0, 1]
 
@@ -232,6 +249,7 @@ def test_forgotten_symbols_are_dropped_and_counted():
     record.add(announced(*clicks), table(sent))
     block = record.finish()
     assert block.unknown == 3
+    assert (block.boundary, block.n_z_plus) == (1, Pair(0.0, 0.0))
     assert block.x_counts.e_same == Pair(1.0, 0.0)
     assert list(block.keep.unpack()) == [0, 0, 1, 0, 0]
 
@@ -274,6 +292,12 @@ def test_both_sides_keep_the_same_bits_and_the_counts_are_those_of_a_plain_sift(
     assert np.array_equal(block.bits.unpack(), kind[keep] & 1)
     assert np.array_equal(block.decoy.unpack(), kind[keep] >> 2)
     assert block.n_z == Pair(float(np.sum(kind[keep] < 4)), float(np.sum(kind[keep] >= 4)))
+    on_plus = (outcomes < 2) & (kind & 3 == X_PLUS) & ~next_to_boundary
+    assert block.n_z_plus == Pair(
+        float(np.sum(on_plus & (kind < 4))), float(np.sum(on_plus & (kind >= 4) & (kind < 8)))
+    )
+    boundary = outcomes == 3
+    assert block.boundary == np.sum(boundary & (kind & 3 != 3) & (symbols(slots - 1) & 3 != 3))
     central = outcomes == 2
     assert block.x_counts.c_plus.total + block.x_counts.c_z.total == central.sum()
     assert block.x_counts.c_plus.decoy == np.sum(kind[central] == (X_PLUS | DECOY))

@@ -3,12 +3,16 @@
 Index 0 of a pair is the signal intensity mu1, index 1 the decoy mu2.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 # A block's span is looked at in so many equal parts, to see whether its rates stood still.
 SPAN_PARTS: Final = 16
+
+_Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+_ByPart = Annotated[tuple[_Count, ...], Meta(min_length=SPAN_PARTS, max_length=SPAN_PARTS)]
 
 
 class Pair(msgspec.Struct, frozen=True, array_like=True):
@@ -48,7 +52,7 @@ class XCounts(msgspec.Struct, frozen=True):
         return self.e_same.total + self.e_plus.total + self.e_dark.total
 
 
-class TagCounts(msgspec.Struct, frozen=True, kw_only=True):
+class TagCounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What Bob's tags of a block show beside announced clicks; he says it before Alice discloses anything.
 
     ``cross_clicks``: slots with clicks at both detectors; ``double_clicks``: slots with several at one.
@@ -58,10 +62,10 @@ class TagCounts(msgspec.Struct, frozen=True, kw_only=True):
     clicks of each arm; slot s of a span of n slots from f on lies in part (s - f) * SPAN_PARTS // n.
     """
 
-    cross_clicks: int
-    double_clicks: int
-    out_of_gate: int
-    too_close: int
-    live_slots: tuple[int, ...]
-    z_clicks: tuple[int, ...]
-    x_clicks: tuple[int, ...]
+    cross_clicks: _Count
+    double_clicks: _Count
+    out_of_gate: _Count
+    too_close: _Count
+    live_slots: _ByPart
+    z_clicks: _ByPart
+    x_clicks: _ByPart

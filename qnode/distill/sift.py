@@ -21,6 +21,11 @@ class                 a             intensity counted
 Counting these classes needs both qubits' bits, so qubits i-1 and i of every boundary click leave the key,
 also when Bob has a Z click on one of them (only i-1 can have one: a slot has one click, and E_i is that of
 slot i).
+
+Two totals more, for the share bound (security model, S2). ``boundary`` is every boundary click whose two
+qubits Alice knows, of whatever states. ``n_z_plus`` is the Z clicks on |+>, without those that a boundary
+click in the next slot follows: the very clicks that would be kept had Alice sent Z. So kept clicks and these
+are one set, chosen by where Bob clicked, which her basis alone divides.
 """
 
 from collections.abc import Callable
@@ -63,7 +68,8 @@ __all__ = [
 Lookup = Callable[[Slots], Codes]
 Places = npt.NDArray[np.uint64]
 
-# One byte a click until the block ends: the symbol of a Z click that may be kept, or this.
+# One byte a click until the block ends: the symbol of a Z click that neighbours no boundary click, or this.
+# It has the bit that tells |+> and unknown symbols from those that are kept.
 _NOT_KEPT: Final = 255
 _STATE_UNKNOWN: Final = UNKNOWN_SYMBOL & 3
 _FIRST_ROOM: Final = 1 << 12
@@ -106,14 +112,17 @@ class SiftedBlock:
     """Alice's side of a finished block.
 
     ``keep``: one bit for each announced click; only Z clicks are ever kept. ``decoy``: one bit for each kept
-    click. ``n_z`` and ``x_counts``: the totals she sends. ``unknown``: clicks whose symbol she no longer had.
-    ``bits``: her sifted bits, secret; all else is disclosed.
+    click. ``n_z``, ``x_counts``, ``n_z_plus`` and ``boundary``: the totals she sends (see the module's text).
+    ``unknown``: clicks whose symbol she no longer had. ``bits``: her sifted bits, secret; all else is
+    disclosed.
     """
 
     keep: Bits
     decoy: Bits
     n_z: Pair
     x_counts: XCounts
+    n_z_plus: Pair
+    boundary: int
     unknown: int
     bits: Bits
 
@@ -164,7 +173,7 @@ class SiftRecord:
         if n_boundary and slots_before[0] < self._first_slot:
             before[0] = UNKNOWN_SYMBOL  # of the block before, whose key it may be in; or before slot 0
         codes = self._codes[: self._n + n]
-        self._unknown += int(_keep_z(announced.classes, symbols, codes[self._n :]))
+        self._unknown += int(_note_z(announced.classes, symbols, codes[self._n :]))
         _count_x(
             announced.slots, announced.classes, symbols, x_clicks, np.append(before, np.uint8(0)),
             self._last_slot, codes, self._x_kinds,
@@ -176,8 +185,9 @@ class SiftRecord:
         """Close the block: what to disclose and what to keep. The record is not to be used further."""
         n = self._n
         codes = self._codes[:n]
-        keep = Bits.pack((codes != _NOT_KEPT).view(np.uint8))
+        keep = Bits.pack(((codes & X_PLUS) == 0).view(np.uint8))
         bits, decoy = (chosen(plane(codes, place), keep) for place in (Z_LATE, DECOY))
+        n_z_plus = Pair(*(float(np.count_nonzero(codes == X_PLUS | place)) for place in (0, DECOY)))
         codes[:] = 0
         n_decoy = int(np.bitwise_count(decoy.words).sum())
         c = np.zeros(_NOT_COUNTED + 1, np.int64)
@@ -188,6 +198,8 @@ class SiftRecord:
             decoy=decoy,
             n_z=Pair(float(len(decoy) - n_decoy), float(n_decoy)),
             x_counts=XCounts(*rows),
+            n_z_plus=n_z_plus,
+            boundary=int(c[_E_SAME : _E_DARK + 2].sum() + c[_NOT_COUNTED]),
             unknown=self._unknown + int(c[_UNKNOWN]),
             bits=bits,
         )
@@ -248,12 +260,12 @@ def _x_arm(slots: Slots, classes: Codes, is_x: Words, x_clicks: Places, slots_be
 
 
 @kernel
-def _keep_z(classes: Codes, symbols: Codes, codes: Codes) -> np.int64:
-    """Keep what Z clicks say of the key; return how many are on symbols that are not known."""
+def _note_z(classes: Codes, symbols: Codes, codes: Codes) -> np.int64:
+    """Keep the symbols of Z clicks; return how many are not known."""
     unknown = np.int64(0)
     for i in range(classes.size):
         is_z = classes[i] == CLASS_Z
-        codes[i] = (symbols[i] & 7) if is_z and (symbols[i] & X_PLUS) == 0 else _NOT_KEPT
+        codes[i] = (symbols[i] & 7) if is_z else _NOT_KEPT
         unknown += np.int64(is_z and (symbols[i] & 3) == _STATE_UNKNOWN)
     return unknown
 

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-import msgspec
 import trio
+from msgspec import UNSET
 
 from qnode import __version__
 from qnode.config import LinkParameters, Role
@@ -22,10 +22,15 @@ from qnode.link.codec import decode_hello, encode
 from qnode.link.directions import outgoing_direction
 from qnode.link.frames import FrameStream
 from qnode.link.messages import WORD_CHARACTERS, Hello, HelloMessage, HelloProof, Refused, printable
+from qnode.link.protocol import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    parameters_of_protocol_1,
+    parameters_since_protocol_2,
+    unsaid_in_protocol_1,
+)
 from qnode.link.session_keys import SessionKeys, derive_session_keys, joined_hellos
 
-PROTOCOL = 1
-OLDEST_PROTOCOL = 1
 _REASON_CHARACTERS = 1900
 
 T = TypeVar("T")
@@ -130,11 +135,14 @@ async def exchange_hello(frames: FrameStream, local: LocalEnd, *, connected: boo
 def find_differences(local: LocalEnd, ours: Hello, theirs: Hello) -> list[str]:
     """Name each reason why these two hellos cannot make a session, seen from this side."""
     found: list[str] = []
-    if min(ours.protocol, theirs.protocol) < max(ours.oldest_protocol, theirs.oldest_protocol):
+    protocol = min(ours.protocol, theirs.protocol)
+    if protocol < max(ours.oldest_protocol, theirs.oldest_protocol):
         found.append(
             f"protocol: ours {ours.oldest_protocol} to {ours.protocol}, "
             f"theirs {theirs.oldest_protocol} to {theirs.protocol}"
         )
+    elif protocol == 1 and (unsaid := unsaid_in_protocol_1(local.parameters)):
+        found.append(f"protocol: {unsaid}")
     if ours.role == theirs.role:
         found.append(
             f"node.role: ours {ours.role}, theirs {theirs.role}; one site must be alice, the other bob"
@@ -146,6 +154,10 @@ def find_differences(local: LocalEnd, ours: Hello, theirs: Hello) -> list[str]:
     if ours.simulated != theirs.simulated:
         found.append(_difference("node.allow_simulated", ours.simulated, theirs.simulated))
     found += _parameter_differences(ours.parameters, theirs.parameters, "link")
+    if protocol >= 2:
+        found += _parameter_differences(
+            ours.parameters_since_2 or {}, theirs.parameters_since_2 or {}, "link"
+        )
     if not found and ours.parameters_digest != theirs.parameters_digest:
         found.append(_difference("link", ours.parameters_digest.hex(), theirs.parameters_digest.hex()))
     return list(dict.fromkeys(found))
@@ -184,15 +196,14 @@ def _short(value: object) -> str:
 
 
 def _our_hello(local: LocalEnd, standing: Standing) -> Hello:
-    # Through JSON, so that our own tables have the types that the peer's have after their journey.
-    tables = msgspec.json.decode(msgspec.json.encode(local.parameters))
+    tables, digest = parameters_of_protocol_1(local.parameters)
     return Hello(
         protocol=local.protocol,
         oldest_protocol=local.oldest_protocol,
         role=local.role,
         kme_id=local.kme_id,
         link_name=local.parameters.name,
-        parameters_digest=local.parameters.digest(),
+        parameters_digest=digest,
         parameters=tables,
         nonce=local.random_bytes(32),
         last_block_id=standing.last_block_id,
@@ -200,6 +211,7 @@ def _our_hello(local: LocalEnd, standing: Standing) -> Hello:
         positions=standing.positions,
         software=local.software,
         simulated=local.simulated,
+        parameters_since_2=parameters_since_protocol_2(local.parameters) if local.protocol > 1 else UNSET,
     )
 
 

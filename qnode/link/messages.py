@@ -17,10 +17,11 @@ without one: each message of Bob that makes Alice disclose something (`ClicksEnd
 import re
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import fields
 
 from qnode.config import Role
+from qnode.distill.counts import TagCounts
 
 BULK_BYTES = 8 << 20
 LARGEST_INTEGER = (1 << 63) - 1
@@ -72,7 +73,8 @@ def printable(text: str) -> str:
 class Hello(Message, frozen=True, forbid_unknown_fields=False):
     """Say who speaks, which protocols he knows, and what he takes the link to be.
 
-    ``parameters`` are the tables of `LinkParameters`, so that each side can *name* a difference; a newer
+    ``parameters`` are the tables of `LinkParameters` as protocol 1 had them, so that each side can *name* a
+    difference, and ``parameters_since_2`` those that came with protocol 2 (`qnode.link.protocol`); a newer
     peer's additional fields are ignored, since a hello must stay readable to every version.
     ``last_block_id`` is 0 before the first block; ``positions`` belongs to the key store and is opaque
     here.
@@ -91,6 +93,7 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
     positions: Annotated[bytes, Meta(max_length=1 << 16)]
     software: Word
     simulated: bool = False
+    parameters_since_2: dict[str, Any] | UnsetType = UNSET
 
 
 class HelloProof(Message, frozen=True):
@@ -184,23 +187,27 @@ class ClickBatch(DialogueMessage, frozen=True):
     payload: Bulk
 
 
-class ClicksEnded(DialogueMessage, frozen=True):
+class ClicksEnded(DialogueMessage, frozen=True, omit_defaults=True):
     """Bob: the whole block is announced; only now may Alice disclose anything.
 
-    ``recorded``: somebody was recording his tags when the block was opened.
+    ``recorded``: somebody was recording his tags when the block was opened. ``tags``: what else they show,
+    said in protocol 2 and in no earlier one.
     """
 
     n_clicks: Count
     dropped: Count
     nonce: Nonce
     recorded: bool
+    tags: TagCounts | None = None
 
 
-class Sifted(DialogueMessage, frozen=True):
+class Sifted(DialogueMessage, frozen=True, omit_defaults=True):
     """Alice: which announced Z clicks to keep, which kept ones are decoys, and the X classes per intensity.
 
     ``x_counts``: (signal, decoy) of C_+, C_Z, E_same, E_plus, E_dark. ``keep_mask`` and ``decoy_bits`` are
-    packed. ``recorded``: somebody was recording her symbols when the block was opened.
+    packed. ``recorded``: somebody was recording her symbols when the block was opened. Said in protocol 2 and
+    in no earlier one: ``n_z_plus``, per intensity the Z clicks on |+> that would be kept had she sent Z, and
+    ``boundary``, all clicks in boundary slots between qubits that she knows (`qnode.distill.sift`).
     """
 
     keep_mask: Bulk
@@ -209,6 +216,8 @@ class Sifted(DialogueMessage, frozen=True):
     x_counts: tuple[CountPair, CountPair, CountPair, CountPair, CountPair]
     dropped: Count
     recorded: bool
+    n_z_plus: CountPair | None = None
+    boundary: Count | None = None
 
 
 class SampleRequest(DialogueMessage, frozen=True):

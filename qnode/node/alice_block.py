@@ -11,6 +11,8 @@ from qnode.distill.bits import Bits
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.sift import SiftRecord, decode_announcement
+from qnode.distill.sift_codec import CLASS_Z
+from qnode.distill.span_parts import PartCounts
 from qnode.distill.verify import verification_tag
 from qnode.errors import ProtocolError
 from qnode.link.messages import (
@@ -28,6 +30,7 @@ from qnode.node.decision import check_clicks, check_size, decide, verification_b
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import answer_corrections
 from qnode.node.recorder import recorded_lookup
+from qnode.node.said_counts import check_tags
 from qnode.node.settle import Site, authenticate, block_epsilon, check_room, commit
 from qnode.operate.recording_frames import WholeBlock
 from qnode.operate.recordings import Recording
@@ -62,6 +65,7 @@ async def run_alice_block(
     if recording is not None:
         lookup = recorded_lookup(lookup, recording, span.first_slot)
     announced = await _listen(dialogue, span, record, lookup, note)
+    tags = announced.tags
     ended = trio.current_time()
     if recording is not None:
         recording.put(WholeBlock(RecordedBlock(dialogue.block_id, span.first_slot, span.n_slots)))
@@ -77,6 +81,8 @@ async def run_alice_block(
             x_counts=_pairs(sifted.x_counts),
             dropped=sifted.unknown,
             recorded=recording is not None,
+            n_z_plus=_pair(sifted.n_z_plus) if tags is not None else None,
+            boundary=sifted.boundary if tags is not None else None,
         )
     )
     book.sifted(dialogue.block_id, n_z, sifted.x_counts, span)
@@ -90,6 +96,9 @@ async def run_alice_block(
         alice_parities=disclosed.parities,
         reconciliation_leak_bits=disclosed.leak_bits,
         method=disclosed.method,
+        n_z_plus=sifted.n_z_plus if tags is not None else None,
+        boundary=sifted.boundary if tags is not None else None,
+        tags=tags,
     )
     book.verified(dialogue.block_id, counts)
     recorded = recording is not None or announced.recorded
@@ -121,11 +130,13 @@ async def _listen(
 
     Returns what Bob says at the end.
     """
+    parts = PartCounts(span.first_slot, span.n_slots)
 
     def take(batch: ClickBatch) -> int:
         announced = decode_announcement(batch.payload, batch.first_slot, span.end_slot - batch.first_slot)
         note(announced.slots)
         record.add(announced, lookup)
+        parts.add(announced.slots, announced.classes == CLASS_Z)
         return len(announced)
 
     n_clicks = 0
@@ -140,6 +151,10 @@ async def _listen(
         check_clicks(n_clicks)
     if message.n_clicks != n_clicks:
         raise ProtocolError(f"block {dialogue.block_id}: {message.n_clicks} clicks said, not {n_clicks}")
+    try:
+        check_tags(message.tags, dialogue.protocol, n_clicks, parts)
+    except ProtocolError as error:
+        raise ProtocolError(f"block {dialogue.block_id}: {error}") from None
     return message
 
 

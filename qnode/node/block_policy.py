@@ -19,6 +19,7 @@ from msgspec import Struct
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
+from qnode.link.protocol import link_for_protocol
 from qnode.node.decision import MOST_SIFTED_BITS, check_size, judge
 from qnode.node.dialogue import BlockLost
 
@@ -38,16 +39,19 @@ _GOLDEN: Final = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class BlockRates(Struct, frozen=True, kw_only=True):
-    """Events a second, as public as the counts of a block; ``interruptions``: how often one is cut short."""
+    """Events a second, as public as the counts of a block; ``interruptions``: how often one is cut short.
+
+    ``n_z_plus`` and ``boundary`` are None where no block has said them: the peer speaks protocol 1.
+    """
 
     n_z: Pair
     m_z: Pair
     x: XCounts
-    n_z_plus: Pair | None = None
-    boundary: float | None = None
     alice_parities: float
     leak_bits: float
     interruptions: float = 0.0
+    n_z_plus: Pair | None = None
+    boundary: float | None = None
 
     def counts(self, span_s: float, qubit_rate_hz: float) -> BlockCounts:
         """Return the counts to be expected of a block of ``span_s``."""
@@ -113,18 +117,18 @@ class RecentBlocks:
             return Pair(sum(one.signal for one in pairs) / seconds, sum(one.decoy for one in pairs) / seconds)
 
         names = XCounts.__struct_fields__
-        plus_counts = [counts.n_z_plus for _, counts in accepted]
-        boundaries = [counts.boundary for _, counts in accepted]
-        told = None not in plus_counts and None not in boundaries  # a peer of protocol 1 does not say them
+        # What a block before the peer's upgrade did not say is as in the blocks after it.
+        n_z_plus = [(one.n_z_plus, span_s) for span_s, one in accepted if one.n_z_plus is not None]
+        boundary = [(one.boundary, span_s) for span_s, one in accepted if one.boundary is not None]
         return BlockRates(
             n_z=mean([counts.n_z for _, counts in accepted]),
             m_z=mean([counts.m_z for _, counts in accepted]),
             x=XCounts(**{name: mean([getattr(counts.x, name) for _, counts in accepted]) for name in names}),
-            n_z_plus=mean([plus for plus in plus_counts if plus is not None]) if told else None,
-            boundary=sum(boundary or 0.0 for boundary in boundaries) / seconds if told else None,
             alice_parities=sum(counts.alice_parities for _, counts in accepted) / seconds,
             leak_bits=sum(counts.reconciliation_leak_bits for _, counts in accepted) / seconds,
             interruptions=(cut + PRIOR_INTERRUPTIONS) / seconds,
+            n_z_plus=_mean_of_some(n_z_plus),
+            boundary=sum(n for n, _ in boundary) / sum(s for _, s in boundary) if boundary else None,
         )
 
 
@@ -145,6 +149,8 @@ def choose_span_s(link: LinkParameters, sifted_hz: float, recent: BlockRates | N
 
 def best_span(rates: BlockRates, link: LinkParameters) -> SpanChoice:
     """Return the span with the most expected secret bits a second; the longest one where none gives any."""
+    if rates.n_z_plus is None:
+        link = link_for_protocol(link, 1)  # by what is known
     longest_s = min(link.block.longest_s, MOST_EXPECTED_BITS / rates.n_z.total)
     shortest_s = min(longest_s, LEAST_EXPECTED_BITS / rates.n_z.total)
     step = (longest_s / shortest_s) ** (1.0 / (_SPANS - 1))
@@ -193,6 +199,14 @@ def _refined(rates: BlockRates, link: LinkParameters, low: float, high: float) -
             at_right = value(right)
     best = max((at_left, left), (at_right, right))
     return SpanChoice(math.exp(best[1]), best[0])
+
+
+def _mean_of_some(pairs: list[tuple[Pair, float]]) -> Pair | None:
+    """Return the rate of pairs, each of so many seconds; None of no pairs."""
+    if not pairs:
+        return None
+    seconds = math.fsum(span_s for _, span_s in pairs)
+    return Pair(sum(one.signal for one, _ in pairs) / seconds, sum(one.decoy for one, _ in pairs) / seconds)
 
 
 def _times(pair: Pair, factor: float) -> Pair:

@@ -9,8 +9,9 @@ import trio
 from qnode.distill.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.block_counts import BlockCounts
-from qnode.distill.counts import Pair, XCounts
+from qnode.distill.counts import Pair, TagCounts, XCounts
 from qnode.distill.sift import encode_announcement, errors_by_intensity, keep_bits
+from qnode.distill.span_parts import PartCounts
 from qnode.distill.verify import verification_tag
 from qnode.errors import FieldError, LinkError, ProtocolError
 from qnode.link.messages import (
@@ -28,9 +29,10 @@ from qnode.node.book import Book
 from qnode.node.decision import check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import correct
+from qnode.node.said_counts import AnnouncedClicks, check_sifted
 from qnode.node.settle import Site, authenticate, block_epsilon, check_room, commit
 from qnode.operate.recordings import Recording
-from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Clicks, Codes
+from qnode.tags.types import OUTCOME_LATE, Clicks, Codes
 
 NONCE_BYTES = 16
 
@@ -56,9 +58,8 @@ class BobBlock:
         self._site = site
         self._book = book
         self._outcomes: list[Codes] = []
-        self._n_clicks = 0
-        self._n_central = 0
-        self._n_boundary = 0
+        self._parts = PartCounts(span.first_slot, span.n_slots)
+        self._announced = AnnouncedClicks()
 
     async def propose(self) -> None:
         """Agree on the span with Alice, before it starts; nothing is announced until she has.
@@ -91,11 +92,22 @@ class BobBlock:
         # A nanosecond or two a click: less than handing a batch to a thread and back.
         payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)
         self._outcomes.append(clicks.outcomes)
-        self._n_clicks += len(clicks)
-        self._n_central += int(np.count_nonzero(clicks.outcomes == OUTCOME_CENTRAL))
-        self._n_boundary += int(np.count_nonzero(clicks.outcomes == OUTCOME_BOUNDARY))
+        self._announced.add(clicks.outcomes)
+        self._parts.add(clicks.slots, clicks.outcomes <= OUTCOME_LATE)
         await self.dialogue.send(
             ClickBatch(block_id=self.dialogue.block_id, first_slot=first_slot, payload=payload)
+        )
+
+    def tag_counts(self) -> TagCounts:
+        """Return what is known of this block's tags beside what is announced of them."""
+        return TagCounts(
+            cross_clicks=0,
+            double_clicks=0,
+            out_of_gate=0,
+            too_close=0,
+            live_slots=self._parts.slots,
+            z_clicks=self._parts.z_clicks,
+            x_clicks=self._parts.x_clicks,
         )
 
     async def distil(self, dropped: int, qber_estimate: float | None) -> None:
@@ -110,20 +122,24 @@ class BobBlock:
         site, dialogue = self._site, self.dialogue
         ended = trio.current_time()
         await check_room(site)
+        tags = self.tag_counts() if dialogue.protocol >= 2 else None
         await dialogue.send(
             ClicksEnded(
                 block_id=dialogue.block_id,
-                n_clicks=self._n_clicks,
+                n_clicks=self._announced.total,
                 dropped=dropped,
                 nonce=secrets.token_bytes(NONCE_BYTES),
                 recorded=self.recording is not None,
+                tags=tags,
             )
         )
         sifted = await dialogue.expect(Sifted)
         received, decoy = await trio.to_thread.run_sync(self._keep, sifted)
         x = XCounts(*(Pair(*pair) for pair in sifted.x_counts))
-        if x.central > self._n_central or x.boundary > self._n_boundary:
-            raise ProtocolError(f"block {dialogue.block_id}: more clicks of the X arm than were announced")
+        try:
+            check_sifted(sifted, x, dialogue.protocol, self._announced)
+        except ProtocolError as error:
+            raise ProtocolError(f"block {dialogue.block_id}: {error}") from None
         n_z = _pair_of(decoy)
         self._book.sifted(dialogue.block_id, n_z, x, self.span)
         check_size(len(received), site.link)
@@ -138,6 +154,9 @@ class BobBlock:
             alice_parities=disclosed.parities,
             reconciliation_leak_bits=disclosed.leak_bits,
             method=disclosed.method,
+            n_z_plus=Pair(*sifted.n_z_plus) if sifted.n_z_plus is not None else None,
+            boundary=sifted.boundary,
+            tags=tags,
         )
         self._book.verified(dialogue.block_id, counts)
         try:
@@ -162,7 +181,7 @@ class BobBlock:
         outcomes = np.concatenate(self._outcomes) if self._outcomes else np.zeros(0, np.uint8)
         self._outcomes.clear()
         try:
-            keep = Bits.from_bytes(sifted.keep_mask, self._n_clicks)
+            keep = Bits.from_bytes(sifted.keep_mask, self._announced.total)
             decoy = Bits.from_bytes(sifted.decoy_bits, sifted.n_kept)
         except ValueError as error:
             raise ProtocolError(f"block {self.dialogue.block_id}: {error}") from None

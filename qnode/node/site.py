@@ -20,6 +20,7 @@ from qnode.http import Application, Server, TlsSettings, serve
 from qnode.keys import Assignment, KeyStore
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.peers import LinkFailure, connect_to_peer, log_failure, serve_peer
+from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session
 from qnode.link.tls import TlsTransport
 from qnode.node.alice import AlicePart, Source
@@ -179,11 +180,16 @@ class SiteNode:
 
     async def _converse(self, session: Session) -> None:
         await self._tested.wait()
-        log.info("link.connected", peer=session.peer.kme_id, software=session.peer.software)
+        log.info(
+            "link.connected",
+            peer=session.peer.kme_id,
+            software=session.peer.software,
+            protocol=session.protocol,
+        )
         async with trio.open_nursery() as nursery:
             site = Site(
                 role=self._config.node.role,
-                link=self._config.link,
+                link=link_for_protocol(self._config.link, session.protocol),
                 session=session,
                 storage=self._storage,
                 seals=SealOrder(),

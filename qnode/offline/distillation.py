@@ -126,6 +126,8 @@ def distil(
             x=alice.x_counts,
             alice_parities=corrected.disclosed.parities,
             reconciliation_leak_bits=corrected.disclosed.leak_bits,
+            n_z_plus=alice.n_z_plus,
+            boundary=alice.boundary,
         )
         verify(alice.bits, corrected.key, link, random_bytes)
         result = decide(counts, link)

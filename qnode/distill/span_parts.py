@@ -1,0 +1,45 @@
+"""Clicks of a block by part of its span (`SPAN_PARTS`) and arm: Bob says them, Alice counts them herself."""
+
+import numpy as np
+import numpy.typing as npt
+
+from qnode.distill.counts import SPAN_PARTS
+from qnode.tags.types import Slots
+
+
+class PartCounts:
+    """A running count over the span of ``n_slots`` slots from ``first_slot`` on.
+
+    Slot s lies in part ``(s - first_slot) * SPAN_PARTS // n_slots``.
+    """
+
+    def __init__(self, first_slot: int, n_slots: int) -> None:
+        # Part k begins at the least s of which this holds: (s - first) * parts >= k * n.
+        self._edges = [first_slot + -(-k * n_slots // SPAN_PARTS) for k in range(SPAN_PARTS + 1)]
+        self._z = [0] * SPAN_PARTS
+        self._x = [0] * SPAN_PARTS
+
+    def add(self, slots: Slots, is_z: npt.NDArray[np.bool_]) -> None:
+        """Count clicks within the span, ascending; ``is_z``: which are of the Z arm."""
+        bounds = np.searchsorted(slots, self._edges)
+        for part in range(SPAN_PARTS):
+            first, end = int(bounds[part]), int(bounds[part + 1])
+            if first < end:
+                n_z = int(np.count_nonzero(is_z[first:end]))
+                self._z[part] += n_z
+                self._x[part] += end - first - n_z
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """How many slots each part has."""
+        return tuple(end - first for first, end in zip(self._edges, self._edges[1:], strict=False))
+
+    @property
+    def z_clicks(self) -> tuple[int, ...]:
+        """Clicks of the Z arm in each part."""
+        return tuple(self._z)
+
+    @property
+    def x_clicks(self) -> tuple[int, ...]:
+        """Clicks of the X arm in each part."""
+        return tuple(self._x)

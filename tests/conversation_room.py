@@ -1,0 +1,273 @@
+"""One site of the conversation that is frozen in `fixtures/protocol_1`, by the code of today.
+
+Symbols, clicks, seeds and stores are those of the fixtures, so that both sites say the same again.
+"""
+
+import importlib.util
+import random
+import secrets
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import trio
+
+import qnode.node.alice_block
+import qnode.node.bob_block
+import qnode.node.reconciliation
+from qnode.config import (
+    BlockParameters,
+    EstimationParameters,
+    Etsi014Section,
+    LinkParameters,
+    NodeSection,
+    OperateSection,
+    PeerSection,
+    ReconciliationParameters,
+    Role,
+    SiteConfig,
+    SourceParameters,
+    StoreSection,
+    TlsFiles,
+)
+from qnode.devices.protocols import EmissionRun
+from qnode.distill.selftest import self_test
+from qnode.errors import LinkError
+from qnode.keys import Counts, SqliteKeyStore, open_store
+from qnode.link.frames import FrameStream
+from qnode.link.hello import LocalEnd, Standing, exchange_hello
+from qnode.link.protocol import link_for_protocol
+from qnode.link.session import open_session
+from qnode.node.alice import AlicePart, Source
+from qnode.node.bob import Announcement, BobPart, ProbeErrand, RunningRate
+from qnode.node.conversation import Conversation
+from qnode.node.decision import BlockCounts
+from qnode.node.figures import Figures
+from qnode.node.recorder import AliceRecorder, BobRecorder
+from qnode.node.seal_order import SealOrder
+from qnode.node.settle import Site
+from qnode.node.storage import PeerMemory, Storage, runs_of
+from qnode.operate.recordings import Recordings
+from qnode.tags.alignment import AlignmentProbe
+from qnode.tags.types import Clicks
+
+FROZEN = Path(__file__).parent / "fixtures" / "protocol_1"
+
+
+def _photons() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("frozen_photons", FROZEN / "photons.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+photons = _photons()
+
+LINK = LinkParameters(
+    name="frozen",
+    source=SourceParameters(mu=photons.MU, mu_uncertainty=(0.0, 0.0), p=photons.P, p_z=photons.P_Z),
+    block=BlockParameters(sifted_bits=55_000, minimum_secret_bits=2048),
+    estimation=EstimationParameters(x_mode="visibility", asymmetry_bound="joint"),
+    reconciliation=ReconciliationParameters(method="cascade"),
+)
+RUN_ID = 7
+PROBE_SLOTS = 6000
+OFFSETS = range(4001)
+RATE_SLOTS = 200_000
+CHUNK_SLOTS = 250_000
+
+
+def other(role: Role) -> Role:
+    return "bob" if role == "alice" else "alice"
+
+
+def copied(folder: Path) -> Path:
+    """Copy the frozen data directories to ``folder``, with the rights that a store asks for."""
+    shutil.copytree(FROZEN / "data", folder)
+    for path in folder.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    return folder
+
+
+def open_copy(folder: Path, role: Role) -> SqliteKeyStore:
+    return open_store(
+        folder / role / "db" / "keys.db",
+        role=role,
+        store_key=(folder / role / "store_key").read_bytes(),
+        anchor=folder / role / "anchor",
+        kme_id=f"kme-{role}",
+        peer_kme_id=f"kme-{other(role)}",
+        create=False,
+    )
+
+
+def config_of(role: Role, link: LinkParameters) -> SiteConfig:
+    nowhere = Path("/nonexistent")
+    files = TlsFiles(ca=nowhere, certificate=nowhere, key=nowhere)
+    return SiteConfig(
+        node=NodeSection(role=role, kme_id=f"kme-{role}", allow_simulated=True),
+        link=link,
+        peer=PeerSection(kme_id=f"kme-{other(role)}", address="", tls=files),
+        store=StoreSection(path=nowhere, anchor=nowhere, store_key=nowhere, preshared_key=nowhere),
+        etsi014=Etsi014Section(listen="", tls=files),
+        operate=OperateSection(control_socket=nowhere),
+        devices={},
+    )
+
+
+def seed_randomness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the seeds and nonces that a site draws in a dialogue follow from its role."""
+    for role, modules in (
+        ("alice", [qnode.node.alice_block]),
+        ("bob", [qnode.node.bob_block, qnode.node.reconciliation]),
+    ):
+        drawn = random.Random(f"frozen {role}").randbytes
+        seeded = SimpleNamespace(token_bytes=drawn, compare_digest=secrets.compare_digest)
+        for module in modules:
+            monkeypatch.setattr(module, "secrets", seeded)
+
+
+async def _in_loop(function: Any) -> Any:
+    return function()
+
+
+def end_of(role: Role, store: SqliteKeyStore, link: LinkParameters, **changes: Any) -> LocalEnd:
+    positions = store.positions()
+    memory = PeerMemory(store.view_of_peer(), runs_of(store.pad_segments()))
+    standing = Standing(positions.last_block_id, positions.generation, msgspec.msgpack.encode(memory))
+    values: dict[str, Any] = {
+        "role": role,
+        "kme_id": f"kme-{role}",
+        "peer_kme_id": f"kme-{other(role)}",
+        "parameters": link,
+        "secrets": store,
+        "standing": lambda: standing,
+        "software": "qnode of bac72f2",
+        "simulated": True,
+        "run_sync": _in_loop,
+        "random_bytes": random.Random(f"hello of {role}").randbytes,
+    }
+    return LocalEnd(**(values | changes))
+
+
+class KeepingFigures(Figures):
+    """The figures of a site, which also keep the counts of blocks."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        super().__init__(config, simulated=True)
+        self.counts: dict[int, BlockCounts] = {}
+
+    def verified(self, block_id: int, counts: BlockCounts) -> None:
+        self.counts[block_id] = counts
+        super().verified(block_id, counts)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a site knows after the conversation; ``outcomes``: by block, with the secret bits."""
+
+    protocol: int
+    outcomes: dict[int, tuple[str, int]]
+    counts: dict[int, BlockCounts]
+    stored: Counts
+
+
+async def hold_conversation(
+    role: Role, store: SqliteKeyStore, frames: FrameStream, link: LinkParameters = LINK, **changes: Any
+) -> Known:
+    """Say and hear all of the conversation; ``changes``: to the `LocalEnd`."""
+    await trio.to_thread.run_sync(self_test)  # compiles before a session waits for it
+    local = end_of(role, store, link, **changes)
+    greeted = await exchange_hello(frames, local, connected=role == "bob")
+    figures = KeepingFigures(config_of(role, link))
+    async with open_session(frames, local, greeted) as session, trio.open_nursery() as nursery:
+        site = Site(
+            role=role,
+            link=link_for_protocol(link, session.protocol),
+            session=session,
+            storage=Storage(store, most_chunks=1 << 20),
+            seals=SealOrder(),
+            simulated=True,
+        )
+        conversation = Conversation(site, figures, nursery)
+        if role == "alice":
+            with suppress(LinkError):  # Bob says goodbye
+                await conversation.run(_alice(conversation, figures, nursery))
+        else:
+            recorder = BobRecorder(config_of(role, link), Recordings(), simulated=True)
+            part = BobPart(conversation, figures, RunningRate(photons.P_Z), nursery, recorder)
+            nursery.start_soon(conversation.run, part)
+            await _measure(part)
+            await _ask_for_keys(conversation, store)
+        nursery.cancel_scope.cancel()
+    decided = figures.decided.latest(10)
+    outcomes = {one.block_id: (one.outcome, one.secret_bits) for one in decided}
+    return Known(session.protocol, outcomes, figures.counts, store.counts())
+
+
+def _alice(conversation: Conversation, figures: Figures, nursery: trio.Nursery) -> AlicePart:
+    source: Any = Source()
+    source.transmitter = SimpleNamespace(symbols=lambda run_id, slots: photons.symbols(slots))
+    source.run = EmissionRun(run_id=RUN_ID, started_at_s=1_800_000_000.0)
+    recorder = AliceRecorder(config_of("alice", conversation.site.link), Recordings(), simulated=True)
+    return AlicePart(conversation, source, figures, nursery, recorder)
+
+
+async def _measure(part: BobPart) -> None:
+    """Have a probe aligned; announce a block that gives key and one with many errors; give two up."""
+    await part.ready.wait()
+    await part.run_known.wait()
+    slots, outcomes = photons.clicks(0, PROBE_SLOTS)
+    of_z = outcomes <= photons.LATE
+    ticks = 2 * slots[of_z] + outcomes[of_z]
+    deliver, receive = trio.open_memory_channel[Any](1)
+    await part.do(ProbeErrand(RUN_ID, AlignmentProbe(1, 0, ticks - ticks[0]), OFFSETS, deliver))
+    found = await receive.receive()
+    assert found.offset == ticks[0]
+    reached = found.last_slot + 1
+    await part.do(_announcement(0, reached))
+    await part.do(_announcement(reached, reached + RATE_SLOTS))
+    reached += RATE_SLOTS
+    await _both_agreed(part)
+    for noisy in (False, True):
+        block = part._current
+        assert block is not None
+        while reached < block.span.end_slot:
+            end = min(block.span.end_slot, reached + CHUNK_SLOTS)
+            await part.do(_announcement(reached, end, noisy=noisy))
+            reached = end
+        await block.decided.wait()
+    await _both_agreed(part)
+    await part.do(_announcement(reached, reached + 1, numbering=2))
+    await _both_agreed(part)
+
+
+async def _both_agreed(part: BobPart) -> None:
+    while part._current is None or part._upcoming is None:  # noqa: ASYNC110
+        await trio.sleep(0.01)
+    await part._current.agreed.wait()
+    await part._upcoming.agreed.wait()
+
+
+def _announcement(first: int, end: int, *, noisy: bool = False, numbering: int = 1) -> Announcement:
+    clicks = Clicks(*photons.clicks(first, end, noisy=noisy))
+    n_z = int(np.count_nonzero(clicks.outcomes <= photons.LATE))
+    return Announcement(RUN_ID, numbering, clicks, n_z, end, 0, 0)
+
+
+async def _ask_for_keys(conversation: Conversation, store: SqliteKeyStore) -> None:
+    assignment = store.assign("sae-b", ["sae-a"], 2, 256, now=0.0)
+    await conversation.announce_assignment(assignment)
+    store.acknowledge(assignment.assignment_id)
+    await conversation.hand_over(store.give_away(2))
+    given_up = store.assign("sae-b", ["sae-a"], 1, 256, now=0.0)
+    await conversation.announce_assignment(given_up)
+    await conversation.void_assignment(given_up)
