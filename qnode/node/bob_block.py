@@ -1,6 +1,7 @@
 """One block as Bob sees it: he announces slot and arm of clicks, corrects towards Alice, and checks her."""
 
 import secrets
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -8,8 +9,9 @@ import trio
 
 from qnode.distill.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
-from qnode.distill.counts import Pair, XCounts
+from qnode.distill.counts import Pair, TagCounts, XCounts
 from qnode.distill.sift import encode_announcement, errors_by_intensity, keep_bits
+from qnode.distill.span_counts import SpanCounts
 from qnode.distill.verify import verification_tag
 from qnode.errors import FieldError, LinkError, ProtocolError
 from qnode.link.messages import (
@@ -34,7 +36,8 @@ from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import correct
 from qnode.node.settle import Site, authenticate, check_room, commit
 from qnode.operate.recordings import Recording
-from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Clicks, Codes
+from qnode.tags.marks import Marks
+from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Clicks, Codes, SlotRange
 
 NONCE_BYTES = 16
 
@@ -63,6 +66,7 @@ class BobBlock:
         self._n_clicks = 0
         self._n_central = 0
         self._n_boundary = 0
+        self._counts = SpanCounts(span.first_slot, span.n_slots)
 
     async def propose(self) -> None:
         """Agree on the span with Alice, before it starts; nothing is announced until she has.
@@ -95,12 +99,22 @@ class BobBlock:
         # A nanosecond or two a click: less than handing a batch to a thread and back.
         payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)
         self._outcomes.append(clicks.outcomes)
+        self._counts.add_clicks(clicks)
         self._n_clicks += len(clicks)
         self._n_central += int(np.count_nonzero(clicks.outcomes == OUTCOME_CENTRAL))
         self._n_boundary += int(np.count_nonzero(clicks.outcomes == OUTCOME_BOUNDARY))
         await self.dialogue.send(
             ClickBatch(block_id=self.dialogue.block_id, first_slot=first_slot, payload=payload)
         )
+
+    def note(self, marks: Marks, cuts: Iterable[SlotRange]) -> None:
+        """Count the ``marks`` that lie in the span, each told once, and the slots of it that were cut."""
+        self._counts.add_marks(marks)
+        self._counts.add_cuts(cuts)
+
+    def tag_counts(self) -> TagCounts:
+        """Return what the tags of the span show, as far as it was announced."""
+        return self._counts.tag_counts()
 
     async def distil(self, dropped: int, qber_estimate: float | None) -> None:
         """Close the announcement and make key of the block, with Alice.

@@ -125,6 +125,7 @@ def distil(
             x=alice.x_counts,
             alice_parities=corrected.disclosed.parities,
             reconciliation_leak_bits=corrected.disclosed.leak_bits,
+            tags=block.tags,
         )
         verify(alice.bits, corrected.key, link, random_bytes)
         result = decide(counts, link)
