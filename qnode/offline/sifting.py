@@ -35,8 +35,9 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class BothSides:
-    """A sifted block at both sites. ``received``: Bob's bits, secret as ``alice.bits``. ``tags``: what Bob's
-    tags show beside them.
+    """A sifted block at both sites.
+
+    ``received``: Bob's bits, secret as ``alice.bits``. ``tags``: what his tags show beside them.
     """
 
     span: Span

@@ -29,6 +29,8 @@ from qnode.tags.types import (
 _SLIP_SIGMAS: Final = 5.0
 _MOST_SLIP_CLICKS: Final = 1 << 22
 _NO_OUTCOME: Final = 255
+# So many tags are looked at together: mostly all are inside a gate.
+_TOGETHER: Final = 64
 
 # Clicks and sums of their places in the gate, in a fixed point: the order of adding does not matter.
 _EARLY_N, _LATE_N, _EARLY_SUM, _LATE_SUM, _SQUARES = range(5)
@@ -182,6 +184,7 @@ def _accept(
     """Put clicks behind those ``n_held``, slots of other tags into ``outside``; return how many of both."""
     one = np.uint64(1)
     n = np.uint64(n_held)
+    together = np.uint64(_TOGETHER)
     n_outside = np.uint64(0)
     first = np.int64(0)
     for m in range(ends.size):
@@ -195,18 +198,34 @@ def _accept(
             times[start:first], channels[start:first], anchors[m], phases[m], ticks[m] + offset, periods[m],
             first_slot, least_slot, centres, halves, slots[n : n + n_tags], outcomes[n : n + n_tags], sums,
         )  # fmt: skip
-        placed = n
-        if here == 0 and (n_tags == 0 or slots[placed] >= first_slot):
-            n += n_tags  # all are inside
+        if here == 0 and (n_tags == 0 or slots[n] >= first_slot):
+            n += n_tags  # all are inside a gate
             continue
-        for i in range(n_tags):  # those inside a gate move down over those that are not
-            slot, outcome = slots[placed + i], outcomes[placed + i]
-            slots[n] = slot
-            outcomes[n] = outcome
-            outside[n_outside] = slot
-            inside = outcome != _NO_OUTCOME
-            n += np.uint64(inside)
-            n_outside += np.uint64((not inside) & (slot >= first_slot))
+        # Those inside move down over those that are not; of most groups there is none outside.
+        place, end = n, n + n_tags
+        while place < end:
+            n_group = min(together, end - place)
+            seen = np.uint8(0)
+            for i in range(n_group):
+                seen |= outcomes[place + i]
+            if seen < _NO_OUTCOME:
+                if n == place:
+                    n += n_group
+                else:
+                    for i in range(n_group):
+                        slots[n + i] = slots[place + i]
+                        outcomes[n + i] = outcomes[place + i]
+                    n += n_group
+            else:
+                for i in range(n_group):
+                    slot, outcome = slots[place + i], outcomes[place + i]
+                    slots[n] = slot
+                    outcomes[n] = outcome
+                    outside[n_outside] = slot
+                    inside = outcome != _NO_OUTCOME
+                    n += np.uint64(inside)
+                    n_outside += np.uint64((not inside) & (slot >= first_slot))
+            place += n_group
     return n, n_outside
 
 

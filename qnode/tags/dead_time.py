@@ -53,6 +53,8 @@ def slots_of(
 
     Tick k is slot (k + offset) // 2, as it is for clicks.
     """
+    if not indices.shape[0]:
+        return indices
     m = np.searchsorted(combs.ends, indices, side="right")
     indices, m = indices[good[m]], m[good[m]]
     turns = ((times_ps[indices] - combs.anchors_ps[m]).astype(np.float64) - combs.phases_ps[m]) * (

@@ -1,12 +1,14 @@
 """Marks: what Bob's tags show beside clicks, by the slot in which it was seen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from qnode.tags.types import Slots
+
+_NO_END: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,21 +31,29 @@ class Marks:
 
     def below(self, end: int) -> "Marks":
         """Return the marks in slots below ``end``."""
-        return self._each(lambda slots: slots[: np.searchsorted(slots, end)])
+        return self.within(0, end)
 
     def since(self, first: int) -> "Marks":
         """Return the marks in slots from ``first`` on."""
-        return self._each(lambda slots: slots[np.searchsorted(slots, first) :])
+        return self.within(first, _NO_END)
 
     def within(self, first: int, end: int) -> "Marks":
         """Return the marks in slots ``first <= slot < end``."""
-        return self.since(first).below(end)
+        return Marks(
+            _within(self.out_of_gate, first, end),
+            _within(self.double_clicks, first, end),
+            _within(self.cross_clicks, first, end),
+            _within(self.too_close, first, end),
+        )
 
     def _all(self) -> tuple[Slots, Slots, Slots, Slots]:
         return self.out_of_gate, self.double_clicks, self.cross_clicks, self.too_close
 
-    def _each(self, part_of: Callable[[Slots], Slots]) -> "Marks":
-        return Marks(*(part_of(slots) for slots in self._all()))
+
+def _within(slots: Slots, first: int, end: int) -> Slots:
+    if not slots.shape[0] or (slots[0] >= first and slots[-1] < end):
+        return slots
+    return slots[slots.searchsorted(first) : slots.searchsorted(end)]
 
 
 _NONE: Final = np.empty(0, np.int64)

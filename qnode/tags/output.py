@@ -1,7 +1,5 @@
 """What a synchroniser gathers in the course of one feed."""
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from qnode.tags.alignment import AlignmentProbe
@@ -18,11 +16,11 @@ class Output:
         self.cuts: list[SlotRange] = []
         self.probe: AlignmentProbe | None = None
 
-    def add(self, clicks: Clicks, marks: Iterable[Marks]) -> None:
-        """Take clicks, all later than those before, and marks."""
+    def add(self, clicks: Clicks, marks: Marks) -> None:
+        """Take clicks and marks, all later than those before."""
         if len(clicks):
             self._parts.append(clicks)
-        self._marks += marks
+        self._marks.append(marks)
 
     def cut(self, first: int, end: int, floor: int = 0) -> None:
         """Take a cut of slots, as far as they are not below ``floor``; cuts that touch become one."""

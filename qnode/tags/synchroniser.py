@@ -6,7 +6,7 @@ leads back to ``searching`` by itself; a jump of phase, where ticks may have bee
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -367,8 +367,11 @@ class Synchroniser:
         self._counts.double_clicks += singled.double_clicks.size
         self._counts.cross_clicks += singled.cross_clicks.size
         self._held_marks = marks.since(self._reached)
-        repeated = Marks(_NONE, singled.double_clicks, singled.cross_clicks, _NONE)
-        output.add(singled.clicks, (marks.below(self._reached), repeated))
+        told = marks.below(self._reached)
+        output.add(
+            singled.clicks,
+            replace(told, double_clicks=singled.double_clicks, cross_clicks=singled.cross_clicks),
+        )
         if self._monitor.slipped():
             self._counts.slips += 1
             self._realign()
