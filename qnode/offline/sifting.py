@@ -69,10 +69,10 @@ class BlockSifter:
         self._counts.add_cuts(result.cuts)
         if not len(clicks):
             return
-        self._counts.add_clicks(clicks)
         first = int(clicks.slots[0])
         payload = encode_announcement(clicks.slots, clicks.outcomes, first)
         self._record.add(decode_announcement(payload, first, self.end - first), lookup)
+        self._counts.add_clicks(clicks)
         self._outcomes.append(clicks.outcomes)
         self._announced_bytes += len(payload)
 
