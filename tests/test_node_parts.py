@@ -60,6 +60,7 @@ from qnode.tags.types import (
     OUTCOME_EARLY,
     UNKNOWN_SYMBOL,
     Clicks,
+    SlotRange,
 )
 
 Recorder = TypeVar("Recorder", AliceRecorder, BobRecorder)
@@ -83,7 +84,7 @@ async def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limi
     assert await rate.span_slots(link, nothing) == 10_000_000  # nothing known: the latency limit
     for step in range(1, 12):
         clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-        rate.add(Announcement(7, 0, clicks, 400, step * 100_000, 0, 0))
+        rate.add(Announcement(7, 0, clicks, 400, step * 100_000, (), 0))
     assert rate.known
     assert rate.sifted_per_slot == pytest.approx(0.5 * 400 / 100_000)
     assert await rate.span_slots(link, nothing) == 5_000_000
@@ -97,7 +98,7 @@ async def test_an_automatic_span_follows_the_blocks_that_were_decided() -> None:
     )
     for step in range(1, 12):
         clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-        rate.add(Announcement(7, 0, clicks, 400, step * 25_000, 0, 0))
+        rate.add(Announcement(7, 0, clicks, 400, step * 25_000, (), 0))
     sifted_hz = rate.sifted_per_slot * 1e6
     assert await rate.span_slots(link, recent) == round(1e6 * FIRST_SIFTED_BITS / sifted_hz)
     counts = BlockCounts(
@@ -124,19 +125,19 @@ async def test_an_automatic_span_follows_the_blocks_that_were_decided() -> None:
 def test_slots_without_lock_do_not_lower_the_running_rate() -> None:
     rate = RunningRate(p_z=1.0)
     clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-    rate.add(Announcement(7, 0, clicks, 400, 1000, 0, 0))
-    rate.add(Announcement(7, 0, clicks, 400, 10_000, 8_000, 0))
+    rate.add(Announcement(7, 0, clicks, 400, 1000, (), 0))
+    rate.add(Announcement(7, 0, clicks, 400, 10_000, (SlotRange(2_000, 10_000),), 0))
     assert rate.sifted_per_slot == pytest.approx(0.4)
 
 
 def test_an_interruption_of_the_link_does_not_lower_the_running_rate() -> None:
     rate = RunningRate(p_z=1.0)
     clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-    rate.add(Announcement(7, 0, clicks, 400, 1000, 0, 0))
-    rate.add(Announcement(7, 0, clicks, 400, 2000, 0, 0))
+    rate.add(Announcement(7, 0, clicks, 400, 1000, (), 0))
+    rate.add(Announcement(7, 0, clicks, 400, 2000, (), 0))
     rate.begin_session()
-    rate.add(Announcement(7, 0, clicks, 400, 900_000, 0, 0))
-    rate.add(Announcement(7, 0, clicks, 400, 901_000, 0, 0))
+    rate.add(Announcement(7, 0, clicks, 400, 900_000, (), 0))
+    rate.add(Announcement(7, 0, clicks, 400, 901_000, (), 0))
     assert rate.sifted_per_slot == pytest.approx(0.4)
 
 
@@ -148,7 +149,7 @@ async def test_no_block_is_expected_to_have_more_clicks_than_a_message_can_name(
     )
     clicks = Clicks(np.arange(800), np.zeros(800, np.uint8))  # half of them of the X arm
     for step in range(1, 12):
-        rate.add(Announcement(7, 0, clicks, 400, step * 25_000, 0, 0))
+        rate.add(Announcement(7, 0, clicks, 400, step * 25_000, (), 0))
     n_slots = await rate.span_slots(link, recent)
     assert n_slots * 800 / 25_000 == pytest.approx(0.9 * MOST_ANNOUNCED_CLICKS)
     check_clicks(MOST_ANNOUNCED_CLICKS)
@@ -377,8 +378,8 @@ async def test_a_block_that_was_given_up_before_its_turn_is_never_proposed() -> 
     peer, book, rate = _Peer(), _Book(), RunningRate(p_z=0.5)
     site: Any = SimpleNamespace(link=link, session=peer, storage=_Storage(), seals=SealOrder())
     none = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8))
-    old = [Announcement(7, 1, none, 2000, slot, 0, 0) for slot in (1000, 2000, 3000)]
-    new = [Announcement(8, 2, none, 2000, slot, 0, 0) for slot in (1000, 2000)]
+    old = [Announcement(7, 1, none, 2000, slot, (), 0) for slot in (1000, 2000, 3000)]
+    new = [Announcement(8, 2, none, 2000, slot, (), 0) for slot in (1000, 2000)]
     async with trio.open_nursery() as nursery:
         conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
         part = BobPart(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
@@ -418,7 +419,7 @@ async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
     async def announce(part: BobPart) -> None:
         with suppress(LinkError):
             for slot in (1000, 2000, 1_500_000, 1_600_000):
-                await part.do(Announcement(7, 1, none, 2000, slot, 0, 0, can_wait))
+                await part.do(Announcement(7, 1, none, 2000, slot, (), 0, can_wait))
                 taken.append(slot)
 
     async with trio.open_nursery() as nursery:

@@ -62,7 +62,7 @@ from qnode.tags.types import (
 
 __all__ = [
     "Announced", "SiftRecord", "SiftedBlock", "decode_announcement", "encode_announcement",
-    "errors_by_intensity", "keep_bits",
+    "errors_by_intensity", "keep_bits", "late_by_intensity",
 ]  # fmt: skip
 
 Lookup = Callable[[Slots], Codes]
@@ -238,6 +238,18 @@ def errors_by_intensity(before: Bits, after: Bits, decoy: Bits) -> Pair:
     changed = before.words ^ after.words
     in_decoy = int(np.bitwise_count(changed & decoy.words).sum())
     return Pair(float(int(np.bitwise_count(changed).sum()) - in_decoy), float(in_decoy))
+
+
+def late_by_intensity(key: Bits, decoy: Bits) -> Pair:
+    """Count the late bits of a key by intensity (``decoy``: one bit each bit of it).
+
+    Raises:
+        ValueError: the two lengths differ.
+    """
+    if key.n_bits != decoy.n_bits:
+        raise ValueError(f"{key.n_bits} bits, {decoy.n_bits} intensities")
+    in_decoy = int(np.bitwise_count(key.words & decoy.words).sum())
+    return Pair(float(int(np.bitwise_count(key.words).sum()) - in_decoy), float(in_decoy))
 
 
 # The passes below take no branch on what a click or a symbol is: those are random, and a wrong guess costs

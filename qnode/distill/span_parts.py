@@ -14,14 +14,14 @@ class PartCounts:
     """
 
     def __init__(self, first_slot: int, n_slots: int) -> None:
-        # Part k begins at the least s of which this holds: (s - first) * parts >= k * n.
-        self._edges = [first_slot + -(-k * n_slots // SPAN_PARTS) for k in range(SPAN_PARTS + 1)]
+        # Part k begins at the least s of which this holds: (s - first) * parts >= k * n. The last is the end.
+        self.edges = [first_slot + -(-k * n_slots // SPAN_PARTS) for k in range(SPAN_PARTS + 1)]
         self._z = [0] * SPAN_PARTS
         self._x = [0] * SPAN_PARTS
 
     def add(self, slots: Slots, is_z: npt.NDArray[np.bool_]) -> None:
         """Count clicks within the span, ascending; ``is_z``: which are of the Z arm."""
-        bounds = np.searchsorted(slots, self._edges)
+        bounds = np.searchsorted(slots, self.edges)
         for part in range(SPAN_PARTS):
             first, end = int(bounds[part]), int(bounds[part + 1])
             if first < end:
@@ -32,7 +32,7 @@ class PartCounts:
     @property
     def slots(self) -> tuple[int, ...]:
         """How many slots each part has."""
-        return tuple(end - first for first, end in zip(self._edges, self._edges[1:], strict=False))
+        return tuple(end - first for first, end in zip(self.edges, self.edges[1:], strict=False))
 
     @property
     def z_clicks(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from qnode.distill.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
-from qnode.distill.sift import SiftRecord, decode_announcement
+from qnode.distill.sift import SiftRecord, decode_announcement, late_by_intensity
 from qnode.distill.sift_codec import CLASS_Z
 from qnode.distill.span_parts import PartCounts
 from qnode.distill.verify import verification_tag
@@ -99,6 +99,8 @@ async def run_alice_block(
         n_z_plus=sifted.n_z_plus if tags is not None else None,
         boundary=sifted.boundary if tags is not None else None,
         tags=tags,
+        n_slots=span.n_slots,
+        late=late_by_intensity(sifted.bits, sifted.decoy) if tags is not None else None,
     )
     book.verified(dialogue.block_id, counts)
     recorded = recording is not None or announced.recorded

@@ -25,7 +25,8 @@ from qnode.node.figures import Figures
 from qnode.node.in_flight import blocks_in_flight
 from qnode.node.recorder import BobRecorder
 from qnode.tags.alignment import Alignment, AlignmentProbe
-from qnode.tags.types import Clicks
+from qnode.tags.marks import NO_MARKS, Marks
+from qnode.tags.types import Clicks, SlotRange
 
 log = structlog.get_logger()
 
@@ -39,11 +40,11 @@ MOST_EXPECTED_CLICKS = 0.9 * MOST_ANNOUNCED_CLICKS
 
 @dataclass(frozen=True)
 class Announcement:
-    """Clicks of a run, complete below ``reached_slot``.
+    """Clicks of a run, and what else its tags show; both complete below ``reached_slot`` and not beyond.
 
     ``z_clicks``: how many of them are of the Z arm. ``numbering`` changes when slots are counted anew.
-    ``cut_slots``: so many slots since the last announcement had no lock; ``dropped``: so many clicks
-    could not be announced. ``can_wait``: their source does, when no more is taken.
+    ``cuts``: slots since the last announcement without lock; ``dropped``: so many clicks could not be
+    announced. ``can_wait``: their source does, when no more is taken.
     """
 
     run_id: int
@@ -51,9 +52,15 @@ class Announcement:
     clicks: Clicks
     z_clicks: int
     reached_slot: int
-    cut_slots: int
+    cuts: tuple[SlotRange, ...]
     dropped: int
     can_wait: bool = False
+    marks: Marks = NO_MARKS
+
+    @property
+    def cut_slots(self) -> int:
+        """How many slots since the last announcement had no lock."""
+        return sum(cut.end - cut.first for cut in self.cuts)
 
 
 @dataclass(frozen=True)
@@ -251,6 +258,7 @@ class BobPart:
             await block.agreed.wait()
             first, end = np.searchsorted(clicks.slots, (block.span.first_slot, block.span.end_slot))
             first = max(position, first)
+            block.note(news.marks, news.cuts)
             await block.announce(Clicks(clicks.slots[first:end], clicks.outcomes[first:end]))
             position = end
             if news.reached_slot < block.span.end_slot:

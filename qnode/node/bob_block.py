@@ -1,6 +1,7 @@
 """One block as Bob sees it: he announces slot and arm of clicks, corrects towards Alice, and checks her."""
 
 import secrets
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -10,10 +11,10 @@ from qnode.distill.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, TagCounts, XCounts
-from qnode.distill.sift import encode_announcement, errors_by_intensity, keep_bits
-from qnode.distill.span_parts import PartCounts
+from qnode.distill.sift import encode_announcement, errors_by_intensity, keep_bits, late_by_intensity
+from qnode.distill.span_counts import SpanCounts
 from qnode.distill.verify import verification_tag
-from qnode.errors import FieldError, LinkError, ProtocolError
+from qnode.errors import LinkError, ProtocolError
 from qnode.link.messages import (
     Amplify,
     BlockAgreed,
@@ -32,7 +33,8 @@ from qnode.node.reconciliation import correct
 from qnode.node.said_counts import AnnouncedClicks, check_sifted
 from qnode.node.settle import Site, authenticate, block_epsilon, check_room, commit
 from qnode.operate.recordings import Recording
-from qnode.tags.types import OUTCOME_LATE, Clicks, Codes
+from qnode.tags.marks import Marks
+from qnode.tags.types import Clicks, Codes, SlotRange
 
 NONCE_BYTES = 16
 
@@ -58,8 +60,8 @@ class BobBlock:
         self._site = site
         self._book = book
         self._outcomes: list[Codes] = []
-        self._parts = PartCounts(span.first_slot, span.n_slots)
         self._announced = AnnouncedClicks()
+        self._counts = SpanCounts(span.first_slot, span.n_slots)
 
     async def propose(self) -> None:
         """Agree on the span with Alice, before it starts; nothing is announced until she has.
@@ -93,22 +95,19 @@ class BobBlock:
         payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)
         self._outcomes.append(clicks.outcomes)
         self._announced.add(clicks.outcomes)
-        self._parts.add(clicks.slots, clicks.outcomes <= OUTCOME_LATE)
+        self._counts.add_clicks(clicks)
         await self.dialogue.send(
             ClickBatch(block_id=self.dialogue.block_id, first_slot=first_slot, payload=payload)
         )
 
+    def note(self, marks: Marks, cuts: Iterable[SlotRange]) -> None:
+        """Count the ``marks`` that lie in the span, each told once, and the slots of it that were cut."""
+        self._counts.add_marks(marks)
+        self._counts.add_cuts(cuts)
+
     def tag_counts(self) -> TagCounts:
-        """Return what is known of this block's tags beside what is announced of them."""
-        return TagCounts(
-            cross_clicks=0,
-            double_clicks=0,
-            out_of_gate=0,
-            too_close=0,
-            live_slots=self._parts.slots,
-            z_clicks=self._parts.z_clicks,
-            x_clicks=self._parts.x_clicks,
-        )
+        """Return what the tags of the span show, as far as it was announced."""
+        return self._counts.tag_counts()
 
     async def distil(self, dropped: int, qber_estimate: float | None) -> None:
         """Close the announcement and make key of the block, with Alice.
@@ -157,13 +156,12 @@ class BobBlock:
             n_z_plus=Pair(*sifted.n_z_plus) if sifted.n_z_plus is not None else None,
             boundary=sifted.boundary,
             tags=tags,
+            n_slots=self.span.n_slots,
+            late=late_by_intensity(corrected, decoy) if tags is not None else None,
         )
         self._book.verified(dialogue.block_id, counts)
-        try:
-            recorded = self.recording is not None or sifted.recorded
-            result = await trio.to_thread.run_sync(partial(decide, counts, site.link, recorded=recorded))
-        except FieldError as error:
-            raise ProtocolError(f"block {dialogue.block_id}: counts that cannot be: {error}") from None
+        recorded = self.recording is not None or sifted.recorded
+        result = await trio.to_thread.run_sync(partial(decide, counts, site.link, recorded=recorded))
         amplify = await dialogue.expect(Amplify)
         if amplify.length != result.length or amplify.lambda_ec_bits != counts.lambda_ec_bits:
             raise BlockLost(

@@ -155,7 +155,8 @@ class Receiver:
             return
         if part.run is not run:
             return  # these tags belong to a run that has ended meanwhile
-        if len(result.clicks) or result.state is SyncState.LOCKED:
+        # Where lock ends the last slots may have been cut without a click: the block has to know.
+        if result.state is SyncState.LOCKED or len(result.clicks) or result.cuts or len(result.marks):
             await self._do(part, self._announcement(run, result, z_clicks, can_wait=not source.paced))
         if result.probe is not None:
             found = await self._align(source, part, run, result, block.until_ps, arrived_s)
@@ -223,9 +224,10 @@ class Receiver:
             clicks=result.clicks,
             z_clicks=z_clicks,
             reached_slot=result.reached,
-            cut_slots=sum(cut.end - cut.first for cut in result.cuts),
+            cuts=result.cuts,
             dropped=dropped,
             can_wait=can_wait,
+            marks=result.marks,
         )
 
     def _note(self, result: SyncResult, block: TagBlock, z_clicks: int) -> None:

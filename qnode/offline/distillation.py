@@ -12,7 +12,7 @@ from qnode.distill.bits import Bits
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.keylength import KeyLength
 from qnode.distill.reconcile import ReconciliationFailed, corrector, responder
-from qnode.distill.sift import Lookup, errors_by_intensity
+from qnode.distill.sift import Lookup, errors_by_intensity, late_by_intensity
 from qnode.distill.verify import verification_tag
 from qnode.node.block_policy import RecentBlocks
 from qnode.node.decision import check_qber, check_size, decide, verification_bits
@@ -128,6 +128,9 @@ def distil(
             reconciliation_leak_bits=corrected.disclosed.leak_bits,
             n_z_plus=alice.n_z_plus,
             boundary=alice.boundary,
+            tags=block.tags,
+            n_slots=block.span.end - block.span.first,
+            late=late_by_intensity(corrected.key, alice.decoy),
         )
         verify(alice.bits, corrected.key, link, random_bytes)
         result = decide(counts, link)

@@ -7,6 +7,7 @@ import numpy as np
 
 from qnode.config import LinkParameters
 from qnode.distill.bits import Bits
+from qnode.distill.counts import TagCounts
 from qnode.distill.sift import (
     Lookup,
     SiftedBlock,
@@ -15,6 +16,7 @@ from qnode.distill.sift import (
     encode_announcement,
     keep_bits,
 )
+from qnode.distill.span_counts import SpanCounts
 from qnode.node.block_policy import RecentBlocks, choose_span_s
 from qnode.node.bob import CLICKS_FOR_RATE
 from qnode.tags.site_recording import RecordedBlock
@@ -33,13 +35,17 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class BothSides:
-    """A sifted block at both sites. ``received``: Bob's bits, secret as ``alice.bits``."""
+    """A sifted block at both sites.
+
+    ``received``: Bob's bits, secret as ``alice.bits``. ``tags``: what his tags show beside them.
+    """
 
     span: Span
     clicks: int
     announced_bytes: int
     alice: SiftedBlock
     received: Bits
+    tags: TagCounts
 
     def __repr__(self) -> str:
         return f"BothSides({self.span}, {len(self.received)} bits)"
@@ -48,27 +54,36 @@ class BothSides:
 class BlockSifter:
     """Announce, look up and keep one block's clicks: what Bob says to Alice and she to him."""
 
-    def __init__(self, first_slot: int) -> None:
+    def __init__(self, first_slot: int, end_slot: int) -> None:
+        self._first, self.end = first_slot, end_slot
         self._record = SiftRecord(first_slot)
+        self._counts = SpanCounts(first_slot, end_slot - first_slot)
         self._outcomes: list[Codes] = []
         self._announced_bytes = 0
 
-    def add(self, clicks: Clicks, lookup: Lookup, end_slot: int) -> None:
-        """Take further clicks, all below ``end_slot``."""
+    def add(self, result: SyncResult, lookup: Lookup) -> None:
+        """Take what of the next result lies in the block's slots."""
+        low, high = np.searchsorted(result.clicks.slots, (self._first, self.end))
+        clicks = Clicks(result.clicks.slots[low:high], result.clicks.outcomes[low:high])
+        self._counts.add_marks(result.marks)
+        self._counts.add_cuts(result.cuts)
         if not len(clicks):
             return
         first = int(clicks.slots[0])
         payload = encode_announcement(clicks.slots, clicks.outcomes, first)
-        self._record.add(decode_announcement(payload, first, end_slot - first), lookup)
+        self._record.add(decode_announcement(payload, first, self.end - first), lookup)
+        self._counts.add_clicks(clicks)
         self._outcomes.append(clicks.outcomes)
         self._announced_bytes += len(payload)
 
-    def finish(self, span: Span) -> BothSides:
+    def finish(self) -> BothSides:
         """Close the block."""
+        tags = self._counts.tag_counts()
+        span = Span(self._first, self.end, self.end - self._first - sum(tags.live_slots))
         outcomes = np.concatenate(self._outcomes) if self._outcomes else np.zeros(0, np.uint8)
         alice = self._record.finish()
         received = keep_bits(outcomes, alice.keep)
-        return BothSides(span, outcomes.shape[0], self._announced_bytes, alice, received)
+        return BothSides(span, outcomes.shape[0], self._announced_bytes, alice, received, tags)
 
 
 def sifted_blocks(
@@ -80,27 +95,18 @@ def sifted_blocks(
     ``recent`` blocks, never by its own clicks.
     """
     rate = _Rate(link, recent if recent is not None else RecentBlocks())
-    first = sifter = None
-    end = cut = 0
+    sifter: BlockSifter | None = None
     for result in results:
-        clicks = result.clicks
         rate.add(result)
-        if first is None:
-            if not rate.known:
-                continue
-            first, cut = result.reached, 0
-            end, sifter = first + rate.span_slots(), BlockSifter(first)
-            continue  # the block begins where the rate is known
-        assert sifter is not None
-        cut += sum(max(0, min(one.end, end) - max(one.first, first)) for one in result.cuts)
-        while True:
-            low, high = np.searchsorted(clicks.slots, (first, end))
-            sifter.add(Clicks(clicks.slots[low:high], clicks.outcomes[low:high]), lookup, end)
-            if result.reached < end:
-                break
-            yield sifter.finish(Span(first, end, cut))
-            first, cut = end, sum(max(0, one.end - max(one.first, end)) for one in result.cuts)
-            end, sifter = first + rate.span_slots(), BlockSifter(first)
+        if sifter is None:
+            if rate.known:  # the block begins where it is
+                sifter = BlockSifter(result.reached, result.reached + rate.span_slots())
+            continue
+        sifter.add(result, lookup)
+        while result.reached >= sifter.end:
+            yield sifter.finish()
+            sifter = BlockSifter(sifter.end, sifter.end + rate.span_slots())
+            sifter.add(result, lookup)
 
 
 def sifted_spans(
@@ -113,31 +119,24 @@ def sifted_spans(
     waiting = list(reversed(blocks))
     sifter: BlockSifter | None = None
     locked_from: int | None = None
-    cuts: list[tuple[int, int]] = []
     for result in results:
         if locked_from is None and result.cuts:
             locked_from = result.cuts[0].end  # the first cut is all that came before the first lock
         if locked_from is None:
             continue
-        cuts += [(cut.first, cut.end) for cut in result.cuts]
         while waiting:
             block = waiting[-1]
-            first, end = block.first_slot, block.end_slot
-            if first < locked_from:
+            if block.first_slot < locked_from:
                 waiting.pop()
                 continue
             if sifter is None:
-                sifter = BlockSifter(first)
-            clicks = result.clicks
-            low, high = np.searchsorted(clicks.slots, (first, end))
-            sifter.add(Clicks(clicks.slots[low:high], clicks.outcomes[low:high]), lookup, end)
-            if result.reached < end:
+                sifter = BlockSifter(block.first_slot, block.end_slot)
+            sifter.add(result, lookup)
+            if result.reached < block.end_slot:
                 break
-            cut = sum(max(0, min(until, end) - max(since, first)) for since, until in cuts)
-            yield block.block_id, sifter.finish(Span(first, end, cut))
+            yield block.block_id, sifter.finish()
             waiting.pop()
             sifter = None
-            cuts = [(since, until) for since, until in cuts if until > end]
 
 
 class _Rate:

@@ -29,6 +29,8 @@ from qnode.tags.types import (
 _SLIP_SIGMAS: Final = 5.0
 _MOST_SLIP_CLICKS: Final = 1 << 22
 _NO_OUTCOME: Final = 255
+# So many tags are looked at together: mostly all are inside a gate.
+_TOGETHER: Final = 64
 
 # Clicks and sums of their places in the gate, in a fixed point: the order of adding does not matter.
 _EARLY_N, _LATE_N, _EARLY_SUM, _LATE_SUM, _SQUARES = range(5)
@@ -68,19 +70,19 @@ class GateTable:
 
 @dataclass(frozen=True, eq=False)
 class Accepted:
-    """Tags inside gates as clicks (ascending, several a slot possible), and how many tags were outside."""
+    """Tags inside gates as clicks (ascending, several a slot possible), and the slots of those outside."""
 
     clicks: Clicks
-    out_of_gate: int
+    out_of_gate: Slots
 
 
 @dataclass(frozen=True, eq=False)
 class Singled:
-    """Clicks, one a slot, and how many slots had two clicks at one detector, or clicks at both."""
+    """Clicks, one a slot, and the slots that had several clicks at one detector, or clicks at both."""
 
     clicks: Clicks
-    double_clicks: int
-    cross_clicks: int
+    double_clicks: Slots
+    cross_clicks: Slots
 
 
 @dataclass
@@ -133,11 +135,14 @@ def accept(
     room = n_held + (int(combs.ends[-1]) if combs.ends.size else 0)
     slots, outcomes = np.empty(room, np.int64), np.empty(room, np.uint8)
     slots[:n_held], outcomes[:n_held] = held.slots, held.outcomes
-    n, outside = _accept(
+    outside = np.empty(room + 1, np.int64)
+    n, n_outside = _accept(
         times_ps, channels, combs.anchors_ps, combs.phases_ps, combs.ticks, combs.periods_ps, combs.ends,
         good, offset, first_slot, table.centres_ps, table.halves_ps, n_held, slots, outcomes, monitor._sums,
+        outside,
     )  # fmt: skip
-    return Accepted(Clicks(slots[:n], outcomes[:n]), int(outside))
+    # Where the clock is corrected between two sub-intervals they may be out of order by a slot.
+    return Accepted(Clicks(slots[:n], outcomes[:n]), np.sort(outside[:n_outside]))
 
 
 def z_ticks(
@@ -160,25 +165,27 @@ def one_per_slot(clicks: Clicks, random_bytes: Callable[[int], bytes]) -> Single
     """
     repeats = int(_repeats(clicks.slots))
     if not repeats:
-        return Singled(clicks, 0, 0)
+        return Singled(clicks, clicks.slots[:0], clicks.slots[:0])
     random = np.frombuffer(random_bytes(repeats), np.uint8)
     slots, outcomes = np.empty_like(clicks.slots), np.empty_like(clicks.outcomes)
+    doubles, crosses = np.empty(repeats, np.int64), np.empty(repeats, np.int64)
     counts = np.zeros(3, np.int64)
-    _one_per_slot(clicks.slots, clicks.outcomes, random, slots, outcomes, counts)
-    n, doubles, crosses = (int(count) for count in counts)
-    return Singled(Clicks(slots[:n], outcomes[:n]), doubles, crosses)
+    _one_per_slot(clicks.slots, clicks.outcomes, random, slots, outcomes, doubles, crosses, counts)
+    n, n_doubles, n_crosses = (int(count) for count in counts)
+    return Singled(Clicks(slots[:n], outcomes[:n]), doubles[:n_doubles], crosses[:n_crosses])
 
 
 @kernel
 def _accept(
     times: Times, channels: Channels, anchors: Integers, phases: Floats, ticks: Integers, periods: Floats,
     ends: Integers, good: npt.NDArray[np.bool_], offset: int, first_slot: int, centres: Floats,
-    halves: Floats, n_held: int, slots: Slots, outcomes: Codes, sums: Integers,
-) -> tuple[np.uint64, np.int64]:  # fmt: skip
-    """Put clicks behind those ``n_held``; return how many there are then, and how many tags were outside."""
+    halves: Floats, n_held: int, slots: Slots, outcomes: Codes, sums: Integers, outside: Slots,
+) -> tuple[np.uint64, np.uint64]:  # fmt: skip
+    """Put clicks behind those ``n_held``, slots of other tags into ``outside``; return how many of both."""
     one = np.uint64(1)
     n = np.uint64(n_held)
-    outside = np.int64(0)
+    together = np.uint64(_TOGETHER)
+    n_outside = np.uint64(0)
     first = np.int64(0)
     for m in range(ends.size):
         start, first = first, ends[m]
@@ -187,17 +194,39 @@ def _accept(
         n_tags = np.uint64(first - start)
         # A slot before the last can only come from a correction of the clock between two sub-intervals.
         least_slot = max(np.int64(first_slot), slots[n - one]) if n else np.int64(first_slot)
-        outside += _place(
+        here = _place(
             times[start:first], channels[start:first], anchors[m], phases[m], ticks[m] + offset, periods[m],
             first_slot, least_slot, centres, halves, slots[n : n + n_tags], outcomes[n : n + n_tags], sums,
         )  # fmt: skip
-        placed = n
-        for i in range(n_tags):  # those inside a gate move down over those that are not
-            outcome = outcomes[placed + i]
-            slots[n] = slots[placed + i]
-            outcomes[n] = outcome
-            n += np.uint64(outcome != _NO_OUTCOME)
-    return n, outside
+        if here == 0 and (n_tags == 0 or slots[n] >= first_slot):
+            n += n_tags  # all are inside a gate
+            continue
+        # Those inside move down over those that are not; of most groups there is none outside.
+        place, end = n, n + n_tags
+        while place < end:
+            n_group = min(together, end - place)
+            seen = np.uint8(0)
+            for i in range(n_group):
+                seen |= outcomes[place + i]
+            if seen < _NO_OUTCOME:
+                if n == place:
+                    n += n_group
+                else:
+                    for i in range(n_group):
+                        slots[n + i] = slots[place + i]
+                        outcomes[n + i] = outcomes[place + i]
+                    n += n_group
+            else:
+                for i in range(n_group):
+                    slot, outcome = slots[place + i], outcomes[place + i]
+                    slots[n] = slot
+                    outcomes[n] = outcome
+                    outside[n_outside] = slot
+                    inside = outcome != _NO_OUTCOME
+                    n += np.uint64(inside)
+                    n_outside += np.uint64((not inside) & (slot >= first_slot))
+            place += n_group
+    return n, n_outside
 
 
 @inline_kernel
@@ -280,12 +309,15 @@ def _repeats(slots: Slots) -> int:
 
 @kernel
 def _one_per_slot(
-    slots: Slots, outcomes: Codes, random: Codes, to_slots: Slots, to_outcomes: Codes, counts: Integers
-) -> None:
+    slots: Slots, outcomes: Codes, random: Codes, to_slots: Slots, to_outcomes: Codes, doubles: Slots,
+    crosses: Slots, counts: Integers,
+) -> None:  # fmt: skip
     size = np.uint64(slots.size)
     one = np.uint64(1)
     n = np.uint64(0)
     used = np.uint64(0)
+    n_doubles = np.uint64(0)
+    n_crosses = np.uint64(0)
     i = np.uint64(0)
     while i < size:
         slot, outcome = slots[i], outcomes[i]
@@ -299,13 +331,15 @@ def _one_per_slot(
             used += one
             z_seen = (seen & 3) != 0
             if z_seen and (seen & 12) != 0:
-                counts[2] += 1
+                crosses[n_crosses] = slot
+                n_crosses += one
                 outcome = np.uint8(draw & 3)
             else:
-                counts[1] += 1
+                doubles[n_doubles] = slot
+                n_doubles += one
                 if (seen & (seen - 1)) != 0:
                     outcome = np.uint8((0 if z_seen else 2) + (draw & 1))
         to_slots[n] = slot
         to_outcomes[n] = outcome
         n += one
-    counts[0] = n
+    counts[0], counts[1], counts[2] = n, n_doubles, n_crosses

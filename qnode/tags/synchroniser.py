@@ -6,7 +6,7 @@ leads back to ``searching`` by itself; a jump of phase, where ticks may have bee
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -17,10 +17,13 @@ from qnode.config import ReceiverParameters, SourceParameters
 from qnode.tags.acceptance import GateTable, SlipMonitor, accept, one_per_slot, z_ticks
 from qnode.tags.alignment import MOST_PROBE_CLICKS, Alignment, AlignmentProbe
 from qnode.tags.clock import recover_clock
+from qnode.tags.dead_time import DeadTimeWatch, slots_of
 from qnode.tags.gates import gates
+from qnode.tags.marks import NO_MARKS, Marks, joined
 from qnode.tags.order import OrderStatistics, OrderWindow, Stretch
-from qnode.tags.tracking import GOES_ON, LOST, BinClock, Tracked
-from qnode.tags.types import NO_CLICKS, NO_TAGS, X_CHANNEL, Clicks, Slots, TagBlock
+from qnode.tags.output import Output
+from qnode.tags.tracking import GOES_ON, LOST, BinClock, Integers, Tracked
+from qnode.tags.types import NO_CLICKS, NO_TAGS, X_CHANNEL, Clicks, SlotRange, Slots, TagBlock
 from qnode.units import PS_PER_S
 
 SEARCH_TAGS: Final = 2048
@@ -31,6 +34,7 @@ FEWEST_PROBE_CLICKS: Final = 64
 # Alice's record reaches back about a second; the probe and its journey must fit.
 LONGEST_PROBE_PS: Final = 2 * PS_PER_S // 5
 FAILURES_BEFORE_SEARCH: Final = 5
+_NONE: Final = np.empty(0, np.int64)
 
 
 class SyncState(Enum):
@@ -39,14 +43,6 @@ class SyncState(Enum):
     SEARCHING = "searching"
     ALIGNING = "aligning"
     LOCKED = "locked"
-
-
-@dataclass(frozen=True)
-class SlotRange:
-    """Slots ``first <= slot < end``."""
-
-    first: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -80,14 +76,16 @@ class SyncStatistics:
 class SyncResult:
     """What one feed yields.
 
-    ``clicks``: ascending, one a slot; empty unless locked. ``cuts``: slots without lock or with lost tags,
-    removed before announcement; no click lies in them, now or later. ``reached``: every slot below is
-    complete (it stands still without lock). ``probe``: to be sent to Alice now. ``stretches``: what the order
-    window marked.
+    ``clicks``: ascending, one a slot; empty unless locked. ``marks``: what else was seen in the same slots.
+    ``cuts``: slots without lock or with lost tags, removed before announcement; no click lies in them, now or
+    later. ``reached``: every slot below is complete (it stands still without lock): whatever is said of a
+    slot is said once, with the result that reaches beyond it. ``probe``: to be sent to Alice now.
+    ``stretches``: what the order window marked.
     """
 
     state: SyncState
     clicks: Clicks
+    marks: Marks
     cuts: tuple[SlotRange, ...]
     reached: int
     probe: AlignmentProbe | None
@@ -127,6 +125,7 @@ class Synchroniser:
         self._range_ppm = range_ppm
         self._order = OrderWindow(order_window_ps)
         self._monitor = SlipMonitor(self._table.skew_ps)
+        self._receiver = receiver
         self._tags = NO_TAGS
         self._counts = _Counts()
         self._forget_run()
@@ -141,7 +140,8 @@ class Synchroniser:
         self._lock_floor: int | None = None
         self._was_good = False
         self._reached = 0
-        self._held = NO_CLICKS
+        self._held, self._held_marks = NO_CLICKS, NO_MARKS
+        self._dead_time = DeadTimeWatch(self._receiver)
         self._probe_clicks = PROBE_CLICKS
         self._failures = 0
         self._begin_probe()
@@ -167,12 +167,13 @@ class Synchroniser:
         self._tags = ordered.tags
         until = ordered.tags.until_ps
         self._losses_ps += [stretch for stretch in ordered.stretches if stretch.reason == "lost"]
-        output = _Output()
+        output = Output()
         while self._search(until) if self._clock is None else self._follow(self._clock, until, output):
             pass
         return SyncResult(
             state=self._state,
             clicks=output.clicks(),
+            marks=output.marks(),
             cuts=tuple(output.cuts),
             reached=self._reached,
             probe=output.probe,
@@ -236,6 +237,7 @@ class Synchroniser:
         shift = np.where(self._tags.channels[:n] == X_CHANNEL, round(self._table.x_offset_ps), 0)
         found = recover_clock(times[:n] - shift, self._tick_ps, range_ppm=self._range_ppm)
         self._counts.unlocked += n
+        self._dead_time.see(times[:n], self._tags.channels[:n])
         self._tags = self._tags.after(n)
         self._search_from_ps = end
         if found is not None and found.significance >= ACQUISITION_SIGNIFICANCE:
@@ -247,7 +249,7 @@ class Synchroniser:
             self._begin_probe()
         return True
 
-    def _follow(self, clock: BinClock, until: int, output: "_Output") -> bool:
+    def _follow(self, clock: BinClock, until: int, output: Output) -> bool:
         """Track all complete sub-intervals; return whether anything was consumed."""
         tags = self._tags
         tracked = clock.track(tags.times_ps, tags.channels, until)
@@ -256,11 +258,13 @@ class Synchroniser:
         self._tags = tags.after(tracked.n_tags)
         good = tracked.good & ~self._with_losses(tracked)
         self._counts.measured(tracked)
+        n = tracked.n_tags
+        too_close = self._dead_time.see(tags.times_ps[:n], tags.channels[:n])
         if self._state is SyncState.LOCKED:
-            self._emit(tags, tracked, good, output)
+            self._emit(tags, tracked, good, too_close, output)
             self._last_lock = self._lock_at(tracked)
         else:
-            self._counts.unlocked += tracked.n_tags
+            self._counts.unlocked += n
             self._collect(clock, tags, tracked, good, output)
         if tracked.verdict != GOES_ON:
             if tracked.verdict == LOST:
@@ -282,7 +286,7 @@ class Synchroniser:
     def _realign(self) -> None:
         self._state = SyncState.ALIGNING
         self._offset = None
-        self._held = NO_CLICKS
+        self._held, self._held_marks = NO_CLICKS, NO_MARKS
         self._begin_probe()
 
     def _with_losses(self, tracked: Tracked) -> npt.NDArray[np.bool_]:
@@ -304,7 +308,7 @@ class Synchroniser:
 
     def _collect(
         self, clock: BinClock, tags: TagBlock, tracked: Tracked, good: npt.NDArray[np.bool_],
-        output: "_Output",
+        output: Output,
     ) -> None:  # fmt: skip
         """Gather Z-arm clicks near ticks; send the probe when there are enough."""
         if self._awaited is not None:
@@ -329,8 +333,11 @@ class Synchroniser:
         self._collected = []
         output.probe = self._awaited
 
-    def _emit(self, tags: TagBlock, tracked: Tracked, good: npt.NDArray[np.bool_], output: "_Output") -> None:
-        """Make clicks of the good sub-intervals and cuts of the bad ones."""
+    def _emit(
+        self, tags: TagBlock, tracked: Tracked, good: npt.NDArray[np.bool_], too_close: Integers,
+        output: Output,
+    ) -> None:  # fmt: skip
+        """Make clicks and marks of the good sub-intervals and cuts of the bad ones."""
         assert self._offset is not None
         starts = self._slots_at(tracked.start_ticks, self._offset)
         ends = self._slots_at(tracked.end_ticks, self._offset)
@@ -343,7 +350,10 @@ class Synchroniser:
             self._monitor, self._held,
         )  # fmt: skip
         self._counts.used += len(accepted.clicks) - len(self._held)
-        self._counts.out_of_gate += accepted.out_of_gate
+        self._counts.out_of_gate += accepted.out_of_gate.size
+        close = slots_of(too_close, tags.times_ps, tracked.combs, good, self._offset)
+        seen = Marks(accepted.out_of_gate, _NONE, _NONE, np.sort(close[close >= self._reached]))
+        marks = joined((self._held_marks, seen))
         for i in np.flatnonzero(~good).tolist():
             before = bool(good[i - 1]) if i else self._was_good
             self._counts.cut += tracked.combs.n_tags(i)
@@ -354,9 +364,14 @@ class Synchroniser:
         complete = int(np.searchsorted(accepted.clicks.slots, self._reached))
         self._held = accepted.clicks.after(complete)
         singled = one_per_slot(accepted.clicks.first(complete), self._random_bytes)
-        self._counts.double_clicks += singled.double_clicks
-        self._counts.cross_clicks += singled.cross_clicks
-        output.add(singled.clicks)
+        self._counts.double_clicks += singled.double_clicks.size
+        self._counts.cross_clicks += singled.cross_clicks.size
+        self._held_marks = marks.since(self._reached)
+        told = marks.below(self._reached)
+        output.add(
+            singled.clicks,
+            replace(told, double_clicks=singled.double_clicks, cross_clicks=singled.cross_clicks),
+        )
         if self._monitor.slipped():
             self._counts.slips += 1
             self._realign()
@@ -365,34 +380,6 @@ class Synchroniser:
     def _slots_at(ticks: npt.NDArray[np.float64], offset: int) -> Slots:
         """Slot to which a click at these tick coordinates would belong: slots below are complete."""
         return (np.floor(ticks + 0.5).astype(np.int64) + offset) // 2
-
-
-class _Output:
-    """What accumulates during one feed."""
-
-    def __init__(self) -> None:
-        self._parts: list[Clicks] = []
-        self.cuts: list[SlotRange] = []
-        self.probe: AlignmentProbe | None = None
-
-    def add(self, clicks: Clicks) -> None:
-        if len(clicks):
-            self._parts.append(clicks)
-
-    def cut(self, first: int, end: int, floor: int = 0) -> None:
-        first = max(first, floor)
-        if first >= end:
-            return
-        if self.cuts and self.cuts[-1].end >= first:
-            first = min(first, self.cuts.pop().first)
-        self.cuts.append(SlotRange(first, end))
-
-    def clicks(self) -> Clicks:
-        if len(self._parts) == 1:
-            return self._parts[0]
-        slots = [part.slots for part in self._parts] or [np.empty(0, np.int64)]
-        outcomes = [part.outcomes for part in self._parts] or [np.empty(0, np.uint8)]
-        return Clicks(np.concatenate(slots), np.concatenate(outcomes))
 
 
 @dataclass

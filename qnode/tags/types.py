@@ -77,3 +77,11 @@ class Clicks:
 
 
 NO_CLICKS: Final = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8))
+
+
+@dataclass(frozen=True)
+class SlotRange:
+    """Slots ``first <= slot < end``."""
+
+    first: int
+    end: int
