@@ -37,6 +37,7 @@ from qnode.config import (
     TlsFiles,
 )
 from qnode.devices.protocols import EmissionRun
+from qnode.distill.block_counts import BlockCounts
 from qnode.distill.selftest import self_test
 from qnode.errors import LinkError
 from qnode.keys import Counts, SqliteKeyStore, open_store
@@ -47,7 +48,6 @@ from qnode.link.session import open_session
 from qnode.node.alice import AlicePart, Source
 from qnode.node.bob import Announcement, BobPart, ProbeErrand, RunningRate
 from qnode.node.conversation import Conversation
-from qnode.node.decision import BlockCounts
 from qnode.node.figures import Figures
 from qnode.node.recorder import AliceRecorder, BobRecorder
 from qnode.node.seal_order import SealOrder
@@ -55,6 +55,7 @@ from qnode.node.settle import Site
 from qnode.node.storage import PeerMemory, Storage, runs_of
 from qnode.operate.recordings import Recordings
 from qnode.tags.alignment import AlignmentProbe
+from qnode.tags.marks import Marks
 from qnode.tags.types import Clicks
 
 FROZEN = Path(__file__).parent / "fixtures" / "protocol_1"
@@ -260,7 +261,10 @@ async def _both_agreed(part: BobPart) -> None:
 def _announcement(first: int, end: int, *, noisy: bool = False, numbering: int = 1) -> Announcement:
     clicks = Clicks(*photons.clicks(first, end, noisy=noisy))
     n_z = int(np.count_nonzero(clicks.outcomes <= photons.LATE))
-    return Announcement(RUN_ID, numbering, clicks, n_z, end, 0, 0)
+    crossed, _ = photons.clicks(first, end, cross_only=True)
+    none = np.empty(0, np.int64)
+    marks = Marks(out_of_gate=clicks.slots[::30], double_clicks=none, cross_clicks=crossed, too_close=none)
+    return Announcement(RUN_ID, numbering, clicks, n_z, end, (), 0, marks=marks)
 
 
 async def _ask_for_keys(conversation: Conversation, store: SqliteKeyStore) -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from qnode.config import BlockParameters, EstimationParameters, LinkParameters
 from qnode.distill.counts import Pair
 from qnode.distill.keylength import binary_entropy
-from qnode.node import block_policy
 from qnode.node.block_policy import (
     FIRST_SIFTED_BITS,
     MOST_EXPECTED_BITS,
@@ -23,7 +22,7 @@ from qnode.node.block_policy import (
     expected_bits_per_s,
     secret_bits,
 )
-from qnode.node.decision import MOST_SIFTED_BITS, BlockCounts
+from qnode.node.decision import MOST_SIFTED_BITS, judge
 from qnode.simulate.model import expected_rates
 from qnode.simulate.parameters import SimulationParameters
 
@@ -147,36 +146,29 @@ def test_one_interruption_counts_once_however_many_blocks_it_cost() -> None:
 
 
 def test_what_a_peer_of_protocol_1_did_not_say_is_taken_from_the_blocks_after_his_upgrade() -> None:
-    recent, old = RecentBlocks(), turin().counts(100.0)
+    recent, old = RecentBlocks(), replace(turin(), n_z_plus=None, boundary=None).counts(100.0, RATE_HZ)
     recent.accepted(100.0, old)
     rates = recent.rates()
     assert rates is not None
     assert rates.n_z_plus is rates.boundary is None
-    assert rates.at(1000.0).counts(10.0).n_z_plus is None
+    assert rates.at(1000.0).counts(10.0, RATE_HZ).n_z_plus is None
     new = replace(old, n_z_plus=Pair(5000.0, 1000.0), boundary=8000.0)
     recent.accepted(100.0, new)
     recent.accepted(300.0, replace(new, n_z_plus=Pair(15_000.0, 3000.0), boundary=24_000.0))
     rates = recent.rates()
     assert rates is not None
     assert (rates.n_z_plus, rates.boundary) == (Pair(50.0, 10.0), 80.0)
-    scaled = rates.at(2 * rates.n_z.total).counts(10.0)
+    scaled = rates.at(2 * rates.n_z.total).counts(10.0, RATE_HZ)
     assert (scaled.n_z_plus, scaled.boundary) == (Pair(1000.0, 200.0), 1600.0)
-    assert rates.counts(10.0).tags is None
+    assert rates.counts(10.0, RATE_HZ).tags is None
 
 
-def test_a_span_is_chosen_by_the_joint_bound_while_nobody_has_said_what_shares_need(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    bounds: set[str] = set()
-
-    def noting(counts: BlockCounts, used: LinkParameters) -> int:
-        bounds.add(used.estimation.asymmetry_bound)
-        return int(counts.n_z.total) // 2
-
-    monkeypatch.setattr(block_policy, "secret_bits", noting)
-    wanted = replace(AUTO, estimation=replace(AUTO.estimation, asymmetry_bound="shares"))
-    best_span(turin(), wanted)
-    assert bounds == {"joint"}
-    bounds.clear()
-    best_span(replace(turin(), n_z_plus=Pair(1.0, 1.0), boundary=2.0), wanted)
-    assert bounds == {"shares"}
+def test_a_span_is_chosen_by_the_joint_bound_while_nobody_has_said_what_shares_need() -> None:
+    estimation = EstimationParameters(eps_sec=1e-9)
+    unsaid = replace(turin(), n_z_plus=None, boundary=None).counts(300.0, RATE_HZ)
+    said = turin().counts(300.0, RATE_HZ)
+    bounds = [
+        judge(counts, replace(AUTO, estimation=replace(estimation, asymmetry_bound=bound))).asymmetry_bound
+        for counts, bound in ((unsaid, "shares"), (said, "shares"), (said, "joint"))
+    ]
+    assert bounds == ["joint", "shares", "joint"]

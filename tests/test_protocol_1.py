@@ -29,6 +29,7 @@ from trio.testing import memory_stream_pair
 
 from qnode.config import LinkParameters, Role
 from qnode.keys import SqliteKeyStore
+from qnode.keys._opening import create_database
 from qnode.link import messages as m
 from qnode.link.codec import decode, decode_hello, encode
 from qnode.link.directions import outgoing_direction
@@ -137,19 +138,32 @@ async def test_the_frozen_hello_is_greeted_in_protocol_1(role: Role) -> None:
 # The store
 
 
-def test_the_schema_of_a_new_store_is_the_frozen_one(tmp_path: Path) -> None:
-    copied(tmp_path / "data")
+def test_a_store_of_the_frozen_schema_becomes_what_a_new_one_is(tmp_path: Path) -> None:
+    old, new = copied(tmp_path / "data") / "alice" / "db" / "keys.db", tmp_path / "new.db"
+    assert _schema(old).splitlines() == (FROZEN / "schema.sql").read_text().splitlines()
     with open_copy(tmp_path / "data", "alice"):
         pass
-    database = tmp_path / "data" / "alice" / "db" / "keys.db"
+    create_database(new, role="alice", store_key=bytes(32), kme_id="a", peer_kme_id="b")
+    assert _columns(old) == _columns(new)
+
+
+def _schema(database: Path) -> str:
     connection = sqlite3.connect(database)
     rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid").fetchall()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     connection.close()
-    assert (
-        "".join([f"-- user_version {version}\n", *(f"{row[0]};\n" for row in rows)])
-        == (FROZEN / "schema.sql").read_text()
-    )
+    return "".join([f"-- user_version {version}\n", *(f"{row[0]};\n" for row in rows)])
+
+
+def _columns(database: Path) -> dict[str, object]:
+    """Return version, tables with their columns, and indices."""
+    connection = sqlite3.connect(database)
+    names = connection.execute("SELECT type, name FROM sqlite_master ORDER BY type, name").fetchall()
+    found: dict[str, object] = {"version": connection.execute("PRAGMA user_version").fetchone()}
+    for kind, name in names:
+        found[f"{kind} {name}"] = connection.execute(f"PRAGMA {kind}_info({name})").fetchall()
+    connection.close()
+    return found
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -158,15 +172,25 @@ def test_the_frozen_data_directory_is_opened_and_holds_what_it_held(tmp_path: Pa
     with open_copy(copied(tmp_path / "data"), role) as store:
         assert store.condition().state == held["condition"]
         assert _shown(store.counts()) == held["counts"]
-        assert _shown(store.positions()) == held["positions"]
-        assert _shown(store.view_of_peer()) == held["view_of_peer"]
+        # Blocks that wait for the peer's word were not counted in the sum of epsilons then.
+        waiting = sum(
+            one.record.eps_sec + one.record.eps_cor
+            for one in store.recent_blocks(10)
+            if one.state == "prepared" and one.record is not None
+        )
+        for positions, then in (
+            (store.positions(), held["positions"]),
+            (store.view_of_peer(), held["view_of_peer"]),
+        ):
+            assert _shown(positions) == then | {"epsilon": pytest.approx(then["epsilon"] + waiting)}
         assert [
             [one.block_id, str(one.state), one.chunks_left, one.void_reason]
             for one in store.recent_blocks(10)
         ] == held["blocks"]
         assert store.unconfirmed_blocks() == held["unconfirmed"]
         assert [_shown(one) for one in store.unacknowledged_assignments()] == held["unacknowledged"]
-        assert _shown(store.pads_left()) == held["pads_left"]
+        last_block_id = held["positions"]["last_block_id"]
+        assert _shown(store.pads_left()) == held["pads_left"] | {"used": 4 * last_block_id}
         assert store.pad_segments() == held["pad_segments"]
         if held["untouched_block"]:
             block_id, fingerprint = held["untouched_block"]
@@ -271,12 +295,19 @@ async def test_todays_site_says_the_frozen_conversation_again_to_the_byte(
     streams = memory_stream_pair()
     folder = copied(tmp_path / "data")
     with open_copy(folder, role) as store, open_copy(folder, other(role)) as peer_store:
+        _set_epsilon(store, json.loads((FROZEN / "data" / role / "holds.json").read_text()))
         peer = RecordedPeer(other(role), FrameStream(streams[1]), peer_store)
         with trio.fail_after(500):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.speak)
                 known = await hold_conversation(role, store, FrameStream(streams[0]), protocol=1)
     assert_as_frozen(role, known)
+
+
+def _set_epsilon(store: SqliteKeyStore, held: dict[str, Any]) -> None:
+    """Take the sum of epsilons, which a hello says, back to what it was by the rules of then."""
+    with store._database.change(anchored=False) as tx:
+        tx.connection.execute("UPDATE site SET epsilon = ?", (held["positions"]["epsilon"],))
 
 
 def assert_as_frozen(role: Role, known: Known) -> None:

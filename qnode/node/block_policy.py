@@ -19,7 +19,6 @@ from msgspec import Struct
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
-from qnode.link.protocol import link_for_protocol
 from qnode.node.decision import MOST_SIFTED_BITS, check_size, judge
 from qnode.node.dialogue import BlockLost
 
@@ -149,8 +148,6 @@ def choose_span_s(link: LinkParameters, sifted_hz: float, recent: BlockRates | N
 
 def best_span(rates: BlockRates, link: LinkParameters) -> SpanChoice:
     """Return the span with the most expected secret bits a second; the longest one where none gives any."""
-    if rates.n_z_plus is None:
-        link = link_for_protocol(link, 1)  # by what is known
     longest_s = min(link.block.longest_s, MOST_EXPECTED_BITS / rates.n_z.total)
     shortest_s = min(longest_s, LEAST_EXPECTED_BITS / rates.n_z.total)
     step = (longest_s / shortest_s) ** (1.0 / (_SPANS - 1))
