@@ -225,6 +225,28 @@ def blocks(where: Where, count: int, as_csv: bool) -> int:
     return EXIT_OK
 
 
+@qnodectl.command()
+@click.pass_obj
+def checks(where: Where) -> int:
+    """Show what each check of plausibility found in the last corrected block."""
+    from qnode.distill.plausibility import BY_NAME
+    from qnode.operate.eventline import printable
+
+    node = _node(where)
+    table = _table(node, "check", "value", "plausible", "verdict", "measures")
+    for found in node.quantum.checks:
+        known = BY_NAME.get(found.check)
+        table.add_row(
+            printable(found.check),
+            f"{found.value:.6g}",
+            found.limits,
+            "ok" if found.plausible else f"WARN {printable(found.points_to)}",
+            "" if known is None else known.what,
+        )
+    _print(table)
+    return EXIT_OK
+
+
 def _node(where: Where) -> "NodeStatus":
     return decode_status(ask_status(where.path, patience_s=where.patience_s))
 

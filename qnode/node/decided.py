@@ -8,6 +8,7 @@ from msgspec import Struct
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
+from qnode.distill.finding import Finding
 from qnode.distill.keylength import KeyLength
 from qnode.node.decision import RECORDED
 from qnode.operate.blocks import ACCEPTED, KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
@@ -21,6 +22,7 @@ class KnownOfBlock(Struct, frozen=True, kw_only=True):
     n_z: Pair | None = None
     x: XCounts | None = None
     verified: BlockCounts | None = None
+    checks: tuple[Finding, ...] = ()
 
 
 class DecidedBlocks:
@@ -69,9 +71,16 @@ def _row(
         "e_same": x.e_same if x else None,
         "e_plus": x.e_plus if x else None,
         "e_dark": x.e_dark if x else None,
+        "n_z_plus": verified.n_z_plus if verified else None,
+        "late": verified.late if verified else None,
     }
     counts = {f"{name}_signal": int(pair.signal) for name, pair in pairs.items() if pair is not None}
     counts |= {f"{name}_decoy": int(pair.decoy) for name, pair in pairs.items() if pair is not None}
+    if verified is not None and verified.boundary is not None:
+        counts["boundary"] = int(verified.boundary)
+    if verified is not None and verified.tags is not None:
+        for name in ("cross_clicks", "double_clicks", "out_of_gate", "too_close"):
+            counts[name] = getattr(verified.tags, name)
     return DecidedBlock(
         block_id=block_id,
         decided_at_s=round(time.time(), 3),
@@ -91,4 +100,5 @@ def _row(
         phi_z_upper=result.phi_z_upper if result else None,
         secret_bits=result.length if result else 0,
         recorded=RECORDED in result.assumptions if result else None,
+        checks=known.checks,
     )

@@ -13,6 +13,7 @@ from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import boundary_terms, visibility_error
 from qnode.distill.keylength import KeyLength
+from qnode.distill.plausibility import BY_NAME, examine
 from qnode.keys import Counts, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.block_policy import RecentBlocks
@@ -151,7 +152,9 @@ class Figures:
 
     def verified(self, block_id: int, counts: BlockCounts) -> None:
         """Note the public record of a block that is the same at both sites after correction."""
-        self._open[block_id] = msgspec.structs.replace(self._open[block_id], verified=counts)
+        checks = examine(counts, self._link)
+        self._open[block_id] = msgspec.structs.replace(self._open[block_id], verified=counts, checks=checks)
+        self.quantum = msgspec.structs.replace(self.quantum, checks=checks)
         self._errors(block_id, int(counts.m_z.total), int(counts.n_z.total))
 
     def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:
@@ -226,6 +229,7 @@ class Figures:
             shannon_bits=self.totals.shannon_bits + counts.shannon_bits,
         )
         self.clear_alarm("block.discarded")
+        self.clear_alarm("counts.implausible")
         log.info(
             "block.done",
             block=block_id,
@@ -255,5 +259,10 @@ class Figures:
             detail=detail,
             span_s=round(known.span_s or 0.0, 3),
         )
+        if reason in BY_NAME or reason == "contradiction":
+            self.raise_alarm(
+                "counts.implausible",
+                f"block {block_id} cannot be from this link as it is configured ({reason}): {detail}",
+            )
         if reason != "store_full":  # which is nobody's fault: there are more keys than are wanted
             self.raise_alarm("block.discarded", f"the last block gave no key ({reason})")

@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
+from qnode.distill.plausibility import CHECKS
 from qnode.errors import QnodeError
 from qnode.operate.blocks import DecidedBlock
 
-COLUMNS: Final = DecidedBlock.__struct_fields__
+_PLAIN: Final = tuple(name for name in DecidedBlock.__struct_fields__ if name != "checks")
+_CHECKS: Final = tuple(check.name for check in CHECKS)
+COLUMNS: Final = (
+    *_PLAIN,
+    *(f"check_{name}{part}" for name in _CHECKS for part in ("", "_least", "_most")),
+)
 HEADER: Final = (",".join(COLUMNS) + "\n").encode()
 # More than any line of ours; the last one is found within it.
 _TAIL_BYTES = 1 << 16
@@ -32,8 +36,16 @@ def csv_lines(blocks: Iterable[DecidedBlock]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for block in blocks:
-        writer.writerow(msgspec.structs.astuple(block))
+        writer.writerow(_cells(block))
     return text.getvalue()
+
+
+def _cells(block: DecidedBlock) -> Iterator[object]:
+    yield from (getattr(block, name) for name in _PLAIN)
+    found = {finding.check: finding for finding in block.checks}
+    for name in _CHECKS:
+        finding = found.get(name)
+        yield from (None,) * 3 if finding is None else (finding.value, finding.least, finding.most)
 
 
 class BlockTable:

@@ -8,6 +8,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from qnode.distill.finding import Finding
+
 # How many rows a node keeps, and the most that one answer holds.
 KEPT_BLOCKS: Final = 4096
 LONGEST_DETAIL_CHARACTERS: Final = 300
@@ -19,7 +21,9 @@ class DecidedBlock(Struct, frozen=True, kw_only=True):
 
     ``decided_at_s`` is Unix time. ``outcome``: `accepted` or the counted word why not, which ``detail`` says
     to people. ``span_s``: tag time it covers. ``n_z``, ``m_z``: sifted bits and errors among them, by Alice's
-    intensity; ``c_plus`` .. ``e_dark``: clicks of the X arm by class (`qnode.distill.counts.XCounts`).
+    intensity; ``c_plus`` .. ``e_dark``: clicks of the X arm by class (`qnode.distill.counts.XCounts`);
+    ``n_z_plus``, ``boundary``, ``late``: as `qnode.distill.block_counts.BlockCounts` has them, and from
+    ``cross_clicks`` on as `TagCounts` has them. ``checks``: what each check of plausibility found.
     ``alice_parities``: disclosed by Alice in correction; ``lambda_ec_bits``: all that was disclosed of the
     key. ``estimator``, ``x_mode``, ``eps_sec``, ``eps_cor``: how the link is configured to judge blocks.
     ``phi_z_upper``: bound on the phase error rate; ``secret_bits``: before the authentication pool's refill;
@@ -45,6 +49,15 @@ class DecidedBlock(Struct, frozen=True, kw_only=True):
     e_plus_decoy: int | None = None
     e_dark_signal: int | None = None
     e_dark_decoy: int | None = None
+    n_z_plus_signal: int | None = None
+    n_z_plus_decoy: int | None = None
+    boundary: int | None = None
+    late_signal: int | None = None
+    late_decoy: int | None = None
+    cross_clicks: int | None = None
+    double_clicks: int | None = None
+    out_of_gate: int | None = None
+    too_close: int | None = None
     alice_parities: int | None = None
     lambda_ec_bits: int | None = None
     f_ec: float | None = None
@@ -56,6 +69,7 @@ class DecidedBlock(Struct, frozen=True, kw_only=True):
     phi_z_upper: float | None = None
     secret_bits: int = 0
     recorded: bool | None = None
+    checks: tuple[Finding, ...] = ()
 
     @property
     def n_z(self) -> int | None:

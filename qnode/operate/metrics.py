@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from qnode.distill.finding import Finding
 from qnode.operate.status import NodeStatus, troubles
 from qnode.units import PS_PER_S
 
@@ -75,6 +76,27 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
     yield pads
 
 
+def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
+    """Yield what the checks of plausibility found in the last corrected block."""
+    value = GaugeMetricFamily(
+        "qkd_check_ratio", "What a check of plausibility measured (a number or a count).", labels=["check"]
+    )
+    limit = GaugeMetricFamily(
+        "qkd_check_limit_ratio", "The limits within which that is plausible.", labels=["check", "side"]
+    )
+    for one in checks:
+        value.add_metric([one.check], one.value)
+        for side, at in (("least", one.least), ("most", one.most)):
+            if at is not None:
+                limit.add_metric([one.check, side], at)
+    yield value
+    yield limit
+    yield _gauge(
+        "qkd_checks_failed", "Checks of plausibility that failed in the last corrected block.",
+        sum(not one.plausible for one in checks),
+    )  # fmt: skip
+
+
 def _quantum(status: NodeStatus) -> Iterator[Metric]:
     quantum, totals = status.quantum, status.totals
     yield _gauge("qkd_quantum_locked", "1 while clicks are given slots.", quantum.locked)
@@ -86,6 +108,7 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
         "Sifted key per second of tag time.",
         _bytes(quantum.sifted_rate_bits_per_s),
     )
+    yield from _checks(quantum.checks)
     clicks = GaugeMetricFamily("qkd_clicks_per_second", "Clicks per second of tag time.", labels=["arm"])
     for arm, rate_hz in quantum.click_rates_hz.items():
         clicks.add_metric([arm], rate_hz)

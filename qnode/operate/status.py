@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from qnode.devices.status import DeviceStatus, State
+from qnode.distill.finding import Finding
 
 __all__ = [
     "Alarm",
@@ -57,7 +58,8 @@ class QuantumStatus(Struct, frozen=True, kw_only=True):
     """The quantum channel; ``lock`` is `locked`, `searching` or `lost`.
 
     ``e_vis``: visibility error of the X arm. ``asymmetry``: of the X boundary classes. ``click_rates_hz``: by
-    arm. ``cut_s``: tag time cut for want of lock. ``tag_time_s``: how far the tags have come.
+    arm. ``cut_s``: tag time cut for want of lock. ``tag_time_s``: how far the tags have come. ``checks``:
+    what each check of plausibility found in the last corrected block.
     """
 
     lock: State
@@ -71,6 +73,7 @@ class QuantumStatus(Struct, frozen=True, kw_only=True):
     vector_strength: float | None = None
     cut_s: float = 0.0
     tag_time_s: float | None = None
+    checks: tuple[Finding, ...] = ()
 
     @property
     def locked(self) -> bool:

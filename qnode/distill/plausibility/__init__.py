@@ -11,12 +11,13 @@ check has a chance of that many a year, over the blocks of a year and the number
 
 from typing import Final
 
-from msgspec import Struct
+import msgspec.structs
 
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
+from qnode.distill.finding import Finding
 from qnode.distill.plausibility.chance import standard_deviations
-from qnode.distill.plausibility.checks import CHECKS, Check
+from qnode.distill.plausibility.checks import CHECKS, Check, Measured
 from qnode.distill.plausibility.facts import Facts
 
 YEAR_S: Final = 365.25 * 86_400.0
@@ -26,32 +27,6 @@ _MOST_CHANCE: Final = 1e-3 / SIDES
 BY_NAME: Final = {check.name: check for check in CHECKS}
 
 __all__ = ["BY_NAME", "CHECKS", "Check", "Finding", "chance_of_false_alarm", "examine"]
-
-
-class Finding(Struct, frozen=True):
-    """What one check found: ``value``, and the limits within which it is plausible."""
-
-    check: str
-    value: float
-    least: float
-    most: float
-
-    @property
-    def plausible(self) -> bool:
-        """Tell whether the value lies within the limits (not a number does not)."""
-        return self.least <= self.value <= self.most
-
-    @property
-    def points_to(self) -> str:
-        """What a value on this side of the limits points to; empty where it is plausible."""
-        if self.plausible:
-            return ""
-        check = BY_NAME[self.check]
-        return check.low if self.value < self.least else check.high
-
-    def __str__(self) -> str:
-        limits = f"{self.value:.6g}, plausible {self.least:.6g} to {self.most:.6g}"
-        return limits if self.plausible else f"{limits}: points to {self.points_to}"
 
 
 def chance_of_false_alarm(link: LinkParameters, span_s: float) -> float:
@@ -71,5 +46,12 @@ def examine(
     if false_alarm is None:
         false_alarm = chance_of_false_alarm(link, counts.n_slots / link.source.qubit_rate_hz)
     facts = Facts(counts, link, standard_deviations(false_alarm))
-    found = ((check.name, check.measure(facts)) for check in CHECKS)
-    return tuple(Finding(name, one.value, one.least, one.most) for name, one in found if one is not None)
+    found = ((check, check.measure(facts)) for check in CHECKS)
+    return tuple(_finding(check, one) for check, one in found if one is not None)
+
+
+def _finding(check: Check, one: Measured) -> Finding:
+    finding = Finding(check.name, one.value, one.least, one.most)
+    if finding.plausible:
+        return finding
+    return msgspec.structs.replace(finding, points_to=check.low if finding.too_low else check.high)

@@ -21,11 +21,11 @@ _YIELDS: Final = "yields that depend on the photon number, or intensities that a
 
 @dataclass(frozen=True)
 class Measured:
-    """A value and the limits within which it is plausible, chance included."""
+    """A value and the limits within which it is plausible, chance included; None: no limit on that side."""
 
     value: float
-    least: float
-    most: float
+    least: float | None
+    most: float | None
 
 
 Measure = Callable[[Facts], Measured | None]
@@ -58,8 +58,8 @@ def _odds(part: float, rest: float, limits: Limits, z: float, scale: float) -> M
     return Measured(scale * part / rest, _to_odds(least, scale), _to_odds(most, scale))
 
 
-def _to_odds(share: float, scale: float) -> float:
-    return scale * share / (1.0 - share) if share < 1.0 else math.inf
+def _to_odds(share: float, scale: float) -> float | None:
+    return scale * share / (1.0 - share) if share < 1.0 else None
 
 
 def _around_half(facts: Facts) -> Limits:
@@ -77,14 +77,10 @@ def _qber_z(facts: Facts) -> Measured | None:
 
 
 def _e_vis(facts: Facts) -> Measured | None:
-    x, most = facts.counts.x, facts.link.block.e_vis_limit
-    limits = (facts.link.plausibility.least_error_x, math.inf)
-    scale = facts.p_z / (2.0 * facts.p_x)
-    if x.c_z.total <= 0.0:
-        return Measured(math.inf, limits[0], most)
-    share = limits[0] / (scale + limits[0])
-    least, _ = share_limits(x.c_plus.total + x.c_z.total, share, 1.0, facts.z)
-    return Measured(scale * x.c_plus.total / x.c_z.total, _to_odds(least, scale), most)
+    x, scale = facts.counts.x, facts.p_z / (2.0 * facts.p_x)
+    limits = (facts.link.plausibility.least_error_x, facts.link.block.e_vis_limit)
+    found = _odds(x.c_plus.total, x.c_z.total, limits, facts.z, scale)
+    return None if found is None else Measured(found.value, found.least, limits[1])
 
 
 def _boundary_error(facts: Facts) -> Measured | None:
@@ -183,13 +179,13 @@ def _yield_z(facts: Facts) -> Measured | None:
     """Measure how many of the qubits with a photon at all would have to be detected."""
     if facts.live_slots <= 0.0:
         return None
-    worst = Measured(0.0, 0.0, 1.0)
+    worst = Measured(0.0, None, 1.0)
     n = facts.per_probability(facts.counts.n_z)
     for seen, mu in zip((n.signal, n.decoy), facts.link.source.mu, strict=True):
         photons = facts.live_slots * facts.p_z * -math.expm1(-mu)
         value = seen / photons
         if value >= worst.value:
-            worst = Measured(value, 0.0, 1.0 + facts.z / math.sqrt(photons))
+            worst = Measured(value, None, 1.0 + facts.z / math.sqrt(photons))
     return worst
 
 
@@ -236,7 +232,7 @@ def _double_clicks(facts: Facts) -> Measured | None:
     # Two bins share the light of a slot in each arm; more than half of the pairs never fall into both.
     accidental = 0.5 * (z_slots**2 + x_slots**2) / facts.live_slots * _bunching(facts)
     most = facts.link.plausibility.cross_click_factor * accidental
-    return Measured(float(tags.double_clicks), *count_limits(0.0, most, facts.z))
+    return Measured(float(tags.double_clicks), None, count_limits(0.0, most, facts.z)[1])
 
 
 def _out_of_gate(facts: Facts) -> Measured | None:
@@ -251,13 +247,13 @@ def _dead_time(facts: Facts) -> Measured | None:
     tags = facts.counts.tags
     if tags is None or facts.link.receiver.dead_time_s <= 0.0:
         return None
-    return Measured(float(tags.too_close), 0.0, 0.0)
+    return Measured(float(tags.too_close), None, 0.0)
 
 
 def _occupancy(facts: Facts) -> Measured | None:
     tags = facts.counts.tags
     occupied = None if tags is None else facts.occupancies(tags)
-    return None if occupied is None else Measured(max(occupied), 0.0, 1.01)
+    return None if occupied is None else Measured(max(occupied), None, 1.01)
 
 
 def _arm_ratio(facts: Facts) -> Measured | None:
@@ -274,8 +270,12 @@ def _steadiness(facts: Facts, tags: TagCounts, parts: tuple[int, ...], arm: int)
 
     Dead time makes counts more regular than chance, by the square of the live fraction.
     """
-    total, live = sum(parts), facts.live_slots
-    pairs = [(n, total * slots / live) for n, slots in zip(parts, tags.live_slots, strict=True) if slots]
+    total = sum(parts)
+    pairs = [
+        (n, total * slots / facts.live_slots)
+        for n, slots in zip(parts, tags.live_slots, strict=True)
+        if slots
+    ]
     if total <= 0 or len(pairs) < 2 or min(expected for _, expected in pairs) < 5.0:
         return None
     degrees = len(pairs) - 1
