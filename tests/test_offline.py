@@ -75,6 +75,21 @@ def test_blocks_become_equal_keys_at_both_sites() -> None:
         assert block.counts.lambda_ec_bits > block.counts.shannon_bits
 
 
+def test_the_shares_of_plus_and_of_boundary_clicks_are_those_of_honest_light() -> None:
+    counts = [block.counts for block in distilled() if block.counts is not None]
+    n_plus = sum(one.n_z_plus.total for one in counts if one.n_z_plus is not None)
+    n_z = sum(one.n_z.total for one in counts)
+    n_boundary = sum(one.boundary for one in counts if one.boundary is not None)
+    c_z = sum(one.x.c_z.total for one in counts)
+    p_z, p_x = LINK.source.p_z, 1 - LINK.source.p_z
+    # One half each without Eve (security reference, supplement S2); a few standard deviations of the counts.
+    rho = n_plus / n_z * p_z / (2 * p_x)
+    t2 = c_z / n_boundary * (p_z / 2 + p_x * rho) / p_z
+    assert rho == pytest.approx(0.5, rel=5 * (1 / n_plus + 1 / n_z) ** 0.5)
+    assert t2 == pytest.approx(0.5, rel=5 * (1 / c_z + 1 / n_boundary) ** 0.5)
+    assert all(one.boundary is not None and one.boundary > one.x.boundary for one in counts)
+
+
 def test_the_first_block_pays_for_the_sample_that_is_its_estimate() -> None:
     first, second = distilled()[:2]
     assert first.counts is not None

@@ -245,7 +245,7 @@ class RecordedPeer:
                 if role == self._role:
                     await self._send(payload)
                 else:
-                    await self._wait_for(payload)
+                    await self._wait_for(comparable(payload))
             nursery.cancel_scope.cancel()
         assert not +self._heard, "more was said than is recorded"
 
@@ -265,7 +265,7 @@ class RecordedPeer:
         while True:
             payload = await self._frames.receive()
             if not isinstance(decode(payload), m.Ping | m.Pong):
-                self._heard[payload] += 1
+                self._heard[comparable(payload)] += 1
                 self._news.set()
                 self._news = trio.Event()
 
@@ -284,6 +284,14 @@ class RecordedPeer:
             f"not said: {decode(payload)!r}; said instead: "
             f"{[decode(heard) for heard, n in self._heard.items() if n]!r}"
         )
+
+
+def comparable(payload: bytes) -> bytes:
+    """Return a payload without what logarithms of another machine may give other last digits."""
+    message = decode(payload)
+    if isinstance(message, m.AlignmentResult):
+        return encode(msgspec.structs.replace(message, significance=round(message.significance, 6)))
+    return payload
 
 
 @pytest.mark.timeout(600)
@@ -329,8 +337,7 @@ async def test_todays_site_and_one_of_the_frozen_commit_make_the_same_key(
 ) -> None:
     seed_randomness(monkeypatch)
     old, folder = other(role), copied(tmp_path / "data")
-    with tarfile.open(FROZEN / "qnode.tar.xz") as code:
-        code.extractall(tmp_path / "code", filter="data")
+    extract_old_code(tmp_path / "code")
     # Today's site would rather have its own bound, which protocol 1 cannot carry.
     estimation = msgspec.structs.replace(LINK.estimation, asymmetry_bound="shares")
     link = msgspec.structs.replace(LINK, estimation=estimation)
@@ -358,6 +365,16 @@ async def test_todays_site_and_one_of_the_frozen_commit_make_the_same_key(
     with open_copy(folder, role) as here, open_copy(folder, old) as peer:
         assert here.block_state(6) == peer.block_state(6) == "available"
         assert keys_of_block_6(here, peer, role) >= 2
+
+
+def extract_old_code(folder: Path) -> None:
+    with tarfile.open(FROZEN / "qnode.tar.xz") as code:
+        for entry in code:
+            content = code.extractfile(entry)
+            assert content is not None
+            path = folder / entry.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.read())
 
 
 def keys_of_block_6(here: SqliteKeyStore, peer: SqliteKeyStore, role: Role) -> int:
