@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: loopback test check format lock clean
 
 loopback: $(VENV)/.installed
-	$(BIN)/qnode loopback --speed 20
+	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
 
 test: check
 	$(BIN)/pytest

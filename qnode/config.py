@@ -38,7 +38,7 @@ class SourceParameters(_Table, frozen=True):
     qubit_rate_hz: int = 600_000_000
     bin_spacing_ps: float = 800.0
     mu: tuple[float, float] = (0.5, 0.2)
-    mu_uncertainty: tuple[float, float] = (0.0, 0.0)
+    mu_uncertainty: tuple[float, float] = (0.01, 0.01)
     p: tuple[float, float] = (0.7, 0.3)
     p_z: float = 0.5
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from qnode.distill.check_table import Finding
 from qnode.operate.blocks import DecidedBlock
 
 ACCEPTED_BLOCK = DecidedBlock(
@@ -25,6 +26,15 @@ ACCEPTED_BLOCK = DecidedBlock(
     e_plus_decoy=32_001,
     e_dark_signal=1_300,
     e_dark_decoy=330,
+    n_z_plus_signal=838_000,
+    n_z_plus_decoy=209_000,
+    boundary=1_290_000,
+    late_signal=419_000,
+    late_decoy=104_000,
+    cross_clicks=56,
+    double_clicks=0,
+    out_of_gate=160_000,
+    too_close=0,
     alice_parities=139_958,
     lambda_ec_bits=140_000,
     f_ec=1.12,
@@ -36,6 +46,7 @@ ACCEPTED_BLOCK = DecidedBlock(
     phi_z_upper=0.045,
     secret_bits=238_112,
     recorded=False,
+    checks=(Finding("cross_clicks", 56.0, 12.5, 160.5),),
 )
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from qnode.distill.check_table import Finding
 from qnode.operate.status import (
     Alarm,
     AuthenticationStatus,
@@ -48,6 +49,7 @@ def well_status(**changes: Any) -> NodeStatus:
             vector_strength=0.93,
             cut_s=1.5,
             tag_time_s=248_000.0,
+            checks=(Finding("cross_clicks", 56.0, 12.5, 160.5), Finding("dead_time", 0.0, None, 0.0)),
         ),
         block=BlockStatus(
             current=813,

@@ -5,9 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qnode.config import LinkParameters, SiteConfig, load
+from qnode.config import LinkParameters, ReceiverParameters, SiteConfig, load
 from qnode.distill.block_counts import BlockCounts
-from qnode.distill.counts import Pair, XCounts
+from qnode.distill.check_table import CHECKS
+from qnode.distill.counts import Pair, TagCounts, XCounts
 from qnode.node.decided import DecidedBlocks, KnownOfBlock
 from qnode.node.decision import decide
 from qnode.node.dialogue import BlockSpan
@@ -15,7 +16,7 @@ from qnode.node.figures import Figures
 from qnode.operate.blocks import KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
 from qnode.operate.client import LONGEST_RESPONSE_BYTES, Response
 
-LINK = LinkParameters()
+LINK = LinkParameters(receiver=ReceiverParameters(dead_time_s=59e-6))
 X = XCounts(
     c_plus=Pair(32_000, 6_750),
     c_z=Pair(542_600, 94_300),
@@ -34,6 +35,15 @@ COUNTS = BlockCounts(
     late=Pair(425_900, 74_100),
     n_z_plus=Pair(851_800, 148_200),
     boundary=1_274_000,
+    tags=TagCounts(
+        cross_clicks=56,
+        double_clicks=0,
+        out_of_gate=160_000,
+        too_close=0,
+        live_slots=(round(75e9 / 16),) * 16,
+        z_clicks=(125_000,) * 16,
+        x_clicks=(125_100,) * 16,
+    ),
 )
 SPAN = BlockSpan(run_id=1, first_slot=0, n_slots=round(125.0 * LINK.source.qubit_rate_hz))
 
@@ -51,6 +61,9 @@ def test_an_accepted_block_shows_every_public_figure() -> None:
     book.accepted(7, COUNTS, result, SPAN, 0.5)
     (row,) = book.decided.latest(10)
     assert None not in msgspec.structs.astuple(row)
+    assert [found.check for found in row.checks] == [check.name for check in CHECKS]
+    assert all(found.plausible for found in row.checks)
+    assert book.status().quantum.checks == row.checks
     assert row.decided_at_s == pytest.approx(book.status().at, abs=60)
     expected = {
         "block_id": 7,

@@ -45,8 +45,14 @@ def test_a_row_holds_every_figure_and_nothing_for_the_unknown(path: Path) -> Non
     append(path, accepted_block(812), lost_block(813, "qber_z", '12,1 % above "11 %"'))
     accepted, lost = csv.DictReader(io.StringIO(path.read_text()))
     assert tuple(accepted) == COLUMNS
-    assert accepted == {
-        name: str(value) for name, value in msgspec.structs.asdict(accepted_block(812)).items()
+    plain = msgspec.structs.asdict(accepted_block(812))
+    (found,) = plain.pop("checks")
+    assert {name: accepted[name] for name in plain} == {name: str(value) for name, value in plain.items()}
+    checked = {name: value for name, value in accepted.items() if name not in plain and value}
+    assert checked == {
+        "check_cross_clicks": str(found.value),
+        "check_cross_clicks_least": str(found.least),
+        "check_cross_clicks_most": str(found.most),
     }
     assert (lost["outcome"], lost["detail"]) == ("qber_z", '12,1 % above "11 %"')
     assert lost["n_z_signal"] == lost["f_ec"] == lost["span_s"] == ""
@@ -79,8 +85,8 @@ def test_the_last_block_of_a_long_file_is_found(path: Path) -> None:
     ("content", "match"),
     [
         (b"block_id,decided_at_s,result\n1,2,3\n", "column 3 is 'result', expected 'outcome'"),
-        (HEADER[:-1] + b",temperature_k\n", "31 columns, expected 30"),
-        (b"block_id,decided_at_s\n1,2\n", "2 columns, expected 30"),
+        (HEADER[:-1] + b",temperature_k\n", f"{len(COLUMNS) + 1} columns, expected {len(COLUMNS)}"),
+        (b"block_id,decided_at_s\n1,2\n", f"2 columns, expected {len(COLUMNS)}"),
         (b"\x89PNG\r\n\x1a\n" + bytes(5000), "not the header"),
         (HEADER + b"1,2,3\n", "last line is no block"),
         (HEADER + csv_lines([accepted_block(1)]).replace("1,", "x,", 1).encode(), "last line is no block"),

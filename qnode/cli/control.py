@@ -229,7 +229,7 @@ def blocks(where: Where, count: int, as_csv: bool) -> int:
 @click.pass_obj
 def checks(where: Where) -> int:
     """Show what each check of plausibility found in the last corrected block."""
-    from qnode.distill.plausibility import BY_NAME
+    from qnode.distill.check_table import BY_NAME
     from qnode.operate.eventline import printable
 
     node = _node(where)

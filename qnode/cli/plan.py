@@ -14,7 +14,7 @@ from qnode.cli.main import EXIT_USAGE
 from qnode.config import check_link_parameters
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, parse_loopback_config
-from qnode.plan.answer import Answer, LossFigures, PointFigures, answer
+from qnode.plan.answer import Answer, LossFigures, PointFigures, UncertaintyCost, answer
 from qnode.plan.curve import AGAINST, Against, Fibre, Link, places
 from qnode.plan.figure import check_figure, write_figure
 from qnode.plan.forecast import USUAL_F_EC
@@ -201,7 +201,7 @@ def report(found: Answer) -> str:
     for figures in found.losses:
         lines += _loss_lines(figures, wanted_best=bool(found.chosen))
     reach = "no key at any loss" if found.reach_db is None else f"key up to {found.reach_db:.1f} dB"
-    lines += ["", f"As configured: {reach}."]
+    lines += ["", f"As configured: {reach}.", *_uncertainty_lines(found.uncertainty)]
     if found.curve is not None:
         unit, curve = _UNITS[found.curve.against], found.curve
         lines += ["", f"{unit:>12}{'secret/s':>14}{'best secret/s':>16}"]
@@ -210,6 +210,22 @@ def report(found: Answer) -> str:
         ):
             lines.append(f"{x:>12.6g}{now:>14.1f}{'-' if best is None else f'{best:.1f}':>16}")
     return "\n".join(lines)
+
+
+def _uncertainty_lines(cost: UncertaintyCost) -> list[str]:
+    """Say what the uncertainty of the intensities costs, and how to have it back."""
+    signal, decoy = cost.mu_uncertainty
+    share = "all of the key" if cost.share_of_key is None else f"{cost.share_of_key:.1%} of the key"
+    within = f"within {signal:.2%} (signal) and {decoy:.2%} (decoy)"
+    if cost.configured:
+        return [
+            f"The intensities are taken as known {within} of mu, and the key as the least that this allows:",
+            f"it costs {share}. A better calibration gives it back (link.source.mu_uncertainty).",
+        ]
+    return [
+        "The intensities are taken as exact (link.source.mu_uncertainty is 0), which no calibration is:",
+        f"known {within} they would cost {share}.",
+    ]
 
 
 def _loss_lines(figures: LossFigures, *, wanted_best: bool) -> list[str]:

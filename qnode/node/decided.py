@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
+from qnode.distill.check_table import Finding
 from qnode.distill.counts import Pair, XCounts
-from qnode.distill.finding import Finding
 from qnode.distill.keylength import KeyLength
 from qnode.node.decision import RECORDED
 from qnode.operate.blocks import ACCEPTED, KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import trio
 
-from qnode.distill.plausibility import BY_NAME
+from qnode.distill.check_table import BY_NAME
 from qnode.errors import ProtocolError, QnodeError
 from qnode.link.messages import BlockDiscarded, DialogueMessage, Prepared, TranscriptTag, printable
 from qnode.link.session import Session

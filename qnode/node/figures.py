@@ -10,10 +10,11 @@ from qnode import __version__
 from qnode.config import SiteConfig
 from qnode.devices.status import DeviceStatus
 from qnode.distill.block_counts import BlockCounts
+from qnode.distill.check_table import BY_NAME
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import boundary_terms, visibility_error
 from qnode.distill.keylength import KeyLength
-from qnode.distill.plausibility import BY_NAME, examine
+from qnode.distill.plausibility import examine
 from qnode.keys import Counts, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.block_policy import RecentBlocks

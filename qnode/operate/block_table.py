@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from qnode.distill.plausibility import CHECKS
+from qnode.distill.check_table import CHECKS
 from qnode.errors import QnodeError
 from qnode.operate.blocks import DecidedBlock
 

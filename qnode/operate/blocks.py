@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from qnode.distill.finding import Finding
+from qnode.distill.check_table import Finding
 
 # How many rows a node keeps, and the most that one answer holds.
 KEPT_BLOCKS: Final = 4096

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from qnode.distill.finding import Finding
+from qnode.distill.check_table import Finding
 from qnode.operate.status import NodeStatus, troubles
 from qnode.units import PS_PER_S
 
@@ -77,7 +77,9 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
 
 
 def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
-    """Yield what the checks of plausibility found in the last corrected block."""
+    """Yield what the checks of plausibility found in the last corrected block, nothing before the first."""
+    if not checks:
+        return
     value = GaugeMetricFamily(
         "qkd_check_ratio", "What a check of plausibility measured (a number or a count).", labels=["check"]
     )
@@ -92,9 +94,10 @@ def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
     yield value
     yield limit
     yield _gauge(
-        "qkd_checks_failed", "Checks of plausibility that failed in the last corrected block.",
+        "qkd_checks_failed",
+        "Checks of plausibility that failed in the last corrected block.",
         sum(not one.plausible for one in checks),
-    )  # fmt: skip
+    )
 
 
 def _quantum(status: NodeStatus) -> Iterator[Metric]:

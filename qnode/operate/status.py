@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from qnode.devices.status import DeviceStatus, State
-from qnode.distill.finding import Finding
+from qnode.distill.check_table import Finding
 
 __all__ = [
     "Alarm",

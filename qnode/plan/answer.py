@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Sequence
 
+import msgspec.structs
 from msgspec import Struct
 
-from qnode.config import LinkParameters
+from qnode.config import LinkParameters, SourceParameters
 from qnode.plan.curve import Against, CurvePoint, Link, curve
 from qnode.plan.forecast import Forecast
 from qnode.plan.optimum import Free
@@ -49,6 +50,19 @@ class CurveFigures(Struct, frozen=True, kw_only=True):
     best_secret_bits_per_s: list[float | None]
 
 
+class UncertaintyCost(Struct, frozen=True, kw_only=True):
+    """What it costs that intensities are known within intervals only, at the first attenuation.
+
+    ``mu_uncertainty``: of signal and decoy, as fractions. ``share_of_key``: of the secret bits with exact
+    intensities; None where there are none. ``configured``: whether the link says so itself, or takes its
+    intensities as exact, and this is what the shipped uncertainty would cost.
+    """
+
+    mu_uncertainty: tuple[float, float]
+    share_of_key: float | None
+    configured: bool
+
+
 class Answer(Struct, frozen=True, kw_only=True):
     """Everything that was asked. ``reach_db``: the largest attenuation with key as configured."""
 
@@ -60,6 +74,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     chosen: list[Free]
     losses: list[LossFigures]
     reach_db: float | None
+    uncertainty: UncertaintyCost
     curve: CurveFigures | None
     assumptions: list[str]
 
@@ -91,9 +106,24 @@ def answer(
         chosen=list(free),
         losses=losses,
         reach_db=link.reach_db(),
+        uncertainty=_uncertainty(first),
         curve=None if against is None else _curve(against, points),
         assumptions=[] if result is None else list(result.assumptions),
     )
+
+
+def _uncertainty(link: Link) -> UncertaintyCost:
+    configured = link.link.source.mu_uncertainty != (0.0, 0.0)
+    off = link.link.source.mu_uncertainty if configured else SourceParameters().mu_uncertainty
+    exact, known = (_with_uncertainty(link, one).forecast().secret_bits for one in ((0.0, 0.0), off))
+    return UncertaintyCost(
+        mu_uncertainty=off, share_of_key=1.0 - known / exact if exact else None, configured=configured
+    )
+
+
+def _with_uncertainty(link: Link, off: tuple[float, float]) -> Link:
+    source = msgspec.structs.replace(link.link.source, mu_uncertainty=off)
+    return msgspec.structs.replace(link, link=msgspec.structs.replace(link.link, source=source))
 
 
 def _loss(link: Link, free: Collection[Free], by_length: bool) -> LossFigures:

@@ -15,18 +15,17 @@ import msgspec.structs
 
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
-from qnode.distill.finding import Finding
+from qnode.distill.check_table import CHECKS, Check, Finding
 from qnode.distill.plausibility.chance import standard_deviations
-from qnode.distill.plausibility.checks import CHECKS, Check, Measured
 from qnode.distill.plausibility.facts import Facts
+from qnode.distill.plausibility.measures import MEASURES, Measured
 
 YEAR_S: Final = 365.25 * 86_400.0
 SIDES: Final = 2 * len(CHECKS)
 # A link whose blocks take hours would else be allowed less than three standard deviations.
 _MOST_CHANCE: Final = 1e-3 / SIDES
-BY_NAME: Final = {check.name: check for check in CHECKS}
 
-__all__ = ["BY_NAME", "CHECKS", "Check", "Finding", "chance_of_false_alarm", "examine"]
+__all__ = ["chance_of_false_alarm", "examine"]
 
 
 def chance_of_false_alarm(link: LinkParameters, span_s: float) -> float:
@@ -46,7 +45,7 @@ def examine(
     if false_alarm is None:
         false_alarm = chance_of_false_alarm(link, counts.n_slots / link.source.qubit_rate_hz)
     facts = Facts(counts, link, standard_deviations(false_alarm))
-    found = ((check, check.measure(facts)) for check in CHECKS)
+    found = ((check, MEASURES[check.name](facts)) for check in CHECKS)
     return tuple(_finding(check, one) for check, one in found if one is not None)
 
 

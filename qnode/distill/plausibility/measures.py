@@ -1,22 +1,16 @@
-"""The checks: what each measures, between which limits an honest block lies, and what lies beyond.
+"""What each check of `CHECKS` measures, and between which limits an honest block lies.
 
-One row of `CHECKS` is one check. A check returns None where the block does not have the counts for it.
+A measure returns None where the block does not have the counts for it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from qnode.distill.counts import Pair, TagCounts
 from qnode.distill.plausibility.chance import Limits, count_limits, dispersion_limits, share_limits
 from qnode.distill.plausibility.facts import Facts
-
-_BRIGHT: Final = "detectors controlled by bright light"
-_STEERED: Final = (
-    "an arm chosen by the light: steering of the splitter, or detectors controlled by bright light"
-)
-_YIELDS: Final = "yields that depend on the photon number, or intensities that are not the configured ones"
 
 
 @dataclass(frozen=True)
@@ -29,17 +23,6 @@ class Measured:
 
 
 Measure = Callable[[Facts], Measured | None]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check. ``low`` and ``high``: what a value below or above the limits points to, in words."""
-
-    name: str
-    what: str
-    low: str
-    high: str
-    measure: Measure
 
 
 def _share(n: float, x: float, limits: Limits, z: float) -> Measured | None:
@@ -303,79 +286,28 @@ def _steadiness_x(facts: Facts) -> Measured | None:
     return None if tags is None else _steadiness(facts, tags, tags.x_clicks, 1)
 
 
-_NOT_STEADY: Final = "an attack, or a fault, that began or ended within the block"
-
-CHECKS: Final[tuple[Check, ...]] = (
-    Check("qber_z", "bit errors m_Z / n_Z", _BRIGHT, "intercept and resend", _qber_z),
-    Check("e_vis", "errors of the interferometer, (1 - V) / 2", _BRIGHT, "intercept and resend", _e_vis),
-    Check(
-        "boundary_error", "E_dark / E_same: bit errors in the X arm", _BRIGHT,
-        "light in the X arm that does not know Alice's bit: " + _STEERED, _boundary_error,
-    ),
-    Check(
-        "errors_z", "decoy's share of m_Z", _YIELDS, _YIELDS,
-        lambda facts: _errors_by_intensity(facts, facts.counts.m_z),
-    ),
-    Check(
-        "errors_x", "decoy's share of C_+", _YIELDS, _YIELDS,
-        lambda facts: _errors_by_intensity(facts, facts.counts.x.c_plus),
-    ),
-    Check(
-        "rho", "P(tot|+) / T from the Z arm, one half", "loss of |+>, or an arm that depends on the state",
-        "more light on |+> than on Z states: " + _STEERED, _rho,
-    ),
-    Check(
-        "t2", "[P(-|0) + P(-|1)] / T from all boundary clicks, one half",
-        "damping towards |+>, or more boundary clicks than light gives",
-        "fewer boundary clicks than light gives: " + _BRIGHT, _t2,
-    ),
-    Check(
-        "boundary_plus", "t3 = rho + t4 from boundary classes", "boundary clicks that do not know the state",
-        "boundary clicks that do not know the state", _boundary_plus,
-    ),
-    Check(
-        "boundary_same", "E_same's share of boundary clicks", "boundary clicks that do not know the state",
-        "boundary clicks that know more than the state", _boundary_same,
-    ),
-    Check("intensity_z", "mu2 / mu1 from Z clicks, noise cancelled", _YIELDS, _YIELDS, _intensity_z),
-    Check("intensity_x", "mu2 / mu1 from X clicks, noise cancelled", _YIELDS, _YIELDS, _intensity_x),
-    Check(
-        "intensity_plus", "decoy's share of Z-arm clicks on |+> less that on Z states", _YIELDS, _YIELDS,
-        _intensity_plus,
-    ),
-    Check("yield_z", "detections over qubits with a photon", "", "light that Alice did not send", _yield_z),
-    Check("late_signal", "late share, signal", "time shift, double pulses", "time shift", _late_signal),
-    Check("late_decoy", "late share, decoy", "time shift, double pulses", "time shift", _late_decoy),
-    Check(
-        "cross_clicks", "slots with clicks in both arms", _STEERED, "light brighter than Alice's",
-        _cross_clicks,
-    ),
-    Check(
-        "double_clicks", "slots with two clicks at one detector", "", "light brighter than Alice's",
-        _double_clicks,
-    ),
-    Check(
-        "out_of_gate", "share of tags outside the gates", "tags without the detectors' jitter: " + _BRIGHT,
-        "light after the gates, time shift, or pulses that keep a detector dead", _out_of_gate,
-    ),
-    Check(
-        "dead_time", "tags closer than the declared dead time", "",
-        "clicks that no avalanche made, or a dead time that is not the declared one", _dead_time,
-    ),
-    Check(
-        "occupancy", "clicks times declared dead time over live time", "",
-        "more clicks than the dead time lets through", _occupancy,
-    ),
-    Check(
-        "arm_ratio", "X-arm clicks for one Z-arm click", "a dead X detector, or " + _STEERED,
-        "a dead Z detector, or " + _STEERED, _arm_ratio,
-    ),
-    Check(
-        "steadiness_z", "spread of the Z arm's rate over the block, 1 by chance",
-        "clicks more regular than chance", _NOT_STEADY, _steadiness_z,
-    ),
-    Check(
-        "steadiness_x", "spread of the X arm's rate over the block, 1 by chance",
-        "clicks more regular than chance", _NOT_STEADY, _steadiness_x,
-    ),
-)  # fmt: skip
+MEASURES: Final[Mapping[str, Measure]] = {
+    "qber_z": _qber_z,
+    "e_vis": _e_vis,
+    "boundary_error": _boundary_error,
+    "errors_z": lambda facts: _errors_by_intensity(facts, facts.counts.m_z),
+    "errors_x": lambda facts: _errors_by_intensity(facts, facts.counts.x.c_plus),
+    "rho": _rho,
+    "t2": _t2,
+    "boundary_plus": _boundary_plus,
+    "boundary_same": _boundary_same,
+    "intensity_z": _intensity_z,
+    "intensity_x": _intensity_x,
+    "intensity_plus": _intensity_plus,
+    "yield_z": _yield_z,
+    "late_signal": _late_signal,
+    "late_decoy": _late_decoy,
+    "cross_clicks": _cross_clicks,
+    "double_clicks": _double_clicks,
+    "out_of_gate": _out_of_gate,
+    "dead_time": _dead_time,
+    "occupancy": _occupancy,
+    "arm_ratio": _arm_ratio,
+    "steadiness_z": _steadiness_z,
+    "steadiness_x": _steadiness_x,
+}

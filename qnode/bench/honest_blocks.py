@@ -1,0 +1,93 @@
+"""Public records of honest blocks, drawn by chance around the analytic model of a link.
+
+A stand-in for a hundred thousand blocks of time tags: each count is drawn on its own, with the mean that the
+model gives, so that what a check calls chance can be held against chance.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from qnode.config import LinkParameters
+from qnode.distill.block_counts import BlockCounts
+from qnode.distill.counts import SPAN_PARTS, Pair, TagCounts, XCounts
+from qnode.node.block_policy import choose_span_s
+from qnode.simulate.jitter import acceptance
+from qnode.simulate.model import LinkRates, expected_rates
+from qnode.simulate.parameters import SimulationParameters
+from qnode.tags.gates import gates
+
+
+class HonestLink:
+    """A link whose blocks are what its parameters let expect."""
+
+    def __init__(self, link: LinkParameters, simulation: SimulationParameters) -> None:
+        self.link = link
+        self._rates: LinkRates = expected_rates(simulation, link)
+        self._span_s = choose_span_s(link, self._rates.n_z.total, None)
+        self._n_slots = round(self._span_s * link.source.qubit_rate_hz)
+        self._accepted = acceptance(
+            simulation.jitter, 0.0, 2.0 * gates(link.source, link.receiver).early.half_width_ps
+        )
+        (mu1, mu2), (p1, p2) = link.source.mu, link.source.p
+        self._bunching = (p1 * mu1**2 + p2 * mu2**2) / (p1 * mu1 + p2 * mu2) ** 2
+        self._joint = link.receiver.dead_time == "joint"
+
+    def blocks(self, n: int, rng: np.random.Generator) -> Iterator[BlockCounts]:
+        """Yield ``n`` blocks."""
+        for _ in range(n):
+            yield self._block(rng)
+
+    def _block(self, rng: np.random.Generator) -> BlockCounts:
+        rates, span_s = self._rates, self._span_s
+
+        def pair(mean: Pair) -> Pair:
+            drawn = rng.poisson([mean.signal * span_s, mean.decoy * span_s])
+            return Pair(float(drawn[0]), float(drawn[1]))
+
+        wrong = pair(rates.m_z)
+        right = pair(Pair(rates.n_z.signal - rates.m_z.signal, rates.n_z.decoy - rates.m_z.decoy))
+        n_z = Pair(wrong.signal + right.signal, wrong.decoy + right.decoy)
+        late = rng.binomial([int(n_z.signal), int(n_z.decoy)], 0.5)
+        x = XCounts(**{name: pair(getattr(rates.x, name)) for name in XCounts.__struct_fields__})
+        rest = max(0.0, rates.boundary - rates.x.boundary) * span_s
+        n_z_plus = pair(rates.n_z_plus)
+        boundary = x.boundary + float(rng.poisson(rest))
+        z_clicks, x_clicks = int(n_z.total + n_z_plus.total), int(x.central + boundary)
+        return BlockCounts(
+            n_z=n_z,
+            m_z=wrong,
+            x=x,
+            alice_parities=0,
+            reconciliation_leak_bits=0,
+            n_slots=float(self._n_slots),
+            late=Pair(float(late[0]), float(late[1])),
+            n_z_plus=n_z_plus,
+            boundary=boundary,
+            tags=self._tags(z_clicks, x_clicks, rng),
+        )
+
+    def _tags(self, z_clicks: int, x_clicks: int, rng: np.random.Generator) -> TagCounts:
+        edges = [-(-part * self._n_slots // SPAN_PARTS) for part in range(SPAN_PARTS + 1)]
+        slots = tuple(end - first for first, end in pairwise(edges))
+        crossed = 0.0 if self._joint else z_clicks * x_clicks / self._n_slots * self._bunching
+        outside = (z_clicks + x_clicks) * (1.0 / self._accepted - 1.0)
+        return TagCounts(
+            cross_clicks=int(rng.poisson(crossed)),
+            double_clicks=0,
+            out_of_gate=int(rng.poisson(outside)),
+            too_close=0,
+            live_slots=slots,
+            z_clicks=self._by_part(z_clicks, self._rates.z_detector.live_fraction, rng),
+            x_clicks=self._by_part(x_clicks, self._rates.x_detector.live_fraction, rng),
+        )
+
+    @staticmethod
+    def _by_part(clicks: int, live_fraction: float, rng: np.random.Generator) -> tuple[int, ...]:
+        """Divide clicks over the parts; dead time makes them more regular than chance."""
+        mean = clicks / SPAN_PARTS
+        parts = np.rint(rng.normal(mean, live_fraction * math.sqrt(mean), SPAN_PARTS - 1)).astype(int)
+        parts = np.maximum(parts, 0)
+        return (*(int(part) for part in parts), max(0, clicks - int(parts.sum())))
