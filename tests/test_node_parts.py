@@ -54,6 +54,7 @@ from qnode.node.seal_order import SealOrder
 from qnode.node.slot_ledger import SlotLedger
 from qnode.node.storage import PeerMemory, runs_of
 from qnode.operate.recordings import Recordings
+from qnode.tags.marks import Marks
 from qnode.tags.types import (
     OUTCOME_BOUNDARY,
     OUTCOME_CENTRAL,
@@ -441,6 +442,57 @@ async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
         nursery.cancel_scope.cancel()
     # Each once, the one that was being distilled as well as the one that was to be announced next.
     assert sorted(book.losses) == [(1, "key_length" if decided else "link"), (2, "link")]
+
+
+async def test_marks_and_cuts_count_in_the_block_whose_slots_they_lie_in() -> None:
+    link = LinkParameters(
+        source=SourceParameters(qubit_rate_hz=1_000_000),
+        block=BlockParameters(sifted_bits=1000, longest_s=10.0),
+    )
+    peer, book, rate = _Peer(), _Book(), RunningRate(p_z=0.5)
+    site: Any = SimpleNamespace(link=link, session=peer, storage=_Storage(), seals=SealOrder())
+    none, blocks = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8)), list[BobBlock]()
+
+    def marks(*slots: int) -> Marks:
+        each = np.array(slots, np.int64)
+        return Marks(each, each[:0], each, each[:1])
+
+    async with trio.open_nursery() as nursery:
+        conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
+        part = BobPart(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
+        part._distil = lambda block: None  # type: ignore[method-assign]
+        nursery.start_soon(part.start)
+        await part.ready.wait()
+        for slot in (1000, 2_001_000):  # a sifted bit each two thousand slots
+            await part.do(Announcement(7, 1, none, 2000, slot, (), 0, marks=marks(slot - 1)))
+            await trio.testing.wait_all_tasks_blocked()
+        for block_id in (1, 2):
+            await conversation._dialogues[block_id].deliver(BlockAgreed(block_id))
+            await trio.testing.wait_all_tasks_blocked()
+        assert part._current is not None
+        assert part._upcoming is not None
+        blocks = [part._current, part._upcoming]
+        (first, end), last = (blocks[0].span.first_slot, blocks[0].span.end_slot), blocks[1].span.end_slot
+        assert first == 2_001_000
+        n = end - first
+        clicks = Clicks(np.array([first, end - 1, end, end + 1]), np.array([0, 1, 2, 1], np.uint8))
+        cuts = (SlotRange(first + 10, first + 20), SlotRange(end - n // 2, end + n // 4))
+        early = Announcement(7, 1, none, 0, first + 30, cuts[:1], 0, marks=marks(first, first + 29))
+        late = Announcement(7, 1, clicks, 3, end + n // 2, cuts[1:], 0, marks=marks(first + 30, end - 1, end))
+        for news in (early, late):
+            await part.do(news)
+            await trio.testing.wait_all_tasks_blocked()
+        await part.do(Announcement(7, 1, none, 0, end + n // 2 + 1, (), 0, marks=marks(end + n // 2)))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    before, after = (block.tag_counts() for block in blocks)
+    assert (before.cross_clicks, before.double_clicks, before.out_of_gate, before.too_close) == (4, 0, 4, 2)
+    assert (after.cross_clicks, after.double_clicks, after.out_of_gate, after.too_close) == (2, 0, 2, 1)
+    assert sum(before.live_slots) == n - 10 - n // 2
+    assert sum(after.live_slots) == last - end - n // 4
+    assert (sum(before.z_clicks), sum(before.x_clicks)) == (2, 0)
+    assert (before.z_clicks[0], before.z_clicks[-1]) == (1, 1)
+    assert (sum(after.z_clicks), sum(after.x_clicks)) == (1, 1)
 
 
 class _Dialogue:

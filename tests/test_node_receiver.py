@@ -13,15 +13,16 @@ import trio
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.errors import TransientDeviceError
-from qnode.node.bob import BobPart
+from qnode.node.bob import Announcement, BobPart, Errand
 from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
 from qnode.node.receiver import Receiver
 from qnode.node.recorder import BobRecorder
 from qnode.operate.recordings import Recordings
+from qnode.tags.marks import NO_MARKS
 from qnode.tags.order import OrderStatistics
-from qnode.tags.synchroniser import Synchroniser
-from qnode.tags.types import TagBlock
+from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState, SyncStatistics
+from qnode.tags.types import NO_CLICKS, SlotRange, TagBlock
 from qnode.units import PS_PER_S
 
 CONFIG = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
@@ -60,6 +61,51 @@ async def test_blocks_from_before_a_restart_that_turn_out_misaligned_later_do_no
     assert await counted_anew(4_000) == 2
     figures.sampled(14, 5000, 10_000)
     assert await counted_anew(5_000) == 3
+
+
+class ListeningPart(KnownRun):
+    """A session's part that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[Errand] = []
+
+    async def do(self, errand: Errand) -> None:
+        self.heard.append(errand)
+
+
+class LosingLock:
+    """A synchroniser that loses lock in the feed in which it cuts the last slots that it was locked in."""
+
+    cuts = (SlotRange(500, 900),)
+
+    def restart(self) -> None:
+        pass
+
+    def feed(self, block: TagBlock) -> SyncResult:
+        return SyncResult(
+            SyncState.SEARCHING,
+            NO_CLICKS,
+            NO_MARKS,
+            self.cuts,
+            900,
+            None,
+            (),
+            SyncStatistics(),
+            OrderStatistics(),
+        )
+
+
+async def test_slots_that_were_cut_when_lock_was_lost_are_announced_though_no_click_is() -> None:
+    receiver = Receiver(
+        CONFIG, Figures(CONFIG, simulated=True), BobRecorder(CONFIG, Recordings(), simulated=True)
+    )
+    part = ListeningPart()
+    receiver._part = cast(BobPart, part)
+    dark = TagBlock(np.zeros(0, np.int64), np.zeros(0, np.int8), 1_000)
+    await receiver._process(cast(TagSource, DarkSource()), cast(Synchroniser, LosingLock()), dark, 0.0)
+    (news,) = part.heard
+    assert isinstance(news, Announcement)
+    assert (news.cuts, news.reached_slot, len(news.clicks)) == (LosingLock.cuts, 900, 0)
 
 
 class JumpingTdc:

@@ -98,6 +98,37 @@ def test_the_first_block_pays_for_the_sample_that_is_its_estimate() -> None:
     assert extra * first.counts.shannon_bits > 2000
 
 
+def test_each_block_has_the_counts_of_its_tags() -> None:
+    statistics = results()[-1].statistics
+    blocks = sifted()
+    for block in blocks:
+        span, tags = block.span, block.tags
+        assert sum(tags.live_slots) == span.end - span.first - span.cut
+        assert sum(tags.z_clicks) + sum(tags.x_clicks) == block.clicks
+        assert max(tags.z_clicks) < 1.1 * min(tags.z_clicks)
+    # The blocks are most of the recording.
+    for kind in ("cross_clicks", "out_of_gate"):
+        seen, told = getattr(statistics, kind), sum(getattr(block.tags, kind) for block in blocks)
+        assert 0.5 * seen < told <= seen
+    counts = distilled()[0].counts
+    assert counts is not None
+    assert counts.tags == blocks[0].tags
+
+
+def test_slots_without_light_are_not_live() -> None:
+    def interrupted() -> Iterator[TagBlock]:
+        for block in tags():
+            lit = (block.times_ps < 1.5e12) | (block.times_ps > 1.6e12)
+            yield TagBlock(block.times_ps[lit], block.channels[lit], block.until_ps)
+
+    again = synchronised(interrupted(), RECORDING.symbols, LINK, RunStart(), seeded(1).bytes)
+    blocks = tuple(sifted_blocks(again, RECORDING.symbols, LINK))
+    cut = [block.span.end - block.span.first - sum(block.tags.live_slots) for block in blocks]
+    assert cut == [block.span.cut for block in blocks]
+    # A sub-interval of 50 ms in which there was some light is a good one.
+    assert 0.04 < sum(cut) / LINK.source.qubit_rate_hz < 0.1
+
+
 def test_the_same_input_gives_the_same_key() -> None:
     again = next(distillation.distilled(results(), RECORDING.symbols, LINK, seeded(2).bytes))
     key, other = again.key, distilled()[0].key

@@ -17,10 +17,11 @@ from qnode.config import ReceiverParameters, SourceParameters
 from qnode.distill.counts import SPAN_PARTS, TagCounts
 from qnode.distill.span_counts import SpanCounts
 from qnode.tags.alignment import Alignment
-from qnode.tags.dead_time import DeadTimeWatch
+from qnode.tags.dead_time import DeadTimeWatch, slots_of
 from qnode.tags.gates import gates
 from qnode.tags.marks import NO_MARKS, Marks, joined
 from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
+from qnode.tags.tracking import Combs
 from qnode.tags.types import X_CHANNEL, Z_CHANNEL, Clicks, SlotRange, TagBlock
 
 SOURCE = SourceParameters()
@@ -80,15 +81,20 @@ def turin() -> Recorded:
     return TURIN.tags(2.0, seed=32)
 
 
-def play(blocks: Iterable[TagBlock], link: Link, receiver: ReceiverParameters) -> Iterator[SyncResult]:
-    """Feed a synchroniser, whose probes are answered with the truth; ties go to the first outcome."""
+def play(
+    blocks: Iterable[TagBlock], link: Link, receiver: ReceiverParameters, given_away: int = 0
+) -> Iterator[SyncResult]:
+    """Feed a synchroniser, whose probes are answered with the truth; ties go to the first outcome.
+
+    So many slots are ``given_away`` after a probe's last.
+    """
     synchroniser = Synchroniser(SOURCE, receiver, bytes)
     for block in blocks:
         result = synchroniser.feed(block)
         probe = result.probe
         if probe is not None:
             offset = 2 * link.first_slot + round(2.0 * (probe.start_ps - link.start_ps) / PERIOD_PS)
-            last = (int(probe.ticks[-1]) + offset) // 2
+            last = (int(probe.ticks[-1]) + offset) // 2 + given_away
             synchroniser.aligned(Alignment(probe.number, offset, 1, 99.0, last))
         yield result
 
@@ -203,7 +209,8 @@ def test_tags_of_a_dark_moment_count_as_little_as_its_slots() -> None:
 
 def test_marks_are_told_once_with_the_result_that_reaches_beyond_their_slots() -> None:
     before = 0
-    for result in play(busy().blocks(0.0007), BUSY, RECEIVER):
+    for result in play(busy().blocks(0.0007), BUSY, RECEIVER, given_away=600_000):
+        before = max([before, *(cut.end for cut in result.cuts)])
         for slots in (result.marks.out_of_gate, result.marks.too_close, result.marks.cross_clicks):
             assert np.all(np.diff(slots) >= 0)
             assert np.all((slots >= before) & (slots < result.reached))
@@ -330,6 +337,17 @@ def test_tags_that_come_too_soon_are_found_whatever_the_feeds(
         if own < 49_940 or (joint and 10_000 < other < 49_940):
             wanted.append(i)
     assert found == wanted
+
+
+def test_a_tag_that_comes_too_soon_has_the_slot_that_the_clock_of_its_own_sub_interval_gives() -> None:
+    combs = Combs(
+        np.array([0, 10_000]), np.zeros(2), np.array([100, 200]), np.full(2, 1000.0), np.array([3, 6])
+    )
+    times = np.array([0, 2000, 9000, 10_400, 12_000, 15_000])
+    tags = np.array([1, 2, 3, 4, 5])
+    both, second = np.array([True, True]), np.array([False, True])
+    assert slots_of(tags, times, combs, both, offset=4).tolist() == [53, 56, 102, 103, 104]
+    assert slots_of(tags, times, combs, second, offset=4).tolist() == [102, 103, 104]
 
 
 @settings(max_examples=200, deadline=None)

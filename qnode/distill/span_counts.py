@@ -25,11 +25,11 @@ class SpanCounts:
 
     def add_marks(self, marks: Marks) -> None:
         """Take marks, each once."""
-        own = marks.within(self._first, self._end)
-        self._marks[0] += own.cross_clicks.shape[0]
-        self._marks[1] += own.double_clicks.shape[0]
-        self._marks[2] += own.out_of_gate.shape[0]
-        self._marks[3] += own.too_close.shape[0]
+        kinds = (marks.cross_clicks, marks.double_clicks, marks.out_of_gate, marks.too_close)
+        for kind, slots in enumerate(kinds):
+            if slots.shape[0]:
+                first, end = slots.searchsorted((self._first, self._end)).tolist()
+                self._marks[kind] += end - first
 
     def add_cuts(self, cuts: Iterable[SlotRange]) -> None:
         """Take slots that were cut; a slot that is told again is the same slot."""
@@ -53,9 +53,11 @@ class SpanCounts:
 
     def _cut_slots(self) -> Slots:
         """Return how many slots of each part were cut, shape ``(SPAN_PARTS,)``."""
-        firsts, ends = np.array(sorted(self._cuts), np.int64).reshape(-1, 2).T
+        if not self._cuts:
+            return np.zeros(SPAN_PARTS, np.int64)
+        firsts, ends = np.array(sorted(self._cuts), np.int64).T
         covered = np.maximum.accumulate(ends)
-        firsts = np.maximum(firsts, np.concatenate(([self._first], covered[:-1]))[: firsts.shape[0]])
+        firsts = np.maximum(firsts, np.concatenate(([self._first], covered[:-1])))
         # What of every cut, without the slots of those before it, lies below each border.
         below: Slots = np.array(
             [np.maximum(np.minimum(ends, border) - firsts, 0).sum() for border in self._clicks.edges],

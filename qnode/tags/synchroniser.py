@@ -237,7 +237,6 @@ class Synchroniser:
         shift = np.where(self._tags.channels[:n] == X_CHANNEL, round(self._table.x_offset_ps), 0)
         found = recover_clock(times[:n] - shift, self._tick_ps, range_ppm=self._range_ppm)
         self._counts.unlocked += n
-        self._dead_time.see(times[:n], self._tags.channels[:n])
         self._tags = self._tags.after(n)
         self._search_from_ps = end
         if found is not None and found.significance >= ACQUISITION_SIGNIFICANCE:
