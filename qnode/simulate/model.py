@@ -20,7 +20,7 @@ from msgspec import Struct
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
 from qnode.distill.counts import Pair, XCounts
 from qnode.simulate.jitter import acceptance
-from qnode.simulate.light import BLINDED, CAREFUL, STEERED, Light, light_sent, maker
+from qnode.simulate.light import BLINDED, CAREFUL, HONEST, Light, light_sent, maker
 from qnode.simulate.parameters import DetectorParameters, JitterParameters, Settings, SimulationParameters
 from qnode.tags.gates import Gate, Gates, gates
 from qnode.tags.types import X_CHANNEL, X_PLUS, Z_CHANNEL, Z_EARLY, Z_LATE
@@ -148,8 +148,7 @@ class _Model:
             return 0.0
         period = self.link.source.period_ps
         at_ps = (self.link.source.bin_spacing_ps + period) / 2.0
-        late = (gate.centre_ps - at_ps - slots * period for slots in (_BEFORE, _OWN, _AFTER))
-        accepted = sum(acceptance(self.jitter, offset, 2.0 * gate.half_width_ps) for offset in late)
+        accepted = sum(self._acceptance(gate, at_ps + slots * period) for slots in (_BEFORE, _OWN, _AFTER))
         return rate_hz * period / PS_PER_S * accepted
 
     def mean_in_gate(self, detector: int, gate: Gate, neighbour: int) -> float:
@@ -268,7 +267,7 @@ def _x_beside(model: _Model, loads: Loads, slot: _Chances) -> float:
     before = model.mean_in_gate(X_CHANNEL, placed.boundary, _BEFORE)
     if maker(model.settings) == CAREFUL:
         return 0.0
-    if maker(model.settings) == STEERED:
+    if maker(model.settings) != HONEST:
         noise = _noise(model, load, X_CHANNEL, placed.boundary)
         return _stray(model, load, X_CHANNEL, placed.central) + noise + before
     return slot.central + slot.boundary + before
@@ -278,7 +277,7 @@ def _z_beside(model: _Model, loads: Loads, slot: _Chances) -> float:
     """Return the chance of a Z click in a slot with an X click, as `_x_beside` does."""
     if maker(model.settings) == CAREFUL:
         return 0.0
-    if maker(model.settings) == STEERED:
+    if maker(model.settings) != HONEST:
         load, gates_z = loads[Z_CHANNEL], (model.placed.early, model.placed.late)
         return sum(_stray(model, load, Z_CHANNEL, gate) for gate in gates_z)
     return slot.z
