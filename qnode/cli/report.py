@@ -166,7 +166,7 @@ def eve(path: Path, blocks: int, names: tuple[str, ...]) -> str:
     runs = [_run_drill(config, drill, None, blocks) for drill in chosen]
     runs += [_run_drill(config, drill, 0.0, blocks) for drill in chosen if "blinding" in drill.name]
     intercepted: list[Case] = []
-    for share in INTERCEPTED:
+    for share in () if names else INTERCEPTED:
         case = with_schedule(config, ScheduledChange(at_s=0.0, eve_intercept=share))
         intercepted.append(_case(f"{share:.0%}", case, blocks, intercepted))
     made = made_by(_command("eve", path, blocks) + "".join(f" --drill {name}" for name in names))

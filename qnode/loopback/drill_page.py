@@ -25,12 +25,13 @@ from qnode.operate.blocks import ACCEPTED, DecidedBlock
 
 # Below this share of a block she counts as away: when a block began is known to a second or two.
 PRESENT = 0.03
+BLOCKS_AFTER_EVE = 2  # that are shown
 KEY_BITS = 256
 
 _HOW = (
     "Two daemons on one machine, simulated hardware behind the driver interface, a fresh folder for each "
-    "run. The figures of blocks are those of Bob's own table (`qnodectl blocks`); `with Eve` is the share of a "
-    f"block's time in which she was there, and below {PRESENT:.0%} she counts as away, as the beginning of a "
+    "run. The figures of blocks are those of Bob's own table (`qnodectl blocks`); `with Eve` is the share of "
+    f"a block's time in which she was there, and below {PRESENT:.0%} she counts as away, as the beginning of a "
     "block is known to a second or two. The seed is fixed, but Alice's symbols are new in every run. t2 and "
     "rho are the two balances of the receiver, one half each without Eve: what |-> would do in the X arm, "
     "and how often |+> arrives."
@@ -143,20 +144,25 @@ def drill_page(
         _summary(runs),
         "Keys count in 256 bits, before the refill of the authentication pool. A drill in which blocks are "
         "accepted is either one whose harm the key length accounts for, or one that the tags cannot tell: "
-        "each drill says which.",
+        "each drill says which. What lasts a small part of a block shows by that part only.",
     ]
     for run in runs:
         parts += _section(run, link)
-    parts += [
+    if intercepted:
+        parts += _intercepted(intercepted)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _intercepted(cases: Sequence[Case]) -> list[str]:
+    return [
         "## How much she may intercept",
         "Key and error rates over the fraction of the qubits that she intercepts, measured and (in brackets) "
         "by the analytic model; secret bits are per second of tag time. All of them would bring both error "
         "rates a quarter.",
-        beside_the_model("intercepted", intercepted, (QBER, E_VIS, PHI, SECRET)),
-        where_key_ends(intercepted),
-        compared_keys(intercepted),
+        beside_the_model("intercepted", cases, (QBER, E_VIS, PHI, SECRET)),
+        where_key_ends(cases),
+        compared_keys(cases),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _summary(runs: Sequence[DrillRun]) -> str:
@@ -164,7 +170,7 @@ def _summary(runs: Sequence[DrillRun]) -> str:
         "drill",
         "from",
         "first discarded for",
-        "blocks until then",
+        "after blocks",
         "accepted with Eve",
         "keys of these",
     ]
@@ -209,8 +215,15 @@ def _section(run: DrillRun, link: LinkParameters) -> list[str]:
         ]
     else:
         parts.append(f"The same with `at_s = 0.0`, until {run.until_s:.0f} s.")
-    parts += [_blocks(run.blocks, link) if run.blocks else "", outcome]
+    parts += [_blocks(_shown(run.blocks, told), link) if run.blocks else "", outcome]
     return [*parts, f"Invisible to the tags: {run.drill.unseen}" if run.from_s else ""]
+
+
+def _shown(blocks: Sequence[BlockOfDrill], told: Verdict) -> list[BlockOfDrill]:
+    """Return the blocks up to the second without Eve after her, and up to the first with key again."""
+    last = max((place for place, block in enumerate(blocks) if block.attacked), default=-1)
+    again = next((place for place, block in enumerate(blocks) if block.row.block_id == told.again), -1)
+    return list(blocks[: max(last + 1 + BLOCKS_AFTER_EVE, again + 1)])
 
 
 class _Column(Struct, frozen=True):

@@ -4,6 +4,7 @@ A drill is two changes of the simulation's schedule, one when she begins and one
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec.structs
 import tomli_w
@@ -15,8 +16,10 @@ from qnode.loopback.prepare import LoopbackConfig
 from qnode.plan.forecast import forecast
 from qnode.simulate.parameters import Change, ScheduledChange, Settings
 
-# She comes a little after the third block opened, that the second has nothing of her, and stays for three.
+# She comes a little after the third block opened, so that the second has nothing of her, and goes a little
+# before the last one with her closes.
 FROM_BLOCKS = 2.05
+LESS_BLOCKS = 0.1
 BLOCKS_WITH_EVE = 3
 
 
@@ -68,8 +71,8 @@ def drills(link: LinkParameters) -> tuple[Drill, ...]:
             title="Added loss",
             does="She takes out half of the light.",
             change=Change(eve_added_loss_db=3.0),
-            unseen="All of it, and it does no harm: the whole channel is hers in the proof, and what does not "
-            "arrive makes no key.",
+            unseen="All of it, and it does no harm: the whole channel is hers in the proof, and what does "
+            "not arrive makes no key.",
         ),
         Drill(
             name="blinding",
@@ -86,8 +89,8 @@ def drills(link: LinkParameters) -> tuple[Drill, ...]:
             "clicks in boundary slots, noise, jitter and the share of each intensity. One thing is amiss: "
             "each pulse is made for one arm, so that both detectors never click in one slot.",
             change=Change(eve_careful_blinding=True),
-            unseen="A blinder who now and then sends a pulse to both arms looks like an honest link in every "
-            "tag. That the detectors count photons is an assumption; a watched bias current is what tests it.",
+            unseen="A blinder who now and then sends a pulse to both arms looks like an honest link in "
+            "every tag. That the detectors count photons is an assumption; a watched bias current is what tests it.",
         ),
         Drill(
             name="steering",
@@ -123,8 +126,8 @@ def drills(link: LinkParameters) -> tuple[Drill, ...]:
             does="300,000 bright pulses a second between the gates, into the X arm: each makes the detector "
             "click and keeps it dead for the qubits that follow.",
             change=Change(eve_burst_hz=3e5),
-            unseen="Pulses inside the gates are counted as clicks, and their errors with them. A dead detector "
-            "tells her no bit, as one detector counts both bits of a basis; but which arm is dead she knows. "
+            unseen="Pulses inside the gates are counted as clicks, and their errors with them. A dead "
+            "detector tells her no bit, as one detector counts both bits of a basis; but which arm is dead she knows. "
             "That the dead times of the arms do not depend on the basis is an assumption.",
         ),
         Drill(
@@ -197,7 +200,7 @@ def drill_times(
     if from_s is None or until_s is None:
         span_s = block_span_s(config)
         from_s = float(round(FROM_BLOCKS * span_s)) if from_s is None else from_s
-        until_s = float(round(from_s + blocks * span_s)) if until_s is None else until_s
+        until_s = float(round(from_s + (blocks - LESS_BLOCKS) * span_s)) if until_s is None else until_s
     if not 0.0 <= from_s < until_s:
         raise ConfigError(f"--drill-until: expected a time after {from_s:g} s, got {until_s:g} s")
     return from_s, until_s
@@ -208,11 +211,13 @@ def drill_schedule(
 ) -> tuple[ScheduledChange, ScheduledChange]:
     """Return the changes that begin and end a drill: what she changed is as without her again."""
     before = msgspec.structs.asdict(Settings(mu_sent=link.source.mu))
-    changed = {
-        name: value for name, value in msgspec.structs.asdict(drill.change).items() if value is not None
-    }
+    changed = _given(drill.change)
     restored = {name: before[name] for name in changed if name != "eve_burst_arm"}
     return ScheduledChange(at_s=from_s, **changed), ScheduledChange(at_s=until_s, **restored)
+
+
+def _given(change: Change) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None}
 
 
 def with_schedule(config: LoopbackConfig, *changes: ScheduledChange) -> LoopbackConfig:
@@ -225,7 +230,7 @@ def as_toml(schedule: Sequence[ScheduledChange]) -> str:
     """Return the lines of a loopback file that ask for ``schedule``."""
     tables = []
     for change in schedule:
-        given = {name: value for name, value in msgspec.structs.asdict(change).items() if value is not None}
+        given = _given(change)
         values = {"at_s": given.pop("at_s"), **given}
         tables.append({key: list(v) if isinstance(v, tuple) else v for key, v in values.items()})
     return "\n".join(f"[[simulation.schedule]]\n{tomli_w.dumps(table)}" for table in tables).rstrip("\n")
