@@ -32,9 +32,9 @@ _HOW = (
     "Two daemons on one machine, simulated hardware behind the driver interface, a fresh folder for each "
     "run. The figures of blocks are those of Bob's own table (`qnodectl blocks`); `with Eve` is the share of "
     f"a block's time in which she was there, and below {PRESENT:.0%} she counts as away, as the beginning of "
-    "a block is known to a second or two. The seed is fixed, but Alice's symbols are new in every run. t2 "
-    "and rho are the two balances of the receiver, one half each without Eve: what |-> would do in the X arm, "
-    "and how often |+> arrives."
+    "a block is known to a second or two. The seed is fixed, but Alice's symbols are new in every run. "
+    "t2 and rho are the two balances of the receiver, one half each without Eve: what |-> would do in the X "
+    "arm, and how often |+> arrives."
 )
 
 
