@@ -123,6 +123,14 @@ def test_blocks_come_in_order_with_eves_share_of_each() -> None:
     assert [block.attacked for block in run.blocks] == [False, False, True, True, False]
 
 
+def test_a_block_that_the_end_of_the_run_left_undecided_keeps_its_place() -> None:
+    run = run_of(row(1), row(2), row(5, "t2"), row(4, "link", None), row(6), from_s=303.0, until_s=453.0)
+    assert [block.row.block_id for block in run.blocks] == [1, 2, 5, 6]
+    assert [block.until_s for block in run.blocks] == [103.0, 203.0, 403.0, 503.0]
+    assert [block.with_eve for block in run.blocks] == pytest.approx([0.0, 0.0, 1.0, 0.5])
+    assert verdict(run_of(row(3), row(4), row(6), from_s=203.0, until_s=403.0)).waited == 2
+
+
 def test_the_first_lock_is_where_the_blocks_begin() -> None:
     searching = {"event": "quantum.lock", "state": "searching", "tag_time_s": 1.0}
     locked = [{"event": "quantum.lock", "state": "locked", "tag_time_s": at_s} for at_s in (2.5, 9.0)]
@@ -155,7 +163,7 @@ def test_the_page_has_every_drill_its_schedule_and_what_came_of_it() -> None:
     assert "| Blinding | the first slot | t2 | 1 | 0 of 1 | 0 | block 2, the first without her |" in page
     assert "| Intercept and resend | 210 s | the run broke | – | 0 of 0 | 0 | – |" in page
     assert as_toml(drill_schedule(BLINDING, TURIN.link, 210.0, 405.0)) in page
-    assert "| 3 | 303 s | 93% | 1000000 | 15.0% | 1.50% | 3.05% | 0.500 | 0.492 | 0 | t2 |" in page
+    assert "| 3 | 303 s | 93% | 1000000 | 15.0% | 1.50% | 3.05% | 0.500 | 0.492 | 0.016 | 0 | t2 |" in page
     assert "| 6 | 603 s |" in page
     assert "| 7 |" not in page
     assert "First discarded for t2: 1, limit 2." in page

@@ -82,6 +82,7 @@ def test_a_careful_blinder_shows_in_the_cross_clicks_alone() -> None:
     assert careful.boundary == pytest.approx(honest.boundary, rel=2e-3)
     assert careful.out_of_gate == pytest.approx(honest.out_of_gate, rel=2e-3)
     assert honest.cross_clicks > 0.2
+    assert careful.cross_clicks == 0.0
     assert rates_under(Settings(eve_blinding=True)).cross_clicks < 0.02
     seconds = 60
     assert count(record(TURIN, LINK, seconds), LINK).cross_clicks > 0.1 * seconds
@@ -105,7 +106,9 @@ def test_steering_shows_in_the_boundary_slots_that_no_longer_follow_the_bits() -
     assert visibility_error(steered.x, 0.5) == pytest.approx(visibility_error(honest.x, 0.5), rel=0.01)
     assert steered.x.e_dark.total == pytest.approx(steered.x.e_same.total / 2.0, rel=0.01)
     assert asymmetry(honest.x, 0.5, 0.0).asymmetry == pytest.approx(0.0, abs=0.01)
-    # By linearity the phase error of what she does is a half, whatever the visibility says.
+    # Neither visibility nor asymmetry sees that every phase is lost: bit errors in the boundary slots do.
+    assert asymmetry(steered.x, 0.5, 0.0).asymmetry == pytest.approx(0.0, abs=0.01)
+    assert asymmetry(honest.x, 0.5, 0.0).t4 == pytest.approx(honest.qber_z, abs=0.005)
     assert asymmetry(steered.x, 0.5, 0.0).t4 == pytest.approx(0.5, abs=0.01)
     # What is left are boundary clicks of the qubit before.
     assert 0.2 * honest.cross_clicks < steered.cross_clicks < 0.4 * honest.cross_clicks
@@ -207,8 +210,8 @@ def test_no_tag_lies_before_what_was_promised_when_eve_begins_to_shift() -> None
     dense = msgspec.structs.replace(TURIN, attenuation_db=0.0, z_detector=busy, x_detector=busy)
     generator, promised = TagGenerator(dense, LINK), -(2**62)
     for knot in range(1, 7):
-        shift_ps = 5000.0 * (knot % 2)
-        settings = Settings(attenuation_db=0.0, eve_time_shift_ps=shift_ps)
+        shift_ps = 1e4 * (knot % 2)
+        settings = Settings(attenuation_db=0.0, mu_sent=(9.0, 9.0), eve_time_shift_ps=shift_ps)
         while generator.knot < knot:
             block = generator.step(knot, settings, Lit(KEY, 0))
             assert block.times_ps.min(initial=2**62) >= promised

@@ -53,9 +53,9 @@ from qnode.simulate.parameters import ScheduledChange
 
 ATTENUATIONS_DB = (5.5, 10.8, 13.5, 16.3, 19.0, 21.8, 25.0, 28.0)
 INTERCEPTED = (0.0, 0.02, 0.05, 0.10, 0.20, 1.0)
-# A drill's run goes on for so many blocks after Eve has gone, and ends for good at so many.
-BLOCKS_WITHOUT_EVE = 2.2
-MOST_BLOCKS_WITHOUT_EVE = 12.0
+# A drill's run goes on for so many blocks after Eve has gone, or until nothing is decided for so long.
+BLOCKS_WITHOUT_EVE = 3.2
+STALLED_S = 30.0
 # The outage of the lock run, in simulated time, and at which speed: slow enough to time the lock.
 DARK_S, LIGHT_S, END_S = 20.0, 30.0, 45.0
 LOCK_SPEED = 4.0
@@ -228,14 +228,17 @@ def _run_drill(config: LoopbackConfig, drill: Drill, from_s: float | None, block
     span_s = block_span_s(config)
     from_s, until_s = drill_times(config, from_s, None, blocks)
     wanted_s = until_s + BLOCKS_WITHOUT_EVE * span_s
-    latest_s = until_s + MOST_BLOCKS_WITHOUT_EVE * span_s
     _say(f"{drill.name}: Eve from {from_s:.0f} s until {until_s:.0f} s")
     log = BlockLog(1)
+    progress = [0.0, 0.0]
 
     def until(result: LoopbackResult, status: NodeStatus) -> bool:
         log.until(result, status)
+        now_s, decided_s = trio.current_time(), status.block.decided_s
         reached_s = status.quantum.tag_time_s or 0.0
-        return status.block.decided_s >= wanted_s or reached_s >= latest_s
+        if decided_s != progress[0] or reached_s < wanted_s:
+            progress[:] = decided_s, now_s
+        return decided_s >= wanted_s or now_s - progress[1] > STALLED_S
 
     schedule = drill_schedule(drill, config.link, from_s, until_s)
     run = DrillRun(drill=drill, from_s=from_s, until_s=until_s)

@@ -34,7 +34,7 @@ _HOW = (
     f"a block's time in which she was there, and below {PRESENT:.0%} she counts as away, as the beginning of "
     "a block is known to a second or two. The seed is fixed, but Alice's symbols are new in every run. "
     "t2 and rho are the two balances of the receiver, one half each without Eve: what |-> would do in the X "
-    "arm, and how often |+> arrives."
+    "arm, and how often |+> arrives. t4 is the bit error rate as the boundary slots show it."
 )
 
 
@@ -90,12 +90,17 @@ def blocks_of_drill(
 ) -> list[BlockOfDrill]:
     """Return the blocks of a run in order; the first began at ``locked_s``, and no gap is between them.
 
-    A block that was given up before it was announced whole covers no time, and is left out.
+    A block that was given up before it was announced whole covers no time, and is left out. One that was not
+    decided when the run ended, although later ones were, is taken to be as long as the one before.
     """
-    blocks, began_s = [], locked_s
+    blocks: list[BlockOfDrill] = []
+    began_s, last_id, span_s = locked_s, 0, 0.0
     for row in sorted(rows, key=lambda row: row.block_id):
+        began_s += (row.block_id - last_id - 1) * span_s
+        last_id = row.block_id
         if not row.span_s:
             continue
+        span_s = row.span_s
         ended_s = began_s + row.span_s
         present_s = min(ended_s, until_s) - max(began_s, from_s)
         blocks.append(BlockOfDrill(row=row, until_s=ended_s, with_eve=max(present_s, 0.0) / row.span_s))
@@ -115,7 +120,7 @@ def verdict(run: DrillRun) -> Verdict:
     found = next((place for place, block in enumerate(attacked) if not block.accepted), None)
     discarded = None if found is None else attacked[found].row
     after = [block for block in run.blocks if attacked and block.until_s > attacked[-1].until_s]
-    waited = next((place for place, block in enumerate(after) if block.accepted), None)
+    again = next((block.row.block_id for block in after if block.accepted), None)
     return Verdict(
         check=None if discarded is None else discarded.outcome,
         detail="" if discarded is None else discarded.detail,
@@ -123,8 +128,8 @@ def verdict(run: DrillRun) -> Verdict:
         attacked=len(attacked),
         accepted=sum(block.accepted for block in attacked),
         secret_bits=sum(block.row.secret_bits for block in attacked),
-        again=None if waited is None else after[waited].row.block_id,
-        waited=None if waited is None else waited + 1,
+        again=again,
+        waited=None if again is None else again - attacked[-1].row.block_id,
     )
 
 
@@ -241,15 +246,15 @@ def _e_vis(row: DecidedBlock, link: LinkParameters) -> str | None:
     return None if error is None else f"{error:.2%}"
 
 
-def _balance(row: DecidedBlock, link: LinkParameters) -> tuple[float, float] | None:
-    """Return t2 and rho, which is t3 - t4; None without light in the boundary slots."""
+def _balance(row: DecidedBlock, link: LinkParameters) -> tuple[float, float, float] | None:
+    """Return t2, rho (which is t3 - t4) and t4; None without light in the boundary slots."""
     x = _x_counts(row)
     if x is None:
         return None
     terms = asymmetry(x, link.source.p_z, 0.0)
     if terms.t2 is None or terms.t3 is None or terms.t4 is None:
         return None
-    return terms.t2, terms.t3 - terms.t4
+    return terms.t2, terms.t3 - terms.t4, terms.t4
 
 
 def _x_counts(row: DecidedBlock) -> XCounts | None:
@@ -287,6 +292,7 @@ _COLUMNS = (
     _Column("e_vis", _e_vis),
     _Column("t2", _part_of_balance(0)),
     _Column("rho", _part_of_balance(1)),
+    _Column("t4", _part_of_balance(2)),
     _Column("cross clicks", _counted("cross_clicks")),
     _Column("out of gate", _counted("out_of_gate")),
     _Column("too close", _counted("too_close")),

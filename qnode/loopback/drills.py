@@ -6,8 +6,8 @@ A drill is two changes of the simulation's schedule, one when she begins and one
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec.json
 import msgspec.structs
-import tomli_w
 from msgspec import Struct
 
 from qnode.config import LinkParameters
@@ -106,9 +106,9 @@ def drills(link: LinkParameters) -> tuple[Drill, ...]:
         Drill(
             name="time-shift",
             title="Time shift",
-            does="She sends each qubit 200 ps earlier or later, at random, for detectors whose efficiency "
+            does="She sends each qubit 120 ps earlier or later, at random, for detectors whose efficiency "
             "changes in time.",
-            change=Change(eve_time_shift_ps=200.0),
+            change=Change(eve_time_shift_ps=120.0),
             unseen="A shift well inside the gates (20 ps changes no count by 1 %). It tells her nothing as "
             "long as one detector counts both bits of Z with one efficiency: an assumption.",
         ),
@@ -142,7 +142,7 @@ def drills(link: LinkParameters) -> tuple[Drill, ...]:
             name="bright-decoy",
             title="A decoy half as bright again",
             does=f"The transmitter sends a decoy of {1.5 * decoy:.3g} photons, not {decoy:.3g}.",
-            change=Change(mu_sent=(signal, 1.5 * decoy)),
+            change=Change(mu_sent=(signal, _half_more(decoy))),
             unseen="Small errors of the ratio, which `mu_uncertainty` covers.",
         ),
         Drill(
@@ -156,11 +156,15 @@ def drills(link: LinkParameters) -> tuple[Drill, ...]:
             name="bright-source",
             title="Both intensities half as bright again",
             does="The transmitter sends both intensities half as bright again.",
-            change=Change(mu_sent=(1.5 * signal, 1.5 * decoy)),
+            change=Change(mu_sent=(_half_more(signal), _half_more(decoy))),
             unseen="A common scale of both looks like less loss. The intensities are measured at the source: "
             "an assumption, and `mu_uncertainty` says how well.",
         ),
     )
+
+
+def _half_more(mean: float) -> float:
+    return round(1.5 * mean, 6)
 
 
 def drill_named(name: str, link: LinkParameters) -> Drill:
@@ -233,5 +237,7 @@ def as_toml(schedule: Sequence[ScheduledChange]) -> str:
     for change in schedule:
         given = _given(change)
         values = {"at_s": given.pop("at_s"), **given}
-        tables.append({key: list(v) if isinstance(v, tuple) else v for key, v in values.items()})
-    return "\n".join(f"[[simulation.schedule]]\n{tomli_w.dumps(table)}" for table in tables).rstrip("\n")
+        # What JSON says of a number, a word, a truth or a list of numbers, TOML says in the same way.
+        lines = [f"{name} = {msgspec.json.encode(value).decode()}" for name, value in values.items()]
+        tables.append("\n".join(["[[simulation.schedule]]", *lines]))
+    return "\n\n".join(tables)
