@@ -128,7 +128,7 @@ def test_a_block_that_the_end_of_the_run_left_undecided_keeps_its_place() -> Non
     assert [block.row.block_id for block in run.blocks] == [1, 2, 5, 6]
     assert [block.until_s for block in run.blocks] == [103.0, 203.0, 403.0, 503.0]
     assert [block.with_eve for block in run.blocks] == pytest.approx([0.0, 0.0, 1.0, 0.5])
-    assert verdict(run_of(row(3), row(4), row(6), from_s=203.0, until_s=403.0)).waited == 2
+    assert verdict(run_of(row(1), row(2), row(4), from_s=103.0, until_s=203.0)).waited == 2
 
 
 def test_the_first_lock_is_where_the_blocks_begin() -> None:
