@@ -1,16 +1,19 @@
 """Counting clicks of a simulated link without synchronisation: equal clocks let slots follow by division."""
 
+import math
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import pytest
 
 from qnode.config import LinkParameters
 from qnode.distill.counts import Pair, XCounts
 from qnode.simulate.generator import KNOTS_PER_S, Lit, TagGenerator
+from qnode.simulate.model import LinkRates
 from qnode.simulate.parameters import Settings, SimulationParameters
 from qnode.simulate.symbols import symbols
-from qnode.tags.acceptance import one_per_slot
+from qnode.tags.acceptance import Singled, one_per_slot
 from qnode.tags.gates import Gate, gates
 from qnode.tags.types import (
     OUTCOME_BOUNDARY,
@@ -54,6 +57,26 @@ class Counts:
     m_z: Pair
     x: XCounts
     clicks: tuple[int, int]
+    n_z_plus: Pair
+    boundary: int
+    cross_clicks: int
+    out_of_gate: int
+
+
+def assert_counts_fit(counts: Counts, rates: LinkRates, seconds: float) -> None:
+    """Every class within five standard deviations."""
+    pairs = [(counts.n_z, rates.n_z), (counts.m_z, rates.m_z), (counts.n_z_plus, rates.n_z_plus)]
+    pairs += [(getattr(counts.x, name), getattr(rates.x, name)) for name in XCounts.__struct_fields__]
+    totals = [(counts.boundary, rates.boundary), (counts.cross_clicks, rates.cross_clicks)]
+    totals += [(counts.out_of_gate, rates.out_of_gate)]
+    totals += [(got.signal, rate.signal) for got, rate in pairs] + [
+        (got.decoy, rate.decoy) for got, rate in pairs
+    ]
+    for got, expected_hz in totals:
+        expected = expected_hz * seconds
+        assert abs(got - expected) <= 5 * math.sqrt(expected) + 3
+    for got, load in zip(counts.clicks, (rates.z_detector, rates.x_detector), strict=True):
+        assert got == pytest.approx(load.clicks_hz * seconds, abs=5 * math.sqrt(load.clicks_hz * seconds))
 
 
 def still(simulation: SimulationParameters) -> SimulationParameters:
@@ -99,19 +122,20 @@ def count(tags: Tags, link: LinkParameters) -> Counts:
     placed = gates(source, link.receiver)
     since = tags.times_ps - tags.first_arrival_ps
     z, x = since[tags.channels == Z_CHANNEL], since[tags.channels == X_CHANNEL]
-    slots, outcomes = _one_per_slot(
-        [
-            _inside(times, gate, period)[1]
-            for times, gate in (
-                (z, placed.early),
-                (z, placed.late),
-                (x, placed.central),
-                (x, placed.boundary),
-            )
-        ]
-    )
+    by_outcome = [
+        _inside(times, gate, period)[1]
+        for times, gate in (
+            (z, placed.early),
+            (z, placed.late),
+            (x, placed.central),
+            (x, placed.boundary),
+        )
+    ]
+    singled = _one_per_slot(by_outcome)
+    slots, outcomes = singled.clicks.slots, singled.clicks.outcomes
     codes = symbols(KEY, slots, source)
-    sifted = (outcomes <= OUTCOME_LATE) & (codes & 3 != X_PLUS)
+    in_z = outcomes <= OUTCOME_LATE
+    sifted = in_z & (codes & 3 != X_PLUS)
     central = codes[outcomes == OUTCOME_CENTRAL]
     slots_at = slots[outcomes == OUTCOME_BOUNDARY]
     pair = np.stack([symbols(KEY, slots_at - 1, source), symbols(KEY, slots_at, source)])
@@ -127,14 +151,17 @@ def count(tags: Tags, link: LinkParameters) -> Counts:
             **{name: _pair(np.concatenate(codes)) for name, codes in classes.items()},
         ),
         (z.size, x.size),
+        _pair(codes[in_z & (codes & 3 == X_PLUS)]),
+        int(slots_at.size),
+        singled.cross_clicks.shape[0],
+        int(z.size + x.size - sum(part.size for part in by_outcome)),
     )
 
 
-def _one_per_slot(by_outcome: list[Slots]) -> tuple[Slots, Codes]:
-    """Return slots and outcomes as the receiver keeps them, given the slots of each outcome."""
+def _one_per_slot(by_outcome: list[Slots]) -> Singled:
+    """Return the clicks as the receiver keeps them, given the slots of each outcome."""
     slots = np.concatenate(by_outcome)
     outcomes = np.repeat(np.arange(4, dtype=np.uint8), [part.size for part in by_outcome])
     order = np.argsort(slots, kind="stable")
     together = Clicks(slots[order], outcomes[order])
-    clicks = one_per_slot(together, np.random.default_rng(5).bytes).clicks
-    return clicks.slots, clicks.outcomes
+    return one_per_slot(together, np.random.default_rng(5).bytes)

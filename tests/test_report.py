@@ -18,8 +18,18 @@ from qnode.loopback.compare import (
     predicted,
 )
 from qnode.loopback.encryptors import Comparison
-from qnode.loopback.markdown import SECRET, SIFTED, Case, comparison, made_by, table, why_no_keys
-from qnode.loopback.pages import LockLook, attenuation_page, block_lines, clock_page, eve_page, lock_times
+from qnode.loopback.markdown import (
+    SECRET,
+    SIFTED,
+    Case,
+    beside_the_model,
+    comparison,
+    made_by,
+    table,
+    where_key_ends,
+    why_no_keys,
+)
+from qnode.loopback.pages import LockLook, attenuation_page, clock_page, lock_times
 from qnode.loopback.result import Ledger
 from qnode.loopback.run import LinkOutcome
 from qnode.operate.status import (
@@ -280,6 +290,17 @@ def test_a_comparison_has_three_lines_a_case() -> None:
     assert lines[6].endswith("| key_length |  |")
 
 
+def test_a_short_comparison_has_the_model_in_brackets() -> None:
+    lines = beside_the_model("attenuation", cases(), (SECRET, SIFTED)).splitlines()
+    assert lines[0] == "| attenuation | secret bit/s | sifted bit/s (n_Z) | accepted | discarded |"
+    assert lines[2].startswith("| 10.8 dB | 1392 (14")
+    assert lines[2].endswith("| 2 | 0 (0) |")
+    assert lines[3].startswith("| 28 dB | 0 (0) |")
+    assert lines[3].endswith("| 0 | 2 key_length (key_length) |")
+    assert where_key_ends(cases()) == "The key is gone somewhere between 10.8 dB and 28 dB."
+    assert where_key_ends(cases()[:1]) == ""
+
+
 def test_a_case_without_key_is_explained_by_the_status_and_the_model() -> None:
     text = why_no_keys(cases())
     assert text.count("\n") == 0
@@ -293,29 +314,12 @@ def test_the_pages_hold_their_tables_and_say_what_made_them() -> None:
     assert "Made by `qnode report attenuation --config config/turin.toml --blocks 2` on 20" in page
     assert "| 28 dB | measured | 0.00 | 0 |" in page
     assert "1400 keys were fetched from both ends over HTTPS and compared; 0 differed." in page
-    _, outcome = run_of(lost(1), lost(2), done(3))
-    lines = block_lines(outcome.events, 1.5 * SECONDS)
-    page = eve_page(made, 2, cases(), 1.5 * SECONDS, lines, cases())
-    assert "The key is gone somewhere between 10.8 dB and 28 dB." in page
-    assert "Block 3, the first without her, gave 180000 secret bits." in page
-    assert "discarded (key_length): 0 secret bits" in page
     ideal, real = (measured_of(done(1), done(2), done(3, secret)) for secret in (182_000, 181_000))
     times = lock_times(LOCKS, LOOKS, 10.0, 0.4)
     page = clock_page(made, 2, ideal, real, (0.0, 0.25), times)
     assert "| cost |  | +0.00 ± 0.10 % | +0.28 ±" in page
     assert "| 0.250 s of 260 s |" in page
     assert "| 2.4 s | at most 5 s |" in page
-
-
-def test_the_blocks_of_a_run_are_told_in_order_with_eves_share_of_each() -> None:
-    events = [lost(1), done(3), lost(2), done(4)]
-    lines = block_lines(events, 1.5 * SECONDS)
-    assert [line.block_id for line in lines] == [1, 2, 3, 4]
-    assert [line.with_eve for line in lines] == pytest.approx([1.0, 0.5, 0.0, 0.0])
-    assert [line.until_s for line in lines] == pytest.approx([SECONDS * n for n in (1, 2, 3, 4)])
-    assert [line.secret_bits for line in lines] == [0, 0, 180_000, 180_000]
-    assert lines[1].said == "discarded (key_length): 0 secret bits"
-    assert lines[2].said == "accepted: QBER_Z 1.50%, e_vis 3.00%"
 
 
 LOCKS = [

@@ -1,13 +1,10 @@
 """The simulated link against its analytic model, and the model against the published table."""
 
-import math
-
 import msgspec
 import pytest
-from simulated_counts import Counts, count, record, still
+from simulated_counts import assert_counts_fit, count, record, still
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters, convert
-from qnode.distill.counts import XCounts
 from qnode.distill.estimation import boundary_terms, visibility_error
 from qnode.errors import ConfigError
 from qnode.simulate.light import arriving_light, light_sent
@@ -49,18 +46,6 @@ def test_the_model_gives_the_published_table(
     assert visibility_error(rates.x, LINK.source.p_z) == pytest.approx(vis, abs=0.0011)
     assert rates.z_detector.saturation == pytest.approx(saturation_z, rel=0.01, abs=0.5)
     assert rates.x_detector.saturation == pytest.approx(saturation_x, rel=0.01, abs=0.5)
-
-
-def assert_counts_fit(counts: Counts, rates: LinkRates, seconds: float) -> None:
-    """Every class within five standard deviations."""
-    pairs = [(counts.n_z, rates.n_z), (counts.m_z, rates.m_z)]
-    pairs += [(getattr(counts.x, name), getattr(rates.x, name)) for name in XCounts.__struct_fields__]
-    for counted, rate in pairs:
-        for got, expected_hz in ((counted.signal, rate.signal), (counted.decoy, rate.decoy)):
-            expected = expected_hz * seconds
-            assert abs(got - expected) <= 5 * math.sqrt(expected) + 3
-    for got, load in zip(counts.clicks, (rates.z_detector, rates.x_detector), strict=True):
-        assert got == pytest.approx(load.clicks_hz * seconds, abs=5 * math.sqrt(load.clicks_hz * seconds))
 
 
 @pytest.mark.parametrize("attenuation_db", [5.5, 10.8, 19.0, 28.0])

@@ -17,6 +17,7 @@ import trio
 from qnode.cli.main import EXIT_USAGE
 from qnode.config import Role
 from qnode.errors import ConfigError
+from qnode.loopback.drills import drill_named, drill_schedule, drill_times, with_schedule
 from qnode.loopback.prepare import (
     LoopbackConfig,
     Played,
@@ -104,14 +105,47 @@ def link_options(command: Callable[..., int]) -> Callable[..., int]:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Link and simulation; default: the shipped defaults.",
 )
+@click.option("--drill", help="Let Eve run this drill (docs/eve.md; a wrong name lists them).")
+@click.option(
+    "--drill-from",
+    "from_s",
+    type=click.FloatRange(min=0),
+    help="When she begins, in simulated seconds; default: in block 3.",
+)
+@click.option(
+    "--drill-until",
+    "until_s",
+    type=click.FloatRange(min=0),
+    help="When she stops; default: three blocks later.",
+)
 @link_options
-def loopback(path: Path | None, **options: Any) -> int:
+def loopback(
+    path: Path | None, drill: str | None, from_s: float | None, until_s: float | None, **options: Any
+) -> int:
     """Run both sites of a link on this machine, with simulated hardware."""
     try:
-        return run_both_sites(load_loopback(path), Wanted(**options))
+        config = load_loopback(path)
+        if drill is not None:
+            config = drilled(config, drill, from_s, until_s)
+        elif (from_s, until_s) != (None, None):
+            raise ConfigError("--drill-from, --drill-until: of which --drill?")
+        return run_both_sites(config, Wanted(**options))
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
+
+
+def drilled(
+    config: LoopbackConfig, name: str, from_s: float | None = None, until_s: float | None = None
+) -> LoopbackConfig:
+    """Return ``config`` with the changes of a drill behind those that it schedules itself.
+
+    Raises:
+        ConfigError: there is no such drill, or it would end before it begins.
+    """
+    drill = drill_named(name, config.link)
+    begin, end = drill_schedule(drill, config.link, *drill_times(config, from_s, until_s))
+    return with_schedule(config, *config.simulation.schedule, begin, end)
 
 
 def run_both_sites(config: LoopbackConfig, wanted: Wanted, played: Played | None = None) -> int:

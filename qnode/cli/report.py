@@ -24,14 +24,23 @@ from qnode.loopback.compare import (
     measured,
     predicted,
 )
+from qnode.loopback.drill_page import DrillRun, blocks_of_drill, drill_page, first_lock_s
+from qnode.loopback.drills import (
+    BLOCKS_WITH_EVE,
+    Drill,
+    block_span_s,
+    drill_named,
+    drill_schedule,
+    drill_times,
+    drills,
+    with_schedule,
+)
 from qnode.loopback.markdown import Case, made_by
 from qnode.loopback.pages import (
     LockLook,
     LockTimes,
     attenuation_page,
-    block_lines,
     clock_page,
-    eve_page,
     lock_times,
 )
 from qnode.loopback.prepare import LoopbackConfig, Staging
@@ -39,14 +48,14 @@ from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import LinkOutcome, Until, run_link
 from qnode.loopback.sites import SiteFailed
 from qnode.operate.status import NodeStatus
-from qnode.plan.forecast import USUAL_F_EC, forecast
+from qnode.plan.forecast import USUAL_F_EC
 from qnode.simulate.parameters import ScheduledChange
 
 ATTENUATIONS_DB = (5.5, 10.8, 13.5, 16.3, 19.0, 21.8, 25.0, 28.0)
 INTERCEPTED = (0.0, 0.02, 0.05, 0.10, 0.20, 1.0)
-LEAVING = 0.10
-DAMPING = 0.10
-BLOCKS_AFTER_LEAVING = 3
+# A drill's run goes on for so many blocks after Eve has gone, or until nothing is decided for so long.
+BLOCKS_WITHOUT_EVE = 3.2
+STALLED_S = 30.0
 # The outage of the lock run, in simulated time, and at which speed: slow enough to time the lock.
 DARK_S, LIGHT_S, END_S = 20.0, 30.0, 45.0
 LOCK_SPEED = 4.0
@@ -140,40 +149,29 @@ def attenuation(path: Path, blocks: int, attenuations_db: tuple[float, ...]) -> 
     config = load_loopback(path)
     cases: list[Case] = []
     for attenuation_db in attenuations_db:
-        case = _scheduled(config, ScheduledChange(at_s=0.0, attenuation_db=attenuation_db))
+        case = with_schedule(config, ScheduledChange(at_s=0.0, attenuation_db=attenuation_db))
         cases.append(_case(f"{attenuation_db:g} dB", case, blocks, cases))
     chosen = "" if attenuations_db == ATTENUATIONS_DB else "".join(f" --db {db:g}" for db in attenuations_db)
     return attenuation_page(made_by(_command("attenuation", path, blocks) + chosen), blocks, cases)
 
 
 @report.command()
-@_options("eve", blocks=5)
+@_options("eve", blocks=BLOCKS_WITH_EVE)
+@click.option("--drill", "names", multiple=True, help="This drill only; may be given more than once.")
 @_common
-def eve(path: Path, blocks: int) -> str:
-    """Show what Eve's attacks do to error rates and key."""
+def eve(path: Path, blocks: int, names: tuple[str, ...]) -> str:
+    """Run Eve's drills, and show what the node sees of each and makes of it."""
     config = load_loopback(path)
+    chosen = [drill_named(name, config.link) for name in names] or list(drills(config.link))
+    runs = [_run_drill(config, drill, None, blocks) for drill in chosen]
+    runs += [_run_drill(config, drill, 0.0, blocks) for drill in chosen if "blinding" in drill.name]
     intercepted: list[Case] = []
-    for share in INTERCEPTED:
-        case = _scheduled(config, ScheduledChange(at_s=0.0, eve_intercept=share))
+    for share in () if names else INTERCEPTED:
+        case = with_schedule(config, ScheduledChange(at_s=0.0, eve_intercept=share))
         intercepted.append(_case(f"{share:.0%}", case, blocks, intercepted))
-    left_at_s = _middle_of_second_block(config)
-    leaving = _scheduled(
-        config,
-        ScheduledChange(at_s=0.0, eve_intercept=LEAVING),
-        ScheduledChange(at_s=left_at_s, eve_intercept=0.0),
-    )
-    _, outcome = _run_blocks("Eve leaves", leaving, 2 + BLOCKS_AFTER_LEAVING)
-    damped: list[Case] = []
-    for mode in ("visibility", "visibility + asymmetry"):
-        estimation = msgspec.structs.replace(config.link.estimation, x_mode=mode)
-        strict = msgspec.structs.replace(
-            config, link=msgspec.structs.replace(config.link, estimation=estimation)
-        )
-        case = _scheduled(strict, ScheduledChange(at_s=0.0, eve_damping=DAMPING))
-        damped.append(_case(mode, case, blocks, intercepted))
-    made = made_by(_command("eve", path, blocks))
-    lines = block_lines(outcome.events, left_at_s)
-    return eve_page(made, blocks, intercepted, left_at_s, lines, damped)
+    made = made_by(_command("eve", path, blocks) + "".join(f" --drill {name}" for name in names))
+    shown = path.name if path.is_absolute() else str(path)
+    return drill_page(made, shown, config.link, runs, intercepted)
 
 
 @report.command()
@@ -225,6 +223,35 @@ def _run_blocks(name: str, config: LoopbackConfig, blocks: int) -> tuple[list[No
     return log.statuses, _run(config, None, log.until)
 
 
+def _run_drill(config: LoopbackConfig, drill: Drill, from_s: float | None, blocks: int) -> DrillRun:
+    """Run a drill as fast as it goes until some blocks without Eve were decided."""
+    span_s = block_span_s(config)
+    from_s, until_s = drill_times(config, from_s, None, blocks)
+    wanted_s = until_s + BLOCKS_WITHOUT_EVE * span_s
+    _say(f"{drill.name}: Eve from {from_s:.0f} s until {until_s:.0f} s")
+    log = BlockLog(1)
+    progress = [0.0, 0.0]
+
+    def until(result: LoopbackResult, status: NodeStatus) -> bool:
+        log.until(result, status)
+        now_s, decided_s = trio.current_time(), status.block.decided_s
+        reached_s = status.quantum.tag_time_s or 0.0
+        if decided_s != progress[0] or reached_s < wanted_s:
+            progress[:] = decided_s, now_s
+        return decided_s >= wanted_s or now_s - progress[1] > STALLED_S
+
+    schedule = drill_schedule(drill, config.link, from_s, until_s)
+    run = DrillRun(drill=drill, from_s=from_s, until_s=until_s)
+    try:
+        outcome = _run(with_schedule(config, *schedule), None, until)
+    except* RunDisturbed as disturbed:
+        drilled = msgspec.structs.replace(run, broken=str(first_of(disturbed)))
+    else:
+        found = blocks_of_drill(outcome.blocks, first_lock_s(outcome.events), from_s, until_s)
+        drilled = msgspec.structs.replace(run, blocks=found)
+    return drilled
+
+
 def _time_lock(config: LoopbackConfig) -> LockTimes:
     """Time the lock from a cold start and after an outage.
 
@@ -241,7 +268,7 @@ def _time_lock(config: LoopbackConfig) -> LockTimes:
         return (quantum.tag_time_s or 0.0) >= END_S
 
     _say("lock")
-    outcome = _run(_scheduled(config, dark, light), LOCK_SPEED, until)
+    outcome = _run(with_schedule(config, dark, light), LOCK_SPEED, until)
     try:
         return lock_times(outcome.events, looks, LIGHT_S - DARK_S, LOCK_RESOLUTION_S)
     except ValueError as error:
@@ -266,12 +293,6 @@ def _run(config: LoopbackConfig, speed: float | None, until: Until) -> LinkOutco
             raise
 
 
-def _scheduled(config: LoopbackConfig, *changes: ScheduledChange) -> LoopbackConfig:
-    """Return ``config`` with these scheduled changes and no others."""
-    simulation = msgspec.structs.replace(config.simulation, schedule=changes)
-    return msgspec.structs.replace(config, simulation=simulation)
-
-
 def _clocks(config: LoopbackConfig, *, offset_ppm: float, walk: float, drift_ns: float) -> LoopbackConfig:
     simulation = msgspec.structs.replace(
         config.simulation,
@@ -281,10 +302,6 @@ def _clocks(config: LoopbackConfig, *, offset_ppm: float, walk: float, drift_ns:
         schedule=(),
     )
     return msgspec.structs.replace(config, simulation=simulation)
-
-
-def _middle_of_second_block(config: LoopbackConfig) -> float:
-    return round(1.5 * forecast(config.simulation, config.link).span_s)
 
 
 def _command(name: str, path: Path, blocks: int) -> str:

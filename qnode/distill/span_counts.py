@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from qnode.distill.counts import TagCounts
+from qnode.distill.counts import SPAN_PARTS, TagCounts
 from qnode.distill.span_parts import PartCounts
 from qnode.tags.marks import Marks
 from qnode.tags.types import OUTCOME_LATE, Clicks, SlotRange, Slots

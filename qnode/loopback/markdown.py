@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from qnode import __version__
@@ -114,6 +115,26 @@ def comparison(what: str, cases: Sequence[Case], columns: Sequence[Column]) -> s
             ["", "deviation", *(column.deviation_cell(found, model) for column in columns), "", "", ""]
         )
     return table(titles, rows)
+
+
+def beside_the_model(what: str, cases: Sequence[Case], columns: Sequence[Column]) -> str:
+    """Return a table with one line a case: what was measured, and in brackets what the model says."""
+    titles = [what, *(column.title for column in columns), "accepted", "discarded"]
+    rows = []
+    for case in cases:
+        found, model = case.measured, case.model
+        figures = [f"{column.cell(found.row)} ({column.cell(model.row)})" for column in columns]
+        reason = model.discarded.partition(":")[0] if model.discarded else "0"
+        rows.append([case.name, *figures, str(found.accepted), f"{_counted(found.discarded)} ({reason})"])
+    return table(titles, rows, words=(0,))
+
+
+def where_key_ends(cases: Sequence[Case]) -> str:
+    """Return a sentence about the first of ``cases``, by growing attack, whose blocks gave no key."""
+    for before, case in pairwise(cases):
+        if before.measured.accepted and not case.measured.accepted:
+            return f"The key is gone somewhere between {before.name} and {case.name}."
+    return ""
 
 
 def why_no_keys(cases: Sequence[Case]) -> str:

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from msgspec import Struct
 
 from qnode.loopback.compare import Measured
 from qnode.loopback.markdown import (
-    ASYMMETRY,
     C_PLUS,
     C_Z,
     E_VIS,
@@ -38,19 +36,6 @@ _HOW = (
 )
 
 
-BLOCK_EVENTS = ("block.done", "block.discarded")
-
-
-class BlockLine(Struct, frozen=True, kw_only=True):
-    """One block of a run during which Eve left; ``with_eve``: the share of it in which she was there."""
-
-    block_id: int
-    until_s: float
-    with_eve: float
-    secret_bits: int
-    said: str
-
-
 class LockTimes(Struct, frozen=True, kw_only=True):
     """Simulated seconds: from a cold start to lock, and from the light's return to the first click used."""
 
@@ -77,56 +62,6 @@ def attenuation_page(made: str, blocks: int, cases: Sequence[Case]) -> str:
         comparison("attenuation", cases, columns),
         why_no_keys(cases),
         compared_keys(cases),
-    ]
-    return _page(parts)
-
-
-def eve_page(
-    made: str,
-    blocks: int,
-    intercepted: Sequence[Case],
-    left_at_s: float,
-    leaving: Sequence[BlockLine],
-    damped: Sequence[Case],
-) -> str:
-    """Return `docs/eve.md`."""
-    rows = [
-        [
-            str(line.block_id),
-            f"{line.until_s:.0f} s",
-            f"{100 * line.with_eve:.0f} %",
-            str(line.secret_bits),
-            line.said,
-        ]
-        for line in leaving
-    ]
-    after = next((line for line in leaving if line.with_eve == 0.0), None)
-    again = (
-        f"Block {after.block_id}, the first without her, gave {after.secret_bits} secret bits."
-        if after is not None
-        else "The run ended before a block without her."
-    )
-    parts = [
-        "# What Eve does to the link",
-        made,
-        f"{_HOW} Each row has {blocks} blocks at least.",
-        "## Intercept and resend",
-        "Eve measures a fraction of the qubits, in Z or X with equal chances, and sends on what she found. "
-        "All of them would bring both error rates a quarter.",
-        comparison("intercepted", intercepted, (QBER, E_VIS, PHI, KEYS, SECRET, F_EC)),
-        _where_key_ends(intercepted),
-        why_no_keys(intercepted),
-        compared_keys([*intercepted, *damped]),
-        "## She leaves",
-        f"She intercepts 10 % until {left_at_s:.0f} s of simulated time, and nothing after that.",
-        table(["block", "ends at", "time with Eve", "secret bits", "what Bob's node said"], rows, words=(4,)),
-        again,
-        "## Damping towards |+>",
-        "With strength g = 0.10 the visibility stays clean although the true phase error grows by about g/2: "
-        "only the asymmetry of the boundary slots tells (about g/2). `visibility` is the mode that "
-        "reproduces published figures; `visibility + asymmetry` is the one that notices.",
-        comparison("x_mode", damped, (QBER, E_VIS, ASYMMETRY, PHI, SECRET, F_EC)),
-        why_no_keys(damped),
     ]
     return _page(parts)
 
@@ -173,36 +108,6 @@ def clock_page(
     return _page(parts)
 
 
-def block_lines(events: Sequence[dict[str, Any]], left_at_s: float) -> list[BlockLine]:
-    """Return a line for each decided block, in order, from Bob's events; blocks follow without a gap."""
-    lines, from_s = [], 0.0
-    for event in sorted((event for event in events if event.get("event") in BLOCK_EVENTS), key=_block_of):
-        if not event["span_s"]:
-            continue  # given up before it was announced whole
-        until_s = from_s + float(event["span_s"])
-        accepted = event["event"] == "block.done"
-        with_eve = min(max((left_at_s - from_s) / (until_s - from_s), 0.0), 1.0)
-        lines.append(
-            BlockLine(
-                block_id=_block_of(event),
-                until_s=until_s,
-                with_eve=with_eve,
-                secret_bits=int(event["secret"]) if accepted else 0,
-                said=(
-                    f"accepted: QBER_Z {event['qber_z']:.2%}, e_vis {event['e_vis']:.2%}"
-                    if accepted
-                    else f"discarded ({event['reason']}): {event['detail']}"
-                ),
-            )
-        )
-        from_s = until_s
-    return lines
-
-
-def _block_of(event: dict[str, Any]) -> int:
-    return int(event["block"])
-
-
 def lock_times(
     events: Sequence[dict[str, Any]], looks: Sequence[LockLook], outage_s: float, resolution_s: float
 ) -> LockTimes:
@@ -223,14 +128,6 @@ def lock_times(
         raise ValueError("Bob did not lock, lose lock in the outage and lock again")
     relock_s = used[-1] - used[0] - outage_s
     return LockTimes(cold_s=locks[0], relock_s=relock_s, outage_s=outage_s, resolution_s=resolution_s)
-
-
-def _where_key_ends(cases: Sequence[Case]) -> str:
-    """Return a sentence about the first of ``cases``, by growing attack, whose blocks gave no key."""
-    for before, case in pairwise(cases):
-        if before.measured.accepted and not case.measured.accepted:
-            return f"The key is gone somewhere between {before.name} and {case.name}."
-    return ""
 
 
 def _cost(ideal: Measured, real: Measured, field: str) -> str:

@@ -13,7 +13,8 @@ from qnode.loopback.encryptors import Comparison, run_encryptors
 from qnode.loopback.prepare import LoopbackConfig, Prepared, Staging, prepare
 from qnode.loopback.result import Ledger, LoopbackResult
 from qnode.loopback.sites import Tell, keep_site
-from qnode.operate.client import NoAnswer, NodeNotRunning, ask_events
+from qnode.operate.blocks import KEPT_BLOCKS, DecidedBlock
+from qnode.operate.client import NoAnswer, NodeNotRunning, ask_blocks, ask_events
 from qnode.operate.control import ask_node
 from qnode.operate.status import NodeStatus
 
@@ -26,11 +27,12 @@ Until = Callable[[LoopbackResult, NodeStatus], bool]
 
 
 class LinkOutcome(Struct, frozen=True):
-    """What a run came to: its result, Bob's last status, and his latest events, oldest first."""
+    """What a run came to: its result, Bob's last status, his latest events and blocks, oldest first."""
 
     result: LoopbackResult
     status: NodeStatus
     events: list[dict[str, Any]]
+    blocks: list[DecidedBlock] = []
 
 
 class LoopbackLink:
@@ -95,6 +97,12 @@ class LoopbackLink:
             lambda: ask_events(self._bob, _EVENTS, patience_s=_EVENTS_PATIENCE_S)
         )
 
+    async def blocks(self) -> list[DecidedBlock]:
+        """Return the blocks that Bob decided, as far as he keeps them; raises as `events`."""
+        return await trio.to_thread.run_sync(
+            lambda: ask_blocks(self._bob, KEPT_BLOCKS, patience_s=_EVENTS_PATIENCE_S)
+        )
+
 
 async def run_link(
     config: LoopbackConfig, directory: Path, staging: Staging, until: Until, tell: Tell | None = None
@@ -128,7 +136,7 @@ async def run_prepared(
             if until(link.result(), status):
                 break
             await trio.sleep(POLL_S)
-        outcome = LinkOutcome(link.result(), status, await link.events())
+        outcome = LinkOutcome(link.result(), status, await link.events(), await link.blocks())
         nursery.cancel_scope.cancel()
     return outcome
 

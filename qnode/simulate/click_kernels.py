@@ -29,7 +29,7 @@ from qnode.simulate.detection import (
     whole_ticks,
 )
 from qnode.simulate.jitter import TABLE_BITS, normal_quantiles
-from qnode.simulate.light import fill_light
+from qnode.simulate.light import BLINDED, CAREFUL, fill_light
 from qnode.simulate.randomness import GOLDEN, exponential, mixed
 from qnode.tags.types import X_CHANNEL, Z_CHANNEL, Channels, Times
 
@@ -40,6 +40,9 @@ _FRACTION_BITS = 13
 _NORMAL = normal_quantiles()
 _NORMAL_SHIFT = U(64 - TABLE_BITS)
 _FRACTION_SHIFT, _FRACTION_MASK, _FRACTION_UNIT = U(40), U((1 << _FRACTION_BITS) - 1), 2.0**-_FRACTION_BITS
+QUARTER_SLOT = TICKS_PER_SLOT >> 2
+# Bits of Eve's choices that `detection` does not use.
+_SIDE_SHIFT, _LATE_SHIFT, _LATE_MASK, _ONE = U(61), U(32), U(0xFFFFFF), U(1)
 _CHANCE_MASK = U((1 << CHANCE_BITS) - 1)
 
 
@@ -70,6 +73,34 @@ def _merge(avalanches: Integers, ends: Integers, merged: Integers, channels: Cha
 
 
 @inner_kernel
+def _one_a_slot(merged: Integers, channels: Channels) -> int:
+    """Drop a click where the one before lies in the same slot at the other arm; return how many stay.
+
+    Bob's slots begin a quarter before the early pulse. What is dropped has still made its detector dead:
+    little changes by that where few slots have two clicks.
+    """
+    kept, last, last_channel = 0, -_FOREVER, channels.dtype.type(-1)
+    for i in range(merged.shape[0]):
+        slot = (merged[i] + QUARTER_SLOT) >> TICK_BITS
+        if slot == last and channels[i] != last_channel:
+            continue
+        merged[kept], channels[kept] = merged[i], channels[i]
+        last, last_channel = slot, channels[i]
+        kept += 1
+    return kept
+
+
+@inner_kernel
+def _move(eve_key: np.uint64, shift: int, late_limit: np.uint64, merged: Integers) -> None:
+    """Move what Eve sends: each slot early or late by ``shift``, some of them later by a quarter slot."""
+    for i in range(merged.shape[0]):
+        eve = mixed(U(merged[i] >> TICK_BITS) * GOLDEN + eve_key)
+        side = np.int64((eve >> _SIDE_SHIFT) & _ONE) * 2 - 1
+        late = np.int64(((eve >> _LATE_SHIFT) & _LATE_MASK) < late_limit)
+        merged[i] += side * shift + late * QUARTER_SLOT
+
+
+@inner_kernel
 def _tag(
     counter: np.uint64, seconds: int, offset: float, ps_per_tick: float, sigma: float, tail_limit: int,
     tail: float, times_ps: Times,
@@ -92,11 +123,12 @@ def _tag(
 def fill_knots(
     counters: Counters, positions: Integers, lives: Integers, traps: Integers, place: Integers,
     first_slots: Integers, seconds_ps: Integers, offsets_ps: Reals, slopes: Reals, until: int,
-    period: float, dark: Reals, release: Reals, trap_limits: Integers, dead: Integers, joint: bool,
-    spacing: int, sigma: float, tail_limit: int, tail: float, segment_slots: int, segment_clicks: int,
+    period: float, dark: Reals, bursts: Reals, release: Reals, trap_limits: Integers, dead: Integers,
+    joint: bool, spacing: int, sigma: float, tail_limit: int, tail: float,
+    segment_slots: int, segment_clicks: int,
     arriving: Reals, contrasts: Reals, wrong_bins: Reals, key: np.uint64, slot_offset: int,
     z_limit: np.uint64, signal_limit: np.uint64, eve_key: np.uint64, intercept_limit: np.uint64,
-    damping: float, blinded: bool,
+    damping: float, maker: int, shift: int, late_limit: np.uint64,
     times_ps: Times, channels: Channels,
 ) -> int:  # fmt: skip
     """Do what `qnode.simulate.clicks.fill` says."""
@@ -107,6 +139,8 @@ def fill_knots(
     used, ends, ceilings = np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros(2)
     avalanches = np.empty((2, segment_clicks + 2), np.int64)
     contrast = wrong_bin = np.nan
+    blinded = maker == BLINDED
+    moved = shift > 0 or late_limit > U(0)
     n = 0
     while place[0] < until:
         knot = place[0]
@@ -114,7 +148,7 @@ def fill_knots(
         length = first_slots[knot + 1] - first_slots[knot]
         if contrasts[knot] != contrast or wrong_bins[knot] != wrong_bin:
             contrast, wrong_bin = contrasts[knot], wrong_bins[knot]
-            fill_light(arriving, contrast, wrong_bin, damping, blinded, light)
+            fill_light(arriving, contrast, wrong_bin, damping, maker, light)
             set_limits(light, bool(intercept_limit > U(0)), limits, peaks)
         if place[1] == 0:
             place[1], place[2] = 1, 0
@@ -135,7 +169,7 @@ def fill_knots(
                 detect_jointly(
                     end,
                     positions, lives, traps, used, counters, gaps, levels,
-                    limits, peaks, dark, release, trap_limits, dead, spacing,
+                    limits, peaks, dark, bursts, release, trap_limits, dead, spacing,
                     key + first, z_limit, signal_limit, eve_key + first, intercept_limit, blinded,
                     ceilings, avalanches, ends,
                 )  # fmt: skip
@@ -143,7 +177,7 @@ def fill_knots(
                 detect_saturated(
                     end,
                     positions, lives, traps, used, counters, gaps, levels,
-                    limits, peaks, dark, release, trap_limits, dead, spacing,
+                    limits, peaks, dark, bursts, release, trap_limits, dead, spacing,
                     key + first, z_limit, signal_limit, eve_key + first, intercept_limit, blinded,
                     avalanches, ends,
                 )  # fmt: skip
@@ -151,7 +185,7 @@ def fill_knots(
                     detect_one_saturated(
                         d, end,
                         positions, lives, traps, used, counters, gaps, levels,
-                        limits, peaks[d], dark[d], release[d], trap_limits[d], dead[d], spacing,
+                        limits, peaks[d], dark[d], bursts[d], release[d], trap_limits[d], dead[d], spacing,
                         key + first, z_limit, signal_limit, eve_key + first, intercept_limit, blinded,
                         avalanches, ends,
                     )  # fmt: skip
@@ -160,12 +194,16 @@ def fill_knots(
                     detect(
                         d, end,
                         positions, lives, traps, used, counters, gaps, levels,
-                        limits, peaks[d], dark[d], release[d], trap_limits[d], dead[d], spacing,
+                        limits, peaks[d], dark[d], bursts[d], release[d], trap_limits[d], dead[d], spacing,
                         key + first, z_limit, signal_limit, eve_key + first, intercept_limit, blinded,
                         avalanches, ends,
                     )  # fmt: skip
             m = ends[0] + ends[1] - 2
             _merge(avalanches, ends, times_ps[n : n + m], channels[n : n + m])
+            if maker == CAREFUL:
+                m = _one_a_slot(times_ps[n : n + m], channels[n : n + m])
+            if moved:
+                _move(eve_key + first, shift, late_limit, times_ps[n : n + m])
             _tag(
                 counters[2], seconds_ps[knot], offsets_ps[knot], slopes[knot] * period / TICKS_PER_SLOT,
                 sigma, tail_limit, tail, times_ps[n : n + m],

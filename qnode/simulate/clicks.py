@@ -90,7 +90,8 @@ class Receiver:
 class Emission:
     """What is sent, and what Eve does. ``slot_offset``: the run's slot number at tag time zero.
 
-    ``arriving``: see `fill_light`. ``contrasts``, ``wrong_bins``: one entry a knot.
+    ``arriving``, ``maker``: see `fill_light`. ``contrasts``, ``wrong_bins``: one entry a knot. ``bursts``:
+    pulses a slot, an entry a detector.
     """
 
     arriving: Reals
@@ -103,7 +104,10 @@ class Emission:
     eve_key: int
     intercept_limit: int  # in units of 2^-24
     damping: float
-    blinded: bool
+    maker: int
+    bursts: Reals
+    shift_ticks: int
+    late_limit: int  # in units of 2^-24
 
 
 def fill(
@@ -125,13 +129,15 @@ def fill(
             state.counters, state.positions, state.lives, state.traps, state.place,
             knots.first_slots, knots.seconds_ps, knots.offsets_ps, knots.slopes,
             until,
-            receiver.period_ps, receiver.dark, receiver.release, receiver.trap_limits, receiver.dead_ticks,
-            receiver.joint, receiver.spacing_ticks, receiver.sigma_ps, receiver.tail_limit, receiver.tail_ps,
+            receiver.period_ps, receiver.dark + emission.bursts, emission.bursts, receiver.release,
+            receiver.trap_limits, receiver.dead_ticks, receiver.joint, receiver.spacing_ticks,
+            receiver.sigma_ps, receiver.tail_limit, receiver.tail_ps,
             receiver.segment_slots, receiver.segment_clicks,
             emission.arriving, emission.contrasts, emission.wrong_bins,
             U(emission.key), emission.slot_offset,
             U(emission.z_limit), U(emission.signal_limit),
-            U(emission.eve_key), U(emission.intercept_limit), emission.damping, emission.blinded,
+            U(emission.eve_key), U(emission.intercept_limit), emission.damping, emission.maker,
+            emission.shift_ticks, U(emission.late_limit),
             times_ps, channels,
         )
     )  # fmt: skip

@@ -131,13 +131,14 @@ def _chosen(condition: int, value: int, otherwise: int) -> int:
 
 @inline_kernel
 def _judged(
-    drawn: float, ceiling: float, early: int, middle: int, late: int, peak: int, dark: float, filled: int,
-    blinded: bool, position: int, live: int, spacing: int,
+    drawn: float, ceiling: float, early: int, middle: int, late: int, peak: int, dark: float, burst: float,
+    filled: int, blinded: bool, position: int, live: int, spacing: int,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Return where a candidate's avalanche is, whether it clicks, and how many traps are filled then.
 
     ``early``, ``middle``, ``late``: the limits of its symbol; a symbol dimmer than the ceiling may not click.
-    ``live``: when the detector is live again.
+    ``dark``: noise a slot, of which ``burst`` are Eve's pulses between the gates. ``live``: when the detector
+    is live again.
     """
     level = int(drawn * ceiling)
     avalanche = _slot(position) + (int(level >= early) + int(level >= middle)) * spacing
@@ -149,6 +150,8 @@ def _judged(
         avalanche = position
         if not is_noise:
             avalanche = _slot(position) + (int(level >= early) + int(level >= middle)) * spacing
+        elif np.float64(level - peak) < burst * LEVELS:
+            avalanche = _slot(position) + (spacing + TICKS_PER_SLOT) // 2
         clicks = int((is_noise or level < late) and avalanche >= live)
         if clicks and not blinded:
             filled += fills - int(is_noise and np.float64(level - peak) >= dark * LEVELS and filled > 0)
@@ -160,7 +163,8 @@ def detect(
     d: int, end: int,
     positions: Integers, lives: Integers, traps: Integers, used: Integers, counters: Counters,
     gaps: Reals, levels: Reals,
-    limits: Integers, peak: int, dark: float, release: float, trap_limit: int, dead: int, spacing: int,
+    limits: Integers, peak: int, dark: float, burst: float, release: float, trap_limit: int,
+    dead: int, spacing: int,
     key: np.uint64, z_limit: np.uint64, signal_limit: np.uint64, eve_key: np.uint64,
     intercept_limit: np.uint64, blinded: bool,
     avalanches: Integers, ends: Integers,
@@ -184,7 +188,7 @@ def detect(
         code = _arriving(key, eve_key, position, z_limit, signal_limit, intercept_limit)
         avalanche, clicks, filled_then = _judged(
             levels[d, at], ceiling, limits[d, code], limits[d, code + _EIGHT], limits[d, code + _SIXTEEN],
-            peak, dark, filled, blinded, position, live, spacing,
+            peak, dark, burst, filled, blinded, position, live, spacing,
         )  # fmt: skip
         if filled_then != filled:
             filled = filled_then
@@ -205,15 +209,15 @@ def detect(
 @inline_kernel
 def _advanced(
     drawn: float, gap: float, ceiling: float, wait: float, early: int, middle: int, late: int, peak: int,
-    dark: float, release: float, filled: int, blinded: bool, position: int, live: int, dead: int,
-    spacing: int,
+    dark: float, burst: float, release: float, filled: int, blinded: bool, position: int, live: int,
+    dead: int, spacing: int,
 ) -> tuple[int, int, int, int, int, float, float]:  # fmt: skip
     """Judge a candidate and go on to the next: after the dead time if it clicked, else after itself.
 
     Returns its avalanche, whether it clicked, and the new position, live, filled, ceiling and wait.
     """
     avalanche, clicks, filled_then = _judged(
-        drawn, ceiling, early, middle, late, peak, dark, filled, blinded, position, live, spacing
+        drawn, ceiling, early, middle, late, peak, dark, burst, filled, blinded, position, live, spacing
     )
     if filled_then != filled:
         filled = filled_then
@@ -229,8 +233,8 @@ def detect_saturated(
     end: int,
     positions: Integers, lives: Integers, traps: Integers, used: Integers, counters: Counters,
     gaps: Reals, levels: Reals,
-    limits: Integers, peaks: Integers, dark: Reals, release: Reals, trap_limits: Integers, dead: Integers,
-    spacing: int,
+    limits: Integers, peaks: Integers, dark: Reals, bursts: Reals, release: Reals, trap_limits: Integers,
+    dead: Integers, spacing: int,
     key: np.uint64, z_limit: np.uint64, signal_limit: np.uint64, eve_key: np.uint64,
     intercept_limit: np.uint64, blinded: bool,
     avalanches: Integers, ends: Integers,
@@ -243,8 +247,8 @@ def detect_saturated(
     z, z_live, z_filled = int(positions[0]), int(lives[0]), int(traps[0])
     x, x_live, x_filled = int(positions[1]), int(lives[1]), int(traps[1])
     z_at, z_n, x_at, x_n = U(used[0]), U(ends[0]), U(used[1]), U(ends[1])
-    z_peak, z_dark, z_release, z_dead = int(peaks[0]), dark[0], release[0], int(dead[0])
-    x_peak, x_dark, x_release, x_dead = int(peaks[1]), dark[1], release[1], int(dead[1])
+    z_peak, z_dark, z_burst, z_release, z_dead = int(peaks[0]), dark[0], bursts[0], release[0], int(dead[0])
+    x_peak, x_dark, x_burst, x_release, x_dead = int(peaks[1]), dark[1], bursts[1], release[1], int(dead[1])
     z_ceiling = ceiling_of(z_peak, z_dark, z_release, z_filled, blinded)
     x_ceiling = ceiling_of(x_peak, x_dark, x_release, x_filled, blinded)
     z_wait, x_wait = wait_of(z_ceiling), wait_of(x_ceiling)
@@ -262,7 +266,7 @@ def detect_saturated(
         avalanche, clicks, z, z_live, z_filled, z_ceiling, z_wait = _advanced(
             levels[0, z_at], gaps[0, z_at], z_ceiling, z_wait,
             limits[0, z_code], limits[0, z_code + _EIGHT], limits[0, z_code + _SIXTEEN], z_peak,
-            z_dark, z_release, z_filled, blinded, z, z_live, z_dead, spacing,
+            z_dark, z_burst, z_release, z_filled, blinded, z, z_live, z_dead, spacing,
         )  # fmt: skip
         avalanches[0, z_n] = avalanche
         z_n += U(clicks)
@@ -270,7 +274,7 @@ def detect_saturated(
         avalanche, clicks, x, x_live, x_filled, x_ceiling, x_wait = _advanced(
             levels[1, x_at], gaps[1, x_at], x_ceiling, x_wait,
             limits[1, x_code], limits[1, x_code + _EIGHT], limits[1, x_code + _SIXTEEN], x_peak,
-            x_dark, x_release, x_filled, blinded, x, x_live, x_dead, spacing,
+            x_dark, x_burst, x_release, x_filled, blinded, x, x_live, x_dead, spacing,
         )  # fmt: skip
         avalanches[1, x_n] = avalanche
         x_n += U(clicks)
@@ -284,7 +288,8 @@ def detect_one_saturated(
     d: int, end: int,
     positions: Integers, lives: Integers, traps: Integers, used: Integers, counters: Counters,
     gaps: Reals, levels: Reals,
-    limits: Integers, peak: int, dark: float, release: float, trap_limit: int, dead: int, spacing: int,
+    limits: Integers, peak: int, dark: float, burst: float, release: float, trap_limit: int,
+    dead: int, spacing: int,
     key: np.uint64, z_limit: np.uint64, signal_limit: np.uint64, eve_key: np.uint64,
     intercept_limit: np.uint64, blinded: bool,
     avalanches: Integers, ends: Integers,
@@ -303,7 +308,7 @@ def detect_one_saturated(
         avalanche, clicks, position, live, filled, ceiling, wait = _advanced(
             levels[d, at], gaps[d, at], ceiling, wait,
             limits[d, code], limits[d, code + _EIGHT], limits[d, code + _SIXTEEN], peak,
-            dark, release, filled, blinded, position, live, dead, spacing,
+            dark, burst, release, filled, blinded, position, live, dead, spacing,
         )  # fmt: skip
         avalanches[d, n] = avalanche
         n += U(clicks)
@@ -316,8 +321,8 @@ def detect_jointly(
     end: int,
     positions: Integers, lives: Integers, traps: Integers, used: Integers, counters: Counters,
     gaps: Reals, levels: Reals,
-    limits: Integers, peaks: Integers, dark: Reals, release: Reals, trap_limits: Integers, dead: Integers,
-    spacing: int,
+    limits: Integers, peaks: Integers, dark: Reals, bursts: Reals, release: Reals, trap_limits: Integers,
+    dead: Integers, spacing: int,
     key: np.uint64, z_limit: np.uint64, signal_limit: np.uint64, eve_key: np.uint64,
     intercept_limit: np.uint64, blinded: bool,
     ceilings: Reals, avalanches: Integers, ends: Integers,
@@ -341,7 +346,7 @@ def detect_jointly(
         avalanche, clicks, filled = _judged(
             levels[d, at], ceilings[d],
             limits[d, code], limits[d, code + _EIGHT], limits[d, code + _SIXTEEN],
-            peaks[d], dark[d], traps[d], blinded, position, lives[d], spacing,
+            peaks[d], dark[d], bursts[d], traps[d], blinded, position, lives[d], spacing,
         )  # fmt: skip
         if filled != traps[d]:
             traps[d] = filled

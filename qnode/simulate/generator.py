@@ -10,7 +10,7 @@ from qnode.config import LinkParameters
 from qnode.simulate.clicks import ClickState, Emission, Knots, Receiver, fill
 from qnode.simulate.detection import CHANCE_BITS, TICK_BITS, TICKS_PER_SLOT
 from qnode.simulate.jitter import CLIPPED_SIGMAS
-from qnode.simulate.light import arriving_light, contrast, wrong_bin
+from qnode.simulate.light import arriving_light, attacked, contrast, maker, wrong_bin
 from qnode.simulate.parameters import Settings, SimulationParameters
 from qnode.simulate.symbols import limits
 from qnode.tags.types import TagBlock
@@ -62,6 +62,7 @@ class TagGenerator:
         self._rate_walk = self._phase_rad = self._bias_rad = 0.0
         self._page = self._page_of_knots(0)
         self._page_start = 0
+        self._promised_ps = -(2**62)  # no later tag lies before
 
     @property
     def first_arrival_ps(self) -> float:
@@ -102,15 +103,18 @@ class TagGenerator:
             n += fill(self._state, self._page, until, self._receiver, emission, times_ps[n:], channels[n:])
             if int(self._state.place[0]) < until:
                 break  # full
+        if settings.eve_time_shift_ps:  # where she begins, what was promised before still holds
+            np.maximum(times_ps[:n], self._promised_ps, out=times_ps[:n])
+        self._promised_ps = max(self._promised_ps, self._reached_ps(settings.eve_time_shift_ps))
         if n < self._most_tags // 2:  # a small block does not keep the memory of a large one
-            return TagBlock(times_ps[:n].copy(), channels[:n].copy(), self._reached_ps())
-        return TagBlock(times_ps[:n], channels[:n], self._reached_ps())
+            return TagBlock(times_ps[:n].copy(), channels[:n].copy(), self._promised_ps)
+        return TagBlock(times_ps[:n], channels[:n], self._promised_ps)
 
     def _emission(self, settings: Settings, lit: Lit | None) -> Emission:
         if lit is None:
             settings = msgspec.structs.replace(settings, source_on=False)
         rate = self._link.source.qubit_rate_hz
-        attacked = 1.0 if settings.eve_blinding else settings.eve_intercept
+        burst = settings.eve_burst_hz / rate
         return Emission(
             arriving=arriving_light(self._simulation, self._link, settings),
             contrasts=contrast(self._simulation, self._page.phases_rad + settings.interferometer_phase_rad),
@@ -120,13 +124,16 @@ class TagGenerator:
             z_limit=self._z_limit,
             signal_limit=self._signal_limit,
             eve_key=self._eve_key,
-            intercept_limit=round(attacked * 2**24),
+            intercept_limit=round(attacked(settings) * 2**24),
             damping=settings.eve_damping,
-            blinded=settings.eve_blinding,
+            maker=maker(settings),
+            bursts=np.array([burst if settings.eve_burst_arm == arm else 0.0 for arm in ("z", "x")]),
+            shift_ticks=round(settings.eve_time_shift_ps / self._link.source.period_ps * TICKS_PER_SLOT),
+            late_limit=round(settings.eve_after_gate * 2**24),
         )
 
-    def _reached_ps(self) -> int:
-        """Return a time before which no later tag can lie: the next event, less the earliest jitter."""
+    def _reached_ps(self, shift_ps: float) -> int:
+        """Return a time before which no later tag lies: the next event, less jitter and shift at most."""
         knots, place = self._page, int(self._state.place[0])
         if int(self._state.place[1]):
             slots, row = int(self._state.positions.min()) >> TICK_BITS, place
@@ -134,7 +141,7 @@ class TagGenerator:
             row = max(place - 1, 0)
             slots = int(knots.first_slots[place] - knots.first_slots[row])
         since = knots.slopes[row] * slots * self._receiver.period_ps
-        earliest = CLIPPED_SIGMAS * self._simulation.jitter.sigma_ps
+        earliest = CLIPPED_SIGMAS * self._simulation.jitter.sigma_ps + shift_ps
         return int(knots.seconds_ps[row]) + int(np.floor(knots.offsets_ps[row] + since - earliest))
 
     def _page_of_knots(self, start: int) -> Knots:

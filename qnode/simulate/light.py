@@ -15,11 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from qnode.config import LinkParameters
-from qnode.kernels import kernel
+from qnode.kernels import inline_kernel, kernel
 from qnode.simulate.parameters import Settings, SimulationParameters
 from qnode.units import transmission
 
 Light = npt.NDArray[np.float64]
+
+# Who makes the light that reaches the detectors. From BLINDED on Eve measures every qubit, and the codes say
+# what she found.
+HONEST, BLINDED, CAREFUL, STEERED = 0, 1, 2, 3
 
 STATES = 4  # 0 early, 1 late, 2 |+>, 3 |-> (sent by Eve alone)
 CODES = 8  # the state, plus 4 for the decoy intensity
@@ -27,14 +31,21 @@ PLACES = 3
 MINUS = 3
 
 
+@inline_kernel
+def _twice(light: float) -> float:
+    """Return the light that makes a detector click twice as often; at most about 36."""
+    return -math.log(max(2.0 * math.exp(-light) - 1.0, 2.0**-52))
+
+
 @kernel
 def fill_light(
-    arriving: Light, contrast: float, wrong_bin: float, damping: float, blinded: bool, light: Light
+    arriving: Light, contrast: float, wrong_bin: float, damping: float, maker: int, light: Light
 ) -> None:
     """Fill ``light``, shape (2, 8, 3).
 
     ``arriving[detector, intensity]``: mean detections a qubit if the arm had no interferometer. ``contrast``:
     visibility times the cosine of the interferometer's phase. ``damping``: the chance that |-> decays to |+>.
+    ``maker``: of the light, `HONEST` and so on.
     """
     for code in range(8):
         state, intensity = code & 3, code >> 2
@@ -43,7 +54,20 @@ def fill_light(
         x = damping + (1.0 - damping) * x
         z = math.sqrt(1.0 - damping) * (1.0 - 2.0 * wrong_bin) * z
         in_z, in_x = arriving[0, intensity], arriving[1, intensity]
-        if blinded:
+        if maker in (CAREFUL, STEERED):
+            # She measures in the basis of an arm in half of the slots, and makes up for the other half.
+            z_result = state < 2
+            for place in range(3):
+                light[0, code, place] = light[1, code, place] = 0.0
+            if z_result:
+                light[0, code, 0] = _twice(in_z) * (1.0 + z) / 2.0
+                light[0, code, 1] = _twice(in_z) * (1.0 - z) / 2.0
+            if z_result == (maker == CAREFUL):  # boundary slots: faked, or what an X result gives in them
+                light[1, code, 0] = in_x * (1.0 + z) / 4.0
+                light[1, code, 2] = in_x * (1.0 - z) / 4.0
+            if not z_result:
+                light[1, code, 1] = in_x * (1.0 - contrast * x) / 2.0
+        elif maker == BLINDED:
             # Pulses tailored to one outcome each: Z states (twice as bright, as she measures Z in half of the
             # slots) make the Z detector click, |-> the X detector, |+> nothing.
             light[0, code, 0] = 2.0 * in_z if state == 0 else 0.0
@@ -68,7 +92,7 @@ def arriving_light(simulation: SimulationParameters, link: LinkParameters, setti
     the signal to arrive as often as before.
     """
     through = transmission(settings.attenuation_db + settings.eve_added_loss_db)
-    mu = np.array(link.source.mu)
+    mu = np.array(link.source.mu if settings.mu_sent is None else settings.mu_sent)
     split = mu - 1.0 + np.exp(-mu)  # mean of n - 1 photons where there is one at least
     kept = min(1.0, mu[0] * through / split[0])
     photons = (1.0 - settings.eve_pns) * mu * through + settings.eve_pns * kept * split
@@ -91,18 +115,39 @@ def wrong_bin(simulation: SimulationParameters, biases_rad: Light) -> Light:
     return np.asarray(best + (1.0 - 2.0 * best) * np.sin(biases_rad / 2.0) ** 2)
 
 
+def maker(settings: Settings) -> int:
+    """Return who makes the light, for `fill_light`."""
+    if settings.eve_blinding:
+        return BLINDED
+    if settings.eve_careful_blinding:
+        return CAREFUL
+    return STEERED if settings.eve_steering else HONEST
+
+
+def attacked(settings: Settings) -> float:
+    """Return the fraction of the qubits that Eve measures."""
+    return settings.eve_intercept if maker(settings) == HONEST else 1.0
+
+
 def light_sent(simulation: SimulationParameters, link: LinkParameters, settings: Settings) -> Light:
-    """Return the table by what *Alice* sent, averaged over what Eve makes of it, shape (2, 8, 3)."""
+    """Return the table by what *Alice* sent, averaged over what Eve makes of it, shape (2, 8, 3).
+
+    What is averaged are the chances of a click, for which Eve's results exclude each other.
+    """
     light = np.zeros((2, CODES, PLACES))
     fill_light(
         arriving_light(simulation, link, settings),
         float(contrast(simulation, np.array(settings.interferometer_phase_rad))),
         float(wrong_bin(simulation, np.array(settings.modulator_bias_rad))),
         settings.eve_damping,
-        settings.eve_blinding,
+        maker(settings),
         light,
     )
-    attacked = 1.0 if settings.eve_blinding else settings.eve_intercept
+    share = attacked(settings)
+    if share == 0.0:
+        return light
+    total = light.sum(axis=2, keepdims=True)
+    chances = light * np.divide(-np.expm1(-total), total, out=np.ones_like(total), where=total > 0.0)
     sent = np.zeros_like(light)
     for code in range(CODES):
         state, decoy = code & 3, code & 4
@@ -111,6 +156,9 @@ def light_sent(simulation: SimulationParameters, link: LinkParameters, settings:
             if state in same:  # Eve's basis fits in one half of the cases, else she finds either at random
                 found[state] = 0.5
                 found[list(others)] = 0.25
-        sent[:, code] = (1.0 - attacked) * light[:, code]
-        sent[:, code] += attacked * np.einsum("s,dsp->dp", found, light[:, decoy : decoy + STATES])
-    return sent
+        sent[:, code] = (1.0 - share) * chances[:, code]
+        sent[:, code] += share * np.einsum("s,dsp->dp", found, chances[:, decoy : decoy + STATES])
+    clicks = sent.sum(axis=2, keepdims=True)
+    return np.asarray(
+        sent * np.divide(-np.log1p(-clicks), clicks, out=np.ones_like(clicks), where=clicks > 0.0)
+    )

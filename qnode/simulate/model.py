@@ -12,7 +12,7 @@ slot are left out, and the state is that of constant settings (no drift).
 
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 
 from msgspec import Struct
@@ -20,7 +20,7 @@ from msgspec import Struct
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
 from qnode.distill.counts import Pair, XCounts
 from qnode.simulate.jitter import acceptance
-from qnode.simulate.light import Light, light_sent
+from qnode.simulate.light import BLINDED, CAREFUL, HONEST, Light, light_sent, maker
 from qnode.simulate.parameters import DetectorParameters, JitterParameters, Settings, SimulationParameters
 from qnode.tags.gates import Gate, Gates, gates
 from qnode.tags.types import X_CHANNEL, X_PLUS, Z_CHANNEL, Z_EARLY, Z_LATE
@@ -44,16 +44,19 @@ class DetectorLoad(Struct, frozen=True):
 class LinkRates(Struct, frozen=True):
     """Expected events a second; pairs by intensity, signal first.
 
-    ``n_z_plus``: clicks of the Z arm on |+>; ``boundary``: all clicks in boundary slots.
+    ``n_z_plus``: clicks of the Z arm on |+>. ``boundary``: all clicks in boundary slots. ``cross_clicks``:
+    slots with a click at either detector. ``out_of_gate``: tags in no gate.
     """
 
     n_z: Pair
     m_z: Pair
     x: XCounts
-    n_z_plus: Pair
-    boundary: float
     z_detector: DetectorLoad
     x_detector: DetectorLoad
+    n_z_plus: Pair
+    boundary: float
+    cross_clicks: float
+    out_of_gate: float
 
     @property
     def qber_z(self) -> float:
@@ -66,15 +69,18 @@ def expected_rates(
 ) -> LinkRates:
     """Return the rates at ``settings`` (by default those that hold before any scheduled change)."""
     if settings is None:
-        settings = Settings(attenuation_db=simulation.attenuation_db)
+        settings = simulation.first_settings()
     source = link.source
     placed = _placed(source.qubit_rate_hz, source.bin_spacing_ps, link.receiver)
-    model = _Model(simulation, link, light_sent(simulation, link, settings), _sent_shares(link), placed)
-    loads = _loads(model, simulation, blinded=settings.eve_blinding)
+    light = light_sent(simulation, link, settings)
+    model = _Model(simulation, link, light, _sent_shares(link), placed, settings)
+    loads = _loads(model, simulation)
     chances = {code: _chances(model, loads, code) for code in _SENT}
     n_z, m_z, n_z_plus = _z_rates(model, loads, chances)
     x, boundary = _x_rates(model, loads, chances)
-    return LinkRates(n_z, m_z, x, n_z_plus, boundary, loads[Z_CHANNEL], loads[X_CHANNEL])
+    out_of_gate = loads[Z_CHANNEL].clicks_hz + loads[X_CHANNEL].clicks_hz - _in_gates(model, loads, chances)
+    cross = _cross_clicks(model, loads, chances)
+    return LinkRates(n_z, m_z, x, *loads, n_z_plus, boundary, cross, out_of_gate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +92,7 @@ class _Model:
     light: Light
     shares: dict[int, float]
     placed: Gates
+    settings: Settings
     _known: dict[tuple[int, Gate, int, int], float] = field(default_factory=dict)
 
     @property
@@ -111,13 +118,38 @@ class _Model:
             return 0.0
         period, spacing = self.link.source.period_ps, self.link.source.bin_spacing_ps
         accepted = sum(
-            light[place]
-            * acceptance(
-                self.jitter, gate.centre_ps - place * spacing - neighbour * period, 2.0 * gate.half_width_ps
-            )
-            for place in range(3)
+            light[place] * self._acceptance(gate, place * spacing + neighbour * period) for place in range(3)
         )
         return -math.expm1(-total) * accepted / total
+
+    @cached_property
+    def moves(self) -> list[tuple[float, float]]:
+        """Shares of the light, and by how many ps Eve makes each of them late."""
+        shift_ps, late = self.settings.eve_time_shift_ps, self.settings.eve_after_gate
+        sides = [(1.0, 0.0)] if shift_ps == 0.0 else [(0.5, -shift_ps), (0.5, shift_ps)]
+        parts = [(1.0 - late, 0.0), (late, self.link.source.period_ps / 4.0)]
+        return [(side * part, by + more) for side, by in sides for part, more in parts if part]
+
+    def _acceptance(self, gate: Gate, at_ps: float) -> float:
+        """Return which fraction of the light that is due at ``at_ps`` falls into ``gate``."""
+        offset_ps, width_ps = gate.centre_ps - at_ps, 2.0 * gate.half_width_ps
+        return sum(share * acceptance(self.jitter, offset_ps - by, width_ps) for share, by in self.moves)
+
+    def burst_hz(self, detector: int) -> float:
+        """Return the rate of Eve's pulses between the gates of ``detector``."""
+        dazzled = Z_CHANNEL if self.settings.eve_burst_arm == "z" else X_CHANNEL
+        blinded = maker(self.settings) == BLINDED
+        return self.settings.eve_burst_hz if detector == dazzled and not blinded else 0.0
+
+    def burst_in_gate(self, detector: int, gate: Gate) -> float:
+        """Return the chance a slot that such a pulse clicks in ``gate`` all the same, by jitter."""
+        rate_hz = self.burst_hz(detector)
+        if not rate_hz:
+            return 0.0
+        period = self.link.source.period_ps
+        at_ps = (self.link.source.bin_spacing_ps + period) / 2.0
+        accepted = sum(self._acceptance(gate, at_ps + slots * period) for slots in (_BEFORE, _OWN, _AFTER))
+        return rate_hz * period / PS_PER_S * accepted
 
     def mean_in_gate(self, detector: int, gate: Gate, neighbour: int) -> float:
         """Return the same for a neighbour of which nothing is known."""
@@ -136,8 +168,9 @@ def _sent_shares(link: LinkParameters) -> dict[int, float]:
     return {code: states[code & 3] * link.source.p[code >> 2] for code in _SENT}
 
 
-def _loads(model: _Model, simulation: SimulationParameters, *, blinded: bool) -> Loads:
+def _loads(model: _Model, simulation: SimulationParameters) -> Loads:
     """Return how busy the detectors are; blinded ones have no noise of their own."""
+    blinded = maker(model.settings) == BLINDED
     rate_hz = model.link.source.qubit_rate_hz
     incident, wanted, dead = [], [], []
     for index, detector in enumerate((simulation.z_detector, simulation.x_detector)):
@@ -146,7 +179,8 @@ def _loads(model: _Model, simulation: SimulationParameters, *, blinded: bool) ->
         )
         incident.append(signal)
         afterpulse = 0.0 if blinded else detector.afterpulse_probability
-        wanted.append((signal + (0.0 if blinded else detector.dark_rate_hz)) / (1.0 - afterpulse))
+        noise = 0.0 if blinded else detector.dark_rate_hz + model.burst_hz(index)
+        wanted.append((signal + noise) / (1.0 - afterpulse))
         # The wait for a slot that clicks already contains that slot: half of one at either end, on average.
         dead.append(max(detector.dead_time_s - 0.5 / rate_hz, 0.0))
     joint = simulation.hold_off == "joint"
@@ -156,9 +190,8 @@ def _loads(model: _Model, simulation: SimulationParameters, *, blinded: bool) ->
         live = 1.0 / (1.0 + (blanked if joint else wanted[index] * dead[index]))
         clicks = wanted[index] * live
         noise = 0.0 if blinded else _noise_hz(detector, wanted[index])
-        loads.append(
-            DetectorLoad(incident[index], clicks, live, noise, incident[index] * detector.dead_time_s)
-        )
+        saturation = incident[index] * detector.dead_time_s
+        loads.append(DetectorLoad(incident[index], clicks, live, noise, saturation))
     return loads[0], loads[1]
 
 
@@ -187,43 +220,87 @@ def _chances(model: _Model, loads: Loads, code: int) -> _Chances:
         model.in_gate(Z_CHANNEL, placed.late, code, _OWN) + _stray(model, z_load, Z_CHANNEL, placed.late),
         model.in_gate(X_CHANNEL, placed.central, code, _OWN)
         + _stray(model, x_load, X_CHANNEL, placed.central),
-        model.in_gate(X_CHANNEL, placed.boundary, code, _OWN) + _noise(x_load, placed.boundary),
+        model.in_gate(X_CHANNEL, placed.boundary, code, _OWN)
+        + _noise(model, x_load, X_CHANNEL, placed.boundary),
     )
 
 
 def _z_rates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> tuple[Pair, Pair, Pair]:
     """Return sifted bits, bit errors, and clicks on |+> a second."""
     sifted, errors, plus = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
-    before = model.mean_in_gate(X_CHANNEL, model.placed.boundary, _BEFORE)
     for code in _SENT:
-        slot = chances[code]
-        in_x = slot.central + slot.boundary + before
+        slot, in_x = chances[code], _x_beside(model, loads, chances[code])
         for outcome, chance in enumerate((slot.early, slot.late)):
             rate = model.shares[code] * _kept(model, loads, Z_CHANNEL, chance, slot.z, in_x)
             if code & 3 == X_PLUS:
                 plus[code >> 2] += rate
-                continue
-            sifted[code >> 2] += rate
-            errors[code >> 2] += rate if outcome != code & 3 else 0.0
+            else:
+                sifted[code >> 2] += rate
+                errors[code >> 2] += rate if outcome != code & 3 else 0.0
     return Pair(*sifted), Pair(*errors), Pair(*plus)
 
 
 def _x_rates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> tuple[XCounts, float]:
     """Return the classes of X-arm clicks, and all clicks in boundary slots, a second."""
-    in_boundary = 0.0
     counts = {name: [0.0, 0.0] for name in XCounts.__struct_fields__}
+    in_boundary = 0.0
     for before, own in product(_SENT, _SENT):
         share, slot = model.shares[before] * model.shares[own], chances[own]
         boundary = slot.boundary + model.in_gate(X_CHANNEL, model.placed.boundary, before, _BEFORE)
-        in_x = slot.central + boundary
+        in_x, in_z = slot.central + boundary, _z_beside(model, loads, slot)
         name = "c_plus" if own & 3 == X_PLUS else "c_z"
-        counts[name][own >> 2] += share * _kept(model, loads, X_CHANNEL, slot.central, in_x, slot.z)
-        rate = share * _kept(model, loads, X_CHANNEL, boundary, in_x, slot.z)
-        in_boundary += rate
+        counts[name][own >> 2] += share * _kept(model, loads, X_CHANNEL, slot.central, in_x, in_z)
         name, carrier = _boundary_class(before, own)
+        kept = share * _kept(model, loads, X_CHANNEL, boundary, in_x, in_z)
+        in_boundary += kept
         if name:
-            counts[name][carrier >> 2] += rate
+            counts[name][carrier >> 2] += kept
     return XCounts(**{name: Pair(*pair) for name, pair in counts.items()}), in_boundary
+
+
+def _x_beside(model: _Model, loads: Loads, slot: _Chances) -> float:
+    """Return the chance of an X click in a slot with a Z click: two at once are not in Eve's interest.
+
+    What she makes for the other arm alone cannot click in this one; only noise and other qubits may.
+    """
+    placed, load = model.placed, loads[X_CHANNEL]
+    before = model.mean_in_gate(X_CHANNEL, placed.boundary, _BEFORE)
+    if maker(model.settings) == CAREFUL:
+        return 0.0
+    if maker(model.settings) != HONEST:
+        noise = _noise(model, load, X_CHANNEL, placed.boundary)
+        return _stray(model, load, X_CHANNEL, placed.central) + noise + before
+    return slot.central + slot.boundary + before
+
+
+def _z_beside(model: _Model, loads: Loads, slot: _Chances) -> float:
+    """Return the chance of a Z click in a slot with an X click, as `_x_beside` does."""
+    if maker(model.settings) == CAREFUL:
+        return 0.0
+    if maker(model.settings) != HONEST:
+        load, gates_z = loads[Z_CHANNEL], (model.placed.early, model.placed.late)
+        return sum(_stray(model, load, Z_CHANNEL, gate) for gate in gates_z)
+    return slot.z
+
+
+def _cross_clicks(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> float:
+    """Return how many slots a second have a click in a gate of either detector."""
+    if model.simulation.hold_off == "joint":
+        return 0.0
+    chance = sum(
+        model.shares[code] * slot.z * _x_beside(model, loads, slot) for code, slot in chances.items()
+    )
+    live = loads[Z_CHANNEL].live_fraction * loads[X_CHANNEL].live_fraction
+    return live * model.link.source.qubit_rate_hz * chance
+
+
+def _in_gates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> float:
+    """Return how many tags a second lie in a gate."""
+    before = model.mean_in_gate(X_CHANNEL, model.placed.boundary, _BEFORE)
+    in_z = sum(model.shares[code] * slot.z for code, slot in chances.items())
+    in_x = sum(model.shares[code] * (slot.central + slot.boundary) for code, slot in chances.items()) + before
+    live = loads[Z_CHANNEL].live_fraction * in_z + loads[X_CHANNEL].live_fraction * in_x
+    return live * model.link.source.qubit_rate_hz
 
 
 def _kept(
@@ -259,8 +336,9 @@ def _boundary_class(before: int, own: int) -> tuple[str, int]:
 def _stray(model: _Model, load: DetectorLoad, detector: int, gate: Gate) -> float:
     """Return the chance a slot of a click in ``gate`` that the slot's own qubit did not cause."""
     neighbours = model.mean_in_gate(detector, gate, _BEFORE) + model.mean_in_gate(detector, gate, _AFTER)
-    return neighbours + _noise(load, gate)
+    return neighbours + _noise(model, load, detector, gate)
 
 
-def _noise(load: DetectorLoad, gate: Gate) -> float:
-    return load.noise_hz * 2.0 * gate.half_width_ps / PS_PER_S
+def _noise(model: _Model, load: DetectorLoad, detector: int, gate: Gate) -> float:
+    """Return the chance a slot of a click in ``gate`` that no qubit caused."""
+    return load.noise_hz * 2.0 * gate.half_width_ps / PS_PER_S + model.burst_in_gate(detector, gate)

@@ -62,12 +62,28 @@ class JitterParameters(_Table, frozen=True, kw_only=True):
 class Settings(_Table, frozen=True, kw_only=True):
     """What a schedule or an operator can change while the link runs; applies to whole knots of 10 ms.
 
-    ``eve_intercept``: fraction of the qubits that are measured (Z or X, half each) and sent again as found.
-    ``eve_pns``: fraction of the qubits under photon-number splitting: one photon of several is kept, the rest
-    goes on without loss as far as the signal's mean detection rate allows, single photons are blocked.
-    ``eve_damping``: strength g of amplitude damping towards |+>. ``eve_blinding``: the detectors obey bright
-    light alone, and click exactly where Eve's own measurement tells them to.
-    ``interferometer_phase_rad`` and ``modulator_bias_rad`` are added to what drifts.
+    ``interferometer_phase_rad`` and ``modulator_bias_rad`` are added to what drifts. ``mu_sent``: the mean
+    photons a qubit that really leave Alice, signal and decoy; None: what ``link.source.mu`` says.
+
+    What Eve does. ``eve_intercept``: fraction of the qubits that are measured (Z or X, half each) and sent
+    again as found. ``eve_pns``: fraction of the qubits under photon-number splitting: one photon of several
+    is kept, the rest goes on without loss as far as the signal's mean detection rate allows, single photons
+    are blocked. ``eve_damping``: strength g of amplitude damping towards |+>. ``eve_added_loss_db``: she
+    takes light out.
+
+    The next three measure every qubit, Z or X, half each, and know the key; of several the first one holds.
+    ``eve_blinding``: the detectors obey bright light alone, and click exactly where her own measurement tells
+    them to. ``eve_careful_blinding``: so she does, but fakes an honest receiver's clicks: from Z results the
+    Z arm's, with its light in the wrong bin, and the boundary slots'; from X results the central slot's, with
+    its visibility; noise, jitter and intensities as they were. One thing she leaves out: each pulse is made
+    for one arm, so that both never click in one slot. ``eve_steering``: what she found goes on as faint as
+    it was, at a wavelength at which Bob's splitter sends all of it into the arm of her basis.
+
+    ``eve_time_shift_ps``: each qubit comes earlier or later by so much, at random. ``eve_after_gate``:
+    fraction of the light that comes a quarter of a slot late, between Bob's gates, where a detector that is
+    gated in hardware would obey bright light. ``eve_burst_hz``: rate of bright pulses, at random slots,
+    midway between the late bin and the next qubit, into the arm ``eve_burst_arm``: that detector clicks, if
+    it is live, and is dead for the qubits that follow.
     """
 
     source_on: bool = True
@@ -79,12 +95,23 @@ class Settings(_Table, frozen=True, kw_only=True):
     eve_damping: float = 0.0
     eve_added_loss_db: float = 0.0
     eve_blinding: bool = False
+    eve_careful_blinding: bool = False
+    eve_steering: bool = False
+    eve_time_shift_ps: float = 0.0
+    eve_after_gate: float = 0.0
+    eve_burst_hz: float = 0.0
+    eve_burst_arm: Literal["z", "x"] = "x"
+    mu_sent: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         _expect("attenuation_db", self.attenuation_db, 0.0, 200.0)
         _expect("eve_added_loss_db", self.eve_added_loss_db, 0.0, 200.0)
-        for name in ("eve_intercept", "eve_pns", "eve_damping"):
+        for name in ("eve_intercept", "eve_pns", "eve_damping", "eve_after_gate"):
             _expect(name, getattr(self, name), 0.0, 1.0)
+        _expect("eve_time_shift_ps", self.eve_time_shift_ps, 0.0, 1e4)
+        _expect("eve_burst_hz", self.eve_burst_hz, 0.0, 1e8)
+        for mean in self.mu_sent or ():
+            _expect("mu_sent", mean, 1e-6, 10.0)
 
 
 class Change(_Table, frozen=True, kw_only=True):
@@ -99,6 +126,13 @@ class Change(_Table, frozen=True, kw_only=True):
     eve_damping: float | None = None
     eve_added_loss_db: float | None = None
     eve_blinding: bool | None = None
+    eve_careful_blinding: bool | None = None
+    eve_steering: bool | None = None
+    eve_time_shift_ps: float | None = None
+    eve_after_gate: float | None = None
+    eve_burst_hz: float | None = None
+    eve_burst_arm: Literal["z", "x"] | None = None
+    mu_sent: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         self.applied(Settings())  # a value that no setting can have is refused here
@@ -130,7 +164,7 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
     ``wrong_bin_fraction``: light of a Z state in the wrong bin (extinction). ``hold_off``: whether a click
     blanks its own detector or both. Drifts are random walks. ``clock_offset_ppm``: how fast Bob's clock runs,
     compared with Alice's. ``start_offset_limit_s``: how far each site's time of day may be off.
-    ``speed``: tag seconds a wall second; None: as fast as they can be made.
+    ``speed``: tag seconds a wall second; None: as fast as they can be made. ``mu_sent``: see `Settings`.
     """
 
     attenuation_db: float = 10.8
@@ -142,6 +176,7 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
     x_detector: DetectorParameters = DetectorParameters()
     hold_off: Literal["independent", "joint"] = "independent"
     jitter: JitterParameters = JitterParameters()
+    mu_sent: tuple[float, float] | None = None
     wrong_bin_fraction: float = 0.0087
     visibility: float = 0.95
     interferometer_drift_rad_per_root_s: float = 0.0
@@ -169,9 +204,13 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
         if self.speed is not None:
             _expect("speed", self.speed, 1e-3, 1e6)
 
+    def first_settings(self) -> Settings:
+        """Return the settings before any scheduled change."""
+        return Settings(attenuation_db=self.attenuation_db, mu_sent=self.mu_sent)
+
     def settings_at(self, world_s: float) -> Settings:
         """Return the settings after every scheduled change up to ``world_s`` of simulated time."""
-        settings = Settings(attenuation_db=self.attenuation_db)
+        settings = self.first_settings()
         for change in sorted(self.schedule, key=lambda change: change.at_s):
             if change.at_s <= world_s:
                 settings = change.applied(settings)
