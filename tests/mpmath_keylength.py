@@ -1,7 +1,7 @@
-"""The key length of every estimator to 50 digits, written from the reference documents and not from the node.
+"""The key length of every estimator to 50 digits, written from the references, not from the node.
 
-Inputs are plain dictionaries (pairs are lists, signal first). `reference` returns every bound by the name that
-the node gives it, or raises `Refused` with the names of the fields that may be blamed. Numbers in comments
+Inputs are plain dictionaries (pairs are lists, signal first). `reference` returns every bound by the name
+that the node gives it, or raises `Refused` with the fields that may be blamed. Numbers in comments
 are sections of the security reference; S2 and S3 are those of its supplement on shares.
 """
 
@@ -70,7 +70,7 @@ def _total(inputs: Inputs, name: str) -> Any:
 
 
 def charges_asymmetry(inputs: Inputs) -> bool:
-    """Tell whether the asymmetry widens the phase error: boundary counts are there and the mode wants them."""
+    """Tell whether the asymmetry widens the phase error: boundary counts are there and wanted."""
     return inputs.get("e_same") is not None and inputs.get("x_mode") != "visibility"
 
 
@@ -259,7 +259,7 @@ def widened_by_shares(inputs: Inputs, phi: Any, log_inverse: Any, found: dict[st
 def widened_jointly(inputs: Inputs, phi: Any, log_inverse: Any, found: dict[str, Any]) -> Any:
     """Return phi max(1, 2 t2^u) + max(0, A^u), at most 1/2 (3.6), by Bernstein's inequality.
 
-    One event is the variance of the weighted sum, one its mean; E_same down and C_Z up make t2^u and serve A^u.
+    Events: the variance of the weighted sum, its mean, E_same down (for both limits), C_Z up.
     """
     p_z, p_x = mpf(inputs["p_z"]), 1 - mpf(inputs["p_z"])
     same, plus, dark = (_total(inputs, name) for name in BOUNDARY)
@@ -309,9 +309,8 @@ def impossible_fields(inputs: Inputs, estimator: str) -> set[str]:
         if not 1e-100 <= inputs[name] < 1:
             wrong.add(name)
     off = inputs["mu_uncertainty"]
-    if not all(0 <= one < 1 for one in off):
-        wrong.add("mu_uncertainty")
-    elif "mu" not in wrong and mu2 * (1 + off[1]) >= mu1 * (1 - off[0]):
+    meet = "mu" not in wrong and mu2 * (1 + off[1]) >= mu1 * (1 - off[0])
+    if meet or not all(0 <= one < 1 for one in off):
         wrong.add("mu_uncertainty")
     if inputs.get("p_z") is not None and not 0 < inputs["p_z"] < 1:
         wrong.add("p_z")

@@ -108,7 +108,7 @@ def _near_one(x: Any, n: Any, log_inverse: Any) -> Any:
 
 
 def hypergeometric_lower_tail(v: int, marked: int, drawn: int, population: int) -> Any:
-    """Return log Pr[at most v of ``marked`` among ``drawn`` of ``population``]; at most log(1) at the mode."""
+    """Return log Pr[at most v of ``marked`` among ``drawn`` of ``population``]; 0 beyond the mode."""
     smallest = max(0, drawn - (population - marked))
     if v < smallest:
         return mpf("-inf")
@@ -143,9 +143,7 @@ def _log_hypergeometric(j: Any, marked: int, drawn: int, population: int) -> Any
         return choose(marked, j) + choose(population - marked, drawn - j) - choose(population, drawn)
 
 
-def _euler_maclaurin(
-    v: int, marked: int, drawn: int, population: int, smallest: int, ratio: Any
-) -> Any:
+def _euler_maclaurin(v: int, marked: int, drawn: int, population: int, smallest: int, ratio: Any) -> Any:
     """Return the sum of Pr[j] / Pr[v] over j <= v, whose terms fall slowly: integral, half a term, slopes."""
     at_v = _log_hypergeometric(v, marked, drawn, population)
     spread = mp.sqrt(mpf(v + 1))

@@ -69,7 +69,7 @@ def _asked(rng: np.random.Generator) -> dict[str, Any]:
     usual = rng.random() < 0.7
     modes: tuple[XMode, ...] = get_args(XMode)
     return {
-        "eps_sec": 10 ** (rng.uniform(-15, -6) if usual else rng.uniform(-60, -0.5)),
+        "eps_sec": 10 ** (rng.uniform(-15, -6) if rng.random() < 0.85 else rng.uniform(-60, -0.5)),
         "eps_cor": 10 ** rng.uniform(-20, -6),
         "vacuum_rule": "min" if usual else str(rng.choice(_RULES)),
         "verification_bits": int(rng.choice([0, 64, 128])),
@@ -80,8 +80,8 @@ def _asked(rng: np.random.Generator) -> dict[str, Any]:
 
 def _link(rng: np.random.Generator) -> dict[str, Any]:
     """Draw the counts of one block of a possible link."""
-    mu1 = rng.uniform(0.1, 0.9)
-    mu2 = mu1 * rng.uniform(0.15, 0.6)
+    mu1 = rng.uniform(0.1, 0.7)
+    mu2 = mu1 * rng.uniform(0.15, 0.5)
     p1, p_z = rng.uniform(0.3, 0.85), rng.uniform(0.35, 0.95)
     p_x = 1 - p_z
     n = np.arange(_MOST_PHOTONS + 1)
@@ -90,7 +90,7 @@ def _link(rng: np.random.Generator) -> dict[str, Any]:
         p * math.exp(-mu) * mu**n / factorial for mu, p in ((mu1, p1), (mu2, 1 - p1))
     ]  # of each photon number
     yields, wrong_z, wrong_x = _channel(rng)
-    size = 10 ** rng.uniform(5, 8.5) / (p_z * float((sent[0] + sent[1]) @ yields))
+    size = 10 ** rng.uniform(5.3, 7.2) / (p_z * float((sent[0] + sent[1]) @ yields))
 
     def counts(share: float, chance: np.ndarray) -> Pair:
         return Pair(*(float(rng.poisson(size * share * float(one @ chance))) for one in sent))
@@ -119,8 +119,8 @@ def _link(rng: np.random.Generator) -> dict[str, Any]:
     light = yields.copy()
     light[0] = 0.0
     central, plus = 1.0, 1.0  # 2 t2 and 2 rho
-    if rng.random() < 0.3:  # a channel that treats |-> and |+> differently
-        central, plus = rng.uniform(0.9, 1.02), rng.uniform(0.9, 1.02)
+    if rng.random() < 0.2:  # a channel that treats |-> and |+> differently
+        central, plus = rng.uniform(0.95, 1.02, 2)
     dark = np.full(n.size, yields[0] / 4)  # of one slot, whatever the photon number
     found |= {
         "p_z": p_z,
@@ -141,17 +141,17 @@ def _channel(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarr
     n = np.arange(_MOST_PHOTONS + 1)
     transmission = 10 ** rng.uniform(-4, -0.5)
     yields = 1 - (1 - transmission) ** n
-    yields[0] = transmission * 10 ** rng.uniform(-5, -1.5)
+    yields[0] = transmission * 10 ** rng.uniform(-5, -2)
     many = n > 1
     if rng.random() < 0.3:  # photon-number splitting: single photons held back, several let through
-        yields[many] = np.minimum(1.0, yields[many] * 10 ** rng.uniform(0, 0.7))
-        yields[1] *= rng.uniform(0.5, 1.0)
+        yields[many] = np.minimum(1.0, yields[many] * 10 ** rng.uniform(0, 0.4))
+        yields[1] *= rng.uniform(0.7, 1.0)
     elif rng.random() < 0.3:
         yields = np.minimum(1.0, yields * 10 ** rng.uniform(-0.2, 0.2, n.size))
     wrong_z = np.full(n.size, rng.uniform(0.0, 0.03))
-    wrong_x = np.full(n.size, rng.uniform(0.0, 0.04))
+    wrong_x = np.full(n.size, rng.uniform(0.0, 0.03))
     if rng.random() < 0.3:  # one- and multi-photon qubits treated differently
-        wrong_z[many], wrong_x[many] = rng.uniform(0.0, 0.05), rng.uniform(0.0, 0.2)
+        wrong_z[many], wrong_x[many] = rng.uniform(0.0, 0.05), rng.uniform(0.0, 0.1)
     wrong_z[0] = wrong_x[0] = 0.5
     return yields, wrong_z, wrong_x
 

@@ -1,6 +1,6 @@
 """Many random count sets through every estimator: what must never happen, counted.
 
-Never: an error other than a refusal, a length below zero or above the sifted bits, more key from a worse block.
+Never: an error other than a refusal, a length below zero or above the sifted bits, more key of a worse block.
 """
 
 import math
@@ -90,7 +90,7 @@ def soak_key_lengths(
     *,
     seed: int,
     estimators: tuple[str, ...] = CLOSED_FORMS,
-    compare_one_in: int = 16,
+    compare_one_in: int = 64,
     processes: int | None = None,
 ) -> Iterator[KeyLengthSoak]:
     """Take ``n_sets`` sets through the estimators and yield the sum so far after every thousand.
@@ -188,7 +188,7 @@ def _estimate(
 
 
 def one_step_bits(result: KeyLength) -> float:
-    """Return what one unseen error is worth: exact sampling bounds count whole errors, so they move in steps."""
+    """Return what one unseen error is worth: exact sampling bounds count whole errors and move in steps."""
     c, phi = result.s_z1_lower, result.phi_z_upper
     if c < 1 or result.length == 0:
         return 0.0
