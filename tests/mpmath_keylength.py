@@ -24,13 +24,14 @@ DEFAULTS: dict[str, Any] = {
     "vacuum_rule": "min",
     "verification_bits": 0,
     "mu_uncertainty": [0.0, 0.0],
-    "asymmetry_bound": "shares",
+    "asymmetry_bound": None,
     "error_positions_public": False,
 }
 BOUNDARY = ("e_same", "e_plus", "e_dark")
 # Own one-sided events of the estimators, and those that each bound on the asymmetry adds (2.3, 4.2, 4.3, S2).
 EVENTS = {"rusca2018": 19, "wiesemann2024": 15, "eur": 9}
 ASYMMETRY_EVENTS = {"joint": 6, "shares": 2}
+ROUNDING = mpf("1e-9")
 
 
 class Refused(Exception):
@@ -61,7 +62,15 @@ def reference(inputs: Inputs, estimator: str) -> dict[str, Any]:
         raise Refused(wrong)
     pair = list(zip(map(mpf, full["mu"]), map(mpf, full["mu_uncertainty"]), strict=True))
     corners = product(*({mu * (1 - off), mu * (1 + off)} for mu, off in pair))
-    found = [_at_corner(full, estimator, mu1, mu2) for mu1, mu2 in corners]
+    found: list[dict[str, Any]] = []
+    contradictions: set[str] = set()
+    for mu1, mu2 in corners:
+        try:
+            found.append(_at_corner(full, estimator, mu1, mu2))
+        except Refused as refused:
+            contradictions |= refused.fields
+    if not found:
+        raise Refused(contradictions)
     return min(found, key=lambda one: one["length_unfloored"])
 
 
@@ -69,20 +78,27 @@ def _total(inputs: Inputs, name: str) -> Any:
     return mpf(inputs[name][0]) + mpf(inputs[name][1])
 
 
-def charges_asymmetry(inputs: Inputs) -> bool:
-    """Tell whether the asymmetry widens the phase error: boundary counts are there and wanted."""
-    return inputs.get("e_same") is not None and inputs.get("x_mode") != "visibility"
+def charged(inputs: Inputs) -> str | None:
+    """Return the bound that widens the phase error: the one asked for, else the one whose counts are there."""
+    if inputs.get("x_mode") == "visibility":
+        return None
+    if inputs["asymmetry_bound"] is not None:
+        return str(inputs["asymmetry_bound"])
+    if inputs.get("boundary") is not None:
+        return "shares"
+    return "joint" if inputs.get("e_same") is not None else None
 
 
 def one_detector(inputs: Inputs) -> bool:
-    return inputs["x_scale"] != 1.0 or inputs.get("e_same") is not None
+    counts = (inputs.get("e_same"), inputs.get("boundary"))
+    return inputs["x_scale"] != 1.0 or any(count is not None for count in counts)
 
 
 def _at_corner(inputs: Inputs, estimator: str, mu1: Any, mu2: Any) -> dict[str, Any]:
     p1, p2 = map(mpf, inputs["p"])
     eps_sec, scale = mpf(inputs["eps_sec"]), mpf(inputs["x_scale"])
-    asymmetric = charges_asymmetry(inputs)
-    events = EVENTS[estimator] + (ASYMMETRY_EVENTS[inputs["asymmetry_bound"]] if asymmetric else 0)
+    bound = charged(inputs)
+    events = EVENTS[estimator] + (ASYMMETRY_EVENTS[bound] if bound else 0)
     log_inverse = mp.log(events / eps_sec)
     if estimator == "eur":
         log_inverse = mp.log(events * 9 / eps_sec**2)
@@ -146,23 +162,28 @@ def _at_corner(inputs: Inputs, estimator: str, mu1: Any, mu2: Any) -> dict[str, 
         front = tau(1) * mu1 / (mu2 * gap)
         bracket = n.decoy[0] - square * n.signal[1] - (1 - square) * s0_upper / tau(0)
         s1_lower = max(mpf(0), front * bracket)
-        if s0_lower > s0_upper:
+        # What rounding may do to limits that touch is no contradiction.
+        if s0_lower > s0_upper + ROUNDING * (count + 1):
             contradictions.add(f"s_{basis}0_lower")
-        if s0_lower + s1_lower > count:
-            contradictions |= {f"s_{basis}1_lower", f"s_{basis}0_lower"}
-        found[f"s_{basis}0_lower"] = min(s0_lower, count)
+        if s0_lower + s1_lower > count + ROUNDING * (count + 1):
+            contradictions.add(f"s_{basis}1_lower")
+        s0_lower = min(s0_lower, s0_upper)
+        found[f"s_{basis}0_lower"] = s0_lower
         found[f"s_{basis}0_upper"] = s0_upper
-        found[f"s_{basis}1_lower"] = min(s1_lower, count)
+        found[f"s_{basis}1_lower"] = min(s1_lower, count - s0_lower)
         found["size"][f"s_{basis}0_lower"] = tau(0) / gap * mu1 * (abs(n.decoy[0]) + abs(n.signal[1]))
         found["size"][f"s_{basis}1_lower"] = front * (
             abs(n.decoy[0]) + square * abs(n.signal[1]) + s0_upper / tau(0)
         )
     v_x1 = tau(1) / gap * (m_x.signal[1] - m_x.decoy[0])
     found["size"]["v_x1_upper"] = tau(1) / gap * (abs(m_x.signal[1]) + abs(m_x.decoy[0]))
-    if v_x1 < 0:
+    if v_x1 < -ROUNDING * (_total(inputs, "m_x") + 1):
         contradictions.add("v_x1_upper")
+    if inputs.get("boundary") is not None:
+        contradictions |= share_limits(inputs, log_inverse, found)
     if contradictions:
         raise Refused(contradictions)
+    v_x1 = max(v_x1, mpf(0))
     if estimator == "eur":
         v_x1 = min(v_x1, _total(inputs, "m_x"))
     found["v_x1_upper"] = v_x1
@@ -174,9 +195,10 @@ def _at_corner(inputs: Inputs, estimator: str, mu1: Any, mu2: Any) -> dict[str, 
         phi_visibility = sampled(estimator, exact, v_x1, c, d, log_inverse, eps_sec / events)
     found["phi_visibility_upper"] = phi_visibility
     phi = phi_visibility
-    if asymmetric and inputs["asymmetry_bound"] == "shares":
-        phi = widened_by_shares(inputs, phi_visibility, log_inverse, found)
-    elif asymmetric:
+    if bound == "shares":
+        rho, t2 = found["shares.rho_lower"], found["shares.t2_lower"]
+        phi = min(HALF, max(phi, 1 - rho - t2 * (1 - 2 * phi)))  # S2
+    elif bound == "joint":
         phi = widened_jointly(inputs, phi_visibility, log_inverse, found)
     found["phi_z_upper"] = phi
 
@@ -240,8 +262,8 @@ def gamma(b: Any, c: Any, d: Any, eps: Any) -> Any:
     return min(HALF, b + mp.sqrt(spread * variance / mp.log(2) * logarithm))
 
 
-def widened_by_shares(inputs: Inputs, phi: Any, log_inverse: Any, found: dict[str, Any]) -> Any:
-    """Return max(phi, 1 - rho_L - t2_L (1 - 2 phi)), at most 1/2 (S2)."""
+def share_limits(inputs: Inputs, log_inverse: Any, found: dict[str, Any]) -> set[str]:
+    """Put the lower limits of rho and t2 into ``found`` (S2); return what exceeds 1, which nothing can (S3)."""
     p_z, p_x = mpf(inputs["p_z"]), 1 - mpf(inputs["p_z"])
 
     def odds_lower(x: Any, other: Any) -> Any:
@@ -252,8 +274,8 @@ def widened_by_shares(inputs: Inputs, phi: Any, log_inverse: Any, found: dict[st
     plus, central = _total(inputs, "n_z_plus"), _total(inputs, "n_x")
     rho = odds_lower(plus, _total(inputs, "n_z")) * p_z / (2 * p_x)
     t2 = odds_lower(central, mpf(inputs["boundary"])) * (p_z / 2 + p_x * rho) / p_z
-    found["rho_lower"], found["t2_lower"] = rho, t2
-    return min(HALF, max(phi, 1 - rho - t2 * (1 - 2 * phi)))
+    found["shares.rho_lower"], found["shares.t2_lower"] = rho, t2
+    return {name for name, limit in (("n_z_plus", rho), ("boundary", t2)) if limit > 1}
 
 
 def widened_jointly(inputs: Inputs, phi: Any, log_inverse: Any, found: dict[str, Any]) -> Any:
@@ -280,8 +302,8 @@ def widened_jointly(inputs: Inputs, phi: Any, log_inverse: Any, found: dict[str,
     most = seen + third + mp.sqrt(third**2 + 2 * variance * log_inverse)
     asymmetry = max(mpf(0), most) / same_lower
     t2 = p_z / 4 * central_upper / same_lower
-    found["asymmetry_upper_joint"], found["t2_upper_joint"] = asymmetry, t2
-    found["size"]["asymmetry_upper_joint"] = (sum(abs(w) * n for w, n in weights) + third) / same_lower
+    found["asymmetry.asymmetry_upper"], found["asymmetry.t2_upper"] = asymmetry, t2
+    found["size"]["asymmetry.asymmetry_upper"] = (sum(abs(w) * n for w, n in weights) + third) / same_lower
     return min(HALF, phi * max(1, 2 * t2) + asymmetry)
 
 
@@ -322,11 +344,17 @@ def impossible_fields(inputs: Inputs, estimator: str) -> set[str]:
         wrong.add("verification_bits")
     pairs = [("m_z", "n_z")] + ([] if one_detector(inputs) else [("m_x", "n_x")])
     wrong |= {m for m, n in pairs if any(a > b for a, b in zip(inputs[m], inputs[n], strict=True))}
-    given = [name for name in BOUNDARY if inputs.get(name) is not None]
-    if given or inputs.get("x_mode") == "visibility + asymmetry":
-        wrong |= {name for name in ("p_z", *BOUNDARY) if inputs.get(name) is None}
-    if charges_asymmetry(inputs) and inputs["asymmetry_bound"] == "shares":
-        wrong |= {name for name in ("n_z_plus", "boundary") if inputs.get(name) is None}
+    sets = {"joint": ("p_z", *BOUNDARY), "shares": ("p_z", "n_z_plus", "boundary")}
+    missing = {bound: {name for name in names if inputs.get(name) is None} for bound, names in sets.items()}
+    for bound, names in sets.items():
+        if any(inputs.get(name) is not None for name in names[1:]):
+            wrong |= missing[bound]
+    if inputs.get("x_mode") == "visibility + asymmetry" and all(missing.values()):
+        wrong |= missing["joint"] | missing["shares"]
+    if charged(inputs) is not None:
+        wrong |= missing[str(charged(inputs))]
+    if not any(missing.values()) and inputs["boundary"] < sum(sum(inputs[name]) for name in BOUNDARY):
+        wrong.add("boundary")
     if estimator == "wiesemann2024" and inputs["vacuum_rule"] != "min":
         wrong.add("vacuum_rule")
     return wrong

@@ -48,7 +48,7 @@ def count_set(seed: int, index: int) -> CountSet:
             drawn["mu"] = _wrong_intensities(rng, drawn["mu"])
         elif kind == "wrong counts":
             name = str(rng.choice([name for name in _COUNTED if drawn.get(name) is not None]))
-            drawn[name] = Pair(*(math.floor(n * 10 ** rng.uniform(-2, 2)) for n in _both(drawn[name])))
+            drawn[name] = Pair(*(float(math.floor(n * 10 ** rng.uniform(-2, 2))) for n in _both(drawn[name])))
         try:
             return CountSet(kind, EstimatorInput(**drawn))
         except FieldError:
@@ -74,13 +74,12 @@ def _asked(rng: np.random.Generator) -> dict[str, Any]:
         "vacuum_rule": "min" if usual else str(rng.choice(_RULES)),
         "verification_bits": int(rng.choice([0, 64, 128])),
         "x_mode": str(rng.choice(modes)),
-        "asymmetry_bound": str(rng.choice(_BOUNDS)),
     }
 
 
 def _link(rng: np.random.Generator) -> dict[str, Any]:
     """Draw the counts of one block of a possible link."""
-    mu1 = rng.uniform(0.1, 0.7)
+    mu1 = float(rng.uniform(0.1, 0.7))
     mu2 = mu1 * rng.uniform(0.15, 0.5)
     p1, p_z = rng.uniform(0.3, 0.85), rng.uniform(0.35, 0.95)
     p_x = 1 - p_z
@@ -109,7 +108,7 @@ def _link(rng: np.random.Generator) -> dict[str, Any]:
         **_asked(rng),
     }
     if rng.random() < 0.05:
-        found["mu_uncertainty"] = Pair(*rng.uniform(0.0, 0.05, 2))
+        found["mu_uncertainty"] = Pair(float(rng.uniform(0.0, 0.05)), float(rng.uniform(0.0, 0.05)))
     if rng.random() < 0.3:  # two X detectors
         scale = 10 ** rng.uniform(-1, 0.3)
         found["m_x"] = counts(scale * p_x, yields * wrong_x)
@@ -125,14 +124,18 @@ def _link(rng: np.random.Generator) -> dict[str, Any]:
     found |= {
         "p_z": p_z,
         "x_scale": 2 * p_x / p_z,
+        "asymmetry_bound": str(rng.choice(_BOUNDS)) if rng.random() < 0.8 else None,
         "m_x": counts(p_x, light * wrong_x * plus / 2 + dark),
         "n_x": counts(p_z, light * central / 4 + dark),
         "n_z_plus": counts(p_x, light * plus + 4 * dark * (n == 0)),
         "e_same": counts(p_z**2 / 2, light / 4 + dark),
         "e_plus": counts(p_z * p_x, light * plus / 8 + dark),
         "e_dark": counts(p_z**2 / 4, light * wrong_z / 2 + dark),
-        "boundary": counts(1.0, light / 2 * (p_z / 2 + p_x * plus / 2) + dark).total,
     }
+    # All slots' light, of which the three classes are a part.
+    everywhere = counts(1.0, light / 2 * (p_z / 2 + p_x * plus / 2) + dark).total
+    classes = sum(found[name].total for name in ("e_same", "e_plus", "e_dark"))
+    found["boundary"] = max(classes, everywhere)
     return found
 
 
@@ -166,7 +169,7 @@ def _noise(rng: np.random.Generator) -> dict[str, Any]:
         return Pair(anything(), anything())
 
     def below(pair: Pair) -> Pair:
-        return Pair(*(math.floor(n * rng.choice([0.0, 0.01, 0.5, 1.0])) for n in _both(pair)))
+        return Pair(*(float(math.floor(n * rng.choice([0.0, 0.01, 0.5, 1.0]))) for n in _both(pair)))
 
     n_z, n_x = some(), some()
     mu1 = 10 ** rng.uniform(-3, 1.5)
@@ -183,10 +186,12 @@ def _noise(rng: np.random.Generator) -> dict[str, Any]:
     }
     if rng.random() < 0.7:
         p_z = rng.uniform(0.02, 0.98)
-        found |= {"p_z": p_z, "x_scale": 2 * (1 - p_z) / p_z, "m_x": some(), "boundary": anything()}
+        found |= {"p_z": p_z, "x_scale": 2 * (1 - p_z) / p_z, "m_x": some()}
         found |= {name: some() for name in ("n_z_plus", "e_same", "e_plus", "e_dark")}
-    elif found["x_mode"] != "visibility":
-        found["x_mode"] = None
+        classes = sum(found[name].total for name in ("e_same", "e_plus", "e_dark"))
+        found["boundary"] = classes + anything()
+    else:
+        found["x_mode"] = "visibility"
     return found
 
 
