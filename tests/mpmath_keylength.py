@@ -61,7 +61,8 @@ def reference(inputs: Inputs, estimator: str) -> dict[str, Any]:
     if wrong:
         raise Refused(wrong)
     pair = list(zip(map(mpf, full["mu"]), map(mpf, full["mu_uncertainty"]), strict=True))
-    corners = product(*({mu * (1 - off), mu * (1 + off)} for mu, off in pair))
+    # In this order, as of corners that give equally little the first is named.
+    corners = product(*(sorted({mu * (1 - off), mu * (1 + off)}) for mu, off in pair))
     found: list[dict[str, Any]] = []
     contradictions: set[str] = set()
     for mu1, mu2 in corners:
@@ -275,6 +276,8 @@ def share_limits(inputs: Inputs, log_inverse: Any, found: dict[str, Any]) -> set
     rho = odds_lower(plus, _total(inputs, "n_z")) * p_z / (2 * p_x)
     t2 = odds_lower(central, mpf(inputs["boundary"])) * (p_z / 2 + p_x * rho) / p_z
     found["shares.rho_lower"], found["shares.t2_lower"] = rho, t2
+    found["size"]["shares.rho_lower"] = p_z / (2 * p_x)  # of a share of one
+    found["size"]["shares.t2_lower"] = (p_z / 2 + p_x * rho) / p_z
     return {name for name, limit in (("n_z_plus", rho), ("boundary", t2)) if limit > 1}
 
 
