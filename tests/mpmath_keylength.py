@@ -80,7 +80,7 @@ def _total(inputs: Inputs, name: str) -> Any:
 
 
 def charged(inputs: Inputs) -> str | None:
-    """Return the bound that widens the phase error: the one asked for, else the one whose counts are there."""
+    """Return the bound that widens the phase error: as asked for, else as counts are there."""
     if inputs.get("x_mode") == "visibility":
         return None
     if inputs["asymmetry_bound"] is not None:
@@ -264,7 +264,7 @@ def gamma(b: Any, c: Any, d: Any, eps: Any) -> Any:
 
 
 def share_limits(inputs: Inputs, log_inverse: Any, found: dict[str, Any]) -> set[str]:
-    """Put the lower limits of rho and t2 into ``found`` (S2); return what exceeds 1, which nothing can (S3)."""
+    """Put the lower limits of rho and t2 into ``found`` (S2); return which exceed 1, as nothing can (S3)."""
     p_z, p_x = mpf(inputs["p_z"]), 1 - mpf(inputs["p_z"])
 
     def odds_lower(x: Any, other: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Every estimator agrees with an independent calculation to 50 digits, bound by bound and refusal by refusal."""
+"""Every estimator agrees with an independent calculation to 50 digits, bound by bound, refusal by refusal."""
 
 import json
 import math
