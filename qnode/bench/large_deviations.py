@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float64]
 _STEPS = 200
 _TILT_ROUNDS = 6
+_FARTHEST_TILT = 60.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ def _sum_beyond(
         return Rare(0.0, 0.0)
     # The edge itself cannot be a tilted mean.
     at = min(max(limit, 0.5), possible - 0.5)
-    tilt = _bisected(lambda t: math.fsum(law.tilted(t).mean for law in laws) - at, -60.0, 60.0)
+    tilt = _bisected(
+        lambda t: math.fsum(law.tilted(t).mean for law in laws) - at, -_FARTHEST_TILT, _FARTHEST_TILT
+    )
 
     def fails(counts: Samples) -> NDArray[np.bool_]:
         total = counts.sum(axis=1)
@@ -147,7 +150,10 @@ def border_tilts(laws: Sequence[Law], margin: Callable[[Sequence[float]], float]
         def moved(size: float, direction: Sequence[float] = direction) -> list[float]:
             return [law.tilted(size * one).mean for law, one in zip(laws, direction, strict=True)]
 
-        size = _bisected(lambda size, moved=moved: margin(moved(size)), 0.0, 60.0)  # type: ignore[misc]
+        far = 1e-4  # farther out than the border, but not where the counts are nothing any more
+        while margin(moved(far)) > 0.0 and far < _FARTHEST_TILT:
+            far *= 1.5
+        size = _bisected(lambda size, moved=moved: margin(moved(size)), 0.0, far)  # type: ignore[misc]
         tilts = [size * one for one in direction]
         at = moved(size)
     return tilts
