@@ -1,25 +1,23 @@
 """What each bound of the estimators really fails with, where it claims an event's epsilon.
 
 The bounds are the node's own functions. The truth is a channel whose yields, error rates and shares are
-known: which intensity a detected qubit had, which empty qubit is wrong, which qubits fall into the sample and which
-states Alice sent are independent chances then, unequal where Eve treats qubits unequally. How likely these
-chances lead to a bound on the wrong side of the truth is found by `qnode.bench.large_deviations`.
+known: which intensity a detected qubit had, which empty qubit is wrong, which qubits fall into the sample
+and which states Alice sent are independent chances then, unequal where Eve treats qubits unequally. How
+likely these chances lead to a bound on the wrong side of the truth: `qnode.bench.large_deviations`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qnode.bench.large_deviations import (
     Binomial,
     Law,
     Poisson,
     Rare,
-    Samples,
     border_tilts,
     log_hypergeometric_at_most,
     probability,
@@ -97,10 +95,8 @@ class Block:
     n_z: float
     n_z_plus: float
     c_z: float
-    c_plus: float
     boundary: float
     e_same: float
-    e_plus: float
     e_dark: float
     mu: Pair
     p: Pair
@@ -259,41 +255,27 @@ def _share_s(block: Block, family: Family, log_inverse: float, rng: np.random.Ge
     return _share(_x_shares(block, family), log_inverse, rng)
 
 
-def _composed(block: Block, family: Family, log_inverse: float, rng: np.random.Generator) -> Rare:
-    """Return how often max(phi_vis, 1 - rho_L - t2_L (1 - 2 phi_vis)) lies below the phase error.
-
-    phi_vis is the true one here: that it fails is another event.
-    """
+def shares_asymmetry(block: Block, family: Family, log_inverse: float, rng: np.random.Generator) -> Rare:
+    """Return how often 1 - rho_L - t2_L lies below the asymmetry of the channel."""
     z_laws, x_laws = _z_shares(block, family), _x_shares(block, family)
     n_z, n_x = sum(law.n for law in z_laws), sum(law.n for law in x_laws)
-    phi = math.fsum(share * wrong for share, wrong in zip(family.photons, family.wrong, strict=True))
 
-    def odds(share: float) -> float:
-        return share / (1.0 - share)
+    def upper(q: float, s: float) -> float:
+        rho = q / (1.0 - q) * block.p_z / (2 * block.p_x)
+        t2 = s / (1.0 - s) * (block.p_z / 2 + block.p_x * rho) / block.p_z
+        return ShareTerms(rho=None, t2=None, rho_lower=rho, t2_lower=t2).asymmetry_upper
 
-    def terms(q: float, s: float) -> ShareTerms:
-        rho = odds(q) * block.p_z / (2 * block.p_x)
-        t2 = odds(s) * (block.p_z / 2 + block.p_x * rho) / block.p_z
-        return ShareTerms(rho=None, t2=None, rho_lower=rho, t2_lower=t2)
-
-    true = terms(
+    asymmetry = upper(
         math.fsum(law.mean for law in z_laws) / n_z, math.fsum(law.mean for law in x_laws) / n_x
-    ).widen(phi)
+    )
     q_lower = cache(lambda x: share_lower(x, n_z, log_inverse))
     s_lower = cache(lambda x: share_lower(x, n_x, log_inverse))
 
-    def margin(plus: float, central: float) -> float:
-        return terms(q_lower(plus), s_lower(central)).widen(phi) - true
-
-    def of_counts(counts: Samples) -> NDArray[np.bool_]:
+    def margin(counts: Sequence[float]) -> float:
         split = len(z_laws)
-        return np.array([margin(row[:split].sum(), row[split:].sum()) < 0.0 for row in counts])
+        return upper(q_lower(math.fsum(counts[:split])), s_lower(math.fsum(counts[split:]))) - asymmetry
 
-    laws: list[Law] = [*z_laws, *x_laws]
-    tilts = border_tilts(
-        laws, lambda counts: margin(math.fsum(counts[: len(z_laws)]), math.fsum(counts[len(z_laws) :]))
-    )
-    return probability(laws, tilts, of_counts, rng, SAMPLES_COMPOSED)
+    return _by_margin([*z_laws, *x_laws], margin, rng, SAMPLES_COMPOSED)
 
 
 def _classes(block: Block, family: Family) -> tuple[list[Poisson], float]:
@@ -311,12 +293,12 @@ def _classes(block: Block, family: Family) -> tuple[list[Poisson], float]:
     return [Poisson(mean) for mean in means], 1.0 - t2 - rho
 
 
-def _joint(block: Block, family: Family, log_inverse: float, rng: np.random.Generator) -> Rare:
+def joint_asymmetry(block: Block, family: Family, log_inverse: float, rng: np.random.Generator) -> Rare:
     """Return how often the true asymmetry lies above the joint (Bernstein) bound."""
     laws, asymmetry = _classes(block, family)
 
-    def margin(counts: Samples | list[float]) -> float:
-        central, same, plus, dark = (Pair(float(n), 0.0) for n in counts)
+    def margin(counts: Sequence[float]) -> float:
+        central, same, plus, dark = (Pair(n, 0.0) for n in counts)
         upper = asymmetry_terms(
             Pair(0.0, 0.0), central, same, plus, dark, p_z=block.p_z, log_inverse_eps=log_inverse
         ).asymmetry_upper
@@ -325,15 +307,15 @@ def _joint(block: Block, family: Family, log_inverse: float, rng: np.random.Gene
     return _by_margin(laws, margin, rng, SAMPLES_JOINT)
 
 
-def removed_reference(block: Block, log_inverse: float, rng: np.random.Generator, family: Family) -> Rare:
+def removed_reference(block: Block, family: Family, log_inverse: float, rng: np.random.Generator) -> Rare:
     """Return the same of the bound that was removed: sqrt(n ln(1/e)/2) on each count (reference 3.6).
 
     A^u = 1 + t4^u - t2^l - t3^l, each count deviating by as much as a share among that many events would.
     """
     laws, asymmetry = _classes(block, family)
 
-    def margin(counts: Samples | list[float]) -> float:
-        central, same, plus, dark = (float(n) for n in counts)
+    def margin(counts: Sequence[float]) -> float:
+        central, same, plus, dark = counts
 
         def deviation(n: float) -> float:
             return math.sqrt(0.5 * n * log_inverse)
@@ -348,15 +330,18 @@ def removed_reference(block: Block, log_inverse: float, rng: np.random.Generator
 
 
 def _by_margin(
-    laws: list[Poisson],
-    margin: Callable[[Samples | list[float]], float],
+    laws: Sequence[Law],
+    margin: Callable[[Sequence[float]], float],
     rng: np.random.Generator,
     samples: int,
 ) -> Rare:
-    tilts = border_tilts(laws, lambda counts: margin(list(counts)))
-    return probability(laws, tilts, lambda rows: np.array([margin(row) < 0.0 for row in rows]), rng, samples)
+    tilts = border_tilts(laws, margin)
+    return probability(
+        laws, tilts, lambda rows: np.array([margin(row) < 0.0 for row in rows.tolist()]), rng, samples
+    )
 
 
+# How a bound is looked at: what it fails with for a block, a family, a ln(1/e), and random numbers.
 Check = Callable[[Block, Family, float, np.random.Generator], Rare]
 # Name, how many one-sided events the budget gives it, and how it is looked at.
 _CHECKS: tuple[tuple[str, int, Check], ...] = (
@@ -369,6 +354,6 @@ _CHECKS: tuple[tuple[str, int, Check], ...] = (
     ("sampling", 1, _sampling),
     ("share q", 1, _share_q),
     ("share s", 1, _share_s),
-    ("asymmetry by shares", 2, _composed),
-    ("asymmetry, joint", 2, _joint),
+    ("asymmetry by shares", 2, shares_asymmetry),
+    ("asymmetry, joint", 2, joint_asymmetry),
 )
