@@ -15,6 +15,7 @@ import trio
 from qnode.cli.keylength_page import keylength_page
 from qnode.cli.loopback import first_of, load_loopback
 from qnode.cli.main import EXIT_USAGE
+from qnode.cli.validity_page import validity_page
 from qnode.errors import ConfigError
 from qnode.loopback.compare import (
     BlockLog,
@@ -204,6 +205,26 @@ def keylength(path: Path, f_ec: float) -> str:
     config = path.name if path.is_absolute() else path
     return keylength_page(
         load_loopback(path), f_ec, f"qnode report keylength --config {config} --f-ec {f_ec:g}"
+    )
+
+
+@report.command()
+@_configured
+@click.option(
+    "--beside",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("config/fast.toml"),
+    show_default=True,
+    help="Another link, of which the bounds on the asymmetry are shown too.",
+)
+@_output("validity")
+@_common
+def validity(path: Path, beside: Path) -> str:
+    """Compare what each bound of the estimators claims to fail with and what it fails with."""
+    names = [one.name if one.is_absolute() else one for one in (path, beside)]
+    return validity_page(
+        [load_loopback(path), load_loopback(beside)],
+        f"qnode report validity --config {names[0]} --beside {names[1]}",
     )
 
 

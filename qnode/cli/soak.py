@@ -1,4 +1,4 @@
-"""`qnode soak`: correct many made-up blocks and count those that end wrong."""
+"""`qnode soak`: correct many made-up blocks, or estimate many made-up counts, and count what ends wrong."""
 
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ import click
 from qnode.cli.main import EXIT_USAGE
 
 if TYPE_CHECKING:
+    from qnode.bench.keylength_soak import KeyLengthSoak
     from qnode.bench.soak import SoakResult
 
 
@@ -18,6 +19,24 @@ if TYPE_CHECKING:
 @click.option("--qber", type=float, default=0.015, show_default=True, help="Fraction of wrong bits.")
 @click.option("--estimate", type=float, help="What both sides believe it to be; as it is if not given.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Makes blocks and errors repeatable.")
+@click.option(
+    "--keylength",
+    "count_sets",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Take N random sets of counts through the estimators instead; no bits are corrected.",
+)
+@click.option(
+    "--estimator",
+    "estimators",
+    multiple=True,
+    help="With --keylength: an estimator; may be given more than once. Default: all closed formulas.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    help="With --keylength: how many work; all processors if left out.",
+)
 @click.option("--json", "as_json", is_flag=True, help="On stdout print one JSON object, and nothing else.")
 def soak_command(
     method: str,
@@ -26,13 +45,21 @@ def soak_command(
     qber: float,
     estimate: float | None,
     seed: int,
+    count_sets: int | None,
+    estimators: tuple[str, ...],
+    processes: int | None,
     as_json: bool,
 ) -> int:
     """Correct errors in many random blocks, both sides on one core, and compare.
 
     A wrong block is one that was taken for corrected and is not, verification aside. Exit 1 if there is one,
     or if none was corrected.
+
+    With --keylength, possible and impossible sets of counts go through every estimator. Exit 1 if one ends
+    otherwise than in a refusal or a length from 0 to the sifted bits, or if a worse block gives more key.
     """
+    if count_sets is not None:
+        return _soak_key_lengths(count_sets, estimators, processes, seed, as_json)
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
     from qnode.bench.soak import SoakResult, soak
     from qnode.errors import FieldError
@@ -63,6 +90,44 @@ def soak_command(
     else:
         click.echo(_sentence(result))
     return 1 if result.wrong_blocks else 0
+
+
+def _soak_key_lengths(
+    n_sets: int, estimators: tuple[str, ...], processes: int | None, seed: int, as_json: bool
+) -> int:
+    # Imported here for the same reason as above.
+    import msgspec
+
+    from qnode.bench.keylength_soak import CLOSED_FORMS, KeyLengthSoak, soak_key_lengths
+    from qnode.distill.keylength import ESTIMATORS
+
+    for name in estimators:
+        if name not in ESTIMATORS:
+            click.echo(f"qnode: --estimator: {name!r} is none of {', '.join(ESTIMATORS)}", err=True)
+            return EXIT_USAGE
+    result, told = KeyLengthSoak.empty(), 0
+    for result in soak_key_lengths(
+        n_sets, seed=seed, estimators=estimators or CLOSED_FORMS, processes=processes
+    ):
+        if 20 * result.sets // n_sets > told:
+            told = 20 * result.sets // n_sets
+            click.echo(f"{result.sets} of {n_sets} sets, {result.failures} failures", err=True)
+    click.echo(msgspec.json.encode(result).decode() if as_json else _key_length_table(result))
+    return 1 if result.failures else 0
+
+
+def _key_length_table(result: "KeyLengthSoak") -> str:
+    columns = ("sets", "accepted", "estimates", "with_key", "refused", "crashed", "out_of_range")
+    lines = [f"{'':<18}" + "".join(f"{name:>14}" for name in columns)]
+    for kind, row in result.kinds.items():
+        lines.append(f"{kind:<18}" + "".join(f"{getattr(row, name):>14}" for name in columns))
+    for what, pairs in result.worse_pairs.items():
+        lines.append(f"{what}: {pairs} worse blocks, {result.more_key.get(what, 0)} with more key")
+    for field, count in sorted(result.refused_fields.items()):
+        lines.append(f"refused for {field}: {count}")
+    lines += result.examples
+    lines.append(f"{result.sets} sets, {result.failures} failures")
+    return "\n".join(lines)
 
 
 def _sentence(result: "SoakResult") -> str:
