@@ -22,7 +22,7 @@ from qnode.tags.types import Codes, Slots, TagBlock
 DETECTOR = DetectorParameters(efficiency=0.5, dead_time_s=1e-6, dark_rate_hz=500.0)
 LINK = LinkParameters(
     block=BlockParameters(sifted_bits=150_000, minimum_secret_bits=2048),
-    estimation=EstimationParameters(estimator="rusca2018", x_mode="visibility", eps_sec=1e-9),
+    estimation=EstimationParameters(estimator="eur", x_mode="visibility", eps_sec=1e-9),
 )
 SIMULATION = SimulationParameters(attenuation_db=6.0, z_detector=DETECTOR, x_detector=DETECTOR)
 RECORDING = SimulatedRecording(SIMULATION, LINK)

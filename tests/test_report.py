@@ -250,7 +250,7 @@ def test_the_shipped_fast_link_makes_megabits_of_key_in_the_model() -> None:
     assert model.discarded is None
     # What the first lines of the file say.
     assert model.row.sifted_bits_per_s == pytest.approx(24.2e6, rel=0.01)
-    assert model.row.secret_bits_per_s == pytest.approx(7.5e6, rel=0.01)
+    assert model.row.secret_bits_per_s == pytest.approx(9.6e6, rel=0.01)
     assert model.row.qber_z == pytest.approx(0.0092, abs=1e-4)
     assert model.row.e_vis == pytest.approx(0.0160, abs=3e-4)  # 0.01 of it by (1 - V)/2
     jitter = fast.simulation.jitter
