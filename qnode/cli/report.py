@@ -15,6 +15,7 @@ import trio
 from qnode.cli.keylength_page import keylength_page
 from qnode.cli.loopback import first_of, load_loopback
 from qnode.cli.main import EXIT_USAGE
+from qnode.cli.plausibility_page import plausibility_page
 from qnode.cli.validity_page import validity_page
 from qnode.errors import ConfigError
 from qnode.loopback.compare import (
@@ -205,6 +206,35 @@ def keylength(path: Path, f_ec: float) -> str:
     config = path.name if path.is_absolute() else path
     return keylength_page(
         load_loopback(path), f_ec, f"qnode report keylength --config {config} --f-ec {f_ec:g}"
+    )
+
+
+@report.command()
+@_configured
+@click.option(
+    "--beside",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("config/fast.toml"),
+    show_default=True,
+    help="Another link, of which the chance of each check is shown too.",
+)
+@click.option(
+    "--blocks",
+    default=100_000,
+    show_default=True,
+    type=click.IntRange(100),
+    help="Synthetic honest blocks a link.",
+)
+@_output("plausibility")
+@_common
+def plausibility(path: Path, beside: Path, blocks: int) -> str:
+    """Show every check of plausibility, its chance at honest links, and what wrong intensities do."""
+    names = [one.name if one.is_absolute() else one for one in (path, beside)]
+    return plausibility_page(
+        [load_loopback(path), load_loopback(beside)],
+        blocks,
+        f"qnode report plausibility --config {names[0]} --beside {names[1]} --blocks {blocks}",
+        _say,
     )
 
 

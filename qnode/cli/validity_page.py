@@ -39,17 +39,17 @@ def validity_page(configs: Sequence[LoopbackConfig], command: str) -> str:
     parts = [
         "# What the bounds claim and what they do",
         f"Made by `{command}`; nothing here is measured, and every seed is fixed. Do not edit.",
-        "Each bound of the estimators is a function of counts that may lie on the wrong side of the truth "
-        "with the epsilon of one event: (eps_sec/3)^2 / K with `eur`, K = 11. A plain Monte Carlo cannot "
-        "see 1e-22. Here counts are drawn from exponentially tilted laws that make the failure ordinary, "
-        "and weighed back (`qnode/bench/large_deviations.py`; tests compare it with exact enumeration). "
-        "The bounds are the node's own functions; the truth is computed apart from them "
+        "Each bound of the estimators is a function of counts that may lie on the wrong side of the "
+        "truth with the epsilon of one event: (eps_sec/3)^2 / K with `eur`, K = 11. A plain Monte Carlo "
+        "cannot see 1e-22. Here counts are drawn from exponentially tilted laws that make the failure "
+        "ordinary, and weighed back (`qnode/bench/large_deviations.py`; tests compare it with exact "
+        "enumeration). The bounds are the node's own functions; the truth is computed apart from them "
         "(`qnode/bench/validity.py`).",
         "## The channels",
         _families_table(),
         "The clicks of each kind of light are fixed by the channel; chance is which intensity each had, "
-        "which empty qubit is wrong, which one-photon qubits fall into the sample, and which states Alice "
-        "had sent. Where Eve treats kinds of light unequally these chances are unequal.",
+        "which empty qubit is wrong, which one-photon qubits fall into the sample, and which states "
+        "Alice had sent. Where Eve treats kinds of light unequally these chances are unequal.",
     ]
     for eps_sec in EPSILONS:
         parts += [
@@ -58,9 +58,10 @@ def validity_page(configs: Sequence[LoopbackConfig], command: str) -> str:
         ]
     parts += [
         "A real probability up to the claimed one is what the bound promises (sampling error: 2 %, a "
-        "joint bound 8 %, that of shares 20 %). Exact limits are tight where all chances are equal (share "
-        "q, share s, sampling), and have room where they are not. The asymmetry by shares fails only when "
-        "both of its limits are at their worst together, which is far less likely than either.",
+        "joint bound 8 %, that of shares 20 %). Exact limits are tight where all chances are equal "
+        "(share q, share s, sampling), and have room where they are not. The asymmetry by shares fails "
+        "only when both of its limits are at their worst together, which is far less likely than "
+        "either.",
         "The asymmetry is that of all photon numbers together. The channel that treats one photon and "
         "several in opposite ways has none by this measure, while its one-photon part has 0.14: no row "
         "here is about that, and it stays an assumption ([security](security.md)).",

@@ -1,0 +1,144 @@
+"""What happens when a transmitter sends other intensities than the link says: seen in the counts, or not.
+
+A decoy of another brightness shows in the ratio of the clicks of both intensities. Below what chance and
+calibration hide, the key is too long by what the estimator believes of the intensities; ``mu_uncertainty``
+covers as much of that as it says.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec.structs
+import numpy as np
+
+from qnode.bench.honest_blocks import HonestLink
+from qnode.config import LinkParameters
+from qnode.distill.check_table import Finding
+from qnode.distill.keylength import KeyLength
+from qnode.distill.plausibility import chance_of_false_alarm, examine
+from qnode.distill.plausibility.chance import standard_deviations
+from qnode.node.decision import decide, key_length
+from qnode.node.dialogue import BlockLost
+from qnode.plan.forecast import USUAL_F_EC, forecast
+from qnode.simulate.parameters import SimulationParameters
+
+CHECK: Final = "intensity_z"
+_BISECTIONS: Final = 40
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """From which decoy on the counts show it, on one side.
+
+    ``decoy``: sent, in mean photons, so that the measured ratio lies at its limit. ``deviation``: by how much
+    the sent decoy must differ to move the ratio by one standard deviation.
+    """
+
+    decoy: float
+    deviation: float
+
+
+def with_decoy(link: LinkParameters, decoy: float, signal: float | None = None) -> LinkParameters:
+    """Return the link with other intensities, exactly known; as they may be swapped, nothing is checked."""
+    mu = (link.source.mu[0] if signal is None else signal, decoy)
+    source = msgspec.structs.replace(link.source, mu=mu, mu_uncertainty=(0.0, 0.0))
+    return msgspec.structs.replace(link, source=source)
+
+
+def threshold(link: LinkParameters, simulation: SimulationParameters, *, brighter: bool) -> Threshold:
+    """Return where a brighter or weaker decoy than the link's begins to show in `CHECK`."""
+    span_s = forecast(simulation, link).span_s
+    z = standard_deviations(chance_of_false_alarm(link, span_s))
+
+    def beyond(decoy: float) -> float:
+        """Return how far the expected ratio lies beyond its limit, in standard deviations."""
+        found = _expected(link, simulation, decoy)
+        assert found.least is not None
+        assert found.most is not None
+        least, most = link_ratio(link)
+        if brighter:
+            return (found.value - found.most) / ((found.most - most) / z)
+        return (found.least - found.value) / ((least - found.least) / z)
+
+    mu2 = link.source.mu[1]
+    low, high = 1.0, (1.5 if brighter else 0.5)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        if beyond(mu2 * middle) < 0.0:
+            low = middle
+        else:
+            high = middle
+    at = mu2 * high
+    step = 0.001 * mu2 * (1.0 if brighter else -1.0)
+    slope = (beyond(at + step) - beyond(at - step)) / (2.0 * step)
+    return Threshold(at, abs(1.0 / slope))
+
+
+def link_ratio(link: LinkParameters) -> tuple[float, float]:
+    """Return the least and most of mu2/mu1 that the calibration allows."""
+    (mu1, mu2), (off1, off2) = link.source.mu, link.source.mu_uncertainty
+    return mu2 * (1.0 - off2) / (mu1 * (1.0 + off1)), mu2 * (1.0 + off2) / (mu1 * (1.0 - off1))
+
+
+def _expected(link: LinkParameters, simulation: SimulationParameters, decoy: float) -> Finding:
+    sent = with_decoy(link, decoy)
+    counts = forecast(simulation, sent).counts
+    (found,) = (one for one in examine(counts, link) if one.check == CHECK)
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of blocks: how many were discarded by `CHECK`, by any check, or gave no key at all."""
+
+    blocks: int
+    by_check: int
+    by_any: int
+    without_key: int
+    reasons: dict[str, int]
+
+
+def outcome(
+    link: LinkParameters,
+    sent: LinkParameters,
+    simulation: SimulationParameters,
+    blocks: int,
+    seed: int = 1,
+) -> Outcome:
+    """Draw honest blocks of what is sent, and judge them by what the link says."""
+    by_check = by_any = without_key = 0
+    reasons: dict[str, int] = {}
+    for counts in HonestLink(sent, simulation).blocks(blocks, np.random.default_rng(seed)):
+        failed = {one.check for one in examine(counts, link) if not one.plausible}
+        by_check += CHECK in failed
+        by_any += bool(failed)
+        try:
+            decide(counts, link)
+        except BlockLost as lost:
+            without_key += 1
+            reasons[lost.reason] = reasons.get(lost.reason, 0) + 1
+    return Outcome(blocks, by_check, by_any, without_key, reasons)
+
+
+def lengths(
+    link: LinkParameters, sent: LinkParameters, simulation: SimulationParameters, f_ec: float = USUAL_F_EC
+) -> tuple[int | None, int | None]:
+    """Return the key length that the link claims for what is sent, and the right one; None: refused."""
+    counts = forecast(simulation, sent, f_ec).counts
+
+    def length(judge: LinkParameters) -> int | None:
+        try:
+            found: KeyLength = key_length(counts, judge)
+        except BlockLost:
+            return None
+        return found.length
+
+    return length(link), length(sent)
+
+
+def excess(claimed: int | None, right: int | None) -> float:
+    """Return by which fraction a length is too long; 0 where it is not, infinite where none is right."""
+    if not claimed:
+        return 0.0
+    return max(0.0, claimed / right - 1.0) if right else math.inf

@@ -1,0 +1,230 @@
+"""The page of `qnode report plausibility`: every check, its chance at honest links, and wrong intensities."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec.structs
+import numpy as np
+
+from qnode.bench.honest_blocks import HonestLink
+from qnode.bench.intensities import excess, lengths, outcome, threshold, with_decoy
+from qnode.config import EstimationParameters, LinkParameters
+from qnode.distill.check_table import CHECKS
+from qnode.distill.plausibility import SIDES, YEAR_S, chance_of_false_alarm, examine
+from qnode.distill.plausibility.chance import standard_deviations
+from qnode.loopback.markdown import table
+from qnode.loopback.prepare import LoopbackConfig
+from qnode.plan.forecast import forecast
+
+SEED: Final = 12
+TRIED_CHANCE: Final = 1e-3
+BLOCKS_AT_A_THRESHOLD: Final = 400
+BLOCKS_OF_A_FAULT: Final = 50
+OFF: Final = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05)
+UNCERTAINTIES: Final = (0.0, 0.005, 0.01, 0.02, 0.03)
+
+_HOW = (
+    "An estimator takes counts at their word. Before it, every block is held against what physics and the "
+    "link's parameters allow. Each check below measures one value of the block's public record, between "
+    "two limits. The limits follow from the parameters in the link's file and from chance; they never move "
+    "with what was seen. The first value outside discards the block at both sites: the check is the reason "
+    "in `qnodectl blocks` and in the metric `qkd_blocks_discarded_total`, the alarm is "
+    "`counts.implausible`, and the text says the value, the limits and what it points to. `qnodectl "
+    "checks` shows all checks of the last block, `qnodectl blocks --csv` those of every block, and "
+    "`qkd_check_ratio` with `qkd_check_limit_ratio` go to Prometheus."
+)
+_TOLERANCES = (
+    "What optics and electronics are inexact in is set in `[link.plausibility]`, the same at both sites: "
+    "`least_error_z` and `least_error_x` (no modulator and no interferometer is better), "
+    "`balance_tolerance` (of rho and t2 around one half), `arm_ratio`, `late_tolerance`, "
+    "`cross_click_factor`, `out_of_gate`, `drift` (of a click rate within a block), and "
+    "`link.receiver.dead_time_s`. `arm_ratio` and `out_of_gate` are wide as shipped, as they depend on the "
+    "detectors: set them when the link has been measured."
+)
+
+
+def plausibility_page(
+    configs: Sequence[LoopbackConfig], blocks: int, command: str, tell: Callable[[str], None]
+) -> str:
+    """Return the page in Markdown; the first link is the one whose intensities are sent wrong."""
+    parts = [
+        "# Can these counts come from this link?",
+        f"Made by `{command}`; every seed is fixed. Do not edit.",
+        _HOW,
+        "## The checks",
+        _checks_table(),
+        _TOLERANCES,
+        "A block of a peer of protocol 1 has the counts for some of them only: no rho, no t2, nothing of "
+        "tags.",
+        "## Chance",
+        "All checks together have `false_alarms_per_year` false alarms at an honest link, 1 as shipped. "
+        f"Each of their {SIDES} sides gets an equal part of the chance of a block:",
+        _chances_table(configs),
+        f"Here each side of each check is given a chance of {TRIED_CHANCE:g}, and {blocks:,} honest blocks "
+        "are drawn around the analytic model. The share of blocks beyond either limit is what the check "
+        "really does by chance; a check that allows for more than chance shows none.",
+        _tails_table(configs, blocks, tell),
+    ]
+    parts += _intensities(configs[0], tell)
+    return "\n\n".join(parts) + "\n"
+
+
+def _checks_table() -> str:
+    rows = [[check.name, check.what, check.low or "(no limit)", check.high] for check in CHECKS]
+    return table(["check", "measures", "too low points to", "too high points to"], rows, words=(0, 1, 2, 3))
+
+
+def _chances_table(configs: Sequence[LoopbackConfig]) -> str:
+    rows = []
+    for config in configs:
+        span_s = forecast(config.simulation, config.link).span_s
+        chance = chance_of_false_alarm(config.link, span_s)
+        rows.append(
+            [
+                config.link.name,
+                f"{span_s:.3g} s",
+                f"{YEAR_S / span_s:,.0f}",
+                f"{chance:.1e}",
+                f"{standard_deviations(chance):.2f}",
+            ]
+        )
+    return table(
+        ["link", "block", "blocks a year", "chance of a side", "standard deviations"], rows, words=(0,)
+    )
+
+
+def _tails_table(configs: Sequence[LoopbackConfig], blocks: int, tell: Callable[[str], None]) -> str:
+    columns = [_tails(config, blocks, tell) for config in configs]
+    rows = []
+    for check in CHECKS:
+        cells = [f"`{check.name}`"]
+        for tried, real in columns:
+            cells += (
+                ["–", "–"]
+                if check.name not in tried
+                else [_rate(tried[check.name], blocks), str(real[check.name])]
+            )
+        rows.append(cells)
+    titles = ["check"]
+    for config in configs:
+        titles += [
+            f"{config.link.name}: beyond at {TRIED_CHANCE:g} a side",
+            f"{config.link.name}: at its real rate",
+        ]
+    return table(titles, rows, words=(0,))
+
+
+def _rate(beyond: int, blocks: int) -> str:
+    return f"{beyond / blocks:.1e}" if beyond else "0"
+
+
+def _tails(
+    config: LoopbackConfig, blocks: int, tell: Callable[[str], None]
+) -> tuple[dict[str, int], dict[str, int]]:
+    tried: dict[str, int] = {}
+    real: dict[str, int] = {}
+    link = HonestLink(config.link, config.simulation)
+    for number, counts in enumerate(link.blocks(blocks, np.random.default_rng(SEED)), 1):
+        for beyond, chance in ((tried, TRIED_CHANCE), (real, None)):
+            for found in examine(counts, config.link, chance):
+                beyond[found.check] = beyond.get(found.check, 0) + (not found.plausible)
+        if number % 10_000 == 0:
+            tell(f"{config.link.name}: {number:,} of {blocks:,} blocks")
+    return tried, real
+
+
+def _intensities(config: LoopbackConfig, tell: Callable[[str], None]) -> list[str]:
+    config = msgspec.structs.replace(
+        config, link=msgspec.structs.replace(config.link, estimation=EstimationParameters())
+    )
+    link = config.link
+    mu2 = link.source.mu[1]
+    tell(f"{link.name}: wrong intensities")
+    return [
+        "## Wrong intensities",
+        f"The transmitter of `{link.name}` sends another decoy than the {mu2:g} of the link's file. Noise "
+        "cancels in n - 2 m, so that mu2 / mu1 is measured to a fraction of a per cent a block. A decoy "
+        "three standard deviations beyond the threshold is discarded for it in every block, one three "
+        "below in none.",
+        _thresholds_table(config),
+        f"Each with {BLOCKS_AT_A_THRESHOLD} blocks. Larger faults, {BLOCKS_OF_A_FAULT} blocks each:",
+        _faults_table(link, config),
+        "Below the threshold the key is too long by what the estimator believes of the intensities. In per "
+        "cent of the right length, by how far the decoy is off (the worse of brighter and weaker) and by "
+        "what `mu_uncertainty` allows for (shipped estimator):",
+        _excess_table(link, config),
+        "A common scale of both intensities is not seen at all, as it looks like less loss: both 5 % "
+        f"brighter make the key {_scaled(link, config, 1.05)} too long with exact intensities. That the "
+        "intensities are calibrated to `mu_uncertainty` is an assumption, and a power monitor at the "
+        "source is what tests it.",
+    ]
+
+
+def _with_uncertainty(link: LinkParameters, off: float) -> LinkParameters:
+    source = msgspec.structs.replace(link.source, mu_uncertainty=(off, off))
+    return msgspec.structs.replace(link, source=source)
+
+
+def _thresholds_table(config: LoopbackConfig) -> str:
+    rows = []
+    for off in (0.0, 0.01):
+        link = _with_uncertainty(config.link, off)
+        for brighter in (True, False):
+            found = threshold(link, config.simulation, brighter=brighter)
+            cells = [f"{off:.1%}", f"{found.decoy:.4f} ({found.decoy / link.source.mu[1] - 1.0:+.2%})"]
+            cells.append(f"{found.deviation / link.source.mu[1]:.2%}")
+            for steps in (3.0, -3.0):
+                decoy = found.decoy + steps * found.deviation * (1.0 if brighter else -1.0)
+                seen = outcome(link, with_decoy(link, decoy), config.simulation, BLOCKS_AT_A_THRESHOLD)
+                cells.append(f"{seen.by_check} of {seen.blocks}")
+            rows.append(cells)
+    titles = [
+        "mu known within", "threshold of the decoy", "one standard deviation",
+        "discarded three above", "discarded three below",
+    ]  # fmt: skip
+    return table(titles, rows, words=(0,))
+
+
+def _faults_table(link: LinkParameters, config: LoopbackConfig) -> str:
+    mu1, mu2 = link.source.mu
+    faults = {
+        f"decoy {1.5 * mu2:.3g}": with_decoy(link, 1.5 * mu2),
+        f"decoy {2.0 * mu2:.3g}": with_decoy(link, 2.0 * mu2),
+        "swapped": with_decoy(link, mu1, mu2),
+    }
+    for off in (0.05, 0.1, 0.2):
+        faults[f"decoy {off:+.0%}"] = with_decoy(link, mu2 * (1.0 + off))
+        faults[f"decoy {-off:+.0%}"] = with_decoy(link, mu2 * (1.0 - off))
+    rows = []
+    for name, sent in faults.items():
+        seen = outcome(link, sent, config.simulation, BLOCKS_OF_A_FAULT)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in seen.reasons.items())
+        rows.append([name, f"{seen.without_key} of {seen.blocks}", reasons])
+    return table(["sent", "discarded", "for"], rows, words=(0, 2))
+
+
+def _excess_table(link: LinkParameters, config: LoopbackConfig) -> str:
+    rows = []
+    for off in OFF:
+        cells = [f"{off:.2%}"]
+        for allowed in UNCERTAINTIES:
+            judge = _with_uncertainty(link, allowed)
+            worst = max(
+                excess(
+                    *lengths(
+                        judge, with_decoy(link, link.source.mu[1] * (1.0 + sign * off)), config.simulation
+                    )
+                )
+                for sign in (1.0, -1.0)
+            )
+            cells.append("0" if worst == 0.0 else f"{worst:.1%}")
+        rows.append(cells)
+    return table(["decoy off by", *(f"allowed {allowed:.1%}" for allowed in UNCERTAINTIES)], rows, words=())
+
+
+def _scaled(link: LinkParameters, config: LoopbackConfig, by: float) -> str:
+    mu1, mu2 = link.source.mu
+    claimed, right = lengths(link, with_decoy(link, mu2 * by, mu1 * by), config.simulation)
+    off = excess(claimed, right)
+    return "infinitely" if math.isinf(off) else f"{off:.1%}"
