@@ -56,6 +56,7 @@ def test_a_drill_begins_and_leaves_the_link_as_it_was(drill: Drill) -> None:
 def test_the_lines_of_a_drill_do_in_a_file_what_the_command_does(drill: Drill) -> None:
     schedule = drill_schedule(drill, TURIN.link, 270.0, 651.0)
     lines = as_toml(schedule)
+    assert lines.startswith("[[simulation.schedule]]\nat_s = 270.0\n")
     assert lines.count("[[simulation.schedule]]") == 2
     text = (Path(__file__).parent.parent / "config" / "turin.toml").read_text() + "\n" + lines
     config = parse_loopback_config(tomllib.loads(text), "test")

@@ -205,13 +205,31 @@ def test_of_several_ways_to_rule_the_detectors_one_holds() -> None:
     assert rates_under(two) == rates_under(CAREFUL)
 
 
+@pytest.mark.parametrize(("attack", "knots"), [(CAREFUL, 150), (Settings(eve_time_shift_ps=1e4), 3)])
+def test_the_steps_do_not_change_the_tags_of_attacks(attack: Settings, knots: int) -> None:
+    busy = DetectorParameters(efficiency=0.9, dead_time_s=1e-6 if attack is CAREFUL else 20e-9)
+    dense = msgspec.structs.replace(TURIN, z_detector=busy, x_detector=busy)
+    settings = msgspec.structs.replace(attack, attenuation_db=0.0, eve_after_gate=0.3, eve_burst_hz=1e5)
+
+    def tags(steps: list[int]) -> list[np.ndarray]:
+        generator, blocks = TagGenerator(dense, LINK), []
+        for until in steps:
+            while generator.knot < until:
+                blocks.append(generator.step(until, settings, Lit(KEY, 0)))
+        return [np.concatenate([getattr(b, name) for b in blocks]) for name in ("times_ps", "channels")]
+
+    whole, parts = tags([knots]), tags(list(range(1, knots + 1)))
+    assert whole[0].size > 1_000_000
+    assert all(np.array_equal(one, other) for one, other in zip(parts, whole, strict=True))
+
+
 def test_no_tag_lies_before_what_was_promised_when_eve_begins_to_shift() -> None:
     busy = DetectorParameters(efficiency=0.9, dead_time_s=0.0, afterpulse_probability=0.0)
     dense = msgspec.structs.replace(TURIN, attenuation_db=0.0, z_detector=busy, x_detector=busy)
     generator, promised = TagGenerator(dense, LINK), -(2**62)
     for knot in range(1, 7):
         shift_ps = 1e4 * (knot % 2)
-        settings = Settings(attenuation_db=0.0, mu_sent=(9.0, 9.0), eve_time_shift_ps=shift_ps)
+        settings = Settings(attenuation_db=0.0, mu_sent=(2.0, 2.0), eve_time_shift_ps=shift_ps)
         while generator.knot < knot:
             block = generator.step(knot, settings, Lit(KEY, 0))
             assert block.times_ps.min(initial=2**62) >= promised

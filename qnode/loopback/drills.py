@@ -3,10 +3,10 @@
 A drill is two changes of the simulation's schedule, one when she begins and one when she stops.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec.json
 import msgspec.structs
 from msgspec import Struct
 
@@ -238,6 +238,6 @@ def as_toml(schedule: Sequence[ScheduledChange]) -> str:
         given = _given(change)
         values = {"at_s": given.pop("at_s"), **given}
         # What JSON says of a number, a word, a truth or a list of numbers, TOML says in the same way.
-        lines = [f"{name} = {msgspec.json.encode(value).decode()}" for name, value in values.items()]
+        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
         tables.append("\n".join(["[[simulation.schedule]]", *lines]))
     return "\n\n".join(tables)
