@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 
 from qnode.distill.counts import SPAN_PARTS, TagCounts
+from qnode.kernels import kernel
 from qnode.tags.marks import Marks
-from qnode.tags.types import OUTCOME_LATE, Clicks, SlotRange, Slots
+from qnode.tags.types import OUTCOME_LATE, Clicks, Codes, SlotRange, Slots
 
 
 class SpanCounts:
@@ -31,7 +32,7 @@ class SpanCounts:
         places = clicks.slots.searchsorted(self._borders[first : last + 2])
         for part, (begin, end) in enumerate(pairwise(places.tolist()), first):
             outcomes = clicks.outcomes[begin:end]
-            n_z = int(np.count_nonzero(outcomes <= OUTCOME_LATE))
+            n_z = int(_count_z(outcomes))
             self._clicks[:, part] += (n_z, outcomes.shape[0] - n_z)
 
     def add_marks(self, marks: Marks) -> None:
@@ -80,3 +81,12 @@ class SpanCounts:
             [np.maximum(np.minimum(ends, border) - firsts, 0).sum() for border in self._borders], np.int64
         )
         return below[1:] - below[:-1]
+
+
+@kernel
+def _count_z(outcomes: Codes) -> int:
+    """Count the clicks of the Z arm, without an array between."""
+    n = 0
+    for i in range(outcomes.size):
+        n += outcomes[i] <= OUTCOME_LATE
+    return n
