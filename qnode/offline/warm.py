@@ -12,6 +12,7 @@ from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
 from qnode.distill.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.selftest import self_test
+from qnode.distill.span_counts import SpanCounts
 from qnode.kernel_code import KernelCache
 from qnode.offline.synchronise import RunStart, synchronised
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
@@ -23,7 +24,9 @@ _PACKAGES = ("qnode", "qnode_drivers")
 # A bright link locks within a tenth of a second, whose tags are generated in no time.
 _DURATION_S = 0.5
 _BRIGHT = DetectorParameters(efficiency=0.5, dead_time_s=1e-6)
-_LINK = LinkParameters(source=SourceParameters(p_z=0.9), receiver=ReceiverParameters(p_z=0.9))
+_LINK = LinkParameters(
+    source=SourceParameters(p_z=0.9), receiver=ReceiverParameters(p_z=0.9, dead_time_s=_BRIGHT.dead_time_s)
+)
 _SIMULATION = SimulationParameters(attenuation_db=6.0, z_detector=_BRIGHT, x_detector=_BRIGHT)
 
 
@@ -66,10 +69,10 @@ def warm_amplification() -> None:
 def warm_tags() -> None:
     """Generate tags of a bright link and lock onto them; look symbols up as a looped recording does."""
     recording = SimulatedRecording(_SIMULATION, _LINK)
-    states = [
-        result.state
-        for result in synchronised(recording.tags(_DURATION_S), recording.symbols, _LINK, RunStart())
-    ]
-    if states[-1] is not SyncState.LOCKED:
-        raise RuntimeError(f"the simulated link did not lock: {states[-1].value}")
+    state, counts = SyncState.SEARCHING, SpanCounts(0, round(_DURATION_S * _LINK.source.qubit_rate_hz))
+    for result in synchronised(recording.tags(_DURATION_S), recording.symbols, _LINK, RunStart()):
+        state = result.state
+        counts.add_clicks(result.clicks)
+    if state is not SyncState.LOCKED:
+        raise RuntimeError(f"the simulated link did not lock: {state.value}")
     repeated_symbols(0, np.arange(8, dtype=np.int64), _LINK.source, period=4, end=8)

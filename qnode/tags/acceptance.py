@@ -133,16 +133,17 @@ def accept(
     """
     n_held = len(held)
     room = n_held + (int(combs.ends[-1]) if combs.ends.size else 0)
-    slots, outcomes = np.empty(room, np.int64), np.empty(room, np.uint8)
+    # Slots outside fill the array from its other end, kept from those of clicks by a longest sub-interval.
+    apart = int(np.diff(combs.ends, prepend=0).max(initial=0)) + 1
+    slots, outcomes = np.empty(room + apart, np.int64), np.empty(room, np.uint8)
     slots[:n_held], outcomes[:n_held] = held.slots, held.outcomes
-    outside = np.empty(room + 1, np.int64)
     n, n_outside = _accept(
         times_ps, channels, combs.anchors_ps, combs.phases_ps, combs.ticks, combs.periods_ps, combs.ends,
         good, offset, first_slot, table.centres_ps, table.halves_ps, n_held, slots, outcomes, monitor._sums,
-        outside,
     )  # fmt: skip
     # Where the clock is corrected between two sub-intervals they may be out of order by a slot.
-    return Accepted(Clicks(slots[:n], outcomes[:n]), np.sort(outside[:n_outside]))
+    outside = np.sort(slots[slots.shape[0] - int(n_outside) :])
+    return Accepted(Clicks(slots[:n], outcomes[:n]), outside)
 
 
 def z_ticks(
@@ -179,12 +180,13 @@ def one_per_slot(clicks: Clicks, random_bytes: Callable[[int], bytes]) -> Single
 def _accept(
     times: Times, channels: Channels, anchors: Integers, phases: Floats, ticks: Integers, periods: Floats,
     ends: Integers, good: npt.NDArray[np.bool_], offset: int, first_slot: int, centres: Floats,
-    halves: Floats, n_held: int, slots: Slots, outcomes: Codes, sums: Integers, outside: Slots,
+    halves: Floats, n_held: int, slots: Slots, outcomes: Codes, sums: Integers,
 ) -> tuple[np.uint64, np.uint64]:  # fmt: skip
-    """Put clicks behind those ``n_held``, slots of other tags into ``outside``; return how many of both."""
+    """Put clicks behind those ``n_held``, slots of others at the end of ``slots``; return how many there are."""
     one = np.uint64(1)
     n = np.uint64(n_held)
     together = np.uint64(_TOGETHER)
+    last = np.uint64(slots.size - 1)
     n_outside = np.uint64(0)
     first = np.int64(0)
     for m in range(ends.size):
@@ -221,7 +223,7 @@ def _accept(
                     slot, outcome = slots[place + i], outcomes[place + i]
                     slots[n] = slot
                     outcomes[n] = outcome
-                    outside[n_outside] = slot
+                    slots[last - n_outside] = slot
                     inside = outcome != _NO_OUTCOME
                     n += np.uint64(inside)
                     n_outside += np.uint64((not inside) & (slot >= first_slot))
