@@ -53,6 +53,8 @@ class Counts:
     n_z: Pair
     m_z: Pair
     x: XCounts
+    n_z_plus: Pair
+    boundary: int
     clicks: tuple[int, int]
 
 
@@ -126,6 +128,8 @@ def count(tags: Tags, link: LinkParameters) -> Counts:
             c_z=_pair(central[central & 3 != X_PLUS]),
             **{name: _pair(np.concatenate(codes)) for name, codes in classes.items()},
         ),
+        _pair(codes[(outcomes <= OUTCOME_LATE) & (codes & 3 == X_PLUS)]),
+        slots_at.size,
         (z.size, x.size),
     )
 

@@ -7,7 +7,7 @@ import pytest
 from simulated_counts import Counts, count, record, still
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters, convert
-from qnode.distill.counts import XCounts
+from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import asymmetry, visibility_error
 from qnode.errors import ConfigError
 from qnode.simulate.light import arriving_light, light_sent
@@ -53,7 +53,8 @@ def test_the_model_gives_the_published_table(
 
 def assert_counts_fit(counts: Counts, rates: LinkRates, seconds: float) -> None:
     """Every class within five standard deviations."""
-    pairs = [(counts.n_z, rates.n_z), (counts.m_z, rates.m_z)]
+    pairs = [(counts.n_z, rates.n_z), (counts.m_z, rates.m_z), (counts.n_z_plus, rates.n_z_plus)]
+    pairs += [(Pair(counts.boundary, 0), Pair(rates.boundary, 0.0))]
     pairs += [(getattr(counts.x, name), getattr(rates.x, name)) for name in XCounts.__struct_fields__]
     for counted, rate in pairs:
         for got, expected_hz in ((counted.signal, rate.signal), (counted.decoy, rate.decoy)):

@@ -42,11 +42,17 @@ class DetectorLoad(Struct, frozen=True):
 
 
 class LinkRates(Struct, frozen=True):
-    """Expected events a second; pairs by intensity, signal first."""
+    """Expected events a second; pairs by intensity, signal first.
+
+    ``n_z_plus``: clicks of the Z arm on |+>. ``boundary``: all clicks in boundary slots, whatever the states
+    around them.
+    """
 
     n_z: Pair
     m_z: Pair
     x: XCounts
+    n_z_plus: Pair
+    boundary: float
     z_detector: DetectorLoad
     x_detector: DetectorLoad
 
@@ -67,9 +73,9 @@ def expected_rates(
     model = _Model(simulation, link, light_sent(simulation, link, settings), _sent_shares(link), placed)
     loads = _loads(model, simulation, blinded=settings.eve_blinding)
     chances = {code: _chances(model, loads, code) for code in _SENT}
-    n_z, m_z = _z_rates(model, loads, chances)
-    x = _x_rates(model, loads, chances)
-    return LinkRates(n_z, m_z, x, loads[Z_CHANNEL], loads[X_CHANNEL])
+    n_z, m_z, n_z_plus = _z_rates(model, loads, chances)
+    x, boundary = _x_rates(model, loads, chances)
+    return LinkRates(n_z, m_z, x, n_z_plus, boundary, loads[Z_CHANNEL], loads[X_CHANNEL])
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,33 +192,38 @@ def _chances(model: _Model, loads: Loads, code: int) -> _Chances:
     )
 
 
-def _z_rates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> tuple[Pair, Pair]:
-    """Return sifted bits and bit errors a second."""
-    sifted, errors = [0.0, 0.0], [0.0, 0.0]
+def _z_rates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> tuple[Pair, Pair, Pair]:
+    """Return sifted bits, bit errors, and clicks on |+> a second."""
+    sifted, errors, plus = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     before = model.mean_in_gate(X_CHANNEL, model.placed.boundary, _BEFORE)
-    for code in (c for c in _SENT if c & 3 != X_PLUS):
-        slot = chances[code]
+    for code, slot in chances.items():
         in_x = slot.central + slot.boundary + before
         for outcome, chance in enumerate((slot.early, slot.late)):
             rate = model.shares[code] * _kept(model, loads, Z_CHANNEL, chance, slot.z, in_x)
+            if code & 3 == X_PLUS:
+                plus[code >> 2] += rate
+                continue
             sifted[code >> 2] += rate
             errors[code >> 2] += rate if outcome != code & 3 else 0.0
-    return Pair(*sifted), Pair(*errors)
+    return Pair(*sifted), Pair(*errors), Pair(*plus)
 
 
-def _x_rates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> XCounts:
-    """Return the classes of X-arm clicks a second."""
+def _x_rates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> tuple[XCounts, float]:
+    """Return the classes of X-arm clicks a second, and all clicks in boundary slots."""
     counts = {name: [0.0, 0.0] for name in XCounts.__struct_fields__}
+    all_boundary = 0.0
     for before, own in product(_SENT, _SENT):
         share, slot = model.shares[before] * model.shares[own], chances[own]
         boundary = slot.boundary + model.in_gate(X_CHANNEL, model.placed.boundary, before, _BEFORE)
         in_x = slot.central + boundary
         name = "c_plus" if own & 3 == X_PLUS else "c_z"
         counts[name][own >> 2] += share * _kept(model, loads, X_CHANNEL, slot.central, in_x, slot.z)
+        kept = share * _kept(model, loads, X_CHANNEL, boundary, in_x, slot.z)
+        all_boundary += kept
         name, carrier = _boundary_class(before, own)
         if name:
-            counts[name][carrier >> 2] += share * _kept(model, loads, X_CHANNEL, boundary, in_x, slot.z)
-    return XCounts(**{name: Pair(*pair) for name, pair in counts.items()})
+            counts[name][carrier >> 2] += kept
+    return XCounts(**{name: Pair(*pair) for name, pair in counts.items()}), all_boundary
 
 
 def _kept(
