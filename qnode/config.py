@@ -85,7 +85,7 @@ class EstimationParameters(_Table, frozen=True):
     (docs/security.md).
     """
 
-    estimator: Literal["rusca2018", "eur", "wiesemann2024"] = "eur"
+    estimator: Literal["rusca2018", "eur", "wiesemann2024", "three_state"] = "eur"
     statistics: Literal["hoeffding", "exact"] = "exact"
     x_mode: Literal["visibility", "visibility + asymmetry"] = "visibility + asymmetry"
     vacuum_rule: Literal["min", "k1", "k2", "form_a", "min3", "max3"] = "min"
