@@ -6,12 +6,11 @@ hold on every piece of the interval that is left, and is proven on each by weigh
 """
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import Final
 
-from qnode.distill.keylength.certificate import Values, Weights, holds_for_all, proven_sum
+from qnode.distill.keylength.certificate import ArmRatio, Values, Weights, holds_for_all, proven_sum
 from qnode.distill.keylength.martingale import Allowance, Counts
 from qnode.distill.keylength.yields import BOUNDARY, CLASSES, Z_ARM, Emission, generators
 
@@ -20,14 +19,6 @@ from qnode.distill.keylength.yields import BOUNDARY, CLASSES, Z_ARM, Emission, g
 _BETWEEN: Final = (0.05, 0.3)
 _NOTHING: Final = Values(Fraction(0), Fraction(0))
 _HALVINGS: Final = 40
-
-
-@dataclass(frozen=True)
-class ArmRatio:
-    """An interval of ratios; ``most`` None: without upper end."""
-
-    least: Fraction
-    most: Fraction | None
 
 
 def pieces(
@@ -42,11 +33,11 @@ def pieces(
     down, up = seen.distance(-1.0), seen.distance(1.0)
     if down is not None:
         end = Fraction(centre * math.exp(-down))
-        if seen.excludes(end, emission, (Fraction(0), end)):
+        if seen.excludes(end, emission, ArmRatio(Fraction(0), end)):
             least = end
     if up is not None:
         end = Fraction(centre * math.exp(up))
-        if seen.excludes(end, emission, (end, None)):
+        if seen.excludes(end, emission, ArmRatio(end, None)):
             most = end
     if most is None or up is None:
         return (ArmRatio(least, most),)
@@ -98,12 +89,12 @@ class _Seen:
             near, far = (near, middle) if excluded else (middle, far)
         return far
 
-    def excludes(self, ratio: Fraction, emission: Emission, beyond: tuple[Fraction, Fraction | None]) -> bool:
+    def excludes(self, ratio: Fraction, emission: Emission, beyond: ArmRatio) -> bool:
         """Tell whether it is proven that the ratio does not lie ``beyond``."""
         z, boundary = (weight * (1.0 - 2.0**-45) for weight in self._weights(float(ratio)))
         by_kind = [z if name[0] in Z_ARM else 1.0 for name in CLASSES[:-1]]
         weights = Weights((*by_kind, boundary), 0.0)
         return (
-            holds_for_all(weights, generators(emission, beyond))
+            holds_for_all(weights, generators(emission), beyond)
             and proven_sum(weights, _NOTHING, self._counts, self._shape, self._allowance) > 0
         )

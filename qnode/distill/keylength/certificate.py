@@ -18,7 +18,7 @@ from fractions import Fraction
 
 from qnode.distill.keylength.enclosure import logarithm
 from qnode.distill.keylength.martingale import Allowance, Counts
-from qnode.distill.keylength.yields import CLASSES, Clicks, class_index
+from qnode.distill.keylength.yields import CLASSES, Generator, class_index
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,25 @@ class Weights:
     scale: float
 
 
-def holds_for_all(weights: Weights, cone: Iterable[Clicks]) -> bool:
-    """Tell whether sum_j (b_j - 1) x_j <= 0 for every generator x."""
+@dataclass(frozen=True)
+class ArmRatio:
+    """An interval of ratios of boundary clicks to Z arm clicks; ``most`` None: without upper end."""
+
+    least: Fraction
+    most: Fraction | None
+
+
+def holds_for_all(weights: Weights, cone: Iterable[Generator], ratio: ArmRatio) -> bool:
+    """Tell whether sum_j (b_j - 1) x_j <= 0 for every generator x at every ratio of the interval."""
     excess = [Fraction(b) - 1 for b in weights.classes]
-    return all(
-        sum((e * x for e, x in zip(excess, clicks, strict=True) if x), Fraction(0)) <= 0 for clicks in cone
-    )
+    for generator in cone:
+        fixed = sum((excess[j] * x for j, x in generator.fixed.items()), Fraction(0))
+        scaled = sum((excess[j] * x for j, x in generator.scaled.items()), Fraction(0))
+        # Linear in the ratio: both ends decide, or one end and the direction.
+        at_most = scaled if ratio.most is None else fixed + ratio.most * scaled
+        if fixed + ratio.least * scaled > 0 or at_most > 0:
+            return False
+    return True
 
 
 def proven_sum(

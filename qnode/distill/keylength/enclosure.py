@@ -4,12 +4,14 @@ Both are power series in integers with a fixed number of binary places, every st
 depends on a floating-point library.
 """
 
+import math
 from fractions import Fraction
 from typing import NamedTuple
 
 # Binary places of the integers below: bounds are within about 2^-150 of the truth, relative to the result.
 _PLACES = 160
 _ONE = 1 << _PLACES
+_COARSE = 1 << 96
 
 
 class Enclosure(NamedTuple):
@@ -17,6 +19,13 @@ class Enclosure(NamedTuple):
 
     lower: Fraction
     upper: Fraction
+
+    def rounded(self) -> "Enclosure":
+        """Return it rounded outwards to fewer places, so that sums and products of it stay short."""
+        return Enclosure(
+            Fraction(math.floor(self.lower * _COARSE), _COARSE),
+            Fraction(math.ceil(self.upper * _COARSE), _COARSE),
+        )
 
 
 def exponential(x: Fraction) -> Enclosure:

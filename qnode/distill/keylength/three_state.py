@@ -13,26 +13,26 @@ theorem, its proof, and what is still assumed: docs/three_state.md.
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 
 from qnode.distill.counts import Pair
-from qnode.distill.keylength.arm_ratio import ArmRatio, pieces
-from qnode.distill.keylength.certificate import Values, Weights, holds_for_all, proven_sum
+from qnode.distill.keylength.arm_ratio import pieces
+from qnode.distill.keylength.certificate import ArmRatio, Values, Weights, holds_for_all, proven_sum
 from qnode.distill.keylength.decoy import Source, WeightedLimits
 from qnode.distill.keylength.enclosure import binary_logarithm
 from qnode.distill.keylength.inputs import LARGEST_COUNT, EstimatorInput
 from qnode.distill.keylength.limits import CountLimits
 from qnode.distill.keylength.martingale import Allowance, Counts, log_inverse_event, shapes, usual_shares
 from qnode.distill.keylength.result import EXACT_INTENSITIES, KeyLength, verification_overhead_bits
-from qnode.distill.keylength.search import Task, best_weights
-from qnode.distill.keylength.yields import Emission, generators
+from qnode.distill.keylength.search import Array, Task, best_weights
+from qnode.distill.keylength.yields import CLASSES, Emission, generators
 from qnode.errors import FieldError
 
 # Where the search for the phase error begins; only how near it comes depends on it.
 _FIRST_GUESS: Final = Fraction(1, 10)
-_GUESSES: Final = 2
 # A tangent beyond this has nothing to prove.
 _LARGEST_PHASE: Final = Fraction(499, 1000)
 # Weights from floating point are shrunk until they hold exactly; each time by this.
@@ -69,14 +69,14 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
     whole = ArmRatio(parts[0].least, parts[-1].most)
     s_z1 = block.proven(Values(Fraction(1), Fraction(1)), whole)
     _refuse_contradiction(s_z1, inputs)
-    phi = _phase_error(block, whole, s_z1)
+    phi = _phase_error(block, parts, s_z1)
     values = _tangent(min(phi, _LARGEST_PHASE))
     secret = min(block.proven(values, part) for part in parts)
     _refuse_contradiction(secret, inputs)
     return _result(inputs, block, s_z1=max(0.0, _down(s_z1)), phi=_up(phi), secret=_down(secret))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Block:
     """Everything about one block that does not depend on what is to be proven."""
 
@@ -101,21 +101,37 @@ class _Block:
 
     def proven(self, values: Values, part: ArmRatio) -> Fraction:
         """Return a proven lower bound on the sum of values over E and G, for arm ratios in ``part``."""
-        cone = list(generators(self.emission, (part.least, part.most)))
+        cone = generators(self.emission)
         # This holds without any proof: at worst every sifted bit is of the kind that counts least.
         bound = Fraction(self.counts.z.total) * min(Fraction(0), values.error, values.right)
-        classes, scale = best_weights(self._task(values, np.array(cone, dtype=np.float64)))
+        classes, scale = best_weights(self._task(values, part))
         for _ in range(_SHRINKS):
             if not (math.isfinite(scale) and scale > 0.0 and all(0.0 < b < math.inf for b in classes)):
                 break
             weights = Weights(classes, scale)
-            if holds_for_all(weights, cone):
+            if holds_for_all(weights, cone, part):
                 found = proven_sum(weights, values, self.counts, self.shape, self.allowance) / Fraction(scale)
                 return max(bound, found)
             classes = tuple(b * _SHRINK for b in classes)
         return bound
 
-    def _task(self, values: Values, cone: np.ndarray) -> Task:
+    @cached_property
+    def _cone(self) -> tuple[Array, Array]:
+        """Return the generators in floating point, as rows: what is fixed, and what the arm ratio scales."""
+        cone = generators(self.emission)
+        found = np.zeros((2, len(cone), len(CLASSES)))
+        for i, generator in enumerate(cone):
+            for part, clicks in enumerate((generator.fixed, generator.scaled)):
+                for j, x in clicks.items():
+                    found[part, i, j] = float(x)
+        return found[0], found[1]
+
+    def _task(self, values: Values, part: ArmRatio) -> Task:
+        fixed, scaled = self._cone
+        ends = [fixed + float(part.least) * scaled]
+        ends.append(scaled if part.most is None else fixed + float(part.most) * scaled)
+        rows = np.concatenate(ends)
+        cone = rows[rows.max(axis=1) > 0.0]
         counts = self.counts
         pairs = (counts.plus, counts.central, counts.dark)
         return Task(
@@ -131,17 +147,19 @@ class _Block:
         )
 
 
-def _phase_error(block: _Block, whole: ArmRatio, s_z1: Fraction) -> Fraction:
+def _phase_error(block: _Block, parts: tuple[ArmRatio, ...], s_z1: Fraction) -> Fraction:
     """Return an upper bound on the share of phase errors, at most 1/2.
 
-    If phi s - d >= v for s detections with d errors, then d/s <= phi - v/s.
+    If phi s - d >= v for s detections with d errors, then d/s <= phi - v/s. The second round begins where
+    the first ends.
     """
     phi = Fraction(1, 2)
     if s_z1 <= 0:
         return phi
+    whole = ArmRatio(parts[0].least, parts[-1].most)
     guess = _FIRST_GUESS
-    for _ in range(_GUESSES):
-        margin = block.proven(Values(guess - 1, guess), whole)
+    for over in ((whole,), parts):
+        margin = min(block.proven(Values(guess - 1, guess), part) for part in over)
         share = margin / (s_z1 if margin < 0 else Fraction(block.counts.z.total))
         phi = min(phi, max(Fraction(0), guess - share))
         # A float in between, so that the numbers of the next round stay short.

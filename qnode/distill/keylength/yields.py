@@ -18,7 +18,7 @@ holds for every attack when it holds for every generator.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
+from functools import lru_cache
 from typing import Final
 
 from qnode.distill.counts import Pair
@@ -30,9 +30,10 @@ Z_ARM: Final = ("E", "G", "W", "R", "P")
 CLASSES: Final = (*(f"{kind}{k}" for k in (1, 2) for kind in KINDS), "B")
 BOUNDARY: Final = len(CLASSES) - 1
 
-Clicks = tuple[Fraction, ...]  # expected clicks, one for each of CLASSES
+Clicks = Mapping[int, Fraction]  # expected clicks by place in CLASSES
 Signal = Mapping[str, Fraction]  # expected clicks at the signal intensity by kind, 0 where absent
 _UNIT: Final = Fraction(1)
+_NONE: Final = Fraction(0)
 
 
 def class_index(kind: str, intensity: int) -> int:
@@ -58,34 +59,43 @@ class Emission:
         factor = exponential(signal - decoy)
         chosen = Fraction(p.decoy) / Fraction(p.signal)
         shares = [chosen * (decoy / signal) ** n for n in range(3)]
-        zero, one, two = (Enclosure(share * factor.lower, share * factor.upper) for share in shares)
+        zero, one, two = (Enclosure(share * factor.lower, share * factor.upper).rounded() for share in shares)
         return cls((zero, one, two), (1 - Fraction(p_z)) / Fraction(p_z))
 
 
-def generators(emission: Emission, arm_ratio: tuple[Fraction, Fraction | None]) -> Iterator[Clicks]:
-    """Yield generators whose cone holds the expected clicks of every attack.
+@dataclass(frozen=True)
+class Generator:
+    """Expected clicks by place in `CLASSES`: ``fixed`` + arm ratio * ``scaled``; absent ones are 0.
 
-    ``arm_ratio``: least and most expected boundary clicks for one of the Z arm; None stands for no upper end.
-    Each generator is linear in the decoy's share and in the arm ratio separately, so the ends of both
-    intervals suffice; at an open end it is the direction that counts.
+    The arm ratio is that of expected boundary clicks to those of the Z arm.
     """
+
+    fixed: Clicks
+    scaled: Clicks
+
+
+@lru_cache(maxsize=16)  # the bounds of one block ask for the same
+def generators(emission: Emission) -> tuple[Generator, ...]:
+    """Return generators whose cone holds the expected clicks of every attack at a given arm ratio.
+
+    Each generator is linear in the decoy's share, so the ends of its interval suffice.
+    """
+    found = []
     for clicks, scaled, shares in _signal_clicks(emission):
-        for share, ratio in product(shares, arm_ratio):
-            fixed = _both_intensities(clicks, share)
+        for share in shares:
             added = _both_intensities(scaled, share)
-            added[BOUNDARY] = sum(
-                (fixed[class_index(kind, k)] for kind in Z_ARM for k in (0, 1)), Fraction(0)
-            )
-            if ratio is None:
-                yield tuple(added)
-            else:
-                yield tuple(one + ratio * other for one, other in zip(fixed, added, strict=True))
+            added[BOUNDARY] = (1 + share) * sum((clicks.get(kind, _NONE) for kind in Z_ARM), _NONE)
+            found.append(Generator(_both_intensities(clicks, share), added))
+    return tuple(found)
 
 
-def _both_intensities(signal: Signal, share: Fraction) -> list[Fraction]:
-    """Return the clicks of all classes, those of the decoy being ``share`` times the signal's."""
-    values = [Fraction(signal.get(kind, 0)) * part for part in (1, share) for kind in KINDS]
-    return [*values, Fraction(0)]
+def _both_intensities(signal: Signal, share: Fraction) -> dict[int, Fraction]:
+    """Return the clicks by class, those of the decoy being ``share`` times the signal's."""
+    return {
+        class_index(kind, k): clicks * part
+        for kind, clicks in signal.items()
+        for k, part in ((0, 1), (1, share))
+    }
 
 
 def _signal_clicks(emission: Emission) -> Iterator[tuple[Signal, Signal, tuple[Fraction, ...]]]:
@@ -109,7 +119,7 @@ def _signal_clicks(emission: Emission) -> Iterator[tuple[Signal, Signal, tuple[F
     yield {"E": _UNIT}, {}, one  # |-> found as |+>
     # Two photons and more: nothing relates |+> to the Z states, but central clicks come with Z arm clicks.
     # The decoy's share lies between 0 and that of two photons.
-    several = (Fraction(0), two.upper)
+    several = (_NONE, two.upper)
     for kind, central in (("W", "C"), ("R", "C"), ("P", "D")):
         yield {kind: _UNIT}, {}, several
         yield {kind: _UNIT}, {central: 2 * _UNIT}, several
