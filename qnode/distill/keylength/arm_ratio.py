@@ -16,7 +16,7 @@ from qnode.distill.keylength.yields import BOUNDARY, CLASSES, Z_ARM, Emission, g
 
 # Ends of the pieces between the two ends of the interval, as a share of the way from the ratio that is seen
 # to the upper end (on a logarithmic scale): the bound is worst a little above what is seen.
-_BETWEEN: Final = (0.05, 0.3)
+_BETWEEN: Final = (0.0, 0.15, 0.35)
 _NOTHING: Final = Values(Fraction(0), Fraction(0))
 _HALVINGS: Final = 40
 

@@ -29,8 +29,9 @@ _STEPS: Final = 25
 CHOICES: Final = _STEPS**2
 # A class of no expected clicks still pays 1/(12 a).
 _LEAST: Final = 1.0
-# The shapes as a share of the clicks: small ones cost in the logarithm, large ones as if clicks were missing.
-_SHARE: Final = 0.1
+# The shapes as a share of usual clicks: small ones cost in the logarithm, large ones as if more had to be
+# expected. Classes that weigh little take more.
+_SHARE: Final = {"E": 0.3, "G": 0.1, "W": 0.5, "R": 0.3, "P": 0.05, "C": 0.05, "D": 0.3, "B": 0.1}
 # What an honest link may look like; only how well the bound fits depends on it.
 _USUAL_ERROR: Final = 0.1
 
@@ -58,8 +59,9 @@ def shapes(counts: Counts, mu: Pair, p: Pair, p_z: float) -> tuple[float, ...]:
     shares = usual_shares(mu, p, p_z)
     values = []
     for share in shares:
-        values += [(z_scale if kind in Z_ARM else x_scale) * share[kind] for kind in KINDS]
-    values.append(x_scale / p_z)
+        scales = [z_scale if kind in Z_ARM else x_scale for kind in KINDS]
+        values += [_SHARE[kind] * scale * share[kind] for kind, scale in zip(KINDS, scales, strict=True)]
+    values.append(_SHARE["B"] * x_scale / p_z)
     return tuple(max(_LEAST, value) for value in values)
 
 
@@ -86,7 +88,7 @@ def usual_shares(mu: Pair, p: Pair, p_z: float) -> tuple[dict[str, float], dict[
 
 
 def _scale(clicks: float) -> float:
-    wanted = math.log(max(1.0, _SHARE * clicks)) / math.log(_STEP)
+    wanted = math.log(max(1.0, clicks)) / math.log(_STEP)
     return float(_STEP ** min(_STEPS - 1, round(wanted)))
 
 

@@ -23,7 +23,7 @@ _UNKNOWNS: Final = 12
 _NEWTON_STEPS: Final = 60
 # The barrier's last weight as a share of the first, and by what it falls from one to the next.
 _SMALLEST: Final = 1e-7
-_FALL: Final = 8.0
+_FALL: Final = 20.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,8 +69,8 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
     whole = ArmRatio(parts[0].least, parts[-1].most)
     s_z1 = block.proven(Values(Fraction(1), Fraction(1)), whole)
     _refuse_contradiction(s_z1, inputs)
-    phi = _phase_error(block, parts, s_z1)
-    values = _tangent(min(phi, _LARGEST_PHASE))
+    phi, near = _phase_error(block, parts, s_z1)
+    values = _tangent(min(near, _LARGEST_PHASE))
     secret = min(block.proven(values, part) for part in parts)
     _refuse_contradiction(secret, inputs)
     return _result(inputs, block, s_z1=max(0.0, _down(s_z1)), phi=_up(phi), secret=_down(secret))
@@ -147,24 +147,24 @@ class _Block:
         )
 
 
-def _phase_error(block: _Block, parts: tuple[ArmRatio, ...], s_z1: Fraction) -> Fraction:
-    """Return an upper bound on the share of phase errors, at most 1/2.
+def _phase_error(block: _Block, parts: tuple[ArmRatio, ...], s_z1: Fraction) -> tuple[Fraction, Fraction]:
+    """Return an upper bound on the share of phase errors, at most 1/2, and a guess that lies nearer to it.
 
     If phi s - d >= v for s detections with d errors, then d/s <= phi - v/s. The second round begins where
     the first ends.
     """
-    phi = Fraction(1, 2)
+    phi = guess = Fraction(1, 2)
     if s_z1 <= 0:
-        return phi
-    whole = ArmRatio(parts[0].least, parts[-1].most)
-    guess = _FIRST_GUESS
+        return phi, guess
+    whole, most = ArmRatio(parts[0].least, parts[-1].most), Fraction(block.counts.z.total)
+    start = _FIRST_GUESS
     for over in ((whole,), parts):
-        margin = min(block.proven(Values(guess - 1, guess), part) for part in over)
-        share = margin / (s_z1 if margin < 0 else Fraction(block.counts.z.total))
-        phi = min(phi, max(Fraction(0), guess - share))
+        margin = min(block.proven(Values(start - 1, start), part) for part in over)
+        phi = min(phi, max(Fraction(0), start - margin / (s_z1 if margin < 0 else most)))
+        guess = min(phi, max(Fraction(0), start - 2 * margin / (s_z1 + most)))
         # A float in between, so that the numbers of the next round stay short.
-        guess = min(_LARGEST_PHASE, Fraction(float(phi)))
-    return phi
+        start = min(_LARGEST_PHASE, Fraction(float(phi)))
+    return phi, guess
 
 
 def _tangent(phi: Fraction) -> Values:
