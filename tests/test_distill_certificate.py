@@ -4,18 +4,20 @@ import math
 from collections.abc import Callable
 from decimal import Decimal, getcontext, localcontext
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from three_state_support import link_inputs
 
 from qnode.distill.counts import Pair
+from qnode.distill.keylength.arm_ratio import Seen, pieces
 from qnode.distill.keylength.certificate import ArmRatio, Values, Weights, holds_for_all, proven_sum
 from qnode.distill.keylength.enclosure import LN2, binary_logarithm, exponential, logarithm
 from qnode.distill.keylength.martingale import CHOICES, Allowance, Counts, log_inverse_event, shapes
 from qnode.distill.keylength.yields import BOUNDARY, CLASSES, Emission, class_index, generators
 
-getcontext().prec = 70
+getcontext().prec = 120
 SOURCE = (Pair(0.5, 0.2), Pair(0.7, 0.3), 0.5)
 COUNTS = Counts(
     z=Pair(850e3, 150e3),
@@ -39,7 +41,7 @@ def near_and_far() -> list[Fraction]:
 
 
 def test_logarithms_lie_within_their_enclosures_and_these_are_narrow() -> None:
-    slip = Decimal(10) ** -60
+    slip = Decimal(10) ** -110
     for x in near_and_far():
         found, true = logarithm(x), decimal(x).ln()
         assert decimal(found.lower) <= true + slip * abs(true)
@@ -57,7 +59,7 @@ def test_logarithms_lie_within_their_enclosures_and_these_are_narrow() -> None:
 
 def test_exponentials_lie_within_their_enclosures_and_these_are_narrow() -> None:
     rng = np.random.default_rng(2)
-    slip = Decimal(10) ** -60
+    slip = Decimal(10) ** -110
     for x in [0.0, 1.0, 2.0, 100.0, *(10.0 ** rng.uniform(-20, 2) for _ in range(200))]:
         found, true = exponential(Fraction(x)), decimal(Fraction(x)).exp()
         assert decimal(found.lower) <= true * (1 + slip)
@@ -225,6 +227,30 @@ def test_the_checker_sees_a_condition_that_breaks_at_one_end_of_the_arm_ratio_on
     assert holds_for_all(weights, cone, ArmRatio(Fraction(0), Fraction(6, 10)))
     assert not holds_for_all(weights, cone, ArmRatio(Fraction(0), Fraction(601, 1000)))
     assert not holds_for_all(weights, cone, ArmRatio(Fraction(1, 2), None))
+
+
+def test_an_arm_ratio_is_only_excluded_where_that_is_proven() -> None:
+    emission, shape = Emission.of(*SOURCE), shapes(COUNTS, *SOURCE)
+    seen = [None] * 4 + [850e3, 540e3, 32e3] + [None] * 4 + [150e3, 94e3, 7e3] + [1.27e6]
+    allowance = Allowance.of(Fraction(50), shape, seen, [1e5] * len(CLASSES))
+    found = pieces(COUNTS, shape, emission, allowance)
+    assert found[0].least < Fraction(1.27 / 2.0) < (found[-1].most or 0)
+    for before, after in pairwise(found):
+        assert before.most == after.least
+    clicks = Seen(COUNTS, shape, emission, allowance)
+    assert clicks.excludes(ArmRatio(Fraction(7, 10), None), at=0.7)
+    assert clicks.excludes(ArmRatio(Fraction(0), Fraction(6, 10)), at=0.6)
+    for beyond, at in (
+        (ArmRatio(Fraction(64, 100), None), 0.64),  # too near to what is seen
+        (ArmRatio(Fraction(0), Fraction(63, 100)), 0.63),
+        (
+            ArmRatio(Fraction(69, 100), None),
+            0.7,
+        ),  # weights against 0.7 do not speak against all
+        (ArmRatio(Fraction(0), Fraction(61, 100)), 0.6),
+        (ArmRatio(Fraction(0), None), 0.7),
+    ):
+        assert not clicks.excludes(beyond, at=at)
 
 
 def test_what_is_proven_is_the_inequality_at_the_worst_division_of_the_bits() -> None:

@@ -66,7 +66,7 @@ def test_a_result_adds_up_and_its_bounds_fit_each_other() -> None:
     assert result.overhead_bits == pytest.approx(-2.0 * math.log2(2.0 * inputs.eps_sec / 3.0))
     assert result.epsilons["event"] <= (inputs.eps_sec / 3.0) ** 2 / 600.0
     assert result.estimator == "three_state"
-    assert any("one signal that goes to one of the arms" in sentence for sentence in result.assumptions)
+    assert any("go to one of the arms by a fixed chance" in sentence for sentence in result.assumptions)
     assert not any("not proven against coherent attacks" in sentence for sentence in result.assumptions)
 
 

@@ -19,6 +19,8 @@ from qnode.distill.keylength.yields import BOUNDARY, CLASSES, Z_ARM, Emission, g
 _BETWEEN: Final = (0.0, 0.15, 0.35)
 _NOTHING: Final = Values(Fraction(0), Fraction(0))
 _HALVINGS: Final = 40
+# Weights from floating point keep their condition exactly when they are a little smaller.
+_SLIGHTLY_LESS: Final = 1.0 - 2.0**-45
 
 
 def pieces(
@@ -28,16 +30,16 @@ def pieces(
     least, most = Fraction(0), None
     if counts.boundary <= 0.0 or counts.z.total + counts.plus.total <= 0.0:
         return (ArmRatio(least, most),)
-    seen = _Seen(counts, shape, allowance)
+    seen = Seen(counts, shape, emission, allowance)
     centre = seen.ratio
     down, up = seen.distance(-1.0), seen.distance(1.0)
     if down is not None:
         end = Fraction(centre * math.exp(-down))
-        if seen.excludes(end, emission, ArmRatio(Fraction(0), end)):
+        if seen.excludes(ArmRatio(least, end), at=float(end)):
             least = end
     if up is not None:
         end = Fraction(centre * math.exp(up))
-        if seen.excludes(end, emission, ArmRatio(end, None)):
+        if seen.excludes(ArmRatio(end, None), at=float(end)):
             most = end
     if most is None or up is None:
         return (ArmRatio(least, most),)
@@ -45,11 +47,13 @@ def pieces(
     return tuple(ArmRatio(low, high) for low, high in pairwise(ends))
 
 
-class _Seen:
+class Seen:
     """The clicks of the Z arm and of boundary slots, gamma shapes included."""
 
-    def __init__(self, counts: Counts, shape: tuple[float, ...], allowance: Allowance) -> None:
-        self._counts, self._shape, self._allowance = counts, shape, allowance
+    def __init__(
+        self, counts: Counts, shape: tuple[float, ...], emission: Emission, allowance: Allowance
+    ) -> None:
+        self._counts, self._shape, self._emission, self._allowance = counts, shape, emission, allowance
         self._z_shape = math.fsum(a for name, a in zip(CLASSES, shape, strict=True) if name[0] in Z_ARM)
         self.z_arm = counts.z.total + counts.plus.total + self._z_shape
         self._boundary_shape = shape[BOUNDARY]
@@ -89,12 +93,12 @@ class _Seen:
             near, far = (near, middle) if excluded else (middle, far)
         return far
 
-    def excludes(self, ratio: Fraction, emission: Emission, beyond: ArmRatio) -> bool:
-        """Tell whether it is proven that the ratio does not lie ``beyond``."""
-        z, boundary = (weight * (1.0 - 2.0**-45) for weight in self._weights(float(ratio)))
+    def excludes(self, beyond: ArmRatio, *, at: float) -> bool:
+        """Tell whether the weights that speak most against ``at`` prove that the ratio is not ``beyond``."""
+        z, boundary = (weight * _SLIGHTLY_LESS for weight in self._weights(at))
         by_kind = [z if name[0] in Z_ARM else 1.0 for name in CLASSES[:-1]]
         weights = Weights((*by_kind, boundary), 0.0)
         return (
-            holds_for_all(weights, generators(emission), beyond)
+            holds_for_all(weights, generators(self._emission), beyond)
             and proven_sum(weights, _NOTHING, self._counts, self._shape, self._allowance) > 0
         )
