@@ -14,8 +14,15 @@ from qnode.distill.counts import Pair
 from qnode.distill.keylength.arm_ratio import Seen, pieces
 from qnode.distill.keylength.certificate import ArmRatio, Values, Weights, holds_for_all, proven_sum
 from qnode.distill.keylength.enclosure import LN2, binary_logarithm, exponential, logarithm
-from qnode.distill.keylength.martingale import CHOICES, Allowance, Counts, log_inverse_event, shapes
-from qnode.distill.keylength.yields import BOUNDARY, CLASSES, Emission, class_index, generators
+from qnode.distill.keylength.martingale import (
+    CHOICES,
+    Allowance,
+    Counts,
+    log_inverse_event,
+    shapes,
+    usual_shares,
+)
+from qnode.distill.keylength.yields import BOUNDARY, CLASSES, KINDS, Emission, class_index, generators
 
 getcontext().prec = 120
 SOURCE = (Pair(0.5, 0.2), Pair(0.7, 0.3), 0.5)
@@ -105,6 +112,33 @@ def test_the_event_of_two_classes_fails_no_more_often_than_it_says() -> None:
     ]
     fails = parts[0][:, None] + parts[1][None, :] > -math.log(e)
     assert float((chances[0][:, None] * chances[1][None, :])[fails].sum()) <= e
+
+
+@pytest.mark.parametrize("n_z", [1e4, 1e6])
+@pytest.mark.parametrize("e", [1e-3, 1e-10, 1e-22, 1e-30])
+def test_the_event_of_all_classes_fails_no_more_often_at_its_real_epsilon(e: float, n_z: float) -> None:
+    # Importance sampling: weights are drawn from the gamma mixture, clicks from the chances times them. The
+    # likelihood ratio is then the mixture's inverse, which a failing event bounds, so that nothing is missed.
+    rng, runs = np.random.default_rng(7), 5_000
+    mu, p, p_z = Pair(0.15, 0.05), Pair(0.6, 0.4), 0.5
+    split = Pair(0.8 * n_z, 0.2 * n_z)
+    counts = Counts(split, Pair(0, 0), split, Pair(0.5 * n_z, 0.1 * n_z), Pair(0, 0), 1.2 * n_z)
+    a = np.array(shapes(counts, mu, p, p_z))
+    usual = usual_shares(mu, p, p_z)
+    x = [n_z * share[kind] * (0.6 if kind in "CD" else 1.0) for share in usual for kind in KINDS]
+    expected = np.array([*x, counts.boundary])
+    clicks = rng.poisson(rng.gamma(a, 1.0 / a, (runs, a.size)) * expected)
+    log_gamma = np.vectorize(math.lgamma)
+    mixture = expected + a * np.log(a) + log_gamma(clicks + a) - log_gamma(a)
+    mixture -= (clicks + a) * np.log(expected + a)
+    weights = (clicks + a) / (expected + a)
+    left = (clicks + a) * np.log(weights) - (weights - 1.0) * (expected + a)
+    allowed = 0.5 * np.log1p(clicks / a) + 1.0 / (12.0 * a)
+    fails = (left - allowed).sum(axis=1) > -math.log(e)
+    chance = np.where(fails, np.exp(-mixture.sum(axis=1)), 0.0)
+    error = float(chance.std()) / math.sqrt(runs)
+    assert float(chance.mean()) + 5.0 * error <= e
+    assert float(chance.mean()) > 1e-4 * e  # and it is not needlessly wide
 
 
 @pytest.mark.parametrize("target", [-1.0, 1.0])

@@ -40,13 +40,13 @@ _SHRINK: Final = 1.0 - 2.0**-40
 _SHRINKS: Final = 4
 
 ASSUMPTIONS: Final = (
-    "three_state: entropic uncertainty for the phase error of one photon; deviations by a martingale, so that "
-    "coherent attacks and announcements during the block are covered",
+    "three_state: entropic uncertainty for the phase error of one photon; deviations by a martingale, so "
+    "that coherent attacks and announcements during the block are covered",
     "no entropy is credited for empty qubits",
-    "passive basis choice: each qubit's signal is taken to go to one of the arms by a fixed chance that is the "
-    "same for all light; several photons at Bob and cross clicks are not in the bound",
+    "passive basis choice: each qubit's signal is taken to go to one of the arms by a fixed chance that is "
+    "the same for all light; several photons at Bob and cross clicks are not in the bound",
     "boundary slots: light of neighbouring qubits does not interfere there",
-    "central and boundary gates accept equal shares of the light, and noise divides between the arms as light",
+    "central and boundary gates accept equal shares of light, and noise divides between the arms as light",
     "the three states are exact and of equal intensity",
     "bits that leave the key for a boundary click beside them leave it by chance",
     "independent dead time: basis-independent detection is not enforced",
