@@ -27,6 +27,8 @@ EXAMPLE: dict[str, Any] = {
     "eps_cor": 1e-15,
     "lambda_ec": 1776924,
 }
+# `three_state` needs more counts than these inputs have; tests/test_distill_three_state.py has its own.
+BOUNDED_CLASS_BY_CLASS = [name for name in ESTIMATORS if name != "three_state"]
 ASYMMETRIC = {"x_mode": "visibility + asymmetry"}
 VARIANTS = [
     ("rusca2018", {}),
@@ -176,7 +178,7 @@ def test_phase_error_does_not_jump_down_where_gamma_takes_over() -> None:
 
 
 def test_length_is_zero_and_never_negative_when_nothing_remains() -> None:
-    for estimator in ESTIMATORS:
+    for estimator in BOUNDED_CLASS_BY_CLASS:
         leaked = estimate(example(lambda_ec=1e9), estimator)
         assert leaked.length == 0
         assert leaked.length_unfloored < 0
@@ -218,7 +220,7 @@ IMPOSSIBLE = {
 }
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", BOUNDED_CLASS_BY_CLASS)
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -455,7 +457,7 @@ def _one_step_bits(result: KeyLength) -> float:
 
 
 def _all(inputs: EstimatorInput) -> list[KeyLength]:
-    return [estimate(inputs, estimator) for estimator in ESTIMATORS]
+    return [estimate(inputs, estimator) for estimator in BOUNDED_CLASS_BY_CLASS]
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -1,7 +1,8 @@
-"""Secret key length of one block: three estimators over the same counts.
+"""Secret key length of one block: four estimators over the same counts.
 
 ``rusca2018`` reproduces what published one-decoy systems report, ``eur`` is the recommended one, and
-``wiesemann2024`` reproduces the constants of the consolidated proof. None is a complete proof for a receiver
+``wiesemann2024`` reproduces the constants of the consolidated proof, ``three_state`` bounds the one-photon
+phase error from all counts by a certificate (docs/three_state.md). None is a complete proof for a receiver
 with three states, one X detector, passive choice and long dead time; ``KeyLength.assumptions`` says what is
 left open. Where the intensities are known within intervals, the key length is the least over their corners.
 """
@@ -13,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from qnode.distill.counts import Pair
-from qnode.distill.keylength import eur, rusca2018, wiesemann2024
+from qnode.distill.keylength import eur, rusca2018, three_state, wiesemann2024
 from qnode.distill.keylength.asymmetry import AsymmetryTerms, asymmetry_terms
 from qnode.distill.keylength.inputs import (
     DEFAULT_EPS_COR,
@@ -29,7 +30,7 @@ from qnode.distill.keylength.result import EXACT_INTENSITIES, KeyLength, binary_
 from qnode.distill.keylength.shares import ShareTerms, shares_of
 from qnode.errors import CountsContradiction, FieldError
 
-EstimatorName = Literal["rusca2018", "eur", "wiesemann2024"]
+EstimatorName = Literal["rusca2018", "eur", "wiesemann2024", "three_state"]
 Estimator = Callable[[EstimatorInput], KeyLength]
 
 ESTIMATORS: Final[Mapping[str, Estimator]] = MappingProxyType(
@@ -37,6 +38,7 @@ ESTIMATORS: Final[Mapping[str, Estimator]] = MappingProxyType(
         "rusca2018": rusca2018.key_length,
         "eur": eur.key_length,
         "wiesemann2024": wiesemann2024.key_length,
+        "three_state": three_state.key_length,
     }
 )
 DEFAULT_ESTIMATOR: Final[EstimatorName] = "eur"

@@ -1,0 +1,92 @@
+"""The checker: what given weights prove about a block, in exact arithmetic.
+
+A search (`qnode.distill.keylength.search`) proposes weights b_j and a scale; nothing is believed of it. Where
+
+    sum_j (b_j - 1) x_j <= 0   for every generator x of what an adversary can bring about,
+
+the inequality of `qnode.distill.keylength.martingale` leaves a statement about clicks alone,
+
+    sum_j (N_j + a_j) ln b_j - (b_j - 1) a_j  <=  allowance,
+
+and adding scale times (value_E (E_1 + E_2) + value_G (G_1 + G_2)) on both sides bounds that sum from below.
+This is weak duality: the b_j - 1 are a dual solution of the program over the yields of all photon numbers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from qnode.distill.keylength.enclosure import logarithm
+from qnode.distill.keylength.martingale import Allowance, Counts
+from qnode.distill.keylength.yields import CLASSES, Generator, class_index
+
+
+@dataclass(frozen=True)
+class Values:
+    """What a one-photon Z detection counts in the sum that is bounded: with a phase error, and without."""
+
+    error: Fraction
+    right: Fraction
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A proposal: the weight b_j of each class, and the scale (0 for a statement without E and G)."""
+
+    classes: tuple[float, ...]
+    scale: float
+
+
+@dataclass(frozen=True)
+class ArmRatio:
+    """An interval of ratios of boundary clicks to Z arm clicks; ``most`` None: without upper end."""
+
+    least: Fraction
+    most: Fraction | None
+
+
+def holds_for_all(weights: Weights, cone: Iterable[Generator], ratio: ArmRatio) -> bool:
+    """Tell whether sum_j (b_j - 1) x_j <= 0 for every generator x at every ratio of the interval."""
+    excess = [Fraction(b) - 1 for b in weights.classes]
+    for generator in cone:
+        fixed = sum((excess[j] * x for j, x in generator.fixed.items()), Fraction(0))
+        scaled = sum((excess[j] * x for j, x in generator.scaled.items()), Fraction(0))
+        # Linear in the ratio: both ends decide, or one end and the direction.
+        at_most = scaled if ratio.most is None else fixed + ratio.most * scaled
+        if fixed + ratio.least * scaled > 0 or at_most > 0:
+            return False
+    return True
+
+
+def proven_sum(
+    weights: Weights, values: Values, counts: Counts, shape: tuple[float, ...], allowance: Allowance
+) -> Fraction:
+    """Return s such that scale * (sum of values over E and G) >= s, if `holds_for_all` and the event holds.
+
+    With scale 0, s > 0 is a contradiction: the event does not hold for any division of the clicks.
+    """
+    scale = Fraction(weights.scale)
+    logs = [logarithm(Fraction(b)).lower for b in weights.classes]
+    proven = -allowance.constant
+    for a, b, log in zip(map(Fraction, shape), map(Fraction, weights.classes), logs, strict=True):
+        proven += a * log - (b - 1) * a
+    value = {"E": scale * values.error, "G": scale * values.right}
+    pairs = {"P": counts.plus, "C": counts.central, "D": counts.dark}
+    for k in (0, 1):
+        for kind, pair in pairs.items():
+            proven += logs[class_index(kind, k)] * Fraction(_of(pair, k))
+        each = {
+            kind: value.get(kind, Fraction(0))
+            + logs[class_index(kind, k)]
+            - allowance.slopes[class_index(kind, k)]
+            for kind in ("E", "G", "W", "R")
+        }
+        # The worst division of the sifted bits: no more in W than there are errors, the others anywhere.
+        worst = min(each["E"], each["G"], each["R"])
+        bits, wrong = Fraction(_of(counts.z, k)), Fraction(_of(counts.wrong, k))
+        proven += bits * worst + wrong * min(Fraction(0), each["W"] - worst)
+    return proven + logs[len(CLASSES) - 1] * Fraction(counts.boundary)
+
+
+def _of(pair: object, k: int) -> float:
+    return float(getattr(pair, ("signal", "decoy")[k]))

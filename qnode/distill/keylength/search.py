@@ -1,0 +1,152 @@
+"""The search for weights that prove much: a barrier method in floating point, of which nothing is believed.
+
+The unknowns are, each times 1/scale, the logarithms of the weights of what is seen (t_1, t_2 for the sifted
+bits of either intensity, s_1, s_2 >= 0 for what a bit error weighs less, one for each other class), and
+1/scale itself. In these what is proven is concave and the generators' conditions are convex (perspectives of
+exponentials), so there is one optimum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qnode.distill.keylength.yields import CLASSES, class_index
+
+Array = NDArray[np.float64]
+
+# Unknowns by place: t_1, t_2, s_1, s_2, the six of P, C, D, that of B, and last 1/scale.
+_T, _S, _SEEN, _B, _STRETCH = 0, 2, 4, 10, 11
+_UNKNOWNS: Final = 12
+_NEWTON_STEPS: Final = 60
+# The barrier's last weight as a share of the first, and by what it falls from one to the next.
+_SMALLEST: Final = 1e-7
+_FALL: Final = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be proven, in floating point; see `qnode.distill.keylength.certificate`.
+
+    ``cone``: generators as rows. ``sifted`` bits and ``wrong`` ones by intensity, ``seen``: the six of P, C
+    and D (by intensity, then kind). ``shape``: a_j. ``slopes``, ``constant``: of the allowance. ``values``:
+    of E and G.
+    """
+
+    cone: Array
+    sifted: Sequence[float]
+    wrong: Sequence[float]
+    seen: Sequence[float]
+    boundary: float
+    shape: Array
+    slopes: Array
+    constant: float
+    values: tuple[float, float]
+
+
+def best_weights(task: Task) -> tuple[tuple[float, ...], float]:
+    """Return weights by class and the scale that prove about the largest quotient of proven sum and scale."""
+    problem = _Problem(task)
+    v = problem.start()
+    first = barrier = 0.1 * abs(problem.proven(v))
+    while barrier > _SMALLEST * first:
+        v = problem.centre(v, barrier)
+        barrier /= _FALL
+    return tuple(np.exp(problem.logs(v)).tolist()), 1.0 / float(v[_STRETCH])
+
+
+class _Problem:
+    """Proven sum and conditions as functions of the unknowns v: the logarithms are (M v + m) / v_last."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        M, m = np.zeros((len(CLASSES), _UNKNOWNS)), np.zeros(len(CLASSES))
+        q = np.zeros(_UNKNOWNS)
+        for k in (0, 1):
+            for kind in ("E", "G", "W", "R"):
+                M[class_index(kind, k), _T + k] = 1.0
+            M[class_index("W", k), _S + k] = -1.0
+            m[class_index("E", k)], m[class_index("G", k)] = -task.values[0], -task.values[1]
+            q[_T + k], q[_S + k] = task.sifted[k], -task.wrong[k]
+            for place, kind in enumerate(("P", "C", "D")):
+                unknown = _SEEN + 3 * k + place
+                M[class_index(kind, k), unknown] = 1.0
+                q[unknown] = task.seen[3 * k + place]
+        M[-1, _B], q[_B] = 1.0, task.boundary
+        M[:, _STRETCH] = task.slopes
+        q[_STRETCH] = -task.constant
+        self.M, self.m, self.q = M, m, q
+        # Unknowns that must stay positive: s_1, s_2 and 1/scale.
+        self.positive = [_S, _S + 1, _STRETCH]
+
+    def start(self) -> Array:
+        """Return unknowns at which every weight lies below one, so that every condition holds."""
+        total = sum(self.task.sifted) + sum(self.task.seen) + self.task.boundary + len(CLASSES)
+        step = float(np.sqrt(self.task.constant / total)) + float(self.task.slopes.max())
+        v = np.full(_UNKNOWNS, -step)
+        v[_T : _T + 2], v[_S : _S + 2], v[_STRETCH] = -2.0 * step, 0.5 * step, 1.0
+        larger: float = max(1.0, *map(abs, self.task.values))
+        scaled: Array = v * (larger / (0.5 * step))
+        return scaled
+
+    def logs(self, v: Array) -> Array:
+        found: Array = (self.M @ v + self.m) / v[_STRETCH]
+        return found
+
+    def proven(self, v: Array) -> float:
+        logs, a = self.logs(v), self.task.shape
+        return float(self.q @ v + v[_STRETCH] * (a @ logs - a @ np.expm1(logs)))
+
+    def centre(self, v: Array, barrier: float) -> Array:
+        """Return the minimum of -proven/barrier - sum log(slack), by Newton's method."""
+        a, cone = self.task.shape, self.task.cone
+        value = self._merit(v, barrier)
+        for _ in range(_NEWTON_STEPS):
+            logs, stretch = self.logs(v), v[_STRETCH]
+            weights, excess = np.exp(logs), np.expm1(logs)
+            rows = self.M.copy()
+            rows[:, _STRETCH] -= logs
+            slack = -stretch * (cone @ excess)
+            # First derivatives of stretch * expm1(logs) by class, then of each condition.
+            each = weights[:, None] * rows
+            each[:, _STRETCH] += excess
+            pulled = (cone @ each) / slack[:, None]
+            curved = (weights / stretch) * (a / barrier + (cone / slack[:, None]).sum(axis=0))
+            gradient = (a @ each - self.q - a @ self.M) / barrier + pulled.sum(axis=0)
+            hessian = rows.T @ (curved[:, None] * rows) + pulled.T @ pulled
+            for i in self.positive:
+                gradient[i] -= 1.0 / v[i]
+                hessian[i, i] += 1.0 / v[i] ** 2
+            try:
+                step = -np.linalg.solve(hessian, gradient)
+            except np.linalg.LinAlgError:
+                return v
+            decrease = -float(gradient @ step)
+            if not decrease > 0.01:
+                return v
+            length = 1.0
+            while length > 1e-9:
+                moved = v + length * step
+                trial = self._merit(moved, barrier)
+                if trial <= value - 0.1 * length * decrease:
+                    v, value = moved, trial
+                    break
+                length *= 0.5
+            else:
+                return v
+        return v
+
+    def _merit(self, v: Array, barrier: float) -> float:
+        """Return what `centre` minimises, infinite outside the conditions."""
+        if min(v[i] for i in self.positive) <= 0.0:
+            return np.inf
+        logs = self.logs(v)
+        if logs.max() > 50.0:
+            return np.inf
+        slack = -v[_STRETCH] * (self.task.cone @ np.expm1(logs))
+        if slack.min() <= 0.0:
+            return np.inf
+        kept = np.concatenate([slack, v[self.positive]])
+        return -self.proven(v) / barrier - float(np.log(kept).sum())
