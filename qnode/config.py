@@ -102,8 +102,8 @@ class PlausibilityParameters(_Table, frozen=True):
     (no modulator or interferometer is better), ``balance_tolerance`` (of the two shares that are one half),
     ``arm_ratio`` (least and most clicks of the X arm for one of the Z arm), ``late_tolerance`` (of the
     share of late bits around one half), ``cross_click_factor`` (more or fewer than accidental),
-    ``out_of_gate`` (least and most share of tags outside the gates), ``drift`` (of a click rate within a
-    block, a fraction of it).
+    ``out_of_gate`` (least and most share of tags outside the gates, beside noise), ``drift`` (of a click
+    rate within a block, a fraction of it).
     """
 
     false_alarms_per_year: float = 1.0
@@ -112,8 +112,8 @@ class PlausibilityParameters(_Table, frozen=True):
     balance_tolerance: float = 0.05
     arm_ratio: tuple[float, float] = (0.02, 50.0)
     late_tolerance: float = 0.02
-    cross_click_factor: float = 2.0
-    out_of_gate: tuple[float, float] = (0.001, 0.5)
+    cross_click_factor: float = 1.5
+    out_of_gate: tuple[float, float] = (0.0, 0.2)
     drift: float = 0.2
 
 
@@ -126,9 +126,14 @@ class ReconciliationParameters(_Table, frozen=True):
 
 
 class KeyParameters(_Table, frozen=True):
-    """How a block's key is divided: refill of the authentication pool, then chunks by direction."""
+    """How a block's key is divided: refill of the authentication pool, then chunks by direction.
+
+    A block refills the pool by the pads that it uses itself, and by up to ``refill_pads_per_direction`` while
+    fewer than ``reserve_pads_per_direction`` are left. A peer of protocol 1 always takes the larger number.
+    """
 
     refill_pads_per_direction: int = 3
+    reserve_pads_per_direction: int = 128
     direction_share_alice: float = 0.5
 
 
@@ -289,6 +294,7 @@ def check_link_parameters(link: LinkParameters) -> None:
     _check_range("link.block.longest_s", link.block.longest_s, 0.01, 86_400.0)
     _check_range("link.block.minimum_secret_bits", link.block.minimum_secret_bits, 2048, 1 << 30)
     _check_range("link.keys.refill_pads_per_direction", link.keys.refill_pads_per_direction, 2, 64)
+    _check_range("link.keys.reserve_pads_per_direction", link.keys.reserve_pads_per_direction, 8, 4096)
     _check_range("link.estimation.eps_cor", link.estimation.eps_cor, 1e-28, 0.5)
     _check_range("link.estimation.eps_sec", link.estimation.eps_sec, 1e-30, 0.5)
     _check_plausibility(link.plausibility)

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from qnode.bench.honest_blocks import HonestLink
+from qnode.bench.drawn_blocks import DrawnLink
 from qnode.cli.loopback import load_loopback
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.plausibility import examine
@@ -19,16 +19,16 @@ def shipped(name: str) -> LoopbackConfig:
     return load_loopback(CONFIG / f"{name}.toml")
 
 
-def honest_link(name: str) -> HonestLink:
+def honest_link(name: str) -> DrawnLink:
     config = shipped(name)
-    return HonestLink(config.link, config.simulation)
+    return DrawnLink(config.link, config.simulation)
 
 
-def failed(counts: BlockCounts, link: HonestLink, **changes: Any) -> set[str]:
+def failed(counts: BlockCounts, link: DrawnLink, **changes: Any) -> set[str]:
     """Return the checks that a block fails, with some of its counts changed."""
     changed = msgspec.structs.replace(counts, **changes)
     return {found.check for found in examine(changed, link.link) if not found.plausible}
 
 
-def one_block(link: HonestLink, seed: int = 1) -> BlockCounts:
+def one_block(link: DrawnLink, seed: int = 1) -> BlockCounts:
     return next(link.blocks(1, np.random.default_rng(seed)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from plausible_blocks import failed, honest_link, one_block, shipped
 
-from qnode.bench.honest_blocks import HonestLink
+from qnode.bench.drawn_blocks import DrawnLink
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.check_table import BY_NAME, CHECKS, Finding
@@ -21,6 +21,7 @@ from qnode.distill.plausibility.chance import (
     standard_deviations,
 )
 from qnode.distill.plausibility.measures import MEASURES
+from qnode.loopback.drills import drills
 from qnode.node.decision import decide
 from qnode.node.dialogue import REASONS, BlockLost
 
@@ -28,12 +29,12 @@ replace = msgspec.structs.replace
 
 
 @pytest.fixture(scope="module")
-def turin() -> HonestLink:
+def turin() -> DrawnLink:
     return honest_link("turin")
 
 
 @pytest.fixture(scope="module")
-def block(turin: HonestLink) -> BlockCounts:
+def block(turin: DrawnLink) -> BlockCounts:
     return one_block(turin)
 
 
@@ -105,7 +106,7 @@ def test_all_checks_together_give_one_false_alarm_a_year_whatever_the_length_of_
 
 
 @pytest.mark.parametrize("name", ["turin", "turin-best", "fast"])
-def test_honest_blocks_pass_every_check_and_fail_by_chance_as_rarely_as_asked(name: str) -> None:
+def test_drawn_blocks_pass_every_check_and_fail_by_chance_as_rarely_as_asked(name: str) -> None:
     link, n, chance = honest_link(name), 250, 1e-3
     beyond = dict.fromkeys(BY_NAME, 0)
     for counts in link.blocks(n, np.random.default_rng(11)):
@@ -124,7 +125,7 @@ def test_a_shipped_link_has_the_counts_for_every_check(name: str) -> None:
     assert found == set(BY_NAME) - undeclared
 
 
-def test_a_peer_of_protocol_1_is_held_against_what_he_says(turin: HonestLink, block: BlockCounts) -> None:
+def test_a_peer_of_protocol_1_is_held_against_what_he_says(turin: DrawnLink, block: BlockCounts) -> None:
     said = replace(block, tags=None, n_z_plus=None, boundary=None, late=None)
     found = {one.check for one in examine(said, turin.link)}
     assert {"qber_z", "e_vis", "boundary_error", "boundary_plus", "intensity_z", "intensity_x"} <= found
@@ -190,7 +191,7 @@ ATTACKS: list[tuple[str, Any]] = [
     ("check", "attack"), ATTACKS, ids=[f"{i}-{name}" for i, (name, _) in enumerate(ATTACKS)]
 )
 def test_each_check_finds_what_it_is_there_for(
-    turin: HonestLink, block: BlockCounts, check: str, attack: Any
+    turin: DrawnLink, block: BlockCounts, check: str, attack: Any
 ) -> None:
     changes = attack(block)
     assert check in failed(block, turin, **changes)
@@ -209,7 +210,7 @@ def test_clicks_that_are_more_regular_than_chance_are_found_where_dead_time_is_n
     assert failed(counts, link, tags=replace(counts.tags, z_clicks=(even,) * 16)) == {"steadiness_z"}
 
 
-def test_joint_hold_off_lets_no_cross_clicks_be_too_few(turin: HonestLink, block: BlockCounts) -> None:
+def test_joint_hold_off_lets_no_cross_clicks_be_too_few(turin: DrawnLink, block: BlockCounts) -> None:
     joint = honest_link("turin")
     joint.link = replace(
         turin.link, receiver=replace(turin.link.receiver, dead_time="joint", dead_time_s=1e-6)
@@ -224,7 +225,7 @@ def test_a_value_that_is_no_number_is_not_plausible() -> None:
     assert Finding("rho", 0.5, None, None).plausible
 
 
-def test_a_finding_says_value_limits_and_what_it_points_to(turin: HonestLink, block: BlockCounts) -> None:
+def test_a_finding_says_value_limits_and_what_it_points_to(turin: DrawnLink, block: BlockCounts) -> None:
     (found,) = [
         one
         for one in examine(replace(block, tags=_tags(block, cross_clicks=0)), turin.link)
@@ -234,6 +235,57 @@ def test_a_finding_says_value_limits_and_what_it_points_to(turin: HonestLink, bl
     assert str(found).endswith(f"points to {BY_NAME['cross_clicks'].low}")
 
 
+# Eve's drills
+
+
+# What a drill fails at Turin, drawn from the model; the page of drills says what daemons make of them.
+SEEN = {
+    "intercept-resend": set(),
+    "photon-number-splitting": {"intensity_z", "intensity_x"},
+    "damping": set(),
+    "added-loss": set(),
+    "blinding": {"qber_z", "e_vis", "t2", "boundary_error", "cross_clicks"},
+    "careful-blinding": {"cross_clicks"},
+    "steering": {"boundary_error"},
+    "time-shift": {"out_of_gate"},
+    "after-gate": {"out_of_gate"},
+    "dead-time": {"out_of_gate"},
+    "dead-time-z": {"out_of_gate"},
+    "bright-decoy": {"intensity_z", "intensity_x"},
+    "swapped-intensities": {"intensity_z", "intensity_x"},
+    "bright-source": set(),
+}
+
+
+def test_each_drill_fails_the_checks_that_are_there_for_it() -> None:
+    config = shipped("turin")
+    for drill in drills(config.link):
+        settings = drill.change.applied(config.simulation.settings_at(0.0))
+        link = DrawnLink(config.link, config.simulation, settings)
+        for counts in link.blocks(5, np.random.default_rng(6)):
+            assert failed(counts, link) >= SEEN[drill.name], drill.name
+            if not SEEN[drill.name]:
+                assert failed(counts, link) == set(), drill.name
+    assert set(SEEN) == {drill.name for drill in drills(config.link)}
+
+
+def test_what_no_check_finds_is_charged_or_does_no_harm_or_is_an_assumption() -> None:
+    config = shipped("turin-best")
+    key = {}
+    for drill in drills(config.link):
+        settings = drill.change.applied(config.simulation.settings_at(0.0))
+        counts = one_block(DrawnLink(config.link, config.simulation, settings))
+        try:
+            key[drill.name] = decide(counts, config.link).length
+        except BlockLost:
+            key[drill.name] = 0
+    given = {name for name, length in key.items() if length}
+    # Errors are charged and loss is the channel's; a common scale is what only a power monitor sees.
+    assert given == {"intercept-resend", "added-loss", "bright-source"}
+    honest = decide(one_block(honest_link("turin-best")), config.link).length
+    assert key["intercept-resend"] < 0.6 * honest
+
+
 # Intensities that are not the configured ones
 
 
@@ -241,7 +293,7 @@ def test_a_finding_says_value_limits_and_what_it_points_to(turin: HonestLink, bl
 def test_a_decoy_that_is_not_the_configured_one_gives_no_key(decoy: float) -> None:
     sends = shipped("turin")
     sent = replace(sends.link, source=replace(sends.link.source, mu=(0.5, decoy)))
-    link = HonestLink(sent, sends.simulation)
+    link = DrawnLink(sent, sends.simulation)
     for counts in link.blocks(20, np.random.default_rng(3)):
         with pytest.raises(BlockLost) as lost:
             decide(counts, sends.link)
@@ -252,5 +304,5 @@ def test_what_the_uncertainty_covers_is_no_reason_to_discard() -> None:
     sends = shipped("turin")
     configured = replace(sends.link, source=replace(sends.link.source, mu_uncertainty=(0.01, 0.01)))
     sent = replace(sends.link, source=replace(sends.link.source, mu=(0.5 * 0.99, 0.2 * 1.01)))
-    for counts in HonestLink(sent, sends.simulation).blocks(20, np.random.default_rng(3)):
+    for counts in DrawnLink(sent, sends.simulation).blocks(20, np.random.default_rng(3)):
         assert decide(counts, configured).length > 0

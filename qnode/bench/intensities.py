@@ -12,7 +12,7 @@ from typing import Final
 import msgspec.structs
 import numpy as np
 
-from qnode.bench.honest_blocks import HonestLink
+from qnode.bench.drawn_blocks import DrawnLink
 from qnode.config import LinkParameters
 from qnode.distill.check_table import Finding
 from qnode.distill.keylength import KeyLength
@@ -109,7 +109,7 @@ def outcome(
     """Draw honest blocks of what is sent, and judge them by what the link says."""
     by_check = by_any = without_key = 0
     reasons: dict[str, int] = {}
-    for counts in HonestLink(sent, simulation).blocks(blocks, np.random.default_rng(seed)):
+    for counts in DrawnLink(sent, simulation).blocks(blocks, np.random.default_rng(seed)):
         failed = {one.check for one in examine(counts, link) if not one.plausible}
         by_check += CHECK in failed
         by_any += bool(failed)

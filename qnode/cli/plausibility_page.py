@@ -7,7 +7,7 @@ from typing import Final
 import msgspec.structs
 import numpy as np
 
-from qnode.bench.honest_blocks import HonestLink
+from qnode.bench.drawn_blocks import DrawnLink
 from qnode.bench.intensities import excess, lengths, outcome, threshold, with_decoy
 from qnode.config import EstimationParameters, LinkParameters
 from qnode.distill.check_table import CHECKS
@@ -124,7 +124,7 @@ def _tails(
 ) -> tuple[dict[str, int], dict[str, int]]:
     tried: dict[str, int] = {}
     real: dict[str, int] = {}
-    link = HonestLink(config.link, config.simulation)
+    link = DrawnLink(config.link, config.simulation)
     for number, counts in enumerate(link.blocks(blocks, np.random.default_rng(SEED)), 1):
         for beyond, chance in ((tried, TRIED_CHANCE), (real, None)):
             for found in examine(counts, config.link, chance):

@@ -272,12 +272,17 @@ class Verified(DialogueMessage, frozen=True):
     nonce: Nonce
 
 
-class Amplify(DialogueMessage, frozen=True):
-    """Alice: final length, seed of the Toeplitz hash, the ledger's sum; the transcripts end here."""
+class Amplify(DialogueMessage, frozen=True, omit_defaults=True):
+    """Alice: final length, seed of the Toeplitz hash, the ledger's sum; the transcripts end here.
+
+    ``refill_pads``: one-time pads of either direction that the block's key refills the pool by, said in
+    protocol 2 and in no earlier one.
+    """
 
     length: Count
     seed: Bulk
     lambda_ec_bits: Count
+    refill_pads: Count | None = None
 
 
 # --- the end of a block: sealed by one-time tags of their own -----------------------------------------------

@@ -31,7 +31,7 @@ from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import answer_corrections
 from qnode.node.recorder import recorded_lookup
 from qnode.node.said_counts import check_tags
-from qnode.node.settle import Site, authenticate, block_epsilon, check_room, commit
+from qnode.node.settle import Site, authenticate, block_epsilon, check_room, commit, refill_pads
 from qnode.operate.recording_frames import WholeBlock
 from qnode.operate.recordings import Recording
 from qnode.tags.site_recording import RecordedBlock
@@ -107,13 +107,18 @@ async def run_alice_block(
     result = await trio.to_thread.run_sync(partial(decide, counts, site.link, recorded=recorded))
     # The kernel's generator yields a megabyte in several milliseconds.
     seed = await trio.to_thread.run_sync(secrets.token_bytes, seed_length_bytes(len(sifted.bits)))
+    pads = refill_pads(await site.storage.pads_left(), site.link) if dialogue.protocol >= 2 else None
     await dialogue.send(
         Amplify(
-            block_id=dialogue.block_id, length=result.length, seed=seed, lambda_ec_bits=counts.lambda_ec_bits
+            block_id=dialogue.block_id,
+            length=result.length,
+            seed=seed,
+            lambda_ec_bits=counts.lambda_ec_bits,
+            refill_pads=pads,
         )
     )
     await authenticate(site, dialogue)
-    await commit(site, dialogue, sifted.bits, seed, result)
+    await commit(site, dialogue, sifted.bits, seed, result, pads)
     book.accepted(dialogue.block_id, counts, result, span, trio.current_time() - ended)
 
 

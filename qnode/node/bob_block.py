@@ -31,7 +31,7 @@ from qnode.node.decision import check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.reconciliation import correct
 from qnode.node.said_counts import AnnouncedClicks, check_sifted
-from qnode.node.settle import Site, authenticate, block_epsilon, check_room, commit
+from qnode.node.settle import Site, authenticate, block_epsilon, check_refill, check_room, commit
 from qnode.operate.recordings import Recording
 from qnode.tags.marks import Marks
 from qnode.tags.types import Clicks, Codes, SlotRange
@@ -171,8 +171,12 @@ class BobBlock:
             )
         if len(amplify.seed) != seed_length_bytes(len(corrected)):
             raise ProtocolError(f"block {dialogue.block_id}: amplification seed of a wrong length")
+        try:
+            check_refill(amplify.refill_pads, dialogue.protocol, site.link)
+        except ProtocolError as error:
+            raise ProtocolError(f"block {dialogue.block_id}: {error}") from None
         await authenticate(site, dialogue)
-        await commit(site, dialogue, corrected, amplify.seed, result)
+        await commit(site, dialogue, corrected, amplify.seed, result, amplify.refill_pads)
         self._book.accepted(dialogue.block_id, counts, result, self.span, trio.current_time() - ended)
 
     def _keep(self, sifted: Sifted) -> tuple[Bits, Bits]:

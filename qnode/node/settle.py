@@ -15,7 +15,8 @@ from qnode.config import LinkParameters, Role
 from qnode.distill.amplify import amplify
 from qnode.distill.bits import Bits
 from qnode.distill.keylength import KeyLength
-from qnode.keys import BlockRecord, KeyLayout, PreparedBlock
+from qnode.errors import ProtocolError
+from qnode.keys import BlockRecord, KeyLayout, PadsLeft, PreparedBlock
 from qnode.link.authentication import Seal
 from qnode.link.messages import Prepared, TranscriptTag
 from qnode.link.session import Session
@@ -37,10 +38,38 @@ class Site:
     simulated: bool
 
 
-def key_layout(link: LinkParameters) -> KeyLayout:
-    """Return how a block's final key is divided."""
+# One for the tag of a block's transcript, one for that of its commit.
+PADS_OF_A_BLOCK = 2
+
+
+def refill_pads(left: PadsLeft, link: LinkParameters) -> int:
+    """Return how many pads of either direction a block's key shall refill the pool by.
+
+    As many as it uses; more where discarded blocks and lost sessions have used up the reserve.
+    """
+    if min(left.send, left.receive) >= link.keys.reserve_pads_per_direction:
+        return PADS_OF_A_BLOCK
+    return link.keys.refill_pads_per_direction
+
+
+def check_refill(pads: int | None, protocol: int, link: LinkParameters) -> None:
+    """Refuse a refill of Alice's that the link does not allow, or that her protocol does not say.
+
+    Raises:
+        ProtocolError: saying what was expected.
+    """
+    most = link.keys.refill_pads_per_direction
+    if protocol < 2:
+        if pads is not None:
+            raise ProtocolError(f"refill_pads: said, but protocol {protocol} does not know it")
+    elif pads is None or not PADS_OF_A_BLOCK <= pads <= most:
+        raise ProtocolError(f"refill_pads: {pads}, expected {PADS_OF_A_BLOCK} to {most}")
+
+
+def key_layout(link: LinkParameters, pads: int | None) -> KeyLayout:
+    """Return how a block's final key is divided; ``pads``: the refill, None where protocol 1 fixes it."""
     return KeyLayout(
-        pads_per_direction=link.keys.refill_pads_per_direction,
+        pads_per_direction=link.keys.refill_pads_per_direction if pads is None else pads,
         direction_share_alice=link.keys.direction_share_alice,
     )
 
@@ -86,10 +115,12 @@ async def authenticate(site: Site, dialogue: Dialogue) -> None:
         await site.storage.check_seal(incoming, Seal(theirs.pad_segment, theirs.pad_index, theirs.tag))
 
 
-async def commit(site: Site, dialogue: Dialogue, sifted: Bits, seed: bytes, result: KeyLength) -> None:
-    """Amplify the block's key and commit it in two steps."""
+async def commit(
+    site: Site, dialogue: Dialogue, sifted: Bits, seed: bytes, result: KeyLength, pads: int | None
+) -> None:
+    """Amplify the block's key and commit it in two steps; ``pads``: the refill that Alice has said."""
     key = await trio.to_thread.run_sync(amplify, sifted, seed, result.length)
-    layout = key_layout(site.link)
+    layout = key_layout(site.link, pads)
     content = key.to_bytes()[: result.length // 8]
     record = BlockRecord(
         estimator=result.estimator,

@@ -219,11 +219,16 @@ def _double_clicks(facts: Facts) -> Measured | None:
 
 
 def _out_of_gate(facts: Facts) -> Measured | None:
-    tags = facts.counts.tags
-    if tags is None:
+    """Measure the share of tags outside the gates: beside light, noise, of which half makes errors inside."""
+    tags, x, source = facts.counts.tags, facts.counts.x, facts.link.source
+    if tags is None or facts.counts.n_z.total <= 0.0:
         return None
+    least, most = facts.link.plausibility.out_of_gate
+    errors = max(facts.counts.qber_z, x.e_dark.total / x.e_same.total if x.e_same.total else 0.0)
+    outside_for_inside = source.period_ps / (2.0 * facts.link.receiver.gate_width_ps) - 1.0
+    most = min(1.0, most + 2.0 * errors * outside_for_inside)
     n = tags.out_of_gate + sum(facts.clicked_slots(tags))
-    return _share(n, tags.out_of_gate, facts.link.plausibility.out_of_gate, facts.z)
+    return _share(n, tags.out_of_gate, (least, most), facts.z)
 
 
 def _dead_time(facts: Facts) -> Measured | None:

@@ -1,4 +1,4 @@
-"""Public records of honest blocks, drawn by chance around the analytic model of a link.
+"""Public records of blocks, drawn by chance around the analytic model of a link, honest or attacked.
 
 A stand-in for a hundred thousand blocks of time tags: each count is drawn on its own, with the mean that the
 model gives, so that what a check calls chance can be held against chance.
@@ -14,26 +14,20 @@ from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import SPAN_PARTS, Pair, TagCounts, XCounts
 from qnode.node.block_policy import choose_span_s
-from qnode.simulate.jitter import acceptance
 from qnode.simulate.model import LinkRates, expected_rates
-from qnode.simulate.parameters import SimulationParameters
-from qnode.tags.gates import gates
+from qnode.simulate.parameters import Settings, SimulationParameters
 
 
-class HonestLink:
-    """A link whose blocks are what its parameters let expect."""
+class DrawnLink:
+    """A link whose blocks are what its parameters let expect, at the given settings of the simulation."""
 
-    def __init__(self, link: LinkParameters, simulation: SimulationParameters) -> None:
+    def __init__(
+        self, link: LinkParameters, simulation: SimulationParameters, settings: Settings | None = None
+    ) -> None:
         self.link = link
-        self._rates: LinkRates = expected_rates(simulation, link)
+        self._rates: LinkRates = expected_rates(simulation, link, settings)
         self._span_s = choose_span_s(link, self._rates.n_z.total, None)
         self._n_slots = round(self._span_s * link.source.qubit_rate_hz)
-        self._accepted = acceptance(
-            simulation.jitter, 0.0, 2.0 * gates(link.source, link.receiver).early.half_width_ps
-        )
-        (mu1, mu2), (p1, p2) = link.source.mu, link.source.p
-        self._bunching = (p1 * mu1**2 + p2 * mu2**2) / (p1 * mu1 + p2 * mu2) ** 2
-        self._joint = link.receiver.dead_time == "joint"
 
     def blocks(self, n: int, rng: np.random.Generator) -> Iterator[BlockCounts]:
         """Yield ``n`` blocks."""
@@ -72,12 +66,10 @@ class HonestLink:
     def _tags(self, z_clicks: int, x_clicks: int, rng: np.random.Generator) -> TagCounts:
         edges = [-(-part * self._n_slots // SPAN_PARTS) for part in range(SPAN_PARTS + 1)]
         slots = tuple(end - first for first, end in pairwise(edges))
-        crossed = 0.0 if self._joint else z_clicks * x_clicks / self._n_slots * self._bunching
-        outside = (z_clicks + x_clicks) * (1.0 / self._accepted - 1.0)
         return TagCounts(
-            cross_clicks=int(rng.poisson(crossed)),
+            cross_clicks=int(rng.poisson(self._rates.cross_clicks * self._span_s)),
             double_clicks=0,
-            out_of_gate=int(rng.poisson(outside)),
+            out_of_gate=int(rng.poisson(self._rates.out_of_gate * self._span_s)),
             too_close=0,
             live_slots=slots,
             z_clicks=self._by_part(z_clicks, self._rates.z_detector.live_fraction, rng),
