@@ -182,7 +182,7 @@ def _accept(
     ends: Integers, good: npt.NDArray[np.bool_], offset: int, first_slot: int, centres: Floats,
     halves: Floats, n_held: int, slots: Slots, outcomes: Codes, sums: Integers,
 ) -> tuple[np.uint64, np.uint64]:  # fmt: skip
-    """Put clicks behind those ``n_held``, slots of others at the end of ``slots``; return how many there are."""
+    """Put clicks behind those ``n_held``, slots of other tags at the end, and return how many there are."""
     one = np.uint64(1)
     n = np.uint64(n_held)
     together = np.uint64(_TOGETHER)
