@@ -283,7 +283,7 @@ def test_what_no_check_finds_is_charged_or_does_no_harm_or_is_an_assumption() ->
     # Errors are charged and loss is the channel's; a common scale is what only a power monitor sees.
     assert given == {"intercept-resend", "added-loss", "bright-source"}
     honest = decide(one_block(honest_link("turin-best")), config.link).length
-    assert key["intercept-resend"] < 0.6 * honest
+    assert key["intercept-resend"] < 0.8 * honest
 
 
 # Intensities that are not the configured ones
