@@ -103,7 +103,8 @@ class PlausibilityParameters(_Table, frozen=True):
     ``arm_ratio`` (least and most clicks of the X arm for one of the Z arm), ``late_tolerance`` (of the
     share of late bits around one half), ``cross_click_factor`` (more or fewer than accidental),
     ``out_of_gate`` (least and most share of tags outside the gates, beside noise), ``drift`` (of a click
-    rate within a block, a fraction of it).
+    rate within a block, a fraction of it). ``repeats``: how often a block holds the same tags again, which a
+    recording that is played in a loop makes it do; chance is wider by the square root of it.
     """
 
     false_alarms_per_year: float = 1.0
@@ -115,6 +116,7 @@ class PlausibilityParameters(_Table, frozen=True):
     cross_click_factor: float = 1.5
     out_of_gate: tuple[float, float] = (0.0, 0.2)
     drift: float = 0.2
+    repeats: float = 1.0
 
 
 class ReconciliationParameters(_Table, frozen=True):
@@ -245,6 +247,8 @@ class SiteConfig(_Table, frozen=True):
 
     def __post_init__(self) -> None:
         check_link_parameters(self.link)
+        if self.link.plausibility.repeats > 1.0 and not self.node.allow_simulated:
+            raise ValueError("link.plausibility.repeats: more than 1 is for recordings, set allow_simulated")
         _check_range("node.start_uncertainty_s", self.node.start_uncertainty_s, 1e-6, 0.1)
         _check_range("etsi014.stock_per_pair", self.etsi014.stock_per_pair, 0, 4096)
 
@@ -322,6 +326,7 @@ def _check_plausibility(plausibility: PlausibilityParameters) -> None:
         ("late_tolerance", 0.0, 0.5),
         ("cross_click_factor", 1.0, 1e6),
         ("drift", 0.0, 1.0),
+        ("repeats", 1.0, 1e9),
     ):
         _check_range(f"link.plausibility.{name}", getattr(plausibility, name), least, most)
     for name, most in (("arm_ratio", 1e6), ("out_of_gate", 1.0)):

@@ -102,6 +102,23 @@ def test_all_checks_together_give_one_false_alarm_a_year_whatever_the_length_of_
         assert chance * 2 * len(CHECKS) * YEAR_S / span_s == pytest.approx(1.0)
 
 
+def test_tags_that_are_played_again_and_again_are_allowed_the_chance_of_one_pass(
+    turin: DrawnLink, block: BlockCounts
+) -> None:
+    repeats = replace(turin.link.plausibility, repeats=100.0)
+    looped = replace(turin.link, plausibility=repeats)
+
+    def fails(link: LinkParameters, factor: float) -> bool:
+        n_z = Pair(block.n_z.signal, round(block.n_z.decoy * factor))
+        (found,) = (one for one in examine(replace(block, n_z=n_z), link) if one.check == "intensity_z")
+        return not found.plausible
+
+    # Five standard deviations of one pass are a tenth of that of the block.
+    assert fails(turin.link, 1.05)
+    assert not fails(looped, 1.05)
+    assert fails(looped, 1.5)
+
+
 # Honest links
 
 

@@ -4,14 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from qnode.cli.loopback import Wanted, link_options, load_loopback, run_both_sites
 from qnode.cli.main import EXIT_USAGE
 from qnode.config import LinkParameters
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, Played
-from qnode.tags.recording import check_loopable, open_recording, read_symbol_key
+from qnode.tags.recording import Manifest, check_loopable, open_recording, read_symbol_key
 from qnode.tags.site_recording import is_site_recording
+from qnode.units import PS_PER_S
+
+# Of the clicks of the Z arm on Z states, what is left of gates and alignment at least.
+_SIFTED_SHARE = 0.8
 
 
 @click.command()
@@ -44,9 +49,20 @@ def played_config(folder: Path, path: Path | None, *, loop: bool) -> LoopbackCon
         raise ConfigError(f"{folder} is the recording of one site, for qnode distill; it cannot be played")
     recording = open_recording(folder)
     read_symbol_key(folder)
+    config = config_over(recording.manifest.link, folder, path)
     if loop:
         check_loopable(recording)
-    return config_over(recording.manifest.link, folder, path)
+        plausibility = replace(config.link.plausibility, repeats=_repeats(recording.manifest, config.link))
+        config = replace(config, link=replace(config.link, plausibility=plausibility))
+    return config
+
+
+def _repeats(recorded: Manifest, link: LinkParameters) -> float:
+    """Return how often a block holds the tags of a recording that is played again and again."""
+    wanted = link.block.sifted_bits
+    if wanted == "auto":
+        return max(1.0, link.block.longest_s * PS_PER_S / recorded.span_ps)
+    return max(1.0, wanted / max(1.0, _SIFTED_SHARE * link.source.p_z * recorded.z_tags))
 
 
 def config_over(recorded: LinkParameters, folder: Path, path: Path | None) -> LoopbackConfig:

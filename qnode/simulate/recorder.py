@@ -14,10 +14,12 @@ from qnode.simulate.parameters import SimulationParameters
 from qnode.simulate.randomness import GOLDEN
 from qnode.tags.recording import FORMAT, Manifest, RecordingWriter
 from qnode.tags.types import TagBlock
+from qnode.units import PS_PER_S
 
 # The first knot (10 ms) lets the detectors come to their usual rates; it is not recorded.
 _SETTLING_KNOTS = 1
 _NEVER_PS = 2**62
+_JITTER_PS = 5_000
 
 
 def steady_clocks(simulation: SimulationParameters) -> SimulationParameters:
@@ -55,8 +57,10 @@ def record(
                 elif knot >= first:
                     _write(writer, block, zero_ps, _NEVER_PS)
         span_ps = float(arrivals_ps[end] - arrivals_ps[first])
+        # In a loop the first tags follow the last: no detector may click twice within its dead time there.
+        end_ps = zero_ps + round(span_ps) - _longest_dead_time_ps(simulation)
         for block in last:
-            _write(writer, block, zero_ps, zero_ps + round(span_ps))
+            _write(writer, block, zero_ps, end_ps)
         slots_at = np.arange(first, end + 1) * rate // KNOTS_PER_S - first * rate // KNOTS_PER_S
         line_ps = arrivals_ps[first] + span_ps * (slots_at / slots_at[-1])
         started_at_s = float(int(time.time()))
@@ -79,6 +83,12 @@ def record(
         shifted_key = (symbol_key + first * rate // KNOTS_PER_S * int(GOLDEN)) % 2**64
         writer.finish(manifest, shifted_key)
     return manifest
+
+
+def _longest_dead_time_ps(simulation: SimulationParameters) -> int:
+    """Return the longer dead time, at most a knot, and what jitter may add."""
+    longest_s = max(simulation.z_detector.dead_time_s, simulation.x_detector.dead_time_s)
+    return round(min(longest_s, KNOT_S) * PS_PER_S) + (_JITTER_PS if longest_s > 0.0 else 0)
 
 
 def _write(writer: RecordingWriter, block: TagBlock, zero_ps: int, end_ps: int) -> None:

@@ -9,6 +9,7 @@ All checks together give ``false_alarms_per_year`` false alarms at an honest lin
 check has a chance of that many a year, over the blocks of a year and the number of sides.
 """
 
+import math
 from typing import Final
 
 import msgspec.structs
@@ -44,7 +45,8 @@ def examine(
     """
     if false_alarm is None:
         false_alarm = chance_of_false_alarm(link, counts.n_slots / link.source.qubit_rate_hz)
-    facts = Facts(counts, link, standard_deviations(false_alarm))
+    z = standard_deviations(false_alarm) * math.sqrt(link.plausibility.repeats)
+    facts = Facts(counts, link, z)
     found = ((check, MEASURES[check.name](facts)) for check in CHECKS)
     return tuple(_finding(check, one) for check, one in found if one is not None)
 

@@ -197,11 +197,14 @@ def _bunching(facts: Facts) -> float:
 
 
 def _cross_clicks(facts: Facts) -> Measured | None:
-    tags = facts.counts.tags
-    if tags is None or facts.live_slots <= 0.0:
+    tags, boundary = facts.counts.tags, facts.counts.boundary
+    if tags is None or boundary is None or facts.live_slots <= 0.0:
         return None
     z_slots, x_slots = facts.clicked_slots(tags)
-    accidental = z_slots * x_slots / facts.live_slots * _bunching(facts)
+    # Half of the light in boundary slots is of the qubit before: the Z arm's click tells nothing of that.
+    of_another = 0.5 * boundary / max(1.0, boundary + facts.counts.x.central)
+    together = (1.0 - of_another) * _bunching(facts) + of_another
+    accidental = z_slots * x_slots / facts.live_slots * together
     factor = facts.link.plausibility.cross_click_factor
     least = 0.0 if facts.link.receiver.dead_time == "joint" else accidental / factor
     return Measured(float(tags.cross_clicks), *count_limits(least, accidental * factor, facts.z))
