@@ -336,6 +336,19 @@ def _check_plausibility(plausibility: PlausibilityParameters) -> None:
                 f"link.plausibility.{name}: expected two numbers, 0 <= least < most <= {most:g}, "
                 f"got {[low, high]}"
             )
+    if link.estimation.estimator == "three_state":
+        _check_three_state(link.estimation)
+
+
+def _check_three_state(estimation: EstimationParameters) -> None:
+    """Refuse rules that the estimator does not have, so that no block has to."""
+    own = EstimationParameters()
+    for name in ("x_mode", "statistics", "vacuum_rule"):
+        if getattr(estimation, name) != getattr(own, name):
+            raise ValueError(
+                f"link.estimation.{name}: three_state has one rule of its own, expected "
+                f"{getattr(own, name)!r} or nothing, got {getattr(estimation, name)!r}"
+            )
 
 
 def _check_range(where: str, value: float, least: float, most: float) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from three_state_support import link_inputs
 
-from qnode.config import EstimationParameters
+from qnode.config import LinkParameters, check_link_parameters, convert
 from qnode.distill.counts import Pair
 from qnode.distill.keylength import ESTIMATORS, EstimatorInput, binary_entropy, estimate, three_state
 from qnode.errors import FieldError
@@ -233,6 +233,11 @@ def test_random_counts_never_give_more_bits_than_were_sifted_and_never_a_crash()
     assert keys > 10
 
 
-def test_the_estimator_is_offered_by_name() -> None:
+def test_a_link_file_chooses_it_and_may_not_ask_it_for_rules_that_it_does_not_have() -> None:
     assert "three_state" in ESTIMATORS
-    assert msgspec.convert({"estimator": "three_state"}, EstimationParameters).estimator == "three_state"
+    chosen = {"estimator": "three_state"}
+    check_link_parameters(convert({"estimation": chosen}, LinkParameters, where="link"))
+    for name, value in (("x_mode", "visibility"), ("statistics", "hoeffding"), ("vacuum_rule", "k2")):
+        link = convert({"estimation": {**chosen, name: value}}, LinkParameters, where="link")
+        with pytest.raises(ValueError, match=rf"link\.estimation\.{name}: three_state"):
+            check_link_parameters(link)
