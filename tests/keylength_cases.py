@@ -41,7 +41,7 @@ def inputs_of_case(index: int) -> tuple[str, dict[str, Any]]:
 
 def _extreme(rng: np.random.Generator, inputs: dict[str, Any]) -> dict[str, Any]:
     inputs = inputs | {"mu_uncertainty": [0.0, 0.0]}
-    match int(rng.integers(12)):
+    match int(rng.integers(14)):
         case 0:
             return inputs | {"m_z": [0.0, 0.0], "m_x": [0.0, 0.0]}
         case 1:
@@ -65,9 +65,23 @@ def _extreme(rng: np.random.Generator, inputs: dict[str, Any]) -> dict[str, Any]
             return inputs | {"p": [p, 1 - p]}
         case 10:
             return inputs | {"mu_uncertainty": [float(x) for x in rng.uniform(0, 0.2, 2)]}
+        case 11:  # nearly all clicks are of empty qubits
+            return inputs | _dark(rng)
+        case 12:  # limits one event away from the count
+            few = [[float(n) for n in rng.integers(1, 4, 2)] for _ in range(2)]
+            return inputs | {"m_z": few[0], "m_x": few[1], "eps_sec": 0.9, "statistics": "exact"}
         case _:
             few = [float(n) for n in rng.integers(0, 4, 2)]
             return inputs | {"n_z_plus": few, "boundary": 0.0, "m_x": few, "n_x": [50.0, 50.0]}
+
+
+def _dark(rng: np.random.Generator) -> dict[str, Any]:
+    mu, p, size = (0.5, 0.2), (0.7, 0.3), 10 ** rng.uniform(6, 8)
+    light = rng.uniform(0.01, 0.3)
+    n_z = [math.floor(size * chance * (1 + light * mean)) for mean, chance in zip(mu, p, strict=True)]
+    empty = [size * chance * math.exp(-mean) for mean, chance in zip(mu, p, strict=True)]
+    m_z = [math.floor(0.5 * dark + 0.4 * (n - dark)) for n, dark in zip(n_z, empty, strict=True)]
+    return {"n_z": [float(n) for n in n_z], "m_z": [float(m) for m in m_z], "mu": list(mu), "p": list(p)}
 
 
 def _grown(inputs: dict[str, Any], factor: float, *, whole: bool = True) -> dict[str, Any]:

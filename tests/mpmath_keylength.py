@@ -35,7 +35,7 @@ ROUNDING = mpf("1e-9")
 
 
 class Refused(Exception):
-    """The reference gives no number; ``fields`` may be blamed."""
+    """The reference gives no number; each of ``fields`` may be blamed."""
 
     def __init__(self, fields: set[str]) -> None:
         super().__init__(", ".join(sorted(fields)))
@@ -64,14 +64,14 @@ def reference(inputs: Inputs, estimator: str) -> dict[str, Any]:
     # In this order, as of corners that give equally little the first is named.
     corners = product(*(sorted({mu * (1 - off), mu * (1 + off)}) for mu, off in pair))
     found: list[dict[str, Any]] = []
-    contradictions: set[str] = set()
+    contradictions: list[set[str]] = []
     for mu1, mu2 in corners:
         try:
             found.append(_at_corner(full, estimator, mu1, mu2))
         except Refused as refused:
-            contradictions |= refused.fields
+            contradictions.append(refused.fields)
     if not found:
-        raise Refused(contradictions)
+        raise Refused(contradictions[0])
     return min(found, key=lambda one: one["length_unfloored"])
 
 
@@ -154,7 +154,7 @@ def _at_corner(inputs: Inputs, estimator: str, mu1: Any, mu2: Any) -> dict[str, 
     found: dict[str, Any] = {"v_z0_upper": v_z0, "v_x0_upper": v_x0}
     found["size"] = {}  # of the terms that the bounds are differences of: rounding is measured by them
     gap = mu1 - mu2
-    contradictions: set[str] = set()
+    contradictions: list[str] = []  # in the order of Z, X, errors, shares
     for basis, n, s0_upper, factor in (("z", n_z, s_z0_upper, 1), ("x", n_x, s_x0_upper, scale)):
         count = factor * _total(inputs, f"n_{basis}")
         s0_lower = max(mpf(0), tau(0) / gap * (mu1 * n.decoy[0] - mu2 * n.signal[1]))
@@ -165,9 +165,9 @@ def _at_corner(inputs: Inputs, estimator: str, mu1: Any, mu2: Any) -> dict[str, 
         s1_lower = max(mpf(0), front * bracket)
         # What rounding may do to limits that touch is no contradiction.
         if s0_lower > s0_upper + ROUNDING * (count + 1):
-            contradictions.add(f"s_{basis}0_lower")
+            contradictions.append(f"s_{basis}0_lower")
         if s0_lower + s1_lower > count + ROUNDING * (count + 1):
-            contradictions.add(f"s_{basis}1_lower")
+            contradictions.append(f"s_{basis}1_lower")
         s0_lower = min(s0_lower, s0_upper)
         found[f"s_{basis}0_lower"] = s0_lower
         found[f"s_{basis}0_upper"] = s0_upper
@@ -179,11 +179,11 @@ def _at_corner(inputs: Inputs, estimator: str, mu1: Any, mu2: Any) -> dict[str, 
     v_x1 = tau(1) / gap * (m_x.signal[1] - m_x.decoy[0])
     found["size"]["v_x1_upper"] = tau(1) / gap * (abs(m_x.signal[1]) + abs(m_x.decoy[0]))
     if v_x1 < -ROUNDING * (_total(inputs, "m_x") + 1):
-        contradictions.add("v_x1_upper")
+        contradictions.append("v_x1_upper")
     if inputs.get("boundary") is not None:
-        contradictions |= share_limits(inputs, log_inverse, found)
+        contradictions += share_limits(inputs, log_inverse, found)
     if contradictions:
-        raise Refused(contradictions)
+        raise Refused({contradictions[0]})
     v_x1 = max(v_x1, mpf(0))
     if estimator == "eur":
         v_x1 = min(v_x1, _total(inputs, "m_x"))
@@ -263,7 +263,7 @@ def gamma(b: Any, c: Any, d: Any, eps: Any) -> Any:
     return min(HALF, b + mp.sqrt(spread * variance / mp.log(2) * logarithm))
 
 
-def share_limits(inputs: Inputs, log_inverse: Any, found: dict[str, Any]) -> set[str]:
+def share_limits(inputs: Inputs, log_inverse: Any, found: dict[str, Any]) -> list[str]:
     """Put the lower limits of rho and t2 into ``found`` (S2); return which exceed 1, as nothing can (S3)."""
     p_z, p_x = mpf(inputs["p_z"]), 1 - mpf(inputs["p_z"])
 
@@ -278,7 +278,7 @@ def share_limits(inputs: Inputs, log_inverse: Any, found: dict[str, Any]) -> set
     found["shares.rho_lower"], found["shares.t2_lower"] = rho, t2
     found["size"]["shares.rho_lower"] = p_z / (2 * p_x)  # of a share of one
     found["size"]["shares.t2_lower"] = (p_z / 2 + p_x * rho) / p_z
-    return {name for name, limit in (("n_z_plus", rho), ("boundary", t2)) if limit > 1}
+    return [name for name, limit in (("n_z_plus", rho), ("boundary", t2)) if limit > 1]
 
 
 def widened_jointly(inputs: Inputs, phi: Any, log_inverse: Any, found: dict[str, Any]) -> Any:

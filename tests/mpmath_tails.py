@@ -78,7 +78,7 @@ def binomial_upper(x: Any, n: Any, log_inverse: Any) -> Any:
         kl = mean * mp.log(mean / middle) + (1 - mean) * mp.log((1 - mean) / (1 - middle))
         a, b = (a, middle) if n * kl > log_inverse else (middle, b)
     p = (a + b) / 2
-    for _ in range(100):
+    for _ in range(400):
         log_tail, slope = log_binomial_lower_tail(x, n, p)
         if log_tail > -log_inverse:
             low = p

@@ -6,11 +6,13 @@ import operator
 from typing import Any
 
 import keylength_cases
-import msgspec
 import pytest
+from mpmath import mp, mpf
+from mpmath_keylength import clopper_pearson_upper, reference
 
 from qnode.distill.counts import Pair
 from qnode.distill.keylength import EstimatorInput, KeyLength, estimate
+from qnode.distill.keylength.limits import exact_upper
 from qnode.errors import FieldError
 
 CASES: list[dict[str, Any]] = json.loads(keylength_cases.FILE.read_text())
@@ -102,5 +104,30 @@ def test_the_file_holds_what_the_reference_says(index: int) -> None:
     assert keylength_cases.worked_out(case["estimator"], case["inputs"]) == case["expected"]
 
 
-def test_inputs_survive_the_file() -> None:
-    assert msgspec.to_builtins(node_input(CASES[0]["inputs"]).mu) == CASES[0]["inputs"]["mu"]
+@pytest.mark.parametrize(
+    ("x", "n"), [(0, 1), (1, 2), (2, 3), (0, 5), (4, 5), (30, 40), (7.5, 900.25)]
+)
+@pytest.mark.parametrize("e", [0.01, 1e-12])
+def test_the_exact_limit_lies_at_least_one_event_away(x: float, n: float, e: float) -> None:
+    expected = float(clopper_pearson_upper(x, n, mp.log(1 / mpf(e))))
+    assert exact_upper(x, n, -math.log(e)) == pytest.approx(expected, rel=1e-12)
+    assert expected >= min(n, x + 1)
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_empty_qubits_are_credited_unless_the_positions_of_errors_are_public(public: bool) -> None:
+    # Nearly half of the clicks are noise, so that the credit is most of what there is.
+    inputs = {
+        "n_z": [1_000_000.0, 360_000.0],
+        "m_z": [250_000.0, 135_000.0],
+        "n_x": [1_000_000.0, 360_000.0],
+        "m_x": [250_000.0, 135_000.0],
+        "mu": [0.5, 0.2],
+        "p": [0.7, 0.3],
+        "lambda_ec": 0.0,
+        "error_positions_public": public,
+    }
+    expected, result = reference(inputs, "rusca2018"), estimate(node_input(inputs), "rusca2018")
+    assert expected["s_z0_lower"] > 100_000
+    assert result.length_unfloored == pytest.approx(float(expected["length_unfloored"]), rel=RELATIVE)
+    assert expected["length"] > 0
