@@ -302,19 +302,10 @@ def check_link_parameters(link: LinkParameters) -> None:
     _check_range("link.estimation.eps_cor", link.estimation.eps_cor, 1e-28, 0.5)
     _check_range("link.estimation.eps_sec", link.estimation.eps_sec, 1e-30, 0.5)
     _check_plausibility(link.plausibility)
-    _check_three_state(link.estimation)
+    if link.estimation.estimator == "three_state":
+        _check_three_state(link.estimation)
     if not 0.0 <= receiver.dead_time_s <= 1.0:
         raise ValueError(f"link.receiver.dead_time_s: expected 0 to 1 second, got {receiver.dead_time_s:g}")
-
-
-def _check_three_state(estimation: EstimationParameters) -> None:
-    if estimation.estimator != "three_state":
-        return
-    for name, only in (("x_mode", "visibility + asymmetry"), ("statistics", "exact"), ("vacuum_rule", "min")):
-        if getattr(estimation, name) != only:
-            raise ValueError(
-                f'link.estimation.{name}: three_state has a rule of its own, leave it at "{only}"'
-            )
 
 
 def _check_plausibility(plausibility: PlausibilityParameters) -> None:
@@ -336,8 +327,6 @@ def _check_plausibility(plausibility: PlausibilityParameters) -> None:
                 f"link.plausibility.{name}: expected two numbers, 0 <= least < most <= {most:g}, "
                 f"got {[low, high]}"
             )
-    if link.estimation.estimator == "three_state":
-        _check_three_state(link.estimation)
 
 
 def _check_three_state(estimation: EstimationParameters) -> None:
