@@ -104,9 +104,7 @@ def test_the_file_holds_what_the_reference_says(index: int) -> None:
     assert keylength_cases.worked_out(case["estimator"], case["inputs"]) == case["expected"]
 
 
-@pytest.mark.parametrize(
-    ("x", "n"), [(0, 1), (1, 2), (2, 3), (0, 5), (4, 5), (30, 40), (7.5, 900.25)]
-)
+@pytest.mark.parametrize(("x", "n"), [(0, 1), (1, 2), (2, 3), (0, 5), (4, 5), (30, 40), (7.5, 900.25)])
 @pytest.mark.parametrize("e", [0.01, 1e-12])
 def test_the_exact_limit_lies_at_least_one_event_away(x: float, n: float, e: float) -> None:
     expected = float(clopper_pearson_upper(x, n, mp.log(1 / mpf(e))))
