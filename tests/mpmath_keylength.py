@@ -326,7 +326,7 @@ def impossible_fields(inputs: Inputs, estimator: str) -> set[str]:
     ):
         wrong.add("boundary")
     mu1, mu2 = inputs["mu"]
-    if not (0 < mu1 <= 100 and 0 < mu2 <= 100 and mu2 < mu1):
+    if not (1e-6 <= mu2 < mu1 <= 100):
         wrong.add("mu")
     if not (all(0 < p < 1 for p in inputs["p"]) and abs(sum(inputs["p"]) - 1) <= 1e-9):
         wrong.add("p")
@@ -337,11 +337,11 @@ def impossible_fields(inputs: Inputs, estimator: str) -> set[str]:
     meet = "mu" not in wrong and mu2 * (1 + off[1]) >= mu1 * (1 - off[0])
     if meet or not all(0 <= one < 1 for one in off):
         wrong.add("mu_uncertainty")
-    if inputs.get("p_z") is not None and not 0 < inputs["p_z"] < 1:
+    if inputs.get("p_z") is not None and not 1e-6 <= inputs["p_z"] <= 1 - 1e-6:
         wrong.add("p_z")
     if not (number(inputs["lambda_ec"]) and inputs["lambda_ec"] >= 0):
         wrong.add("lambda_ec")
-    if not (number(inputs["x_scale"]) and inputs["x_scale"] > 0):
+    if not 1e-7 <= inputs["x_scale"] <= 1e7:
         wrong.add("x_scale")
     if inputs["verification_bits"] < 0:
         wrong.add("verification_bits")

@@ -21,6 +21,10 @@ LEAST_EPSILON: Final = 1e-100
 # Counts are held as floats (a plan inserts expectations); below this every integer is exact.
 LARGEST_COUNT: Final = 1e15
 LARGEST_MEAN_PHOTON_NUMBER: Final = 100.0
+# Beyond these no link exists, and products of theirs would leave the range of floating point.
+LEAST_MEAN_PHOTON_NUMBER: Final = 1e-6
+LEAST_BASIS_PROBABILITY: Final = 1e-6
+LARGEST_X_SCALE: Final = 1e7
 EXACTLY_KNOWN: Final = Pair(0.0, 0.0)
 
 
@@ -82,14 +86,16 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         check_mu_uncertainty(self.mu, self.mu_uncertainty)
         for name in ("eps_sec", "eps_cor"):
             check_epsilon(name, getattr(self, name))
-        if self.p_z is not None:
-            _check_open_unit("p_z", self.p_z)
+        least = LEAST_BASIS_PROBABILITY
+        if self.p_z is not None and not least <= self.p_z <= 1.0 - least:
+            raise FieldError("p_z", f"must lie between {least:g} and 1 - {least:g}, got {self.p_z}")
         if not (math.isfinite(self.lambda_ec) and self.lambda_ec >= 0):
             raise FieldError(
                 "lambda_ec", f"disclosed bits must be finite and not negative, got {self.lambda_ec}"
             )
-        if not (math.isfinite(self.x_scale) and self.x_scale > 0):
-            raise FieldError("x_scale", f"must be finite and positive, got {self.x_scale}")
+        if not 1.0 / LARGEST_X_SCALE <= self.x_scale <= LARGEST_X_SCALE:
+            limits = f"{1.0 / LARGEST_X_SCALE:g} and {LARGEST_X_SCALE:g}"
+            raise FieldError("x_scale", f"must lie between {limits}, got {self.x_scale}")
         if self.verification_bits < 0:
             raise FieldError("verification_bits", f"must not be negative, got {self.verification_bits}")
         _check_errors("m_z", self.m_z, self.n_z)
@@ -183,9 +189,9 @@ def _check_errors(name: str, errors: Pair, detections: Pair) -> None:
 
 def _check_source(mu: Pair, p: Pair) -> None:
     for value in (mu.signal, mu.decoy):
-        if not (math.isfinite(value) and 0 < value <= LARGEST_MEAN_PHOTON_NUMBER):
-            limit = f"above 0 and not above {LARGEST_MEAN_PHOTON_NUMBER:g}"
-            raise FieldError("mu", f"mean photon numbers must lie {limit}, got {value}")
+        if not LEAST_MEAN_PHOTON_NUMBER <= value <= LARGEST_MEAN_PHOTON_NUMBER:
+            limits = f"{LEAST_MEAN_PHOTON_NUMBER:g} and {LARGEST_MEAN_PHOTON_NUMBER:g}"
+            raise FieldError("mu", f"mean photon numbers must lie between {limits}, got {value}")
     if mu.decoy >= mu.signal:
         raise FieldError(
             "mu", f"the signal (first) must be the larger intensity, got {mu.signal}, {mu.decoy}"

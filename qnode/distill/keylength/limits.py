@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from typing import Final
 
 import msgspec
 
@@ -72,9 +73,15 @@ def exact_limits(counts: Pair, log_inverse_eps: float) -> CountLimits:
     )
 
 
+# A count below this (a plan's expectation) has the limit of this one, which is no smaller.
+_LEAST_COUNT: Final = 1e-9
+
+
 @lru_cache(maxsize=64)  # the corners of the intensities' intervals ask for the same limits again
 def exact_upper(x: float, n: float, log_inverse_eps: float) -> float:
     """Return max(n B^-1(1 - eps; x + 1, n - x), x + 1), at most n: Pr(mean above it) <= eps."""
-    if x >= n:
+    if x + 1.0 >= n:
         return n
+    if 0.0 < x < _LEAST_COUNT:
+        x = _LEAST_COUNT
     return min(n, max(n * binomial_upper_probability(x, n, -log_inverse_eps), x + 1.0))

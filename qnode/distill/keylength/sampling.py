@@ -22,6 +22,8 @@ def gamma_phase_error(b: float, c: float, d: float, eps: float) -> float:
     """
     if b == 0.0:
         return 0.0
+    if c < 1.0 or d < 1.0:
+        return 0.5
     spread = (c + d) / (c * d)
     variance = (1.0 - b) * b
     logarithm = math.log2(spread / variance) - 2.0 * math.log2(eps)
@@ -31,6 +33,8 @@ def gamma_phase_error(b: float, c: float, d: float, eps: float) -> float:
 
 def serfling_phase_error(b: float, c: float, d: float, log_inverse_eps: float) -> float:
     """Return b plus Serfling's deviation at failure probability eps (Serfling 1974)."""
+    if c < 1.0 or d < 1.0:
+        return 0.5
     return min(0.5, b + math.sqrt(0.5 * log_inverse_eps * (c + d) * (d + 1.0) / (c * d * d)))
 
 

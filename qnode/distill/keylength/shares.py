@@ -68,16 +68,16 @@ def shares_of(inputs: EstimatorInput, log_inverse_eps: float) -> ShareTerms | No
     plus, z_arm = inputs.n_z_plus.total, inputs.n_z_plus.total + inputs.n_z.total
     central, x_arm = inputs.n_x.total, inputs.n_x.total + inputs.boundary
 
-    def rho_at(q: float) -> float:
-        return q / (1.0 - q) * p_z / (2.0 * p_x)
+    def rho_at(odds: float) -> float:
+        return odds * p_z / (2.0 * p_x)
 
-    def t2_at(s: float, rho: float) -> float:
-        return s / (1.0 - s) * (0.5 * p_z + p_x * rho) / p_z
+    def t2_at(odds: float, rho: float) -> float:
+        return odds * (0.5 * p_z + p_x * rho) / p_z
 
-    rho = rho_at(plus / z_arm) if inputs.n_z.total > 0 else None
-    t2 = t2_at(central / x_arm, rho) if inputs.boundary > 0 and rho is not None else None
-    rho_lower = rho_at(share_lower(plus, z_arm, log_inverse_eps))
-    t2_lower = t2_at(share_lower(central, x_arm, log_inverse_eps), rho_lower)
+    rho = rho_at(plus / inputs.n_z.total) if inputs.n_z.total > 0 else None
+    t2 = t2_at(central / inputs.boundary, rho) if inputs.boundary > 0 and rho is not None else None
+    rho_lower = rho_at(odds_lower(plus, z_arm, log_inverse_eps))
+    t2_lower = t2_at(odds_lower(central, x_arm, log_inverse_eps), rho_lower)
     for name, seen, limit in (
         ("n_z_plus", "clicks of the Z arm on |+>", rho_lower),
         ("boundary", "central clicks beside boundary clicks", t2_lower),
@@ -89,6 +89,14 @@ def shares_of(inputs: EstimatorInput, log_inverse_eps: float) -> ShareTerms | No
                 "look at p_z, the gates and the detectors, or for an attack",
             )
     return ShareTerms(rho=rho, t2=t2, rho_lower=rho_lower, t2_lower=t2_lower)
+
+
+def odds_lower(x: float, n: float, log_inverse_eps: float) -> float:
+    """Return the same as odds, share / (1 - share), which needs no difference from one."""
+    if x <= 0.0 or n <= 0.0:
+        return 0.0
+    upper = exact_upper(n - x, n, log_inverse_eps)
+    return max(0.0, n - upper) / upper if upper > 0.0 else 0.0
 
 
 def share_lower(x: float, n: float, log_inverse_eps: float) -> float:
