@@ -60,18 +60,16 @@ def reference(inputs: Inputs, estimator: str) -> dict[str, Any]:
     wrong = impossible_fields(full, estimator)
     if wrong:
         raise Refused(wrong)
-    pair = list(zip(map(mpf, full["mu"]), map(mpf, full["mu_uncertainty"]), strict=True))
-    # In this order, as of corners that give equally little the first is named.
-    corners = product(*(sorted({mu * (1 - off), mu * (1 + off)}) for mu, off in pair))
+    (mu1, off1), (mu2, off2) = zip(map(mpf, full["mu"]), map(mpf, full["mu_uncertainty"]), strict=True)
+    signals, decoys = (sorted({mu * (1 - off), mu * (1 + off)}) for mu, off in ((mu1, off1), (mu2, off2)))
+    # The weakest signal with the strongest decoy comes first; its bounds are the least.
     found: list[dict[str, Any]] = []
-    contradictions: list[set[str]] = []
-    for mu1, mu2 in corners:
+    for signal, decoy in product(signals, reversed(decoys)):
         try:
-            found.append(_at_corner(full, estimator, mu1, mu2))
-        except Refused as refused:
-            contradictions.append(refused.fields)
-    if not found:
-        raise Refused(contradictions[0])
+            found.append(_at_corner(full, estimator, signal, decoy))
+        except Refused:
+            if not found:  # what is least lies inside, where no corner tells it
+                raise
     return min(found, key=lambda one: one["length_unfloored"])
 
 

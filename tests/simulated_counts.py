@@ -56,8 +56,6 @@ class Counts:
     n_z: Pair
     m_z: Pair
     x: XCounts
-    n_z_plus: Pair
-    boundary: int
     clicks: tuple[int, int]
     n_z_plus: Pair
     boundary: int
@@ -152,8 +150,6 @@ def count(tags: Tags, link: LinkParameters) -> Counts:
             c_z=_pair(central[central & 3 != X_PLUS]),
             **{name: _pair(np.concatenate(codes)) for name, codes in classes.items()},
         ),
-        _pair(codes[(outcomes <= OUTCOME_LATE) & (codes & 3 == X_PLUS)]),
-        slots_at.size,
         (z.size, x.size),
         _pair(codes[in_z & (codes & 3 == X_PLUS)]),
         int(slots_at.size),

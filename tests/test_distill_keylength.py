@@ -244,19 +244,29 @@ def test_counts_that_contradict_the_intensities_are_refused_by_the_bound_that_sh
     assert refused.value.field == field
 
 
-def test_counts_are_refused_only_when_they_exclude_every_intensity_within_the_calibration() -> None:
+def test_counts_are_refused_when_they_exclude_the_weakest_signal_with_the_strongest_decoy() -> None:
     # As a decoy of 0.32 gives them, where 0.20 is configured.
     n, m = Pair(8_500_000, 2_330_000), Pair(90_000, 24_000)
     counts = example(n_z=n, m_z=m, n_x=n, m_x=m, mu=Pair(0.5, 0.2), p=Pair(0.7, 0.3), lambda_ec=0)
-    with pytest.raises(CountsContradiction):
-        estimate(counts, "eur")
-    for off, refused in ((0.001, True), (0.3, False)):
+    for off, refused in ((0.0, True), (0.001, True), (0.3, False)):
         uncertain = msgspec.structs.replace(counts, mu_uncertainty=Pair(off, off))
         if refused:
             with pytest.raises(CountsContradiction):
                 estimate(uncertain, "eur")
-        else:
-            assert 0 < estimate(uncertain, "eur").length < counts.n_z.total
+        else:  # other corners are excluded, and make no key longer
+            worst = msgspec.structs.replace(counts, mu=Pair(0.5 * (1 - off), 0.2 * (1 + off)))
+            assert estimate(uncertain, "eur").length == estimate(worst, "eur").length > 0
+
+
+@pytest.mark.parametrize("estimator", BOUNDED_CLASS_BY_CLASS)
+def test_counts_that_exclude_the_worst_corner_give_no_key_by_the_others(estimator: str) -> None:
+    # Many X errors of the decoy: the worst corner cannot give them, while little key is left just inside it.
+    counts = example(m_x=Pair(3456, 2600))
+    other = msgspec.structs.replace(counts, mu=Pair(0.51 * 1.12, 0.15 * 0.88))
+    assert estimate(other, estimator).length > 4_000_000
+    with pytest.raises(CountsContradiction) as refused:
+        estimate(msgspec.structs.replace(counts, mu_uncertainty=Pair(0.12, 0.12)), estimator)
+    assert refused.value.field == "v_x1_upper"
 
 
 def test_shares_that_no_channel_gives_are_refused() -> None:

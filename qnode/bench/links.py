@@ -6,6 +6,7 @@ from qnode.config import (
     BlockParameters,
     EstimationParameters,
     LinkParameters,
+    PlausibilityParameters,
     ReceiverParameters,
     ReconciliationParameters,
     SourceParameters,
@@ -21,6 +22,9 @@ _SUPERCONDUCTING: Final = DetectorParameters(
 TURIN: Final = LoopbackConfig(
     link=LinkParameters(
         name="turin",
+        source=SourceParameters(mu_uncertainty=(0.0, 0.0)),
+        receiver=ReceiverParameters(dead_time_s=62.5e-6),
+        plausibility=PlausibilityParameters(arm_ratio=(0.7, 1.4), out_of_gate=(0.01, 0.06)),
         estimation=EstimationParameters(estimator="rusca2018", x_mode="visibility", eps_sec=1e-9),
         reconciliation=ReconciliationParameters(method="cascade"),
     ),
@@ -31,7 +35,7 @@ TURIN: Final = LoopbackConfig(
 FAST: Final = LoopbackConfig(
     link=LinkParameters(
         name="fast",
-        source=SourceParameters(mu=(0.32, 0.12), p_z=0.9),
+        source=SourceParameters(mu=(0.32, 0.12), mu_uncertainty=(0.005, 0.005), p_z=0.9),
         receiver=ReceiverParameters(p_z=0.9, jitter_ps=40.0),
         block=BlockParameters(sifted_bits=10_000_000, asymmetry_limit=0.08),
     ),

@@ -71,29 +71,34 @@ def estimate(inputs: EstimatorInput, estimator: str = DEFAULT_ESTIMATOR) -> KeyL
 
     Raises:
         FieldError: the estimator is unknown or does not offer what ``inputs`` asks for.
-        CountsContradiction: the counts exclude every corner.
+        CountsContradiction: the counts exclude the corner of the weakest signal and the strongest decoy,
+            whose bounds are the least.
     """
     chosen = ESTIMATORS.get(estimator)
     if chosen is None:
         raise FieldError("estimator", f"unknown estimator {estimator!r}; there are {', '.join(ESTIMATORS)}")
-    results, contradictions = [], []
+    results = []
     for corner in _corners(inputs):
         try:
             results.append(chosen(corner))
-        except CountsContradiction as contradiction:
-            contradictions.append(contradiction)
-    if not results:
-        raise contradictions[0]
-    # The counts exclude a corner that they contradict: the intensities do not lie there.
+        except CountsContradiction:
+            # Bounds fall with a weaker signal and a stronger decoy, the corner that comes first. Where the
+            # counts exclude that one, the least key lies somewhere inside, and no corner tells it. Where
+            # they exclude another, the intensities do not lie there.
+            if not results:
+                raise
     worst = min(results, key=lambda result: result.length_unfloored)
     return worst if inputs.mu_uncertainty == EXACTLY_KNOWN else _with_intervals(worst, inputs.mu_uncertainty)
 
 
 def _corners(inputs: EstimatorInput) -> Iterator[EstimatorInput]:
-    """Yield the inputs at each corner of the calibrated intervals, as exactly known intensities."""
+    """Yield the inputs at each corner of the calibrated intervals, as exactly known intensities.
+
+    The first has the weakest signal and the strongest decoy.
+    """
     mu, off = inputs.mu, inputs.mu_uncertainty
     for signal in sorted({mu.signal * (1.0 - off.signal), mu.signal * (1.0 + off.signal)}):
-        for decoy in sorted({mu.decoy * (1.0 - off.decoy), mu.decoy * (1.0 + off.decoy)}):
+        for decoy in sorted({mu.decoy * (1.0 - off.decoy), mu.decoy * (1.0 + off.decoy)}, reverse=True):
             yield msgspec.structs.replace(inputs, mu=Pair(signal, decoy), mu_uncertainty=EXACTLY_KNOWN)
 
 

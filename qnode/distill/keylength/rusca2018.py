@@ -65,7 +65,7 @@ def _assumptions(inputs: EstimatorInput, terms: int, sampled: RuscaPhaseError) -
         sentences.append("no entropy is credited for empty qubits: the positions of errors are public")
     else:
         sentences.append(
-            "the entropy of empty qubits is credited: nobody knows which bits correction changed"
+            "the entropy of empty qubits is credited: it is there if nobody knows the positions of errors"
         )
     if sampled.by_exact_tail:
         sentences.append(
