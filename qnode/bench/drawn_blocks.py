@@ -34,21 +34,24 @@ class DrawnLink:
         for _ in range(n):
             yield self._block(rng)
 
-    def _block(self, rng: np.random.Generator) -> BlockCounts:
+    def expected(self) -> BlockCounts:
+        """Return the block without chance: every count is its mean."""
+        return self._block(None)
+
+    def _block(self, rng: np.random.Generator | None) -> BlockCounts:
         rates, span_s = self._rates, self._span_s
 
         def pair(mean: Pair) -> Pair:
-            drawn = rng.poisson([mean.signal * span_s, mean.decoy * span_s])
-            return Pair(float(drawn[0]), float(drawn[1]))
+            return Pair(_drawn(mean.signal * span_s, rng), _drawn(mean.decoy * span_s, rng))
 
         wrong = pair(rates.m_z)
         right = pair(Pair(rates.n_z.signal - rates.m_z.signal, rates.n_z.decoy - rates.m_z.decoy))
         n_z = Pair(wrong.signal + right.signal, wrong.decoy + right.decoy)
-        late = rng.binomial([int(n_z.signal), int(n_z.decoy)], 0.5)
+        late = [0.5 * n if rng is None else float(rng.binomial(int(n), 0.5)) for n in (n_z.signal, n_z.decoy)]
         x = XCounts(**{name: pair(getattr(rates.x, name)) for name in XCounts.__struct_fields__})
         rest = max(0.0, rates.boundary - rates.x.boundary) * span_s
         n_z_plus = pair(rates.n_z_plus)
-        boundary = x.boundary + float(rng.poisson(rest))
+        boundary = x.boundary + _drawn(rest, rng)
         z_clicks, x_clicks = int(n_z.total + n_z_plus.total), int(x.central + boundary)
         return BlockCounts(
             n_z=n_z,
@@ -57,19 +60,19 @@ class DrawnLink:
             alice_parities=0,
             reconciliation_leak_bits=0,
             n_slots=float(self._n_slots),
-            late=Pair(float(late[0]), float(late[1])),
+            late=Pair(*late),
             n_z_plus=n_z_plus,
             boundary=boundary,
             tags=self._tags(z_clicks, x_clicks, rng),
         )
 
-    def _tags(self, z_clicks: int, x_clicks: int, rng: np.random.Generator) -> TagCounts:
+    def _tags(self, z_clicks: int, x_clicks: int, rng: np.random.Generator | None) -> TagCounts:
         edges = [-(-part * self._n_slots // SPAN_PARTS) for part in range(SPAN_PARTS + 1)]
         slots = tuple(end - first for first, end in pairwise(edges))
         return TagCounts(
-            cross_clicks=int(rng.poisson(self._rates.cross_clicks * self._span_s)),
+            cross_clicks=round(_drawn(self._rates.cross_clicks * self._span_s, rng)),
             double_clicks=0,
-            out_of_gate=int(rng.poisson(self._rates.out_of_gate * self._span_s)),
+            out_of_gate=round(_drawn(self._rates.out_of_gate * self._span_s, rng)),
             too_close=0,
             live_slots=slots,
             z_clicks=self._by_part(z_clicks, self._rates.z_detector.live_fraction, rng),
@@ -77,9 +80,15 @@ class DrawnLink:
         )
 
     @staticmethod
-    def _by_part(clicks: int, live_fraction: float, rng: np.random.Generator) -> tuple[int, ...]:
+    def _by_part(clicks: int, live_fraction: float, rng: np.random.Generator | None) -> tuple[int, ...]:
         """Divide clicks over the parts; dead time makes them more regular than chance."""
-        mean = clicks / SPAN_PARTS
-        parts = np.rint(rng.normal(mean, live_fraction * math.sqrt(mean), SPAN_PARTS - 1)).astype(int)
-        parts = np.maximum(parts, 0)
-        return (*(int(part) for part in parts), max(0, clicks - int(parts.sum())))
+        mean, off = clicks / SPAN_PARTS, np.zeros(SPAN_PARTS)
+        if rng is not None:
+            off = rng.normal(0.0, live_fraction * math.sqrt(mean), SPAN_PARTS)
+        # The parts make up the whole: a sum that is as it is takes one degree of freedom.
+        borders = np.rint(np.cumsum(mean + off - off.mean())).astype(int)
+        return tuple(int(n) for n in np.maximum(np.diff(borders, prepend=0), 0))
+
+
+def _drawn(mean: float, rng: np.random.Generator | None) -> float:
+    return mean if rng is None else float(rng.poisson(mean))

@@ -82,8 +82,7 @@ def link_ratio(link: LinkParameters) -> tuple[float, float]:
 
 
 def _expected(link: LinkParameters, simulation: SimulationParameters, decoy: float) -> Finding:
-    sent = with_decoy(link, decoy)
-    counts = forecast(simulation, sent).counts
+    counts = DrawnLink(with_decoy(link, decoy), simulation).expected()
     (found,) = (one for one in examine(counts, link) if one.check == CHECK)
     return found
 

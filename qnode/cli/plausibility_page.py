@@ -10,10 +10,12 @@ import numpy as np
 from qnode.bench.drawn_blocks import DrawnLink
 from qnode.bench.intensities import excess, lengths, outcome, threshold, with_decoy
 from qnode.config import EstimationParameters, LinkParameters
+from qnode.distill.block_counts import BlockCounts
 from qnode.distill.check_table import CHECKS
+from qnode.distill.estimation import visibility_error
 from qnode.distill.plausibility import SIDES, YEAR_S, chance_of_false_alarm, examine
 from qnode.distill.plausibility.chance import standard_deviations
-from qnode.loopback.markdown import table
+from qnode.loopback.markdown import NOTHING, table
 from qnode.loopback.prepare import LoopbackConfig
 from qnode.plan.forecast import forecast
 
@@ -62,8 +64,10 @@ def plausibility_page(
         f"Each of their {SIDES} sides gets an equal part of the chance of a block:",
         _chances_table(configs),
         f"Here each side of each check is given a chance of {TRIED_CHANCE:g}, and {blocks:,} honest blocks "
-        "are drawn around the analytic model. The share of blocks beyond either limit is what the check "
-        "really does by chance; a check that allows for more than chance shows none.",
+        "are drawn around the analytic model: the share of blocks beyond either limit. A check that allows "
+        "for more than chance shows none, so each is tried once more with every tolerance taken away, its "
+        "limits moved to what is expected of the link: then two sides give twice the chance at most, and "
+        "counts that dead time or their own sum keeps together give less.",
         _tails_table(configs, blocks, tell),
     ]
     parts += _intensities(configs[0], tell)
@@ -99,19 +103,21 @@ def _tails_table(configs: Sequence[LoopbackConfig], blocks: int, tell: Callable[
     rows = []
     for check in CHECKS:
         cells = [f"`{check.name}`"]
-        for tried, real in columns:
-            cells += (
-                ["–", "–"]
-                if check.name not in tried
-                else [_rate(tried[check.name], blocks), str(real[check.name])]
-            )
+        for tried, bare, real in columns:
+            if check.name not in tried:
+                cells += [NOTHING] * 3
+            else:
+                beyond = bare.get(check.name)
+                cells += [
+                    _rate(tried[check.name], blocks),
+                    NOTHING if beyond is None else _rate(beyond, blocks),
+                ]
+                cells.append(str(real[check.name]))
         rows.append(cells)
     titles = ["check"]
     for config in configs:
-        titles += [
-            f"{config.link.name}: beyond at {TRIED_CHANCE:g} a side",
-            f"{config.link.name}: at its real rate",
-        ]
+        name = config.link.name
+        titles += [f"{name}: at {TRIED_CHANCE:g} a side", "no tolerance", "blocks at the real rate"]
     return table(titles, rows, words=(0,))
 
 
@@ -121,17 +127,52 @@ def _rate(beyond: int, blocks: int) -> str:
 
 def _tails(
     config: LoopbackConfig, blocks: int, tell: Callable[[str], None]
-) -> tuple[dict[str, int], dict[str, int]]:
-    tried: dict[str, int] = {}
-    real: dict[str, int] = {}
+) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Count blocks beyond a limit: at the tried chance, the same without tolerances, at the real chance."""
     link = DrawnLink(config.link, config.simulation)
+    without = _without_tolerance(config.link, link.expected())
+    counted: tuple[dict[str, int], dict[str, int], dict[str, int]] = ({}, {}, {})
+    judges = ((config.link, TRIED_CHANCE), (without, TRIED_CHANCE), (config.link, None))
     for number, counts in enumerate(link.blocks(blocks, np.random.default_rng(SEED)), 1):
-        for beyond, chance in ((tried, TRIED_CHANCE), (real, None)):
-            for found in examine(counts, config.link, chance):
+        for beyond, (judge, chance) in zip(counted, judges, strict=True):
+            for found in examine(counts, judge, chance):
                 beyond[found.check] = beyond.get(found.check, 0) + (not found.plausible)
         if number % 10_000 == 0:
             tell(f"{config.link.name}: {number:,} of {blocks:,} blocks")
-    return tried, real
+    for name in _ALWAYS_TOLERANT:
+        counted[1].pop(name, None)
+    return counted
+
+
+# Their limits are not tolerances around what is expected: they are what no link can have, or wider by nature.
+_ALWAYS_TOLERANT: Final = (
+    "boundary_error", "boundary_plus", "boundary_same", "errors_z", "errors_x", "yield_z", "double_clicks",
+    "dead_time", "occupancy",
+)  # fmt: skip
+
+
+def _without_tolerance(link: LinkParameters, expected: BlockCounts) -> LinkParameters:
+    """Return the link with the limits of each check at what is expected of it."""
+    replace = msgspec.structs.replace
+    tags = expected.tags
+    assert tags is not None
+    z, x = sum(tags.z_clicks), sum(tags.x_clicks)
+    e_vis = visibility_error(expected.x, link.source.p_z)
+    assert e_vis is not None
+    outside = tags.out_of_gate / (z + x + tags.cross_clicks + tags.out_of_gate)
+    plausibility = replace(
+        link.plausibility,
+        least_error_z=expected.qber_z,
+        least_error_x=e_vis,
+        balance_tolerance=0.0,
+        late_tolerance=0.0,
+        cross_click_factor=1.0,
+        drift=0.0,
+        arm_ratio=(x / z, x / z),
+        out_of_gate=(outside, outside),
+    )
+    source = replace(link.source, mu_uncertainty=(0.0, 0.0))
+    return replace(link, plausibility=plausibility, source=source)
 
 
 def _intensities(config: LoopbackConfig, tell: Callable[[str], None]) -> list[str]:
