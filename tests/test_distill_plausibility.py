@@ -261,7 +261,7 @@ SEEN = {
     "photon-number-splitting": {"intensity_z", "intensity_x"},
     "damping": set(),
     "added-loss": set(),
-    "blinding": {"qber_z", "e_vis", "t2", "boundary_error", "cross_clicks"},
+    "blinding": {"e_vis", "t2", "boundary_error", "cross_clicks"},
     "careful-blinding": {"cross_clicks"},
     "steering": {"boundary_error"},
     "time-shift": {"out_of_gate"},
