@@ -36,11 +36,11 @@ VARIANTS: Final = (
     Variant("eur hoeffding", {"estimator": "eur", "x_mode": "visibility", "statistics": "hoeffding"}),
     Variant("eur exact", {"estimator": "eur", "x_mode": "visibility", "statistics": "exact"}),
     Variant(
-        "eur exact + asymmetry",
+        "eur exact, shares",
         {"estimator": "eur", "x_mode": "visibility + asymmetry", "statistics": "exact"},
     ),
     Variant(
-        "eur exact + asymmetry, joint",
+        "eur exact, joint",
         {
             "estimator": "eur",
             "x_mode": "visibility + asymmetry",
