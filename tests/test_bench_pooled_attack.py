@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from qnode.bench.pooled_attack import _damped, _filtered, attack
-from qnode.distill.counts import Pair
+from qnode.config import LinkParameters, SourceParameters
+from qnode.distill.block_counts import BlockCounts
+from qnode.distill.counts import Pair, XCounts
+from qnode.distill.plausibility import examine
 
 ZERO, ONE = np.array([1.0, 0.0]), np.array([0.0, 1.0])
 PLUS, MINUS = (ZERO + ONE) / math.sqrt(2), (ZERO - ONE) / math.sqrt(2)
@@ -72,6 +75,28 @@ def test_the_pooled_asymmetry_misses_the_attack_and_the_two_intensities_show_it(
     assert found.claimed.phi_z_upper < found.true_phase_error
     assert found.claimed.length > found.true_bits
     assert found.rho_by_intensity[2] > 50
+
+
+@pytest.mark.parametrize(("n_z", "damping"), [(1e7, 0.12), (1e8, 0.06)])
+def test_a_block_of_which_the_attack_makes_the_node_claim_too_much_is_not_plausible(
+    n_z: float, damping: float
+) -> None:
+    found = attack(*WEAK, n_z, damping)
+    assert found.claimed.length > found.true_bits
+    inputs, none = found.inputs, Pair(0.0, 0.0)
+    counts = BlockCounts(
+        n_z=inputs.n_z,
+        m_z=inputs.m_z,
+        x=XCounts(c_plus=inputs.m_x, c_z=inputs.n_x, e_same=none, e_plus=none, e_dark=none),
+        alice_parities=0,
+        reconciliation_leak_bits=0,
+        n_z_plus=inputs.n_z_plus,
+        boundary=inputs.boundary,
+        n_slots=1e12,
+    )
+    source = SourceParameters(mu=(0.15, 0.05), p=(0.6, 0.4))
+    failed = {one.check for one in examine(counts, LinkParameters(source=source)) if not one.plausible}
+    assert "intensity_plus" in failed
 
 
 def test_a_filter_that_leaves_no_light_is_refused() -> None:
