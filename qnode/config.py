@@ -5,7 +5,6 @@ connect. Everything else belongs to one site. Unknown keys are refused with a ne
 """
 
 import difflib
-import hashlib
 import tomllib
 import types
 import typing
@@ -150,10 +149,6 @@ class LinkParameters(_Table, frozen=True):
     plausibility: PlausibilityParameters = PlausibilityParameters()
     reconciliation: ReconciliationParameters = ReconciliationParameters()
     keys: KeyParameters = KeyParameters()
-
-    def digest(self) -> bytes:
-        """Return 32 bytes that differ when any shared parameter differs."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).digest()
 
 
 class TlsFiles(_Table, frozen=True):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from qnode.config import LinkParameters, SiteConfig, check_link_parameters, convert, load
+from qnode.config import SiteConfig, check_link_parameters, load
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 
@@ -83,6 +83,13 @@ def test_missing_file_and_broken_toml_are_refused(tmp_path: Path) -> None:
         ("receiver", "gate_width_ps", 1000.0, "link.receiver.gate_width_ps"),
         ("block", "sifted_bits", 3, "link.block.sifted_bits"),
         ("estimation", "eps_sec", 0.0, "link.estimation.eps_sec"),
+        ("estimation", "eps_sec", 5e-324, "link.estimation.eps_sec"),
+        ("receiver", "dead_time_s", -1e-6, "link.receiver.dead_time_s"),
+        ("plausibility", "balance_tolerance", 0.6, "link.plausibility.balance_tolerance"),
+        ("plausibility", "arm_ratio", [2.0, 1.0], "link.plausibility.arm_ratio"),
+        ("plausibility", "out_of_gate", [0.0, 1.5], "link.plausibility.out_of_gate"),
+        ("plausibility", "false_alarms_per_year", 0.0, "link.plausibility.false_alarms_per_year"),
+        ("keys", "reserve_pads_per_direction", 2, "link.keys.reserve_pads_per_direction"),
     ],
 )
 def test_impossible_link_parameters_are_refused_by_name(
@@ -97,12 +104,19 @@ def test_relative_paths_are_taken_from_the_files_folder(site_file: Path) -> None
     assert load(site_file, SiteConfig).store.anchor == site_file.parent / "here" / "anchor"
 
 
-def test_the_digest_changes_with_any_shared_parameter() -> None:
-    plain = LinkParameters()
-    other = convert({"block": {"sifted_bits": 999_999}}, LinkParameters, where="test")
-    check_link_parameters(other)
-    assert plain.digest() == LinkParameters().digest()
-    assert plain.digest() != other.digest()
+def test_the_bound_that_does_not_hold_is_refused_with_what_stands_in_its_place(site_file: Path) -> None:
+    changed(site_file, lambda tables: tables["link"]["estimation"].update(asymmetry_bound="reference"))
+    told = refusal(site_file)
+    assert "[link.estimation] asymmetry_bound" in told
+    assert '"shares"' in told
+    assert '"joint"' in told
+
+
+def test_a_link_of_real_hardware_repeats_no_tags(site_file: Path) -> None:
+    changed(site_file, lambda tables: tables["link"]["plausibility"].update(repeats=2.0))
+    load(site_file, SiteConfig)
+    changed(site_file, lambda tables: tables["node"].update(allow_simulated=False))
+    assert "link.plausibility.repeats" in refusal(site_file)
 
 
 @pytest.mark.parametrize("role", ["alice", "bob"])
@@ -110,10 +124,10 @@ def test_the_shipped_site_files_are_accepted_and_agree(role: str) -> None:
     folder = Path(__file__).parent.parent / "config"
     config = load(folder / f"{role}.toml", SiteConfig)
     assert config.node.role == role
-    assert config.link.digest() == load(folder / "bob.toml", SiteConfig).link.digest()
+    assert config.link == load(folder / "bob.toml", SiteConfig).link
 
 
-@pytest.mark.parametrize("name", ["turin", "fast"])
+@pytest.mark.parametrize("name", ["turin", "turin-best", "fast"])
 def test_the_shipped_loopback_files_are_accepted(name: str) -> None:
     path = Path(__file__).parent.parent / "config" / f"{name}.toml"
     config = load(path, LoopbackConfig)
