@@ -236,8 +236,17 @@ def test_a_full_store_gives_blocks_up_without_spending_pads_until_keys_are_fetch
 
     eventually(lambda: given_up() >= 3, "blocks are given up")
     before = {role: sites.status(role) for role in ROLES}
-    seen = given_up()
-    eventually(lambda: given_up() >= seen + 3, "more blocks are given up")
+
+    def more_given_up() -> bool:
+        """Give up more blocks; tell whether those that were in the air before are decided by now."""
+        nonlocal before
+        before = {role: sites.status(role) for role in ROLES}
+        seen = given_up()
+        eventually(lambda: given_up() >= seen + 3, "more blocks are given up")
+        accepted = [status.block.accepted for status in before.values() if status is not None]
+        return accepted == [status.block.accepted for role in ROLES if (status := sites.status(role))]
+
+    eventually(more_given_up, "no block in the air is left")
     for role in ROLES:
         first, later = before[role], sites.status(role)
         assert first is not None
