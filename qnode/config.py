@@ -112,7 +112,7 @@ class PlausibilityParameters(_Table, frozen=True):
     balance_tolerance: float = 0.05
     arm_ratio: tuple[float, float] = (0.02, 50.0)
     late_tolerance: float = 0.02
-    cross_click_factor: float = 1.5
+    cross_click_factor: float = 1.25
     out_of_gate: tuple[float, float] = (0.0, 0.2)
     drift: float = 0.2
     repeats: float = 1.0
@@ -294,6 +294,13 @@ def check_link_parameters(link: LinkParameters) -> None:
     _check_range("link.block.minimum_secret_bits", link.block.minimum_secret_bits, 2048, 1 << 30)
     _check_range("link.keys.refill_pads_per_direction", link.keys.refill_pads_per_direction, 2, 64)
     _check_range("link.keys.reserve_pads_per_direction", link.keys.reserve_pads_per_direction, 8, 4096)
+    block_secret_and_pads = 8 * (32 + 2 * 16 * link.keys.refill_pads_per_direction)
+    if link.block.minimum_secret_bits < block_secret_and_pads:
+        raise ValueError(
+            f"link.block.minimum_secret_bits: a block's secret and its refill of "
+            f"{link.keys.refill_pads_per_direction} pads a direction take {block_secret_and_pads} bits; "
+            f"expected at least as many, got {link.block.minimum_secret_bits}"
+        )
     _check_range("link.estimation.eps_cor", link.estimation.eps_cor, 1e-28, 0.5)
     _check_range("link.estimation.eps_sec", link.estimation.eps_sec, 1e-30, 0.5)
     _check_plausibility(link.plausibility)

@@ -14,7 +14,7 @@ from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import SPAN_PARTS, Pair, TagCounts, XCounts
 from qnode.node.block_policy import choose_span_s
-from qnode.simulate.model import LinkRates, expected_rates
+from qnode.simulate.model import DetectorLoad, LinkRates, expected_rates
 from qnode.simulate.parameters import Settings, SimulationParameters
 
 
@@ -75,16 +75,19 @@ class DrawnLink:
             out_of_gate=round(_drawn(self._rates.out_of_gate * self._span_s, rng)),
             too_close=0,
             live_slots=slots,
-            z_clicks=self._by_part(z_clicks, self._rates.z_detector.live_fraction, rng),
-            x_clicks=self._by_part(x_clicks, self._rates.x_detector.live_fraction, rng),
+            z_clicks=self._by_part(z_clicks, self._rates.z_detector, rng),
+            x_clicks=self._by_part(x_clicks, self._rates.x_detector, rng),
         )
 
-    @staticmethod
-    def _by_part(clicks: int, live_fraction: float, rng: np.random.Generator | None) -> tuple[int, ...]:
-        """Divide clicks over the parts; dead time makes them more regular than chance."""
+    def _by_part(
+        self, clicks: int, detector: DetectorLoad, rng: np.random.Generator | None
+    ) -> tuple[int, ...]:
+        """Divide clicks over the parts: dead time makes them regular, gates thin them out by chance."""
         mean, off = clicks / SPAN_PARTS, np.zeros(SPAN_PARTS)
         if rng is not None:
-            off = rng.normal(0.0, live_fraction * math.sqrt(mean), SPAN_PARTS)
+            outside = self._rates.out_of_gate * self._span_s / (2.0 * clicks + 1.0)
+            variance = min(1.0, detector.live_fraction**2 + outside) * mean
+            off = rng.normal(0.0, math.sqrt(variance), SPAN_PARTS)
         # The parts make up the whole: a sum that is as it is takes one degree of freedom.
         borders = np.rint(np.cumsum(mean + off - off.mean())).astype(int)
         return tuple(int(n) for n in np.maximum(np.diff(borders, prepend=0), 0))

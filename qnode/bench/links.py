@@ -24,7 +24,7 @@ TURIN: Final = LoopbackConfig(
         name="turin",
         source=SourceParameters(mu_uncertainty=(0.0, 0.0)),
         receiver=ReceiverParameters(dead_time_s=62.5e-6),
-        plausibility=PlausibilityParameters(arm_ratio=(0.7, 1.4), out_of_gate=(0.01, 0.06)),
+        plausibility=PlausibilityParameters(arm_ratio=(0.4, 2.5), out_of_gate=(0.01, 0.06)),
         estimation=EstimationParameters(estimator="rusca2018", x_mode="visibility", eps_sec=1e-9),
         reconciliation=ReconciliationParameters(method="cascade"),
     ),

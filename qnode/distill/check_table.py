@@ -105,6 +105,12 @@ CHECKS: Final[tuple[Check, ...]] = (
         "clicks that no avalanche made, or a dead time that is not the declared one",
     ),
     Check(
+        "live_share",
+        "share of the span that was not cut",
+        "an interruption, or darkness that hides an attack",
+        "",
+    ),
+    Check(
         "occupancy",
         "clicks times declared dead time over live time",
         "",

@@ -12,7 +12,7 @@ from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import inputs_from_block, visibility_error
 from qnode.distill.keylength import KeyLength, estimate
-from qnode.distill.plausibility import examine
+from qnode.distill.plausibility import examine, unseen_blinding
 from qnode.distill.reconcile import MIN_BLOCK_BITS
 from qnode.distill.verify import TagBits, tag_bits_for
 from qnode.errors import FieldError
@@ -166,6 +166,10 @@ def decide(counts: BlockCounts, link: LinkParameters, *, recorded: bool = False)
     check_visibility(counts.x, link)
     check_plausible(counts, link)
     result = judge(counts, link)
+    added = [
+        "detectors count photons: bright light that fakes every count for less than "
+        f"{unseen_blinding(counts, link):.0%} of the block is not told by missing cross clicks"
+    ]
     if recorded:
-        return msgspec.structs.replace(result, assumptions=(*result.assumptions, RECORDED))
-    return result
+        added.append(RECORDED)
+    return msgspec.structs.replace(result, assumptions=(*result.assumptions, *added))

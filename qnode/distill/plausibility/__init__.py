@@ -19,14 +19,14 @@ from qnode.distill.block_counts import BlockCounts
 from qnode.distill.check_table import CHECKS, Check, Finding
 from qnode.distill.plausibility.chance import standard_deviations
 from qnode.distill.plausibility.facts import Facts
-from qnode.distill.plausibility.measures import MEASURES, Measured
+from qnode.distill.plausibility.measures import MEASURES, Measured, accidental_cross_clicks
 
 YEAR_S: Final = 365.25 * 86_400.0
 SIDES: Final = 2 * len(CHECKS)
 # A link whose blocks take hours would else be allowed less than three standard deviations.
 _MOST_CHANCE: Final = 1e-3 / SIDES
 
-__all__ = ["chance_of_false_alarm", "examine"]
+__all__ = ["chance_of_false_alarm", "examine", "unseen_blinding"]
 
 
 def chance_of_false_alarm(link: LinkParameters, span_s: float) -> float:
@@ -43,12 +43,28 @@ def examine(
 
     ``false_alarm``: the chance of one side of one check, None for what the link asks for.
     """
-    if false_alarm is None:
-        false_alarm = chance_of_false_alarm(link, counts.n_slots / link.source.qubit_rate_hz)
-    z = standard_deviations(false_alarm) * math.sqrt(link.plausibility.repeats)
-    facts = Facts(counts, link, z)
+    facts = Facts(counts, link, _standard_deviations(counts, link, false_alarm))
     found = ((check, MEASURES[check.name](facts)) for check in CHECKS)
     return tuple(_finding(check, one) for check, one in found if one is not None)
+
+
+def unseen_blinding(counts: BlockCounts, link: LinkParameters) -> float:
+    """Return for which share of a block detectors may obey bright light with all else faked, and not be told.
+
+    Such light makes no cross clicks; their lower limit is what it must not fall below. 1 where there is none.
+    """
+    facts = Facts(counts, link, _standard_deviations(counts, link, None))
+    expected = None if counts.tags is None else accidental_cross_clicks(facts, counts.tags)
+    found = MEASURES["cross_clicks"](facts)
+    if not expected or found is None or found.least is None:
+        return 1.0
+    return max(0.0, 1.0 - found.least / expected)
+
+
+def _standard_deviations(counts: BlockCounts, link: LinkParameters, false_alarm: float | None) -> float:
+    if false_alarm is None:
+        false_alarm = chance_of_false_alarm(link, counts.n_slots / link.source.qubit_rate_hz)
+    return standard_deviations(false_alarm) * math.sqrt(link.plausibility.repeats)
 
 
 def _finding(check: Check, one: Measured) -> Finding:

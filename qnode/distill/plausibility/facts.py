@@ -9,7 +9,7 @@ from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, TagCounts
 
 # However busy a detector is, it is taken to be live for this fraction: the rest of the sum is rounding.
-_LEAST_LIVE: Final = 0.005
+LEAST_LIVE: Final = 0.005
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Facts:
             plus = 0.0 if counts.n_z_plus is None else counts.n_z_plus.total
             clicked = (counts.n_z.total + plus, counts.x.central + (counts.boundary or counts.x.boundary))
         z, x = (
-            min(1.0, brighter * slots / self.live_slots / max(_LEAST_LIVE, 1.0 - blind))
+            min(1.0, brighter * slots / self.live_slots / max(LEAST_LIVE, 1.0 - blind))
             for slots, blind in zip(clicked, occupied or (0.0, 0.0), strict=True)
         )
         return z, x

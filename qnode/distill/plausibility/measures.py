@@ -10,7 +10,12 @@ from typing import Final
 
 from qnode.distill.counts import Pair, TagCounts
 from qnode.distill.plausibility.chance import Limits, count_limits, dispersion_limits, share_limits
-from qnode.distill.plausibility.facts import Facts
+from qnode.distill.plausibility.facts import LEAST_LIVE, Facts
+
+# Of a span so much at least must be live, or the rest was kept from sight.
+_LEAST_LIVE_SHARE: Final = 0.5
+_FEWEST_EXPECTED: Final = 5.0
+_LITTLE_OCCUPIED: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,11 @@ def _rho(facts: Facts) -> Measured | None:
 
 
 def _t2(facts: Facts) -> Measured | None:
-    boundary = facts.counts.boundary
-    if boundary is None:
-        return None
+    central, boundary = facts.counts.x.c_z.total, facts.counts.boundary
+    if boundary is None:  # protocol 1 has the classes alone
+        return _odds(central, facts.counts.x.e_same.total, _around_half(facts), facts.z, facts.p_z / 4.0)
     scale = (0.5 * facts.p_z + 0.5 * facts.p_x) / facts.p_z  # with rho at one half
-    return _odds(facts.counts.x.c_z.total, boundary, _around_half(facts), facts.z, scale)
+    return _odds(central, boundary, _around_half(facts), facts.z, scale)
 
 
 def _boundary_plus(facts: Facts) -> Measured | None:
@@ -154,7 +159,8 @@ def _intensity_plus(facts: Facts) -> Measured | None:
         return None
     share = (plus.decoy + n.decoy) / (plus.total + n.total)
     chance = facts.z * math.sqrt(share * (1.0 - share) * (1.0 / plus.total + 1.0 / n.total))
-    allowed = chance + 0.01 * share
+    # A cross click's random arm takes Z clicks of bright qubits, and those of Z states a little more often.
+    allowed = chance + (0.01 + facts.light[1]) * share
     return Measured(plus.decoy / plus.total - n.decoy / n.total, -allowed, allowed)
 
 
@@ -196,18 +202,32 @@ def _bunching(facts: Facts) -> float:
     return (p1 * mu1**2 + p2 * mu2**2) / (p1 * mu1 + p2 * mu2) ** 2
 
 
-def _cross_clicks(facts: Facts) -> Measured | None:
-    tags, boundary = facts.counts.tags, facts.counts.boundary
-    if tags is None or boundary is None or facts.live_slots <= 0.0:
+def accidental_cross_clicks(facts: Facts, tags: TagCounts) -> float | None:
+    """Return in how many slots both arms click by chance, each arm live on its own; None if unknown."""
+    boundary = facts.counts.boundary
+    if boundary is None or facts.live_slots <= 0.0:
         return None
     z_slots, x_slots = facts.clicked_slots(tags)
     # Half of the light in boundary slots is of the qubit before: the Z arm's click tells nothing of that.
     of_another = 0.5 * boundary / max(1.0, boundary + facts.counts.x.central)
     together = (1.0 - of_another) * _bunching(facts) + of_another
-    accidental = z_slots * x_slots / facts.live_slots * together
-    factor = facts.link.plausibility.cross_click_factor
-    least = 0.0 if facts.link.receiver.dead_time == "joint" else accidental / factor
-    return Measured(float(tags.cross_clicks), *count_limits(least, accidental * factor, facts.z))
+    return z_slots * x_slots / facts.live_slots * together
+
+
+def _cross_clicks(facts: Facts) -> Measured | None:
+    tags = facts.counts.tags
+    accidental = None if tags is None else accidental_cross_clicks(facts, tags)
+    if tags is None or accidental is None:
+        return None
+    seen, factor = float(tags.cross_clicks), facts.link.plausibility.cross_click_factor
+    if facts.link.receiver.dead_time == "independent":
+        return Measured(seen, *count_limits(accidental / factor, accidental * factor, facts.z))
+    # Both are live together; a slow hold-off lets the second click of a slot through, a fast one none.
+    occupied = facts.occupancies(tags)
+    if occupied is None:
+        return None
+    most = factor * accidental / max(LEAST_LIVE, 1.0 - occupied[0])
+    return Measured(seen, None, count_limits(0.0, most, facts.z)[1])
 
 
 def _double_clicks(facts: Facts) -> Measured | None:
@@ -241,10 +261,19 @@ def _dead_time(facts: Facts) -> Measured | None:
     return Measured(float(tags.too_close), None, 0.0)
 
 
+def _live_share(facts: Facts) -> Measured | None:
+    if facts.counts.tags is None or facts.counts.n_slots <= 0.0:
+        return None
+    return Measured(facts.live_slots / facts.counts.n_slots, _LEAST_LIVE_SHARE, None)
+
+
 def _occupancy(facts: Facts) -> Measured | None:
+    """Measure for what share of the time the clicks inside gates alone keep the busier detector blind."""
     tags = facts.counts.tags
     occupied = None if tags is None else facts.occupancies(tags)
-    return None if occupied is None else Measured(max(occupied), None, 1.01)
+    if tags is None or occupied is None:
+        return None
+    return Measured(max(occupied) / facts.tags_per_click(tags), None, 1.01)
 
 
 def _arm_ratio(facts: Facts) -> Measured | None:
@@ -259,15 +288,14 @@ def _arm_ratio(facts: Facts) -> Measured | None:
 def _steadiness(facts: Facts, tags: TagCounts, parts: tuple[int, ...], arm: int) -> Measured | None:
     """Measure the chi-square of the clicks in the parts of the span against one constant rate.
 
-    Dead time makes counts more regular than chance, by the square of the live fraction.
+    Dead time makes counts more regular than chance, by the square of the live fraction; only where it hardly
+    matters, clicks may be too regular.
     """
     total = sum(parts)
-    pairs = [
-        (n, total * slots / facts.live_slots)
-        for n, slots in zip(parts, tags.live_slots, strict=True)
-        if slots
-    ]
-    if total <= 0 or len(pairs) < 2 or min(expected for _, expected in pairs) < 5.0:
+    expected_of = [total * slots / max(1.0, facts.live_slots) for slots in tags.live_slots]
+    # A part that is nearly all cut says nothing, and must not silence the others.
+    pairs = [(n, mean) for n, mean in zip(parts, expected_of, strict=True) if mean >= _FEWEST_EXPECTED]
+    if len(pairs) < 2:
         return None
     degrees = len(pairs) - 1
     extra = 0.25 * facts.link.plausibility.drift**2 * total
@@ -314,6 +342,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "double_clicks": _double_clicks,
     "out_of_gate": _out_of_gate,
     "dead_time": _dead_time,
+    "live_share": _live_share,
     "occupancy": _occupancy,
     "arm_ratio": _arm_ratio,
     "steadiness_z": _steadiness_z,
