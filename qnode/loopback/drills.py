@@ -90,8 +90,9 @@ def drills(link: LinkParameters) -> tuple[Drill, ...]:
             "each pulse is made for one arm, so that both detectors never click in one slot.",
             change=Change(eve_careful_blinding=True),
             unseen="A blinder who now and then sends a pulse to both arms looks like an honest link in "
-            "every tag. That the detectors count photons is an assumption; a watched bias current is what "
-            "tests it.",
+            "every tag, and so does one who blinds for a part of a block only: how large a part stands in "
+            "the assumptions of each key. That the detectors count photons is an assumption; a watched "
+            "bias current is what tests it.",
         ),
         Drill(
             name="steering",
@@ -127,8 +128,8 @@ def drills(link: LinkParameters) -> tuple[Drill, ...]:
             does="300,000 bright pulses a second between the gates, into the X arm: each makes the detector "
             "click and keeps it dead for the qubits that follow.",
             change=Change(eve_burst_hz=3e5),
-            unseen="Pulses inside the gates are counted as clicks, and their errors with them. A dead "
-            "detector tells her no bit, as one detector counts both bits of a basis; but which arm is dead "
+            unseen="A tenth as many pulses pass every check. Pulses inside the gates are counted as clicks, "
+            "and their errors with them. A dead detector tells her no bit, as one detector counts both bits of a basis; but which arm is dead "
             "she knows. That the dead times of the arms do not depend on the basis is an assumption.",
         ),
         Drill(
