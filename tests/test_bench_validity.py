@@ -13,7 +13,7 @@ from qnode.cli.loopback import load_loopback
 from qnode.cli.report import report
 from qnode.cli.validity_page import block_of
 from qnode.distill.counts import Pair
-from qnode.distill.keylength.shares import share_lower
+from qnode.distill.keylength.shares import odds_lower
 from qnode.loopback.prepare import LoopbackConfig
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,7 @@ def test_every_bound_holds_at_its_real_epsilon_for_every_channel(eps_sec: float)
 
 
 def test_a_limit_that_fails_three_times_as_often_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validity, "share_lower", lambda x, n, log: share_lower(x, n, log - math.log(3)))
+    monkeypatch.setattr(validity, "odds_lower", lambda x, n, log: odds_lower(x, n, log - math.log(3)))
     by_name = {(one.bound, one.family): one for one in validity.validity(SMALL, log_inverse(1e-10, 11), 3)}
     broken: Found = by_name["share q", "honest"]
     assert broken.real.probability > 2 * broken.claimed

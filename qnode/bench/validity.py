@@ -29,7 +29,7 @@ from qnode.distill.keylength.asymmetry import asymmetry_terms
 from qnode.distill.keylength.coin import coin_trials_upper
 from qnode.distill.keylength.limits import exact_limits
 from qnode.distill.keylength.sampling import exact_phase_error
-from qnode.distill.keylength.shares import ShareTerms, share_lower
+from qnode.distill.keylength.shares import ShareTerms, odds_lower, rho_of, t2_of
 
 SAMPLES = 40_000
 # Bounds of several counts are asked for each sample; that of shares takes two quantiles each time.
@@ -243,7 +243,7 @@ def _x_shares(block: Block, family: Family) -> list[Binomial]:
 def _share(laws: list[Binomial], log_inverse: float, rng: np.random.Generator) -> Rare:
     n = sum(law.n for law in laws)
     mean = math.fsum(law.mean for law in laws) / n
-    within = _last(lambda x: share_lower(x, n, log_inverse) <= mean, 0, n)
+    within = _last(lambda x: odds_lower(x, n, log_inverse) <= mean / (1.0 - mean), 0, n)
     return sum_at_least(laws, within + 1, rng, SAMPLES)
 
 
@@ -260,16 +260,15 @@ def shares_asymmetry(block: Block, family: Family, log_inverse: float, rng: np.r
     z_laws, x_laws = _z_shares(block, family), _x_shares(block, family)
     n_z, n_x = sum(law.n for law in z_laws), sum(law.n for law in x_laws)
 
-    def upper(q: float, s: float) -> float:
-        rho = q / (1.0 - q) * block.p_z / (2 * block.p_x)
-        t2 = s / (1.0 - s) * (block.p_z / 2 + block.p_x * rho) / block.p_z
+    def upper(plus: float, central: float) -> float:
+        rho = rho_of(plus, block.p_z)
+        t2 = t2_of(central, rho, block.p_z)
         return ShareTerms(rho=None, t2=None, rho_lower=rho, t2_lower=t2).asymmetry_upper
 
-    asymmetry = upper(
-        math.fsum(law.mean for law in z_laws) / n_z, math.fsum(law.mean for law in x_laws) / n_x
-    )
-    q_lower = cache(lambda x: share_lower(x, n_z, log_inverse))
-    s_lower = cache(lambda x: share_lower(x, n_x, log_inverse))
+    plus, central = math.fsum(law.mean for law in z_laws), math.fsum(law.mean for law in x_laws)
+    asymmetry = upper(plus / (n_z - plus), central / (n_x - central))
+    q_lower = cache(lambda x: odds_lower(x, n_z, log_inverse))
+    s_lower = cache(lambda x: odds_lower(x, n_x, log_inverse))
 
     def margin(counts: Sequence[float]) -> float:
         split = len(z_laws)

@@ -228,23 +228,25 @@ def blocks(where: Where, count: int, as_csv: bool) -> int:
 @qnodectl.command()
 @click.pass_obj
 def checks(where: Where) -> int:
-    """Show what each check of plausibility found in the last corrected block."""
+    """Show what each check of plausibility found in the last corrected block; exit 1 if one failed."""
     from qnode.distill.check_table import BY_NAME
     from qnode.operate.eventline import printable
 
     node = _node(where)
+    found = node.quantum.checks
+    if not found:
+        _echo("no block was corrected since the node was started")
+        return EXIT_OK
+    failed = [one for one in found if not one.plausible]
+    _echo(f"block {node.quantum.checks_of_block}: {len(failed)} of {len(found)} checks failed")
     table = _table(node, "check", "value", "plausible", "verdict", "measures")
-    for found in node.quantum.checks:
-        known = BY_NAME.get(found.check)
-        table.add_row(
-            printable(found.check),
-            f"{found.value:.6g}",
-            found.limits,
-            "ok" if found.plausible else f"WARN {printable(found.points_to)}",
-            "" if known is None else known.what,
-        )
+    for one in found:
+        known = BY_NAME.get(one.check)
+        verdict = "ok" if one.plausible else f"WARN {printable(one.points_to)}"
+        what = "" if known is None else known.what
+        table.add_row(printable(one.check), f"{one.value:.6g}", one.limits, verdict, what)
     _print(table)
-    return EXIT_OK
+    return EXIT_DEGRADED if failed else EXIT_OK
 
 
 def _node(where: Where) -> "NodeStatus":

@@ -116,6 +116,8 @@ def _convert(name: str, kind: Any, value: Any) -> Any:
         raise FieldError(name, f"expected a pair of numbers, got {len(value)}")
     if name == "vacuum_rule" and isinstance(value, str):
         return _vacuum_rule(value)
+    if name == "asymmetry_bound" and value == "reference":
+        raise FieldError(name, '"reference" is no longer offered, as its epsilon does not hold; use "shares"')
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as failed:

@@ -34,7 +34,7 @@ _HOW = (
     "in `qnodectl blocks` and in the metric `qkd_blocks_discarded_total`, the alarm is "
     "`counts.implausible`, and the text says the value, the limits and what it points to. `qnodectl "
     "checks` shows all checks of the last block, `qnodectl blocks --csv` those of every block, and "
-    "`qkd_check_ratio` with `qkd_check_limit_ratio` go to Prometheus."
+    "`qkd_check_value` with `qkd_check_limit` go to Prometheus."
 )
 _TOLERANCES = (
     "What optics and electronics are inexact in is set in `[link.plausibility]`, the same at both sites: "
@@ -104,7 +104,7 @@ def _tails_table(configs: Sequence[LoopbackConfig], blocks: int, tell: Callable[
     for check in CHECKS:
         cells = [f"`{check.name}`"]
         for tried, bare, real in columns:
-            if check.name not in tried:
+            if check.name not in tried or check.name in _NOT_DRAWN:
                 cells += [NOTHING] * 3
             else:
                 beyond = bare.get(check.name)
@@ -144,6 +144,8 @@ def _tails(
     return counted
 
 
+# An honest receiver never breaks its dead time, and the model has no second click of a detector in a slot.
+_NOT_DRAWN: Final = ("dead_time", "double_clicks")
 # Their limits are not tolerances around what is expected: they are what no link can have, or wider by nature.
 _ALWAYS_TOLERANT: Final = (
     "boundary_error", "boundary_plus", "boundary_same", "errors_z", "errors_x", "yield_z", "double_clicks",

@@ -129,8 +129,9 @@ def drills(link: LinkParameters) -> tuple[Drill, ...]:
             "click and keeps it dead for the qubits that follow.",
             change=Change(eve_burst_hz=3e5),
             unseen="A tenth as many pulses pass every check. Pulses inside the gates are counted as clicks, "
-            "and their errors with them. A dead detector tells her no bit, as one detector counts both bits of a basis; but which arm is dead "
-            "she knows. That the dead times of the arms do not depend on the basis is an assumption.",
+            "and their errors with them. A dead detector tells her no bit, as one detector counts both bits "
+            "of a basis; but which arm is dead she knows. That the dead times of the arms do not depend "
+            "on the basis is an assumption.",
         ),
         Drill(
             name="dead-time-z",

@@ -91,10 +91,11 @@ def check_visibility(x: XCounts, link: LinkParameters) -> None:
 
 
 def check_plausible(counts: BlockCounts, link: LinkParameters) -> None:
-    """Raise `BlockLost`, named after the check, for counts that are not plausible at this link."""
-    for finding in examine(counts, link):
-        if not finding.plausible:
-            raise BlockLost(finding.check, str(finding))
+    """Raise `BlockLost`, named after the first check failed, for counts not plausible at this link."""
+    failed = [finding for finding in examine(counts, link) if not finding.plausible]
+    if failed:
+        others = ", ".join(finding.check for finding in failed[1:])
+        raise BlockLost(failed[0].check, f"{failed[0]}{f'; also outside: {others}' if others else ''}")
 
 
 def key_length(counts: BlockCounts, link: LinkParameters) -> KeyLength:
@@ -162,8 +163,6 @@ def decide(counts: BlockCounts, link: LinkParameters, *, recorded: bool = False)
     Raises:
         BlockLost: the counts are not plausible, a limit is exceeded, or too little key remains.
     """
-    check_qber(counts.qber_z, link)
-    check_visibility(counts.x, link)
     check_plausible(counts, link)
     result = judge(counts, link)
     added = [

@@ -155,7 +155,7 @@ class Figures:
         """Note the public record of a block that is the same at both sites after correction."""
         checks = examine(counts, self._link)
         self._open[block_id] = msgspec.structs.replace(self._open[block_id], verified=counts, checks=checks)
-        self.quantum = msgspec.structs.replace(self.quantum, checks=checks)
+        self.quantum = msgspec.structs.replace(self.quantum, checks=checks, checks_of_block=block_id)
         self._errors(block_id, int(counts.m_z.total), int(counts.n_z.total))
 
     def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:

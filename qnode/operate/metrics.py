@@ -81,10 +81,10 @@ def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
     if not checks:
         return
     value = GaugeMetricFamily(
-        "qkd_check_ratio", "What a check of plausibility measured (a number or a count).", labels=["check"]
+        "qkd_check_value", "What a check of plausibility measured (a number or a count).", labels=["check"]
     )
     limit = GaugeMetricFamily(
-        "qkd_check_limit_ratio", "The limits within which that is plausible.", labels=["check", "side"]
+        "qkd_check_limit", "The limits within which that is plausible.", labels=["check", "side"]
     )
     for one in checks:
         value.add_metric([one.check], one.value)

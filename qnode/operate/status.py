@@ -59,7 +59,7 @@ class QuantumStatus(Struct, frozen=True, kw_only=True):
 
     ``e_vis``: visibility error of the X arm. ``asymmetry``: of the X boundary classes. ``click_rates_hz``: by
     arm. ``cut_s``: tag time cut for want of lock. ``tag_time_s``: how far the tags have come. ``checks``:
-    what each check of plausibility found in the last corrected block.
+    what each check of plausibility found in the last corrected block, ``checks_of_block``.
     """
 
     lock: State
@@ -74,6 +74,7 @@ class QuantumStatus(Struct, frozen=True, kw_only=True):
     cut_s: float = 0.0
     tag_time_s: float | None = None
     checks: tuple[Finding, ...] = ()
+    checks_of_block: int | None = None
 
     @property
     def locked(self) -> bool:

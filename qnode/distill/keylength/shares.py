@@ -64,20 +64,13 @@ def shares_of(inputs: EstimatorInput, log_inverse_eps: float) -> ShareTerms | No
     """
     if inputs.n_z_plus is None or inputs.boundary is None or inputs.p_z is None:
         return None
-    p_z, p_x = inputs.p_z, inputs.p_x
+    p_z = inputs.p_z
     plus, z_arm = inputs.n_z_plus.total, inputs.n_z_plus.total + inputs.n_z.total
     central, x_arm = inputs.n_x.total, inputs.n_x.total + inputs.boundary
-
-    def rho_at(odds: float) -> float:
-        return odds * p_z / (2.0 * p_x)
-
-    def t2_at(odds: float, rho: float) -> float:
-        return odds * (0.5 * p_z + p_x * rho) / p_z
-
-    rho = rho_at(plus / inputs.n_z.total) if inputs.n_z.total > 0 else None
-    t2 = t2_at(central / inputs.boundary, rho) if inputs.boundary > 0 and rho is not None else None
-    rho_lower = rho_at(odds_lower(plus, z_arm, log_inverse_eps))
-    t2_lower = t2_at(odds_lower(central, x_arm, log_inverse_eps), rho_lower)
+    rho = rho_of(plus / inputs.n_z.total, p_z) if inputs.n_z.total > 0 else None
+    t2 = t2_of(central / inputs.boundary, rho, p_z) if inputs.boundary > 0 and rho is not None else None
+    rho_lower = rho_of(odds_lower(plus, z_arm, log_inverse_eps), p_z)
+    t2_lower = t2_of(odds_lower(central, x_arm, log_inverse_eps), rho_lower, p_z)
     for name, seen, limit in (
         ("n_z_plus", "clicks of the Z arm on |+>", rho_lower),
         ("boundary", "central clicks beside boundary clicks", t2_lower),
@@ -91,17 +84,22 @@ def shares_of(inputs: EstimatorInput, log_inverse_eps: float) -> ShareTerms | No
     return ShareTerms(rho=rho, t2=t2, rho_lower=rho_lower, t2_lower=t2_lower)
 
 
+def rho_of(odds: float, p_z: float) -> float:
+    """Return rho where there are so many Z-arm clicks on |+> for one on a Z state."""
+    return odds * p_z / (2.0 * (1.0 - p_z))
+
+
+def t2_of(odds: float, rho: float, p_z: float) -> float:
+    """Return t2 where there are so many central clicks of Z states for one boundary click."""
+    return odds * (0.5 * p_z + (1.0 - p_z) * rho) / p_z
+
+
 def odds_lower(x: float, n: float, log_inverse_eps: float) -> float:
-    """Return the same as odds, share / (1 - share), which needs no difference from one."""
+    """Return the exact lower limit on the mean share of which ``x`` of ``n`` were seen, as odds.
+
+    Odds are share / (1 - share): they need no difference from one, which rounding would spoil.
+    """
     if x <= 0.0 or n <= 0.0:
         return 0.0
     upper = exact_upper(n - x, n, log_inverse_eps)
     return max(0.0, n - upper) / upper if upper > 0.0 else 0.0
-
-
-def share_lower(x: float, n: float, log_inverse_eps: float) -> float:
-    """Return the exact lower limit on the mean share of which ``x`` of ``n`` were seen; below 1."""
-    if x <= 0.0 or n <= 0.0:
-        return 0.0
-    upper = exact_upper(n - x, n, log_inverse_eps)
-    return max(0.0, n - upper) / n

@@ -181,8 +181,9 @@ def _refuse_contradiction(bound: Fraction, inputs: EstimatorInput) -> None:
     if bound > Fraction(inputs.n_z.total):
         raise CountsContradiction(
             "counts",
-            "contradict the decoy model: no yields of the configured intensities lead to them but with a "
-            f"chance of {(inputs.eps_sec / 3.0) ** 2:.1e}",
+            "contradict the decoy model: no yields of the configured intensities lead to them but with "
+            f"a chance of {(inputs.eps_sec / 3.0) ** 2:.1e}; look at mu, p, "
+            "and the signals and decoys of each count",
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from qnode.distill.counts import Pair, TagCounts
+from qnode.distill.keylength.shares import rho_of, t2_of
 from qnode.distill.plausibility.chance import Limits, count_limits, dispersion_limits, share_limits
 from qnode.distill.plausibility.facts import LEAST_LIVE, Facts
 
@@ -90,7 +91,7 @@ def _rho(facts: Facts) -> Measured | None:
     plus = facts.counts.n_z_plus
     if plus is None:
         return None
-    scale = facts.p_z / (2.0 * facts.p_x)
+    scale = rho_of(1.0, facts.p_z)
     return _odds(plus.total, facts.counts.n_z.total, _around_half(facts), facts.z, scale)
 
 
@@ -98,7 +99,7 @@ def _t2(facts: Facts) -> Measured | None:
     central, boundary = facts.counts.x.c_z.total, facts.counts.boundary
     if boundary is None:  # protocol 1 has the classes alone
         return _odds(central, facts.counts.x.e_same.total, _around_half(facts), facts.z, facts.p_z / 4.0)
-    scale = (0.5 * facts.p_z + 0.5 * facts.p_x) / facts.p_z  # with rho at one half
+    scale = t2_of(1.0, 0.5, facts.p_z)  # with rho at one half
     return _odds(central, boundary, _around_half(facts), facts.z, scale)
 
 
