@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from operate_support import degraded_status, well_status
 
 from qnode.cli.control import main
+from qnode.distill.check_table import Finding
 from qnode.operate.blocks import DecidedBlock
 from qnode.operate.control import Answers, serve_control
 from qnode.operate.status import KeyStatus, NodeStatus
@@ -135,6 +136,20 @@ async def test_blocks_show_what_became_of_each(tmp_path: Path) -> None:
     assert [(row["block_id"], row["outcome"]) for row in rows] == [("812", "accepted"), ("813", "qber_z")]
     assert rows[0]["e_plus_decoy"] == "32001"
     assert newest.stdout.splitlines()[1].startswith(b"813,")
+
+
+async def test_checks_show_each_limit_and_exit_with_1_where_one_failed(tmp_path: Path) -> None:
+    well = well_status()
+    blinded = Finding("cross_clicks", 0.0, 12.5, 160.5, points_to="blinding")
+    quantum = replace(well.quantum, checks=(blinded, *well.quantum.checks[1:]), checks_of_block=812)
+    async with served(tmp_path / "s", well):
+        plausible = await qnodectl("--socket", tmp_path / "s", "checks")
+    async with served(tmp_path / "s", replace(well, quantum=quantum)):
+        failed = await qnodectl("--socket", tmp_path / "s", "checks")
+    assert (plausible.returncode, failed.returncode) == (0, 1), failed.stderr
+    assert b"0 of 2 checks failed" in plausible.stdout
+    assert b"block 812: 1 of 2 checks failed" in failed.stdout
+    assert b"WARN blinding" in failed.stdout
 
 
 async def test_watch_shows_one_look_after_another(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from turin_model import seconds, turin_inputs
 
 from qnode.distill.counts import Pair
 from qnode.distill.keylength import ESTIMATORS, EstimatorInput, KeyLength, binary_entropy, estimate
+from qnode.distill.keylength.asymmetry import AsymmetryTerms
 from qnode.distill.keylength.sampling import GAMMA_LEAST_ERRORS, rusca_phase_error
 from qnode.errors import CountsContradiction, FieldError
 
@@ -575,3 +576,14 @@ def test_bounds_stay_within_what_is_possible(inputs: EstimatorInput) -> None:
         assert 0.0 <= result.s_x1_lower <= n_x
         assert 0.0 <= result.phi_z_upper <= 0.5
         assert result.v_x1_upper >= 0.0
+
+
+@pytest.mark.parametrize(
+    ("t2", "asymmetry", "expected"),
+    [(0.3, -0.2, 0.04), (0.6, -0.2, 0.048), (0.6, 0.01, 0.058), (0.6, 0.9, 0.5), (None, 0.0, 0.5)],
+)
+def test_widening_never_lowers_the_phase_error(t2: float | None, asymmetry: float, expected: float) -> None:
+    terms = AsymmetryTerms(
+        t1=0.04, t2=0.5, t3=0.5, t4=0.0, asymmetry=0.0, t2_upper=t2, asymmetry_upper=asymmetry
+    )
+    assert terms.widen(0.04) == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """The node's table of decided blocks: what a row says, and which rows are kept and asked for."""
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -9,8 +10,10 @@ from qnode.config import LinkParameters, ReceiverParameters, SiteConfig, load
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.check_table import CHECKS
 from qnode.distill.counts import Pair, TagCounts, XCounts
+from qnode.keys import Counts, PadsLeft, Positions
+from qnode.link.authentication import epsilon_of_tag
 from qnode.node.decided import DecidedBlocks, KnownOfBlock
-from qnode.node.decision import decide
+from qnode.node.decision import decide, key_length
 from qnode.node.dialogue import BlockSpan
 from qnode.node.figures import Figures
 from qnode.operate.blocks import KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
@@ -124,6 +127,52 @@ def test_a_block_that_was_lost_shows_how_far_it_came() -> None:
     assert (verified.secret_bits, verified.phi_z_upper) == (0, None)
     assert book.status().block.in_flight == 0
     assert book.status().totals.measured_bits == 4096 + 1_000_000
+
+
+def test_counts_that_are_not_of_this_link_raise_an_alarm_until_a_block_is_accepted() -> None:
+    book, result = figures(), decide(COUNTS, LINK)
+
+    def raised() -> set[str]:
+        return {alarm.name for alarm in book.status().alarms}
+
+    for reason in ("cross_clicks", "contradiction"):
+        book.sifted(7, COUNTS.n_z, X, SPAN)
+        book.lost(7, reason, "not of this link")
+        assert "counts.implausible" in raised()
+        book.sifted(8, COUNTS.n_z, X, SPAN)
+        book.verified(8, COUNTS)
+        book.accepted(8, COUNTS, result, SPAN, 0.5)
+        assert "counts.implausible" not in raised()
+    book.lost(9, "link", "the session ended")
+    assert raised() == {"block.discarded"}
+
+
+def test_the_sum_of_epsilons_counts_each_tag_and_each_opened_block() -> None:
+    book = figures()
+    counts = Counts(**dict.fromkeys(Counts.__struct_fields__, 0))
+    book.note_store(counts, PadsLeft(send=1, receive=1, used=0), Positions(epsilon=2e-20))
+    assert book.status().keys.epsilon_total == pytest.approx(2e-20)
+    book.note_store(counts, PadsLeft(send=1, receive=1, used=1000), Positions(epsilon=2e-20))
+    assert book.status().keys.epsilon_total == pytest.approx(2e-20 + 1000 * epsilon_of_tag())
+
+
+def test_every_count_that_is_disclosed_is_charged_as_leak() -> None:
+    each = math.ceil(math.log2(1_000_001))
+    assert COUNTS.lambda_ec_bits == 118_000 + 4 * each
+    assert msgspec.structs.replace(COUNTS, late=None).lambda_ec_bits == 118_000 + 2 * each
+
+
+def test_nothing_is_credited_for_empty_qubits_where_the_positions_of_errors_are_public() -> None:
+    def link_with(**reconciliation: str) -> LinkParameters:
+        estimation = msgspec.structs.replace(LINK.estimation, estimator="rusca2018")
+        changed = msgspec.structs.replace(LINK.reconciliation, **reconciliation)
+        return msgspec.structs.replace(LINK, estimation=estimation, reconciliation=changed)
+
+    credited = "the entropy of empty qubits is credited"
+    public = key_length(COUNTS, link_with(leak_count="alice"))
+    hidden = key_length(COUNTS, link_with(leak_count="both"))
+    assert not any(one.startswith(credited) for one in public.assumptions)
+    assert any(one.startswith(credited) for one in hidden.assumptions)
 
 
 def ids(rows: list[DecidedBlock]) -> list[int]:

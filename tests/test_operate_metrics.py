@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from operate_support import NOW, degraded_status, well_status
 from prometheus_client.parser import text_string_to_metric_families
 
+from qnode.distill.check_table import Finding
 from qnode.operate.metrics import render_metrics
 from qnode.operate.metrics_app import metrics_app
 from qnode.operate.status import BlockStatus, NodeStatus, PeerStatus, QuantumStatus, SiteStatus, State
@@ -51,6 +52,19 @@ def test_the_page_says_what_the_status_says_in_base_units() -> None:
     assert {name: found.get(name) for name in expected} == expected
     assert found["qkd_phase_residual_seconds"] == pytest.approx(38.2e-12)
     assert found["qkd_clock_offset_ratio"] == pytest.approx(12.5e-6)
+
+
+def test_checks_that_failed_are_counted_and_each_shows_its_limits() -> None:
+    found = samples(well_status())
+    assert found["qkd_checks_failed"] == 0.0
+    assert found["qkd_check_limit,check=cross_clicks,side=least"] == 12.5
+    assert "qkd_check_limit,check=dead_time,side=least" not in found
+    well = well_status()
+    blinded = Finding("cross_clicks", 0.0, 12.5, 160.5, points_to="blinding")
+    failed = replace(well, quantum=replace(well.quantum, checks=(blinded, *well.quantum.checks[1:])))
+    assert samples(failed)["qkd_checks_failed"] == 1.0
+    assert samples(failed)["qkd_check_value,check=cross_clicks"] == 0.0
+    assert "qkd_checks_failed" not in samples(replace(well, quantum=replace(well.quantum, checks=())))
 
 
 def test_troubles_and_failed_devices_show() -> None:
