@@ -151,9 +151,9 @@ def test_the_sum_of_epsilons_counts_each_tag_and_each_opened_block() -> None:
     book = figures()
     counts = Counts(**dict.fromkeys(Counts.__struct_fields__, 0))
     book.note_store(counts, PadsLeft(send=1, receive=1, used=0), Positions(epsilon=2e-20))
-    assert book.status().keys.epsilon_total == pytest.approx(2e-20)
+    assert book.status().keys.epsilon_total == pytest.approx(2e-20, abs=0.0)
     book.note_store(counts, PadsLeft(send=1, receive=1, used=1000), Positions(epsilon=2e-20))
-    assert book.status().keys.epsilon_total == pytest.approx(2e-20 + 1000 * epsilon_of_tag())
+    assert book.status().keys.epsilon_total == pytest.approx(2e-20 + 1000 * epsilon_of_tag(), abs=0.0)
 
 
 def test_every_count_that_is_disclosed_is_charged_as_leak() -> None:
