@@ -64,6 +64,18 @@ def test_an_error_that_is_no_refusal_and_a_length_beyond_the_block_count_as_fail
     assert "AssertionError: more bits than sifted" in result.examples[0]
 
 
+def test_a_crash_at_a_worse_block_counts_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [count_set(4, index).inputs.lambda_ec for index in range(20)]
+
+    def broken(inputs: EstimatorInput, estimator: str) -> KeyLength:
+        if inputs.lambda_ec not in drawn:
+            raise ZeroDivisionError
+        return estimate(inputs, estimator)
+
+    monkeypatch.setattr(keylength_soak, "estimate", broken)
+    assert last(20, compare_one_in=1).failures > 0
+
+
 def test_more_key_from_a_worse_block_counts_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(inputs: EstimatorInput, estimator: str) -> KeyLength:
         result = estimate(inputs, estimator)

@@ -156,7 +156,10 @@ def _look_at(
                 changed, statistics=inputs.statistics, vacuum_rule=inputs.vacuum_rule
             )
             name = f"set {index}, {estimator}, {what}"
-            after = _estimate(asked, estimator, KindResult(), found, name)
+            aside = KindResult()  # the share of refused sets is that of the drawn sets alone
+            after = _estimate(asked, estimator, aside, found, name)
+            kind.crashed += aside.crashed
+            kind.out_of_range += aside.out_of_range
             if after is None:
                 continue
             found.worse_pairs[what] = found.worse_pairs.get(what, 0) + 1

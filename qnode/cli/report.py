@@ -102,6 +102,13 @@ _configured = click.option(
     show_default=True,
     help="Link and simulation.",
 )
+_beside = click.option(
+    "--beside",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("config/fast.toml"),
+    show_default=True,
+    help="Another link, shown beside it.",
+)
 
 
 def _output(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -172,8 +179,7 @@ def eve(path: Path, blocks: int, names: tuple[str, ...]) -> str:
         case = with_schedule(config, ScheduledChange(at_s=0.0, eve_intercept=share))
         intercepted.append(_case(f"{share:.0%}", case, blocks, intercepted))
     made = made_by(_command("eve", path, blocks) + "".join(f" --drill {name}" for name in names))
-    shown = path.name if path.is_absolute() else str(path)
-    return drill_page(made, shown, config.link, runs, intercepted)
+    return drill_page(made, _shown(path), config.link, runs, intercepted)
 
 
 @report.command()
@@ -203,21 +209,14 @@ def clock(path: Path, blocks: int) -> str:
 @_common
 def keylength(path: Path, f_ec: float) -> str:
     """Compare the estimators on a link, from the analytic model alone."""
-    config = path.name if path.is_absolute() else path
     return keylength_page(
-        load_loopback(path), f_ec, f"qnode report keylength --config {config} --f-ec {f_ec:g}"
+        load_loopback(path), f_ec, f"qnode report keylength --config {_shown(path)} --f-ec {f_ec:g}"
     )
 
 
 @report.command()
 @_configured
-@click.option(
-    "--beside",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("config/fast.toml"),
-    show_default=True,
-    help="Another link, of which the chance of each check is shown too.",
-)
+@_beside
 @click.option(
     "--blocks",
     default=100_000,
@@ -229,32 +228,24 @@ def keylength(path: Path, f_ec: float) -> str:
 @_common
 def plausibility(path: Path, beside: Path, blocks: int) -> str:
     """Show every check of plausibility, its chance at honest links, and what wrong intensities do."""
-    names = [one.name if one.is_absolute() else one for one in (path, beside)]
     return plausibility_page(
         [load_loopback(path), load_loopback(beside)],
         blocks,
-        f"qnode report plausibility --config {names[0]} --beside {names[1]} --blocks {blocks}",
+        f"qnode report plausibility --config {_shown(path)} --beside {_shown(beside)} --blocks {blocks}",
         _say,
     )
 
 
 @report.command()
 @_configured
-@click.option(
-    "--beside",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("config/fast.toml"),
-    show_default=True,
-    help="Another link, of which the bounds on the asymmetry are shown too.",
-)
+@_beside
 @_output("validity")
 @_common
 def validity(path: Path, beside: Path) -> str:
     """Compare what each bound of the estimators claims to fail with and what it fails with."""
-    names = [one.name if one.is_absolute() else one for one in (path, beside)]
     return validity_page(
         [load_loopback(path), load_loopback(beside)],
-        f"qnode report validity --config {names[0]} --beside {names[1]}",
+        f"qnode report validity --config {_shown(path)} --beside {_shown(beside)}",
     )
 
 
@@ -357,8 +348,12 @@ def _clocks(config: LoopbackConfig, *, offset_ppm: float, walk: float, drift_ns:
 
 def _command(name: str, path: Path, blocks: int) -> str:
     """Return the command that makes a page, without what belongs to one machine."""
-    config = path.name if path.is_absolute() else path
-    return f"qnode report {name} --config {config} --blocks {blocks}"
+    return f"qnode report {name} --config {_shown(path)} --blocks {blocks}"
+
+
+def _shown(path: Path) -> str:
+    """Return ``path`` as a page names it: without the folders of one machine."""
+    return path.name if path.is_absolute() else str(path)
 
 
 def _say(text: str) -> None:

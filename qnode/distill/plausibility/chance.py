@@ -31,10 +31,10 @@ def count_limits(least_mean: float, most_mean: float, z: float) -> Limits:
 
     least = most = 0.0
     if least_mean > 0.0:
-        least = _below(lambda x: deviance(x, least_mean), 0.0, least_mean, z) - 0.5
+        least = _limit(lambda x: deviance(x, least_mean), least_mean, 0.0, z) - 0.5
     if most_mean > 0.0:
         reach = most_mean + z * math.sqrt(most_mean) + z * z + 1.0
-        most = _above(lambda x: deviance(x, most_mean), most_mean, reach, z)
+        most = _limit(lambda x: deviance(x, most_mean), most_mean, reach, z)
     return max(0.0, least), most + 0.5
 
 
@@ -51,9 +51,9 @@ def share_limits(n: float, least_share: float, most_share: float, z: float) -> L
 
     least, most = 0.0, 1.0
     if 0.0 < least_share < 1.0:
-        least = _below(lambda y: deviance(y, least_share), 0.0, least_share, z)
+        least = _limit(lambda y: deviance(y, least_share), least_share, 0.0, z)
     if 0.0 < most_share < 1.0:
-        most = _above(lambda y: deviance(y, most_share), most_share, 1.0, z)
+        most = _limit(lambda y: deviance(y, most_share), most_share, 1.0, z)
     return max(0.0, least - 0.5 / n), min(1.0, most + 0.5 / n)
 
 
@@ -79,27 +79,14 @@ def _term(y: float, share: float) -> float:
     return y * math.log(y / share) if y > 0.0 else 0.0
 
 
-def _below(deviance: Callable[[float], float], low: float, high: float, z: float) -> float:
-    """Return where ``deviance``, falling from ``low`` to 0 at ``high``, is z squared; ``low`` if nowhere."""
-    if deviance(low) <= z * z:
-        return low
+def _limit(deviance: Callable[[float], float], inside: float, outside: float, z: float) -> float:
+    """Return where ``deviance``, 0 at ``inside`` and growing on the way, is z squared; else ``outside``."""
+    if deviance(outside) <= z * z:
+        return outside
     for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
+        middle = 0.5 * (inside + outside)
         if deviance(middle) > z * z:
-            low = middle
+            outside = middle
         else:
-            high = middle
-    return low
-
-
-def _above(deviance: Callable[[float], float], low: float, high: float, z: float) -> float:
-    """Return where ``deviance``, rising from 0 at ``low``, is z squared; ``high`` if nowhere before it."""
-    if deviance(high) <= z * z:
-        return high
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        if deviance(middle) > z * z:
-            high = middle
-        else:
-            low = middle
-    return high
+            inside = middle
+    return outside

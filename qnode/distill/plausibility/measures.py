@@ -115,7 +115,7 @@ def _boundary_same(facts: Facts) -> Measured | None:
     if not boundary:
         return None
     tolerance = 2.0 * facts.link.plausibility.balance_tolerance
-    share = 0.25 * facts.p_z**2 / (0.5 * facts.p_z + 0.5 * facts.p_x)
+    share = 0.5 * facts.p_z**2  # two Z states in a row, half of them |0>|0> or |1>|1>
     limits = (share * (1.0 - tolerance), share * (1.0 + tolerance))
     return _share(boundary, facts.counts.x.e_same.total, limits, facts.z)
 
