@@ -36,10 +36,11 @@ def inputs_of_case(index: int) -> tuple[str, dict[str, Any]]:
         inputs["error_positions_public"] = True
     if index < RANDOM:
         return estimator, inputs
-    return estimator, (_extreme if index < RANDOM + EXTREME else _impossible)(rng, inputs)
+    return estimator, (extreme if index < RANDOM + EXTREME else _impossible)(rng, inputs)
 
 
-def _extreme(rng: np.random.Generator, inputs: dict[str, Any]) -> dict[str, Any]:
+def extreme(rng: np.random.Generator, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the inputs changed to one of the extremes."""
     inputs = inputs | {"mu_uncertainty": [0.0, 0.0]}
     match int(rng.integers(14)):
         case 0:

@@ -31,9 +31,17 @@ def test_no_estimator_crashes_or_gives_more_bits_than_were_sifted(soaked: KeyLen
 
 
 def test_a_worse_block_never_gives_more_key(soaked: KeyLengthSoak) -> None:
-    assert len(soaked.worse_pairs) == 7
+    assert len(soaked.worse_pairs) == 8
     assert min(soaked.worse_pairs.values()) >= 100
     assert soaked.more_key == {}
+
+
+def test_three_state_gives_no_more_key_of_worse_blocks_either() -> None:
+    result = last(60, estimators=("three_state",), compare_one_in=3)
+    assert result.examples == []
+    assert result.failures == 0
+    assert "errors X" not in result.worse_pairs
+    assert result.worse_pairs["errors X of one photon"] >= 10
 
 
 def test_most_sets_are_possible_and_give_key_and_none_of_them_is_refused(soaked: KeyLengthSoak) -> None:

@@ -198,16 +198,22 @@ def _noise(rng: np.random.Generator) -> dict[str, Any]:
 def worsened(rng: np.random.Generator, inputs: EstimatorInput) -> dict[str, EstimatorInput]:
     """Return the same block with more errors, more leak, smaller epsilons, and less certain intensities.
 
-    X errors of the decoy are left alone: they are evidence of empty qubits and may lower the bound on errors.
+    X errors of the decoy alone are left out: they are evidence of empty qubits and may lower the bound on
+    errors. Errors of one photon grow in both intensities by what the source sends of one photon, rounded up.
     """
     replace = msgspec.structs.replace
     more = float(math.ceil(10 ** rng.uniform(0, 4)))
     m_z, n_z, m_x, n_x, off = inputs.m_z, inputs.n_z, inputs.m_x, inputs.n_x, inputs.mu_uncertainty
-    x_most = math.inf if inputs.one_x_detector else n_x.signal
+    x_most, x_most_decoy = (math.inf, math.inf) if inputs.one_x_detector else _both(n_x)
+    one_photon = [p * math.exp(-mu) * mu for p, mu in zip(_both(inputs.p), _both(inputs.mu), strict=True)]
+    decoys = math.ceil(more * one_photon[1] / one_photon[0])
     found = {
         "errors Z signal": replace(inputs, m_z=Pair(min(n_z.signal, m_z.signal + more), m_z.decoy)),
         "errors Z decoy": replace(inputs, m_z=Pair(m_z.signal, min(n_z.decoy, m_z.decoy + more))),
         "errors X": replace(inputs, m_x=Pair(min(x_most, m_x.signal + more), m_x.decoy)),
+        "errors X of one photon": replace(
+            inputs, m_x=Pair(min(x_most, m_x.signal + more), min(x_most_decoy, m_x.decoy + decoys))
+        ),
         "leak": replace(inputs, lambda_ec=inputs.lambda_ec + more),
         "eps_sec": replace(inputs, eps_sec=inputs.eps_sec * 10 ** rng.uniform(-6, 0)),
         "eps_cor": replace(inputs, eps_cor=inputs.eps_cor * 10 ** rng.uniform(-6, 0)),

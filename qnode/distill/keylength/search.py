@@ -1,9 +1,9 @@
 """The search for weights that prove much: a barrier method in floating point, of which nothing is believed.
 
 The unknowns are, each times 1/scale, the logarithms of the weights of what is seen (t_1, t_2 for the sifted
-bits of either intensity, s_1, s_2 >= 0 for what a bit error weighs less, one for each other class), and
-1/scale itself. In these what is proven is concave and the generators' conditions are convex (perspectives of
-exponentials), so there is one optimum.
+bits of either intensity, s_1, s_2 >= 0 for what a bit error weighs less, four >= 0 for what E, G, W and R
+weigh more where none of them need be, one for each other class), and 1/scale itself. In these what is proven
+is concave and the generators' conditions are convex (perspectives of exponentials), so there is one optimum.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,14 @@ from qnode.distill.keylength.yields import CLASSES, class_index
 
 Array = NDArray[np.float64]
 
-# Unknowns by place: t_1, t_2, s_1, s_2, the six of P, C, D, that of B, and last 1/scale.
-_T, _S, _SEEN, _B, _STRETCH = 0, 2, 4, 10, 11
-_UNKNOWNS: Final = 12
+# Unknowns by place: t_1, t_2, s_1, s_2, four each of E, G, W, R, the six of P, C, D, that of B, and 1/scale.
+_T, _S, _MORE, _SEEN, _B, _STRETCH = 0, 2, 4, 12, 18, 19
+_UNKNOWNS: Final = 20
+# A sifted bit has at least so many errors here, lest what errors weigh less be free.
+_LEAST_ERRORS: Final = 1e-6
 _NEWTON_STEPS: Final = 60
 # The barrier's last weight as a share of the first, and by what it falls from one to the next.
-_SMALLEST: Final = 1e-7
+_SMALLEST: Final = 1e-9
 _FALL: Final = 20.0
 
 
@@ -65,11 +67,12 @@ class _Problem:
         M, m = np.zeros((len(CLASSES), _UNKNOWNS)), np.zeros(len(CLASSES))
         q = np.zeros(_UNKNOWNS)
         for k in (0, 1):
-            for kind in ("E", "G", "W", "R"):
-                M[class_index(kind, k), _T + k] = 1.0
+            for place, kind in enumerate(("E", "G", "W", "R")):
+                M[class_index(kind, k), [_T + k, _MORE + 4 * k + place]] = 1.0
             M[class_index("W", k), _S + k] = -1.0
             m[class_index("E", k)], m[class_index("G", k)] = -task.values[0], -task.values[1]
-            q[_T + k], q[_S + k] = task.sifted[k], -task.wrong[k]
+            q[_T + k] = task.sifted[k]
+            q[_S + k] = -max(task.wrong[k], _LEAST_ERRORS * task.sifted[k])
             for place, kind in enumerate(("P", "C", "D")):
                 unknown = _SEEN + 3 * k + place
                 M[class_index(kind, k), unknown] = 1.0
@@ -78,15 +81,15 @@ class _Problem:
         M[:, _STRETCH] = task.slopes
         q[_STRETCH] = -task.constant
         self.M, self.m, self.q = M, m, q
-        # Unknowns that must stay positive: s_1, s_2 and 1/scale.
-        self.positive = [_S, _S + 1, _STRETCH]
+        # Unknowns that must stay positive.
+        self.positive = [*range(_S, _SEEN), _STRETCH]
 
     def start(self) -> Array:
         """Return unknowns at which every weight lies below one, so that every condition holds."""
         total = sum(self.task.sifted) + sum(self.task.seen) + self.task.boundary + len(CLASSES)
         step = float(np.sqrt(self.task.constant / total)) + float(self.task.slopes.max())
         v = np.full(_UNKNOWNS, -step)
-        v[_T : _T + 2], v[_S : _S + 2], v[_STRETCH] = -2.0 * step, 0.5 * step, 1.0
+        v[_T : _T + 2], v[_S:_SEEN], v[_STRETCH] = -2.0 * step, 0.5 * step, 1.0
         larger: float = max(1.0, *map(abs, self.task.values))
         scaled: Array = v * (larger / (0.5 * step))
         return scaled
