@@ -15,7 +15,7 @@ import trio.testing
 from etsi014_support import A, B, C, D, MemorySupply, World, world
 from http_support import Pki
 
-from qnode.errors import StoreError
+from qnode.errors import KeyNotFound, StoreError
 from qnode.etsi014 import ApiLimits, Key
 
 API = "/api/v1/keys"
@@ -105,7 +105,7 @@ async def test_get_takes_number_and_size(pki: Pki) -> None:
         assert [len(key) for key in keys.values()] == [8, 8, 8]
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"number": null, "additional_slave_SAE_IDs": null}'])
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"additional_slave_SAE_IDs": []}'])
 async def test_an_empty_post_is_one_default_key(pki: Pki, body: bytes) -> None:
     async with world(pki) as place:
         a, _ = await pair(place)
@@ -202,6 +202,18 @@ async def test_a_mandatory_extension_that_is_met_is_served(pki: Pki) -> None:
         b'{"additional_slave_SAE_IDs": [1]}',
         b'{"extension_mandatory": {"a": 1}}',
         b'{"extension_mandatory": ["a"]}',
+        b'{"extension_optional": {}}',
+        b'{"extension_optional": [1]}',
+        *(
+            b'{"%s": null}' % field
+            for field in (
+                b"number",
+                b"size",
+                b"additional_slave_SAE_IDs",
+                b"extension_mandatory",
+                b"extension_optional",
+            )
+        ),
         b"number=1",
     ],
 )
@@ -222,6 +234,25 @@ async def test_a_slave_not_named_for_any_of_the_keys_is_401_without_a_body(pki: 
         assert "content-type" not in answer.headers
         keys_of(await c.post(f"{API}/{A}/dec_keys", json=by_post(mine)))
         keys_of(await b.post(f"{API}/{A}/dec_keys", json=by_post(others)))
+
+
+async def test_a_master_that_asks_for_the_key_it_was_given_is_401(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def not_here(*_: Any) -> Any:
+        raise KeyNotFound("the store of the master's site has wiped it")
+
+    async with world(pki) as place:
+        a, b = await pair(place)
+        d = await place.client("encryptor-d.example", "alice")
+        own = [*keys_of(await a.get(f"{API}/{B}/enc_keys"))]
+        with monkeypatch.context() as patched:
+            patched.setattr(place.supply, "fetch", not_here)
+            for caller, sae_id in ((a, B), (a, A), (d, B)):
+                answer = await caller.post(f"{API}/{sae_id}/dec_keys", json=by_post(own))
+                assert answer.status_code == 401, (caller, sae_id)
+            refused(await a.post(f"{API}/{B}/dec_keys", json=by_post([str(uuid4())])), 400, NOT_FOUND)
+        keys_of(await b.post(f"{API}/{A}/dec_keys", json=by_post(own)))
 
 
 async def test_a_size_off_the_step_of_8_is_400(pki: Pki) -> None:
@@ -321,6 +352,8 @@ async def test_a_malformed_key_id_is_400_naming_the_field(pki: Pki, key_id: str)
         b'{"key_IDs": [{"key_ID": 1}]}',
         b'{"key_IDs": [{"key_ID": null}]}',
         b'{"key_IDs": null}',
+        b'{"key_IDs": [{"key_ID": "00000000-0000-4000-8000-000000000001", "key_ID_extension": null}]}',
+        b'{"key_IDs": [{"key_ID": "00000000-0000-4000-8000-000000000001"}], "key_IDs_extension": [1]}',
     ],
 )
 async def test_dec_keys_without_proper_key_ids_is_400(pki: Pki, body: bytes) -> None:

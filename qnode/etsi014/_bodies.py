@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 
 class StatusBody(Struct, frozen=True, omit_defaults=True):
@@ -25,18 +25,16 @@ class StatusBody(Struct, frozen=True, omit_defaults=True):
 
 
 class KeyRequestBody(Struct, frozen=True):
-    """Request of Get key (6.2). Members may be null, as some clients write absent ones.
+    """Request of Get key (6.2). A member is absent or of its type; null is neither.
 
     ``number`` and ``size`` are checked later, so that any wrong one is answered with the range.
     """
 
-    number: Any = None
-    size: Any = None
-    additional_slave_sae_ids: tuple[str, ...] | None = msgspec.field(
-        name="additional_slave_SAE_IDs", default=None
-    )
-    extension_mandatory: tuple[dict[str, Any], ...] | None = None
-    extension_optional: tuple[dict[str, Any], ...] | None = None
+    number: Any = UNSET
+    size: Any = UNSET
+    additional_slave_sae_ids: tuple[str, ...] = msgspec.field(name="additional_slave_SAE_IDs", default=())
+    extension_mandatory: tuple[dict[str, Any], ...] = ()
+    extension_optional: tuple[dict[str, Any], ...] = ()
 
 
 class KeyBody(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -61,15 +59,17 @@ class KeyContainerBody(Struct, frozen=True, omit_defaults=True):
 
 
 class KeyIdBody(Struct, frozen=True, gc=False):
-    """One entry of key_IDs (6.4); its extensions are for the future."""
+    """One entry of key_IDs (6.4); its extension is for the future."""
 
     key_id: str = msgspec.field(name="key_ID")
+    key_id_extension: dict[str, Any] | UnsetType = msgspec.field(name="key_ID_extension", default=UNSET)
 
 
 class KeyIdsBody(Struct, frozen=True):
     """Request of Get key with key IDs (6.4)."""
 
     key_ids: tuple[KeyIdBody, ...] = msgspec.field(name="key_IDs")
+    key_ids_extension: dict[str, Any] | UnsetType = msgspec.field(name="key_IDs_extension", default=UNSET)
 
 
 class ErrorBody(Struct, frozen=True, omit_defaults=True):

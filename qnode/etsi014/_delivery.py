@@ -1,6 +1,7 @@
 """What the three calls mean, whatever edition of the API writes them."""
 
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from uuid import UUID
 
 import structlog
 import trio
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed, StoreError
 from qnode.etsi014._directory import SaeDirectory, SaeEntry
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 
 SIMULATED = "qnode_simulated"
 MOST_LOGGED_KEY_IDS = 4
+MOST_ISSUED_REMEMBERED = 16_384
 
 
 class ApiLimits(Struct, frozen=True, kw_only=True):
@@ -44,10 +46,10 @@ _DEFAULT_LIMITS = ApiLimits()
 
 @dataclass(frozen=True)
 class KeyRequest:
-    """What a master asks for; None is the default. ``number`` and ``size_bits`` may be anything yet."""
+    """What a master asks for; UNSET is the default. ``number`` and ``size_bits`` may be anything yet."""
 
-    number: object = None
-    size_bits: object = None
+    number: object = UNSET
+    size_bits: object = UNSET
     additional_slaves: tuple[str, ...] = ()
     mandatory: tuple[tuple[str, Any], ...] = ()
 
@@ -94,6 +96,7 @@ class Delivery:
         self.simulated = simulated
         self._supply = supply
         self.usage = {sae.sae_id: Usage() for sae in directory.local}
+        self._issued = _Issued()
         self._turns = {sae.sae_id: trio.Semaphore(limits.requests_per_sae) for sae in directory.local}
 
     @property
@@ -128,6 +131,7 @@ class Delivery:
             keys = await self._supply.allocate(caller.sae_id, slaves, number, size_bits)
         assert len(keys) == number, "a supply gives all keys or none"
         assert all(8 * len(key.key) == size_bits for key in keys), "a supply gives keys of the size asked for"
+        self._issued.add(slaves, keys)
         self.usage[caller.sae_id].add(len(keys))
         ids = _named([key.key_id for key in keys])
         log.info("key.allocated", master=caller.sae_id, slaves=slaves, size_bits=size_bits, **ids)
@@ -139,6 +143,8 @@ class Delivery:
         Raises:
             Refusal: 400, 401, 503.
         """
+        if not self._issued.names(caller.sae_id, key_ids):
+            raise unauthorised("not named as slave")
         master = self.directory.other(caller, master_id, "master_SAE_ID")
         if not 1 <= len(key_ids) <= self.limits.max_key_per_request:
             raise _out_of_range("key_IDs", "the number of key_IDs", 1, self.limits.max_key_per_request)
@@ -204,18 +210,38 @@ class Delivery:
             raise malformed(message, "mandatory extension not met", {"extension": SIMULATED})
 
     def _number(self, request: KeyRequest) -> int:
-        return _integer(
-            "number", 1 if request.number is None else request.number, 1, self.limits.max_key_per_request
-        )
+        asked = 1 if request.number is UNSET else request.number
+        return _integer("number", asked, 1, self.limits.max_key_per_request)
 
     def _size_bits(self, request: KeyRequest) -> int:
         limits = self.limits
-        asked = limits.key_size_bits if request.size_bits is None else request.size_bits
+        asked = limits.key_size_bits if request.size_bits is UNSET else request.size_bits
         size = _integer("size", asked, limits.min_key_size_bits, limits.max_key_size_bits)
         if size % limits.size_step_bits:
             message = f"size shall be a multiple of {limits.size_step_bits}"
             raise malformed(message, "odd size", {"field": "size", "step": limits.size_step_bits})
         return size
+
+
+class _Issued:
+    """Who was named as slave of the latest keys that masters got at this site.
+
+    The slaves of such a key fetch it at the other site, whose store knows them; here it tells a master, or
+    any other SAE of this site, that the key is not for him (401) from a key that nobody knows (400).
+    """
+
+    def __init__(self) -> None:
+        self._slaves: OrderedDict[UUID, tuple[str, ...]] = OrderedDict()
+
+    def add(self, slaves: tuple[str, ...], keys: list[Key]) -> None:
+        """Remember ``keys``, forgetting the oldest beyond 16,384."""
+        self._slaves.update((key.key_id, slaves) for key in keys)
+        while len(self._slaves) > MOST_ISSUED_REMEMBERED:
+            self._slaves.popitem(last=False)
+
+    def names(self, sae_id: str, key_ids: tuple[UUID, ...]) -> bool:
+        """Say whether ``sae_id`` is a slave of each of those ``key_ids`` that are known here."""
+        return all(sae_id in self._slaves.get(key_id, (sae_id,)) for key_id in key_ids)
 
 
 def _named(key_ids: list[UUID]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl, unquote
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from qnode.etsi014._bodies import KeyIdsBody, KeyRequestBody
 from qnode.etsi014._delivery import KeyRequest
@@ -42,7 +43,9 @@ def key_request_of_query(query: bytes) -> KeyRequest:
     for name in _POST_ONLY:
         if name in values:
             raise malformed(f"{name} needs POST", "parameter needs POST", {"field": name})
-    return KeyRequest(number=_integer(values.get("number")), size_bits=_integer(values.get("size")))
+    return KeyRequest(
+        number=_integer(values.get("number", UNSET)), size_bits=_integer(values.get("size", UNSET))
+    )
 
 
 def key_request_of_body(body: bytes) -> KeyRequest:
@@ -52,11 +55,11 @@ def key_request_of_body(body: bytes) -> KeyRequest:
         Refusal: 400.
     """
     request = _decode(body, KeyRequestBody) if body else KeyRequestBody()
-    mandatory = tuple(pair for entry in request.extension_mandatory or () for pair in entry.items())
+    mandatory = tuple(pair for entry in request.extension_mandatory for pair in entry.items())
     return KeyRequest(
         number=request.number,
         size_bits=request.size,
-        additional_slaves=request.additional_slave_sae_ids or (),
+        additional_slaves=request.additional_slave_sae_ids,
         mandatory=mandatory,
     )
 
@@ -93,9 +96,9 @@ def _parameters(query: bytes) -> dict[str, str]:
     return values
 
 
-def _integer(text: str | None) -> int | str | None:
+def _integer(text: str | UnsetType) -> int | str | UnsetType:
     """Return the integer that ``text`` writes in plain digits, and any other text as it is, to be refused."""
-    return int(text) if text is not None and _INTEGER.fullmatch(text) else text
+    return int(text) if isinstance(text, str) and _INTEGER.fullmatch(text) else text
 
 
 def _uuids(texts: list[str]) -> tuple[UUID, ...]:
