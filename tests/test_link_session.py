@@ -14,7 +14,7 @@ from qnode.link import messages as m
 from qnode.link.authentication import check_seal, seal
 from qnode.link.codec import decode, encode
 from qnode.link.directions import Direction
-from qnode.link.frames import FrameStream
+from qnode.link.frames import LARGEST_PAYLOAD_BYTES, FrameStream
 from qnode.link.hello import Greeted, LocalEnd, Standing
 from qnode.link.session import open_session
 from qnode.link.session_keys import derive_session_keys
@@ -236,6 +236,50 @@ async def test_silence_is_noticed_within_ten_seconds(autojump_clock: MockClock) 
     with pytest.raises(LinkError, match="nothing was heard"):
         await listened(greeted, alice)
     assert trio.current_time() - start_s <= 10
+
+
+@pytest.mark.parametrize("length", [0, 1 << 10, LARGEST_PAYLOAD_BYTES])
+async def test_bytes_without_a_verified_frame_are_silence(autojump_clock: MockClock, length: int) -> None:
+    """A forged length must not keep a session that swallows whatever arrives behind it."""
+    alice = local_end("alice")
+    greeted = await greet_both(alice, local_end("bob"))
+    start_s = trio.current_time()
+
+    async def dribble() -> None:
+        stream = greeted.frames.bob.stream
+        await stream.send_all(length.to_bytes(4, "big"))
+        while True:
+            await trio.sleep(1)
+            await stream.send_all(b"x" if length > 1 << 10 else b"")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dribble)
+        with pytest.raises(LinkError, match="nothing was heard"):
+            await listened(greeted, alice)
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - start_s <= 26
+
+
+async def test_a_long_frame_over_a_slow_line_is_heard(autojump_clock: MockClock) -> None:
+    alice = local_end("alice")
+    greeted = await greet_both(alice, local_end("bob"))
+    ours, theirs = memory_stream_pair()
+    wire, greeted.frames.bob.stream = greeted.frames.bob.stream, ours
+    messages = [m.BlockProposed(1, 1, 0, 10), m.ClickBatch(1, 0, bytes(8 << 20))]
+    for message in messages:
+        await greeted.frames.bob.send(encode(message))
+    data = bytes(await theirs.receive_some(1 << 24))
+
+    async def drip() -> None:
+        for start in range(0, len(data), 1 << 20):
+            await trio.sleep(1.5)
+            await wire.send_all(data[start : start + (1 << 20)])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drip)
+        async with open_session(greeted.frames.alice, alice, greeted.alice) as session:
+            assert [await session.receive() for _ in messages] == messages
+            await greeted.frames.bob.stream.aclose()
 
 
 async def test_a_node_that_does_not_receive_is_not_taken_for_dead(autojump_clock: MockClock) -> None:

@@ -35,7 +35,9 @@ class FrameStream:
     def __init__(self, stream: trio.abc.Stream, largest_payload_bytes: int = LARGEST_HELLO_BYTES) -> None:
         self.stream = stream
         self.waiting_since_s: float | None = None
-        """Since when `receive` has been waiting for bytes (trio's clock); None while it is not waiting."""
+        """Since when `receive` has been waiting for a frame (trio's clock); None while nobody receives."""
+        self.arriving_bytes = 0
+        """Length of the frame that is arriving, as its prefix says, which nothing has verified yet."""
         self._largest_payload_bytes = largest_payload_bytes
         self._received = bytearray()
         self._outgoing: _Coder | None = None
@@ -78,10 +80,19 @@ class FrameStream:
             ProtocolError: the frame is larger than allowed.
             LinkError: the connection broke, or ended within a frame or without a goodbye.
         """
+        self.waiting_since_s = trio.current_time()
+        try:
+            return await self._receive()
+        finally:
+            self.waiting_since_s = None
+            self.arriving_bytes = 0
+
+    async def _receive(self) -> bytes:
         await self._fill(LENGTH_BYTES)
         length = int.from_bytes(self._received[:LENGTH_BYTES], "big")
         if length > self._largest_payload_bytes:
             raise ProtocolError(f"a frame of {length} bytes exceeds {self._largest_payload_bytes}")
+        self.arriving_bytes = length
         end = LENGTH_BYTES + length
         code_bytes = CODE_BYTES if self._incoming else 0
         await self._fill(end + code_bytes)
@@ -95,10 +106,8 @@ class FrameStream:
 
     async def _fill(self, wanted_bytes: int) -> None:
         while len(self._received) < wanted_bytes:
-            self.waiting_since_s = trio.current_time()
             with _broken_link():
                 data = await self.stream.receive_some(_READ_BYTES)
-            self.waiting_since_s = None
             if not data:
                 place = "within a frame" if self._received else "without a goodbye"
                 raise LinkError(f"the peer closed the connection {place}")

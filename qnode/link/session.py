@@ -35,6 +35,7 @@ from qnode.link.transcripts import Transcripts
 
 PING_INTERVAL_S = 2.0
 SILENCE_LIMIT_S = 8.0
+SLOWEST_BYTES_PER_S = 1 << 20  # of one long frame; a shorter one is within the limit of silence anyway
 _CLOSING_S = 1.0
 _INBOX_MESSAGES = 16
 
@@ -207,11 +208,16 @@ class Session:
                 await trio.sleep(PING_INTERVAL_S)
 
     async def _watch_for_silence(self) -> None:
-        """Raise LinkError when the peer, who should ping, has been silent: at the latest after 10 s."""
+        """Raise LinkError when the peer, who should ping, has been silent: at the latest after 10 s.
+
+        Only a whole frame whose code verifies is heard: bytes alone may be anybody's. While a long frame
+        arrives there is a second more for each MiB that its prefix says, which may be forged: 26 s at most.
+        """
         while self.goodbye is None:
+            limit_s = SILENCE_LIMIT_S + self._frames.arriving_bytes / SLOWEST_BYTES_PER_S
             waiting_since_s = self._frames.waiting_since_s
-            if waiting_since_s is not None and trio.current_time() - waiting_since_s >= SILENCE_LIMIT_S:
-                raise LinkError(f"nothing was heard from the peer for {SILENCE_LIMIT_S:g} s")
+            if waiting_since_s is not None and trio.current_time() - waiting_since_s >= limit_s:
+                raise LinkError(f"nothing was heard from the peer for {limit_s:.0f} s")
             await trio.sleep(PING_INTERVAL_S / 2)
 
     async def _leave(self, reason: str) -> None:
