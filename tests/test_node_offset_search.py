@@ -28,7 +28,8 @@ from qnode.simulate.recording import SimulatedRecording
 from qnode.tags.alignment import Alignment, AlignmentProbe, correlate
 from qnode.tags.marks import NO_MARKS
 from qnode.tags.order import OrderStatistics
-from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState, SyncStatistics
+from qnode.tags.sync_statistics import SyncStatistics
+from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
 from qnode.tags.types import NO_CLICKS, TagBlock
 from qnode.units import PS_PER_S
 
@@ -146,7 +147,9 @@ class AligningAtOnce:
         probe, self._probe = self._probe, None
         reached = block.until_ps * RATE_HZ // PS_PER_S
         statistics, order = SyncStatistics(), OrderStatistics()
-        return SyncResult(self._state, NO_CLICKS, NO_MARKS, (), reached, probe, (), statistics, order)
+        return SyncResult(
+            self._state, NO_CLICKS, NO_MARKS, (), reached, probe, (), statistics, order, block.until_ps
+        )
 
 
 async def test_the_count_is_known_as_of_when_tags_came_though_they_wait_while_alice_searches(

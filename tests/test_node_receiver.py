@@ -21,7 +21,8 @@ from qnode.node.recorder import BobRecorder
 from qnode.operate.recordings import Recordings
 from qnode.tags.marks import NO_MARKS
 from qnode.tags.order import OrderStatistics
-from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState, SyncStatistics
+from qnode.tags.sync_statistics import SyncStatistics
+from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
 from qnode.tags.types import NO_CLICKS, SlotRange, TagBlock
 from qnode.units import PS_PER_S
 
@@ -92,6 +93,7 @@ class LosingLock:
             (),
             SyncStatistics(),
             OrderStatistics(),
+            block.until_ps,
         )
 
 

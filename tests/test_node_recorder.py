@@ -263,3 +263,21 @@ def test_recordings_are_not_allowed_unless_the_site_file_says_so(role: str) -> N
         key: value for key, value in msgspec.structs.asdict(operate).items() if key != "allow_recording"
     }
     assert not type(operate)(**without).allow_recording
+
+
+def test_a_recording_of_tags_ends_before_the_counter_of_the_tdc_wraps_and_another_may_follow() -> None:
+    bob = Bob()
+    recording = bob.recordings.begin(user=0, process=1)
+    bob.recorder.open_block(1, 200)
+    late_ps = 2**63 - 70 * 10**12
+    bob.tags(late_ps, 210)
+    bob.tags(late_ps + 20 * 10**12, 220)
+    assert "wraps" in recording.ended
+    assert times_in(handed_on(recording)) == [late_ps, late_ps + 5]
+    bob.recordings.finish("over")
+    bob.tags(-(2**63) + 10**12, 230)
+    bob.tags(-(2**63) + 2 * 10**12, 240)
+    later = bob.recordings.begin(user=0, process=1)
+    assert bob.recorder.open_block(1, 300) is later
+    bob.tags(-(2**63) + 3 * 10**12, 310)
+    assert times_in(handed_on(later)) == [-(2**63) + 3 * 10**12, -(2**63) + 3 * 10**12 + 5]

@@ -22,6 +22,7 @@ from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.errors import ConfigError
 from qnode.simulate.symbols import repeated_symbols, symbols
 from qnode.tags.recording import Recording, check_loopable, open_recording, read_symbol_key
+from qnode.tags.tag_time import signed_64
 from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots, TagBlock
 from qnode.units import PS_PER_S
 
@@ -170,9 +171,8 @@ class ReplayTdc:
 
     def _block(self, first: int, last: int, shift_ps: int, until_ps: int) -> TagBlock:
         recording = self._recording
-        return TagBlock(
-            recording.times_ps[first:last] + shift_ps, recording.channels[first:last].copy(), until_ps
-        )
+        times_ps = recording.times_ps[first:last] + np.int64(signed_64(shift_ps))  # wraps, as hardware does
+        return TagBlock(times_ps, recording.channels[first:last].copy(), until_ps)
 
 
 def _opened(folder: Path, *, loop: bool) -> Recording:

@@ -20,6 +20,7 @@ import trio
 from qnode.devices.protocols import DeviceIdentity, EmissionRun, Sensor, TagSource, Transmitter
 from qnode.devices.registry import DriverClass, driver_config
 from qnode.errors import ConfigError
+from qnode.tags.tag_time import signed_64
 from qnode.tags.types import DECOY, UNKNOWN_SYMBOL, X_CHANNEL, X_PLUS, Z_CHANNEL, Z_EARLY, Z_LATE, TagBlock
 
 OPENING_LIMIT_S = 30.0
@@ -140,7 +141,8 @@ async def _check_tags(source: TagSource, visit: _Visit, wanted: int, disorder_ps
     """Check ``wanted`` blocks, then cancel while the next one is awaited."""
     assert isinstance(source.paced, bool), "paced is no bool"
     assert math.isfinite(source.origin_s), "origin_s is no time"
-    until_ps, number = -(2**62), 0
+    until_ps: int | None = None
+    number = 0
     visit.expect("tags", ANSWER_LIMIT_S)
     async with _closing(source.tags()) as blocks:
         async for block in blocks:
@@ -168,10 +170,11 @@ async def _check_runs(transmitter: Transmitter, visit: _Visit) -> None:
     assert seen, "the transmitter named no emission run"
 
 
-def check_tag_block(block: TagBlock, *, earlier_until_ps: int, disorder_ps: int) -> None:
+def check_tag_block(block: TagBlock, *, earlier_until_ps: int | None, disorder_ps: int) -> None:
     """Check one block's types and shapes, and that time goes on.
 
-    ``earlier_until_ps``: the block before it promised that all earlier tags had been yielded.
+    ``earlier_until_ps``: the block before it promised that all earlier tags had been yielded; None: there was
+    none before.
     """
     times, channels = block.times_ps, block.channels
     assert times.dtype == np.int64, f"times_ps is {times.dtype}, not int64"
@@ -180,11 +183,13 @@ def check_tag_block(block: TagBlock, *, earlier_until_ps: int, disorder_ps: int)
     assert times.shape == channels.shape, f"{times.shape} times, {channels.shape} channels"
     assert np.isin(channels, (Z_CHANNEL, X_CHANNEL)).all(), "a channel that is neither Z nor X"
     assert isinstance(block.until_ps, int), "until_ps is no int"
-    assert block.until_ps >= earlier_until_ps, "until_ps went back"
+    assert earlier_until_ps is None or signed_64(block.until_ps - earlier_until_ps) >= 0, "until_ps went back"
     assert block.lost >= 0, "a negative number of lost tags"
     if times.size:
-        late_ps = earlier_until_ps - int(times.min())
-        assert late_ps <= disorder_ps, f"a tag came {late_ps} ps after its time was said to be complete"
+        times = times - np.int64(signed_64(block.until_ps))  # a counter may wrap
+        if earlier_until_ps is not None:
+            late_ps = signed_64(earlier_until_ps - block.until_ps) - int(times.min())
+            assert late_ps <= disorder_ps, f"a tag came {late_ps} ps after its time was said to be complete"
         late_ps = int(np.max(np.maximum.accumulate(times) - times))
         assert late_ps <= disorder_ps, f"a tag lies {late_ps} ps behind one before it"
 

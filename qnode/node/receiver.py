@@ -159,7 +159,7 @@ class Receiver:
         if result.state is SyncState.LOCKED or len(result.clicks) or result.cuts or len(result.marks):
             await self._do(part, self._announcement(run, result, z_clicks, can_wait=not source.paced))
         if result.probe is not None:
-            found = await self._align(source, part, run, result, block.until_ps, arrived_s)
+            found = await self._align(source, part, run, result, arrived_s)
             if found is None:
                 synchroniser.alignment_failed(result.probe.number)
             else:
@@ -189,16 +189,15 @@ class Receiver:
         part: BobPart,
         run: EmissionRun,
         result: SyncResult,
-        until_ps: int,
         arrived_s: float,
     ) -> Alignment | None:
-        """Ask Alice where the probe fits; the tags up to ``until_ps`` came at ``arrived_s``."""
+        """Ask Alice where the probe fits; the tags of ``result`` came at ``arrived_s``."""
         probe = result.probe
         assert probe is not None
         # Tag time runs on the TDC's clock; hours after its start the difference is more than the window.
         elapsed_s = probe.start_ps / PS_PER_S / (1.0 + 1e-6 * result.statistics.clock_offset_ppm)
         into_run_s = source.origin_s + elapsed_s - run.started_at_s
-        attempt = self._search.next(probe, run.run_id, into_run_s, until_ps, arrived_s)
+        attempt = self._search.next(probe, run.run_id, into_run_s, result.until_ps, arrived_s)
         reply, answer = trio.open_memory_channel[Alignment | None](1)
         if not await self._do(part, ProbeErrand(run.run_id, attempt.probe, attempt.offsets, reply)):
             return None
@@ -235,7 +234,7 @@ class Receiver:
         figures, order, statistics = self._figures, result.order, result.statistics
         rate_hz = self._config.link.source.qubit_rate_hz
         quantum = figures.quantum
-        until_s = block.until_ps / PS_PER_S
+        until_s = result.until_ps / PS_PER_S
         passed_s = until_s - (quantum.tag_time_s or 0.0)
         rates = quantum.click_rates_hz
         if passed_s > 0.0 and len(result.clicks):

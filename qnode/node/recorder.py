@@ -4,13 +4,13 @@ A block counts as recorded from its opening on, and says so to the peer, whose k
 opened before a recorder came is never handed on: of Alice, symbols of blocks that were opened as recorded; of
 Bob, raw tags only after all slots before the first such block are complete; and a block that is opened after
 a recording ended, but some of whose tags were handed on before, counts as recorded too. A recording is of one
-emission run, at Bob also of one opening of the TDC and one numbering of slots; when that ends, so does the
-recording.
+emission run, at Bob also of one opening of the TDC, one numbering of slots and one turn of the TDC's counter;
+when that ends, so does the recording.
 """
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,9 +22,12 @@ from qnode.operate.recording_frames import MOST_ENTRIES, Begun, Symbols, Tags, W
 from qnode.operate.recordings import Recording, Recordings
 from qnode.tags.order import FURTHEST_AHEAD_PS
 from qnode.tags.site_recording import RecordedBlock
+from qnode.tags.tag_time import signed_64
 from qnode.tags.tracking import INTERVAL_PS
 from qnode.tags.types import Codes, Slots, TagBlock
+from qnode.units import PS_PER_S
 
+_LATEST_RECORDED_PS = (1 << 63) - 60 * PS_PER_S  # a block of tags is shorter than what remains
 _HELD_BACK_PS = 2 * INTERVAL_PS  # so much of the tags, or less, the synchroniser has not made slots of yet
 
 
@@ -135,6 +138,10 @@ class BobRecorder:
     def hand_on(self, block: TagBlock, passage: Passage) -> None:
         """Hand on tags as they came, once no slot in them can be of a block that is not recorded."""
         recording = self._recordings.current
+        block = replace(block, until_ps=signed_64(block.until_ps))
+        if recording is not None and block.until_ps > _LATEST_RECORDED_PS:
+            recording.end("the TDC's counter of picoseconds wraps now; it can be recorded again in a minute")
+            recording = None
         if recording is not None and not self._begins(recording, passage):
             recording = None
         self._note(block, passage, recording)  # before any is handed on: a block may be opened meanwhile
@@ -164,7 +171,7 @@ class BobRecorder:
                 self._given = _Given(recording, passage.numbering, until_ps)
             elif given is not None and given.below is None and given.numbering == passage.numbering:
                 followed = 0 <= self._reached_slot < reached_slot  # through the block of tags before
-                if followed and self._until_ps >= given.until_ps + _HELD_BACK_PS:
+                if followed and signed_64(self._until_ps - given.until_ps) >= _HELD_BACK_PS:
                     given.below = reached_slot
             self._reached_slot, self._until_ps = reached_slot, block.until_ps
 

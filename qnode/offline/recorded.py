@@ -119,7 +119,7 @@ class RecordedLink:
 
 
 def tag_blocks(
-    times_ps: Times, channels: Channels, disorder_ps: int, most_tags: int, until_ps: int = 0
+    times_ps: Times, channels: Channels, disorder_ps: int, most_tags: int, until_ps: int | None = None
 ) -> Iterator[TagBlock]:
     """Yield recorded tags, at most ``most_tags`` at once.
 
@@ -127,12 +127,14 @@ def tag_blocks(
     tag nothing came before that time.
     """
     n_tags = int(times_ps.shape[0])
-    latest_ps = 0
+    latest_ps: int | None = None
     for first in range(0, n_tags, most_tags):
         times = times_ps[first : first + most_tags].copy()
-        latest_ps = max(latest_ps, int(times.max()))
-        # After the last block nothing comes, however early.
-        end_ps = latest_ps - disorder_ps if first + most_tags < n_tags else max(until_ps, latest_ps + 1)
+        newest_ps = int(times.max())
+        latest_ps = newest_ps if latest_ps is None else max(latest_ps, newest_ps)
+        end_ps = latest_ps - disorder_ps
+        if first + most_tags >= n_tags:  # after the last block nothing comes, however early
+            end_ps = latest_ps + 1 if until_ps is None else max(until_ps, latest_ps + 1)
         yield TagBlock(times, channels[first : first + most_tags].copy(), end_ps)
 
 

@@ -13,6 +13,7 @@ from qnode.simulate.jitter import CLIPPED_SIGMAS
 from qnode.simulate.light import arriving_light, attacked, contrast, maker, wrong_bin
 from qnode.simulate.parameters import Settings, SimulationParameters
 from qnode.simulate.symbols import limits
+from qnode.tags.tag_time import signed_64
 from qnode.tags.types import TagBlock
 from qnode.units import PS_PER_S
 
@@ -37,7 +38,7 @@ class Lit:
 
 
 class TagGenerator:
-    """The clicks of a receiver from tag time zero on.
+    """The clicks of a receiver from tag time zero on; after 107 days their times wrap, as hardware's do.
 
     Settings and run may change between steps and then hold from the next knot (10 ms) that was not generated
     yet. With equal changes at equal knots the tags do not depend on the size of the steps, of which
@@ -104,7 +105,8 @@ class TagGenerator:
             if int(self._state.place[0]) < until:
                 break  # full
         if settings.eve_time_shift_ps:  # where she begins, what was promised before still holds
-            np.maximum(times_ps[:n], self._promised_ps, out=times_ps[:n])
+            promised_ps = np.int64(signed_64(self._promised_ps))
+            times_ps[:n] = np.maximum(times_ps[:n] - promised_ps, 0) + promised_ps
         self._promised_ps = max(self._promised_ps, self._reached_ps(settings.eve_time_shift_ps))
         if n < self._most_tags // 2:  # a small block does not keep the memory of a large one
             return TagBlock(times_ps[:n].copy(), channels[:n].copy(), self._promised_ps)
@@ -142,7 +144,8 @@ class TagGenerator:
             slots = int(knots.first_slots[place] - knots.first_slots[row])
         since = knots.slopes[row] * slots * self._receiver.period_ps
         earliest = CLIPPED_SIGMAS * self._simulation.jitter.sigma_ps + shift_ps
-        return int(knots.seconds_ps[row]) + int(np.floor(knots.offsets_ps[row] + since - earliest))
+        second = self._page_start // KNOTS_PER_S
+        return second * PS_PER_S + int(np.floor(knots.offsets_ps[row] + since - earliest))
 
     def _page_of_knots(self, start: int) -> Knots:
         """Return the knots of one page, the walks carried on by one draw a knot each."""
@@ -166,7 +169,7 @@ class TagGenerator:
         )
         return Knots(
             first_slots=within + second * rate,
-            seconds_ps=np.full(PAGE_KNOTS, second * PS_PER_S, np.int64),
+            seconds_ps=np.full(PAGE_KNOTS, signed_64(second * PS_PER_S), np.int64),
             offsets_ps=clock_ps[:-1] + within[:-1] * period,
             slopes=1.0 + excess,
             phases_rad=phases[:-1],

@@ -49,12 +49,14 @@ class Disorder:
 
     def __init__(self) -> None:
         self.most_ps = 0
-        self._latest_ps = -(2**62)
+        self._latest_ps: int | None = None
 
     def see(self, times_ps: Times) -> None:
         """Take note of further tags, in the order in which they came."""
         if times_ps.shape[0]:
-            latest_ps = np.maximum(np.maximum.accumulate(times_ps), self._latest_ps)
+            latest_ps = np.maximum.accumulate(times_ps)
+            if self._latest_ps is not None:
+                latest_ps = np.maximum(latest_ps, self._latest_ps)
             self.most_ps = max(self.most_ps, int((latest_ps - times_ps).max()))
             self._latest_ps = int(latest_ps[-1])
 

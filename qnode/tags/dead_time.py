@@ -32,6 +32,10 @@ class DeadTimeWatch:
         self._joint = receiver.dead_time == "joint"
         self._last_ps = np.full(2, _NEVER_PS, np.int64)
 
+    def move(self, by_ps: int) -> None:
+        """Count times from a moment ``by_ps`` later."""
+        self._last_ps = np.maximum(self._last_ps - by_ps, _NEVER_PS)
+
     def see(self, times_ps: Times, channels: Channels) -> Integers:
         """Take the next ordered tags; return the indices of those that came too soon (int64, ascending).
 

@@ -54,6 +54,10 @@ class Stretch:
     end_ps: int
     reason: Literal["lost", "late", "unknown_channel"]
 
+    def moved(self, by_ps: int) -> "Stretch":
+        """Return the stretch with times larger by ``by_ps``."""
+        return replace(self, first_ps=self.first_ps + by_ps, end_ps=self.end_ps + by_ps)
+
 
 @dataclass(frozen=True, eq=False)
 class OrderedTags:
@@ -81,6 +85,13 @@ class OrderWindow:
     def statistics(self) -> OrderStatistics:
         """The counts so far."""
         return self._statistics
+
+    def move(self, by_ps: int) -> None:
+        """Count times from a moment ``by_ps`` later: all that are held become so much smaller."""
+        self._times = self._times - by_ps
+        if self._horizon_ps is not None and self._until_ps is not None:
+            self._horizon_ps, self._until_ps = self._horizon_ps - by_ps, self._until_ps - by_ps
+        self._gaps = [gap.moved(-by_ps) for gap in self._gaps]
 
     def feed(self, block: TagBlock, unused: TagBlock = NO_TAGS) -> OrderedTags:
         """Take the next block; return all tags that no later tag can precede any more.

@@ -22,6 +22,8 @@ from qnode.tags.gates import gates
 from qnode.tags.marks import NO_MARKS, Marks, joined
 from qnode.tags.order import OrderStatistics, OrderWindow, Stretch
 from qnode.tags.output import Output
+from qnode.tags.sync_statistics import SyncCounts, SyncStatistics
+from qnode.tags.tag_time import TagTime
 from qnode.tags.tracking import GOES_ON, LOST, BinClock, Integers, Tracked
 from qnode.tags.types import NO_CLICKS, NO_TAGS, X_CHANNEL, Clicks, SlotRange, Slots, TagBlock
 from qnode.units import PS_PER_S
@@ -45,33 +47,6 @@ class SyncState(Enum):
     LOCKED = "locked"
 
 
-@dataclass(frozen=True)
-class SyncStatistics:
-    """Figures of the moment, and counts since the start.
-
-    ``vector_strength`` and ``phase_residual_ps`` (root mean square of measured less predicted phase) are
-    those of the last sub-intervals; ``clock_offset_ppm``: how much longer Alice's slot is in Bob's time than
-    its nominal period. Tags: ``used`` became clicks (before those of one slot are made one), ``out_of_gate``,
-    ``cut`` in bad stretches while locked, ``unlocked`` while not locked (given up for alignment included).
-    ``double_clicks``, ``cross_clicks``: slots with several clicks at one detector, at both.
-    """
-
-    vector_strength: float = 0.0
-    phase_residual_ps: float = 0.0
-    clock_offset_ppm: float = 0.0
-    used: int = 0
-    out_of_gate: int = 0
-    cut: int = 0
-    unlocked: int = 0
-    double_clicks: int = 0
-    cross_clicks: int = 0
-    probes: int = 0
-    locks: int = 0
-    losses: int = 0
-    jumps: int = 0
-    slips: int = 0
-
-
 @dataclass(frozen=True, eq=False)
 class SyncResult:
     """What one feed yields.
@@ -80,7 +55,8 @@ class SyncResult:
     ``cuts``: slots without lock or with lost tags, removed before announcement; no click lies in them, now or
     later. ``reached``: every slot below is complete (it stands still without lock): whatever is said of a
     slot is said once, with the result that reaches beyond it. ``probe``: to be sent to Alice now.
-    ``stretches``: what the order window marked.
+    ``stretches``: what the order window marked. ``until_ps``: tag time up to which tags have come. Times are
+    the TDC's, counted on where its counter wraps.
     """
 
     state: SyncState
@@ -92,18 +68,20 @@ class SyncResult:
     stretches: tuple[Stretch, ...]
     statistics: SyncStatistics
     order: OrderStatistics
+    until_ps: int
 
 
 @dataclass(frozen=True)
 class _LastLock:
-    """Where Alice's numbering last was: at ``time_ps`` twice the slot coordinate was ``coordinate``."""
+    """Where Alice's numbering last was: at ``time_ps`` twice the slot coordinate was ``offset + tick``."""
 
     time_ps: int
-    coordinate: float
+    offset: int
+    tick: float
     period_ps: float
 
     def offset_at(self, time_ps: int) -> int:
-        return round(self.coordinate + (time_ps - self.time_ps) / self.period_ps)
+        return self.offset + round(self.tick + (time_ps - self.time_ps) / self.period_ps)
 
 
 class Synchroniser:
@@ -123,11 +101,12 @@ class Synchroniser:
         self._random_bytes = random_bytes
         self._walk = clock_walk_per_root_s
         self._range_ppm = range_ppm
+        self._time = TagTime()
         self._order = OrderWindow(order_window_ps)
         self._monitor = SlipMonitor(self._table.skew_ps)
         self._receiver = receiver
         self._tags = NO_TAGS
-        self._counts = _Counts()
+        self._counts = SyncCounts()
         self._forget_run()
 
     def _forget_run(self) -> None:
@@ -162,7 +141,14 @@ class Synchroniser:
         return self._clock
 
     def feed(self, block: TagBlock) -> SyncResult:
-        """Take the next tags in the order in which the TDC yielded them."""
+        """Take the next tags in the order in which the TDC yielded them.
+
+        Raises:
+            TransientDeviceError: the TDC's clock has jumped by weeks.
+        """
+        block, moved_ps = self._time.take(block)
+        if moved_ps:
+            self._move(moved_ps)
         ordered = self._order.feed(block, self._tags)
         self._tags = ordered.tags
         until = ordered.tags.until_ps
@@ -177,10 +163,29 @@ class Synchroniser:
             cuts=tuple(output.cuts),
             reached=self._reached,
             probe=output.probe,
-            stretches=ordered.stretches,
+            stretches=tuple(stretch.moved(self._time.origin_ps) for stretch in ordered.stretches),
             statistics=self._counts.frozen(self._clock),
             order=self._order.statistics,
+            until_ps=self._time.origin_ps + block.until_ps,
         )
+
+    def _move(self, by_ps: int) -> None:
+        """Count times from a moment ``by_ps`` later, and ticks from the present one."""
+        self._order.move(by_ps)
+        self._dead_time.move(by_ps)
+        self._tags = self._tags.earlier(by_ps)
+        self._losses_ps = [loss.moved(-by_ps) for loss in self._losses_ps]
+        if self._search_from_ps is not None:
+            self._search_from_ps -= by_ps
+        if self._last_lock is not None:
+            self._last_lock = replace(self._last_lock, time_ps=self._last_lock.time_ps - by_ps)
+        if self._clock is None:
+            return
+        ticks = self._clock.move(by_ps)
+        self._collected = [collected - ticks for collected in self._collected]
+        self._awaited_first_tick -= ticks
+        if self._offset is not None:
+            self._offset += ticks
 
     def aligned(self, alignment: Alignment) -> None:
         """Take Alice's answer; answers to earlier probes are ignored."""
@@ -302,8 +307,8 @@ class Synchroniser:
         if self._offset is None or self._clock is None or not good.size:
             return self._last_lock
         i = int(good[-1])
-        coordinate = float(tracked.end_ticks[i]) + self._offset
-        return _LastLock(int(tracked.ends_ps[i]), coordinate, self._clock.period_ps)
+        tick = float(tracked.end_ticks[i])
+        return _LastLock(int(tracked.ends_ps[i]), self._offset, tick, self._clock.period_ps)
 
     def _collect(
         self, clock: BinClock, tags: TagBlock, tracked: Tracked, good: npt.NDArray[np.bool_],
@@ -327,6 +332,7 @@ class Synchroniser:
         start_ps = clock.time_of(first)
         self._counts.probes += 1
         expected = self._last_lock.offset_at(start_ps) if self._last_lock is not None else None
+        start_ps += self._time.origin_ps
         self._awaited = AlignmentProbe(self._counts.probes, start_ps, ticks - first, expected)
         self._awaited_first_tick = first
         self._collected = []
@@ -379,34 +385,3 @@ class Synchroniser:
     def _slots_at(ticks: npt.NDArray[np.float64], offset: int) -> Slots:
         """Slot to which a click at these tick coordinates would belong: slots below are complete."""
         return (np.floor(ticks + 0.5).astype(np.int64) + offset) // 2
-
-
-@dataclass
-class _Counts:
-    """The mutable side of `SyncStatistics`."""
-
-    vector_strength: float = 0.0
-    phase_residual_ps: float = 0.0
-    used: int = 0
-    out_of_gate: int = 0
-    cut: int = 0
-    unlocked: int = 0
-    double_clicks: int = 0
-    cross_clicks: int = 0
-    probes: int = 0
-    locks: int = 0
-    losses: int = 0
-    jumps: int = 0
-    slips: int = 0
-    clock_offset_ppm: float = 0.0
-
-    def measured(self, tracked: Tracked) -> None:
-        self.vector_strength = float(np.mean(tracked.strengths))
-        good = tracked.innovations_ps[tracked.good]
-        if good.size:
-            self.phase_residual_ps = float(np.sqrt(np.mean(good**2)))
-
-    def frozen(self, clock: BinClock | None) -> SyncStatistics:
-        if clock is not None:
-            self.clock_offset_ppm = clock.offset_ppm
-        return SyncStatistics(**vars(self))

@@ -151,6 +151,12 @@ class BinClock:
         n = tick - int(self._integers[_TICK])
         return int(self._integers[_ANCHOR]) + round(float(self._floats[_PHASE]) + n * self.period_ps)
 
+    def move(self, by_ps: int) -> int:
+        """Count times from a moment ``by_ps`` later, ticks from the present one; return what that was."""
+        tick = int(self._integers[_TICK])
+        self._integers -= np.array([by_ps, tick, by_ps])
+        return tick
+
     def track(self, times_ps: Times, channels: Channels, until_ps: int) -> Tracked:
         """Follow ordered tags, complete before ``until_ps``; tags before `from_ps` must have been removed.
 
@@ -265,7 +271,7 @@ def _track(
         inverse = 1.0 / period
         whole[0, m], whole[1, m], whole[2, m], whole[3, m], whole[4, m] = anchor, tick, j, start_ps, end_ps
         parts[0, m], parts[1, m], parts[2, m], parts[3, m] = phase, period, strength, innovation
-        # The whole part is exact: ticks of hours fit 53 bits with a fraction to spare.
+        # The whole part is exact: ticks are counted anew before they leave no room for a fraction (`move`).
         parts[4, m] = np.float64(tick) + (np.float64(start_ps - anchor) - phase) * inverse
         parts[5, m] = np.float64(tick) + (np.float64(end_ps - anchor) - phase) * inverse
         good[m] = usable

@@ -34,7 +34,8 @@ class TagBlock:
     """Time tags as a TDC yields them, nearly in time order.
 
     ``times_ps``: int64 picoseconds since the TDC started, shape ``(n,)``. ``channels``: int8, shape ``(n,)``.
-    ``until_ps``: every tag before this time has been yielded (so that silence is known as such).
+    ``until_ps``: every tag before this time has been yielded (so that silence is known as such). All are read
+    modulo 2^64 (`qnode.tags.tag_time`): after 2^63 - 1, which comes after 107 days, a TDC goes on at -2^63.
     ``lost``: tags that the hardware lost to overflow just before this block.
     """
 
@@ -46,6 +47,10 @@ class TagBlock:
     def after(self, n: int) -> "TagBlock":
         """Return the block without its first ``n`` tags."""
         return TagBlock(self.times_ps[n:], self.channels[n:], self.until_ps, self.lost)
+
+    def earlier(self, by_ps: int) -> "TagBlock":
+        """Return the block with times smaller by ``by_ps``."""
+        return TagBlock(self.times_ps - by_ps, self.channels, self.until_ps - by_ps, self.lost)
 
 
 NO_TAGS: Final = TagBlock(np.empty(0, np.int64), np.empty(0, np.int8), 0)
