@@ -8,6 +8,7 @@ import difflib
 import tomllib
 import types
 import typing
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -161,11 +162,16 @@ class TlsFiles(_Table, frozen=True):
 
 
 class PeerSection(_Table, frozen=True):
-    """The other site. Alice listens and Bob connects, so that one address is enough."""
+    """The other site. Alice listens and Bob connects, so that one address is enough.
+
+    ``connects_from``: at Alice, IP addresses or networks from which Bob connects. He is preferred to
+    strangers there, and where he came from last; others are not refused.
+    """
 
     kme_id: str
     address: str
     tls: TlsFiles
+    connects_from: tuple[str, ...] = ()
 
 
 class StoreSection(_Table, frozen=True):
@@ -244,6 +250,13 @@ class SiteConfig(_Table, frozen=True):
         check_link_parameters(self.link)
         if self.link.plausibility.repeats > 1.0 and not self.node.allow_simulated:
             raise ValueError("link.plausibility.repeats: more than 1 is for recordings, set allow_simulated")
+        for one in self.peer.connects_from:
+            try:
+                ip_network(one, strict=False)
+            except ValueError:
+                raise ValueError(
+                    f"peer.connects_from: expected an IP address or network, got {one!r}"
+                ) from None
         _check_range("node.start_uncertainty_s", self.node.start_uncertainty_s, 1e-6, 0.1)
         _check_range("etsi014.stock_per_pair", self.etsi014.stock_per_pair, 0, 4096)
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
+import trio.testing
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -19,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from link_room import MemoryPads, local_end, tls_files, transport
 from msgspec.structs import replace as replace_files
+from trio.testing import MockClock
 
 from qnode.config import LinkParameters, SourceParameters
 from qnode.errors import AuthenticationError, ConfigError, LinkError, PeerRefused
@@ -26,9 +29,10 @@ from qnode.link import messages as m
 from qnode.link import peers
 from qnode.link.frames import FrameStream
 from qnode.link.hello import LocalEnd
-from qnode.link.peers import FIRST_PAUSE_S, LinkFailure, connect_to_peer, serve_peer
+from qnode.link.peers import FIRST_PAUSE_S, FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.session import Session
 from qnode.link.tls import TlsTransport, certificate_identities
+from qnode.link.unproven import PLACES, Unproven
 
 
 @pytest.fixture(scope="module")
@@ -256,14 +260,98 @@ async def test_no_byte_of_a_stranger_is_parsed(
 async def test_silent_strangers_do_not_keep_the_peer_out(
     alice_files: Any, bob_files: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "HANDSHAKE_LIMIT_S", 0.3)
+    monkeypatch.setattr(peers, "HANDSHAKE_LIMIT_S", 1000.0)  # only giving way makes room
     async with alice_serving(alice_files) as (alice, port):
-        strangers = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(peers.STRANGERS_LIMIT + 3)]
+        strangers = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(PLACES + 3)]
         async with bob_calling(bob_files, port):
-            assert "no hello within" in str((await alice.failure()).error)
+            for _ in range(4):
+                failure = await alice.failure()
+                assert (str(failure.error), failure.address) == (
+                    "gave way to a newer connection",
+                    "127.0.0.1",
+                )
             await alice.session()
         for stranger in strangers:
             await stranger.aclose()
+
+
+async def test_a_stranger_never_takes_the_place_of_one_who_comes_from_where_the_peer_does() -> None:
+    unproven = Unproven(connects_from=("192.0.2.0/28",))
+    gone: list[str] = []
+
+    async def stay(address: str) -> None:
+        with unproven.place(address, lambda: gone.append(address)):
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stay, "192.0.2.7")
+        for number in range(3 * PLACES):
+            nursery.start_soon(stay, f"198.51.100.{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(unproven) == PLACES
+        assert len(gone) == 2 * PLACES + 1
+        assert "192.0.2.7" not in gone
+        unproven.proven("203.0.113.5")
+        nursery.start_soon(stay, "203.0.113.5")
+        for number in range(2 * PLACES):
+            nursery.start_soon(stay, f"198.51.100.{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        assert not {"192.0.2.7", "203.0.113.5"} & set(gone)
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_network_full_of_strangers_gives_way_before_a_single_one_of_another() -> None:
+    unproven = Unproven()
+    gone: list[str] = []
+
+    async def stay(address: str) -> None:
+        with unproven.place(address, lambda: gone.append(address)):
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stay, "192.0.2.7")
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(2 * PLACES):
+            nursery.start_soon(stay, f"2001:db8:0:1::{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(gone) == PLACES + 1
+        assert "192.0.2.7" not in gone
+        nursery.cancel_scope.cancel()
+
+
+async def test_handshakes_that_fail_are_bounded_by_network(autojump_clock: MockClock) -> None:
+    unproven = Unproven()
+    ours, _ = trio.testing.memory_stream_pair()
+    refused = 0
+
+    async def fail() -> None:
+        nonlocal refused
+        try:
+            await unproven.wait_for_turn(ours, "198.51.100.1")
+        except LinkError:
+            refused += 1
+
+    start_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(10_000):
+            nursery.start_soon(fail)
+        await unproven.wait_for_turn(ours, "192.0.2.7")
+        assert trio.current_time() == start_s
+    assert refused == 10_000 - 200  # 100 at once, 20 a second for the 5 s that one waits at most
+
+
+async def test_the_log_of_strangers_is_bounded_and_says_what_it_left_out(autojump_clock: MockClock) -> None:
+    log = FailureLog()
+    with structlog.testing.capture_logs() as lines:
+        for number in range(10_000):
+            address = f"198.51.100.{number % 200}"
+            log.write(LinkFailure(LinkError("no hello"), proven=False, address=address))
+        await trio.sleep(60)
+        log.write(LinkFailure(LinkError("no hello"), proven=False, address="198.51.100.1"))
+        log.write(LinkFailure(LinkError("peer is gone"), proven=True))
+    assert len(lines) <= 22
+    assert sum(line.get("not_logged", 0) for line in lines) + len(lines) == 10_002
+    assert lines[-1]["event"] == "link.lost"
 
 
 async def test_the_link_comes_back_after_a_cut(alice_files: Any, bob_files: Any) -> None:

@@ -17,27 +17,44 @@ from qnode.link.frames import FrameStream
 from qnode.link.hello import Greeted, LocalEnd, exchange_hello
 from qnode.link.session import Session, open_session
 from qnode.link.tls import Transport
+from qnode.link.unproven import Unproven, address_of
+from qnode.strangers import StrangersLog, network_of
 
 HANDSHAKE_LIMIT_S = 10.0
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 5.0
-STRANGERS_LIMIT = 32
 
 Handle = Callable[[Session], Awaitable[None]]
 
 
 @dataclass(frozen=True)
 class LinkFailure:
-    """Why a connection came to nothing, or why a session (``proven``) ended."""
+    """Why a connection came to nothing, or why a session (``proven``) ended.
+
+    ``address``: whence an unproven connection came that we accepted; it may be anybody's.
+    """
 
     error: LinkError
     proven: bool
+    address: str | None = None
 
 
-def log_failure(failure: LinkFailure) -> None:
-    """Write the failure to the event log."""
-    event = "link.lost" if failure.proven else "link.failed"
-    structlog.get_logger().warning(event, kind=type(failure.error).__name__, reason=str(failure.error))
+class FailureLog:
+    """Writes failures to the event log, those that anybody can cause within a budget of lines."""
+
+    def __init__(self) -> None:
+        self._strangers = StrangersLog()
+
+    def write(self, failure: LinkFailure) -> None:
+        """Write ``failure``, or count it as left out."""
+        kind, reason = type(failure.error).__name__, str(failure.error)
+        if failure.address is None:
+            event = "link.lost" if failure.proven else "link.failed"
+            structlog.get_logger().warning(event, kind=kind, reason=reason)
+            return
+        network, now_s = network_of(failure.address), trio.current_time()
+        fields = {"kind": kind, "reason": reason, "address": failure.address}
+        self._strangers.write("warning", "link.failed", network, now_s, **fields)
 
 
 async def serve_peer(
@@ -45,12 +62,15 @@ async def serve_peer(
     transport: Transport,
     handle: Handle,
     *,
-    on_failure: Callable[[LinkFailure], None] = log_failure,
+    on_failure: Callable[[LinkFailure], None] | None = None,
+    connects_from: tuple[str, ...] = (),
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Alice: wait for the peer and call ``handle`` with each session, until cancelled.
 
-    The task status is the bound port. A session ends when ``handle`` returns.
+    The task status is the bound port. A session ends when ``handle`` returns. ``connects_from``: addresses
+    or networks from which the peer comes; connections from there, and from where he came last, are preferred
+    to those of strangers (`Unproven`). Failures are logged unless ``on_failure`` takes them.
 
     Raises:
         ConfigError: address or TLS files cannot be used.
@@ -58,20 +78,29 @@ async def serve_peer(
     transport.check()
     listening = await transport.listen()
     place = _OneSession()
-    strangers = trio.CapacityLimiter(STRANGERS_LIMIT)
+    unproven = Unproven(connects_from)
+    fail = on_failure or FailureLog().write
 
     async def admit(stream: trio.abc.Stream) -> None:
+        address = address_of(stream)
+        greeted: _GreetedStream | None = None
+
+        def evicted() -> None:
+            fail(LinkFailure(LinkError("gave way to a newer connection"), proven=False, address=address))
+
+        async def secure() -> trio.abc.Stream:
+            await unproven.wait_for_turn(stream, address)
+            return await transport.admit(stream)
+
         try:
-            strangers.acquire_on_behalf_of_nowait(stream)
-        except trio.WouldBlock:
-            await trio.aclose_forcefully(stream)
-            return
-        try:
-            greeted = await _greet(lambda: transport.admit(stream), local, on_failure, connected=False)
+            with unproven.place(address, evicted):
+                greeted = await _greet(secure, local, fail, address=address)
         finally:
-            strangers.release_on_behalf_of(stream)
+            if greeted is None:
+                await trio.aclose_forcefully(stream)
         if greeted is not None:
-            await place.hold(greeted, local, handle, on_failure)
+            unproven.proven(address)
+            await place.hold(greeted, local, handle, fail)
 
     task_status.started(listening.port)
     await trio.serve_listeners(admit, list(listening.listeners))
@@ -82,7 +111,7 @@ async def connect_to_peer(
     transport: Transport,
     handle: Handle,
     *,
-    on_failure: Callable[[LinkFailure], None] = log_failure,
+    on_failure: Callable[[LinkFailure], None] | None = None,
 ) -> None:
     """Bob: connect to the peer and call ``handle`` with each session, until cancelled.
 
@@ -95,12 +124,13 @@ async def connect_to_peer(
     """
     transport.check()
     place = _OneSession()
+    fail = on_failure or FailureLog().write
     pause_s = FIRST_PAUSE_S
     while True:
-        greeted = await _greet(transport.connect, local, on_failure, connected=True)
+        greeted = await _greet(transport.connect, local, fail)
         if greeted is not None:
             began = trio.current_time()
-            await place.hold(greeted, local, handle, on_failure)
+            await place.hold(greeted, local, handle, fail)
             if trio.current_time() - began >= LONGEST_PAUSE_S:
                 pause_s = FIRST_PAUSE_S
         await trio.sleep(pause_s)
@@ -118,21 +148,25 @@ async def _greet(
     local: LocalEnd,
     on_failure: Callable[[LinkFailure], None],
     *,
-    connected: bool,
+    address: str | None = None,
 ) -> _GreetedStream | None:
-    """Secure a stream and say hello; None when that failed, which is reported and the stream closed."""
+    """Secure a stream and say hello; None when that failed, which is reported and the stream closed.
+
+    ``address``: of the far end if it was accepted, None if we connected.
+    """
     stream: trio.abc.Stream | None = None
     greeted: Greeted | None = None
     try:
         with trio.fail_after(HANDSHAKE_LIMIT_S):
             stream = await secure()
             frames = FrameStream(stream)
-            greeted = await exchange_hello(frames, local, connected=connected)
+            greeted = await exchange_hello(frames, local, connected=address is None)
             return _GreetedStream(frames, greeted)
     except LinkError as error:
-        on_failure(LinkFailure(error, proven=False))
+        on_failure(LinkFailure(error, proven=False, address=address))
     except trio.TooSlowError:
-        on_failure(LinkFailure(LinkError(f"no hello within {HANDSHAKE_LIMIT_S:g} s"), proven=False))
+        slow = LinkError(f"no hello within {HANDSHAKE_LIMIT_S:g} s")
+        on_failure(LinkFailure(slow, proven=False, address=address))
     finally:
         if stream is not None and greeted is None:
             await trio.aclose_forcefully(stream)

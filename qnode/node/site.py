@@ -19,7 +19,7 @@ from qnode.etsi014 import ApiLimits, Delivery, SaeDirectory, application
 from qnode.http import Application, Server, TlsSettings, serve
 from qnode.keys import Assignment, KeyStore
 from qnode.link.hello import LocalEnd, Standing
-from qnode.link.peers import LinkFailure, connect_to_peer, log_failure, serve_peer
+from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session
 from qnode.link.tls import TlsTransport
@@ -72,6 +72,7 @@ class SiteNode:
         self._receiver = Receiver(config, self._figures, self._bob_recorder)
         self._supply = SiteSupply(self._storage, self)
         self._demand = Demand()
+        self._failure_log = FailureLog()
         self._directory = SaeDirectory(config.node.kme_id, config.etsi014.sae, (config.peer.kme_id,))
 
     async def run(self) -> None:
@@ -149,7 +150,9 @@ class SiteNode:
         )
         identities = {name for sae in self._config.etsi014.sae for name in (sae.sae_id, *sae.identities)}
         transport = TlsTransport(peer.address, peer.tls, peer.kme_id, frozenset(identities))
-        keep = serve_peer if node.role == "alice" else connect_to_peer
+        keep = (
+            partial(serve_peer, connects_from=peer.connects_from) if node.role == "alice" else connect_to_peer
+        )
         await keep(local, transport, self._hold_session, on_failure=self._note_failure)
 
     def _read_standing(self) -> Standing:
@@ -242,7 +245,7 @@ class SiteNode:
             self._conversation.give_up(assignment)
 
     def _note_failure(self, failure: LinkFailure) -> None:
-        log_failure(failure)
+        self._failure_log.write(failure)
         connection = self._figures.peer.connection
         if failure.proven or connection.state == "disconnected":
             self._figures.peer = PeerStatus(

@@ -1,0 +1,111 @@
+"""Connections at the link's port that have not proven to be the peer: few, and each soon replaced.
+
+Whoever listens meets strangers. They get so many places; when all are taken, a newcomer gets the place of the
+connection that has waited longest, first among those that do not come from where the peer does, and among
+these in the network that holds most. Handshakes that come to nothing cost processor time: each network has
+a budget for them, beyond which it waits.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+
+import trio
+
+from qnode.errors import LinkError
+from qnode.strangers import Budget, network_of
+
+PLACES = 32
+FAILED_HANDSHAKES_HZ = 20.0
+FAILED_HANDSHAKES_AT_ONCE = 100
+LONGEST_TURN_S = 5.0
+
+
+@dataclass(eq=False)
+class _Place:
+    network: str
+    preferred: bool
+    opened_s: float
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class Unproven:
+    """The places for unproven connections; ``connects_from``: addresses or networks of the peer's."""
+
+    def __init__(self, connects_from: tuple[str, ...] = ()) -> None:
+        self._peer_networks = [ip_network(one, strict=False) for one in connects_from]
+        self._last_proven: str | None = None
+        self._places: set[_Place] = set()
+        self._handshakes = Budget(rate_hz=FAILED_HANDSHAKES_HZ, burst=FAILED_HANDSHAKES_AT_ONCE)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @contextmanager
+    def place(self, address: str, evicted: Callable[[], None]) -> Iterator[None]:
+        """Hold a place for the length of the block; if another takes it, the block is cancelled.
+
+        ``evicted`` is called then.
+        """
+        network = network_of(address)
+        if len(self._places) >= PLACES:
+            self._evict()
+        place = _Place(network, self._is_the_peers(address), trio.current_time())
+        self._places.add(place)
+        with place.scope:
+            try:
+                yield
+            finally:
+                self._places.discard(place)
+        if place.scope.cancelled_caught:
+            evicted()
+
+    async def wait_for_turn(self, stream: trio.abc.Stream, address: str) -> None:
+        """Wait until the far end has said something and its network may have a handshake.
+
+        Raises:
+            LinkError: its network has had too many handshakes that failed.
+        """
+        if isinstance(stream, trio.SocketStream):
+            await trio.lowlevel.wait_readable(stream.socket)
+        wait_s = self._handshakes.spend(
+            network_of(address), trio.current_time(), longest_wait_s=LONGEST_TURN_S
+        )
+        if wait_s is None:
+            raise LinkError("too many handshakes from there came to nothing")
+        await trio.sleep(wait_s)
+
+    def proven(self, address: str) -> None:
+        """Note that the peer came from ``address``: prefer him there, and charge nothing for it."""
+        self._last_proven = network_of(address)
+        self._handshakes.give_back(self._last_proven)
+
+    def _is_the_peers(self, address: str) -> bool:
+        if network_of(address) == self._last_proven:
+            return True
+        try:
+            parsed = ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._peer_networks)
+
+    def _evict(self) -> None:
+        of_network = Counter(place.network for place in self._places)
+        victim = min(
+            self._places, key=lambda place: (place.preferred, -of_network[place.network], place.opened_s)
+        )
+        self._places.discard(victim)
+        victim.scope.cancel()
+
+
+def address_of(stream: trio.abc.Stream) -> str:
+    """Return the far end's address, or nothing for a stream that has none (any more)."""
+    if not isinstance(stream, trio.SocketStream):
+        return ""
+    try:
+        name = stream.socket.getpeername()
+    except OSError:
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""

@@ -1,0 +1,79 @@
+"""What callers that have not proven themselves may cost: budgets by network, and lines of the log."""
+
+from collections import OrderedDict
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any
+
+import structlog
+
+_IPV6_NETWORK_BITS = 64
+
+
+def network_of(host: str) -> str:
+    """Return who pays for ``host``: an IPv4 address itself, an IPv6 address its /64, else the text.
+
+    One customer of IPv6 has 2^64 addresses, so an address of it stands for nobody.
+    """
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ip_network((address, _IPV6_NETWORK_BITS), strict=False))
+
+
+class Budget:
+    """Each key may spend ``burst`` at once, and ``rate_hz`` of them a second for ever.
+
+    Of the keys that have spent last ``most_keys`` are remembered; a forgotten one begins anew.
+    """
+
+    def __init__(self, *, rate_hz: float, burst: int, most_keys: int = 4096) -> None:
+        self._period_s = 1.0 / rate_hz
+        self._burst = burst
+        self._most_keys = most_keys
+        self._paid_until_s: OrderedDict[str, float] = OrderedDict()
+
+    def spend(self, key: str, now_s: float, *, longest_wait_s: float = 0.0) -> float | None:
+        """Spend one and return how long to wait for it in seconds; None, and nothing spent, if longer."""
+        paid_s = max(now_s, self._paid_until_s.get(key, now_s)) + self._period_s
+        wait_s = max(0.0, paid_s - now_s - self._burst * self._period_s)
+        if wait_s > longest_wait_s:
+            return None
+        self._paid_until_s[key] = paid_s
+        self._paid_until_s.move_to_end(key)
+        if len(self._paid_until_s) > self._most_keys:
+            self._paid_until_s.popitem(last=False)
+        return wait_s
+
+    def give_back(self, key: str) -> None:
+        """Undo one `spend`."""
+        if key in self._paid_until_s:
+            self._paid_until_s[key] -= self._period_s
+
+
+class StrangersLog:
+    """Events that strangers can cause at will: so many lines a network, so many in all, the rest counted.
+
+    The next line that is written says how many were left out since the last one (``not_logged``).
+    """
+
+    def __init__(self, *, rate_hz: float = 1.0, burst: int = 20) -> None:
+        self._of_network = Budget(rate_hz=rate_hz / 4, burst=max(1, burst // 4))
+        self._of_all = Budget(rate_hz=rate_hz, burst=burst)
+        self._left_out: dict[str, int] = {}
+
+    def write(self, level: str, event: str, network: str, now_s: float, /, **fields: Any) -> None:
+        """Write an event that ``network`` caused, if budgets allow; ``now_s`` is of any one clock."""
+        if (
+            self._of_network.spend(f"{event} {network}", now_s) is None
+            or self._of_all.spend(event, now_s) is None
+        ):
+            self._left_out[event] = self._left_out.get(event, 0) + 1
+            return
+        if left_out := self._left_out.pop(event, 0):
+            fields["not_logged"] = left_out
+        getattr(structlog.get_logger(), level)(event, **fields)
