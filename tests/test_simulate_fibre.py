@@ -1,5 +1,6 @@
 """The simulated fibre: two ends over a real Unix socket, started, stopped and restarted in any order."""
 
+import socket
 import stat
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import trio
 from qnode_drivers.simulated import SimulatedTdc, SimulatedTransmitter, TdcConfig, TransmitterConfig
+from structlog.testing import capture_logs
 
-from qnode.config import LinkParameters, convert
+from qnode.config import LinkParameters, SiteConfig, convert, load
 from qnode.devices.conformance import check_driver
 from qnode.devices.protocols import EmissionRun, TagSource, Transmitter
-from qnode.errors import DeviceError
-from qnode.simulate.fibre import Hello, Line, Run, World, connect
+from qnode.errors import ConfigError, DeviceError
+from qnode.simulate.fibre import Hello, Line, Run, World
+from qnode.simulate.fibre_address import UnixFibre, fibre_at
 from qnode.simulate.generator import Lit, TagGenerator
 from qnode.simulate.parameters import Change, SimulationParameters
 from qnode.tags.types import UNKNOWN_SYMBOL, X_PLUS, Z_CHANNEL, TagBlock
@@ -30,6 +33,7 @@ STILL = {
     "clock_walk_per_root_s": 0.0,
     "fibre_delay_drift_ns_per_hour": 0.0,
     "start_offset_limit_s": 0.0,
+    "speed": "max",
 }
 
 
@@ -232,8 +236,13 @@ async def test_a_deep_folder_is_no_obstacle(tmp_path: Path) -> None:
 async def test_a_stranger_loses_his_connection_and_nothing_else(tmp_path: Path) -> None:
     async with transmitter(tmp_path) as alice, tdc(tmp_path) as bob:
         run = await present_run(alice)
-        for words in (b"hello?\n", b'{"type":"claim"}\n', b"x" * 100_000):
-            stream = await connect(tmp_path / "fibre" / "fibre.sock")
+        for words in (
+            b"hello?\n",
+            b'{"type":"claim"}\n',
+            b'{"type":"claim","next_knot":9223372036854775807}\n',
+            b"x" * 100_000,
+        ):
+            stream = await UnixFibre(tmp_path / "fibre" / "fibre.sock").connect()
             async with stream:
                 await stream.send_all(words)
                 with trio.fail_after(5):
@@ -271,3 +280,82 @@ def test_no_symbol_key_is_printed() -> None:
     assert "123456789" not in repr(run)
     assert "123456789" not in repr(Lit(symbol_key=123456789, first_knot=1))
     assert msgspec.json.decode(msgspec.json.encode(run), type=Run) == run
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+async def test_over_tcp_bob_sees_what_alice_sent_and_both_say_that_it_is_in_the_clear() -> None:
+    table = {"fibre": f"tcp://:{free_port()}", "simulation": STILL}
+    alice_table = convert(table, TransmitterConfig, where="test")
+    bob_table = convert(table, TdcConfig, where="test")
+    with capture_logs() as logs:
+        async with SimulatedTransmitter.open(alice_table) as alice, SimulatedTdc.open(bob_table) as bob:
+            assert qber_z(alice, await present_run(alice), bob, await some_tags(bob, 1.0)) < 0.025
+            assert "fibre in the clear" in alice.identity.serial
+            assert "fibre in the clear" in bob.identity.serial
+            with pytest.raises(DeviceError, match="cannot listen"):
+                async with SimulatedTransmitter.open(alice_table):
+                    pass
+        async with SimulatedTdc.open(bob_table) as bob:
+            await tags_once(bob, lit=False)
+            async with SimulatedTransmitter.open(alice_table) as alice:
+                await tags_once(bob, lit=True)
+    assert [log["log_level"] for log in logs if log["event"] == "fibre.in_the_clear"] == ["warning"] * 4
+
+
+async def test_a_peer_at_another_address_is_refused_unheard_and_named_at_both_ends() -> None:
+    fibre = f"tcp://127.0.0.1:{free_port()}"
+    only = convert({"fibre": fibre, "fibre_peer": "192.0.2.7"}, TransmitterConfig, where="test")
+    with capture_logs() as logs:
+        async with SimulatedTransmitter.open(only) as alice:
+            run = await present_run(alice)
+            async with SimulatedTdc.open(convert({"fibre": fibre}, TdcConfig, where="test")) as bob:
+                while not {"fibre.stranger", "fibre.refused"} <= {log["event"] for log in logs}:
+                    await tags_once(bob, lit=False)
+                await tags_once(bob, lit=False)
+            assert await present_run(alice) == run
+    told = [log for log in logs if log["event"] == "fibre.stranger"]
+    assert [(log["address"], log["admitted"]) for log in told] == [("127.0.0.1", "192.0.2.7/32")]
+    assert len([log for log in logs if log["event"] == "fibre.refused"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [
+        ({"fibre": "tcp://alice"}, "expected a path or tcp://HOST:PORT"),
+        ({"fibre": "tcp://alice:0"}, "expected a path or tcp://HOST:PORT"),
+        ({"fibre": "tcp://[::1]:7401", "fibre_peer": "bob"}, "expected an address or a network, got 'bob'"),
+        ({"fibre": "/run/f.sock", "fibre_peer": "10.0.0.2"}, "has a meaning only with"),
+    ],
+)
+def test_a_wrong_address_of_the_fibre_is_refused_with_what_was_expected(
+    table: dict[str, str], names: str
+) -> None:
+    with pytest.raises(ConfigError, match=names):
+        convert(table, TransmitterConfig, where="test")
+
+
+async def test_a_speed_that_is_not_set_is_real_time(tmp_path: Path) -> None:
+    config = convert({"fibre": str(tmp_path / "fibre" / "fibre.sock")}, TdcConfig, where="test")
+    async with SimulatedTdc.open(config) as bob:
+        assert bob.paced
+
+
+def test_the_shipped_sites_find_each_other_on_one_machine_at_real_time() -> None:
+    folder = Path(__file__).parent.parent / "config"
+    alice, bob = (load(folder / f"{role}.toml", SiteConfig) for role in ("alice", "bob"))
+    sent = convert(alice.devices["transmitter"].config, TransmitterConfig, where="alice.toml")
+    seen = convert(bob.devices["tdc"].config, TdcConfig, where="bob.toml")
+    assert (sent.fibre, sent.simulation) == (seen.fibre, seen.simulation)
+    assert fibre_at(sent.fibre).in_the_clear, "a path would need a folder that systemd makes for both"
+    assert "//127.0.0.1:" in sent.fibre
+    assert sent.simulation.speed == 1.0
+    assert alice.peer.address == bob.peer.address
+    assert alice.link == bob.link
+    listening = [config.etsi014.listen.rpartition(":")[2] for config in (alice, bob)]
+    listening += [str(config.operate.metrics_listen).rpartition(":")[2] for config in (alice, bob)]
+    assert len(set(listening)) == 4

@@ -1,17 +1,22 @@
-"""Simulated hardware: a transmitter and a time tagger that are joined by a private Unix socket.
+"""Simulated hardware: a transmitter and a time tagger that are joined by a simulated fibre.
+
+``fibre`` in their tables is where it is: the path of a private Unix socket, or ``tcp://HOST:PORT`` for a
+trial on two hosts (without host: this machine). At Alice's, ``fibre_peer`` is the address or network from
+which Bob's end may come; without it only this machine. Over TCP everything is in the clear: a warning and the
+status say so.
 
 Simulated keys are not keys: both identify themselves as simulated.
 """
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import ClassVar
 
 from msgspec import Struct
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
+from qnode.simulate.fibre_address import FibreAddress, fibre_at
 from qnode.simulate.parameters import Change, SimulationParameters
 from qnode.simulate.tdc import ReceiverEnd, open_receiver
 from qnode.simulate.transmitter import TransmitterEnd, open_transmitter
@@ -21,22 +26,34 @@ from qnode.tags.types import Codes, Slots, TagBlock
 class TransmitterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The transmitter's table; source and simulation as on Bob's side."""
 
-    fibre: Path
+    fibre: str
+    fibre_peer: str | None = None
     source: SourceParameters = SourceParameters()
     simulation: SimulationParameters = SimulationParameters()
+
+    def __post_init__(self) -> None:
+        fibre_at(self.fibre, self.fibre_peer)
 
 
 class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The time tagger's table; ``receiver_p_z`` is the splitter's share of the Z arm."""
 
-    fibre: Path
+    fibre: str
     source: SourceParameters = SourceParameters()
     receiver_p_z: float = 0.5
     simulation: SimulationParameters = SimulationParameters()
 
+    def __post_init__(self) -> None:
+        fibre_at(self.fibre)
+
+
+def _serial(simulation: SimulationParameters, fibre: FibreAddress) -> str:
+    """Return what tells one simulated device from another, and whether its fibre can be read on the way."""
+    return f"seed-{simulation.seed}" + (" fibre in the clear" if fibre.in_the_clear else "")
+
 
 class SimulatedTransmitter:
-    """Alice's qubit source. ``fibre`` in its table is the socket at which the simulated fibre begins."""
+    """Alice's qubit source, and her end of the simulated fibre."""
 
     Config: ClassVar[type[Struct]] = TransmitterConfig
 
@@ -50,10 +67,11 @@ class SimulatedTransmitter:
         """Begin a run and listen for the receiver; left, the light goes out.
 
         Raises:
-            DeviceError: the socket's folder is open to others, or another transmitter uses it.
+            DeviceError: the socket's folder is open to others, or another transmitter uses the address.
         """
-        async with open_transmitter(config.fibre, config.simulation, config.source) as end:
-            yield cls(end, f"seed-{config.simulation.seed}")
+        fibre = fibre_at(config.fibre, config.fibre_peer)
+        async with open_transmitter(fibre, config.simulation, config.source) as end:
+            yield cls(end, _serial(config.simulation, fibre))
 
     @property
     def identity(self) -> DeviceIdentity:
@@ -87,8 +105,9 @@ class SimulatedTdc:
     async def open(cls, config: TdcConfig) -> AsyncIterator["SimulatedTdc"]:
         """Start at tag time zero and follow the transmitter, whether it is there already or not."""
         link = LinkParameters(source=config.source, receiver=ReceiverParameters(p_z=config.receiver_p_z))
-        async with open_receiver(config.fibre, config.simulation, link) as end:
-            yield cls(end, f"seed-{config.simulation.seed}")
+        fibre = fibre_at(config.fibre)
+        async with open_receiver(fibre, config.simulation, link) as end:
+            yield cls(end, _serial(config.simulation, fibre))
 
     @property
     def identity(self) -> DeviceIdentity:

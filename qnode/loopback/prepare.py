@@ -195,7 +195,9 @@ def _simulated(directory: Path, role: Role, config: LoopbackConfig, speed: float
     shared = {
         "fibre": str(fibre / "fibre.sock"),
         "source": tables(config.link.source),
-        "simulation": tables(msgspec.structs.replace(config.simulation, speed=speed)),
+        "simulation": tables(
+            msgspec.structs.replace(config.simulation, speed="max" if speed is None else speed)
+        ),
     }
     if role == "alice":
         return {"transmitter": {"driver": "simulated-transmitter", "config": shared}}

@@ -1,7 +1,7 @@
-"""The simulated fibre: what Alice's simulated devices tell Bob's, over a private Unix socket.
+"""The simulated fibre: what Alice's simulated devices tell Bob's, over a connection of their own.
 
 Neither daemon sees it. Alice's end listens; Bob's connects, and tries again until it is there, so that the
-order of start does not matter. Messages are lines of JSON.
+order of start does not matter (`qnode.simulate.fibre_address`). Messages are lines of JSON.
 
 Simulated time is counted in knots of 10 ms since 1970 and belongs to *the world*, which lives as long as one
 of the two processes does; whoever joins takes it over. Bob's end makes time pass: it announces how far it is
@@ -15,27 +15,27 @@ going to generate before it does (`Claim`), so that Alice's end always knows a t
 * Bob started before Alice: the same. Alice's first run, which nobody saw, is replaced by one in his world.
 """
 
-import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from qnode.errors import DeviceError
 from qnode.simulate.parameters import Change
 
 _LONGEST_LINE = 1 << 16
-_LONGEST_ADDRESS = 100  # of a Unix socket; the kernel's limit is 107
+# Of 10 ms since 1970: some ten thousand years. What a stranger sends must not overflow our arithmetic.
+Knot = Annotated[int, Meta(ge=0, le=1 << 45)]
 
 
 class World(Struct, frozen=True, forbid_unknown_fields=True):
     """Simulated time: when it began (the schedule counts from there) and the first knot not claimed yet."""
 
-    began_knot: int
-    next_knot: int
+    began_knot: Knot
+    next_knot: Knot
 
 
 class Hello(Struct, frozen=True, tag="hello", forbid_unknown_fields=True):
@@ -48,7 +48,7 @@ class Hello(Struct, frozen=True, tag="hello", forbid_unknown_fields=True):
 class Claim(Struct, frozen=True, tag="claim", forbid_unknown_fields=True):
     """Bob to Alice: every knot before ``next_knot`` may have been generated."""
 
-    next_knot: int
+    next_knot: Knot
 
 
 class Run(Struct, frozen=True, tag="run", forbid_unknown_fields=True):
@@ -56,7 +56,7 @@ class Run(Struct, frozen=True, tag="run", forbid_unknown_fields=True):
 
     run_id: int
     symbol_key: int
-    first_knot: int
+    first_knot: Knot
     world: World
 
     def __repr__(self) -> str:
@@ -130,66 +130,3 @@ async def background() -> AsyncIterator[trio.Nursery]:
             raise
         error = group.exceptions[0]
         raise error from error.__cause__
-
-
-async def listen(path: Path) -> trio.SocketListener:
-    """Listen at ``path``, readable by the owner alone; the folder is made if needed, and must be as private.
-
-    Raises:
-        DeviceError: the folder is open to others, or somebody listens there already.
-    """
-    _make_private_folder(path.parent)
-    try:
-        stream = await connect(path)
-    except OSError:
-        _remove(path)  # nothing there, or left behind by a process that was killed
-    else:
-        await stream.aclose()
-        raise DeviceError(f"{path}: another transmitter uses this simulated fibre")
-    sock = trio.socket.socket(trio.socket.AF_UNIX)
-    try:
-        with _short(path) as address:
-            await sock.bind(address)
-            os.chmod(address, 0o600)  # noqa: PTH101 (an address, not a path)
-        sock.listen()
-        return trio.SocketListener(sock)
-    except OSError as error:
-        sock.close()
-        raise DeviceError(f"{path}: cannot listen: {error.strerror}") from None
-
-
-def _make_private_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError as error:
-        raise DeviceError(f"{folder}: cannot hold the simulated fibre: {error.strerror}") from None
-    if status.st_mode & 0o077 or status.st_uid != os.geteuid():
-        raise DeviceError(f"{folder}: the simulated fibre needs a folder that is its owner's alone (0700)")
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-
-
-async def connect(path: Path) -> trio.SocketStream:
-    """Connect to the transmitter's end.
-
-    Raises:
-        OSError: nobody listens.
-    """
-    with _short(path) as address:
-        return await trio.open_unix_socket(address)
-
-
-@contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """Give an address for ``path`` that the kernel takes, however deep the folder lies."""
-    if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

@@ -164,7 +164,7 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
     ``wrong_bin_fraction``: light of a Z state in the wrong bin (extinction). ``hold_off``: whether a click
     blanks its own detector or both. Drifts are random walks. ``clock_offset_ppm``: how fast Bob's clock runs,
     compared with Alice's. ``start_offset_limit_s``: how far each site's time of day may be off.
-    ``speed``: tag seconds a wall second; None: as fast as they can be made. ``mu_sent``: see `Settings`.
+    ``speed``: tag seconds a wall second; "max": as fast as they can be made. ``mu_sent``: see `Settings`.
     """
 
     attenuation_db: float = 10.8
@@ -185,7 +185,7 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
     clock_walk_per_root_s: float = 1e-9
     start_offset_limit_s: float = 0.005
     seed: int = 1
-    speed: float | None = None
+    speed: float | Literal["max"] = 1.0
     schedule: tuple[ScheduledChange, ...] = ()
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
         _expect("clock_walk_per_root_s", self.clock_walk_per_root_s, 0.0, 1e-6)
         _expect("start_offset_limit_s", self.start_offset_limit_s, 0.0, 1.0)
         _expect("seed", self.seed, 0, 2**63 - 1)
-        if self.speed is not None:
+        if self.speed != "max":
             _expect("speed", self.speed, 1e-3, 1e6)
 
     def first_settings(self) -> Settings:

@@ -5,18 +5,18 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
+import structlog
 import trio
 
 from qnode.config import LinkParameters
-from qnode.simulate.fibre import Claim, Hello, Line, Run, Set, World, background, connect
+from qnode.simulate.fibre import Claim, Hello, Line, Run, Set, World, background
+from qnode.simulate.fibre_address import FibreAddress
 from qnode.simulate.generator import KNOT_S, KNOTS_PER_S, Lit, TagGenerator
 from qnode.simulate.parameters import Change, Settings, SimulationParameters
 from qnode.simulate.transmitter import site_offset_s
 from qnode.tags.types import TagBlock
 
-RETRY_S = 0.02
 REALTIME = 1.0
 # How much wall time of tags makes a block, and how far a slow consumer may put an unpaced source behind.
 BLOCK_S = 0.1
@@ -28,6 +28,9 @@ LONGEST_BLOCK_S = 32.0
 MOST_TAGS = 1 << 20
 MOST_LAG_S = 1.0
 CLAIM_AT_MOST_S = 10.0  # of tag time at once, where no speed says how much a wall second is
+NOT_ADMITTED = "closed without an answer; does fibre_peer at Alice's admit this host?"
+
+log = structlog.get_logger()
 
 
 class ReceiverEnd:
@@ -81,17 +84,21 @@ class ReceiverEnd:
         until = knot + max(1, round(block_s * KNOTS_PER_S))
         return min([until, *(at for at in changes if at > knot)])
 
-    async def follow(self, path: Path, line: Line | None) -> None:
-        """Stay connected to the transmitter at ``path``, beginning with ``line`` if there is one.
+    async def follow(self, fibre: FibreAddress, line: Line | None) -> None:
+        """Stay connected to the transmitter at ``fibre``, beginning with ``line`` if there is one.
 
         Raises:
             DeviceError: somebody speaks something else there.
         """
+        told = False
         while True:
             if line is not None:
-                await self._listen(line)
-            await trio.sleep(RETRY_S)
-            line = await self._connected(path)
+                answered = await self._listen(line)
+                if not (answered or told):
+                    log.warning("fibre.refused", fibre=str(fibre), because=NOT_ADMITTED)
+                told = not answered
+            await trio.sleep(fibre.retry_s)
+            line = await self._connected(fibre)
 
     def begin(self, run: Run, line: Line) -> None:
         """Let the light of ``run`` in."""
@@ -102,22 +109,24 @@ class ReceiverEnd:
         self._changed_knot = self._generator.knot
         self._lit.set()
 
-    async def _listen(self, line: Line) -> None:
+    async def _listen(self, line: Line) -> bool:
+        """Follow the transmitter's end until it is gone; return whether it ever said what it sends."""
         try:
             while (message := await line.receive()) is not None:
                 if isinstance(message, Run):
                     self.begin(message, line)
                 elif isinstance(message, Set):
                     self._change = message.change
+            return self._run is not None
         finally:
             self._run, self._line, self._lit = None, None, trio.Event()
             self._changed_knot = self._generator.knot
             await line.aclose()
 
-    async def _connected(self, path: Path) -> Line | None:
+    async def _connected(self, fibre: FibreAddress) -> Line | None:
         """Return a connection on which we have said what time it is; None if there is nobody."""
         try:
-            line = Line(await connect(path))
+            line = Line(await fibre.connect())
         except OSError:
             return None
         # What was claimed and not generated is given back: a living receiver knows better.
@@ -137,13 +146,15 @@ class ReceiverEnd:
         next_knot = self._zero_knot + until
         if next_knot <= self._claimed_knot or self._line is None:
             return
-        self._claimed_knot = next_knot + round(KNOTS_PER_S * (self._simulation.speed or CLAIM_AT_MOST_S))
+        speed = self._simulation.speed
+        ahead_s = CLAIM_AT_MOST_S if speed == "max" else speed
+        self._claimed_knot = next_knot + round(KNOTS_PER_S * ahead_s)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # `_listen` notices as well
             await self._line.send(Claim(self._claimed_knot))
 
     def _present_speed(self) -> float:
         """Return tag seconds a wall second; in the dark, where nobody waits for a key, real time at most."""
-        speed = self._simulation.speed if self._simulation.speed is not None else math.inf
+        speed = self._simulation.speed if self._simulation.speed != "max" else math.inf
         return speed if self._run is not None else min(speed, REALTIME)
 
     async def _due(self, due_s: float) -> bool:
@@ -193,27 +204,27 @@ class _Joined:
 
 @asynccontextmanager
 async def open_receiver(
-    path: Path, simulation: SimulationParameters, link: LinkParameters
+    fibre: FibreAddress, simulation: SimulationParameters, link: LinkParameters
 ) -> AsyncIterator[ReceiverEnd]:
-    """Join the world of the transmitter at ``path``, or begin a dark one and wait for it.
+    """Join the world of the transmitter at ``fibre``, or begin a dark one and wait for it.
 
     Raises:
         DeviceError: somebody speaks something else there.
     """
-    joined = await _join(path)
+    joined = await _join(fibre)
     now = int(time.time() * KNOTS_PER_S)
     end = ReceiverEnd(simulation, link, joined.run.world if joined is not None else World(now, now))
     async with background() as nursery:
         if joined is not None:
             end.begin(joined.run, joined.line)
-        nursery.start_soon(end.follow, path, joined.line if joined is not None else None)
+        nursery.start_soon(end.follow, fibre, joined.line if joined is not None else None)
         yield end
 
 
-async def _join(path: Path) -> _Joined | None:
+async def _join(fibre: FibreAddress) -> _Joined | None:
     """Ask the transmitter for its world; None if there is nobody, or not for long enough."""
     try:
-        line = Line(await connect(path))
+        line = Line(await fibre.connect())
     except OSError:
         return None
     run: Run | None = None

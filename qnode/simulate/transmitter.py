@@ -1,12 +1,10 @@
 """Alice's end of the simulated fibre: her run, her symbols, and what time it is in the simulated world."""
 
-import os
 import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import trio
@@ -14,7 +12,8 @@ import trio
 from qnode.config import SourceParameters
 from qnode.devices.protocols import EmissionRun
 from qnode.errors import DeviceError
-from qnode.simulate.fibre import Claim, Hello, Line, Run, Set, World, background, listen
+from qnode.simulate.fibre import Claim, Hello, Line, Run, Set, World, background
+from qnode.simulate.fibre_address import FibreAddress
 from qnode.simulate.generator import KNOT_S, KNOTS_PER_S
 from qnode.simulate.parameters import Change, SimulationParameters
 from qnode.simulate.symbols import symbols
@@ -53,7 +52,7 @@ class TransmitterEnd:
 
     def __init__(self, simulation: SimulationParameters, source: SourceParameters) -> None:
         self._source = source
-        self._speed = simulation.speed if simulation.speed is not None else 1.0
+        self._speed = simulation.speed if simulation.speed != "max" else 1.0
         self._offset_s = site_offset_s(simulation, "alice")
         began = int(time.time() * KNOTS_PER_S)
         self._world = World(began, began)
@@ -141,26 +140,25 @@ async def _try_send(line: Line, message: Run | Set) -> None:
 
 @asynccontextmanager
 async def open_transmitter(
-    path: Path, simulation: SimulationParameters, source: SourceParameters
+    fibre: FibreAddress, simulation: SimulationParameters, source: SourceParameters
 ) -> AsyncIterator[TransmitterEnd]:
-    """Listen at ``path`` and send; left, the light goes out.
+    """Listen at ``fibre`` and send; left, the light goes out.
 
     Raises:
-        DeviceError: see `listen`.
+        DeviceError: see `FibreAddress.listen`.
     """
     end = TransmitterEnd(simulation, source)
-    listener = await listen(path)
-    identity = os.stat(path)  # noqa: PTH116 (compared below)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        if fibre.admits(stream):
+            await end.serve(stream)
+        else:
+            await trio.aclose_forcefully(stream)
+
+    listeners = await fibre.listen()
     try:
         async with background() as nursery:
-            nursery.start_soon(trio.serve_listeners, end.serve, [listener])
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
             yield end
     finally:
-        _remove_own(path, identity)
-
-
-def _remove_own(path: Path, identity: os.stat_result) -> None:
-    """Remove the socket, unless it is a successor's by now."""
-    with suppress(FileNotFoundError):
-        if os.path.samestat(identity, path.stat()):
-            path.unlink()
+        fibre.left()
