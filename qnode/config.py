@@ -371,7 +371,7 @@ def load(path: Path, kind: type[S]) -> S:
             raw = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     return convert(raw, kind, where=str(path), folder=path.resolve().parent)
 

@@ -258,7 +258,7 @@ def test_unusable_files_are_named(pki: Pki) -> None:
     good = pki.settings()
     missing = pki.folder / "missing.pem"
     for settings, match in [
-        (TlsSettings(certificate=missing, key=good.key), "missing.pem: certificate or key cannot be read"),
+        (TlsSettings(certificate=missing, key=good.key), "missing.pem: cannot be read"),
         (TlsSettings(certificate=good.certificate, key=good.certificate), "server.pem: not usable for TLS"),
         (TlsSettings(certificate=good.certificate, key=good.key, client_ca=missing), "missing.pem"),
         (TlsSettings(certificate=good.certificate, key=good.key, crl=missing), "needs the client CA"),

@@ -31,7 +31,7 @@ from qnode.link.frames import FrameStream
 from qnode.link.hello import LocalEnd
 from qnode.link.peers import FIRST_PAUSE_S, FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.session import Session
-from qnode.link.tls import TlsTransport, certificate_identities
+from qnode.link.tls import TlsTransport, certificate_identities, link_contexts
 from qnode.link.unproven import PLACES, Unproven
 
 
@@ -446,10 +446,50 @@ def test_unusable_files_are_a_config_error(bob_files: Any, alice_files: Any, tmp
             transport(files, "kme-alice", 1).check()
 
 
-async def test_a_port_in_use_is_a_config_error(alice_files: Any) -> None:
-    async with alice_serving(alice_files) as (_, port):
-        with pytest.raises(ConfigError, match="cannot listen"):
-            await transport(alice_files, "kme-bob", port).listen()
+async def test_a_port_in_use_is_said_and_tried_again(
+    alice_files: Any, bob_files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "LONGEST_PAUSE_S", 0.05)
+    site = Site()
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(10):
+            async with alice_serving(alice_files) as (_, port):
+                serve = partial(serve_peer, on_failure=site.on_failure)
+                nursery.start_soon(
+                    serve, local_end("alice"), transport(alice_files, "kme-bob", port), site.handle
+                )
+                failure = await site.failure()
+                assert isinstance(failure.error, LinkError)
+                assert f"peer.address: cannot listen on 127.0.0.1:{port}: " in str(failure.error)
+            async with bob_calling(bob_files, port):  # the port is free now
+                await site.session()
+        nursery.cancel_scope.cancel()
+
+
+async def test_renewed_files_serve_the_next_connection_and_end_no_session(
+    authority: trustme.CA, alice_files: Any, bob_files: Any, tmp_path: Path
+) -> None:
+    at_alice = transport(alice_files, "kme-bob")
+    (tmp_path / "new").mkdir()
+    renewed = trustme.CA()
+    new_alice = tls_files(tmp_path / "new", renewed, "kme-alice")
+    new_bob = tls_files(tmp_path / "new", renewed, "kme-bob")
+    alice = Site()
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(10):
+            serve = partial(serve_peer, on_failure=alice.on_failure)
+            port = await nursery.start(serve, local_end("alice"), at_alice, alice.handle)
+            async with bob_calling(bob_files, port) as bob:
+                first, at_bob = await alice.session(), await bob.session()
+                alice_files.certificate.write_text("")  # what lies on the disk changes nothing by itself
+                at_alice.renew(link_contexts(new_alice), frozenset())
+                await first.send(m.BlockDiscarded(1, "still here"))
+                assert await at_bob.receive() == m.BlockDiscarded(1, "still here")
+                async with bob_calling(bob_files, port) as stranger:
+                    assert isinstance((await stranger.failure()).error, PeerRefused)
+                async with bob_calling(new_bob, port) as renewed_bob:
+                    await renewed_bob.session()
+        nursery.cancel_scope.cancel()
 
 
 def test_identities_come_from_the_alternative_name_first(authority: trustme.CA) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -48,19 +49,20 @@ def _import_sparingly() -> None:
 )
 @click.option("--stop-at-eof", is_flag=True, help="Stop also when standard input ends.")
 def run(path: Path, stop_at_eof: bool) -> int:
-    """Run one site until SIGTERM or SIGINT; SIGHUP reloads certificates."""
+    """Run one site until SIGTERM or SIGINT; SIGHUP reloads FILE and certificates."""
+    # A reload that is asked for before the node can do it, or while it stops, must not kill it.
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # Key material must not reach other users' files, nor a core dump.
     os.umask(0o077)
     forbid_core_dumps()
     _keep_freed_memory()
     _import_sparingly()
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
-    from qnode.config import SiteConfig, load
     from qnode.node.process import run_site_until_signal
 
     try:
-        config = load(path, SiteConfig)
-        return run_site_until_signal(config, stop_at_eof=stop_at_eof)
+        return run_site_until_signal(path, stop_at_eof=stop_at_eof)
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE

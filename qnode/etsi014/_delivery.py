@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import structlog
 import trio
 from msgspec import UNSET, Struct
@@ -98,6 +99,14 @@ class Delivery:
         self.usage = {sae.sae_id: Usage() for sae in directory.local}
         self._issued = _Issued()
         self._turns = {sae.sae_id: trio.Semaphore(limits.requests_per_sae) for sae in directory.local}
+
+    def renew(self, directory: SaeDirectory, *, max_key_count: int) -> None:
+        """Serve the SAEs of ``directory`` from the next call on; what was counted of them stays."""
+        self.directory = directory
+        self.limits = msgspec.structs.replace(self.limits, max_key_count=max_key_count)
+        for sae in directory.local:
+            self.usage.setdefault(sae.sae_id, Usage())
+            self._turns.setdefault(sae.sae_id, trio.Semaphore(self.limits.requests_per_sae))
 
     @property
     def extension(self) -> dict[str, Any] | None:

@@ -31,9 +31,9 @@ def application(delivery: Delivery) -> ASGIApp:
 
     The server must put the client's certificate into the scope as ``qnode.http`` does.
     """
-    limits = delivery.limits
 
     async def status(_request: Request, caller: SaeEntry, sae_id: str) -> StatusBody:
+        limits = delivery.limits
         stock = await delivery.status(caller, sae_id)
         return StatusBody(
             source_kme_id=delivery.directory.kme_id,

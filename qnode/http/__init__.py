@@ -7,7 +7,7 @@ will not read, and runs on trio; this one is small because it does nothing else.
 from qnode.http._asgi import Application, Receive, Scope, Send
 from qnode.http._limits import Counters, Limits
 from qnode.http._server import Server, serve, serve_listeners
-from qnode.http._tls import TlsSettings
+from qnode.http._tls import TlsSettings, server_context
 
 __all__ = [
     "Application",
@@ -20,4 +20,5 @@ __all__ = [
     "TlsSettings",
     "serve",
     "serve_listeners",
+    "server_context",
 ]

@@ -15,6 +15,7 @@ from qnode.http._limits import Counters, Limits
 from qnode.http._linger import linger
 from qnode.http._places import Place, Places
 from qnode.http._tls import HandshakeError, TlsSettings, handshake, scope_extension, server_context
+from qnode.tls import AlertingContext
 
 log = structlog.get_logger()
 
@@ -57,7 +58,11 @@ class Server:
             ConfigError: a file cannot be used; the server goes on with what it had.
         """
         if self._tls is not None:
-            self._context = server_context(self._tls)
+            self.renew(self._tls, server_context(self._tls))
+
+    def renew(self, tls: TlsSettings, context: AlertingContext) -> None:
+        """Judge clients by ``context``, made of ``tls``, from now on; else as `reload`."""
+        self._tls, self._context = tls, context
         self._places.retire()
         log.info("http.reloaded", addresses=self.addresses)
 
@@ -66,9 +71,12 @@ class Server:
         self._accepting.cancel()
         self._places.retire()
 
-    async def _run(
-        self, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]], task_status: trio.TaskStatus["Server"]
+    async def run(
+        self,
+        listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+        task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED,
     ) -> None:
+        """Serve on open ``listeners``, once, as `serve_listeners` does."""
         for listener in listeners:
             if isinstance(listener, trio.SocketListener):
                 self._addresses.append(listener.socket.getsockname()[:2])
@@ -189,7 +197,7 @@ async def serve_listeners(
         for listener in listeners:
             await trio.aclose_forcefully(listener)
         raise
-    await server._run(listeners, task_status)
+    await server.run(listeners, task_status)
 
 
 async def serve(

@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from qnode.errors import ConfigError
 from qnode.http._places import Place
 from qnode.http._turnstile import Turnstile
 from qnode.tls import AlertingContext
+from qnode.tls_files import load_own, load_trust
 
 _VERSION_NUMBERS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
@@ -54,35 +55,12 @@ def server_context(settings: TlsSettings) -> AlertingContext:
     # Python cannot forbid, TLS 1.2 by session ID, ends with this context and is judged in `handshake`.
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
-    _load(
-        settings.certificate,
-        lambda: context.load_cert_chain(settings.certificate, settings.key, _no_password),
-    )
+    load_own(context, settings.certificate, settings.key)
     if settings.client_ca is not None:
-        client_ca = settings.client_ca
-        context.verify_mode = ssl.CERT_REQUIRED
-        _load(client_ca, lambda: context.load_verify_locations(client_ca))
-        if settings.crl is not None:
-            crl = settings.crl
-            _load(crl, lambda: context.load_verify_locations(crl))
-            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+        load_trust(context, settings.client_ca, settings.crl)
     elif settings.crl is not None:
         raise ConfigError(f"{settings.crl}: a CRL needs the client CA that signed it")
     return context
-
-
-def _load(path: Path, step: Callable[[], None]) -> None:
-    try:
-        step()
-    except ssl.SSLError as error:
-        raise ConfigError(f"{path}: not usable for TLS: {error.reason or error}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: certificate or key cannot be read: {error.strerror}") from None
-
-
-def _no_password() -> str:
-    """Refuse encrypted keys; without this OpenSSL would ask on the terminal and the daemon would hang."""
-    raise ConfigError("the TLS key is encrypted: give it unencrypted, protected by the file's mode")
 
 
 async def handshake(

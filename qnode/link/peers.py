@@ -16,7 +16,7 @@ from qnode.errors import LinkError
 from qnode.link.frames import FrameStream
 from qnode.link.hello import Greeted, LocalEnd, exchange_hello
 from qnode.link.session import Session, open_session
-from qnode.link.tls import Transport
+from qnode.link.tls import Listening, Transport
 from qnode.link.unproven import Unproven, address_of
 from qnode.strangers import StrangersLog, network_of
 
@@ -70,16 +70,17 @@ async def serve_peer(
 
     The task status is the bound port. A session ends when ``handle`` returns. ``connects_from``: addresses
     or networks from which the peer comes; connections from there, and from where he came last, are preferred
-    to those of strangers (`Unproven`). Failures are logged unless ``on_failure`` takes them.
+    to those of strangers (`Unproven`). Failures are logged unless ``on_failure`` takes them. An address that
+    cannot be listened on, at boot because its interface or name is not there yet, is tried again every 5 s.
 
     Raises:
-        ConfigError: address or TLS files cannot be used.
+        ConfigError: address or TLS files can never be used.
     """
     transport.check()
-    listening = await transport.listen()
+    fail = on_failure or FailureLog().write
+    listening = await _listen_patiently(transport, fail)
     place = _OneSession()
     unproven = Unproven(connects_from)
-    fail = on_failure or FailureLog().write
 
     async def admit(stream: trio.abc.Stream) -> None:
         address = address_of(stream)
@@ -104,6 +105,15 @@ async def serve_peer(
 
     task_status.started(listening.port)
     await trio.serve_listeners(admit, list(listening.listeners))
+
+
+async def _listen_patiently(transport: Transport, on_failure: Callable[[LinkFailure], None]) -> Listening:
+    while True:
+        try:
+            return await transport.listen()
+        except LinkError as error:
+            on_failure(LinkFailure(error, proven=False))
+            await trio.sleep(LONGEST_PAUSE_S)
 
 
 async def connect_to_peer(

@@ -9,7 +9,7 @@ The security of the key does not rest on any of this.
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
@@ -17,6 +17,7 @@ import trio
 from qnode.config import TlsFiles
 from qnode.errors import ConfigError, LinkError, PeerRefused
 from qnode.tls import AlertingContext, certificate_names
+from qnode.tls_files import load_own, load_trust
 
 _LINGER_S = 1.0
 
@@ -36,7 +37,7 @@ class Transport(Protocol):
         """Raise ConfigError if this transport can never work."""
 
     async def listen(self) -> Listening:
-        """Open for the peer. Raises ConfigError."""
+        """Open for the peer. Raises LinkError: not now."""
 
     async def admit(self, stream: trio.abc.Stream) -> trio.abc.Stream:
         """Return an accepted stream secured, its far end proven to be the peer. Raises LinkError."""
@@ -46,38 +47,62 @@ class Transport(Protocol):
 
 
 @dataclass(frozen=True)
+class LinkContexts:
+    """The two ends of TLS as files have them: for a stream that was accepted, and for one to the peer."""
+
+    server: AlertingContext
+    client: AlertingContext
+
+
+def link_contexts(files: TlsFiles) -> LinkContexts:
+    """Read ``files``.
+
+    Raises:
+        ConfigError: naming what cannot be used.
+    """
+    return LinkContexts(_context(files, server_side=True), _context(files, server_side=False))
+
+
+@dataclass
 class TlsTransport:
     """TLS to the pinned peer over TCP at ``address`` ("host:port", "[v6]:port"; port 0 to listen on any).
 
-    The files are read anew for each connection, so that a renewed certificate or CRL needs no restart.
+    The files are read by `check`, and not again: `renew` puts others in their place for later connections.
     """
 
     address: str
     files: TlsFiles
     peer_kme_id: str
     encryptor_identities: frozenset[str] = frozenset()
+    _contexts: LinkContexts | None = field(default=None, init=False, repr=False)
 
     def check(self) -> None:
-        """Try address and files.
+        """Try the address and read the files.
 
         Raises:
             ConfigError: naming what cannot be used.
         """
         self._host_and_port()
-        for server_side in (True, False):
-            _context(self.files, server_side=server_side)
+        if self._contexts is None:
+            self._contexts = link_contexts(self.files)
+
+    def renew(self, contexts: LinkContexts, encryptor_identities: frozenset[str]) -> None:
+        """Use these from the next connection on; a session that stands goes on."""
+        self._contexts = contexts
+        self.encryptor_identities = encryptor_identities
 
     async def listen(self) -> Listening:
         """Bind to the address.
 
         Raises:
-            ConfigError: it cannot be bound.
+            LinkError: it cannot be bound, or its name is not known, at present.
         """
         host, port = self._host_and_port()
         try:
             listeners = await trio.open_tcp_listeners(port, host=host)
         except OSError as error:
-            raise ConfigError(f"peer.address: cannot listen on {self.address}: {error}") from None
+            told = error.strerror or error
+            raise LinkError(f"peer.address: cannot listen on {self.address}: {told}; trying again") from None
         return Listening(listeners, listeners[0].socket.getsockname()[1])
 
     async def admit(self, stream: trio.abc.Stream) -> trio.abc.Stream:
@@ -107,19 +132,24 @@ class TlsTransport:
         secured = False
         try:
             try:
-                context = _context(self.files, server_side=server_side)
+                contexts = self._contexts or link_contexts(self.files)
             except ConfigError as error:
                 raise LinkError(str(error)) from None
+            context = contexts.server if server_side else contexts.client
             tls = trio.SSLStream(stream, context, server_side=server_side)
+            outgoing, connection = (
+                context.outgoing,
+                context.connection,
+            )  # of this stream, until the next is wrapped
             try:
                 await tls.do_handshake()
             except trio.BrokenResourceError as error:
                 if server_side:
-                    await _send_alert(stream, context)
+                    await _send_alert(stream, outgoing)
                 raise _handshake_failure(error.__cause__) from None
             self._check_identity(tls.getpeercert(binary_form=True))
             secured = True
-            return _BulkStream(tls, context.connection)
+            return _BulkStream(tls, connection)
         finally:
             if not secured:
                 await trio.aclose_forcefully(stream)
@@ -198,25 +228,11 @@ def _context(files: TlsFiles, *, server_side: bool) -> AlertingContext:
     if server_side:
         context.num_tickets = 0  # a resumed session would skip the certificate, and with it the CRL
     try:
-        context.load_verify_locations(files.ca)
-        if files.crl is not None:
-            context.load_verify_locations(files.crl)
-            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-        context.load_cert_chain(files.certificate, files.key, password=_no_password)
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"peer.tls: {files.certificate} and its neighbours: {error.reason or error}"
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"peer.tls: a file of {files.certificate} cannot be read: {error.strerror}"
-        ) from None
+        load_trust(context, files.ca, files.crl)
+        load_own(context, files.certificate, files.key)
+    except ConfigError as error:
+        raise ConfigError(f"peer.tls: {error}") from None
     return context
-
-
-def _no_password() -> str:
-    # Without this OpenSSL would ask on the terminal, and the daemon would hang.
-    raise ConfigError("peer.tls: the key is encrypted; give it unencrypted, protected by the file's mode")
 
 
 def _handshake_failure(cause: BaseException | None) -> LinkError:
@@ -229,10 +245,10 @@ def _handshake_failure(cause: BaseException | None) -> LinkError:
     return LinkError("the connection broke during the TLS handshake")
 
 
-async def _send_alert(stream: trio.abc.Stream, context: AlertingContext) -> None:
+async def _send_alert(stream: trio.abc.Stream, outgoing: ssl.MemoryBIO) -> None:
     with trio.move_on_after(_LINGER_S):
         try:
-            await stream.send_all(context.outgoing.read())
+            await stream.send_all(outgoing.read())
             # Unread data at close would reset the connection, and the alert could be lost with it.
             while await stream.receive_some(1 << 14):
                 pass

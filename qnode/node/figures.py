@@ -42,6 +42,9 @@ log = structlog.get_logger()
 # A measured error rate beyond this is no eavesdropper's: the slots are miscounted.
 MISALIGNED_QBER = 0.35
 
+# Alarms about the process itself: they belong into the line that the service manager shows.
+_OF_THE_NODE = ("node.reload_failed", "node.restart_needed", "listener.waiting")
+
 
 class Figures:
     """Counters and states of one site. Only the event loop's thread touches them."""
@@ -58,6 +61,7 @@ class Figures:
         self._last: BlockSummary | None = None
         self._last_discard: Discard | None = None
         self._alarms: dict[str, Alarm] = {}
+        self._unheard: dict[str, str] = {}
         self.recent = RecentBlocks()
         self.decided = DecidedBlocks(config.link)
         self.last_qber_z: float | None = None
@@ -115,6 +119,22 @@ class Figures:
         """Take an alarm back."""
         if self._alarms.pop(name, None) is not None:
             log.info("alarm.cleared", alarm=name)
+
+    def headline(self) -> str:
+        """Say in one line, for the service manager, how the node itself fares."""
+        own = [f"{alarm.name}: {alarm.text}" for alarm in self._alarms.values() if alarm.name in _OF_THE_NODE]
+        return "; ".join([self.state.state, *own])
+
+    def note_listening(self, where: str, because: str | None) -> None:
+        """Note that the address of the key ``where`` is listened on, or what hinders that."""
+        if because is None:
+            self._unheard.pop(where, None)
+        else:
+            self._unheard[where] = f"{where}: {because}"
+        if self._unheard:
+            self.raise_alarm("listener.waiting", "; ".join(self._unheard.values()) + "; trying again")
+        else:
+            self.clear_alarm("listener.waiting")
 
     def note_recording(self, since_s: float | None) -> None:
         """Note since when somebody records this site; None: nobody does."""

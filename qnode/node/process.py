@@ -3,17 +3,17 @@
 import gc
 import os
 import signal
-import stat
 import sys
 from pathlib import Path
 
 import structlog
 import trio
 
-from qnode.config import SiteConfig
+from qnode.config import SiteConfig, load
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError, FieldError
 from qnode.keys import KeyStore, open_store
+from qnode.node.secret_files import check_tls_keys, read_secret
 from qnode.node.site import SiteNode
 from qnode.operate.events import configure_log
 from qnode.operate.notify import from_environment
@@ -34,8 +34,7 @@ def open_site_store(config: SiteConfig) -> KeyStore:
         ConfigError: a secret is missing, of a wrong length, or readable by others.
     """
     section, node = config.store, config.node
-    for where, path in (("peer.tls.key", config.peer.tls.key), ("etsi014.tls.key", config.etsi014.tls.key)):
-        read_secret(path, where)
+    check_tls_keys(config)
     store_key = read_secret(section.store_key, "store.store_key")
     if len(store_key) != STORE_KEY_BYTES:
         raise ConfigError(
@@ -65,25 +64,15 @@ def open_site_store(config: SiteConfig) -> KeyStore:
     return store
 
 
-def read_secret(path: Path, where: str) -> bytes:
-    """Read a secret file that nobody else may read.
+def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
+    """Run the site of the file at ``path`` until SIGTERM or SIGINT, or until standard input ends.
+
+    Returns the exit status. SIGHUP, which the caller has blocked, reloads once the node is up.
 
     Raises:
-        ConfigError: it cannot be read, or others can read it.
+        ConfigError: the file cannot be used.
     """
-    try:
-        # systemd guards its credentials by an access list, which shows as group bits.
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-        guarded = credentials is not None and path.is_relative_to(credentials)
-        if not guarded and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"{where}: {path} can be read by others; run chmod 600 {path}")
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{where}: {path}: {error.strerror}") from None
-
-
-def run_site_until_signal(config: SiteConfig, *, stop_at_eof: bool = False) -> int:
-    """Run one site until SIGTERM or SIGINT, or until standard input ends; return the exit status."""
+    config = load(path, SiteConfig)
     events = configure_log(config.operate.log_level)
     check_devices(dict(config.devices))
     store = open_site_store(config)
@@ -95,7 +84,7 @@ def run_site_until_signal(config: SiteConfig, *, stop_at_eof: bool = False) -> i
     # The event loop must not wait long for a worker that has come out of a kernel into Python.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        trio.run(_run_until_signal, SiteNode(config, store, events), stop_at_eof)
+        trio.run(_run_until_signal, SiteNode(config, store, events, path), stop_at_eof)
     except BaseExceptionGroup as group:
         raise _only_one(group) from None
     finally:
@@ -112,9 +101,13 @@ def _only_one(error: BaseException) -> BaseException:
 
 
 async def _run_until_signal(node: SiteNode, stop_at_eof: bool) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with (
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        trio.open_signal_receiver(signal.SIGHUP) as hangups,
+    ):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(node.run)
+            nursery.start_soon(node.run, hangups)
             if stop_at_eof:
                 nursery.start_soon(_stop_at_eof, nursery.cancel_scope)
             async for number in signals:

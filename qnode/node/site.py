@@ -1,9 +1,9 @@
 """One site put together: store, devices, link, key delivery, and the ways to look at it."""
 
-import signal
 import time
-from collections.abc import MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -15,8 +15,8 @@ from qnode.devices.status import DeviceStatus
 from qnode.devices.supervisor import supervise
 from qnode.distill.selftest import self_test
 from qnode.errors import ConfigError, LinkDown, LinkError, StoreError, StoreUnusable
-from qnode.etsi014 import ApiLimits, Delivery, SaeDirectory, application
-from qnode.http import Application, Server, TlsSettings, serve
+from qnode.etsi014 import ApiLimits, Delivery, application
+from qnode.http import Limits, Server
 from qnode.keys import Assignment, KeyStore
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_peer
@@ -27,17 +27,19 @@ from qnode.node.alice import AlicePart, Source
 from qnode.node.bob import BobPart, RunningRate
 from qnode.node.conversation import Conversation
 from qnode.node.figures import Figures
+from qnode.node.listening import start_serving
 from qnode.node.rebalance import Demand, rebalance
 from qnode.node.receiver import Receiver
 from qnode.node.recorder import AliceRecorder, BobRecorder
+from qnode.node.reload import Reload, encryptor_identities, read_again, read_directory, read_trust
 from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
 from qnode.node.storage import PeerMemory, Storage, runs_of
 from qnode.node.supply import SaePair, SiteSupply
 from qnode.operate.control import Answers, serve_control
-from qnode.operate.events import EventLog
+from qnode.operate.events import EventLog, set_log_level
 from qnode.operate.metrics_app import metrics_app
-from qnode.operate.notify import feed_watchdog, from_environment
+from qnode.operate.notify import Notifier, feed_watchdog, from_environment
 from qnode.operate.recordings import Recordings
 from qnode.operate.status import EtsiStatus, PeerStatus, SaeStatus, State
 
@@ -50,8 +52,11 @@ EXPIRY_PERIOD_S = 60.0
 class SiteNode:
     """The running site. One conversation at a time connects it with its peer."""
 
-    def __init__(self, config: SiteConfig, store: KeyStore, events: EventLog) -> None:
+    def __init__(
+        self, config: SiteConfig, store: KeyStore, events: EventLog, config_file: Path | None = None
+    ) -> None:
         self._config = config
+        self._config_file = config_file
         self._store = store
         self._events = events
         self._storage = Storage(store, config.store.most_chunks)
@@ -73,30 +78,29 @@ class SiteNode:
         self._supply = SiteSupply(self._storage, self)
         self._demand = Demand()
         self._failure_log = FailureLog()
-        self._directory = SaeDirectory(config.node.kme_id, config.etsi014.sae, (config.peer.kme_id,))
+        self._directory = read_directory(config)
+        peer = config.peer
+        self._transport = TlsTransport(peer.address, peer.tls, peer.kme_id, encryptor_identities(config))
 
-    async def run(self) -> None:
-        """Run everything until cancelled.
+    async def run(self, hangups: AsyncIterator[int]) -> None:
+        """Run everything until cancelled; each of ``hangups`` reloads.
 
         Raises:
             ConfigError: an address or file cannot be used.
         """
         config, notifier = self._config, from_environment()
+        self._trust = read_trust(config)
         async with trio.open_nursery() as nursery:
             await self._refresh()
             answers = Answers(
                 self._figures.status, self._events.recent, self._figures.decided.latest, self._recordings
             )
             await nursery.start(serve_control, config.operate.control_socket, answers)
-            server = await self._serve_keys(nursery)
+            await self._serve_keys(nursery)
             if config.operate.metrics_listen is not None:
-                await self._listen(
-                    nursery,
-                    metrics_app(self._figures.status),
-                    config.operate.metrics_listen,
-                    None,
-                    "metrics_listen",
-                )
+                metrics = Server(metrics_app(self._figures.status), None, Limits())
+                address = config.operate.metrics_listen
+                await start_serving(nursery, metrics, address, "operate.metrics_listen", self._figures)
             for name, section in config.devices.items():
                 nursery.start_soon(
                     partial(
@@ -109,20 +113,16 @@ class SiteNode:
                     )
                 )
             nursery.start_soon(self._keep_session)
-            nursery.start_soon(self._keep_fresh)
+            nursery.start_soon(self._keep_fresh, notifier)
             nursery.start_soon(self._expire)
             nursery.start_soon(feed_watchdog, notifier, lambda: True)
             await trio.to_thread.run_sync(self_test)
             self._tested.set()
             self._figures.state = State("running", time.time())
             log.info("node.started", role=config.node.role, kme_id=config.node.kme_id, link=config.link.name)
-            notifier.ready("running")
-            with trio.open_signal_receiver(signal.SIGHUP) as signals:
-                async for _ in signals:
-                    notifier.reloading()
-                    server.reload()
-                    log.info("node.reloaded")
-                    notifier.ready("running")
+            notifier.ready(self._figures.headline())
+            async for _ in hangups:
+                await self._reload(notifier)
 
     # Devices
 
@@ -148,12 +148,11 @@ class SiteNode:
             standing=self._read_standing,
             simulated=self._simulated,
         )
-        identities = {name for sae in self._config.etsi014.sae for name in (sae.sae_id, *sae.identities)}
-        transport = TlsTransport(peer.address, peer.tls, peer.kme_id, frozenset(identities))
+        self._transport.renew(self._trust.link_contexts, encryptor_identities(self._config))
         keep = (
             partial(serve_peer, connects_from=peer.connects_from) if node.role == "alice" else connect_to_peer
         )
-        await keep(local, transport, self._hold_session, on_failure=self._note_failure)
+        await keep(local, self._transport, self._hold_session, on_failure=self._note_failure)
 
     def _read_standing(self) -> Standing:
         """Return how far this site has come, read anew for each hello (in a thread)."""
@@ -223,8 +222,10 @@ class SiteNode:
         await conversation.settled.wait()
         self._conversation = conversation
         nursery.start_soon(rebalance, self._storage, conversation, self._supply, self._demand)
-        pairs = [SaePair(sae.sae_id, peer) for sae in self._directory.local for peer in sae.peers]
-        await self._supply.keep_stock(pairs, self._config.etsi014.stock_per_pair)
+        await self._supply.keep_stock(self._pairs, lambda: self._config.etsi014.stock_per_pair)
+
+    def _pairs(self) -> list[SaePair]:
+        return [SaePair(sae.sae_id, peer) for sae in self._directory.local for peer in sae.peers]
 
     # The peer's store, for the key supply (`PeerStore`)
 
@@ -255,18 +256,48 @@ class SiteNode:
 
     # Key delivery
 
-    async def _serve_keys(self, nursery: trio.Nursery) -> Server:
-        section = self._config.etsi014
+    async def _serve_keys(self, nursery: trio.Nursery) -> None:
         limits = ApiLimits(max_key_count=self._config.store.most_chunks)
         delivery = Delivery(self._directory, self._supply, limits=limits, simulated=self._simulated)
-        tls = TlsSettings(
-            certificate=section.tls.certificate,
-            key=section.tls.key,
-            client_ca=section.tls.ca,
-            crl=section.tls.crl,
-        )
         self._figures.etsi014 = lambda: self._etsi_status(delivery)
-        return await self._listen(nursery, application(delivery), section.listen, tls, "etsi014.listen")
+        server = Server(application(delivery), self._trust.key_delivery, Limits())
+        self._delivery, self._server = delivery, server
+        await start_serving(nursery, server, self._config.etsi014.listen, "etsi014.listen", self._figures)
+
+    # Reload
+
+    async def _reload(self, notifier: Notifier) -> None:
+        """Apply what the file and the certificates say now, or go on as before and say why."""
+        notifier.reloading()
+        try:
+            assert self._config_file is not None
+            found = await trio.to_thread.run_sync(
+                read_again, self._config_file, self._config, self._trust, abandon_on_cancel=True
+            )
+        except ConfigError as error:
+            log.error("node.reload_failed", reason=str(error))
+            self._figures.raise_alarm("node.reload_failed", f"all goes on as before the reload: {error}")
+        else:
+            self._apply(found)
+            log.info("node.reloaded", applied=found.applied, restart_needed=found.waiting)
+        notifier.ready(self._figures.headline())
+
+    def _apply(self, found: Reload) -> None:
+        """Put what a reload has read into force; nothing of it can fail."""
+        config, trust, figures = found.config, found.trust, self._figures
+        self._config, self._trust, self._directory = config, trust, found.directory
+        self._server.renew(trust.key_delivery, trust.key_delivery_context)
+        self._transport.renew(trust.link_contexts, encryptor_identities(config))
+        self._storage.most_chunks = config.store.most_chunks
+        self._delivery.renew(found.directory, max_key_count=config.store.most_chunks)
+        set_log_level(config.operate.log_level)
+        figures.clear_alarm("node.reload_failed")
+        if found.waiting:
+            figures.raise_alarm(
+                "node.restart_needed", f"changed, but not applied: {', '.join(found.waiting)}"
+            )
+        else:
+            figures.clear_alarm("node.restart_needed")
 
     def _etsi_status(self, delivery: Delivery) -> EtsiStatus:
         saes = [
@@ -282,25 +313,16 @@ class SiteNode:
         ]
         return EtsiStatus(url=f"https://{self._config.etsi014.listen}", saes=saes)
 
-    async def _listen(
-        self, nursery: trio.Nursery, app: Application, address: str, tls: TlsSettings | None, where: str
-    ) -> Server:
-        host, colon, port = address.rpartition(":")
-        if not (colon and port.isdigit()):
-            raise ConfigError(f"{where}: expected host:port, got {address!r}")
-        try:
-            server = await nursery.start(partial(serve, app, host=host.strip("[]"), port=int(port), tls=tls))
-        except OSError as error:
-            raise ConfigError(f"{where}: cannot listen on {address}: {error.strerror or error}") from None
-        assert isinstance(server, Server)
-        return server
-
     # Housekeeping
 
-    async def _keep_fresh(self) -> None:
+    async def _keep_fresh(self, notifier: Notifier) -> None:
+        told = ""
         while True:
             await trio.sleep(REFRESH_S)
             await self._refresh()
+            if (headline := self._figures.headline()) != told:
+                notifier.status(headline)
+                told = headline
 
     async def _refresh(self) -> None:
         """Bring figures that live in the store up to date."""

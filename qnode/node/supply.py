@@ -4,6 +4,7 @@ A key is assigned durably at the peer before it is handed out here, so that the 
 always finds it. An assignment that was not acknowledged is voided on both sides at the next connection.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -109,10 +110,11 @@ class SiteSupply(KeySupply):
                 return _for_delivery(keys)
         raise LinkDown("the other site cannot be reached to agree on keys")
 
-    async def keep_stock(self, pairs: list[SaePair], wanted: int) -> None:
+    async def keep_stock(self, pairs: Callable[[], list[SaePair]], stock_per_pair: Callable[[], int]) -> None:
         """While the link is up, assign keys in advance for the time when it is not; only from plenty."""
         while True:
-            for pair in pairs:
+            wanted = stock_per_pair()
+            for pair in pairs():
                 missing = wanted - await self._storage.stock_count(pair.master, pair.slave)
                 if 2 * missing > wanted and await self._storage.stored_key_count(CHUNK_BITS) > 4 * wanted:
                     with suppress(NotEnoughKeys):  # an encryptor was faster

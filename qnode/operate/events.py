@@ -78,11 +78,20 @@ def configure_log(
             events.keep,
             _renderer(_format_of(output) if log_format == "auto" else log_format),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        wrapper_class=_logger_of(level),
         logger_factory=structlog.PrintLoggerFactory(file=output),
         cache_logger_on_first_use=False,
     )
     return events
+
+
+def set_log_level(level: LogLevel) -> None:
+    """Write and keep events of ``level`` and above from now on."""
+    structlog.configure(wrapper_class=_logger_of(level))
+
+
+def _logger_of(level: LogLevel) -> type[structlog.typing.BindableLogger]:
+    return structlog.make_filtering_bound_logger(getattr(logging, level.upper()))
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

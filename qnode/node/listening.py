@@ -1,0 +1,64 @@
+"""Listen where the configuration says, also when that address comes later than the node.
+
+At boot a name may not resolve yet, an interface may come late, another program may still hold the port. None
+of that mends itself faster when the node ends: it goes on with all else, says what it waits for, and tries
+again.
+"""
+
+import structlog
+import trio
+
+from qnode.errors import ConfigError
+from qnode.http import Server
+from qnode.node.figures import Figures
+
+RETRY_S = 2.0
+FIRST_ATTEMPT_S = 1.0
+
+log = structlog.get_logger()
+
+
+def host_and_port(address: str, where: str) -> tuple[str, int]:
+    """Return both parts of "host:port" or "[v6]:port".
+
+    Raises:
+        ConfigError: it is neither; ``where`` names its key.
+    """
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ConfigError(f"{where}: expected host:port, got {address!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+async def start_serving(
+    nursery: trio.Nursery, server: Server, address: str, where: str, figures: Figures
+) -> None:
+    """Have ``server`` listen on ``address`` in ``nursery``; return when it does, or must wait to.
+
+    While it cannot, the alarm ``listener.waiting`` says why.
+
+    Raises:
+        ConfigError: the address is none.
+    """
+    host, port = host_and_port(address, where)
+    tried = trio.Event()
+    nursery.start_soon(_listen, server, host, port, where, figures, tried)
+    with trio.move_on_after(FIRST_ATTEMPT_S):  # a resolver that is down takes its time
+        await tried.wait()
+
+
+async def _listen(
+    server: Server, host: str, port: int, where: str, figures: Figures, tried: trio.Event
+) -> None:
+    while True:
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        except OSError as error:
+            figures.note_listening(where, f"cannot listen on {host}:{port}: {error.strerror or error}")
+            tried.set()
+            await trio.sleep(RETRY_S)
+            continue
+        figures.note_listening(where, None)
+        tried.set()
+        await server.run(listeners)
+        return

@@ -1,0 +1,142 @@
+"""What SIGHUP does: read the site's file and its certificates again, all or nothing.
+
+Everything is read and judged before anything is replaced. What cannot be used, or would put what has expired
+in the place of what still holds, changes nothing: the node goes on as it was.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from qnode.config import SiteConfig, load
+from qnode.devices.supervisor import check_devices
+from qnode.errors import ConfigError
+from qnode.etsi014 import SaeDirectory
+from qnode.http import TlsSettings, server_context
+from qnode.link.tls import LinkContexts, link_contexts
+from qnode.node.secret_files import check_tls_keys
+from qnode.tls import AlertingContext
+from qnode.tls_files import Validity, validities, weakness
+
+# Tables and keys that a reload applies. Every other change waits for a restart.
+APPLIED = (
+    "peer.tls",
+    "etsi014.tls",
+    "etsi014.sae",
+    "etsi014.stock_per_pair",
+    "store.key_lifetime_s",
+    "store.most_chunks",
+    "operate.log_level",
+)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whom the site trusts and by what it proves itself, as the files of ``config`` say."""
+
+    key_delivery: TlsSettings
+    key_delivery_context: AlertingContext
+    link_contexts: LinkContexts
+    validities: list[Validity]
+
+
+def read_trust(config: SiteConfig) -> Trust:
+    """Read all certificates, keys and CRLs of ``config``.
+
+    Raises:
+        ConfigError: naming the file that cannot be used.
+    """
+    section, link = config.etsi014.tls, config.peer.tls
+    settings = TlsSettings(
+        certificate=section.certificate, key=section.key, client_ca=section.ca, crl=section.crl
+    )
+    try:
+        context = server_context(settings)
+    except ConfigError as error:
+        raise ConfigError(f"etsi014.tls: {error}") from None
+    contexts = link_contexts(link)
+    held = validities("etsi014.tls", ca=section.ca, certificate=section.certificate, crl=section.crl)
+    held += validities("peer.tls", ca=link.ca, certificate=link.certificate, crl=link.crl)
+    return Trust(settings, context, contexts, held)
+
+
+def read_directory(config: SiteConfig) -> SaeDirectory:
+    """Return the encryptors of ``config``; raises ConfigError."""
+    return SaeDirectory(config.node.kme_id, config.etsi014.sae, (config.peer.kme_id,))
+
+
+def encryptor_identities(config: SiteConfig) -> frozenset[str]:
+    """Return every name by which a certificate is an encryptor's."""
+    return frozenset(name for sae in config.etsi014.sae for name in (sae.sae_id, *sae.identities))
+
+
+@dataclass(frozen=True)
+class Reload:
+    """What was read, complete and usable. ``config``: what is in force once it is applied.
+
+    ``applied``: keys that change now. ``waiting``: keys that the file has otherwise than the running node.
+    """
+
+    config: SiteConfig
+    directory: SaeDirectory
+    trust: Trust
+    applied: list[str]
+    waiting: list[str]
+
+
+def read_again(path: Path, in_force: SiteConfig, trusted: Trust) -> Reload:
+    """Read the site's file at ``path`` and all that it names.
+
+    Raises:
+        ConfigError: it cannot take the place of what is in force, and why.
+    """
+    written = load(path, SiteConfig)
+    check_devices(dict(written.devices))
+    check_tls_keys(written)
+    directory = read_directory(written)
+    trust = read_trust(written)
+    weaker = weakness(trusted.validities, trust.validities, time.time())
+    if weaker is not None:
+        raise ConfigError(weaker)
+    changed = list(changed_keys(in_force, written))
+    config = _put(in_force, written)
+    return Reload(
+        config=config,
+        directory=directory,
+        trust=trust,
+        applied=[key for key in changed if key.startswith(APPLIED)],
+        waiting=[key for key in changed if not key.startswith(APPLIED)],
+    )
+
+
+def changed_keys(old: SiteConfig, new: SiteConfig) -> Iterator[str]:
+    """Yield the dotted name of every key, or whole list, that differs."""
+    yield from _differences(_plain(old), _plain(new), "")
+
+
+def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    elif old != new:
+        yield where
+
+
+def _put(old: SiteConfig, new: SiteConfig) -> SiteConfig:
+    """Return ``old`` with what a reload applies taken from ``new``."""
+    config = old
+    for key in APPLIED:
+        table, name = key.split(".")
+        section = msgspec.structs.replace(
+            getattr(config, table), **{name: getattr(getattr(new, table), name)}
+        )
+        config = msgspec.structs.replace(config, **{table: section})
+    return config
+
+
+def _plain(config: SiteConfig) -> Any:
+    return msgspec.to_builtins(config, enc_hook=str)

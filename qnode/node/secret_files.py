@@ -1,0 +1,31 @@
+"""Files that nobody else may read."""
+
+import os
+import stat
+from pathlib import Path
+
+from qnode.config import SiteConfig
+from qnode.errors import ConfigError
+
+
+def check_tls_keys(config: SiteConfig) -> None:
+    """Refuse private keys that others can read; raises ConfigError."""
+    for where, path in (("peer.tls.key", config.peer.tls.key), ("etsi014.tls.key", config.etsi014.tls.key)):
+        read_secret(path, where)
+
+
+def read_secret(path: Path, where: str) -> bytes:
+    """Read a secret file that nobody else may read.
+
+    Raises:
+        ConfigError: it cannot be read, or others can read it.
+    """
+    try:
+        # systemd guards its credentials by an access list, which shows as group bits.
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        guarded = credentials is not None and path.is_relative_to(credentials)
+        if not guarded and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(f"{where}: {path} can be read by others; run chmod 600 {path}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{where}: {path}: {error.strerror}") from None

@@ -1,0 +1,207 @@
+"""The PEM files of a TLS role: put into a context, refused by name when they cannot do, when they expire.
+
+OpenSSL takes files that help nobody: a CRL of another authority, or a certificate in the place of a CRL,
+which it would even trust. They are refused here, before anything depends on them.
+"""
+
+import re
+import ssl
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from cryptography import x509
+from msgspec import Struct
+
+from qnode.errors import ConfigError
+
+DAY_S = 86400.0
+
+_CREDENTIALS = Path("/run/credentials")
+_CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+
+
+class Validity(Struct, frozen=True, kw_only=True):
+    """How long a certificate or CRL holds; times are unix seconds.
+
+    ``file``: the key of the configuration that names its file, as in `etsi014.tls.ca`. ``subject``: of a
+    certificate, or the issuer of a CRL.
+    """
+
+    kind: Literal["certificate", "crl"]
+    file: str
+    subject: str
+    begins_at: float
+    expires_at: float
+
+    def __str__(self) -> str:
+        noun = "CRL of" if self.kind == "crl" else "certificate of"
+        return f"{self.file}: {noun} {self.subject}"
+
+    def expired(self, at: float) -> bool:
+        """Say whether it holds no more."""
+        return self.expires_at <= at
+
+    def left_s(self, at: float) -> float:
+        """Return for how long it still holds, in seconds; negative when it has expired."""
+        return self.expires_at - at
+
+    def expires_within(self, within_s: float, at: float) -> bool:
+        """Say whether it expires so soon, and has used most of its time: a daily CRL is no news by day."""
+        return self.left_s(at) < min(within_s, (self.expires_at - self.begins_at) / 2)
+
+
+def load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Have ``context`` prove itself by ``certificate`` (with its chain) and ``key``.
+
+    Raises:
+        ConfigError: naming the file that cannot be used, and how to mend it.
+    """
+    certificates_in(certificate)
+    _read(key)
+    try:
+        context.load_cert_chain(certificate, key, lambda: _refuse_encrypted(key))
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            handed_over = key.is_relative_to(_CREDENTIALS)
+            hint = "; systemd hands over a renewed key at a restart only" if handed_over else ""
+            raise ConfigError(f"{certificate}: does not belong to the key {key}{hint}") from None
+        raise ConfigError(
+            f"{certificate}, {key}: not usable for TLS: {error.reason or error}; expected a certificate and "
+            f"its private key in PEM"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{certificate}, {key}: cannot be read: {error.strerror}") from None
+
+
+def load_trust(context: ssl.SSLContext, ca: Path, crl: Path | None) -> None:
+    """Have ``context`` trust what the authorities in ``ca`` signed and ``crl`` does not revoke.
+
+    Each certificate of ``ca`` is an anchor: an issuing authority needs no root beside it, and the root's
+    other authorities are then not trusted. With ``crl`` each certificate needs the CRL of its issuer.
+
+    Raises:
+        ConfigError: naming the file that cannot be used, and how to mend it.
+    """
+    authorities = certificates_in(ca)
+    crls = crls_in(crl, authorities) if crl is not None else []
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if crls:
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    for path in (ca, crl):
+        if path is None:
+            continue
+        try:
+            context.load_verify_locations(path)
+        except ssl.SSLError as error:
+            raise ConfigError(f"{path}: not usable for TLS: {error.reason or error}") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def certificates_in(path: Path) -> list[x509.Certificate]:
+    """Return the certificates of a PEM file, at least one.
+
+    Raises:
+        ConfigError: it cannot be read or holds none.
+    """
+    try:
+        return x509.load_pem_x509_certificates(_read(path))
+    except ValueError:
+        raise ConfigError(f"{path}: not usable for TLS: expected certificates in PEM") from None
+
+
+def crls_in(path: Path, authorities: Iterable[x509.Certificate]) -> list[x509.CertificateRevocationList]:
+    """Return the CRLs of a PEM file, at least one; those of ``authorities`` are verified.
+
+    Raises:
+        ConfigError: it cannot be read, holds none or anything else, or one is forged or damaged.
+    """
+    content = _read(path)
+    blocks = _CRL_BLOCK.findall(content)
+    if not blocks:
+        raise ConfigError(f"{path}: holds no CRL in PEM (an empty or failed download?)")
+    if content.count(b"-----BEGIN") != len(blocks):
+        raise ConfigError(f"{path}: holds more than CRLs, or a CRL that is cut; expected CRLs in PEM only")
+    found = []
+    for block in blocks:
+        try:
+            crl = x509.load_pem_x509_crl(block)
+            signers = [one.public_key() for one in authorities if one.subject == crl.issuer]
+            signed = not signers or any(crl.is_signature_valid(key) for key in signers)  # type: ignore[arg-type]
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: holds a damaged CRL: {error}") from None
+        if not signed:
+            raise ConfigError(f"{path}: the CRL of {_named(crl.issuer)} is not signed by that authority")
+        found.append(crl)
+    return found
+
+
+def validities(where: str, *, ca: Path | None, certificate: Path, crl: Path | None) -> list[Validity]:
+    """Return how long each certificate and CRL of a role holds; ``where``: its table, as `peer.tls`.
+
+    Raises:
+        ConfigError: as `load_own` and `load_trust`.
+    """
+    own = certificates_in(certificate)
+    trusted = certificates_in(ca) if ca is not None else []
+    found = [_of_certificate(f"{where}.certificate", one) for one in own]
+    found += [_of_certificate(f"{where}.ca", one) for one in trusted]
+    for one in crls_in(crl, trusted) if crl is not None else ():
+        if one.next_update_utc is not None:
+            begins = one.last_update_utc
+            found.append(_validity("crl", f"{where}.crl", one.issuer, begins, one.next_update_utc))
+    return found
+
+
+def weakness(old: list[Validity], new: list[Validity], at: float) -> str | None:
+    """Say why ``new`` must not take the place of ``old``: it does not hold and that does. None: it may."""
+    for one in new:
+        same = [other for other in old if other.file == one.file]
+        if not same or any(other.expired(at) or other.begins_at > at for other in same):
+            continue
+        if one.expired(at):
+            return f"{one} has expired, and the one in use has not"
+        if one.begins_at > at:
+            return f"{one} is not valid yet, and the one in use is"
+    anchors = {one.subject for one in new if one.file.endswith(".ca")}
+    gone_anchors = {one.subject for one in old if one.file.endswith(".ca")} - anchors
+    for other in old:
+        issuers = {one.subject for one in new if one.file == other.file}
+        if other.kind == "crl" and issuers and other.subject not in issuers | gone_anchors:
+            return f"{other} is missing, and without it nobody of that authority would be let in"
+    return None
+
+
+def _of_certificate(file: str, one: x509.Certificate) -> Validity:
+    return _validity("certificate", file, one.subject, one.not_valid_before_utc, one.not_valid_after_utc)
+
+
+def _validity(
+    kind: Literal["certificate", "crl"], file: str, name: x509.Name, begins: datetime, expires: datetime
+) -> Validity:
+    return Validity(
+        kind=kind,
+        file=file,
+        subject=_named(name),
+        begins_at=begins.timestamp(),
+        expires_at=expires.timestamp(),
+    )
+
+
+def _named(name: x509.Name) -> str:
+    return name.rfc4514_string() or "(no name)"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _refuse_encrypted(key: Path) -> str:
+    # Without this OpenSSL would ask on the terminal, and the daemon would hang.
+    raise ConfigError(f"{key}: is encrypted: give it unencrypted, protected by the file's mode")

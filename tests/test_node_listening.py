@@ -1,0 +1,98 @@
+"""An address that is not there yet: the node goes on, says what it waits for, and listens when it can."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import trio
+from http_support import HOST, respond, speak
+
+import qnode.node.listening
+from qnode.config import SiteConfig, load
+from qnode.errors import ConfigError
+from qnode.http import Limits, Server
+from qnode.node.figures import Figures
+from qnode.node.listening import host_and_port, start_serving
+
+CONFIG = Path(__file__).parent.parent / "config"
+
+
+@pytest.fixture
+def figures() -> Figures:
+    return Figures(load(CONFIG / "alice.toml", SiteConfig), simulated=True)
+
+
+def server() -> Server:
+    async def app(_scope: object, _receive: object, send: object) -> None:
+        await respond(send, 200, b"here")
+
+    return Server(app, None, Limits())
+
+
+def waiting(figures: Figures) -> list[str]:
+    return [alarm.text for alarm in figures.status().alarms if alarm.name == "listener.waiting"]
+
+
+async def test_ports_that_are_taken_are_named_together_and_listened_on_once_they_are_free(
+    figures: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qnode.node.listening, "RETRY_S", 0.02)
+    with socket.socket() as first, socket.socket() as second:
+        taken = []
+        for holder in (first, second):
+            holder.bind((HOST, 0))
+            holder.listen()
+            taken.append(holder.getsockname()[1])
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for where, port in zip(("etsi014.listen", "operate.metrics_listen"), taken, strict=True):
+                    await start_serving(nursery, server(), f"{HOST}:{port}", where, figures)
+                (text,) = waiting(figures)
+                for where, port in zip(("etsi014.listen", "operate.metrics_listen"), taken, strict=True):
+                    assert f"{where}: cannot listen on {HOST}:{port}: Address already in use" in text
+                assert text in figures.headline()
+                first.close()
+                while "etsi014" in "".join(waiting(figures)):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                assert b"here" in await speak(
+                    taken[0], b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+                )
+                assert "operate.metrics_listen" in waiting(figures)[0]
+                second.close()
+                while waiting(figures):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                assert b"here" in await speak(
+                    taken[1], b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+                )
+                nursery.cancel_scope.cancel()
+
+
+async def test_an_address_that_this_machine_does_not_have_yet_is_waited_for(figures: Figures) -> None:
+    async with trio.open_nursery() as nursery:
+        await start_serving(nursery, server(), "192.0.2.1:8443", "etsi014.listen", figures)  # RFC 5737
+        assert "etsi014.listen: cannot listen on 192.0.2.1:8443: Cannot assign" in waiting(figures)[0]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_name_that_resolves_slowly_or_not_yet_holds_up_nothing(
+    figures: Figures, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def unresolved(port: int, *, host: str) -> list[trio.SocketListener]:
+        await trio.sleep(30.0)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(trio, "open_tcp_listeners", unresolved)
+    async with trio.open_nursery() as nursery:
+        began = trio.current_time()
+        await start_serving(nursery, server(), "kme.example:8443", "etsi014.listen", figures)
+        assert trio.current_time() - began <= 1.0
+        await trio.sleep(31.0)
+        assert "kme.example:8443: Temporary failure in name resolution; trying again" in waiting(figures)[0]
+        nursery.cancel_scope.cancel()
+
+
+def test_what_is_no_address_is_refused_at_once() -> None:
+    assert host_and_port("[::1]:8443", "x") == ("::1", 8443)
+    for address in ("8443", "host:", "host:x", "host:99999"):
+        with pytest.raises(ConfigError, match=r"etsi014\.listen: expected host:port"):
+            host_and_port(address, "etsi014.listen")

@@ -1,0 +1,234 @@
+"""SIGHUP on a running daemon: all or nothing, never its end, and every step told to the service manager."""
+
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography import x509
+from daemons_support import Encryptor, Sites, alter, encryptors, events_of, eventually, two_sites
+from http_support import Pki
+
+from qnode.operate.status import NodeStatus
+
+
+class Manager:
+    """A service manager's end of sd_notify."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.settimeout(60.0)
+
+    def until(self, word: str) -> str:
+        """Return the next notification that says ``word``."""
+        while word not in (told := self.socket.recv(4096).decode()):
+            pass
+        return told
+
+
+class Running:
+    """Alice's daemon, whose files a test changes."""
+
+    def __init__(self, sites: Sites, manager: Manager, authority: Pki) -> None:
+        self.sites, self.manager, self.authority = sites, manager, authority
+        self.file = sites.site_files["alice"]
+        self.socket = sites.endpoints.sites["alice"].control_socket
+
+    def reload(self) -> str:
+        """Send SIGHUP; return what the service manager is told at the end."""
+        self.sites.processes["alice"].send_signal(signal.SIGHUP)
+        self.manager.until("RELOADING=1")
+        return self.manager.until("READY=1")
+
+    def status(self) -> NodeStatus:
+        """Return the daemon's status; it has not ended."""
+        assert self.sites.processes["alice"].poll() is None, self.sites.log("alice")[-3000:]
+        status = self.sites.status("alice")
+        assert status is not None
+        return status
+
+    def alarms(self) -> dict[str, str]:
+        """Return the text of each of the node's own alarms."""
+        return {alarm.name: alarm.text for alarm in self.status().alarms}
+
+    def last(self, event: str) -> dict[str, Any]:
+        """Return the latest event of this name."""
+        return [one for one in events_of(self.socket) if one["event"] == event][-1]
+
+
+def wait_until_hangups_are_held(process_id: int) -> None:
+    """Wait until SIGHUP no longer ends the process."""
+    bit = 1 << (signal.SIGHUP - 1)
+
+    def held() -> bool:
+        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+        masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigBlk", "SigCgt"))]
+        return any(mask & bit for mask in masks)
+
+    eventually(held, "SIGHUP is held")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("reload")
+    manager = Manager(folder / "notify")
+    with pytest.MonkeyPatch.context() as environment, two_sites(folder) as sites:
+        environment.setenv("NOTIFY_SOCKET", str(folder / "notify"))
+        authority = Pki(folder)
+        authority.revoke()
+        for name in ("server", "sae-alice"):
+            authority.write(name, authority.ca.issue_cert(name, "127.0.0.1"))
+        for path in folder.glob("*.key"):
+            path.chmod(0o600)
+        alter(
+            sites.site_files["alice"],
+            etsi014__tls={
+                "ca": str(authority.ca_file),
+                "certificate": str(folder / "server.pem"),
+                "key": str(folder / "server.key"),
+                "crl": str(folder / "crl.pem"),
+            },
+        )
+        sites.start("alice")
+        wait_until_hangups_are_held(sites.processes["alice"].pid)
+        sites.processes["alice"].send_signal(signal.SIGHUP)  # long before the node is up
+        manager.until("READY=1")
+        manager.until("READY=1")  # and the reload that waited for it
+        yield Running(sites, manager, authority)
+    manager.socket.close()
+
+
+@pytest.fixture
+def restored(running: Running) -> Iterator[Running]:
+    """Put the files back as they were when the test ends."""
+    folder = running.authority.folder
+    paths = [running.file, *folder.glob("*.pem"), *folder.glob("*.key")]
+    kept = {path: path.read_bytes() for path in paths}
+    yield running
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert "reload_failed" not in running.reload()
+    assert "node.reload_failed" not in running.alarms()
+
+
+def caller(running: Running) -> Encryptor:
+    folder = running.authority.folder
+    alice, _ = encryptors(running.sites.endpoints)
+    alice._tls = ssl.create_default_context(cafile=str(running.authority.ca_file))
+    alice._tls.load_cert_chain(folder / "sae-alice.pem", folder / "sae-alice.key")
+    return alice
+
+
+def test_a_hangup_before_the_node_is_up_ends_nothing(running: Running) -> None:
+    assert running.status().state.state == "running"
+    assert running.last("node.reloaded")["at"] >= running.last("node.started")["at"]
+
+
+def empty_crl(pki: Pki) -> None:
+    (pki.folder / "crl.pem").write_bytes(b"")
+
+
+def cut_crl(pki: Pki) -> None:
+    whole = (pki.folder / "crl.pem").read_bytes()
+    (pki.folder / "crl.pem").write_bytes(whole + whole[: len(whole) // 2])
+
+
+def crl_of_another_authority(pki: Pki) -> None:
+    other = pki.folder / "other"
+    other.mkdir(exist_ok=True)
+    Pki(other).revoke()
+    (pki.folder / "crl.pem").write_bytes((other / "crl.pem").read_bytes())
+
+
+def forged_crl(pki: Pki) -> None:
+    """Write a CRL in the authority's name that somebody else has signed."""
+    ours, pki.ca._private_key = pki.ca._private_key, trustme.CA()._private_key
+    try:
+        pki.revoke()
+    finally:
+        pki.ca._private_key = ours
+
+
+def certificate_as_crl(pki: Pki) -> None:
+    (pki.folder / "crl.pem").write_bytes(trustme.CA().cert_pem.bytes())
+
+
+def certificate_without_its_key(pki: Pki) -> None:
+    renewed = pki.ca.issue_cert("127.0.0.1")
+    (pki.folder / "server.pem").write_bytes(renewed.cert_chain_pems[0].bytes())
+
+
+def expired_certificate(pki: Pki) -> None:
+    then = x509.load_pem_x509_certificate(pki.ca.cert_pem.bytes()).not_valid_before_utc
+    pki.write("server", pki.ca.issue_cert("127.0.0.1", not_before=then, not_after=then.replace(year=2021)))
+
+
+def missing_key(pki: Pki) -> None:
+    (pki.folder / "server.key").unlink()
+
+
+def readable_key(pki: Pki) -> None:
+    (pki.folder / "server.key").chmod(0o644)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (empty_crl, "crl.pem: holds no CRL"),
+        (cut_crl, "a CRL that is cut"),
+        (crl_of_another_authority, "is missing, and without it nobody"),
+        (forged_crl, "is not signed by that authority"),
+        (certificate_as_crl, "crl.pem: holds no CRL"),
+        (certificate_without_its_key, "does not belong to the key"),
+        (expired_certificate, "has expired, and the one in use has not"),
+        (missing_key, "server.key"),
+        (readable_key, "can be read by others"),
+    ],
+)
+def test_what_cannot_be_used_changes_nothing_and_is_told(
+    restored: Running, spoil: Callable[[Pki], None], reason: str
+) -> None:
+    spoil(restored.authority)
+    try:
+        told = restored.reload()
+    finally:
+        (restored.authority.folder / "server.key").touch(0o600)
+        (restored.authority.folder / "server.key").chmod(0o600)
+    assert "STATUS=running; node.reload_failed: all goes on as before the reload" in told
+    assert reason in told
+    assert reason in restored.last("node.reload_failed")["reason"]
+    assert reason in restored.alarms()["node.reload_failed"]
+    assert caller(restored).get("status").status_code == 200
+
+
+def test_a_hangup_renews_the_certificates_of_encryptors_and_of_the_link(restored: Running) -> None:
+    authority = restored.authority
+    renewed = authority.write("server", authority.ca.issue_cert("127.0.0.1", common_name="renewed"))
+    tls = restored.sites.data / "tls"
+    link = trustme.CA().issue_cert("kme-alice")
+    kept = (tls / "link-alice.pem").read_bytes(), (tls / "link-alice.key").read_bytes()
+    (tls / "link-alice.pem").write_bytes(link.cert_chain_pems[0].bytes())
+    link.private_key_pem.write_to_path(str(tls / "link-alice.key"))
+    assert "failed" not in restored.reload()
+    restored.last("node.reloaded")
+    url = restored.sites.endpoints.sites["alice"].url.rpartition("//")[2]
+    assert presented(url) == renewed.cert_chain_pems[0].bytes()
+    assert presented(peer_address(restored.file)) == link.cert_chain_pems[0].bytes()
+    (tls / "link-alice.pem").write_bytes(kept[0])
+    (tls / "link-alice.key").write_bytes(kept[1])
+
+
+def peer_address(site_file: Path) -> str:
+    line = next(line for line in site_file.read_text().splitlines() if line.startswith("address"))
+    return line.split('"')[1]
+
+
+def presented(address: str) -> bytes:
+    """Return the certificate, in PEM, that a server presents to whoever connects."""
+    host, _, port = address.rpartition(":")
+    return ssl.get_server_certificate((host, int(port)), timeout=30).replace("\r", "").encode()
