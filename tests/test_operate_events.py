@@ -196,3 +196,56 @@ def test_the_format_follows_where_stderr_leads() -> None:
     assert b"\x1b[33mwarning" in os.read(ours, 4096)
     os.close(ours)
     os.close(theirs)
+
+
+CHATTY = """
+import sys
+import structlog
+from qnode.operate.events import configure_log
+events = configure_log(log_format="plain")
+log = structlog.get_logger()
+for number in range(20_000):
+    log.info("key.allocated", number=number, text=400 * "x")
+print(len(events.recent()), flush=True)
+sys.stdin.readline()
+log.info("node.stopped")
+events.flush(60 if "wait" in sys.argv else 1)
+print(events.dropped_lines)
+"""
+
+
+def chatty(stderr: int, *arguments: str) -> "subprocess.Popen[str]":
+    command, pipe = [sys.executable, "-c", CHATTY, *arguments], subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True)
+
+
+def test_a_full_device_and_a_dead_reader_neither_end_nor_hold_up_who_logs() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    full = os.open("/dev/full", os.O_WRONLY)
+    for stderr in (full, writer):
+        with chatty(stderr) as process:
+            kept, dropped = map(int, process.communicate("\n", timeout=60)[0].split())
+        assert (process.returncode, kept) == (0, 1000)
+        assert dropped > 0
+        os.close(stderr)
+
+
+def test_a_pipe_that_nobody_reads_does_not_hold_up_who_logs_and_what_was_lost_is_told() -> None:
+    reader, writer = os.pipe()
+    with chatty(writer, "wait") as process, os.fdopen(reader, encoding="utf-8") as pipe:
+        os.close(writer)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # The program has logged far more than pipe and memory hold, though nobody has read a line yet.
+        assert process.stdout.readline() == "1000\n"
+        lines = [pipe.readline() for _ in range(100)]
+        process.stdin.write("\n")
+        process.stdin.flush()
+        lines += pipe.readlines()
+        dropped = int(process.stdout.read())
+    assert process.returncode == 0
+    told = [int(line.rpartition("lines=")[2]) for line in lines if "log.dropped" in line]
+    assert sum("key.allocated" in line for line in lines) + dropped == 20_000
+    assert sum(told) == dropped > 0
+    assert "node.stopped" in lines[-1]

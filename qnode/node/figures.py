@@ -73,6 +73,7 @@ class Figures:
         self.keys = KeyStatus()
         self.authentication = AuthenticationStatus()
         self.etsi014: Callable[[], EtsiStatus] = EtsiStatus
+        self.log_lines_dropped: Callable[[], int] = int
         self.current_block: int | None = None
         self.filled: float | None = None
         self.recorded_since_s: float | None = None
@@ -105,6 +106,7 @@ class Figures:
             authentication=self.authentication,
             devices=self.devices(),
             etsi014=self.etsi014(),
+            log_lines_dropped=self.log_lines_dropped(),
             alarms=list(self._alarms.values()),
         )
 

@@ -90,6 +90,7 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     finally:
         store.close()
     log.info("node.stopped")
+    events.flush()
     return 0
 
 

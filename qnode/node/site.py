@@ -65,6 +65,7 @@ class SiteNode:
         self._figures = Figures(config, simulated=self._simulated)
         self._board: MutableMapping[str, DeviceStatus] = {}
         self._figures.devices = lambda: list(self._board.values())
+        self._figures.log_lines_dropped = lambda: events.dropped_lines
         self._conversation: Conversation | None = None
         self._tested = trio.Event()  # devices open and the peer is greeted meanwhile, but no block begins
         self._source = Source()

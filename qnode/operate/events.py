@@ -21,6 +21,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from qnode.operate.eventline import render_dated_line, render_line
+from qnode.operate.log_writer import LineLogger, LogWriter
 
 KEPT_EVENTS = 1000
 LONGEST_TEXT_CHARACTERS = 20_000  # of a traceback; a field of a driver's babble ends sooner
@@ -41,10 +42,25 @@ _QUOTED_ARRAY = re.compile(r"\barray\(\[.*?\](?:,[^()]*)?\)", re.DOTALL)
 
 
 class EventLog:
-    """The latest events, oldest first."""
+    """The latest events, oldest first, and how many lines of the log could not be written."""
 
     def __init__(self, kept: int = KEPT_EVENTS) -> None:
         self._events: deque[dict[str, Any]] = deque(maxlen=kept)
+        self._writer: LogWriter | None = None
+
+    @property
+    def dropped_lines(self) -> int:
+        """Lines that were given up because nobody took them, since the start."""
+        return self._writer.dropped_lines if self._writer is not None else 0
+
+    def flush(self, longest_s: float = 1.0) -> None:
+        """Wait until all lines are written or given up, for ``longest_s`` at most."""
+        if self._writer is not None:
+            self._writer.flush(longest_s)
+
+    def write_to(self, writer: LogWriter) -> None:
+        """Note who writes the lines of these events."""
+        self._writer = writer
 
     def recent(self, count: int = KEPT_EVENTS) -> list[dict[str, Any]]:
         """Return the latest ``count`` events: `at` (unix seconds), `level`, `event`, then the fields."""
@@ -63,10 +79,13 @@ def configure_log(
     """Set structlog up for the whole process and return the log of recent events.
 
     ``auto`` chooses `journal` (a priority before each line) when the stream is journald's, `terminal`
-    (coloured) on a terminal, else `plain`; `json` is one JSON object a line. ``stream``: stderr if None.
+    (coloured) on a terminal, else `plain`; `json` is one JSON object a line. ``stream``: stderr if None. A
+    stream that leads out of the process is written by a thread (`LogWriter`), so that logging neither waits
+    nor fails.
     """
     output = sys.stderr if stream is None else stream
     events = EventLog()
+    render = _renderer(_format_of(output) if log_format == "auto" else log_format)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -76,10 +95,10 @@ def configure_log(
             redact,
             _in_order,
             events.keep,
-            _renderer(_format_of(output) if log_format == "auto" else log_format),
+            render,
         ],
         wrapper_class=_logger_of(level),
-        logger_factory=structlog.PrintLoggerFactory(file=output),
+        logger_factory=_logger_factory(output, events, render),
         cache_logger_on_first_use=False,
     )
     return events
@@ -92,6 +111,24 @@ def set_log_level(level: LogLevel) -> None:
 
 def _logger_of(level: LogLevel) -> type[structlog.typing.BindableLogger]:
     return structlog.make_filtering_bound_logger(getattr(logging, level.upper()))
+
+
+Render = Callable[[WrappedLogger, str, EventDict], str]
+
+
+def _logger_factory(output: TextIO, events: EventLog, render: Render) -> Callable[..., Any]:
+    try:
+        number = output.fileno()
+    except (OSError, ValueError):
+        return structlog.PrintLoggerFactory(file=output)  # in memory
+
+    def tell_dropped(lines: int) -> str:
+        event = {"at": time.time(), "level": "warning", "event": "log.dropped", "lines": lines}
+        return render(None, "warning", event)
+
+    writer = LogWriter(number, tell_dropped)
+    events.write_to(writer)
+    return lambda *_: LineLogger(writer)
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -156,7 +193,7 @@ def _format_of(stream: TextIO) -> LogFormat:
     return "terminal" if os.isatty(number) else "plain"
 
 
-def _renderer(log_format: LogFormat) -> Callable[[WrappedLogger, str, EventDict], str]:
+def _renderer(log_format: LogFormat) -> Render:
     """Return the last structlog processor, which makes the text of an event."""
 
     def with_traceback(line: str, event: EventDict) -> str:

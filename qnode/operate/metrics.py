@@ -60,6 +60,9 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
         "qkd_node_state_since_timestamp_seconds", "When the present state began.", status.state.since
     )
     yield _gauge("qkd_troubles", "What a person should look at; 0 when all is well.", len(troubles(status)))
+    yield _counter(
+        "qkd_log_lines_dropped_total", "Lines of the log that nobody took.", status.log_lines_dropped
+    )
     yield _gauge(
         "qkd_peer_connected", "1 while an authenticated session to the peer stands.", status.peer.connected
     )

@@ -208,6 +208,7 @@ class Alarm(Struct, frozen=True, kw_only=True):
 class NodeStatus(Struct, frozen=True, kw_only=True):
     """One site at the moment ``at``.
 
+    ``log_lines_dropped``: lines of the log that could not be written, because nobody took them.
     ``state`` is `starting`, `running`, `degraded`, `stopping` or `halted`. ``recorded_since``: since when
     somebody records the tags or symbols of this site; None: nobody does.
     """
@@ -227,6 +228,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     etsi014: EtsiStatus = EtsiStatus()
     alarms: list[Alarm] = []
     recorded_since: float | None = None
+    log_lines_dropped: int = 0
 
 
 def troubles(status: NodeStatus) -> list[Alarm]:

@@ -1,0 +1,121 @@
+"""Lines of the log to a file descriptor from a thread of its own: whoever logs never waits and never fails.
+
+What stderr leads to may be full, dead, or read by nobody. Lines that cannot be written are counted, and the
+next one that can is preceded by a line that says how many.
+"""
+
+import atexit
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+
+MOST_WAITING_BYTES = 4 << 20
+_MOST_AT_ONCE_BYTES = 64 << 10
+_AT_EXIT_S = 1.0
+
+
+class LogWriter:
+    """Writes lines to ``number``, a file descriptor; ``tell_dropped`` words how many were lost."""
+
+    def __init__(self, number: int, tell_dropped: Callable[[int], str]) -> None:
+        self._number = number
+        self._tell_dropped = tell_dropped
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._writing = 0
+        self._dropped = 0
+        self._untold = 0
+        self._torn = False
+        self._changed = threading.Condition()
+        threading.Thread(target=self._work, name="log", daemon=True).start()
+        atexit.register(self.flush, _AT_EXIT_S)
+
+    @property
+    def dropped_lines(self) -> int:
+        """How many lines were given up since the start."""
+        return self._dropped
+
+    def put(self, line: str) -> None:
+        """Have ``line`` written, or count it when too much waits already; this never blocks."""
+        data = f"{line}\n".encode(errors="backslashreplace")
+        with self._changed:
+            if self._waiting_bytes + len(data) > MOST_WAITING_BYTES:
+                self._count(1)
+                return
+            self._waiting.append(data)
+            self._waiting_bytes += len(data)
+            self._changed.notify_all()
+
+    def flush(self, longest_s: float) -> bool:
+        """Wait until nothing waits to be written, for ``longest_s`` at most; say whether that came about."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._waiting or self._writing), longest_s)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                lines = self._take()
+                self._writing = len(lines)
+            written = self._write(lines)
+            with self._changed:
+                self._count(len(lines) - written)
+                self._writing = 0
+                self._changed.notify_all()
+
+    def _take(self) -> list[bytes]:
+        lines: list[bytes] = []
+        size = 0
+        while self._waiting and (not lines or size + len(self._waiting[0]) <= _MOST_AT_ONCE_BYTES):
+            lines.append(self._waiting.popleft())
+            size += len(lines[-1])
+        self._waiting_bytes -= size
+        return lines
+
+    def _count(self, lines: int) -> None:
+        self._dropped += lines
+        self._untold += lines
+
+    def _write(self, lines: list[bytes]) -> int:
+        """Return how many of ``lines`` were written whole."""
+        try:
+            if self._torn:
+                self._write_all(b"\n")
+                self._torn = False
+            if untold := self._untold:
+                self._write_all(f"{self._tell_dropped(untold)}\n".encode())
+                with self._changed:
+                    self._untold -= untold
+        except OSError:
+            return 0
+        for number, line in enumerate(lines):
+            try:
+                self._write_all(line)
+            except OSError:
+                return number
+        return len(lines)
+
+    def _write_all(self, data: bytes) -> None:
+        while data:
+            try:
+                written = os.write(self._number, data)
+            except BlockingIOError:  # somebody who shares the descriptor made it so
+                select.select([], [self._number], [], 1.0)
+                continue
+            data = data[written:]
+            self._torn = bool(data)
+
+
+class LineLogger:
+    """The last step of structlog: each method takes the text of an event."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self._writer = writer
+
+    def msg(self, line: str) -> None:
+        """Have ``line`` written."""
+        self._writer.put(line)
+
+    log = debug = info = warn = warning = error = critical = exception = fatal = failure = err = msg
