@@ -223,6 +223,22 @@ def test_failed_alignments_ask_for_longer_probes_and_in_the_end_for_a_new_clock(
     assert not len(result.clicks)
 
 
+@pytest.mark.parametrize("block_s", [0.05, 0.08, 0.099, 0.1, 1.0])
+def test_alice_accepts_the_probes_of_a_series_however_long_blocks_of_tags_are(block_s):
+    synchroniser = Synchroniser(SOURCE, RECEIVER, np.random.default_rng(1).bytes)
+    probes = []
+    for block in Link(rate_hz=12_000).tags(4.0, seed=10).blocks(block_s):
+        probe = synchroniser.feed(block).probe
+        if probe is not None:
+            probes.append(probe)
+            assert correlate(probe, symbols, 0, 100) is None  # far from where it fits
+            synchroniser.alignment_failed(probe.number)
+    assert len(probes) >= (5 if block_s < 1.0 else 2)
+    for probe in probes:
+        assert probe.ticks[-1] <= 0.4 * 2 * 600e6
+    assert max(probe.ticks.size for probe in probes) > 1500  # nearly all that 0.4 s have
+
+
 def test_answers_to_earlier_probes_are_ignored():
     synchroniser = Synchroniser(SOURCE, RECEIVER, np.random.default_rng(1).bytes)
     probe = None

@@ -155,7 +155,7 @@ def _check(ticks: npt.NDArray[np.int64]) -> None:
     if not 1 <= ticks.shape[0] <= MOST_PROBE_CLICKS:
         raise ProtocolError(f"alignment probe of {ticks.shape[0]} clicks: at most {MOST_PROBE_CLICKS}")
     if ticks[0] != 0 or ticks[-1] > LONGEST_PROBE_TICKS or np.any(ticks[1:] <= ticks[:-1]):
-        raise ProtocolError("alignment probe: ticks must ascend from 0 over a few seconds at most")
+        raise ProtocolError(f"alignment probe: ticks must ascend from 0 to {LONGEST_PROBE_TICKS} at most")
 
 
 def _significance(matches: int, mismatches: int, n_offsets: int) -> float:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from qnode.config import ReceiverParameters, SourceParameters
 from qnode.tags.acceptance import GateTable, SlipMonitor, accept, one_per_slot, z_ticks
-from qnode.tags.alignment import MOST_PROBE_CLICKS, Alignment, AlignmentProbe
+from qnode.tags.alignment import LONGEST_PROBE_TICKS, MOST_PROBE_CLICKS, Alignment, AlignmentProbe
 from qnode.tags.clock import recover_clock
 from qnode.tags.dead_time import DeadTimeWatch, slots_of
 from qnode.tags.gates import gates
@@ -97,6 +97,7 @@ class Synchroniser:
         order_window_ps: int = 1_000_000, clock_walk_per_root_s: float = 2e-9, range_ppm: float = 100.0,
     ) -> None:  # fmt: skip
         self._tick_ps = source.period_ps / 2.0
+        self._longest_probe = min(int(LONGEST_PROBE_PS / self._tick_ps), LONGEST_PROBE_TICKS)
         self._table = GateTable.of(gates(source, receiver))
         self._random_bytes = random_bytes
         self._walk = clock_walk_per_root_s
@@ -321,13 +322,14 @@ class Synchroniser:
         self._collected.append(z_ticks(tags.times_ps, tags.channels, tracked.combs, good, reach))
         # A tick may have several clicks; of a fast link's block only the last are needed.
         ticks = np.unique(np.concatenate(self._collected)[-4 * self._probe_clicks :])
-        span_ps = (ticks[-1] - ticks[0]) * self._tick_ps if ticks.size else 0.0
-        if ticks.size < self._probe_clicks and span_ps < LONGEST_PROBE_PS:
+        span = int(ticks[-1] - ticks[0]) if ticks.size else 0
+        if ticks.size < self._probe_clicks and span < self._longest_probe:
             return
+        # A block of tags may be long: its first clicks are then too long ago.
+        ticks = ticks[ticks >= ticks[-1] - self._longest_probe][-self._probe_clicks :]
         if ticks.size < FEWEST_PROBE_CLICKS:
             self._collected = []
             return
-        ticks = ticks[-self._probe_clicks :]
         first = int(ticks[0])
         start_ps = clock.time_of(first)
         self._counts.probes += 1
