@@ -46,6 +46,7 @@ from qnode.node.decision import (
     verification_bits,
 )
 from qnode.node.dialogue import BlockLost, BlockSpan
+from qnode.node.error_rate import ErrorRate
 from qnode.node.in_flight import blocks_in_flight, method_for
 from qnode.node.process import read_secret
 from qnode.node.recorder import AliceRecorder, BobRecorder
@@ -365,7 +366,7 @@ class _Book:
         self.losses: list[tuple[int, str]] = []
         self.current_block: int | None = None
         self.filled: float | None = None
-        self.last_qber_z: float | None = None
+        self.error_rate = ErrorRate(1.0)
 
     def announced(self, block_id: int, span_s: float) -> None:
         pass
@@ -413,7 +414,8 @@ async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
     link = LinkParameters(source=SourceParameters(qubit_rate_hz=1_000_000))
     peer, book, rate, storage = _Peer(), _Book(), RunningRate(p_z=0.5), _Storage()
     storage.counts, storage.most_chunks = counts, 1  # type: ignore[attr-defined]
-    book.last_qber_z = qber_z
+    if qber_z is not None:
+        book.error_rate.counted(qber_z)
     site: Any = SimpleNamespace(link=link, session=peer, storage=storage, seals=SealOrder())
     none, taken = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8)), list[int]()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cache
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import msgspec.structs
 import numpy as np
@@ -96,6 +96,17 @@ def test_the_first_block_pays_for_the_sample_that_is_its_estimate() -> None:
     assert second.counts is not None
     extra = first.counts.alice_parities / first.counts.shannon_bits - second.counts.f_ec
     assert extra * first.counts.shannon_bits > 2000
+
+
+def test_blocks_too_short_for_key_pay_for_one_sample_in_all() -> None:
+    short = msgspec.structs.replace(LINK, block=BlockParameters(sifted_bits=10_000, minimum_secret_bits=8192))
+    first, *others = islice(distillation.distilled(results(), RECORDING.symbols, short, seeded(2).bytes), 6)
+    assert {block.lost for block in (first, *others)} == {"key_length"}
+    assert first.counts is not None
+    assert first.counts.alice_parities > 4096
+    for block in others:
+        assert block.counts is not None
+        assert block.counts.alice_parities < 0.25 * block.sifted_bits
 
 
 def test_each_block_has_the_counts_of_its_tags() -> None:

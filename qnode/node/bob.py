@@ -263,7 +263,7 @@ class BobPart:
             position = end
             if news.reached_slot < block.span.end_slot:
                 break
-            error_rate_is_known = self._figures.last_qber_z is not None
+            error_rate_is_known = self._figures.error_rate.value is not None
             self._distil(block)
             distilled = block
             assert self._upcoming is not None
@@ -317,7 +317,7 @@ class BobPart:
             self._recorder.end_block(block.recording, self._numbering, block.dialogue.block_id, block.span)
 
         async def work(dialogue: Dialogue) -> None:
-            await block.distil(dropped, self._figures.last_qber_z)
+            await block.distil(dropped, self._figures.error_rate.value)
 
         self._nursery.start_soon(self._run, block, work)
 

@@ -112,7 +112,7 @@ class BobBlock:
     async def distil(self, dropped: int, qber_estimate: float | None) -> None:
         """Close the announcement and make key of the block, with Alice.
 
-        ``qber_estimate``: of the block before; None when that gave no key, then a sample is disclosed first.
+        ``qber_estimate``: see `qnode.node.error_rate`; without it a sample is disclosed first.
 
         Raises:
             BlockLost: the block gives no key.

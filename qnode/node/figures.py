@@ -21,6 +21,7 @@ from qnode.node.block_policy import RecentBlocks
 from qnode.node.decided import DecidedBlocks, KnownOfBlock
 from qnode.node.decision import assumptions
 from qnode.node.dialogue import BlockSpan
+from qnode.node.error_rate import ErrorRate
 from qnode.operate.status import (
     Alarm,
     AuthenticationStatus,
@@ -64,7 +65,7 @@ class Figures:
         self._unheard: dict[str, str] = {}
         self.recent = RecentBlocks()
         self.decided = DecidedBlocks(config.link)
-        self.last_qber_z: float | None = None
+        self.error_rate = ErrorRate(config.link.block.qber_z_limit)
         self.misaligned_block_id = 0
         self.state = State("starting", time.time())
         self.peer = PeerStatus(kme_id=config.peer.kme_id, connection=State("disconnected", time.time()))
@@ -178,18 +179,20 @@ class Figures:
         checks = examine(counts, self._link)
         self._open[block_id] = msgspec.structs.replace(self._open[block_id], verified=counts, checks=checks)
         self.quantum = msgspec.structs.replace(self.quantum, checks=checks, checks_of_block=block_id)
+        self.error_rate.counted(counts.qber_z)
         self._errors(block_id, int(counts.m_z.total), int(counts.n_z.total))
 
     def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:
         """Note the errors in a disclosed sample of a block."""
+        if measured_bits:
+            self.error_rate.sampled(error_bits / measured_bits)
         self._errors(block_id, error_bits, measured_bits)
 
     def _errors(self, block_id: int, error_bits: int, measured_bits: int) -> None:
         if measured_bits:
             if error_bits > MISALIGNED_QBER * measured_bits:
                 self.misaligned_block_id = max(self.misaligned_block_id, block_id)
-            self.last_qber_z = error_bits / measured_bits
-            self.quantum = msgspec.structs.replace(self.quantum, qber_z=self.last_qber_z)
+            self.quantum = msgspec.structs.replace(self.quantum, qber_z=error_bits / measured_bits)
         self.totals = msgspec.structs.replace(
             self.totals,
             error_bits=self.totals.error_bits + error_bits,
@@ -271,7 +274,7 @@ class Figures:
         """Count a block that gave no key, and why."""
         known = self._decided(block_id)
         self.decided.lost(block_id, reason, detail, known)
-        self.last_qber_z = None
+        self.error_rate.lost(reason)
         self.recent.lost(reason)
         self._discarded[reason] = self._discarded.get(reason, 0) + 1
         self._last_discard = Discard(block_id=block_id, at=time.time(), reason=reason, detail=detail)

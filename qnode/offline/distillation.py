@@ -17,6 +17,7 @@ from qnode.distill.verify import verification_tag
 from qnode.node.block_policy import RecentBlocks
 from qnode.node.decision import check_qber, check_size, decide, verification_bits
 from qnode.node.dialogue import BlockLost
+from qnode.node.error_rate import ErrorRate
 from qnode.node.reconciliation import SEED_BYTES, Disclosed
 from qnode.node.sample import sample_of
 from qnode.offline.sifting import BothSides, Span, sifted_blocks
@@ -88,16 +89,18 @@ def distilled_blocks(
 ) -> Iterator[DistilledBlock]:
     """Yield what becomes of each block, by its number, and tell ``recent``.
 
-    The error rate of one block is the estimate for the next.
+    What is known of the error rate follows `qnode.node.error_rate`.
     """
-    qber = None
+    error_rate = ErrorRate(link.block.qber_z_limit)
     for number, block in blocks:
-        done = distil(number, block, link, qber, random_bytes)
+        done = distil(number, block, link, error_rate.value, random_bytes)
+        if done.counts is not None:
+            error_rate.counted(done.counts.qber_z)
         if done.counts is not None and not done.lost:
             recent.accepted((block.span.end - block.span.first) / link.source.qubit_rate_hz, done.counts)
         else:
             recent.lost(done.lost)
-        qber = done.counts.qber_z if done.counts is not None else None
+            error_rate.lost(done.lost)
         yield done
 
 
@@ -110,7 +113,7 @@ def distil(
 ) -> DistilledBlock:
     """Correct, verify and amplify one block at both sides.
 
-    ``qber_estimate``: of the block before; None: a sample is disclosed first, and charged.
+    Without ``qber_estimate`` a sample is disclosed first, and charged.
     """
     alice, received = block.alice, block.received
     base = DistilledBlock(number, block.span, block.clicks, len(received))
