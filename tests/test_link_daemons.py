@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import ssl
 import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -99,6 +100,19 @@ def test_loopback_delivers_keys_at_both_ends_and_prints_one_json_object(tmp_path
     assert result["secret_bits"] >= 256 * result["keys_compared"]
     assert 0 < result["lambda_ec_bits"] < result["sifted_bits"]
     assert 0 < result["qber_z"] < result["phase_error_upper"] < 0.5
+
+
+def test_a_second_loopback_on_a_live_folder_is_refused_by_pid_and_writes_nothing(link: Loopback) -> None:
+    def written() -> dict[Path, bytes]:
+        files = [*link.data.glob("*.*"), *link.data.glob("*/site.toml"), *link.data.glob("tls/*")]
+        return {path: path.read_bytes() for path in files}
+
+    before = written()
+    command = [*(sys.executable, "-m", "qnode", "loopback"), *("--data-dir", str(link.data), "--json")]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (second.returncode, second.stdout) == (64, "")
+    assert f"in use by pid {link.process.pid};" in second.stderr
+    assert written() == before
 
 
 def test_endpoints_file_has_its_frozen_shape(link: Loopback) -> None:

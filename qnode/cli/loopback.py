@@ -17,6 +17,7 @@ import trio
 from qnode.cli.main import EXIT_USAGE
 from qnode.config import Role
 from qnode.errors import ConfigError
+from qnode.loopback.data_dir import sole_use
 from qnode.loopback.drills import drill_named, drill_schedule, drill_times, with_schedule
 from qnode.loopback.prepare import (
     LoopbackConfig,
@@ -157,7 +158,7 @@ def run_both_sites(config: LoopbackConfig, wanted: Wanted, played: Played | None
         ConfigError: something that they need cannot be used.
     """
     speed = _parse_speed(wanted.speed)
-    with _data_dir(wanted.data_dir) as directory:
+    with _data_dir(wanted.data_dir) as directory, sole_use(directory):
         prepared = prepare(directory, config, Staging(speed, wanted.rtt_ms / 1000.0, played))
         run = Run(config, prepared, wanted.until_keys, wanted.duration_s)
         try:

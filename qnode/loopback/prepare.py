@@ -15,7 +15,7 @@ import trustme
 from msgspec import Struct
 
 from qnode.config import LinkParameters, Role, convert, tables
-from qnode.errors import ConfigError
+from qnode.loopback.data_dir import make_private
 from qnode.simulate.parameters import SimulationParameters
 
 PRESHARED_KEY_BYTES = 64 + 16 * 1024  # session root, two hash keys, 512 one-time pads a direction
@@ -114,17 +114,13 @@ class Staging(Struct, frozen=True):
 
 
 def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepared:
-    """Make or complete ``directory``.
+    """Make or complete ``directory``, of which the caller has the sole use (`qnode.loopback.data_dir`).
 
     Raises:
-        ConfigError: the folder cannot be written, or is readable by others.
+        ConfigError: it cannot be used.
     """
     directory = directory.resolve()
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-    except OSError as error:
-        raise ConfigError(f"{directory}: cannot be used as data folder: {error.strerror}") from None
+    make_private(directory)
     (directory / "endpoints.json").unlink(missing_ok=True)  # of an earlier run, with other ports
     ports = _free_ports(6)
     addresses = {"alice": ports[1], "bob": ports[2]}
