@@ -84,6 +84,7 @@ class World:
     pki: Pki
     supply: MemorySupply
     servers: dict[str, Server]
+    deliveries: dict[str, Delivery]
     stack: AsyncExitStack
 
     async def client(self, leaf: trustme.LeafCert | str, kme: str) -> httpx.AsyncClient:
@@ -103,9 +104,10 @@ async def world(
     """Serve alice and bob over one supply."""
     supply = supply or MemorySupply()
     async with AsyncExitStack() as stack:
-        servers = {}
+        servers, deliveries = {}, {}
         for kme in ("alice", "bob"):
             directory = SaeDirectory(kme, ENTRIES, node_names=("node.alice", "node.bob"))
             delivery = Delivery(directory, supply, limits=limits or ApiLimits(), simulated=simulated)
+            deliveries[kme] = delivery
             servers[kme] = await stack.enter_async_context(running(application(delivery), pki.settings()))
-        yield World(pki, supply, servers, await stack.enter_async_context(AsyncExitStack()))
+        yield World(pki, supply, servers, deliveries, await stack.enter_async_context(AsyncExitStack()))

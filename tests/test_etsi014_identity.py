@@ -2,7 +2,6 @@
 
 import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -12,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from etsi014_support import ENTRIES, A, B, D, world
-from http_support import Pki
+from http_support import HOST, Pki
 
 from qnode.errors import ConfigError
 from qnode.etsi014 import Refusal, SaeDirectory, SaeEntry
@@ -120,7 +119,7 @@ def test_a_certificate_finds_its_sae(der: bytes, sae_id: str) -> None:
 def test_other_certificates_are_unauthorised(der: bytes | None, reason: str) -> None:
     with pytest.raises(Refusal) as caught:
         directory().caller(der)
-    assert (caught.value.status, caught.value.message, caught.value.reason) == (401, None, reason)
+    assert (caught.value.status, caught.value.message, caught.value.reason) == (401, "not authorised", reason)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +156,25 @@ async def test_over_tls_an_unregistered_certificate_is_401_and_takes_nothing(pki
                 client = await place.client(leaf, "alice")
                 for path in ("status", "enc_keys", "dec_keys"):
                     answer = await client.get(f"/api/v1/keys/{B}/{path}")
-                    assert (answer.status_code, answer.content) == (401, b"")
+                    assert (answer.status_code, answer.json()) == (401, {"message": "not authorised"})
             assert place.supply.chunks == 1000
-    refusals: list[Any] = [entry["reason"] for entry in logs if entry["event"] == "request.refused"]
-    assert refusals == [reason for reason in leaves for _ in range(3)]
+    refusals = [entry for entry in logs if entry["event"] == "request.refused"]
+    assert {entry["reason"] for entry in refusals} <= {*leaves}
+    assert sum(entry.get("not_logged", 0) for entry in refusals) + len(refusals) <= 9
+    assert [(entry["client"], entry["names"]) for entry in refusals[::3]] == [
+        (HOST, ["sae-x"]),
+        (HOST, ["node.bob"]),
+    ]
+
+
+async def test_refusals_of_strangers_are_counted_and_their_lines_are_few(pki: Pki) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with world(pki) as place:
+            client = await place.client(pki.ca.issue_cert("sae-x"), "alice")
+            for _ in range(50):
+                await client.get(f"/api/v1/keys/{B}/status")
+            assert place.deliveries["alice"].requests_unauthorised == 50
+    assert len([entry for entry in logs if entry["event"] == "request.refused"]) <= 10
 
 
 async def test_over_tls_alternative_and_common_names_both_work(pki: Pki) -> None:

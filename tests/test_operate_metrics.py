@@ -13,7 +13,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from qnode.distill.check_table import Finding
 from qnode.operate.metrics import render_metrics
 from qnode.operate.metrics_app import metrics_app
-from qnode.operate.status import BlockStatus, NodeStatus, PeerStatus, QuantumStatus, SiteStatus, State
+from qnode.operate.screen import status_lines
+from qnode.operate.status import (
+    BlockStatus,
+    HttpStatus,
+    NodeStatus,
+    PeerStatus,
+    QuantumStatus,
+    SiteStatus,
+    State,
+)
 
 RULES = Path(__file__).parent.parent / "config" / "prometheus-rules.yml"
 
@@ -52,6 +61,29 @@ def test_the_page_says_what_the_status_says_in_base_units() -> None:
     assert {name: found.get(name) for name in expected} == expected
     assert found["qkd_phase_residual_seconds"] == pytest.approx(38.2e-12)
     assert found["qkd_clock_offset_ratio"] == pytest.approx(12.5e-6)
+
+
+def test_refusals_of_the_key_delivery_interface_are_counted() -> None:
+    http = HttpStatus(
+        connections_open=3,
+        connections_total=900,
+        connections_refused_total=4,
+        connections_evicted_total=5,
+        connections_failed_total=6,
+        handshakes_failed_total=7,
+        requests_total=800,
+        requests_refused_total=8,
+        requests_unauthorised_total=9,
+    )
+    well = well_status()
+    found = samples(replace(well, etsi014=replace(well.etsi014, http=http)))
+    names = ("connections", "connections_refused", "connections_evicted", "connections_failed")
+    assert [found[f"qkd_http_{name}_total"] for name in names] == [900, 4, 5, 6]
+    names = ("handshakes_failed", "requests", "requests_refused", "requests_unauthorised")
+    assert [found[f"qkd_http_{name}_total"] for name in names] == [7, 800, 8, 9]
+    assert found["qkd_http_open_connections"] == 3
+    shown = "\n".join(status_lines(replace(well, etsi014=replace(well.etsi014, http=http))))
+    assert "33 turned away" in shown
 
 
 def test_checks_that_failed_are_counted_and_each_shows_its_limits() -> None:

@@ -97,6 +97,8 @@ class Delivery:
         self.simulated = simulated
         self._supply = supply
         self.usage = {sae.sae_id: Usage() for sae in directory.local}
+        self.requests_unauthorised = 0
+        """How often somebody was answered 401, SAEs of this site included."""
         self._issued = _Issued()
         self._turns = {sae.sae_id: trio.Semaphore(limits.requests_per_sae) for sae in directory.local}
 

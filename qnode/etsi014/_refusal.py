@@ -7,21 +7,18 @@ from qnode.errors import QnodeError
 
 
 class Refusal(QnodeError):
-    """A call that ends without keys: what the caller is told, and the reason that only our log sees.
-
-    ``message`` is None for 401, which has no body in the standard.
-    """
+    """A call that ends without keys: what the caller is told, and the reason that only our log sees."""
 
     def __init__(
         self,
         status: int,
-        message: str | None,
+        message: str,
         *,
         reason: str,
         details: Sequence[Mapping[str, Any]] = (),
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(f"{status} {message or reason}")
+        super().__init__(f"{status} {message}")
         self.status = status
         self.message = message
         self.reason = reason
@@ -35,5 +32,5 @@ def malformed(message: str, reason: str, *details: Mapping[str, Any]) -> Refusal
 
 
 def unauthorised(reason: str) -> Refusal:
-    """Return the 401, which tells a caller nothing."""
-    return Refusal(401, None, reason=reason)
+    """Return the 401, which tells a caller no more; the standard gives it no body, but clients expect one."""
+    return Refusal(401, "not authorised", reason=reason)

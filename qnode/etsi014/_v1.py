@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import msgspec
 import structlog
+import trio
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -17,6 +18,8 @@ from qnode.etsi014._delivery import Delivery
 from qnode.etsi014._directory import SaeEntry
 from qnode.etsi014._refusal import Refusal
 from qnode.etsi014._supply import Key
+from qnode.strangers import StrangersLog, network_of
+from qnode.tls import certificate_names
 
 log = structlog.get_logger()
 
@@ -64,11 +67,12 @@ def application(delivery: Delivery) -> ASGIApp:
             key_ids = _reading.key_ids_of_body(await request.body())
         return _container(delivery, await delivery.fetch(caller, sae_id, key_ids))
 
+    strangers = StrangersLog()
     router = Router(
         [
-            Route(f"{_PREFIX}/status", _Endpoint(delivery, status, ("GET",))),
-            Route(f"{_PREFIX}/enc_keys", _Endpoint(delivery, enc_keys, ("GET", "POST"))),
-            Route(f"{_PREFIX}/dec_keys", _Endpoint(delivery, dec_keys, ("GET", "POST"))),
+            Route(f"{_PREFIX}/status", _Endpoint(delivery, strangers, status, ("GET",))),
+            Route(f"{_PREFIX}/enc_keys", _Endpoint(delivery, strangers, enc_keys, ("GET", "POST"))),
+            Route(f"{_PREFIX}/dec_keys", _Endpoint(delivery, strangers, dec_keys, ("GET", "POST"))),
         ],
         redirect_slashes=False,
         default=_not_found,
@@ -85,8 +89,11 @@ def application(delivery: Delivery) -> ASGIApp:
 class _Endpoint:
     """One path: its methods, its caller, its answer or refusal."""
 
-    def __init__(self, delivery: Delivery, call: Call, methods: tuple[str, ...]) -> None:
+    def __init__(
+        self, delivery: Delivery, strangers: StrangersLog, call: Call, methods: tuple[str, ...]
+    ) -> None:
         self._delivery = delivery
+        self._strangers = strangers
         self._call = call
         self._methods = methods
 
@@ -101,28 +108,46 @@ class _Endpoint:
             sae_id = _reading.sae_id(request.path_params["sae_id"])
             response = _json(200, await self._call(request, caller, sae_id))
         except Refusal as refusal:
-            if caller is not None:
-                self._delivery.usage[caller.sae_id].requests_refused += 1
-            log.info(
-                "request.refused",
-                sae=caller.sae_id if caller is not None else None,
-                method=request.method,
-                path=scope["path"],
-                status=refusal.status,
-                reason=refusal.reason,
-            )
+            self._note(scope, caller, refusal)
             response = self._refused(refusal)
         await response(scope, receive, send)
 
+    def _note(self, scope: Scope, caller: SaeEntry | None, refusal: Refusal) -> None:
+        """Count a refusal and write it to the log; who is no SAE of ours has a budget of lines."""
+        if caller is not None:
+            self._delivery.usage[caller.sae_id].requests_refused += 1
+        if refusal.status == 401:
+            self._delivery.requests_unauthorised += 1
+        client = scope["client"][0] if scope.get("client") else ""
+        told = {
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": refusal.status,
+            "reason": refusal.reason,
+            "client": client,
+            "names": _names(scope.get("extensions", {}).get("tls", {}).get("client_cert_der")),
+        }
+        if caller is not None:
+            log.info("request.refused", sae=caller.sae_id, **told)
+        else:
+            network = network_of(client)
+            self._strangers.write("info", "request.refused", network, trio.current_time(), sae=None, **told)
+
     def _refused(self, refusal: Refusal) -> Response:
-        if refusal.message is None:
-            return Response(status_code=refusal.status, headers={"cache-control": "no-store"})
         response = _json(refusal.status, ErrorBody(refusal.message, tuple(map(dict, refusal.details))))
         if refusal.status == 405:
             response.headers["allow"] = ", ".join(self._methods)
         if refusal.retry_after_s is not None:
             response.headers["retry-after"] = str(refusal.retry_after_s)
         return response
+
+
+def _names(certificate: bytes | None) -> list[str]:
+    """Return whom a certificate (DER) names, for the log; nobody if there is none that can be read."""
+    try:
+        return list(certificate_names(certificate)) if certificate is not None else []
+    except ValueError:
+        return []
 
 
 def _container(delivery: Delivery, keys: list[Key]) -> KeyContainerBody:

@@ -1,5 +1,6 @@
 """One site put together: store, devices, link, key delivery, and the ways to look at it."""
 
+import dataclasses
 import time
 from collections.abc import AsyncIterator, MutableMapping
 from functools import partial
@@ -41,7 +42,7 @@ from qnode.operate.events import EventLog, set_log_level
 from qnode.operate.metrics_app import metrics_app
 from qnode.operate.notify import Notifier, feed_watchdog, from_environment
 from qnode.operate.recordings import Recordings
-from qnode.operate.status import EtsiStatus, PeerStatus, SaeStatus, State
+from qnode.operate.status import EtsiStatus, HttpStatus, PeerStatus, SaeStatus, State
 
 log = structlog.get_logger()
 
@@ -260,9 +261,9 @@ class SiteNode:
     async def _serve_keys(self, nursery: trio.Nursery) -> None:
         limits = ApiLimits(max_key_count=self._config.store.most_chunks)
         delivery = Delivery(self._directory, self._supply, limits=limits, simulated=self._simulated)
-        self._figures.etsi014 = lambda: self._etsi_status(delivery)
         server = Server(application(delivery), self._trust.key_delivery, Limits())
         self._delivery, self._server = delivery, server
+        self._figures.etsi014 = lambda: self._etsi_status(delivery)
         await start_serving(nursery, server, self._config.etsi014.listen, "etsi014.listen", self._figures)
 
     # Reload
@@ -312,7 +313,13 @@ class SiteNode:
             )
             for sae in self._directory.local
         ]
-        return EtsiStatus(url=f"https://{self._config.etsi014.listen}", saes=saes)
+        counters = self._server.counters
+        http = HttpStatus(
+            connections_open=self._server.open_connections,
+            requests_unauthorised_total=delivery.requests_unauthorised,
+            **{f"{name}_total": value for name, value in dataclasses.asdict(counters).items()},
+        )
+        return EtsiStatus(url=f"https://{self._config.etsi014.listen}", saes=saes, http=http)
 
     # Housekeeping
 

@@ -34,6 +34,7 @@ class _StatusCollector(Collector):
         yield from _quantum(self._status)
         yield from _blocks(self._status)
         yield from _keys(self._status)
+        yield from _http(self._status)
         yield from _devices(self._status)
 
 
@@ -173,6 +174,24 @@ def _blocks(status: NodeStatus) -> Iterator[Metric]:
         yield _gauge("qkd_last_block_phase_error_ratio", "Upper bound of its phase errors.", last.phi_z_upper)
         yield _gauge("qkd_last_block_reconciliation_efficiency", "Disclosed over Shannon's limit.", last.f_ec)
         yield _gauge("qkd_last_block_took_seconds", "From the block's end to its key.", last.took_s)
+
+
+def _http(status: NodeStatus) -> Iterator[Metric]:
+    http = status.etsi014.http
+    yield _gauge(
+        "qkd_http_open_connections", "Open connections to the key delivery interface.", http.connections_open
+    )
+    for name, text in (
+        ("connections", "Connections accepted."),
+        ("connections_refused", "Connections refused while all places were taken by others that work."),
+        ("connections_evicted", "Connections closed to make room for a newcomer."),
+        ("connections_failed", "Connections that ended in an error of the node."),
+        ("handshakes_failed", "TLS handshakes that came to nothing."),
+        ("requests", "Requests understood."),
+        ("requests_refused", "Requests that were no proper HTTP, or too large or slow."),
+        ("requests_unauthorised", "Requests answered 401."),
+    ):
+        yield _counter(f"qkd_http_{name}_total", text, getattr(http, f"{name}_total"))
 
 
 def _keys(status: NodeStatus) -> Iterator[Metric]:

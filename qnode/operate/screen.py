@@ -238,6 +238,11 @@ def _etsi(status: NodeStatus) -> str:
             f"{len(saes)} SAE{'' if len(saes) == 1 else 's'}",
             "no key yet" if last is None else f"last key {age(last, status.at)} ago",
             f"{count(refused)} refused",
+            *(
+                [f"{count(turned_away)} turned away"]
+                if (turned_away := status.etsi014.http.turned_away)
+                else []
+            ),
         ],
     )
 

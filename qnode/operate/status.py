@@ -19,6 +19,7 @@ __all__ = [
     "DeviceStatus",
     "Discard",
     "EtsiStatus",
+    "HttpStatus",
     "KeyStatus",
     "NodeStatus",
     "PeerStatus",
@@ -190,11 +191,42 @@ class SaeStatus(Struct, frozen=True, kw_only=True):
     requests_refused_total: int = 0
 
 
+class HttpStatus(Struct, frozen=True, kw_only=True):
+    """Connections of the key delivery interface; the totals are since the daemon started.
+
+    Connections are refused while all places are taken by those that work, and evicted to make room for a
+    newcomer. ``requests_refused_total``: that were no proper HTTP. ``requests_unauthorised_total``: answered
+    401, to a certificate that names no SAE of this site or to an SAE that was not named for a key.
+    """
+
+    connections_open: int = 0
+    connections_total: int = 0
+    connections_refused_total: int = 0
+    connections_evicted_total: int = 0
+    connections_failed_total: int = 0
+    handshakes_failed_total: int = 0
+    requests_total: int = 0
+    requests_refused_total: int = 0
+    requests_unauthorised_total: int = 0
+
+    @property
+    def turned_away(self) -> int:
+        """How often somebody was turned away who is no encryptor, or not at his turn."""
+        return (
+            self.connections_refused_total
+            + self.connections_evicted_total
+            + self.handshakes_failed_total
+            + self.requests_refused_total
+            + self.requests_unauthorised_total
+        )
+
+
 class EtsiStatus(Struct, frozen=True, kw_only=True):
     """The key delivery interface."""
 
     url: str = ""
     saes: list[SaeStatus] = []
+    http: HttpStatus = HttpStatus()
 
 
 class Alarm(Struct, frozen=True, kw_only=True):
