@@ -21,6 +21,7 @@ from qnode.operate.status import (
     SiteStatus,
     State,
     Totals,
+    Validity,
 )
 
 NOW = 1_800_000_000.0
@@ -117,6 +118,15 @@ def well_status(**changes: Any) -> NodeStatus:
                 SaeStatus(sae_id="SAE-C", peers=["SAE-D"], kme_id="KME-ALICE"),
             ],
         ),
+        certificates=[
+            Validity(
+                kind="certificate",
+                file="etsi014.tls.certificate",
+                subject="CN=kme-alice",
+                begins_at=NOW - 300 * 86_400,
+                expires_at=NOW + 65 * 86_400,
+            ),
+        ],
     )
     return replace(status, **changes)
 

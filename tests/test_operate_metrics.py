@@ -57,6 +57,8 @@ def test_the_page_says_what_the_status_says_in_base_units() -> None:
         "qkd_sae_keys_delivered_total,sae_id=SAE-A": 4000.0,
         "qkd_device_up,device=tdc,driver=sfifteen-tdc1": 1.0,
         "qkd_device_reading,device=bias,reading=bias_v": 4.21,
+        "qkd_tls_expiry_timestamp_seconds,file=etsi014.tls.certificate,subject=CN=kme-alice": NOW
+        + 65 * 86_400,
     }
     assert {name: found.get(name) for name in expected} == expected
     assert found["qkd_phase_residual_seconds"] == pytest.approx(38.2e-12)

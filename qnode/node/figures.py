@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import msgspec.structs
 import structlog
@@ -37,11 +38,14 @@ from qnode.operate.status import (
     State,
     Totals,
 )
+from qnode.tls_files import DAY_S, Validity
 
 log = structlog.get_logger()
 
 # A measured error rate beyond this is no eavesdropper's: the slots are miscounted.
 MISALIGNED_QBER = 0.35
+
+EXPIRY_ALARM_S = 7 * DAY_S
 
 # Alarms about the process itself: they belong into the line that the service manager shows.
 _OF_THE_NODE = ("node.reload_failed", "node.restart_needed", "listener.waiting")
@@ -63,6 +67,7 @@ class Figures:
         self._last_discard: Discard | None = None
         self._alarms: dict[str, Alarm] = {}
         self._unheard: dict[str, str] = {}
+        self.certificates: list[Validity] = []
         self.recent = RecentBlocks()
         self.decided = DecidedBlocks(config.link)
         self.error_rate = ErrorRate(config.link.block.qber_z_limit)
@@ -109,6 +114,7 @@ class Figures:
             etsi014=self.etsi014(),
             log_lines_dropped=self.log_lines_dropped(),
             alarms=list(self._alarms.values()),
+            certificates=self.certificates,
         )
 
     def raise_alarm(self, name: str, text: str) -> None:
@@ -138,6 +144,25 @@ class Figures:
             self.raise_alarm("listener.waiting", "; ".join(self._unheard.values()) + "; trying again")
         else:
             self.clear_alarm("listener.waiting")
+
+    def look_at_certificates(self, at: float) -> None:
+        """Show what of `certificates` has expired at ``at`` (unix seconds), or soon will."""
+        expired = [one for one in self.certificates if one.expired(at)]
+        soon = [
+            one for one in self.certificates if one not in expired and one.expires_within(EXPIRY_ALARM_S, at)
+        ]
+        for name, found, verb in (
+            ("certificate.expired", expired, "expired"),
+            ("certificate.expiring", soon, "expires"),
+        ):
+            if found:
+                told = (
+                    f"{one}, {verb} {datetime.fromtimestamp(one.expires_at, UTC):%Y-%m-%d %H:%M} UTC"
+                    for one in found
+                )
+                self.raise_alarm(name, "; ".join(told))
+            else:
+                self.clear_alarm(name)
 
     def note_recording(self, since_s: float | None) -> None:
         """Note since when somebody records this site; None: nobody does."""

@@ -92,6 +92,7 @@ class SiteNode:
         """
         config, notifier = self._config, from_environment()
         self._trust = read_trust(config)
+        self._note_certificates()
         async with trio.open_nursery() as nursery:
             await self._refresh()
             answers = Answers(
@@ -293,6 +294,7 @@ class SiteNode:
         self._storage.most_chunks = config.store.most_chunks
         self._delivery.renew(found.directory, max_key_count=config.store.most_chunks)
         set_log_level(config.operate.log_level)
+        self._note_certificates()
         figures.clear_alarm("node.reload_failed")
         if found.waiting:
             figures.raise_alarm(
@@ -323,6 +325,10 @@ class SiteNode:
 
     # Housekeeping
 
+    def _note_certificates(self) -> None:
+        self._figures.certificates = self._trust.validities
+        self._figures.look_at_certificates(time.time())
+
     async def _keep_fresh(self, notifier: Notifier) -> None:
         told = ""
         while True:
@@ -345,6 +351,7 @@ class SiteNode:
     async def _expire(self) -> None:
         while True:
             await trio.sleep(EXPIRY_PERIOD_S)
+            self._note_certificates()
             try:
                 while expired := await self._storage.expire(self._config.store.key_lifetime_s):
                     log.info("key.expired", keys=expired)

@@ -11,7 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from qnode.distill.check_table import Finding
-from qnode.operate.status import NodeStatus, troubles
+from qnode.operate.status import NodeStatus, Validity, troubles
 from qnode.units import PS_PER_S
 
 
@@ -78,6 +78,23 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
         if left is not None:
             pads.add_metric([direction], left)
     yield pads
+    yield from _validities(status.certificates)
+
+
+def _validities(certificates: list[Validity]) -> Iterator[Metric]:
+    labels = ["file", "subject"]
+    begins = GaugeMetricFamily(
+        "qkd_tls_valid_from_timestamp_seconds", "Since when a certificate or CRL in use holds.", labels=labels
+    )
+    expires = GaugeMetricFamily(
+        "qkd_tls_expiry_timestamp_seconds", "When a certificate or CRL in use expires.", labels=labels
+    )
+    # Of two with one name, as while an authority is renewed, the later one counts.
+    by_expiry = sorted(certificates, key=lambda one: one.expires_at)
+    for names, one in {(one.file, one.subject): one for one in by_expiry}.items():
+        begins.add_metric(names, one.begins_at)
+        expires.add_metric(names, one.expires_at)
+    yield from (begins, expires)
 
 
 def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from qnode.operate.blocks import DecidedBlock
 from qnode.operate.eventline import printable
 from qnode.operate.status import DeviceStatus, NodeStatus, State, troubles, why_no_key
+from qnode.tls_files import DAY_S
 from qnode.units import CHUNK_BITS
 
 _PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
@@ -30,6 +31,8 @@ def status_lines(status: NodeStatus) -> list[str]:
     for index, device in enumerate(status.devices):
         lines.append("  " + ("devices" if index == 0 else "").ljust(10) + device_line(device, status.at))
     lines.append(_etsi(status))
+    if status.certificates:
+        lines.append(_certificates(status))
     return lines + trouble_lines(status)
 
 
@@ -245,6 +248,15 @@ def _etsi(status: NodeStatus) -> str:
             ),
         ],
     )
+
+
+def _certificates(status: NodeStatus) -> str:
+    first = min(status.certificates, key=lambda one: one.expires_at)
+    if first.expired(status.at):
+        told = f"{first.file} has expired {age(first.expires_at, status.at)} ago"
+    else:
+        told = f"{first.file} expires in {duration(first.left_s(status.at))}"
+    return _row("tls", _verdict(not first.expires_within(7 * DAY_S, status.at)), [printable(told)])
 
 
 def _reading(name: str, value: float) -> str:

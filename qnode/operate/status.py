@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from qnode.devices.status import DeviceStatus, State
 from qnode.distill.check_table import Finding
+from qnode.tls_files import Validity
 
 __all__ = [
     "Alarm",
@@ -28,6 +29,7 @@ __all__ = [
     "SiteStatus",
     "State",
     "Totals",
+    "Validity",
     "troubles",
     "why_no_key",
 ]
@@ -242,7 +244,8 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
 
     ``log_lines_dropped``: lines of the log that could not be written, because nobody took them.
     ``state`` is `starting`, `running`, `degraded`, `stopping` or `halted`. ``recorded_since``: since when
-    somebody records the tags or symbols of this site; None: nobody does.
+    somebody records the tags or symbols of this site; None: nobody does. ``certificates``: how long each
+    certificate and CRL in use holds.
     """
 
     at: float
@@ -261,6 +264,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     alarms: list[Alarm] = []
     recorded_since: float | None = None
     log_lines_dropped: int = 0
+    certificates: list[Validity] = []
 
 
 def troubles(status: NodeStatus) -> list[Alarm]:
