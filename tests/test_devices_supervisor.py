@@ -194,14 +194,14 @@ async def test_an_unknown_driver_or_a_wrong_table_is_not_retried(driver: type[Me
     assert driver.opened == 0
 
 
-async def test_a_source_that_ends_is_finished_and_well(
+async def test_a_source_that_ends_is_finished_and_not_well(
     driver: type[Metronome], autojump_clock: trio.testing.MockClock
 ) -> None:
     async def use(device: Device) -> None:
         await trio.sleep(3)
 
     status = await supervised(use, 100)
-    assert (status.state.state, status.well, driver.left_safe) == ("finished", True, 1)
+    assert (status.state.state, status.well, driver.left_safe) == ("finished", False, 1)
 
 
 async def test_cancellation_ends_supervision_even_together_with_a_failure(

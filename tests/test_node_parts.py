@@ -371,6 +371,9 @@ class _Book:
     def announced(self, block_id: int, span_s: float) -> None:
         pass
 
+    def dropped(self, clicks: int) -> None:
+        pass
+
     def lost(self, block_id: int, reason: str, detail: str) -> None:
         self.losses.append((block_id, reason))
 

@@ -2,23 +2,29 @@
 
 import itertools
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import trio
+from tags_generator import SLOT_HZ, Link, Recorded, symbols
+from trio.testing import MockClock
 
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.errors import TransientDeviceError
-from qnode.node.bob import Announcement, BobPart, Errand
+from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
 from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
-from qnode.node.receiver import Receiver
+from qnode.node.receiver import LONGEST_SILENCE_S, PACED_DEPTH, Receiver
 from qnode.node.recorder import BobRecorder
+from qnode.node.tag_faults import TagFaults
+from qnode.operate.metrics import render_metrics
 from qnode.operate.recordings import Recordings
+from qnode.tags.alignment import correlate
 from qnode.tags.marks import NO_MARKS
 from qnode.tags.order import OrderStatistics
 from qnode.tags.sync_statistics import SyncStatistics
@@ -26,6 +32,8 @@ from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
 from qnode.tags.types import NO_CLICKS, SlotRange, TagBlock
 from qnode.units import PS_PER_S
 
+SECONDS = 3.0
+RECORDED = Link().tags(SECONDS, seed=4)
 CONFIG = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
 
 
@@ -143,3 +151,175 @@ def test_single_misplaced_tags_are_taken_as_they_come() -> None:
     watch = ClockWatch()
     for second in range(100):
         watch.see_tags(10, OrderStatistics(late=9 * (second + 1)), float(second))
+
+
+class AligningPart(ListeningPart):
+    """A session's part whose Alice finds where probes fit."""
+
+    async def do(self, errand: Errand) -> None:
+        if not isinstance(errand, ProbeErrand):
+            await super().do(errand)
+            return
+        offsets = errand.offsets
+        with errand.reply:
+            errand.reply.send_nowait(correlate(errand.probe, symbols, offsets.start, offsets.stop - 1))
+
+
+@dataclass
+class RecordedSource:
+    """A paced source that yields at once all that a link gave, in blocks of ``block_s``, then nothing."""
+
+    recorded: Recorded
+    block_s: float
+    paced: bool = True
+
+    @property
+    def origin_s(self) -> float:
+        link = self.recorded.link
+        return link.first_slot / SLOT_HZ - link.start_ps / PS_PER_S
+
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
+        for block in self.recorded.blocks(self.block_s):
+            yield block
+        await trio.sleep_forever()
+
+
+def receiver_of(figures: Figures) -> Receiver:
+    return Receiver(CONFIG, figures, BobRecorder(CONFIG, Recordings(), simulated=True))
+
+
+@pytest.mark.parametrize("block_s", [0.005, 0.02, 0.1])
+async def test_click_and_sifted_rates_are_right_whatever_the_size_of_tag_blocks(block_s: float) -> None:
+    figures, part, source = Figures(CONFIG, simulated=True), AligningPart(), RecordedSource(RECORDED, block_s)
+    receiver = receiver_of(figures)
+    receiver._part = cast(BobPart, part)
+    synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, np.random.default_rng(1).bytes)
+    shown = list[dict[str, float]]()
+    for block in RECORDED.blocks(block_s):
+        await receiver._process(cast(TagSource, source), synchroniser, block, 0.0)
+        quantum = figures.status().quantum
+        if quantum.click_rates_hz:
+            shown.append(quantum.click_rates_hz)
+            assert quantum.sifted_rate_bits_per_s == quantum.click_rates_hz["z"] * CONFIG.link.source.p_z
+    heard = [one for one in part.heard[1:] if isinstance(one, Announcement)]
+    first = cast(Announcement, part.heard[0])
+    cut_slots = sum(one.cut_slots for one in heard)
+    seconds = (heard[-1].reached_slot - first.reached_slot - cut_slots) / SLOT_HZ
+    true_z_hz = sum(one.z_clicks for one in heard) / seconds
+    true_x_hz = sum(len(one.clicks) - one.z_clicks for one in heard) / seconds
+    assert 12_000 < true_z_hz < 15_500  # of 15,500 tags a second those within gates
+    assert shown[-1] == pytest.approx({"z": true_z_hz, "x": true_x_hz}, rel=0.03)
+    later = shown[len(shown) // 3 :]
+    assert len(later) > 1.5 / block_s
+    assert all(one == pytest.approx({"z": true_z_hz, "x": true_x_hz}, rel=0.06) for one in later)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
+async def test_rates_and_lock_are_taken_back_when_no_tags_come(mock_clock: MockClock) -> None:
+    mock_clock.rate = 1.0
+    figures = Figures(CONFIG, simulated=True)
+    receiver = receiver_of(figures)
+    receiver._part = cast(BobPart, AligningPart())
+    source = RecordedSource(RECORDED, 0.1)
+    with pytest.RaisesGroup(TransientDeviceError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receiver.use, cast(TagSource, source), 1000.0)
+            await until(lambda: (figures.quantum.tag_time_s or 0.0) > SECONDS - 0.1)
+            receiver.look_after()
+            figures.filled = 0.27
+            well = figures.status()
+            assert well.quantum.locked
+            assert well.quantum.click_rates_hz["z"] > 10_000
+            mock_clock.jump(LONGEST_SILENCE_S)
+            receiver.look_after()
+            silent = figures.status()
+            assert (silent.quantum.lock.state, silent.quantum.click_rates_hz) == ("lost", {})
+            assert silent.quantum.sifted_rate_bits_per_s is None
+            assert silent.block.filled is None
+            assert "no tags" in silent.quantum.lock.because
+            assert "qkd_quantum_locked 0.0" in render_metrics(silent).decode()
+            mock_clock.jump(1000.0)
+    assert figures.status().quantum.lock.because == "no source of tags is running"
+
+
+async def test_faults_of_tags_are_an_alarm_that_ends_and_blames_the_hardware_for_its_own_alone() -> None:
+    figures = Figures(CONFIG, simulated=True)
+    faults = TagFaults(figures)
+    order = OrderStatistics()
+
+    def see(now_s: float, dropped: int = 0, **more: int) -> list[str]:
+        nonlocal order
+        order = replace(order, **{name: getattr(order, name) + n for name, n in more.items()})
+        faults.see(order, dropped, now_s)
+        return [alarm.text for alarm in figures.status().alarms if alarm.name == "tags.malformed"]
+
+    assert see(0.0) == []
+    assert see(1.0, lost=3_451_252, dropped=3_451_252) == []
+    assert see(2.0, lost=40, dropped=33, late=2) == [
+        "2 tags later than the order window, 0 far ahead of the clock, 0 on unknown channels, "
+        "7 lost by the hardware"
+    ]
+    assert "3 tags later" in see(3.0, late=1)[0]
+    assert see(12.0) != []
+    assert see(13.0) == []
+    assert "1 tags later" in see(14.0, late=1)[0]
+    faults.begin()  # the source is opened anew, and its order window counts from zero
+    order = OrderStatistics()
+    assert "1 tags later" in see(15.0, lost=2)[0]
+    totals = figures.status().totals
+    assert (totals.tags_lost, totals.tags_out_of_order) == (9, 4)
+
+
+class FastSource:
+    """A paced source that yields 40 blocks at once, of which one says what was lost before, and one later."""
+
+    paced = True
+    origin_s = 0.0
+
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
+        rng = np.random.default_rng(1)
+        for number in range(1, 42):
+            times_ps = np.sort(rng.integers(0, PS_PER_S // 100, 1000)) + number * PS_PER_S // 100
+            until_ps = (number + 1) * PS_PER_S // 100
+            yield TagBlock(times_ps, np.zeros(1000, np.int8), until_ps, lost=5 if number == 38 else 0)
+            if number == 40:
+                await trio.sleep(0.5)
+
+
+async def test_tags_that_find_no_room_are_counted_as_dropped_here() -> None:
+    figures = Figures(CONFIG, simulated=True)
+    receiver = receiver_of(figures)
+    receiver._part = cast(BobPart, KnownRun())
+    await receiver.use(cast(TagSource, FastSource()), 10.0)
+    totals = figures.status().totals
+    assert totals.tag_overruns in (40 - PACED_DEPTH - 1, 40 - PACED_DEPTH)  # one may be taken out at once
+    assert totals.tags_dropped == 1000 * totals.tag_overruns
+    assert totals.tags_lost == 5
+    alarms = {alarm.name: alarm.text for alarm in figures.status().alarms}
+    assert f"it dropped {totals.tags_dropped} of them" in alarms["tags.overrun"]
+    assert "5 lost by the hardware" in alarms["tags.malformed"]
+    receiver._faults.room(trio.current_time() + 20.0)
+    assert "tags.overrun" not in {alarm.name for alarm in figures.status().alarms}
+
+
+async def test_clicks_that_can_be_announced_to_nobody_are_counted() -> None:
+    figures = Figures(CONFIG, simulated=True)
+    receiver = receiver_of(figures)
+    part = AligningPart()
+    receiver._part = cast(BobPart, part)
+    source = cast(TagSource, RecordedSource(RECORDED, 0.1))
+    synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, np.random.default_rng(1).bytes)
+    blocks = list(RECORDED.blocks(0.1))
+    for block in blocks[:-5]:
+        await receiver._process(source, synchroniser, block, 0.0)
+    assert figures.status().totals.clicks_dropped == 0
+    receiver._part = None  # the session ended
+    before = figures.status().totals.clicks
+    for block in blocks[-5:]:
+        await receiver._process(source, synchroniser, block, 0.0)
+    after = figures.status().totals
+    assert after.clicks_dropped == after.clicks - before > 10_000

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from operate_support import NOW, degraded_status, well_status
 
+from qnode.operate.metrics import render_metrics
 from qnode.operate.screen import SIMULATED, device_detail, duration, si, status_lines
 from qnode.operate.status import BlockStatus, Discard, KeyStatus, NodeStatus, State, troubles, why_no_key
 
@@ -38,7 +39,7 @@ def test_a_node_that_is_well_has_no_troubles() -> None:
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"state": State("degraded", NOW, "disk full")}, "node.degraded"),
+        ({"state": State("starting", NOW)}, "node.starting"),
         ({"quantum": replace(well_status().quantum, lock=State("lost", NOW))}, "quantum.unlocked"),
         ({"peer": replace(well_status().peer, connection=State("disconnected", NOW))}, "peer.disconnected"),
     ],
@@ -52,6 +53,16 @@ def test_a_failed_device_and_the_nodes_own_alarms_are_troubles() -> None:
         ("device.failed", "voa waiting: silent for 10 s (silence_limit_s)"),
         ("pads.low", "12 authentication pads left"),
     ]
+
+
+def test_a_source_that_ended_is_a_trouble_and_not_up() -> None:
+    ended = replace(well_status().devices[0], state=State("finished", NOW - 9, "the source ended"))
+    status = well_status(devices=[ended])
+    assert [(one.name, one.text) for one in troubles(status)] == [
+        ("device.finished", "tdc finished: the source ended")
+    ]
+    assert "tdc        WARN" in "\n".join(status_lines(status))
+    assert 'qkd_device_up{device="tdc",driver="sfifteen-tdc1"} 0.0' in render_metrics(status).decode()
 
 
 def test_the_screen_reads_like_the_operators_example() -> None:
@@ -95,18 +106,23 @@ def test_why_there_is_no_key_is_explained_by_the_latest_reason() -> None:
     discard = Discard(block_id=813, at=NOW - 5, reason="qber_z", detail="12.1 % above 11 %")
     late = replace(well.block, last_discard=discard)
     assert why_no_key(_no_keys(block=late)) == "block 813 was discarded (qber_z): 12.1 % above 11 %"
+    reading = replace(well.devices[0], state=State("waiting", NOW, "silent for 10 s"))
+    ended = replace(well.devices[0], state=State("finished", NOW, "the source ended"))
+    unlocked = replace(well.quantum, lock=State("searching", NOW, "no clicks"))
+    away = replace(well.peer, connection=State("disconnected", NOW, "connection refused"))
+    # What stands in the way now comes before what became of the last block, and devices come first.
+    for device, reason in (
+        (reading, "device tdc is waiting: silent for 10 s"),
+        (ended, "device tdc is finished: the source ended"),
+    ):
+        status = _no_keys(block=late, devices=[device], quantum=unlocked, peer=away)
+        assert why_no_key(status) == reason
+    assert why_no_key(_no_keys(block=late, quantum=unlocked, peer=away)) == (
+        "the peer is not connected: connection refused"
+    )
+    assert why_no_key(_no_keys(block=late, quantum=unlocked)) == ("no lock on the quantum channel: no clicks")
     assert why_no_key(_no_keys()) == "all keys are used; block 812 was the last to give key"
     assert why_no_key(_no_keys(block=BlockStatus(current=1, filled=0.431))) == "the first block is 43 % full"
-    unlocked = replace(well.quantum, lock=State("searching", NOW, "no clicks"))
-    assert (
-        why_no_key(_no_keys(block=BlockStatus(), quantum=unlocked))
-        == "no lock on the quantum channel: no clicks"
-    )
-    away = replace(well.peer, connection=State("disconnected", NOW, "connection refused"))
-    assert (
-        why_no_key(_no_keys(block=BlockStatus(), peer=away))
-        == "the peer is not connected: connection refused"
-    )
     assert why_no_key(_no_keys(block=BlockStatus())) == "the first block has not begun"
     assert "no key: the first block has not begun" in "\n".join(status_lines(_no_keys(block=BlockStatus())))
 

@@ -314,10 +314,11 @@ def test_totals_that_fit_what_was_announced_are_taken(boundary: int) -> None:
         {"n_kept": 7},
         {"boundary": 1},
         {"boundary": 6},
+        {"dropped": 16},
     ],
 )
 def test_totals_that_do_not_fit_what_was_announced_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ProtocolError, match=r"n_z_plus|boundary"):
+    with pytest.raises(ProtocolError, match=r"n_z_plus|boundary|dropped"):
         check_sifted(sifted(**change), X, 2, ANNOUNCED)
 
 

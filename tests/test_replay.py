@@ -194,3 +194,15 @@ def test_recorded_and_replayed_the_link_gives_equal_keys(tmp_path: Path) -> None
     assert result["keys_compared"] >= 8
     assert result["keys_different"] == 0
     assert result["qber_z"] == pytest.approx(0.015, abs=0.005)
+
+
+@pytest.mark.link
+def test_a_replay_of_a_recording_once_ends_when_it_is_over(tmp_path: Path) -> None:
+    link = convert({"block": {"sifted_bits": 3_000}}, LinkParameters, where="test")
+    record(tmp_path / "recording", steady_clocks(SimulationParameters()), link, 1.5)
+    command = [sys.executable, "-m", "qnode", "replay", str(tmp_path / "recording"), "--json", "--once"]
+    done = subprocess.run(command, capture_output=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert b"the recording is over" in done.stderr
+    result = json.loads(done.stdout)
+    assert sum(result["blocks_discarded"].values()) + result["blocks_accepted"] >= 1

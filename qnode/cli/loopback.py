@@ -31,8 +31,11 @@ from qnode.loopback.prepare import (
 from qnode.loopback.progress import progress_line, progress_view
 from qnode.loopback.run import POLL_S, LoopbackLink
 from qnode.loopback.sites import SiteFailed
+from qnode.operate.status import NodeStatus
 
 LINE_PERIOD_S = 5.0
+# After a recording's last block its keys are still fetched; so long without any they are all compared.
+LAST_KEYS_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Run:
     prepared: Prepared
     until_keys: int | None
     duration_s: float | None
+    ends_by_itself: bool = False
     reached: bool = False
 
 
@@ -160,7 +164,8 @@ def run_both_sites(config: LoopbackConfig, wanted: Wanted, played: Played | None
     speed = _parse_speed(wanted.speed)
     with _data_dir(wanted.data_dir) as directory, sole_use(directory):
         prepared = prepare(directory, config, Staging(speed, wanted.rtt_ms / 1000.0, played))
-        run = Run(config, prepared, wanted.until_keys, wanted.duration_s)
+        ends_by_itself = played is not None and not played.loop
+        run = Run(config, prepared, wanted.until_keys, wanted.duration_s, ends_by_itself)
         try:
             trio.run(_run, run, wanted.as_json)
         except* SiteFailed as failed:
@@ -235,6 +240,8 @@ async def _run(run: Run, as_json: bool) -> None:
             print(f"endpoints: {endpoints}\n{fetch}", file=sys.stderr if as_json else sys.stdout, flush=True)
             nursery.start_soon(_exchange_keys, scope, run, link)
             nursery.start_soon(_watch, link, live)
+            if run.ends_by_itself:
+                nursery.start_soon(_stop_when_over, scope, run, link)
             if run.duration_s is None:
                 await trio.sleep_forever()
             else:
@@ -262,6 +269,27 @@ async def _exchange_keys(scope: trio.CancelScope, run: Run, link: LoopbackLink) 
     await link.look()  # the figures so far may be older than the block of these keys
     run.reached = True
     scope.cancel()
+
+
+async def _stop_when_over(scope: trio.CancelScope, run: Run, link: LoopbackLink) -> None:
+    """End the run once the recording has been played, its blocks are decided and their keys compared."""
+    compared, since_s = -1, 0.0
+    while True:
+        await trio.sleep(POLL_S)
+        status, now_s = link.status, trio.current_time()
+        is_over = status is not None and source_is_over(status)
+        if not is_over or link.comparison.compared != compared:
+            compared, since_s = link.comparison.compared, now_s
+        elif now_s - since_s >= LAST_KEYS_S:
+            print("the recording is over", file=sys.stderr, flush=True)
+            run.reached = run.until_keys is None
+            scope.cancel()
+            return
+
+
+def source_is_over(bob: NodeStatus) -> bool:
+    """Tell whether Bob's source of tags came to its end and all its blocks are decided."""
+    return any(device.finished for device in bob.devices) and not bob.block.in_flight
 
 
 async def _watch(link: LoopbackLink, live: bool) -> None:

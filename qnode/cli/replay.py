@@ -27,7 +27,7 @@ _SIFTED_SHARE = 0.8
     type=click.Path(path_type=Path, dir_okay=False),
     help="How the link distils; source and receiver as they were recorded. Default: as it was recorded.",
 )
-@click.option("--once", is_flag=True, help="Play the recording once; default: again and again.")
+@click.option("--once", is_flag=True, help="Play the recording once, then end; default: again and again.")
 @link_options
 def replay(folder: Path, path: Path | None, once: bool, **options: Any) -> int:
     """Run both sites of a link on this machine, with the hardware that was recorded in FOLDER."""

@@ -35,5 +35,10 @@ class DeviceStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def well(self) -> bool:
-        """True when nobody needs to look at this device."""
-        return self.state.state in ("running", "finished")
+        """True when nobody needs to look at this device; a source that ended gives nothing any more."""
+        return self.state.state == "running"
+
+    @property
+    def finished(self) -> bool:
+        """True for a source that came to its end."""
+        return self.state.state == "finished"

@@ -190,6 +190,7 @@ class ClickBatch(DialogueMessage, frozen=True):
 class ClicksEnded(DialogueMessage, frozen=True, omit_defaults=True):
     """Bob: the whole block is announced; only now may Alice disclose anything.
 
+    ``dropped``: clicks since the block before that he could announce to nobody, as no session stood.
     ``recorded``: somebody was recording his tags when the block was opened. ``tags``: what else they show,
     said in protocol 2 and in no earlier one.
     """
@@ -205,7 +206,8 @@ class Sifted(DialogueMessage, frozen=True, omit_defaults=True):
     """Alice: which announced Z clicks to keep, which kept ones are decoys, and the X classes per intensity.
 
     ``x_counts``: (signal, decoy) of C_+, C_Z, E_same, E_plus, E_dark. ``keep_mask`` and ``decoy_bits`` are
-    packed. ``recorded``: somebody was recording her symbols when the block was opened. Said in protocol 2 and
+    packed. ``dropped``: clicks to which her record of symbols no longer reached back.
+    ``recorded``: somebody was recording her symbols when the block was opened. Said in protocol 2 and
     in no earlier one: ``n_z_plus``, per intensity the Z clicks on |+> that would be kept had she sent Z, and
     ``boundary``, all clicks in boundary slots between qubits that she knows (`qnode.distill.sift`).
     """

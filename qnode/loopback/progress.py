@@ -33,8 +33,9 @@ def progress_view(result: LoopbackResult, bob: NodeStatus) -> RenderableType:
     rates = quantum.click_rates_hz
     grid.add_row(
         "quantum",
-        f"{quantum.lock.state}   clicks Z {rates.get('z', 0):.0f}/s  X {rates.get('x', 0):.0f}/s"
-        f"   clock {quantum.clock_offset_ppm or 0:+.3f} ppm",
+        f"{quantum.lock.state}   "
+        + (f"clicks Z {rates['z']:.0f}/s  X {rates['x']:.0f}/s" if rates else "clicks unknown")
+        + f"   clock {quantum.clock_offset_ppm or 0:+.3f} ppm",
     )
     filled = Table.grid(padding=(0, 1))
     filled.add_row(f"#{block.current or '-'}", ProgressBar(100, 100 * (block.filled or 0.0), width=32))

@@ -120,6 +120,7 @@ class AlicePart:
         if isinstance(message, BlockProposed):
             if not 0 < message.n_slots <= LONGEST_SPAN_SLOTS:
                 raise ProtocolError(f"a block of {message.n_slots} slots was proposed")
+            self._figures.clicks_heard()
             self._figures.note_lock("locked")
             dialogue = self._conversation.open_dialogue(message.block_id)
             span = BlockSpan(message.run_id, message.first_slot, message.n_slots)
@@ -139,7 +140,11 @@ class AlicePart:
         recording = self._recorder.open_block(self._source.run)
         try:
             lookup = partial(self._source.lookup, span.run_id)
-            note = partial(ledger.announce, announced)
+
+            def note(slots: Slots) -> None:
+                ledger.announce(announced, slots)
+                self._figures.clicks_heard()
+
             await run_alice_block(
                 self._conversation.site, dialogue, span, lookup, note, self._figures, recording
             )

@@ -85,6 +85,7 @@ async def run_alice_block(
             boundary=sifted.boundary if tags is not None else None,
         )
     )
+    book.dropped(announced.dropped + sifted.unknown)
     book.sifted(dialogue.block_id, n_z, sifted.x_counts, span)
     check_size(len(sifted.bits), site.link)
     disclosed = await answer_corrections(site, dialogue, sifted.bits)

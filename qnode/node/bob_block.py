@@ -140,6 +140,7 @@ class BobBlock:
         except ProtocolError as error:
             raise ProtocolError(f"block {dialogue.block_id}: {error}") from None
         n_z = _pair_of(decoy)
+        self._book.dropped(sifted.dropped)
         self._book.sifted(dialogue.block_id, n_z, x, self.span)
         check_size(len(received), site.link)
         filled_in_s = self.span.n_slots / site.link.source.qubit_rate_hz

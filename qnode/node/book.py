@@ -14,6 +14,9 @@ class Book(Protocol):
     def sifted(self, block_id: int, n_z: Pair, x: XCounts, span: BlockSpan) -> None:
         """Note a block's public counts."""
 
+    def dropped(self, clicks: int) -> None:
+        """Count clicks that were found and could not be used: see `Totals.clicks_dropped`."""
+
     def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:
         """Note the errors in a disclosed sample of a block."""
 

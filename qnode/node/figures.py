@@ -1,5 +1,6 @@
 """What the node knows about itself, gathered while it works; `status()` is the one view of it."""
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from qnode.node.decision import assumptions
 from qnode.node.dialogue import BlockSpan
 from qnode.node.error_rate import ErrorRate
 from qnode.operate.status import (
+    LOST,
     Alarm,
     AuthenticationStatus,
     BlockStatus,
@@ -44,6 +46,8 @@ log = structlog.get_logger()
 
 # A measured error rate beyond this is no eavesdropper's: the slots are miscounted.
 MISALIGNED_QBER = 0.35
+# A source that waits for us, as a simulation does, may keep Bob silent for longer than hardware would.
+LONGEST_UNANNOUNCED_S = 30.0
 
 EXPIRY_ALARM_S = 7 * DAY_S
 
@@ -68,6 +72,7 @@ class Figures:
         self._alarms: dict[str, Alarm] = {}
         self._unheard: dict[str, str] = {}
         self.certificates: list[Validity] = []
+        self._clicks_heard_s = -math.inf
         self.recent = RecentBlocks()
         self.decided = DecidedBlocks(config.link)
         self.error_rate = ErrorRate(config.link.block.qber_z_limit)
@@ -100,7 +105,7 @@ class Figures:
             block=BlockStatus(
                 current=self.current_block,
                 filled=self.filled,
-                in_flight=len(self._open),
+                in_flight=len(self._open.keys() | self._announced_s.keys()),
                 accepted=self._accepted,
                 discarded=dict(self._discarded),
                 decided_s=self._decided_s,
@@ -173,6 +178,32 @@ class Figures:
         lock = self.quantum.lock.to(state, because, at=time.time())
         self.quantum = msgspec.structs.replace(self.quantum, lock=lock)
 
+    def lose_lock(self, because: str) -> None:
+        """Note that there is nothing to look for a lock in: no tags come, or nobody announces clicks."""
+        if self.quantum.lock.state != LOST:
+            log.info("quantum.lock", state=LOST, because=because)
+        self.note_lock(LOST, because)
+        self.quantum = msgspec.structs.replace(self.quantum, click_rates_hz={}, sifted_rate_bits_per_s=None)
+        self.filled = None
+
+    def clicks_heard(self) -> None:
+        """Note at Alice's that Bob has just announced clicks; any thread may call this."""
+        self._clicks_heard_s = time.monotonic()
+
+    def look_after_lock(self) -> None:
+        """Take back at Alice's that there is lock when Bob announces no more; to be called now and then."""
+        is_silent = time.monotonic() - self._clicks_heard_s >= LONGEST_UNANNOUNCED_S
+        if self.quantum.locked and is_silent:
+            self.lose_lock(f"Bob has announced no clicks for more than {LONGEST_UNANNOUNCED_S:g} s")
+        elif self.quantum.lock.state == LOST and not is_silent:
+            self.note_lock("locked")
+
+    def count(self, **added: int) -> None:
+        """Add to totals, by the names that they have in `Totals`."""
+        totals = self.totals
+        sums = {name: getattr(totals, name) + number for name, number in added.items()}
+        self.totals = msgspec.structs.replace(totals, **sums)
+
     def note_store(self, counts: Counts, pads: PadsLeft, positions: Positions) -> None:
         """Take over what the store counts."""
         self.keys = KeyStatus(
@@ -206,6 +237,10 @@ class Figures:
         self.quantum = msgspec.structs.replace(self.quantum, checks=checks, checks_of_block=block_id)
         self.error_rate.counted(counts.qber_z)
         self._errors(block_id, int(counts.m_z.total), int(counts.n_z.total))
+
+    def dropped(self, clicks: int) -> None:
+        """Count clicks that were found and could not be used."""
+        self.count(clicks_dropped=clicks)
 
     def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:
         """Note the errors in a disclosed sample of a block."""

@@ -4,6 +4,7 @@ Rates and lock run on tag time. An unpaced source waits while there is no sessio
 what nobody can be told is dropped and counted.
 """
 
+import math
 import os
 import time
 from contextlib import aclosing
@@ -19,10 +20,12 @@ from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.devices.supervisor import silence_limit
 from qnode.errors import LinkError
 from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
+from qnode.node.click_rates import ClickRates
 from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
 from qnode.node.offset_search import OffsetSearch
 from qnode.node.recorder import BobRecorder, Passage
+from qnode.node.tag_faults import TagFaults
 from qnode.tags.alignment import Alignment
 from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
 from qnode.tags.types import OUTCOME_LATE, TagBlock
@@ -33,14 +36,20 @@ log = structlog.get_logger()
 # Tag blocks between the source and the pipeline. Hardware yields a block every few milliseconds.
 PACED_DEPTH = 32
 UNPACED_DEPTH = 4
+# Hardware yields a block at least every tenth of a second, be it an empty one.
+LONGEST_SILENCE_S = 5.0
 
 
 @dataclass(frozen=True, eq=False)
 class _Arrived:
-    """Tags, and when they came, by a clock that never jumps: they may wait while Alice searches."""
+    """Tags, and when they came, by a clock that never jumps: they may wait while Alice searches.
+
+    ``dropped``: of the tags that are missing before the block so many found no room here.
+    """
 
     block: TagBlock
     at_s: float
+    dropped: int = 0
 
 
 class Receiver:
@@ -57,7 +66,10 @@ class Receiver:
         self._reached_slot = -1
         self._restarted_after_block_id = 0
         self._unannounced = 0
-        self._lost_by_overrun = 0
+        self._dropped = self._lost = 0  # tags before the next block: found no room here, were lost before
+        self._heard_at_s = math.inf
+        self._faults = TagFaults(figures)
+        self._rates = ClickRates(config.link.source.qubit_rate_hz)
         self._watch = ClockWatch()
         self._search = OffsetSearch(config.node.start_uncertainty_s, config.link.source.qubit_rate_hz)
 
@@ -82,15 +94,33 @@ class Receiver:
                 it yielded nothing, not even that there was nothing.
         """
         self._watch = ClockWatch()
+        self._faults.begin()
         synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
         self._run = None
+        # One that waits for us is not silent.
+        self._heard_at_s = trio.current_time() if source.paced else math.inf
         depth = PACED_DEPTH if source.paced else UNPACED_DEPTH
         put, take = trio.open_memory_channel[_Arrived](depth)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read, source, put, silence_limit_s)
-            async with take:
-                async for arrived in take:
-                    await self._process(source, synchroniser, arrived.block, arrived.at_s)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read, source, put, silence_limit_s)
+                async with take:
+                    async for arrived in take:
+                        await self._process(
+                            source, synchroniser, arrived.block, arrived.at_s, arrived.dropped
+                        )
+        finally:
+            self._heard_at_s = math.inf
+            self._take_back("no source of tags is running")
+
+    def look_after(self) -> None:
+        """Take back what is shown of the tags when none have come for a while; to be called now and then."""
+        if trio.current_time() - self._heard_at_s >= LONGEST_SILENCE_S:
+            self._take_back(f"no tags for more than {LONGEST_SILENCE_S:g} s")
+
+    def _take_back(self, because: str) -> None:
+        self._rates.forget()
+        self._figures.lose_lock(because)
 
     async def _read(
         self, source: TagSource, put: trio.MemorySendChannel[_Arrived], silence_limit_s: float
@@ -101,6 +131,7 @@ class Receiver:
                 async for block in blocks:
                     silence.heard()
                     if source.paced:
+                        self._heard_at_s = trio.current_time()
                         self._offer(put, block)
                         continue
                     silence.hold()
@@ -108,27 +139,32 @@ class Receiver:
                     silence.heard()
 
     def _offer(self, put: trio.MemorySendChannel[_Arrived], block: TagBlock) -> None:
-        """Put a block into the channel, or lose it and remember how many tags that cost."""
-        if self._lost_by_overrun:
-            lost = block.lost + self._lost_by_overrun
-            block = TagBlock(block.times_ps, block.channels, block.until_ps, lost)
+        """Put a block into the channel, or drop it and remember how many tags that cost."""
+        now_s = trio.current_time()
+        lost = self._lost + block.lost
+        told = TagBlock(block.times_ps, block.channels, block.until_ps, lost + self._dropped)
         try:
-            put.send_nowait(_Arrived(block, trio.current_time()))
+            put.send_nowait(_Arrived(told, now_s, self._dropped))
         except trio.WouldBlock:
-            self._lost_by_overrun = block.lost + block.times_ps.shape[0]
-            totals = self._figures.totals
-            self._figures.totals = msgspec.structs.replace(totals, tag_overruns=totals.tag_overruns + 1)
-            self._figures.raise_alarm("tags.overrun", "tags come faster than they can be processed")
+            n_tags = block.times_ps.shape[0]
+            self._lost, self._dropped = lost, self._dropped + n_tags
+            self._faults.no_room(n_tags, now_s)
         else:
-            self._lost_by_overrun = 0
-            self._figures.clear_alarm("tags.overrun")
+            self._lost = self._dropped = 0
+            self._faults.room(now_s)
 
     async def _process(
-        self, source: TagSource, synchroniser: Synchroniser, block: TagBlock, arrived_s: float
+        self,
+        source: TagSource,
+        synchroniser: Synchroniser,
+        block: TagBlock,
+        arrived_s: float,
+        dropped: int = 0,
     ) -> None:
         part = await self._present_part(source)
         run = part.run if part is not None else self._run
         if run is None:
+            self._figures.note_lock(SyncState.SEARCHING.value, "no emission run of Alice is known")
             return
         # Blocks that were in the air at the last restart may turn out misaligned only now: they are the past.
         misaligned = self._figures.misaligned_block_id > self._restarted_after_block_id
@@ -139,17 +175,20 @@ class Receiver:
                 self._restarted_after_block_id = max(self._restarted_after_block_id, part.last_block_id)
             self._numbering += 1
             self._reached_slot = -1
+            self._rates.forget()
             synchroniser.restart()
         passage = Passage(run, self._numbering, self._reached_slot, source.origin_s)
         result = await trio.to_thread.run_sync(self._feed, synchroniser, block, passage)
         self._reached_slot = result.reached if result.state is SyncState.LOCKED else -1
         z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
-        self._note(result, block, z_clicks)
+        self._note(result, block)
+        self._faults.see(result.order, dropped, arrived_s)
         self._watch.see_tags(block.times_ps.shape[0], result.order, arrived_s)
         if source.paced and result.state is SyncState.LOCKED:
             self._search.note(run.run_id, result.reached, arrived_s)
         if part is None:  # hardware goes on without a session: lock is kept, clicks are not
             self._unannounced += len(result.clicks)
+            self._figures.count(clicks_dropped=len(result.clicks))
             if result.probe is not None:
                 synchroniser.alignment_failed(result.probe.number)
             return
@@ -229,39 +268,25 @@ class Receiver:
             marks=result.marks,
         )
 
-    def _note(self, result: SyncResult, block: TagBlock, z_clicks: int) -> None:
+    def _note(self, result: SyncResult, block: TagBlock) -> None:
         """Bring the figures up to date with what one tag block gave."""
-        figures, order, statistics = self._figures, result.order, result.statistics
-        rate_hz = self._config.link.source.qubit_rate_hz
+        figures, statistics = self._figures, result.statistics
         quantum = figures.quantum
         until_s = result.until_ps / PS_PER_S
-        passed_s = until_s - (quantum.tag_time_s or 0.0)
-        rates = quantum.click_rates_hz
-        if passed_s > 0.0 and len(result.clicks):
-            rates = {"z": z_clicks / passed_s, "x": (len(result.clicks) - z_clicks) / passed_s}
+        self._rates.see(result)
+        rates = self._rates.by_arm_hz()
         figures.quantum = msgspec.structs.replace(
             quantum,
             lock=quantum.lock.to(result.state.value, at=time.time()),
             tag_time_s=until_s,
             click_rates_hz=rates,
-            sifted_rate_bits_per_s=rates.get("z", 0.0) * self._config.link.source.p_z,
+            sifted_rate_bits_per_s=rates["z"] * self._config.link.source.p_z if rates else None,
             clock_offset_ppm=statistics.clock_offset_ppm,
             phase_residual_ps=statistics.phase_residual_ps,
             vector_strength=statistics.vector_strength,
-            cut_s=quantum.cut_s + sum(cut.end - cut.first for cut in result.cuts) / rate_hz,
+            cut_s=quantum.cut_s
+            + sum(cut.end - cut.first for cut in result.cuts) / self._config.link.source.qubit_rate_hz,
         )
-        figures.totals = msgspec.structs.replace(
-            figures.totals,
-            tags=figures.totals.tags + block.times_ps.shape[0],
-            tags_lost=order.lost,
-            tags_out_of_order=order.late,
-            clicks=figures.totals.clicks + len(result.clicks),
-        )
+        figures.count(tags=block.times_ps.shape[0], clicks=len(result.clicks))
         if quantum.lock.state != result.state.value:
             log.info("quantum.lock", state=result.state.value, tag_time_s=round(until_s, 3))
-        if order.unknown_channel or order.late or order.lost:
-            figures.raise_alarm(
-                "tags.malformed",
-                f"{order.late} tags later than the order window, {order.unknown_channel} on unknown "
-                f"channels, {order.lost} lost by the hardware",
-            )

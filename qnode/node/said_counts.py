@@ -63,6 +63,10 @@ def check_sifted(sifted: Sifted, x: XCounts, protocol: int, announced: Announced
     Raises:
         ProtocolError: naming the count.
     """
+    if sifted.n_kept + sifted.dropped > announced.total:
+        raise ProtocolError(
+            f"dropped: {sifted.dropped} clicks, with {sifted.n_kept} kept ones more than were announced"
+        )
     if x.central > announced.central or x.boundary > announced.boundary:
         raise ProtocolError("more clicks of the X arm than were announced")
     _check_said("n_z_plus", sifted.n_z_plus, protocol)

@@ -333,6 +333,10 @@ class SiteNode:
         told = ""
         while True:
             await trio.sleep(REFRESH_S)
+            if self._config.node.role == "bob":
+                self._receiver.look_after()
+            else:
+                self._figures.look_after_lock()
             await self._refresh()
             if (headline := self._figures.headline()) != told:
                 notifier.status(headline)

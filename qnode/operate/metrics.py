@@ -157,8 +157,13 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
         "qkd_tags_out_of_order_total", "Time tags beyond the order window.", totals.tags_out_of_order
     )
     yield _counter("qkd_tag_overruns_total", "Tag blocks that found the channel full.", totals.tag_overruns)
+    yield _counter("qkd_tags_dropped_total", "Time tags in those blocks.", totals.tags_dropped)
     yield _counter("qkd_clicks_total", "Clicks accepted by a gate.", totals.clicks)
-    yield _counter("qkd_clicks_dropped_total", "Clicks too old to be announced.", totals.clicks_dropped)
+    yield _counter(
+        "qkd_clicks_dropped_total",
+        "Clicks found without a session, or too old for Alice's record of symbols.",
+        totals.clicks_dropped,
+    )
 
 
 def _blocks(status: NodeStatus) -> Iterator[Metric]:

@@ -4,7 +4,7 @@ All times are unix seconds, all rates and durations of the quantum side run on t
 fractions. A figure that is not known (yet) is None. Nothing here is secret: no bit and no seed of a key.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 
+LOST: Final = "lost"
+
+
 class SiteStatus(Struct, frozen=True, kw_only=True):
     """Who speaks."""
 
@@ -58,11 +61,12 @@ class PeerStatus(Struct, frozen=True, kw_only=True):
 
 
 class QuantumStatus(Struct, frozen=True, kw_only=True):
-    """The quantum channel; ``lock`` is `locked`, `searching` or `lost`.
+    """The quantum channel; ``lock`` is `locked`, `searching`, `aligning`, or `lost`: no tags or clicks come.
 
     ``e_vis``: visibility error of the X arm. ``asymmetry``: of the X boundary classes. ``click_rates_hz``: by
-    arm. ``cut_s``: tag time cut for want of lock. ``tag_time_s``: how far the tags have come. ``checks``:
-    what each check of plausibility found in the last corrected block, ``checks_of_block``.
+    arm, over the last two seconds of tag time with lock; empty without lock. ``cut_s``: tag time cut for want
+    of lock. ``tag_time_s``: how far the tags have come. ``checks``: what each check of plausibility found in
+    the last corrected block, ``checks_of_block``.
     """
 
     lock: State
@@ -142,6 +146,7 @@ class Totals(Struct, frozen=True, kw_only=True):
     tags_lost: int = 0
     tags_out_of_order: int = 0
     tag_overruns: int = 0
+    tags_dropped: int = 0
     clicks: int = 0
     clicks_dropped: int = 0
     sifted_bits: int = 0
@@ -277,7 +282,7 @@ def troubles(status: NodeStatus) -> list[Alarm]:
     if not status.quantum.locked:
         found.append(_alarm("quantum.unlocked", status.quantum.lock))
     found += [
-        _alarm("device.failed", device.state, subject=device.name)
+        _alarm("device.finished" if device.finished else "device.failed", device.state, subject=device.name)
         for device in status.devices
         if not device.well
     ]
@@ -291,18 +296,24 @@ def _alarm(name: str, state: State, subject: str = "") -> Alarm:
 
 
 def why_no_key(status: NodeStatus) -> str | None:
-    """Explain in one line why no key is ready; None when there is one."""
+    """Explain in one line why no key is ready; None when there is one.
+
+    What stands in the way now comes first: devices, then the peer, then lock, then the last block's fate.
+    """
     if status.keys.available_own + status.keys.available_peer + status.keys.stock:
         return None
+    failed = next((device for device in status.devices if not device.well), None)
+    if failed is not None:
+        return f"device {failed.name} is {failed.state.state}" + _because(failed.state)
+    if not status.peer.connected:
+        return "the peer is not connected" + _because(status.peer.connection)
+    if not status.quantum.locked:
+        return "no lock on the quantum channel" + _because(status.quantum.lock)
     block = status.block
     last, discard = block.last, block.last_discard
     if discard is not None and (last is None or discard.at >= last.finished_at):
         detail = f": {discard.detail}" if discard.detail else ""
         return f"block {discard.block_id} was discarded ({discard.reason}){detail}"
-    if not status.peer.connected:
-        return "the peer is not connected" + _because(status.peer.connection)
-    if not status.quantum.locked:
-        return "no lock on the quantum channel" + _because(status.quantum.lock)
     if last is not None:
         return f"all keys are used; block {last.block_id} was the last to give key"
     if block.filled is not None:

@@ -1,0 +1,70 @@
+"""How many clicks a second of tag time Bob's arms give, over the last two seconds with lock.
+
+Clicks come out of the synchroniser for whole stretches of slots, which may take several tag blocks to fill.
+Rates are therefore clicks over the slots that they were found in, never over the time of a tag block.
+"""
+
+from collections import deque
+from typing import Final, NamedTuple
+
+from qnode.tags.synchroniser import SyncResult, SyncState
+from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL
+
+WINDOW_S: Final = 2.0
+
+
+class _Stretch(NamedTuple):
+    """Slots with lock, and the clicks in them."""
+
+    slots: int
+    z: int
+    x: int
+
+
+class ClickRates:
+    """The clicks of the last slots with lock; nothing is known without lock."""
+
+    def __init__(self, qubit_rate_hz: float) -> None:
+        self._qubit_rate_hz = qubit_rate_hz
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing: lock was lost, slots are counted anew, or no tags come."""
+        self._stretches = deque[_Stretch]()
+        self._slots = self._z = self._x = 0
+        self._reached_slot: int | None = None
+
+    def see(self, result: SyncResult) -> None:
+        """Take what one feed of tags gave."""
+        before, self._reached_slot = self._reached_slot, result.reached
+        if result.state is not SyncState.LOCKED:
+            self.forget()
+            return
+        if before is None:
+            return  # from which slot on these clicks were looked for is not known
+        cut = sum(max(0, one.end - max(one.first, before)) for one in result.cuts)
+        slots = result.reached - before - cut
+        if slots <= 0:
+            return
+        outcomes = result.clicks.outcomes
+        x = int(((outcomes == OUTCOME_CENTRAL) | (outcomes == OUTCOME_BOUNDARY)).sum())
+        self._add(_Stretch(slots, len(outcomes) - x, x))
+
+    def by_arm_hz(self) -> dict[str, float]:
+        """Return the rate of each arm, `z` and `x`; empty while nothing is known."""
+        if not self._slots:
+            return {}
+        seconds = self._slots / self._qubit_rate_hz
+        return {"z": self._z / seconds, "x": self._x / seconds}
+
+    def _add(self, new: _Stretch) -> None:
+        self._stretches.append(new)
+        self._count(new, 1)
+        window = WINDOW_S * self._qubit_rate_hz
+        while self._slots - self._stretches[0].slots >= window:
+            self._count(self._stretches.popleft(), -1)
+
+    def _count(self, stretch: _Stretch, sign: int) -> None:
+        self._slots += sign * stretch.slots
+        self._z += sign * stretch.z
+        self._x += sign * stretch.x
