@@ -7,6 +7,7 @@ from typing import Final
 
 from qnode.bench.amplification import amplification, verification
 from qnode.bench.correction import correction
+from qnode.bench.help_pages import help_pages
 from qnode.bench.pair import pair
 from qnode.bench.results import QUICK, THOROUGH, BenchResult, Effort, Machine
 from qnode.bench.sifting import sift
@@ -24,6 +25,7 @@ def stages(*, quick: bool) -> Mapping[str, Stage]:
         found[method] = partial(correction, method, all_sizes=not quick)
     found["verify"] = verification
     found["amplify"] = partial(amplification, all_sizes=not quick)
+    found["help"] = help_pages
     found["start"] = start
     found["turin"] = turin
     found["pair"] = pair

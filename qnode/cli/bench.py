@@ -29,7 +29,7 @@ def bench(as_json: bool, names: tuple[str, ...], quick: bool, figure: Path | Non
     """Measure every stage on one core, and the whole link on this machine.
 
     Stages are measured in processor time, so that other work disturbs them little; the whole link in wall
-    time. NAME is sift, cascade, ldpc, verify, amplify, start, turin or pair.
+    time. NAME is sift, cascade, ldpc, verify, amplify, help, start, turin or pair.
     """
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
     from qnode.bench.limits import measure_machine

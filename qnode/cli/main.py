@@ -2,41 +2,62 @@
 
 import importlib
 import sys
+from typing import NamedTuple
 
 import click
 
 EXIT_USAGE = 64
 
-_COMMANDS = {
-    "run": ("qnode.cli.run", "run"),
-    "loopback": ("qnode.cli.loopback", "loopback"),
-    "record": ("qnode.cli.record", "record"),
-    "replay": ("qnode.cli.replay", "replay"),
-    "keylength": ("qnode.cli.keylength", "keylength"),
-    "plan": ("qnode.cli.plan", "plan"),
-    "report": ("qnode.cli.report", "report"),
-    "distill": ("qnode.cli.distill", "distill"),
-    "bench": ("qnode.cli.bench", "bench"),
-    "soak": ("qnode.cli.soak", "soak_command"),
-    "warm": ("qnode.cli.warm", "warm"),
+
+class LazyCommand(NamedTuple):
+    """Where a command is, and what the list of commands says of it, so that the list imports none."""
+
+    module: str
+    attribute: str
+    short_help: str
+
+
+COMMANDS = {
+    "run": LazyCommand("qnode.cli.run", "run", "Run one site until it is told to stop."),
+    "loopback": LazyCommand(
+        "qnode.cli.loopback", "loopback", "Run both sites of a link on this machine, simulated hardware."
+    ),
+    "record": LazyCommand("qnode.cli.record", "record", "Record a simulated link, or a running site."),
+    "replay": LazyCommand(
+        "qnode.cli.replay", "replay", "Run both sites on this machine, with recorded hardware."
+    ),
+    "keylength": LazyCommand("qnode.cli.keylength", "keylength", "Estimate the key length of a block."),
+    "plan": LazyCommand("qnode.cli.plan", "plan", "Work out what a link would give before anyone buys it."),
+    "report": LazyCommand("qnode.cli.report", "report", "Make the measured pages of the documentation."),
+    "distill": LazyCommand(
+        "qnode.cli.distill", "distill", "Distil a recording, and say what each block gives."
+    ),
+    "bench": LazyCommand("qnode.cli.bench", "bench", "Measure every stage and the whole link."),
+    "soak": LazyCommand("qnode.cli.soak", "soak_command", "Correct many random blocks, and compare."),
+    "warm": LazyCommand("qnode.cli.warm", "warm", "Compile what a daemon needs ahead of its first start."),
 }
 
 
 class LazyGroup(click.Group):
-    """Import a command only when it is asked for, so that a small one starts fast."""
+    """Import a command only when it runs, so that a small one starts fast and the list at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all command names."""
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""
-        if cmd_name not in _COMMANDS:
+        found = COMMANDS.get(cmd_name)
+        if found is None:
             return None
-        module, attribute = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), attribute)
+        command = getattr(importlib.import_module(found.module), found.attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.short_help) for name, command in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup)
