@@ -20,6 +20,7 @@ from qnode.node.alice_block import run_alice_block
 from qnode.node.conversation import Conversation
 from qnode.node.dialogue import BlockLost, BlockSpan, Dialogue
 from qnode.node.figures import Figures
+from qnode.node.liveness import Liveness
 from qnode.node.recorder import AliceRecorder
 from qnode.node.slot_ledger import SlotLedger
 from qnode.tags.alignment import AlignmentProbe, correlate
@@ -34,7 +35,8 @@ LONGEST_SPAN_SLOTS = 1 << 44
 class Source:
     """The transmitter as the rest of the node sees it: there or not, and its present emission run."""
 
-    def __init__(self) -> None:
+    def __init__(self, liveness: Liveness | None = None) -> None:
+        self._liveness = liveness or Liveness()
         self.transmitter: Transmitter | None = None
         self.run: EmissionRun | None = None
         self.changed = trio.Event()
@@ -78,7 +80,8 @@ class Source:
         transmitter, run = self.transmitter, self.run
         if transmitter is None or run is None or run.run_id != run_id:
             raise BlockLost("emission", "the emission run of this block has ended")
-        return transmitter.symbols(run_id, slots)
+        with self._liveness.step():
+            return transmitter.symbols(run_id, slots)
 
 
 class AlicePart:

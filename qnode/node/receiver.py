@@ -23,6 +23,7 @@ from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
 from qnode.node.click_rates import ClickRates
 from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
+from qnode.node.liveness import Liveness
 from qnode.node.offset_search import OffsetSearch
 from qnode.node.recorder import BobRecorder, Passage
 from qnode.node.tag_faults import TagFaults
@@ -55,8 +56,11 @@ class _Arrived:
 class Receiver:
     """The pipeline behind Bob's tag source. It outlives sessions, so that lock survives a cut of the link."""
 
-    def __init__(self, config: SiteConfig, figures: Figures, recorder: BobRecorder) -> None:
+    def __init__(
+        self, config: SiteConfig, figures: Figures, recorder: BobRecorder, liveness: Liveness | None = None
+    ) -> None:
         self._config = config
+        self._liveness = liveness or Liveness()
         self._recorder = recorder
         self._figures = figures
         self._part: BobPart | None = None
@@ -208,8 +212,9 @@ class Receiver:
 
     def _feed(self, synchroniser: Synchroniser, block: TagBlock, passage: Passage) -> SyncResult:
         """Hand the tags on to whoever records them, and find their clicks (in a thread)."""
-        self._recorder.hand_on(block, passage)
-        return synchroniser.feed(block)
+        with self._liveness.step():
+            self._recorder.hand_on(block, passage)
+            return synchroniser.feed(block)
 
     async def _present_part(self, source: TagSource) -> BobPart | None:
         """Return the present session's part; an unpaced source waits for one that knows an emission run."""

@@ -29,6 +29,7 @@ from qnode.node.bob import BobPart, RunningRate
 from qnode.node.conversation import Conversation
 from qnode.node.figures import Figures
 from qnode.node.listening import start_serving
+from qnode.node.liveness import Liveness
 from qnode.node.rebalance import Demand, rebalance
 from qnode.node.receiver import Receiver
 from qnode.node.recorder import AliceRecorder, BobRecorder
@@ -69,14 +70,15 @@ class SiteNode:
         self._figures.log_lines_dropped = lambda: events.dropped_lines
         self._conversation: Conversation | None = None
         self._tested = trio.Event()  # devices open and the peer is greeted meanwhile, but no block begins
-        self._source = Source()
+        self._liveness = Liveness()
+        self._source = Source(self._liveness)
         self._rate = RunningRate(config.link.source.p_z)
         self._recordings = Recordings(
             allowed=config.operate.allow_recording, changed=self._figures.note_recording
         )
         self._bob_recorder = BobRecorder(config, self._recordings, simulated=self._simulated)
         self._alice_recorder = AliceRecorder(config, self._recordings, simulated=self._simulated)
-        self._receiver = Receiver(config, self._figures, self._bob_recorder)
+        self._receiver = Receiver(config, self._figures, self._bob_recorder, self._liveness)
         self._supply = SiteSupply(self._storage, self)
         self._demand = Demand()
         self._failure_log = FailureLog()
@@ -118,7 +120,8 @@ class SiteNode:
             nursery.start_soon(self._keep_session)
             nursery.start_soon(self._keep_fresh, notifier)
             nursery.start_soon(self._expire)
-            nursery.start_soon(feed_watchdog, notifier, lambda: True)
+            nursery.start_soon(feed_watchdog, notifier, self._liveness.is_alive)
+            nursery.start_soon(self._look_after_lock)
             await trio.to_thread.run_sync(self_test)
             self._tested.set()
             self._figures.state = State("running", time.time())
@@ -333,14 +336,19 @@ class SiteNode:
         told = ""
         while True:
             await trio.sleep(REFRESH_S)
-            if self._config.node.role == "bob":
-                self._receiver.look_after()
-            else:
-                self._figures.look_after_lock()
             await self._refresh()
             if (headline := self._figures.headline()) != told:
                 notifier.status(headline)
                 told = headline
+
+    async def _look_after_lock(self) -> None:
+        """Take back what is not so any more; apart from `_keep_fresh`, which waits for the store."""
+        while True:
+            await trio.sleep(REFRESH_S)
+            if self._config.node.role == "bob":
+                self._receiver.look_after()
+            else:
+                self._figures.look_after_lock()
 
     async def _refresh(self) -> None:
         """Bring figures that live in the store up to date."""
@@ -348,6 +356,7 @@ class SiteNode:
         counts = await self._storage.counts()
         pads = await self._storage.pads_left()
         figures.note_store(counts, pads, await self._storage.positions())
+        self._liveness.store_answered()
         if self._conversation is not None:
             round_trip_s = self._conversation.site.session.round_trip_s
             figures.peer = msgspec.structs.replace(figures.peer, rtt_s=round_trip_s)

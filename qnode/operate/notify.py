@@ -74,7 +74,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Notifier:
 async def feed_watchdog(notifier: Notifier, is_alive: Callable[[], bool]) -> Never:
     """Feed systemd's watchdog at twice its rate as long as ``is_alive()``; hung parts let it bite.
 
-    ``is_alive`` should say that pipeline and store move, or have nothing to do: a dark fibre is no hang.
+    That this task runs shows that the event loop does; ``is_alive`` answers for store and pipeline.
     """
     if notifier.watchdog_s is None:
         await trio.sleep_forever()

@@ -248,7 +248,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     """One site at the moment ``at``.
 
     ``log_lines_dropped``: lines of the log that could not be written, because nobody took them.
-    ``state`` is `starting`, `running`, `degraded`, `stopping` or `halted`. ``recorded_since``: since when
+    ``state`` is `starting` or `running`; `troubles` says whether all is well. ``recorded_since``: since when
     somebody records the tags or symbols of this site; None: nobody does. ``certificates``: how long each
     certificate and CRL in use holds.
     """
