@@ -18,6 +18,7 @@ from qnode.link.frames import LARGEST_PAYLOAD_BYTES, FrameStream
 from qnode.link.hello import Greeted, LocalEnd, Standing
 from qnode.link.session import open_session
 from qnode.link.session_keys import derive_session_keys
+from qnode.node.in_flight import method_for
 
 NONCE = bytes(range(16))
 
@@ -227,6 +228,37 @@ async def test_pings_measure_the_round_trip(autojump_clock: MockClock) -> None:
         await trio.sleep(10)
         assert two.alice.round_trip_s >= 0
         assert two.bob.round_trip_s >= 0
+
+
+async def test_correction_is_chosen_by_the_round_trip_of_the_path_and_not_by_that_under_load(
+    autojump_clock: MockClock,
+) -> None:
+    def method(round_trip_s: float) -> str:
+        return method_for(LinkParameters(), round_trip_s, 1_000_000, 0.1)
+
+    async with memory_sessions() as two:
+        await trio.sleep(1.0)
+        quiet_s = two.alice.path_round_trip_s
+        assert quiet_s < 0.01
+        for _ in range(30):
+            await two.bob._turn.acquire()  # bulk is being sent, and pongs wait for their turn
+            await trio.sleep(3.0)
+            two.bob._turn.release()
+            await trio.sleep(0.0)
+        assert two.alice.round_trip_s > 0.5
+        assert two.alice.path_round_trip_s == quiet_s
+        assert (method(two.alice.round_trip_s), method(two.alice.path_round_trip_s)) == ("ldpc", "cascade")
+
+
+async def test_a_path_that_has_become_longer_is_known_within_minutes(autojump_clock: MockClock) -> None:
+    async with memory_sessions() as two:
+        await trio.sleep(1.0)
+        two.alice._round_trips_s.clear()
+        two.alice._round_trips_s.append(-1.0)  # of a path that is no more
+        await trio.sleep(290.0)
+        assert two.alice.path_round_trip_s == -1.0
+        await trio.sleep(20.0)
+        assert two.alice.path_round_trip_s >= 0.0
 
 
 async def test_silence_is_noticed_within_ten_seconds(autojump_clock: MockClock) -> None:

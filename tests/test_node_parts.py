@@ -31,6 +31,7 @@ from qnode.link.messages import (
     Sifted,
 )
 from qnode.loopback.result import Ledger
+from qnode.node import reconciliation
 from qnode.node.alice import AlicePart, Source
 from qnode.node.block_policy import FIRST_SIFTED_BITS, RecentBlocks, best_span
 from qnode.node.bob import Announcement, BobPart, RunningRate
@@ -585,3 +586,20 @@ async def test_tags_are_checked_in_the_order_in_which_they_came() -> None:
 def test_runs_of_segments_hold_exactly_the_segments(numbers: set[int]) -> None:
     memory = PeerMemory(Positions(), runs_of(sorted(numbers)))
     assert {segment for segment in range(202) if memory.holds(segment)} == numbers
+
+
+async def test_a_block_is_corrected_as_suits_the_path_whatever_the_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Chosen(Exception):
+        pass
+
+    def choose(_link: LinkParameters, round_trip_s: float, _n_bits: int, _filled_in_s: float) -> str:
+        raise Chosen(round_trip_s)
+
+    monkeypatch.setattr(reconciliation, "method_for", choose)
+    session = SimpleNamespace(round_trip_s=4.0, path_round_trip_s=0.02)
+    site: Any = SimpleNamespace(link=LinkParameters(), session=session)
+    nothing: Any = None
+    with pytest.raises(Chosen, match=r"^0\.02$"):
+        await reconciliation.correct(site, nothing, Bits.pack(np.ones(64, np.uint8)), 1.0, 0.01, nothing)

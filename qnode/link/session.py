@@ -8,6 +8,7 @@ cancelling it closes the connection at once.
 """
 
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import TypeGuard
@@ -38,6 +39,7 @@ SILENCE_LIMIT_S = 8.0
 SLOWEST_BYTES_PER_S = 1 << 20  # of one long frame; a shorter one is within the limit of silence anyway
 _CLOSING_S = 1.0
 _INBOX_MESSAGES = 16
+_ROUND_TRIPS = 150  # five minutes of pings
 
 
 class Session:
@@ -55,6 +57,7 @@ class Session:
         """The latest measured round trip, queues included; nan before the first."""
         self.goodbye: str | None = None
         """The peer's reason once he has ended the session in order."""
+        self._round_trips_s = deque[float](maxlen=_ROUND_TRIPS)
         self._frames = frames
         self._transcripts = Transcripts(greeted.hash_keys, outgoing_direction(local.role), greeted.hellos)
         self._turn = trio.Lock()
@@ -117,6 +120,14 @@ class Session:
             self._cut_off = False
         finally:
             self._turn.release()
+
+    @property
+    def path_round_trip_s(self) -> float:
+        """The round trip of the path itself: the least of the last five minutes; nan before the first.
+
+        Under load each single one has waited behind what both sites send.
+        """
+        return min(self._round_trips_s, default=math.nan)
 
     def transcript_hash(self, block_id: int, *, outgoing: bool) -> TranscriptHash:
         """Finish one direction's transcript of a block and return its hash, for `seal` and `check_seal`.
@@ -185,6 +196,7 @@ class Session:
             return False
         if isinstance(message, Pong):
             self.round_trip_s = max(0.0, trio.current_time() - message.sent_ns / 1e9)
+            self._round_trips_s.append(self.round_trip_s)
             return False
         return True
 

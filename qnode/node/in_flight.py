@@ -23,7 +23,8 @@ def blocks_in_flight(sifted_bits: int | Literal["auto"]) -> int:
 def method_for(link: LinkParameters, round_trip_s: float, n_bits: int, filled_in_s: float) -> str:
     """Return how a block of ``n_bits`` that filled in ``filled_in_s`` is corrected (``auto``: by round trip).
 
-    ``round_trip_s`` may be nan, before it was measured: then it counts as short.
+    ``round_trip_s``: of the path, without queues (`Session.path_round_trip_s`). It may be nan, before it was
+    measured: then it counts as short.
     """
     method = link.reconciliation.method
     if method != "auto":

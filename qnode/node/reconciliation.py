@@ -81,7 +81,7 @@ async def correct(
         qber_estimate = await _sample(dialogue, received, book)
         check_qber(qber_estimate, site.link)
         disclosed = disclosed.and_sample(len(sample_of(received)), site.link)
-    method = method_for(site.link, site.session.round_trip_s, len(received), filled_in_s)
+    method = method_for(site.link, site.session.path_round_trip_s, len(received), filled_in_s)
     try:
         finished = await _correct(site, dialogue, received, method, qber_estimate)
     except ReconciliationFailed as error:
