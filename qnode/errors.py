@@ -78,6 +78,10 @@ class NotEnoughKeys(StoreError):
         self.available = available
 
 
+class ShareUsedUp(StoreError):
+    """So many keys of a pair wait for its slave that the store holds no more of them; nothing was taken."""
+
+
 class KeyNotFound(StoreError):
     """A key_ID cannot be delivered to this SAE: unknown, used or expired (told apart in the log only)."""
 

@@ -2,8 +2,13 @@
 
 A row has a bit for each slave and key that this slave may still fetch; the bytes of a key go with its last
 named slave or at expiry. Where a key_ID lies stands in memory only (`Tx.issued`), for names follow from the
-block's secret: it is made anew at every opening. A key_ID that is not there is as unknown as one that never
-was.
+block's secret. After an opening they are found again when one is asked for that is not there, newest first; a
+key_ID that is not there once all are found is as unknown as one that never was.
+
+**Share.** Keys that nobody fetches would fill the store until they expire, and no block has room then. A pair
+may have no more of them waiting than `SHARE` times what all pairs together leave of the store: alone four
+fifths of it, and however many take their share, some is left for the next (the dynamic threshold of shared
+memory in switches).
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,11 +18,19 @@ from uuid import UUID
 
 import msgspec
 
-from qnode.errors import FieldError, KeyNotFound, NotNamed, StoreError
+from qnode.errors import FieldError, KeyNotFound, NotNamed, ShareUsedUp, StoreError
 from qnode.keys import _blocks, _keybytes, _ranges
-from qnode.keys._assigned import check_saes, decode
+from qnode.keys._assigned import check_saes, decode, rest_of
 from qnode.keys._database import Place, Tx
-from qnode.keys._model import Assignment, BlockState, Key, KeyRange, chunks_per_key
+from qnode.keys._layout import key_id_bytes
+from qnode.keys._model import Assignment, BlockState, Key, KeyRange, Release, chunks_per_key
+from qnode.keys._vault import Kind
+
+SHARE = 4
+
+_NAMED_AT_ONCE = 512
+# Names are made in one run where the chunks asked for are not farther apart than this at the mean.
+_SPARSE = 64
 
 
 @dataclass
@@ -49,11 +62,11 @@ class _Held:
         return b"".join(of_slave.to_bytes(width, "little") for of_slave in self.waiting)
 
 
-def accept(tx: Tx, assignment: Assignment, now: float) -> None:
+def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) -> None:
     """Hold the keys of a peer's assignment for their slaves; the same one once more is fine.
 
-    Raises StoreError for chunks not prepared or available here, owned by this site or used already, and for
-    contents that make no sense.
+    Raises ShareUsedUp when more would wait than a pair's share of `most_chunks`, else StoreError for chunks
+    not prepared or available here, owned by this site or used already, and for contents that make no sense.
     """
     content = msgspec.msgpack.encode(assignment)
     row = tx.connection.execute(
@@ -64,6 +77,8 @@ def accept(tx: Tx, assignment: Assignment, now: float) -> None:
             raise StoreError(f"assignment {assignment.assignment_id} was accepted with other contents before")
         return
     width = _check(tx, assignment)
+    if most_chunks is not None:
+        _check_shares(tx, assignment, width * assignment.n_keys, most_chunks)
     for item in _ranges.joined(assignment.ranges):
         state = _blocks.state_of(tx, item.block_id)
         if state not in (BlockState.PREPARED, BlockState.AVAILABLE):
@@ -82,14 +97,63 @@ def accept(tx: Tx, assignment: Assignment, now: float) -> None:
         "UPDATE site SET peer_last_assignment_id = max(peer_last_assignment_id, ?)",
         (assignment.assignment_id,),
     )
-    places = _places(tx, held)
-    tx.after_commit.append(lambda: tx.issued.update(places))
+    for slave in assignment.slave_saes:
+        _add_waiting(tx, assignment.master_sae, slave, width * n_keys)
+    places = _places([held], _all_names(tx, [held]))
+    tx.after_commit.append(lambda: tx.issued.places.update(places))
 
 
-def find_issued(tx: Tx) -> None:
-    """Fill `Tx.issued` from what is stored; when a store is opened."""
+def release(tx: Tx, release: Release) -> None:
+    """Free what the peer takes back of an assignment of his, for him; once more is fine.
+
+    Raises StoreError unless all of it waits here still, or is free and his: nothing has changed then.
+    """
+    assignment = release.assignment
+    _check(tx, assignment)
+    rest = rest_of(release)
+    held = _held(tx, assignment.assignment_id)
+    if held is not None and held.assignment != assignment:
+        raise StoreError(f"assignment {assignment.assignment_id} was accepted with other contents")
+    wanted = (1 << assignment.n_keys) - (1 << min(release.n_taken, assignment.n_keys))
+    if held is not None and held.wanted & wanted:
+        if any(of_slave & wanted != wanted for of_slave in held.waiting):
+            raise StoreError(f"assignment {assignment.assignment_id}: keys to be released were fetched here")
+        names = _names(tx, held, wanted)
+        for i, slave in enumerate(assignment.slave_saes):
+            held.waiting[i] &= ~wanted
+            _add_waiting(tx, assignment.master_sae, slave, -sum(item.count for item in rest))
+        _write_down(tx, held, names)
+        _ranges.give_back(tx, rest, tx.peer)
+    elif not all(_ranges.all_free(tx, item, tx.peer) for item in rest):
+        raise StoreError(f"assignment {assignment.assignment_id}: keys to be released are gone here")
+
+
+def expect_unnamed(tx: Tx) -> None:
+    """Note which assignments have no names in `Tx.issued`; when a store is opened."""
+    (last,) = tx.one("SELECT coalesce(max(assignment_id), -1) FROM peer_assignment")
+    tx.issued.unnamed_below = last + 1
+
+
+def name_more(tx: Tx) -> None:
+    """Find the names of some assignments that were there when the store was opened, newest first."""
+    rows = tx.connection.execute(
+        "SELECT assignment_id, content, waiting FROM peer_assignment WHERE assignment_id < ? "
+        "ORDER BY assignment_id DESC LIMIT ?",
+        (tx.issued.unnamed_below, _NAMED_AT_ONCE),
+    ).fetchall()
+    helds = [_Held.decode(content, waiting) for _, content, waiting in rows]
+    tx.issued.places.update(_places(helds, _all_names(tx, helds)))
+    tx.issued.unnamed_below = rows[-1][0] if len(rows) == _NAMED_AT_ONCE else 0
+
+
+def count_waiting(tx: Tx) -> None:
+    """Fill the table of what waits by pair; when a store of an earlier version is opened."""
     for row in tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall():
-        tx.issued.update(_places(tx, _Held.decode(*row)))
+        held = _Held.decode(*row)
+        assignment = held.assignment
+        width = chunks_per_key(assignment.size_bits)
+        for slave, of_slave in zip(assignment.slave_saes, held.waiting, strict=True):
+            _add_waiting(tx, assignment.master_sae, slave, of_slave.bit_count() * width)
 
 
 def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
@@ -100,7 +164,7 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
     """
     asked: dict[int, dict[int, UUID]] = {}  # by assignment and position
     for key_id in key_ids:
-        place = tx.issued.get(key_id.bytes)
+        place = tx.issued.places.get(key_id.bytes)
         if place is not None:
             asked.setdefault(place.assignment_id, {})[place.position] = key_id
     all_held = [held for assignment_id in asked if (held := _held(tx, assignment_id)) is not None]
@@ -122,6 +186,7 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         opened = _keybytes.with_ids(tx, ranges, width, assignment.size_bits, named)
         keys.update(zip(named, opened, strict=True))
         held.waiting[slave] &= ~mask
+        _add_waiting(tx, master_sae, slave_sae, -width * len(positions))
         finished = mask & ~held.wanted
         names = [by_position[position].bytes for position in _positions(finished)]
         tx.count_gone(delivered=_finish(tx, held, finished, names))
@@ -156,9 +221,37 @@ def expire(tx: Tx, before: float, stock_before: float, limit: int) -> int:
     return n_keys
 
 
-def n_chunks(tx: Tx) -> int:
-    """Return the number of chunks in assignments of the peer."""
-    return tx.one("SELECT coalesce(sum(keys_left * chunks_per_key), 0) FROM peer_assignment")[0]
+def _check_shares(tx: Tx, assignment: Assignment, n_new: int, most_chunks: int) -> None:
+    (n_all,) = tx.one("SELECT peer_chunks FROM site")
+    most = max(0, SHARE * (most_chunks - n_all - n_new))
+    for slave in assignment.slave_saes:
+        n_waiting = _waiting(tx, assignment.master_sae, slave)
+        if n_waiting + n_new > most:
+            raise ShareUsedUp(
+                f"{n_waiting} chunks of key of {assignment.master_sae} wait for {slave} to fetch them, "
+                "its share of the store"
+            )
+
+
+def _waiting(tx: Tx, master_sae: str, slave_sae: str) -> int:
+    row = tx.connection.execute(
+        "SELECT chunks FROM waiting_pair WHERE master_sae = ? AND slave_sae = ?", (master_sae, slave_sae)
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _add_waiting(tx: Tx, master_sae: str, slave_sae: str, n_chunks: int) -> None:
+    """Count chunks that begin (or, below zero, cease) to wait for a slave."""
+    tx.connection.execute(
+        "INSERT INTO waiting_pair (master_sae, slave_sae, chunks) VALUES (?1, ?2, ?3) "
+        "ON CONFLICT DO UPDATE SET chunks = chunks + ?3",
+        (master_sae, slave_sae, n_chunks),
+    )
+    if n_chunks < 0:
+        tx.connection.execute(
+            "DELETE FROM waiting_pair WHERE master_sae = ? AND slave_sae = ? AND chunks = 0",
+            (master_sae, slave_sae),
+        )
 
 
 def _check(tx: Tx, assignment: Assignment) -> int:
@@ -191,8 +284,12 @@ def _mask_bytes(assignment: Assignment) -> int:
 
 def _give_up(tx: Tx, held: _Held) -> int:
     """Destroy what still waits; return the number of chunks."""
-    wanted = held.wanted
-    names = _names(tx, held, wanted)
+    assignment, wanted = held.assignment, held.wanted
+    unnamed = assignment.assignment_id < tx.issued.unnamed_below
+    names = [] if unnamed else _names(tx, held, wanted)
+    width = chunks_per_key(assignment.size_bits)
+    for slave, of_slave in zip(assignment.slave_saes, held.waiting, strict=True):
+        _add_waiting(tx, assignment.master_sae, slave, -width * of_slave.bit_count())
     held.waiting = [0] * len(held.waiting)
     return _finish(tx, held, wanted, names)
 
@@ -202,6 +299,12 @@ def _finish(tx: Tx, held: _Held, finished: int, names: Iterable[bytes]) -> int:
 
     Returns the number of chunks destroyed.
     """
+    _write_down(tx, held, names)
+    return _ranges.destroy(tx, _parts(held, finished))
+
+
+def _write_down(tx: Tx, held: _Held, names: Iterable[bytes]) -> None:
+    """Store what still waits, and forget the keys called ``names``, which do no longer."""
     assignment = held.assignment
     if wanted := held.wanted:
         tx.connection.execute(
@@ -212,22 +315,46 @@ def _finish(tx: Tx, held: _Held, finished: int, names: Iterable[bytes]) -> int:
         tx.connection.execute(
             "DELETE FROM peer_assignment WHERE assignment_id = ?", (assignment.assignment_id,)
         )
-    tx.after_commit.append(lambda: _forget(tx, names))
-    return _ranges.destroy(tx, _parts(held, finished))
+    tx.after_commit.append(lambda: tx.issued.forget(names))
 
 
-def _forget(tx: Tx, names: Iterable[bytes]) -> None:
-    for name in names:
-        del tx.issued[name]
+def _places(helds: Iterable[_Held], names: Iterable[bytes]) -> dict[bytes, Place]:
+    """Return where each key lies that still waits, by key_ID; ``names``: theirs, in order."""
+    places = (
+        Place(held.assignment.assignment_id, position)
+        for held in helds
+        for position in _positions(held.wanted)
+    )
+    return dict(zip(names, places, strict=True))
 
 
-def _places(tx: Tx, held: _Held) -> dict[bytes, Place]:
-    """Return where each key lies that still waits, by key_ID."""
-    wanted, assignment_id = held.wanted, held.assignment.assignment_id
-    return {
-        name: Place(assignment_id, position)
-        for name, position in zip(_names(tx, held, wanted), _positions(wanted), strict=True)
+def _all_names(tx: Tx, helds: Sequence[_Held]) -> list[bytes]:
+    """Return the key_IDs of all keys that still wait, in order; each block's secret is opened once."""
+    asked = [
+        (part, chunks_per_key(held.assignment.size_bits))
+        for held in helds
+        for part in _parts(held, held.wanted)
+    ]
+    spans: dict[int, list[int]] = {}  # by block: first chunk, end, chunks
+    for part, _ in asked:
+        span = spans.setdefault(part.block_id, [part.first, 0, 0])
+        end = part.first + part.count
+        span[:] = min(span[0], part.first), max(span[1], end), span[2] + part.count
+    secrets = {block_id: tx.vault.read(Kind.BLOCK_SECRET, block_id, 0, 1) for block_id in spans}
+    together = {
+        block_id: (first, key_id_bytes(secrets[block_id], first, end - first))
+        for block_id, (first, end, n_chunks) in spans.items()
+        if end - first <= _SPARSE * n_chunks
     }
+    names: list[bytes] = []
+    for part, width in asked:
+        if part.block_id in together:
+            start, of_block = together[part.block_id]
+            low = part.first - start
+            names += of_block[low : low + part.count : width]
+        else:
+            names += key_id_bytes(secrets[part.block_id], part.first, part.count)[::width]
+    return names
 
 
 def _names(tx: Tx, held: _Held, mask: int) -> list[bytes]:

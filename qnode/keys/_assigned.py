@@ -1,7 +1,12 @@
 """Assignments made by this site, whose SAEs are the masters.
 
-A row is unacknowledged until the peer holds the assignment too, and gone once delivered, expired or void.
-Stock is acknowledged, kept, and delivered key by key from its front.
+A row is unacknowledged until the peer holds the assignment too, and gone once delivered, expired, void or
+released. Stock is acknowledged, kept, and delivered key by key from its front.
+
+**Release.** Keys that were assigned and not delivered become free again at both sites, in three durable
+steps: from the first on nothing of the assignment is served here, in the second the peer frees its copies, in
+the third this site frees its own. Nobody but this site assigns them, so none can have another use in between;
+a cut leaves the assignment open, and the second step may be repeated.
 """
 
 from collections.abc import Iterable
@@ -11,10 +16,14 @@ import msgspec
 from qnode.errors import FieldError, NotEnoughKeys, StoreError
 from qnode.keys import _keybytes, _ranges
 from qnode.keys._database import Tx
-from qnode.keys._model import Assignment, Key, KeyRange, chunks_per_key
+from qnode.keys._model import Assignment, Key, KeyRange, Release, StockItem, chunks_per_key
+from qnode.units import CHUNK_BITS
 
 # More than ETSI GS QKD 014's SAE_ID lists of this node ever name; each costs the peer a bit a key.
 MAX_SLAVES = 62
+
+# What `acknowledged` says of a row.
+_PEER_MAY_NOT_KNOW, _PEER_HOLDS, _BEING_RELEASED = range(3)
 
 _decoder = msgspec.msgpack.Decoder(Assignment)
 
@@ -85,7 +94,8 @@ def assign(
 def acknowledge(tx: Tx, assignment_id: int) -> None:
     """Note that the peer holds the assignment durably; once more is fine. Raises StoreError if unknown."""
     done = tx.connection.execute(
-        "UPDATE own_assignment SET acknowledged = 1 WHERE assignment_id = ?", (assignment_id,)
+        "UPDATE own_assignment SET acknowledged = ? WHERE assignment_id = ? AND acknowledged != ?",
+        (_PEER_HOLDS, assignment_id, _BEING_RELEASED),
     )
     if done.rowcount != 1:
         raise _not_open(assignment_id)
@@ -93,10 +103,47 @@ def acknowledge(tx: Tx, assignment_id: int) -> None:
 
 def unacknowledged(tx: Tx) -> list[Assignment]:
     """Return the assignments that the peer may not know, oldest first."""
+    return [release.assignment for release in open_releases(tx) if not release.n_taken]
+
+
+def begin_release(tx: Tx, assignment_id: int) -> Release:
+    """Serve nothing of an assignment any more, for it is to become free. Raises StoreError if not open."""
+    row = tx.connection.execute(
+        "UPDATE own_assignment SET acknowledged = ? WHERE assignment_id = ? RETURNING content, n_taken",
+        (_BEING_RELEASED, assignment_id),
+    ).fetchone()
+    if row is None:
+        raise _not_open(assignment_id)
+    return Release(assignment=decode(row[0]), n_taken=row[1])
+
+
+def open_releases(tx: Tx) -> list[Release]:
+    """Return what is being released, and what the peer may not know, oldest first."""
     rows = tx.connection.execute(
-        "SELECT content FROM own_assignment WHERE acknowledged = 0 ORDER BY assignment_id"
+        "SELECT content, n_taken FROM own_assignment WHERE acknowledged != ? ORDER BY assignment_id",
+        (_PEER_HOLDS,),
     )
-    return [decode(row[0]) for row in rows]
+    return [Release(assignment=decode(content), n_taken=n_taken) for content, n_taken in rows]
+
+
+def finish_release(tx: Tx, assignment_id: int) -> None:
+    """Free what the peer has freed. Raises StoreError unless the assignment is open and not acknowledged."""
+    row = tx.connection.execute(
+        "DELETE FROM own_assignment WHERE assignment_id = ? AND acknowledged != ? RETURNING content, n_taken",
+        (assignment_id, _PEER_HOLDS),
+    ).fetchone()
+    if row is None:
+        raise _not_open(assignment_id)
+    _ranges.give_back(tx, rest_of(Release(assignment=decode(row[0]), n_taken=row[1])), tx.role)
+
+
+def rest_of(release: Release) -> list[KeyRange]:
+    """Return the chunks that are taken back."""
+    assignment = release.assignment
+    width = chunks_per_key(assignment.size_bits)
+    return _keybytes.part_of(
+        assignment.ranges, width, release.n_taken, max(0, assignment.n_keys - release.n_taken)
+    )
 
 
 def deliver(tx: Tx, assignment_id: int) -> list[Key]:
@@ -105,7 +152,8 @@ def deliver(tx: Tx, assignment_id: int) -> list[Key]:
     Raises StoreError when it is stock, or not open.
     """
     row = tx.connection.execute(
-        "SELECT content, stock FROM own_assignment WHERE assignment_id = ?", (assignment_id,)
+        "SELECT content, stock FROM own_assignment WHERE assignment_id = ? AND acknowledged != ?",
+        (assignment_id, _BEING_RELEASED),
     ).fetchone()
     if row is None:
         raise _not_open(assignment_id)
@@ -162,19 +210,35 @@ def stock_count(tx: Tx, master_sae: str, slave_sae: str, size_bits: int) -> int:
     )[0]
 
 
+def stock_items(tx: Tx) -> list[StockItem]:
+    """Return the stock of keys of one chunk, oldest first."""
+    rows = tx.connection.execute(
+        "SELECT assignment_id, master_sae, slave_sae, n_keys - n_taken, assigned_at FROM own_assignment "
+        "INDEXED BY own_stock WHERE stock = 1 AND acknowledged = ? AND size_bits = ?",
+        (_PEER_HOLDS, CHUNK_BITS),
+    )
+    items = [
+        StockItem(
+            assignment_id=row[0], master_sae=row[1], slave_sae=row[2], n_keys=row[3], assigned_at=row[4]
+        )
+        for row in rows
+    ]
+    return sorted(items, key=lambda item: item.assignment_id)
+
+
 def void(tx: Tx, assignment_id: int) -> Assignment:
     """Void an unacknowledged assignment. Raises StoreError for an acknowledged one and an unknown one."""
     row = tx.connection.execute(
-        "SELECT content, acknowledged FROM own_assignment WHERE assignment_id = ?", (assignment_id,)
+        "SELECT content, n_taken, acknowledged FROM own_assignment WHERE assignment_id = ?", (assignment_id,)
     ).fetchone()
     if row is None:
         raise _not_open(assignment_id)
-    if row[1]:
-        raise StoreError(
-            f"assignment {assignment_id} is acknowledged: it is delivered or expires, never undone"
-        )
-    assignment = decode(row[0])
-    tx.count_gone(void=_remove(tx, assignment_id, assignment.ranges))
+    content, n_taken, acknowledged = row
+    if acknowledged == _PEER_HOLDS:
+        raise StoreError(f"assignment {assignment_id} is acknowledged: it is delivered, released or expires")
+    assignment = decode(content)
+    rest = rest_of(Release(assignment=assignment, n_taken=n_taken))
+    tx.count_gone(void=_remove(tx, assignment_id, rest))
     return assignment
 
 
@@ -191,19 +255,6 @@ def expire(tx: Tx, before: float, limit: int) -> int:
         tx.count_gone(expired=_remove(tx, assignment_id, rest))
         n_expired += n_keys - n_taken
     return n_expired
-
-
-def n_chunks(tx: Tx) -> int:
-    """Return the number of chunks in assignments of this site."""
-    return tx.one("SELECT coalesce(sum((n_keys - n_taken) * chunks_per_key), 0) FROM own_assignment")[0]
-
-
-def n_chunks_in_stock(tx: Tx) -> int:
-    """Return how many of them are in acknowledged stock."""
-    return tx.one(
-        "SELECT coalesce(sum((n_keys - n_taken) * chunks_per_key), 0) FROM own_assignment "
-        "WHERE stock = 1 AND acknowledged = 1"
-    )[0]
 
 
 def _remove(tx: Tx, assignment_id: int, ranges: Iterable[KeyRange]) -> int:

@@ -10,7 +10,7 @@ recovers what was really written). A full disk is milder: the transaction is und
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,29 @@ class Place(NamedTuple):
     position: int
 
 
+@dataclass
+class Issued:
+    """The keys that slaves here may fetch, by key_ID; some have no name here yet after an opening."""
+
+    places: dict[bytes, Place] = field(default_factory=dict, repr=False)
+    unnamed_below: int = 0
+    """Assignments of the peer with lower numbers may have none; 0: all have."""
+
+    def may_lack(self, names: Iterable[bytes]) -> bool:
+        """Tell whether one of the names might be found among those that are not here yet."""
+        return self.unnamed_below > 0 and any(name not in self.places for name in names)
+
+    def forget(self, names: Iterable[bytes]) -> None:
+        """Drop keys that wait no longer."""
+        for name in names:
+            self.places.pop(name, None)
+
+    def clear(self) -> None:
+        """Drop all keys: none waits any more."""
+        self.places.clear()
+        self.unnamed_below = 0
+
+
 @dataclass(frozen=True)
 class Tx:
     """An open transaction of one site's store, handed to the functions that know one part of it each."""
@@ -40,8 +63,8 @@ class Tx:
     connection: sqlite3.Connection
     vault: Vault
     role: Role
-    issued: dict[bytes, Place] = field(default_factory=dict, repr=False)
-    """The keys that slaves here may fetch, by key_ID."""
+    issued: Issued = field(default_factory=Issued, repr=False)
+    """Where the keys lie that slaves here may fetch."""
     after_commit: list[Callable[[], None]] = field(default_factory=list, repr=False)
     """What to bring up to date in memory once the transaction is durable, and only then."""
 
@@ -118,6 +141,11 @@ class Database:
         self._arriving: deque[None] = deque()
         self._group: _Group | None = None
         self._unusable = ""
+
+    @property
+    def issued(self) -> Issued:
+        """Where the keys lie that slaves here may fetch; to look at, also without a turn."""
+        return self._tx.issued
 
     @contextmanager
     def look(self) -> Iterator[Tx]:

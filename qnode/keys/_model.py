@@ -132,6 +132,23 @@ class Assignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return sum(item.count for item in self.ranges) // chunks_per_key(self.size_bits)
 
 
+class Release(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Those keys of an assignment that its owner takes back, none delivered: all from key `n_taken` on."""
+
+    assignment: Assignment
+    n_taken: Number = 0
+
+
+class StockItem(Struct, frozen=True, kw_only=True):
+    """What is left of keys that were assigned in advance for a pair."""
+
+    assignment_id: int
+    master_sae: str
+    slave_sae: str
+    n_keys: int
+    assigned_at: float
+
+
 class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Chunks whose ownership `giver` has released to its peer."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from qnode.errors import StoreUnusable
 from qnode.keys import _accepted, _restore
 from qnode.keys._anchor import Anchor, fsync_folder
-from qnode.keys._database import Database, read_positions
+from qnode.keys._database import Database, Tx, read_positions
 from qnode.keys._model import Positions, Role
 from qnode.keys._vault import Kind, Vault
 
@@ -57,7 +57,7 @@ def open_database(
         vault = Vault(connection, store_key)
         _check_canary(path, vault)
         store_id = _check_owner(path, connection, role=role, kme_id=kme_id, peer_kme_id=peer_kme_id)
-        _bring_up_to_date(connection)
+        _bring_up_to_date(Tx(connection, vault, role))
         anchor = Anchor.open(anchor_path, store_key, store_id)
     except sqlite3.Error as error:
         connection.close()
@@ -72,7 +72,7 @@ def open_database(
     try:
         _compare_with_anchor(database, anchor_path)
         with database.look() as tx:
-            _accepted.find_issued(tx)
+            _accepted.expect_unnamed(tx)
     except BaseException:
         database.close()
         raise
@@ -122,13 +122,16 @@ def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+def _bring_up_to_date(tx: Tx) -> None:
     """Take a store of an earlier version, known to be ours, to the present one; each step whole, or none."""
+    connection = tx.connection
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     for step in range(version, SCHEMA_VERSION):
         connection.execute("BEGIN IMMEDIATE")
         try:
             _run_script(connection, f"from_v{step}_to_v{step + 1}.sql")
+            if step == 1:
+                _accepted.count_waiting(tx)
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")

@@ -18,6 +18,8 @@ from qnode.keys._model import (
     PadsLeft,
     Positions,
     PreparedBlock,
+    Release,
+    StockItem,
 )
 from qnode.units import CHUNK_BITS
 
@@ -131,10 +133,23 @@ class KeyStore(Protocol):
     def unacknowledged_assignments(self) -> list[Assignment]:
         """Return assignments that the peer may not know: at resume, send again or void on both sides."""
 
-    def void_assignment(self, assignment_id: int) -> Assignment:
-        """Void an unacknowledged assignment; returned for the peer's `void_accepted`.
+    def begin_release(self, assignment_id: int) -> Release:
+        """Serve nothing of an assignment any more; for the peer's `release_accepted`, then `finish_release`.
 
-        Raises StoreError for an acknowledged one (it is delivered or expires) and one that is not open.
+        So keys that were assigned and not delivered become free again at both sites. Idempotent.
+        Raises StoreError if not open.
+        """
+
+    def open_releases(self) -> list[Release]:
+        """Return releases not finished, and of assignments that the peer may not know: at resume."""
+
+    def finish_release(self, assignment_id: int) -> None:
+        """Free what the peer has freed: this site may assign it again. Raises StoreError if not open."""
+
+    def void_assignment(self, assignment_id: int) -> Assignment:
+        """Void what was not taken of an assignment, unacknowledged or in release; for `void_accepted`.
+
+        Raises StoreError for an acknowledged one, and one that is not open.
         """
 
     def deliver_to_master(self, assignment_id: int) -> list[Key]:
@@ -151,13 +166,25 @@ class KeyStore(Protocol):
     def stock_count(self, master_sae: str, slave_sae: str, size_bits: int = CHUNK_BITS) -> int:
         """Return how many keys `take_from_stock` could give now."""
 
+    def stock_items(self) -> list[StockItem]:
+        """Return what is left of the stock of keys of one chunk, oldest first."""
+
     # Keys whose slave SAEs are at this site
 
-    def accept_assignment(self, assignment: Assignment, now: float) -> None:
+    def accept_assignment(
+        self, assignment: Assignment, now: float, *, most_chunks: int | None = None
+    ) -> None:
         """Hold the keys of a peer's assignment for their slaves; idempotent.
 
-        `now` is this site's time. Raises StoreError unless all chunks are free, the peer's, and of prepared
-        or available blocks: the peer then voids the assignment.
+        `now` is this site's time, `most_chunks` the store's limit: what waits for one pair has a share of it.
+        Raises ShareUsedUp beyond that, else StoreError unless all chunks are free, the peer's, and of
+        prepared or available blocks: the peer then releases the assignment, or voids it.
+        """
+
+    def release_accepted(self, release: Release) -> None:
+        """Free, for the peer to assign, what he takes back of an assignment of his; idempotent.
+
+        Raises StoreError unless all of it still waits here or is free: the peer then voids it.
         """
 
     def void_accepted(self, assignment: Assignment) -> None:

@@ -75,6 +75,24 @@ def take_what_is_free(tx: Tx, item: KeyRange, owner: Role) -> list[KeyRange]:
     return taken
 
 
+def all_free(tx: Tx, item: KeyRange, owner: Role) -> bool:
+    """Tell whether each chunk of a range is free and `owner`'s."""
+    end = item.first + item.count
+    rows = tx.connection.execute(
+        "SELECT first, count FROM free_range WHERE block_id = ? AND owner = ? AND first < ? "
+        "AND first + count > ?",
+        (item.block_id, owner, end, item.first),
+    )
+    n_free_of_it: int = sum(min(first + count, end) - max(first, item.first) for first, count in rows)
+    return n_free_of_it == item.count
+
+
+def give_back(tx: Tx, ranges: Iterable[KeyRange], owner: Role) -> None:
+    """Enter chunks that were assigned, and are so no longer, as free for `owner`."""
+    for item in joined(ranges):
+        pass_on(tx, item, owner)
+
+
 def take_oldest(tx: Tx, number: int, width: int) -> list[KeyRange]:
     """Take `number` keys of `width` chunks that this site owns, oldest first, each within one range.
 

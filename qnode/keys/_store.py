@@ -44,7 +44,9 @@ from qnode.keys._model import (
     PadsLeft,
     Positions,
     PreparedBlock,
+    Release,
     Role,
+    StockItem,
     StoreCondition,
     chunks_per_key,
 )
@@ -165,6 +167,18 @@ class SqliteKeyStore(KeyStore):
         with self._database.look() as tx:
             return _assigned.unacknowledged(tx)
 
+    def begin_release(self, assignment_id: int) -> Release:
+        with self._database.change(anchored=True) as tx:
+            return _assigned.begin_release(tx, assignment_id)
+
+    def open_releases(self) -> list[Release]:
+        with self._database.look() as tx:
+            return _assigned.open_releases(tx)
+
+    def finish_release(self, assignment_id: int) -> None:
+        with self._database.change(anchored=True) as tx:
+            _assigned.finish_release(tx, assignment_id)
+
     def void_assignment(self, assignment_id: int) -> Assignment:
         with self._database.change(anchored=False) as tx:
             return _assigned.void(tx, assignment_id)
@@ -183,17 +197,31 @@ class SqliteKeyStore(KeyStore):
         with self._database.look() as tx:
             return _assigned.stock_count(tx, master_sae, slave_sae, size_bits)
 
+    def stock_items(self) -> list[StockItem]:
+        with self._database.look() as tx:
+            return _assigned.stock_items(tx)
+
     # Keys of slaves here
 
-    def accept_assignment(self, assignment: Assignment, now: float) -> None:
+    def accept_assignment(
+        self, assignment: Assignment, now: float, *, most_chunks: int | None = None
+    ) -> None:
         with self._database.change(anchored=False) as tx:
-            _accepted.accept(tx, assignment, now)
+            _accepted.accept(tx, assignment, now, most_chunks)
+
+    def release_accepted(self, release: Release) -> None:
+        with self._database.change(anchored=True) as tx:
+            _accepted.release(tx, release)
 
     def void_accepted(self, assignment: Assignment) -> None:
         with self._database.change(anchored=False) as tx:
             _accepted.void(tx, assignment)
 
     def deliver_to_slave(self, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
+        names = [key_id.bytes for key_id in key_ids]
+        while self._database.issued.may_lack(names):
+            with self._database.look() as tx:
+                _accepted.name_more(tx)
         with self._database.change(anchored=True) as tx:
             return _accepted.deliver(tx, slave_sae, master_sae, key_ids)
 
@@ -232,13 +260,15 @@ class SqliteKeyStore(KeyStore):
 
     def counts(self) -> Counts:
         with self._database.look() as tx:
-            delivered, void, expired = tx.one("SELECT delivered, void, expired FROM site")
+            delivered, void, expired, own, stock, peer = tx.one(
+                "SELECT delivered, void, expired, own_chunks, stock_chunks, peer_chunks FROM site"
+            )
             return Counts(
                 available_own=_ranges.n_free(tx, tx.role, "available"),
                 available_peer=_ranges.n_free(tx, tx.peer, "available"),
                 prepared=_ranges.n_free(tx, tx.role, "prepared") + _ranges.n_free(tx, tx.peer, "prepared"),
-                assigned=_assigned.n_chunks(tx) + _accepted.n_chunks(tx),
-                stock=_assigned.n_chunks_in_stock(tx),
+                assigned=own + peer,
+                stock=stock,
                 delivered=delivered,
                 void=void,
                 expired=expired,

@@ -9,4 +9,35 @@ UPDATE site SET epsilon = max(epsilon, last_block_id * (
                         json_extract(CAST(record AS TEXT), '$.eps_cor')), 0.0)
     FROM block WHERE record IS NOT NULL
 ));
+-- Sums of what is assigned were made anew each time; the table waiting_pair is filled by the program.
+ALTER TABLE site ADD COLUMN own_chunks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE site ADD COLUMN stock_chunks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE site ADD COLUMN peer_chunks INTEGER NOT NULL DEFAULT 0;
+UPDATE site SET
+    own_chunks = (SELECT coalesce(sum((n_keys - n_taken) * chunks_per_key), 0) FROM own_assignment),
+    stock_chunks = (SELECT coalesce(sum((n_keys - n_taken) * chunks_per_key), 0) FROM own_assignment
+                    WHERE stock = 1 AND acknowledged = 1),
+    peer_chunks = (SELECT coalesce(sum(keys_left * chunks_per_key), 0) FROM peer_assignment);
+CREATE TABLE waiting_pair (
+    master_sae TEXT    NOT NULL,
+    slave_sae  TEXT    NOT NULL,
+    chunks     INTEGER NOT NULL,
+    PRIMARY KEY (master_sae, slave_sae)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER own_added AFTER INSERT ON own_assignment BEGIN
+    UPDATE site SET own_chunks = own_chunks + (NEW.n_keys - NEW.n_taken) * NEW.chunks_per_key,
+        stock_chunks = stock_chunks + (NEW.stock = 1 AND NEW.acknowledged = 1) * (NEW.n_keys - NEW.n_taken) * NEW.chunks_per_key; END;
+CREATE TRIGGER own_removed AFTER DELETE ON own_assignment BEGIN
+    UPDATE site SET own_chunks = own_chunks - (OLD.n_keys - OLD.n_taken) * OLD.chunks_per_key,
+        stock_chunks = stock_chunks - (OLD.stock = 1 AND OLD.acknowledged = 1) * (OLD.n_keys - OLD.n_taken) * OLD.chunks_per_key; END;
+CREATE TRIGGER own_changed AFTER UPDATE ON own_assignment BEGIN
+    UPDATE site SET own_chunks = own_chunks + (OLD.n_taken - NEW.n_taken) * NEW.chunks_per_key,
+        stock_chunks = stock_chunks + (NEW.stock = 1 AND NEW.acknowledged = 1) * (NEW.n_keys - NEW.n_taken) * NEW.chunks_per_key
+            - (OLD.stock = 1 AND OLD.acknowledged = 1) * (OLD.n_keys - OLD.n_taken) * OLD.chunks_per_key; END;
+CREATE TRIGGER peer_added AFTER INSERT ON peer_assignment BEGIN
+    UPDATE site SET peer_chunks = peer_chunks + NEW.keys_left * NEW.chunks_per_key; END;
+CREATE TRIGGER peer_removed AFTER DELETE ON peer_assignment BEGIN
+    UPDATE site SET peer_chunks = peer_chunks - OLD.keys_left * OLD.chunks_per_key; END;
+CREATE TRIGGER peer_changed AFTER UPDATE ON peer_assignment BEGIN
+    UPDATE site SET peer_chunks = peer_chunks + (NEW.keys_left - OLD.keys_left) * NEW.chunks_per_key; END;
 PRAGMA user_version = 2;

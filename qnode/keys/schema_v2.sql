@@ -26,7 +26,10 @@ CREATE TABLE site (
     delivered               INTEGER NOT NULL DEFAULT 0,    -- chunks, totals
     void                    INTEGER NOT NULL DEFAULT 0,
     expired                 INTEGER NOT NULL DEFAULT 0,
-    tags_used               INTEGER NOT NULL DEFAULT 0     -- one-time tags, sent and verified
+    tags_used               INTEGER NOT NULL DEFAULT 0,    -- one-time tags, sent and verified
+    own_chunks              INTEGER NOT NULL DEFAULT 0,    -- in own_assignment now, by its triggers
+    stock_chunks            INTEGER NOT NULL DEFAULT 0,    -- of these, in acknowledged stock
+    peer_chunks             INTEGER NOT NULL DEFAULT 0     -- in peer_assignment now, by its triggers
 ) STRICT;
 
 CREATE TABLE block (
@@ -60,7 +63,7 @@ CREATE TABLE own_assignment (
     n_keys         INTEGER NOT NULL,
     n_taken        INTEGER NOT NULL DEFAULT 0,             -- of stock: keys delivered from its front
     stock          INTEGER NOT NULL,
-    acknowledged   INTEGER NOT NULL DEFAULT 0,
+    acknowledged   INTEGER NOT NULL DEFAULT 0,             -- 1: the peer holds it, 2: it is being released
     assigned_at    REAL    NOT NULL
 ) STRICT;
 CREATE INDEX own_stock ON own_assignment (master_sae, slave_sae, size_bits, assignment_id) WHERE stock = 1;
@@ -77,6 +80,32 @@ CREATE TABLE peer_assignment (
     accepted_at    REAL    NOT NULL
 ) STRICT;
 CREATE INDEX peer_age ON peer_assignment (stock, accepted_at);
+
+-- Chunks that wait at this site for one slave, by pair: for its share of the store.
+CREATE TABLE waiting_pair (
+    master_sae TEXT    NOT NULL,
+    slave_sae  TEXT    NOT NULL,
+    chunks     INTEGER NOT NULL,
+    PRIMARY KEY (master_sae, slave_sae)
+) STRICT, WITHOUT ROWID;
+
+-- Totals of both tables, so that nobody adds up 100,000 rows.
+CREATE TRIGGER own_added AFTER INSERT ON own_assignment BEGIN
+    UPDATE site SET own_chunks = own_chunks + (NEW.n_keys - NEW.n_taken) * NEW.chunks_per_key,
+        stock_chunks = stock_chunks + (NEW.stock = 1 AND NEW.acknowledged = 1) * (NEW.n_keys - NEW.n_taken) * NEW.chunks_per_key; END;
+CREATE TRIGGER own_removed AFTER DELETE ON own_assignment BEGIN
+    UPDATE site SET own_chunks = own_chunks - (OLD.n_keys - OLD.n_taken) * OLD.chunks_per_key,
+        stock_chunks = stock_chunks - (OLD.stock = 1 AND OLD.acknowledged = 1) * (OLD.n_keys - OLD.n_taken) * OLD.chunks_per_key; END;
+CREATE TRIGGER own_changed AFTER UPDATE ON own_assignment BEGIN
+    UPDATE site SET own_chunks = own_chunks + (OLD.n_taken - NEW.n_taken) * NEW.chunks_per_key,
+        stock_chunks = stock_chunks + (NEW.stock = 1 AND NEW.acknowledged = 1) * (NEW.n_keys - NEW.n_taken) * NEW.chunks_per_key
+            - (OLD.stock = 1 AND OLD.acknowledged = 1) * (OLD.n_keys - OLD.n_taken) * OLD.chunks_per_key; END;
+CREATE TRIGGER peer_added AFTER INSERT ON peer_assignment BEGIN
+    UPDATE site SET peer_chunks = peer_chunks + NEW.keys_left * NEW.chunks_per_key; END;
+CREATE TRIGGER peer_removed AFTER DELETE ON peer_assignment BEGIN
+    UPDATE site SET peer_chunks = peer_chunks - OLD.keys_left * OLD.chunks_per_key; END;
+CREATE TRIGGER peer_changed AFTER UPDATE ON peer_assignment BEGIN
+    UPDATE site SET peer_chunks = peer_chunks + (NEW.keys_left - OLD.keys_left) * NEW.chunks_per_key; END;
 
 -- The hand-over that the peer has not confirmed (at most one).
 CREATE TABLE handover (
