@@ -4,22 +4,18 @@ The tables of `LinkParameters` must be equal at both sites; their digest is comp
 connect. Everything else belongs to one site. Unknown keys are refused with a near match.
 """
 
-import difflib
-import tomllib
-import types
-import typing
+from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
-from qnode.errors import ConfigError
+from qnode.config_reading import Impossible
+from qnode.config_reading import convert as convert
+from qnode.config_reading import load as load
+from qnode.config_reading import tables as tables
 from qnode.units import PS_PER_S
-
-S = TypeVar("S", bound=Struct)
-T = TypeVar("T")
 
 Role = Literal["alice", "bob"]
 
@@ -247,26 +243,31 @@ class SiteConfig(_Table, frozen=True):
     devices: dict[str, DeviceSection]
 
     def __post_init__(self) -> None:
-        check_link_parameters(self.link)
+        Impossible.check(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        yield from _link_faults(self.link)
         if self.link.plausibility.repeats > 1.0 and not self.node.allow_simulated:
-            raise ValueError("link.plausibility.repeats: more than 1 is for recordings, set allow_simulated")
+            yield "link.plausibility.repeats: more than 1 is for recordings, set allow_simulated"
         for one in self.peer.connects_from:
             try:
                 ip_network(one, strict=False)
             except ValueError:
-                raise ValueError(
-                    f"peer.connects_from: expected an IP address or network, got {one!r}"
-                ) from None
-        _check_range("node.start_uncertainty_s", self.node.start_uncertainty_s, 1e-6, 0.1)
-        _check_range("etsi014.stock_per_pair", self.etsi014.stock_per_pair, 0, 4096)
+                yield f"peer.connects_from: expected an IP address or network, got {one!r}"
+        yield from _out_of_range("node.start_uncertainty_s", self.node.start_uncertainty_s, 1e-6, 0.1)
+        yield from _out_of_range("etsi014.stock_per_pair", self.etsi014.stock_per_pair, 0, 4096)
 
 
 def check_link_parameters(link: LinkParameters) -> None:
     """Refuse parameters that no link can have.
 
     Raises:
-        ValueError: naming table, key and what was expected.
+        Impossible: naming table, key and what was expected of each.
     """
+    Impossible.check(_link_faults(link))
+
+
+def _link_faults(link: LinkParameters) -> Iterator[str]:
     source, receiver = link.source, link.receiver
     for where, value in (
         ("link.source.p_z", source.p_z),
@@ -274,56 +275,60 @@ def check_link_parameters(link: LinkParameters) -> None:
         ("link.keys.direction_share_alice", link.keys.direction_share_alice),
     ):
         if not 0.0 < value < 1.0:
-            raise ValueError(f"{where}: expected a fraction between 0 and 1, got {value}")
+            yield (f"{where}: expected a fraction between 0 and 1, got {value}")
     if not 0.0 < source.mu[1] < source.mu[0]:
-        raise ValueError(f"link.source.mu: expected mu1 > mu2 > 0, got {list(source.mu)}")
+        yield (f"link.source.mu: expected mu1 > mu2 > 0, got {list(source.mu)}")
     if not all(0.0 <= off < 1.0 for off in source.mu_uncertainty):
-        raise ValueError(
+        yield (
             f"link.source.mu_uncertainty: expected two fractions from 0 to below 1, "
             f"got {list(source.mu_uncertainty)}"
         )
     if source.mu[1] * (1.0 + source.mu_uncertainty[1]) >= source.mu[0] * (1.0 - source.mu_uncertainty[0]):
-        raise ValueError(
+        yield (
             f"link.source.mu_uncertainty: {list(source.mu_uncertainty)} lets the intensities meet, "
             f"calibrate them better or choose them further apart"
         )
     if abs(sum(source.p) - 1.0) > 1e-9 or min(source.p) <= 0.0:
-        raise ValueError(f"link.source.p: expected two probabilities that sum to 1, got {list(source.p)}")
+        yield (f"link.source.p: expected two probabilities that sum to 1, got {list(source.p)}")
     if source.qubit_rate_hz <= 0:
-        raise ValueError(f"link.source.qubit_rate_hz: expected a positive rate, got {source.qubit_rate_hz}")
-    if not 0.3 * source.period_ps < source.bin_spacing_ps < 0.7 * source.period_ps:
-        raise ValueError(
+        yield (f"link.source.qubit_rate_hz: expected a positive rate, got {source.qubit_rate_hz}")
+    elif not 0.3 * source.period_ps < source.bin_spacing_ps < 0.7 * source.period_ps:
+        yield (
             f"link.source.bin_spacing_ps: expected about half a slot ({source.period_ps / 2:.1f}), "
             f"got {source.bin_spacing_ps}"
         )
-    if not 0.0 < receiver.gate_width_ps <= source.period_ps / 2:
-        raise ValueError(
+    if source.qubit_rate_hz > 0 and not 0.0 < receiver.gate_width_ps <= source.period_ps / 2:
+        yield (
             f"link.receiver.gate_width_ps: expected at most half a slot ({source.period_ps / 2:.1f}), "
             f"got {receiver.gate_width_ps}"
         )
     if link.block.sifted_bits != "auto":
-        _check_range("link.block.sifted_bits", link.block.sifted_bits, 1000, 50_000_000)
-    _check_range("link.block.longest_s", link.block.longest_s, 0.01, 86_400.0)
-    _check_range("link.block.minimum_secret_bits", link.block.minimum_secret_bits, 2048, 1 << 30)
-    _check_range("link.keys.refill_pads_per_direction", link.keys.refill_pads_per_direction, 2, 64)
-    _check_range("link.keys.reserve_pads_per_direction", link.keys.reserve_pads_per_direction, 8, 4096)
+        yield from _out_of_range("link.block.sifted_bits", link.block.sifted_bits, 1000, 50_000_000)
+    yield from _out_of_range("link.block.longest_s", link.block.longest_s, 0.01, 86_400.0)
+    yield from _out_of_range("link.block.minimum_secret_bits", link.block.minimum_secret_bits, 2048, 1 << 30)
+    yield from _out_of_range(
+        "link.keys.refill_pads_per_direction", link.keys.refill_pads_per_direction, 2, 64
+    )
+    yield from _out_of_range(
+        "link.keys.reserve_pads_per_direction", link.keys.reserve_pads_per_direction, 8, 4096
+    )
     block_secret_and_pads = 8 * (32 + 2 * 16 * link.keys.refill_pads_per_direction)
     if link.block.minimum_secret_bits < block_secret_and_pads:
-        raise ValueError(
+        yield (
             f"link.block.minimum_secret_bits: a block's secret and its refill of "
             f"{link.keys.refill_pads_per_direction} pads a direction take {block_secret_and_pads} bits; "
             f"expected at least as many, got {link.block.minimum_secret_bits}"
         )
-    _check_range("link.estimation.eps_cor", link.estimation.eps_cor, 1e-28, 0.5)
-    _check_range("link.estimation.eps_sec", link.estimation.eps_sec, 1e-30, 0.5)
-    _check_plausibility(link.plausibility)
+    yield from _out_of_range("link.estimation.eps_cor", link.estimation.eps_cor, 1e-28, 0.5)
+    yield from _out_of_range("link.estimation.eps_sec", link.estimation.eps_sec, 1e-30, 0.5)
+    yield from _plausibility_faults(link.plausibility)
     if link.estimation.estimator == "three_state":
-        _check_three_state(link.estimation)
+        yield from _three_state_faults(link.estimation)
     if not 0.0 <= receiver.dead_time_s <= 1.0:
-        raise ValueError(f"link.receiver.dead_time_s: expected 0 to 1 second, got {receiver.dead_time_s:g}")
+        yield (f"link.receiver.dead_time_s: expected 0 to 1 second, got {receiver.dead_time_s:g}")
 
 
-def _check_plausibility(plausibility: PlausibilityParameters) -> None:
+def _plausibility_faults(plausibility: PlausibilityParameters) -> Iterator[str]:
     for name, least, most in (
         ("false_alarms_per_year", 1e-6, 1e6),
         ("least_error_z", 0.0, 0.5),
@@ -334,126 +339,27 @@ def _check_plausibility(plausibility: PlausibilityParameters) -> None:
         ("drift", 0.0, 1.0),
         ("repeats", 1.0, 1e9),
     ):
-        _check_range(f"link.plausibility.{name}", getattr(plausibility, name), least, most)
+        yield from _out_of_range(f"link.plausibility.{name}", getattr(plausibility, name), least, most)
     for name, most in (("arm_ratio", 1e6), ("out_of_gate", 1.0)):
         low, high = getattr(plausibility, name)
         if not 0.0 <= low < high <= most:
-            raise ValueError(
+            yield (
                 f"link.plausibility.{name}: expected two numbers, 0 <= least < most <= {most:g}, "
                 f"got {[low, high]}"
             )
 
 
-def _check_three_state(estimation: EstimationParameters) -> None:
-    """Refuse rules that the estimator does not have, so that no block has to."""
+def _three_state_faults(estimation: EstimationParameters) -> Iterator[str]:
+    """Find rules that the estimator does not have, so that no block has to."""
     own = EstimationParameters()
     for name in ("x_mode", "statistics", "vacuum_rule"):
         if getattr(estimation, name) != getattr(own, name):
-            raise ValueError(
+            yield (
                 f"link.estimation.{name}: three_state has one rule of its own, expected "
                 f"{getattr(own, name)!r} or nothing, got {getattr(estimation, name)!r}"
             )
 
 
-def _check_range(where: str, value: float, least: float, most: float) -> None:
+def _out_of_range(where: str, value: float, least: float, most: float) -> Iterator[str]:
     if not least <= value <= most:
-        raise ValueError(f"{where}: expected {least:g} to {most:g}, got {value:g}")
-
-
-def load(path: Path, kind: type[S]) -> S:
-    """Read the TOML file at ``path`` as ``kind``; relative paths in it are taken from the file's folder.
-
-    Raises:
-        ConfigError: one line that names the file, the table, the key, what was expected, and a near match.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
-    return convert(raw, kind, where=str(path), folder=path.resolve().parent)
-
-
-def convert(raw: dict[str, Any], kind: type[T], *, where: str, folder: Path | None = None) -> T:
-    """Turn plain tables into ``kind``, refusing unknown keys by name before types are checked.
-
-    Raises:
-        ConfigError: as in `load`.
-    """
-    _refuse_unknown(raw, kind, where, ())
-    _refuse_removed(raw, where)
-
-    def decode(expected: type, value: Any) -> Any:
-        if expected is Path and isinstance(value, str):
-            return (folder / value) if folder is not None else Path(value)
-        raise NotImplementedError
-
-    try:
-        return msgspec.convert(raw, kind, dec_hook=decode)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_located(str(error), raw)}") from None
-
-
-def tables(struct: Struct) -> dict[str, Any]:
-    """Return ``struct`` as plain tables for TOML, which has no null: absent keys are dropped."""
-    return {key: _present(value) for key, value in msgspec.to_builtins(struct).items() if value is not None}
-
-
-def _present(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _present(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_present(item) for item in value]
-    return value
-
-
-def _located(message: str, raw: dict[str, Any]) -> str:
-    """Turn msgspec's "... - at `$.a.b`" into "[a] b: ...", with the value that was found."""
-    text, marker, position = message.partition(" - at `")
-    if not marker:
-        return message
-    steps = [step for step in position.rstrip("`").replace("$", "", 1).split(".") if step]
-    value: Any = raw
-    for step in steps:
-        value = value.get(step.split("[")[0]) if isinstance(value, dict) else None
-    table, key = ".".join(steps[:-1]), steps[-1] if steps else ""
-    got = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
-    return f"[{table}] {key}: {text[0].lower()}{text[1:]}{got}" if steps else f"{text}{got}"
-
-
-def _refuse_removed(raw: dict[str, Any], where: str) -> None:
-    """Refuse values that earlier versions took, saying what stands in their place."""
-    link = raw.get("link")
-    estimation = link.get("estimation") if isinstance(link, dict) else None
-    if isinstance(estimation, dict) and estimation.get("asymmetry_bound") == "reference":
-        raise ConfigError(
-            f'{where}: [link.estimation] asymmetry_bound: "reference" is no longer offered, as its claimed '
-            'epsilon does not hold; use "shares" (the default), or "joint" with a peer of protocol 1'
-        )
-
-
-def _refuse_unknown(raw: Any, kind: Any, where: str, table: tuple[str, ...]) -> None:
-    """Walk ``raw`` beside the struct ``kind`` and refuse the first key that the struct does not have."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, Struct) and isinstance(raw, dict):
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-        for key, value in raw.items():
-            if key not in fields:
-                near = difflib.get_close_matches(key, fields, 1, 0.5)
-                place = f"[{'.'.join(table)}] " if table else ""
-                hint = f", did you mean {near[0]}?" if near else f"; known: {', '.join(fields)}"
-                noun = "table" if isinstance(value, dict) else "key"
-                raise ConfigError(f"{where}: {place}unknown {noun} {key}{hint}")
-            _refuse_unknown(value, fields[key], where, (*table, key))
-    elif origin is dict and isinstance(raw, dict):
-        for key, value in raw.items():
-            _refuse_unknown(value, arguments[1], where, (*table, key))
-    elif origin is tuple and isinstance(raw, list):
-        for value in raw:
-            _refuse_unknown(value, arguments[0], where, table)
-    elif origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            if isinstance(option, type) and issubclass(option, Struct):
-                _refuse_unknown(raw, option, where, table)
+        yield f"{where}: expected {least:g} to {most:g}, got {value:g}"

@@ -18,7 +18,7 @@ from qnode.errors import ConfigError
 
 DAY_S = 86400.0
 
-_CREDENTIALS = Path("/run/credentials")
+CREDENTIALS = Path("/run/credentials")
 _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 
@@ -64,7 +64,7 @@ def load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         context.load_cert_chain(certificate, key, lambda: _refuse_encrypted(key))
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            handed_over = key.is_relative_to(_CREDENTIALS)
+            handed_over = key.is_relative_to(CREDENTIALS)
             hint = "; systemd hands over a renewed key at a restart only" if handed_over else ""
             raise ConfigError(f"{certificate}: does not belong to the key {key}{hint}") from None
         raise ConfigError(

@@ -3,10 +3,12 @@
 import signal
 import socket
 import ssl
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 from cryptography import x509
@@ -232,3 +234,66 @@ def presented(address: str) -> bytes:
     """Return the certificate, in PEM, that a server presents to whoever connects."""
     host, _, port = address.rpartition(":")
     return ssl.get_server_certificate((host, int(port)), timeout=30).replace("\r", "").encode()
+
+
+def test_new_saes_limits_and_the_log_level_are_applied_and_the_rest_is_named(restored: Running) -> None:
+    pki = restored.authority
+    tables = tomllib.loads(restored.file.read_text())
+    saes = [
+        *tables["etsi014"]["sae"],
+        {"sae_id": "sae-new", "kme_id": "kme-alice", "peers": ["sae-far"]},
+        {"sae_id": "sae-far", "kme_id": "kme-bob", "peers": ["sae-new"]},
+    ]
+    pki.write("sae-alice", pki.ca.issue_cert("sae-new"))
+    newcomer = caller(restored)
+    newcomer.sae = msgspec.structs.replace(newcomer.sae, peer_sae_id="sae-far")
+    assert newcomer.get("status").status_code == 401
+    alter(
+        restored.file,
+        etsi014__sae=saes,
+        store__most_chunks=4096,
+        operate__log_level="debug",
+        link__block__longest_s=100.0,
+        operate__metrics_listen="127.0.0.1:1",
+    )
+    told = restored.reload()
+    assert newcomer.get("status").json()["max_key_count"] == 4096
+    event = restored.last("node.reloaded")
+    assert sorted(event["applied"]) == ["etsi014.sae", "operate.log_level", "store.most_chunks"]
+    assert sorted(event["restart_needed"]) == ["link.block.longest_s", "operate.metrics_listen"]
+    named = "changed, but not applied: link.block.longest_s, operate.metrics_listen"
+    assert restored.alarms()["node.restart_needed"] == named
+    assert f"STATUS=running; node.restart_needed: {named}" in told
+    assert "sae-new" in {sae.sae_id for sae in restored.status().etsi014.saes}
+    alter(
+        restored.file,
+        link__block__longest_s=3600.0,
+        operate__metrics_listen=tables["operate"]["metrics_listen"],
+    )
+    restored.reload()  # which says again what is running already
+    assert "node.restart_needed" not in restored.alarms()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"operate__log_levl": "debug"}, "unknown key log_levl, did you mean log_level?"),
+        ({"store__most_chunks": "many"}, "[store] most_chunks"),
+        ({"devices__transmitter__driver": "simulated-transmiter"}, "simulated-transmiter"),
+        ({"etsi014__sae": [{"sae_id": "a", "kme_id": "kme-alice", "peers": ["nobody"]}]}, "got 'nobody'"),
+    ],
+)
+def test_a_typo_in_the_file_is_a_failed_reload(
+    restored: Running, change: dict[str, Any], reason: str
+) -> None:
+    alter(restored.file, **change)
+    assert "node.reload_failed" in restored.reload()
+    assert reason in restored.alarms()["node.reload_failed"]
+    assert caller(restored).get("status").status_code == 200
+
+
+def test_a_file_that_is_gone_or_not_text_is_a_failed_reload(restored: Running) -> None:
+    restored.file.write_bytes(b"\xff\xfe")
+    assert "not TOML" in restored.reload()
+    restored.file.unlink()
+    assert "cannot be read" in restored.reload()

@@ -19,6 +19,7 @@ class LazyCommand(NamedTuple):
 
 COMMANDS = {
     "run": LazyCommand("qnode.cli.run", "run", "Run one site until it is told to stop."),
+    "check": LazyCommand("qnode.cli.check", "check", "Name all that is wrong with a site's file."),
     "loopback": LazyCommand(
         "qnode.cli.loopback", "loopback", "Run both sites of a link on this machine, simulated hardware."
     ),

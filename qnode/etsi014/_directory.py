@@ -1,6 +1,6 @@
 """Who may call: encryptors of the configuration, and how a certificate names one of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from qnode.config import SaeSection
 from qnode.errors import ConfigError
@@ -18,32 +18,37 @@ class SaeDirectory:
     of KMEs (``node_names`` beside all kme_id) belong to nodes: a certificate that carries one is no SAE's.
 
     Raises:
-        ConfigError: two SAEs share an id or identity, one is named like a node, or a peer is not known.
+        ConfigError: two SAEs share an id or identity, one is named like a node, or a peer is not known; the
+            message names all such faults.
     """
 
     def __init__(self, kme_id: str, entries: Iterable[SaeEntry], node_names: Iterable[str] = ()) -> None:
         self.kme_id = kme_id
         self._entries: dict[str, SaeEntry] = {}
         self._by_identity: dict[str, SaeEntry] = {}
+        faults: list[str] = []
         for entry in entries:
             if entry.sae_id in self._entries:
-                raise ConfigError(f"[etsi014.sae] {entry.sae_id}: registered twice")
+                faults.append(f"[etsi014.sae] {entry.sae_id}: registered twice")
             self._entries[entry.sae_id] = entry
         self._node_names = {kme_id, *node_names} | {entry.kme_id for entry in self._entries.values()}
         for entry in self._entries.values():
-            self._register(entry)
+            faults += self._register(entry)
+        if faults:
+            raise ConfigError("; ".join(faults))
 
-    def _register(self, entry: SaeEntry) -> None:
+    def _register(self, entry: SaeEntry) -> Iterator[str]:
+        """Take ``entry`` up and yield what is wrong with it."""
         where = f"[etsi014.sae] {entry.sae_id}"
         for peer in entry.peers:
             if peer not in self._entries or peer == entry.sae_id:
-                raise ConfigError(f"{where}: peers: expected other registered SAEs, got {peer!r}")
+                yield f"{where}: peers: expected other registered SAEs, got {peer!r}"
         for identity in entry.identities or (entry.sae_id,):
             if identity in self._node_names:
-                raise ConfigError(f"{where}: {identity!r} names a node, which is another role")
+                yield f"{where}: {identity!r} names a node, which is another role"
             other = self._by_identity.setdefault(identity, entry)
             if other is not entry:
-                raise ConfigError(f"{where}: identity {identity!r} belongs to {other.sae_id} already")
+                yield f"{where}: identity {identity!r} belongs to {other.sae_id} already"
 
     @property
     def local(self) -> tuple[SaeEntry, ...]:

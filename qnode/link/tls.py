@@ -82,7 +82,7 @@ class TlsTransport:
         Raises:
             ConfigError: naming what cannot be used.
         """
-        self._host_and_port()
+        self.host_and_port()
         if self._contexts is None:
             self._contexts = link_contexts(self.files)
 
@@ -97,7 +97,7 @@ class TlsTransport:
         Raises:
             LinkError: it cannot be bound, or its name is not known, at present.
         """
-        host, port = self._host_and_port()
+        host, port = self.host_and_port()
         try:
             listeners = await trio.open_tcp_listeners(port, host=host)
         except OSError as error:
@@ -121,7 +121,7 @@ class TlsTransport:
             PeerRefused: the far end is not the peer.
             LinkError: nobody answers there, the handshake failed, or our own files cannot be used.
         """
-        host, port = self._host_and_port()
+        host, port = self.host_and_port()
         try:
             stream = await trio.open_tcp_stream(host, port)
         except OSError as error:
@@ -163,7 +163,8 @@ class TlsTransport:
         if self.peer_kme_id not in identities:
             raise PeerRefused(f"the certificate names {named}, expected {self.peer_kme_id} (peer.kme_id)")
 
-    def _host_and_port(self) -> tuple[str, int]:
+    def host_and_port(self) -> tuple[str, int]:
+        """Return both parts of the address; raises ConfigError."""
         host, colon, port = self.address.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):

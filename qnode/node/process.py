@@ -13,14 +13,13 @@ from qnode.config import SiteConfig, load
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError, FieldError
 from qnode.keys import KeyStore, open_store
-from qnode.node.secret_files import check_tls_keys, read_secret
+from qnode.node.secret_files import STORE_KEY_BYTES, check_tls_keys, read_secret
 from qnode.node.site import SiteNode
 from qnode.operate.events import configure_log
 from qnode.operate.notify import from_environment
 
 log = structlog.get_logger()
 
-STORE_KEY_BYTES = 32
 GC_THRESHOLD = 50_000
 SWITCH_INTERVAL_S = 0.0005
 _READ_BYTES = 4096

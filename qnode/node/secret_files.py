@@ -6,6 +6,10 @@ from pathlib import Path
 
 from qnode.config import SiteConfig
 from qnode.errors import ConfigError
+from qnode.tls_files import CREDENTIALS
+
+STORE_KEY_BYTES = 32
+PRESHARED_KEY_LEAST_BYTES = 96  # session root, two hash keys, one pad a direction
 
 
 def check_tls_keys(config: SiteConfig) -> None:
@@ -22,8 +26,8 @@ def read_secret(path: Path, where: str) -> bytes:
     """
     try:
         # systemd guards its credentials by an access list, which shows as group bits.
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-        guarded = credentials is not None and path.is_relative_to(credentials)
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY", CREDENTIALS)
+        guarded = path.is_relative_to(credentials)
         if not guarded and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigError(f"{where}: {path} can be read by others; run chmod 600 {path}")
         return path.read_bytes()

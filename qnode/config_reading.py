@@ -1,0 +1,208 @@
+"""Read TOML as structs: a wrong file gets one line that says what, where and how to mend it, or all."""
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from qnode.errors import ConfigError
+
+S = TypeVar("S", bound=Struct)
+T = TypeVar("T")
+
+
+class Impossible(ValueError):
+    """Values that each have the right type and cannot be; ``faults`` names all, the message is the first."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(faults[0])
+        self.faults = faults
+
+    @classmethod
+    def check(cls, faults: Iterable[str]) -> None:
+        """Raise if there are any ``faults``."""
+        found = list(faults)
+        if found:
+            raise cls(found)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[list[str]]]:
+        return type(self), (self.faults,)
+
+
+def load(path: Path, kind: type[S]) -> S:
+    """Read the TOML file at ``path`` as ``kind``; relative paths in it are taken from the file's folder.
+
+    Raises:
+        ConfigError: one line that names the file, the table, the key, what was expected, and a near match.
+    """
+    return convert(read_tables(path), kind, where=str(path), folder=path.resolve().parent)
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """Return the tables of the TOML file at ``path``.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def convert(raw: dict[str, Any], kind: type[T], *, where: str, folder: Path | None = None) -> T:
+    """Turn plain tables into ``kind``, refusing unknown keys by name before types are checked.
+
+    Raises:
+        ConfigError: as in `load`.
+    """
+    for fault in (*_unknown(raw, kind, ()), *_removed(raw)):
+        raise ConfigError(f"{where}: {fault}")
+    try:
+        return _convert(raw, kind, folder)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_located(str(error), raw)}") from None
+
+
+def reading_faults(raw: dict[str, Any], kind: type[Struct]) -> list[str]:
+    """Return all that keeps ``raw`` from being a ``kind``, each as `convert` would say it alone."""
+    return [*_unknown(raw, kind, ()), *_removed(raw), *_wrong(raw, kind, ())]
+
+
+def usable(raw: Any, kind: type[S], folder: Path) -> S | None:
+    """Return what of ``raw`` is a ``kind``, without regard to unknown keys; None if the rest is none."""
+    try:
+        return _convert(_known(raw, kind), kind, folder)
+    except msgspec.ValidationError:
+        return None
+
+
+def tables(struct: Struct) -> dict[str, Any]:
+    """Return ``struct`` as plain tables for TOML, which has no null: absent keys are dropped."""
+    return {key: _present(value) for key, value in msgspec.to_builtins(struct).items() if value is not None}
+
+
+def _present(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _present(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_present(item) for item in value]
+    return value
+
+
+def _convert(raw: Any, kind: type[T], folder: Path | None) -> T:
+    def decode(expected: type, value: Any) -> Any:
+        if expected is Path and isinstance(value, str):
+            return (folder / value) if folder is not None else Path(value)
+        raise NotImplementedError
+
+    return msgspec.convert(raw, kind, dec_hook=decode)
+
+
+def _located(message: str, raw: dict[str, Any]) -> str:
+    """Turn msgspec's "... - at `$.a.b`" into "[a] b: ...", with the value that was found."""
+    text, marker, position = message.partition(" - at `")
+    if not marker:
+        return message
+    steps = [step for step in position.rstrip("`").replace("$", "", 1).split(".") if step]
+    value: Any = raw
+    for step in steps:
+        value = value.get(step.split("[")[0]) if isinstance(value, dict) else None
+    return _placed(text, ".".join(steps[:-1]), steps[-1], value) if steps else text
+
+
+def _placed(text: str, table: str, key: str, value: Any) -> str:
+    got = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
+    return f"[{table}] {key}: {text[0].lower()}{text[1:]}{got}"
+
+
+def _removed(raw: dict[str, Any]) -> Iterator[str]:
+    """Find values that earlier versions took, and say what stands in their place."""
+    link = raw.get("link")
+    estimation = link.get("estimation") if isinstance(link, dict) else None
+    if isinstance(estimation, dict) and estimation.get("asymmetry_bound") == "reference":
+        yield (
+            '[link.estimation] asymmetry_bound: "reference" is no longer offered, as its claimed '
+            'epsilon does not hold; use "shares" (the default), or "joint" with a peer of protocol 1'
+        )
+
+
+def _members(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
+    """Yield each part of ``raw`` that may be a table itself: its value, its kind, and where it stands."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if _is_struct(kind) and isinstance(raw, dict):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        yield from ((raw[key], fields[key], (*table, key)) for key in raw if key in fields)
+    elif origin is dict and isinstance(raw, dict):
+        yield from ((value, arguments[1], (*table, key)) for key, value in raw.items())
+    elif origin is tuple and isinstance(raw, list) and _is_struct(arguments[0]):
+        yield from ((value, arguments[0], (*table[:-1], f"{table[-1]}[{n}]")) for n, value in enumerate(raw))
+    elif origin in (typing.Union, types.UnionType):
+        yield from ((raw, option, table) for option in arguments if _is_struct(option))
+
+
+def _unknown(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
+    """Walk ``raw`` beside the struct ``kind`` and find the keys that the struct does not have."""
+    if _is_struct(kind) and isinstance(raw, dict):
+        fields = [field.encode_name for field in msgspec.structs.fields(kind)]
+        for key, value in raw.items():
+            if key not in fields:
+                near = difflib.get_close_matches(key, fields, 1, 0.5)
+                place = f"[{'.'.join(table)}] " if table else ""
+                hint = f", did you mean {near[0]}?" if near else f"; known: {', '.join(fields)}"
+                noun = "table" if isinstance(value, dict) else "key"
+                yield f"{place}unknown {noun} {key}{hint}"
+    for member in _members(raw, kind, table):
+        yield from _unknown(*member)
+
+
+def _wrong(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
+    """Walk ``raw`` beside the struct ``kind``: what is missing, of another type, or impossible."""
+    found = []
+    if _is_struct(kind) and isinstance(raw, dict):
+        place = f"[{'.'.join(table)}] " if table else ""
+        for field in msgspec.structs.fields(kind):
+            if field.required and field.encode_name not in raw:
+                found.append(f"{place}{field.encode_name}: is missing")
+    for member in _members(raw, kind, table):
+        found += _wrong(*member)
+    yield from found
+    if not found:
+        try:
+            _convert(_known(raw, kind), kind, None)
+        except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, Impossible):
+                yield from error.__cause__.faults
+            else:
+                text = str(error).partition(" - at `")[0]
+                yield _placed(text, ".".join(table[:-1]), table[-1], raw) if table else text
+
+
+def _known(raw: Any, kind: Any) -> Any:
+    """Return ``raw`` without the keys that ``kind`` does not have."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if _is_struct(kind) and isinstance(raw, dict):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        return {key: _known(value, fields[key]) for key, value in raw.items() if key in fields}
+    if origin is dict and isinstance(raw, dict):
+        return {key: _known(value, arguments[1]) for key, value in raw.items()}
+    if origin is tuple and isinstance(raw, list) and _is_struct(arguments[0]):
+        return [_known(value, arguments[0]) for value in raw]
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            if _is_struct(option):
+                return _known(raw, option)
+    return raw
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)

@@ -1,0 +1,193 @@
+"""What is wrong with a site's file and with all that it names: found at once, and nothing is touched."""
+
+import os
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from qnode.config import (
+    DeviceSection,
+    Etsi014Section,
+    NodeSection,
+    OperateSection,
+    PeerSection,
+    SaeSection,
+    SiteConfig,
+    StoreSection,
+    TlsFiles,
+)
+from qnode.config_reading import read_tables, reading_faults, usable
+from qnode.devices.supervisor import check_devices
+from qnode.errors import ConfigError
+from qnode.etsi014 import SaeDirectory
+from qnode.link.tls import TlsTransport
+from qnode.node.listening import host_and_port
+from qnode.node.secret_files import PRESHARED_KEY_LEAST_BYTES, STORE_KEY_BYTES, read_secret
+from qnode.tls import certificate_names
+from qnode.tls_files import CREDENTIALS, DAY_S, certificates_in, crls_in, load_own, load_trust, validities
+
+NOTE_S = 30 * DAY_S
+
+
+@dataclass
+class Findings:
+    """``faults``: what keeps the site from working as its file says. ``notes``: what is good to know."""
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def gather(self, where: str) -> Iterator[None]:
+        """Note a ConfigError as a fault of ``where``."""
+        try:
+            yield
+        except ConfigError as error:
+            text = str(error)
+            self.faults.append(text if text.startswith((where, "[")) else f"{where}: {text}")
+
+
+def check_site(path: Path, at: float | None = None) -> Findings:
+    """Look through the site's file at ``path``; ``at``: the present, in unix seconds."""
+    findings = Findings()
+    with findings.gather(str(path)):
+        raw = read_tables(path)
+        findings.faults += reading_faults(raw, SiteConfig)
+        _check_tables(findings, raw, path.resolve().parent, time.time() if at is None else at)
+    return findings
+
+
+def _check_tables(findings: Findings, raw: dict[str, Any], folder: Path, now_s: float) -> None:
+    """Check each table that can be read by itself: faults of one must not hide another's."""
+    node = usable(raw.get("node"), NodeSection, folder)
+    peer = usable(raw.get("peer"), PeerSection, folder)
+    store = usable(raw.get("store"), StoreSection, folder)
+    etsi014 = usable(raw.get("etsi014"), Etsi014Section, folder)
+    operate = usable(raw.get("operate"), OperateSection, folder)
+    devices = raw.get("devices")
+    for name, table in devices.items() if isinstance(devices, dict) else ():
+        section = usable(table, DeviceSection, folder)
+        if section is not None:
+            with findings.gather(f"devices.{name}"):
+                check_devices({name: section})
+    saes = etsi014.sae if etsi014 is not None else ()
+    if node is not None and peer is not None:
+        _check_names(findings, node, peer, saes)
+    if peer is not None:
+        with findings.gather("peer.address"):
+            TlsTransport(peer.address, peer.tls, peer.kme_id).host_and_port()
+        _check_tls(findings, "peer.tls", peer.tls, now_s)
+    if etsi014 is not None:
+        with findings.gather("etsi014.listen"):
+            host_and_port(etsi014.listen, "etsi014.listen")
+        _check_tls(findings, "etsi014.tls", etsi014.tls, now_s)
+    if operate is not None and operate.metrics_listen is not None:
+        with findings.gather("operate.metrics_listen"):
+            host_and_port(operate.metrics_listen, "operate.metrics_listen")
+    if store is not None:
+        _check_store(findings, store)
+
+
+def _check_names(
+    findings: Findings, node: NodeSection, peer: PeerSection, saes: tuple[SaeSection, ...]
+) -> None:
+    """Check who is who: the sites, the encryptors, and whom the link's certificate names."""
+    if node.kme_id == peer.kme_id:
+        findings.faults.append(f"[peer] kme_id: {peer.kme_id!r} is this site's own; expected the other's")
+    with findings.gather("etsi014.sae"):
+        SaeDirectory(node.kme_id, saes, (peer.kme_id,))
+    for sae in saes:
+        if sae.kme_id not in (node.kme_id, peer.kme_id):
+            expected = f"expected {node.kme_id!r} or {peer.kme_id!r}"
+            findings.faults.append(f"[etsi014.sae] {sae.sae_id}: kme_id: {expected}, got {sae.kme_id!r}")
+    try:
+        own = certificates_in(peer.tls.certificate)[0]
+        names = certificate_names(own.public_bytes(Encoding.DER))
+    except (ConfigError, ValueError):
+        return  # which `_check_tls` says
+    where, named = f"peer.tls.certificate: {peer.tls.certificate}", ", ".join(names) or "nobody"
+    if node.kme_id not in names:
+        findings.faults.append(f"{where}: names {named}, but the peer expects {node.kme_id} (node.kme_id)")
+    if not {name for sae in saes for name in (sae.sae_id, *sae.identities)}.isdisjoint(names):
+        findings.faults.append(f"{where}: names an encryptor ({named}), which is another role")
+
+
+def _check_tls(findings: Findings, where: str, files: TlsFiles, now_s: float) -> None:
+    """Check the files of a role: the proof of this end, whom it trusts, and how long all that holds."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    known = len(findings.faults)
+    with findings.gather(where):
+        if _is_there(findings, f"{where}.key", files.key):
+            load_own(context, files.certificate, files.key)
+        else:
+            certificates_in(files.certificate)
+    with findings.gather(f"{where}.key"):
+        if os.access(files.key, os.R_OK):  # or it is said already
+            read_secret(files.key, f"{where}.key")
+    with findings.gather(where):
+        load_trust(context, files.ca, files.crl)
+    if len(findings.faults) > known:
+        return
+    authorities = certificates_in(files.ca)
+    issuers = {crl.issuer for crl in crls_in(files.crl, authorities)} if files.crl is not None else None
+    for authority in authorities:
+        if issuers is not None and authority.subject not in issuers:
+            named = authority.subject.rfc4514_string()
+            findings.notes.append(f"{where}.crl: has no CRL of {named}: whom it certified itself is refused")
+    for one in validities(where, ca=files.ca, certificate=files.certificate, crl=files.crl):
+        when = f"{datetime.fromtimestamp(one.expires_at, UTC):%Y-%m-%d %H:%M} UTC"
+        if one.expired(now_s):
+            findings.faults.append(f"{one} has expired ({when}); renew it")
+        elif one.begins_at > now_s:
+            findings.faults.append(f"{one} is not valid yet; look at this machine's clock, or make it anew")
+        elif one.expires_within(NOTE_S, now_s):
+            findings.notes.append(f"{one} expires in {one.left_s(now_s) / DAY_S:.1f} days ({when})")
+
+
+def _check_store(findings: Findings, store: StoreSection) -> None:
+    if _is_there(findings, "store.store_key", store.store_key):
+        with findings.gather("store.store_key"):
+            key = read_secret(store.store_key, "store.store_key")
+            if len(key) != STORE_KEY_BYTES:
+                raise ConfigError(f"{store.store_key}: expected {STORE_KEY_BYTES} bytes, got {len(key)}")
+    # It is read once, when the store is made.
+    if not _exists(store.path) and _is_there(findings, "store.preshared_key", store.preshared_key):
+        with findings.gather("store.preshared_key"):
+            shared = read_secret(store.preshared_key, "store.preshared_key")
+            if len(shared) < PRESHARED_KEY_LEAST_BYTES:
+                expected = f"expected at least {PRESHARED_KEY_LEAST_BYTES} bytes"
+                raise ConfigError(f"{store.preshared_key}: {expected}, got {len(shared)}")
+    if store.anchor.resolve().is_relative_to(store.path.resolve().parent):
+        findings.faults.append(
+            f"store.anchor: {store.anchor}: must lie outside the store's folder, "
+            "or a restore would take it along"
+        )
+    for where, path in (("store.path", store.path), ("store.anchor", store.anchor)):
+        above = next((folder for folder in path.parents if _exists(folder)), None)
+        if above is not None and not above.is_dir():
+            findings.faults.append(f"{where}: {path}: {above} is no folder")
+
+
+def _is_there(findings: Findings, where: str, path: Path) -> bool:
+    """Say whether a secret can be looked at: a credential is there only inside the running service."""
+    if path.is_relative_to(CREDENTIALS) and not os.access(path, os.R_OK):
+        findings.notes.append(f"{where}: not looked at, as systemd hands {path} over at start")
+        return False
+    return True
+
+
+def _exists(path: Path) -> bool:
+    """Say whether something is at ``path``; what this user must not see may be."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
