@@ -15,20 +15,38 @@ from keys_support import LAYOUT, STORE_KEYS, Site, add_block, assigned, make_blo
 
 from qnode.errors import FieldError, KeyNotFound, LinkDown, PoolExhausted, StoreError, StoreUnusable
 from qnode.keys import BlockState, PadId, SqliteKeyStore, StoreCondition, open_store
+from qnode.keys._preshared import preshared_fingerprint
+from qnode.keys._restore import MOST_TAGS_UNDER_WAY
 
 SERVING = StoreCondition.SERVING
 WAITING = StoreCondition.NEEDS_PEER_CONFIRMATION
+HALTED = StoreCondition.NEEDS_RESTORE
+N_PADS = 200
 
 
 @pytest.fixture
 def sites(tmp_path: Path) -> tuple[Site, Site]:
-    """Two closed stores with a pre-shared key of 2 x 6 pads and one block of 20 chunks available."""
+    """Two closed stores with a pre-shared key of 2 x 100 pads and one block of 20 chunks available."""
     both = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
     with both[0].open() as alice, both[1].open() as bob:
         for store in (alice, bob):
-            store.load_preshared(preshared(12))
+            store.load_preshared(preshared(N_PADS))
         add_block(make_block(1, 20), alice, bob)
     return both
+
+
+def meet(a: SqliteKeyStore, b: SqliteKeyStore) -> tuple[bool, bool]:
+    """Let both stores hear what the other one says in its hello; tell which of them were voided."""
+    stores = {"a": a, "b": b}
+    said = {
+        name: (one.positions().generation, one.standing(), one.view_of_peer()) for name, one in stores.items()
+    }
+    voided = {}
+    for name, other in (("a", "b"), ("b", "a")):
+        generation, standing, view = said[other]
+        stores[name].note_peer(generation, standing)
+        voided[name] = stores[name].confirm_generation(view, standing)
+    return voided["a"], voided["b"]
 
 
 def test_everything_survives_closing_and_opening(sites: tuple[Site, Site]) -> None:
@@ -145,7 +163,7 @@ def test_a_virtual_machine_set_back_with_its_anchor_is_found_out_by_the_peer(
         assert alice.condition().state == SERVING  # nothing on this machine can tell
         assert alice.confirm_generation(bob.view_of_peer())
         assert alice.counts().void == 20
-        assert alice.reserve_send_pad().pad_id == PadId(0, 2)
+        assert alice.reserve_send_pad().pad_id == PadId(0, 2 + MOST_TAGS_UNDER_WAY)
         assert alice.positions().generation > bob.view_of_peer().generation
 
 
@@ -162,7 +180,7 @@ def test_without_its_anchor_a_store_waits_and_then_goes_on(sites: tuple[Site, Si
                 alice.assign("m", ["s"], 1, 256, 0.0)
         a.anchor.unlink(missing_ok=True)
     with a.open() as alice, b.open() as bob:
-        assert not alice.confirm_generation(bob.view_of_peer())
+        assert meet(alice, bob) == (False, False)
         assert alice.counts().available_own == 10
         alice.reserve_send_pad()
     with a.open() as alice:
@@ -179,8 +197,179 @@ def test_without_its_anchor_an_older_store_is_found_out_by_the_peer(
         bob.note_peer(alice.positions().generation)
     with backup.open() as alice, b.open() as bob:
         assert alice.condition().state == WAITING
-        assert alice.confirm_generation(bob.view_of_peer())
+        assert meet(alice, bob) == (True, False)
         assert alice.counts().void == 20
+        assert meet(alice, bob) == (False, True)
+
+
+def without_anchors(*sites: Site) -> None:
+    for site in sites:
+        site.anchor.unlink()
+
+
+def test_two_stores_without_their_anchors_do_not_confirm_each_other(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    with a.open() as alice, b.open() as bob:
+        meet(alice, bob)
+        assert assigned(alice, bob, 2) == 1
+        backups = [site.copy_to(tmp_path / f"backup-{site.role}", anchor=False) for site in sites]
+        keys = alice.deliver_to_master(1)
+        bob.deliver_to_slave("s", "m", [key.key_id for key in keys])
+        bob.confirm_receive_pad(alice.reserve_send_pad().pad_id)
+    for site, backup in zip(sites, backups, strict=True):
+        site.restore_database_from(backup)
+    without_anchors(a, b)
+    with a.open() as alice, b.open() as bob:
+        assert meet(alice, bob) == (True, True)
+        for store in (alice, bob):
+            assert store.condition().state == HALTED
+            assert "qnodectl restore" in store.condition().reason
+            assert store.counts().void == 20
+            assert store.pads_left().send == store.pads_left().receive == 0
+            with pytest.raises(LinkDown, match="qnodectl restore"):
+                store.take_from_stock("m", "s", 1)
+        assert meet(alice, bob) == (False, False)  # and nothing but a new key ends it
+    with a.open() as alice, b.open() as bob:
+        for store in (alice, bob):
+            assert store.condition().state == HALTED
+            with pytest.raises(StoreError, match="make a new one"):
+                store.load_preshared(preshared(N_PADS), replace=True)
+            assert store.condition().state == HALTED
+            store.load_preshared(preshared(N_PADS + 2), replace=True)
+            assert store.condition().state == SERVING
+        assert meet(alice, bob) == (False, False)
+        add_block(make_block(2, 4), alice, bob)
+        keys = alice.deliver_to_master(assigned(alice, bob, 2))
+        assert pairs(bob.deliver_to_slave("s", "m", [key.key_id for key in keys])) == pairs(keys)
+
+
+def test_a_store_that_is_older_than_its_anchor_vouches_for_no_other(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    with a.open() as alice, b.open() as bob:
+        meet(alice, bob)
+        backups = [site.copy_to(tmp_path / f"backup-{site.role}") for site in sites]
+        alice.deliver_to_master(assigned(alice, bob, 2))
+        bob.record_block_opened(2, 0.0)
+    for site, backup in zip(sites, backups, strict=True):
+        site.restore_database_from(backup)
+    without_anchors(a)
+    with a.open() as alice, b.open() as bob:
+        assert bob.condition().state == WAITING
+        meet(alice, bob)
+        assert alice.condition().state == HALTED
+
+
+def test_two_stores_older_than_their_anchors_go_on_by_themselves(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    backups = [site.copy_to(tmp_path / f"backup-{site.role}") for site in sites]
+    with a.open() as alice, b.open() as bob:
+        alice.deliver_to_master(assigned(alice, bob, 2))
+        bob.confirm_receive_pad(alice.reserve_send_pad().pad_id)
+    for site, backup in zip(sites, backups, strict=True):
+        site.restore_database_from(backup)
+    with a.open() as alice, b.open() as bob:
+        meet(alice, bob)
+        for store in (alice, bob):
+            assert (store.condition().state, store.counts().void) == (SERVING, 20)
+        assert alice.reserve_send_pad().pad_id == PadId(0, 1)
+
+
+def test_a_store_without_its_anchor_is_not_confirmed_by_a_peer_that_does_not_remember_it(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    with a.open() as alice, b.open() as bob:
+        meet(alice, bob)
+    without_anchors(a)
+    new = Site(tmp_path / "new", "bob")
+    with a.open() as alice, new.open() as bob:
+        bob.load_preshared(preshared(N_PADS))
+        meet(alice, bob)
+        assert alice.condition().state == HALTED
+
+
+def test_a_store_without_its_anchor_waits_for_a_peer_that_can_say_how_he_stands(
+    sites: tuple[Site, Site],
+) -> None:
+    a, b = sites
+    without_anchors(a)
+    with a.open() as alice, b.open() as bob:
+        assert not alice.confirm_generation(bob.view_of_peer())  # of protocol 1
+        assert alice.condition().state == WAITING
+        assert alice.counts().available_own == 10
+
+
+def test_a_store_without_its_anchor_gives_up_what_its_peer_cannot_have_seen_used(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    with a.open() as alice, b.open() as bob:
+        meet(alice, bob)
+        for owner, peer in ((alice, bob), (bob, alice)):
+            stock = owner.assign("m", ["s"], 3, 256, 0.0, stock=True)
+            peer.accept_assignment(stock, 0.0)
+            owner.acknowledge(stock.assignment_id)
+        backup = a.copy_to(tmp_path / "backup", anchor=False)
+        alice.take_from_stock("m", "s", 1)  # with the link down: nobody else can know
+        used = alice.reserve_send_pad()  # of a tag that does not arrive
+    a.restore_database_from(backup)
+    without_anchors(a)
+    with a.open() as alice, b.open() as bob:
+        assert meet(alice, bob) == (False, False)
+        assert (alice.counts().assigned, alice.counts().void) == (0, 6)
+        assert alice.stock_count("m", "s") == 0
+        assert alice.reserve_send_pad().pad_id > used.pad_id
+        assert alice.counts().available_own == bob.counts().available_peer == 7
+
+
+def test_a_preshared_key_is_not_loaded_again_when_database_and_anchor_are_gone(
+    sites: tuple[Site, Site],
+) -> None:
+    for site in sites:
+        shutil.rmtree(site.path.parent)
+        site.anchor.unlink()
+        with site.open() as store:
+            with pytest.raises(StoreError, match="make a new one for both sites"):
+                store.load_preshared(preshared(N_PADS))
+            longer = preshared(N_PADS) + bytes(64)  # begins with the same pads
+            with pytest.raises(StoreError, match="make a new one for both sites"):
+                store.load_preshared(longer)
+            store.load_preshared(preshared(N_PADS + 2))
+
+
+def test_a_site_made_anew_with_the_preshared_key_of_before_hears_from_the_peer_what_was_used(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    with a.open() as alice, b.open() as bob:
+        meet(alice, bob)
+        used = [alice.reserve_send_pad().pad_id for _ in range(3)]
+        bob.confirm_receive_pad(used[0])
+    new = Site(tmp_path / "new", "alice")  # all is gone, the register too
+    with new.open() as alice, b.open() as bob:
+        alice.load_preshared(preshared(N_PADS))
+        assert meet(alice, bob) == (True, False)
+        assert meet(alice, bob) == (False, True)
+        assert alice.reserve_send_pad().pad_id > used[-1]
+
+
+def test_a_load_that_was_cut_short_is_made_up_for(tmp_path: Path) -> None:
+    site = Site(tmp_path, "alice")
+    with site.open() as alice:
+        alice._register.begin(preshared_fingerprint(preshared(N_PADS)[:64]))
+    with site.open() as alice:  # cut before the commit: nothing of the key was used
+        alice.load_preshared(preshared(N_PADS))
+    register = site.anchor.with_name("anchor.preshared")
+    assert b"true" in register.read_bytes()
+    register.write_bytes(register.read_bytes().replace(b"true", b"false"))
+    site.open().close()  # cut after it: made up for
+    assert b"true" in register.read_bytes()
 
 
 def test_a_store_set_back_within_one_session_is_found_out_by_what_the_peer_has_seen(

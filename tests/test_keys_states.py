@@ -47,7 +47,7 @@ class TwoSites:
         }
         self.stores: dict[Role, SqliteKeyStore] = {role: site.open() for role, site in self.sites.items()}
         for store in self.stores.values():
-            store.load_preshared(preshared(40))
+            store.load_preshared(preshared(400))
         self.now = 0.0
         self.block_id = 0
         self.chunks_prepared = {"alice": 0, "bob": 0}
@@ -59,6 +59,8 @@ class TwoSites:
         self.chunks_out: dict[Role, set[UUID]] = {"alice": set(), "bob": set()}
         self.pads_out: dict[Role, dict[PadId, bytes]] = {"alice": {}, "bob": {}}
         self.pads_verified: dict[Role, set[PadId]] = {"alice": set(), "bob": set()}
+        self.pads_of_old_pools: set[bytes] = set()
+        self.n_pools = 1
         self.backups: list[Site] = []
         self.n_copies = 0
         self.restored = False
@@ -231,6 +233,7 @@ class TwoSites:
             return
         assert pad.pad_id not in self.pads_out[role]  # I10
         assert pad.pad not in self.pads_out[role].values()
+        assert pad.pad not in self.pads_of_old_pools
         self.pads_out[role][pad.pad_id] = pad.pad
         if fate != "lost":
             self.verify(role, pad.pad_id)
@@ -253,40 +256,66 @@ class TwoSites:
         after = self.copy(role)
         if anchor_lags:
             shutil.copy(before.anchor, after.anchor)
-        waited = self.stores[role].condition()
+        waited = self.stores[role].condition().state
         self.stores[role].close()
         self.sites[role] = after
         self.stores[role] = after.open(create=False)
-        assert self.stores[role].condition() == waited
+        assert self.stores[role].condition().state == waited
 
     def back_up(self) -> None:
         self.backups.append(self.copy(self.role()))
 
     def restore(self) -> None:
-        if not self.backups:
-            return
-        backup = self.rng.choice(self.backups)
-        role = backup.role
-        before = self.stores[role].positions()
-        self.stores[role].close()
-        self.sites[role].restore_database_from(backup)
-        self.stores[role] = self.sites[role].open(create=False)
-        counts = self.stores[role].counts()
-        if self.stores[role].positions().generation > before.generation:
-            assert counts.available_own + counts.available_peer + counts.prepared + counts.assigned == 0
-        self.restored = True
-        self.chunks_prepared[role] = sum(counts_of(self.stores[role]))
+        """Put a backup in the place of one site's database, or of both, with their anchors or without."""
+        roles: list[Role] = self.rng.choice([["alice"], ["bob"], ["alice", "bob"]])
+        for role in roles:
+            backups = [backup for backup in self.backups if backup.role == role]
+            before = self.stores[role].positions()
+            self.stores[role].close()
+            if backups and self.rng.random() < 0.8:
+                self.sites[role].restore_database_from(self.rng.choice(backups))
+            if self.rng.random() < 0.5:
+                self.sites[role].anchor.unlink(missing_ok=True)
+            has_anchor = self.sites[role].anchor.exists()
+            self.stores[role] = self.sites[role].open(create=False)
+            counts = self.stores[role].counts()
+            if has_anchor and self.stores[role].positions().generation > before.generation:
+                assert counts.available_own + counts.available_peer + counts.prepared + counts.assigned == 0
+            self.restored = True
+            self.chunks_prepared[role] = sum(counts_of(self.stores[role]))
         if self.rng.random() < 0.8:
             self.hello()
 
     def hello(self) -> None:
-        for role, store in self.stores.items():
-            self.stores[other(role)].note_peer(store.positions().generation)
-        for role in ("alice", "bob", "alice"):
-            self.stores[role].confirm_generation(self.stores[other(role)].view_of_peer())
+        """Meet again and again, as sites do of which one hears that it was set back, until they agree."""
+        for _ in range(4):
+            states = {store.condition().state for store in self.stores.values()}
+            roots = {store.session_root() for store in self.stores.values()}
+            if len(roots) > 1 or StoreCondition.NEEDS_RESTORE in states:  # the proofs differ, or all is void
+                self.load_a_new_preshared_key()
+            said = {
+                role: (store.positions().generation, store.standing(), store.view_of_peer())
+                for role, store in self.stores.items()
+            }
+            voided = False
+            for role, store in self.stores.items():
+                generation, standing, view = said[other(role)]
+                store.note_peer(generation, standing)
+                voided |= store.confirm_generation(view, standing)
+            if not voided:
+                break
         for role in ("alice", "bob"):
-            self.stores[role].keep_pad_segments(self.stores[other(role)].pad_segments())
             assert self.stores[role].condition().state == StoreCondition.SERVING
+            self.stores[role].keep_pad_segments(self.stores[other(role)].pad_segments())
+
+    def load_a_new_preshared_key(self) -> None:
+        """Do what `qnodectl restore` does, at both sites."""
+        for role, store in self.stores.items():
+            store.load_preshared(preshared(400 + self.n_pools), replace=True)
+            self.chunks_prepared[role] = sum(counts_of(store))
+            self.pads_of_old_pools |= set(self.pads_out[role].values())
+            self.pads_out[role], self.pads_verified[role] = {}, set()
+        self.n_pools += 1
 
     # What must hold after every step
 
@@ -331,7 +360,8 @@ class TwoSites:
 
     def copy(self, role: Role) -> Site:
         self.n_copies += 1
-        return self.sites[role].copy_to(self.folder / f"copy{self.n_copies}")
+        anchor = self.sites[role].anchor.exists()  # a store that waits without one has none yet
+        return self.sites[role].copy_to(self.folder / f"copy{self.n_copies}", anchor=anchor)
 
     def refusable(self, move: Callable[[], object]) -> bool:
         """Make a move that the store may refuse; a refusal must change nothing that is counted."""

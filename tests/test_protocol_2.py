@@ -102,7 +102,7 @@ def test_a_peer_of_protocol_2_that_says_nothing_new_of_the_link_is_refused() -> 
     ours = _our_hello(alice, Standing())
     theirs = _our_hello(bob, Standing())
     assert find_differences(alice, ours, theirs) == []
-    differences = find_differences(alice, ours, replace(theirs, parameters_since_2=msgspec.UNSET))
+    differences = find_differences(alice, ours, replace(theirs, since_2=msgspec.UNSET))
     assert any(one.startswith("link.receiver: ours {") and one.endswith("absent") for one in differences)
     named = {one.split(":")[0] for one in differences}
     assert named >= {"link.estimation", "link.receiver", "link.plausibility"}

@@ -22,6 +22,8 @@ from qnode.keys._model import (
     Role,
     StockItem,
     StoreCondition,
+    StoreStanding,
+    Waiting,
     chunks_per_key,
 )
 from qnode.keys._protocol import KeyStore
@@ -50,6 +52,8 @@ __all__ = [
     "SqliteKeyStore",
     "StockItem",
     "StoreCondition",
+    "StoreStanding",
+    "Waiting",
     "chunks_per_key",
     "key_id",
     "open_store",

@@ -26,6 +26,7 @@ _N_SECTORS = 2
 class _Sector(Struct, frozen=True, forbid_unknown_fields=True):
     store_id: bytes
     positions: Positions
+    lineage: bytes = b""
 
 
 def fsync_folder(folder: Path) -> None:
@@ -40,33 +41,36 @@ def fsync_folder(folder: Path) -> None:
 class Anchor:
     """An open anchor file, ready to advance. Not thread-safe: the store's writer lock guards it."""
 
-    def __init__(
-        self, path: Path, descriptor: int, mac_key: bytes, store_id: bytes, newest: Positions
-    ) -> None:
+    def __init__(self, path: Path, descriptor: int, mac_key: bytes, newest: _Sector) -> None:
         self._path = path
         self._descriptor = descriptor
         self._mac_key = mac_key
-        self._store_id = store_id
+        self._store_id = newest.store_id
         self._target = 0
-        self.positions = newest
+        self.positions = newest.positions
+        self.lineage = newest.lineage
+        """Which copies of the store its generation counts among."""
 
     @classmethod
-    def create(cls, path: Path, store_key: bytes, store_id: bytes, positions: Positions) -> Self:
+    def create(
+        cls, path: Path, store_key: bytes, store_id: bytes, positions: Positions, lineage: bytes
+    ) -> Self:
         """Write a new anchor in place of whatever lies there, durably, and open it."""
         mac_key = _mac_key(store_key)
+        sector = _Sector(store_id, positions, lineage)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_name(path.name + ".new")
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            os.pwrite(descriptor, _encode(mac_key, store_id, positions) * _N_SECTORS, 0)
+            os.pwrite(descriptor, _encode(mac_key, sector) * _N_SECTORS, 0)
             os.fsync(descriptor)
             draft.replace(path)
             fsync_folder(path.parent)
         except OSError:
             os.close(descriptor)
             raise
-        return cls(path, descriptor, mac_key, store_id, positions)
+        return cls(path, descriptor, mac_key, sector)
 
     @classmethod
     def open(cls, path: Path, store_key: bytes, store_id: bytes) -> Self | None:
@@ -91,19 +95,20 @@ class Anchor:
             os.close(descriptor)
             raise StoreUnusable(f"{path}: this anchor belongs to another store; correct the paths")
         newest = max(known, key=lambda sector: sector.positions.generation)
-        anchor = cls(path, descriptor, mac_key, store_id, newest.positions)
+        anchor = cls(path, descriptor, mac_key, newest)
         anchor._target = 1 - sectors.index(newest)
         return anchor
 
-    def advance(self, positions: Positions) -> None:
+    def advance(self, positions: Positions, lineage: bytes) -> None:
         """Remember `positions` durably before returning. Raises OSError; the file is then in doubt."""
-        sector = _encode(self._mac_key, self._store_id, positions)
+        sector = _encode(self._mac_key, _Sector(self._store_id, positions, lineage))
         written = os.pwrite(self._descriptor, sector, self._target * _SECTOR_BYTES)
         if written != _SECTOR_BYTES:
             raise OSError(f"{self._path}: wrote {written} of {_SECTOR_BYTES} bytes")
         os.fdatasync(self._descriptor)
         self._target = 1 - self._target
         self.positions = positions
+        self.lineage = lineage
 
     def close(self) -> None:
         """Close the file."""
@@ -114,8 +119,8 @@ def _mac_key(store_key: bytes) -> bytes:
     return hmac.digest(store_key, b"qnode anchor", "sha256")
 
 
-def _encode(mac_key: bytes, store_id: bytes, positions: Positions) -> bytes:
-    text = msgspec.json.encode(_Sector(store_id, positions))
+def _encode(mac_key: bytes, sector: _Sector) -> bytes:
+    text = msgspec.json.encode(sector)
     line = hmac.digest(mac_key, text, "sha256").hex().encode() + b" " + text
     return line.ljust(_SECTOR_BYTES - 1) + b"\n"
 

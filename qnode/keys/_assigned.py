@@ -257,6 +257,19 @@ def expire(tx: Tx, before: float, limit: int) -> int:
     return n_expired
 
 
+def void_every(tx: Tx) -> int:
+    """Destroy what is left of every assignment; return the number of chunks."""
+    rows = tx.connection.execute(
+        "SELECT assignment_id, content, chunks_per_key, n_taken, n_keys FROM own_assignment"
+    ).fetchall()
+    return sum(
+        _remove(
+            tx, assignment_id, _keybytes.part_of(decode(content).ranges, width, n_taken, n_keys - n_taken)
+        )
+        for assignment_id, content, width, n_taken, n_keys in rows
+    )
+
+
 def _remove(tx: Tx, assignment_id: int, ranges: Iterable[KeyRange]) -> int:
     tx.connection.execute("DELETE FROM own_assignment WHERE assignment_id = ?", (assignment_id,))
     return _ranges.destroy(tx, ranges)

@@ -105,6 +105,18 @@ def read_positions(connection: sqlite3.Connection) -> Positions:
     )
 
 
+class Lineage(NamedTuple):
+    """Which copies of the store its generation counts among, and which before the latest change of it."""
+
+    own: bytes
+    before: bytes
+
+
+def read_lineage(connection: sqlite3.Connection) -> Lineage:
+    """Return the store's lineage as the open transaction sees it."""
+    return Lineage(*connection.execute("SELECT lineage, lineage_before FROM site").fetchone())
+
+
 class _Group:
     """Changes that share one commit."""
 
@@ -131,7 +143,7 @@ class Database:
         connection: sqlite3.Connection,
         vault: Vault,
         role: Role,
-        new_anchor: Callable[[Positions], Anchor],
+        new_anchor: Callable[[Positions, bytes], Anchor],
     ) -> None:
         self.path = path
         self.anchor: Anchor | None = None
@@ -286,11 +298,12 @@ class Database:
             raise LinkDown(f"{self.path}: waits for the peer to confirm its generation ({reason})")
 
     def _advance(self, positions: Positions) -> None:
+        lineage = read_lineage(self._tx.connection).own
         try:
             if self.anchor is None:
-                self.anchor = self._new_anchor(positions)
+                self.anchor = self._new_anchor(positions, lineage)
             else:
-                self.anchor.advance(positions)
+                self.anchor.advance(positions, lineage)
         except OSError as error:
             self._unusable = f"the anchor could not be written ({error}); mend its disk and start again"
             raise StoreUnusable(f"{self.path}: {self._unusable}") from error

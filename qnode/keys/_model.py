@@ -234,6 +234,27 @@ class StoreCondition(StrEnum):
 
     SERVING = "serving"
     NEEDS_PEER_CONFIRMATION = "needs_peer_confirmation"
+    NEEDS_RESTORE = "needs_restore"
+
+
+class Waiting(StrEnum):
+    """Why a store serves nothing.
+
+    `older`: than its anchor, which knows what this site had come to. `anchorless`: only the peer can know it.
+    `restore`: nobody does; a new pre-shared key ends it.
+    """
+
+    NO = ""
+    OLDER = "older"
+    ANCHORLESS = "anchorless"
+    RESTORE = "restore"
+
+
+class StoreStanding(Struct, frozen=True, kw_only=True):
+    """What a site says of its own store in the hello: why it waits ('' if it serves), and how far it is."""
+
+    waits: Annotated[str, Meta(max_length=32)]
+    positions: Positions
 
 
 class Condition(Struct, frozen=True):

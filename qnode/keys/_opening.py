@@ -8,8 +8,8 @@ from pathlib import Path
 from qnode.errors import StoreUnusable
 from qnode.keys import _accepted, _restore
 from qnode.keys._anchor import Anchor, fsync_folder
-from qnode.keys._database import Database, Tx, read_positions
-from qnode.keys._model import Positions, Role
+from qnode.keys._database import Database, Tx, read_lineage, read_positions
+from qnode.keys._model import Positions, Role, Waiting
 from qnode.keys._vault import Kind, Vault
 
 SCHEMA_VERSION = 2
@@ -66,7 +66,11 @@ def open_database(
         connection.close()
         raise
     database = Database(
-        path, connection, vault, role, lambda now: Anchor.create(anchor_path, store_key, store_id, now)
+        path,
+        connection,
+        vault,
+        role,
+        lambda now, lineage: Anchor.create(anchor_path, store_key, store_id, now, lineage),
     )
     database.anchor = anchor
     try:
@@ -166,21 +170,29 @@ def _check_owner(path: Path, connection: sqlite3.Connection, **wanted: str) -> b
 
 def _compare_with_anchor(database: Database, anchor_path: Path) -> None:
     with database.look() as tx:
-        own = read_positions(tx.connection)
+        own, lineage = read_positions(tx.connection), read_lineage(tx.connection)
     if database.anchor is None:
         if own == Positions():  # fresh: creation was cut short before the anchor
             database.catch_up_anchor()
             return
         with database.change(anchored=False, while_waiting=True) as tx:
-            _restore.await_peer(tx, f"its anchor {anchor_path} is missing or unreadable")
+            if _restore.waiting(tx) != Waiting.RESTORE:
+                reason = f"its anchor {anchor_path} is missing or unreadable"
+                _restore.wait(tx, Waiting.ANCHORLESS, reason)
         return
-    known = database.anchor.positions
-    if own.generation < known.generation:
+    known, later = database.anchor.positions, own.generation > database.anchor.positions.generation
+    foreign = lineage.own != database.anchor.lineage
+    if foreign and later and lineage.before == database.anchor.lineage:
+        foreign = False  # the commit that began this lineage was cut short before the anchor
+    if foreign or own.generation < known.generation:
         reason = f"the database is older (generation {own.generation}) than its anchor ({known.generation})"
+        if foreign:
+            reason = "the database is a copy from before this site was restored, as its anchor shows"
         with database.change(anchored=True, while_waiting=True) as tx:
-            _restore.catch_up(tx, known, reason)
-            _restore.await_peer(tx, reason)
-    elif own.generation > known.generation:
+            _restore.catch_up_with_anchor(tx, known, reason)
+            if _restore.waiting(tx) != Waiting.RESTORE:
+                _restore.wait(tx, Waiting.OLDER, reason)
+    elif later:
         database.catch_up_anchor()
 
 

@@ -64,6 +64,12 @@ def replace_preshared(tx: Tx, parts: PresharedParts) -> None:
     add_segment(tx, PRESHARED_SEGMENT, parts.pads_alice_to_bob, parts.pads_bob_to_alice, confirmed=True)
 
 
+def head(tx: Tx) -> bytes:
+    """Return what the loaded pre-shared key begins with: session root and hash keys, Alice's first."""
+    root = tx.vault.read(Kind.SESSION_ROOT, PRESHARED_SEGMENT, 0, 1)
+    return root + tx.vault.read(Kind.HASH_KEY, PRESHARED_SEGMENT, 0, 2)
+
+
 def session_root(tx: Tx) -> bytes:
     """Return the session root of the pre-shared key. Raises PoolExhausted when none was loaded."""
     _require_preshared(tx)
@@ -124,6 +130,19 @@ def skip(tx: Tx, direction: str, mark: PadId) -> None:
         last = min(mark.index, count - 1) if segment == mark.segment else count - 1
         _use_up_to(tx, direction, PadId(segment, last))
     _set_mark(tx, direction, mark)
+
+
+def skip_next(tx: Tx, number: int) -> None:
+    """Use up the next `number` pads for sending, or all, of confirmed and other segments alike."""
+    rows = tx.connection.execute(
+        "SELECT segment, next, count FROM pad_segment WHERE direction = 'send' ORDER BY segment"
+    ).fetchall()
+    for segment, start, count in rows:
+        part = min(number, count - start)
+        if part == 0:
+            break
+        _use_up_to(tx, "send", PadId(segment, start + part - 1))
+        number -= part
 
 
 def segments(tx: Tx) -> list[int]:

@@ -20,6 +20,7 @@ from qnode.keys._model import (
     PreparedBlock,
     Release,
     StockItem,
+    StoreStanding,
 )
 from qnode.units import CHUNK_BITS
 
@@ -47,14 +48,20 @@ class KeyStore(Protocol):
     def view_of_peer(self) -> Positions:
         """Return what this site remembers of the peer, for the peer's `confirm_generation`."""
 
-    def note_peer(self, generation: int) -> None:
-        """Remember the generation that the authenticated peer states of itself; a lower one is ignored."""
+    def standing(self) -> StoreStanding:
+        """Return what a hello says of this store: the peer's `note_peer` and `confirm_generation` take it."""
 
-    def confirm_generation(self, peer_view: Positions) -> bool:
+    def note_peer(self, generation: int, peer: StoreStanding | None = None) -> None:
+        """Remember what the authenticated peer states of itself; what is lower than before is ignored."""
+
+    def confirm_generation(self, peer_view: Positions, peer: StoreStanding | None = None) -> bool:
         """Compare with what the authenticated peer remembers (each hello), and serve from now on.
 
         When the peer remembers a later generation or era, every chunk is voided (True is returned). The later
-        of both numbers and pad positions wins. Allowed while waiting.
+        of both numbers and pad positions wins. A store without its anchor is confirmed only by a peer that
+        says it does not wait (`peer`) and remembers this store, and gives up what the peer cannot have seen
+        used: assigned keys, and pads under way. By another peer it is voided for good (True): look at
+        `condition`. Allowed while waiting.
         """
 
     def void_all(self, reason: str) -> None:
@@ -245,7 +252,8 @@ class KeyStore(Protocol):
 
         The first half of the pads is for Alice's messages. With `replace` the whole pool is wiped and
         every chunk voided first, and waiting for the peer ends: do the same at both sites.
-        Raises StoreError when one is loaded already and not `replace`; FieldError when it is too short.
+        Raises StoreError when one is loaded already and not `replace`, and when this one was loaded at this
+        site before, by whatever store; FieldError when it is too short.
         """
 
     def session_root(self) -> bytes:

@@ -1,12 +1,22 @@
-"""What a site does when it finds that others remember more of it than it does itself."""
+"""What a site does when it finds that others remember more of it than it does itself.
 
-from qnode.keys import _pool
+Who can say what a site has done? Its anchor all of it. The peer what he has seen: assignments, hand-overs,
+verified tags, and generation and sent pads as of the last hello. He has not seen to whom assigned keys were
+handed out, nor pads of tags that did not reach him. So a store that only he can vouch for gives its assigned
+keys up, and skips as many pads as can have been under way. He cannot vouch for anything while he waits
+himself, or when he has never met this store: then nobody knows, every chunk is void, every pad is wiped, and
+only a new pre-shared key at both sites ends it.
+"""
+
+from qnode.keys import _accepted, _assigned, _pool
 from qnode.keys._database import Tx, read_positions
-from qnode.keys._model import Positions
+from qnode.keys._model import PadId, Positions, StoreStanding, Waiting
 from qnode.keys._vault import Kind
 
 # Two in each direction; of blocks that this store does not remember, nobody knows how many they used.
 _MOST_TAGS_OF_A_BLOCK = 4
+# Two for each block in the air: more tags of a session cannot be on their way to the peer.
+MOST_TAGS_UNDER_WAY = 64
 
 
 def void_all(tx: Tx, reason: str, era: int) -> None:
@@ -27,32 +37,74 @@ def void_all(tx: Tx, reason: str, era: int) -> None:
     tx.after_commit.append(tx.issued.clear)
 
 
-def catch_up(tx: Tx, known: Positions, reason: str) -> bool:
-    """Take over what the anchor or the peer remembers of this site; return whether all chunks were voided.
+def catch_up_with_anchor(tx: Tx, known: Positions, reason: str) -> None:
+    """Void all of a database that is older than its anchor, and go on from where the anchor is."""
+    own = read_positions(tx.connection)
+    _catch_up(tx, known, reason, era=max(known.era, own.era) + 1)
+    begin_lineage(tx)
+    if known.pool_epoch > own.pool_epoch:
+        _pool.keep_only(tx, ())
+    else:
+        _skip_pads(tx, known)
 
-    `known` with a later generation, assignment, hand-over or sent pad means that the database was restored:
+
+def confirm_with_peer(tx: Tx, known: Positions, peer: StoreStanding | None) -> bool:
+    """Take over what the authenticated peer remembers of this site; return whether all chunks were voided.
+
+    `known` with a later generation, assignment, hand-over or sent pad means that this site was set back:
     every chunk is void. With a later era, the peer has voided all of its chunks: the same here. Numbers go to
-    the later of both; pads up to the later position are skipped, all of them when even the pre-shared key is
-    an older one.
+    the later of both, pads up to the later position are skipped. Waiting ends, unless nobody can vouch for
+    this site. `peer` is None where he cannot say how he stands (protocol 1).
     """
+    waits = waiting(tx)
+    if waits == Waiting.RESTORE or (waits == Waiting.ANCHORLESS and peer is None):
+        return False
+    if waits == Waiting.ANCHORLESS and peer is not None:
+        doubt = ""
+        if peer.waits:
+            doubt = "neither site knows which keys and pads were used: both lack what tells"
+        elif known.generation == 0:
+            doubt = "the anchor is missing, and the peer does not remember this store"
+        if doubt:
+            give_up(tx, f"{doubt}; run qnodectl restore with a new pre-shared key at both sites")
+            return True
     own = read_positions(tx.connection)
     # The peer hears our generation in the hello only, but sees each assignment, hand-over and pad as we use
-    # it; all of these are durable here before he can see them.
-    restored = (
+    # it; all of these are durable here before he can see them. That he has the pool of the same pre-shared
+    # key is proven by the hello.
+    set_back = (
         known.generation > own.generation
         or known.last_assignment_id > own.last_assignment_id
         or known.last_handover_id > own.last_handover_id
-        or (known.pool_epoch == own.pool_epoch and known.sent > own.sent)
+        or known.sent > own.sent
     )
-    voids = restored or known.era > own.era
-    if voids:
-        void_all(tx, reason, max(known.era, own.era + 1 if restored else 0))
+    voids = set_back or known.era > own.era
+    reason = "the peer remembers a later state than this store"
+    # Set back, this site must come to an era that is new to the peer as well, or he would keep his copies.
+    era = max(known.era, own.era) + 1 if set_back else known.era
+    _catch_up(tx, known, reason, era=era if voids else None)
+    _skip_pads(tx, known)
+    if waits == Waiting.ANCHORLESS and not voids:
+        tx.count_gone(void=_assigned.void_every(tx) + _accepted.void_every(tx))
+    if waits == Waiting.ANCHORLESS or set_back:
+        _pool.skip_next(tx, MOST_TAGS_UNDER_WAY)
+        begin_lineage(tx)
+    wait(tx, Waiting.NO, "")
+    return voids
+
+
+def _catch_up(tx: Tx, known: Positions, reason: str, *, era: int | None) -> None:
+    """Take over what is known of this site, all but its pads; void all and enter `era`, if there is one."""
+    if era is not None:
+        void_all(tx, reason, era)
     tx.connection.execute(
-        "UPDATE site SET generation = max(generation, ?), last_block_id = max(last_block_id, ?), "
-        "last_assignment_id = max(last_assignment_id, ?), last_handover_id = max(last_handover_id, ?), "
-        "epsilon = max(epsilon, ?), tags_used = tags_used + ? * max(0, ? - last_block_id)",
+        "UPDATE site SET generation = max(generation, ?), pool_epoch = max(pool_epoch, ?), "
+        "last_block_id = max(last_block_id, ?), last_assignment_id = max(last_assignment_id, ?), "
+        "last_handover_id = max(last_handover_id, ?), epsilon = max(epsilon, ?), "
+        "tags_used = tags_used + ? * max(0, ? - last_block_id)",
         (
             known.generation,
+            known.pool_epoch,
             known.last_block_id,
             known.last_assignment_id,
             known.last_handover_id,
@@ -61,20 +113,35 @@ def catch_up(tx: Tx, known: Positions, reason: str) -> bool:
             known.last_block_id,
         ),
     )
-    if known.pool_epoch > own.pool_epoch:
-        _pool.keep_only(tx, ())
-        tx.connection.execute("UPDATE site SET pool_epoch = ?", (known.pool_epoch,))
-    elif known.pool_epoch == own.pool_epoch:
-        _pool.skip(tx, "send", known.sent)
-        _pool.skip(tx, "receive", known.received)
-    return voids
+
+
+def _skip_pads(tx: Tx, known: Positions) -> None:
+    _pool.skip(tx, "send", known.sent)
+    _pool.skip(tx, "receive", known.received)
+
+
+def give_up(tx: Tx, reason: str) -> None:
+    """Void every chunk and wipe every pad; only a new pre-shared key ends the wait."""
+    void_all(tx, reason, read_positions(tx.connection).era + 1)
+    _pool.keep_only(tx, ())
+    begin_lineage(tx)
+    wait(tx, Waiting.RESTORE, reason)
+
+
+def begin_lineage(tx: Tx) -> None:
+    """Tell this store from copies of it that had come further, which the site does not remember.
+
+    Generations count within a lineage, so that such a copy does not pass for a later state of this store.
+    """
+    tx.connection.execute("UPDATE site SET lineage_before = lineage, lineage = randomblob(16)")
 
 
 def view_of_peer(tx: Tx) -> Positions:
     """Return what this site remembers of its peer: to be sent in the hello."""
     own = read_positions(tx.connection)
-    generation, last_assignment_id, last_handover_id = tx.one(
-        "SELECT peer_generation, peer_last_assignment_id, peer_last_handover_id FROM site"
+    generation, last_assignment_id, last_handover_id, segment, index = tx.one(
+        "SELECT peer_generation, peer_last_assignment_id, peer_last_handover_id, peer_sent_segment, "
+        "peer_sent_index FROM site"
     )
     return Positions(
         generation=generation,
@@ -83,12 +150,30 @@ def view_of_peer(tx: Tx) -> Positions:
         last_block_id=own.last_block_id,
         last_assignment_id=last_assignment_id,
         last_handover_id=last_handover_id,
-        sent=own.received,
+        sent=max(own.received, PadId(segment, index)),
         received=own.sent,
         epsilon=own.epsilon,
     )
 
 
-def await_peer(tx: Tx, reason: str) -> None:
-    """Serve nothing until the peer has confirmed; '' ends it."""
-    tx.connection.execute("UPDATE site SET awaiting_peer = ?", (reason,))
+def note_peer(tx: Tx, generation: int, peer: StoreStanding | None) -> None:
+    """Remember what the authenticated peer says of himself; what is lower than before is ignored."""
+    tx.connection.execute("UPDATE site SET peer_generation = max(peer_generation, ?)", (generation,))
+    if peer is None:
+        return
+    sent = peer.positions.sent
+    if sent > PadId(*tx.one("SELECT peer_sent_segment, peer_sent_index FROM site")):
+        tx.connection.execute(
+            "UPDATE site SET peer_sent_segment = ?, peer_sent_index = ?", (sent.segment, sent.index)
+        )
+
+
+def waiting(tx: Tx) -> Waiting:
+    """Return why nothing is served."""
+    (word,) = tx.connection.execute("SELECT waits FROM site").fetchone()
+    return Waiting(word)
+
+
+def wait(tx: Tx, why: Waiting, reason: str) -> None:
+    """Serve nothing from now on, or again (`Waiting.NO`)."""
+    tx.connection.execute("UPDATE site SET waits = ?, awaiting_peer = ?", (why.value, reason))

@@ -48,8 +48,11 @@ from qnode.keys._model import (
     Role,
     StockItem,
     StoreCondition,
+    StoreStanding,
+    Waiting,
     chunks_per_key,
 )
+from qnode.keys._preshared import HEAD_BYTES, PresharedRegister, preshared_fingerprint
 from qnode.keys._protocol import KeyStore
 from qnode.units import CHUNK_BITS
 
@@ -60,8 +63,13 @@ _EXPIRED_AT_ONCE = 16
 class SqliteKeyStore(KeyStore):
     """See `qnode.keys.KeyStore` for what each method promises."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, register: PresharedRegister) -> None:
         self._database = database
+        self._register = register
+        with database.look() as tx:
+            loaded = _pool.head(tx) if _pool.has_preshared(tx) else None
+        if loaded is not None:  # by an earlier version, or by a start that was cut short
+            register.finish(preshared_fingerprint(loaded))
 
     def __repr__(self) -> str:
         return f"SqliteKeyStore({str(self._database.path)!r})"
@@ -79,10 +87,17 @@ class SqliteKeyStore(KeyStore):
 
     def condition(self) -> Condition:
         with self._database.look() as tx:
+            waits = _restore.waiting(tx)
             (reason,) = tx.connection.execute("SELECT awaiting_peer FROM site").fetchone()
-        if reason:
-            return Condition(StoreCondition.NEEDS_PEER_CONFIRMATION, reason)
-        return Condition(StoreCondition.SERVING)
+        if waits == Waiting.NO:
+            return Condition(StoreCondition.SERVING)
+        if waits == Waiting.RESTORE:
+            return Condition(StoreCondition.NEEDS_RESTORE, reason)
+        return Condition(StoreCondition.NEEDS_PEER_CONFIRMATION, reason)
+
+    def standing(self) -> StoreStanding:
+        with self._database.look() as tx:
+            return StoreStanding(waits=_restore.waiting(tx), positions=read_positions(tx.connection))
 
     def positions(self) -> Positions:
         with self._database.look() as tx:
@@ -92,15 +107,13 @@ class SqliteKeyStore(KeyStore):
         with self._database.look() as tx:
             return _restore.view_of_peer(tx)
 
-    def note_peer(self, generation: int) -> None:
+    def note_peer(self, generation: int, peer: StoreStanding | None = None) -> None:
         with self._database.change(anchored=False, while_waiting=True) as tx:
-            tx.connection.execute("UPDATE site SET peer_generation = max(peer_generation, ?)", (generation,))
+            _restore.note_peer(tx, generation, peer)
 
-    def confirm_generation(self, peer_view: Positions) -> bool:
+    def confirm_generation(self, peer_view: Positions, peer: StoreStanding | None = None) -> bool:
         with self._database.change(anchored=True, while_waiting=True) as tx:
-            voided = _restore.catch_up(tx, peer_view, "the peer remembers a later state than this store")
-            _restore.await_peer(tx, "")
-        return voided
+            return _restore.confirm_with_peer(tx, peer_view, peer)
 
     def void_all(self, reason: str) -> None:
         with self._database.change(anchored=True, while_waiting=True) as tx:
@@ -282,13 +295,18 @@ class SqliteKeyStore(KeyStore):
 
     def load_preshared(self, data: bytes, *, replace: bool = False) -> None:
         parts = cut_preshared(data)
+        key = preshared_fingerprint(data[:HEAD_BYTES])
+        with self._database.look() as tx:
+            if _pool.has_preshared(tx) and not replace:
+                raise StoreError("a pre-shared key is loaded already; replacing it voids every key")
+        self._register.begin(key)
         with self._database.change(anchored=True, while_waiting=True) as tx:
             if _pool.has_preshared(tx):
-                if not replace:
-                    raise StoreError("a pre-shared key is loaded already; replacing it voids every key")
                 _restore.void_all(tx, "new pre-shared key", read_positions(tx.connection).era + 1)
+                _restore.begin_lineage(tx)
             _pool.replace_preshared(tx, parts)
-            _restore.await_peer(tx, "")
+            _restore.wait(tx, Waiting.NO, "")
+        self._register.finish(key)
 
     def session_root(self) -> bytes:
         with self._database.look() as tx:
@@ -360,7 +378,11 @@ def open_store(
         )
     except OSError as error:
         raise StoreUnusable(f"{path}: {error}; mend permissions or disk and start again") from error
-    return SqliteKeyStore(database)
+    try:
+        return SqliteKeyStore(database, PresharedRegister(anchor.with_name(anchor.name + ".preshared")))
+    except BaseException:
+        database.close()
+        raise
 
 
 def _refuse_to_start_empty(path: Path, anchor: Path, *, create: bool) -> None:

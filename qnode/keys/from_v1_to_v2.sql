@@ -9,6 +9,13 @@ UPDATE site SET epsilon = max(epsilon, last_block_id * (
                         json_extract(CAST(record AS TEXT), '$.eps_cor')), 0.0)
     FROM block WHERE record IS NOT NULL
 ));
+ALTER TABLE site ADD COLUMN waits TEXT NOT NULL DEFAULT '';
+-- Version 1 did not say which of the two it waits for: this one is the safe one.
+UPDATE site SET waits = 'anchorless' WHERE awaiting_peer != '';
+ALTER TABLE site ADD COLUMN peer_sent_segment INTEGER NOT NULL DEFAULT -1;
+ALTER TABLE site ADD COLUMN peer_sent_index INTEGER NOT NULL DEFAULT -1;
+ALTER TABLE site ADD COLUMN lineage BLOB NOT NULL DEFAULT x'';
+ALTER TABLE site ADD COLUMN lineage_before BLOB NOT NULL DEFAULT x'';
 -- Sums of what is assigned were made anew each time; the table waiting_pair is filled by the program.
 ALTER TABLE site ADD COLUMN own_chunks INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE site ADD COLUMN stock_chunks INTEGER NOT NULL DEFAULT 0;

@@ -27,6 +27,11 @@ CREATE TABLE site (
     void                    INTEGER NOT NULL DEFAULT 0,
     expired                 INTEGER NOT NULL DEFAULT 0,
     tags_used               INTEGER NOT NULL DEFAULT 0,    -- one-time tags, sent and verified
+    waits                   TEXT    NOT NULL DEFAULT '',   -- older, anchorless or restore, '' = serving
+    peer_sent_segment       INTEGER NOT NULL DEFAULT -1,   -- the greatest pad that the peer says he used
+    peer_sent_index         INTEGER NOT NULL DEFAULT -1,
+    lineage                 BLOB    NOT NULL DEFAULT x'',  -- of the generations: see _restore.begin_lineage
+    lineage_before          BLOB    NOT NULL DEFAULT x'',
     own_chunks              INTEGER NOT NULL DEFAULT 0,    -- in own_assignment now, by its triggers
     stock_chunks            INTEGER NOT NULL DEFAULT 0,    -- of these, in acknowledged stock
     peer_chunks             INTEGER NOT NULL DEFAULT 0     -- in peer_assignment now, by its triggers

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import trio
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from qnode import __version__
 from qnode.config import LinkParameters, Role
@@ -21,7 +21,15 @@ from qnode.link.authentication import HashKeyPair
 from qnode.link.codec import decode_hello, encode
 from qnode.link.directions import outgoing_direction
 from qnode.link.frames import FrameStream
-from qnode.link.messages import WORD_CHARACTERS, Hello, HelloMessage, HelloProof, Refused, printable
+from qnode.link.messages import (
+    WORD_CHARACTERS,
+    Hello,
+    HelloMessage,
+    HelloProof,
+    Refused,
+    SinceProtocol2,
+    printable,
+)
 from qnode.link.protocol import (
     OLDEST_PROTOCOL,
     PROTOCOL,
@@ -60,6 +68,7 @@ class Standing:
     last_block_id: int = 0
     generation: int = 0
     positions: bytes = b""
+    store: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -155,12 +164,14 @@ def find_differences(local: LocalEnd, ours: Hello, theirs: Hello) -> list[str]:
         found.append(_difference("node.allow_simulated", ours.simulated, theirs.simulated))
     found += _parameter_differences(ours.parameters, theirs.parameters, "link")
     if protocol >= 2:
-        found += _parameter_differences(
-            ours.parameters_since_2 or {}, theirs.parameters_since_2 or {}, "link"
-        )
+        found += _parameter_differences(_said_since_2(ours), _said_since_2(theirs), "link")
     if not found and ours.parameters_digest != theirs.parameters_digest:
         found.append(_difference("link", ours.parameters_digest.hex(), theirs.parameters_digest.hex()))
     return list(dict.fromkeys(found))
+
+
+def _said_since_2(hello: Hello) -> dict[str, Any]:
+    return {} if isinstance(hello.since_2, UnsetType) else hello.since_2.parameters
 
 
 def _parameter_differences(ours: dict[str, Any], theirs: dict[str, Any], path: str) -> list[str]:
@@ -211,7 +222,11 @@ def _our_hello(local: LocalEnd, standing: Standing) -> Hello:
         positions=standing.positions,
         software=local.software,
         simulated=local.simulated,
-        parameters_since_2=parameters_since_protocol_2(local.parameters) if local.protocol > 1 else UNSET,
+        since_2=(
+            SinceProtocol2(parameters=parameters_since_protocol_2(local.parameters), store=standing.store)
+            if local.protocol > 1
+            else UNSET
+        ),
     )
 
 

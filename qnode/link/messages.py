@@ -70,14 +70,24 @@ def printable(text: str) -> str:
 # --- the session --------------------------------------------------------------------------------------------
 
 
+class SinceProtocol2(Struct, frozen=True, kw_only=True):
+    """What a hello says that protocol 1 did not know.
+
+    ``parameters``: the tables that came with protocol 2 (`qnode.link.protocol`). ``store`` belongs to the key
+    store and is opaque here.
+    """
+
+    parameters: dict[str, Any]
+    store: Annotated[bytes, Meta(max_length=4096)] = b""
+
+
 class Hello(Message, frozen=True, forbid_unknown_fields=False):
     """Say who speaks, which protocols he knows, and what he takes the link to be.
 
     ``parameters`` are the tables of `LinkParameters` as protocol 1 had them, so that each side can *name* a
-    difference, and ``parameters_since_2`` those that came with protocol 2 (`qnode.link.protocol`); a newer
-    peer's additional fields are ignored, since a hello must stay readable to every version.
-    ``last_block_id`` is 0 before the first block; ``positions`` belongs to the key store and is opaque
-    here.
+    difference; a newer peer's additional fields are ignored, since a hello must stay readable to every
+    version. ``last_block_id`` is 0 before the first block; ``positions`` belongs to the key store and is
+    opaque here.
     """
 
     protocol: Count
@@ -93,7 +103,7 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
     positions: Annotated[bytes, Meta(max_length=1 << 16)]
     software: Word
     simulated: bool = False
-    parameters_since_2: dict[str, Any] | UnsetType = UNSET
+    since_2: SinceProtocol2 | UnsetType = UNSET
 
 
 class HelloProof(Message, frozen=True):

@@ -11,9 +11,10 @@ from typing import Protocol, TypeVar
 import msgspec
 import structlog
 import trio
+from msgspec import UnsetType
 
 from qnode.errors import LinkError, ProtocolError, StoreError, StoreUnusable
-from qnode.keys import Assignment, Handover
+from qnode.keys import Assignment, Handover, StoreStanding, Waiting
 from qnode.keys import BlockState as StoredState
 from qnode.link.messages import (
     Assign,
@@ -22,6 +23,7 @@ from qnode.link.messages import (
     BlockStateAnswer,
     BlockStateQuery,
     GiveAway,
+    Hello,
     KeyAnswer,
     NodeMessage,
     VoidAssignments,
@@ -224,10 +226,21 @@ class Conversation:
             memory = msgspec.msgpack.decode(peer.positions, type=PeerMemory)
         except msgspec.DecodeError as error:
             raise ProtocolError(f"positions that cannot be read: {error}") from None
-        if await self.site.storage.meet_peer(peer.generation, memory):
-            log.error("store.voided", reason="the peer remembers a later state than this store")
+        standing = _standing(peer)
+        voided, condition = await self.site.storage.meet_peer(peer.generation, memory, standing)
+        if voided:
+            reason = condition.reason or "the peer remembers a later state than this store"
+            log.error("store.voided", reason=reason)
+        if condition.reason:
+            raise LinkError(f"this store serves nothing: {condition.reason}")
+        if voided:
             # The peer must void its copies before anything else; it learns of it in the next hello.
             raise LinkError("this store was voided; connecting anew so that the peer hears of it")
+        if standing is not None and standing.waits == Waiting.RESTORE:
+            raise LinkError(
+                "the peer's store serves nothing until a new pre-shared key is loaded; "
+                "run qnodectl restore at both sites"
+            )
         unconfirmed = await self.site.storage.unconfirmed_blocks()
         if unconfirmed:
             answer = await self._ask(
@@ -295,6 +308,16 @@ class Conversation:
                 ),
             )
         )
+
+
+def _standing(peer: Hello) -> StoreStanding | None:
+    """Return what the peer says of his store; None of protocol 1, which cannot say it."""
+    if isinstance(peer.since_2, UnsetType) or not peer.since_2.store:
+        return None
+    try:
+        return msgspec.msgpack.decode(peer.since_2.store, type=StoreStanding)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"the state of a store that cannot be read: {error}") from None
 
 
 def _decoded(content: bytes, kind: type[T]) -> T:

@@ -168,6 +168,7 @@ class SiteNode:
             last_block_id=positions.last_block_id,
             generation=positions.generation,
             positions=msgspec.msgpack.encode(memory),
+            store=msgspec.msgpack.encode(self._store.standing()),
         )
 
     async def _hold_session(self, session: Session) -> None:
@@ -357,6 +358,10 @@ class SiteNode:
         pads = await self._storage.pads_left()
         figures.note_store(counts, pads, await self._storage.positions())
         self._liveness.store_answered()
+        if waits := (await self._storage.condition()).reason:
+            figures.raise_alarm("store.waiting", f"no key is served: {waits}")
+        else:
+            figures.clear_alarm("store.waiting")
         if self._conversation is not None:
             round_trip_s = self._conversation.site.session.round_trip_s
             figures.peer = msgspec.structs.replace(figures.peer, rtt_s=round_trip_s)

@@ -15,6 +15,7 @@ from qnode.keys import (
     Assignment,
     BlockState,
     BlockSummary,
+    Condition,
     Counts,
     Handover,
     Key,
@@ -23,6 +24,8 @@ from qnode.keys import (
     PadsLeft,
     Positions,
     PreparedBlock,
+    StoreCondition,
+    StoreStanding,
 )
 from qnode.link.authentication import Seal, TranscriptHash, check_seal, seal
 
@@ -179,22 +182,30 @@ class Storage:
         """Give up what was given away and refused."""
         await self._call(lambda: self._store.void_handover(handover))
 
-    async def meet_peer(self, generation: int, memory: PeerMemory) -> bool:
+    async def meet_peer(
+        self, generation: int, memory: PeerMemory, standing: StoreStanding | None = None
+    ) -> tuple[bool, Condition]:
         """Compare with what the proven peer remembers of this site; True when every chunk was voided.
 
-        One-time pads that only one of the two still holds are wiped: a restored site lacks some.
+        One-time pads that only one of the two still holds are wiped: a restored site lacks some. ``standing``
+        is what he says of his own store, None where he cannot.
         """
 
-        def work() -> bool:
-            self._store.note_peer(generation)
-            voided = self._store.confirm_generation(memory.view)
+        def work() -> tuple[bool, Condition]:
+            self._store.note_peer(generation, standing)
+            voided = self._store.confirm_generation(memory.view, standing)
+            condition = self._store.condition()
             ours = self._store.pad_segments()
             kept = [segment for segment in ours if memory.holds(segment)]
-            if kept != ours:
+            if kept != ours and condition.state == StoreCondition.SERVING:
                 self._store.keep_pad_segments(kept)
-            return voided
+            return voided, condition
 
         return await self._call(work)
+
+    async def condition(self) -> Condition:
+        """Tell whether the store serves, and if not, why."""
+        return await self._call(self._store.condition)
 
     async def expire(self, lifetime_s: float) -> int:
         """Wipe assigned keys that nobody fetched within ``lifetime_s``."""

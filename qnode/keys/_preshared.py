@@ -1,0 +1,89 @@
+"""The register of pre-shared keys that a site has loaded: none of them is loaded twice.
+
+A pre-shared key holds one-time pads, so a store made anew must not begin one again whose pads were used by
+the store before it. The register is a file of its own beside the anchor, so that it outlives a database and
+an anchor that are taken away. It holds a fingerprint of each key, from which nothing can be learned of it.
+An entry is written before the key is loaded, and marked as loaded after: a start that was cut short in
+between may load the key again, for nothing of it was used.
+"""
+
+import hmac
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from qnode.errors import StoreError, StoreUnusable
+from qnode.keys._anchor import fsync_folder
+
+HEAD_BYTES = 64
+_FINGERPRINT_BYTES = 16
+
+
+def preshared_fingerprint(head: bytes) -> str:
+    """Return the fingerprint of the pre-shared key that begins with `head`: session root and hash keys."""
+    return hmac.digest(head, b"qnode pre-shared key", "sha256")[:_FINGERPRINT_BYTES].hex()
+
+
+class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
+    fingerprint: str
+    loaded: bool
+
+
+class PresharedRegister:
+    """The register at `path`, read anew for each question: it is asked once a start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def begin(self, key: str) -> None:
+        """Enter a key that is about to be loaded. Raises StoreError when it was loaded before."""
+        entries = self._read()
+        if any(entry.loaded and entry.fingerprint == key for entry in entries):
+            raise StoreError(
+                f"this pre-shared key was loaded at this site before ({self._path}), so its one-time pads "
+                "may be used; make a new one for both sites"
+            )
+        if not any(entry.fingerprint == key for entry in entries):
+            self._write([*entries, _Entry(key, loaded=False)])
+
+    def finish(self, key: str) -> None:
+        """Enter a key as loaded; once more is fine."""
+        entries = self._read()
+        if _Entry(key, loaded=True) not in entries:
+            others = [entry for entry in entries if entry.fingerprint != key]
+            self._write([*others, _Entry(key, loaded=True)])
+
+    def _read(self) -> list[_Entry]:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=list[_Entry])
+        except FileNotFoundError:
+            return []
+        except msgspec.DecodeError as error:
+            raise StoreUnusable(
+                f"{self._path}: the register of pre-shared keys cannot be read ({error}); restore it from a "
+                "backup, or remove it and run qnodectl restore with a new pre-shared key at both sites"
+            ) from None
+
+    def _write(self, entries: list[_Entry]) -> None:
+        """Replace the file, durably before returning. Raises StoreUnusable."""
+        try:
+            self._replace(msgspec.json.encode(entries))
+        except OSError as error:
+            raise StoreUnusable(
+                f"{self._path}: the register of pre-shared keys cannot be written ({error}); mend its disk"
+            ) from error
+
+    def _replace(self, content: bytes) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = self._path.with_name(self._path.name + ".new")
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        draft.replace(self._path)
+        fsync_folder(self._path.parent)
