@@ -12,10 +12,11 @@ from link_room import greet_both, local_end
 
 import qnode.node.site
 from qnode.config import Role, SiteConfig, load
-from qnode.errors import LinkError, StoreUnusable
+from qnode.errors import ConfigError, LinkError, StoreError, StoreUnusable
 from qnode.keys import SqliteKeyStore
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.session import open_session
+from qnode.node.process import _clearest
 from qnode.node.settle import Site
 from qnode.node.site import SiteNode
 from qnode.node.storage import PeerMemory, runs_of
@@ -113,3 +114,80 @@ async def test_blocks_are_decided_by_the_parameters_of_the_protocol_that_both_si
             with pytest.RaisesGroup(LinkError, flatten_subgroups=True, allow_unwrapped=True):
                 await node._hold_session(session)
     assert used == [bound]
+
+
+async def test_a_store_that_has_healed_is_well_within_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qnode.node.site, "STORE_RETRY_S", 0.01)
+    with StoreSite(tmp_path / "b", "bob").open() as store:
+        store.load_preshared(preshared(64))
+        node = SiteNode(load(CONFIG / "bob.toml", SiteConfig), store, EventLog())
+        node._note_certificates = lambda: None  # type: ignore[method-assign]
+        refused = 0
+
+        def is_failing() -> bool:
+            return [alarm.name for alarm in node._figures.status().alarms] == ["store.failed"]
+
+        async def expire(lifetime_s: float) -> int:
+            nonlocal refused
+            try:
+                return await storage_expire(lifetime_s)
+            except StoreError:
+                refused += 1
+                raise
+
+        storage_expire = node._storage.expire
+        monkeypatch.setattr(node._storage, "expire", expire)
+        node._figures.raise_alarm("store.failed", "by a session")
+        store._database._tx.connection.execute("PRAGMA query_only = ON")  # every change is refused
+        with trio.fail_after(qnode.node.site.EXPIRY_PERIOD_S / 2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node._expire)
+                while refused < 3:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                assert is_failing()
+                store._database._tx.connection.execute("PRAGMA query_only = OFF")
+                while is_failing():  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("errors", "clearest"),
+    [
+        ([LinkError("cut"), StoreUnusable("damaged"), StoreUnusable("damaged")], "damaged"),
+        ([StoreError("full"), LinkError("cut")], "full"),
+        ([ConfigError("no such address")], "no such address"),
+    ],
+)
+def test_errors_that_come_together_are_one(errors: list[Exception], clearest: str) -> None:
+    assert (
+        str(_clearest(ExceptionGroup("all", [ExceptionGroup("some", errors[:1]), *errors[1:]]))) == clearest
+    )
+
+
+def test_an_error_that_nobody_foresaw_is_shown_with_all_that_came_with_it() -> None:
+    group = ExceptionGroup("all", [StoreUnusable("damaged"), ZeroDivisionError("division by zero")])
+    assert _clearest(group) is group
+
+
+async def test_a_store_that_breaks_ends_the_node_with_one_error(tmp_path: Path) -> None:
+    with StoreSite(tmp_path / "b", "bob").open() as store:
+        store.load_preshared(preshared(64))
+        node = SiteNode(load(CONFIG / "bob.toml", SiteConfig), store, EventLog())
+
+        async def break_while_several_look() -> None:
+            async with trio.open_nursery() as nursery:
+                with store._database._lock:
+                    for _ in range(4):
+                        nursery.start_soon(node._refresh)
+                    await trio.sleep(0.1)
+                    store._database._unusable = "disk I/O error"
+
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await break_while_several_look()
+        assert len(caught.value.exceptions) > 1
+        error = _clearest(caught.value)
+        assert isinstance(error, StoreUnusable)
+        assert "disk I/O error" in str(error)

@@ -3,10 +3,11 @@
 import json
 import socket
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from itertools import islice
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -155,7 +156,7 @@ async def test_one_connection_too_many_is_told_so(path: Path) -> None:
         for stream in held:
             await stream.send_all(b'{"request":"events","count":0}\n')
             await stream.receive_some()
-        with pytest.raises(client.NoAnswer, match="others ask already"):
+        with pytest.raises(client.NoAnswer, match="all 32 connections to the control socket are taken"):
             await control.ask_node(path)
         for stream in held:
             await stream.aclose()
@@ -277,3 +278,60 @@ def test_no_garbage_stops_the_server(tmp_path_factory: pytest.TempPathFactory, p
             assert await control.ask_node(path) == well_status()
 
     trio.run(run)
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[Event]:
+    """Refuse one caller at ``path`` before it has asked anything; the event tells that this was done."""
+    refused = Event()
+
+    def refuse() -> None:
+        connection, _ = listener.accept()
+        connection.send(json.dumps({"error": control.FULL}).encode() + b"\n")
+        connection.close()
+        refused.set()
+
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = Thread(target=refuse)
+        thread.start()
+        yield refused
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda path: client.ask_status(path, patience_s=10),
+        lambda path: ExitStack().enter_context(client.open_recording_stream(path, patience_s=10)),
+    ],
+)
+def test_a_caller_that_is_refused_before_it_has_asked_hears_why(
+    path: Path, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with refusing(path) as refused:
+
+        class LateSocket(socket.socket):
+            def sendall(self, *args: Any) -> None:
+                assert refused.wait(10)
+                super().sendall(*args)
+
+        monkeypatch.setattr(client.socket, "socket", LateSocket)
+        with pytest.raises(client.NoAnswer, match="all 32 connections to the control socket are taken"):
+            ask(path)
+        monkeypatch.undo()
+
+
+async def test_the_asynchronous_client_hears_it_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with refusing(path) as refused:
+
+        async def connect(where: Path) -> trio.SocketStream:
+            stream = await trio.open_unix_socket(where)
+            await trio.to_thread.run_sync(refused.wait, 10)
+            return stream
+
+        monkeypatch.setattr(control, "_connect", connect)
+        with pytest.raises(client.NoAnswer, match="all 32 connections to the control socket are taken"):
+            await control.ask_node(path)

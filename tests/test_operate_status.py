@@ -9,7 +9,16 @@ from operate_support import NOW, degraded_status, well_status
 
 from qnode.operate.metrics import render_metrics
 from qnode.operate.screen import SIMULATED, device_detail, duration, si, status_lines
-from qnode.operate.status import BlockStatus, Discard, KeyStatus, NodeStatus, State, troubles, why_no_key
+from qnode.operate.status import (
+    Alarm,
+    BlockStatus,
+    Discard,
+    KeyStatus,
+    NodeStatus,
+    State,
+    troubles,
+    why_no_key,
+)
 
 
 def test_a_transition_keeps_the_age_of_an_unchanged_state() -> None:
@@ -149,3 +158,13 @@ def test_si_figures_have_three_digits_and_the_right_size(value: float) -> None:
     factor = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[prefix]
     assert abs(float(number) * factor - value) <= 0.0051 * value + 1e-12
     assert float(number) < 1000
+
+
+def test_a_store_that_waits_for_its_peer_serves_no_keys_and_says_so() -> None:
+    waiting = Alarm(name="store.waiting", since=NOW - 9, text="no key is served: the anchor is missing")
+    status = well_status(alarms=[waiting])
+    assert why_no_key(status) == "the store holds its keys back (see store.waiting)"
+    assert [trouble.name for trouble in troubles(status)] == ["store.waiting"]
+    screen = "\n".join(status_lines(status))
+    assert "keys      WARN   12 481 held back" in screen
+    assert "no key is served: the anchor is missing" in screen

@@ -129,6 +129,10 @@ class Figures:
             log.warning("alarm.raised", alarm=name, text=text)
         self._alarms[name] = Alarm(name=name, since=raised.since if raised else time.time(), text=text)
 
+    def has_alarm(self, name: str) -> bool:
+        """Tell whether an alarm is raised."""
+        return name in self._alarms
+
     def clear_alarm(self, name: str) -> None:
         """Take an alarm back."""
         if self._alarms.pop(name, None) is not None:

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -11,7 +12,7 @@ import trio
 
 from qnode.config import SiteConfig, load
 from qnode.devices.supervisor import check_devices
-from qnode.errors import ConfigError, FieldError
+from qnode.errors import ConfigError, FieldError, QnodeError, StoreError, StoreUnusable
 from qnode.keys import KeyStore, open_store
 from qnode.node.secret_files import STORE_KEY_BYTES, check_tls_keys, read_secret
 from qnode.node.site import SiteNode
@@ -85,7 +86,7 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     try:
         trio.run(_run_until_signal, SiteNode(config, store, events, path), stop_at_eof)
     except BaseExceptionGroup as group:
-        raise _only_one(group) from None
+        raise _clearest(group) from None
     finally:
         store.close()
     log.info("node.stopped")
@@ -93,11 +94,24 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     return 0
 
 
-def _only_one(error: BaseException) -> BaseException:
-    """Unwrap an error that is alone in its groups."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+def _clearest(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error that says why the node ended, where all in the group are the node's own.
+
+    A broken store fails in several tasks at once: that is one error. What nobody foresaw is shown whole.
+    """
+    leaves = [leaf for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)]
+    if len(leaves) == 1 or all(isinstance(leaf, QnodeError) for leaf in leaves):
+        kinds = (StoreUnusable, ConfigError, StoreError, BaseException)
+        return next(leaf for kind in kinds for leaf in leaves if isinstance(leaf, kind))
+    return group
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 async def _run_until_signal(node: SiteNode, stop_at_eof: bool) -> None:

@@ -49,6 +49,7 @@ log = structlog.get_logger()
 
 REFRESH_S = 0.5
 EXPIRY_PERIOD_S = 60.0
+STORE_RETRY_S = 1.0
 
 
 class SiteNode:
@@ -368,7 +369,10 @@ class SiteNode:
 
     async def _expire(self) -> None:
         while True:
-            await trio.sleep(EXPIRY_PERIOD_S)
+            for _ in range(round(EXPIRY_PERIOD_S / STORE_RETRY_S)):
+                await trio.sleep(STORE_RETRY_S)
+                if self._figures.has_alarm("store.failed"):
+                    break  # any write shows that it has healed
             self._note_certificates()
             try:
                 while expired := await self._storage.expire(self._config.store.key_lifetime_s):

@@ -7,7 +7,7 @@ follows a request to record does (`qnode.operate.site_recorder`).
 import errno
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,8 +106,7 @@ def open_recording_stream(path: Path, *, patience_s: float) -> Iterator[tuple[so
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         with _explained(path, patience_s):
             connection.settimeout(patience_s)
-            connection.connect(str(path))
-            connection.sendall(msgspec.json.encode(Request(request="record")) + b"\n")
+            _send(connection, path, Request(request="record"))
             line = bytearray()
             # One by one: what follows the line is not for here.
             while (byte := connection.recv(1)) and byte != b"\n" and len(line) < LONGEST_REQUEST_BYTES:
@@ -158,9 +157,15 @@ def _conversation(path: Path, request: Request, patience_s: float) -> Iterator[I
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(patience_s)
         with _explained(path, patience_s):
-            connection.connect(str(path))
-            connection.sendall(msgspec.json.encode(request) + b"\n")
+            _send(connection, path, request)
             yield _lines(connection)
+
+
+def _send(connection: socket.socket, path: Path, request: Request) -> None:
+    """Connect and send; a node that has hung up already has said why, which can still be read."""
+    connection.connect(str(path))
+    with suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(msgspec.json.encode(request) + b"\n")
 
 
 @contextmanager

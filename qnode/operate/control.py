@@ -41,6 +41,10 @@ from qnode.operate.status import NodeStatus
 SOCKET_MODE = 0o660
 LONGEST_PATH_BYTES = 107  # of sockaddr_un
 CONNECTIONS = 32
+FULL = (
+    f"all {CONNECTIONS} connections to the control socket are taken: end a qnodectl watch or a recorder, or "
+    "try again in a minute"
+)
 SILENCE_LIMIT_S = 60.0  # how long a caller may take for its next request
 SEND_LIMIT_S = 10.0
 SHORTEST_INTERVAL_S = 0.1
@@ -86,7 +90,7 @@ async def serve_control(
             try:
                 places.acquire_on_behalf_of_nowait(stream)
             except trio.WouldBlock:
-                await _send_or_leave(stream, Response(error=f"{CONNECTIONS} others ask already"))
+                await _send_or_leave(stream, Response(error=FULL))
                 return
             try:
                 await _converse(stream, answers)
@@ -108,7 +112,8 @@ async def ask_node(path: Path) -> NodeStatus:
     """
     async with await _connect(path) as stream:
         try:
-            await stream.send_all(msgspec.json.encode(Request(request="status")) + b"\n")
+            with suppress(trio.BrokenResourceError):  # hung up already, it has said why
+                await stream.send_all(msgspec.json.encode(Request(request="status")) + b"\n")
             line = await _Lines(stream, LONGEST_RESPONSE_BYTES).next()
         except (trio.BrokenResourceError, _LineTooLongError) as error:
             raise NoAnswer(f"the node broke off: {error}") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from qnode.operate.blocks import DecidedBlock
 from qnode.operate.eventline import printable
-from qnode.operate.status import DeviceStatus, NodeStatus, State, troubles, why_no_key
+from qnode.operate.status import DeviceStatus, NodeStatus, State, store_waits, troubles, why_no_key
 from qnode.tls_files import DAY_S
 from qnode.units import CHUNK_BITS
 
@@ -215,12 +215,13 @@ def _keys(status: NodeStatus) -> str:
     keys, block, last = status.keys, status.block, status.block.last
     ready = keys.available_own + keys.available_peer
     discarded = sum(block.discarded.values())
+    waits = store_waits(status)
     filled = "" if block.filled is None else f"{100 * block.filled:.0f} % full"
     return _row(
         "keys",
-        "ok" if ready + keys.stock else "none",
+        "WARN" if waits else "ok" if ready + keys.stock else "none",
         [
-            f"{count(ready)} ready ({si(ready * CHUNK_BITS)}b)",
+            f"{count(ready)} {'held back' if waits else 'ready'} ({si(ready * CHUNK_BITS)}b)",
             "simulated" if status.simulated else "",
             "" if last is None else f"block {last.block_id}, {age(last.finished_at, status.at)} ago",
             "" if block.current is None else f"block {block.current} {filled}".rstrip(),

@@ -30,12 +30,16 @@ __all__ = [
     "State",
     "Totals",
     "Validity",
+    "store_waits",
     "troubles",
     "why_no_key",
 ]
 
 
 LOST: Final = "lost"
+STORE_WAITS: Final = (
+    "store.waiting"  # the alarm of a store that serves nothing before its peer has confirmed it
+)
 
 
 class SiteStatus(Struct, frozen=True, kw_only=True):
@@ -295,11 +299,19 @@ def _alarm(name: str, state: State, subject: str = "") -> Alarm:
     return Alarm(name=name, since=state.since, text=text)
 
 
+def store_waits(status: NodeStatus) -> bool:
+    """Tell whether the store holds back the keys that it has, for the reason that its alarm says."""
+    return any(alarm.name == STORE_WAITS for alarm in status.alarms)
+
+
 def why_no_key(status: NodeStatus) -> str | None:
     """Explain in one line why no key is ready; None when there is one.
 
-    What stands in the way now comes first: devices, then the peer, then lock, then the last block's fate.
+    What stands in the way now comes first: a store that serves nothing, devices, then the peer, then lock,
+    then the last block's fate.
     """
+    if store_waits(status):
+        return f"the store holds its keys back (see {STORE_WAITS})"
     if status.keys.available_own + status.keys.available_peer + status.keys.stock:
         return None
     failed = next((device for device in status.devices if not device.well), None)
