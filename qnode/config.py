@@ -194,11 +194,18 @@ class SaeSection(_Table, frozen=True):
 
 
 class Etsi014Section(_Table, frozen=True):
-    """The key delivery interface of this site."""
+    """The key delivery interface of this site.
+
+    ``most_connections``: open at a time, some 50 KB of memory each; ``most_connections_per_address``: of one
+    IPv4 address or IPv6 /64, behind which many encryptors may stand. Beyond them idle connections give way,
+    and where there are none a request is answered 503.
+    """
 
     listen: str
     tls: TlsFiles
     stock_per_pair: int = 256
+    most_connections: int = 512
+    most_connections_per_address: int = 256
     sae: tuple[SaeSection, ...] = ()
 
 
@@ -256,6 +263,10 @@ class SiteConfig(_Table, frozen=True):
                 yield f"peer.connects_from: expected an IP address or network, got {one!r}"
         yield from _out_of_range("node.start_uncertainty_s", self.node.start_uncertainty_s, 1e-6, 0.1)
         yield from _out_of_range("etsi014.stock_per_pair", self.etsi014.stock_per_pair, 0, 4096)
+        section = self.etsi014
+        yield from _out_of_range("etsi014.most_connections", section.most_connections, 8, 4096)
+        per_address = section.most_connections_per_address
+        yield from _out_of_range("etsi014.most_connections_per_address", per_address, 4, 4096)
 
 
 def check_link_parameters(link: LinkParameters) -> None:

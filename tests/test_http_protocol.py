@@ -10,7 +10,8 @@ import trio.testing
 from http_support import HOST, read_all, respond, running, speak
 
 from qnode.errors import StoreError
-from qnode.http import Limits
+from qnode.http import Counters, Limits
+from qnode.http._places import Places
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -312,7 +313,7 @@ async def test_an_application_that_waits_learns_that_its_client_has_gone() -> No
 
 
 async def test_a_full_house_drops_whoever_waited_longest_for_a_newcomer() -> None:
-    async with running(echo, limits=Limits(connections=3, connections_per_client=2)) as server:
+    async with running(echo, limits=Limits(connections=3, connections_per_client=2, rest_s=0.0)) as server:
         first, second = [await trio.open_tcp_stream(HOST, server.port) for _ in range(2)]
         for stream in (second, first, second):
             await stream.send_all(GET)
@@ -327,7 +328,48 @@ async def test_a_full_house_drops_whoever_waited_longest_for_a_newcomer() -> Non
         await second.aclose()
 
 
-async def test_a_house_full_of_work_refuses_a_newcomer() -> None:
+async def test_connections_in_use_are_not_cut_for_another_of_their_client_which_is_told_503() -> None:
+    limits = Limits(connections_per_client=3, surplus_connections=2)
+    async with running(echo, limits=limits) as server:
+        kept = [await trio.open_tcp_stream(HOST, server.port) for _ in range(3)]
+        for _ in range(4):
+            for stream in kept:
+                await stream.send_all(GET)
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+            assert (await speak(server.port, GET)).startswith(b"HTTP/1.1 503 ")
+        assert (server.counters.connections_evicted, server.counters.connections_refused) == (0, 4)
+        silent = [await trio.open_tcp_stream(HOST, server.port) for _ in range(4)]
+        with trio.fail_after(2):  # two have a surplus place, two are closed at once
+            assert [await read_all(stream) for stream in silent[2:]] == [b"", b""]
+        for stream in [*kept, *silent]:
+            await stream.aclose()
+
+
+async def test_a_client_with_few_connections_enters_a_house_full_of_anothers_that_are_in_use() -> None:
+    places = Places(Limits(connections=4, connections_per_client=4), Counters())
+    many = [places.take("192.0.2.1") for _ in range(4)]
+    for place in many:
+        assert place is not None
+        place.proven = place.used = True
+    entered = places.take("192.0.2.2")
+    assert entered is not None
+    assert not entered.surplus
+    entered.proven = entered.used = True
+    again = places.take("192.0.2.1")
+    assert again is not None
+    assert again.surplus
+    assert len(places) == 4
+
+
+async def test_addresses_of_one_ipv6_network_are_one_client() -> None:
+    places = Places(Limits(connections_per_client=2), Counters())
+    taken = [places.take(f"2001:db8:0:1::{number:x}") for number in range(9)]
+    assert len(places) == 2
+    assert [place.scope.cancel_called for place in taken if place] == [True] * 7 + [False] * 2
+    assert not places.take("2001:db8:0:2::1").surplus  # type: ignore[union-attr]
+
+
+async def test_a_house_full_of_work_answers_503_to_a_newcomer() -> None:
     working, released = trio.Event(), trio.Event()
 
     async def work(scope: Any, receive: Any, send: Any) -> None:
@@ -341,7 +383,10 @@ async def test_a_house_full_of_work_refuses_a_newcomer() -> None:
     ):
         await busy.send_all(LAST)
         await working.wait()
-        assert await speak(server.port, LAST) == b""
+        answer = await speak(server.port, LAST)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 2\r\n" in answer.lower()
+        assert seen(answer) == {"message": "too many connections"}
         assert server.counters.connections_refused == 1
         released.set()
         assert (await read_all(busy)).endswith(b"done")

@@ -1,6 +1,7 @@
 """Mutual TLS over real loopback TCP: who gets in, who does not and why, reload, cancellation."""
 
 import datetime
+import gc
 import ssl
 from contextlib import suppress
 from pathlib import Path
@@ -288,7 +289,7 @@ async def test_cancellation_is_prompt_though_a_tls_client_does_not_read(pki: Pki
 async def test_a_flood_of_strangers_does_not_drive_out_an_encryptor(pki: Pki) -> None:
     with structlog.testing.capture_logs():
         async with (
-            running(Door(), pki.settings()) as server,
+            running(Door(), pki.settings(), Limits(connections_per_client=32)) as server,
             pki.http_client(pki.ca.issue_cert("sae-a"), server.port) as client,
             trio.open_nursery() as nursery,
         ):
@@ -321,7 +322,7 @@ async def test_more_handshakes_than_places_leave_nobody_unserved_for_ever(pki: P
             async def insist() -> None:
                 nonlocal served
                 answer = b""
-                while not answer:  # turned away: a reset, or an end before any answer
+                while not answer.startswith(b"HTTP/1.1 200 "):  # turned away: 503, a reset, or an end
                     with suppress(trio.BrokenResourceError):
                         answer = await knock_with(context, server.port)
                 assert answer.endswith(b"hello")
@@ -333,3 +334,86 @@ async def test_more_handshakes_than_places_leave_nobody_unserved_for_ever(pki: P
                         crowd.start_soon(insist)
             nursery.cancel_scope.cancel()
     assert served == 24
+
+
+async def test_client_hellos_without_a_certificate_have_a_budget_and_leave_others_their_answers(
+    pki: Pki,
+) -> None:
+    limits = Limits(
+        failed_handshakes_hz=1.0, failed_handshakes_at_once=5, handshake_wait_s=0.0, linger_s=0.01
+    )
+    anonymous, honest = pki.client_context(None), pki.client_context(pki.ca.issue_cert("sae-a"))
+    with structlog.testing.capture_logs() as logs:
+        async with running(Door(), pki.settings(), limits) as server:
+
+            async def stranger() -> None:
+                tcp = await trio.open_tcp_stream(HOST, server.port, local_address="127.0.0.9")
+                stream = trio.SSLStream(tcp, anonymous, server_hostname=HOST)
+                with suppress(trio.BrokenResourceError):
+                    await stream.send_all(GET)
+                    await stream.receive_some()
+                await trio.aclose_forcefully(tcp)
+
+            began_s = trio.current_time()
+            for _ in range(20):
+                async with trio.open_nursery() as flood:
+                    for _ in range(10):
+                        flood.start_soon(stranger)
+                assert (await knock_with(honest, server.port)).endswith(b"hello")
+            allowed = limits.failed_handshakes_at_once + (trio.current_time() - began_s) + 1
+            assert 5 <= server.counters.handshakes_failed <= allowed
+            assert server.counters.connections_refused + server.counters.handshakes_failed == 200
+            assert server.counters.requests == 20
+    assert len([entry for entry in logs if entry["event"] == "http.handshake_failed"]) <= allowed
+
+
+async def test_handshakes_that_succeed_are_not_counted_against_a_client(pki: Pki) -> None:
+    limits = Limits(failed_handshakes_hz=0.001, failed_handshakes_at_once=2)
+    leaf = pki.ca.issue_cert("sae-a")
+    async with running(Door(), pki.settings(), limits) as server:
+        for _ in range(10):
+            assert (await knock(pki, leaf, server.port)).endswith(b"hello")
+
+
+async def test_a_connection_leaves_nothing_for_the_collector_of_cycles(pki: Pki) -> None:
+    """OpenSSL holds tens of kilobytes a connection: a daemon that collects rarely would grow with each."""
+    honest, anonymous = pki.client_context(pki.ca.issue_cert("sae-a")), pki.client_context(None)
+    with structlog.testing.capture_logs():
+        async with running(Door(), pki.settings()) as server:
+
+            def connections() -> int:
+                objects = gc.get_objects()
+                return sum(isinstance(one, ssl.SSLObject) and one.server_side for one in objects)
+
+            await knock_with(honest, server.port)
+            gc.collect()
+            before = connections()
+            gc.disable()
+            try:
+                for context in (honest, anonymous):
+                    for _ in range(10):
+                        with suppress(trio.BrokenResourceError):
+                            await knock_with(context, server.port)
+                while server.open_connections:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                assert connections() == before  # a context remembers its last
+            finally:
+                gc.enable()
+
+
+async def test_many_clients_behind_one_address_keep_their_connections(pki: Pki) -> None:
+    limits = Limits(connections=40, connections_per_client=30)
+    context = pki.client_context(pki.ca.issue_cert("sae-a"))
+    async with running(Door(), pki.settings(), limits) as server:
+        clients: list[trio.SSLStream[trio.SocketStream]] = []
+        for _ in range(30):
+            tcp = await trio.open_tcp_stream(HOST, server.port)
+            clients.append(trio.SSLStream(tcp, context, server_hostname=HOST, https_compatible=True))
+        for _ in range(3):
+            for client in clients:
+                await client.send_all(GET)
+                assert (await client.receive_some()).startswith(b"HTTP/1.1 200 ")
+            assert b" 503 " in (await knock_with(context, server.port))[:20]
+        assert server.counters.connections_evicted == 0
+        for client in clients:
+            await trio.aclose_forcefully(client)

@@ -8,17 +8,16 @@ from urllib.parse import unquote
 
 import h11
 import msgspec
-import structlog
 import trio
 
 from qnode.http._asgi import Application, Message
 from qnode.http._limits import Counters, Limits
 from qnode.http._linger import linger
 from qnode.http._places import Place
-
-log = structlog.get_logger()
+from qnode.strangers import StrangersLog
 
 _READ_BYTES = 16 * 1024
+_RETRY_AFTER_S = 2
 
 
 class ClientGone(OSError):
@@ -28,10 +27,11 @@ class ClientGone(OSError):
 class _Refused(Exception):
     """A request cannot be taken: answer with this status and close."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, retry_after_s: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.retry_after_s = retry_after_s
 
 
 class Connection:
@@ -45,6 +45,7 @@ class Connection:
         counters: Counters,
         place: Place,
         base_scope: dict[str, Any],
+        strangers: StrangersLog,
     ) -> None:
         self._stream = stream
         self._app = app
@@ -52,6 +53,7 @@ class Connection:
         self._counters = counters
         self._place = place
         self._base_scope = base_scope
+        self._strangers = strangers
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
         self._head_only = False
         self.lost: str | None = None
@@ -69,13 +71,15 @@ class Connection:
                 if request is None:
                     return
                 body = await self._read_body(request)
+                if self._place.surplus:
+                    raise _Refused(503, "too many connections", _RETRY_AFTER_S)
             except _Refused as refused:
                 self._counters.requests_refused += 1
-                client = self._base_scope["client"][0]
-                log.info("http.request_refused", client=client, status=refused.status, reason=refused.reason)
-                await self._refuse(refused.status, refused.reason)
+                self._tell_refused(refused)
+                await self._refuse(refused.status, refused.reason, refused.retry_after_s)
                 return
             self._place.work()
+            self._place.used = True
             self._counters.requests += 1
             exchange = _Exchange(self, body, bodiless=self._head_only)
             await self._app(self._scope(request), exchange.receive, exchange.send)
@@ -119,6 +123,17 @@ class Connection:
             raise self._lose("connection lost") from None
         self._http.receive_data(data)
         return bool(data)
+
+    def _tell_refused(self, refused: _Refused) -> None:
+        self._strangers.write(
+            "info",
+            "http.request_refused",
+            self._place.network,
+            trio.current_time(),
+            client=self._base_scope["client"][0],
+            status=refused.status,
+            reason=refused.reason,
+        )
 
     def _lose(self, why: str) -> ClientGone:
         # Kept as well as raised: frameworks turn an OSError of ours into errors of their own.
@@ -185,7 +200,7 @@ class Connection:
             # Behind the colon h11 quotes the client's bytes.
             raise _Refused(error.error_status_hint, str(error).partition(":")[0]) from None
 
-    async def _refuse(self, status: int, reason: str) -> None:
+    async def _refuse(self, status: int, reason: str, retry_after_s: int | None = None) -> None:
         """Answer ``status`` and hang up."""
         body = msgspec.json.encode({"message": reason})
         headers = [
@@ -193,6 +208,8 @@ class Connection:
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
         ]
+        if retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % retry_after_s))
         data = [] if self._head_only else [h11.Data(data=body)]
         await self.transmit(self.response(status, headers), *data, h11.EndOfMessage())
         with trio.move_on_after(self._limits.linger_s):

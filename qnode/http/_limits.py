@@ -24,9 +24,18 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Then a connection closes behind its next answer, for certificates are judged at handshakes only."""
     head_bytes: int = 16 * 1024
     body_bytes: int = 64 * 1024
-    connections: int = 256
-    connections_per_client: int = 64
-    """Of one network address."""
+    connections: int = 512
+    connections_per_client: int = 256
+    """Of one IPv4 address, or one /64 of IPv6."""
+    surplus_connections: int = 32
+    """Beyond these limits, to answer 503."""
+    rest_s: float = 5.0
+    """A connection that asked less than so long ago gives way to no other of its client."""
+    failed_handshakes_hz: float = 50.0
+    """Of one client, for ever, beside ``failed_handshakes_at_once``; those that succeed do not count."""
+    failed_handshakes_at_once: int = 256
+    handshake_wait_s: float = 2.0
+    """Beyond that budget a handshake waits so long at most; if it had to wait longer it is refused."""
 
 
 @dataclass
@@ -35,6 +44,7 @@ class Counters:
 
     connections: int = 0
     connections_refused: int = 0
+    """Without a place: answered 503, or closed at once."""
     connections_evicted: int = 0
     connections_failed: int = 0
     handshakes_failed: int = 0

@@ -1,21 +1,27 @@
 """The server: listeners, the supervisor of connections, reload and orderly end."""
 
 import contextlib
+import socket
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import structlog
 import trio
 
 from qnode.errors import QnodeError
+from qnode.http._accept import accept_all
 from qnode.http._asgi import Application
 from qnode.http._connection import ClientGone, Connection
 from qnode.http._limits import Counters, Limits
 from qnode.http._linger import linger
 from qnode.http._places import Place, Places
 from qnode.http._tls import HandshakeError, TlsSettings, handshake, scope_extension, server_context
-from qnode.tls import AlertingContext
+from qnode.strangers import Budget, StrangersLog, network_of
+from qnode.tls import AlertingContext, release
+
+_Name: TypeAlias = tuple[str, int]
 
 log = structlog.get_logger()
 
@@ -31,7 +37,10 @@ class Server:
         self._context = server_context(tls) if tls is not None else None
         self._limits = limits
         self._accepting = trio.CancelScope()
-        self._turns = trio.Lock()
+        # Who came from where clients have proven themselves before does not queue with strangers.
+        self._turns = {True: trio.Lock(), False: trio.Lock()}
+        self._handshakes = Budget(rate_hz=limits.failed_handshakes_hz, burst=limits.failed_handshakes_at_once)
+        self._strangers = StrangersLog()
         self._addresses: list[tuple[str, int]] = []
         self.counters = Counters()
         self._places = Places(limits, self.counters)
@@ -66,6 +75,10 @@ class Server:
         self._places.retire()
         log.info("http.reloaded", addresses=self.addresses)
 
+    def limit(self, limits: Limits) -> None:
+        """Hold connections that come from now on to ``limits``."""
+        self._limits = self._places.limits = limits
+
     def stop(self) -> None:
         """Take no more connections and requests; `serve` returns behind the last answer under way."""
         self._accepting.cancel()
@@ -73,36 +86,58 @@ class Server:
 
     async def run(
         self,
-        listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+        listeners: Sequence[trio.SocketListener],
         task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve on open ``listeners``, once, as `serve_listeners` does."""
-        for listener in listeners:
-            if isinstance(listener, trio.SocketListener):
-                self._addresses.append(listener.socket.getsockname()[:2])
+        self._addresses += [listener.socket.getsockname()[:2] for listener in listeners]
         async with trio.open_nursery() as connections:
             log.info("http.listening", addresses=self.addresses, tls=self._context is not None)
             task_status.started(self)
             with self._accepting:
-                await trio.serve_listeners(self._supervise, list(listeners), handler_nursery=connections)
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        admit = partial(self._admit, connections)
+                        accepting.start_soon(accept_all, listener, admit, _tell_exhausted)
 
-    async def _supervise(self, stream: trio.abc.Stream) -> None:
-        """Keep one connection: whatever goes wrong in it stays in it."""
-        client, server = _address(stream, "getpeername"), _address(stream, "getsockname")
-        place = self._places.take(client[0]) if client is not None else None
-        if client is None or place is None:
-            await trio.aclose_forcefully(stream)
+    def _admit(self, connections: trio.Nursery, accepted: socket.socket) -> None:
+        """Give a connection a place, or close it before it costs anything."""
+        client, server = _address(accepted.getpeername), _address(accepted.getsockname)
+        wait_s = self._wait_for_handshake_s(client[0]) if client is not None else None
+        place = self._places.take(client[0]) if client is not None and wait_s is not None else None
+        if client is None or wait_s is None or place is None:
+            accepted.close()
             return
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+        connections.start_soon(self._supervise, stream, place, wait_s, client, server)
+
+    def _wait_for_handshake_s(self, host: str) -> float | None:
+        """Charge a client for a handshake; return how long he must wait for it, None if he is refused."""
+        if self._context is None:
+            return 0.0
+        longest_s = self._limits.handshake_wait_s
+        wait_s = self._handshakes.spend(network_of(host), trio.current_time(), longest_wait_s=longest_s)
+        if wait_s is None:
+            self.counters.connections_refused += 1
+        return wait_s
+
+    async def _supervise(
+        self, stream: trio.abc.Stream, place: Place, wait_s: float, client: _Name, server: _Name | None
+    ) -> None:
+        """Keep one connection: whatever goes wrong in it stays in it."""
         with place.scope:
             try:
+                place.work()
+                await trio.sleep(wait_s)
                 await self._converse(stream, place, client, server)
             finally:
                 self._places.leave(place)
                 await trio.aclose_forcefully(stream)
 
     async def _converse(
-        self, stream: trio.abc.Stream, place: Place, client: tuple[str, int], server: tuple[str, int] | None
+        self, stream: trio.abc.Stream, place: Place, client: _Name, server: _Name | None
     ) -> None:
+        """Speak with a client, over TLS if the server does."""
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -112,26 +147,48 @@ class Server:
             "server": server,
             "extensions": {},
         }
-        if self._context is not None:
-            try:
-                with trio.fail_after(self._limits.handshake_s):
-                    secured = await handshake(stream, self._context, self._turns, place)
-            except trio.TooSlowError:
-                self._note_stranger(client, "handshake took too long")
-                return
-            except HandshakeError as error:
-                self._note_stranger(client, str(error))
-                place.wait()
-                await self._turn_away(stream, error.alert)
-                return
-            if place.last_request:  # judged by certificates that were replaced meanwhile
-                return
+        if self._context is None:
+            await self._answer(stream, place, scope)
+            return
+        secured = await self._secure(stream, self._context, place, client)
+        if secured is None:
+            return
+        try:
             scope["scheme"] = "https"
             scope["extensions"] = {"tls": scope_extension(secured)}
-            stream = secured
+            await self._answer(secured, place, scope)
+        finally:
+            release(secured)
+
+    async def _secure(
+        self, stream: trio.abc.Stream, context: AlertingContext, place: Place, client: _Name
+    ) -> trio.SSLStream[trio.abc.Stream] | None:
+        """Return the stream once the client has proven itself, None if it has not."""
+        turns = self._turns[self._places.knows(place.network)]
+        try:
+            with trio.fail_after(self._limits.handshake_s):
+                secured = await handshake(stream, context, turns, place)
+        except trio.TooSlowError:
+            self._note_stranger(client, place, "handshake took too long")
+            return None
+        except HandshakeError as error:
+            self._note_stranger(client, place, str(error))
+            place.wait()
+            await self._turn_away(stream, error.alert)
+            return None
+        if place.last_request:  # judged by certificates that were replaced meanwhile
+            release(secured)
+            return None
+        self._handshakes.give_back(place.network)
+        self._places.prove(place)
+        return secured
+
+    async def _answer(self, stream: trio.abc.Stream, place: Place, scope: dict[str, Any]) -> None:
+        """Answer requests over an open stream until either end has had enough."""
+        client = scope["client"]
         place.proven = True
         place.wait()
-        connection = Connection(stream, self._app, self._limits, self.counters, place, scope)
+        connection = Connection(stream, self._app, self._limits, self.counters, place, scope, self._strangers)
         try:
             await connection.run()
             with trio.move_on_after(self._limits.linger_s):
@@ -145,9 +202,12 @@ class Server:
         if connection.lost is not None:
             log.info("http.client_gone", client=client[0], reason=connection.lost)
 
-    def _note_stranger(self, client: tuple[str, int], reason: str) -> None:
+    def _note_stranger(self, client: _Name, place: Place, reason: str) -> None:
         self.counters.handshakes_failed += 1
-        log.info("http.handshake_failed", client=client[0], reason=reason)
+        now_s = trio.current_time()
+        self._strangers.write(
+            "info", "http.handshake_failed", place.network, now_s, client=client[0], reason=reason
+        )
 
     async def _turn_away(self, stream: trio.abc.Stream, alert: bytes) -> None:
         """Tell a client why TLS failed."""
@@ -166,11 +226,13 @@ def _told(error: Exception) -> dict[str, Any]:
     }
 
 
-def _address(stream: trio.abc.Stream, getter: str) -> tuple[str, int] | None:
-    if not isinstance(stream, trio.SocketStream):
-        return ("local", 0)
+def _tell_exhausted(reason: str) -> None:
+    log.warning("http.cannot_accept", reason=reason)
+
+
+def _address(get_name: Callable[[], Any]) -> _Name | None:
     try:
-        name = getattr(stream.socket, getter)()
+        name = get_name()
     except OSError:  # the client has gone before we looked
         return None
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("local", 0)
@@ -178,7 +240,7 @@ def _address(stream: trio.abc.Stream, getter: str) -> tuple[str, int] | None:
 
 async def serve_listeners(
     app: Application,
-    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+    listeners: Sequence[trio.SocketListener],
     *,
     tls: TlsSettings | None = None,
     limits: Limits = _DEFAULT_LIMITS,

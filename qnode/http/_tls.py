@@ -12,7 +12,7 @@ from msgspec import Struct
 from qnode.errors import ConfigError
 from qnode.http._places import Place
 from qnode.http._turnstile import Turnstile
-from qnode.tls import AlertingContext
+from qnode.tls import AlertingContext, release
 from qnode.tls_files import load_own, load_trust
 
 _VERSION_NUMBERS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
@@ -66,7 +66,7 @@ def server_context(settings: TlsSettings) -> AlertingContext:
 async def handshake(
     stream: trio.abc.Stream, context: AlertingContext, turns: trio.Lock, place: Place
 ) -> trio.SSLStream[trio.abc.Stream]:
-    """Prove both ends of ``stream``, in turns with all other handshakes.
+    """Prove both ends of ``stream``, in turns with all other handshakes; `release` the result at its end.
 
     Raises:
         HandshakeError: the client's certificate, or anything else, did not do.
@@ -76,12 +76,17 @@ async def handshake(
         turnstile, context, server_side=True, https_compatible=True
     )
     outgoing = context.outgoing
+    proven = False
     try:
         await secured.do_handshake()
+        if secured.session_reused and certificate_expired(secured.getpeercert() or {}, time.time()):
+            raise HandshakeError("certificate has expired since its session began", b"")
+        proven = True
     except trio.BrokenResourceError as error:
         raise HandshakeError(_reason(error.__cause__), outgoing.read()) from None
-    if secured.session_reused and certificate_expired(secured.getpeercert() or {}, time.time()):
-        raise HandshakeError("certificate has expired since its session began", b"")
+    finally:
+        if not proven:
+            release(secured)
     turnstile.open()
     return secured
 

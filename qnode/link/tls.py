@@ -16,7 +16,7 @@ import trio
 
 from qnode.config import TlsFiles
 from qnode.errors import ConfigError, LinkError, PeerRefused
-from qnode.tls import AlertingContext, certificate_names
+from qnode.tls import AlertingContext, certificate_names, release
 from qnode.tls_files import load_own, load_trust
 
 _LINGER_S = 1.0
@@ -130,6 +130,7 @@ class TlsTransport:
 
     async def _secure(self, stream: trio.abc.Stream, *, server_side: bool) -> trio.abc.Stream:
         secured = False
+        tls: trio.SSLStream[trio.abc.Stream] | None = None
         try:
             try:
                 contexts = self._contexts or link_contexts(self.files)
@@ -153,6 +154,8 @@ class TlsTransport:
         finally:
             if not secured:
                 await trio.aclose_forcefully(stream)
+                if tls is not None:
+                    release(tls)
 
     def _check_identity(self, der: bytes | None) -> None:
         identities = certificate_identities(der or b"")

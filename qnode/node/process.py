@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from qnode.operate.notify import from_environment
 log = structlog.get_logger()
 
 GC_THRESHOLD = 50_000
+MOST_OPEN_FILES = 8192
 SWITCH_INTERVAL_S = 0.0005
 _READ_BYTES = 4096
 
@@ -75,6 +77,7 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     config = load(path, SiteConfig)
     events = configure_log(config.operate.log_level)
     check_devices(dict(config.devices))
+    _allow_open_files()
     store = open_site_store(config)
     # What start-up made lives as long as the daemon, and tasks die in cycles rarely: the collector need not
     # look through millions of objects a thousand times a second.
@@ -92,6 +95,14 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     log.info("node.stopped")
     events.flush()
     return 0
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files as far as connections may need, if the hard one lets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MOST_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _clearest(group: BaseExceptionGroup[BaseException]) -> BaseException:

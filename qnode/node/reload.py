@@ -16,7 +16,7 @@ from qnode.config import SiteConfig, load
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
 from qnode.etsi014 import SaeDirectory
-from qnode.http import TlsSettings, server_context
+from qnode.http import Limits, TlsSettings, server_context
 from qnode.link.tls import LinkContexts, link_contexts
 from qnode.node.secret_files import check_tls_keys
 from qnode.tls import AlertingContext
@@ -28,6 +28,8 @@ APPLIED = (
     "etsi014.tls",
     "etsi014.sae",
     "etsi014.stock_per_pair",
+    "etsi014.most_connections",
+    "etsi014.most_connections_per_address",
     "store.key_lifetime_s",
     "store.most_chunks",
     "operate.log_level",
@@ -67,6 +69,14 @@ def read_trust(config: SiteConfig) -> Trust:
 def read_directory(config: SiteConfig) -> SaeDirectory:
     """Return the encryptors of ``config``; raises ConfigError."""
     return SaeDirectory(config.node.kme_id, config.etsi014.sae, (config.peer.kme_id,))
+
+
+def connection_limits(config: SiteConfig) -> Limits:
+    """Return what clients of the key delivery interface may cost."""
+    section = config.etsi014
+    return Limits(
+        connections=section.most_connections, connections_per_client=section.most_connections_per_address
+    )
 
 
 def encryptor_identities(config: SiteConfig) -> frozenset[str]:

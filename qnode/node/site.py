@@ -33,7 +33,14 @@ from qnode.node.liveness import Liveness
 from qnode.node.rebalance import Demand, rebalance
 from qnode.node.receiver import Receiver
 from qnode.node.recorder import AliceRecorder, BobRecorder
-from qnode.node.reload import Reload, encryptor_identities, read_again, read_directory, read_trust
+from qnode.node.reload import (
+    Reload,
+    connection_limits,
+    encryptor_identities,
+    read_again,
+    read_directory,
+    read_trust,
+)
 from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
 from qnode.node.storage import PeerMemory, Storage, runs_of
@@ -267,7 +274,7 @@ class SiteNode:
     async def _serve_keys(self, nursery: trio.Nursery) -> None:
         limits = ApiLimits(max_key_count=self._config.store.most_chunks)
         delivery = Delivery(self._directory, self._supply, limits=limits, simulated=self._simulated)
-        server = Server(application(delivery), self._trust.key_delivery, Limits())
+        server = Server(application(delivery), self._trust.key_delivery, connection_limits(self._config))
         self._delivery, self._server = delivery, server
         self._figures.etsi014 = lambda: self._etsi_status(delivery)
         await start_serving(nursery, server, self._config.etsi014.listen, "etsi014.listen", self._figures)
@@ -295,6 +302,7 @@ class SiteNode:
         config, trust, figures = found.config, found.trust, self._figures
         self._config, self._trust, self._directory = config, trust, found.directory
         self._server.renew(trust.key_delivery, trust.key_delivery_context)
+        self._server.limit(connection_limits(config))
         self._transport.renew(trust.link_contexts, encryptor_identities(config))
         self._storage.most_chunks = config.store.most_chunks
         self._delivery.renew(found.directory, max_key_count=config.store.most_chunks)

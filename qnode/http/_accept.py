@@ -1,0 +1,39 @@
+"""Accepting connections as fast as they come, so that a flood does not queue before those who may enter."""
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+import trio
+
+AT_A_TIME = 64
+_TRY_AGAIN_S = 0.1
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+async def accept_all(
+    listener: trio.SocketListener, admit: Callable[[socket.socket], None], exhausted: Callable[[str], None]
+) -> None:
+    """Hand every connection to ``admit``, which takes it or closes it, until cancelled.
+
+    trio accepts one connection a turn of its scheduler. When a turn holds a handshake that is slower than
+    strangers come, and the kernel's queue of thousands stands before everybody. ``exhausted`` is told
+    when the system has no room for one more.
+    """
+    with listener.socket, socket.socket(fileno=os.dup(listener.socket.fileno())) as listening:
+        listening.setblocking(False)
+        while True:
+            await trio.lowlevel.wait_readable(listener.socket)
+            for _ in range(AT_A_TIME):
+                try:
+                    connection, _ = listening.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in _EXHAUSTED:
+                        exhausted(error.strerror or str(error))
+                        await trio.sleep(_TRY_AGAIN_S)
+                        break
+                    continue  # this one was gone before it was accepted
+                admit(connection)
