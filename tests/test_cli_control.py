@@ -21,7 +21,9 @@ from operate_support import degraded_status, well_status
 
 from qnode.cli.control import main
 from qnode.distill.check_table import Finding
+from qnode.errors import StoreError
 from qnode.operate.blocks import DecidedBlock
+from qnode.operate.client import Request, Restored
 from qnode.operate.control import Answers, serve_control
 from qnode.operate.status import KeyStatus, NodeStatus
 
@@ -226,3 +228,57 @@ def test_status_imports_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
     assert found.stdout == "[]\n"
+
+
+# restore
+
+
+async def restored(preshared_key: bytes) -> Restored:
+    if preshared_key != SECRET:
+        raise StoreError("this pre-shared key was loaded before; make a new one for both sites")
+    return Restored(void_chunks=1234, pads_send=5, pads_receive=6)
+
+
+SECRET = bytes(range(200))
+
+
+@asynccontextmanager
+async def restorable(path: Path) -> AsyncIterator[None]:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            answers = Answers(well_status, recent_events, decided_blocks, restore=restored)
+            await nursery.start(serve_control, path, answers)
+            yield
+            nursery.cancel_scope.cancel()
+
+
+async def test_restore_carries_the_preshared_key_and_says_what_was_voided(tmp_path: Path) -> None:
+    path, key = tmp_path / "control.sock", tmp_path / "new.key"
+    key.write_bytes(SECRET)
+    key.chmod(0o600)
+    async with restorable(path):
+        done = await qnodectl("--socket", path, "restore", "--yes", key)
+        assert done.returncode == 0, done.stderr
+        assert b"1,234 chunks are void, 5 one-time pads to send and 6 to receive" in done.stdout
+
+        unasked = await qnodectl("--socket", path, "restore", key)  # standard input is no terminal
+        assert (unasked.returncode, b"--yes" in unasked.stderr) == (64, True)
+
+        key.write_bytes(SECRET[1:])
+        refused = await qnodectl("--socket", path, "restore", "--yes", key)
+        assert (refused.returncode, b"make a new one" in refused.stderr) == (3, True)
+
+        key.chmod(0o640)
+        readable = await qnodectl("--socket", path, "restore", "--yes", key)
+        assert (readable.returncode, b"chmod 600" in readable.stderr) == (64, True)
+
+        key.chmod(0o600)
+        key.write_bytes(bytes((1 << 17) + 1))
+        too_long = await qnodectl("--socket", path, "restore", "--yes", key)
+        assert (too_long.returncode, b"at most 131,072 are taken" in too_long.stderr) == (64, True)
+
+
+def test_a_request_does_not_show_the_preshared_key_that_it_carries() -> None:
+    request = Request(request="restore", preshared_key=SECRET)
+    assert repr(request) == "Request(restore)"
+    assert request.__rich_repr__() == [("request", "restore")]

@@ -112,7 +112,10 @@ async def test_a_subscriber_gets_one_status_after_another(path: Path) -> None:
     ("request_line", "expected"),
     [
         (b'{"request":"statsu"}', "did you mean status?"),
-        (b'{"request":"shutdown"}', "unknown request (known: status, events, blocks, subscribe, record)"),
+        (
+            b'{"request":"shutdown"}',
+            "unknown request (known: status, events, blocks, subscribe, record, restore)",
+        ),
         (b'{"request":"status","key":1}', "not a request"),
         (b'{"request":"events","count":"all"}', "not a request"),
         (b'{"request":"blocks","after":"all"}', "not a request"),

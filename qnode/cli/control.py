@@ -1,4 +1,4 @@
-"""The `qnodectl` command: look at a running node through its control socket.
+"""The `qnodectl` command: look at a running node through its control socket, and restore it.
 
 Exit codes are an interface: 0 ok, 1 degraded, 2 not running, 3 cannot tell, 64 usage. Everything heavy is
 imported where it is used, so that `qnodectl status` answers at once.
@@ -13,10 +13,12 @@ import click
 
 from qnode.operate.blocks import KEPT_BLOCKS
 from qnode.operate.client import (
+    LONGEST_PRESHARED_BYTES,
     NoAnswer,
     NodeNotRunning,
     ask_blocks,
     ask_events,
+    ask_restore,
     ask_status,
     decode_status,
     follow_status,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from qnode.operate.status import NodeStatus
 
 EXIT_OK, EXIT_DEGRADED, EXIT_NOT_RUNNING, EXIT_CANNOT_TELL, EXIT_USAGE = 0, 1, 2, 3, 64
+RESTORE_PATIENCE_S = 60.0
 SOCKETS = Path("/run/qnode")
 SOCKET_NAME = "control.sock"
 # Columns of tables that stand to the right.
@@ -247,6 +250,49 @@ def checks(where: Where) -> int:
         table.add_row(printable(one.check), f"{one.value:.6g}", one.limits, verdict, what)
     _print(table)
     return EXIT_DEGRADED if failed else EXIT_OK
+
+
+@qnodectl.command()
+@click.argument("preshared_key", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def restore(where: Where, preshared_key: Path, yes: bool) -> int:
+    """Void every key of this site and begin anew with a new PRESHARED_KEY (a file of mode 0600).
+
+    For a site that was set back, or whose pads are used up. Run it at both sites with the same file, which
+    neither has loaded before, and delete the file at both when the link is up again.
+    """
+    secret = _read_preshared(preshared_key)
+    node = _node(where)
+    known = node.keys
+    n_here = known.available_own + known.available_peer + known.prepared + known.assigned + known.stock
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("say --yes where nobody can be asked")
+        question = f"{node.site.kme_id}: void all {n_here:,} chunks and load this pre-shared key?"
+        click.confirm(question, abort=True)
+    done = ask_restore(where.path, secret, patience_s=max(where.patience_s, RESTORE_PATIENCE_S))
+    _echo(
+        f"{node.site.kme_id}: {done.void_chunks:,} chunks are void, {done.pads_send:,} one-time pads to send "
+        f"and {done.pads_receive:,} to receive are loaded.\n"
+        f"Run the same with the same file at {node.peer.kme_id}; delete the file at both when the link is up."
+    )
+    return EXIT_OK
+
+
+def _read_preshared(path: Path) -> bytes:
+    """Return what the file holds. Raises UsageError when it cannot be one of a pre-shared key."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise click.UsageError(f"{path} can be read by others; run chmod 600 {path}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror}") from None
+    if len(content) > LONGEST_PRESHARED_BYTES:
+        raise click.UsageError(
+            f"{path}: {len(content):,} bytes, at most {LONGEST_PRESHARED_BYTES:,} are taken"
+        )
+    return content
 
 
 def _node(where: Where) -> "NodeStatus":

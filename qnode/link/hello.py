@@ -63,10 +63,14 @@ class SessionSecrets(Protocol):
 
 @dataclass(frozen=True)
 class Standing:
-    """How far this site has come, for the peer: read anew for each hello."""
+    """How far this site has come, for the peer: read anew for each hello.
+
+    ``pool_epoch`` stays here: which pre-shared key the session's secrets are of, or an earlier one.
+    """
 
     last_block_id: int = 0
     generation: int = 0
+    pool_epoch: int = 0
     positions: bytes = b""
     store: bytes = b""
 
@@ -106,6 +110,7 @@ class Greeted:
     protocol: int
     hellos: bytes
     hash_keys: HashKeyPair = field(repr=False)
+    standing: Standing = Standing()
 
 
 async def exchange_hello(frames: FrameStream, local: LocalEnd, *, connected: bool) -> Greeted:
@@ -117,9 +122,10 @@ async def exchange_hello(frames: FrameStream, local: LocalEnd, *, connected: boo
         PoolExhausted: no pre-shared key was loaded here.
         LinkError: the connection failed, or the peer broke the protocol.
     """
+    standing = await local.run_sync(local.standing)  # before the secrets: never of a later key than these
     session_root = await local.run_sync(local.secrets.session_root)
     hash_keys = await local.run_sync(local.secrets.hash_keys)
-    ours = _our_hello(local, await local.run_sync(local.standing))
+    ours = _our_hello(local, standing)
     our_payload = encode(ours)
     if connected:
         await frames.send(our_payload)
@@ -138,7 +144,7 @@ async def exchange_hello(frames: FrameStream, local: LocalEnd, *, connected: boo
     keys = derive_session_keys(session_root, hellos, outgoing_direction(local.role))
     await _exchange_proofs(frames, local, keys, hellos, connected=connected)
     frames.authenticate(keys.outgoing, keys.outgoing_frames, keys.incoming_frames)
-    return Greeted(theirs, min(local.protocol, theirs.protocol), hellos, hash_keys)
+    return Greeted(theirs, min(local.protocol, theirs.protocol), hellos, hash_keys, standing)
 
 
 def find_differences(local: LocalEnd, ours: Hello, theirs: Hello) -> list[str]:

@@ -20,7 +20,7 @@ from qnode.link.authentication import TranscriptHash
 from qnode.link.codec import decode, encode
 from qnode.link.directions import outgoing_direction
 from qnode.link.frames import FrameStream
-from qnode.link.hello import Greeted, LocalEnd
+from qnode.link.hello import Greeted, LocalEnd, Standing
 from qnode.link.messages import (
     DialogueMessage,
     Goodbye,
@@ -53,6 +53,8 @@ class Session:
     def __init__(self, frames: FrameStream, local: LocalEnd, greeted: Greeted) -> None:
         self.peer: Hello = greeted.peer
         self.protocol: int = greeted.protocol
+        self.standing: Standing = greeted.standing
+        """What this site said of itself in the hello."""
         self.round_trip_s: float = math.nan
         """The latest measured round trip, queues included; nan before the first."""
         self.goodbye: str | None = None

@@ -41,6 +41,7 @@ from qnode.node.reload import (
     read_directory,
     read_trust,
 )
+from qnode.node.restoring import RestoreGate
 from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
 from qnode.node.storage import PeerMemory, Storage, runs_of
@@ -88,6 +89,7 @@ class SiteNode:
         self._alice_recorder = AliceRecorder(config, self._recordings, simulated=self._simulated)
         self._receiver = Receiver(config, self._figures, self._bob_recorder, self._liveness)
         self._supply = SiteSupply(self._storage, self)
+        self._gate = RestoreGate(self._storage)
         self._demand = Demand()
         self._failure_log = FailureLog()
         self._directory = read_directory(config)
@@ -106,7 +108,11 @@ class SiteNode:
         async with trio.open_nursery() as nursery:
             await self._refresh()
             answers = Answers(
-                self._figures.status, self._events.recent, self._figures.decided.latest, self._recordings
+                self._figures.status,
+                self._events.recent,
+                self._figures.decided.latest,
+                self._recordings,
+                self._gate.restore,
             )
             await nursery.start(serve_control, config.operate.control_socket, answers)
             await self._serve_keys(nursery)
@@ -175,6 +181,7 @@ class SiteNode:
         return Standing(
             last_block_id=positions.last_block_id,
             generation=positions.generation,
+            pool_epoch=positions.pool_epoch,
             positions=msgspec.msgpack.encode(memory),
             store=msgspec.msgpack.encode(self._store.standing()),
         )
@@ -187,7 +194,7 @@ class SiteNode:
                 anew now and then.
         """
         try:
-            await self._converse(session)
+            await self._gate.hold(session, self._converse)
         except* StoreUnusable:
             raise
         except* StoreError as errors:

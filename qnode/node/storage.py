@@ -203,6 +203,10 @@ class Storage:
 
         return await self._call(work)
 
+    async def load_preshared(self, data: bytes) -> None:
+        """Void every chunk, wipe the pool, and load a new pre-shared key."""
+        await self._call(lambda: self._store.load_preshared(data, replace=True))
+
     async def condition(self) -> Condition:
         """Tell whether the store serves, and if not, why."""
         return await self._call(self._store.condition)

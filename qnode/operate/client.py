@@ -18,7 +18,8 @@ from qnode.errors import QnodeError
 from qnode.operate.blocks import DecidedBlock
 from qnode.operate.status import NodeStatus, SiteStatus
 
-LONGEST_REQUEST_BYTES = 4096
+LONGEST_PRESHARED_BYTES = 1 << 17
+LONGEST_REQUEST_BYTES = 1 << 18  # room for a pre-shared key in base64
 LONGEST_RESPONSE_BYTES = 1 << 24
 # What decoding a line of JSON can raise; the last one by a few thousand opening brackets.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -29,12 +30,29 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     ``interval_s`` is for `subscribe` (a status every so often). `record` is followed by frames
     (`qnode.operate.recording_frames`) until this end has finished sending, or the recording has ended.
+    `restore` voids every key and loads ``preshared_key``, which is secret.
     """
 
-    request: Literal["status", "events", "blocks", "subscribe", "record"]
+    request: Literal["status", "events", "blocks", "subscribe", "record", "restore"]
     count: int = 1000
     after: int | None = None
     interval_s: float = 1.0
+    preshared_key: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Request({self.request})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        # The inherited one lists every field, and tracebacks with local variables use it.
+        return [("request", self.request)]
+
+
+class Restored(Struct, frozen=True, kw_only=True):
+    """What a restore has done: chunks that are void now, one-time pads of the new pre-shared key."""
+
+    void_chunks: int
+    pads_send: int
+    pads_receive: int
 
 
 class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -44,6 +62,7 @@ class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     events: list[dict[str, Any]] | None = None
     blocks: list[DecidedBlock] | None = None
     recording: SiteStatus | None = None
+    restored: Restored | None = None
     error: str | None = None
 
 
@@ -85,6 +104,19 @@ def ask_blocks(path: Path, count: int, *, after: int | None = None, patience_s: 
         if blocks is None:
             raise NoAnswer("the node answered something else than blocks")
         return blocks
+
+
+def ask_restore(path: Path, preshared_key: bytes, *, patience_s: float) -> Restored:
+    """Have the node void every key and begin anew with ``preshared_key``; raises as `ask_status`.
+
+    NoAnswer also says why the node refused; nothing has changed there then.
+    """
+    request = Request(request="restore", preshared_key=preshared_key)
+    with _conversation(path, request, patience_s) as lines:
+        restored = read_response(next(lines)).restored
+        if restored is None:
+            raise NoAnswer("the node answered something else than what it restored")
+        return restored
 
 
 def follow_status(path: Path, *, interval_s: float, patience_s: float) -> Iterator[NodeStatus]:

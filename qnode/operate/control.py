@@ -1,9 +1,9 @@
 """The answering end of the control socket: a Unix stream socket, one JSON object a line.
 
 File permissions decide who may ask. Questions change nothing in the node, and no answer holds key material.
-`record` is the one request that is more: it hands out tags or symbols, so that keys made meanwhile are known
-to whoever asked, as they then say. It is answered only to root and the daemon's own user, and only where the
-site file allows it.
+Two requests are more, and answered only to root and the daemon's own user. `record` hands out tags or
+symbols, so that keys made meanwhile are known to whoever asked, as they then say; only where the site file
+allows it. `restore` voids every key and loads a new pre-shared key.
 """
 
 import difflib
@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Never, get_args
 import msgspec
 import trio
 
-from qnode.errors import ConfigError
+from qnode.errors import ConfigError, QnodeError
 from qnode.operate.blocks import DecidedBlock
 from qnode.operate.client import (
     LONGEST_REQUEST_BYTES,
@@ -31,6 +31,7 @@ from qnode.operate.client import (
     NodeNotRunning,
     Request,
     Response,
+    Restored,
     decode_status,
     read_response,
     status_in,
@@ -60,13 +61,14 @@ class Answers:
 
     ``events(count)``: the latest log events, oldest first; ``blocks(count, after)``: the latest decided
     blocks likewise, of those decided after block ``after`` unless that is None. ``recordings``: what is
-    handed to a recorder.
+    handed to a recorder. ``restore(preshared_key)``: raises QnodeError, which says why nothing has changed.
     """
 
     status: Callable[[], NodeStatus]
     events: Callable[[int], list[dict[str, Any]]]
     blocks: Callable[[int, int | None], list[DecidedBlock]]
     recordings: Recordings = field(default_factory=Recordings)
+    restore: Callable[[bytes], Awaitable[Restored]] | None = None
 
 
 async def serve_control(
@@ -209,6 +211,10 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
             if await _record(stream, answers):
                 return
             continue
+        if request.request == "restore":
+            if not await _send_or_leave(stream, await _restore(stream, answers, request.preshared_key)):
+                return
+            continue
         while True:
             if not await _send_or_leave(stream, _answer(request, answers)):
                 return
@@ -245,6 +251,17 @@ async def _record(stream: trio.SocketStream, answers: Answers) -> bool:
     return True
 
 
+async def _restore(stream: trio.SocketStream, answers: Answers, preshared_key: bytes) -> Response:
+    """Have the node begin anew with a new pre-shared key, and say what became of it."""
+    try:
+        _caller(stream)
+        if answers.restore is None:
+            return Response(error="this node cannot be restored")
+        return Response(restored=await answers.restore(preshared_key))
+    except QnodeError as refused:
+        return Response(error=str(refused))
+
+
 def _caller(stream: trio.SocketStream) -> tuple[int, int]:
     """Return process and user of a caller who could read the daemon's secrets anyway.
 
@@ -255,7 +272,8 @@ def _caller(stream: trio.SocketStream) -> tuple[int, int]:
     process, user, _ = _CREDENTIALS.unpack(credentials)
     if user not in (ROOT, os.geteuid()):
         raise RecordingRefused(
-            f"user {user} may not record this site: only root and the daemon's own user, {os.geteuid()}"
+            f"user {user} may not record or restore this site: only root and the daemon's own user, "
+            f"{os.geteuid()}"
         )
     return process, user
 

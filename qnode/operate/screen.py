@@ -204,7 +204,7 @@ def _channel(status: NodeStatus) -> str:
         [
             "" if peer.connected else _state(peer.connection, status.at),
             "" if peer.rtt_s is None else f"rtt {1e3 * peer.rtt_s:.2f} ms",
-            "" if peer.software is None else f"peer runs qnode {printable(peer.software)}",
+            "" if peer.software is None else f"peer runs {printable(peer.software)}",
             f"authentication pads left {_known_count(pads.pads_left_send)} to send, "
             f"{_known_count(pads.pads_left_receive)} to receive",
         ],

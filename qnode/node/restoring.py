@@ -1,0 +1,67 @@
+"""Load a new pre-shared key into a running site: no session may go on with the secrets of the one before."""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from qnode.errors import LinkError
+from qnode.link.session import Session
+from qnode.node.storage import Storage
+from qnode.operate.client import Restored
+
+log = structlog.get_logger()
+
+
+class RestoreGate:
+    """Every session passes here; a restore ends those that run, and lets none begin until it is done."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._turn = trio.Lock()
+        self._closed = False
+        self._inside: set[trio.CancelScope] = set()
+        self._left = trio.Event()
+
+    async def hold(self, session: Session, converse: Callable[[Session], Awaitable[None]]) -> None:
+        """Converse for the length of one session.
+
+        Raises:
+            LinkError: a new pre-shared key is being loaded, or was since this session's hello.
+        """
+        if self._closed:
+            raise LinkError("this site is being restored")
+        with trio.CancelScope() as scope:
+            self._inside.add(scope)
+            try:
+                if session.standing.pool_epoch != (await self._storage.positions()).pool_epoch:
+                    raise LinkError("a new pre-shared key was loaded during the hello")
+                await converse(session)
+            finally:
+                self._inside.discard(scope)
+                self._left.set()
+        if scope.cancelled_caught:
+            raise LinkError("this site was restored with a new pre-shared key")
+
+    async def restore(self, preshared_key: bytes) -> Restored:
+        """Void every chunk, wipe the whole pool, and begin anew with ``preshared_key``.
+
+        Raises:
+            StoreError: it was loaded here before, or the store cannot be written; nothing has changed.
+            FieldError: it is too short; nothing has changed.
+        """
+        async with self._turn:
+            self._closed = True
+            try:
+                for scope in self._inside:
+                    scope.cancel()
+                while self._inside:
+                    self._left = trio.Event()
+                    await self._left.wait()
+                before = (await self._storage.counts()).here
+                await self._storage.load_preshared(preshared_key)
+                left = await self._storage.pads_left()
+            finally:
+                self._closed = False
+        log.warning("store.restored", void_chunks=before, pads_send=left.send, pads_receive=left.receive)
+        return Restored(void_chunks=before, pads_send=left.send, pads_receive=left.receive)
