@@ -13,11 +13,11 @@ from qnode.distill.bits import Bits
 from qnode.offline import distillation
 from qnode.offline.distillation import DistilledBlock, correct
 from qnode.offline.sifting import BothSides, sifted_blocks
-from qnode.offline.synchronise import RunStart, synchronised
+from qnode.offline.synchronise import NotAligned, RunStart, synchronised
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
-from qnode.tags.synchroniser import SyncResult
-from qnode.tags.types import Codes, Slots, TagBlock
+from qnode.tags.synchroniser import SyncResult, SyncState
+from qnode.tags.types import TagBlock
 
 DETECTOR = DetectorParameters(efficiency=0.5, dead_time_s=1e-6, dark_rate_hz=500.0)
 LINK = LinkParameters(
@@ -160,17 +160,32 @@ def test_what_gives_no_key_says_why() -> None:
     assert limited(qber_z_limit=0.001).key is None
 
 
-def test_symbols_of_another_run_do_not_lock() -> None:
-    def others(slots: Slots) -> Codes:
-        return another.symbols(slots)
+def beginning() -> Iterator[TagBlock]:
+    """Yield tags of a third of a second, few at once."""
+    block = tags()[0]
+    for first in range(0, min(block.times_ps.size, 600_000), 20_000):
+        times_ps = block.times_ps[first : first + 20_000]
+        yield TagBlock(times_ps, block.channels[first : first + 20_000], int(times_ps[-1]))
 
+
+def test_symbols_of_another_run_are_said_to_fit_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qnode.offline.synchronise.SOUGHT_EVERYWHERE", 0)  # seconds each
+    monkeypatch.setattr("qnode.offline.synchronise.MOST_IN_VAIN", 2)
     another = SimulatedRecording(SIMULATION, LINK, symbol_key=99)
+    with pytest.raises(
+        NotAligned, match=r"nowhere within 0\.32 s of where the times of day put them; the sites'"
+    ):
+        list(synchronised(beginning(), another.symbols, LINK, RunStart(), seeded(1).bytes))
 
-    def beginning() -> Iterator[TagBlock]:
-        yield from tags()[:2]
 
-    states = [r.state.value for r in synchronised(beginning(), others, LINK, RunStart(), seeded(1).bytes)]
-    assert "locked" not in states
+@pytest.mark.parametrize("apart_s", [0.02, -0.25])
+def test_slots_are_found_where_a_running_node_finds_them_and_the_difference_is_told(apart_s: float) -> None:
+    told = list[float]()
+    found = synchronised(
+        beginning(), RECORDING.symbols, LINK, RunStart(apart_s), seeded(1).bytes, astray=told.append
+    )
+    assert list(found)[-1].state is SyncState.LOCKED
+    assert told == [pytest.approx(-apart_s, abs=1e-3)]
 
 
 @pytest.mark.parametrize("n", [20_000, 300_000])

@@ -1,5 +1,6 @@
 """What two sites recorded, offline: symbols of few slots, spans as they were live, and what does not fit."""
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -99,6 +100,33 @@ def test_blocks_come_as_they_were_live_with_their_numbers(folders: tuple[Path, P
         assert len(block.received) == pytest.approx(len(as_it_was.received), rel=1e-3)
         assert block.alice.x_counts.central == pytest.approx(as_it_was.alice.x_counts.central, rel=1e-3)
         assert block.alice.x_counts.boundary == pytest.approx(as_it_was.alice.x_counts.boundary, rel=1e-3)
+
+
+@pytest.mark.parametrize("apart_s", [0.02, -0.25, 1.0])
+def test_clocks_that_were_apart_cost_no_block_and_are_told(
+    folders: tuple[Path, Path], tmp_path: Path, apart_s: float
+) -> None:
+    alice, bob = folders[0], shutil.copytree(folders[1], tmp_path / "bob")
+    manifest = bob / "recording.toml"
+    text = manifest.read_text()
+    manifest.write_text(text.replace("origin_s = 1000.0", f"origin_s = {1000.0 + apart_s!r}"))
+    done = run(alice, bob, "--json")
+    assert [row["block"] for row in msgspec.json.decode(done.stdout)["blocks"]] == [12, 13, 14]
+    assert f"slots were {abs(apart_s):.3f} s from where the times of day put them" in done.stderr
+
+
+def test_recordings_of_other_photons_are_one_clear_line(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qnode.offline.synchronise.SOUGHT_EVERYWHERE", 0)  # seconds each
+    monkeypatch.setattr("qnode.offline.synchronise.MOST_IN_VAIN", 2)
+    alice, bob = shutil.copytree(folders[0], tmp_path / "alice"), folders[1]
+    symbols = np.load(alice / "symbols.npy")
+    np.save(alice / "symbols.npy", np.roll(symbols, 1))
+    done = run(alice, bob)
+    assert done.return_value == 1
+    (line,) = done.stderr.splitlines()
+    assert "fit Alice's symbols nowhere within 0.32 s of where the times of day put them nor by Bob's" in line
 
 
 @pytest.mark.parametrize("swapped", [False, True])

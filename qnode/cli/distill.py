@@ -45,7 +45,7 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     from qnode.node.block_policy import RecentBlocks
     from qnode.offline.distillation import distilled_blocks
     from qnode.offline.report import report_of, row_of, write_csv
-    from qnode.offline.synchronise import synchronised
+    from qnode.offline.synchronise import NotAligned, synchronised
 
     if as_json and table_file == Path("-"):
         click.echo("qnode: --json and --csv - both want stdout", err=True)
@@ -54,7 +54,10 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
         recorded = _opened(folders)
         link = config_over(recorded.link, folders[0], path).link
         began_s = time.process_time()
-        results = synchronised(recorded.tags(), recorded.symbols, link, recorded.start)
+        astray_s = list[float]()
+        results = synchronised(
+            recorded.tags(), recorded.symbols, link, recorded.start, astray=astray_s.append
+        )
         recent = RecentBlocks()
         sifted = recorded.sifted(results, link, recent)
         rows = [row_of(block, link) for block in distilled_blocks(sifted, link, recent)]
@@ -71,9 +74,18 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
+    except NotAligned as error:
+        click.echo(f"qnode: {' and '.join(map(str, folders))}: {error}", err=True)
+        return 1
     except OSError as error:
         click.echo(f"qnode: {table_file}: cannot be written: {error.strerror}", err=True)
         return EXIT_USAGE
+    if astray_s:
+        click.echo(
+            f"qnode: Alice's slots were {abs(astray_s[0]):.3f} s from where the times of day put them, and "
+            "were found all the same: set both sites' clocks (NTP)",
+            err=True,
+        )
     left_out = sorted(set(recorded.block_ids) - {row.block for row in rows})
     if left_out:
         numbers = ", ".join(map(str, left_out))

@@ -5,13 +5,16 @@ a part in a million Alice's clock gains ten milliseconds on the time of day in t
 time the search goes elsewhere: to where her count should be by our own clock since it was last known, then
 ever farther from the first window, a third of a second to either side. Where none of that helps, the time of
 day was wrong when the tag source was opened, or has gone wrong since: then only opening it anew helps.
+
+Live each probe is asked for in one window. A recording has Alice's answers at hand: there each is asked for
+everywhere (`qnode.offline.synchronise`).
 """
 
 from dataclasses import dataclass, replace
 from typing import Final
 
 from qnode.errors import TransientDeviceError
-from qnode.tags.alignment import AlignmentProbe, offset_window
+from qnode.tags.alignment import Alignment, AlignmentProbe, offset_window
 from qnode.units import PS_PER_S
 
 FURTHEST_S: Final = 0.32
@@ -25,10 +28,21 @@ _MOST_OFFSETS_ELSEWHERE: Final = 1 << 26
 
 @dataclass(frozen=True)
 class Attempt:
-    """The probe to send, and the offsets to ask for."""
+    """The probe to send, the offsets to ask for, and those that the times of day, or the last lock, allow."""
 
     probe: AlignmentProbe
     offsets: range
+    by_times_of_day: range
+
+    def astray_s(self, found: Alignment, qubit_rate_hz: int) -> float | None:
+        """Return how far slots are from where the times of day put them; None within their uncertainty.
+
+        None also where these were not asked: there was a lock before.
+        """
+        if self.probe.expected_offset is not None or found.offset in self.by_times_of_day:
+            return None
+        middle = (self.by_times_of_day.start + self.by_times_of_day.stop) // 2
+        return (found.offset - middle) / (2 * qubit_rate_hz)
 
 
 @dataclass(frozen=True)
@@ -93,9 +107,17 @@ class OffsetSearch:
         """
         if run_id != self._run_id:  # of which the times of day may be right again
             self._run_id, self._failures = run_id, 0
-        first = offset_window(probe, into_run_s, self._uncertainty_s, self._qubit_rate_hz)
+        first, *elsewhere = self.everywhere(probe, run_id, into_run_s, until_ps, now_s)
         if self._failures % 2 == 0:
-            return Attempt(probe, first)
+            return first
+        self._round = 2 * len(elsewhere)
+        return elsewhere[self._failures // 2 % len(elsewhere)]
+
+    def everywhere(
+        self, probe: AlignmentProbe, run_id: int, into_run_s: float, until_ps: int, now_s: float
+    ) -> list[Attempt]:
+        """Return all that can be asked for, the likeliest first; parameters are those of `next`."""
+        first = offset_window(probe, into_run_s, self._uncertainty_s, self._qubit_rate_hz)
         elsewhere = self._around(first, FURTHEST_S)
         known = self._known
         if known is not None and known.run_id == run_id:
@@ -104,9 +126,11 @@ class OffsetSearch:
             reach = min(len(first), _MOST_OFFSETS_ELSEWHERE) // 2
             near = range(centre - reach, centre + reach + 1)
             elsewhere = [near, *self._around(near, ARRIVAL_S), *elsewhere]
-        self._round = 2 * len(elsewhere)
-        offsets = elsewhere[self._failures // 2 % len(elsewhere)]
-        return Attempt(replace(probe, ticks=probe.ticks[:_MOST_CLICKS_ELSEWHERE]), offsets)
+        short = replace(probe, ticks=probe.ticks[:_MOST_CLICKS_ELSEWHERE])
+        return [
+            Attempt(probe, first, first),
+            *(Attempt(short, offsets, first) for offsets in elsewhere),
+        ]
 
     def _around(self, inner: range, reach_s: float) -> list[range]:
         """Return windows after and before ``inner`` in turn, each pair twice as wide as the one before."""

@@ -246,9 +246,13 @@ class Receiver:
         if not await self._do(part, ProbeErrand(run.run_id, attempt.probe, attempt.offsets, reply)):
             return None
         try:
-            return await answer.receive()
+            found = await answer.receive()
         except trio.EndOfChannel:
             return None  # the session ended while Alice was searching
+        rate_hz = self._config.link.source.qubit_rate_hz
+        if found is not None and (astray_s := attempt.astray_s(found, rate_hz)) is not None:
+            log.warning("alignment.astray", astray_s=round(astray_s, 3))
+        return found
 
     async def _do(self, part: BobPart, errand: Errand) -> bool:
         try:

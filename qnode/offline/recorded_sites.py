@@ -58,7 +58,10 @@ class RecordedSites:
         ours, theirs = self.bob.manifest, self.alice.manifest
         assert ours.origin_s is not None  # a manifest without these cannot be read
         assert theirs.started_at_s is not None
-        return RunStart(ours.origin_s - theirs.started_at_s, ours.start_uncertainty_s)
+        into_run_s = ours.origin_s - theirs.started_at_s
+        if not self.n_tags:
+            return RunStart(into_run_s, ours.start_uncertainty_s)
+        return RunStart(into_run_s, ours.start_uncertainty_s, ours.first_slot, int(self.bob.times_ps[0]))
 
     @property
     def block_ids(self) -> tuple[int, ...]:
