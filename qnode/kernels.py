@@ -18,6 +18,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 def kernel(function: F) -> F:
     """Compile ``function`` with numba: no GIL, cached. Arguments are arrays and scalars only.
 
+    Results are scalars and plain tuples of them: numba runs Python code to make a named tuple, and when a
+    signal handler raises within, as Ctrl-C does, the process crashes.
+
     Division is numpy's (by zero: inf, or 0 of integers): a check would keep loops from becoming vectors.
     """
     dispatcher: Any = numba.njit(nogil=True, boundscheck=False, error_model="numpy")(function)

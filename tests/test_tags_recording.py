@@ -77,12 +77,14 @@ def test_the_symbol_key_is_for_its_owner_alone(tmp_path: Path) -> None:
         read_symbol_key(folder)
 
 
-def test_a_recording_that_was_cut_short_is_none(tmp_path: Path) -> None:
+def test_a_recording_that_was_cut_short_is_none_and_leaves_its_folder_to_the_next(tmp_path: Path) -> None:
     folder = tmp_path / "recording"
     with RecordingWriter(folder) as writer:
         writer.add(np.array([10]), np.array([0], np.int8))
     with pytest.raises(ConfigError, match=MANIFEST):
         open_recording(folder)
+    written(folder)
+    open_recording(folder)
     with pytest.raises(ConfigError, match="not empty"):
         RecordingWriter(folder)
 

@@ -6,7 +6,6 @@ Never: an error other than a refusal, a length below zero or above the sifted bi
 import math
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from typing import Final
 
 import msgspec
@@ -15,6 +14,7 @@ import numpy as np
 from qnode.bench.count_sets import KINDS, CountSet, count_set, worsened
 from qnode.distill.keylength import EstimatorInput, KeyLength, binary_entropy, estimate
 from qnode.errors import FieldError
+from qnode.offline.workers import worker_processes
 
 CLOSED_FORMS: Final = ("rusca2018", "eur", "wiesemann2024")
 # Of `three_state`: X errors that only signals make are evidence of several photons (docs/three_state.md), and
@@ -105,14 +105,14 @@ def soak_key_lengths(
     done = KeyLengthSoak.empty()
     starts = range(0, n_sets, _CHUNK)
     jobs = [(seed, start, min(start + _CHUNK, n_sets), estimators, compare_one_in) for start in starts]
-    workers = processes or os.cpu_count() or 1
-    if workers == 1:
+    count = processes or os.cpu_count() or 1
+    if count == 1:
         for job in jobs:
             done.add(_chunk(job))
             yield done
         return
-    with ProcessPoolExecutor(workers) as pool:
-        for part in pool.map(_chunk, jobs):
+    with worker_processes(count) as workers:
+        for part in workers.map(_chunk, jobs):
             done.add(part)
             yield done
 

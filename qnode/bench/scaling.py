@@ -3,7 +3,6 @@
 import multiprocessing
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -17,6 +16,7 @@ from qnode.bench.limits import measure_machine
 from qnode.bench.results import QUICK, Effort, Machine, rates, summary
 from qnode.config import LinkParameters
 from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.offline.workers import worker_processes
 from qnode.plan.figure import SAME_BYTES, check_figure
 
 BLOCK_LENGTHS: Final = (10**4, 10**5, 10**6, 10**7, 10**8)
@@ -90,10 +90,10 @@ def over_links(seconds: float) -> list[Curve]:
     """Return what links in processes of their own correct and amplify together, in wall time."""
     together = []
     for links in LINKS:
-        with ProcessPoolExecutor(links, multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(_link_work, [0.0] * links))  # kernels are loaded before time counts
+        with worker_processes(links, multiprocessing.get_context("spawn")) as workers:
+            list(workers.map(_link_work, [0.0] * links))  # kernels are loaded before time counts
             began_s = time.monotonic()
-            done = sum(pool.map(_link_work, [seconds] * links))
+            done = sum(workers.map(_link_work, [seconds] * links))
             together.append(done / (time.monotonic() - began_s))
     alone = together[0]
     return [

@@ -1,8 +1,10 @@
 """`qnode record`: what both ends of a simulated link see; tags or symbols, and blocks, of a running site."""
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -92,10 +94,11 @@ def _record_link(path: Path | None, folder: Path, duration_s: float, loopable: b
     from qnode.simulate.recorder import record as record_link
     from qnode.simulate.recorder import steady_clocks
 
+    told = _EndingSignals()
     try:
         config = load_loopback(path)
         simulation = steady_clocks(config.simulation) if loopable else config.simulation
-        manifest = record_link(folder, simulation, config.link, duration_s)
+        manifest = record_link(folder, simulation, config.link, duration_s, ending=told)
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
@@ -109,7 +112,30 @@ def _record_link(path: Path | None, folder: Path, duration_s: float, loopable: b
             f"{folder}: {manifest.slots} slots, {manifest.z_tags} tags in the Z arm, "
             f"{manifest.x_tags} in the X arm, clock drift {manifest.clock_drift_ps:.3g} ps"
         )
-    return 0
+    return 0 if told.first is None else 128 + told.first
+
+
+class _EndingSignals:
+    """Takes SIGINT and SIGTERM while it is entered; ``first``: the one that came first, if any.
+
+    (To block them instead does not do: threads that libraries have started would take them.)
+    """
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self._before: list[tuple[int, Any]] = []
+
+    def __enter__(self) -> Callable[[], bool]:
+        self._before = [(n, signal.signal(n, self._take)) for n in (signal.SIGINT, signal.SIGTERM)]
+        return lambda: self.first is not None
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+    def _take(self, number: int, _frame: object) -> None:
+        if self.first is None:
+            self.first = number
 
 
 def _record_site(socket: Path, table_file: Path, duration_s: float | None) -> int:
@@ -214,8 +240,6 @@ def _told_to_end() -> Iterator[Callable[[float], bool]]:
 
     Blocked, the signals arrive only where they are waited for, never while something is written.
     """
-    import signal
-
     ending = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:

@@ -330,8 +330,9 @@ def _run(config: LoopbackConfig, speed: float | None, until: Until) -> LinkOutco
                 until,
                 lambda role, line: heard.append(f"{role:5} | {line}"),
             )
-        except BaseExceptionGroup:
-            _say("\n".join(heard))
+        except BaseExceptionGroup as group:
+            if group.subgroup(KeyboardInterrupt) is None:
+                _say("\n".join(heard))
             raise
 
 

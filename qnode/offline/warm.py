@@ -4,7 +4,6 @@ import compileall
 import importlib.util
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from qnode.distill.selftest import self_test
 from qnode.distill.span_counts import SpanCounts
 from qnode.kernel_code import KernelCache
 from qnode.offline.synchronise import RunStart, synchronised
+from qnode.offline.workers import worker_processes
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
 from qnode.simulate.symbols import repeated_symbols
@@ -41,8 +41,8 @@ def warm() -> int:
         _compile_modules(package)
     # Processes of their own: numba compiles one kernel at a time in each. The self-test amplifies last, and
     # finds that compiled by the other.
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        return sum(pool.map(_compiled_by, (self_test, warm_amplification, warm_tags)))
+    with worker_processes(2, multiprocessing.get_context("spawn")) as workers:
+        return sum(workers.map(_compiled_by, (self_test, warm_amplification, warm_tags)))
 
 
 def _compile_modules(package: str) -> None:

@@ -2,6 +2,9 @@
 
 import secrets
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -28,9 +31,16 @@ def steady_clocks(simulation: SimulationParameters) -> SimulationParameters:
 
 
 def record(
-    folder: Path, simulation: SimulationParameters, link: LinkParameters, duration_s: float
+    folder: Path,
+    simulation: SimulationParameters,
+    link: LinkParameters,
+    duration_s: float,
+    ending: AbstractContextManager[Callable[[], bool]] | None = None,
 ) -> Manifest:
     """Record ``duration_s`` of simulated time, in whole hundredths of a second, into the new ``folder``.
+
+    ``ending`` is entered before the folder is made; as soon as what it hands out says True, the recording
+    ends, one hundredth of a second later and as whole as if that had been its duration.
 
     Raises:
         ConfigError: an impossible duration, or a folder that cannot be used.
@@ -42,20 +52,30 @@ def record(
     generator = TagGenerator(simulation, link)
     symbol_key = secrets.randbits(64)
     arrivals_ps = np.zeros(end + 1)
-    with RecordingWriter(folder) as writer:
-        zero_ps, last = 0, list[TagBlock]()
-        for knot in range(end + 1):
-            arrivals_ps[knot] = generator.arrival_ps
-            if knot == first:
-                # Between the bins, so that jitter carries hardly a click over the seam of a loop.
-                zero_ps = int(np.floor(arrivals_ps[first] - link.source.period_ps / 4))
-            settings = simulation.settings_at((knot - first + 0.5) * KNOT_S)
-            while generator.knot <= knot:
-                block = generator.step(knot + 1, settings, Lit(symbol_key, 0))
+
+    def blocks(knot: int) -> Iterator[TagBlock]:
+        """Yield the tags of one knot."""
+        arrivals_ps[knot] = generator.arrival_ps
+        settings = simulation.settings_at((knot - first + 0.5) * KNOT_S)
+        while generator.knot <= knot:
+            yield generator.step(knot + 1, settings, Lit(symbol_key, 0))
+
+    for knot in range(first):
+        deque(blocks(knot), maxlen=0)
+    with ending or nullcontext(_never) as told, RecordingWriter(folder) as writer:
+        knot, last = first, list[TagBlock]()
+        # Between the bins, so that jitter carries hardly a click over the seam of a loop.
+        zero_ps = int(np.floor(generator.arrival_ps - link.source.period_ps / 4))
+        while knot <= end:
+            if knot < end - 1 and told():
+                end = knot + 1
+            for block in blocks(knot):
                 if knot >= end - 1:
                     last.append(block)  # where the span ends is known after it
-                elif knot >= first:
+                else:
                     _write(writer, block, zero_ps, _NEVER_PS)
+            knot += 1
+        arrivals_ps = arrivals_ps[: end + 1]
         span_ps = float(arrivals_ps[end] - arrivals_ps[first])
         # In a loop the first tags follow the last: no detector may click twice within its dead time there.
         end_ps = zero_ps + round(span_ps) - _longest_dead_time_ps(simulation)
@@ -83,6 +103,10 @@ def record(
         shifted_key = (symbol_key + first * rate // KNOTS_PER_S * int(GOLDEN)) % 2**64
         writer.finish(manifest, shifted_key)
     return manifest
+
+
+def _never() -> bool:
+    return False
 
 
 def _longest_dead_time_ps(simulation: SimulationParameters) -> int:

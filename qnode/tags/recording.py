@@ -127,7 +127,7 @@ def read_symbol_key(folder: Path) -> int:
 
 
 class RecordingWriter:
-    """Writes a recording into a new folder; without `finish` the folder has no manifest and is no recording.
+    """Writes a recording into a new folder. Where it is left without `finish`, the folder is empty again.
 
     Raises:
         ConfigError: the folder exists and is not empty, or cannot be made.
@@ -136,6 +136,7 @@ class RecordingWriter:
     def __init__(self, folder: Path) -> None:
         new_folder(folder)
         self._folder = folder
+        self._finished = False
         try:
             self._times = GrowingArray(folder / TIMES, "<i8")
             self._channels = GrowingArray(folder / CHANNELS, "|i1")
@@ -169,6 +170,7 @@ class RecordingWriter:
             with os.fdopen(os.open(self._folder / SYMBOL_KEY, flags, 0o600), "w") as file:
                 file.write(f"{symbol_key:016x}\n")
         (self._folder / MANIFEST).write_bytes(msgspec.toml.encode(tables(manifest)))
+        self._finished = True
 
     def close(self) -> None:
         """Close the arrays."""
@@ -181,4 +183,9 @@ class RecordingWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        finally:
+            if not self._finished:  # what nothing can read must not keep others out
+                for name in (TIMES, CHANNELS, SYMBOL_KEY, MANIFEST):
+                    (self._folder / name).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from qnode.distill.reconcile._interface import (
     leaked_bits,
 )
 from qnode.distill.reconcile.cascade.bob_records import RECORD_WORDS, restore_key
-from qnode.distill.reconcile.cascade.bob_round import absorb_answers
+from qnode.distill.reconcile.cascade.bob_round import Progress, absorb_answers
 from qnode.distill.reconcile.cascade.check import check_tag
 from qnode.distill.reconcile.cascade.message import (
     CHECK_REQUEST,
@@ -139,12 +139,12 @@ class CascadeCorrector:
         if n_blocks:
             shuffles.draw(self._seed, self._begun_passes)
             self._begun_passes += 1
-        progress = absorb_answers(
+        progress = Progress(*absorb_answers(
             answers, self._depth, self._leap, before.nodes, before.counts, self._records, self._layers,
             shuffles.forward, shuffles.inverse, plan.bitwise, begun, self._layout, self._found, self._places,
             codes, self._starts, new_slot, plan.level(new_slot), n_blocks, block_parities, odd_blocks,
             self._key.words, after.nodes, after.counts, plan.leap_bits, plan.round_budget_bits,
-        )  # fmt: skip
+        ))  # fmt: skip
         self._n_flips += progress.n_flips
         if self._n_flips > plan.flip_limit:
             raise ReconciliationFailed(f"more than {plan.flip_limit} bits flipped of {plan.n_bits}")

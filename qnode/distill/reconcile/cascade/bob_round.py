@@ -58,7 +58,7 @@ def absorb_answers(
     after_counts: Counts,
     leap_bits: int,
     round_budget_bits: int,
-) -> Progress:
+) -> tuple[int, int, int, int, int, int, int, int]:
     """Take the parities that the queries ``before`` asked for: flip, learn, go on, and start anew.
 
     In each segment the searches that have found their bit end first, so that the others do not go on where
@@ -66,7 +66,7 @@ def absorb_answers(
     ``new_slot`` begins (slot 0 from ``key``, others from slot 0 as corrected so far). Writes the queries
     ``after``, the ``starts`` among them, what Bob says of the old ones (``codes``, zero before) and
     ``odd_blocks`` (zero before). ``found`` and ``places`` have room for the flips of one segment;
-    ``leap_bits`` and ``round_budget_bits`` are the plan's.
+    ``leap_bits`` and ``round_budget_bits`` are the plan's. Returns the fields of a `Progress`.
     """
     # Not plain zeros, which numba would compile the helpers for once more.
     n = t = k = k_code = n_starts = n_all_flips = int(np.int64(0))
@@ -109,4 +109,4 @@ def absorb_answers(
     while next_depth < MAX_DEPTH and n * ((2 << next_depth) - 1) <= round_budget_bits:
         next_depth += 1
     n_answers, n_to_say = expected_bits(after, n, next_depth, next_leap, layout)
-    return Progress(n, k_code, n_starts, n_all_flips, next_depth, next_leap, n_answers, n_to_say)
+    return n, k_code, n_starts, n_all_flips, next_depth, next_leap, n_answers, n_to_say
