@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -70,7 +70,7 @@ def convert(raw: dict[str, Any], kind: type[T], *, where: str, folder: Path | No
     try:
         return _convert(raw, kind, folder)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_located(str(error), raw)}") from None
+        raise ConfigError(f"{where}: {_located(str(error), raw, kind)}") from None
 
 
 def reading_faults(raw: dict[str, Any], kind: type[Struct]) -> list[str]:
@@ -108,7 +108,7 @@ def _convert(raw: Any, kind: type[T], folder: Path | None) -> T:
     return msgspec.convert(raw, kind, dec_hook=decode)
 
 
-def _located(message: str, raw: dict[str, Any]) -> str:
+def _located(message: str, raw: dict[str, Any], kind: Any) -> str:
     """Turn msgspec's "... - at `$.a.b`" into "[a] b: ...", with the value that was found."""
     text, marker, position = message.partition(" - at `")
     if not marker:
@@ -116,13 +116,42 @@ def _located(message: str, raw: dict[str, Any]) -> str:
     steps = [step for step in position.rstrip("`").replace("$", "", 1).split(".") if step]
     value: Any = raw
     for step in steps:
-        value = value.get(step.split("[")[0]) if isinstance(value, dict) else None
-    return _placed(text, ".".join(steps[:-1]), steps[-1], value) if steps else text
+        name, _, place = step.partition("[")
+        value, kind = value.get(name) if isinstance(value, dict) else None, _kind_of(name, kind)
+        if place and isinstance(value, list):
+            index = place.rstrip("]")
+            value = value[int(index)] if index.isdigit() and int(index) < len(value) else None
+            kind = typing.get_args(kind)[0]
+    return _placed(text, ".".join(steps[:-1]), steps[-1], value, kind) if steps else text
 
 
-def _placed(text: str, table: str, key: str, value: Any) -> str:
+def _kind_of(key: str, kind: Any) -> Any:
+    """Return the kind of what stands under ``key`` in a table of ``kind``; None if that cannot be said."""
+    if typing.get_origin(kind) is dict:
+        return typing.get_args(kind)[1]
+    structs = [one for one in (kind, *typing.get_args(kind)) if _is_struct(one)]
+    fields = {field.encode_name: field.type for one in structs for field in msgspec.structs.fields(one)}
+    return fields.get(key)
+
+
+def _choices(kind: Any) -> list[str]:
+    """Return what a value of ``kind`` may be, where that is one of a few, or one of them or a number."""
+    if typing.get_origin(kind) is Literal:
+        return [str(choice) for choice in typing.get_args(kind)]
+    numbers = {int: "a whole number", float: "a number"}
+    found = [choice for option in typing.get_args(kind) for choice in _choices(option)]
+    return found + [numbers[option] for option in typing.get_args(kind) if option in numbers] if found else []
+
+
+def _placed(text: str, table: str, key: str, value: Any, kind: Any) -> str:
+    choices = _choices(kind)
+    if choices:
+        near = difflib.get_close_matches(value, choices, 1, 0.5) if isinstance(value, str) else []
+        text = f"expected {' or '.join(choices)}" + (f", did you mean {near[0]}?" if near else "")
     got = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
-    return f"[{table}] {key}: {text[0].lower()}{text[1:]}{got}"
+    if isinstance(value, dict):  # what is wrong with a table names the key itself
+        return f"[{table}.{key}] {text}" if table else f"[{key}] {text}"
+    return (f"[{table}] " if table else "") + f"{key}: {text[0].lower()}{text[1:]}{got}"
 
 
 def _removed(raw: dict[str, Any]) -> Iterator[str]:
@@ -184,7 +213,7 @@ def _wrong(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
                 yield from error.__cause__.faults
             else:
                 text = str(error).partition(" - at `")[0]
-                yield _placed(text, ".".join(table[:-1]), table[-1], raw) if table else text
+                yield _placed(text, ".".join(table[:-1]), table[-1], raw, kind) if table else text
 
 
 def _known(raw: Any, kind: Any) -> Any:

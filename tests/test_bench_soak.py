@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from qnode.bench.soak import SoakResult, soak
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.main import EXIT_USAGE, main
 from qnode.cli.soak import soak_command
 
 
@@ -56,6 +56,16 @@ def test_the_command_says_what_it_found(method: str) -> None:
     assert (found["n_blocks"], found["wrong_blocks"], found["failed_blocks"]) == (4, 0, 0)
     assert found["f_ec"] > 1.0
     assert "4 blocks" in run("--block", "50000", "--bits", "200000", "--qber", "0.02").stdout
+
+
+@pytest.mark.parametrize("words", [("--bits", "-5"), ("--bits", "0"), ("--block", "0")])
+def test_the_command_refuses_numbers_of_bits_below_one_as_a_usage_error(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["qnode", "soak", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == EXIT_USAGE
 
 
 @pytest.mark.parametrize("words", [("--qber", "0.6"), ("--block", "10"), ("--estimate", "-1")])

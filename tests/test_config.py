@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import tomli_w
+from click.testing import CliRunner
 
+from qnode.cli.main import qnode
 from qnode.config import SiteConfig, check_link_parameters, load
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
@@ -50,6 +53,40 @@ def test_unknown_key_is_refused_with_its_table_and_a_near_match(site_file: Path)
 def test_unknown_table_is_refused_with_a_near_match(site_file: Path) -> None:
     changed(site_file, lambda tables: tables.update(stor={"path": "x"}))
     assert "unknown table stor, did you mean store?" in refusal(site_file)
+
+
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        (
+            '[link.reconciliation]\nmethod = "casade"',
+            "[link.reconciliation] method: expected auto or cascade or ldpc, did you mean cascade? "
+            "(got 'casade')",
+        ),
+        (
+            '[link.block]\nsifted_bits = "many"',
+            "[link.block] sifted_bits: expected auto or a whole number (got 'many')",
+        ),
+        ("[link.block]\nsifted_bits = 5", "link.block.sifted_bits: expected 1000 to 5e+07, got 5"),
+        ("[link.source]\np_z = 3.0", "link.source.p_z: expected a fraction between 0 and 1, got 3.0"),
+        ("[simulation]\nvisibility = 3.0", "[simulation] visibility: expected a value from 0 to 1, got 3.0"),
+        (
+            '[[simulation.schedule]]\nat_s = 3.0\neve_burst_arm = "y"',
+            "[simulation.schedule[0]] eve_burst_arm: expected z or x (got 'y')",
+        ),
+    ],
+)
+def test_a_loopback_file_is_refused_by_its_own_name_with_what_could_stand_there(
+    tmp_path: Path, toml: str, told: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(toml)
+    for command in (["loopback"], ["record", "--out", str(tmp_path / "new"), "--duration", "1"]):
+        name, *options = command
+        found = qnode.get_command(click.Context(qnode), name)
+        assert found is not None
+        done = CliRunner().invoke(found, [*options, "--config", str(path)], standalone_mode=False)
+        assert (done.return_value, done.stderr) == (64, f"qnode: {path}: {told}\n")
 
 
 def test_wrong_type_is_refused_with_table_key_and_value(site_file: Path) -> None:

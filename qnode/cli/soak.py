@@ -14,8 +14,17 @@ if TYPE_CHECKING:
 
 @click.command("soak")
 @click.option("--method", type=click.Choice(["cascade", "ldpc"]), default="cascade", show_default=True)
-@click.option("--block", "block_bits", type=int, default=1 << 20, show_default=True, help="Bits of a block.")
-@click.option("--bits", "total_bits", type=int, default=10**9, show_default=True, help="Bits in all.")
+@click.option(
+    "--block",
+    "block_bits",
+    type=click.IntRange(min=1),
+    default=1 << 20,
+    show_default=True,
+    help="Bits of a block.",
+)
+@click.option(
+    "--bits", "total_bits", type=click.IntRange(min=1), default=10**9, show_default=True, help="Bits in all."
+)
 @click.option("--qber", type=float, default=0.015, show_default=True, help="Fraction of wrong bits.")
 @click.option("--estimate", type=float, help="What both sides believe it to be; as it is if not given.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Makes blocks and errors repeatable.")
@@ -67,7 +76,7 @@ def soak_command(
     if not 0.0 <= qber <= 0.5:
         click.echo(f"qnode: --qber: {qber} is no error fraction between 0 and 0.5", err=True)
         return EXIT_USAGE
-    n_blocks = max(1, -(-total_bits // max(1, block_bits)))
+    n_blocks = -(-total_bits // block_bits)
     done = []
     try:
         for block in islice(soak(method, block_bits, qber, seed=seed, qber_estimate=estimate), n_blocks):

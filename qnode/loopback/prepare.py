@@ -14,7 +14,7 @@ import tomli_w
 import trustme
 from msgspec import Struct
 
-from qnode.config import LinkParameters, Role, convert, tables
+from qnode.config import LinkParameters, Role, check_link_parameters, convert, tables
 from qnode.loopback.data_dir import make_private
 from qnode.simulate.parameters import SimulationParameters
 
@@ -26,6 +26,9 @@ class LoopbackConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
     link: LinkParameters = LinkParameters()
     simulation: SimulationParameters = SimulationParameters()
+
+    def __post_init__(self) -> None:
+        check_link_parameters(self.link)
 
 
 class SiteEndpoints(Struct, frozen=True):
