@@ -25,7 +25,7 @@ from qnode.node.recorder import BobRecorder
 from qnode.operate.recordings import Recordings
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
-from qnode.tags.alignment import Alignment, AlignmentProbe, correlate
+from qnode.tags.alignment import MOST_OFFSETS, Alignment, AlignmentProbe, correlate
 from qnode.tags.marks import NO_MARKS
 from qnode.tags.order import OrderStatistics
 from qnode.tags.sync_statistics import SyncStatistics
@@ -61,6 +61,7 @@ def test_windows_cover_all_within_a_third_of_a_second_once_and_each_can_be_searc
     assert ordered[0].start <= centre - reach
     assert ordered[-1].stop > centre + reach
     assert all(len(one) <= 1 << 26 for one in once)
+    assert len(first) <= MOST_OFFSETS
 
 
 def test_the_second_place_is_where_the_count_should_be_by_our_own_clock() -> None:

@@ -5,7 +5,7 @@ import hashlib
 import msgspec
 import numpy as np
 import pytest
-from simulated_counts import KEY, Tags, assert_counts_fit, count, record, still
+from simulated_counts import KEY, Tags, assert_counts_fit, count, counted, record, still
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters, convert
 from qnode.distill.counts import Pair, XCounts
@@ -59,7 +59,7 @@ def relative(rates: LinkRates, honest: LinkRates) -> dict[str, float]:
     ],
 )
 def test_clicks_under_attack_follow_the_model(attack: Settings) -> None:
-    assert_counts_fit(count(record(TURIN, LINK, 30, attack), LINK), rates_under(attack), 30)
+    assert_counts_fit(counted(TURIN, LINK, 30, attack), rates_under(attack), 30)
 
 
 @pytest.mark.parametrize("attack", [STEERING, Settings(eve_time_shift_ps=250.0), Settings(eve_burst_hz=1e6)])
@@ -71,7 +71,7 @@ def test_attacks_on_a_link_without_dead_time_follow_the_model(attack: Settings) 
         TURIN, attenuation_db=20.0, visibility=0.98, z_detector=FAST, x_detector=FAST
     )
     settings = msgspec.structs.replace(attack, attenuation_db=20.0)
-    assert_counts_fit(count(record(fast, link, 1, settings), link), expected_rates(fast, link, settings), 1)
+    assert_counts_fit(counted(fast, link, 1, settings), expected_rates(fast, link, settings), 1)
 
 
 def test_a_careful_blinder_shows_in_the_cross_clicks_alone() -> None:
@@ -85,8 +85,8 @@ def test_a_careful_blinder_shows_in_the_cross_clicks_alone() -> None:
     assert careful.cross_clicks == 0.0
     assert rates_under(Settings(eve_blinding=True)).cross_clicks < 0.02
     seconds = 60
-    assert count(record(TURIN, LINK, seconds), LINK).cross_clicks > 0.1 * seconds
-    assert count(record(TURIN, LINK, seconds, CAREFUL), LINK).cross_clicks == 0
+    assert counted(TURIN, LINK, seconds).cross_clicks > 0.1 * seconds
+    assert counted(TURIN, LINK, seconds, CAREFUL).cross_clicks == 0
 
 
 def test_a_careful_blinder_keeps_the_share_of_the_intensities_where_much_light_arrives() -> None:
@@ -190,9 +190,9 @@ def test_an_attack_begins_and_ends_when_the_schedule_says() -> None:
     dark, cross = [], []
     for from_s in range(0, 40, 10):
         part = (times >= from_s * 10**12) & (times < (from_s + 10) * 10**12)
-        counted = count(Tags(times[part], channels[part], 10, generator.first_arrival_ps), LINK)
-        dark.append(counted.x.e_dark.total / counted.x.e_same.total)
-        cross.append(counted.cross_clicks)
+        counts = count(Tags(times[part], channels[part], 10, generator.first_arrival_ps), LINK)
+        dark.append(counts.x.e_dark.total / counts.x.e_same.total)
+        cross.append(counts.cross_clicks)
     assert dark == pytest.approx([0.016, 0.016, 0.5, 0.016], abs=0.03)
     assert cross[1] == 0
     assert min(cross[0], cross[3]) > 0

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from simulated_counts import assert_counts_fit, count, record, still
+from simulated_counts import assert_counts_fit, counted, still
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters, convert
 from qnode.distill.estimation import boundary_terms, visibility_error
@@ -51,7 +51,7 @@ def test_the_model_gives_the_published_table(
 @pytest.mark.parametrize("attenuation_db", [5.5, 10.8, 19.0, 28.0])
 def test_clicks_follow_the_model(attenuation_db: float) -> None:
     seconds = 40
-    counts = count(record(at(attenuation_db), LINK, seconds), LINK)
+    counts = counted(at(attenuation_db), LINK, seconds)
     rates = expected_rates(at(attenuation_db), LINK)
     assert_counts_fit(counts, rates, seconds)
     assert counts.n_z.total / seconds == pytest.approx(rates.n_z.total, rel=0.02)
@@ -66,11 +66,11 @@ def test_the_fast_link_and_a_joint_hold_off_follow_the_model() -> None:
     )
     fast = msgspec.structs.replace(at(6.0), visibility=0.98, z_detector=FAST, x_detector=FAST)
     settings = Settings(attenuation_db=20.0)
-    assert_counts_fit(count(record(fast, link, 1, settings), link), expected_rates(fast, link, settings), 1)
+    assert_counts_fit(counted(fast, link, 1, settings), expected_rates(fast, link, settings), 1)
     # So bright that in every twelfth slot of the X arm both detectors click.
-    assert_counts_fit(count(record(fast, link, 1), link), expected_rates(fast, link), 1)
+    assert_counts_fit(counted(fast, link, 1), expected_rates(fast, link), 1)
     joint = msgspec.structs.replace(at(10.8), hold_off="joint")
-    assert_counts_fit(count(record(joint, LINK, 40), LINK), expected_rates(joint, LINK), 40)
+    assert_counts_fit(counted(joint, LINK, 40), expected_rates(joint, LINK), 40)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,7 @@ def test_the_fast_link_and_a_joint_hold_off_follow_the_model() -> None:
     ],
 )
 def test_what_eve_and_bad_bias_do_follows_the_model(attack: Settings) -> None:
-    assert_counts_fit(
-        count(record(at(10.8), LINK, 15, attack), LINK), expected_rates(at(10.8), LINK, attack), 15
-    )
+    assert_counts_fit(counted(at(10.8), LINK, 15, attack), expected_rates(at(10.8), LINK, attack), 15)
 
 
 def noiseless(settings: Settings) -> LinkRates:

@@ -41,7 +41,7 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     forbid_core_dumps()
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
     from qnode.cli.replay import config_over
-    from qnode.errors import ConfigError
+    from qnode.errors import ConfigError, DeviceError
     from qnode.node.block_policy import RecentBlocks
     from qnode.offline.distillation import distilled_blocks
     from qnode.offline.report import report_of, row_of, write_csv
@@ -74,7 +74,7 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
-    except NotAligned as error:
+    except (NotAligned, DeviceError) as error:
         click.echo(f"qnode: {' and '.join(map(str, folders))}: {error}", err=True)
         return 1
     except OSError as error:

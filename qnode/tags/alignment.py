@@ -76,9 +76,10 @@ def offset_window(
     """Return the offsets to search: the probe's start was ``into_run_s`` +- ``uncertainty_s`` into the run.
 
     The probe's ``expected_offset`` takes precedence over ``into_run_s``: it has no part of the clocks' drift.
+    There are no more than can be searched at once.
     """
     ticks_per_s = 2 * qubit_rate_hz
-    reach = math.ceil(uncertainty_s * ticks_per_s)
+    reach = min(math.ceil(uncertainty_s * ticks_per_s), (MOST_OFFSETS - 1) // 2)
     centre = round(into_run_s * ticks_per_s) if probe.expected_offset is None else probe.expected_offset
     return range(centre - reach, centre + reach + 1)
 
