@@ -19,6 +19,8 @@ from qnode.units import PS_PER_S
 
 Role = Literal["alice", "bob"]
 
+SAE_ID_CHARACTERS = 512
+
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A TOML table: immutable, unknown keys refused."""
@@ -262,6 +264,10 @@ class SiteConfig(_Table, frozen=True):
             except ValueError:
                 yield f"peer.connects_from: expected an IP address or network, got {one!r}"
         yield from _out_of_range("node.start_uncertainty_s", self.node.start_uncertainty_s, 1e-6, 0.1)
+        for sae in self.etsi014.sae:
+            if not 0 < len(sae.sae_id) <= SAE_ID_CHARACTERS:
+                shown = sae.sae_id[:20]
+                yield f"etsi014.sae: {shown!r}: sae_id: expected 1 to {SAE_ID_CHARACTERS} characters"
         yield from _out_of_range("etsi014.stock_per_pair", self.etsi014.stock_per_pair, 0, 4096)
         section = self.etsi014
         yield from _out_of_range("etsi014.most_connections", section.most_connections, 8, 4096)

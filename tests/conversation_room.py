@@ -143,7 +143,12 @@ async def _in_loop(function: Any) -> Any:
 def end_of(role: Role, store: SqliteKeyStore, link: LinkParameters, **changes: Any) -> LocalEnd:
     positions = store.positions()
     memory = PeerMemory(store.view_of_peer(), runs_of(store.pad_segments()))
-    standing = Standing(positions.last_block_id, positions.generation, msgspec.msgpack.encode(memory))
+    standing = Standing(
+        last_block_id=positions.last_block_id,
+        generation=positions.generation,
+        pool_epoch=positions.pool_epoch,
+        positions=msgspec.msgpack.encode(memory),
+    )
     values: dict[str, Any] = {
         "role": role,
         "kme_id": f"kme-{role}",

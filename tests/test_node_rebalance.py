@@ -317,7 +317,12 @@ def end_of(role: str, store: SqliteKeyStore) -> LocalEnd:
     def standing() -> Standing:
         positions = store.positions()
         memory = PeerMemory(store.view_of_peer(), runs_of(store.pad_segments()))
-        return Standing(positions.last_block_id, positions.generation, msgspec.msgpack.encode(memory))
+        return Standing(
+            last_block_id=positions.last_block_id,
+            generation=positions.generation,
+            pool_epoch=positions.pool_epoch,
+            positions=msgspec.msgpack.encode(memory),
+        )
 
     return local_end(role, secrets=store, standing=standing)  # type: ignore[arg-type]
 

@@ -27,7 +27,12 @@ CONFIG = Path(__file__).parent.parent / "config"
 
 def end_of(role: Role, store: SqliteKeyStore) -> LocalEnd:
     memory = PeerMemory(store.view_of_peer(), runs_of(store.pad_segments()))
-    standing = Standing(0, store.positions().generation, msgspec.msgpack.encode(memory))
+    positions = store.positions()
+    standing = Standing(
+        generation=positions.generation,
+        pool_epoch=positions.pool_epoch,
+        positions=msgspec.msgpack.encode(memory),
+    )
     return local_end(role, secrets=store, standing=lambda: standing)
 
 

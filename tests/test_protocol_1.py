@@ -42,6 +42,7 @@ ROLES: tuple[Role, Role] = ("alice", "bob")
 KINDS = {
     str(kind.__struct_config__.tag): kind for kind in [*get_args(m.SessionMessage), *get_args(m.HelloMessage)]
 }
+ADDED_IN_PROTOCOL_2 = {"saes_registered"}
 ENDED_TOGETHER = (10, 11)  # which of these a site has counted as lost when the session ends is a race
 
 
@@ -78,7 +79,7 @@ def test_every_frozen_message_is_read_to_the_same_values_and_written_to_the_same
         assert shown == said
         assert encode(message) == payload
         seen[said["kind"]] += 1
-    assert seen == dict.fromkeys(KINDS, 6)
+    assert seen == dict.fromkeys(KINDS.keys() - ADDED_IN_PROTOCOL_2, 6)
 
 
 def test_a_message_that_says_what_protocol_2_added_is_not_one_of_protocol_1() -> None:

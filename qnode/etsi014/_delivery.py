@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +82,7 @@ class Delivery:
     """The calls of encryptors, checked against directory and limits, answered by a supply.
 
     ``simulated`` says that the keys come from a simulated link: nobody may mistake them for keys.
+    ``peer_shares`` says whether the other site would give its slave keys of a master of this one.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class Delivery:
         *,
         limits: ApiLimits = _DEFAULT_LIMITS,
         simulated: bool = False,
+        peer_shares: Callable[[str, str], bool] = lambda master, slave: True,
     ) -> None:
         self.directory = directory
+        self._peer_shares = peer_shares
         self.limits = limits
         self.simulated = simulated
         self._supply = supply
@@ -121,7 +124,7 @@ class Delivery:
         Raises:
             Refusal: 400, 503.
         """
-        slave = self.directory.other(caller, slave_id, "slave_SAE_ID")
+        slave = self._slave(caller, slave_id, "slave_SAE_ID")
         async with self._turn(caller):
             count = await self._supply.stored_key_count(
                 caller.sae_id, slave.sae_id, self.limits.key_size_bits
@@ -200,15 +203,23 @@ class Delivery:
 
     def _slaves(self, caller: SaeEntry, slave_id: str, request: KeyRequest) -> tuple[str, ...]:
         field = "additional_slave_SAE_IDs"
-        slaves = [self.directory.other(caller, slave_id, "slave_SAE_ID").sae_id]
+        slaves = [self._slave(caller, slave_id, "slave_SAE_ID").sae_id]
         if len(request.additional_slaves) > self.limits.max_sae_id_count:
             raise _out_of_range(field, f"the number of {field}", 0, self.limits.max_sae_id_count)
         for additional in request.additional_slaves:
-            slave = self.directory.other(caller, additional, field)
+            slave = self._slave(caller, additional, field)
             if slave.sae_id in slaves:
                 raise malformed(f"{field} are not distinct", "duplicate slave", {"field": field})
             slaves.append(slave.sae_id)
         return tuple(slaves)
+
+    def _slave(self, caller: SaeEntry, sae_id: str, field: str) -> SaeEntry:
+        """Return the SAE that shall get the same keys, which the site where it is attached must know."""
+        slave = self.directory.other(caller, sae_id, field)
+        if slave.kme_id != self.directory.kme_id and not self._peer_shares(caller.sae_id, slave.sae_id):
+            message = f"{field} is not registered for keys with {caller.sae_id} at its own KME"
+            raise malformed(message, "SAE unknown to the peer", {"field": field})
+        return slave
 
     def _check_extensions(self, mandatory: tuple[tuple[str, Any], ...]) -> None:
         """Hold what a caller insists on: the one extension known is whether keys may be simulated."""

@@ -55,6 +55,16 @@ class SaeDirectory:
         """SAEs that may call here."""
         return tuple(entry for entry in self._entries.values() if entry.kme_id == self.kme_id)
 
+    @property
+    def pairs_abroad(self) -> frozenset[tuple[str, str]]:
+        """Who shares keys with whom between the sites: an SAE of this one, and one of another."""
+        return frozenset(
+            (sae.sae_id, peer)
+            for sae in self.local
+            for peer in sae.peers
+            if self._entries[peer].kme_id != self.kme_id
+        )
+
     def caller(self, certificate: bytes | None) -> SaeEntry:
         """Return the local SAE that ``certificate`` (DER) belongs to.
 

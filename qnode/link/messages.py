@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import fields
 
-from qnode.config import Role
+from qnode.config import SAE_ID_CHARACTERS, Role
 from qnode.distill.counts import TagCounts
 
 BULK_BYTES = 8 << 20
@@ -44,6 +44,8 @@ VerificationTag = Annotated[bytes, Meta(min_length=8, max_length=64)]
 Word = Annotated[str, Meta(max_length=WORD_CHARACTERS)]
 Text = Annotated[str, Meta(max_length=2000)]
 CountPair = tuple[Count, Count]
+SaeId = Annotated[str, Meta(max_length=SAE_ID_CHARACTERS)]
+Pair = tuple[SaeId, SaeId]
 
 
 def _kind(name: str) -> str:
@@ -386,6 +388,17 @@ class VoidHandover(Message, frozen=True):
     handover: Opaque
 
 
+class SaesRegistered(Message, frozen=True):
+    """Say which of the sender's encryptors share keys with which of the receiver's, by their names.
+
+    Said in protocol 2 and in no earlier one, when a session begins and again when it has changed. ``pairs``:
+    (the sender's, the receiver's). ``more``: another part follows.
+    """
+
+    pairs: Annotated[tuple[Pair, ...], Meta(max_length=MANY)]
+    more: bool = False
+
+
 BlockDialogue = (
     BlockProposed
     | BlockAgreed
@@ -405,7 +418,14 @@ BlockDialogue = (
 BlockEnd = TranscriptTag | Prepared | BlockDiscarded
 LinkControl = EmissionRunStarted | AlignmentProbeMessage | AlignmentResult
 KeyControl = (
-    Assign | VoidAssignments | GiveAway | VoidHandover | KeyAnswer | BlockStateQuery | BlockStateAnswer
+    Assign
+    | VoidAssignments
+    | GiveAway
+    | VoidHandover
+    | KeyAnswer
+    | BlockStateQuery
+    | BlockStateAnswer
+    | SaesRegistered
 )
 KeepAlive = Goodbye | Ping | Pong
 

@@ -1,10 +1,10 @@
 """The versions of the protocol: what a link's parameters are in each, and how a hello says them.
 
 Protocol 2 added counts to two messages (`ClicksEnded.tags`, `Sifted.n_z_plus` and `Sifted.boundary`), the
-bound on the asymmetry that needs them ("shares"), parameters of the link, and how a site's key store stands
-(`SinceProtocol2`). A peer of protocol 1 knows
-none of these, and compares every parameter that he is told. So a hello says what protocol 1 had as protocol
-1 said it, and the rest in a field of its own, which he ignores; two sites of protocol 2 compare both.
+bound on the asymmetry that needs them ("shares"), parameters of the link, how a site's key store stands
+(`SinceProtocol2`), and the message `SaesRegistered`. A peer of protocol 1 knows none of these, and compares
+every parameter that he is told. So a hello says what protocol 1 had as protocol 1 said it, and the rest in a
+field of its own, which he ignores; two sites of protocol 2 compare both.
 """
 
 import hashlib

@@ -26,11 +26,13 @@ from qnode.link.messages import (
     Hello,
     KeyAnswer,
     NodeMessage,
+    SaesRegistered,
     VoidAssignments,
     VoidHandover,
 )
 from qnode.node.book import Book
 from qnode.node.dialogue import BlockLost, BlockMessage, BlockSeal, Dialogue
+from qnode.node.sae_tables import PeerSaes
 from qnode.node.settle import Site
 from qnode.node.storage import PeerMemory
 
@@ -68,6 +70,9 @@ class Conversation:
         self.accepted_chunks = 0
         """How many chunks the peer's encryptors have asked for in this session."""
         self.settled = trio.Event()
+        self.peer_saes = PeerSaes()
+        self.saes_told: Callable[[], None] = lambda: None
+        """What to do when the peer has said which encryptors he has, in protocol 2."""
 
     async def run(self, part: Part) -> None:
         """Settle what the last session left, then route messages until the session ends."""
@@ -95,6 +100,9 @@ class Conversation:
                 self._nursery.start_soon(self._serve_keys, message)
             elif isinstance(message, BlockStateQuery):
                 self._nursery.start_soon(self._tell_states, message)
+            elif isinstance(message, SaesRegistered) and self.site.session.protocol > 1:
+                if self.peer_saes.take(message):
+                    self.saes_told()
             else:
                 await part.handle(message)
 

@@ -50,6 +50,7 @@ MISALIGNED_QBER = 0.35
 LONGEST_UNANNOUNCED_S = 30.0
 
 EXPIRY_ALARM_S = 7 * DAY_S
+MOST_TOLD = 3
 
 # Alarms about the process itself: they belong into the line that the service manager shows.
 _OF_THE_NODE = ("node.reload_failed", "node.restart_needed", "listener.waiting")
@@ -72,6 +73,7 @@ class Figures:
         self._alarms: dict[str, Alarm] = {}
         self._unheard: dict[str, str] = {}
         self.certificates: list[Validity] = []
+        self.sae_differences: list[str] = []
         self._clicks_heard_s = -math.inf
         self.recent = RecentBlocks()
         self.decided = DecidedBlocks(config.link)
@@ -153,6 +155,15 @@ class Figures:
             self.raise_alarm("listener.waiting", "; ".join(self._unheard.values()) + "; trying again")
         else:
             self.clear_alarm("listener.waiting")
+
+    def note_sae_differences(self, number: int, first: list[str]) -> None:
+        """Note how many pairs of encryptors one site alone has, and the ``first`` of them in words."""
+        if not first:
+            self.clear_alarm("saes.differ")
+        elif first != self.sae_differences:
+            more = f"; and {number - MOST_TOLD} more" if number > MOST_TOLD else ""
+            self.raise_alarm("saes.differ", "; ".join(first[:MOST_TOLD]) + more)
+        self.sae_differences = first
 
     def look_at_certificates(self, at: float) -> None:
         """Show what of `certificates` has expired at ``at`` (unix seconds), or soon will."""

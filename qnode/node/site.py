@@ -42,10 +42,11 @@ from qnode.node.reload import (
     read_trust,
 )
 from qnode.node.restoring import RestoreGate
+from qnode.node.sae_tables import SaeTables
 from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
 from qnode.node.storage import PeerMemory, Storage, runs_of
-from qnode.node.supply import SaePair, SiteSupply
+from qnode.node.supply import SiteSupply
 from qnode.operate.control import Answers, serve_control
 from qnode.operate.events import EventLog, set_log_level
 from qnode.operate.metrics_app import metrics_app
@@ -92,7 +93,7 @@ class SiteNode:
         self._gate = RestoreGate(self._storage)
         self._demand = Demand()
         self._failure_log = FailureLog()
-        self._directory = read_directory(config)
+        self._saes = SaeTables(read_directory(config), config.peer.kme_id, self._figures.note_sae_differences)
         peer = config.peer
         self._transport = TlsTransport(peer.address, peer.tls, peer.kme_id, encryptor_identities(config))
 
@@ -220,6 +221,7 @@ class SiteNode:
                 simulated=self._simulated,
             )
             conversation = Conversation(site, self._figures, nursery)
+            conversation.saes_told = partial(self._saes.hear, conversation.peer_saes)
             self._figures.peer = msgspec.structs.replace(
                 self._figures.peer, connection=State("connected", time.time()), software=session.peer.software
             )
@@ -242,12 +244,14 @@ class SiteNode:
     async def _serve_conversation(self, conversation: Conversation, nursery: trio.Nursery) -> None:
         """Let encryptors' requests use the conversation once what came before is settled."""
         await conversation.settled.wait()
+        if conversation.site.session.protocol > 1:
+            nursery.start_soon(self._saes.tell, conversation.site.session)
+            await conversation.peer_saes.told.wait()
+        else:
+            self._saes.hear(None)
         self._conversation = conversation
         nursery.start_soon(rebalance, self._storage, conversation, self._supply, self._demand)
-        await self._supply.keep_stock(self._pairs, lambda: self._config.etsi014.stock_per_pair)
-
-    def _pairs(self) -> list[SaePair]:
-        return [SaePair(sae.sae_id, peer) for sae in self._directory.local for peer in sae.peers]
+        await self._supply.keep_stock(self._saes.stocked_pairs, lambda: self._config.etsi014.stock_per_pair)
 
     # The peer's store, for the key supply (`PeerStore`)
 
@@ -280,7 +284,13 @@ class SiteNode:
 
     async def _serve_keys(self, nursery: trio.Nursery) -> None:
         limits = ApiLimits(max_key_count=self._config.store.most_chunks)
-        delivery = Delivery(self._directory, self._supply, limits=limits, simulated=self._simulated)
+        delivery = Delivery(
+            self._saes.directory,
+            self._supply,
+            limits=limits,
+            simulated=self._simulated,
+            peer_shares=self._saes.peer_shares,
+        )
         server = Server(application(delivery), self._trust.key_delivery, connection_limits(self._config))
         self._delivery, self._server = delivery, server
         self._figures.etsi014 = lambda: self._etsi_status(delivery)
@@ -307,7 +317,8 @@ class SiteNode:
     def _apply(self, found: Reload) -> None:
         """Put what a reload has read into force; nothing of it can fail."""
         config, trust, figures = found.config, found.trust, self._figures
-        self._config, self._trust, self._directory = config, trust, found.directory
+        self._config, self._trust = config, trust
+        self._saes.renew(found.directory)
         self._server.renew(trust.key_delivery, trust.key_delivery_context)
         self._server.limit(connection_limits(config))
         self._transport.renew(trust.link_contexts, encryptor_identities(config))
@@ -333,7 +344,7 @@ class SiteNode:
                 last_key_at=delivery.usage[sae.sae_id].last_key_at,
                 requests_refused_total=delivery.usage[sae.sae_id].requests_refused,
             )
-            for sae in self._directory.local
+            for sae in self._saes.directory.local
         ]
         counters = self._server.counters
         http = HttpStatus(
@@ -341,7 +352,12 @@ class SiteNode:
             requests_unauthorised_total=delivery.requests_unauthorised,
             **{f"{name}_total": value for name, value in dataclasses.asdict(counters).items()},
         )
-        return EtsiStatus(url=f"https://{self._config.etsi014.listen}", saes=saes, http=http)
+        return EtsiStatus(
+            url=f"https://{self._config.etsi014.listen}",
+            saes=saes,
+            http=http,
+            differences=self._figures.sae_differences,
+        )
 
     # Housekeeping
 

@@ -233,11 +233,12 @@ class HttpStatus(Struct, frozen=True, kw_only=True):
 
 
 class EtsiStatus(Struct, frozen=True, kw_only=True):
-    """The key delivery interface."""
+    """The key delivery interface. ``differences``: pairs of encryptors that one site alone has, in words."""
 
     url: str = ""
     saes: list[SaeStatus] = []
     http: HttpStatus = HttpStatus()
+    differences: list[str] = []
 
 
 class Alarm(Struct, frozen=True, kw_only=True):
