@@ -7,6 +7,7 @@ import importlib.util
 import random
 import secrets
 import shutil
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,13 +188,23 @@ class Known:
 
 
 async def hold_conversation(
-    role: Role, store: SqliteKeyStore, frames: FrameStream, link: LinkParameters = LINK, **changes: Any
+    role: Role,
+    store: SqliteKeyStore,
+    frames: FrameStream,
+    link: LinkParameters = LINK,
+    *,
+    figures: KeepingFigures | None = None,
+    work: Callable[[BobPart], Awaitable[None]] | None = None,
+    **changes: Any,
 ) -> Known:
-    """Say and hear all of the conversation; ``changes``: to the `LocalEnd`."""
+    """Say and hear all of the conversation, or as much as Bob's ``work`` is; ``changes``: to the `LocalEnd`.
+
+    ``figures``: of a site that goes on after an earlier conversation.
+    """
     await trio.to_thread.run_sync(self_test)  # compiles before a session waits for it
     local = end_of(role, store, link, **changes)
     greeted = await exchange_hello(frames, local, connected=role == "bob")
-    figures = KeepingFigures(config_of(role, link))
+    figures = figures or KeepingFigures(config_of(role, link))
     async with open_session(frames, local, greeted) as session, trio.open_nursery() as nursery:
         site = Site(
             role=role,
@@ -211,8 +222,11 @@ async def hold_conversation(
             recorder = BobRecorder(config_of(role, link), Recordings(), simulated=True)
             part = BobPart(conversation, figures, RunningRate(photons.P_Z), nursery, recorder)
             nursery.start_soon(conversation.run, part)
-            await _measure(part)
-            await _ask_for_keys(conversation, store)
+            if work is not None:
+                await work(part)
+            else:
+                await _measure(part)
+                await _ask_for_keys(conversation, store)
         nursery.cancel_scope.cancel()
     decided = figures.decided.latest(10)
     outcomes = {one.block_id: (one.outcome, one.secret_bits) for one in decided}
@@ -229,28 +243,9 @@ def _alice(conversation: Conversation, figures: Figures, nursery: trio.Nursery) 
 
 async def _measure(part: BobPart) -> None:
     """Have a probe aligned; announce a block that gives key and one with many errors; give two up."""
-    await part.ready.wait()
-    await part.run_known.wait()
-    slots, outcomes = photons.clicks(0, PROBE_SLOTS)
-    of_z = outcomes <= photons.LATE
-    ticks = 2 * slots[of_z] + outcomes[of_z]
-    deliver, receive = trio.open_memory_channel[Any](1)
-    await part.do(ProbeErrand(RUN_ID, AlignmentProbe(1, 0, ticks - ticks[0]), OFFSETS, deliver))
-    found = await receive.receive()
-    assert found.offset == ticks[0]
-    reached = found.last_slot + 1
-    await part.do(_announcement(0, reached))
-    await part.do(_announcement(reached, reached + RATE_SLOTS))
-    reached += RATE_SLOTS
-    await _both_agreed(part)
+    reached = await find_slots(part)
     for noisy in (False, True):
-        block = part._current
-        assert block is not None
-        while reached < block.span.end_slot:
-            end = min(block.span.end_slot, reached + CHUNK_SLOTS)
-            await part.do(_announcement(reached, end, noisy=noisy))
-            reached = end
-        await block.decided.wait()
+        reached = await fill_block(part, reached, noisy=noisy)
     await _both_agreed(part)
     await part.do(_announcement(reached, reached + 1, numbering=2))
     await _both_agreed(part)
@@ -261,6 +256,36 @@ async def _both_agreed(part: BobPart) -> None:
         await trio.sleep(0.01)
     await part._current.agreed.wait()
     await part._upcoming.agreed.wait()
+
+
+async def find_slots(part: BobPart) -> int:
+    """Have a probe aligned, and announce until blocks are agreed; return the slot that was reached."""
+    await part.ready.wait()
+    await part.run_known.wait()
+    slots, outcomes = photons.clicks(0, PROBE_SLOTS)
+    of_z = outcomes <= photons.LATE
+    ticks = 2 * slots[of_z] + outcomes[of_z]
+    deliver, receive = trio.open_memory_channel[Any](1)
+    await part.do(ProbeErrand(RUN_ID, AlignmentProbe(1, 0, ticks - ticks[0]), OFFSETS, deliver))
+    found = await receive.receive()
+    assert found.offset == ticks[0]
+    reached = int(found.last_slot) + 1
+    await part.do(_announcement(0, reached))
+    await part.do(_announcement(reached, reached + RATE_SLOTS))
+    await _both_agreed(part)
+    return reached + RATE_SLOTS
+
+
+async def fill_block(part: BobPart, reached: int, *, noisy: bool = False) -> int:
+    """Announce the present block whole and wait until it is decided; return the slot that was reached."""
+    block = part._current
+    assert block is not None
+    while reached < block.span.end_slot:
+        end = min(block.span.end_slot, reached + CHUNK_SLOTS)
+        await part.do(_announcement(reached, end, noisy=noisy))
+        reached = end
+    await block.decided.wait()
+    return reached
 
 
 def _announcement(first: int, end: int, *, noisy: bool = False, numbering: int = 1) -> Announcement:

@@ -70,6 +70,9 @@ def test_a_few_keys_do_not_move() -> None:
 class NoBook:
     """Nobody writes blocks down here."""
 
+    def settled(self) -> None:
+        pass
+
 
 class NoPart:
     """Hears nothing: there are no blocks."""

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from qnode.keys._model import (
     Assignment,
+    BlockRecord,
     BlockState,
     BlockSummary,
     Condition,
@@ -101,6 +102,9 @@ class KeyStore(Protocol):
 
     def block_state(self, block_id: int) -> BlockState:
         """Return the state of a block; one long finished and forgotten counts as void."""
+
+    def block_record(self, block_id: int) -> BlockRecord:
+        """Return the record of a block that is prepared or available. Raises StoreError of any other."""
 
     def unconfirmed_blocks(self) -> list[int]:
         """Return the blocks left prepared, oldest first: at resume, both sites confirm or void them."""

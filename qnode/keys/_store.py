@@ -32,6 +32,7 @@ from qnode.keys._database import Database, read_positions
 from qnode.keys._layout import cut_preshared
 from qnode.keys._model import (
     Assignment,
+    BlockRecord,
     BlockState,
     BlockSummary,
     Condition,
@@ -144,6 +145,12 @@ class SqliteKeyStore(KeyStore):
     def block_state(self, block_id: int) -> BlockState:
         with self._database.look() as tx:
             return _blocks.state_of(tx, block_id)
+
+    def block_record(self, block_id: int) -> BlockRecord:
+        with self._database.look() as tx:
+            if _blocks.state_of(tx, block_id) not in (BlockState.PREPARED, BlockState.AVAILABLE):
+                raise StoreError(f"block {block_id} is not here: it has no record")
+            return _blocks.record_of(tx, block_id)
 
     def unconfirmed_blocks(self) -> list[int]:
         with self._database.look() as tx:

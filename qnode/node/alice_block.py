@@ -119,6 +119,7 @@ async def run_alice_block(
         )
     )
     await authenticate(site, dialogue)
+    book.distilled(dialogue.block_id, counts, result, span, trio.current_time() - ended)
     await commit(site, dialogue, sifted.bits, seed, result, pads)
     book.accepted(dialogue.block_id, counts, result, span, trio.current_time() - ended)
 

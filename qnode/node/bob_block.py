@@ -177,6 +177,7 @@ class BobBlock:
         except ProtocolError as error:
             raise ProtocolError(f"block {dialogue.block_id}: {error}") from None
         await authenticate(site, dialogue)
+        self._book.distilled(dialogue.block_id, counts, result, self.span, trio.current_time() - ended)
         await commit(site, dialogue, corrected, amplify.seed, result, amplify.refill_pads)
         self._book.accepted(dialogue.block_id, counts, result, self.span, trio.current_time() - ended)
 

@@ -5,6 +5,7 @@ from typing import Protocol
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.keylength import KeyLength
+from qnode.keys import BlockRecord
 from qnode.node.dialogue import BlockSpan
 
 
@@ -23,6 +24,11 @@ class Book(Protocol):
     def verified(self, block_id: int, counts: BlockCounts) -> None:
         """Note the public record of a block that is the same at both sites after correction."""
 
+    def distilled(
+        self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float
+    ) -> None:
+        """Note what key a block is about to give, before its commit; see `accepted`."""
+
     def accepted(
         self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float
     ) -> None:
@@ -30,3 +36,12 @@ class Book(Protocol):
 
     def lost(self, block_id: int, reason: str, detail: str) -> None:
         """Count a block that gave no key."""
+
+    def undecided(self, block_id: int, reason: str, detail: str) -> None:
+        """Note a block whose commit was cut after its key was prepared: `resumed` or `settled` decides it."""
+
+    def resumed(self, block_id: int, record: BlockRecord) -> None:
+        """Count a block as one that gave key: the sites have confirmed it when they met again."""
+
+    def settled(self) -> None:
+        """Count all blocks that are still undecided as lost: the sites have met, and confirmed no more."""

@@ -135,18 +135,25 @@ class Conversation:
         except (BlockLost, StoreError) as error:
             lost = error if isinstance(error, BlockLost) else BlockLost("store", str(error))
             ended = True
-            self._book.lost(block_id, lost.reason, lost.detail)
+            self._write_down(dialogue, lost.reason, lost.detail)
             if not lost.told:
                 await self.site.session.send(
                     BlockDiscarded(block_id=block_id, reason=lost.reason, detail=lost.detail[:MOST_DETAIL])
                 )
+            if dialogue.prepared:  # here, and perhaps at the peer's: meeting anew settles it
+                raise LinkError(f"the commit of block {block_id} was cut: {lost.reason}") from error
         finally:
             if not ended:
-                self._book.lost(block_id, "link", "the session with the peer ended")
+                self._write_down(dialogue, "link", "the session with the peer ended")
             self._dialogues.pop(block_id, None)
             dialogue.close()
             with trio.CancelScope(shield=True):
                 await self.site.seals.give_up(block_id)
+
+    def _write_down(self, dialogue: Dialogue, reason: str, detail: str) -> None:
+        """Write down that a block was given up, or that only the next meeting shows what became of it."""
+        note = self._book.undecided if dialogue.prepared else self._book.lost
+        note(dialogue.block_id, reason, detail)
 
     # Requests and answers
 
@@ -259,8 +266,10 @@ class Conversation:
             states = {state.block_id: state.state for state in answer.states}
             for block_id in unconfirmed:
                 if states.get(block_id) in (StoredState.PREPARED, StoredState.AVAILABLE):
+                    record = await self.site.storage.block_record(block_id)
                     await self.site.storage.confirm(block_id)
                     log.info("block.resumed", block=block_id)
+                    self._book.resumed(block_id, record)
                     continue
                 try:
                     await self.site.storage.void_block(block_id, "the peer does not hold it")
@@ -268,6 +277,7 @@ class Conversation:
                 except StoreError as error:
                     # The peer has used keys of a block that it says it does not hold: it was restored.
                     log.error("block.undecided", block=block_id, reason=str(error))
+        self._book.settled()
         left_open = await self.site.storage.unacknowledged_assignments()
         for first in range(0, len(left_open), ASSIGNMENTS_AT_ONCE):
             some = left_open[first : first + ASSIGNMENTS_AT_ONCE]

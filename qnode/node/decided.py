@@ -3,6 +3,7 @@
 import time
 from collections import deque
 
+import msgspec.structs
 from msgspec import Struct
 
 from qnode.config import LinkParameters
@@ -10,6 +11,7 @@ from qnode.distill.block_counts import BlockCounts
 from qnode.distill.check_table import Finding
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.keylength import KeyLength
+from qnode.keys import BlockRecord
 from qnode.node.decision import RECORDED
 from qnode.operate.blocks import ACCEPTED, KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
 from qnode.operate.eventline import printable
@@ -35,6 +37,21 @@ class DecidedBlocks:
     def accepted(self, block_id: int, known: KnownOfBlock, result: KeyLength) -> None:
         """Add a block that gave key."""
         self._blocks.append(_row(block_id, ACCEPTED, "", known, result, self._link))
+
+    def resumed(self, block_id: int, record: BlockRecord) -> None:
+        """Add a block that gave key, of which only the store knows: this process did not see its counts."""
+        row = _row(block_id, ACCEPTED, "", KnownOfBlock(), None, self._link)
+        self._blocks.append(
+            msgspec.structs.replace(
+                row,
+                estimator=record.estimator,
+                x_mode=record.x_mode,
+                eps_sec=record.eps_sec,
+                eps_cor=record.eps_cor,
+                secret_bits=record.secret_bits,
+                recorded=RECORDED in record.assumptions,
+            )
+        )
 
     def lost(self, block_id: int, reason: str, detail: str, known: KnownOfBlock) -> None:
         """Add a block that gave none."""

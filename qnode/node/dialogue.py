@@ -59,6 +59,8 @@ class Dialogue:
 
     def __init__(self, session: Session, block_id: int) -> None:
         self.block_id = block_id
+        self.prepared = False
+        """The block's key is durably prepared here: what becomes of it, both sites settle together."""
         self._session = session
         self._deliver, self._inbox = trio.open_memory_channel[BlockMessage](INBOX_MESSAGES)
 

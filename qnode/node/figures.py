@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec.structs
 import structlog
@@ -17,7 +18,7 @@ from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import boundary_terms, visibility_error
 from qnode.distill.keylength import KeyLength
 from qnode.distill.plausibility import examine
-from qnode.keys import Counts, PadsLeft, Positions
+from qnode.keys import BlockRecord, Counts, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.block_policy import RecentBlocks
 from qnode.node.decided import DecidedBlocks, KnownOfBlock
@@ -56,6 +57,15 @@ MOST_TOLD = 3
 _OF_THE_NODE = ("node.reload_failed", "node.restart_needed", "listener.waiting")
 
 
+class _Distilled(NamedTuple):
+    """A block in its commit; ``ended_s``: when its last click was announced, of a clock that never jumps."""
+
+    counts: BlockCounts
+    result: KeyLength
+    span: BlockSpan
+    ended_s: float
+
+
 class Figures:
     """Counters and states of one site. Only the event loop's thread touches them."""
 
@@ -66,6 +76,8 @@ class Figures:
         self._open: dict[int, KnownOfBlock] = {}
         self._accepted = 0
         self._announced_s: dict[int, float] = {}
+        self._distilled: dict[int, _Distilled] = {}
+        self._undecided: dict[int, tuple[str, str]] = {}
         self._decided_s = 0.0
         self._discarded: dict[str, int] = {}
         self._last: BlockSummary | None = None
@@ -285,6 +297,8 @@ class Figures:
         """Move a block's counts to the totals, and return what is known of it."""
         announced_s = self._announced_s.pop(block_id, None)
         self._decided_s += announced_s or 0.0
+        self._distilled.pop(block_id, None)
+        self._undecided.pop(block_id, None)
         known = self._open.pop(block_id, None)
         if known is None or known.n_z is None or known.x is None:
             return KnownOfBlock(span_s=announced_s)
@@ -295,6 +309,35 @@ class Figures:
             c_z_clicks=self.totals.c_z_clicks + int(known.x.c_z.total),
         )
         return known
+
+    def distilled(
+        self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float
+    ) -> None:
+        """Note what key a block is about to give, before its commit."""
+        self._distilled[block_id] = _Distilled(counts, result, span, time.monotonic() - took_s)
+
+    def undecided(self, block_id: int, reason: str, detail: str) -> None:
+        """Note a block whose commit was cut after its key was prepared: `resumed` or `settled` decides it."""
+        self._undecided[block_id] = (reason, detail)
+        log.warning("block.interrupted", block=block_id, reason=reason, detail=detail)
+
+    def resumed(self, block_id: int, record: BlockRecord) -> None:
+        """Count a block as one that gave key: the sites have confirmed it when they met again."""
+        self._undecided.pop(block_id, None)
+        cut = self._distilled.get(block_id)
+        if cut is not None:
+            took_s = time.monotonic() - cut.ended_s
+            self.accepted(block_id, cut.counts, cut.result, cut.span, took_s)
+            return
+        # This process was started since, and knows of the block what the store does.
+        self.decided.resumed(block_id, record)
+        self._accepted += 1
+        self.count(secret_bits=record.secret_bits)
+
+    def settled(self) -> None:
+        """Count all blocks that are still undecided as lost: the sites have met, and confirmed no more."""
+        for block_id, (reason, detail) in list(self._undecided.items()):
+            self.lost(block_id, reason, detail)
 
     def accepted(
         self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float

@@ -134,6 +134,7 @@ async def commit(
         created_at=time.time(),
     )
     await site.storage.prepare(PreparedBlock(dialogue.block_id, content, record, layout))
+    dialogue.prepared = True
     block_id = dialogue.block_id
     statement = _statement(block_id, result.length)
     hashed = site.session.statement_hash(block_id, statement, outgoing=True)

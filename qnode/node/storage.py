@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from qnode.keys import (
     Assignment,
+    BlockRecord,
     BlockState,
     BlockSummary,
     Condition,
@@ -105,6 +106,10 @@ class Storage:
     async def void_block(self, block_id: int, reason: str) -> None:
         """Give a block up."""
         await self._call(lambda: self._store.void_block(block_id, reason))
+
+    async def block_record(self, block_id: int) -> BlockRecord:
+        """Return what is claimed of a prepared block's key."""
+        return await self._call(lambda: self._store.block_record(block_id))
 
     async def unconfirmed_blocks(self) -> list[int]:
         """Return the blocks that wait for the peer's word."""
