@@ -102,8 +102,8 @@ async def test_allocate_gives_exactly_what_was_asked_or_refuses_with_the_range(
     request = KeyRequest(number=number, size_bits=size)
     with structlog.testing.capture_logs():
         if good:
-            keys = await delivery.allocate(caller, B, request)
-            assert [8 * len(key.key) for key in keys] == [size] * number
+            given = await delivery.allocate(caller, B, request)
+            assert [8 * len(key.key) for key in given.keys] == [size] * number
         else:
             with pytest.raises(Refusal) as caught:
                 await delivery.allocate(caller, B, request)

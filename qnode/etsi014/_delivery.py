@@ -2,9 +2,9 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +15,9 @@ from msgspec import UNSET, Struct
 
 from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed, StoreError
 from qnode.etsi014._directory import SaeDirectory, SaeEntry
-from qnode.etsi014._refusal import Refusal, malformed, unauthorised
+from qnode.etsi014._refusal import Refusal, gone, malformed, unauthorised
 from qnode.etsi014._supply import Key, KeySupply
+from qnode.etsi014._unsent import Unsent
 
 log = structlog.get_logger()
 
@@ -64,6 +65,14 @@ class Stock:
     stored_key_count: int
 
 
+@dataclass(frozen=True)
+class Given:
+    """Keys on their way to an SAE; ``owner`` is who may have them if they do not get there."""
+
+    owner: Hashable
+    keys: list[Key] = field(repr=False)
+
+
 @dataclass
 class Usage:
     """What one SAE of this site has had; ``last_key_at`` is in unix seconds."""
@@ -102,6 +111,7 @@ class Delivery:
         self.usage = {sae.sae_id: Usage() for sae in directory.local}
         self.requests_unauthorised = 0
         """How often somebody was answered 401, SAEs of this site included."""
+        self.unsent = Unsent()
         self._issued = _Issued()
         self._turns = {sae.sae_id: trio.Semaphore(limits.requests_per_sae) for sae in directory.local}
 
@@ -131,8 +141,17 @@ class Delivery:
             )
         return Stock(caller, slave, min(count, self.limits.max_key_count))
 
-    async def allocate(self, caller: SaeEntry, slave_id: str, request: KeyRequest) -> list[Key]:
+    async def allocate(
+        self,
+        caller: SaeEntry,
+        slave_id: str,
+        request: KeyRequest,
+        client_gone: Callable[[], bool] = lambda: False,
+    ) -> Given:
         """Give ``caller`` keys as master; its slaves fetch the same ones elsewhere.
+
+        Nothing is taken for a client that has gone. Keys for such a request that could not be sent a moment
+        ago (`take_back`) are given first.
 
         Raises:
             Refusal: 400, 503.
@@ -141,7 +160,12 @@ class Delivery:
         self._check_extensions(request.mandatory)
         number = self._number(request)
         size_bits = self._size_bits(request)
+        owner = ("enc_keys", caller.sae_id, slaves, number, size_bits)
         async with self._turn(caller):
+            if client_gone():
+                raise gone()
+            if (unsent := self.unsent.take_any(owner)) is not None:
+                return _given_again(owner, unsent)
             keys = await self._supply.allocate(caller.sae_id, slaves, number, size_bits)
         assert len(keys) == number, "a supply gives all keys or none"
         assert all(8 * len(key.key) == size_bits for key in keys), "a supply gives keys of the size asked for"
@@ -149,10 +173,16 @@ class Delivery:
         self.usage[caller.sae_id].add(len(keys))
         ids = _named([key.key_id for key in keys])
         log.info("key.allocated", master=caller.sae_id, slaves=slaves, size_bits=size_bits, **ids)
-        return keys
+        return Given(owner, keys)
 
-    async def fetch(self, caller: SaeEntry, master_id: str, key_ids: tuple[UUID, ...]) -> list[Key]:
-        """Give ``caller`` as slave the keys that ``master_id`` got.
+    async def fetch(
+        self,
+        caller: SaeEntry,
+        master_id: str,
+        key_ids: tuple[UUID, ...],
+        client_gone: Callable[[], bool] = lambda: False,
+    ) -> Given:
+        """Give ``caller`` as slave the keys that ``master_id`` got; of a client that has gone as `allocate`.
 
         Raises:
             Refusal: 400, 401, 503.
@@ -164,12 +194,21 @@ class Delivery:
             raise _out_of_range("key_IDs", "the number of key_IDs", 1, self.limits.max_key_per_request)
         if len(set(key_ids)) < len(key_ids):
             raise malformed("key_IDs are not distinct", "duplicate key_ID", {"field": "key_IDs"})
+        owner = ("dec_keys", caller.sae_id, master.sae_id)
         async with self._turn(caller):
+            if client_gone():
+                raise gone()
+            if (unsent := self.unsent.take(owner, key_ids)) is not None:
+                return _given_again(owner, unsent)
             keys = await self._supply.fetch(caller.sae_id, master.sae_id, key_ids)
         assert tuple(key.key_id for key in keys) == key_ids, "a supply gives all keys or none, in order"
         self.usage[caller.sae_id].add(len(keys))
         log.info("key.fetched", slave=caller.sae_id, master=master.sae_id, **_named(list(key_ids)))
-        return keys
+        return Given(owner, keys)
+
+    def take_back(self, given: Given) -> None:
+        """Keep keys whose answer was certainly not sent, for the same SAE to ask again soon."""
+        self.unsent.hold(given.owner, given.keys)
 
     @asynccontextmanager
     async def _turn(self, caller: SaeEntry) -> AsyncIterator[None]:
@@ -243,6 +282,11 @@ class Delivery:
             message = f"size shall be a multiple of {limits.size_step_bits}"
             raise malformed(message, "odd size", {"field": "size", "step": limits.size_step_bits})
         return size
+
+
+def _given_again(owner: Hashable, keys: list[Key]) -> Given:
+    log.info("key.sent_again", **_named([key.key_id for key in keys]))
+    return Given(owner, keys)
 
 
 class _Issued:

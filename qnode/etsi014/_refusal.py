@@ -31,6 +31,12 @@ def malformed(message: str, reason: str, *details: Mapping[str, Any]) -> Refusal
     return Refusal(400, message, reason=reason, details=details)
 
 
+def gone() -> Refusal:
+    """Return what a client gets that does not wait for its answer, should it still listen."""
+    message = "the client has ended its side of the connection; keep it open until the answer is here"
+    return Refusal(400, message, reason="client has gone")
+
+
 def unauthorised(reason: str) -> Refusal:
     """Return the 401, which tells a caller no more; the standard gives it no body, but clients expect one."""
     return Refusal(401, "not authorised", reason=reason)

@@ -1,7 +1,7 @@
 """Version 1 of the API: paths, methods and answers of ETSI GS QKD 014 V1.1.1 as an ASGI application."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qnode.etsi014 import _reading
 from qnode.etsi014._bodies import ErrorBody, KeyBody, KeyContainerBody, StatusBody
-from qnode.etsi014._delivery import Delivery
+from qnode.etsi014._delivery import Delivery, Given
 from qnode.etsi014._directory import SaeEntry
-from qnode.etsi014._refusal import Refusal
+from qnode.etsi014._refusal import Refusal, gone
 from qnode.etsi014._supply import Key
 from qnode.strangers import StrangersLog, network_of
 from qnode.tls import certificate_names
@@ -26,7 +26,24 @@ log = structlog.get_logger()
 _PREFIX = "/api/v1/keys/{sae_id}"
 _VENDOR = "qnode_"
 
-Call = Callable[[Request, SaeEntry, str], Awaitable[msgspec.Struct]]
+Call = Callable[[Request, SaeEntry, str], Awaitable[msgspec.Struct | Given]]
+
+
+class _Exchange(Protocol):
+    """What the server says of the client of one request."""
+
+    @property
+    def client_gone(self) -> bool: ...
+
+    @property
+    def nothing_sent(self) -> bool: ...
+
+
+class _Unknown:
+    """What another server says: nothing, so that no key is taken to be unsent."""
+
+    client_gone = False
+    nothing_sent = False
 
 
 def application(delivery: Delivery) -> ASGIApp:
@@ -53,19 +70,21 @@ def application(delivery: Delivery) -> ASGIApp:
             status_extension=delivery.extension,
         )
 
-    async def enc_keys(request: Request, caller: SaeEntry, sae_id: str) -> KeyContainerBody:
+    async def enc_keys(request: Request, caller: SaeEntry, sae_id: str) -> Given:
         if request.method == "GET":
             asked = _reading.key_request_of_query(request.scope["query_string"])
         else:
             asked = _reading.key_request_of_body(await request.body())
-        return _container(delivery, await delivery.allocate(caller, sae_id, asked))
+        exchange = _exchange(request.scope)
+        return await delivery.allocate(caller, sae_id, asked, lambda: exchange.client_gone)
 
-    async def dec_keys(request: Request, caller: SaeEntry, sae_id: str) -> KeyContainerBody:
+    async def dec_keys(request: Request, caller: SaeEntry, sae_id: str) -> Given:
         if request.method == "GET":
             key_ids = _reading.key_ids_of_query(request.scope["query_string"])
         else:
             key_ids = _reading.key_ids_of_body(await request.body())
-        return _container(delivery, await delivery.fetch(caller, sae_id, key_ids))
+        exchange = _exchange(request.scope)
+        return await delivery.fetch(caller, sae_id, key_ids, lambda: exchange.client_gone)
 
     strangers = StrangersLog()
     router = Router(
@@ -98,19 +117,33 @@ class _Endpoint:
         self._methods = methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        request, exchange = Request(scope, receive), _exchange(scope)
         caller: SaeEntry | None = None
+        given: Given | None = None
         try:
             if request.method not in self._methods:
                 raise Refusal(405, "method not allowed", reason="method not allowed")
             tls: dict[str, Any] = scope.get("extensions", {}).get("tls", {})
             caller = self._delivery.directory.caller(tls.get("client_cert_der"))
             sae_id = _reading.sae_id(request.path_params["sae_id"])
-            response = _json(200, await self._call(request, caller, sae_id))
+            body = await self._call(request, caller, sae_id)
+            if isinstance(body, Given):
+                given = body
+                if exchange.client_gone:
+                    self._delivery.take_back(given)
+                    raise gone()
+                body = _container(self._delivery, given.keys)
+            response = _json(200, body)
         except Refusal as refusal:
+            given = None
             self._note(scope, caller, refusal)
             response = self._refused(refusal)
-        await response(scope, receive, send)
+        try:
+            await response(scope, receive, send)
+        except OSError:
+            if given is not None and exchange.nothing_sent:
+                self._delivery.take_back(given)
+            raise
 
     def _note(self, scope: Scope, caller: SaeEntry | None, refusal: Refusal) -> None:
         """Count a refusal and write it to the log; who is no SAE of ours has a budget of lines."""
@@ -140,6 +173,11 @@ class _Endpoint:
         if refusal.retry_after_s is not None:
             response.headers["retry-after"] = str(refusal.retry_after_s)
         return response
+
+
+def _exchange(scope: Scope) -> _Exchange:
+    exchange: _Exchange = scope.get("extensions", {}).get("qnode.exchange", _Unknown())
+    return exchange
 
 
 def _names(certificate: bytes | None) -> list[str]:

@@ -14,6 +14,7 @@ from qnode.http._asgi import Application, Message
 from qnode.http._limits import Counters, Limits
 from qnode.http._linger import linger
 from qnode.http._places import Place
+from qnode.http._wire import Wire
 from qnode.strangers import StrangersLog
 
 _READ_BYTES = 16 * 1024
@@ -40,6 +41,7 @@ class Connection:
     def __init__(
         self,
         stream: trio.abc.Stream,
+        wire: Wire,
         app: Application,
         limits: Limits,
         counters: Counters,
@@ -48,6 +50,7 @@ class Connection:
         strangers: StrangersLog,
     ) -> None:
         self._stream = stream
+        self.wire = wire
         self._app = app
         self._limits = limits
         self._counters = counters
@@ -82,7 +85,9 @@ class Connection:
             self._place.used = True
             self._counters.requests += 1
             exchange = _Exchange(self, body, bodiless=self._head_only)
-            await self._app(self._scope(request), exchange.receive, exchange.send)
+            scope = self._scope(request)
+            scope["extensions"] = {**scope["extensions"], "qnode.exchange": exchange}
+            await self._app(scope, exchange.receive, exchange.send)
             exchange.check_complete()
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
@@ -238,15 +243,26 @@ def _origin_form(target: bytes) -> bytes:
 
 
 class _Exchange:
-    """One request and its answer, as the application sees them."""
+    """One request and its answer, as the application sees them (ASGI's extension ``qnode.exchange``)."""
 
     def __init__(self, connection: Connection, body: bytes, *, bodiless: bool) -> None:
         self._connection = connection
+        self._sent_before_bytes = connection.wire.sent_bytes
         self._bodiless = bodiless
         self._body: bytes | None = body
         self._start: Message | None = None
         self._begun = False
         self._complete = trio.Event()
+
+    @property
+    def client_gone(self) -> bool:
+        """Say whether the client has ended its side of the connection, or reset it."""
+        return self._connection.wire.client_gone
+
+    @property
+    def nothing_sent(self) -> bool:
+        """Say whether it is certain that the client has seen no byte of an answer."""
+        return self._connection.wire.sent_bytes == self._sent_before_bytes
 
     async def receive(self) -> Message:
         """Return the body once, then wait for the end of the exchange or of the client."""

@@ -18,6 +18,7 @@ from qnode.http._limits import Counters, Limits
 from qnode.http._linger import linger
 from qnode.http._places import Place, Places
 from qnode.http._tls import HandshakeError, TlsSettings, handshake, scope_extension, server_context
+from qnode.http._wire import Wire
 from qnode.strangers import Budget, StrangersLog, network_of
 from qnode.tls import AlertingContext, release
 
@@ -108,8 +109,8 @@ class Server:
         if client is None or wait_s is None or place is None:
             accepted.close()
             return
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
-        connections.start_soon(self._supervise, stream, place, wait_s, client, server)
+        wire = Wire(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+        connections.start_soon(self._supervise, wire, place, wait_s, client, server)
 
     def _wait_for_handshake_s(self, host: str) -> float | None:
         """Charge a client for a handshake; return how long he must wait for it, None if he is refused."""
@@ -122,21 +123,19 @@ class Server:
         return wait_s
 
     async def _supervise(
-        self, stream: trio.abc.Stream, place: Place, wait_s: float, client: _Name, server: _Name | None
+        self, wire: Wire, place: Place, wait_s: float, client: _Name, server: _Name | None
     ) -> None:
         """Keep one connection: whatever goes wrong in it stays in it."""
         with place.scope:
             try:
                 place.work()
                 await trio.sleep(wait_s)
-                await self._converse(stream, place, client, server)
+                await self._converse(wire, place, client, server)
             finally:
                 self._places.leave(place)
-                await trio.aclose_forcefully(stream)
+                await trio.aclose_forcefully(wire)
 
-    async def _converse(
-        self, stream: trio.abc.Stream, place: Place, client: _Name, server: _Name | None
-    ) -> None:
+    async def _converse(self, wire: Wire, place: Place, client: _Name, server: _Name | None) -> None:
         """Speak with a client, over TLS if the server does."""
         scope: dict[str, Any] = {
             "type": "http",
@@ -148,15 +147,15 @@ class Server:
             "extensions": {},
         }
         if self._context is None:
-            await self._answer(stream, place, scope)
+            await self._answer(wire, wire, place, scope)
             return
-        secured = await self._secure(stream, self._context, place, client)
+        secured = await self._secure(wire, self._context, place, client)
         if secured is None:
             return
         try:
             scope["scheme"] = "https"
             scope["extensions"] = {"tls": scope_extension(secured)}
-            await self._answer(secured, place, scope)
+            await self._answer(secured, wire, place, scope)
         finally:
             release(secured)
 
@@ -183,12 +182,14 @@ class Server:
         self._places.prove(place)
         return secured
 
-    async def _answer(self, stream: trio.abc.Stream, place: Place, scope: dict[str, Any]) -> None:
-        """Answer requests over an open stream until either end has had enough."""
+    async def _answer(self, stream: trio.abc.Stream, wire: Wire, place: Place, scope: dict[str, Any]) -> None:
+        """Answer requests until either end has had enough; ``stream`` is TLS over ``wire``, or itself it."""
         client = scope["client"]
         place.proven = True
         place.wait()
-        connection = Connection(stream, self._app, self._limits, self.counters, place, scope, self._strangers)
+        connection = Connection(
+            stream, wire, self._app, self._limits, self.counters, place, scope, self._strangers
+        )
         try:
             await connection.run()
             with trio.move_on_after(self._limits.linger_s):

@@ -357,6 +357,8 @@ class SiteNode:
             saes=saes,
             http=http,
             differences=self._figures.sae_differences,
+            keys_unsent_total=delivery.unsent.held_total,
+            keys_lost_total=delivery.unsent.lost_total,
         )
 
     # Housekeeping
@@ -370,6 +372,7 @@ class SiteNode:
         while True:
             await trio.sleep(REFRESH_S)
             await self._refresh()
+            self._delivery.unsent.forget_old()
             if (headline := self._figures.headline()) != told:
                 notifier.status(headline)
                 told = headline

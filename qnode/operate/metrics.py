@@ -203,6 +203,14 @@ def _http(status: NodeStatus) -> Iterator[Metric]:
     yield _gauge(
         "qkd_http_open_connections", "Open connections to the key delivery interface.", http.connections_open
     )
+    yield _counter(
+        "qkd_keys_unsent_total",
+        "Keys that waited for a client that had gone to ask again.",
+        status.etsi014.keys_unsent_total,
+    )
+    yield _counter(
+        "qkd_keys_lost_total", "Keys of those that nobody asked for again.", status.etsi014.keys_lost_total
+    )
     for name, text in (
         ("connections", "Connections accepted."),
         ("connections_refused", "Connections refused while all places were taken by others that work."),

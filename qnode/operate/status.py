@@ -233,12 +233,18 @@ class HttpStatus(Struct, frozen=True, kw_only=True):
 
 
 class EtsiStatus(Struct, frozen=True, kw_only=True):
-    """The key delivery interface. ``differences``: pairs of encryptors that one site alone has, in words."""
+    """The key delivery interface. ``differences``: pairs of encryptors that one site alone has, in words.
+
+    ``keys_unsent_total``: keys whose answer could not be sent because the client had gone, and which waited
+    for it to ask again; ``keys_lost_total``: those of them for which it did not in time.
+    """
 
     url: str = ""
     saes: list[SaeStatus] = []
     http: HttpStatus = HttpStatus()
     differences: list[str] = []
+    keys_unsent_total: int = 0
+    keys_lost_total: int = 0
 
 
 class Alarm(Struct, frozen=True, kw_only=True):
