@@ -44,7 +44,7 @@ SMALL_LINK: dict[str, Any] = {
 SPEED = 4.0  # times real time: a block takes a third of a second, and a loaded machine just takes longer
 
 PATIENCE_S = 90.0  # for what takes seconds, on a machine that does other things as well
-STOP_S = 20.0
+STOP_S = 60.0
 ROLES: tuple[Role, Role] = ("alice", "bob")
 
 T = TypeVar("T")
@@ -90,14 +90,14 @@ def run_once(site_file: Path, *, within_s: float = PATIENCE_S) -> subprocess.Com
 def look_at(control_socket: str | Path) -> NodeStatus | None:
     """Return what a daemon says of itself, None while it does not answer."""
     try:
-        return decode_status(ask_status(Path(control_socket), patience_s=5.0))
+        return decode_status(ask_status(Path(control_socket), patience_s=30.0))
     except (NodeNotRunning, NoAnswer):
         return None
 
 
 def events_of(control_socket: str | Path) -> list[dict[str, Any]]:
     """Return a daemon's latest events."""
-    return ask_events(Path(control_socket), 1000, patience_s=10.0)
+    return ask_events(Path(control_socket), 1000, patience_s=30.0)
 
 
 def qnodectl(control_socket: str | Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -156,7 +156,7 @@ class Encryptor:
         return keys_in(eventually(served, f"keys for {self.sae.sae_id}"))
 
     def _client(self) -> httpx.Client:
-        return httpx.Client(base_url=self._url, verify=self._tls, timeout=30.0, trust_env=False)
+        return httpx.Client(base_url=self._url, verify=self._tls, timeout=PATIENCE_S, trust_env=False)
 
 
 def keys_in(response: httpx.Response) -> dict[str, bytes]:

@@ -73,7 +73,7 @@ async def running(
     app: Application, tls: TlsSettings | None = None, limits: Limits | None = None
 ) -> AsyncIterator[Server]:
     """Serve ``app`` on a free loopback port for the time of the block."""
-    with trio.fail_after(30):
+    with trio.fail_after(100):
         async with trio.open_nursery() as nursery:
 
             async def start(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:

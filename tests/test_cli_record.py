@@ -80,7 +80,7 @@ async def recorded(
         with open_block_table(table) as opened:
             return record_blocks(socket, opened, duration_s=None, wait=wait, tell=tell)
 
-    with trio.fail_after(30):
+    with trio.fail_after(100):
         return await trio.to_thread.run_sync(work)
 
 

@@ -128,7 +128,7 @@ async def test_a_client_that_never_speaks_tls_is_closed_at_the_handshake_deadlin
             running(Door(), pki.settings(), Limits(handshake_s=0.1)) as server,
             await trio.open_tcp_stream(HOST, server.port) as stream,
         ):
-            with trio.fail_after(2):
+            with trio.fail_after(60):
                 assert await read_all(stream) == b""
     assert [entry["reason"] for entry in logs if entry["event"] == "http.handshake_failed"] == [
         "handshake took too long"
@@ -328,7 +328,7 @@ async def test_more_handshakes_than_places_leave_nobody_unserved_for_ever(pki: P
                 assert answer.endswith(b"hello")
                 served += 1
 
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 async with trio.open_nursery() as crowd:
                     for _ in range(24):
                         crowd.start_soon(insist)

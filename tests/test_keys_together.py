@@ -45,7 +45,7 @@ class Crowd:
                 while len(database._arriving) <= number:
                     time.sleep(0.0005)
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
         connection.set_trace_callback(None)
         return [self.results[number] for number in range(len(moves))]
 

@@ -78,7 +78,7 @@ async def alice_serving(
     files: Any, local: LocalEnd | None = None, **changes: Any
 ) -> AsyncIterator[tuple[Site, int]]:
     site = Site()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             port = await nursery.start(
                 partial(serve_peer, on_failure=site.on_failure),
@@ -376,7 +376,7 @@ async def test_bob_waits_for_an_alice_that_starts_later(alice_files: Any, bob_fi
             await nursery.start(
                 serve_peer, local_end("alice"), transport(alice_files, "kme-bob", port), alice.handle
             )
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await bob.session()
             nursery.cancel_scope.cancel()
 
@@ -452,7 +452,7 @@ async def test_a_port_in_use_is_said_and_tried_again(
     monkeypatch.setattr(peers, "LONGEST_PAUSE_S", 0.05)
     site = Site()
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with alice_serving(alice_files) as (_, port):
                 serve = partial(serve_peer, on_failure=site.on_failure)
                 nursery.start_soon(
@@ -476,7 +476,7 @@ async def test_renewed_files_serve_the_next_connection_and_end_no_session(
     new_bob = tls_files(tmp_path / "new", renewed, "kme-bob")
     alice = Site()
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             serve = partial(serve_peer, on_failure=alice.on_failure)
             port = await nursery.start(serve, local_end("alice"), at_alice, alice.handle)
             async with bob_calling(bob_files, port) as bob:

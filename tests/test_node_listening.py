@@ -43,7 +43,7 @@ async def test_ports_that_are_taken_are_named_together_and_listened_on_once_they
             holder.bind((HOST, 0))
             holder.listen()
             taken.append(holder.getsockname()[1])
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for where, port in zip(("etsi014.listen", "operate.metrics_listen"), taken, strict=True):
                     await start_serving(nursery, server(), f"{HOST}:{port}", where, figures)

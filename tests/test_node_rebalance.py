@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+import structlog
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,7 +124,7 @@ class SlowPeer(Peer):
 @asynccontextmanager
 async def two_nodes(stores: Two) -> AsyncIterator[Two]:
     """Let two sites converse for a while; the session is cut at the end."""
-    with trio.fail_after(30):
+    with trio.fail_after(100):
         async with memory_sessions() as sessions, trio.open_nursery() as nursery:
             nodes = Two()
             for role in ("alice", "bob"):
@@ -175,7 +176,8 @@ async def test_the_site_that_alone_is_asked_gets_nearly_all_keys(
         for block_id in range(1, 6):
             add_block(make_block(block_id, 120), stores.alice, stores.bob)
             refused = 0
-            while refused < 10:
+            # In the end until nearly all have come, however slow the machine is.
+            while refused < 10 or (block_id == 5 and n_got < 0.88 * 5 * 120):
                 try:
                     keys = await nodes.alice.supply.allocate("m", ("s",), 8, 256)
                 except NotEnoughKeys:
@@ -282,19 +284,20 @@ async def test_keys_that_a_full_disk_keeps_from_their_master_end_neither_session
     connection = stores.alice._database._tx.connection
     async with two_nodes(stores) as nodes:
         peer = SlowPeer(nodes.alice.conversation)
-        async with trio.open_nursery() as nursery:
+        with structlog.testing.capture_logs() as logs:
+            async with trio.open_nursery() as nursery:
 
-            async def ask() -> None:
-                with pytest.raises(StoreError, match="readonly"):
-                    await SiteSupply(nodes.alice.storage, peer).allocate("m", ("s",), 8, 256)
+                async def ask() -> None:
+                    with pytest.raises(StoreError, match="readonly"):
+                        await SiteSupply(nodes.alice.storage, peer).allocate("m", ("s",), 8, 256)
 
-            nursery.start_soon(ask)
-            await peer.announced.wait()
-            connection.execute("PRAGMA query_only = ON")  # as with a full disk: every change is refused
-            peer.go_on.set()
-        while not stores.bob.counts().void:  # noqa: ASYNC110 - a store tells nobody
-            await trio.sleep(0.001)
-        await trio.sleep(0.05)
+                nursery.start_soon(ask)
+                await peer.announced.wait()
+                connection.execute("PRAGMA query_only = ON")  # as with a full disk: every change is refused
+                peer.go_on.set()
+            while "assignment.open" not in [line["event"] for line in logs]:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+        assert stores.bob.counts().void
         connection.execute("PRAGMA query_only = OFF")
         assert len(await nodes.alice.supply.allocate("m", ("s",), 8, 256)) == 8
     assert len(stores.alice.unacknowledged_assignments()) == 1  # for the next session

@@ -58,7 +58,7 @@ async def test_a_full_disk_ends_the_session_and_a_broken_one_the_node(
         )
         node._tested.set()
         expected: type[Exception] = LinkError if disk == "full" else StoreUnusable
-        with trio.fail_after(10), pytest.RaisesGroup(expected, flatten_subgroups=True, allow_unwrapped=True):
+        with trio.fail_after(60), pytest.RaisesGroup(expected, flatten_subgroups=True, allow_unwrapped=True):
             async with open_session(
                 getattr(greeted.frames, role), ends[role], getattr(greeted, role)
             ) as session:
@@ -80,7 +80,7 @@ async def test_a_session_is_used_once_the_self_test_has_passed(tmp_path: Path) -
         def is_connected() -> bool:
             return node._figures.status().peer.connection.state == "connected"
 
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with (
                 open_session(greeted.frames.alice, ends["alice"], greeted.alice),
                 open_session(greeted.frames.bob, ends["bob"], greeted.bob) as session,

@@ -47,7 +47,7 @@ ANSWERS = control.Answers(well_status, recent_events, decided_blocks)
 
 @asynccontextmanager
 async def served(path: Path) -> AsyncIterator[None]:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(control.serve_control, path, ANSWERS)
             yield
@@ -76,18 +76,18 @@ async def test_the_status_arrives_as_it_was_provided(path: Path) -> None:
 
 async def test_the_client_without_trio_gets_the_same(path: Path) -> None:
     async with served(path):
-        raw = await trio.to_thread.run_sync(lambda: client.ask_status(path, patience_s=10))
-        events = await trio.to_thread.run_sync(lambda: client.ask_events(path, 2, patience_s=10))
+        raw = await trio.to_thread.run_sync(lambda: client.ask_status(path, patience_s=60))
+        events = await trio.to_thread.run_sync(lambda: client.ask_events(path, 2, patience_s=60))
     assert client.decode_status(raw) == well_status()
     assert events == EVENTS[-2:]
 
 
 async def test_decided_blocks_arrive_as_they_were_kept(path: Path) -> None:
     async with served(path):
-        everything = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 4096, patience_s=10))
-        newest = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 1, patience_s=10))
-        later = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 9, after=1, patience_s=10))
-        none = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 9, after=2, patience_s=10))
+        everything = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 4096, patience_s=60))
+        newest = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 1, patience_s=60))
+        later = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 9, after=1, patience_s=60))
+        none = await trio.to_thread.run_sync(lambda: client.ask_blocks(path, 9, after=2, patience_s=60))
     assert everything == BLOCKS
     assert newest == BLOCKS[-1:]
     assert later == BLOCKS[1:]
@@ -102,7 +102,7 @@ async def test_several_requests_share_a_connection(path: Path) -> None:
 
 async def test_a_subscriber_gets_one_status_after_another(path: Path) -> None:
     def look() -> list[object]:
-        return list(islice(client.follow_status(path, interval_s=0.1, patience_s=10), 3))
+        return list(islice(client.follow_status(path, interval_s=0.1, patience_s=60), 3))
 
     async with served(path):
         assert await trio.to_thread.run_sync(look) == [well_status()] * 3
@@ -247,14 +247,14 @@ async def test_an_answer_that_is_none_is_no_answer(tmp_path: Path, answer: bytes
         bound.bind(str(path))
         bound.listen()
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.serve_listeners, answer_once, [listener])
                 with pytest.raises(client.NoAnswer, match=match):
                     await control.ask_node(path)
 
                 def ask() -> None:
-                    client.decode_status(client.ask_status(path, patience_s=5))
+                    client.decode_status(client.ask_status(path, patience_s=60))
 
                 with pytest.raises(client.NoAnswer, match=match):
                     await trio.to_thread.run_sync(ask)
@@ -307,8 +307,8 @@ def refusing(path: Path) -> Iterator[Event]:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda path: client.ask_status(path, patience_s=10),
-        lambda path: ExitStack().enter_context(client.open_recording_stream(path, patience_s=10)),
+        lambda path: client.ask_status(path, patience_s=60),
+        lambda path: ExitStack().enter_context(client.open_recording_stream(path, patience_s=60)),
     ],
 )
 def test_a_caller_that_is_refused_before_it_has_asked_hears_why(
@@ -318,7 +318,7 @@ def test_a_caller_that_is_refused_before_it_has_asked_hears_why(
 
         class LateSocket(socket.socket):
             def sendall(self, *args: Any) -> None:
-                assert refused.wait(10)
+                assert refused.wait(60)
                 super().sendall(*args)
 
         monkeypatch.setattr(client.socket, "socket", LateSocket)

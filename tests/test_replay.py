@@ -175,6 +175,7 @@ def test_a_duration_is_whole_hundredths(tmp_path: Path) -> None:
 
 
 @pytest.mark.link
+@pytest.mark.timeout(600)
 def test_recorded_and_replayed_the_link_gives_equal_keys(tmp_path: Path) -> None:
     link = convert(
         {
@@ -186,8 +187,8 @@ def test_recorded_and_replayed_the_link_gives_equal_keys(tmp_path: Path) -> None
     )
     record(tmp_path / "recording", steady_clocks(SimulationParameters(visibility=0.99)), link, 1.0)
     command = [sys.executable, "-m", "qnode", "replay", str(tmp_path / "recording"), "--json"]
-    options = ["--speed", "max", "--until-keys", "8", "--duration", "100"]
-    done = subprocess.run(command + options, capture_output=True, timeout=110, check=False)
+    options = ["--speed", "max", "--until-keys", "8", "--duration", "400"]
+    done = subprocess.run(command + options, capture_output=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     result = json.loads(done.stdout)
     assert result["simulated"]
@@ -197,11 +198,12 @@ def test_recorded_and_replayed_the_link_gives_equal_keys(tmp_path: Path) -> None
 
 
 @pytest.mark.link
+@pytest.mark.timeout(600)
 def test_a_replay_of_a_recording_once_ends_when_it_is_over(tmp_path: Path) -> None:
     link = convert({"block": {"sifted_bits": 3_000}}, LinkParameters, where="test")
     record(tmp_path / "recording", steady_clocks(SimulationParameters()), link, 1.5)
     command = [sys.executable, "-m", "qnode", "replay", str(tmp_path / "recording"), "--json", "--once"]
-    done = subprocess.run(command, capture_output=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     assert b"the recording is over" in done.stderr
     result = json.loads(done.stdout)

@@ -245,7 +245,7 @@ async def test_a_stranger_loses_his_connection_and_nothing_else(tmp_path: Path) 
             stream = await UnixFibre(tmp_path / "fibre" / "fibre.sock").connect()
             async with stream:
                 await stream.send_all(words)
-                with trio.fail_after(5):
+                with trio.fail_after(60):
                     try:
                         assert await stream.receive_some() == b""
                     except trio.BrokenResourceError:

@@ -316,7 +316,7 @@ async def test_a_recorder_that_does_not_read_never_holds_up_the_node(
             site.put(BOB, *(tags(*range(100_000)) for _ in range(10)))
             await site.free()
         assert site.since_s[-1] is None
-        assert await trio.to_thread.run_sync(lambda: ask_status(site.path, patience_s=10))
+        assert await trio.to_thread.run_sync(lambda: ask_status(site.path, patience_s=60))
 
 
 async def test_a_recorder_that_does_not_read_does_not_hold_up_the_daemons_end(tmp_path: Path) -> None:
