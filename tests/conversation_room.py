@@ -41,7 +41,7 @@ from qnode.devices.protocols import EmissionRun
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.selftest import self_test
 from qnode.errors import LinkError
-from qnode.keys import Counts, SqliteKeyStore, open_store
+from qnode.keys import Counts, Release, SqliteKeyStore, open_store
 from qnode.link.frames import FrameStream
 from qnode.link.hello import LocalEnd, Standing, exchange_hello
 from qnode.link.protocol import link_for_protocol
@@ -304,4 +304,4 @@ async def _ask_for_keys(conversation: Conversation, store: SqliteKeyStore) -> No
     await conversation.hand_over(store.give_away(2))
     given_up = store.assign("sae-b", ["sae-a"], 1, 256, now=0.0)
     await conversation.announce_assignment(given_up)
-    await conversation.void_assignment(given_up)
+    await conversation.release([Release(assignment=given_up)])

@@ -166,6 +166,8 @@ def test_a_pair_whose_slave_never_fetches_leaves_room_and_the_next_one_has_its_s
         third = ask_until_refused("o", "s")
         assert second > third > 0
         assert bob.counts().assigned < most
+        released(alice, bob, alice.assign("m", ["s"], 1, 256, 0.0, stock=True).assignment_id)
+        ask("p", ["u"], 128)  # never refused, as nothing of it waits
         # A pair that fetches has room again.
         keys: list[Key] = alice.deliver_to_master(1)
         bob.deliver_to_slave("s", "m", [key.key_id for key in keys])

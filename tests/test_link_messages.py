@@ -112,6 +112,7 @@ def test_the_kinds_on_the_wire_are_frozen() -> None:
         "verify_begin", "verify_challenge", "verified", "amplify",
         "transcript_tag", "prepared", "block_discarded",
         "assign", "void_assignments", "give_away", "void_handover", "key_answer",
+        "release_assignments",
         "block_state_query", "block_state_answer", "saes_registered",
     }  # fmt: skip
 

@@ -13,7 +13,7 @@ import structlog
 import trio
 from msgspec import UNSET, Struct
 
-from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed, StoreError
+from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed, ShareUsedUp, StoreError
 from qnode.etsi014._directory import SaeDirectory, SaeEntry
 from qnode.etsi014._refusal import Refusal, gone, malformed, unauthorised
 from qnode.etsi014._supply import Key, KeySupply
@@ -233,6 +233,9 @@ class Delivery:
         except LinkDown:
             message = "the link to the peer KME is down"
             raise Refusal(503, message, reason="link down", retry_after_s=retry) from None
+        except ShareUsedUp as full:
+            message = "keys of this pair wait to be fetched by the slave"
+            raise Refusal(503, message, reason=str(full), retry_after_s=retry) from None
         except StoreError as trouble:
             message = "the KME is in trouble"
             raise Refusal(503, message, reason=str(trouble), retry_after_s=retry) from None

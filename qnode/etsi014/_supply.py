@@ -41,6 +41,7 @@ class KeySupply(Protocol):
         Raises:
             NotEnoughKeys: fewer are there; none was taken.
             LinkDown: the peer is needed and out of reach; none was taken.
+            ShareUsedUp: too many keys of these SAEs wait to be fetched; none was taken.
             StoreError: any other trouble of the store.
         """
         ...

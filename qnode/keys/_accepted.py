@@ -8,7 +8,8 @@ key_ID that is not there once all are found is as unknown as one that never was.
 **Share.** Keys that nobody fetches would fill the store until they expire, and no block has room then. A pair
 may have no more of them waiting than `SHARE` times what all pairs together leave of the store: alone four
 fifths of it, and however many take their share, some is left for the next (the dynamic threshold of shared
-memory in switches).
+memory in switches). A pair of which none waits is never refused; stock has a bound of its own and does not
+count.
 """
 
 from collections.abc import Iterable, Sequence
@@ -98,7 +99,7 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
         (assignment.assignment_id,),
     )
     for slave in assignment.slave_saes:
-        _add_waiting(tx, assignment.master_sae, slave, width * n_keys)
+        _add_waiting(tx, assignment, slave, width * n_keys)
     places = _places([held], _all_names(tx, [held]))
     tx.after_commit.append(lambda: tx.issued.places.update(places))
 
@@ -121,7 +122,7 @@ def release(tx: Tx, release: Release) -> None:
         names = _names(tx, held, wanted)
         for i, slave in enumerate(assignment.slave_saes):
             held.waiting[i] &= ~wanted
-            _add_waiting(tx, assignment.master_sae, slave, -sum(item.count for item in rest))
+            _add_waiting(tx, assignment, slave, -sum(item.count for item in rest))
         _write_down(tx, held, names)
         _ranges.give_back(tx, rest, tx.peer)
     elif not all(_ranges.all_free(tx, item, tx.peer) for item in rest):
@@ -153,7 +154,7 @@ def count_waiting(tx: Tx) -> None:
         assignment = held.assignment
         width = chunks_per_key(assignment.size_bits)
         for slave, of_slave in zip(assignment.slave_saes, held.waiting, strict=True):
-            _add_waiting(tx, assignment.master_sae, slave, of_slave.bit_count() * width)
+            _add_waiting(tx, assignment, slave, of_slave.bit_count() * width)
 
 
 def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
@@ -186,7 +187,7 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         opened = _keybytes.with_ids(tx, ranges, width, assignment.size_bits, named)
         keys.update(zip(named, opened, strict=True))
         held.waiting[slave] &= ~mask
-        _add_waiting(tx, master_sae, slave_sae, -width * len(positions))
+        _add_waiting(tx, assignment, slave_sae, -width * len(positions))
         finished = mask & ~held.wanted
         names = [by_position[position].bytes for position in _positions(finished)]
         tx.count_gone(delivered=_finish(tx, held, finished, names))
@@ -226,7 +227,7 @@ def _check_shares(tx: Tx, assignment: Assignment, n_new: int, most_chunks: int) 
     most = max(0, SHARE * (most_chunks - n_all - n_new))
     for slave in assignment.slave_saes:
         n_waiting = _waiting(tx, assignment.master_sae, slave)
-        if n_waiting + n_new > most:
+        if n_waiting and n_waiting + n_new > most:
             raise ShareUsedUp(
                 f"{n_waiting} chunks of key of {assignment.master_sae} wait for {slave} to fetch them, "
                 "its share of the store"
@@ -240,8 +241,11 @@ def _waiting(tx: Tx, master_sae: str, slave_sae: str) -> int:
     return 0 if row is None else int(row[0])
 
 
-def _add_waiting(tx: Tx, master_sae: str, slave_sae: str, n_chunks: int) -> None:
+def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) -> None:
     """Count chunks that begin (or, below zero, cease) to wait for a slave."""
+    if assignment.stock:
+        return
+    master_sae = assignment.master_sae
     tx.connection.execute(
         "INSERT INTO waiting_pair (master_sae, slave_sae, chunks) VALUES (?1, ?2, ?3) "
         "ON CONFLICT DO UPDATE SET chunks = chunks + ?3",
@@ -295,7 +299,7 @@ def _give_up(tx: Tx, held: _Held) -> int:
     names = [] if unnamed else _names(tx, held, wanted)
     width = chunks_per_key(assignment.size_bits)
     for slave, of_slave in zip(assignment.slave_saes, held.waiting, strict=True):
-        _add_waiting(tx, assignment.master_sae, slave, -width * of_slave.bit_count())
+        _add_waiting(tx, assignment, slave, -width * of_slave.bit_count())
     held.waiting = [0] * len(held.waiting)
     return _finish(tx, held, wanted, names)
 

@@ -339,11 +339,16 @@ class Assign(Message, frozen=True):
 
 
 class KeyAnswer(Message, frozen=True):
-    """Tell whether what was asked of the sender's key store is done, durably."""
+    """Tell whether what was asked of the sender's key store is done, durably.
+
+    ``share_used_up``, said in protocol 2 and in no earlier one: an assignment was refused because so many
+    keys of the pair wait here already.
+    """
 
     request_id: Identifier
     ok: bool
     error: Text | None = None
+    share_used_up: bool | UnsetType = UNSET
 
 
 class VoidAssignments(Message, frozen=True):
@@ -351,6 +356,16 @@ class VoidAssignments(Message, frozen=True):
 
     request_id: Identifier
     assignments: Opaque
+
+
+class ReleaseAssignments(Message, frozen=True):
+    """Free what was assigned and not delivered, to be assigned again; its content is the key store's.
+
+    Said in protocol 2 and in no earlier one.
+    """
+
+    request_id: Identifier
+    releases: Opaque
 
 
 class BlockStateQuery(Message, frozen=True):
@@ -420,6 +435,7 @@ LinkControl = EmissionRunStarted | AlignmentProbeMessage | AlignmentResult
 KeyControl = (
     Assign
     | VoidAssignments
+    | ReleaseAssignments
     | GiveAway
     | VoidHandover
     | KeyAnswer

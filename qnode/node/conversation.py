@@ -5,16 +5,17 @@ is then in the air is lost at both sites, unless it was prepared: those are sett
 """
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
 import trio
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 
-from qnode.errors import LinkError, ProtocolError, StoreError, StoreUnusable
-from qnode.keys import Assignment, Handover, StoreStanding, Waiting
+from qnode.errors import LinkError, ProtocolError, ShareUsedUp, StoreError, StoreUnusable
+from qnode.keys import Assignment, Handover, Release, StoreStanding, Waiting
 from qnode.keys import BlockState as StoredState
 from qnode.link.messages import (
     Assign,
@@ -26,6 +27,7 @@ from qnode.link.messages import (
     Hello,
     KeyAnswer,
     NodeMessage,
+    ReleaseAssignments,
     SaesRegistered,
     VoidAssignments,
     VoidHandover,
@@ -39,7 +41,7 @@ from qnode.node.storage import PeerMemory
 log = structlog.get_logger()
 
 Answer = KeyAnswer | BlockStateAnswer
-KeyRequest = Assign | VoidAssignments | GiveAway | VoidHandover
+KeyRequest = Assign | VoidAssignments | ReleaseAssignments | GiveAway | VoidHandover
 Work = Callable[[Dialogue], Awaitable[None]]
 RESUME_S = 30.0
 ASSIGNMENTS_AT_ONCE = 64
@@ -57,6 +59,14 @@ class Part(Protocol):
         """Take a message that no block waits for."""
 
 
+@dataclass
+class _Announcement:
+    """An assignment on its way to the peer; no answer once it is over: the session ended."""
+
+    over: trio.Event = field(default_factory=trio.Event)
+    answer: KeyAnswer | None = None
+
+
 class Conversation:
     """One session as the node uses it."""
 
@@ -67,6 +77,8 @@ class Conversation:
         self._dialogues: dict[int, Dialogue] = {}
         self._answers: dict[int, trio.MemorySendChannel[Answer]] = {}
         self._numbers = itertools.count(1)
+        self._announcing: dict[int, _Announcement] = {}
+        self._overdue: set[int] = set()
         self.accepted_chunks = 0
         """How many chunks the peer's encryptors have asked for in this session."""
         self.settled = trio.Event()
@@ -179,13 +191,42 @@ class Conversation:
     async def announce_assignment(self, assignment: Assignment) -> None:
         """Have the peer take note of ``assignment``; returns once he holds it durably.
 
+        A caller that does not wait for it must `take_back` the assignment; the peer is heard all the same.
+
         Raises:
+            ShareUsedUp: he holds no more for this pair.
             LinkError: the session ended or he refused; whether he holds it is unknown.
         """
-        content = msgspec.msgpack.encode(assignment)
-        answer = await self._ask_for_keys(lambda number: Assign(request_id=number, assignment=content))
+        announcement = self._announcing[assignment.assignment_id] = _Announcement()
+        self._nursery.start_soon(self._announce, assignment, announcement)
+        await announcement.over.wait()
+        answer = announcement.answer
+        if answer is None:
+            raise LinkError("the session ended before the peer answered")
+        if answer.share_used_up is True:
+            raise ShareUsedUp(answer.error or "the peer holds no more for this pair")
         if not answer.ok:
             raise LinkError(f"the peer refused an assignment: {answer.error}")
+
+    async def _announce(self, assignment: Assignment, announcement: _Announcement) -> None:
+        content = msgspec.msgpack.encode(assignment)
+        try:
+            announcement.answer = await self._ask_for_keys(
+                lambda number: Assign(request_id=number, assignment=content)
+            )
+        except ProtocolError:
+            raise
+        except LinkError:
+            return
+        finally:
+            del self._announcing[assignment.assignment_id]
+            self._overdue.discard(assignment.assignment_id)
+            announcement.over.set()
+
+    @property
+    def stalled(self) -> bool:
+        """Tell whether the peer's answer to an assignment is overdue: he will not answer others either."""
+        return bool(self._overdue)
 
     async def hand_over(self, handover: Handover) -> bool:
         """Have the peer own what this site has given away, or else void it; repeated until that is True.
@@ -213,24 +254,31 @@ class Conversation:
     async def _serve_keys(self, message: KeyRequest) -> None:
         """Do what the peer asks of this site's key store, and tell him once it is durable."""
         storage = self.site.storage
+        protocol_2 = self.site.session.protocol >= 2
         ok, told = True, None
+        share_used_up: bool | UnsetType = UNSET
         try:
             if isinstance(message, Assign):
                 assignment = _decoded(message.assignment, Assignment)
-                await storage.accept_assignment(assignment)
+                await storage.accept_assignment(assignment, by_shares=protocol_2)
                 if not assignment.stock:
                     self.accepted_chunks += sum(item.count for item in assignment.ranges)
             elif isinstance(message, VoidAssignments):
                 for assignment in _decoded(message.assignments, list[Assignment]):
                     await storage.void_accepted(assignment)
+            elif isinstance(message, ReleaseAssignments):
+                await storage.release_accepted(_decoded(message.releases, list[Release]))
             elif isinstance(message, GiveAway):
                 await storage.take_over(_decoded(message.handover, Handover))
             else:
                 await storage.void_handover(_decoded(message.handover, Handover))
         except StoreError as error:
             ok, told = False, str(error)[:500]
+            share_used_up = isinstance(error, ShareUsedUp) or UNSET
             log.warning("key_control.refused", request=type(message).__name__, reason=told)
-        await self.site.session.send(KeyAnswer(request_id=message.request_id, ok=ok, error=told))
+        await self.site.session.send(
+            KeyAnswer(request_id=message.request_id, ok=ok, error=told, share_used_up=share_used_up)
+        )
 
     # Resume
 
@@ -278,42 +326,87 @@ class Conversation:
                     # The peer has used keys of a block that it says it does not hold: it was restored.
                     log.error("block.undecided", block=block_id, reason=str(error))
         self._book.settled()
-        left_open = await self.site.storage.unacknowledged_assignments()
-        for first in range(0, len(left_open), ASSIGNMENTS_AT_ONCE):
-            some = left_open[first : first + ASSIGNMENTS_AT_ONCE]
-            await self._void_at_peer(msgspec.msgpack.encode(some))
-            for assignment in some:
-                await self.site.storage.void_assignment(assignment.assignment_id)
-            log.info("assignment.void", assignments=len(some))
+        await self.release(await self.site.storage.open_releases())
 
-    def give_up(self, assignment: Assignment) -> None:
-        """Void an assignment that was not delivered, while this session lives."""
+    # Keys that were assigned and not delivered
+
+    @property
+    def can_release(self) -> bool:
+        """Tell whether the peer can free what was assigned; else it can only be voided."""
+        return self.site.session.protocol >= 2
+
+    def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
+        """Have assignments that were not delivered become free again, while this session lives.
+
+        ``late``: the peer's answer to their announcement is overdue. The event tells that it was done, or is
+        left to the next session.
+        """
+        done = trio.Event()
+        announcements = [self._announcing[one] for one in assignment_ids if one in self._announcing]
+        if late:
+            self._overdue.update(one for one in assignment_ids if one in self._announcing)
 
         async def work() -> None:
+            # The peer serves requests side by side: what frees an assignment must not overtake it.
+            for announcement in announcements:
+                await announcement.over.wait()
             try:
-                await self.void_assignment(assignment)
+                await self.release([await self.site.storage.begin_release(one) for one in assignment_ids])
             except StoreUnusable:
                 raise
             except (LinkError, StoreError) as error:  # the next session settles it
-                log.warning("assignment.open", assignment=assignment.assignment_id, reason=str(error))
+                log.warning("assignment.open", assignments=list(assignment_ids)[:8], reason=str(error))
+            finally:
+                done.set()
 
         self._nursery.start_soon(work)
+        return done
 
-    async def void_assignment(self, assignment: Assignment) -> None:
-        """Give up an assignment that was not delivered, first at the peer, then here.
+    async def release(self, releases: Sequence[Release]) -> None:
+        """Have keys that were assigned and not delivered become free again, first at the peer, then here.
+
+        What the peer cannot free, for it has expired there, is voided; so is all at a peer of protocol 1.
 
         Raises:
-            LinkError: the session ended, or the peer cannot; the next session tries again.
+            LinkError: the session ended, or the peer can do neither; the next session tries again.
         """
-        await self._void_at_peer(msgspec.msgpack.encode([assignment]))
-        await self.site.storage.void_assignment(assignment.assignment_id)
+        storage = self.site.storage
+        for first in range(0, len(releases), ASSIGNMENTS_AT_ONCE):
+            some = releases[first : first + ASSIGNMENTS_AT_ONCE]
+            if not self.can_release:
+                await self._void(some)
+            elif await self._freed_by_peer(some):
+                for release in some:
+                    await storage.finish_release(release.assignment.assignment_id)
+                log.info("assignment.freed", assignments=len(some))
+            else:
+                for release in some:
+                    if await self._freed_by_peer([release]):
+                        await storage.finish_release(release.assignment.assignment_id)
+                    else:
+                        await self._void([release])
 
-    async def _void_at_peer(self, content: bytes) -> None:
+    async def _freed_by_peer(self, releases: Sequence[Release]) -> bool:
+        content = msgspec.msgpack.encode(releases)
         answer = await self._ask_for_keys(
-            lambda number: VoidAssignments(request_id=number, assignments=content)
+            lambda number: ReleaseAssignments(request_id=number, releases=content)
         )
-        if not answer.ok:
-            raise LinkError("the peer could not void an assignment; it stays open until the next session")
+        return answer.ok
+
+    async def _void(self, releases: Sequence[Release]) -> None:
+        """Void what cannot be freed. Of stock whose front was taken, the peer's part was gone before."""
+        whole = [release.assignment for release in releases if not release.n_taken]
+        if whole:
+            content = msgspec.msgpack.encode(whole)
+            answer = await self._ask_for_keys(
+                lambda number: VoidAssignments(request_id=number, assignments=content)
+            )
+            if not answer.ok:
+                raise LinkError("the peer could not void an assignment; it stays open until the next session")
+        for release in releases:
+            if self.can_release or not release.n_taken:
+                await self.site.storage.void_assignment(release.assignment.assignment_id)
+        log.info("assignment.void", assignments=len(releases))
 
     async def _tell_states(self, message: BlockStateQuery) -> None:
         states = await self.site.storage.block_states(message.block_ids)

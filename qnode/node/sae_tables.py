@@ -13,7 +13,7 @@ from qnode.errors import ProtocolError
 from qnode.etsi014 import SaeDirectory
 from qnode.link.messages import MANY, Pair, SaesRegistered
 from qnode.link.session import Session
-from qnode.node.supply import SaePair
+from qnode.node.stock import SaePair
 
 MOST_PAIRS = 1 << 20
 MOST_WORDED = 100

@@ -1,8 +1,9 @@
 """One site put together: store, devices, link, key delivery, and the ways to look at it."""
 
 import dataclasses
+import math
 import time
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -257,19 +258,32 @@ class SiteNode:
 
     @property
     def connected(self) -> bool:
-        """Tell whether a session stands in which what came before is settled."""
-        return self._conversation is not None
+        """Tell whether a session stands in which what came before is settled, and the peer answers."""
+        return self._conversation is not None and not self._conversation.stalled
+
+    @property
+    def round_trip_s(self) -> float:
+        """The latest measured round trip, queues included; nan while unknown."""
+        return math.nan if self._conversation is None else self._conversation.site.session.round_trip_s
+
+    @property
+    def can_release(self) -> bool:
+        """Tell whether the peer can free what was assigned."""
+        return self._conversation is not None and self._conversation.can_release
 
     async def announce(self, assignment: Assignment) -> None:
-        """Return once the peer holds ``assignment``; raises LinkError."""
+        """Return once the peer holds ``assignment``; raises LinkError, ShareUsedUp."""
         if self._conversation is None:
             raise LinkError("not connected")
         await self._conversation.announce_assignment(assignment)
 
-    def give_up(self, assignment: Assignment) -> None:
-        """Have an unacknowledged assignment voided, in this session if it lives."""
+    def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
+        """Have assignments that were not delivered become free again, in this session if it lives."""
         if self._conversation is not None:
-            self._conversation.give_up(assignment)
+            return self._conversation.take_back(assignment_ids, late=late)
+        left_to_the_next = trio.Event()
+        left_to_the_next.set()
+        return left_to_the_next
 
     def _note_failure(self, failure: LinkFailure) -> None:
         self._failure_log.write(failure)

@@ -25,6 +25,8 @@ from qnode.keys import (
     PadsLeft,
     Positions,
     PreparedBlock,
+    Release,
+    StockItem,
     StoreCondition,
     StoreStanding,
 )
@@ -73,6 +75,10 @@ class Storage:
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+    def now(self) -> float:
+        """Return this site's time, in the seconds that assignments bear."""
+        return time.time()
 
     async def seal(self, hashed: TranscriptHash) -> Seal:
         """Spend a one-time pad on a tag; the pad is marked used before this returns."""
@@ -127,9 +133,14 @@ class Storage:
             lambda: self._store.assign(master, slaves, number, size_bits, time.time(), stock=stock)
         )
 
-    async def accept_assignment(self, assignment: Assignment) -> None:
-        """Take note of what the peer assigned."""
-        await self._call(lambda: self._store.accept_assignment(assignment, time.time()))
+    async def accept_assignment(self, assignment: Assignment, *, by_shares: bool) -> None:
+        """Take note of what the peer assigned; ``by_shares``: a pair may fill its share of the store only.
+
+        Raises:
+            ShareUsedUp: nothing was changed.
+        """
+        most = self.most_chunks if by_shares else None
+        await self._call(lambda: self._store.accept_assignment(assignment, time.time(), most_chunks=most))
 
     async def acknowledge(self, assignment_id: int) -> None:
         """Note that the peer holds an assignment."""
@@ -151,9 +162,30 @@ class Storage:
         """Hand assigned keys to a slave, each once."""
         return await self._call(lambda: self._store.deliver_to_slave(slave, master, key_ids))
 
-    async def unacknowledged_assignments(self) -> list[Assignment]:
-        """Return the own assignments of which it is not known whether the peer holds them."""
-        return await self._call(self._store.unacknowledged_assignments)
+    async def stock_items(self) -> list[StockItem]:
+        """Return what is assigned in advance, oldest first."""
+        return await self._call(self._store.stock_items)
+
+    async def begin_release(self, assignment_id: int) -> Release:
+        """Serve nothing of an own assignment any more, so that the peer can free it."""
+        return await self._call(lambda: self._store.begin_release(assignment_id))
+
+    async def open_releases(self) -> list[Release]:
+        """Return what is to be freed, and own assignments that the peer may not hold."""
+        return await self._call(self._store.open_releases)
+
+    async def finish_release(self, assignment_id: int) -> None:
+        """Free an own assignment, after the peer has."""
+        await self._call(lambda: self._store.finish_release(assignment_id))
+
+    async def release_accepted(self, releases: list[Release]) -> None:
+        """Free, for the peer, what he takes back of his assignments."""
+
+        def work() -> None:
+            for release in releases:
+                self._store.release_accepted(release)
+
+        await self._call(work)
 
     async def void_assignment(self, assignment_id: int) -> None:
         """Give up an own assignment that was never acknowledged, after the peer has."""

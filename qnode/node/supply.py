@@ -1,58 +1,35 @@
 """Keys for encryptors: what ETSI GS QKD 014 asks of this site, answered by both stores together.
 
 A key is assigned durably at the peer before it is handed out here, so that the other encryptor's request
-always finds it. An assignment that was not acknowledged is voided on both sides at the next connection.
+always finds it. An assignment that was not acknowledged in time becomes free again at both sites once the
+peer is heard; until then encryptors are answered from the stock, or told at once that he is out of reach.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
 from uuid import UUID
 
 import structlog
 import trio
 
-from qnode.errors import LinkDown, LinkError, NotEnoughKeys
+from qnode.errors import LinkDown, LinkError, NotEnoughKeys, ShareUsedUp
 from qnode.etsi014 import Key, KeySupply
-from qnode.keys import Assignment, BlockRecord
+from qnode.keys import Assignment, BlockRecord, chunks_per_key
 from qnode.keys import Key as StoredKey
 from qnode.node.decision import RECORDED
+from qnode.node.stock import PeerStore, SaePair, Stock
 from qnode.node.storage import Storage
 from qnode.units import CHUNK_BITS
 
-# An encryptor waits at most this long for the peer's acknowledgement.
+# An encryptor waits for the peer's acknowledgement so long, and two measured round trips; together not longer
+# than its call may take.
 ACKNOWLEDGE_S = 2.0
-
-STOCK_PERIOD_S = 5.0
+MOST_ACKNOWLEDGE_S = 8.0
+# A pair whose share of the peer's store is used up asks the peer again after this.
+HOLD_OFF_S = 2.0
 
 log = structlog.get_logger()
-
-
-class PeerStore(Protocol):
-    """The peer's store, as far as the link reaches."""
-
-    @property
-    def connected(self) -> bool:
-        """Tell whether a session stands in which earlier assignments are settled."""
-
-    async def announce(self, assignment: Assignment) -> None:
-        """Return once the peer holds ``assignment``.
-
-        Raises:
-            LinkError: whether he holds it is unknown.
-        """
-
-    def give_up(self, assignment: Assignment) -> None:
-        """Have an assignment voided that was not acknowledged, now or in the next session."""
-
-
-@dataclass(frozen=True)
-class SaePair:
-    """Who asks here as master, and for whom."""
-
-    master: str
-    slave: str
 
 
 class SiteSupply(KeySupply):
@@ -61,45 +38,84 @@ class SiteSupply(KeySupply):
     def __init__(self, storage: Storage, peer: PeerStore) -> None:
         self._storage = storage
         self._peer = peer
+        self._stock = Stock(storage, peer)
+        self._held_off: dict[SaePair, tuple[float, str]] = {}
         self.assigned_chunks = 0
         """How many chunks were assigned to encryptors that asked: the demand here."""
 
-    def _connected(self) -> bool:
-        return self._peer.connected
-
     async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
         """Return how many keys could be had now: while the link is down, those of the stock."""
-        if not self._connected():
-            return await self._storage.stock_count(master, slave) if size_bits == CHUNK_BITS else 0
-        return await self._storage.stored_key_count(size_bits)
+        in_stock = await self._storage.stock_count(master, slave) if size_bits == CHUNK_BITS else 0
+        if not self._peer.connected:
+            return in_stock
+        return in_stock + await self._storage.stored_key_count(size_bits)
 
     async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
         """Assign ``number`` keys to master and slaves at both sites and return them.
 
-        While the link is down, keys of the default size for one slave come from the stock assigned before.
+        While the peer is out of reach, keys of the default size for one slave come from the stock.
 
         Raises:
             NotEnoughKeys: nothing was taken.
-            LinkDown: the peer did not acknowledge; these keys are given up, nobody receives them.
+            ShareUsedUp: nothing was taken; keys of this pair must be fetched first.
+            LinkDown: the peer did not acknowledge in time; these keys become free again.
         """
-        if not self._connected():
+        if len(slaves) == 1 and size_bits == CHUNK_BITS:
+            self._stock.note_asked(SaePair(master, slaves[0]))
+        if not self._peer.connected:
             return await self._from_stock(master, slaves, number, size_bits)
-        assignment = await self._storage.assign(master, slaves, number, size_bits)
+        self._check_hold_off(master, slaves)
+        assignment = await self._assign(master, slaves, number, size_bits)
+        these = [assignment.assignment_id]
         try:
-            with trio.fail_after(ACKNOWLEDGE_S):
+            with trio.fail_after(self._patience_s()):
                 await self._peer.announce(assignment)
             keys = await self._storage.deliver_to_master(assignment.assignment_id)
-        except (LinkError, trio.TooSlowError):
-            # The peer may be gone without our knowing yet. These keys are given up; others were set aside.
-            self._peer.give_up(assignment)
+        except ShareUsedUp as full:
+            self._peer.take_back(these)
+            self._hold_off(master, slaves, full)
+            raise
+        except trio.TooSlowError:
+            self._peer.take_back(these, late=True)
+            return await self._from_stock(master, slaves, number, size_bits)
+        except LinkError:
+            self._peer.take_back(these)
             return await self._from_stock(master, slaves, number, size_bits)
         except BaseException:
             # The caller has gone, or the disk is full. Unacknowledged keys never expire: without this they
             # would fill the store for as long as the session lasts.
-            self._peer.give_up(assignment)
+            self._peer.take_back(these)
             raise
         self.assigned_chunks += sum(item.count for item in assignment.ranges)
         return _for_delivery(keys)
+
+    def _patience_s(self) -> float:
+        round_trip_s = self._peer.round_trip_s
+        if math.isnan(round_trip_s):
+            return MOST_ACKNOWLEDGE_S
+        return min(ACKNOWLEDGE_S + 2.0 * round_trip_s, MOST_ACKNOWLEDGE_S)
+
+    async def _assign(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> Assignment:
+        try:
+            return await self._storage.assign(master, slaves, number, size_bits)
+        except NotEnoughKeys as short:
+            missing = chunks_per_key(size_bits) * (short.asked - short.available)
+            if not await self._stock.take_back_for(SaePair(master, slaves[0]), missing):
+                raise
+        return await self._storage.assign(master, slaves, number, size_bits)
+
+    def _check_hold_off(self, master: str, slaves: tuple[str, ...]) -> None:
+        """Ask nothing of the peer for a pair whose share of his store was used up a moment ago."""
+        for slave in slaves:
+            until_s, reason = self._held_off.get(SaePair(master, slave), (0.0, ""))
+            if trio.current_time() < until_s:
+                raise ShareUsedUp(reason)
+
+    def _hold_off(self, master: str, slaves: tuple[str, ...], full: ShareUsedUp) -> None:
+        log.warning("share.used_up", master=master, slaves=slaves, reason=str(full))
+        until_s = trio.current_time() + HOLD_OFF_S
+        for slave in slaves:
+            self._held_off[SaePair(master, slave)] = until_s, str(full)
 
     async def _from_stock(
         self, master: str, slaves: tuple[str, ...], number: int, size_bits: int
@@ -110,22 +126,11 @@ class SiteSupply(KeySupply):
                 return _for_delivery(keys)
         raise LinkDown("the other site cannot be reached to agree on keys")
 
-    async def keep_stock(self, pairs: Callable[[], list[SaePair]], stock_per_pair: Callable[[], int]) -> None:
-        """While the link is up, assign keys in advance for the time when it is not; only from plenty."""
-        while True:
-            wanted = stock_per_pair()
-            for pair in pairs():
-                missing = wanted - await self._storage.stock_count(pair.master, pair.slave)
-                if 2 * missing > wanted and await self._storage.stored_key_count(CHUNK_BITS) > 4 * wanted:
-                    with suppress(NotEnoughKeys):  # an encryptor was faster
-                        await self._set_aside(pair, missing)
-            await trio.sleep(STOCK_PERIOD_S)
-
-    async def _set_aside(self, pair: SaePair, number: int) -> None:
-        assignment = await self._storage.assign(pair.master, (pair.slave,), number, CHUNK_BITS, stock=True)
-        await self._peer.announce(assignment)
-        await self._storage.acknowledge(assignment.assignment_id)
-        log.info("stock.filled", master=pair.master, slave=pair.slave, keys=number)
+    async def keep_stock(
+        self, pairs: Callable[[], Collection[SaePair]], stock_per_pair: Callable[[], int]
+    ) -> None:
+        """While the link is up, keep keys for the time when it is not, for pairs that ask."""
+        await self._stock.keep(pairs, stock_per_pair)
 
     async def fetch(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
         """Return keys that were assigned to ``slave``, each once.
