@@ -32,7 +32,7 @@ from qnode.link.hello import LocalEnd
 from qnode.link.peers import FIRST_PAUSE_S, FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.session import Session
 from qnode.link.tls import TlsTransport, certificate_identities, link_contexts
-from qnode.link.unproven import PLACES, Unproven
+from qnode.link.unproven import PLACES, Place, Unproven
 
 
 @pytest.fixture(scope="module")
@@ -319,15 +319,43 @@ async def test_one_network_full_of_strangers_gives_way_before_a_single_one_of_an
         nursery.cancel_scope.cancel()
 
 
+async def test_who_has_spoken_outlasts_silent_ones_of_its_own_network() -> None:
+    unproven, gone = Unproven(), 0
+    ours, _ = trio.testing.memory_stream_pair()
+
+    def count() -> None:
+        nonlocal gone
+        gone += 1
+
+    async def stay(*, speak: bool) -> None:
+        with unproven.place("192.0.2.7", count) as place:
+            if speak:
+                await unproven.wait_for_turn(ours, place)
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(stay, speak=True))
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3 * PLACES):
+            nursery.start_soon(partial(stay, speak=False))
+        await trio.testing.wait_all_tasks_blocked()
+        assert gone == 2 * PLACES + 1
+        assert any(place.spoken for place in unproven._places)
+        nursery.cancel_scope.cancel()
+
+
 async def test_handshakes_that_fail_are_bounded_by_network(autojump_clock: MockClock) -> None:
     unproven = Unproven()
     ours, _ = trio.testing.memory_stream_pair()
     refused = 0
 
+    async def turn_of(address: str) -> None:
+        await unproven.wait_for_turn(ours, Place(address, preferred=False, opened_s=0.0))
+
     async def fail() -> None:
         nonlocal refused
         try:
-            await unproven.wait_for_turn(ours, "198.51.100.1")
+            await turn_of("198.51.100.1")
         except LinkError:
             refused += 1
 
@@ -335,7 +363,7 @@ async def test_handshakes_that_fail_are_bounded_by_network(autojump_clock: MockC
     async with trio.open_nursery() as nursery:
         for _ in range(10_000):
             nursery.start_soon(fail)
-        await unproven.wait_for_turn(ours, "192.0.2.7")
+        await turn_of("192.0.2.7")
         assert trio.current_time() == start_s
     # 100 are served at once, and 20 a second for the 5 s that one waits at most.
     assert refused == pytest.approx(10_000 - 200, abs=1)

@@ -79,7 +79,7 @@ async def serve_peer(
     transport.check()
     fail = on_failure or FailureLog().write
     listening = await _listen_patiently(transport, fail)
-    place = _OneSession()
+    sessions = _OneSession()
     unproven = Unproven(connects_from)
 
     async def admit(stream: trio.abc.Stream) -> None:
@@ -90,18 +90,18 @@ async def serve_peer(
             fail(LinkFailure(LinkError("gave way to a newer connection"), proven=False, address=address))
 
         async def secure() -> trio.abc.Stream:
-            await unproven.wait_for_turn(stream, address)
+            await unproven.wait_for_turn(stream, place)
             return await transport.admit(stream)
 
         try:
-            with unproven.place(address, evicted):
+            with unproven.place(address, evicted) as place:
                 greeted = await _greet(secure, local, fail, address=address)
         finally:
             if greeted is None:
                 await trio.aclose_forcefully(stream)
         if greeted is not None:
             unproven.proven(address)
-            await place.hold(greeted, local, handle, fail)
+            await sessions.hold(greeted, local, handle, fail)
 
     task_status.started(listening.port)
     await trio.serve_listeners(admit, list(listening.listeners))
@@ -133,14 +133,14 @@ async def connect_to_peer(
         ConfigError: address or TLS files cannot be used.
     """
     transport.check()
-    place = _OneSession()
+    sessions = _OneSession()
     fail = on_failure or FailureLog().write
     pause_s = FIRST_PAUSE_S
     while True:
         greeted = await _greet(transport.connect, local, fail)
         if greeted is not None:
             began = trio.current_time()
-            await place.hold(greeted, local, handle, fail)
+            await sessions.hold(greeted, local, handle, fail)
             if trio.current_time() - began >= LONGEST_PAUSE_S:
                 pause_s = FIRST_PAUSE_S
         await trio.sleep(pause_s)

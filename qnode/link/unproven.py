@@ -1,9 +1,9 @@
 """Connections at the link's port that have not proven to be the peer: few, and each soon replaced.
 
 Whoever listens meets strangers. They get so many places; when all are taken, a newcomer gets the place of the
-connection that has waited longest, first among those that do not come from where the peer does, and among
-these in the network that holds most. Handshakes that come to nothing cost processor time: each network has
-a budget for them, beyond which it waits.
+connection that has waited longest: first among those that do not come from where the peer does, of these
+among those that have said nothing yet, and of these in the network that holds most. Handshakes that come to
+nothing cost processor time: each network has a budget for them, beyond which it waits.
 """
 
 from collections import Counter
@@ -24,10 +24,13 @@ LONGEST_TURN_S = 5.0
 
 
 @dataclass(eq=False)
-class _Place:
+class Place:
+    """One unproven connection: whence it comes, and whether it has said anything."""
+
     network: str
     preferred: bool
     opened_s: float
+    spoken: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
@@ -37,14 +40,14 @@ class Unproven:
     def __init__(self, connects_from: tuple[str, ...] = ()) -> None:
         self._peer_networks = [ip_network(one, strict=False) for one in connects_from]
         self._last_proven: str | None = None
-        self._places: set[_Place] = set()
+        self._places: set[Place] = set()
         self._handshakes = Budget(rate_hz=FAILED_HANDSHAKES_HZ, burst=FAILED_HANDSHAKES_AT_ONCE)
 
     def __len__(self) -> int:
         return len(self._places)
 
     @contextmanager
-    def place(self, address: str, evicted: Callable[[], None]) -> Iterator[None]:
+    def place(self, address: str, evicted: Callable[[], None]) -> Iterator[Place]:
         """Hold a place for the length of the block; if another takes it, the block is cancelled.
 
         ``evicted`` is called then.
@@ -52,17 +55,17 @@ class Unproven:
         network = network_of(address)
         if len(self._places) >= PLACES:
             self._evict()
-        place = _Place(network, self._is_the_peers(address), trio.current_time())
+        place = Place(network, self._is_the_peers(address), trio.current_time())
         self._places.add(place)
         with place.scope:
             try:
-                yield
+                yield place
             finally:
                 self._places.discard(place)
         if place.scope.cancelled_caught:
             evicted()
 
-    async def wait_for_turn(self, stream: trio.abc.Stream, address: str) -> None:
+    async def wait_for_turn(self, stream: trio.abc.Stream, place: Place) -> None:
         """Wait until the far end has said something and its network may have a handshake.
 
         Raises:
@@ -70,9 +73,8 @@ class Unproven:
         """
         if isinstance(stream, trio.SocketStream):
             await trio.lowlevel.wait_readable(stream.socket)
-        wait_s = self._handshakes.spend(
-            network_of(address), trio.current_time(), longest_wait_s=LONGEST_TURN_S
-        )
+        place.spoken = True
+        wait_s = self._handshakes.spend(place.network, trio.current_time(), longest_wait_s=LONGEST_TURN_S)
         if wait_s is None:
             raise LinkError("too many handshakes from there came to nothing")
         await trio.sleep(wait_s)
@@ -94,7 +96,8 @@ class Unproven:
     def _evict(self) -> None:
         of_network = Counter(place.network for place in self._places)
         victim = min(
-            self._places, key=lambda place: (place.preferred, -of_network[place.network], place.opened_s)
+            self._places,
+            key=lambda place: (place.preferred, place.spoken, -of_network[place.network], place.opened_s),
         )
         self._places.discard(victim)
         victim.scope.cancel()
