@@ -1,6 +1,8 @@
 """What the link and the key delivery interface share of TLS: names in certificates, and alerts."""
 
 import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -42,15 +44,43 @@ def release(stream: object) -> None:
     vars(stream).clear()
 
 
+@dataclass(frozen=True)
+class Trusted:
+    """What a context lets in: what ``anchors`` (DER) certified, and ``crls`` do not revoke; None: no CRLs."""
+
+    anchors: frozenset[bytes]
+    crls: tuple[x509.CertificateRevocationList, ...] | None = None
+
+    def still_admits(self, der: bytes, before: "Trusted") -> bool:
+        """Say whether a certificate that was let in by ``before`` would surely be let in by this."""
+        if not before.anchors <= self.anchors:
+            return False
+        if self.crls is None:
+            return True
+        now = datetime.now(UTC)
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            crls = [crl for crl in self.crls if crl.issuer == certificate.issuer]
+            return bool(crls) and all(
+                (crl.next_update_utc is None or crl.next_update_utc > now)
+                and crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is None
+                for crl in crls
+            )
+        except ValueError:  # an encoding that only OpenSSL understands
+            return False
+
+
 class AlertingContext(ssl.SSLContext):
     """A context that lets the alert of a failed handshake be sent.
 
     `trio.SSLStream` drops what OpenSSL wrote when a handshake fails, so the far end would see a silent close.
     ``outgoing`` is the buffer of the stream that was wrapped last, ``connection`` its TLS state.
+    ``trusted``: whom it lets in; None: whoever comes.
     """
 
     outgoing: ssl.MemoryBIO
     connection: ssl.SSLObject
+    trusted: Trusted | None = None
 
     def wrap_bio(
         self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **named: Any

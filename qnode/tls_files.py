@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
 from qnode.errors import ConfigError
+from qnode.tls import Trusted
 
 DAY_S = 86400.0
 
@@ -75,7 +77,7 @@ def load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         raise ConfigError(f"{certificate}, {key}: cannot be read: {error.strerror}") from None
 
 
-def load_trust(context: ssl.SSLContext, ca: Path, crl: Path | None) -> None:
+def load_trust(context: ssl.SSLContext, ca: Path, crl: Path | None) -> Trusted:
     """Have ``context`` trust what the authorities in ``ca`` signed and ``crl`` does not revoke.
 
     Each certificate of ``ca`` is an anchor: an issuing authority needs no root beside it, and the root's
@@ -99,6 +101,8 @@ def load_trust(context: ssl.SSLContext, ca: Path, crl: Path | None) -> None:
             raise ConfigError(f"{path}: not usable for TLS: {error.reason or error}") from None
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    anchors = frozenset(one.public_bytes(Encoding.DER) for one in authorities)
+    return Trusted(anchors, tuple(crls) if crl is not None else None)
 
 
 def certificates_in(path: Path) -> list[x509.Certificate]:

@@ -3,6 +3,7 @@
 import datetime
 import gc
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,106 @@ async def test_a_client_revoked_by_a_crl_of_the_same_date_is_out_after_reload(
             with pytest.raises(trio.BrokenResourceError):
                 await knock_with(context, server.port)
             assert (await knock(pki, other, server.port)).endswith(b"hello")
+
+
+class Slow:
+    """A client that stops where a test wants it to: its handshake flies by hand."""
+
+    def __init__(self, context: ssl.SSLContext, tcp: trio.SocketStream) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=HOST)
+        self._tcp = tcp
+
+    async def begin(self) -> None:
+        """Send the first flight and take the server's; do not answer it yet."""
+        with pytest.raises(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        await self._tcp.send_all(self._outgoing.read())
+        while self._outgoing.pending == 0:
+            self._incoming.write(await self._tcp.receive_some())
+            with suppress(ssl.SSLWantReadError):
+                self._tls.do_handshake()
+
+    async def ask(self) -> bytes:
+        """End the handshake, ask, and return the answer; nothing if the server hangs up."""
+        await self._tcp.send_all(self._outgoing.read())
+        with suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self._tls.write(GET)
+        with suppress(trio.BrokenResourceError):
+            await self._tcp.send_all(self._outgoing.read())
+        answer = b""
+        while not answer.endswith(b"hello"):
+            try:
+                answer += self._tls.read(4096)
+            except ssl.SSLWantReadError:
+                try:
+                    data = await self._tcp.receive_some()
+                except trio.BrokenResourceError:
+                    return b""
+                if not data:
+                    return b""
+                self._incoming.write(data)
+        return answer
+
+
+def nothing(_pki: Pki, _leaf: trustme.LeafCert) -> None:
+    """Reload the same files."""
+
+
+def renewed_crl(pki: Pki, _leaf: trustme.LeafCert) -> None:
+    pki.revoke(pki.ca.issue_cert("sae-b"))
+
+
+def another_authority(pki: Pki, _leaf: trustme.LeafCert) -> None:
+    pki.ca_file.write_bytes(pki.ca_file.read_bytes() + trustme.CA().cert_pem.bytes())
+
+
+def revocation(pki: Pki, leaf: trustme.LeafCert) -> None:
+    pki.revoke(leaf)
+
+
+def authority_gone(pki: Pki, _leaf: trustme.LeafCert) -> None:
+    strange = trustme.CA()
+    strange.cert_pem.write_to_path(str(pki.ca_file))
+    (pki.folder / "other").mkdir()
+    other = Pki(pki.folder / "other")
+    other.ca = strange
+    other.revoke()
+    (pki.folder / "crl.pem").write_bytes((other.folder / "crl.pem").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "goes_on"),
+    [
+        (nothing, True),
+        (renewed_crl, True),
+        (another_authority, True),
+        (revocation, False),
+        (authority_gone, False),
+    ],
+)
+async def test_a_reload_cuts_off_those_alone_whom_the_new_files_may_not_let_in(
+    pki: Pki, change: Callable[[Pki, trustme.LeafCert], None], goes_on: bool
+) -> None:
+    leaf, door = pki.ca.issue_cert("sae-a"), Door()
+    pki.revoke()
+    context = pki.client_context(leaf)
+    with structlog.testing.capture_logs():
+        async with (
+            running(door, pki.settings(crl=True)) as server,
+            await trio.open_tcp_stream(HOST, server.port) as first,
+            await trio.open_tcp_stream(HOST, server.port) as second,
+        ):
+            resting, half_way = Slow(context, first), Slow(context, second)
+            await resting.begin()
+            assert await resting.ask()
+            await half_way.begin()
+            change(pki, leaf)
+            server.reload()
+            assert bool(await half_way.ask()) is goes_on
+            assert bool(await resting.ask()) is goes_on
+    assert len(door.visitors) == (3 if goes_on else 1)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

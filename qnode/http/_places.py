@@ -8,12 +8,13 @@ so: its newest get a surplus place, in which a request is answered 503.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 
 from qnode.http._limits import Counters, Limits
 from qnode.strangers import network_of
+from qnode.tls import Trusted
 
 _MOST_KNOWN = 1024
 
@@ -33,6 +34,8 @@ class Place:
         self.proven = False
         self.used = False
         self.last_request = False
+        self.admitted: tuple[bytes, Trusted] | None = None
+        """The client's certificate (DER) and what it was judged by."""
 
     def work(self) -> None:
         """Note that the next move is ours."""
@@ -99,9 +102,14 @@ class Places:
         """Say whether a client of ``network`` has proven itself before."""
         return network in self._known
 
-    def retire(self) -> None:
-        """Close every connection that waits; the others close behind the answer they are working on."""
+    def retire(self, spared: Callable[[Place], bool] = lambda place: False) -> None:
+        """Close every connection that waits; the others close behind the answer they are working on.
+
+        Those that are ``spared`` go on.
+        """
         for place in [*self._taken, *self._surplus]:
+            if spared(place):
+                continue
             place.last_request = True
             if place.waiting_since is not None:
                 place.scope.cancel()

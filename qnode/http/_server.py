@@ -62,7 +62,7 @@ class Server:
         return len(self._places)
 
     def reload(self) -> None:
-        """Read certificates and CRL again; connections judged by the old ones close at their next rest.
+        """Read certificates and CRL again; connections that these may not let in close at their next rest.
 
         Raises:
             ConfigError: a file cannot be used; the server goes on with what it had.
@@ -73,7 +73,8 @@ class Server:
     def renew(self, tls: TlsSettings, context: AlertingContext) -> None:
         """Judge clients by ``context``, made of ``tls``, from now on; else as `reload`."""
         self._tls, self._context = tls, context
-        self._places.retire()
+        # Who is in his handshake is judged at its end; cutting him off would look like a lost answer to him.
+        self._places.retire(lambda place: not place.proven or self._still_admits(place))
         log.info("http.reloaded", addresses=self.addresses)
 
     def limit(self, limits: Limits) -> None:
@@ -175,12 +176,20 @@ class Server:
             place.wait()
             await self._turn_away(stream, error.alert)
             return None
-        if place.last_request:  # judged by certificates that were replaced meanwhile
+        der = secured.getpeercert(binary_form=True)
+        if der is not None and context.trusted is not None:
+            place.admitted = (der, context.trusted)
+        if place.last_request or (context is not self._context and not self._still_admits(place)):
             release(secured)
             return None
         self._handshakes.give_back(place.network)
         self._places.prove(place)
         return secured
+
+    def _still_admits(self, place: Place) -> bool:
+        """Say whether the present certificates and CRL would let in who came in by earlier ones."""
+        trusted = self._context.trusted if self._context is not None else None
+        return trusted is None or (place.admitted is not None and trusted.still_admits(*place.admitted))
 
     async def _answer(self, stream: trio.abc.Stream, wire: Wire, place: Place, scope: dict[str, Any]) -> None:
         """Answer requests until either end has had enough; ``stream`` is TLS over ``wire``, or itself it."""

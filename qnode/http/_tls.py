@@ -57,7 +57,7 @@ def server_context(settings: TlsSettings) -> AlertingContext:
     context.num_tickets = 0
     load_own(context, settings.certificate, settings.key)
     if settings.client_ca is not None:
-        load_trust(context, settings.client_ca, settings.crl)
+        context.trusted = load_trust(context, settings.client_ca, settings.crl)
     elif settings.crl is not None:
         raise ConfigError(f"{settings.crl}: a CRL needs the client CA that signed it")
     return context
