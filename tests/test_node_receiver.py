@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun, TagSource
-from qnode.errors import TransientDeviceError
+from qnode.errors import LinkError, TransientDeviceError
 from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
 from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
@@ -323,3 +323,52 @@ async def test_clicks_that_can_be_announced_to_nobody_are_counted() -> None:
         await receiver._process(source, synchroniser, block, 0.0)
     after = figures.status().totals
     assert after.clicks_dropped == after.clicks - before > 10_000
+
+
+async def test_clicks_of_an_announcement_that_the_end_of_the_session_cut_are_counted() -> None:
+    class LeavingPart(AligningPart):
+        async def do(self, errand: Errand) -> None:
+            await super().do(errand)
+            if isinstance(errand, Announcement) and len(self.heard) > 10:
+                raise LinkError("the session has ended")
+
+    figures, part = Figures(CONFIG, simulated=True), LeavingPart()
+    receiver = receiver_of(figures)
+    receiver._part = cast(BobPart, part)
+    source = cast(TagSource, RecordedSource(RECORDED, 0.1))
+    synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, np.random.default_rng(1).bytes)
+    for block in RECORDED.blocks(0.1):
+        await receiver._process(source, synchroniser, block, 0.0)
+        if len(part.heard) > 11:
+            break
+    (first, second) = (cast(Announcement, one) for one in part.heard[10:])
+    assert (first.dropped, second.dropped) == (0, len(first.clicks))
+    assert figures.status().totals.clicks_dropped == len(first.clicks) + len(second.clicks)
+
+
+async def test_rates_are_taken_back_while_tags_wait_for_alice(mock_clock: MockClock) -> None:
+    mock_clock.rate = 1.0
+    asked = trio.Event()
+
+    class SlowPart(AligningPart):
+        async def do(self, errand: Errand) -> None:
+            await super().do(errand)
+            if len(self.heard) > 20:
+                asked.set()
+                await trio.sleep_forever()
+
+    figures, source = Figures(CONFIG, simulated=True), RecordedSource(RECORDED, 0.1)
+    receiver = receiver_of(figures)
+    receiver._part = cast(BobPart, SlowPart())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receiver.use, cast(TagSource, source), 1000.0)
+        await asked.wait()
+        receiver.look_after()
+        assert figures.status().quantum.click_rates_hz
+        mock_clock.jump(LONGEST_SILENCE_S - 1)
+        receiver._heard_at_s = trio.current_time()  # tags go on coming
+        mock_clock.jump(1.0)
+        receiver.look_after()
+        quantum = figures.status().quantum
+        assert (quantum.lock.state, quantum.click_rates_hz) == ("locked", {})
+        nursery.cancel_scope.cancel()

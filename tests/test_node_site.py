@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 from keys_support import Site as StoreSite
-from keys_support import preshared
+from keys_support import add_block, make_block, preshared
 from link_room import greet_both, local_end
 
 import qnode.node.site
@@ -21,6 +21,7 @@ from qnode.node.settle import Site
 from qnode.node.site import SiteNode
 from qnode.node.storage import PeerMemory, runs_of
 from qnode.operate.events import EventLog
+from qnode.operate.screen import status_lines
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -196,3 +197,19 @@ async def test_a_store_that_breaks_ends_the_node_with_one_error(tmp_path: Path) 
         error = _clearest(caught.value)
         assert isinstance(error, StoreUnusable)
         assert "disk I/O error" in str(error)
+
+
+async def test_a_site_whose_store_waits_shows_that_it_holds_its_keys_back(tmp_path: Path) -> None:
+    site = StoreSite(tmp_path / "b", "bob")
+    with site.open() as store:
+        store.load_preshared(preshared(64))
+        add_block(make_block(1, 8), store)
+    site.anchor.unlink()
+    with site.open() as store:
+        node = SiteNode(load(CONFIG / "bob.toml", SiteConfig), store, EventLog())
+        await node._refresh()
+        status = node._figures.status()
+        assert status.keys.available_own + status.keys.available_peer == 8
+        screen = "\n".join(status_lines(status))
+        assert "keys      WARN   8 held back" in screen
+        assert "no key: the store holds its keys back" in screen

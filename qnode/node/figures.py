@@ -210,8 +210,12 @@ class Figures:
         if self.quantum.lock.state != LOST:
             log.info("quantum.lock", state=LOST, because=because)
         self.note_lock(LOST, because)
-        self.quantum = msgspec.structs.replace(self.quantum, click_rates_hz={}, sifted_rate_bits_per_s=None)
+        self.forget_rates()
         self.filled = None
+
+    def forget_rates(self) -> None:
+        """Note that the rates of clicks are not known."""
+        self.quantum = msgspec.structs.replace(self.quantum, click_rates_hz={}, sifted_rate_bits_per_s=None)
 
     def clicks_heard(self) -> None:
         """Note at Alice's that Bob has just announced clicks; any thread may call this."""

@@ -71,7 +71,7 @@ class Receiver:
         self._restarted_after_block_id = 0
         self._unannounced = 0
         self._dropped = self._lost = 0  # tags before the next block: found no room here, were lost before
-        self._heard_at_s = math.inf
+        self._heard_at_s = self._noted_at_s = math.inf
         self._faults = TagFaults(figures)
         self._rates = ClickRates(config.link.source.qubit_rate_hz)
         self._watch = ClockWatch()
@@ -114,13 +114,16 @@ class Receiver:
                             source, synchroniser, arrived.block, arrived.at_s, arrived.dropped
                         )
         finally:
-            self._heard_at_s = math.inf
+            self._heard_at_s = self._noted_at_s = math.inf
             self._take_back("no source of tags is running")
 
     def look_after(self) -> None:
         """Take back what is shown of the tags when none have come for a while; to be called now and then."""
         if trio.current_time() - self._heard_at_s >= LONGEST_SILENCE_S:
             self._take_back(f"no tags for more than {LONGEST_SILENCE_S:g} s")
+        elif trio.current_time() - self._noted_at_s >= LONGEST_SILENCE_S:  # they come, and wait for Alice
+            self._rates.forget()
+            self._figures.forget_rates()
 
     def _take_back(self, because: str) -> None:
         self._rates.forget()
@@ -185,22 +188,26 @@ class Receiver:
         result = await trio.to_thread.run_sync(self._feed, synchroniser, block, passage)
         self._reached_slot = result.reached if result.state is SyncState.LOCKED else -1
         z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
-        self._note(result, block)
+        self._note(result, block, "" if part is not None else "not connected to Alice")
+        self._noted_at_s = trio.current_time() if source.paced else math.inf
         self._faults.see(result.order, dropped, arrived_s)
         self._watch.see_tags(block.times_ps.shape[0], result.order, arrived_s)
         if source.paced and result.state is SyncState.LOCKED:
             self._search.note(run.run_id, result.reached, arrived_s)
         if part is None:  # hardware goes on without a session: lock is kept, clicks are not
-            self._unannounced += len(result.clicks)
-            self._figures.count(clicks_dropped=len(result.clicks))
+            self._drop(len(result.clicks))
             if result.probe is not None:
                 synchroniser.alignment_failed(result.probe.number)
             return
         if part.run is not run:
+            self._drop(len(result.clicks))
             return  # these tags belong to a run that has ended meanwhile
         # Where lock ends the last slots may have been cut without a click: the block has to know.
         if result.state is SyncState.LOCKED or len(result.clicks) or result.cuts or len(result.marks):
-            await self._do(part, self._announcement(run, result, z_clicks, can_wait=not source.paced))
+            news = self._announcement(run, result, z_clicks, can_wait=not source.paced)
+            if not await self._do(part, news):
+                self._unannounced += news.dropped
+                self._drop(len(result.clicks))
         if result.probe is not None:
             found = await self._align(source, part, run, result, arrived_s)
             if found is None:
@@ -209,6 +216,11 @@ class Receiver:
                 synchroniser.aligned(found)
             if self._part is part:  # else nobody has answered
                 self._search.answered(trio.current_time(), found=found is not None)
+
+    def _drop(self, clicks: int) -> None:
+        """Count clicks that can be announced to nobody; Alice hears of them with the next block."""
+        self._unannounced += clicks
+        self._figures.dropped(clicks)
 
     def _feed(self, synchroniser: Synchroniser, block: TagBlock, passage: Passage) -> SyncResult:
         """Hand the tags on to whoever records them, and find their clicks (in a thread)."""
@@ -277,8 +289,8 @@ class Receiver:
             marks=result.marks,
         )
 
-    def _note(self, result: SyncResult, block: TagBlock) -> None:
-        """Bring the figures up to date with what one tag block gave."""
+    def _note(self, result: SyncResult, block: TagBlock, hindrance: str) -> None:
+        """Bring the figures up to date with what one tag block gave; ``hindrance``: to finding lock."""
         figures, statistics = self._figures, result.statistics
         quantum = figures.quantum
         until_s = result.until_ps / PS_PER_S
@@ -286,7 +298,9 @@ class Receiver:
         rates = self._rates.by_arm_hz()
         figures.quantum = msgspec.structs.replace(
             quantum,
-            lock=quantum.lock.to(result.state.value, at=time.time()),
+            lock=quantum.lock.to(
+                result.state.value, "" if result.state is SyncState.LOCKED else hindrance, at=time.time()
+            ),
             tag_time_s=until_s,
             click_rates_hz=rates,
             sifted_rate_bits_per_s=rates["z"] * self._config.link.source.p_z if rates else None,
