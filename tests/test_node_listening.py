@@ -1,10 +1,13 @@
 """An address that is not there yet: the node goes on, says what it waits for, and listens when it can."""
 
 import socket
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+from daemons_support import Sites, alter, encryptors, eventually, two_sites
 from http_support import HOST, respond, speak
 
 import qnode.node.listening
@@ -96,3 +99,51 @@ def test_what_is_no_address_is_refused_at_once() -> None:
     for address in ("8443", "host:", "host:x", "host:99999"):
         with pytest.raises(ConfigError, match=r"etsi014\.listen: expected host:port"):
             host_and_port(address, "etsi014.listen")
+
+
+def alarm_of(sites: Sites) -> str:
+    status = sites.status("alice")
+    assert sites.processes["alice"].poll() is None, sites.log("alice")[-3000:]
+    return "" if status is None else "".join(a.text for a in status.alarms if a.name == "listener.waiting")
+
+
+def test_a_daemon_whose_ports_are_all_taken_runs_says_so_and_serves_once_they_are_free(
+    tmp_path: Path,
+) -> None:
+    with two_sites(tmp_path) as sites, ExitStack() as holders:
+        taken = {}
+        for place in ("etsi014__listen", "operate__metrics_listen", "peer__address"):
+            holder = holders.enter_context(socket.create_server((HOST, 0)))
+            taken[place] = f"{HOST}:{holder.getsockname()[1]}"
+        alter(sites.site_files["alice"], **taken)
+        sites.start("alice")
+        sites.wait_until_serving("alice")
+        for place in ("etsi014.listen", "operate.metrics_listen"):
+            assert (
+                f"{place}: cannot listen on {taken[place.replace('.', '__')]}: Address already"
+                in alarm_of(sites)
+            )
+
+        def waits_for_the_link() -> bool:
+            status = sites.status("alice")
+            return status is not None and "peer.address: cannot listen" in (
+                status.peer.connection.because or ""
+            )
+
+        eventually(waits_for_the_link, "the link's port is named as taken")
+        holders.close()
+        eventually(lambda: not alarm_of(sites), "all is listened on")
+        alice, _ = encryptors(sites.endpoints)
+        alice._url = f"https://{taken['etsi014__listen']}"
+        assert alice.get("status").status_code == 200
+        for place in ("operate__metrics_listen", "peer__address"):
+            host, _, port = taken[place].rpartition(":")
+            eventually(partial(_accepts, host, int(port)), f"{place} is listened on")
+
+
+def _accepts(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=10.0).close()
+    except ConnectionRefusedError:
+        return False
+    return True

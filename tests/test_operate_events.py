@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qnode.operate.eventline import render_dated_line, render_line
-from qnode.operate.events import LogFormat, configure_log
+from qnode.operate.events import LogFormat, configure_log, set_log_level
 
 SECRET = bytes(range(200, 232))
 
@@ -76,6 +76,18 @@ def test_events_below_the_level_are_neither_written_nor_kept() -> None:
     structlog.get_logger().warning("block.discarded", reason="qber_z")
     assert "block.done" not in stream.getvalue()
     assert [event["event"] for event in events.recent()] == ["block.discarded"]
+
+
+def test_the_level_can_be_changed_and_all_else_stays() -> None:
+    stream = io.StringIO()
+    events = configure_log("info", "plain", stream=stream)
+    log = structlog.get_logger()
+    for level, event in (("error", "block.done"), ("debug", "block.begun")):
+        set_log_level(level)  # type: ignore[arg-type]
+        log.info(event, key=b"secret")
+    assert [event["event"] for event in events.recent()] == ["block.begun"]
+    assert "block.done" not in stream.getvalue()
+    assert "<6 bytes>" in stream.getvalue()
 
 
 def test_the_latest_thousand_events_are_kept_oldest_first() -> None:
