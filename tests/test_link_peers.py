@@ -32,7 +32,7 @@ from qnode.link.hello import LocalEnd
 from qnode.link.peers import FIRST_PAUSE_S, FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.session import Session
 from qnode.link.tls import TlsTransport, certificate_identities, link_contexts
-from qnode.link.unproven import PLACES, Place, Unproven
+from qnode.link.unproven import CONNECTIONS_AT_ONCE, CONNECTIONS_HZ, PLACES, Place, Unproven
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +317,18 @@ async def test_one_network_full_of_strangers_gives_way_before_a_single_one_of_an
         assert len(gone) == PLACES + 1
         assert "192.0.2.7" not in gone
         nursery.cancel_scope.cancel()
+
+
+async def test_connections_of_strangers_are_bounded_by_network_and_the_peers_are_not(
+    autojump_clock: MockClock,
+) -> None:
+    unproven = Unproven(connects_from=("192.0.2.0/28",))
+    at_once = sum(unproven.admits("198.51.100.1") for _ in range(5000))
+    assert at_once == pytest.approx(CONNECTIONS_AT_ONCE, abs=1)
+    assert all(unproven.admits("192.0.2.7") for _ in range(1000))
+    assert unproven.admits("198.51.100.2")
+    await trio.sleep(1)
+    assert sum(unproven.admits("198.51.100.1") for _ in range(1000)) == pytest.approx(CONNECTIONS_HZ, abs=1)
 
 
 async def test_who_has_spoken_outlasts_silent_ones_of_its_own_network() -> None:

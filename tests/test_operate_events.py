@@ -188,6 +188,12 @@ structlog.get_logger().warning("node.started")
 """
 
 
+def test_a_closed_stderr_is_no_reason_to_fail() -> None:
+    program = f"{PROGRAM}print('goes on')"
+    command = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, program]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "goes on\n"
+
+
 def test_the_format_follows_where_stderr_leads() -> None:
     def run(stderr: int, **environment: str) -> None:
         subprocess.run(

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import structlog
 import trio
 
+from qnode.accepting import accept_all
 from qnode.errors import QnodeError
-from qnode.http._accept import accept_all
 from qnode.http._asgi import Application
 from qnode.http._connection import ClientGone, Connection
 from qnode.http._limits import Counters, Limits
@@ -100,7 +100,7 @@ class Server:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
                         admit = partial(self._admit, connections)
-                        accepting.start_soon(accept_all, listener, admit, _tell_exhausted)
+                        accepting.start_soon(accept_all, listener, admit)
 
     def _admit(self, connections: trio.Nursery, accepted: socket.socket) -> None:
         """Give a connection a place, or close it before it costs anything."""
@@ -234,10 +234,6 @@ def _told(error: Exception) -> dict[str, Any]:
         "message": str(error) if isinstance(error, QnodeError) else None,
         "where": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-6:]],
     }
-
-
-def _tell_exhausted(reason: str) -> None:
-    log.warning("http.cannot_accept", reason=reason)
 
 
 def _address(get_name: Callable[[], Any]) -> _Name | None:

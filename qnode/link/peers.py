@@ -6,12 +6,14 @@ older one, which may be half open without our knowing. Nothing unproven does mor
 connection.
 """
 
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 import trio
 
+from qnode.accepting import accept_all
 from qnode.errors import LinkError
 from qnode.link.frames import FrameStream
 from qnode.link.hello import Greeted, LocalEnd, exchange_hello
@@ -104,7 +106,20 @@ async def serve_peer(
             await sessions.hold(greeted, local, handle, fail)
 
     task_status.started(listening.port)
-    await trio.serve_listeners(admit, list(listening.listeners))
+    async with trio.open_nursery() as nursery:
+
+        def take_in(accepted: socket.socket) -> None:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+            if unproven.admits(address_of(stream)):
+                nursery.start_soon(admit, stream)
+            else:
+                accepted.close()
+
+        for listener in listening.listeners:
+            if isinstance(listener, trio.SocketListener):
+                nursery.start_soon(accept_all, listener, take_in)
+            else:  # of a world without sockets
+                nursery.start_soon(trio.serve_listeners, admit, [listener])
 
 
 async def _listen_patiently(transport: Transport, on_failure: Callable[[LinkFailure], None]) -> Listening:

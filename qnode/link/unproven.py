@@ -3,7 +3,8 @@
 Whoever listens meets strangers. They get so many places; when all are taken, a newcomer gets the place of the
 connection that has waited longest: first among those that do not come from where the peer does, of these
 among those that have said nothing yet, and of these in the network that holds most. Handshakes that come to
-nothing cost processor time: each network has a budget for them, beyond which it waits.
+nothing cost processor time: each network has a budget for them, beyond which it waits, and all but the peer's
+one for connections.
 """
 
 from collections import Counter
@@ -18,6 +19,8 @@ from qnode.errors import LinkError
 from qnode.strangers import Budget, network_of
 
 PLACES = 32
+CONNECTIONS_HZ = 300.0
+CONNECTIONS_AT_ONCE = 1000
 FAILED_HANDSHAKES_HZ = 20.0
 FAILED_HANDSHAKES_AT_ONCE = 100
 LONGEST_TURN_S = 5.0
@@ -41,10 +44,17 @@ class Unproven:
         self._peer_networks = [ip_network(one, strict=False) for one in connects_from]
         self._last_proven: str | None = None
         self._places: set[Place] = set()
+        self._connections = Budget(rate_hz=CONNECTIONS_HZ, burst=CONNECTIONS_AT_ONCE)
         self._handshakes = Budget(rate_hz=FAILED_HANDSHAKES_HZ, burst=FAILED_HANDSHAKES_AT_ONCE)
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def admits(self, address: str) -> bool:
+        """Say whether one more connection from ``address`` may come in; else it is closed at once."""
+        if self._is_the_peers(address):
+            return True
+        return self._connections.spend(network_of(address), trio.current_time()) is not None
 
     @contextmanager
     def place(self, address: str, evicted: Callable[[], None]) -> Iterator[Place]:

@@ -83,7 +83,9 @@ def configure_log(
     stream that leads out of the process is written by a thread (`LogWriter`), so that logging neither waits
     nor fails.
     """
-    output = sys.stderr if stream is None else stream
+    output = stream or sys.stderr
+    if output is None:  # Python found descriptor 2 closed; no file of ours shall get its number
+        output = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     events = EventLog()
     render = _renderer(_format_of(output) if log_format == "auto" else log_format)
     structlog.configure(

@@ -5,21 +5,21 @@ import os
 import socket
 from collections.abc import Callable
 
+import structlog
 import trio
 
+log = structlog.get_logger()
+
 AT_A_TIME = 64
-_TRY_AGAIN_S = 0.1
+_TRY_AGAIN_S = 1.0
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-async def accept_all(
-    listener: trio.SocketListener, admit: Callable[[socket.socket], None], exhausted: Callable[[str], None]
-) -> None:
+async def accept_all(listener: trio.SocketListener, admit: Callable[[socket.socket], None]) -> None:
     """Hand every connection to ``admit``, which takes it or closes it, until cancelled.
 
     trio accepts one connection a turn of its scheduler. When a turn holds a handshake that is slower than
-    strangers come, and the kernel's queue of thousands stands before everybody. ``exhausted`` is told
-    when the system has no room for one more.
+    strangers come, and the kernel's queue of thousands stands before everybody.
     """
     with listener.socket, socket.socket(fileno=os.dup(listener.socket.fileno())) as listening:
         listening.setblocking(False)
@@ -32,7 +32,7 @@ async def accept_all(
                     break
                 except OSError as error:
                     if error.errno in _EXHAUSTED:
-                        exhausted(error.strerror or str(error))
+                        log.warning("listener.exhausted", reason=error.strerror)
                         await trio.sleep(_TRY_AGAIN_S)
                         break
                     continue  # this one was gone before it was accepted
