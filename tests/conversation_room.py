@@ -299,9 +299,9 @@ def _announcement(first: int, end: int, *, noisy: bool = False, numbering: int =
 
 async def _ask_for_keys(conversation: Conversation, store: SqliteKeyStore) -> None:
     assignment = store.assign("sae-b", ["sae-a"], 2, 256, now=0.0)
-    await conversation.announce_assignment(assignment)
+    await conversation.assignments.announce(assignment)
     store.acknowledge(assignment.assignment_id)
     await conversation.hand_over(store.give_away(2))
     given_up = store.assign("sae-b", ["sae-a"], 1, 256, now=0.0)
-    await conversation.announce_assignment(given_up)
-    await conversation.release([Release(assignment=given_up)])
+    await conversation.assignments.announce(given_up)
+    await conversation.assignments.release([Release(assignment=given_up)])

@@ -100,22 +100,22 @@ class Peer:
         self._conversation = conversation
 
     async def announce(self, assignment: Any) -> None:
-        await self._conversation.announce_assignment(assignment)
+        await self._conversation.assignments.announce(assignment)
 
     @property
     def connected(self) -> bool:
-        return not self._conversation.stalled
+        return not self._conversation.assignments.stalled
 
     @property
     def can_release(self) -> bool:
-        return self._conversation.can_release
+        return self._conversation.assignments.can_release
 
     @property
     def round_trip_s(self) -> float:
         return self._conversation.site.session.round_trip_s
 
     def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
-        return self._conversation.take_back(assignment_ids, late=late)
+        return self._conversation.assignments.take_back(assignment_ids, late=late)
 
 
 class SlowPeer(Peer):

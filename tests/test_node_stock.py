@@ -21,7 +21,7 @@ from test_node_rebalance import (
     two_nodes,
 )
 
-from qnode.errors import LinkDown, NotEnoughKeys, ShareUsedUp
+from qnode.errors import LinkDown, LinkError, NotEnoughKeys, ShareUsedUp
 from qnode.keys import Assignment, KeyLayout, StockItem
 from qnode.node import stock as room
 from qnode.node import supply as supply_room
@@ -260,7 +260,9 @@ async def test_a_stall_costs_no_key_and_after_the_first_who_waited_the_others_ar
                 await supply.allocate("m", ("s",), 8, 256)
         assert stores.alice.counts().assigned == 8
         stalled.gate.set()
-        await until(lambda: not nodes.alice.conversation.stalled and not stores.alice.open_releases())
+        await until(
+            lambda: not nodes.alice.conversation.assignments.stalled and not stores.alice.open_releases()
+        )
         monkeypatch.setattr(supply_room, "MOST_ACKNOWLEDGE_S", 20.0)
         monkeypatch.setattr(supply_room, "ACKNOWLEDGE_S", 20.0)
         assert len(await supply.allocate("m", ("s",), 8, 256)) == 8
@@ -301,8 +303,10 @@ async def test_what_a_cut_left_unacknowledged_is_free_again_in_the_next_session(
         if accepted:
             stores.bob.accept_assignment(assignment, 0.0)
     with trio.fail_after(30):
-        async with resumed_nodes(stores):
-            pass
+        async with resumed_nodes(stores) as (nodes, _):
+            # Whoever was about to announce it, when the session before ended, comes too late.
+            with pytest.raises(LinkError, match="taken back"):
+                await nodes.alice.conversation.assignments.announce(assignment)
     assert stores.alice.open_releases() == []
     assert stores.alice.stored_key_count() == 200
     assert mirrored(stores)

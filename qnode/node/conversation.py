@@ -5,8 +5,7 @@ is then in the air is lost at both sites, unless it was prepared: those are sett
 """
 
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -32,6 +31,7 @@ from qnode.link.messages import (
     VoidAssignments,
     VoidHandover,
 )
+from qnode.node.assignments import Assignments
 from qnode.node.book import Book
 from qnode.node.dialogue import BlockLost, BlockMessage, BlockSeal, Dialogue
 from qnode.node.sae_tables import PeerSaes
@@ -44,7 +44,6 @@ Answer = KeyAnswer | BlockStateAnswer
 KeyRequest = Assign | VoidAssignments | ReleaseAssignments | GiveAway | VoidHandover
 Work = Callable[[Dialogue], Awaitable[None]]
 RESUME_S = 30.0
-ASSIGNMENTS_AT_ONCE = 64
 T = TypeVar("T")
 MOST_DETAIL = 1000  # characters; a message has room for no more than 2000
 
@@ -59,14 +58,6 @@ class Part(Protocol):
         """Take a message that no block waits for."""
 
 
-@dataclass
-class _Announcement:
-    """An assignment on its way to the peer; no answer once it is over: the session ended."""
-
-    over: trio.Event = field(default_factory=trio.Event)
-    answer: KeyAnswer | None = None
-
-
 class Conversation:
     """One session as the node uses it."""
 
@@ -77,8 +68,7 @@ class Conversation:
         self._dialogues: dict[int, Dialogue] = {}
         self._answers: dict[int, trio.MemorySendChannel[Answer]] = {}
         self._numbers = itertools.count(1)
-        self._announcing: dict[int, _Announcement] = {}
-        self._overdue: set[int] = set()
+        self.assignments = Assignments(site, nursery, self._ask_for_keys)
         self.accepted_chunks = 0
         """How many chunks the peer's encryptors have asked for in this session."""
         self.settled = trio.Event()
@@ -188,46 +178,6 @@ class Conversation:
 
     # Key control
 
-    async def announce_assignment(self, assignment: Assignment) -> None:
-        """Have the peer take note of ``assignment``; returns once he holds it durably.
-
-        A caller that does not wait for it must `take_back` the assignment; the peer is heard all the same.
-
-        Raises:
-            ShareUsedUp: he holds no more for this pair.
-            LinkError: the session ended or he refused; whether he holds it is unknown.
-        """
-        announcement = self._announcing[assignment.assignment_id] = _Announcement()
-        self._nursery.start_soon(self._announce, assignment, announcement)
-        await announcement.over.wait()
-        answer = announcement.answer
-        if answer is None:
-            raise LinkError("the session ended before the peer answered")
-        if answer.share_used_up is True:
-            raise ShareUsedUp(answer.error or "the peer holds no more for this pair")
-        if not answer.ok:
-            raise LinkError(f"the peer refused an assignment: {answer.error}")
-
-    async def _announce(self, assignment: Assignment, announcement: _Announcement) -> None:
-        content = msgspec.msgpack.encode(assignment)
-        try:
-            announcement.answer = await self._ask_for_keys(
-                lambda number: Assign(request_id=number, assignment=content)
-            )
-        except ProtocolError:
-            raise
-        except LinkError:
-            return
-        finally:
-            del self._announcing[assignment.assignment_id]
-            self._overdue.discard(assignment.assignment_id)
-            announcement.over.set()
-
-    @property
-    def stalled(self) -> bool:
-        """Tell whether the peer's answer to an assignment is overdue: he will not answer others either."""
-        return bool(self._overdue)
-
     async def hand_over(self, handover: Handover) -> bool:
         """Have the peer own what this site has given away, or else void it; repeated until that is True.
 
@@ -326,87 +276,7 @@ class Conversation:
                     # The peer has used keys of a block that it says it does not hold: it was restored.
                     log.error("block.undecided", block=block_id, reason=str(error))
         self._book.settled()
-        await self.release(await self.site.storage.open_releases())
-
-    # Keys that were assigned and not delivered
-
-    @property
-    def can_release(self) -> bool:
-        """Tell whether the peer can free what was assigned; else it can only be voided."""
-        return self.site.session.protocol >= 2
-
-    def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
-        """Have assignments that were not delivered become free again, while this session lives.
-
-        ``late``: the peer's answer to their announcement is overdue. The event tells that it was done, or is
-        left to the next session.
-        """
-        done = trio.Event()
-        announcements = [self._announcing[one] for one in assignment_ids if one in self._announcing]
-        if late:
-            self._overdue.update(one for one in assignment_ids if one in self._announcing)
-
-        async def work() -> None:
-            # The peer serves requests side by side: what frees an assignment must not overtake it.
-            for announcement in announcements:
-                await announcement.over.wait()
-            try:
-                await self.release([await self.site.storage.begin_release(one) for one in assignment_ids])
-            except StoreUnusable:
-                raise
-            except (LinkError, StoreError) as error:  # the next session settles it
-                log.warning("assignment.open", assignments=list(assignment_ids)[:8], reason=str(error))
-            finally:
-                done.set()
-
-        self._nursery.start_soon(work)
-        return done
-
-    async def release(self, releases: Sequence[Release]) -> None:
-        """Have keys that were assigned and not delivered become free again, first at the peer, then here.
-
-        What the peer cannot free, for it has expired there, is voided; so is all at a peer of protocol 1.
-
-        Raises:
-            LinkError: the session ended, or the peer can do neither; the next session tries again.
-        """
-        storage = self.site.storage
-        for first in range(0, len(releases), ASSIGNMENTS_AT_ONCE):
-            some = releases[first : first + ASSIGNMENTS_AT_ONCE]
-            if not self.can_release:
-                await self._void(some)
-            elif await self._freed_by_peer(some):
-                for release in some:
-                    await storage.finish_release(release.assignment.assignment_id)
-                log.info("assignment.freed", assignments=len(some))
-            else:
-                for release in some:
-                    if await self._freed_by_peer([release]):
-                        await storage.finish_release(release.assignment.assignment_id)
-                    else:
-                        await self._void([release])
-
-    async def _freed_by_peer(self, releases: Sequence[Release]) -> bool:
-        content = msgspec.msgpack.encode(releases)
-        answer = await self._ask_for_keys(
-            lambda number: ReleaseAssignments(request_id=number, releases=content)
-        )
-        return answer.ok
-
-    async def _void(self, releases: Sequence[Release]) -> None:
-        """Void what cannot be freed. Of stock whose front was taken, the peer's part was gone before."""
-        whole = [release.assignment for release in releases if not release.n_taken]
-        if whole:
-            content = msgspec.msgpack.encode(whole)
-            answer = await self._ask_for_keys(
-                lambda number: VoidAssignments(request_id=number, assignments=content)
-            )
-            if not answer.ok:
-                raise LinkError("the peer could not void an assignment; it stays open until the next session")
-        for release in releases:
-            if self.can_release or not release.n_taken:
-                await self.site.storage.void_assignment(release.assignment.assignment_id)
-        log.info("assignment.void", assignments=len(releases))
+        await self.assignments.resume()
 
     async def _tell_states(self, message: BlockStateQuery) -> None:
         states = await self.site.storage.block_states(message.block_ids)

@@ -259,7 +259,7 @@ class SiteNode:
     @property
     def connected(self) -> bool:
         """Tell whether a session stands in which what came before is settled, and the peer answers."""
-        return self._conversation is not None and not self._conversation.stalled
+        return self._conversation is not None and not self._conversation.assignments.stalled
 
     @property
     def round_trip_s(self) -> float:
@@ -269,18 +269,18 @@ class SiteNode:
     @property
     def can_release(self) -> bool:
         """Tell whether the peer can free what was assigned."""
-        return self._conversation is not None and self._conversation.can_release
+        return self._conversation is not None and self._conversation.assignments.can_release
 
     async def announce(self, assignment: Assignment) -> None:
         """Return once the peer holds ``assignment``; raises LinkError, ShareUsedUp."""
         if self._conversation is None:
             raise LinkError("not connected")
-        await self._conversation.announce_assignment(assignment)
+        await self._conversation.assignments.announce(assignment)
 
     def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
         """Have assignments that were not delivered become free again, in this session if it lives."""
         if self._conversation is not None:
-            return self._conversation.take_back(assignment_ids, late=late)
+            return self._conversation.assignments.take_back(assignment_ids, late=late)
         left_to_the_next = trio.Event()
         left_to_the_next.set()
         return left_to_the_next

@@ -1,0 +1,169 @@
+"""Assignments of this site at its peer: announced, and taken back where nobody got their keys.
+
+An assignment that was not delivered becomes free again at both sites: whoever waited for it has gone, the
+peer's word came too late, or a cut left open what the peer knows. A peer of protocol 1 can only void it.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+import trio
+
+from qnode.errors import LinkError, ProtocolError, ShareUsedUp, StoreError, StoreUnusable
+from qnode.keys import Assignment, Release
+from qnode.link.messages import Assign, KeyAnswer, NodeMessage, ReleaseAssignments, VoidAssignments
+from qnode.node.settle import Site
+
+ASSIGNMENTS_AT_ONCE = 64
+
+log = structlog.get_logger()
+
+
+@dataclass
+class _Announcement:
+    """An assignment on its way to the peer; no answer once it is over: the session ended."""
+
+    over: trio.Event = field(default_factory=trio.Event)
+    answer: KeyAnswer | None = None
+
+
+class Assignments:
+    """The assignments of one session; ``ask`` puts a request to the peer's store, and raises LinkError."""
+
+    def __init__(
+        self,
+        site: Site,
+        nursery: trio.Nursery,
+        ask: Callable[[Callable[[int], NodeMessage]], Awaitable[KeyAnswer]],
+    ) -> None:
+        self._site = site
+        self._nursery = nursery
+        self._ask = ask
+        self._announcing: dict[int, _Announcement] = {}
+        self._overdue: set[int] = set()
+        self._resumed_up_to = 0
+
+    async def resume(self) -> None:
+        """Take back what an earlier session left open."""
+        storage = self._site.storage
+        left_open = await storage.open_releases()
+        self._resumed_up_to = (await storage.positions()).last_assignment_id
+        await self.release(left_open)
+
+    async def announce(self, assignment: Assignment) -> None:
+        """Have the peer take note of ``assignment``; returns once he holds it durably.
+
+        A caller that does not wait for it must `take_back` the assignment; the peer is heard all the same.
+
+        Raises:
+            ShareUsedUp: he holds no more for this pair.
+            LinkError: the session ended or he refused; whether he holds it is unknown.
+        """
+        if assignment.assignment_id <= self._resumed_up_to:
+            raise LinkError("a new session has begun since, in which this assignment was taken back")
+        announcement = self._announcing[assignment.assignment_id] = _Announcement()
+        self._nursery.start_soon(self._announce, assignment, announcement)
+        await announcement.over.wait()
+        answer = announcement.answer
+        if answer is None:
+            raise LinkError("the session ended before the peer answered")
+        if answer.share_used_up is True:
+            raise ShareUsedUp(answer.error or "the peer holds no more for this pair")
+        if not answer.ok:
+            raise LinkError(f"the peer refused an assignment: {answer.error}")
+
+    async def _announce(self, assignment: Assignment, announcement: _Announcement) -> None:
+        content = msgspec.msgpack.encode(assignment)
+        try:
+            announcement.answer = await self._ask(
+                lambda number: Assign(request_id=number, assignment=content)
+            )
+        except ProtocolError:
+            raise
+        except LinkError:
+            return
+        finally:
+            del self._announcing[assignment.assignment_id]
+            self._overdue.discard(assignment.assignment_id)
+            announcement.over.set()
+
+    @property
+    def stalled(self) -> bool:
+        """Tell whether the peer's answer to an assignment is overdue: he will not answer others either."""
+        return bool(self._overdue)
+
+    @property
+    def can_release(self) -> bool:
+        """Tell whether the peer can free what was assigned; else it can only be voided."""
+        return self._site.session.protocol >= 2
+
+    def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
+        """Have assignments that were not delivered become free again, while this session lives.
+
+        ``late``: the peer's answer to their announcement is overdue. The event tells that it was done, or is
+        left to the next session.
+        """
+        done = trio.Event()
+        announcements = [self._announcing[one] for one in assignment_ids if one in self._announcing]
+        if late:
+            self._overdue.update(one for one in assignment_ids if one in self._announcing)
+
+        async def work() -> None:
+            # The peer serves requests side by side: what frees an assignment must not overtake it.
+            for announcement in announcements:
+                await announcement.over.wait()
+            try:
+                await self.release([await self._site.storage.begin_release(one) for one in assignment_ids])
+            except StoreUnusable:
+                raise
+            except (LinkError, StoreError) as error:  # the next session settles it
+                log.warning("assignment.open", assignments=list(assignment_ids)[:8], reason=str(error))
+            finally:
+                done.set()
+
+        self._nursery.start_soon(work)
+        return done
+
+    async def release(self, releases: Sequence[Release]) -> None:
+        """Have keys that were assigned and not delivered become free again, first at the peer, then here.
+
+        What the peer cannot free, for it has expired there, is voided; so is all at a peer of protocol 1.
+
+        Raises:
+            LinkError: the session ended, or the peer can do neither; the next session tries again.
+        """
+        storage = self._site.storage
+        for first in range(0, len(releases), ASSIGNMENTS_AT_ONCE):
+            some = releases[first : first + ASSIGNMENTS_AT_ONCE]
+            if not self.can_release:
+                await self._void(some)
+            elif await self._freed_by_peer(some):
+                for release in some:
+                    await storage.finish_release(release.assignment.assignment_id)
+                log.info("assignment.freed", assignments=len(some))
+            else:
+                for release in some:
+                    if await self._freed_by_peer([release]):
+                        await storage.finish_release(release.assignment.assignment_id)
+                    else:
+                        await self._void([release])
+
+    async def _freed_by_peer(self, releases: Sequence[Release]) -> bool:
+        content = msgspec.msgpack.encode(releases)
+        answer = await self._ask(lambda number: ReleaseAssignments(request_id=number, releases=content))
+        return answer.ok
+
+    async def _void(self, releases: Sequence[Release]) -> None:
+        """Void what cannot be freed. Of stock whose front was taken, the peer's part was gone before."""
+        whole = [release.assignment for release in releases if not release.n_taken]
+        if whole:
+            content = msgspec.msgpack.encode(whole)
+            answer = await self._ask(lambda number: VoidAssignments(request_id=number, assignments=content))
+            if not answer.ok:
+                raise LinkError("the peer could not void an assignment; it stays open until the next session")
+        for release in releases:
+            if self.can_release or not release.n_taken:
+                await self._site.storage.void_assignment(release.assignment.assignment_id)
+        log.info("assignment.void", assignments=len(releases))
