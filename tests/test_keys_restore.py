@@ -540,20 +540,6 @@ def test_a_file_that_cannot_be_trusted_is_refused_and_left_alone(
     assert a.path.read_bytes() == before
 
 
-def test_a_damaged_chunk_is_refused_when_it_is_needed(sites: tuple[Site, Site]) -> None:
-    a, b = sites
-    with a.open() as alice, b.open() as bob:
-        assignment_id = assigned(alice, bob, 1)
-    connection = sqlite3.connect(a.path)
-    connection.execute("UPDATE sealed_unit SET sealed = zeroblob(length(sealed)) WHERE kind = 'chunk'")
-    connection.commit()
-    connection.close()
-    with a.open() as alice:
-        with pytest.raises(StoreUnusable, match="does not open"):
-            alice.deliver_to_master(assignment_id)
-        assert alice.counts().delivered == 0
-
-
 def test_wrong_key_wrong_owner_and_wrong_places_are_refused(sites: tuple[Site, Site], tmp_path: Path) -> None:
     a, b = sites
     with pytest.raises(StoreUnusable, match="store key"):

@@ -127,7 +127,11 @@ class TwoSites:
             if stock or self.rng.random() < 0.3:
                 self.stores[role].acknowledge(assignment.assignment_id)
             if not stock:
-                keys = self.stores[role].deliver_to_master(assignment.assignment_id)
+                try:
+                    keys = self.stores[role].deliver_to_master(assignment.assignment_id)
+                except StoreError:  # given up, for it does not open
+                    assert self.stores[role]._database.new_losses
+                    return
                 self.master_gets(role, keys, size_bits)
 
     def repeat_an_assignment(self) -> None:
@@ -307,6 +311,7 @@ class TwoSites:
         for role in ("alice", "bob"):
             assert self.stores[role].condition().state == StoreCondition.SERVING
             self.stores[role].keep_pad_segments(self.stores[other(role)].pad_segments())
+        self.tell_losses()
 
     def load_a_new_preshared_key(self) -> None:
         """Do what `qnodectl restore` does, at both sites."""
@@ -316,6 +321,20 @@ class TwoSites:
             self.pads_of_old_pools |= set(self.pads_out[role].values())
             self.pads_out[role], self.pads_verified[role] = {}, set()
         self.n_pools += 1
+
+    def damage(self) -> None:
+        """Flip a bit of what is sealed, chunks and pads alike; the session's own secrets stay."""
+        flip_a_bit(self.stores[self.role()], self.rng)
+
+    def tell_losses(self) -> None:
+        for _ in range(6):
+            losses = [(role, loss) for role, store in self.stores.items() for loss in store.open_losses()]
+            if not losses or any(store.condition().reason for store in self.stores.values()):
+                return
+            for role, loss in losses:
+                if self.refusable(lambda: self.stores[other(role)].accept_loss(loss), counted=False):  # noqa: B023
+                    self.stores[role].finish_loss(loss.loss_id)
+        raise AssertionError("the sites go on telling each other of losses")
 
     # What must hold after every step
 
@@ -363,13 +382,17 @@ class TwoSites:
         anchor = self.sites[role].anchor.exists()  # a store that waits without one has none yet
         return self.sites[role].copy_to(self.folder / f"copy{self.n_copies}", anchor=anchor)
 
-    def refusable(self, move: Callable[[], object]) -> bool:
+    def refusable(self, move: Callable[[], object], *, counted: bool = True) -> bool:
         """Make a move that the store may refuse; a refusal must change nothing that is counted."""
         before = {role: counts_of(store) for role, store in self.stores.items()}
+        lost = {role: len(store._database.new_losses) for role, store in self.stores.items()}
         try:
             move()
         except StoreError:
-            assert {role: counts_of(store) for role, store in self.stores.items()} == before
+            if counted and lost == {
+                role: len(store._database.new_losses) for role, store in self.stores.items()
+            }:
+                assert {role: counts_of(store) for role, store in self.stores.items()} == before
             return False
         return True
 
@@ -385,6 +408,25 @@ def counts_of(store: SqliteKeyStore) -> tuple[int, ...]:
         counts.void,
         counts.expired,
     )
+
+
+def flip_a_bit(store: SqliteKeyStore, rng: random.Random, kind: str = "") -> None:
+    """Flip one bit of a sealed unit of ``kind``, or of any that holds keys or pads."""
+    with store._database.change(anchored=False, while_waiting=True) as tx:
+        rows = tx.connection.execute(
+            "SELECT kind, segment, unit, sealed FROM sealed_unit WHERE kind = ?1 OR (?1 = '' AND kind IN "
+            "('chunk', 'block_secret', 'pad_send', 'pad_receive'))",
+            (kind,),
+        ).fetchall()
+        if not rows:
+            return
+        kind, segment, unit, sealed = rng.choice(rows)
+        spoilt = bytearray(sealed)
+        spoilt[rng.randrange(len(spoilt))] ^= 1 << rng.randrange(8)
+        tx.connection.execute(
+            "UPDATE sealed_unit SET sealed = ? WHERE kind = ? AND segment = ? AND unit = ?",
+            (bytes(spoilt), kind, segment, unit),
+        )
 
 
 # How often each move is made; restores are rare, for they void everything.
@@ -406,6 +448,8 @@ WEIGHTS: dict[Callable[[TwoSites], None], int] = {
     TwoSites.back_up: 2,
     TwoSites.restore: 1,
     TwoSites.hello: 4,
+    TwoSites.damage: 1,
+    TwoSites.tell_losses: 4,
 }
 
 

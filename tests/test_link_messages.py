@@ -113,7 +113,7 @@ def test_the_kinds_on_the_wire_are_frozen() -> None:
         "transcript_tag", "prepared", "block_discarded",
         "assign", "void_assignments", "give_away", "void_handover", "key_answer",
         "release_assignments",
-        "block_state_query", "block_state_answer", "saes_registered",
+        "block_state_query", "block_state_answer", "saes_registered", "void_lost",
     }  # fmt: skip
 
 

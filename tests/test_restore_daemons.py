@@ -2,11 +2,12 @@
 
 import secrets
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemons_support import ROLES, Sites, encryptors, eventually, qnodectl, two_sites
+from daemons_support import ROLES, Encryptor, Sites, encryptors, eventually, qnodectl, two_sites
 
 pytestmark = [pytest.mark.link, pytest.mark.timeout(600)]
 
@@ -77,3 +78,59 @@ def test_two_sites_set_back_without_their_anchors_deliver_nothing_until_both_are
     shown = qnodectl(sockets["alice"], "status").stdout
     assert "peer runs qnode " in shown
     assert "qnode qnode" not in shown
+
+
+def flip_a_bit_in_each_unit(database: Path, kind: str) -> int:
+    """Spoil all that is sealed of ``kind``, as a failing disk may; return how many units."""
+    connection = sqlite3.connect(database)
+    rows = connection.execute(
+        "SELECT segment, unit, sealed FROM sealed_unit WHERE kind = ?", (kind,)
+    ).fetchall()
+    for segment, unit, sealed in rows:
+        spoilt = sealed[:30] + bytes([sealed[30] ^ 1]) + sealed[31:]
+        connection.execute(
+            "UPDATE sealed_unit SET sealed = ? WHERE kind = ? AND segment = ? AND unit = ?",
+            (spoilt, kind, segment, unit),
+        )
+    connection.commit()
+    connection.close()
+    return len(rows)
+
+
+def test_flipped_bits_cost_the_keys_they_hit_and_no_site_its_service(sites: Sites) -> None:
+    sites.start(*ROLES)
+    alice, bob = encryptors(sites.endpoints)
+    eventually(lambda: min(alice.stored(), bob.stored()) >= 8, "keys in both directions")
+    waiting = list(alice.assign(4))
+    sites.stop(*ROLES)
+    assert flip_a_bit_in_each_unit(sites.data / "bob" / "store" / "keys.sqlite", "chunk") > 0
+    connection = sqlite3.connect(sites.data / "alice" / "store" / "keys.sqlite")
+    connection.execute(
+        "UPDATE sealed_unit SET sealed = zeroblob(length(sealed)) WHERE kind = 'pad_receive' AND unit < 2"
+    )
+    connection.commit()
+    connection.close()
+
+    sites.start(*ROLES)
+    sites.wait_until_serving(*ROLES)
+    assert bob.fetch(waiting).status_code in (400, 503)
+
+    def delivers(master: Encryptor, slave: Encryptor) -> bool:
+        answer = master.post("enc_keys", {"number": 1})
+        if answer.status_code != 200:
+            return False
+        return slave.fetch([key["key_ID"] for key in answer.json()["keys"]]).status_code == 200
+
+    for master, slave in ((alice, bob), (bob, alice)):
+        eventually(lambda: delivers(master, slave), "keys that open")  # noqa: B023 - called at once
+
+    def new_blocks() -> bool:
+        status = sites.status("alice")
+        return status is not None and status.block.accepted >= 2
+
+    eventually(new_blocks, "blocks are made with pads that open")
+    for role in ROLES:
+        assert sites.processes[role].poll() is None
+        status = sites.status(role)
+        assert status is not None
+        assert "store.damaged" in [alarm.name for alarm in status.alarms], role

@@ -12,7 +12,7 @@ memory in switches). A pair of which none waits is never refused; stock has a bo
 count.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Self
 from uuid import UUID
@@ -256,6 +256,27 @@ def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) 
             "DELETE FROM waiting_pair WHERE master_sae = ? AND slave_sae = ? AND chunks = 0",
             (master_sae, slave_sae),
         )
+
+
+def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
+    """Let no slave wait any more for a key that holds one of `chunks`; return the chunks of these keys."""
+    lost: list[KeyRange] = []
+    for row in tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall():
+        held = _Held.decode(*row)
+        mask, width = 0, chunks_per_key(held.assignment.size_bits)
+        for position in _positions(held.wanted):
+            key = _keybytes.part_of(held.assignment.ranges, width, position, 1)
+            if any((item.block_id, item.first + i) in chunks for item in key for i in range(item.count)):
+                mask |= 1 << position
+                lost += key
+        if mask:
+            for i, slave in enumerate(held.assignment.slave_saes):
+                n_given_up = (held.waiting[i] & mask).bit_count()
+                _add_waiting(tx, held.assignment, slave, -width * n_given_up)
+                held.waiting[i] &= ~mask
+            # Their names may follow from a secret that does not open: they stay, and lead nowhere.
+            _write_down(tx, held, ())
+    return lost
 
 
 def void_every(tx: Tx) -> int:

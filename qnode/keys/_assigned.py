@@ -9,7 +9,7 @@ the third this site frees its own. Nobody but this site assigns them, so none ca
 a cut leaves the assignment open, and the second step may be repeated.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import msgspec
 
@@ -255,6 +255,20 @@ def expire(tx: Tx, before: float, limit: int) -> int:
         tx.count_gone(expired=_remove(tx, assignment_id, rest))
         n_expired += n_keys - n_taken
     return n_expired
+
+
+def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
+    """Take every assignment that holds one of `chunks` out of the books; return what was left of these."""
+    lost: list[KeyRange] = []
+    rows = tx.connection.execute(
+        "SELECT assignment_id, content, chunks_per_key, n_taken, n_keys FROM own_assignment"
+    ).fetchall()
+    for assignment_id, content, width, n_taken, n_keys in rows:
+        rest = _keybytes.part_of(decode(content).ranges, width, n_taken, n_keys - n_taken)
+        if any((item.block_id, item.first + i) in chunks for item in rest for i in range(item.count)):
+            tx.connection.execute("DELETE FROM own_assignment WHERE assignment_id = ?", (assignment_id,))
+            lost += rest
+    return lost
 
 
 def void_every(tx: Tx) -> int:

@@ -101,6 +101,17 @@ def void(tx: Tx, block_id: int, reason: str) -> None:
     tx.count_gone(void=n_chunks)
 
 
+def count_off(tx: Tx, block_id: int, n_chunks: int) -> None:
+    """Count chunks off a block; with its last chunk its secret goes too."""
+    (chunks_left,) = tx.one(
+        "UPDATE block SET chunks_left = chunks_left - ? WHERE block_id = ? RETURNING chunks_left",
+        n_chunks,
+        block_id,
+    )
+    if chunks_left == 0:
+        tx.vault.drop(Kind.BLOCK_SECRET, block_id)
+
+
 def mark_peer_confirmed(tx: Tx, block_id: int) -> None:
     """Remember that the peer uses a block: it is available there, so it must not be voided here."""
     tx.connection.execute(

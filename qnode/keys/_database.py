@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from qnode.errors import LinkDown, StoreError, StoreUnusable
 from qnode.keys._anchor import Anchor
-from qnode.keys._model import PadId, Positions, Role, peer_of
+from qnode.keys._model import Loss, PadId, Positions, Role, peer_of
 from qnode.keys._vault import Vault
 
 # Changes that share a commit at most, so that those who wait are not kept for ever.
@@ -153,6 +153,8 @@ class Database:
         self._arriving: deque[None] = deque()
         self._group: _Group | None = None
         self._unusable = ""
+        self.new_losses: list[Loss] = []
+        """What was given up because it does not open, to be told to people."""
 
     @property
     def issued(self) -> Issued:
@@ -303,6 +305,7 @@ class Database:
             if self.anchor is None:
                 self.anchor = self._new_anchor(positions, lineage)
             else:
+                assert positions.generation >= self.anchor.positions.generation, "the anchor only goes on"
                 self.anchor.advance(positions, lineage)
         except OSError as error:
             self._unusable = f"the anchor could not be written ({error}); mend its disk and start again"

@@ -182,6 +182,24 @@ class PadId(Struct, frozen=True, array_like=True, order=True):
     index: NumberOrNone
 
 
+class Loss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What could not be opened at one site and was given up there: the other gives it up as well.
+
+    `ranges`: the chunks. `pads`: how many one-time pads. `send_after`: the other site sends with later pads
+    only. No key bytes: it is sent to the peer as it is.
+    """
+
+    loss_id: Number
+    ranges: tuple[KeyRange, ...]
+    pads: Number = 0
+    send_after: PadId
+
+    @property
+    def n_chunks(self) -> int:
+        """The number of chunks."""
+        return sum(item.count for item in self.ranges)
+
+
 @dataclass(frozen=True)
 class Pad:
     """A one-time authentication pad and its address."""

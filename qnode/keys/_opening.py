@@ -6,11 +6,11 @@ import sqlite3
 from pathlib import Path
 
 from qnode.errors import StoreUnusable
-from qnode.keys import _accepted, _restore
+from qnode.keys import _accepted, _damage, _restore
 from qnode.keys._anchor import Anchor, fsync_folder
 from qnode.keys._database import Database, Tx, read_lineage, read_positions
 from qnode.keys._model import Positions, Role, Waiting
-from qnode.keys._vault import Kind, Vault
+from qnode.keys._vault import DamagedUnit, Kind, Vault
 
 SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x514E4F44  # "QNOD"
@@ -55,7 +55,7 @@ def open_database(
     try:
         _check_schema(path, connection)
         vault = Vault(connection, store_key)
-        _check_canary(path, vault)
+        _check_canary(path, connection, vault)
         store_id = _check_owner(path, connection, role=role, kme_id=kme_id, peer_kme_id=peer_kme_id)
         _bring_up_to_date(Tx(connection, vault, role))
         anchor = Anchor.open(anchor_path, store_key, store_id)
@@ -74,7 +74,7 @@ def open_database(
     )
     database.anchor = anchor
     try:
-        _compare_with_anchor(database, anchor_path)
+        _damage.without_damage(database, lambda: _compare_with_anchor(database, anchor_path), anchored=False)
         with database.look() as tx:
             _accepted.expect_unnamed(tx)
     except BaseException:
@@ -147,13 +147,21 @@ def _run_script(connection: sqlite3.Connection, name: str) -> None:
         connection.execute(statement)
 
 
-def _check_canary(path: Path, vault: Vault) -> None:
+def _check_canary(path: Path, connection: sqlite3.Connection, vault: Vault) -> None:
+    """Refuse a wrong store key; a canary that alone does not open is damaged, and made anew."""
     try:
         canary = vault.read(Kind.CANARY, 0, 0, 1)
-    except StoreUnusable as error:
-        raise StoreUnusable(
-            f"{path}: the store key does not open this store; give the right key file"
-        ) from error
+    except DamagedUnit as error:
+        others = [kind for kind in Kind if kind != Kind.CANARY]
+        if not vault.opens_any(others):
+            raise StoreUnusable(
+                f"{path}: the store key does not open this store; give the right key file"
+            ) from error
+        connection.execute("BEGIN IMMEDIATE")
+        vault.drop(Kind.CANARY)
+        vault.put(Kind.CANARY, 0, _CANARY)
+        connection.execute("COMMIT")
+        return
     assert canary == _CANARY
 
 

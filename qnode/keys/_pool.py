@@ -12,7 +12,7 @@ from qnode.errors import PoolExhausted, StoreError
 from qnode.keys._database import Tx
 from qnode.keys._layout import PresharedParts
 from qnode.keys._model import PAD_BYTES, HashKeys, Pad, PadId, PadsLeft
-from qnode.keys._vault import Kind
+from qnode.keys._vault import DamagedUnit, Kind
 
 PRESHARED_SEGMENT = 0
 # Blocks refill the pool by more than they use; beyond so many pads for sending, new ones are wiped.
@@ -65,21 +65,24 @@ def replace_preshared(tx: Tx, parts: PresharedParts) -> None:
 
 
 def head(tx: Tx) -> bytes:
-    """Return what the loaded pre-shared key begins with: session root and hash keys, Alice's first."""
-    root = tx.vault.read(Kind.SESSION_ROOT, PRESHARED_SEGMENT, 0, 1)
-    return root + tx.vault.read(Kind.HASH_KEY, PRESHARED_SEGMENT, 0, 2)
+    """Return what the loaded pre-shared key begins with: session root and hash keys, Alice's first.
+
+    Raises PoolExhausted when none was loaded, or it does not open.
+    """
+    _require_preshared(tx)
+    return _read_head(tx, Kind.SESSION_ROOT, 1) + _read_head(tx, Kind.HASH_KEY, 2)
 
 
 def session_root(tx: Tx) -> bytes:
     """Return the session root of the pre-shared key. Raises PoolExhausted when none was loaded."""
     _require_preshared(tx)
-    return tx.vault.read(Kind.SESSION_ROOT, PRESHARED_SEGMENT, 0, 1)
+    return _read_head(tx, Kind.SESSION_ROOT, 1)
 
 
 def hash_keys(tx: Tx) -> HashKeys:
     """Return the hash keys r of both directions. Raises PoolExhausted when none were loaded."""
     _require_preshared(tx)
-    both = tx.vault.read(Kind.HASH_KEY, PRESHARED_SEGMENT, 0, 2)
+    both = _read_head(tx, Kind.HASH_KEY, 2)
     a_to_b, b_to_a = both[:16], both[16:]
     return HashKeys(a_to_b, b_to_a) if tx.role == "alice" else HashKeys(b_to_a, a_to_b)
 
@@ -132,6 +135,27 @@ def skip(tx: Tx, direction: str, mark: PadId) -> None:
     _set_mark(tx, direction, mark)
 
 
+def pass_over(tx: Tx, direction: str, segment: int, end: int) -> int:
+    """Use no pad of a segment before `end` any more, for they cannot be opened; return how many are lost."""
+    row = tx.connection.execute(
+        "SELECT next, count FROM pad_segment WHERE direction = ? AND segment = ?", (direction, segment)
+    ).fetchone()
+    if row is None:
+        return 0
+    start, count = row
+    if end >= count:
+        tx.connection.execute(
+            "DELETE FROM pad_segment WHERE direction = ? AND segment = ?", (direction, segment)
+        )
+        tx.vault.drop(_KINDS[direction], segment)
+    else:
+        tx.connection.execute(
+            "UPDATE pad_segment SET next = max(next, ?) WHERE direction = ? AND segment = ?",
+            (end, direction, segment),
+        )
+    return int(max(0, min(end, count) - start))
+
+
 def skip_next(tx: Tx, number: int) -> None:
     """Use up the next `number` pads for sending, or all, of confirmed and other segments alike."""
     rows = tx.connection.execute(
@@ -180,6 +204,17 @@ _MARKS = {"send": "sent_segment, sent_index", "receive": "received_segment, rece
 def _require_preshared(tx: Tx) -> None:
     if not has_preshared(tx):
         raise PoolExhausted("no pre-shared key was loaded into this store; load one at both sites")
+
+
+def _read_head(tx: Tx, kind: Kind, count: int) -> bytes:
+    """Read secrets without which there is no session; the store goes on delivering without them."""
+    try:
+        return tx.vault.read(kind, PRESHARED_SEGMENT, 0, count)
+    except DamagedUnit as damage:
+        raise PoolExhausted(
+            f"{damage}; there is no session without it: run qnodectl restore with a new pre-shared key at "
+            "both sites"
+        ) from None
 
 
 def _require_unused(tx: Tx, pad_id: PadId) -> None:

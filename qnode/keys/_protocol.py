@@ -14,6 +14,7 @@ from qnode.keys._model import (
     Handover,
     HashKeys,
     Key,
+    Loss,
     Pad,
     PadId,
     PadsLeft,
@@ -67,6 +68,23 @@ class KeyStore(Protocol):
 
     def void_all(self, reason: str) -> None:
         """Void every chunk and enter a new era, which makes the peer do the same. Allowed while waiting."""
+
+    # Damage: a sealed unit that does not open is given up by whichever call meets it, which then goes on
+
+    def new_losses(self) -> list[Loss]:
+        """Return what was given up since the last time, for people."""
+
+    def open_losses(self) -> list[Loss]:
+        """Return what was given up here and not yet at the peer, for his `accept_loss` and `finish_loss`."""
+
+    def accept_loss(self, loss: Loss) -> None:
+        """Give up what the peer has lost, as far as it could still be handed out here; idempotent.
+
+        What goes with it and the peer does not know becomes a loss of this site.
+        """
+
+    def finish_loss(self, loss_id: int) -> None:
+        """Note that the peer has given a loss up; idempotent."""
 
     # Blocks
 

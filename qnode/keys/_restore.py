@@ -27,7 +27,7 @@ def void_all(tx: Tx, reason: str, era: int) -> None:
         _pool.drop_segment(tx, block_id)
     for kind in (Kind.CHUNK, Kind.BLOCK_SECRET):
         tx.vault.drop(kind)
-    for table in ("free_range", "own_assignment", "peer_assignment", "waiting_pair", "handover"):
+    for table in ("free_range", "own_assignment", "peer_assignment", "waiting_pair", "handover", "loss"):
         tx.connection.execute(f"DELETE FROM {table}")
     tx.connection.execute(
         "UPDATE block SET state = 'void', chunks_left = 0, void_reason = ? WHERE state != 'void'", (reason,)

@@ -22,12 +22,14 @@ generation and the pads (`note_peer`, `view_of_peer`), and `confirm_generation` 
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 from uuid import UUID
 
-from qnode.errors import FieldError, StoreError, StoreUnusable
-from qnode.keys import _accepted, _assigned, _blocks, _handover, _opening, _pool, _ranges, _restore
+from qnode.errors import FieldError, PoolExhausted, StoreError, StoreUnusable
+from qnode.keys import _accepted, _assigned, _blocks, _damage, _handover, _opening, _pool, _ranges, _restore
+from qnode.keys._damage import mending
 from qnode.keys._database import Database, read_positions
 from qnode.keys._layout import cut_preshared
 from qnode.keys._model import (
@@ -40,6 +42,7 @@ from qnode.keys._model import (
     Handover,
     HashKeys,
     Key,
+    Loss,
     Pad,
     PadId,
     PadsLeft,
@@ -67,10 +70,9 @@ class SqliteKeyStore(KeyStore):
     def __init__(self, database: Database, register: PresharedRegister) -> None:
         self._database = database
         self._register = register
-        with database.look() as tx:
-            loaded = _pool.head(tx) if _pool.has_preshared(tx) else None
-        if loaded is not None:  # by an earlier version, or by a start that was cut short
-            register.finish(preshared_fingerprint(loaded))
+        with suppress(PoolExhausted), database.look() as tx:
+            # By an earlier version, or by a start that was cut short; no head, no pool to speak of.
+            register.finish(preshared_fingerprint(_pool.head(tx)))
 
     def __repr__(self) -> str:
         return f"SqliteKeyStore({str(self._database.path)!r})"
@@ -112,6 +114,7 @@ class SqliteKeyStore(KeyStore):
         with self._database.change(anchored=False, while_waiting=True) as tx:
             _restore.note_peer(tx, generation, peer)
 
+    @mending
     def confirm_generation(self, peer_view: Positions, peer: StoreStanding | None = None) -> bool:
         with self._database.change(anchored=True, while_waiting=True) as tx:
             return _restore.confirm_with_peer(tx, peer_view, peer)
@@ -119,6 +122,27 @@ class SqliteKeyStore(KeyStore):
     def void_all(self, reason: str) -> None:
         with self._database.change(anchored=True, while_waiting=True) as tx:
             _restore.void_all(tx, reason, read_positions(tx.connection).era + 1)
+
+    # Damage
+
+    def new_losses(self) -> list[Loss]:
+        found = self._database.new_losses
+        return [found.pop(0) for _ in range(len(found))]
+
+    def open_losses(self) -> list[Loss]:
+        with self._database.look() as tx:
+            return _damage.open_losses(tx)
+
+    @mending
+    def accept_loss(self, loss: Loss) -> None:
+        with self._database.change(anchored=True) as tx:
+            further = _damage.accept(tx, loss)
+        if further is not None:
+            self._database.new_losses.append(further)
+
+    def finish_loss(self, loss_id: int) -> None:
+        with self._database.change(anchored=False) as tx:
+            _damage.finish(tx, loss_id)
 
     # Blocks
 
@@ -160,6 +184,7 @@ class SqliteKeyStore(KeyStore):
         with self._database.look() as tx:
             return _blocks.recent(tx, n)
 
+    @mending
     def fingerprint(self, block_id: int) -> bytes:
         with self._database.look() as tx:
             return _blocks.fingerprint(tx, block_id)
@@ -199,14 +224,17 @@ class SqliteKeyStore(KeyStore):
         with self._database.change(anchored=True) as tx:
             _assigned.finish_release(tx, assignment_id)
 
+    @mending
     def void_assignment(self, assignment_id: int) -> Assignment:
         with self._database.change(anchored=False) as tx:
             return _assigned.void(tx, assignment_id)
 
+    @mending
     def deliver_to_master(self, assignment_id: int) -> list[Key]:
         with self._database.change(anchored=True) as tx:
             return _assigned.deliver(tx, assignment_id)
 
+    @mending
     def take_from_stock(
         self, master_sae: str, slave_sae: str, number: int, size_bits: int = CHUNK_BITS
     ) -> list[Key]:
@@ -223,20 +251,24 @@ class SqliteKeyStore(KeyStore):
 
     # Keys of slaves here
 
+    @mending
     def accept_assignment(
         self, assignment: Assignment, now: float, *, most_chunks: int | None = None
     ) -> None:
         with self._database.change(anchored=False) as tx:
             _accepted.accept(tx, assignment, now, most_chunks)
 
+    @mending
     def release_accepted(self, release: Release) -> None:
         with self._database.change(anchored=True) as tx:
             _accepted.release(tx, release)
 
+    @mending
     def void_accepted(self, assignment: Assignment) -> None:
         with self._database.change(anchored=False) as tx:
             _accepted.void(tx, assignment)
 
+    @mending
     def deliver_to_slave(self, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
         names = [key_id.bytes for key_id in key_ids]
         while self._database.issued.may_lack(names):
@@ -247,6 +279,7 @@ class SqliteKeyStore(KeyStore):
 
     # Expiry and ownership
 
+    @mending
     def expire(self, now: float, ttl_s: float) -> int:
         before = now - ttl_s
         with self._database.change(anchored=True) as tx:
@@ -272,6 +305,7 @@ class SqliteKeyStore(KeyStore):
         with self._database.change(anchored=True) as tx:
             _handover.take(tx, handover)
 
+    @mending
     def void_handover(self, handover: Handover) -> None:
         with self._database.change(anchored=True) as tx:
             _handover.void(tx, handover)
@@ -323,14 +357,17 @@ class SqliteKeyStore(KeyStore):
         with self._database.look() as tx:
             return _pool.hash_keys(tx)
 
+    @mending
     def reserve_send_pad(self) -> Pad:
         with self._database.change(anchored=True) as tx:
             return _pool.reserve_send(tx)
 
+    @mending
     def receive_pad(self, pad_id: PadId) -> bytes:
         with self._database.look() as tx:
             return _pool.peek_receive(tx, pad_id)
 
+    @mending
     def confirm_receive_pad(self, pad_id: PadId) -> None:
         with self._database.change(anchored=True) as tx:
             _pool.confirm_receive(tx, pad_id)

@@ -13,7 +13,7 @@ Units instead of single slots, because sealing costs a call: a megabit of key is
 import hmac
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -38,6 +38,16 @@ class Kind(StrEnum):
     SESSION_ROOT = "session_root"
     HASH_KEY = "hash_key"
     CANARY = "canary"
+
+
+class DamagedUnit(StoreUnusable):
+    """A sealed unit does not open, or is not there."""
+
+    def __init__(self, kind: Kind, segment: int, unit: int, what: str) -> None:
+        super().__init__(f"sealed unit {kind} {segment}/{unit} {what}")
+        self.kind = kind
+        self.segment = segment
+        self.unit = unit
 
 
 SLOT_BYTES = {
@@ -108,7 +118,7 @@ class Vault:
     def read(self, kind: Kind, segment: int, first: int, count: int) -> bytes:
         """Open `count` slots from `first` on.
 
-        Raises StoreUnusable when a slot is gone or does not open (damage, or a wrong store key).
+        Raises DamagedUnit when a slot is gone or does not open (damage, or a wrong store key).
         """
         width = SLOT_BYTES[kind]
         parts = []
@@ -118,7 +128,7 @@ class Vault:
         return b"".join(parts)
 
     def wipe(self, kind: Kind, segment: int, first: int, count: int) -> None:
-        """Destroy slots, each only once. Raises StoreUnusable like `read`."""
+        """Destroy slots, each only once. Raises DamagedUnit like `read`."""
         width = SLOT_BYTES[kind]
         for span in _spans(first, count):
             unit = self._open(kind, segment, span)
@@ -136,14 +146,43 @@ class Vault:
                 (self._sealed(kind, segment, span.unit, _Unit(live, slots)), kind, segment, span.unit),
             )
 
-    def drop(self, kind: Kind, segment: int | None = None) -> None:
-        """Wipe every slot of a segment, or of all segments of the kind; nothing there is fine."""
+    def drop(self, kind: Kind, segment: int | None = None, unit: int | None = None) -> None:
+        """Wipe every slot of a unit, of a segment, or of all segments of the kind; nothing there is fine."""
         if segment is None:
             self._connection.execute("DELETE FROM sealed_unit WHERE kind = ?", (kind,))
-        else:
+        elif unit is None:
             self._connection.execute(
                 "DELETE FROM sealed_unit WHERE kind = ? AND segment = ?", (kind, segment)
             )
+        else:
+            self._connection.execute(
+                "DELETE FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?", (kind, segment, unit)
+            )
+
+    def spoilt(self, kind: Kind, segment: int, unit: int) -> bool:
+        """Tell whether a unit is there and does not open."""
+        there = self._connection.execute(
+            "SELECT 1 FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?", (kind, segment, unit)
+        ).fetchone()
+        try:
+            self._open(kind, segment, _Span(unit, 0, 0))
+        except DamagedUnit:
+            return there is not None
+        return False
+
+    def opens_any(self, kinds: Iterable[Kind]) -> bool:
+        """Tell whether any one unit of these kinds opens, so that the store key is the right one."""
+        for kind in kinds:
+            rows = self._connection.execute(
+                "SELECT segment, unit FROM sealed_unit WHERE kind = ? LIMIT 4", (kind,)
+            ).fetchall()
+            for segment, unit in rows:
+                try:
+                    self._open(kind, segment, _Span(unit, 0, 0))
+                except DamagedUnit:
+                    continue
+                return True
+        return False
 
     def _sealed(self, kind: Kind, segment: int, number: int, unit: _Unit) -> bytes:
         nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -156,23 +195,23 @@ class Vault:
             "SELECT sealed FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?",
             (kind, segment, span.unit),
         ).fetchone()
-        where = f"{kind} {segment}/{span.unit}"
         if row is None:
-            raise StoreUnusable(f"sealed unit {where} is missing: the database is damaged; restore it")
+            raise DamagedUnit(kind, segment, span.unit, "is missing: the database is damaged")
         try:
             content = self._cipher(kind, segment).decrypt(
                 row[0][:_NONCE_BYTES], row[0][_NONCE_BYTES:], _address(kind, segment, span.unit)
             )
         except InvalidTag:
-            raise StoreUnusable(
-                f"sealed unit {where} does not open: wrong store key or damaged database; check the store "
-                "key file, else restore the database"
+            raise DamagedUnit(
+                kind, segment, span.unit, "does not open: the database is damaged; check its disk"
             ) from None
         unit = _Unit(int.from_bytes(content[:_LIVE_BYTES], "big"), content[_LIVE_BYTES:])
         if unit.live & span.bits != span.bits:
-            raise StoreUnusable(
-                f"sealed unit {where}: slots {span.low} to {span.high - 1} were wiped before: the database "
-                "is damaged; restore it"
+            raise DamagedUnit(
+                kind,
+                segment,
+                span.unit,
+                f"has wiped slots among {span.low} to {span.high - 1}: the database is damaged",
             )
         return unit
 

@@ -47,4 +47,8 @@ CREATE TRIGGER peer_removed AFTER DELETE ON peer_assignment BEGIN
     UPDATE site SET peer_chunks = peer_chunks - OLD.keys_left * OLD.chunks_per_key; END;
 CREATE TRIGGER peer_changed AFTER UPDATE ON peer_assignment BEGIN
     UPDATE site SET peer_chunks = peer_chunks + (NEW.keys_left - OLD.keys_left) * NEW.chunks_per_key; END;
+CREATE TABLE loss (
+    loss_id INTEGER PRIMARY KEY,
+    content BLOB NOT NULL
+) STRICT;
 PRAGMA user_version = 2;

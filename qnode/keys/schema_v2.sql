@@ -118,6 +118,12 @@ CREATE TABLE handover (
     content     BLOB NOT NULL
 ) STRICT;
 
+-- What could not be opened here, and the peer has not given up yet.
+CREATE TABLE loss (
+    loss_id INTEGER PRIMARY KEY,
+    content BLOB NOT NULL
+) STRICT;
+
 CREATE TABLE pad_segment (
     direction TEXT    NOT NULL CHECK (direction IN ('send', 'receive')),
     segment   INTEGER NOT NULL,

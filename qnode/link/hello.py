@@ -70,9 +70,9 @@ class Standing:
 
     last_block_id: int = 0
     generation: int = 0
-    pool_epoch: int = 0
     positions: bytes = b""
     store: bytes = b""
+    pool_epoch: int = 0
 
 
 @dataclass(frozen=True)

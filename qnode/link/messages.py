@@ -368,6 +368,16 @@ class ReleaseAssignments(Message, frozen=True):
     releases: Opaque
 
 
+class VoidLost(Message, frozen=True):
+    """Void what the sender's key store cannot open; its content is the key store's.
+
+    Said in protocol 2 and in no earlier one.
+    """
+
+    request_id: Identifier
+    loss: Opaque
+
+
 class BlockStateQuery(Message, frozen=True):
     """Ask, after a cut, what the peer knows of these blocks."""
 
@@ -438,6 +448,7 @@ KeyControl = (
     | ReleaseAssignments
     | GiveAway
     | VoidHandover
+    | VoidLost
     | KeyAnswer
     | BlockStateQuery
     | BlockStateAnswer

@@ -2,10 +2,10 @@
 
 Protocol 2 added counts to two messages (`ClicksEnded.tags`, `Sifted.n_z_plus` and `Sifted.boundary`), the
 bound on the asymmetry that needs them ("shares"), parameters of the link, how a site's key store stands
-(`SinceProtocol2`), the message `SaesRegistered`, and keys that become free again after they were assigned
-(`ReleaseAssignments`, `KeyAnswer.share_used_up`). A peer of protocol 1 knows none of these, and compares
-every parameter that he is told. So a hello says what protocol 1 had as protocol 1 said it, and the rest in a
-field of its own, which he ignores; two sites of protocol 2 compare both.
+(`SinceProtocol2`), the messages `SaesRegistered` and `VoidLost`, and keys that become free again after they
+were assigned (`ReleaseAssignments`, `KeyAnswer.share_used_up`). A peer of protocol 1 knows none of these, and
+compares every parameter that he is told. So a hello says what protocol 1 had as protocol 1 said it, and the
+rest in a field of its own, which he ignores; two sites of protocol 2 compare both.
 """
 
 import hashlib

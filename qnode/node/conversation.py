@@ -14,7 +14,7 @@ import trio
 from msgspec import UNSET, UnsetType
 
 from qnode.errors import LinkError, ProtocolError, ShareUsedUp, StoreError, StoreUnusable
-from qnode.keys import Assignment, Handover, Release, StoreStanding, Waiting
+from qnode.keys import Assignment, Handover, Loss, Release, StoreStanding, Waiting
 from qnode.keys import BlockState as StoredState
 from qnode.link.messages import (
     Assign,
@@ -30,10 +30,12 @@ from qnode.link.messages import (
     SaesRegistered,
     VoidAssignments,
     VoidHandover,
+    VoidLost,
 )
 from qnode.node.assignments import Assignments
 from qnode.node.book import Book
 from qnode.node.dialogue import BlockLost, BlockMessage, BlockSeal, Dialogue
+from qnode.node.losses import tell_losses
 from qnode.node.sae_tables import PeerSaes
 from qnode.node.settle import Site
 from qnode.node.storage import PeerMemory
@@ -41,7 +43,7 @@ from qnode.node.storage import PeerMemory
 log = structlog.get_logger()
 
 Answer = KeyAnswer | BlockStateAnswer
-KeyRequest = Assign | VoidAssignments | ReleaseAssignments | GiveAway | VoidHandover
+KeyRequest = Assign | VoidAssignments | ReleaseAssignments | GiveAway | VoidHandover | VoidLost
 Work = Callable[[Dialogue], Awaitable[None]]
 RESUME_S = 30.0
 T = TypeVar("T")
@@ -220,6 +222,8 @@ class Conversation:
                 await storage.release_accepted(_decoded(message.releases, list[Release]))
             elif isinstance(message, GiveAway):
                 await storage.take_over(_decoded(message.handover, Handover))
+            elif isinstance(message, VoidLost):
+                await storage.accept_loss(_decoded(message.loss, Loss))
             else:
                 await storage.void_handover(_decoded(message.handover, Handover))
         except StoreError as error:
@@ -277,6 +281,25 @@ class Conversation:
                     log.error("block.undecided", block=block_id, reason=str(error))
         self._book.settled()
         await self.assignments.resume()
+        await self._tell_losses()
+
+    def loss_found(self) -> None:
+        """Have the peer give up what cannot be opened here; the next session does, if this one ends."""
+
+        async def work() -> None:
+            try:
+                await self._tell_losses()
+            except StoreUnusable:
+                raise
+            except (LinkError, StoreError) as error:
+                log.warning("store.loss_open", reason=str(error))
+
+        self._nursery.start_soon(work)
+
+    async def _tell_losses(self) -> None:
+        """Have the peer give up what could not be opened here; of protocol 1, he cannot be told."""
+        if self.site.session.protocol >= 2:
+            await tell_losses(self.site.storage, self._ask_for_keys)
 
     async def _tell_states(self, message: BlockStateQuery) -> None:
         states = await self.site.storage.block_states(message.block_ids)

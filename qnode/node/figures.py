@@ -18,7 +18,7 @@ from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import boundary_terms, visibility_error
 from qnode.distill.keylength import KeyLength
 from qnode.distill.plausibility import examine
-from qnode.keys import BlockRecord, Counts, PadsLeft, Positions
+from qnode.keys import BlockRecord, Counts, Loss, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.block_policy import RecentBlocks
 from qnode.node.decided import DecidedBlocks, KnownOfBlock
@@ -83,6 +83,7 @@ class Figures:
         self._last: BlockSummary | None = None
         self._last_discard: Discard | None = None
         self._alarms: dict[str, Alarm] = {}
+        self._lost_chunks = self._lost_pads = 0
         self._unheard: dict[str, str] = {}
         self.certificates: list[Validity] = []
         self.sae_differences: list[str] = []
@@ -250,6 +251,18 @@ class Figures:
             epsilon_total=positions.epsilon + pads.used * epsilon_of_tag(),
         )
         self.authentication = AuthenticationStatus(pads_left_send=pads.send, pads_left_receive=pads.receive)
+
+    def note_loss(self, loss: Loss) -> None:
+        """Note what the store could not open and gave up; the alarm stays until the next start."""
+        self._lost_chunks += loss.n_chunks
+        self._lost_pads += loss.pads
+        blocks = sorted({item.block_id for item in loss.ranges})
+        log.error("store.damaged", chunks=loss.n_chunks, pads=loss.pads, blocks=blocks)
+        self.raise_alarm(
+            "store.damaged",
+            f"{self._lost_chunks} chunks and {self._lost_pads} one-time pads could not be opened and were "
+            "given up at both sites: check the disk and the memory of this machine",
+        )
 
     # The book of blocks.
 

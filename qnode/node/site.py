@@ -19,7 +19,7 @@ from qnode.distill.selftest import self_test
 from qnode.errors import ConfigError, LinkDown, LinkError, StoreError, StoreUnusable
 from qnode.etsi014 import ApiLimits, Delivery, application
 from qnode.http import Limits, Server
-from qnode.keys import Assignment, KeyStore
+from qnode.keys import Assignment, KeyStore, Loss
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.protocol import link_for_protocol
@@ -92,6 +92,7 @@ class SiteNode:
         self._receiver = Receiver(config, self._figures, self._bob_recorder, self._liveness)
         self._supply = SiteSupply(self._storage, self)
         self._gate = RestoreGate(self._storage)
+        self._storage.on_loss = self._note_loss
         self._demand = Demand()
         self._failure_log = FailureLog()
         self._saes = SaeTables(read_directory(config), config.peer.kme_id, self._figures.note_sae_differences)
@@ -293,6 +294,12 @@ class SiteNode:
                 kme_id=self._config.peer.kme_id,
                 connection=connection.to("disconnected", str(failure.error), at=time.time()),
             )
+
+    def _note_loss(self, loss: Loss) -> None:
+        """Say what the store could not open and gave up, and have the peer do the same."""
+        self._figures.note_loss(loss)
+        if self._conversation is not None:
+            self._conversation.loss_found()
 
     # Key delivery
 

@@ -21,6 +21,7 @@ from qnode.keys import (
     Handover,
     Key,
     KeyStore,
+    Loss,
     PadId,
     PadsLeft,
     Positions,
@@ -72,9 +73,15 @@ class Storage:
         self._store = store
         self.most_chunks = most_chunks
         self._threads = trio.CapacityLimiter(MOST_CALLS)
+        self.on_loss: Callable[[Loss], None] = lambda loss: None
+        """What to do when something could not be opened and was given up."""
 
     async def _call(self, work: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(work, limiter=self._threads)
+        try:
+            return await trio.to_thread.run_sync(work, limiter=self._threads)
+        finally:
+            for loss in self._store.new_losses():
+                self.on_loss(loss)
 
     def now(self) -> float:
         """Return this site's time, in the seconds that assignments bear."""
@@ -239,6 +246,18 @@ class Storage:
             return voided, condition
 
         return await self._call(work)
+
+    async def open_losses(self) -> list[Loss]:
+        """Return what was given up here and the peer has not given up yet."""
+        return await self._call(self._store.open_losses)
+
+    async def accept_loss(self, loss: Loss) -> None:
+        """Give up what the peer cannot open."""
+        await self._call(lambda: self._store.accept_loss(loss))
+
+    async def finish_loss(self, loss_id: int) -> None:
+        """Note that the peer has given up what could not be opened here."""
+        await self._call(lambda: self._store.finish_loss(loss_id))
 
     async def load_preshared(self, data: bytes) -> None:
         """Void every chunk, wipe the pool, and load a new pre-shared key."""

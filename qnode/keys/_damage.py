@@ -1,0 +1,182 @@
+"""What a store does when a sealed unit does not open: it gives up what stood in it, and the peer does too.
+
+One flipped bit spoils one unit: up to 128 chunks, the secret of a block, or up to 128 pads. Of the chunks
+those are given up that could still be handed out: free ones, this site's assignments that hold one of them
+(with all that is left of these), and each single key that waits for its slaves. Chunks of whole assignments
+that go with them are wiped as usual; what does not open on the way is given up as well.
+
+What was given up is written down as a `Loss` until the peer has done the same. He answers a loss that reaches
+further at his side with one of his own.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import msgspec
+
+from qnode.keys import _accepted, _assigned, _blocks, _pool, _ranges
+from qnode.keys._database import Database, Tx
+from qnode.keys._model import KeyRange, Loss, PadId
+from qnode.keys._vault import SLOTS_PER_UNIT, DamagedUnit, Kind
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_NO_PAD = PadId(-1, -1)
+
+Chunks = set[tuple[int, int]]
+"""Chunks by block and position."""
+
+
+class Mendable(Protocol):
+    """A store whose calls give up what does not open."""
+
+    _database: Database
+
+
+S = TypeVar("S", bound=Mendable)
+
+
+def mending(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Let a method of a store give up units that do not open, and try again without them."""
+
+    @functools.wraps(method)
+    def work(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return without_damage(self._database, lambda: method(self, *args, **kwargs))
+
+    return work
+
+
+def without_damage(database: Database, work: Callable[[], T], *, anchored: bool = True) -> T:
+    """Return what `work` returns; units that do not open are given up, one by one, and it is done again.
+
+    `anchored`: False before the store was compared with its anchor, which must not be overwritten then.
+    """
+    while True:
+        try:
+            return work()
+        except DamagedUnit as damage:
+            with database.change(anchored=anchored, while_waiting=True) as tx:
+                loss = give_up(tx, damage)
+            database.new_losses.append(loss)
+
+
+def give_up(tx: Tx, damage: DamagedUnit) -> Loss:
+    """Give up what stood in a unit that does not open, and write it down for the peer.
+
+    Raises StoreUnusable for a unit without which the store is worth nothing.
+    """
+    segment, first = damage.segment, damage.unit * SLOTS_PER_UNIT
+    if damage.kind == Kind.CHUNK:
+        return _written_down(tx, lose(tx, _expand([KeyRange(segment, first, SLOTS_PER_UNIT)]), damage))
+    if damage.kind == Kind.BLOCK_SECRET:
+        n_chunks = _blocks.record_of(tx, segment).n_chunks
+        lost = lose(tx, _expand([KeyRange(segment, 0, n_chunks)]), None)
+        tx.vault.drop(Kind.BLOCK_SECRET, segment)
+        return _written_down(tx, lost)
+    if damage.kind in (Kind.PAD_SEND, Kind.PAD_RECEIVE):
+        direction = "send" if damage.kind == Kind.PAD_SEND else "receive"
+        unit = damage.unit
+        while tx.vault.spoilt(damage.kind, segment, unit):  # all in a row, for each costs a session
+            tx.vault.drop(damage.kind, segment, unit)
+            unit += 1
+        end = max(unit * SLOTS_PER_UNIT, first + SLOTS_PER_UNIT)
+        n_pads = _pool.pass_over(tx, direction, segment, end)
+        last = PadId(segment, end - 1) if direction == "receive" else _NO_PAD
+        return _written_down(tx, set(), pads=n_pads, send_after=last)
+    raise damage
+
+
+def lose(tx: Tx, lost: Chunks, damage: DamagedUnit | None) -> Chunks:
+    """Give up all of `lost` that could still be handed out, and what depends on it; return what that was.
+
+    `damage`: the unit that does not open, if one does not.
+    """
+    given_up: Chunks = set()
+    unreadable: set[tuple[int, int]] = set()
+    if damage is not None:
+        unreadable.add((damage.segment, damage.unit))
+        tx.vault.drop(Kind.CHUNK, damage.segment, damage.unit)
+    open_chunks = lost
+    while open_chunks:
+        gone = _expand(_take(tx, open_chunks))
+        given_up |= gone
+        open_chunks = set()
+        for block_id in {block for block, _ in gone}:
+            positions = sorted(position for block, position in gone if block == block_id)
+            _blocks.count_off(tx, block_id, len(positions))
+            for item in _joined(block_id, positions):
+                for piece in _pieces(item):
+                    unit = (block_id, piece.first // SLOTS_PER_UNIT)
+                    if unit in unreadable:
+                        continue
+                    try:
+                        tx.vault.wipe(Kind.CHUNK, block_id, piece.first, piece.count)
+                    except DamagedUnit:
+                        unreadable.add(unit)
+                        tx.vault.drop(Kind.CHUNK, *unit)
+                        start = unit[1] * SLOTS_PER_UNIT
+                        open_chunks |= _expand([KeyRange(block_id, start, SLOTS_PER_UNIT)])
+    tx.count_gone(void=len(given_up))
+    return given_up
+
+
+def accept(tx: Tx, loss: Loss) -> Loss | None:
+    """Give up what the peer has lost; return what of it goes further than what he said, if anything does."""
+    told = _expand(loss.ranges)
+    further = lose(tx, told, None) - told
+    if loss.send_after > PadId(*tx.one("SELECT sent_segment, sent_index FROM site")):
+        _pool.skip(tx, "send", loss.send_after)
+    return _written_down(tx, further) if further else None
+
+
+def open_losses(tx: Tx) -> list[Loss]:
+    """Return what the peer has not given up yet, oldest first."""
+    rows = tx.connection.execute("SELECT content FROM loss ORDER BY loss_id")
+    return [msgspec.msgpack.decode(row[0], type=Loss) for row in rows]
+
+
+def finish(tx: Tx, loss_id: int) -> None:
+    """Note that the peer has given a loss up; once more is fine."""
+    tx.connection.execute("DELETE FROM loss WHERE loss_id = ?", (loss_id,))
+
+
+def _take(tx: Tx, chunks: Chunks) -> list[KeyRange]:
+    """Take out of the books what touches `chunks`."""
+    taken: list[KeyRange] = []
+    for block_id in {block for block, _ in chunks}:
+        positions = sorted(position for block, position in chunks if block == block_id)
+        for item in _joined(block_id, positions):
+            for owner in (tx.role, tx.peer):
+                taken += _ranges.take_what_is_free(tx, item, owner)
+    return taken + _assigned.lose(tx, chunks) + _accepted.lose(tx, chunks)
+
+
+def _written_down(tx: Tx, lost: Chunks, *, pads: int = 0, send_after: PadId = _NO_PAD) -> Loss:
+    ranges: list[KeyRange] = []
+    for block_id in sorted({block for block, _ in lost}):
+        ranges += _joined(block_id, sorted(position for block, position in lost if block == block_id))
+    (loss_id,) = tx.one("SELECT coalesce(max(loss_id), 0) + 1 FROM loss")
+    loss = Loss(loss_id=loss_id, ranges=tuple(ranges), pads=pads, send_after=send_after)
+    if ranges or send_after != _NO_PAD:
+        tx.connection.execute(
+            "INSERT INTO loss (loss_id, content) VALUES (?, ?)", (loss_id, msgspec.msgpack.encode(loss))
+        )
+    return loss
+
+
+def _expand(ranges: Iterable[KeyRange]) -> Chunks:
+    return {(item.block_id, item.first + i) for item in ranges for i in range(item.count)}
+
+
+def _joined(block_id: int, positions: list[int]) -> list[KeyRange]:
+    return _ranges.joined(KeyRange(block_id, position, 1) for position in positions)
+
+
+def _pieces(item: KeyRange) -> Iterable[KeyRange]:
+    """Cut a range at the borders of units."""
+    first, end = item.first, item.first + item.count
+    while first < end:
+        stop = min(end, (first // SLOTS_PER_UNIT + 1) * SLOTS_PER_UNIT)
+        yield KeyRange(item.block_id, first, stop - first)
+        first = stop
