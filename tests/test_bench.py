@@ -1,5 +1,6 @@
 """`qnode bench`: what it prints is measured and has the promised form."""
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,14 +9,15 @@ from typing import Any
 import pytest
 import trio
 from click.testing import CliRunner
+from rich.console import Console
 
 from qnode.bench.correction import Pair
 from qnode.bench.in_flight import seconds_for
 from qnode.bench.links import FAST, TURIN
-from qnode.bench.results import Effort, rates, summary
+from qnode.bench.results import BenchReport, Effort, Machine, PairResult, rates, summary
 from qnode.bench.stages import NAMES
 from qnode.bench.whole_link import Meter
-from qnode.cli.bench import bench
+from qnode.cli.bench import bench, table_of
 from qnode.cli.loopback import load_loopback
 from qnode.distill.toeplitz_plan import plan_product, word_products
 
@@ -49,6 +51,28 @@ def test_the_table_names_every_figure() -> None:
     done = run("--quick", "--only", "verify")
     assert "verify" in done.stdout
     assert "Mbit/s" in done.stdout
+
+
+def test_the_table_fits_80_columns_and_breaks_no_word_or_number() -> None:
+    machine = Machine(
+        processor="AMD EPYC 9B45 128-Core Processor", cores=128, python="3.11.7", clmul_per_s=7.4e9,
+        popcount_bits_per_s=9.14e11, copy_bytes_per_s=2.9e10, multiplier_words=8,
+    )  # fmt: skip
+    results = [
+        PairResult(
+            name="pair", n_bits=139_844_623, qber=0.0094, unit="secret Mbit/s", median=1_234.0, p10=1_011.0,
+            p90=1_456.0, runs=1_219, f=1.047, limit=152_254.0, round_trip_s=0.05,
+        ),
+        summary("cascade", [271.0, 289.0], "Mbit/s", n_bits=1_048_576, qber=0.015, f=1.045, limit=152_254.0),
+        summary("turin", [211.0, 212.0], "simulated s / s", n_bits=1_000_000, qber=0.015, f=1.048),
+        summary("qnodectl --help", [0.0568, 0.0643], "s"),
+    ]  # fmt: skip
+    text = io.StringIO()
+    Console(width=80, file=text).print(table_of(BenchReport(machine, results)))
+    assert max(map(len, text.getvalue().splitlines())) <= 80
+    words = set(text.getvalue().split())
+    assert {"pair", "cascade", "turin", "qnodectl", "--help", "simulated", "secret", "Mbit/s"} <= words
+    assert {"1,234", "1,011", "1,456", "1219", "152,254", "1.047", "140", "1.05"} <= words
 
 
 def test_an_unknown_stage_is_refused_by_name() -> None:

@@ -127,17 +127,36 @@ async def test_keys_saes_devices_and_events_show_their_part(tmp_path: Path) -> N
 async def test_blocks_show_what_became_of_each(tmp_path: Path) -> None:
     async with served(tmp_path / "s", well_status(simulated=True)):
         table = await qnodectl("--socket", tmp_path / "s", "blocks")
+        wide = await qnodectl("--socket", tmp_path / "s", "blocks", COLUMNS="160")
         as_csv = await qnodectl("--socket", tmp_path / "s", "blocks", "--csv")
         newest = await qnodectl("--socket", tmp_path / "s", "blocks", "--csv", "--count", "1")
     assert (table.returncode, as_csv.returncode, newest.returncode) == (0, 0, 0), table.stderr
     lines = [" ".join(line.split()) for line in table.stdout.decode().splitlines()]
     assert lines[0] == "SIMULATED: these keys are not keys"
-    assert "812 41 s ago 24 1 048 576 1.62 % 1.120 4.50 % 238 112 accepted" in lines
-    assert "813 40 s ago 0 qber_z: 12.1 % is above\\nthe limit" in lines
+    assert "812 41 s 24 1 048 576 1.62 % 1.120 4.50 % 238 112 accepted" in lines
+    assert "813 40 s 0 qber_z: 12.1 % is above\\nthe limit" in [
+        " ".join(line.split()) for line in wide.stdout.decode().splitlines()
+    ]
     rows = list(csv.DictReader(io.StringIO(as_csv.stdout.decode())))
     assert [(row["block_id"], row["outcome"]) for row in rows] == [("812", "accepted"), ("813", "qber_z")]
     assert rows[0]["e_plus_decoy"] == "32001"
     assert newest.stdout.splitlines()[1].startswith(b"813,")
+
+
+async def test_everything_fits_80_columns_and_no_word_or_number_is_broken(tmp_path: Path) -> None:
+    shown: dict[tuple[str, str], list[str]] = {}
+    async with served(tmp_path / "s", degraded_status()):
+        for command in ("status", "blocks", "keys", "devices"):
+            for columns in ("80", "400"):
+                run = await qnodectl("--socket", tmp_path / "s", command, COLUMNS=columns)
+                shown[command, columns] = run.stdout.decode().splitlines()
+    for command in ("status", "blocks", "keys", "devices"):
+        narrow, wide = shown[command, "80"], shown[command, "400"]
+        assert max(map(len, narrow)) <= 80, command
+        assert set(" ".join(narrow).split()) >= {word for word in " ".join(wide).split() if "─" not in word}
+    assert any(len(line) > 80 for line in shown["status", "400"])
+    assert any("12 481 ready" in line for line in shown["status", "80"])
+    assert any("1 048 576" in line and "238 112" in line for line in shown["blocks", "80"])
 
 
 async def test_checks_show_each_limit_and_exit_with_1_where_one_failed(tmp_path: Path) -> None:

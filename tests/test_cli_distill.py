@@ -74,6 +74,26 @@ def test_another_way_to_distil_may_be_asked_for(recording: Path, tmp_path: Path)
     assert all(block["secret_bits"] == 0 and "limit" in block["detail"] for block in report["blocks"])
 
 
+def test_a_recording_shorter_than_a_block_says_so(recording: Path, tmp_path: Path) -> None:
+    long = tmp_path / "long.toml"
+    long.write_text('[link]\nname = "long"\n[link.block]\nsifted_bits = 20_000_000\n')
+    done = run(recording, "--config", long)
+    assert (done.return_value, done.stdout) == (1, "")
+    assert "3 s of tags do not hold a block of 20,000,000 sifted bits" in done.stderr
+    brief = tmp_path / "brief"
+    record(
+        brief, SimulationParameters(attenuation_db=6.0, z_detector=DETECTOR, x_detector=DETECTOR), LINK, 0.1
+    )
+    done = run(brief)
+    assert (done.return_value, done.stdout) == (1, "")
+    assert "0.1 s of tags were not enough to lock to Alice's slots" in done.stderr
+
+
+def test_the_table_fits_80_columns(recording: Path) -> None:
+    lines = run(recording).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+
+
 def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.return_value == 64

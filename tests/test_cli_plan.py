@@ -54,7 +54,8 @@ def test_the_optimum_stands_beside_what_is_configured() -> None:
     assert point["best"]["secret_bits_per_s"] > 3 * point["now"]["secret_bits_per_s"]
     assert point["best"]["splitter"] == point["now"]["splitter"]
     text = run("--optimise", "--choose", "splitter").stdout
-    assert "best 0.500 0.200 0.700 0.500" in text
+    assert "best  0.500  0.200  0.700  0.500" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_link_without_key_says_why() -> None:

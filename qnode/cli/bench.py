@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from qnode.cli.main import EXIT_USAGE
+from qnode.cli.width import columns
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +56,7 @@ def bench(as_json: bool, names: tuple[str, ...], quick: bool, figure: Path | Non
     else:
         from rich.console import Console
 
-        Console(width=max(100, Console().width)).print(_table(report))
+        Console(width=columns()).print(table_of(report))
     return 0
 
 
@@ -95,18 +96,23 @@ def _added_ms(result: "BenchResult") -> float:
     return 1000.0 * float(getattr(result, "round_trip_s", 0.0))
 
 
-def _table(report: "BenchReport") -> "Table":
+def table_of(report: "BenchReport") -> "Table":
+    """Return the report for people: it fits 80 columns."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from qnode.operate.screen import si
+
     caption = "p10 .. p90: of the runs; limit: of this machine, one core"
-    table = Table(title=_title(report.machine), caption=caption)
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, title=_title(report.machine), caption=caption)
     for heading in ("stage", "bits", "QBER", "median", "p10 .. p90", "unit", "runs", "f", "limit"):
         justify: Literal["left", "right"] = "left" if heading in ("stage", "unit") else "right"
-        table.add_column(heading, justify=justify, no_wrap=True)
+        longest_word = {"stage": 8, "unit": 9}.get(heading)
+        table.add_column(heading, justify=justify, no_wrap=justify == "right", min_width=longest_word)
     for one in report.results:
         table.add_row(
             f"{one.name} + {_added_ms(one):.0f} ms" if _added_ms(one) else one.name,
-            f"{one.n_bits:,}" if one.n_bits else "",
+            si(one.n_bits).rstrip() if one.n_bits else "",
             f"{one.qber:.1%}" if one.qber is not None else "",
             _rounded(one.median),
             f"{_rounded(one.p10)} .. {_rounded(one.p90)}",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qnode.cli.width import columns, fitted
 from qnode.operate.blocks import KEPT_BLOCKS
 from qnode.operate.client import (
     LONGEST_PRESHARED_BYTES,
@@ -33,9 +34,14 @@ EXIT_OK, EXIT_DEGRADED, EXIT_NOT_RUNNING, EXIT_CANNOT_TELL, EXIT_USAGE = 0, 1, 2
 RESTORE_PATIENCE_S = 60.0
 SOCKETS = Path("/run/qnode")
 SOCKET_NAME = "control.sock"
+# On a narrower terminal `qnodectl checks` leaves out what each check measures.
+CHECKS_WITH_MEANING_COLUMNS = 120
 # Columns of tables that stand to the right.
 _NUMBERS = frozenset(
-    {"chunks", "keys", "refused", "block", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret"}
+    {
+        *("chunks", "keys", "refused", "value", "plausible"),
+        *("block", "ago", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret"),
+    }
 )
 
 
@@ -120,7 +126,7 @@ def watch(where: Where, interval: float, count: int) -> int:
     looks = islice(looks, count) if count else looks
     if not sys.stdout.isatty():
         for node in looks:
-            if not _echo("\n".join([*status_lines(node), ""])):
+            if not _echo("\n".join([*_fitted(status_lines(node)), ""])):
                 break
         return EXIT_OK
     from rich.live import Live
@@ -128,7 +134,7 @@ def watch(where: Where, interval: float, count: int) -> int:
 
     with Live(auto_refresh=False, screen=False) as live:
         for node in looks:
-            live.update(Text("\n".join(status_lines(node))), refresh=True)
+            live.update(Text("\n".join(_fitted(status_lines(node)))), refresh=True)
     return EXIT_OK
 
 
@@ -179,7 +185,7 @@ def devices(where: Where, name: str | None) -> int:
     node = _node(where)
     if name is None:
         for device in node.devices:
-            _echo(device_line(device, node.at))
+            _echo("\n".join(_fitted([device_line(device, node.at)])))
         return EXIT_OK
     found = [device for device in node.devices if device.name == name]
     if not found:
@@ -242,12 +248,15 @@ def checks(where: Where) -> int:
         return EXIT_OK
     failed = [one for one in found if not one.plausible]
     _echo(f"block {node.quantum.checks_of_block}: {len(failed)} of {len(found)} checks failed")
-    table = _table(node, "check", "value", "plausible", "verdict", "measures")
+    headings = ("check", "value", "plausible", "verdict", "measures")
+    shown = headings if columns() >= CHECKS_WITH_MEANING_COLUMNS else headings[:-1]
+    table = _table(node, *shown)
     for one in found:
         known = BY_NAME.get(one.check)
         verdict = "ok" if one.plausible else f"WARN {printable(one.points_to)}"
         what = "" if known is None else known.what
-        table.add_row(printable(one.check), f"{one.value:.6g}", one.limits, verdict, what)
+        cells = (printable(one.check), f"{one.value:.6g}", one.limits, verdict, what)
+        table.add_row(*cells[: len(shown)])
     _print(table)
     return EXIT_DEGRADED if failed else EXIT_OK
 
@@ -305,28 +314,38 @@ def _show_screen(node: "NodeStatus") -> None:
 
     for line in status_lines(node):
         loud = " WARN " in line or SIMULATED in line
-        _echo(click.style(line, fg="yellow", bold=True) if loud else line)
+        for part in _fitted([line]):
+            _echo(click.style(part, fg="yellow", bold=True) if loud else part)
 
 
-def _table(node: "NodeStatus", *columns: str) -> "Table":
+def _fitted(lines: list[str]) -> list[str]:
+    """Let lines that the terminal has no room for go on below."""
+    from qnode.operate.screen import PARTS_COLUMN
+
+    return [part for line in lines for part in fitted(line, columns(), PARTS_COLUMN)]
+
+
+def _table(node: "NodeStatus", *headings: str) -> "Table":
     """Return an empty table that says `simulated` where that is so."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from qnode.operate.screen import SIMULATED
 
-    table = Table(box=SIMPLE_HEAD, title=SIMULATED if node.simulated else None, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right" if column in _NUMBERS else "left")
+    title = SIMULATED if node.simulated else None
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
+    for heading in headings:
+        is_number = heading in _NUMBERS
+        shown = heading.replace(" ", "\n")  # headings may be lower than wide
+        table.add_column(shown, justify="right" if is_number else "left", no_wrap=is_number)
     return table
 
 
 def _print(table: "Table") -> None:
     from rich.console import Console
 
-    # Text from outside is no markup; a pipe is not cut at 80 columns.
-    width = None if sys.stdout.isatty() else 160
-    console = Console(markup=False, highlight=False, width=width)
+    # Text from outside is no markup.
+    console = Console(markup=False, highlight=False, width=columns())
     with console.capture() as text:
         console.print(table)
     _echo(text.get().rstrip())

@@ -9,6 +9,7 @@ import click
 
 from qnode.cli.main import EXIT_USAGE
 from qnode.cli.secrets import forbid_core_dumps
+from qnode.cli.width import columns
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,6 +46,7 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     from qnode.node.block_policy import RecentBlocks
     from qnode.offline.distillation import distilled_blocks
     from qnode.offline.report import report_of, row_of, write_csv
+    from qnode.offline.seen import Seen
     from qnode.offline.synchronise import NotAligned, synchronised
 
     if as_json and table_file == Path("-"):
@@ -58,8 +60,8 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
         results = synchronised(
             recorded.tags(), recorded.symbols, link, recorded.start, astray=astray_s.append
         )
-        recent = RecentBlocks()
-        sifted = recorded.sifted(results, link, recent)
+        recent, seen = RecentBlocks(), Seen()
+        sifted = recorded.sifted(seen.through(results), link, recent)
         rows = [row_of(block, link) for block in distilled_blocks(sifted, link, recent)]
         report = report_of(
             rows,
@@ -92,6 +94,8 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
         click.echo(
             f"qnode: left out, for want of lock at its beginning or its end: block {numbers}", err=True
         )
+    elif not rows:
+        click.echo(f"qnode: {seen.why_no_block(link)}", err=True)
     if as_json:
         import msgspec
 
@@ -101,7 +105,8 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     else:
         from rich.console import Console
 
-        Console(width=max(120, Console().width)).print(_table(report))
+        if rows:
+            Console(width=columns(), highlight=False).print(_table(report))
     return 0 if report.blocks_accepted else 1
 
 
@@ -127,23 +132,14 @@ def _opened(folders: tuple[Path, ...]) -> "Recorded":
 
 
 def _table(report: "DistillReport") -> "Table":
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=_title(report), caption=_caption(report))
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, title=_title(report), caption=_caption(report))
     for heading in (
-        "block",
-        "s",
-        "clicks",
-        "sifted",
-        "QBER_Z",
-        "f_EC",
-        "rounds",
-        "phase error",
-        "secret",
-        "1/s",
-        "",
+        *("block", "s", "clicks", "sifted", "QBER_Z", "f_EC", "rounds", "phase\nerror", "secret", "1/s"),
     ):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in report.blocks:
         table.add_row(
             str(row.block),
@@ -154,9 +150,8 @@ def _table(report: "DistillReport") -> "Table":
             f"{row.f_ec:.3f}" if row.f_ec is not None else "",
             str(row.rounds or ""),
             f"{row.phi_z_upper:.2%}" if row.phi_z_upper is not None else "",
-            f"{row.secret_bits:,}",
+            row.lost or f"{row.secret_bits:,}",
             f"{row.secret_bits_per_s:,.0f}",
-            row.lost,
         )
     return table
 

@@ -1,16 +1,18 @@
 """`qnode plan`: what a link would give, and the parameters that give the most key, by the analytic model."""
 
 import sys
+import textwrap
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import click
 import msgspec
 from click.core import ParameterSource
 
 from qnode.cli.main import EXIT_USAGE
+from qnode.cli.width import USUAL_COLUMNS, fitted
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, parse_loopback_config
 from qnode.plan.answer import Answer, LossFigures, PointFigures, UncertaintyCost, answer
@@ -20,10 +22,12 @@ from qnode.plan.forecast import USUAL_F_EC
 from qnode.plan.optimum import ALICES, FREE, Free
 
 _UNITS = {"loss": "dB", "distance": "km", "block": "sifted bits", "dead-time": "us"}
-_TITLES = (
-    ("fibre", 9), ("loss", 9), ("", 6), ("mu1", 6), ("mu2", 6), ("p_1", 6), ("p_Z", 6), ("split", 6),
-    ("sifted/s", 11), ("QBER_Z", 8), ("e_vis", 8), ("phi_Z^u", 8), ("block", 10), ("secret/s", 11),
-    ("keys/s", 9),
+Columns: TypeAlias = tuple[tuple[str, int], ...]
+_NAMES: Columns = (("fibre", 9), ("loss", 9), ("", 5))
+_SETTINGS: Columns = (("mu1", 7), ("mu2", 7), ("p_1", 7), ("p_Z", 7), ("split", 7))
+_RESULTS: Columns = (
+    ("sifted/s", 9), ("QBER_Z", 8), ("e_vis", 8), ("phi_Z^u", 8), ("block", 8), ("secret/s", 9),
+    ("keys/s", 7),
 )  # fmt: skip
 
 
@@ -185,17 +189,22 @@ def _apply(raw: dict[str, Any], change: str) -> None:
 
 
 def report(found: Answer) -> str:
-    """Return the answer for people."""
-    lines = [
+    """Return the answer for people, in 80 columns."""
+    about = (
         f"{found.link}: {found.estimator} ({found.x_mode}), eps_sec {found.eps_sec:g}, f_EC {found.f_ec:g}, "
-        "from the analytic model",
-        "",
-        "".join(title.rjust(width) for title, width in _TITLES),
-    ]
-    for figures in found.losses:
-        lines += _loss_lines(figures, wanted_best=bool(found.chosen))
+        "from the analytic model"
+    )
     reach = "no key at any loss" if found.reach_db is None else f"key up to {found.reach_db:.1f} dB"
-    lines += ["", f"As configured: {reach}.", *_uncertainty_lines(found.uncertainty)]
+    lines = [*textwrap.wrap(about, USUAL_COLUMNS), "", _titles(_SETTINGS)]
+    for figures in found.losses:
+        for names, point in _points(figures):
+            settings = (*point.mu, point.p[0], point.p_z, point.splitter)
+            lines.append(_cells(names, [f"{value:.3f}" for value in settings], _SETTINGS))
+    lines += ["", _titles(_RESULTS)]
+    for figures in found.losses:
+        lines += _result_lines(figures, wanted_best=bool(found.chosen))
+    cost = f"As configured: {reach}. {_uncertainty(found.uncertainty)}"
+    lines += ["", *textwrap.wrap(cost, USUAL_COLUMNS)]
     if found.curve is not None:
         unit, curve = _UNITS[found.curve.against], found.curve
         lines += ["", f"{unit:>12}{'secret/s':>14}{'best secret/s':>16}"]
@@ -206,45 +215,55 @@ def report(found: Answer) -> str:
     return "\n".join(lines)
 
 
-def _uncertainty_lines(cost: UncertaintyCost) -> list[str]:
+def _uncertainty(cost: UncertaintyCost) -> str:
     """Say what the uncertainty of the intensities costs, and how to have it back."""
     signal, decoy = cost.mu_uncertainty
     share = "all of the key" if cost.share_of_key is None else f"{cost.share_of_key:.1%} of the key"
     within = f"within {signal:.2%} (signal) and {decoy:.2%} (decoy)"
     if cost.configured:
-        return [
-            f"The intensities are taken as known {within} of mu, and the key as the least that this allows:",
-            f"it costs {share}. A better calibration gives it back (link.source.mu_uncertainty).",
-        ]
-    return [
-        "The intensities are taken as exact (link.source.mu_uncertainty is 0), which no calibration is:",
-        f"known {within} they would cost {share}.",
-    ]
+        return (
+            f"The intensities are taken as known {within} of mu, and the key as the least that this allows: "
+            f"it costs {share}. A better calibration gives it back (link.source.mu_uncertainty)."
+        )
+    return (
+        "The intensities are taken as exact (link.source.mu_uncertainty is 0), which no calibration is: "
+        f"known {within} they would cost {share}."
+    )
 
 
-def _loss_lines(figures: LossFigures, *, wanted_best: bool) -> list[str]:
+def _points(figures: LossFigures) -> Iterator[tuple[list[str], PointFigures]]:
+    """Yield the points at one loss, each with its names: as configured, then the best if there is one."""
     length = "" if figures.fibre_km is None else f"{figures.fibre_km:.1f} km"
-    lines = [_row([length, f"{figures.loss_db:.2f} dB", "now"], figures.now)]
-    if figures.now.no_key_because is not None:
-        lines.append(f"{'':18}no key: {figures.now.no_key_because}")
+    yield [length, f"{figures.loss_db:.2f} dB", "now"], figures.now
     if figures.best is not None:
-        lines.append(_row(["", "", "best"], figures.best))
-    elif wanted_best:
-        lines.append(f"{'':18}no choice of the parameters gives key")
+        yield ["", "", "best"], figures.best
+
+
+def _result_lines(figures: LossFigures, *, wanted_best: bool) -> list[str]:
+    lines = []
+    for names, point in _points(figures):
+        results = [
+            f"{point.sifted_bits_per_s:.0f}",
+            *(_percent(value) for value in (point.qber_z, point.e_vis, point.phi_z_upper)),
+            f"{point.block_s:.0f} s" if point.block_s >= 100.0 else f"{point.block_s:.3g} s",
+            f"{point.secret_bits_per_s:.0f}",
+            f"{point.keys_per_s:.2f}" if point.keys_per_s < 1000.0 else f"{point.keys_per_s:.0f}",
+        ]
+        lines.append(_cells(names, results, _RESULTS))
+        if point is figures.now and point.no_key_because is not None:
+            lines += fitted(f"{'':9}no key: {point.no_key_because}", USUAL_COLUMNS, 9)
+    if figures.best is None and wanted_best:
+        lines.append(f"{'':9}no choice of the parameters gives key")
     return lines
 
 
-def _row(names: list[str], point: PointFigures) -> str:
-    cells = [
-        *names,
-        *(f"{value:.3f}" for value in (*point.mu, point.p[0], point.p_z, point.splitter)),
-        f"{point.sifted_bits_per_s:.0f}",
-        *(_percent(value) for value in (point.qber_z, point.e_vis, point.phi_z_upper)),
-        f"{point.block_s:.0f} s" if point.block_s >= 100.0 else f"{point.block_s:.3g} s",
-        f"{point.secret_bits_per_s:.0f}",
-        f"{point.keys_per_s:.2f}",
-    ]
-    return "".join(cell.rjust(width) for cell, (_, width) in zip(cells, _TITLES, strict=True))
+def _titles(figures: Columns) -> str:
+    return _cells([title for title, _ in _NAMES], [title for title, _ in figures], figures)
+
+
+def _cells(names: list[str], values: list[str], figures: Columns) -> str:
+    widths = [width for _, width in (*_NAMES, *figures)]
+    return "".join(cell.rjust(width) for cell, width in zip((*names, *values), widths, strict=True)).rstrip()
 
 
 def _percent(value: float | None) -> str:

@@ -12,7 +12,9 @@ from qnode.tls_files import DAY_S
 from qnode.units import CHUNK_BITS
 
 _PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
-BLOCK_COLUMNS = ("block", "decided", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret", "outcome")
+BLOCK_COLUMNS = ("block", "ago", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret", "outcome")
+# Where a line of `status_lines` that is too long goes on.
+PARTS_COLUMN = 19
 SIMULATED = "SIMULATED: these keys are not keys"
 RECORDED = "whoever reads the recording knows its keys"
 
@@ -106,7 +108,7 @@ def block_cells(block: DecidedBlock, at: float) -> list[str]:
     outcome = printable(block.outcome) + (f": {printable(block.detail)}" if block.detail else "")
     return [
         str(block.block_id),
-        f"{age(block.decided_at_s, at)} ago",
+        age(block.decided_at_s, at),
         "" if block.span_s is None else f"{block.span_s:.3g}",
         "" if block.n_z is None else count(block.n_z),
         "" if block.qber_z is None else f"{100 * block.qber_z:.2f} %",
