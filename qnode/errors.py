@@ -82,6 +82,10 @@ class ShareUsedUp(StoreError):
     """So many keys of a pair wait for its slave that the store holds no more of them; nothing was taken."""
 
 
+class NotOpen(StoreError):
+    """An assignment is delivered, expired, void, released, or was never made."""
+
+
 class KeyNotFound(StoreError):
     """A key_ID cannot be delivered to this SAE: unknown, used or expired (told apart in the log only)."""
 

@@ -121,6 +121,20 @@ def test_keys_that_were_fetched_or_are_gone_are_not_freed(filled: Pair) -> None:
     assert (alice.counts().void, bob.counts().expired) == (3, 3)
 
 
+def test_of_stock_that_the_peer_frees_no_more_what_is_left_expires(filled: Pair) -> None:
+    alice, bob = filled
+    stock = stock_of(alice, bob, 4)
+    (taken,) = alice.take_from_stock("m", "s", 1)
+    release = alice.begin_release(stock.assignment_id)
+    assert bob.expire(1000.0, 10.0) == 4
+    with pytest.raises(StoreError, match="gone"):
+        bob.release_accepted(release)
+    assert alice.expire(1000.0, 10.0) == 3
+    assert alice.open_releases() == []
+    with pytest.raises(KeyNotFound):
+        bob.deliver_to_slave("s", "m", [taken.key_id])
+
+
 def test_a_backup_from_before_a_release_is_found_out(sites: tuple[Site, Site]) -> None:
     with sites[0].open() as alice, sites[1].open() as bob:
         add_block(make_block(1, 40), alice, bob)

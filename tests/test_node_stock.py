@@ -204,6 +204,25 @@ async def test_stock_of_pairs_that_do_not_ask_serves_who_asks_and_no_key_is_lost
         assert store.counts().delivered == 200
 
 
+async def test_what_was_taken_meanwhile_does_not_keep_the_rest_from_becoming_free(
+    stores: Two,  # noqa: F811
+) -> None:
+    add_block(make_block(1, 100), stores.alice, stores.bob)
+    ids = []
+    for i in range(3):
+        stock = stores.alice.assign("m", ["s"], 5, 256, 0.0, stock=True)
+        stores.bob.accept_assignment(stock, 0.0)
+        stores.alice.acknowledge(stock.assignment_id)
+        ids.append(stock.assignment_id)
+        if i == 0:
+            stores.alice.take_from_stock("m", "s", 5)
+    async with two_nodes(stores) as nodes:
+        await nodes.alice.conversation.assignments.take_back(ids).wait()
+    assert stores.alice.open_releases() == []
+    assert stores.alice.stored_key_count() == 45
+    assert mirrored(stores)
+
+
 async def test_with_few_keys_a_pair_that_asks_has_a_reserve_when_the_link_is_cut(
     stores: Two,  # noqa: F811
 ) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Set
 
 import msgspec
 
-from qnode.errors import FieldError, NotEnoughKeys, StoreError
+from qnode.errors import FieldError, NotEnoughKeys, NotOpen, StoreError
 from qnode.keys import _keybytes, _ranges
 from qnode.keys._database import Tx
 from qnode.keys._model import Assignment, Key, KeyRange, Release, StockItem, chunks_per_key
@@ -243,11 +243,15 @@ def void(tx: Tx, assignment_id: int) -> Assignment:
 
 
 def expire(tx: Tx, before: float, limit: int) -> int:
-    """Destroy acknowledged assignments made before `before` and not delivered; return the number of keys."""
+    """Destroy acknowledged assignments made before `before` and not delivered; return the number of keys.
+
+    So also what is left of stock that the peer does not free: it has expired there.
+    """
     rows = tx.connection.execute(
-        "SELECT assignment_id, content, chunks_per_key, n_taken, n_keys FROM own_assignment "
-        "WHERE acknowledged = 1 AND assigned_at < ? ORDER BY assigned_at LIMIT ?",
-        (before, limit),
+        "SELECT assignment_id, content, chunks_per_key, n_taken, n_keys FROM own_assignment WHERE "
+        "(acknowledged = ?1 OR (acknowledged = ?2 AND n_taken > 0)) AND assigned_at < ?3 "
+        "ORDER BY assigned_at LIMIT ?4",
+        (_PEER_HOLDS, _BEING_RELEASED, before, limit),
     ).fetchall()
     n_expired = 0
     for assignment_id, content, width, n_taken, n_keys in rows:
@@ -289,5 +293,5 @@ def _remove(tx: Tx, assignment_id: int, ranges: Iterable[KeyRange]) -> int:
     return _ranges.destroy(tx, ranges)
 
 
-def _not_open(assignment_id: int) -> StoreError:
-    return StoreError(f"assignment {assignment_id} is not open here: delivered, expired, void or unknown")
+def _not_open(assignment_id: int) -> NotOpen:
+    return NotOpen(f"assignment {assignment_id} is not open here: delivered, expired, void or unknown")

@@ -5,13 +5,14 @@ peer's word came too late, or a cut left open what the peer knows. A peer of pro
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
 import structlog
 import trio
 
-from qnode.errors import LinkError, ProtocolError, ShareUsedUp, StoreError, StoreUnusable
+from qnode.errors import LinkError, NotOpen, ProtocolError, ShareUsedUp, StoreError, StoreUnusable
 from qnode.keys import Assignment, Release
 from qnode.link.messages import Assign, KeyAnswer, NodeMessage, ReleaseAssignments, VoidAssignments
 from qnode.node.settle import Site
@@ -115,7 +116,7 @@ class Assignments:
             for announcement in announcements:
                 await announcement.over.wait()
             try:
-                await self.release([await self._site.storage.begin_release(one) for one in assignment_ids])
+                await self.release(await self._begun(assignment_ids))
             except StoreUnusable:
                 raise
             except (LinkError, StoreError) as error:  # the next session settles it
@@ -125,6 +126,14 @@ class Assignments:
 
         self._nursery.start_soon(work)
         return done
+
+    async def _begun(self, assignment_ids: Sequence[int]) -> list[Release]:
+        """Begin to release assignments, without those that were delivered or have expired meanwhile."""
+        begun = []
+        for one in assignment_ids:
+            with suppress(NotOpen):
+                begun.append(await self._site.storage.begin_release(one))
+        return begun
 
     async def release(self, releases: Sequence[Release]) -> None:
         """Have keys that were assigned and not delivered become free again, first at the peer, then here.
@@ -156,14 +165,13 @@ class Assignments:
         return answer.ok
 
     async def _void(self, releases: Sequence[Release]) -> None:
-        """Void what cannot be freed. Of stock whose front was taken, the peer's part was gone before."""
+        """Void what cannot be freed; stock whose front waits for its slave expires instead."""
         whole = [release.assignment for release in releases if not release.n_taken]
         if whole:
             content = msgspec.msgpack.encode(whole)
             answer = await self._ask(lambda number: VoidAssignments(request_id=number, assignments=content))
             if not answer.ok:
                 raise LinkError("the peer could not void an assignment; it stays open until the next session")
-        for release in releases:
-            if self.can_release or not release.n_taken:
-                await self._site.storage.void_assignment(release.assignment.assignment_id)
-        log.info("assignment.void", assignments=len(releases))
+        for assignment in whole:
+            await self._site.storage.void_assignment(assignment.assignment_id)
+        log.info("assignment.void", assignments=len(whole))

@@ -6,6 +6,7 @@ peer, its own stock and that of pairs that have not asked of late; and what has 
 free again instead of expiring. A stock outlives a restart.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -24,6 +25,8 @@ SHARE = 1 / 8
 DEMAND_S = 86_400.0
 PERIOD_S = 5.0
 IDLE_PERIOD_S = 600.0  # while nobody has asked
+# Where the stock was too little for a request, that of others is not looked through for each of the next.
+LOOK_AGAIN_S = 1.0
 
 log = structlog.get_logger()
 
@@ -122,6 +125,7 @@ class Stock:
         self._asked_at_s: dict[SaePair, float] = {}
         self._newly_asked = trio.Event()
         self._in_hand: set[int] = set()
+        self._nothing_until_s = -math.inf
 
     def note_asked(self, pair: SaePair) -> None:
         """Remember that a pair asks: it shall have a stock, and keeps the one it has."""
@@ -144,6 +148,9 @@ class Stock:
         """
         if not self._peer.can_release:
             return False
+        own = await self._storage.stock_count(pair.master, pair.slave)
+        if own < n_chunks and trio.current_time() < self._nothing_until_s:
+            return False
         asking = self._asking()
         items = [
             item
@@ -158,6 +165,7 @@ class Stock:
                 chosen.append(item.assignment_id)
                 n_chunks -= item.n_keys
         if n_chunks > 0:
+            self._nothing_until_s = trio.current_time() + LOOK_AGAIN_S
             return False
         await self._take_back(chosen)
         return True
