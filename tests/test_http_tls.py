@@ -518,3 +518,21 @@ async def test_many_clients_behind_one_address_keep_their_connections(pki: Pki) 
         assert server.counters.connections_evicted == 0
         for client in clients:
             await trio.aclose_forcefully(client)
+
+
+async def test_strangers_of_many_addresses_share_a_budget_which_known_clients_do_not_need(pki: Pki) -> None:
+    limits = Limits(unknown_handshakes_hz=0.001, unknown_handshakes_at_once=5, handshake_wait_s=0.0)
+    anonymous, honest = pki.client_context(None), pki.client_context(pki.ca.issue_cert("sae-a"))
+    with structlog.testing.capture_logs():
+        async with running(Door(), pki.settings(), limits) as server:
+            assert (await knock_with(honest, server.port)).endswith(b"hello")
+            for number in range(2, 42):
+                tcp = await trio.open_tcp_stream(HOST, server.port, local_address=f"127.0.0.{number}")
+                with suppress(trio.BrokenResourceError):
+                    stream = trio.SSLStream(tcp, anonymous, server_hostname=HOST)
+                    await stream.send_all(GET)
+                    await stream.receive_some()
+                await trio.aclose_forcefully(tcp)
+                assert (await knock_with(honest, server.port)).endswith(b"hello")
+            assert server.counters.handshakes_failed == 4
+            assert server.counters.connections_refused == 36

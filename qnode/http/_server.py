@@ -41,6 +41,9 @@ class Server:
         # Who came from where clients have proven themselves before does not queue with strangers.
         self._turns = {True: trio.Lock(), False: trio.Lock()}
         self._handshakes = Budget(rate_hz=limits.failed_handshakes_hz, burst=limits.failed_handshakes_at_once)
+        self._handshakes_of_unknown = Budget(
+            rate_hz=limits.unknown_handshakes_hz, burst=limits.unknown_handshakes_at_once
+        )
         self._strangers = StrangersLog()
         self._addresses: list[tuple[str, int]] = []
         self.counters = Counters()
@@ -117,8 +120,13 @@ class Server:
         """Charge a client for a handshake; return how long he must wait for it, None if he is refused."""
         if self._context is None:
             return 0.0
-        longest_s = self._limits.handshake_wait_s
-        wait_s = self._handshakes.spend(network_of(host), trio.current_time(), longest_wait_s=longest_s)
+        network, now_s, longest_s = network_of(host), trio.current_time(), self._limits.handshake_wait_s
+        wait_s = self._handshakes.spend(network, now_s, longest_wait_s=longest_s)
+        if wait_s is not None and not self._places.knows(network):
+            all_wait_s = self._handshakes_of_unknown.spend("", now_s, longest_wait_s=longest_s)
+            if all_wait_s is None:
+                self._handshakes.give_back(network)
+            wait_s = None if all_wait_s is None else max(wait_s, all_wait_s)
         if wait_s is None:
             self.counters.connections_refused += 1
         return wait_s
@@ -129,7 +137,6 @@ class Server:
         """Keep one connection: whatever goes wrong in it stays in it."""
         with place.scope:
             try:
-                place.work()
                 await trio.sleep(wait_s)
                 await self._converse(wire, place, client, server)
             finally:
