@@ -74,7 +74,7 @@ def test_every_fault_is_named_at_once(site_file: Path) -> None:
         "[link.source] unknown key qubit_rate, did you mean qubit_rate_hz?",
         "[link.receiver] gate_width_ps: expected `float`, got `str` (got 'wide')",
         "[etsi014.sae[0]] unknown key identity, did you mean identities?",
-        "[operate] log_level: invalid enum value 'loud'",
+        "[operate] log_level: expected debug or info or warning or error (got 'loud')",
         "[store] path: is missing",
         "etsi014.listen: expected host:port, got '8443'",
         "peer.address: expected host:port, got 'nowhere'",
