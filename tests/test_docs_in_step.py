@@ -1,0 +1,140 @@
+"""Samples, documentation and program say the same: keys, files, commands, hardware, addresses."""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+
+from qnode.cli.control import qnodectl
+from qnode.cli.loopback import load_loopback
+from qnode.cli.main import COMMANDS, qnode
+from qnode.config import LinkParameters, SiteConfig, load
+from qnode.devices.supervisor import check_devices
+
+TOP = Path(__file__).parent.parent
+TEXTS = sorted(
+    [
+        *(TOP / name for name in ("README.md", "SECURITY.md", "Makefile", "CHANGELOG.md")),
+        *(TOP / "docs").rglob("*.md"),
+        *(TOP / "config").iterdir(),
+        *(TOP / "systemd").iterdir(),
+    ]
+)
+RULES = TOP / "systemd" / "99-qnode.rules"
+NAMED_FILE = re.compile(r"(?<![\w./-])(?:docs|config|systemd|tests|drivers|qnode)/[\w@./-]*\.\w+")
+LINKED_FILE = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+ROW = re.compile(r"^\| `(\w+)` \| `([^`]+)` \| \S")
+
+
+@pytest.mark.parametrize("path", sorted((TOP / "config").glob("*.toml")), ids=lambda path: path.name)
+def test_every_key_of_a_shipped_file_is_known_and_every_value_possible(path: Path) -> None:
+    if "node" in tomllib.loads(path.read_text()):
+        check_devices(dict(load(path, SiteConfig).devices))
+    else:
+        load_loopback(path)
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """Return default by key by table, as docs/link-parameters.md has them."""
+    found: dict[str, dict[str, str]] = {}
+    for line in (TOP / "docs" / "link-parameters.md").read_text().splitlines():
+        if line.startswith("## ["):
+            found[line[4:-1]] = {}
+        elif row := ROW.match(line):
+            list(found.values())[-1][row[1]] = row[2]
+    return found
+
+
+def link_tables(kind: type[msgspec.Struct], table: str) -> Iterator[tuple[str, dict[str, object]]]:
+    fields = msgspec.structs.fields(kind)
+    own = [field for field in fields if not isinstance(field.default, msgspec.Struct)]
+    yield table, {field.encode_name: msgspec.to_builtins(field.default) for field in own}
+    for field in fields:
+        if isinstance(field.default, msgspec.Struct):
+            yield from link_tables(type(field.default), f"{table}.{field.encode_name}")
+
+
+def test_the_page_of_link_parameters_has_every_key_with_its_default() -> None:
+    shown = {
+        table: {key: tomllib.loads(f"value = {default}")["value"] for key, default in keys.items()}
+        for table, keys in documented().items()
+    }
+    assert shown == {table: as_toml(keys) for table, keys in link_tables(LinkParameters, "link")}
+    for site in ("alice", "bob"):
+        assert "docs/link-parameters.md has all of them" in (TOP / "config" / f"{site}.toml").read_text()
+
+
+def as_toml(keys: dict[str, object]) -> dict[str, object]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in keys.items()}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(TOP)))
+def test_every_file_that_is_named_is_there(path: Path) -> None:
+    text = path.read_text(errors="replace")
+    for name in NAMED_FILE.findall(text):
+        assert (TOP / name).exists(), name
+    if path.suffix == ".md":
+        for name in LINKED_FILE.findall(text):
+            assert (path.parent / name).exists(), name
+
+
+def test_every_page_that_the_program_names_is_there() -> None:
+    for path in [*(TOP / "qnode").rglob("*.py"), *(TOP / "drivers").rglob("*.py")]:
+        for name in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text()):
+            assert (TOP / name).exists(), (path, name)
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {"--help"} | {name for parameter in command.params for name in parameter.opts}
+
+
+def command_of(words: list[str]) -> click.Command | None:
+    """Return the command that ``words`` call; None where they are no call."""
+    group: click.Group = qnode if words[0] == "qnode" else qnodectl
+    context = click.Context(group)
+    for word in words[1:]:
+        found = group.get_command(context, word) if re.fullmatch(r"[a-z]+", word) else None
+        if found is None or not isinstance(found, click.Group):
+            return found
+        group = found
+    return None
+
+
+@pytest.mark.parametrize("path", [path for path in TEXTS if path.suffix == ".md"], ids=lambda path: path.name)
+def test_every_command_and_option_that_is_named_is_there(path: Path) -> None:
+    calls = re.findall(r"(?:^\$ |`|^)(?:\S*/)?(qnode(?:ctl)? [^`\n|]+)", path.read_text(), re.MULTILINE)
+    for call in calls:
+        words = shlex.split(re.sub(r"\.\.\.|['\\]", "", call))
+        if words[0] == "qnode" and re.fullmatch(r"[a-z]+", words[1]):
+            assert words[1] in COMMANDS, call
+        command = command_of(words)
+        if command is not None:
+            named = {
+                word.strip("[],").partition("=")[0] for word in words if word.strip("[").startswith("--")
+            }
+            known = options_of(command) | (options_of(qnodectl) if words[0] == "qnodectl" else set())
+            assert named <= known, call
+
+
+def test_rules_and_readme_name_only_hardware_that_a_shipped_driver_speaks_to() -> None:
+    drivers = "\n".join(path.read_text() for path in (TOP / "drivers").rglob("*.py")).lower()
+    for line in RULES.read_text().splitlines():
+        for value in re.findall(r'ATTRS?\{(?:manufacturer|product|idVendor|idProduct)\}=="([^"*]+)', line):
+            if not line.startswith("#"):
+                assert value.lower() in drivers, line
+    for maker in ("s-fifteen", "idq", "id quantique", "ftdi", "prolific", "tdc1", "id120", "fx2", "optilab"):
+        if maker not in drivers:
+            for text in (RULES, TOP / "README.md"):
+                assert maker not in text.read_text().lower(), (maker, text)
+
+
+def test_security_md_names_no_address_that_the_package_does_not_have() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    said = " ".join((TOP / "SECURITY.md").read_text().split())
+    if "package metadata" in said:
+        assert project.get("urls") or project.get("maintainers") or project.get("authors")
