@@ -10,6 +10,8 @@ import numpy as np
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
 from qnode.distill.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
+from qnode.distill.counts import Pair
+from qnode.distill.keylength import EstimatorInput, estimate
 from qnode.distill.selftest import self_test
 from qnode.distill.span_counts import SpanCounts
 from qnode.kernel_code import KernelCache
@@ -42,7 +44,8 @@ def warm() -> int:
     # Processes of their own: numba compiles one kernel at a time in each. The self-test amplifies last, and
     # finds that compiled by the other.
     with worker_processes(2, multiprocessing.get_context("spawn")) as workers:
-        return sum(workers.map(_compiled_by, (self_test, warm_amplification, warm_tags)))
+        work = (self_test, warm_amplification, warm_tags, warm_key_length)
+        return sum(workers.map(_compiled_by, work))
 
 
 def _compile_modules(package: str) -> None:
@@ -64,6 +67,16 @@ def warm_amplification() -> None:
     amplify(
         Bits(np.zeros(-(-n_bits // 64), np.uint64), n_bits), bytes(seed_length_bytes(n_bits)), n_bits // 2
     )
+
+
+def warm_key_length() -> None:
+    """Search the weights of `three_state` for a block of a few counts."""
+    some, few = Pair(10.0, 10.0), Pair(1.0, 1.0)
+    inputs = EstimatorInput(
+        n_z=some, m_z=few, n_x=some, m_x=few, mu=Pair(0.5, 0.2), p=Pair(0.5, 0.5), p_z=0.5, x_scale=2.0,
+        n_z_plus=some, boundary=20.0, e_same=few, e_plus=few, e_dark=few, lambda_ec=0.0,
+    )  # fmt: skip
+    estimate(inputs, "three_state")
 
 
 def warm_tags() -> None:

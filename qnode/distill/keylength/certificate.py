@@ -12,6 +12,7 @@ and adding scale times (value_E (E_1 + E_2) + value_G (G_1 + G_2)) on both sides
 This is weak duality: the b_j - 1 are a dual solution of the program over the yields of all photon numbers.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -47,13 +48,18 @@ class ArmRatio:
 
 def holds_for_all(weights: Weights, cone: Iterable[Generator], ratio: ArmRatio) -> bool:
     """Tell whether sum_j (b_j - 1) x_j <= 0 for every generator x at every ratio of the interval."""
-    excess = [Fraction(b) - 1 for b in weights.classes]
+    # Times a common denominator, so that all is in integers.
+    parts = [b.as_integer_ratio() for b in weights.classes]
+    unit = math.lcm(*(denominator for _, denominator in parts))
+    excess = [(numerator - denominator) * (unit // denominator) for numerator, denominator in parts]
     for generator in cone:
-        fixed = sum((excess[j] * x for j, x in generator.fixed.items()), Fraction(0))
-        scaled = sum((excess[j] * x for j, x in generator.scaled.items()), Fraction(0))
+        fixed, scaled = (sum(excess[j] * x for j, x in part.items()) for part in generator.in_integers)
         # Linear in the ratio: both ends decide, or one end and the direction.
-        at_most = scaled if ratio.most is None else fixed + ratio.most * scaled
-        if fixed + ratio.least * scaled > 0 or at_most > 0:
+        ends = [fixed * ratio.least.denominator + scaled * ratio.least.numerator]
+        ends.append(
+            scaled if ratio.most is None else fixed * ratio.most.denominator + scaled * ratio.most.numerator
+        )
+        if max(ends) > 0:
             return False
     return True
 

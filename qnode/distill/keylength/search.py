@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qnode.distill.keylength.yields import CLASSES, class_index
+from qnode.kernels import inner_kernel, kernel
 
 Array = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 # Unknowns by place: t_1, t_2, s_1, s_2, four each of E, G, W, R, the six of P, C, D, that of B, and 1/scale.
 _T, _S, _MORE, _SEEN, _B, _STRETCH = 0, 2, 4, 12, 18, 19
@@ -54,7 +56,7 @@ def best_weights(task: Task) -> tuple[tuple[float, ...], float]:
     v = problem.start()
     first = barrier = 0.1 * abs(problem.proven(v))
     while barrier > _SMALLEST * first:
-        v = problem.centre(v, barrier)
+        problem.centre(v, barrier)
         barrier /= _FALL
     return tuple(np.exp(problem.logs(v)).tolist()), 1.0 / float(v[_STRETCH])
 
@@ -82,7 +84,7 @@ class _Problem:
         q[_STRETCH] = -task.constant
         self.M, self.m, self.q = M, m, q
         # Unknowns that must stay positive.
-        self.positive = [*range(_S, _SEEN), _STRETCH]
+        self.positive = np.array([*range(_S, _SEEN), _STRETCH])
 
     def start(self) -> Array:
         """Return unknowns at which every weight lies below one, so that every condition holds."""
@@ -102,54 +104,157 @@ class _Problem:
         logs, a = self.logs(v), self.task.shape
         return float(self.q @ v + v[_STRETCH] * (a @ logs - a @ np.expm1(logs)))
 
-    def centre(self, v: Array, barrier: float) -> Array:
-        """Return the minimum of -proven/barrier - sum log(slack), by Newton's method."""
-        a, cone = self.task.shape, self.task.cone
-        value = self._merit(v, barrier)
-        for _ in range(_NEWTON_STEPS):
-            logs, stretch = self.logs(v), v[_STRETCH]
-            weights, excess = np.exp(logs), np.expm1(logs)
-            rows = self.M.copy()
-            rows[:, _STRETCH] -= logs
-            slack = -stretch * (cone @ excess)
-            # First derivatives of stretch * expm1(logs) by class, then of each condition.
-            each = weights[:, None] * rows
-            each[:, _STRETCH] += excess
-            pulled = (cone @ each) / slack[:, None]
-            curved = (weights / stretch) * (a / barrier + (cone / slack[:, None]).sum(axis=0))
-            gradient = (a @ each - self.q - a @ self.M) / barrier + pulled.sum(axis=0)
-            hessian = rows.T @ (curved[:, None] * rows) + pulled.T @ pulled
-            for i in self.positive:
-                gradient[i] -= 1.0 / v[i]
-                hessian[i, i] += 1.0 / v[i] ** 2
-            try:
-                step = -np.linalg.solve(hessian, gradient)
-            except np.linalg.LinAlgError:
-                return v
-            decrease = -float(gradient @ step)
-            if not decrease > 0.01:
-                return v
-            length = 1.0
-            while length > 1e-9:
-                moved = v + length * step
-                trial = self._merit(moved, barrier)
-                if trial <= value - 0.1 * length * decrease:
-                    v, value = moved, trial
-                    break
-                length *= 0.5
-            else:
-                return v
-        return v
+    def centre(self, v: Array, barrier: float) -> None:
+        """Move ``v`` to the minimum of -proven/barrier - sum log(slack)."""
+        of_task = self.task.shape, self.task.cone
+        _centre(v, barrier, self.M, self.m, self.q, *of_task, self.positive, _NEWTON_STEPS)
 
-    def _merit(self, v: Array, barrier: float) -> float:
-        """Return what `centre` minimises, infinite outside the conditions."""
-        if min(v[i] for i in self.positive) <= 0.0:
+
+@kernel
+def _centre(
+    v: Array,
+    barrier: float,
+    M: Array,
+    m: Array,
+    q: Array,
+    a: Array,
+    cone: Array,
+    positive: Places,
+    steps: int,
+) -> None:
+    """Move ``v`` to the minimum of `_merit`, by Newton's method with a line search."""
+    n, n_classes, n_rows = v.size, m.size, cone.shape[0]
+    logs, growth = np.empty(n_classes), np.empty(n_classes)
+    # By class and unknown: first derivatives of the logarithm and of stretch * growth, times stretch.
+    rows, each = np.empty((n_classes, n)), np.empty((n_classes, n))
+    pulled, curved = np.empty(n), np.empty(n_classes)
+    hessian, gradient, step, moved = np.empty((n, n)), np.empty(n), np.empty(n), np.empty(n)
+    value = _merit(v, barrier, M, m, q, a, cone, positive, logs, growth)
+    for _ in range(steps):
+        stretch = v[n - 1]
+        _take_logs(v, M, m, logs)
+        for j in range(n_classes):
+            growth[j] = np.expm1(logs[j])
+            for i in range(n):
+                rows[j, i] = M[j, i]
+            rows[j, n - 1] -= logs[j]
+            for i in range(n):
+                each[j, i] = (1.0 + growth[j]) * rows[j, i]
+            each[j, n - 1] += growth[j]
+            curved[j] = a[j] / barrier
+        for i in range(n):
+            gradient[i] = -q[i] / barrier
+            for j in range(n_classes):
+                gradient[i] += a[j] * (each[j, i] - M[j, i]) / barrier
+            for k in range(n):
+                hessian[i, k] = 0.0
+        for r in range(n_rows):
+            slack = 0.0
+            for j in range(n_classes):
+                slack -= stretch * cone[r, j] * growth[j]
+            pulled[:] = 0.0
+            for j in range(n_classes):
+                if cone[r, j] != 0.0:
+                    curved[j] += cone[r, j] / slack
+                    for i in range(n):
+                        pulled[i] += cone[r, j] / slack * each[j, i]
+            for i in range(n):
+                gradient[i] += pulled[i]
+                for k in range(n):
+                    hessian[i, k] += pulled[i] * pulled[k]
+        for j in range(n_classes):
+            curve = curved[j] * (1.0 + growth[j]) / stretch
+            for i in range(n):
+                if rows[j, i] != 0.0:
+                    for k in range(n):
+                        hessian[i, k] += curve * rows[j, i] * rows[j, k]
+        for i in positive:
+            gradient[i] -= 1.0 / v[i]
+            hessian[i, i] += 1.0 / (v[i] * v[i])
+        if not _solve(hessian, gradient, step):
+            return
+        decrease = 0.0
+        for i in range(n):
+            decrease += gradient[i] * step[i]
+        if not decrease > 0.01:
+            return
+        length = 1.0
+        while True:
+            for i in range(n):
+                moved[i] = v[i] - length * step[i]
+            trial = _merit(moved, barrier, M, m, q, a, cone, positive, logs, growth)
+            if trial <= value - 0.1 * length * decrease:
+                break
+            length *= 0.5
+            if length < 1e-9:
+                return
+        v[:] = moved
+        value = trial
+
+
+@inner_kernel
+def _merit(
+    v: Array, barrier: float, M: Array, m: Array, q: Array, a: Array, cone: Array, positive: Places,
+    logs: Array, growth: Array,
+) -> float:  # fmt: skip
+    """Return -proven/barrier - sum log(slack), infinite outside the conditions."""
+    found = 0.0
+    for i in positive:
+        if v[i] <= 0.0:
             return np.inf
-        logs = self.logs(v)
-        if logs.max() > 50.0:
+        found -= np.log(v[i])
+    stretch = v[v.size - 1]
+    _take_logs(v, M, m, logs)
+    proven = 0.0
+    for j in range(logs.size):
+        if not logs[j] <= 50.0:
             return np.inf
-        slack = -v[_STRETCH] * (self.task.cone @ np.expm1(logs))
-        if slack.min() <= 0.0:
+        growth[j] = np.expm1(logs[j])
+        proven += stretch * a[j] * (logs[j] - growth[j])
+    for r in range(cone.shape[0]):
+        slack = 0.0
+        for j in range(logs.size):
+            slack -= stretch * cone[r, j] * growth[j]
+        if slack <= 0.0:
             return np.inf
-        kept = np.concatenate([slack, v[self.positive]])
-        return -self.proven(v) / barrier - float(np.log(kept).sum())
+        found -= np.log(slack)
+    for i in range(v.size):
+        proven += q[i] * v[i]
+    return found - proven / barrier
+
+
+@inner_kernel
+def _take_logs(v: Array, M: Array, m: Array, logs: Array) -> None:
+    for j in range(m.size):
+        total = m[j]
+        for i in range(v.size):
+            total += M[j, i] * v[i]
+        logs[j] = total / v[v.size - 1]
+
+
+@inner_kernel
+def _solve(matrix: Array, right: Array, found: Array) -> bool:
+    """Solve for ``found`` by Cholesky's method, in place; False where ``matrix`` is not positive definite."""
+    n = right.size
+    for i in range(n):
+        for k in range(i + 1):
+            total = matrix[i, k]
+            for j in range(k):
+                total -= matrix[i, j] * matrix[k, j]
+            if k < i:
+                matrix[i, k] = total / matrix[k, k]
+            elif total > 0.0:
+                matrix[i, i] = np.sqrt(total)
+            else:
+                return False
+    for i in range(n):
+        total = right[i]
+        for j in range(i):
+            total -= matrix[i, j] * found[j]
+        found[i] = total / matrix[i, i]
+    for i in range(n - 1, -1, -1):
+        total = found[i]
+        for j in range(i + 1, n):
+            total -= matrix[j, i] * found[j]
+        found[i] = total / matrix[i, i]
+    return True

@@ -15,10 +15,11 @@ multiples of a few generators (docs/three_state.md derives them). A linear state
 holds for every attack when it holds for every generator.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final
 
 from qnode.distill.counts import Pair
@@ -72,6 +73,16 @@ class Generator:
 
     fixed: Clicks
     scaled: Clicks
+
+    @cached_property
+    def in_integers(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
+        """Return a multiple of ``fixed`` and ``scaled`` in integers: the same direction, quicker to check."""
+        unit = math.lcm(*(x.denominator for x in (*self.fixed.values(), *self.scaled.values())))
+        fixed, scaled = (
+            {j: x.numerator * (unit // x.denominator) for j, x in clicks.items()}
+            for clicks in (self.fixed, self.scaled)
+        )
+        return fixed, scaled
 
 
 @lru_cache(maxsize=16)  # the bounds of one block ask for the same
