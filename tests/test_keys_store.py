@@ -475,3 +475,24 @@ def test_impossible_requests_name_the_field(filled: Pair) -> None:
     for layout in ({"pads_per_direction": -1}, {"direction_share_alice": 1.5}):
         with pytest.raises(FieldError):
             KeyLayout(**layout)
+
+
+def test_a_log_that_somebody_reads_is_cleared_when_he_has_done_and_tries_in_vain_are_counted(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path, "alice")
+    log = site.path.with_name("keys.db-wal")
+    with site.open() as store:
+        store.load_preshared(preshared(64))
+        for block_id in (1, 2):
+            add_block(make_block(block_id, 40), store)
+        reader = store._database._tx.connection.execute("SELECT * FROM sealed_unit")
+        assert reader.fetchone() is not None
+        for times in (1, 2):
+            assert not store._database.tidy()
+            assert store.uncleared == times
+        assert log.stat().st_size > 0
+        reader.close()
+        store.expire(0.0, 1.0)
+        assert store.uncleared == 0
+        assert log.stat().st_size == 0

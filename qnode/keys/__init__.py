@@ -2,6 +2,7 @@
 
 from qnode.keys._layout import key_id
 from qnode.keys._model import (
+    AgeMark,
     Assignment,
     BlockRecord,
     BlockState,
@@ -31,6 +32,7 @@ from qnode.keys._protocol import KeyStore
 from qnode.keys._store import SqliteKeyStore, open_store
 
 __all__ = [
+    "AgeMark",
     "Assignment",
     "BlockRecord",
     "BlockState",

@@ -9,6 +9,7 @@ recovers what was really written). A full disk is milder: the transaction is und
 """
 
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from qnode.keys._vault import Vault
 
 # Changes that share a commit at most, so that those who wait are not kept for ever.
 _MOST_TOGETHER = 64
+_TIDY_PAUSES_S = (0.0, 0.01, 0.1)
 
 
 class Place(NamedTuple):
@@ -153,6 +155,8 @@ class Database:
         self._arriving: deque[None] = deque()
         self._group: _Group | None = None
         self._unusable = ""
+        self.untidied = 0
+        """How many times in a row the log could not be cut."""
         self.new_losses: list[Loss] = []
         """What was given up because it does not open, to be told to people."""
 
@@ -210,14 +214,32 @@ class Database:
             self._check_usable()
             self._advance(read_positions(self._tx.connection))
 
-    def tidy(self) -> None:
-        """Move the log into the database and cut it to nothing: sealed traces of wiped slots go with it."""
+    def tidy(self) -> bool:
+        """Move the log into the database and cut it to nothing: sealed traces of wiped slots go with it.
+
+        Where somebody reads meanwhile, it tries again for a moment; False, and counted, if that did not help.
+        """
+        for pause_s in _TIDY_PAUSES_S:
+            time.sleep(pause_s)
+            if self._cut_log():
+                self.untidied = 0
+                return True
+        self.untidied += 1
+        return False
+
+    def _cut_log(self) -> bool:
         with self._turn(alone=True):
             self._check_usable()
             try:
-                self._tx.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                busy, *_ = self._tx.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF in (
+                    sqlite3.SQLITE_BUSY,
+                    sqlite3.SQLITE_LOCKED,
+                ):
+                    return False
                 raise self._translated(error) from error
+        return not busy
 
     def close(self) -> None:
         """Close database and anchor; closing twice is fine."""

@@ -269,10 +269,26 @@ class Waiting(StrEnum):
 
 
 class StoreStanding(Struct, frozen=True, kw_only=True):
-    """What a site says of its own store in the hello: why it waits ('' if it serves), and how far it is."""
+    """What a site says of itself in the hello: why its store waits ('' if it serves), and how far it is.
+
+    `time_of_day_s` is what its clock says, in unix seconds.
+    """
 
     waits: Annotated[str, Meta(max_length=32)]
     positions: Positions
+    time_of_day_s: Annotated[float, Meta(ge=0.0, le=1e12)] | None = None
+
+
+class AgeMark(Struct, frozen=True, kw_only=True):
+    """Where the clock by which keys age was left: its seconds, and what other clocks said then.
+
+    `boot_id` names the machine's boot, `since_boot_s` counts from it; `time_of_day_s` is in unix seconds.
+    """
+
+    age_s: float
+    boot_id: str
+    since_boot_s: float
+    time_of_day_s: float
 
 
 class Condition(Struct, frozen=True):

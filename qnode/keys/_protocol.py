@@ -5,6 +5,7 @@ from typing import Protocol
 from uuid import UUID
 
 from qnode.keys._model import (
+    AgeMark,
     Assignment,
     BlockRecord,
     BlockState,
@@ -236,6 +237,16 @@ class KeyStore(Protocol):
         master's site but after twice that at the slave's, so that a key taken late is still there to fetch.
         Also forgets long finished blocks and clears the log of sealed traces; call it regularly.
         """
+
+    def age_mark(self) -> AgeMark | None:
+        """Return what `keep_age_mark` wrote last; None before the first."""
+
+    def keep_age_mark(self, mark: AgeMark) -> None:
+        """Write down where the clock is by which keys age. Allowed while waiting."""
+
+    @property
+    def uncleared(self) -> int:
+        """How many times in a row sealed traces of destroyed keys could not be cleared from the log."""
 
     def give_away(self, number: int) -> Handover:
         """Release the newest `number` own chunks to the peer.

@@ -27,12 +27,15 @@ from pathlib import Path
 from typing import Self
 from uuid import UUID
 
+import msgspec
+
 from qnode.errors import FieldError, PoolExhausted, StoreError, StoreUnusable
 from qnode.keys import _accepted, _assigned, _blocks, _damage, _handover, _opening, _pool, _ranges, _restore
 from qnode.keys._damage import mending
 from qnode.keys._database import Database, read_positions
 from qnode.keys._layout import cut_preshared
 from qnode.keys._model import (
+    AgeMark,
     Assignment,
     BlockRecord,
     BlockState,
@@ -288,6 +291,19 @@ class SqliteKeyStore(KeyStore):
             _blocks.forget_finished(tx)
         self._database.tidy()
         return n_keys
+
+    def age_mark(self) -> AgeMark | None:
+        with self._database.look() as tx:
+            (content,) = tx.connection.execute("SELECT age_mark FROM site").fetchone()
+        return msgspec.msgpack.decode(content, type=AgeMark) if content else None
+
+    def keep_age_mark(self, mark: AgeMark) -> None:
+        with self._database.change(anchored=False, while_waiting=True) as tx:
+            tx.connection.execute("UPDATE site SET age_mark = ?", (msgspec.msgpack.encode(mark),))
+
+    @property
+    def uncleared(self) -> int:
+        return self._database.untidied
 
     def give_away(self, number: int) -> Handover:
         with self._database.change(anchored=True) as tx:

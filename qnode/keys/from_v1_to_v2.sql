@@ -16,6 +16,7 @@ ALTER TABLE site ADD COLUMN peer_sent_segment INTEGER NOT NULL DEFAULT -1;
 ALTER TABLE site ADD COLUMN peer_sent_index INTEGER NOT NULL DEFAULT -1;
 ALTER TABLE site ADD COLUMN lineage BLOB NOT NULL DEFAULT x'';
 ALTER TABLE site ADD COLUMN lineage_before BLOB NOT NULL DEFAULT x'';
+ALTER TABLE site ADD COLUMN age_mark BLOB NOT NULL DEFAULT x'';
 -- Sums of what is assigned were made anew each time; the table waiting_pair is filled by the program.
 ALTER TABLE site ADD COLUMN own_chunks INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE site ADD COLUMN stock_chunks INTEGER NOT NULL DEFAULT 0;

@@ -32,6 +32,7 @@ CREATE TABLE site (
     peer_sent_index         INTEGER NOT NULL DEFAULT -1,
     lineage                 BLOB    NOT NULL DEFAULT x'',  -- of the generations: see _restore.begin_lineage
     lineage_before          BLOB    NOT NULL DEFAULT x'',
+    age_mark                BLOB    NOT NULL DEFAULT x'',  -- AgeMark, msgpack
     own_chunks              INTEGER NOT NULL DEFAULT 0,    -- in own_assignment now, by its triggers
     stock_chunks            INTEGER NOT NULL DEFAULT 0,    -- of these, in acknowledged stock
     peer_chunks             INTEGER NOT NULL DEFAULT 0     -- in peer_assignment now, by its triggers

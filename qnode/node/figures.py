@@ -252,6 +252,14 @@ class Figures:
         )
         self.authentication = AuthenticationStatus(pads_left_send=pads.send, pads_left_receive=pads.receive)
 
+    def note_uncleared(self, times: int) -> None:
+        """Note how many times in a row the store's log could not be cleared of destroyed keys."""
+        if times:
+            text = f"sealed traces of destroyed keys stay in the store's log ({times} tries in a row)"
+            self.raise_alarm("store.uncleared", text)
+        else:
+            self.clear_alarm("store.uncleared")
+
     def note_loss(self, loss: Loss) -> None:
         """Note what the store could not open and gave up; the alarm stays until the next start."""
         self._lost_chunks += loss.n_chunks

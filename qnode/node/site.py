@@ -180,13 +180,14 @@ class SiteNode:
     def _read_standing(self) -> Standing:
         """Return how far this site has come, read anew for each hello (in a thread)."""
         positions = self._store.positions()
+        standing = msgspec.structs.replace(self._store.standing(), time_of_day_s=time.time())
         memory = PeerMemory(self._store.view_of_peer(), runs_of(self._store.pad_segments()))
         return Standing(
             last_block_id=positions.last_block_id,
             generation=positions.generation,
             pool_epoch=positions.pool_epoch,
             positions=msgspec.msgpack.encode(memory),
-            store=msgspec.msgpack.encode(self._store.standing()),
+            store=msgspec.msgpack.encode(standing),
         )
 
     async def _hold_session(self, session: Session) -> None:
@@ -440,6 +441,7 @@ class SiteNode:
                 self._figures.raise_alarm("store.failed", str(error))
             else:
                 self._figures.clear_alarm("store.failed")
+                self._figures.note_uncleared(self._storage.uncleared)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -3,8 +3,8 @@
 The store works on one at a time, and writes those that have come meanwhile to the disk together.
 """
 
-import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TypeVar
 from uuid import UUID
 
@@ -32,6 +32,7 @@ from qnode.keys import (
     StoreStanding,
 )
 from qnode.link.authentication import Seal, TranscriptHash, check_seal, seal
+from qnode.node.key_clock import KeyClock
 
 T = TypeVar("T")
 
@@ -83,9 +84,14 @@ class Storage:
             for loss in self._store.new_losses():
                 self.on_loss(loss)
 
+    @cached_property
+    def clock(self) -> KeyClock:
+        """The clock by which keys age, from where it was left."""
+        return KeyClock(self._store.age_mark())
+
     def now(self) -> float:
-        """Return this site's time, in the seconds that assignments bear."""
-        return time.time()
+        """Return the time by which keys age, in the seconds that assignments bear."""
+        return self.clock.now()
 
     async def seal(self, hashed: TranscriptHash) -> Seal:
         """Spend a one-time pad on a tag; the pad is marked used before this returns."""
@@ -137,7 +143,7 @@ class Storage:
     ) -> Assignment:
         """Choose chunks for ``number`` keys; nothing is delivered before the peer holds the assignment."""
         return await self._call(
-            lambda: self._store.assign(master, slaves, number, size_bits, time.time(), stock=stock)
+            lambda: self._store.assign(master, slaves, number, size_bits, self.now(), stock=stock)
         )
 
     async def accept_assignment(self, assignment: Assignment, *, by_shares: bool) -> None:
@@ -147,7 +153,7 @@ class Storage:
             ShareUsedUp: nothing was changed.
         """
         most = self.most_chunks if by_shares else None
-        await self._call(lambda: self._store.accept_assignment(assignment, time.time(), most_chunks=most))
+        await self._call(lambda: self._store.accept_assignment(assignment, self.now(), most_chunks=most))
 
     async def acknowledge(self, assignment_id: int) -> None:
         """Note that the peer holds an assignment."""
@@ -236,6 +242,7 @@ class Storage:
         """
 
         def work() -> tuple[bool, Condition]:
+            self.clock.hear_peer(None if standing is None else standing.time_of_day_s)
             self._store.note_peer(generation, standing)
             voided = self._store.confirm_generation(memory.view, standing)
             condition = self._store.condition()
@@ -269,7 +276,19 @@ class Storage:
 
     async def expire(self, lifetime_s: float) -> int:
         """Wipe assigned keys that nobody fetched within ``lifetime_s``."""
-        return await self._call(lambda: self._store.expire(time.time(), lifetime_s))
+
+        def work() -> int:
+            mark = self.clock.mark()
+            if mark is not None:
+                self._store.keep_age_mark(mark)
+            return self._store.expire(self.now(), lifetime_s)
+
+        return await self._call(work)
+
+    @property
+    def uncleared(self) -> int:
+        """How many times in a row traces of destroyed keys could not be cleared from the store's log."""
+        return self._store.uncleared
 
     async def counts(self) -> Counts:
         """Return chunk counts by state."""
