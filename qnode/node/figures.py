@@ -358,6 +358,7 @@ class Figures:
         self.decided.resumed(block_id, record)
         self._accepted += 1
         self.count(secret_bits=record.secret_bits)
+        self.clear_alarm("block.discarded")
 
     def settled(self) -> None:
         """Count all blocks that are still undecided as lost: the sites have met, and confirmed no more."""
