@@ -12,9 +12,10 @@ from link_room import greet_both, local_end
 
 import qnode.node.site
 from qnode.config import Role, SiteConfig, load
-from qnode.errors import ConfigError, LinkError, StoreError, StoreUnusable
+from qnode.errors import ConfigError, LinkError, PeerRefused, StoreError, StoreUnusable
 from qnode.keys import SqliteKeyStore
 from qnode.link.hello import LocalEnd, Standing
+from qnode.link.peers import LinkFailure
 from qnode.link.session import open_session
 from qnode.node.process import _clearest
 from qnode.node.settle import Site
@@ -66,6 +67,20 @@ async def test_a_full_disk_ends_the_session_and_a_broken_one_the_node(
                 await node._hold_session(session)
         assert [alarm.name for alarm in node._figures.status().alarms] == ["store.failed"] * (disk == "full")
         database._tx.connection.execute("PRAGMA query_only = OFF")
+
+
+def test_silent_strangers_do_not_say_why_the_peer_is_missing(tmp_path: Path) -> None:
+    with StoreSite(tmp_path / "a", "alice").open() as store:
+        node = SiteNode(load(CONFIG / "alice.toml", SiteConfig), store, EventLog())
+    refused = LinkFailure(PeerRefused("the certificate names carol"), proven=False, address="192.0.2.7")
+    silent = LinkFailure(LinkError("no hello within 10 s"), proven=False, address="198.51.100.1")
+
+    async def fail() -> None:
+        for failure in (refused, silent):
+            node._note_failure(failure)
+
+    trio.run(fail)
+    assert node._figures.peer.connection.because == "the certificate names carol"
 
 
 async def test_a_session_is_used_once_the_self_test_has_passed(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ import structlog
 from qnode.operate.events import configure_log
 events = configure_log(log_format="plain")
 log = structlog.get_logger()
-for number in range(20_000):
+for number in range(12_000):
     log.info("key.allocated", number=number, text=400 * "x")
 print(len(events.recent()), flush=True)
 sys.stdin.readline()
@@ -264,6 +264,6 @@ def test_a_pipe_that_nobody_reads_does_not_hold_up_who_logs_and_what_was_lost_is
         dropped = int(process.stdout.read())
     assert process.returncode == 0
     told = [int(line.rpartition("lines=")[2]) for line in lines if "log.dropped" in line]
-    assert sum("key.allocated" in line for line in lines) + dropped == 20_000
+    assert sum("key.allocated" in line for line in lines) + dropped == 12_000
     assert sum(told) == dropped > 0
     assert "node.stopped" in lines[-1]

@@ -290,7 +290,9 @@ class SiteNode:
     def _note_failure(self, failure: LinkFailure) -> None:
         self._failure_log.write(failure)
         connection = self._figures.peer.connection
-        if failure.proven or connection.state == "disconnected":
+        # Of those who came and were not the peer, only what may be his own fault says why he is missing.
+        anybodys = failure.address is not None and type(failure.error) is LinkError
+        if failure.proven or (connection.state == "disconnected" and not anybodys):
             self._figures.peer = PeerStatus(
                 kme_id=self._config.peer.kme_id,
                 connection=connection.to("disconnected", str(failure.error), at=time.time()),
