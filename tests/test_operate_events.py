@@ -257,7 +257,7 @@ def test_a_pipe_that_nobody_reads_does_not_hold_up_who_logs_and_what_was_lost_is
         assert process.stdout is not None
         # The program has logged far more than pipe and memory hold, though nobody has read a line yet.
         assert process.stdout.readline() == "1000\n"
-        lines = [pipe.readline() for _ in range(100)]
+        lines = [pipe.readline() for _ in range(2000)]  # which makes room for the last event
         process.stdin.write("\n")
         process.stdin.flush()
         lines += pipe.readlines()
