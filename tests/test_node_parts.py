@@ -603,3 +603,20 @@ async def test_a_block_is_corrected_as_suits_the_path_whatever_the_load(
     nothing: Any = None
     with pytest.raises(Chosen, match=r"^0\.02$"):
         await reconciliation.correct(site, nothing, Bits.pack(np.ones(64, np.uint8)), 1.0, 0.01, nothing)
+
+
+async def test_a_block_that_is_announced_as_the_session_ends_is_counted_as_lost() -> None:
+    link = LinkParameters(source=SourceParameters(qubit_rate_hz=1_000_000))
+    book, storage = _Book(), _Storage()
+    storage.counts = trio.sleep_forever  # type: ignore[attr-defined]
+    site: Any = SimpleNamespace(link=link, session=_Peer(), storage=storage, seals=SealOrder())
+    async with trio.open_nursery() as nursery:
+        conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
+        part = BobPart(conversation, book, RunningRate(p_z=0.5), nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
+        block = await part._propose(7, 0)
+        block.agreed.set()
+        await part._places.acquire()
+        part._distil(block)
+        nursery.cancel_scope.cancel()
+    assert book.losses == [(0, "link")]
+    assert block.decided.is_set()

@@ -339,7 +339,8 @@ class BobPart:
         self._current = self._upcoming = None
 
     async def _run(self, block: BobBlock, work: Work) -> None:
-        await block.agreed.wait()
+        if not block.agreed.is_set():  # else not even a cancellation comes before it is written down
+            await block.agreed.wait()
         try:
             await self._conversation.run_block(block.dialogue, work)
         finally:
