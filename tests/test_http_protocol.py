@@ -329,7 +329,7 @@ async def test_a_full_house_drops_whoever_waited_longest_for_a_newcomer() -> Non
 
 
 async def test_connections_in_use_are_not_cut_for_another_of_their_client_which_is_told_503() -> None:
-    limits = Limits(connections_per_client=3, surplus_connections=2)
+    limits = Limits(connections_per_client=3, surplus_connections=2, rest_s=1000.0, idle_s=1000.0)
     async with running(echo, limits=limits) as server:
         kept = [await trio.open_tcp_stream(HOST, server.port) for _ in range(3)]
         for _ in range(4):

@@ -503,7 +503,7 @@ async def test_a_connection_leaves_nothing_for_the_collector_of_cycles(pki: Pki)
 
 
 async def test_many_clients_behind_one_address_keep_their_connections(pki: Pki) -> None:
-    limits = Limits(connections=40, connections_per_client=30)
+    limits = Limits(connections=40, connections_per_client=30, rest_s=1000.0, idle_s=1000.0)
     context = pki.client_context(pki.ca.issue_cert("sae-a"))
     async with running(Door(), pki.settings(), limits) as server:
         clients: list[trio.SSLStream[trio.SocketStream]] = []
