@@ -18,8 +18,8 @@ from qnode.cli.main import main
 try:
     main()
 finally:
-    commands = {name for name in sys.modules if name.startswith("qnode.cli.")} - {"qnode.cli.main"}
-    assert not commands, commands
+    imported = {name for name in sys.modules if name.startswith("qnode.cli.")}
+    assert imported == {"qnode.cli.main", "qnode.cli.interrupted"}, imported
     assert not {"numpy", "numba", "trio", "rich", "msgspec"} & set(sys.modules)
 """
     done = subprocess.run(

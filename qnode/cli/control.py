@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qnode.cli.interrupted import end_interrupted
 from qnode.cli.width import columns, fitted
 from qnode.operate.blocks import KEPT_BLOCKS
 from qnode.operate.client import (
@@ -376,7 +377,7 @@ def main() -> None:
         click.echo(f"cannot tell: {error}", err=True)
         code = EXIT_CANNOT_TELL
     except (click.Abort, KeyboardInterrupt):
-        code = 130
+        end_interrupted()
     sys.exit(code if isinstance(code, int) else EXIT_OK)
 
 

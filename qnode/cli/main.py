@@ -1,14 +1,14 @@
 """The `qnode` command: everything that runs, plans or computes (operators look with `qnodectl`)."""
 
 import importlib
-import signal
 import sys
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import click
 
+from qnode.cli.interrupted import end_interrupted
+
 EXIT_USAGE = 64
-EXIT_INTERRUPTED = 130
 
 
 class LazyCommand(NamedTuple):
@@ -80,15 +80,9 @@ def main() -> None:
         error.show()
         sys.exit(1)
     except click.Abort:
-        _interrupted()
+        end_interrupted()
     except BaseExceptionGroup as group:  # trio's tasks hand on in groups what interrupted them
         if group.subgroup(KeyboardInterrupt) is None:
             raise
-        _interrupted()
+        end_interrupted()
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _interrupted() -> NoReturn:
-    """Exit after Ctrl-C as shells expect it; whoever presses it again does not disturb that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(EXIT_INTERRUPTED)
