@@ -74,6 +74,8 @@ def test_strangers_a_stuck_log_and_clients_that_hang_up_leave_a_link_its_keys(tm
             sites.wait_until_serving("bob")
             at_alice, at_bob = encryptors(sites.endpoints)
             keys = at_alice.assign(HASTY_CLIENTS)
+            own = at_alice.fetch(list(keys))
+            assert (own.status_code, own.json()) == (401, {"message": "not authorised"})
 
             ask_and_hang_up(sites, list(keys))
             told = "client has gone"
