@@ -5,6 +5,8 @@ import os
 import resource
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,8 @@ GC_THRESHOLD = 50_000
 MOST_OPEN_FILES = 8192
 SWITCH_INTERVAL_S = 0.0005
 _READ_BYTES = 4096
+STOP_LIMIT_S = 10.0
+LOG_LINGER_S = 0.2  # for the log's own thread
 
 
 def open_site_store(config: SiteConfig) -> KeyStore:
@@ -86,12 +90,15 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     gc.enable()
     # The event loop must not wait long for a worker that has come out of a kernel into Python.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    last_resort = threading.Timer(STOP_LIMIT_S, _exit_at_once)
+    last_resort.daemon = True
     try:
-        trio.run(_run_until_signal, SiteNode(config, store, events, path), stop_at_eof)
+        trio.run(_run_until_signal, SiteNode(config, store, events, path), stop_at_eof, last_resort)
     except BaseExceptionGroup as group:
         raise _clearest(group) from None
     finally:
         store.close()
+        last_resort.cancel()
     log.info("node.stopped")
     events.flush()
     return 0
@@ -125,7 +132,14 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-async def _run_until_signal(node: SiteNode, stop_at_eof: bool) -> None:
+def _exit_at_once() -> None:
+    """End a process that could not stop in order, for its disk hangs; the store survives it."""
+    log.error("node.stop_forced", reason=f"not stopped within {STOP_LIMIT_S:g} s: a disk or a device hangs")
+    time.sleep(LOG_LINGER_S)
+    os._exit(1)
+
+
+async def _run_until_signal(node: SiteNode, stop_at_eof: bool, last_resort: threading.Timer) -> None:
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         trio.open_signal_receiver(signal.SIGHUP) as hangups,
@@ -134,21 +148,22 @@ async def _run_until_signal(node: SiteNode, stop_at_eof: bool) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.run, hangups)
             if stop_at_eof:
-                nursery.start_soon(_stop_at_eof, nursery.cancel_scope)
+                nursery.start_soon(_stop_at_eof, nursery.cancel_scope, last_resort)
             async for number in signals:
-                _stop(nursery.cancel_scope, signal.Signals(number).name)
+                _stop(nursery.cancel_scope, signal.Signals(number).name, last_resort)
                 return
 
 
-async def _stop_at_eof(scope: trio.CancelScope) -> None:
+async def _stop_at_eof(scope: trio.CancelScope, last_resort: threading.Timer) -> None:
     """Stop when whoever holds the other end of standard input is gone, however it ended."""
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stdin:
         while await stdin.receive_some(_READ_BYTES):
             pass
-    _stop(scope, "end of standard input")
+    _stop(scope, "end of standard input", last_resort)
 
 
-def _stop(scope: trio.CancelScope, because: str) -> None:
+def _stop(scope: trio.CancelScope, because: str, last_resort: threading.Timer) -> None:
+    last_resort.start()
     log.info("node.stopping", signal=because)
     from_environment().stopping()
     scope.cancel()

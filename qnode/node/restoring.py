@@ -1,4 +1,4 @@
-"""Load a new pre-shared key into a running site: no session may go on with the secrets of the one before."""
+"""The gate of the sessions: some must end, and none go on with the secrets of an earlier pre-shared key."""
 
 from collections.abc import Awaitable, Callable
 
@@ -21,6 +21,7 @@ class RestoreGate:
         self._turn = trio.Lock()
         self._closed = False
         self._inside: set[trio.CancelScope] = set()
+        self._because = ""
         self._left = trio.Event()
 
     async def hold(self, session: Session, converse: Callable[[Session], Awaitable[None]]) -> None:
@@ -41,7 +42,13 @@ class RestoreGate:
                 self._inside.discard(scope)
                 self._left.set()
         if scope.cancelled_caught:
-            raise LinkError("this site was restored with a new pre-shared key")
+            raise LinkError(self._because)
+
+    def end_sessions(self, because: str) -> None:
+        """End every session, which a new one then follows."""
+        self._because = because
+        for scope in self._inside:
+            scope.cancel()
 
     async def restore(self, preshared_key: bytes) -> Restored:
         """Void every chunk, wipe the whole pool, and begin anew with ``preshared_key``.
@@ -53,8 +60,7 @@ class RestoreGate:
         async with self._turn:
             self._closed = True
             try:
-                for scope in self._inside:
-                    scope.cancel()
+                self.end_sessions("this site was restored with a new pre-shared key")
                 while self._inside:
                     self._left = trio.Event()
                     await self._left.wait()

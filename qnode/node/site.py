@@ -46,7 +46,7 @@ from qnode.node.restoring import RestoreGate
 from qnode.node.sae_tables import SaeTables
 from qnode.node.seal_order import SealOrder
 from qnode.node.settle import Site
-from qnode.node.storage import PeerMemory, Storage, runs_of
+from qnode.node.storage import STALL_S, PeerMemory, Storage, runs_of
 from qnode.node.supply import SiteSupply
 from qnode.operate.control import Answers, serve_control
 from qnode.operate.events import EventLog, set_log_level
@@ -137,6 +137,7 @@ class SiteNode:
             nursery.start_soon(self._keep_session)
             nursery.start_soon(self._keep_fresh, notifier)
             nursery.start_soon(self._expire)
+            nursery.start_soon(self._watch_store)
             nursery.start_soon(feed_watchdog, notifier, self._liveness.is_alive)
             nursery.start_soon(self._look_after_lock)
             await trio.to_thread.run_sync(self_test)
@@ -424,6 +425,22 @@ class SiteNode:
         if self._conversation is not None:
             round_trip_s = self._conversation.site.session.round_trip_s
             figures.peer = msgspec.structs.replace(figures.peer, rtt_s=round_trip_s)
+
+    async def _watch_store(self) -> None:
+        """Say that the store hangs, let those go who wait for it, and settle later what they left."""
+        while True:
+            await trio.sleep(REFRESH_S)
+            if (stalled_s := self._storage.stalled_s) >= STALL_S:
+                text = (
+                    f"the key store has not answered for {stalled_s:.0f} s: its disk hangs, no key is served"
+                )
+                self._figures.raise_alarm("store.stalled", text)
+                self._storage.let_go()
+                continue
+            self._figures.clear_alarm("store.stalled")
+            if self._storage.unsettled:
+                self._storage.unsettled = False
+                self._gate.end_sessions("the key store hung; the sites settle anew what was under way")
 
     async def _expire(self) -> None:
         while True:

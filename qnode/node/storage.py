@@ -37,6 +37,8 @@ from qnode.node.key_clock import KeyClock
 T = TypeVar("T")
 
 MOST_CALLS = 16
+# A disk that takes so long for one call hangs.
+STALL_S = 3.0
 
 # A hello has room for so many; pads of older segments beyond them are given up.
 MOST_RUNS = 2000
@@ -67,22 +69,69 @@ def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
     return runs[-MOST_RUNS:]
 
 
+class _Call:
+    """A call under way; ``abandoned``: nobody waits for it any more."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.abandoned = self.ended = False
+        self.shield = trio.CancelScope(shield=True)
+
+
 class Storage:
-    """`qnode.keys.KeyStore`, asynchronous. Not cancellable halfway: a call that began is waited for."""
+    """`qnode.keys.KeyStore`, asynchronous. Not cancellable halfway: a call that began is waited for.
+
+    Unless the disk hangs: who waits for a call that has lasted `STALL_S` can be cancelled (`let_go`).
+    """
 
     def __init__(self, store: KeyStore, most_chunks: int) -> None:
         self._store = store
         self.most_chunks = most_chunks
         self._threads = trio.CapacityLimiter(MOST_CALLS)
+        self._calls: set[_Call] = set()
+        self.unsettled = False
+        """A call that nobody waited for any more has ended since: a new session settles what it left."""
         self.on_loss: Callable[[Loss], None] = lambda loss: None
         """What to do when something could not be opened and was given up."""
 
     async def _call(self, work: Callable[[], T]) -> T:
-        try:
-            return await trio.to_thread.run_sync(work, limiter=self._threads)
-        finally:
-            for loss in self._store.new_losses():
-                self.on_loss(loss)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        call = _Call(trio.current_time())
+
+        def tracked() -> T:
+            try:
+                return work()
+            finally:
+                call.ended = True
+                if call.abandoned:
+                    self.unsettled = True
+
+        with call.shield:
+            self._calls.add(call)
+            try:
+                return await trio.to_thread.run_sync(tracked, limiter=self._threads, abandon_on_cancel=True)
+            except trio.Cancelled:
+                call.abandoned = True
+                if call.ended:
+                    self.unsettled = True
+                raise
+            finally:
+                self._calls.discard(call)
+                for loss in self._store.new_losses():
+                    self.on_loss(loss)
+        raise AssertionError("nobody cancels the shield")
+
+    @property
+    def stalled_s(self) -> float:
+        """How long the oldest call has been under way."""
+        now = trio.current_time()
+        return max((now - call.began for call in self._calls), default=0.0)
+
+    def let_go(self) -> None:
+        """Let those be cancelled who wait for calls that have lasted `STALL_S`; made again and again."""
+        for call in self._calls:
+            if trio.current_time() - call.began >= STALL_S:
+                call.shield.shield = False
 
     @cached_property
     def clock(self) -> KeyClock:

@@ -1,0 +1,114 @@
+"""A disk that hangs: it is said, callers get their answer in time, and a stop ends in bounded time."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+from keys_support import Site, add_block, make_block, preshared
+
+import qnode.node.storage
+from qnode.config import SiteConfig, load
+from qnode.keys import SqliteKeyStore
+from qnode.node.site import SiteNode
+from qnode.node.storage import Storage
+from qnode.operate.events import EventLog
+
+CONFIG = Path(__file__).parent.parent / "config"
+
+
+class HungDisk:
+    """Keeps every call to a store waiting, as one that waits for its disk does."""
+
+    def __init__(self, store: SqliteKeyStore) -> None:
+        self._lock = store._database._lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+
+
+async def test_a_call_that_began_is_waited_for_unless_the_disk_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Site(tmp_path, "alice").open() as store:
+        store.load_preshared(preshared(64))
+        storage = Storage(store, 1 << 20)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                ended = trio.Event()
+
+                async def ask_within(seconds: float) -> None:
+                    with trio.move_on_after(seconds):
+                        await storage.positions()
+                    ended.set()
+
+                with HungDisk(store):
+                    nursery.start_soon(ask_within, 0.01)
+                    await trio.sleep(0.2)
+                    storage.let_go()  # has not lasted long enough to be called hung
+                    await trio.sleep(0.1)
+                    assert not ended.is_set()
+                    assert storage.stalled_s >= 0.2
+                    monkeypatch.setattr(qnode.node.storage, "STALL_S", 0.1)
+                    storage.let_go()
+                    await ended.wait()  # though the store has not answered
+                    assert not storage.unsettled
+                while not storage.unsettled:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                assert storage.stalled_s == 0.0
+                assert (await storage.positions()).pool_epoch == 1
+
+
+async def test_the_status_says_within_seconds_that_the_disk_hangs_and_takes_it_back(tmp_path: Path) -> None:
+    with Site(tmp_path, "bob").open() as store:
+        add_block(make_block(1, 4), store)
+        node = SiteNode(load(CONFIG / "bob.toml", SiteConfig), store, EventLog())
+
+        def alarms() -> list[str]:
+            return [alarm.name for alarm in node._figures.status().alarms]
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node._watch_store)
+                with HungDisk(store):
+                    nursery.start_soon(node._refresh)
+                    began = trio.current_time()
+                    while "store.stalled" not in alarms():  # noqa: ASYNC110
+                        await trio.sleep(0.05)
+                    assert trio.current_time() - began >= 3.0
+                while "store.stalled" in alarms():  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+                nursery.cancel_scope.cancel()
+
+
+_HANGS = """
+import threading, time, trio
+from types import SimpleNamespace
+from qnode.node import process
+
+process.STOP_LIMIT_S = 1.0
+last_resort = threading.Timer(process.STOP_LIMIT_S, process._exit_at_once)
+last_resort.daemon = True
+
+async def run(hangups):
+    print("ready", flush=True)
+    await trio.to_thread.run_sync(time.sleep, 300)  # a call that nobody can cancel
+
+trio.run(process._run_until_signal, SimpleNamespace(run=run), False, last_resort)
+"""
+
+
+def test_a_stop_ends_though_a_call_to_the_disk_does_not() -> None:
+    with subprocess.Popen([sys.executable, "-c", _HANGS], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        began = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(100) == 1
+        assert time.monotonic() - began < 60
