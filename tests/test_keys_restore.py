@@ -400,6 +400,25 @@ def test_a_backup_from_before_a_new_preshared_key_gives_no_pads(
             alice.reserve_send_pad()
 
 
+def test_of_a_new_preshared_key_no_pad_counts_as_used_for_those_of_the_key_before(
+    sites: tuple[Site, Site],
+) -> None:
+    with sites[0].open() as alice, sites[1].open() as bob:
+        for number in range(N_PADS // 2 + 1):
+            sender, receiver = (alice, bob) if number % 2 else (bob, alice)
+            receiver.confirm_receive_pad(sender.reserve_send_pad().pad_id)
+        add_block(make_block(2, 20), alice, bob)
+        meet(alice, bob)  # each hears how far the other has come
+        meet(alice, bob)
+        for store in (alice, bob):
+            store.load_preshared(preshared(N_PADS + 2), replace=True)
+        add_block(make_block(3, 20), alice, bob)
+        before = alice.pads_left()
+        assert meet(alice, bob) == (False, False)
+        assert alice.pads_left() == bob.pads_left() == before
+        assert alice.stored_key_count() > 0
+
+
 def test_a_crash_between_commit_and_anchor_loses_the_keys_but_never_repeats_them(
     sites: tuple[Site, Site], tmp_path: Path
 ) -> None:

@@ -57,7 +57,7 @@ def replace_preshared(tx: Tx, parts: PresharedParts) -> None:
     tx.connection.execute("DELETE FROM pad_segment")
     tx.connection.execute(
         "UPDATE site SET pool_epoch = pool_epoch + 1, sent_segment = -1, sent_index = -1, "
-        "received_segment = -1, received_index = -1"
+        "received_segment = -1, received_index = -1, peer_sent_segment = -1, peer_sent_index = -1"
     )
     tx.vault.put(Kind.SESSION_ROOT, PRESHARED_SEGMENT, parts.session_root)
     tx.vault.put(Kind.HASH_KEY, PRESHARED_SEGMENT, parts.r_alice_to_bob + parts.r_bob_to_alice)
