@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from daemons_support import ROLES, Sites, alter, encryptors, eventually, keys_in, two_sites
+from daemons_support import ROLES, Encryptor, Sites, alter, encryptors, eventually, keys_in, two_sites
 from keys_support import add_block, make_block
 
 from qnode.config import Role, SiteConfig, load
@@ -145,3 +145,23 @@ def test_while_the_other_site_hangs_the_reserve_is_served_and_then_all_are_told_
             status = sites.status(role)
             assert status is not None
             assert status.keys.void_total == 0
+
+
+def test_a_pair_whose_slave_never_fetches_does_not_starve_another(tmp_path: Path) -> None:
+    with two_sites(tmp_path) as sites:
+        for site_file in sites.site_files.values():
+            alter(site_file, store__most_chunks=200)
+        sites.start(*ROLES)
+        sites.wait_until_serving(*ROLES)
+        hoarder, _ = encryptors(sites.endpoints)
+        alice, bob = (Encryptor(sites.endpoints, sae) for sae in sites.endpoints.saes_of(demo=True))
+
+        def refused() -> bool:
+            response = hoarder.post("enc_keys", {"number": 8})
+            return response.status_code == 503 and "wait to be fetched" in response.text
+
+        eventually(refused, "the hoarder has had its share")
+        for _ in range(10):
+            hoarder.post("enc_keys", {"number": 1})  # goes on as if it could have more
+            keys = alice.assign(4)
+            assert bob.fetch_soon(list(keys)) == keys
