@@ -51,9 +51,9 @@ class Hasty:
         tcp = socket.create_connection((HOST, self._port))
         with self._context.wrap_socket(tcp, server_hostname=HOST) as tls:
             tell_connected()
-            self._ask.wait(20)
+            self._ask.wait(60)
             tls.sendall(self._request)
-            self._hang_up.wait(20)
+            self._hang_up.wait(60)
         self.gone.set()
 
     async def connected(self) -> None:
@@ -66,7 +66,7 @@ class Hasty:
     def hang_up(self) -> None:
         """Return once the client has closed; called from the event loop, this stops the node meanwhile."""
         self._hang_up.set()
-        assert self.gone.wait(20)
+        assert self.gone.wait(60)
 
 
 async def keys_made(place: World, number: int = 1) -> dict[str, str]:

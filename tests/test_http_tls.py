@@ -383,7 +383,7 @@ async def test_cancellation_is_prompt_though_a_tls_client_does_not_read(pki: Pki
         await stream.receive_some()
         await trio.testing.wait_all_tasks_blocked(0.05)
         cancelled = trio.current_time()
-    assert trio.current_time() - cancelled < 0.1
+    assert trio.current_time() - cancelled < Limits().handshake_s / 2
     await trio.aclose_forcefully(stream)
 
 

@@ -143,7 +143,7 @@ def test_a_daemon_whose_ports_are_all_taken_runs_says_so_and_serves_once_they_ar
 
 def _accepts(host: str, port: int) -> bool:
     try:
-        socket.create_connection((host, port), timeout=10.0).close()
+        socket.create_connection((host, port), timeout=60.0).close()
     except ConnectionRefusedError:
         return False
     return True
