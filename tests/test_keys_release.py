@@ -129,10 +129,40 @@ def test_of_stock_that_the_peer_frees_no_more_what_is_left_expires(filled: Pair)
     assert bob.expire(1000.0, 10.0) == 4
     with pytest.raises(StoreError, match="gone"):
         bob.release_accepted(release)
+    alice.leave_to_expire(stock.assignment_id)
     assert alice.expire(1000.0, 10.0) == 3
     assert alice.open_releases() == []
     with pytest.raises(KeyNotFound):
         bob.deliver_to_slave("s", "m", [taken.key_id])
+
+
+def test_stock_that_the_peer_may_have_freed_does_not_expire_alone(filled: Pair) -> None:
+    alice, bob = filled
+    stock = stock_of(alice, bob, 4)
+    alice.take_from_stock("m", "s", 1)
+    bob.release_accepted(alice.begin_release(stock.assignment_id))  # his answer is lost in a cut
+    assert alice.expire(1000.0, 10.0) == 0
+    (release,) = alice.begin_open_releases()
+    bob.release_accepted(release)
+    alice.finish_release(stock.assignment_id)
+    assert alice.counts().available_own == bob.counts().available_peer == 19
+
+
+def test_a_release_that_the_peer_refused_is_tried_again_and_nothing_of_it_is_served(filled: Pair) -> None:
+    alice, bob = filled
+    stock = stock_of(alice, bob, 4)
+    alice.take_from_stock("m", "s", 1)
+    alice.begin_release(stock.assignment_id)
+    alice.leave_to_expire(stock.assignment_id)  # his disk was full
+    assert alice.stock_count("m", "s") == 0
+    for serve in (alice.acknowledge, alice.deliver_to_master):
+        with pytest.raises(StoreError):
+            serve(stock.assignment_id)
+    (release,) = alice.begin_open_releases()
+    assert alice.expire(1000.0, 10.0) == 0
+    bob.release_accepted(release)
+    alice.finish_release(stock.assignment_id)
+    assert alice.counts().available_own == bob.counts().available_peer == 19
 
 
 def test_a_backup_from_before_a_release_is_found_out(sites: tuple[Site, Site]) -> None:

@@ -21,8 +21,8 @@ from test_node_rebalance import (
     two_nodes,
 )
 
-from qnode.errors import LinkDown, LinkError, NotEnoughKeys, ShareUsedUp
-from qnode.keys import Assignment, KeyLayout, StockItem
+from qnode.errors import LinkDown, LinkError, NotEnoughKeys, NotOpen, ShareUsedUp
+from qnode.keys import Assignment, KeyLayout, Release, StockItem
 from qnode.node import stock as room
 from qnode.node import supply as supply_room
 from qnode.node.settle import check_room
@@ -330,3 +330,52 @@ async def test_what_a_cut_left_unacknowledged_is_free_again_in_the_next_session(
     assert stores.alice.stored_key_count() == 200
     assert mirrored(stores)
     assert stores.bob.counts().assigned == stores.bob.counts().void == 0
+
+
+async def test_a_delivery_that_a_cut_has_delayed_is_not_freed_at_the_peer(
+    stores: Two,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_block(make_block(1, 100), stores.alice, stores.bob)
+    for store in (stores.alice, stores.bob):
+        store.load_preshared(preshared(64))
+    assignment = stores.alice.assign("m", ["s"], 5, 256, 0.0)
+    stores.bob.accept_assignment(assignment, 0.0)
+    release_accepted = stores.bob.release_accepted
+    delivered: list[Any] = []
+
+    def deliver_just_before(release: Release) -> None:
+        with suppress(NotOpen):
+            delivered.extend(stores.alice.deliver_to_master(assignment.assignment_id))
+        release_accepted(release)
+
+    monkeypatch.setattr(stores.bob, "release_accepted", deliver_just_before)
+    with trio.fail_after(30):
+        async with resumed_nodes(stores):
+            pass
+    assert not delivered
+    assert stores.alice.stored_key_count() == 50
+    assert mirrored(stores)
+
+
+async def test_of_releases_the_rest_is_finished_where_one_was_given_up_meanwhile(
+    stores: Two,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_block(make_block(1, 100), stores.alice, stores.bob)
+    for store in (stores.alice, stores.bob):
+        store.load_preshared(preshared(64))
+    ids = [stores.alice.assign("m", ["s"], 5, 256, 0.0).assignment_id for _ in range(3)]
+    release_accepted = stores.bob.release_accepted
+
+    def void_one_meanwhile(release: Release) -> None:
+        if release.assignment.assignment_id == ids[0]:
+            stores.alice.void_assignment(ids[0])
+        release_accepted(release)
+
+    monkeypatch.setattr(stores.bob, "release_accepted", void_one_meanwhile)
+    with trio.fail_after(30):
+        async with resumed_nodes(stores):
+            pass
+    assert stores.alice.open_releases() == []
+    assert stores.alice.stored_key_count() == 45

@@ -23,7 +23,7 @@ from qnode.units import CHUNK_BITS
 MAX_SLAVES = 62
 
 # What `acknowledged` says of a row.
-_PEER_MAY_NOT_KNOW, _PEER_HOLDS, _BEING_RELEASED = range(3)
+_PEER_MAY_NOT_KNOW, _PEER_HOLDS, _BEING_RELEASED, _PEER_REFUSED = range(4)
 
 _decoder = msgspec.msgpack.Decoder(Assignment)
 
@@ -94,8 +94,8 @@ def assign(
 def acknowledge(tx: Tx, assignment_id: int) -> None:
     """Note that the peer holds the assignment durably; once more is fine. Raises StoreError if unknown."""
     done = tx.connection.execute(
-        "UPDATE own_assignment SET acknowledged = ? WHERE assignment_id = ? AND acknowledged != ?",
-        (_PEER_HOLDS, assignment_id, _BEING_RELEASED),
+        "UPDATE own_assignment SET acknowledged = ?1 WHERE assignment_id = ?2 AND acknowledged <= ?1",
+        (_PEER_HOLDS, assignment_id),
     )
     if done.rowcount != 1:
         raise _not_open(assignment_id)
@@ -115,6 +115,26 @@ def begin_release(tx: Tx, assignment_id: int) -> Release:
     if row is None:
         raise _not_open(assignment_id)
     return Release(assignment=decode(row[0]), n_taken=row[1])
+
+
+def begin_open_releases(tx: Tx) -> list[Release]:
+    """Begin, or go on, to release whatever the peer may not hold, or may have freed; return it."""
+    tx.connection.execute(
+        "UPDATE own_assignment SET acknowledged = ? WHERE acknowledged IN (?, ?)",
+        (_BEING_RELEASED, _PEER_MAY_NOT_KNOW, _PEER_REFUSED),
+    )
+    return open_releases(tx)
+
+
+def leave_to_expire(tx: Tx, assignment_id: int) -> None:
+    """Note that the peer did not free what is being released; if that is all, it may expire here.
+
+    Before he has answered, he may have freed it, and what expired here would be free there for ever.
+    """
+    tx.connection.execute(
+        "UPDATE own_assignment SET acknowledged = ? WHERE assignment_id = ? AND acknowledged = ?",
+        (_PEER_REFUSED, assignment_id, _BEING_RELEASED),
+    )
 
 
 def open_releases(tx: Tx) -> list[Release]:
@@ -152,8 +172,8 @@ def deliver(tx: Tx, assignment_id: int) -> list[Key]:
     Raises StoreError when it is stock, or not open.
     """
     row = tx.connection.execute(
-        "SELECT content, stock FROM own_assignment WHERE assignment_id = ? AND acknowledged != ?",
-        (assignment_id, _BEING_RELEASED),
+        "SELECT content, stock FROM own_assignment WHERE assignment_id = ? AND acknowledged <= ?",
+        (assignment_id, _PEER_HOLDS),
     ).fetchone()
     if row is None:
         raise _not_open(assignment_id)
@@ -245,13 +265,13 @@ def void(tx: Tx, assignment_id: int) -> Assignment:
 def expire(tx: Tx, before: float, limit: int) -> int:
     """Destroy acknowledged assignments made before `before` and not delivered; return the number of keys.
 
-    So also what is left of stock that the peer does not free: it has expired there.
+    So also what is left of stock that the peer did not free: it expires there as well.
     """
     rows = tx.connection.execute(
         "SELECT assignment_id, content, chunks_per_key, n_taken, n_keys FROM own_assignment WHERE "
         "(acknowledged = ?1 OR (acknowledged = ?2 AND n_taken > 0)) AND assigned_at < ?3 "
         "ORDER BY assigned_at LIMIT ?4",
-        (_PEER_HOLDS, _BEING_RELEASED, before, limit),
+        (_PEER_HOLDS, _PEER_REFUSED, before, limit),
     ).fetchall()
     n_expired = 0
     for assignment_id, content, width, n_taken, n_keys in rows:

@@ -170,8 +170,17 @@ class KeyStore(Protocol):
         Raises StoreError if not open.
         """
 
+    def begin_open_releases(self) -> list[Release]:
+        """At resume, begin to release what the peer may not know; return it, and releases not finished."""
+
     def open_releases(self) -> list[Release]:
-        """Return releases not finished, and of assignments that the peer may not know: at resume."""
+        """Return releases not finished, and of assignments that the peer may not know."""
+
+    def leave_to_expire(self, assignment_id: int) -> None:
+        """Note that the peer refused a release: what was left of stock may expire here, as it does there.
+
+        Until he has answered it may not, for he may have freed it.
+        """
 
     def finish_release(self, assignment_id: int) -> None:
         """Free what the peer has freed: this site may assign it again. Raises StoreError if not open."""

@@ -219,6 +219,14 @@ class SqliteKeyStore(KeyStore):
         with self._database.change(anchored=True) as tx:
             return _assigned.begin_release(tx, assignment_id)
 
+    def begin_open_releases(self) -> list[Release]:
+        with self._database.change(anchored=True) as tx:
+            return _assigned.begin_open_releases(tx)
+
+    def leave_to_expire(self, assignment_id: int) -> None:
+        with self._database.change(anchored=False) as tx:
+            _assigned.leave_to_expire(tx, assignment_id)
+
     def open_releases(self) -> list[Release]:
         with self._database.look() as tx:
             return _assigned.open_releases(tx)

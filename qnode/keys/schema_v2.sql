@@ -69,7 +69,7 @@ CREATE TABLE own_assignment (
     n_keys         INTEGER NOT NULL,
     n_taken        INTEGER NOT NULL DEFAULT 0,             -- of stock: keys delivered from its front
     stock          INTEGER NOT NULL,
-    acknowledged   INTEGER NOT NULL DEFAULT 0,             -- 1: the peer holds it, 2: it is being released
+    acknowledged   INTEGER NOT NULL DEFAULT 0,             -- 1: the peer holds it, 2: it is being released, 3: and he refused
     assigned_at    REAL    NOT NULL
 ) STRICT;
 CREATE INDEX own_stock ON own_assignment (master_sae, slave_sae, size_bits, assignment_id) WHERE stock = 1;

@@ -49,7 +49,7 @@ class Assignments:
     async def resume(self) -> None:
         """Take back what an earlier session left open."""
         storage = self._site.storage
-        left_open = await storage.open_releases()
+        left_open = await storage.begin_open_releases()
         self._resumed_up_to = (await storage.positions()).last_assignment_id
         await self.release(left_open)
 
@@ -112,10 +112,10 @@ class Assignments:
             self._overdue.update(one for one in assignment_ids if one in self._announcing)
 
         async def work() -> None:
-            # The peer serves requests side by side: what frees an assignment must not overtake it.
-            for announcement in announcements:
-                await announcement.over.wait()
             try:
+                # The peer serves requests side by side: what frees an assignment must not overtake it.
+                for announcement in announcements:
+                    await announcement.over.wait()
                 await self.release(await self._begun(assignment_ids))
             except StoreUnusable:
                 raise
@@ -149,15 +149,21 @@ class Assignments:
             if not self.can_release:
                 await self._void(some)
             elif await self._freed_by_peer(some):
-                for release in some:
-                    await storage.finish_release(release.assignment.assignment_id)
-                log.info("assignment.freed", assignments=len(some))
+                await self._finish(some)
             else:
                 for release in some:
                     if await self._freed_by_peer([release]):
-                        await storage.finish_release(release.assignment.assignment_id)
+                        await self._finish([release])
+                    elif release.n_taken:
+                        await storage.leave_to_expire(release.assignment.assignment_id)
                     else:
                         await self._void([release])
+
+    async def _finish(self, releases: Sequence[Release]) -> None:
+        for release in releases:
+            with suppress(NotOpen):  # given up meanwhile, at both sites, for it does not open
+                await self._site.storage.finish_release(release.assignment.assignment_id)
+        log.info("assignment.freed", assignments=len(releases))
 
     async def _freed_by_peer(self, releases: Sequence[Release]) -> bool:
         content = msgspec.msgpack.encode(releases)

@@ -232,9 +232,13 @@ class Storage:
         """Serve nothing of an own assignment any more, so that the peer can free it."""
         return await self._call(lambda: self._store.begin_release(assignment_id))
 
-    async def open_releases(self) -> list[Release]:
-        """Return what is to be freed, and own assignments that the peer may not hold."""
-        return await self._call(self._store.open_releases)
+    async def begin_open_releases(self) -> list[Release]:
+        """Serve no more of own assignments that the peer may not hold; return what is to be freed."""
+        return await self._call(self._store.begin_open_releases)
+
+    async def leave_to_expire(self, assignment_id: int) -> None:
+        """Note that the peer did not free an own assignment."""
+        await self._call(lambda: self._store.leave_to_expire(assignment_id))
 
     async def finish_release(self, assignment_id: int) -> None:
         """Free an own assignment, after the peer has."""
