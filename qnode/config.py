@@ -200,7 +200,8 @@ class Etsi014Section(_Table, frozen=True):
 
     ``most_connections``: open at a time, some 50 KB of memory each; ``most_connections_per_address``: of one
     IPv4 address or IPv6 /64, behind which many encryptors may stand. Beyond them idle connections give way,
-    and where there are none a request is answered 503.
+    and where there are none a request is answered 503. ``stock_per_pair``: how many keys may be set aside for
+    a pair that asks, for the time of a cut; all pairs together have an eighth of the site's keys.
     """
 
     listen: str
