@@ -175,6 +175,7 @@ class PeerSection(_Table, frozen=True):
 class StoreSection(_Table, frozen=True):
     """Where keys are kept, the secret that seals them, and the anchor that detects a restored database.
 
+    ``witness``: a file on another machine (a network mount), which detects that this one was set back whole.
     ``most_chunks``: of 256 bits; while so many are here, blocks are given up instead of stored.
     """
 
@@ -182,6 +183,7 @@ class StoreSection(_Table, frozen=True):
     anchor: Path
     store_key: Path
     preshared_key: Path
+    witness: Path | None = None
     key_lifetime_s: float = 7 * 86400.0
     most_chunks: int = 1 << 20
 

@@ -40,7 +40,9 @@ class Site:
         self.path = folder / "db" / "keys.db"
         self.anchor = folder / "anchor"
 
-    def open(self, *, create: bool = True, store_key: bytes | None = None) -> SqliteKeyStore:
+    def open(
+        self, *, create: bool = True, store_key: bytes | None = None, witness: Path | None = None
+    ) -> SqliteKeyStore:
         return open_store(
             self.path,
             role=self.role,
@@ -49,6 +51,7 @@ class Site:
             kme_id=f"kme-{self.role}",
             peer_kme_id=f"kme-{'bob' if self.role == 'alice' else 'alice'}",
             create=create,
+            witness=witness,
         )
 
     def copy_to(self, folder: Path, *, anchor: bool = True) -> "Site":

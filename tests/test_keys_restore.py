@@ -359,6 +359,59 @@ def test_a_site_made_anew_with_the_preshared_key_of_before_hears_from_the_peer_w
         assert alice.reserve_send_pad().pad_id > used[-1]
 
 
+def test_two_machines_set_back_whole_are_found_out_by_their_witnesses(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    witnesses = tmp_path / "elsewhere-a", tmp_path / "elsewhere-b"
+    with sites[0].open(witness=witnesses[0]) as alice, sites[1].open(witness=witnesses[1]) as bob:
+        meet(alice, bob)
+        assert assigned(alice, bob, 2) == 1
+        for store in (alice, bob):
+            store.tell_witness()
+        snapshots = [site.copy_to(tmp_path / f"snapshot-{site.role}") for site in sites]
+        keys = alice.deliver_to_master(1)
+        bob.deliver_to_slave("s", "m", [key.key_id for key in keys])
+        for store in (alice, bob):
+            store.tell_witness()
+    with snapshots[0].open() as alice, snapshots[1].open() as bob:
+        assert (alice.condition().state, bob.condition().state) == (SERVING, SERVING)  # without a witness
+    with (
+        snapshots[0].open(witness=witnesses[0]) as alice,
+        snapshots[1].open(witness=witnesses[1]) as bob,
+    ):
+        for store in (alice, bob):
+            assert store.condition().state == WAITING
+            assert "witness" in store.condition().reason
+            assert store.counts().void == 20
+        meet(alice, bob)
+        for store in (alice, bob):
+            assert store.condition().state == HALTED
+            store.load_preshared(preshared(N_PADS + 2), replace=True)
+            store.tell_witness()
+            assert store.condition().state == SERVING
+
+
+def test_a_machine_set_back_while_its_store_is_open_is_found_out_by_its_witness(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    witness = tmp_path / "elsewhere"
+    with a.open(witness=witness) as alice, b.open() as bob:
+        meet(alice, bob)
+        snapshot = a.copy_to(tmp_path / "snapshot")
+        alice.reserve_send_pad()
+        with snapshot.open(witness=witness) as resumed:
+            resumed.tell_witness()
+            alice.tell_witness()
+            with pytest.raises(StoreUnusable, match="set back"):
+                resumed.tell_witness()
+    with snapshot.open(witness=witness) as resumed, b.open() as bob:
+        assert resumed.condition().state == WAITING
+        meet(resumed, bob)
+        assert resumed.condition().state == SERVING
+        assert resumed.reserve_send_pad().pad_id == PadId(0, 1 + MOST_TAGS_UNDER_WAY)
+
+
 def test_a_load_that_was_cut_short_is_made_up_for(tmp_path: Path) -> None:
     site = Site(tmp_path, "alice")
     with site.open() as alice:

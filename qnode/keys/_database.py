@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from qnode.errors import LinkDown, StoreError, StoreUnusable
 from qnode.keys._anchor import Anchor
@@ -119,6 +119,13 @@ def read_lineage(connection: sqlite3.Connection) -> Lineage:
     return Lineage(*connection.execute("SELECT lineage, lineage_before FROM site").fetchone())
 
 
+class Follower(Protocol):
+    """What follows the store from outside of this machine (`qnode.keys._witness.Witness`)."""
+
+    def follow(self, own: Positions, lineage: Lineage) -> None:
+        """Write down how far the store is."""
+
+
 class _Group:
     """Changes that share one commit."""
 
@@ -149,6 +156,7 @@ class Database:
     ) -> None:
         self.path = path
         self.anchor: Anchor | None = None
+        self.witness: Follower | None = None
         self._new_anchor = new_anchor
         self._tx = Tx(connection, vault, role)
         self._lock = Lock()

@@ -11,6 +11,7 @@ from qnode.keys._anchor import Anchor, fsync_folder
 from qnode.keys._database import Database, Tx, read_lineage, read_positions
 from qnode.keys._model import Positions, Role, Waiting
 from qnode.keys._vault import DamagedUnit, Kind, Vault
+from qnode.keys._witness import Witness
 
 SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x514E4F44  # "QNOD"
@@ -44,7 +45,14 @@ def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, pe
 
 
 def open_database(
-    path: Path, *, role: Role, store_key: bytes, anchor_path: Path, kme_id: str, peer_kme_id: str
+    path: Path,
+    *,
+    role: Role,
+    store_key: bytes,
+    anchor_path: Path,
+    kme_id: str,
+    peer_kme_id: str,
+    witness_path: Path | None = None,
 ) -> Database:
     """Open an existing store: its file, its key, its owner, then its age against the anchor.
 
@@ -75,6 +83,10 @@ def open_database(
     database.anchor = anchor
     try:
         _damage.without_damage(database, lambda: _compare_with_anchor(database, anchor_path), anchored=False)
+        if witness_path is not None:
+            witness = Witness(witness_path, store_key, store_id)
+            _damage.without_damage(database, lambda: _compare_with_witness(database, witness))
+            database.witness = witness
         with database.look() as tx:
             _accepted.expect_unnamed(tx)
     except BaseException:
@@ -202,6 +214,22 @@ def _compare_with_anchor(database: Database, anchor_path: Path) -> None:
                 _restore.wait(tx, Waiting.OLDER, reason)
     elif later:
         database.catch_up_anchor()
+
+
+def _compare_with_witness(database: Database, witness: Witness) -> None:
+    """Void a store that was set back together with its anchor; only the peer knows the rest."""
+    with database.look() as tx:
+        own, lineage = read_positions(tx.connection), read_lineage(tx.connection)
+    known = witness.later_than(own, lineage)
+    if known is None:
+        return
+    reason = "this machine was set back: the witness knows a later state of its store"
+    with database.change(anchored=True, while_waiting=True) as tx:
+        _restore.catch_up_with_anchor(tx, known, reason)
+        if _restore.waiting(tx) != Waiting.RESTORE:
+            _restore.wait(tx, Waiting.ANCHORLESS, reason)
+    with database.look() as tx:
+        witness.replace(read_positions(tx.connection), read_lineage(tx.connection))
 
 
 def _damaged(path: Path, what: str) -> StoreUnusable:

@@ -253,6 +253,13 @@ class KeyStore(Protocol):
     def keep_age_mark(self, mark: AgeMark) -> None:
         """Write down where the clock is by which keys age. Allowed while waiting."""
 
+    def tell_witness(self) -> None:
+        """Write to the witness, if there is one, how far the store is; it may hang, so call it by itself.
+
+        Raises StoreUnusable when this machine was set back while the store was open, OSError when the witness
+        cannot be reached.
+        """
+
     @property
     def uncleared(self) -> int:
         """How many times in a row sealed traces of destroyed keys could not be cleared from the log."""

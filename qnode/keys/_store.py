@@ -32,7 +32,7 @@ import msgspec
 from qnode.errors import FieldError, PoolExhausted, StoreError, StoreUnusable
 from qnode.keys import _accepted, _assigned, _blocks, _damage, _handover, _opening, _pool, _ranges, _restore
 from qnode.keys._damage import mending
-from qnode.keys._database import Database, read_positions
+from qnode.keys._database import Database, read_lineage, read_positions
 from qnode.keys._layout import cut_preshared
 from qnode.keys._model import (
     AgeMark,
@@ -309,6 +309,13 @@ class SqliteKeyStore(KeyStore):
         with self._database.change(anchored=False, while_waiting=True) as tx:
             tx.connection.execute("UPDATE site SET age_mark = ?", (msgspec.msgpack.encode(mark),))
 
+    def tell_witness(self) -> None:
+        if self._database.witness is None:
+            return
+        with self._database.look() as tx:
+            own, lineage = read_positions(tx.connection), read_lineage(tx.connection)
+        self._database.witness.follow(own, lineage)
+
     @property
     def uncleared(self) -> int:
         return self._database.untidied
@@ -419,12 +426,13 @@ def open_store(
     kme_id: str,
     peer_kme_id: str,
     create: bool = False,
+    witness: Path | None = None,
 ) -> SqliteKeyStore:
     """Open the store at `path`, or create it when there is none and `create` says so.
 
     `store_key` is 32 secret bytes, `anchor` a file outside the database's folder. An existing store is
     never replaced. After opening look at `KeyStore.condition`: a store that seems restored serves nothing
-    until the peer has confirmed.
+    until the peer has confirmed. `witness` is a file on another machine, which `KeyStore.tell_witness` keeps.
 
     Raises StoreUnusable, saying what is wrong and how to mend it; FieldError for a store key of
     another length.
@@ -442,7 +450,13 @@ def open_store(
     try:
         _close_to_others(path)
         database = _opening.open_database(
-            path, role=role, store_key=store_key, anchor_path=anchor, kme_id=kme_id, peer_kme_id=peer_kme_id
+            path,
+            role=role,
+            store_key=store_key,
+            anchor_path=anchor,
+            kme_id=kme_id,
+            peer_kme_id=peer_kme_id,
+            witness_path=witness,
         )
     except OSError as error:
         raise StoreUnusable(f"{path}: {error}; mend permissions or disk and start again") from error

@@ -51,6 +51,7 @@ def open_site_store(config: SiteConfig) -> KeyStore:
         role=node.role,
         store_key=store_key,
         anchor=section.anchor,
+        witness=section.witness,
         kme_id=node.kme_id,
         peer_kme_id=config.peer.kme_id,
         create=True,

@@ -59,6 +59,7 @@ log = structlog.get_logger()
 
 REFRESH_S = 0.5
 EXPIRY_PERIOD_S = 60.0
+WITNESS_PERIOD_S = 1.0
 STORE_RETRY_S = 1.0
 
 
@@ -138,6 +139,8 @@ class SiteNode:
             nursery.start_soon(self._keep_fresh, notifier)
             nursery.start_soon(self._expire)
             nursery.start_soon(self._watch_store)
+            if config.store.witness is not None:
+                nursery.start_soon(self._keep_witness)
             nursery.start_soon(feed_watchdog, notifier, self._liveness.is_alive)
             nursery.start_soon(self._look_after_lock)
             await trio.to_thread.run_sync(self_test)
@@ -425,6 +428,18 @@ class SiteNode:
         if self._conversation is not None:
             round_trip_s = self._conversation.site.session.round_trip_s
             figures.peer = msgspec.structs.replace(figures.peer, rtt_s=round_trip_s)
+
+    async def _keep_witness(self) -> None:
+        """Let the witness on another machine follow the store; where it hangs, nothing else does."""
+        while True:
+            await trio.sleep(WITNESS_PERIOD_S)
+            try:
+                await trio.to_thread.run_sync(self._store.tell_witness, abandon_on_cancel=True)
+            except OSError as error:
+                text = f"the witness cannot be written ({error.strerror or error}); mend its mount"
+                self._figures.raise_alarm("store.witness", text)
+            else:
+                self._figures.clear_alarm("store.witness")
 
     async def _watch_store(self) -> None:
         """Say that the store hangs, let those go who wait for it, and settle later what they left."""
