@@ -26,21 +26,21 @@ def network_of(host: str) -> str:
 
 
 class Budget:
-    """Each key may spend ``burst`` at once, and ``rate_hz`` of them a second for ever.
+    """Each key may spend ``burst`` at once (which may be changed), and ``rate_hz`` of them a second for ever.
 
     Of the keys that have spent last ``most_keys`` are remembered; a forgotten one begins anew.
     """
 
     def __init__(self, *, rate_hz: float, burst: int, most_keys: int = 4096) -> None:
         self._period_s = 1.0 / rate_hz
-        self._burst = burst
+        self.burst = burst
         self._most_keys = most_keys
         self._paid_until_s: OrderedDict[str, float] = OrderedDict()
 
     def spend(self, key: str, now_s: float, *, longest_wait_s: float = 0.0) -> float | None:
         """Spend one and return how long to wait for it in seconds; None, and nothing spent, if longer."""
         paid_s = max(now_s, self._paid_until_s.get(key, now_s)) + self._period_s
-        wait_s = max(0.0, paid_s - now_s - self._burst * self._period_s)
+        wait_s = max(0.0, paid_s - now_s - self.burst * self._period_s)
         if wait_s > longest_wait_s:
             return None
         self._paid_until_s[key] = paid_s

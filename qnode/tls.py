@@ -7,7 +7,11 @@ from functools import lru_cache
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
+
+# What reading a certificate or a CRL can raise, at once or when a part of it is asked for.
+UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm)
 
 
 @lru_cache(maxsize=1024)
@@ -20,12 +24,12 @@ def certificate_names(der: bytes) -> tuple[str, ...]:
     Raises:
         ValueError: ``der`` is not a certificate, or its encoding is broken where TLS does not look.
     """
-    certificate = x509.load_der_x509_certificate(der)
     try:
+        certificate = x509.load_der_x509_certificate(der)
         alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         names: list[str] = []
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise ValueError(str(error)) from None
     else:
         names = alternatives.get_values_for_type(x509.UniformResourceIdentifier)
@@ -66,7 +70,7 @@ class Trusted:
                 and crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is None
                 for crl in crls
             )
-        except ValueError:  # an encoding that only OpenSSL understands
+        except UNREADABLE:  # an encoding that only OpenSSL understands
             return False
 
 

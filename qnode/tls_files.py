@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
 from qnode.errors import ConfigError
-from qnode.tls import Trusted
+from qnode.tls import UNREADABLE, Trusted
 
 DAY_S = 86400.0
 
@@ -113,7 +113,7 @@ def certificates_in(path: Path) -> list[x509.Certificate]:
     """
     try:
         return x509.load_pem_x509_certificates(_read(path))
-    except ValueError:
+    except UNREADABLE:
         raise ConfigError(f"{path}: not usable for TLS: expected certificates in PEM") from None
 
 
@@ -135,8 +135,8 @@ def crls_in(path: Path, authorities: Iterable[x509.Certificate]) -> list[x509.Ce
             crl = x509.load_pem_x509_crl(block)
             signers = [one.public_key() for one in authorities if one.subject == crl.issuer]
             signed = not signers or any(crl.is_signature_valid(key) for key in signers)  # type: ignore[arg-type]
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path}: holds a damaged CRL: {error}") from None
+        except UNREADABLE as error:
+            raise ConfigError(f"{path}: holds a CRL that cannot be read or verified: {error}") from None
         if not signed:
             raise ConfigError(f"{path}: the CRL of {_named(crl.issuer)} is not signed by that authority")
         found.append(crl)
@@ -151,8 +151,8 @@ def validities(where: str, *, ca: Path | None, certificate: Path, crl: Path | No
     """
     own = certificates_in(certificate)
     trusted = certificates_in(ca) if ca is not None else []
-    found = [_of_certificate(f"{where}.certificate", one) for one in own]
-    found += [_of_certificate(f"{where}.ca", one) for one in trusted]
+    found = [_of_certificate(f"{where}.certificate", one, certificate) for one in own]
+    found += [_of_certificate(f"{where}.ca", one, ca) for one in trusted if ca is not None]
     for one in crls_in(crl, trusted) if crl is not None else ():
         if one.next_update_utc is not None:
             begins = one.last_update_utc
@@ -179,8 +179,11 @@ def weakness(old: list[Validity], new: list[Validity], at: float) -> str | None:
     return None
 
 
-def _of_certificate(file: str, one: x509.Certificate) -> Validity:
-    return _validity("certificate", file, one.subject, one.not_valid_before_utc, one.not_valid_after_utc)
+def _of_certificate(file: str, one: x509.Certificate, path: Path) -> Validity:
+    try:
+        return _validity("certificate", file, one.subject, one.not_valid_before_utc, one.not_valid_after_utc)
+    except UNREADABLE as error:
+        raise ConfigError(f"{path}: holds a certificate that cannot be read: {error}") from None
 
 
 def _validity(

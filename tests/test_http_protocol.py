@@ -1,6 +1,8 @@
 """HTTP/1.1 over plain loopback TCP: what is served, what is refused, and every deadline."""
 
 import json
+import socket
+import struct
 from typing import Any
 
 import pytest
@@ -424,3 +426,20 @@ async def test_stop_answers_what_is_under_way_and_then_ends() -> None:
         assert b"connection: close" in answer.lower()
         with pytest.raises(OSError, match="connect"):
             await trio.open_tcp_stream(HOST, server.port)
+
+
+async def test_connections_that_are_reset_leave_a_bounded_number_of_lines() -> None:
+    async def reset(port: int) -> None:
+        stream = await trio.open_tcp_stream(HOST, port)
+        await stream.send_all(b"GE")
+        await trio.testing.wait_all_tasks_blocked()
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await trio.aclose_forcefully(stream)
+
+    with structlog.testing.capture_logs() as logs:
+        async with running(echo) as server:
+            for _ in range(50):
+                await reset(server.port)
+            while server.open_connections:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+    assert 1 <= sum(entry["event"] == "http.client_gone" for entry in logs) <= 10

@@ -534,5 +534,32 @@ async def test_strangers_of_many_addresses_share_a_budget_which_known_clients_do
                     await stream.receive_some()
                 await trio.aclose_forcefully(tcp)
                 assert (await knock_with(honest, server.port)).endswith(b"hello")
-            assert server.counters.handshakes_failed == 4
-            assert server.counters.connections_refused == 36
+            assert server.counters.handshakes_failed == 5  # those that succeeded are not counted
+            assert server.counters.connections_refused == 35
+
+
+async def test_a_server_that_may_keep_more_clients_of_an_address_takes_in_more_at_once(pki: Pki) -> None:
+    def limits(at_once: int) -> Limits:
+        return Limits(failed_handshakes_hz=0.001, failed_handshakes_at_once=at_once, handshake_wait_s=0.0)
+
+    context = pki.client_context(pki.ca.issue_cert("sae-a"))
+    async with running(Door(), pki.settings(), limits(3)) as server:
+        under_way = [await trio.open_tcp_stream(HOST, server.port) for _ in range(3)]
+        with pytest.raises(trio.BrokenResourceError):
+            await knock_with(context, server.port)
+        server.limit(limits(4))
+        assert (await knock_with(context, server.port)).endswith(b"hello")
+        for tcp in under_way:
+            await trio.aclose_forcefully(tcp)
+
+
+async def test_clients_that_prove_themselves_leave_the_budget_of_strangers_alone(pki: Pki) -> None:
+    limits = Limits(unknown_handshakes_hz=0.001, unknown_handshakes_at_once=2, handshake_wait_s=0.0)
+    context = pki.client_context(pki.ca.issue_cert("sae-a"))
+    async with running(Door(), pki.settings(), limits) as server:
+        for number in range(2, 12):
+            tcp = await trio.open_tcp_stream(HOST, server.port, local_address=f"127.0.0.{number}")
+            async with trio.SSLStream(tcp, context, server_hostname=HOST, https_compatible=True) as stream:
+                await stream.send_all(GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+                assert b"".join([chunk async for chunk in stream]).endswith(b"hello")
+        assert server.counters.connections_refused == 0

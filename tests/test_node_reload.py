@@ -15,7 +15,12 @@ from cryptography import x509
 from daemons_support import Encryptor, Sites, alter, encryptors, events_of, eventually, two_sites
 from http_support import Pki
 
+from qnode.config import SiteConfig, load
+from qnode.http import Limits
+from qnode.node.reload import connection_limits
 from qnode.operate.status import NodeStatus
+
+CONFIG = Path(__file__).parent.parent / "config"
 
 
 class Manager:
@@ -272,6 +277,30 @@ def test_new_saes_limits_and_the_log_level_are_applied_and_the_rest_is_named(res
     )
     restored.reload()  # which says again what is running already
     assert "node.restart_needed" not in restored.alarms()
+
+
+def test_encryptors_wait_with_the_names_of_the_sites_for_a_restart(restored: Running) -> None:
+    saes = [
+        {"sae_id": "sae-new", "kme_id": "kme-renamed", "peers": ["sae-far"]},
+        {"sae_id": "sae-far", "kme_id": "kme-bob", "peers": ["sae-new"]},
+    ]
+    alter(restored.file, node__kme_id="kme-renamed", etsi014__sae=saes)
+    restored.reload()
+    answer = caller(restored).get("status")
+    assert (answer.status_code, answer.json()["source_KME_ID"]) == (200, "kme-alice")
+    waiting = "changed, but not applied: node.kme_id, etsi014.sae"
+    assert restored.alarms()["node.restart_needed"] == waiting
+
+
+def test_as_many_clients_may_come_at_once_as_may_stay() -> None:
+    config = load(CONFIG / "alice.toml", SiteConfig)
+    section = msgspec.structs.replace(
+        config.etsi014, most_connections=4000, most_connections_per_address=2000
+    )
+    limits = connection_limits(msgspec.structs.replace(config, etsi014=section))
+    assert limits.failed_handshakes_at_once == 2000
+    assert limits.unknown_handshakes_at_once == 4000
+    assert connection_limits(config) == Limits()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,22 @@ async def test_the_watchdog_is_fed_only_while_the_node_is_alive(
             break
         fed += 1
     assert fed == 3  # at 0, 15 and 30 seconds; not at 45 and 60
+
+
+async def test_a_node_that_moves_again_is_fed_before_systemd_ends_it(
+    manager: tuple[socket.socket, str], autojump_clock: trio.testing.MockClock
+) -> None:
+    _, address = manager
+    notifier = from_environment({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000000"})
+    fed_s = [0.0]
+
+    def is_alive() -> bool:
+        now_s = trio.current_time()
+        alive = not 29.0 < now_s < 32.0  # it hangs for a moment, and just then it is looked at
+        if alive:
+            fed_s.append(now_s)
+        return alive
+
+    with trio.move_on_after(100):
+        await feed_watchdog(notifier, is_alive)
+    assert max(later - earlier for earlier, later in pairwise(fed_s)) < 20.0

@@ -1,6 +1,7 @@
 """Certificates, authorities and CRLs: who is trusted by which files, what is refused, what expires."""
 
 import datetime
+import re
 import ssl
 from datetime import UTC
 from pathlib import Path
@@ -15,13 +16,15 @@ from link_room import tls_files
 from msgspec.structs import replace
 
 from qnode.config import SiteConfig, load
-from qnode.http import TlsSettings
+from qnode.errors import ConfigError
+from qnode.http import TlsSettings, server_context
 from qnode.link.tls import link_contexts
 from qnode.node.figures import Figures
 from qnode.operate.screen import status_lines
 from qnode.operate.status import Validity
 from qnode.tls_files import DAY_S, validities, weakness
 
+P_256 = bytes.fromhex("06082a8648ce3d030107")  # its object identifier in DER
 CONFIG = Path(__file__).parent.parent / "config"
 
 
@@ -106,6 +109,47 @@ def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
                 end.do_handshake()
             except ssl.SSLWantReadError:
                 continue
+
+
+def read(settings: TlsSettings) -> None:
+    """Read all files of a role, as a start and a reload do."""
+    server_context(settings)
+    validities("etsi014.tls", ca=settings.client_ca, certificate=settings.certificate, crl=settings.crl)
+
+
+def test_damage_that_shows_late_is_refused_by_file_as_well(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    pki.revoke()
+    settings = pki.settings(crl=True)
+    assert settings.client_ca is not None
+    assert settings.crl is not None
+    spoiled = [
+        (
+            "ca.pem",
+            settings.client_ca,
+            "CERTIFICATE",
+            b"\xa0\x03\x02\x01\x02",
+            b"\xa0\x03\x02\x01\x06",
+        ),  # the version
+        (
+            "crl.pem",
+            settings.client_ca,
+            "CERTIFICATE",
+            P_256,
+            P_256[:-1] + b"\x7f",
+        ),  # a curve that nobody knows
+        ("crl.pem", settings.crl, "X509 CRL", b"\x02\x01\x01\x30", b"\x02\x01\x05\x30"),  # the version
+        ("server.pem", settings.certificate, "CERTIFICATE", b"\x17\x0d", b"\x16\x0d"),  # a time that is none
+    ]
+    for named, path, kind, good, bad in spoiled:
+        whole = path.read_bytes()
+        der = ssl.PEM_cert_to_DER_cert(whole.decode().replace("X509 CRL", "CERTIFICATE"))
+        assert good in der
+        pem = ssl.DER_cert_to_PEM_cert(der.replace(good, bad, 1)).replace("CERTIFICATE", kind)
+        path.write_text(pem)
+        with pytest.raises(ConfigError, match=re.escape(named)):
+            read(settings)
+        path.write_bytes(whole)
 
 
 def held(**changes: Any) -> Validity:

@@ -35,7 +35,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Of one client, for ever, beside ``failed_handshakes_at_once``; those that succeed do not count."""
     failed_handshakes_at_once: int = 256
     unknown_handshakes_hz: float = 200.0
-    """Of all clients of which none has proven itself yet, beside ``unknown_handshakes_at_once``."""
+    """Of all clients of which none has proven itself yet, likewise, beside ``unknown_handshakes_at_once``."""
     unknown_handshakes_at_once: int = 512
     handshake_wait_s: float = 2.0
     """Beyond that budget a handshake waits so long at most; if it had to wait longer it is refused."""

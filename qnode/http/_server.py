@@ -83,6 +83,8 @@ class Server:
     def limit(self, limits: Limits) -> None:
         """Hold connections that come from now on to ``limits``."""
         self._limits = self._places.limits = limits
+        self._handshakes.burst = limits.failed_handshakes_at_once
+        self._handshakes_of_unknown.burst = limits.unknown_handshakes_at_once
 
     def stop(self) -> None:
         """Take no more connections and requests; `serve` returns behind the last answer under way."""
@@ -190,6 +192,8 @@ class Server:
             release(secured)
             return None
         self._handshakes.give_back(place.network)
+        if not self._places.knows(place.network):
+            self._handshakes_of_unknown.give_back("")
         self._places.prove(place)
         return secured
 
@@ -217,7 +221,10 @@ class Server:
                 with contextlib.suppress(ClientGone):
                     await connection.apologise()
         if connection.lost is not None:
-            log.info("http.client_gone", client=client[0], reason=connection.lost)
+            now_s = trio.current_time()
+            self._strangers.write(
+                "info", "http.client_gone", place.network, now_s, client=client[0], reason=connection.lost
+            )
 
     def _note_stranger(self, client: _Name, place: Place, reason: str) -> None:
         self.counters.handshakes_failed += 1

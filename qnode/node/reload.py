@@ -73,9 +73,13 @@ def read_directory(config: SiteConfig) -> SaeDirectory:
 
 def connection_limits(config: SiteConfig) -> Limits:
     """Return what clients of the key delivery interface may cost."""
-    section = config.etsi014
+    section, least = config.etsi014, Limits()
     return Limits(
-        connections=section.most_connections, connections_per_client=section.most_connections_per_address
+        connections=section.most_connections,
+        connections_per_client=section.most_connections_per_address,
+        # After a cut or a restart all who may stay come at once.
+        failed_handshakes_at_once=max(least.failed_handshakes_at_once, section.most_connections_per_address),
+        unknown_handshakes_at_once=max(least.unknown_handshakes_at_once, section.most_connections),
     )
 
 
@@ -107,19 +111,22 @@ def read_again(path: Path, in_force: SiteConfig, trusted: Trust) -> Reload:
     written = load(path, SiteConfig)
     check_devices(dict(written.devices))
     check_tls_keys(written)
-    directory = read_directory(written)
+    read_directory(written)
     trust = read_trust(written)
     weaker = weakness(trusted.validities, trust.validities, time.time())
     if weaker is not None:
         raise ConfigError(weaker)
     changed = list(changed_keys(in_force, written))
-    config = _put(in_force, written)
+    # Encryptors stand at sites by name: under another name of a site they wait for it.
+    renamed = not {"node.kme_id", "peer.kme_id"}.isdisjoint(changed)
+    applied = tuple(key for key in APPLIED if not (renamed and key == "etsi014.sae"))
+    config = _put(in_force, written, applied)
     return Reload(
         config=config,
-        directory=directory,
+        directory=read_directory(config),
         trust=trust,
-        applied=[key for key in changed if key.startswith(APPLIED)],
-        waiting=[key for key in changed if not key.startswith(APPLIED)],
+        applied=[key for key in changed if key.startswith(applied)],
+        waiting=[key for key in changed if not key.startswith(applied)],
     )
 
 
@@ -136,10 +143,10 @@ def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
         yield where
 
 
-def _put(old: SiteConfig, new: SiteConfig) -> SiteConfig:
-    """Return ``old`` with what a reload applies taken from ``new``."""
+def _put(old: SiteConfig, new: SiteConfig, keys: tuple[str, ...]) -> SiteConfig:
+    """Return ``old`` with ``keys`` taken from ``new``."""
     config = old
-    for key in APPLIED:
+    for key in keys:
         table, name = key.split(".")
         section = msgspec.structs.replace(
             getattr(config, table), **{name: getattr(getattr(new, table), name)}

@@ -79,9 +79,11 @@ async def feed_watchdog(notifier: Notifier, is_alive: Callable[[], bool]) -> Nev
     if notifier.watchdog_s is None:
         await trio.sleep_forever()
     while True:
-        if is_alive():
+        alive = is_alive()
+        if alive:
             notifier.watchdog()
-        await trio.sleep(notifier.watchdog_s / 2)
+        # What moves again is seen soon: a whole period later systemd would have ended it.
+        await trio.sleep(notifier.watchdog_s / (2 if alive else 32))
 
 
 def _status(text: str) -> str:
