@@ -9,7 +9,7 @@ from keys_support import Site, add_block, assigned, make_block, pairs, preshared
 from test_keys_states import flip_a_bit
 
 from qnode.errors import KeyNotFound, NotEnoughKeys, PoolExhausted, StoreError, StoreUnusable
-from qnode.keys import PadId, SqliteKeyStore, StoreCondition
+from qnode.keys import KeyRange, Loss, PadId, SqliteKeyStore, StoreCondition
 
 N_CHUNKS = 600
 Pair = tuple[SqliteKeyStore, SqliteKeyStore]
@@ -100,6 +100,13 @@ def test_stock_that_does_not_open_is_given_up_and_what_was_taken_of_it_can_still
     assert alice.stock_count("m", "s") == 0
     assert pairs(bob.deliver_to_slave("s", "m", [key.key_id for key in taken])) == pairs(taken)
     assert bob.counts().assigned == alice.counts().assigned == 0
+
+
+def test_a_loss_beyond_what_is_here_costs_nothing(stores: Pair) -> None:
+    alice, _ = stores
+    ranges = (KeyRange(1, 590, 2**48), KeyRange(1, 2**47, 2**47), KeyRange(99, 0, 2**48))
+    alice.accept_loss(Loss(loss_id=1, ranges=ranges, send_after=PadId(-1, -1)))
+    assert alice.counts().void == 10
 
 
 def test_a_block_whose_secret_does_not_open_is_given_up(stores: Pair) -> None:

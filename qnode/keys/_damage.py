@@ -123,7 +123,7 @@ def lose(tx: Tx, lost: Chunks, damage: DamagedUnit | None) -> Chunks:
 
 def accept(tx: Tx, loss: Loss) -> Loss | None:
     """Give up what the peer has lost; return what of it goes further than what he said, if anything does."""
-    told = _expand(loss.ranges)
+    told = _expand(part for item in loss.ranges for part in _of_known_block(tx, item))
     further = lose(tx, told, None) - told
     if loss.send_after > PadId(*tx.one("SELECT sent_segment, sent_index FROM site")):
         _pool.skip(tx, "send", loss.send_after)
@@ -163,6 +163,17 @@ def _written_down(tx: Tx, lost: Chunks, *, pads: int = 0, send_after: PadId = _N
             "INSERT INTO loss (loss_id, content) VALUES (?, ?)", (loss_id, msgspec.msgpack.encode(loss))
         )
     return loss
+
+
+def _of_known_block(tx: Tx, item: KeyRange) -> list[KeyRange]:
+    """Return that part of a range, which the peer has named, that lies in a block of this store."""
+    row = tx.connection.execute(
+        "SELECT record FROM block WHERE block_id = ? AND chunks_left > 0", (item.block_id,)
+    ).fetchone()
+    if row is None or row[0] is None:
+        return []
+    count = min(item.first + item.count, _blocks.record_of(tx, item.block_id).n_chunks) - item.first
+    return [KeyRange(item.block_id, item.first, count)] if count > 0 else []
 
 
 def _expand(ranges: Iterable[KeyRange]) -> Chunks:
