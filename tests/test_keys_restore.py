@@ -328,6 +328,32 @@ def test_a_store_without_its_anchor_gives_up_what_its_peer_cannot_have_seen_used
         assert alice.counts().available_own == bob.counts().available_peer == 7
 
 
+@pytest.mark.parametrize("restored", [0, 1])
+def test_what_a_store_without_its_anchor_gives_up_is_neither_free_nor_in_stock_at_its_peer(
+    sites: tuple[Site, Site], tmp_path: Path, restored: int
+) -> None:
+    with sites[0].open() as alice, sites[1].open() as bob:
+        meet(alice, bob)
+        for _ in range(2):
+            stock = alice.assign("m", ["s"], 3, 256, 0.0, stock=True)
+            bob.accept_assignment(stock, 0.0)
+            alice.acknowledge(stock.assignment_id)
+        backup = sites[restored].copy_to(tmp_path / "backup", anchor=False)
+        bob.release_accepted(alice.begin_release(1))
+        alice.finish_release(1)
+    sites[restored].restore_database_from(backup)
+    without_anchors(sites[restored])
+    with sites[0].open() as alice, sites[1].open() as bob:
+        assert meet(alice, bob) == (False, False)
+        store, peer = (alice, bob) if restored == 0 else (bob, alice)
+        for loss in store.open_losses():
+            peer.accept_loss(loss)
+        assert alice.stock_count("m", "s") == 0
+        here, there = alice.counts(), bob.counts()
+        assert (here.available_own, here.assigned) == (there.available_peer, there.assigned) == (4, 0)
+        assert not store.new_losses()  # nothing is damaged
+
+
 def test_a_preshared_key_is_not_loaded_again_when_database_and_anchor_are_gone(
     sites: tuple[Site, Site],
 ) -> None:

@@ -279,10 +279,15 @@ def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
     return lost
 
 
-def void_every(tx: Tx) -> int:
-    """Destroy every key that waits for its slaves; return the number of chunks."""
+def void_every(tx: Tx) -> list[KeyRange]:
+    """Destroy every key that waits for its slaves; return their chunks."""
     rows = tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall()
-    return sum(_give_up(tx, _Held.decode(*row)) for row in rows)
+    given_up: list[KeyRange] = []
+    for row in rows:
+        held = _Held.decode(*row)
+        given_up += _parts(held, held.wanted)
+        tx.count_gone(void=_give_up(tx, held))
+    return given_up
 
 
 def _check(tx: Tx, assignment: Assignment) -> int:

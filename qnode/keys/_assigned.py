@@ -295,17 +295,15 @@ def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
     return lost
 
 
-def void_every(tx: Tx) -> int:
-    """Destroy what is left of every assignment; return the number of chunks."""
-    rows = tx.connection.execute(
-        "SELECT assignment_id, content, chunks_per_key, n_taken, n_keys FROM own_assignment"
-    ).fetchall()
-    return sum(
-        _remove(
-            tx, assignment_id, _keybytes.part_of(decode(content).ranges, width, n_taken, n_keys - n_taken)
-        )
-        for assignment_id, content, width, n_taken, n_keys in rows
-    )
+def void_every(tx: Tx) -> list[KeyRange]:
+    """Destroy what is left of every assignment; return it."""
+    rows = tx.connection.execute("SELECT assignment_id, content, n_taken FROM own_assignment").fetchall()
+    given_up: list[KeyRange] = []
+    for assignment_id, content, n_taken in rows:
+        rest = rest_of(Release(assignment=decode(content), n_taken=n_taken))
+        tx.count_gone(void=_remove(tx, assignment_id, rest))
+        given_up += rest
+    return given_up
 
 
 def _remove(tx: Tx, assignment_id: int, ranges: Iterable[KeyRange]) -> int:

@@ -10,7 +10,7 @@ further at his side with one of his own.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import msgspec
@@ -23,6 +23,8 @@ from qnode.keys._vault import SLOTS_PER_UNIT, DamagedUnit, Kind
 P = ParamSpec("P")
 T = TypeVar("T")
 _NO_PAD = PadId(-1, -1)
+# What is told in one message, which has room for a mebibyte.
+_RANGES_OF_A_LOSS = 1 << 15
 
 Chunks = set[tuple[int, int]]
 """Chunks by block and position."""
@@ -68,12 +70,14 @@ def give_up(tx: Tx, damage: DamagedUnit) -> Loss:
     """
     segment, first = damage.segment, damage.unit * SLOTS_PER_UNIT
     if damage.kind == Kind.CHUNK:
-        return _written_down(tx, lose(tx, _expand([KeyRange(segment, first, SLOTS_PER_UNIT)]), damage))
+        return _written_down(
+            tx, _in_ranges(lose(tx, _expand([KeyRange(segment, first, SLOTS_PER_UNIT)]), damage))
+        )
     if damage.kind == Kind.BLOCK_SECRET:
         n_chunks = _blocks.record_of(tx, segment).n_chunks
         lost = lose(tx, _expand([KeyRange(segment, 0, n_chunks)]), None)
         tx.vault.drop(Kind.BLOCK_SECRET, segment)
-        return _written_down(tx, lost)
+        return _written_down(tx, _in_ranges(lost))
     if damage.kind in (Kind.PAD_SEND, Kind.PAD_RECEIVE):
         direction = "send" if damage.kind == Kind.PAD_SEND else "receive"
         unit = damage.unit
@@ -83,7 +87,7 @@ def give_up(tx: Tx, damage: DamagedUnit) -> Loss:
         end = max(unit * SLOTS_PER_UNIT, first + SLOTS_PER_UNIT)
         n_pads = _pool.pass_over(tx, direction, segment, end)
         last = PadId(segment, end - 1) if direction == "receive" else _NO_PAD
-        return _written_down(tx, set(), pads=n_pads, send_after=last)
+        return _written_down(tx, (), pads=n_pads, send_after=last)
     raise damage
 
 
@@ -127,7 +131,14 @@ def accept(tx: Tx, loss: Loss) -> Loss | None:
     further = lose(tx, told, None) - told
     if loss.send_after > PadId(*tx.one("SELECT sent_segment, sent_index FROM site")):
         _pool.skip(tx, "send", loss.send_after)
-    return _written_down(tx, further) if further else None
+    return _written_down(tx, _in_ranges(further)) if further else None
+
+
+def tell_peer(tx: Tx, given_up: Iterable[KeyRange]) -> None:
+    """Have the peer give up what was given up here for another reason than damage."""
+    joined = _ranges.joined(given_up)
+    for first in range(0, len(joined), _RANGES_OF_A_LOSS):
+        _written_down(tx, joined[first : first + _RANGES_OF_A_LOSS])
 
 
 def open_losses(tx: Tx) -> list[Loss]:
@@ -152,10 +163,7 @@ def _take(tx: Tx, chunks: Chunks) -> list[KeyRange]:
     return taken + _assigned.lose(tx, chunks) + _accepted.lose(tx, chunks)
 
 
-def _written_down(tx: Tx, lost: Chunks, *, pads: int = 0, send_after: PadId = _NO_PAD) -> Loss:
-    ranges: list[KeyRange] = []
-    for block_id in sorted({block for block, _ in lost}):
-        ranges += _joined(block_id, sorted(position for block, position in lost if block == block_id))
+def _written_down(tx: Tx, ranges: Sequence[KeyRange], *, pads: int = 0, send_after: PadId = _NO_PAD) -> Loss:
     (loss_id,) = tx.one("SELECT coalesce(max(loss_id), 0) + 1 FROM loss")
     loss = Loss(loss_id=loss_id, ranges=tuple(ranges), pads=pads, send_after=send_after)
     if ranges or send_after != _NO_PAD:
@@ -178,6 +186,10 @@ def _of_known_block(tx: Tx, item: KeyRange) -> list[KeyRange]:
 
 def _expand(ranges: Iterable[KeyRange]) -> Chunks:
     return {(item.block_id, item.first + i) for item in ranges for i in range(item.count)}
+
+
+def _in_ranges(chunks: Chunks) -> list[KeyRange]:
+    return _ranges.joined(KeyRange(block_id, position, 1) for block_id, position in chunks)
 
 
 def _joined(block_id: int, positions: list[int]) -> list[KeyRange]:

@@ -8,7 +8,7 @@ himself, or when he has never met this store: then nobody knows, every chunk is 
 only a new pre-shared key at both sites ends it.
 """
 
-from qnode.keys import _accepted, _assigned, _pool
+from qnode.keys import _accepted, _assigned, _damage, _pool
 from qnode.keys._database import Tx, read_positions
 from qnode.keys._model import PadId, Positions, StoreStanding, Waiting
 from qnode.keys._vault import Kind
@@ -85,7 +85,8 @@ def confirm_with_peer(tx: Tx, known: Positions, peer: StoreStanding | None) -> b
     _catch_up(tx, known, reason, era=era if voids else None)
     _skip_pads(tx, known)
     if waits == Waiting.ANCHORLESS and not voids:
-        tx.count_gone(void=_assigned.void_every(tx) + _accepted.void_every(tx))
+        # He may hold as free, or in stock, what is given up here.
+        _damage.tell_peer(tx, _assigned.void_every(tx) + _accepted.void_every(tx))
     if waits == Waiting.ANCHORLESS or set_back:
         _pool.skip_next(tx, MOST_TAGS_UNDER_WAY)
         begin_lineage(tx)

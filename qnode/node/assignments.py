@@ -179,5 +179,6 @@ class Assignments:
             if not answer.ok:
                 raise LinkError("the peer could not void an assignment; it stays open until the next session")
         for assignment in whole:
-            await self._site.storage.void_assignment(assignment.assignment_id)
+            with suppress(NotOpen):
+                await self._site.storage.void_assignment(assignment.assignment_id)
         log.info("assignment.void", assignments=len(whole))
