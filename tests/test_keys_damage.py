@@ -70,6 +70,21 @@ def test_free_chunks_that_do_not_open_are_given_up_at_both_sites_and_others_are_
     assert pairs(bob.deliver_to_slave("s", "m", [key.key_id for key in keys])) == pairs(keys)
 
 
+def test_a_loss_that_is_finished_twice_finishes_no_other(stores: Pair) -> None:
+    alice, bob = stores
+    told = []
+    for unit in (0, 1):
+        spoil(alice, "chunk", 1, unit)
+        assignment = alice.assign("m", ["s"], 150, 256, 0.0)
+        bob.accept_assignment(assignment, 0.0)
+        with pytest.raises(StoreError):
+            alice.deliver_to_master(assignment.assignment_id)
+        (loss,) = alice.open_losses()
+        told.append(loss)
+        alice.finish_loss(told[0].loss_id)
+    assert alice.open_losses() == [told[1]]
+
+
 def test_of_keys_that_wait_for_their_slave_only_those_are_given_up_that_do_not_open(stores: Pair) -> None:
     alice, bob = stores
     keys = alice.deliver_to_master(assigned(alice, bob, 200))  # of units 0 and 1

@@ -164,7 +164,8 @@ def _take(tx: Tx, chunks: Chunks) -> list[KeyRange]:
 
 
 def _written_down(tx: Tx, ranges: Sequence[KeyRange], *, pads: int = 0, send_after: PadId = _NO_PAD) -> Loss:
-    (loss_id,) = tx.one("SELECT coalesce(max(loss_id), 0) + 1 FROM loss")
+    # Above all before it, also those finished: who still tells of one of these must not finish this one.
+    (loss_id,) = tx.one("SELECT max(generation, coalesce((SELECT max(loss_id) FROM loss), 0)) + 1 FROM site")
     loss = Loss(loss_id=loss_id, ranges=tuple(ranges), pads=pads, send_after=send_after)
     if ranges or send_after != _NO_PAD:
         tx.connection.execute(
