@@ -377,8 +377,37 @@ async def test_handshakes_that_fail_are_bounded_by_network(autojump_clock: MockC
             nursery.start_soon(fail)
         await turn_of("192.0.2.7")
         assert trio.current_time() == start_s
-    # 100 are served at once, and 20 a second for the 5 s that one waits at most.
-    assert refused == pytest.approx(10_000 - 200, abs=1)
+    # 100 are served at once, and 20 a second for the second that one waits at most.
+    assert refused == pytest.approx(10_000 - 120, abs=1)
+
+
+async def test_the_peer_gets_his_turn_beside_a_flood_from_his_own_address(autojump_clock: MockClock) -> None:
+    unproven = Unproven()
+    unproven.proven("192.0.2.7")
+    ours, _ = trio.testing.memory_stream_pair()
+    turns = 0
+
+    async def come(handshake_s: float) -> None:
+        with contextlib.suppress(LinkError), unproven.place("192.0.2.7", lambda: None) as place:
+            await unproven.wait_for_turn(ours, place)
+            if not handshake_s:
+                nonlocal turns
+                turns += 1
+            await trio.sleep(handshake_s)
+
+    async def flood() -> None:
+        while True:
+            nursery.start_soon(come, 10.0)
+            await trio.sleep(1 / 40)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood)
+        await trio.sleep(60)  # what he may have at once is spent
+        for number in range(60):
+            nursery.start_soon(come, 0.0)
+            await trio.sleep(5.003 + 0.0007 * number)
+        nursery.cancel_scope.cancel()
+    assert turns >= 10
 
 
 async def test_the_log_of_strangers_is_bounded_and_says_what_it_left_out(autojump_clock: MockClock) -> None:

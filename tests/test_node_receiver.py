@@ -21,7 +21,7 @@ from qnode.node.clock_watch import ClockWatch
 from qnode.node.figures import Figures
 from qnode.node.receiver import LONGEST_SILENCE_S, PACED_DEPTH, Receiver
 from qnode.node.recorder import BobRecorder
-from qnode.node.tag_faults import TagFaults
+from qnode.node.tag_faults import WELL_AGAIN_S, TagFaults
 from qnode.operate.metrics import render_metrics
 from qnode.operate.recordings import Recordings
 from qnode.tags.alignment import correlate
@@ -272,6 +272,22 @@ async def test_faults_of_tags_are_an_alarm_that_ends_and_blames_the_hardware_for
     assert "1 tags later" in see(15.0, lost=2)[0]
     totals = figures.status().totals
     assert (totals.tags_lost, totals.tags_out_of_order) == (9, 4)
+
+
+async def test_alarms_about_tags_end_when_their_source_has_ended(mock_clock: MockClock) -> None:
+    figures = Figures(CONFIG, simulated=True)
+    receiver = receiver_of(figures)
+
+    def alarms() -> set[str]:
+        receiver.look_after()
+        return {alarm.name for alarm in figures.status().alarms}
+
+    receiver._faults.no_room(1000, trio.current_time())
+    receiver._faults.see(replace(OrderStatistics(), late=1), 0, trio.current_time())
+    mock_clock.jump(WELL_AGAIN_S - 1.0)
+    assert alarms() == {"tags.overrun", "tags.malformed"}
+    mock_clock.jump(1.0)
+    assert alarms() == set()
 
 
 class FastSource:

@@ -47,7 +47,7 @@ class Counters:
 
     connections: int = 0
     connections_refused: int = 0
-    """Without a place: answered 503, or closed at once."""
+    """Without a place: answered 503, or closed at once; or after too many handshakes: closed at once."""
     connections_evicted: int = 0
     connections_failed: int = 0
     handshakes_failed: int = 0

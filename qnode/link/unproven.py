@@ -23,7 +23,9 @@ CONNECTIONS_HZ = 300.0
 CONNECTIONS_AT_ONCE = 1000
 FAILED_HANDSHAKES_HZ = 20.0
 FAILED_HANDSHAKES_AT_ONCE = 100
-LONGEST_TURN_S = 5.0
+# Who waits for a turn holds a place: all that one network may have waiting are fewer than the places, or the
+# peer behind the address of a flood would lose his before his turn, each time.
+LONGEST_TURN_S = 1.0
 
 
 @dataclass(eq=False)

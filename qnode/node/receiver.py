@@ -119,6 +119,7 @@ class Receiver:
 
     def look_after(self) -> None:
         """Take back what is shown of the tags when none have come for a while; to be called now and then."""
+        self._faults.look_after(trio.current_time())
         if trio.current_time() - self._heard_at_s >= LONGEST_SILENCE_S:
             self._take_back(f"no tags for more than {LONGEST_SILENCE_S:g} s")
         elif trio.current_time() - self._noted_at_s >= LONGEST_SILENCE_S:  # they come, and wait for Alice

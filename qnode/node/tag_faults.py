@@ -77,6 +77,11 @@ class TagFaults:
         self._figures.count(tag_overruns=1, tags_dropped=n_tags)
         self._overrun.fault(now_s, dropped=n_tags)
 
+    def look_after(self, now_s: float) -> None:
+        """Take back what has ended because no tags come any more; to be called now and then."""
+        self._malformed.well(now_s)
+        self._overrun.well(now_s)
+
     def room(self, now_s: float) -> None:
         """Take note that there was room for a block."""
         self._overrun.well(now_s)

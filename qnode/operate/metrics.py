@@ -213,7 +213,10 @@ def _http(status: NodeStatus) -> Iterator[Metric]:
     )
     for name, text in (
         ("connections", "Connections accepted."),
-        ("connections_refused", "Connections refused while all places were taken by others that work."),
+        (
+            "connections_refused",
+            "Connections refused: no place was free, or too many handshakes from there failed.",
+        ),
         ("connections_evicted", "Connections closed to make room for a newcomer."),
         ("connections_failed", "Connections that ended in an error of the node."),
         ("handshakes_failed", "TLS handshakes that came to nothing."),

@@ -205,9 +205,10 @@ class SaeStatus(Struct, frozen=True, kw_only=True):
 class HttpStatus(Struct, frozen=True, kw_only=True):
     """Connections of the key delivery interface; the totals are since the daemon started.
 
-    Connections are refused while all places are taken by those that work, and evicted to make room for a
-    newcomer. ``requests_refused_total``: that were no proper HTTP. ``requests_unauthorised_total``: answered
-    401, to a certificate that names no SAE of this site or to an SAE that was not named for a key.
+    Connections are refused while all places are taken by those that work, or after too many handshakes from
+    there that failed; they are evicted to make room for a newcomer. ``requests_refused_total``: that were no
+    proper HTTP. ``requests_unauthorised_total``: answered 401, to a certificate that names no SAE of this
+    site or to an SAE that was not named for a key.
     """
 
     connections_open: int = 0
