@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given
@@ -22,9 +23,12 @@ from test_node_rebalance import (
 )
 
 from qnode.errors import LinkDown, LinkError, NotEnoughKeys, NotOpen, ShareUsedUp
-from qnode.keys import Assignment, KeyLayout, Release, StockItem
+from qnode.keys import Assignment, KeyLayout, KeyRange, Release, StockItem
+from qnode.link.codec import encode
+from qnode.link.messages import ReleaseAssignments
 from qnode.node import stock as room
 from qnode.node import supply as supply_room
+from qnode.node.assignments import ASSIGNMENTS_AT_ONCE, batches
 from qnode.node.settle import check_room
 from qnode.node.stock import SHARE, SaePair, StockPlan, pair_of, plan_stock
 from qnode.node.storage import Storage
@@ -330,6 +334,48 @@ async def test_what_a_cut_left_unacknowledged_is_free_again_in_the_next_session(
     assert stores.alice.stored_key_count() == 200
     assert mirrored(stores)
     assert stores.bob.counts().assigned == stores.bob.counts().void == 0
+
+
+async def test_stock_that_a_peer_of_protocol_1_cannot_free_is_not_promised_beside_free_keys(
+    stores: Two,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_block(make_block(1, 100), stores.alice, stores.bob)
+    async with two_nodes(stores) as nodes, supplied(nodes, [ME]) as (supply, peer):
+        await supply.allocate("m", ("s",), 1, 256)
+        await until(lambda: stores.alice.stock_count("m", "s") > 0)
+        assert await supply.stored_key_count("m", "s", 256) == 49
+        monkeypatch.setattr(CutPeer, "can_release", False)
+        promised = await supply.stored_key_count("m", "s", 256)
+        assert promised < 49
+        assert len(await supply.allocate("m", ("s",), promised, 256)) == promised
+        peer.reachable = False
+        assert await supply.stored_key_count("m", "s", 256) == 49 - promised
+
+
+def test_releases_of_scattered_keys_are_told_in_parts_that_fit_into_a_message() -> None:
+    far = 2**48
+    scattered = tuple(KeyRange(far, far - 2 * i, 1) for i in range(4096))
+    releases = [
+        Release(
+            assignment=Assignment(
+                assignment_id=far,
+                owner="alice",
+                master_sae=250 * "m",
+                slave_saes=(250 * "s",),
+                size_bits=256,
+                ranges=scattered if number % 2 else scattered[:1],
+                stock=True,
+            )
+        )
+        for number in range(300)
+    ]
+    told = list(batches(releases))
+    assert [release for some in told for release in some] == releases
+    assert max(len(some) for some in told) <= ASSIGNMENTS_AT_ONCE
+    for some in told:
+        content = msgspec.msgpack.encode(some)
+        assert encode(ReleaseAssignments(request_id=1, releases=content))
 
 
 async def test_a_delivery_that_a_cut_has_delayed_is_not_freed_at_the_peer(

@@ -4,7 +4,7 @@ An assignment that was not delivered becomes free again at both sites: whoever w
 peer's word came too late, or a cut left open what the peer knows. A peer of protocol 1 can only void it.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,8 +18,24 @@ from qnode.link.messages import Assign, KeyAnswer, NodeMessage, ReleaseAssignmen
 from qnode.node.settle import Site
 
 ASSIGNMENTS_AT_ONCE = 64
+# Of a store whose free chunks lie scattered: a message has room for a mebibyte.
+RANGES_AT_ONCE = 1 << 14
 
 log = structlog.get_logger()
+
+
+def batches(releases: Sequence[Release]) -> Iterator[list[Release]]:
+    """Yield ``releases`` in parts that fit into one message each."""
+    some: list[Release] = []
+    n_ranges = 0
+    for release in releases:
+        n_ranges += len(release.assignment.ranges)
+        if some and (len(some) == ASSIGNMENTS_AT_ONCE or n_ranges > RANGES_AT_ONCE):
+            yield some
+            some, n_ranges = [], len(release.assignment.ranges)
+        some.append(release)
+    if some:
+        yield some
 
 
 @dataclass
@@ -144,8 +160,7 @@ class Assignments:
             LinkError: the session ended, or the peer can do neither; the next session tries again.
         """
         storage = self._site.storage
-        for first in range(0, len(releases), ASSIGNMENTS_AT_ONCE):
-            some = releases[first : first + ASSIGNMENTS_AT_ONCE]
+        for some in batches(releases):
             if not self.can_release:
                 await self._void(some)
             elif await self._freed_by_peer(some):

@@ -48,7 +48,8 @@ class SiteSupply(KeySupply):
         in_stock = await self._storage.stock_count(master, slave) if size_bits == CHUNK_BITS else 0
         if not self._peer.connected:
             return in_stock
-        return in_stock + await self._storage.stored_key_count(size_bits)
+        free = await self._storage.stored_key_count(size_bits)
+        return free + in_stock if self._peer.can_release else free
 
     async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
         """Assign ``number`` keys to master and slaves at both sites and return them.
