@@ -232,6 +232,42 @@ print(events.dropped_lines)
 """
 
 
+FAILING = """
+import sys
+import click
+from qnode.operate.events import configure_log
+import structlog
+events = configure_log(log_format="plain")
+events.take_stderr()
+for number in range(1000 if "much" in sys.argv else 1):
+    structlog.get_logger().info("key.allocated", number=number, text=400 * "x")
+click.echo("qnode: the store cannot be trusted", err=True)
+if "raise" in sys.argv:
+    raise RuntimeError("nobody foresaw this")
+sys.exit(64)
+"""
+
+
+def test_the_last_words_of_a_process_go_the_way_of_its_log_and_keep_it_from_no_end() -> None:
+    reader, writer = os.pipe()  # nobody reads, and it is soon full
+    dead_reader, dead = os.pipe()
+    os.close(dead_reader)
+    for stderr in (writer, dead):
+        for how, status in (("exit", 64), ("raise", 1)):
+            ended = subprocess.run(
+                [sys.executable, "-c", FAILING, how, "much"], stderr=stderr, check=False, timeout=60
+            )
+            assert ended.returncode == status
+        os.close(stderr)
+    os.close(reader)
+    told = subprocess.run(
+        [sys.executable, "-c", FAILING, "raise"], stderr=subprocess.PIPE, text=True, check=False, timeout=60
+    ).stderr.splitlines()
+    assert "key.allocated" in told[0]
+    assert told[1:3] == ["qnode: the store cannot be trusted", "Traceback (most recent call last):"]
+    assert told[-1] == "RuntimeError: nobody foresaw this"
+
+
 def chatty(stderr: int, *arguments: str) -> "subprocess.Popen[str]":
     command, pipe = [sys.executable, "-c", CHATTY, *arguments], subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, text=True)

@@ -81,6 +81,7 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     """
     config = load(path, SiteConfig)
     events = configure_log(config.operate.log_level)
+    events.take_stderr()
     check_devices(dict(config.devices))
     _allow_open_files()
     store = open_site_store(config)

@@ -21,7 +21,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from qnode.operate.eventline import render_dated_line, render_line
-from qnode.operate.log_writer import LineLogger, LogWriter
+from qnode.operate.log_writer import LineLogger, LineStream, LogWriter
 
 KEPT_EVENTS = 1000
 LONGEST_TEXT_CHARACTERS = 20_000  # of a traceback; a field of a driver's babble ends sooner
@@ -57,6 +57,11 @@ class EventLog:
         """Wait until all lines are written or given up, for ``longest_s`` at most."""
         if self._writer is not None:
             self._writer.flush(longest_s)
+
+    def take_stderr(self) -> None:
+        """Let all else that is written to stderr, as a traceback at the end, neither wait nor fail either."""
+        if self._writer is not None:
+            sys.stderr = LineStream(self._writer)
 
     def write_to(self, writer: LogWriter) -> None:
         """Note who writes the lines of these events."""

@@ -5,6 +5,7 @@ next one that can is preceded by a line that says how many.
 """
 
 import atexit
+import io
 import os
 import select
 import threading
@@ -119,3 +120,31 @@ class LineLogger:
         self._writer.put(line)
 
     log = debug = info = warn = warning = error = critical = exception = fatal = failure = err = msg
+
+
+class LineStream(io.TextIOBase):
+    """Text that goes the way of the log, a line at a time: for all that would be written to stderr itself."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, writer: LogWriter) -> None:
+        self._writer = writer
+        self._begun = ""
+
+    def writable(self) -> bool:
+        """Say that this is to be written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Have whole lines written; the rest waits for its end."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._writer.put(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Have a line that has not ended written as it is."""
+        begun, self._begun = self._begun, ""
+        if begun:
+            self._writer.put(begun)
