@@ -501,7 +501,7 @@ async def test_a_link_error_from_within_the_nodes_nurseries_only_ends_the_sessio
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("address", ["nowhere", ":1", "h:", "h:-1", "h:99999", "h:x", ""])
+@pytest.mark.parametrize("address", ["nowhere", ":1", "h:", "h:-1", "h:99999", "h:x", "h..x:1", ""])
 def test_an_impossible_address_is_a_config_error(address: str, bob_files: Any) -> None:
     with pytest.raises(ConfigError, match=r"peer\.address"):
         TlsTransport(address, bob_files, "kme-alice").check()

@@ -11,11 +11,12 @@ from daemons_support import Sites, alter, encryptors, eventually, two_sites
 from http_support import HOST, respond, speak
 
 import qnode.node.listening
+from qnode.addresses import host_and_port
 from qnode.config import SiteConfig, load
 from qnode.errors import ConfigError
 from qnode.http import Limits, Server
 from qnode.node.figures import Figures
-from qnode.node.listening import host_and_port, start_serving
+from qnode.node.listening import start_serving
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -96,7 +97,7 @@ async def test_a_name_that_resolves_slowly_or_not_yet_holds_up_nothing(
 
 def test_what_is_no_address_is_refused_at_once() -> None:
     assert host_and_port("[::1]:8443", "x") == ("::1", 8443)
-    for address in ("8443", "host:", "host:x", "host:99999"):
+    for address in ("8443", ":8443", "host:", "host:x", "host:99999", "host..example:1", 64 * "h" + ":1"):
         with pytest.raises(ConfigError, match=r"etsi014\.listen: expected host:port"):
             host_and_port(address, "etsi014.listen")
 

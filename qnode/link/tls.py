@@ -14,6 +14,7 @@ from typing import Protocol
 
 import trio
 
+from qnode.addresses import host_and_port
 from qnode.config import TlsFiles
 from qnode.errors import ConfigError, LinkError, PeerRefused
 from qnode.tls import AlertingContext, certificate_names, release
@@ -168,11 +169,7 @@ class TlsTransport:
 
     def host_and_port(self) -> tuple[str, int]:
         """Return both parts of the address; raises ConfigError."""
-        host, colon, port = self.address.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-            raise ConfigError(f"peer.address: expected host:port, got {self.address!r}")
-        return host, int(port)
+        return host_and_port(self.address, "peer.address")
 
 
 class _BulkStream(trio.abc.Stream):

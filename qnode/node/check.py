@@ -12,6 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from qnode.addresses import host_and_port
 from qnode.config import (
     DeviceSection,
     Etsi014Section,
@@ -28,7 +29,6 @@ from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
 from qnode.etsi014 import SaeDirectory
 from qnode.link.tls import TlsTransport
-from qnode.node.listening import host_and_port
 from qnode.node.secret_files import PRESHARED_KEY_LEAST_BYTES, STORE_KEY_BYTES, read_secret
 from qnode.tls import certificate_names
 from qnode.tls_files import CREDENTIALS, DAY_S, certificates_in, crls_in, load_own, load_trust, validities

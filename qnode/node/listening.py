@@ -8,7 +8,7 @@ again.
 import structlog
 import trio
 
-from qnode.errors import ConfigError
+from qnode.addresses import host_and_port
 from qnode.http import Server
 from qnode.node.figures import Figures
 
@@ -16,18 +16,6 @@ RETRY_S = 2.0
 FIRST_ATTEMPT_S = 1.0
 
 log = structlog.get_logger()
-
-
-def host_and_port(address: str, where: str) -> tuple[str, int]:
-    """Return both parts of "host:port" or "[v6]:port".
-
-    Raises:
-        ConfigError: it is neither; ``where`` names its key.
-    """
-    host, colon, port = address.rpartition(":")
-    if not (colon and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise ConfigError(f"{where}: expected host:port, got {address!r}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 async def start_serving(
