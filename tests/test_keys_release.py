@@ -88,6 +88,17 @@ def test_from_the_beginning_of_a_release_nothing_of_it_is_served_here(filled: Pa
         alice.deliver_to_master(open_one.assignment_id)
 
 
+def test_a_pair_of_which_nothing_waits_takes_no_room_in_the_books(filled: Pair) -> None:
+    alice, bob = filled
+    assignment = alice.assign("m", ["s", "t"], 3, 256, 0.0)
+    bob.accept_assignment(assignment, 0.0)
+    keys = alice.deliver_to_master(assignment.assignment_id)
+    bob.deliver_to_slave("s", "m", [key.key_id for key in keys])
+    bob.expire(1000.0, 10.0)
+    with bob._database.look() as tx:
+        assert tx.one("SELECT count(*) FROM waiting_pair") == (0,)
+
+
 def test_a_release_that_a_cut_left_open_is_repeated(sites: tuple[Site, Site]) -> None:
     with sites[0].open() as alice, sites[1].open() as bob:
         add_block(make_block(1, 40), alice, bob)

@@ -243,7 +243,7 @@ def _waiting(tx: Tx, master_sae: str, slave_sae: str) -> int:
 
 def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) -> None:
     """Count chunks that begin (or, below zero, cease) to wait for a slave."""
-    if assignment.stock:
+    if assignment.stock or not n_chunks:
         return
     master_sae = assignment.master_sae
     tx.connection.execute(
