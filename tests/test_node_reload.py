@@ -3,6 +3,7 @@
 import signal
 import socket
 import ssl
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -326,3 +327,12 @@ def test_a_file_that_is_gone_or_not_text_is_a_failed_reload(restored: Running) -
     assert "not TOML" in restored.reload()
     restored.file.unlink()
     assert "cannot be read" in restored.reload()
+
+
+def test_hangups_while_the_daemon_ends_do_not_change_its_exit_status(running: Running) -> None:
+    process = running.sites.processes["alice"]  # whose last test this is
+    process.send_signal(signal.SIGTERM)
+    while process.poll() is None:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.001)
+    assert process.returncode == 0

@@ -69,3 +69,6 @@ def run(path: Path, stop_at_eof: bool) -> int:
     except QnodeError as error:
         click.echo(f"qnode: {error}", err=True)
         return 1
+    finally:
+        # The interpreter's end takes back every handler; what is ignored stays so.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
