@@ -222,3 +222,13 @@ def test_what_expires_is_an_alarm_a_week_before_and_stands_in_the_status() -> No
     status = replace(figures.status(), at=ends_s - 60 * DAY_S, certificates=[year])
     (line,) = [line for line in status_lines(status) if line.startswith("  tls")]
     assert line.split() == ["tls", "ok", "peer.tls.certificate", "expires", "in", "60", "d", "0", "h"]
+
+
+def test_a_fresh_daily_crl_does_not_hide_a_certificate_that_expires_soon() -> None:
+    figures = Figures(load(CONFIG / "alice.toml", SiteConfig), simulated=True)
+    now_s = 2_000_000_000.0
+    expiring = held(kind="certificate", file="peer.tls.certificate", expires_at=now_s + 3 * DAY_S)
+    daily = held(begins_at=now_s, expires_at=now_s + DAY_S)
+    status = replace(figures.status(), at=now_s, certificates=[daily, expiring])
+    (line,) = [line for line in status_lines(status) if line.startswith("  tls")]
+    assert line.split() == ["tls", "WARN", "peer.tls.certificate", "expires", "in", "3", "d", "0", "h"]
