@@ -99,6 +99,16 @@ def test_a_pair_of_which_nothing_waits_takes_no_room_in_the_books(filled: Pair) 
         assert tx.one("SELECT count(*) FROM waiting_pair") == (0,)
 
 
+def test_an_assignment_that_was_released_before_it_was_heard_is_accepted_no_more(filled: Pair) -> None:
+    alice, bob = filled
+    assignment = alice.assign("m", ["s"], 3, 256, 0.0)
+    released(alice, bob, assignment.assignment_id)
+    with pytest.raises(StoreError, match="released"):
+        bob.accept_assignment(assignment, 0.0)  # in a call that hung since the session before
+    assert alice.counts().available_own == bob.counts().available_peer == 20
+    bob.take_over(alice.give_away(20))
+
+
 def test_a_release_that_a_cut_left_open_is_repeated(sites: tuple[Site, Site]) -> None:
     with sites[0].open() as alice, sites[1].open() as bob:
         add_block(make_block(1, 40), alice, bob)

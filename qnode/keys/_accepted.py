@@ -78,6 +78,8 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
             raise StoreError(f"assignment {assignment.assignment_id} was accepted with other contents before")
         return
     width = _check(tx, assignment)
+    if assignment.assignment_id in tx.issued.released:  # by a call that hung meanwhile
+        raise StoreError(f"assignment {assignment.assignment_id} was released before it was accepted")
     if most_chunks is not None:
         _check_shares(tx, assignment, width * assignment.n_keys, most_chunks)
     for item in _ranges.joined(assignment.ranges):
@@ -127,6 +129,8 @@ def release(tx: Tx, release: Release) -> None:
         _ranges.give_back(tx, rest, tx.peer)
     elif not all(_ranges.all_free(tx, item, tx.peer) for item in rest):
         raise StoreError(f"assignment {assignment.assignment_id}: keys to be released are gone here")
+    if held is None:
+        tx.issued.released.append(assignment.assignment_id)
 
 
 def expect_unnamed(tx: Tx) -> None:

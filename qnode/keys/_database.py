@@ -25,6 +25,7 @@ from qnode.keys._vault import Vault
 
 # Changes that share a commit at most, so that those who wait are not kept for ever.
 _MOST_TOGETHER = 64
+_MOST_RELEASED = 1024
 _TIDY_PAUSES_S = (0.0, 0.01, 0.1)
 
 
@@ -42,6 +43,8 @@ class Issued:
     places: dict[bytes, Place] = field(default_factory=dict, repr=False)
     unnamed_below: int = 0
     """Assignments of the peer with lower numbers may have none; 0: all have."""
+    released: deque[int] = field(default_factory=lambda: deque(maxlen=_MOST_RELEASED), repr=False)
+    """The latest assignments that the peer took back before they were accepted here."""
 
     def may_lack(self, names: Iterable[bytes]) -> bool:
         """Tell whether one of the names might be found among those that are not here yet."""
