@@ -176,7 +176,8 @@ class StoreSection(_Table, frozen=True):
     """Where keys are kept, the secret that seals them, and the anchor that detects a restored database.
 
     ``witness``: a file on another machine (a network mount), which detects that this one was set back whole.
-    ``most_chunks``: of 256 bits; while so many are here, blocks are given up instead of stored.
+    ``most_chunks``: of 256 bits, 1 to 1e9; while so many are here, blocks are given up instead of stored.
+    ``key_lifetime_s``: 1 s to 1e9 s; keys that nobody has fetched by then are destroyed.
     """
 
     path: Path
@@ -271,6 +272,8 @@ class SiteConfig(_Table, frozen=True):
             if not 0 < len(sae.sae_id) <= SAE_ID_CHARACTERS:
                 shown = sae.sae_id[:20]
                 yield f"etsi014.sae: {shown!r}: sae_id: expected 1 to {SAE_ID_CHARACTERS} characters"
+        yield from _out_of_range("store.key_lifetime_s", self.store.key_lifetime_s, 1.0, 1e9)
+        yield from _out_of_range("store.most_chunks", self.store.most_chunks, 1, 1e9)
         yield from _out_of_range("etsi014.stock_per_pair", self.etsi014.stock_per_pair, 0, 4096)
         section = self.etsi014
         yield from _out_of_range("etsi014.most_connections", section.most_connections, 8, 4096)

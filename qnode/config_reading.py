@@ -101,9 +101,13 @@ def _present(value: Any) -> Any:
 
 def _convert(raw: Any, kind: type[T], folder: Path | None) -> T:
     def decode(expected: type, value: Any) -> Any:
-        if expected is Path and isinstance(value, str):
-            return (folder / value) if folder is not None else Path(value)
-        raise NotImplementedError
+        if expected is not Path:
+            raise NotImplementedError
+        if not isinstance(value, str):
+            raise TypeError("Expected `str`")  # worded and placed as msgspec does for other types
+        if "\0" in value:
+            raise ValueError("Expected a path without a null character")
+        return (folder / value) if folder is not None else Path(value)
 
     return msgspec.convert(raw, kind, dec_hook=decode)
 
