@@ -310,6 +310,7 @@ def test_as_many_clients_may_come_at_once_as_may_stay() -> None:
         ({"operate__log_levl": "debug"}, "unknown key log_levl, did you mean log_level?"),
         ({"store__most_chunks": "many"}, "[store] most_chunks"),
         ({"store__key_lifetime_s": 0.0}, "store.key_lifetime_s: expected 1 to 1e+09, got 0"),
+        ({"etsi014__listen": "nowhere"}, "etsi014.listen: expected host:port, got 'nowhere'"),
         ({"store__most_chunks": -1}, "store.most_chunks: expected 1 to 1e+09, got -1"),
         ({"peer__tls__crl": False}, "[peer.tls] crl: expected `str` (got False)"),
         ({"etsi014__tls__ca": "a\0"}, "[etsi014.tls] ca: expected a path without a null character"),

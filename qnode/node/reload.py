@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from qnode.addresses import host_and_port
 from qnode.config import SiteConfig, load
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
@@ -71,6 +72,14 @@ def read_directory(config: SiteConfig) -> SaeDirectory:
     return SaeDirectory(config.node.kme_id, config.etsi014.sae, (config.peer.kme_id,))
 
 
+def check_addresses(config: SiteConfig) -> None:
+    """Refuse what is no address, before a restart does; raises ConfigError."""
+    host_and_port(config.peer.address, "peer.address")
+    host_and_port(config.etsi014.listen, "etsi014.listen")
+    if config.operate.metrics_listen is not None:
+        host_and_port(config.operate.metrics_listen, "operate.metrics_listen")
+
+
 def connection_limits(config: SiteConfig) -> Limits:
     """Return what clients of the key delivery interface may cost."""
     section, least = config.etsi014, Limits()
@@ -109,6 +118,7 @@ def read_again(path: Path, in_force: SiteConfig, trusted: Trust) -> Reload:
         ConfigError: it cannot take the place of what is in force, and why.
     """
     written = load(path, SiteConfig)
+    check_addresses(written)
     check_devices(dict(written.devices))
     check_tls_keys(written)
     read_directory(written)
