@@ -23,12 +23,13 @@ from test_node_rebalance import (
 )
 
 from qnode.errors import LinkDown, LinkError, NotEnoughKeys, NotOpen, ShareUsedUp
-from qnode.keys import Assignment, KeyLayout, KeyRange, Release, StockItem
+from qnode.keys import AgeMark, Assignment, KeyLayout, KeyRange, Release, StockItem
 from qnode.link.codec import encode
 from qnode.link.messages import ReleaseAssignments
 from qnode.node import stock as room
 from qnode.node import supply as supply_room
 from qnode.node.assignments import ASSIGNMENTS_AT_ONCE, batches
+from qnode.node.key_clock import KeyClock
 from qnode.node.settle import check_room
 from qnode.node.stock import SHARE, SaePair, StockPlan, pair_of, plan_stock
 from qnode.node.storage import Storage
@@ -334,6 +335,32 @@ async def test_what_a_cut_left_unacknowledged_is_free_again_in_the_next_session(
     assert stores.alice.stored_key_count() == 200
     assert mirrored(stores)
     assert stores.bob.counts().assigned == stores.bob.counts().void == 0
+
+
+async def test_a_site_that_was_off_for_long_gives_no_stock_that_its_peer_may_have_expired(
+    stores: Two,  # noqa: F811
+) -> None:
+    day_s = 86_400.0
+    add_block(make_block(1, 100), stores.alice, stores.bob)
+    stock = stores.alice.assign("m", ["s"], 5, 256, 1e9, stock=True)
+    stores.bob.accept_assignment(stock, 1e9)
+    stores.alice.acknowledge(stock.assignment_id)
+    mark = AgeMark(age_s=1e9, boot_id="before", since_boot_s=500.0, time_of_day_s=1e9)
+    storage = Storage(stores.alice, 1 << 20)
+    storage.key_lifetime_s = 7 * day_s
+
+    def restarted(off_s: float) -> KeyClock:
+        return KeyClock(mark, boot="after", time_of_day=lambda: 1e9 + off_s, since_boot=lambda: 60.0)
+
+    storage.clock = restarted(6 * day_s)
+    assert await storage.stock_count("m", "s") == 5
+    assert len(await storage.take_from_stock("m", "s", 2, 256)) == 2
+    storage.clock = restarted(12 * day_s)
+    assert await storage.stock_count("m", "s") == 0
+    with pytest.raises(NotEnoughKeys):
+        await storage.take_from_stock("m", "s", 2, 256)
+    storage.clock.hear_peer(1e9 + day_s)  # it was the own clock that is wrong
+    assert len(await storage.take_from_stock("m", "s", 2, 256)) == 2
 
 
 async def test_stock_that_a_peer_of_protocol_1_cannot_free_is_not_promised_beside_free_keys(

@@ -55,6 +55,14 @@ class KeyClock:
         """Return the time that assignments bear: near the time of day, where that was never wrong."""
         return self._age_s + self._since_boot() - self._began
 
+    @property
+    def uncounted_s(self) -> float:
+        """How long the machine was off by its own clock, while that is not counted yet."""
+        if self._off_since_s is None:
+            return 0.0
+        began_s = self._time_of_day() - (self._since_boot() - self._began)
+        return max(0.0, began_s - self._off_since_s)
+
     def hear_peer(self, peer_time_of_day_s: float | None) -> None:
         """Take note of the proven peer's time of day (None: he does not say it), which ends a doubt."""
         ours, now = self._time_of_day(), self._since_boot()

@@ -74,6 +74,7 @@ class SiteNode:
         self._store = store
         self._events = events
         self._storage = Storage(store, config.store.most_chunks)
+        self._storage.key_lifetime_s = config.store.key_lifetime_s
         # A site that admits simulated devices never passes its keys off as real ones.
         self._simulated = config.node.allow_simulated
         self._figures = Figures(config, simulated=self._simulated)

@@ -3,6 +3,7 @@
 The store works on one at a time, and writes those that have come meanwhile to the disk together.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TypeVar
@@ -11,6 +12,7 @@ from uuid import UUID
 import trio
 from msgspec import Struct
 
+from qnode.errors import NotEnoughKeys
 from qnode.keys import (
     Assignment,
     BlockRecord,
@@ -87,6 +89,8 @@ class Storage:
     def __init__(self, store: KeyStore, most_chunks: int) -> None:
         self._store = store
         self.most_chunks = most_chunks
+        self.key_lifetime_s = math.inf
+        """How long keys wait to be fetched."""
         self._threads = trio.CapacityLimiter(MOST_CALLS)
         self._calls: set[_Call] = set()
         self.unsettled = False
@@ -214,11 +218,25 @@ class Storage:
 
     async def take_from_stock(self, master: str, slave: str, number: int, size_bits: int) -> list[Key]:
         """Hand out keys that were assigned in advance; all or none."""
-        return await self._call(lambda: self._store.take_from_stock(master, slave, number, size_bits))
+
+        def work() -> list[Key]:
+            if self._peer_may_have_expired_stock():
+                raise NotEnoughKeys(number, 0)
+            return self._store.take_from_stock(master, slave, number, size_bits)
+
+        return await self._call(work)
 
     async def stock_count(self, master: str, slave: str) -> int:
         """Return how many keys of the default size are assigned in advance for a pair."""
-        return await self._call(lambda: self._store.stock_count(master, slave))
+
+        def work() -> int:
+            return 0 if self._peer_may_have_expired_stock() else self._store.stock_count(master, slave)
+
+        return await self._call(work)
+
+    def _peer_may_have_expired_stock(self) -> bool:
+        """Tell whether this machine was off so long that its stock may be gone at the peer."""
+        return self.clock.uncounted_s > self.key_lifetime_s
 
     async def deliver_to_slave(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
         """Hand assigned keys to a slave, each once."""
