@@ -66,7 +66,7 @@ def test_both_sites_show_the_same_blocks_and_a_recording_outlives_a_restart(tmp_
     both = [block_id for block_id in at_alice if at_alice[block_id]["outcome"] == "accepted"]
     both = [block_id for block_id in both if at_bob.get(block_id, {}).get("outcome") == "accepted"]
     # Of a block whose commit the restart cut, the store remembers what makes its key alone.
-    both = [block_id for block_id in both if at_bob[block_id]["qber_z"]]
+    both = [block_id for block_id in both if at_bob[block_id]["phi_z_upper"]]
     assert len(both) >= 2
     for block_id in both:
         alice, bob = at_alice[block_id], at_bob[block_id]
