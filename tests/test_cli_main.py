@@ -39,6 +39,16 @@ def test_the_list_of_commands_costs_little_more_than_that_of_qnodectl() -> None:
     assert cost_of_help("qnode")[1] <= 1.3 * cost_of_help("qnodectl")[1]
 
 
+def test_qnodectl_loads_neither_numbers_nor_certificates_for_its_help() -> None:
+    script = """
+import sys
+from qnode.cli.control import main
+assert not {"numpy", "numba", "trio", "cryptography"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_listed_command_is_there(name: str) -> None:
     command = qnode.get_command(click.Context(qnode), name)

@@ -22,7 +22,8 @@ from qnode.link.tls import link_contexts
 from qnode.node.figures import Figures
 from qnode.operate.screen import status_lines
 from qnode.operate.status import Validity
-from qnode.tls_files import DAY_S, validities, weakness
+from qnode.tls_files import validities, weakness
+from qnode.tls_validity import DAY_S
 
 P_256 = bytes.fromhex("06082a8648ce3d030107")  # its object identifier in DER
 CONFIG = Path(__file__).parent.parent / "config"

@@ -31,7 +31,8 @@ from qnode.etsi014 import SaeDirectory
 from qnode.link.tls import TlsTransport
 from qnode.node.secret_files import PRESHARED_KEY_LEAST_BYTES, STORE_KEY_BYTES, read_secret
 from qnode.tls import certificate_names
-from qnode.tls_files import CREDENTIALS, DAY_S, certificates_in, crls_in, load_own, load_trust, validities
+from qnode.tls_files import CREDENTIALS, certificates_in, crls_in, load_own, load_trust, validities
+from qnode.tls_validity import DAY_S
 
 NOTE_S = 30 * DAY_S
 

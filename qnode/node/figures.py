@@ -41,7 +41,7 @@ from qnode.operate.status import (
     State,
     Totals,
 )
-from qnode.tls_files import DAY_S, Validity
+from qnode.tls_validity import DAY_S, Validity
 
 log = structlog.get_logger()
 

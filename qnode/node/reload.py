@@ -21,7 +21,8 @@ from qnode.http import Limits, TlsSettings, server_context
 from qnode.link.tls import LinkContexts, link_contexts
 from qnode.node.secret_files import check_tls_keys
 from qnode.tls import AlertingContext
-from qnode.tls_files import Validity, validities, weakness
+from qnode.tls_files import validities, weakness
+from qnode.tls_validity import Validity
 
 # Tables and keys that a reload applies. Every other change waits for a restart.
 APPLIED = (

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from qnode.operate.blocks import DecidedBlock
 from qnode.operate.eventline import printable
 from qnode.operate.status import DeviceStatus, NodeStatus, State, store_waits, troubles, why_no_key
-from qnode.tls_files import DAY_S
+from qnode.tls_validity import DAY_S
 from qnode.units import CHUNK_BITS
 
 _PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from qnode.devices.status import DeviceStatus, State
 from qnode.distill.check_table import Finding
-from qnode.tls_files import Validity
+from qnode.tls_validity import Validity
 
 __all__ = [
     "Alarm",

@@ -1,0 +1,37 @@
+"""How long a certificate or CRL holds."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+DAY_S = 86400.0
+
+
+class Validity(Struct, frozen=True, kw_only=True):
+    """How long a certificate or CRL holds; times are unix seconds.
+
+    ``file``: the key of the configuration that names its file, as in `etsi014.tls.ca`. ``subject``: of a
+    certificate, or the issuer of a CRL.
+    """
+
+    kind: Literal["certificate", "crl"]
+    file: str
+    subject: str
+    begins_at: float
+    expires_at: float
+
+    def __str__(self) -> str:
+        noun = "CRL of" if self.kind == "crl" else "certificate of"
+        return f"{self.file}: {noun} {self.subject}"
+
+    def expired(self, at: float) -> bool:
+        """Say whether it holds no more."""
+        return self.expires_at <= at
+
+    def left_s(self, at: float) -> float:
+        """Return for how long it still holds, in seconds; negative when it has expired."""
+        return self.expires_at - at
+
+    def expires_within(self, within_s: float, at: float) -> bool:
+        """Say whether it expires so soon, and has used most of its time: a daily CRL is no news by day."""
+        return self.left_s(at) < min(within_s, (self.expires_at - self.begins_at) / 2)
