@@ -18,9 +18,9 @@ from qnode.offline.workers import worker_processes
 
 CLOSED_FORMS: Final = ("rusca2018", "eur", "wiesemann2024")
 # Of `three_state`: X errors that only signals make are evidence of several photons (docs/three_state.md), and
-# the search for its weights ends so near the best ones, as a share of the sifted bits.
+# the tangent that it takes is so near the best one, as a share of the sifted bits.
 _EVIDENCE: Final = {("three_state", "errors X")}
-_SEARCH_ENDS: Final = {"three_state": 5e-6}
+_TANGENT: Final = {"three_state": 1e-4}
 _CHUNK: Final = 1000
 _EXAMPLES: Final = 20
 
@@ -179,7 +179,7 @@ def _look_at(
                 continue
             found.worse_pairs[what] = found.worse_pairs.get(what, 0) + 1
             step = one_step_bits(after) if "errors" in what else 0.0
-            step += _SEARCH_ENDS.get(estimator, 0.0) * inputs.n_z.total
+            step += _TANGENT.get(estimator, 0.0) * inputs.n_z.total
             if after.length > result.length + step:
                 found.more_key[what] = found.more_key.get(what, 0) + 1
                 found.examples.append(f"{name}: {after.length} bits after {result.length}")
