@@ -21,7 +21,11 @@ def centre(
     positive: Places,
     steps: int,
 ) -> None:
-    """Move ``v`` to the minimum of `_merit`, by Newton's method with a line search."""
+    """Move ``v`` (n unknowns) to the minimum of `_merit`, in at most ``steps`` of Newton's method.
+
+    ``M`` (classes, n), ``m`` (classes) give the logarithms, ``q`` (n) and ``a`` (classes) what is proven,
+    ``cone`` (rows, classes) the conditions, ``positive`` the places in ``v`` that stay above 0.
+    """
     n, n_classes, n_rows = v.size, m.size, cone.shape[0]
     logs, growth = np.empty(n_classes), np.empty(n_classes)
     # By class and unknown: first derivatives of the logarithm and of stretch * growth, times stretch.
