@@ -1,6 +1,6 @@
 """A driver for a device of the tests: it ticks, and breaks when told to."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -46,7 +46,7 @@ class Metronome:
         finally:
             cls.left_safe += 1
 
-    async def tags(self) -> AsyncIterator[TagBlock]:
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
         """Tick."""
         number = 0
         while True:

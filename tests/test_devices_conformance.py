@@ -1,6 +1,6 @@
 """The conformance kit: it passes a good driver and catches each broken promise."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -48,7 +48,7 @@ class Fickle(Metronome):
 
 
 class Mute(Metronome):
-    async def tags(self) -> AsyncIterator[TagBlock]:
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
         nothing: list[TagBlock] = []
         for block in nothing:
             yield block
@@ -89,7 +89,7 @@ class Fevered(Metronome):
 
 
 class Clinging(Metronome):
-    async def tags(self) -> AsyncIterator[TagBlock]:
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
         number = 0
         while True:
             with trio.CancelScope(shield=True):
@@ -182,7 +182,7 @@ class Lamp:
     async def open(cls, config: Any) -> "AsyncIterator[Lamp]":
         yield cls(config)
 
-    async def runs(self) -> AsyncIterator[EmissionRun]:
+    async def runs(self) -> AsyncGenerator[EmissionRun, None]:
         yield EmissionRun(run_id=2**63 if self._fault == "wide" else 17, started_at_s=1.8e9)
         await trio.sleep_forever()
 

@@ -46,7 +46,7 @@ async def both(folder: Path, *, loop: bool) -> AsyncIterator[tuple[ReplayTransmi
 
 async def some_tags(bob: ReplayTdc, seconds: float) -> TagBlock:
     blocks: list[TagBlock] = []
-    async with aclosing(bob.tags()) as tags:  # type: ignore[type-var]
+    async with aclosing(bob.tags()) as tags:
         async for block in tags:
             if blocks:
                 assert block.times_ps.min() >= blocks[-1].until_ps
@@ -63,7 +63,7 @@ async def some_tags(bob: ReplayTdc, seconds: float) -> TagBlock:
 async def error_rates(alice: ReplayTransmitter, bob: ReplayTdc, folder: Path, seconds: float) -> np.ndarray:
     """Return QBER_Z in each tenth of a second, by the slots that both times of day give."""
     manifest = open_recording(folder).manifest
-    async with aclosing(alice.runs()) as runs:  # type: ignore[type-var]
+    async with aclosing(alice.runs()) as runs:
         run = await anext(runs)
     tags = await some_tags(bob, seconds)
     slope = manifest.span_ps / (manifest.slots * PERIOD_PS)

@@ -56,14 +56,14 @@ async def tdc(folder: Path, **simulation: Any) -> AsyncIterator[SimulatedTdc]:
 
 
 async def present_run(device: SimulatedTransmitter) -> EmissionRun:
-    async with aclosing(device.runs()) as runs:  # type: ignore[type-var]
+    async with aclosing(device.runs()) as runs:
         return await anext(runs)
 
 
 async def some_tags(device: SimulatedTdc, seconds: float) -> TagBlock:
     """Return the next ``seconds`` (or somewhat more) of tags in one block."""
     blocks: list[TagBlock] = []
-    async with aclosing(device.tags()) as tags:  # type: ignore[type-var]
+    async with aclosing(device.tags()) as tags:
         async for block in tags:
             blocks.append(block)
             if block.until_ps - blocks[0].until_ps >= seconds * PS_PER_S:
@@ -73,7 +73,7 @@ async def some_tags(device: SimulatedTdc, seconds: float) -> TagBlock:
 
 async def tags_once(device: SimulatedTdc, *, lit: bool) -> TagBlock:
     """Return a second of tags, once clicks come at the rate that light (or the dark) gives."""
-    async with aclosing(device.tags()) as tags:  # type: ignore[type-var]
+    async with aclosing(device.tags()) as tags:
         before = (await anext(tags)).until_ps
         async for block in tags:
             rate_hz = block.times_ps.size / (block.until_ps - before) * PS_PER_S

@@ -9,7 +9,7 @@ The keys of a replay are known to whoever has the recording: both identify thems
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -83,7 +83,7 @@ class ReplayTransmitter:
         """What the device says it is."""
         return DeviceIdentity("replayed transmitter", f"run-{self._manifest.run_id:x}", simulated=True)
 
-    async def runs(self) -> AsyncIterator[EmissionRun]:
+    async def runs(self) -> AsyncGenerator[EmissionRun, None]:
         """Yield the one emission run there is."""
         yield EmissionRun(self._manifest.run_id, self._manifest.started_at_s)
         await trio.sleep_forever()
@@ -139,7 +139,7 @@ class ReplayTdc:
         ahead_slots = self._first_pass * manifest.slots
         return manifest.origin_s + ahead_slots / manifest.link.source.qubit_rate_hz
 
-    async def tags(self) -> AsyncIterator[TagBlock]:
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
         """Yield tag blocks of at most 2^19 tags; a recording that is not looped ends."""
         times_ps, manifest = self._recording.times_ps, self._recording.manifest
         whole_ps, part_ps = int(manifest.span_ps), manifest.span_ps % 1.0

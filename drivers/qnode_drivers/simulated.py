@@ -8,7 +8,7 @@ status say so.
 Simulated keys are not keys: both identify themselves as simulated.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
@@ -78,7 +78,7 @@ class SimulatedTransmitter:
         """What the device says it is."""
         return self._identity
 
-    def runs(self) -> AsyncIterator[EmissionRun]:
+    def runs(self) -> AsyncGenerator[EmissionRun, None]:
         """Yield the present emission run, then each later one."""
         return self._end.runs()
 
@@ -124,6 +124,6 @@ class SimulatedTdc:
         """Bob's time of day of tag time zero."""
         return self._end.origin_s
 
-    def tags(self) -> AsyncIterator[TagBlock]:
+    def tags(self) -> AsyncGenerator[TagBlock, None]:
         """Yield tag blocks of at most 32 seconds and 2^20 tags."""
         return self._end.tags()

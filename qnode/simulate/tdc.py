@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -59,7 +59,7 @@ class ReceiverEnd:
         """True at real time only: at any other speed the source waits for a slow consumer."""
         return self._simulation.speed == REALTIME
 
-    async def tags(self) -> AsyncIterator[TagBlock]:
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
         """Yield tag blocks of at most 32 seconds and 2^20 tags, as fast as the speed allows."""
         pace = _Pace(self._generator.knot)
         while True:

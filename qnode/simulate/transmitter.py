@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -67,7 +67,7 @@ class TransmitterEnd:
         """The present run, its start as Alice's site knows it."""
         return EmissionRun(self._emission.run_id, self._emission.first_knot * KNOT_S + self._offset_s)
 
-    async def runs(self) -> AsyncIterator[EmissionRun]:
+    async def runs(self) -> AsyncGenerator[EmissionRun, None]:
         """Yield the present run, then each later one."""
         while True:
             event = self._new_run

@@ -1,0 +1,39 @@
+"""The shipped drivers keep the contract of `qnode.devices.protocols`.
+
+mypy compares every signature: a driver with a method that takes, returns or lacks something else than the
+contract says fails `make check`, which names the method.
+"""
+
+import tomllib
+from pathlib import Path
+
+from qnode_drivers.replay import ReplayTdc, ReplayTransmitter
+from qnode_drivers.simulated import SimulatedTdc, SimulatedTransmitter
+
+from qnode.devices.protocols import TagSource, Transmitter
+from qnode.devices.registry import DRIVER_GROUP, DriverClass
+
+DRIVERS: list[DriverClass] = [SimulatedTransmitter, ReplayTransmitter, SimulatedTdc, ReplayTdc]
+
+
+class Opened:
+    """The devices as the node uses them once they are open; never called, only checked."""
+
+    def simulated_transmitter(self, device: SimulatedTransmitter) -> Transmitter:
+        return device
+
+    def replay_transmitter(self, device: ReplayTransmitter) -> Transmitter:
+        return device
+
+    def simulated_tdc(self, device: SimulatedTdc) -> TagSource:
+        return device
+
+    def replay_tdc(self, device: ReplayTdc) -> TagSource:
+        return device
+
+
+def test_every_driver_that_ships_is_held_to_the_contract() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    shipped = project["entry-points"][DRIVER_GROUP]
+    assert {f"{driver.__module__}:{driver.__qualname__}" for driver in DRIVERS} == set(shipped.values())
+    assert {name.replace("-", "_") for name in shipped} <= vars(Opened).keys()
