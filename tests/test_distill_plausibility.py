@@ -13,6 +13,7 @@ from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.check_table import BY_NAME, CHECKS, Finding
 from qnode.distill.counts import Pair, XCounts
+from qnode.distill.keylength import Assumption
 from qnode.distill.plausibility import YEAR_S, chance_of_false_alarm, examine, unseen_blinding
 from qnode.distill.plausibility.chance import (
     count_limits,
@@ -252,7 +253,7 @@ def test_a_peer_of_protocol_1_cannot_hide_that_boundary_clicks_are_missing(
 
 def test_the_list_of_assumptions_says_how_much_blinding_cross_clicks_do_not_tell(block: BlockCounts) -> None:
     link = replace(shipped("turin").link, plausibility=shipped("turin").link.plausibility)
-    (told,) = (one for one in decide(block, link).assumptions if one.startswith("detectors count photons"))
+    told = decide(block, link).assumptions[Assumption.DETECTORS_COUNT_PHOTONS]
     assert f"{unseen_blinding(block, link):.0%}" in told
     assert 0.5 < unseen_blinding(block, link) < 0.9
     assert unseen_blinding(replace(block, tags=None), link) == 1.0

@@ -15,7 +15,7 @@ import pytest
 from daemons_support import PATIENCE_S, ROLES, Sites, alter, events_of, eventually, qnodectl, two_sites
 
 from qnode.config import Role
-from qnode.node.decision import RECORDED
+from qnode.distill.keylength import Assumption
 from qnode.tags.site_recording import open_site_recording
 
 # The first process on a machine also compiles the kernels, which takes minutes on a slow one.
@@ -58,7 +58,7 @@ def says_recorded(sites: Sites, role: Role) -> bool | None:
     status = sites.status(role)
     if status is None or status.block.last is None:
         return None
-    return RECORDED in status.block.last.assumptions
+    return Assumption.RECORDED.value in status.block.last.assumptions
 
 
 def accepted(sites: Sites, role: Role) -> dict[int, dict[str, str]]:

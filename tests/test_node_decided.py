@@ -10,6 +10,7 @@ from qnode.config import LinkParameters, ReceiverParameters, SiteConfig, load
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.check_table import CHECKS
 from qnode.distill.counts import Pair, TagCounts, XCounts
+from qnode.distill.keylength import Assumption
 from qnode.keys import Counts, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.decided import DecidedBlocks, KnownOfBlock
@@ -168,11 +169,10 @@ def test_nothing_is_credited_for_empty_qubits_where_the_positions_of_errors_are_
         changed = msgspec.structs.replace(LINK.reconciliation, **reconciliation)
         return msgspec.structs.replace(LINK, estimation=estimation, reconciliation=changed)
 
-    credited = "the entropy of empty qubits is credited"
     public = key_length(COUNTS, link_with(leak_count="alice"))
     hidden = key_length(COUNTS, link_with(leak_count="both"))
-    assert not any(one.startswith(credited) for one in public.assumptions)
-    assert any(one.startswith(credited) for one in hidden.assumptions)
+    assert Assumption.EMPTY_CREDIT not in public.assumptions
+    assert Assumption.EMPTY_CREDIT in hidden.assumptions
 
 
 def ids(rows: list[DecidedBlock]) -> list[int]:

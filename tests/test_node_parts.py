@@ -20,6 +20,7 @@ from qnode.config import BlockParameters, LinkParameters, SiteConfig, SourcePara
 from qnode.devices.protocols import EmissionRun, Transmitter
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair, XCounts
+from qnode.distill.keylength import Assumption
 from qnode.errors import ConfigError, LinkError, ProtocolError
 from qnode.keys import Positions
 from qnode.link import codec
@@ -239,15 +240,18 @@ def test_a_block_that_is_too_small_is_lost_before_anything_is_disclosed() -> Non
 
 def test_the_keys_record_names_what_the_protocol_adds_to_the_estimators_assumptions() -> None:
     link = LinkParameters()
-    named = " ".join(assumptions(decide(turin_counts(), link), link))
-    assert "AES-256-GMAC" in named
-    assert "positions of corrected errors are public" in named
-    assert "independent dead time" in named
+    named = assumptions(decide(turin_counts(), link), link)
+    assert named.keys() >= {
+        Assumption.COMPUTATIONAL_KEY_CONTROL,
+        Assumption.PUBLIC_ERROR_POSITIONS,
+        Assumption.INDEPENDENT_DEAD_TIME,
+    }
+    assert "AES-256-GMAC" in named[Assumption.COMPUTATIONAL_KEY_CONTROL]
 
 
 def test_a_receiver_with_joint_hold_off_does_not_assume_independent_dead_times() -> None:
     link = convert({"receiver": {"dead_time": "joint"}}, LinkParameters, where="test")
-    assert "independent dead time" not in " ".join(assumptions(decide(turin_counts(), link), link))
+    assert Assumption.INDEPENDENT_DEAD_TIME not in assumptions(decide(turin_counts(), link), link)
 
 
 def turin_counts(qber_z: float = 0.015, e_vis: float = 0.03) -> BlockCounts:

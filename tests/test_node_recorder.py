@@ -10,7 +10,6 @@ import pytest
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun
 from qnode.keys import BlockRecord, Key
-from qnode.node.decision import RECORDED
 from qnode.node.dialogue import BlockSpan
 from qnode.node.recorder import AliceRecorder, BobRecorder, Passage, recorded_lookup
 from qnode.node.supply import _for_delivery
@@ -247,7 +246,7 @@ def test_encryptors_are_told_with_each_key_of_a_recorded_block() -> None:
         secret_bits=1024,
         created_at=0.0,
     )
-    recorded = msgspec.structs.replace(plain, assumptions=("one", RECORDED))
+    recorded = msgspec.structs.replace(plain, recorded=True)
     keys = [
         Key(UUID(int=n), bytes(32), record) for n, record in enumerate((plain, recorded, recorded, plain))
     ]

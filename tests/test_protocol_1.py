@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import tarfile
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
@@ -212,6 +213,22 @@ def test_the_keys_of_the_frozen_data_directory_have_their_names_and_bytes(tmp_pa
             assert [[str(key.key_id), hashlib.sha256(key.key).hexdigest()] for key in keys] == known[how]
             same = peer.deliver_to_slave(slave, master, [key.key_id for key in keys])
             assert [key.key for key in same] == [key.key for key in keys]
+
+
+def test_a_block_that_the_frozen_version_stored_as_recorded_is_read_as_recorded(tmp_path: Path) -> None:
+    folder = copied(tmp_path / "data")
+    with closing(sqlite3.connect(folder / "alice" / "db" / "keys.db")) as connection, connection:
+        (stored,) = connection.execute("SELECT record FROM block WHERE block_id = 1").fetchone()
+        record = json.loads(stored)
+        # The text by which version 0.1.0 said so.
+        record["assumptions"].append(
+            "tags or symbols of this block were recorded: whoever reads the recording knows its key"
+        )
+        connection.execute("UPDATE block SET record = ? WHERE block_id = 1", (json.dumps(record).encode(),))
+    with open_copy(folder, "alice") as store:
+        assert store.block_record(1).recorded
+        assert list(store.block_record(1).assumptions) == record["assumptions"]
+        assert not store.block_record(2).recorded
 
 
 def _shown(value: msgspec.Struct) -> Any:

@@ -60,7 +60,12 @@ def keylength(
         else:
             click.echo(f"qnode keylength: {refused}", err=True)
         context.exit(EXIT_REFUSED)
-    click.echo(msgspec.json.encode(result) if as_json else _report(result))
+    click.echo(_as_json(result) if as_json else _report(result))
+
+
+def _as_json(result: KeyLength) -> bytes:
+    texts = list(result.assumptions.values())
+    return msgspec.json.encode({**msgspec.structs.asdict(result), "assumptions": texts})
 
 
 def _estimate_file(file: str, estimator: str, vacuum_rule: str | None) -> KeyLength:
@@ -150,7 +155,7 @@ def _report(result: KeyLength) -> str:
     rows["charged"] = result.asymmetry_bound or "no asymmetry"
     lines = [f"{name:<14}{text}" for name, text in rows.items()]
     lines += ["epsilons", *(f"  {name:<30}{value:.6g}" for name, value in result.epsilons.items())]
-    lines += ["assumptions", *(f"  {sentence}" for sentence in result.assumptions)]
+    lines += ["assumptions", *(f"  {sentence}" for sentence in result.assumptions.values())]
     return "\n".join(lines)
 
 

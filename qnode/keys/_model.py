@@ -39,13 +39,18 @@ class BlockState(StrEnum):
 
 
 class BlockRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is claimed of the keys of a block and under which assumptions; it travels with each key."""
+    """What is claimed of the keys of a block and under which assumptions; it travels with each key.
+
+    ``assumptions`` are texts for people. ``recorded``: tags or symbols of the block were recorded: whoever
+    reads the recording knows its keys.
+    """
 
     estimator: str
     eps_sec: float
     eps_cor: float
     x_mode: str
     assumptions: tuple[str, ...]
+    recorded: bool = False
     simulated: bool
     n_chunks: int
     secret_bits: int

@@ -52,4 +52,10 @@ CREATE TABLE loss (
     loss_id INTEGER PRIMARY KEY,
     content BLOB NOT NULL
 ) STRICT;
+-- That a block was recorded was one of its assumptions only.
+UPDATE block SET record = CAST(json_set(CAST(record AS TEXT), '$.recorded', json('true')) AS BLOB)
+WHERE record IS NOT NULL AND EXISTS (
+    SELECT 1 FROM json_each(CAST(record AS TEXT), '$.assumptions')
+    WHERE value = 'tags or symbols of this block were recorded: whoever reads the recording knows its key'
+);
 PRAGMA user_version = 2;

@@ -10,9 +10,8 @@ from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.check_table import Finding
 from qnode.distill.counts import Pair, XCounts
-from qnode.distill.keylength import KeyLength
+from qnode.distill.keylength import Assumption, KeyLength
 from qnode.keys import BlockRecord
-from qnode.node.decision import RECORDED
 from qnode.operate.blocks import ACCEPTED, KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
 from qnode.operate.eventline import printable
 
@@ -49,7 +48,7 @@ class DecidedBlocks:
                 eps_sec=record.eps_sec,
                 eps_cor=record.eps_cor,
                 secret_bits=record.secret_bits,
-                recorded=RECORDED in record.assumptions,
+                recorded=record.recorded,
             )
         )
 
@@ -116,6 +115,6 @@ def _row(
         eps_cor=estimation.eps_cor,
         phi_z_upper=result.phi_z_upper if result else None,
         secret_bits=result.length if result else 0,
-        recorded=RECORDED in result.assumptions if result else None,
+        recorded=Assumption.RECORDED in result.assumptions if result else None,
         checks=known.checks,
     )

@@ -11,7 +11,7 @@ from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import inputs_from_block, visibility_error
-from qnode.distill.keylength import KeyLength, estimate
+from qnode.distill.keylength import Assumption, Assumptions, KeyLength, estimate, stated
 from qnode.distill.plausibility import examine, unseen_blinding
 from qnode.distill.reconcile import MIN_BLOCK_BITS
 from qnode.distill.verify import TagBits, tag_bits_for
@@ -23,9 +23,6 @@ from qnode.node.dialogue import BlockLost
 MOST_SIFTED_BITS = 60_000_000
 # So would the keep mask of a block with more announced clicks, most of which are not sifted.
 MOST_ANNOUNCED_CLICKS = 8 * BULK_BYTES
-
-
-RECORDED = "tags or symbols of this block were recorded: whoever reads the recording knows its key"
 
 
 def verification_bits(link: LinkParameters, n_z: int) -> TagBits:
@@ -60,19 +57,16 @@ def sample_leak_bits(n_bits: int, link: LinkParameters) -> int:
     return n_bits + extra
 
 
-def assumptions(result: KeyLength, link: LinkParameters) -> tuple[str, ...]:
+def assumptions(result: KeyLength, link: LinkParameters) -> Assumptions:
     """Return what a block's key stands on: the estimator's list, and what the protocol adds to it."""
-    added = ["key control (assignment of keys to encryptors) is authenticated by AES-256-GMAC: computational"]
+    found = {**result.assumptions, **stated(Assumption.COMPUTATIONAL_KEY_CONTROL)}
     if link.reconciliation.leak_count == "alice":
-        added.append("positions of corrected errors are public: only Alice's parities are counted as leak")
-    stated = result.assumptions
+        found |= stated(Assumption.PUBLIC_ERROR_POSITIONS)
     if link.receiver.dead_time == "joint":
-        stated = tuple(one for one in stated if not one.startswith("independent dead time"))
+        found.pop(Assumption.INDEPENDENT_DEAD_TIME, None)
         if link.receiver.dead_time_s <= 0.0:
-            added.append(
-                "joint dead time: believed, as receiver.dead_time_s is not declared to check tags against"
-            )
-    return (*stated, *added)
+            found |= stated(Assumption.UNCHECKED_JOINT_DEAD_TIME)
+    return found
 
 
 def check_qber(qber_z: float, link: LinkParameters) -> None:
@@ -165,10 +159,7 @@ def decide(counts: BlockCounts, link: LinkParameters, *, recorded: bool = False)
     """
     check_plausible(counts, link)
     result = judge(counts, link)
-    added = [
-        "detectors count photons: bright light that fakes every count for less than "
-        f"{unseen_blinding(counts, link):.0%} of the block is not told by missing cross clicks"
-    ]
+    added = Assumption.DETECTORS_COUNT_PHOTONS.stated(share=unseen_blinding(counts, link))
     if recorded:
-        added.append(RECORDED)
-    return msgspec.structs.replace(result, assumptions=(*result.assumptions, *added))
+        added |= stated(Assumption.RECORDED)
+    return msgspec.structs.replace(result, assumptions={**result.assumptions, **added})

@@ -386,7 +386,7 @@ class Figures:
             f_ec=counts.f_ec,
             reconciliation=counts.method,
             estimator=result.estimator,
-            assumptions=list(assumptions(result, self._link)),
+            assumptions=list(assumptions(result, self._link).values()),
             span_s=self._span_s(span),
             took_s=took_s,
         )

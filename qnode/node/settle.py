@@ -14,7 +14,7 @@ import trio
 from qnode.config import LinkParameters, Role
 from qnode.distill.amplify import amplify
 from qnode.distill.bits import Bits
-from qnode.distill.keylength import KeyLength
+from qnode.distill.keylength import Assumption, KeyLength
 from qnode.errors import ProtocolError
 from qnode.keys import BlockRecord, KeyLayout, PadsLeft, PreparedBlock
 from qnode.link.authentication import Seal
@@ -127,7 +127,8 @@ async def commit(
         eps_sec=site.link.estimation.eps_sec,
         eps_cor=site.link.estimation.eps_cor,
         x_mode=result.x_mode,
-        assumptions=assumptions(result, site.link),
+        assumptions=tuple(assumptions(result, site.link).values()),
+        recorded=Assumption.RECORDED in result.assumptions,
         simulated=site.simulated,
         n_chunks=layout.n_chunks(len(content)),
         secret_bits=result.length,

@@ -17,7 +17,6 @@ from qnode.errors import LinkDown, LinkError, NotEnoughKeys, ShareUsedUp
 from qnode.etsi014 import Key, KeySupply
 from qnode.keys import Assignment, BlockRecord, chunks_per_key
 from qnode.keys import Key as StoredKey
-from qnode.node.decision import RECORDED
 from qnode.node.stock import PeerStore, SaePair, Stock
 from qnode.node.storage import Storage
 from qnode.units import CHUNK_BITS
@@ -153,7 +152,7 @@ def _for_delivery(keys: list[StoredKey]) -> list[Key]:
                 "estimator": record.estimator,
                 "eps_sec": record.eps_sec,
             }
-            if RECORDED in record.assumptions:  # whoever has the recording has the key
+            if record.recorded:  # whoever has the recording has the key
                 extension["recorded"] = True
         result.append(Key(key.key_id, key.key, extension))
     return result

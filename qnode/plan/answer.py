@@ -108,7 +108,7 @@ def answer(
         reach_db=link.reach_db(),
         uncertainty=_uncertainty(first),
         curve=None if against is None else _curve(against, points),
-        assumptions=[] if result is None else list(result.assumptions),
+        assumptions=[] if result is None else list(result.assumptions.values()),
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from qnode.distill.counts import Pair
 from qnode.distill.keylength import eur, rusca2018, three_state, wiesemann2024
+from qnode.distill.keylength.assumptions import Assumption, Assumptions, stated
 from qnode.distill.keylength.asymmetry import AsymmetryTerms, asymmetry_terms
 from qnode.distill.keylength.inputs import (
     DEFAULT_EPS_COR,
@@ -26,7 +27,7 @@ from qnode.distill.keylength.inputs import (
     VacuumRule,
     XMode,
 )
-from qnode.distill.keylength.result import EXACT_INTENSITIES, KeyLength, binary_entropy
+from qnode.distill.keylength.result import KeyLength, binary_entropy
 from qnode.distill.keylength.shares import ShareTerms, shares_of
 from qnode.errors import CountsContradiction, FieldError
 
@@ -49,6 +50,8 @@ __all__ = [
     "DEFAULT_ESTIMATOR",
     "ESTIMATORS",
     "EXACTLY_KNOWN",
+    "Assumption",
+    "Assumptions",
     "AsymmetryBound",
     "AsymmetryTerms",
     "Estimator",
@@ -63,6 +66,7 @@ __all__ = [
     "binary_entropy",
     "estimate",
     "shares_of",
+    "stated",
 ]
 
 
@@ -104,10 +108,13 @@ def _corners(inputs: EstimatorInput) -> Iterator[EstimatorInput]:
 
 def _with_intervals(result: KeyLength, uncertainty: Pair) -> KeyLength:
     """Return ``result`` with what is assumed of the intensities when they are known within intervals."""
-    assumed = (
-        f"the intensities lie within {uncertainty.signal:.3%} (signal) and {uncertainty.decoy:.3%} (decoy) "
-        f"of their calibrated values, least key at {result.mu.signal:.6g} and {result.mu.decoy:.6g}; their "
-        "probabilities are taken as exact"
+    within = Assumption.CALIBRATED_INTENSITIES.stated(
+        signal=uncertainty.signal,
+        decoy=uncertainty.decoy,
+        worst_signal=result.mu.signal,
+        worst_decoy=result.mu.decoy,
     )
-    assumptions = tuple(assumed if one == EXACT_INTENSITIES else one for one in result.assumptions)
+    assumptions: dict[Assumption, str] = {}
+    for one, text in result.assumptions.items():
+        assumptions |= within if one is Assumption.EXACT_INTENSITIES else {one: text}
     return msgspec.structs.replace(result, assumptions=assumptions)

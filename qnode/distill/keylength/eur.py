@@ -6,6 +6,7 @@ are those of the security reference, section 4.3.
 
 import math
 
+from qnode.distill.keylength.assumptions import Assumption, stated
 from qnode.distill.keylength.asymmetry import asymmetry_of
 from qnode.distill.keylength.coin import inverted_coin
 from qnode.distill.keylength.decoy import PhotonBounds, photon_bounds, weighted_limits
@@ -45,10 +46,12 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
             "event": math.exp(-log_inverse),  # every one-sided event; all together at most eps_at^2
             "events": float(events),
         },
-        assumptions=(
-            f"entropic uncertainty, {inputs.statistics} statistics, vacuum rule {inputs.vacuum_rule}",
-            "no entropy is credited for empty qubits",
-        ),
+        assumptions={
+            **Assumption.ENTROPIC_UNCERTAINTY.stated(
+                statistics=inputs.statistics, vacuum_rule=inputs.vacuum_rule
+            ),
+            **stated(Assumption.NO_EMPTY_CREDIT),
+        },
     )
 
 

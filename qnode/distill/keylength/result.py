@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from qnode.distill.counts import Pair
+from qnode.distill.keylength.assumptions import Assumption, Assumptions, stated
 from qnode.distill.keylength.asymmetry import AsymmetryTerms
 from qnode.distill.keylength.decoy import PhotonBounds, WeightedLimits
 from qnode.distill.keylength.inputs import AsymmetryBound, EstimatorInput
@@ -15,7 +16,6 @@ from qnode.distill.keylength.shares import ShareTerms
 # One-sided events of the bound on the asymmetry. ``joint`` needs four of its six; it keeps six, so that a
 # peer of protocol 1 comes to the same length.
 _ASYMMETRY_EVENTS: Final[Mapping[AsymmetryBound, int]] = {"shares": 2, "joint": 6}
-EXACT_INTENSITIES = "the intensities and their probabilities are taken as exact"
 
 
 class KeyLength(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class KeyLength(msgspec.Struct, frozen=True, kw_only=True):
     sampling makes ``phi_visibility_upper`` of it, the asymmetry term (where it is charged) ``phi_z_upper``.
     ``overhead_bits`` (smoothing, privacy amplification) and ``verification_bits`` are subtracted beside
     ``lambda_ec_bits``. ``epsilons`` names each failure probability; ``a_weight`` beside ``a`` says how
-    often it counts in eps_sec.
+    often it counts in eps_sec. ``assumptions`` has the text of each.
     """
 
     length: int
@@ -55,7 +55,7 @@ class KeyLength(msgspec.Struct, frozen=True, kw_only=True):
     shares: ShareTerms | None
     asymmetry_bound: AsymmetryBound | None
     epsilons: Mapping[str, float]
-    assumptions: tuple[str, ...]
+    assumptions: Assumptions
 
     @property
     def asymmetry_upper(self) -> float | None:
@@ -95,7 +95,7 @@ def assemble(
     credited_empty: float,
     overhead_bits: float,
     epsilons: Mapping[str, float],
-    assumptions: tuple[str, ...],
+    assumptions: Assumptions,
 ) -> KeyLength:
     """Apply the asymmetry term, subtract what was disclosed and spent, and round down."""
     terms = {"shares": shares, "joint": asymmetry, None: None}[inputs.charged]
@@ -137,34 +137,31 @@ def assemble(
         shares=shares,
         asymmetry_bound=inputs.charged,
         epsilons={"eps_sec": inputs.eps_sec, "eps_cor": inputs.eps_cor, **epsilons},
-        assumptions=assumptions + common_assumptions(inputs),
+        assumptions={**assumptions, **common_assumptions(inputs)},
     )
 
 
-def common_assumptions(inputs: EstimatorInput) -> tuple[str, ...]:
+def common_assumptions(inputs: EstimatorInput) -> Assumptions:
     """Return what every estimator leaves open for this receiver (security reference 3.6, 4.4, 4.5, 6)."""
-    sentences = [
-        "independent dead time: basis-independent detection is not enforced",
-        "passive basis choice: the proof assumes an active choice, cross clicks are not in the bound",
-        "detection-efficiency mismatch is not bounded",
-        "phases are random from qubit to qubit; intensities and states do not depend on earlier ones",
-        "detectors have no memory (afterpulses, dead time) that the adversary can use",
-        "the sampling argument wants Bob's announcements after Alice's last qubit; "
-        "he announces slots and arms while she sends",
-        EXACT_INTENSITIES,
-    ]
+    found = stated(
+        Assumption.INDEPENDENT_DEAD_TIME,
+        Assumption.ACTIVE_CHOICE,
+        Assumption.NO_EFFICIENCY_MISMATCH,
+        Assumption.RANDOM_PHASES,
+        Assumption.NO_DETECTOR_MEMORY,
+        Assumption.LATE_ANNOUNCEMENT,
+        Assumption.EXACT_INTENSITIES,
+    )
     if inputs.one_x_detector:
-        sentences.append("one X detector and three states: not proven against coherent attacks")
+        found |= stated(Assumption.ONE_X_DETECTOR)
     if inputs.charged is not None:
-        sentences.append("asymmetry term: all photon numbers together, not separated for one photon")
+        found |= stated(Assumption.ASYMMETRY_OF_ALL_PHOTONS)
         if inputs.charged == "shares":
-            sentences.append(
-                "asymmetry term: both arms are as efficient for every state, up to one common factor"
-            )
+            found |= stated(Assumption.EQUAL_ARM_EFFICIENCY)
     elif inputs.one_x_detector:
-        sentences.append("visibility only: a channel that treats |+> and |-> differently is not seen")
+        found |= stated(Assumption.VISIBILITY_ONLY)
     if inputs.p_z is not None and inputs.one_x_detector:
         expected = 2.0 * inputs.p_x / inputs.p_z
         if abs(inputs.x_scale - expected) > 1e-6 * expected:
-            sentences.append(f"x_scale is {inputs.x_scale:g}, while 2 p_X / p_Z is {expected:g}")
-    return tuple(sentences)
+            found |= Assumption.UNUSUAL_X_SCALE.stated(x_scale=inputs.x_scale, expected=expected)
+    return found

@@ -2,6 +2,7 @@
 
 import math
 
+from qnode.distill.keylength.assumptions import Assumption, Assumptions, stated
 from qnode.distill.keylength.asymmetry import asymmetry_of
 from qnode.distill.keylength.coin import printed_coin
 from qnode.distill.keylength.decoy import photon_bounds, weighted_limits
@@ -56,21 +57,15 @@ def _budget(inputs: EstimatorInput, eps: float, sampled: RuscaPhaseError) -> dic
     return budget
 
 
-def _assumptions(inputs: EstimatorInput, terms: int, sampled: RuscaPhaseError) -> tuple[str, ...]:
-    sentences = [
-        "published fixed-length claim, used with a length computed from the observed counts",
-        f"vacuum rule {inputs.vacuum_rule}, constant {terms} in gamma and in the key length",
-    ]
+def _assumptions(inputs: EstimatorInput, terms: int, sampled: RuscaPhaseError) -> Assumptions:
+    found = stated(Assumption.FIXED_LENGTH)
+    found |= Assumption.RUSCA_CONSTANTS.stated(vacuum_rule=inputs.vacuum_rule, terms=terms)
     if inputs.error_positions_public:
-        sentences.append("no entropy is credited for empty qubits: the positions of errors are public")
+        found |= stated(Assumption.NO_EMPTY_CREDIT_PUBLIC_ERRORS)
     else:
-        sentences.append(
-            "the entropy of empty qubits is credited: it is there if nobody knows the positions of errors"
-        )
+        found |= stated(Assumption.EMPTY_CREDIT)
     if sampled.by_exact_tail:
-        sentences.append(
-            f"few X errors: exact hypergeometric tail at (eps_sec/{terms})^2 in the place of gamma"
-        )
+        found |= Assumption.EXACT_TAIL.stated(terms=terms)
     else:
-        sentences.append("gamma is an approximation whose failure probability is somewhat above its target")
-    return tuple(sentences)
+        found |= stated(Assumption.APPROXIMATE_GAMMA)
+    return found

@@ -20,13 +20,14 @@ import numpy as np
 
 from qnode.distill.counts import Pair
 from qnode.distill.keylength.arm_ratio import pieces
+from qnode.distill.keylength.assumptions import Assumption, stated
 from qnode.distill.keylength.certificate import ArmRatio, Values, Weights, holds_for_all, proven_sum
 from qnode.distill.keylength.decoy import Source, WeightedLimits
 from qnode.distill.keylength.enclosure import binary_logarithm
 from qnode.distill.keylength.inputs import EstimatorInput
 from qnode.distill.keylength.limits import CountLimits
 from qnode.distill.keylength.martingale import Allowance, Counts, log_inverse_event, shapes, usual_shares
-from qnode.distill.keylength.result import EXACT_INTENSITIES, KeyLength, verification_overhead_bits
+from qnode.distill.keylength.result import KeyLength, verification_overhead_bits
 from qnode.distill.keylength.search import Array, Task, best_weights
 from qnode.distill.keylength.yields import CLASSES, Emission, generators
 from qnode.errors import CountsContradiction, FieldError
@@ -39,21 +40,19 @@ _LARGEST_PHASE: Final = Fraction(499, 1000)
 _SHRINK: Final = 1.0 - 2.0**-40
 _SHRINKS: Final = 4
 
-ASSUMPTIONS: Final = (
-    "three_state: entropic uncertainty for the phase error of one photon; deviations by a martingale, so "
-    "that coherent attacks and announcements during the block are covered",
-    "no entropy is credited for empty qubits",
-    "passive basis choice: each qubit's signal is taken to go to one of the arms by a fixed chance that is "
-    "the same for all light; several photons at Bob and cross clicks are not in the bound",
-    "boundary slots: light of neighbouring qubits does not interfere there",
-    "central and boundary gates accept equal shares of light, and noise divides between the arms as light",
-    "the three states are exact and of equal intensity",
-    "bits that leave the key for a boundary click beside them leave it by chance",
-    "independent dead time: basis-independent detection is not enforced",
-    "detection-efficiency mismatch is not bounded",
-    "phases are random from qubit to qubit; intensities and states do not depend on earlier ones",
-    "detectors have no memory (afterpulses, dead time) that the adversary can use",
-    EXACT_INTENSITIES,
+ASSUMPTIONS: Final = stated(
+    Assumption.MARTINGALE,
+    Assumption.NO_EMPTY_CREDIT,
+    Assumption.FIXED_CHANCE_OF_ARM,
+    Assumption.NO_BOUNDARY_INTERFERENCE,
+    Assumption.EQUAL_GATES,
+    Assumption.EXACT_STATES,
+    Assumption.CHANCE_LOSSES,
+    Assumption.INDEPENDENT_DEAD_TIME,
+    Assumption.NO_EFFICIENCY_MISMATCH,
+    Assumption.RANDOM_PHASES,
+    Assumption.NO_DETECTOR_MEMORY,
+    Assumption.EXACT_INTENSITIES,
 )
 
 

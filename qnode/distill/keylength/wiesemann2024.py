@@ -2,6 +2,7 @@
 
 import math
 
+from qnode.distill.keylength.assumptions import Assumption, stated
 from qnode.distill.keylength.asymmetry import asymmetry_of
 from qnode.distill.keylength.coin import printed_coin
 from qnode.distill.keylength.decoy import photon_bounds, weighted_limits
@@ -41,8 +42,8 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
         credited_empty=0.0,
         overhead_bits=4.0 * log_inverse / math.log(2.0) - 1.0,
         epsilons={"eps_0": inputs.eps_sec / terms, "eps_0_weight": float(terms)},
-        assumptions=(
-            "an estimate: the theorem wants thresholds fixed in advance, observed counts are inserted",
-            f"the composition of the {terms} equal terms is taken over, not derived",
-        ),
+        assumptions={
+            **stated(Assumption.OBSERVED_THRESHOLDS),
+            **Assumption.COMPOSITION.stated(terms=terms),
+        },
     )
