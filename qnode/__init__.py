@@ -1,3 +1,3 @@
 """qnode: the open node software of a quantum key distribution link."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

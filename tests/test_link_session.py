@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import trio
 from link_room import Greetings, MemoryPadId, MemoryPads, Two, greet_both, local_end, memory_sessions
+from test_protocol_2 import tag_counts
 from trio.testing import MockClock, memory_stream_pair
 
 from qnode.config import LinkParameters, SourceParameters
@@ -141,9 +142,9 @@ async def test_a_block_dialogue_is_sealed_at_both_ends() -> None:
             (two.alice, two.bob, m.BlockProposed(1, 1, 0, 1000)),
             (two.bob, two.alice, m.BlockAgreed(1)),
             (two.bob, two.alice, m.ClickBatch(1, 0, b"clicks")),
-            (two.bob, two.alice, m.ClicksEnded(1, 6, 0, NONCE, False)),
-            (two.alice, two.bob, m.Sifted(1, b"k", b"d", 4, ((1, 2),) * 5, 0, False)),
-            (two.alice, two.bob, m.Amplify(1, 2, b"seed", 3)),
+            (two.bob, two.alice, m.ClicksEnded(1, 6, 0, NONCE, False, tag_counts())),
+            (two.alice, two.bob, m.Sifted(1, b"k", b"d", 4, ((1, 2),) * 5, 0, False, (3, 1), 4)),
+            (two.alice, two.bob, m.Amplify(1, 2, b"seed", 3, 2)),
         ]
         for sender, receiver, message in dialogue:
             await sender.send(message)
@@ -185,7 +186,7 @@ async def test_messages_of_a_dropped_block_reach_neither_side() -> None:
         await two.alice.send(m.BlockProposed(1, 1, 0, 1000))
         await two.bob.receive()
         two.alice.drop_transcript(1)
-        await two.alice.send(m.Amplify(1, 2, b"seed", 3))
+        await two.alice.send(m.Amplify(1, 2, b"seed", 3, 2))
         await two.bob.send(m.BlockAgreed(1))
         await two.bob.send(m.BlockDiscarded(1, "next"))
         assert await two.alice.receive() == m.BlockDiscarded(1, "next")

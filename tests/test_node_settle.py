@@ -38,13 +38,11 @@ def test_a_block_refills_what_it_uses_and_more_below_the_reserve(
 
 @pytest.mark.parametrize("pads", [PADS_OF_A_BLOCK, MOST])
 def test_a_refill_within_the_limits_is_taken(pads: int) -> None:
-    check_refill(pads, 2, LINK)
-    check_refill(None, 1, LINK)
+    check_refill(pads, LINK)
+    check_refill(None, LINK)  # of protocol 1, which fixes it
 
 
-@pytest.mark.parametrize(
-    ("pads", "protocol"), [(None, 2), (PADS_OF_A_BLOCK - 1, 2), (MOST + 1, 2), (PADS_OF_A_BLOCK, 1)]
-)
-def test_a_refill_that_the_link_does_not_allow_is_refused(pads: int | None, protocol: int) -> None:
+@pytest.mark.parametrize("pads", [PADS_OF_A_BLOCK - 1, MOST + 1])
+def test_a_refill_that_the_link_does_not_allow_is_refused(pads: int) -> None:
     with pytest.raises(ProtocolError, match="refill_pads"):
-        check_refill(pads, protocol, LINK)
+        check_refill(pads, LINK)

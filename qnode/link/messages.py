@@ -5,6 +5,7 @@ The messages of the dialogue share a base, `DialogueMessage`: the session enters
 transcript of its block and direction, which one one-time tag seals at the end (`qnode.link.authentication`).
 
 The kind on the wire is the name of the class in snake case. Limits are checked on encoding and on decoding.
+Kinds and fields that protocol 1 did not have are marked with the protocol that brought them (``since``).
 
 **Nonces.** The dialogue is sealed only at its end, so by itself it does not show *when* a message was sent.
 Somebody who could foresee Bob's messages might hand Alice a copy early, obtain the bases before Bob has
@@ -15,13 +16,14 @@ without one: each message of Bob that makes Alice disclose something (`ClicksEnd
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import fields
 
 from qnode.config import SAE_ID_CHARACTERS, Role
 from qnode.distill.counts import TagCounts
+from qnode.link.protocol import OLDEST_PROTOCOL, Since
 
 BULK_BYTES = 8 << 20
 LARGEST_INTEGER = (1 << 63) - 1
@@ -53,7 +55,9 @@ def _kind(name: str) -> str:
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag=_kind):
-    """A message; shown with its bytes counted, not printed."""
+    """A message; shown with its bytes counted, not printed. ``since``: the first protocol that has it."""
+
+    since: ClassVar[int] = OLDEST_PROTOCOL
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{field.name}={_shown(getattr(self, field.name))}" for field in fields(self))
@@ -105,7 +109,7 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
     positions: Annotated[bytes, Meta(max_length=1 << 16)]
     software: Word
     simulated: bool = False
-    since_2: SinceProtocol2 | UnsetType = UNSET
+    since_2: Annotated[SinceProtocol2 | UnsetType, Since(2)] = UNSET
 
 
 class HelloProof(Message, frozen=True):
@@ -203,15 +207,14 @@ class ClicksEnded(DialogueMessage, frozen=True, omit_defaults=True):
     """Bob: the whole block is announced; only now may Alice disclose anything.
 
     ``dropped``: clicks since the block before that he could announce to nobody, as no session stood.
-    ``recorded``: somebody was recording his tags when the block was opened. ``tags``: what else they show,
-    said in protocol 2 and in no earlier one.
+    ``recorded``: somebody was recording his tags when the block was opened. ``tags``: what else they show.
     """
 
     n_clicks: Count
     dropped: Count
     nonce: Nonce
     recorded: bool
-    tags: TagCounts | None = None
+    tags: Annotated[TagCounts | None, Since(2)] = None
 
 
 class Sifted(DialogueMessage, frozen=True, omit_defaults=True):
@@ -219,9 +222,9 @@ class Sifted(DialogueMessage, frozen=True, omit_defaults=True):
 
     ``x_counts``: (signal, decoy) of C_+, C_Z, E_same, E_plus, E_dark. ``keep_mask`` and ``decoy_bits`` are
     packed. ``dropped``: clicks to which her record of symbols no longer reached back.
-    ``recorded``: somebody was recording her symbols when the block was opened. Said in protocol 2 and
-    in no earlier one: ``n_z_plus``, per intensity the Z clicks on |+> that would be kept had she sent Z, and
-    ``boundary``, all clicks in boundary slots between qubits that she knows (`qnode.distill.sift`).
+    ``recorded``: somebody was recording her symbols when the block was opened. ``n_z_plus``: per intensity
+    the Z clicks on |+> that would be kept had she sent Z. ``boundary``: all clicks in boundary slots between
+    qubits that she knows (`qnode.distill.sift`).
     """
 
     keep_mask: Bulk
@@ -230,8 +233,8 @@ class Sifted(DialogueMessage, frozen=True, omit_defaults=True):
     x_counts: tuple[CountPair, CountPair, CountPair, CountPair, CountPair]
     dropped: Count
     recorded: bool
-    n_z_plus: CountPair | None = None
-    boundary: Count | None = None
+    n_z_plus: Annotated[CountPair | None, Since(2)] = None
+    boundary: Annotated[Count | None, Since(2)] = None
 
 
 class SampleRequest(DialogueMessage, frozen=True):
@@ -289,14 +292,13 @@ class Verified(DialogueMessage, frozen=True):
 class Amplify(DialogueMessage, frozen=True, omit_defaults=True):
     """Alice: final length, seed of the Toeplitz hash, the ledger's sum; the transcripts end here.
 
-    ``refill_pads``: one-time pads of either direction that the block's key refills the pool by, said in
-    protocol 2 and in no earlier one.
+    ``refill_pads``: one-time pads of either direction that the block's key refills the pool by.
     """
 
     length: Count
     seed: Bulk
     lambda_ec_bits: Count
-    refill_pads: Count | None = None
+    refill_pads: Annotated[Count | None, Since(2)] = None
 
 
 # --- the end of a block: sealed by one-time tags of their own -----------------------------------------------
@@ -341,14 +343,13 @@ class Assign(Message, frozen=True):
 class KeyAnswer(Message, frozen=True):
     """Tell whether what was asked of the sender's key store is done, durably.
 
-    ``share_used_up``, said in protocol 2 and in no earlier one: an assignment was refused because so many
-    keys of the pair wait here already.
+    ``share_used_up``: an assignment was refused because so many keys of the pair wait here already.
     """
 
     request_id: Identifier
     ok: bool
     error: Text | None = None
-    share_used_up: bool | UnsetType = UNSET
+    share_used_up: Annotated[bool | UnsetType, Since(2, optional=True)] = UNSET
 
 
 class VoidAssignments(Message, frozen=True):
@@ -359,21 +360,17 @@ class VoidAssignments(Message, frozen=True):
 
 
 class ReleaseAssignments(Message, frozen=True):
-    """Free what was assigned and not delivered, to be assigned again; its content is the key store's.
+    """Free what was assigned and not delivered, to be assigned again; its content is the key store's."""
 
-    Said in protocol 2 and in no earlier one.
-    """
-
+    since: ClassVar[int] = 2
     request_id: Identifier
     releases: Opaque
 
 
 class VoidLost(Message, frozen=True):
-    """Void what the sender's key store cannot open; its content is the key store's.
+    """Void what the sender's key store cannot open; its content is the key store's."""
 
-    Said in protocol 2 and in no earlier one.
-    """
-
+    since: ClassVar[int] = 2
     request_id: Identifier
     loss: Opaque
 
@@ -416,10 +413,11 @@ class VoidHandover(Message, frozen=True):
 class SaesRegistered(Message, frozen=True):
     """Say which of the sender's encryptors share keys with which of the receiver's, by their names.
 
-    Said in protocol 2 and in no earlier one, when a session begins and again when it has changed. ``pairs``:
-    (the sender's, the receiver's). ``more``: another part follows.
+    Said when a session begins and again when it has changed. ``pairs``: (the sender's, the receiver's).
+    ``more``: another part follows.
     """
 
+    since: ClassVar[int] = 2
     pairs: Annotated[tuple[Pair, ...], Meta(max_length=MANY)]
     more: bool = False
 

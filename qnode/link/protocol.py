@@ -1,22 +1,72 @@
-"""The versions of the protocol: what a link's parameters are in each, and how a hello says them.
+"""The versions of the protocol: which messages, fields of messages and link parameters each one has.
 
-Protocol 2 added counts to two messages (`ClicksEnded.tags`, `Sifted.n_z_plus` and `Sifted.boundary`), the
-bound on the asymmetry that needs them ("shares"), parameters of the link, how a site's key store stands
-(`SinceProtocol2`), the messages `SaesRegistered` and `VoidLost`, and keys that become free again after they
-were assigned (`ReleaseAssignments`, `KeyAnswer.share_used_up`). A peer of protocol 1 knows none of these, and
-compares every parameter that he is told. So a hello says what protocol 1 had as protocol 1 said it, and the
-rest in a field of its own, which he ignores; two sites of protocol 2 compare both.
+**Messages.** A kind that came after protocol 1 says so in its class (``since = 2``), a field in its
+annotation (`Since`). A session sends and takes only what its protocol has (`check_said`). A field that the
+protocol lacks has its default, which is not sent.
+
+**Link parameters.** A peer of protocol 1 compares every parameter that he is told. So a hello says what
+protocol 1 had as protocol 1 said it, and the rest in a field of its own, which he ignores; two sites of
+protocol 2 compare both. The bound "shares" on the asymmetry needs counts that protocol 1 does not say.
 """
 
 import hashlib
-from typing import Any, Final
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
 
 from qnode.config import LinkParameters
+from qnode.errors import ProtocolError
 
 PROTOCOL: Final = 2
 OLDEST_PROTOCOL: Final = 1
+
+
+@dataclass(frozen=True)
+class Since:
+    """Marks a field of a message that came with a later protocol than its message did.
+
+    From then on it is always said, unless ``optional``; before it is never said.
+    """
+
+    protocol: int
+    optional: bool = False
+
+
+@cache
+def later_fields(kind: type[msgspec.Struct]) -> dict[str, Since]:
+    """Return the fields of a message that came later than the message, by name."""
+    hints = get_type_hints(kind, include_extras=True)
+    marks = ((name, get_args(hints[name])[1:]) for name in kind.__struct_fields__)
+    return {name: mark for name, found in marks for mark in found if isinstance(mark, Since)}
+
+
+def protocol_of(kind: type[msgspec.Struct], field: str = "") -> int:
+    """Return the first protocol that has a kind of message, or a field of it."""
+    since: int = getattr(kind, "since", OLDEST_PROTOCOL)
+    later = later_fields(kind).get(field)
+    return since if later is None else later.protocol
+
+
+def check_said(message: msgspec.Struct, protocol: int) -> None:
+    """Refuse what ``protocol`` does not have, and the lack of a field that it has.
+
+    Raises:
+        ProtocolError: naming the kind or field.
+    """
+    kind = type(message)
+    block = f"block {message.block_id}: " if hasattr(message, "block_id") else ""
+    if protocol_of(kind) > protocol:
+        raise ProtocolError(f"{block}{kind.__name__}: said, but protocol {protocol} does not know it")
+    for name, since in later_fields(kind).items():
+        value = getattr(message, name)
+        said = value is not None and value is not msgspec.UNSET
+        if said and since.protocol > protocol:
+            raise ProtocolError(f"{block}{name}: said, but protocol {protocol} does not know it")
+        if not said and since.protocol <= protocol and not since.optional:
+            raise ProtocolError(f"{block}{name}: not said, but protocol {protocol} says it")
+
 
 # What a link's parameters were in protocol 1, in the order in which its digest has them.
 _PROTOCOL_1: Final[dict[str, tuple[str, ...]]] = {

@@ -32,6 +32,7 @@ from qnode.link.messages import (
     SessionMessage,
     printable,
 )
+from qnode.link.protocol import check_said, protocol_of
 from qnode.link.transcripts import Transcripts
 
 PING_INTERVAL_S = 2.0
@@ -81,6 +82,10 @@ class Session:
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
+    def knows(self, kind: type[Message], field: str = "") -> bool:
+        """Tell whether the protocol of this session has a kind of message, or a field of it."""
+        return protocol_of(kind, field) <= self.protocol
+
     async def receive(self) -> NodeMessage:
         """Return the next message. Cancelling loses none.
 
@@ -100,9 +105,11 @@ class Session:
 
         Raises:
             ValueError: a field is outside its limits; nothing was sent.
-            ProtocolError: the transcripts do not allow the message (`Transcripts.enter`); nothing was sent.
+            ProtocolError: the session's protocol does not have the message or a field of it, or the
+                transcripts do not allow it (`Transcripts.enter`); nothing was sent.
             LinkError: the connection is broken, the peer said goodbye, or an earlier send was cut off.
         """
+        check_said(message, self.protocol)
         payload = encode(message)
         # A free lock is taken without a turn of the scheduler, which would cost more than the encoding.
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -171,6 +178,7 @@ class Session:
         while True:
             payload = await self._frames.receive()
             message = decode(payload)
+            check_said(message, self.protocol)
             if isinstance(message, Goodbye):
                 self.goodbye = printable(message.reason)
                 # Closed here only: after an error the body must see its cancellation, not an orderly end.

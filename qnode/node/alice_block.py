@@ -108,7 +108,9 @@ async def run_alice_block(
     result = await trio.to_thread.run_sync(partial(decide, counts, site.link, recorded=recorded))
     # The kernel's generator yields a megabyte in several milliseconds.
     seed = await trio.to_thread.run_sync(secrets.token_bytes, seed_length_bytes(len(sifted.bits)))
-    pads = refill_pads(await site.storage.pads_left(), site.link) if dialogue.protocol >= 2 else None
+    pads = None
+    if site.session.knows(Amplify, "refill_pads"):
+        pads = refill_pads(await site.storage.pads_left(), site.link)
     await dialogue.send(
         Amplify(
             block_id=dialogue.block_id,
@@ -161,7 +163,8 @@ async def _listen(
     if message.n_clicks != n_clicks:
         raise ProtocolError(f"block {dialogue.block_id}: {message.n_clicks} clicks said, not {n_clicks}")
     try:
-        check_tags(message.tags, dialogue.protocol, n_clicks, parts)
+        if message.tags is not None:
+            check_tags(message.tags, n_clicks, parts)
     except ProtocolError as error:
         raise ProtocolError(f"block {dialogue.block_id}: {error}") from None
     return message

@@ -114,7 +114,7 @@ class Assignments:
     @property
     def can_release(self) -> bool:
         """Tell whether the peer can free what was assigned; else it can only be voided."""
-        return self._site.session.protocol >= 2
+        return self._site.session.knows(ReleaseAssignments)
 
     def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
         """Have assignments that were not delivered become free again, while this session lives.

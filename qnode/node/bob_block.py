@@ -121,7 +121,7 @@ class BobBlock:
         site, dialogue = self._site, self.dialogue
         ended = trio.current_time()
         await check_room(site)
-        tags = self.tag_counts() if dialogue.protocol >= 2 else None
+        tags = self.tag_counts() if site.session.knows(ClicksEnded, "tags") else None
         await dialogue.send(
             ClicksEnded(
                 block_id=dialogue.block_id,
@@ -136,7 +136,7 @@ class BobBlock:
         received, decoy = await trio.to_thread.run_sync(self._keep, sifted)
         x = XCounts(*(Pair(*pair) for pair in sifted.x_counts))
         try:
-            check_sifted(sifted, x, dialogue.protocol, self._announced)
+            check_sifted(sifted, x, self._announced)
         except ProtocolError as error:
             raise ProtocolError(f"block {dialogue.block_id}: {error}") from None
         n_z = _pair_of(decoy)
@@ -173,7 +173,7 @@ class BobBlock:
         if len(amplify.seed) != seed_length_bytes(len(corrected)):
             raise ProtocolError(f"block {dialogue.block_id}: amplification seed of a wrong length")
         try:
-            check_refill(amplify.refill_pads, dialogue.protocol, site.link)
+            check_refill(amplify.refill_pads, site.link)
         except ProtocolError as error:
             raise ProtocolError(f"block {dialogue.block_id}: {error}") from None
         await authenticate(site, dialogue)

@@ -104,7 +104,7 @@ class Conversation:
                 self._nursery.start_soon(self._serve_keys, message)
             elif isinstance(message, BlockStateQuery):
                 self._nursery.start_soon(self._tell_states, message)
-            elif isinstance(message, SaesRegistered) and self.site.session.protocol > 1:
+            elif isinstance(message, SaesRegistered):
                 if self.peer_saes.take(message):
                     self.saes_told()
             else:
@@ -206,13 +206,13 @@ class Conversation:
     async def _serve_keys(self, message: KeyRequest) -> None:
         """Do what the peer asks of this site's key store, and tell him once it is durable."""
         storage = self.site.storage
-        protocol_2 = self.site.session.protocol >= 2
         ok, told = True, None
         share_used_up: bool | UnsetType = UNSET
         try:
             if isinstance(message, Assign):
                 assignment = _decoded(message.assignment, Assignment)
-                await storage.accept_assignment(assignment, by_shares=protocol_2)
+                by_shares = self.site.session.knows(KeyAnswer, "share_used_up")
+                await storage.accept_assignment(assignment, by_shares=by_shares)
                 if not assignment.stock:
                     self.accepted_chunks += sum(item.count for item in assignment.ranges)
             elif isinstance(message, VoidAssignments):
@@ -297,8 +297,8 @@ class Conversation:
         self._nursery.start_soon(work)
 
     async def _tell_losses(self) -> None:
-        """Have the peer give up what could not be opened here; of protocol 1, he cannot be told."""
-        if self.site.session.protocol >= 2:
+        """Have the peer give up what could not be opened here, if his protocol can say it."""
+        if self.site.session.knows(VoidLost):
             await tell_losses(self.site.storage, self._ask_for_keys)
 
     async def _tell_states(self, message: BlockStateQuery) -> None:

@@ -64,11 +64,6 @@ class Dialogue:
         self._session = session
         self._deliver, self._inbox = trio.open_memory_channel[BlockMessage](INBOX_MESSAGES)
 
-    @property
-    def protocol(self) -> int:
-        """The version of the protocol that both sites speak."""
-        return self._session.protocol
-
     async def deliver(self, message: BlockMessage) -> None:
         """Put a received message into the inbox (called by the session's reader)."""
         # A block that has just ended no longer cares for what was still on its way.

@@ -1,8 +1,4 @@
-"""Whether the counts that a peer says of a block can be: against what was announced, and by protocol.
-
-Protocol 2 says more than protocol 1. What is missing there, or said where it is not known, breaks the
-protocol as much as a count that cannot be.
-"""
+"""Whether the counts that a peer says of a block can be, against what was announced."""
 
 from dataclasses import dataclass
 
@@ -37,15 +33,12 @@ class AnnouncedClicks:
         self.z += outcomes.shape[0] - central - boundary
 
 
-def check_tags(tags: TagCounts | None, protocol: int, n_clicks: int, parts: PartCounts) -> None:
+def check_tags(tags: TagCounts, n_clicks: int, parts: PartCounts) -> None:
     """Refuse what Bob says of his tags where it does not fit the clicks that Alice has heard of.
 
     Raises:
         ProtocolError: naming the count.
     """
-    _check_said("tags", tags, protocol)
-    if tags is None:
-        return
     if tags.z_clicks != parts.z_clicks or tags.x_clicks != parts.x_clicks:
         raise ProtocolError("tags: other clicks by part and arm than were announced")
     if any(live > slots for live, slots in zip(tags.live_slots, parts.slots, strict=True)):
@@ -57,7 +50,7 @@ def check_tags(tags: TagCounts | None, protocol: int, n_clicks: int, parts: Part
         )
 
 
-def check_sifted(sifted: Sifted, x: XCounts, protocol: int, announced: AnnouncedClicks) -> None:
+def check_sifted(sifted: Sifted, x: XCounts, announced: AnnouncedClicks) -> None:
     """Refuse totals of Alice's that do not fit the clicks that Bob has announced.
 
     Raises:
@@ -69,8 +62,6 @@ def check_sifted(sifted: Sifted, x: XCounts, protocol: int, announced: Announced
         )
     if x.central > announced.central or x.boundary > announced.boundary:
         raise ProtocolError("more clicks of the X arm than were announced")
-    _check_said("n_z_plus", sifted.n_z_plus, protocol)
-    _check_said("boundary", sifted.boundary, protocol)
     if sifted.n_z_plus is not None and sum(sifted.n_z_plus) + sifted.n_kept > announced.z:
         raise ProtocolError(f"n_z_plus: with {sifted.n_kept} kept ones more Z clicks than were announced")
     if sifted.boundary is not None and not x.boundary <= sifted.boundary <= announced.boundary:
@@ -78,10 +69,3 @@ def check_sifted(sifted: Sifted, x: XCounts, protocol: int, announced: Announced
             f"boundary: {sifted.boundary}, not between the {x.boundary:.0f} of known classes "
             f"and the {announced.boundary} announced"
         )
-
-
-def _check_said(name: str, value: object, protocol: int) -> None:
-    if value is None and protocol >= 2:
-        raise ProtocolError(f"{name}: not said, but protocol {protocol} says it")
-    if value is not None and protocol < 2:
-        raise ProtocolError(f"{name}: said, but protocol {protocol} does not know it")

@@ -52,17 +52,14 @@ def refill_pads(left: PadsLeft, link: LinkParameters) -> int:
     return link.keys.refill_pads_per_direction
 
 
-def check_refill(pads: int | None, protocol: int, link: LinkParameters) -> None:
-    """Refuse a refill of Alice's that the link does not allow, or that her protocol does not say.
+def check_refill(pads: int | None, link: LinkParameters) -> None:
+    """Refuse a refill of Alice's that the link does not allow; None: protocol 1 does not say it.
 
     Raises:
         ProtocolError: saying what was expected.
     """
     most = link.keys.refill_pads_per_direction
-    if protocol < 2:
-        if pads is not None:
-            raise ProtocolError(f"refill_pads: said, but protocol {protocol} does not know it")
-    elif pads is None or not PADS_OF_A_BLOCK <= pads <= most:
+    if pads is not None and not PADS_OF_A_BLOCK <= pads <= most:
         raise ProtocolError(f"refill_pads: {pads}, expected {PADS_OF_A_BLOCK} to {most}")
 
 

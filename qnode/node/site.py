@@ -21,6 +21,7 @@ from qnode.etsi014 import ApiLimits, Delivery, application
 from qnode.http import Limits, Server
 from qnode.keys import Assignment, KeyStore, Loss
 from qnode.link.hello import LocalEnd, Standing
+from qnode.link.messages import SaesRegistered
 from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session
@@ -252,7 +253,7 @@ class SiteNode:
     async def _serve_conversation(self, conversation: Conversation, nursery: trio.Nursery) -> None:
         """Let encryptors' requests use the conversation once what came before is settled."""
         await conversation.settled.wait()
-        if conversation.site.session.protocol > 1:
+        if conversation.site.session.knows(SaesRegistered):
             nursery.start_soon(self._saes.tell, conversation.site.session)
             await conversation.peer_saes.told.wait()
         else:
