@@ -11,13 +11,24 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from qnode.choices import (
+    AsymmetryBound,
+    DeadTime,
+    EstimatorName,
+    LeakCount,
+    LogLevel,
+    ReconciliationMethod,
+    Statistics,
+    TagBits,
+    VacuumRule,
+    XMode,
+)
+from qnode.choices import Role as Role
 from qnode.config_reading import Impossible
 from qnode.config_reading import convert as convert
 from qnode.config_reading import load as load
 from qnode.config_reading import tables as tables
 from qnode.units import PS_PER_S
-
-Role = Literal["alice", "bob"]
 
 SAE_ID_CHARACTERS = 512
 
@@ -57,7 +68,7 @@ class ReceiverParameters(_Table, frozen=True):
     p_z: float = 0.5
     gate_width_ps: float = 400.0
     jitter_ps: float = 92.0
-    dead_time: Literal["independent", "joint"] = "independent"
+    dead_time: DeadTime = "independent"
     dead_time_s: float = 0.0
 
 
@@ -83,11 +94,11 @@ class EstimationParameters(_Table, frozen=True):
     protocol 1 has the counts for (docs/security.md).
     """
 
-    estimator: Literal["rusca2018", "eur", "wiesemann2024", "three_state"] = "eur"
-    statistics: Literal["hoeffding", "exact"] = "exact"
-    x_mode: Literal["visibility", "visibility + asymmetry"] = "visibility + asymmetry"
-    vacuum_rule: Literal["min", "k1", "k2", "form_a", "min3", "max3"] = "min"
-    asymmetry_bound: Literal["shares", "joint"] = "shares"
+    estimator: EstimatorName = "eur"
+    statistics: Statistics = "exact"
+    x_mode: XMode = "visibility + asymmetry"
+    vacuum_rule: VacuumRule = "min"
+    asymmetry_bound: AsymmetryBound = "shares"
     eps_sec: float = 1e-10
     eps_cor: float = 1e-15
 
@@ -120,9 +131,9 @@ class PlausibilityParameters(_Table, frozen=True):
 class ReconciliationParameters(_Table, frozen=True):
     """Error correction, and the verification after it; ``auto`` chooses the method by the round trip."""
 
-    method: Literal["auto", "cascade", "ldpc"] = "auto"
-    leak_count: Literal["alice", "both"] = "alice"
-    verification_bits: Literal[64, 128] = 64
+    method: Literal["auto"] | ReconciliationMethod = "auto"
+    leak_count: LeakCount = "alice"
+    verification_bits: TagBits = 64
 
 
 class KeyParameters(_Table, frozen=True):
@@ -224,7 +235,7 @@ class OperateSection(_Table, frozen=True):
     control_socket: Path
     metrics_listen: str | None = None
     allow_recording: bool = False
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
 
 
 class NodeSection(_Table, frozen=True):

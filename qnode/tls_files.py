@@ -9,14 +9,13 @@ import ssl
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from qnode.errors import ConfigError
 from qnode.tls import UNREADABLE, Trusted
-from qnode.tls_validity import Validity
+from qnode.tls_validity import Kind, Validity
 
 CREDENTIALS = Path("/run/credentials")
 _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
@@ -154,9 +153,7 @@ def _of_certificate(file: str, one: x509.Certificate, path: Path) -> Validity:
         raise ConfigError(f"{path}: holds a certificate that cannot be read: {error}") from None
 
 
-def _validity(
-    kind: Literal["certificate", "crl"], file: str, name: x509.Name, begins: datetime, expires: datetime
-) -> Validity:
+def _validity(kind: Kind, file: str, name: x509.Name, begins: datetime, expires: datetime) -> Validity:
     return Validity(
         kind=kind,
         file=file,

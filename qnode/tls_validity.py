@@ -7,6 +7,9 @@ from msgspec import Struct
 DAY_S = 86400.0
 
 
+Kind = Literal["certificate", "crl"]
+
+
 class Validity(Struct, frozen=True, kw_only=True):
     """How long a certificate or CRL holds; times are unix seconds.
 
@@ -14,7 +17,7 @@ class Validity(Struct, frozen=True, kw_only=True):
     certificate, or the issuer of a CRL.
     """
 
-    kind: Literal["certificate", "crl"]
+    kind: Kind
     file: str
     subject: str
     begins_at: float

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qnode.choices import Role
 from qnode.keys import (
     Assignment,
     BlockRecord,
     Key,
     KeyLayout,
     PreparedBlock,
-    Role,
     SqliteKeyStore,
     open_store,
 )

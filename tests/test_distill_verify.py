@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qnode.choices import TagBits
 from qnode.distill.bits import Bits
 from qnode.distill.clmul import has_clmul64
-from qnode.distill.verify import TagBits, collision_bound, tag_bits_for, verification_tag
+from qnode.distill.verify import collision_bound, tag_bits_for, verification_tag
 
 TAILS = {64: 0b11011, 128: 0b10000111}
 PATHS = [True, False] if has_clmul64() else [False]

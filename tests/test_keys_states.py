@@ -14,6 +14,7 @@ from uuid import UUID
 import pytest
 from keys_support import LAYOUT, Site, chunks_of, make_block, memory_folder, preshared
 
+from qnode.choices import Role
 from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed, PoolExhausted, StoreError
 from qnode.keys import (
     Assignment,
@@ -21,7 +22,6 @@ from qnode.keys import (
     Handover,
     Key,
     PadId,
-    Role,
     SqliteKeyStore,
     StoreCondition,
     key_id,

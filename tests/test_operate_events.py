@@ -18,8 +18,9 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qnode.choices import LogFormat
 from qnode.operate.eventline import render_dated_line, render_line
-from qnode.operate.events import LogFormat, configure_log, set_log_level
+from qnode.operate.events import configure_log, set_log_level
 
 SECRET = bytes(range(200, 232))
 

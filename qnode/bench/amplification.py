@@ -6,10 +6,11 @@ from typing import Final
 import numpy as np
 
 from qnode.bench.results import BenchResult, Effort, Machine, rates, summary
+from qnode.choices import TagBits
 from qnode.distill.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.toeplitz_plan import plan_product, word_products
-from qnode.distill.verify import TagBits, verification_tag
+from qnode.distill.verify import verification_tag
 
 LENGTHS: Final = (10**6, 10**7, 10**8)
 RATIO: Final = 0.3

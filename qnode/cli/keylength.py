@@ -10,13 +10,13 @@ from typing import Any, Final
 import click
 import msgspec
 
+from qnode.choices import VacuumRule, choices_of
 from qnode.distill.counts import Pair
 from qnode.distill.keylength import (
     DEFAULT_ESTIMATOR,
     ESTIMATORS,
     EstimatorInput,
     KeyLength,
-    VacuumRule,
     estimate,
 )
 from qnode.errors import FieldError
@@ -25,16 +25,11 @@ EXIT_REFUSED: Final = 64
 
 # The field writes the rules in several ways; these all mean one of ours.
 _VACUUM_RULES: Final[Mapping[str, VacuumRule]] = {
-    "min": "min",
-    "k1": "k1",
+    **{rule: rule for rule in choices_of(VacuumRule)},
     "1": "k1",
-    "k2": "k2",
     "2": "k2",
-    "form_a": "form_a",
     "form-a": "form_a",
     "a": "form_a",
-    "min3": "min3",
-    "max3": "max3",
 }
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qnode.choices import ReconciliationMethod, choices_of
 from qnode.cli.main import EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
 
 @click.command("soak")
-@click.option("--method", type=click.Choice(["cascade", "ldpc"]), default="cascade", show_default=True)
+@click.option(
+    "--method", type=click.Choice(choices_of(ReconciliationMethod)), default="cascade", show_default=True
+)
 @click.option(
     "--block",
     "block_bits",

@@ -6,6 +6,7 @@ kernels that are not compiled yet are compiled here and not while a block waits.
 
 import numpy as np
 
+from qnode.choices import TagBits
 from qnode.distill.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.reconcile import METHODS, corrector, responder
@@ -16,7 +17,7 @@ from qnode.distill.sift import (
     errors_by_intensity,
     keep_bits,
 )
-from qnode.distill.verify import TagBits, verification_tag
+from qnode.distill.verify import verification_tag
 from qnode.errors import QnodeError
 from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes, Slots
 

@@ -8,15 +8,13 @@ GF(2)[z]/(z^64 + z^4 + z^3 + z + 1) and GF(2)[z]/(z^128 + z^7 + z^2 + z + 1).
 """
 
 import math
-from typing import Literal
 
 import numpy as np
 
+from qnode.choices import TagBits
 from qnode.distill.bits import Bits, Words
 from qnode.distill.clmul import clmul64, clmul64_portable, has_clmul64
 from qnode.kernels import inner_kernel, kernel
-
-TagBits = Literal[64, 128]
 
 _FAST = has_clmul64()
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import NamedTuple, Protocol
 
+from qnode.choices import Role, peer_of
 from qnode.errors import LinkDown, StoreError, StoreUnusable
 from qnode.keys._anchor import Anchor
-from qnode.keys._model import Loss, PadId, Positions, Role, peer_of
+from qnode.keys._model import Loss, PadId, Positions
 from qnode.keys._vault import Vault
 
 # Changes that share a commit at most, so that those who wait are not kept for ever.

@@ -6,15 +6,14 @@ carry key bytes (`PreparedBlock`, `Key`) leave them out of their `repr`.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from qnode.choices import Role
 from qnode.errors import FieldError
 from qnode.units import CHUNK_BITS, CHUNK_BYTES
-
-Role = Literal["alice", "bob"]
 
 # Bounds what a peer may send, well inside SQLite's integers even after adding two.
 Number = Annotated[int, Meta(ge=0, le=2**48)]
@@ -22,11 +21,6 @@ NumberOrNone = Annotated[int, Meta(ge=-1, le=2**48)]
 
 BLOCK_SECRET_BYTES = 32
 PAD_BYTES = 16
-
-
-def peer_of(role: Role) -> Role:
-    """Return the role of the other site."""
-    return "bob" if role == "alice" else "alice"
 
 
 class BlockState(StrEnum):

@@ -5,11 +5,12 @@ import secrets
 import sqlite3
 from pathlib import Path
 
+from qnode.choices import Role
 from qnode.errors import StoreUnusable
 from qnode.keys import _accepted, _damage, _restore
 from qnode.keys._anchor import Anchor, fsync_folder
 from qnode.keys._database import Database, Tx, read_lineage, read_positions
-from qnode.keys._model import Positions, Role, Waiting
+from qnode.keys._model import Positions, Waiting
 from qnode.keys._vault import DamagedUnit, Kind, Vault
 from qnode.keys._witness import Witness
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
+from qnode.choices import Role
 from qnode.errors import NotEnoughKeys, StoreError
 from qnode.keys._database import Tx
-from qnode.keys._model import KeyRange, Role
+from qnode.keys._model import KeyRange
 from qnode.keys._vault import Kind
 
 

@@ -29,6 +29,7 @@ from uuid import UUID
 
 import msgspec
 
+from qnode.choices import Role
 from qnode.errors import FieldError, PoolExhausted, StoreError, StoreUnusable
 from qnode.keys import _accepted, _assigned, _blocks, _damage, _handover, _opening, _pool, _ranges, _restore
 from qnode.keys._damage import mending
@@ -52,7 +53,6 @@ from qnode.keys._model import (
     Positions,
     PreparedBlock,
     Release,
-    Role,
     StockItem,
     StoreCondition,
     StoreStanding,

@@ -14,7 +14,8 @@ import tomli_w
 import trustme
 from msgspec import Struct
 
-from qnode.config import LinkParameters, Role, check_link_parameters, convert, tables
+from qnode.choices import ROLES, Role, peer_of
+from qnode.config import LinkParameters, check_link_parameters, convert, tables
 from qnode.loopback.data_dir import make_private
 from qnode.simulate.parameters import SimulationParameters
 
@@ -94,12 +95,6 @@ _SAES = {
     "alice": (("demo-alice", True), ("sae-alice", False)),
     "bob": (("demo-bob", True), ("sae-bob", False)),
 }
-_ROLES: tuple[Role, Role] = ("alice", "bob")
-
-
-def other(role: Role) -> Role:
-    """Return the role across the link."""
-    return "bob" if role == "alice" else "alice"
 
 
 class Staging(Struct, frozen=True):
@@ -133,7 +128,7 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
     _make_certificates(directory)
     _write_once(directory / "preshared.key", lambda: secrets.token_bytes(PRESHARED_KEY_BYTES))
     site_files: dict[Role, Path] = {}
-    for role in _ROLES:
+    for role in ROLES:
         folder = directory / role
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / "store").mkdir(mode=0o700, exist_ok=True)
@@ -160,18 +155,18 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
                 control_socket=str(directory / role / "control.sock"),
                 metrics_url=f"http://127.0.0.1:{metrics[role]}/metrics",
             )
-            for role in _ROLES
+            for role in ROLES
         },
         saes=[
             SaeEndpoint(
                 sae_id=sae_id,
                 kme=f"kme-{role}",
-                peer_sae_id=_SAES[other(role)][index][0],
+                peer_sae_id=_SAES[peer_of(role)][index][0],
                 cert=str(directory / "tls" / f"{sae_id}.pem"),
                 key=str(directory / "tls" / f"{sae_id}.key"),
                 demo=demo,
             )
-            for role in _ROLES
+            for role in ROLES
             for index, (sae_id, demo) in enumerate(_SAES[role])
         ],
     )
@@ -227,7 +222,7 @@ def _site_tables(
         "node": {"role": role, "kme_id": f"kme-{role}", "allow_simulated": True},
         "link": tables(config.link),
         "peer": {
-            "kme_id": f"kme-{other(role)}",
+            "kme_id": f"kme-{peer_of(role)}",
             "address": f"127.0.0.1:{peer_port}",
             "tls": {
                 "ca": str(tls / "link-ca.pem"),
@@ -249,8 +244,8 @@ def _site_tables(
                 "key": str(tls / f"kme-{role}.key"),
             },
             "sae": [
-                {"sae_id": sae_id, "kme_id": f"kme-{side}", "peers": [_SAES[other(side)][index][0]]}
-                for side in _ROLES
+                {"sae_id": sae_id, "kme_id": f"kme-{side}", "peers": [_SAES[peer_of(side)][index][0]]}
+                for side in ROLES
                 for index, (sae_id, _) in enumerate(_SAES[side])
             ],
         },
@@ -274,8 +269,8 @@ def _make_certificates(directory: Path) -> None:
     link.cert_pem.write_to_path(str(tls / "link-ca.pem"))
     etsi.cert_pem.write_to_path(str(tls / "etsi014-ca.pem"))
     certificates: dict[str, tuple[trustme.CA, tuple[str, ...]]]
-    certificates = {f"link-{role}": (link, (f"kme-{role}",)) for role in _ROLES}
-    certificates |= {f"kme-{role}": (etsi, (f"kme-{role}", "127.0.0.1", "localhost")) for role in _ROLES}
+    certificates = {f"link-{role}": (link, (f"kme-{role}",)) for role in ROLES}
+    certificates |= {f"kme-{role}": (etsi, (f"kme-{role}", "127.0.0.1", "localhost")) for role in ROLES}
     certificates |= {sae_id: (etsi, (sae_id,)) for saes in _SAES.values() for sae_id, _ in saes}
     for name, (authority, identities) in certificates.items():
         issued = authority.issue_cert(*identities, common_name=identities[0])

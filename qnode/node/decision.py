@@ -7,6 +7,7 @@ import math
 
 import msgspec.structs
 
+from qnode.choices import TagBits
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
@@ -14,7 +15,7 @@ from qnode.distill.estimation import inputs_from_block, visibility_error
 from qnode.distill.keylength import Assumption, Assumptions, KeyLength, estimate, stated
 from qnode.distill.plausibility import examine, unseen_blinding
 from qnode.distill.reconcile import MIN_BLOCK_BITS
-from qnode.distill.verify import TagBits, tag_bits_for
+from qnode.distill.verify import tag_bits_for
 from qnode.errors import FieldError
 from qnode.link.messages import BULK_BYTES
 from qnode.node.dialogue import BlockLost

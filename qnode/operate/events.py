@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 from uuid import UUID
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from qnode.choices import LogFormat, LogLevel
 from qnode.operate.eventline import render_dated_line, render_line
 from qnode.operate.log_writer import LineLogger, LineStream, LogWriter
 
@@ -29,9 +30,6 @@ LONGEST_FIELD_CHARACTERS = 1000
 MOST_ITEMS = 64
 DEEPEST_NESTING = 3
 LARGEST_NUMBER_BITS = 64  # what is longer may be a key or a tag
-
-LogFormat = Literal["auto", "terminal", "plain", "journal", "json"]
-LogLevel = Literal["debug", "info", "warning", "error"]
 
 # syslog priorities, which journald reads from "<n>" at the start of a line
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}

@@ -4,10 +4,11 @@ All times are unix seconds, all rates and durations of the quantum side run on t
 fractions. A figure that is not known (yet) is None. Nothing here is secret: no bit and no seed of a key.
 """
 
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import Struct
 
+from qnode.choices import Role
 from qnode.devices.status import DeviceStatus, State
 from qnode.distill.check_table import Finding
 from qnode.tls_validity import Validity
@@ -45,7 +46,7 @@ STORE_WAITS: Final = (
 class SiteStatus(Struct, frozen=True, kw_only=True):
     """Who speaks."""
 
-    role: Literal["alice", "bob"]
+    role: Role
     kme_id: str
     link: str
 

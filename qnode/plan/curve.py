@@ -7,13 +7,14 @@ from typing import Final, Literal
 import msgspec.structs
 from msgspec import Struct
 
+from qnode.choices import choices_of
 from qnode.config import LinkParameters
 from qnode.plan.forecast import Forecast, at_loss, forecast, reach_db
 from qnode.plan.optimum import Free, Optimum, optimum
 from qnode.simulate.parameters import SimulationParameters
 
 Against = Literal["loss", "distance", "block", "dead-time"]
-AGAINST: Final[tuple[Against, ...]] = ("loss", "distance", "block", "dead-time")
+AGAINST: Final[tuple[Against, ...]] = choices_of(Against)
 
 _BLOCK_BITS: Final = (1e4, 5e7)
 _DEAD_TIME_US: Final = (0.1, 200.0)

@@ -7,13 +7,14 @@ from typing import Final, Literal
 import msgspec.structs
 from msgspec import Struct
 
+from qnode.choices import choices_of
 from qnode.config import LinkParameters
 from qnode.plan.forecast import Forecast, forecast
 from qnode.plan.search import Found, Interval, maximise
 from qnode.simulate.parameters import SimulationParameters
 
 Free = Literal["mu1", "mu2", "p_1", "p_z", "splitter"]
-FREE: Final[tuple[Free, ...]] = ("mu1", "mu2", "p_1", "p_z", "splitter")
+FREE: Final[tuple[Free, ...]] = choices_of(Free)
 # What a transmitter can choose by itself; the splitter is a part that somebody buys.
 ALICES: Final[tuple[Free, ...]] = ("mu1", "mu2", "p_1", "p_z")
 

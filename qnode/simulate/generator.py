@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from qnode.choices import Arm, choices_of
 from qnode.config import LinkParameters
 from qnode.simulate.clicks import ClickState, Emission, Knots, Receiver, fill
 from qnode.simulate.detection import CHANCE_BITS, TICK_BITS, TICKS_PER_SLOT
@@ -129,7 +130,7 @@ class TagGenerator:
             intercept_limit=round(attacked(settings) * 2**24),
             damping=settings.eve_damping,
             maker=maker(settings),
-            bursts=np.array([burst if settings.eve_burst_arm == arm else 0.0 for arm in ("z", "x")]),
+            bursts=np.array([burst if settings.eve_burst_arm == arm else 0.0 for arm in choices_of(Arm)]),
             shift_ticks=round(settings.eve_time_shift_ps / self._link.source.period_ps * TICKS_PER_SLOT),
             late_limit=round(settings.eve_after_gate * 2**24),
         )

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from qnode.choices import Arm, DeadTime
+
 
 def _expect(name: str, value: Any, low: float, high: float) -> None:
     if not low <= value <= high:
@@ -100,7 +102,7 @@ class Settings(_Table, frozen=True, kw_only=True):
     eve_time_shift_ps: float = 0.0
     eve_after_gate: float = 0.0
     eve_burst_hz: float = 0.0
-    eve_burst_arm: Literal["z", "x"] = "x"
+    eve_burst_arm: Arm = "x"
     mu_sent: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -131,7 +133,7 @@ class Change(_Table, frozen=True, kw_only=True):
     eve_time_shift_ps: float | None = None
     eve_after_gate: float | None = None
     eve_burst_hz: float | None = None
-    eve_burst_arm: Literal["z", "x"] | None = None
+    eve_burst_arm: Arm | None = None
     mu_sent: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -174,7 +176,7 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
     x_arm_loss_db: float = 2.3
     z_detector: DetectorParameters = DetectorParameters()
     x_detector: DetectorParameters = DetectorParameters()
-    hold_off: Literal["independent", "joint"] = "independent"
+    hold_off: DeadTime = "independent"
     jitter: JitterParameters = JitterParameters()
     mu_sent: tuple[float, float] | None = None
     wrong_bin_fraction: float = 0.0087

@@ -9,10 +9,11 @@ left open. Where the intensities are known within intervals, the key length is t
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
+from qnode.choices import AsymmetryBound, EstimatorName, Statistics, VacuumRule, XMode
 from qnode.distill.counts import Pair
 from qnode.distill.keylength import eur, rusca2018, three_state, wiesemann2024
 from qnode.distill.keylength.assumptions import Assumption, Assumptions, stated
@@ -21,17 +22,12 @@ from qnode.distill.keylength.inputs import (
     DEFAULT_EPS_COR,
     DEFAULT_EPS_SEC,
     EXACTLY_KNOWN,
-    AsymmetryBound,
     EstimatorInput,
-    Statistics,
-    VacuumRule,
-    XMode,
 )
 from qnode.distill.keylength.result import KeyLength, binary_entropy
 from qnode.distill.keylength.shares import ShareTerms, shares_of
 from qnode.errors import CountsContradiction, FieldError
 
-EstimatorName = Literal["rusca2018", "eur", "wiesemann2024", "three_state"]
 Estimator = Callable[[EstimatorInput], KeyLength]
 
 ESTIMATORS: Final[Mapping[str, Estimator]] = MappingProxyType(

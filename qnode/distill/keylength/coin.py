@@ -2,9 +2,10 @@
 
 import math
 
+from qnode.choices import VacuumRule
 from qnode.distill.counts import Pair
 from qnode.distill.keylength.decoy import EmptyBound, EmptyBounds, Source, WeightedLimits, empty_errors_upper
-from qnode.distill.keylength.inputs import EstimatorInput, VacuumRule
+from qnode.distill.keylength.inputs import EstimatorInput
 from qnode.distill.keylength.limits import CountLimits, deviation
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from qnode.choices import VacuumRule
 from qnode.distill.counts import Pair
-from qnode.distill.keylength.inputs import EstimatorInput, VacuumRule
+from qnode.distill.keylength.inputs import EstimatorInput
 from qnode.distill.keylength.limits import CountLimits, clip
 from qnode.errors import CountsContradiction
 

@@ -1,17 +1,13 @@
 """What an estimator needs to know about one block, and what it refuses to believe."""
 
 import math
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
+from qnode.choices import AsymmetryBound, Statistics, VacuumRule, XMode
 from qnode.distill.counts import Pair
 from qnode.errors import FieldError
-
-XMode = Literal["visibility", "visibility + asymmetry"]
-AsymmetryBound = Literal["shares", "joint"]
-Statistics = Literal["hoeffding", "exact"]
-VacuumRule = Literal["min", "k1", "k2", "form_a", "min3", "max3"]
 
 DEFAULT_EPS_SEC: Final = 1e-10
 DEFAULT_EPS_COR: Final = 1e-15

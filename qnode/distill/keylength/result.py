@@ -6,11 +6,12 @@ from typing import Final
 
 import msgspec
 
+from qnode.choices import AsymmetryBound
 from qnode.distill.counts import Pair
 from qnode.distill.keylength.assumptions import Assumption, Assumptions, stated
 from qnode.distill.keylength.asymmetry import AsymmetryTerms
 from qnode.distill.keylength.decoy import PhotonBounds, WeightedLimits
-from qnode.distill.keylength.inputs import AsymmetryBound, EstimatorInput
+from qnode.distill.keylength.inputs import EstimatorInput
 from qnode.distill.keylength.shares import ShareTerms
 
 # One-sided events of the bound on the asymmetry. ``joint`` needs four of its six; it keeps six, so that a

@@ -18,10 +18,10 @@ arXiv:2307.00576). ``leak_count`` chooses what ``leaked_bits``, the block's part
 
 from typing import Final
 
+from qnode.choices import LeakCount, choices_of
 from qnode.distill.bits import Bits
 from qnode.distill.reconcile._interface import (
     Corrector,
-    LeakCount,
     Method,
     ReconciliationFailed,
     ReconciliationStatistics,
@@ -84,6 +84,7 @@ def _method(name: str, seed: bytes, leak_count: str) -> Method:
         raise FieldError("method", f"{name!r} is unknown; known: {', '.join(METHODS)}")
     if len(seed) != SEED_BYTES:
         raise FieldError("seed", f"{len(seed)} octets; {SEED_BYTES} are needed")
-    if leak_count not in ("alice", "both"):
-        raise FieldError("leak_count", f"{leak_count!r} is unknown; known: alice, both")
+    known = choices_of(LeakCount)
+    if leak_count not in known:
+        raise FieldError("leak_count", f"{leak_count!r} is unknown; known: {', '.join(known)}")
     return METHODS[name]

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
+from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
 from qnode.errors import QnodeError
-
-LeakCount = Literal["alice", "both"]
 
 
 class ReconciliationFailed(QnodeError):

@@ -1,9 +1,9 @@
 """Which method suits a link, by its round trip."""
 
 import math
-from typing import Final, Literal
+from typing import Final
 
-Method = Literal["cascade", "ldpc"]
+from qnode.choices import ReconciliationMethod
 
 CASCADE_ROUNDS: Final = 70  # round trips of a block of 1e6 to 1e7 bits at 1.5 %
 CASCADE_BYTES_PER_BIT: Final = 3  # what Bob holds while a block is in the air
@@ -16,7 +16,7 @@ def choose_method(
     sifted_bits_per_s: float,
     max_blocks_in_flight: int = 16,
     max_memory_bytes: int = 1 << 30,
-) -> Method:
+) -> ReconciliationMethod:
     """Return the method that gives most key at this round trip.
 
     Cascade discloses 1.04 to 1.05 times the entropy of the errors, LDPC 1.12 to 1.2: at a QBER of 1.5 %

@@ -5,8 +5,9 @@ information reconciliation protocol Cascade", arXiv:1407.3257. A request and an 
 searches of the block at once.
 """
 
+from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._interface import Corrector, LeakCount, Method, Responder
+from qnode.distill.reconcile._interface import Corrector, Method, Responder
 from qnode.distill.reconcile.cascade.alice import CascadeResponder
 from qnode.distill.reconcile.cascade.bob import CascadeCorrector
 from qnode.distill.reconcile.cascade.plan import make_plan

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._interface import LeakCount, leaked_bits
+from qnode.distill.reconcile._interface import leaked_bits
 from qnode.distill.reconcile.cascade.alice_kernels import (
     FollowStatus,
     answer_queries,

@@ -9,9 +9,9 @@ fresh permutation and another check.
 import numpy as np
 import numpy.typing as npt
 
+from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
 from qnode.distill.reconcile._interface import (
-    LeakCount,
     ReconciliationFailed,
     ReconciliationStatistics,
     leaked_bits,

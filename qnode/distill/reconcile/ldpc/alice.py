@@ -3,8 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._interface import LeakCount, leaked_bits
+from qnode.distill.reconcile._interface import leaked_bits
 from qnode.distill.reconcile.ldpc.code import Code, make_code
 from qnode.distill.reconcile.ldpc.frames import CHECK_OCTETS, frame_check, make_cut
 from qnode.distill.reconcile.ldpc.interleave import Interleaver

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
 from qnode.distill.reconcile._interface import (
-    LeakCount,
     ReconciliationFailed,
     ReconciliationStatistics,
     leaked_bits,
