@@ -31,6 +31,8 @@ from qnode.config_reading import tables as tables
 from qnode.units import PS_PER_S
 
 SAE_ID_CHARACTERS = 512
+# Tags wait so long: ten milliseconds are far below the second that Alice's record of symbols reaches back.
+LONGEST_ORDER_WINDOW_PS = 10_000_000_000
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,7 +64,8 @@ class ReceiverParameters(_Table, frozen=True):
 
     ``dead_time``: whether a click blanks its own detector or both. ``dead_time_s``: for how long at least,
     as the hardware guarantees it; the tags of each block are held against it. 0: not declared, nothing is
-    held against it.
+    held against it. ``order_window_ps``: how much later than a tag after it a tag may come; one that comes
+    later still is dropped and counted. Tags wait so long, and around an overflow so much more is lost.
     """
 
     p_z: float = 0.5
@@ -70,6 +73,7 @@ class ReceiverParameters(_Table, frozen=True):
     jitter_ps: float = 92.0
     dead_time: DeadTime = "independent"
     dead_time_s: float = 0.0
+    order_window_ps: int = 1_000_000
 
 
 class BlockParameters(_Table, frozen=True):
@@ -360,6 +364,9 @@ def _link_faults(link: LinkParameters) -> Iterator[str]:
         yield from _three_state_faults(link.estimation)
     if not 0.0 <= receiver.dead_time_s <= 1.0:
         yield (f"link.receiver.dead_time_s: expected 0 to 1 second, got {receiver.dead_time_s:g}")
+    yield from _out_of_range(
+        "link.receiver.order_window_ps", receiver.order_window_ps, 0, LONGEST_ORDER_WINDOW_PS
+    )
 
 
 def _plausibility_faults(plausibility: PlausibilityParameters) -> Iterator[str]:

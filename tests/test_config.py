@@ -122,6 +122,8 @@ def test_missing_file_and_broken_toml_are_refused(tmp_path: Path) -> None:
         ("estimation", "eps_sec", 0.0, "link.estimation.eps_sec"),
         ("estimation", "eps_sec", 5e-324, "link.estimation.eps_sec"),
         ("receiver", "dead_time_s", -1e-6, "link.receiver.dead_time_s"),
+        ("receiver", "order_window_ps", -1, "link.receiver.order_window_ps: expected 0 to 1e+10, got -1"),
+        ("receiver", "order_window_ps", 10_000_000_001, "link.receiver.order_window_ps"),
         ("plausibility", "balance_tolerance", 0.6, "link.plausibility.balance_tolerance"),
         ("plausibility", "arm_ratio", [2.0, 1.0], "link.plausibility.arm_ratio"),
         ("plausibility", "out_of_gate", [0.0, 1.5], "link.plausibility.out_of_gate"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -171,6 +172,7 @@ class RecordedSource:
 
     recorded: Recorded
     block_s: float
+    scramble_ps: int = 0
     paced: bool = True
 
     @property
@@ -179,7 +181,7 @@ class RecordedSource:
         return link.first_slot / SLOT_HZ - link.start_ps / PS_PER_S
 
     async def tags(self) -> AsyncGenerator[TagBlock, None]:
-        for block in self.recorded.blocks(self.block_s):
+        for block in self.recorded.blocks(self.block_s, self.scramble_ps):
             yield block
         await trio.sleep_forever()
 
@@ -260,8 +262,8 @@ async def test_faults_of_tags_are_an_alarm_that_ends_and_blames_the_hardware_for
     assert see(0.0) == []
     assert see(1.0, lost=3_451_252, dropped=3_451_252) == []
     assert see(2.0, lost=40, dropped=33, late=2) == [
-        "2 tags later than the order window, 0 far ahead of the clock, 0 on unknown channels, "
-        "7 lost by the hardware"
+        "2 tags later than the order window (link.receiver.order_window_ps), 0 far ahead of the clock, "
+        "0 on unknown channels, 7 lost by the hardware"
     ]
     assert "3 tags later" in see(3.0, late=1)[0]
     assert see(12.0) != []
@@ -288,6 +290,21 @@ async def test_alarms_about_tags_end_when_their_source_has_ended(mock_clock: Moc
     assert alarms() == {"tags.overrun", "tags.malformed"}
     mock_clock.jump(1.0)
     assert alarms() == set()
+
+
+@pytest.mark.parametrize(("window_ps", "some_late"), [(10_000_000, True), (50_000_000, False)])
+async def test_tags_may_be_as_late_as_the_configured_order_window(window_ps: int, some_late: bool) -> None:
+    receives = msgspec.structs.replace(CONFIG.link.receiver, order_window_ps=window_ps)
+    config = msgspec.structs.replace(CONFIG, link=msgspec.structs.replace(CONFIG.link, receiver=receives))
+    figures = Figures(config, simulated=True)
+    receiver = Receiver(config, figures, BobRecorder(config, Recordings(), simulated=True))
+    receiver._part = cast(BobPart, AligningPart())
+    source = RecordedSource(RECORDED, 0.1, scramble_ps=50_000_000, paced=False)
+    with pytest.RaisesGroup(TransientDeviceError, flatten_subgroups=True):
+        await receiver.use(cast(TagSource, source), 1.0)
+    totals = figures.status().totals
+    assert totals.tags > 90_000
+    assert (totals.tags_out_of_order > 5) == some_late
 
 
 class FastSource:

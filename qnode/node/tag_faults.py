@@ -43,8 +43,8 @@ class TagFaults:
         self._malformed = _LastingAlarm(
             figures,
             "tags.malformed",
-            "{late} tags later than the order window, {ahead} far ahead of the clock, {unknown} on unknown "
-            "channels, {lost} lost by the hardware",
+            "{late} tags later than the order window (link.receiver.order_window_ps), {ahead} far ahead of "
+            "the clock, {unknown} on unknown channels, {lost} lost by the hardware",
         )
         self._overrun = _LastingAlarm(
             figures,

@@ -70,7 +70,7 @@ class OrderedTags:
 class OrderWindow:
     """Sort a stream of nearly ordered tag blocks; ``window_ps`` is the farthest a tag may come too late."""
 
-    def __init__(self, window_ps: int = 1_000_000) -> None:
+    def __init__(self, window_ps: int) -> None:
         if window_ps < 0:
             raise ValueError(f"order window: expected at least 0 ps, got {window_ps}")
         self._window_ps = window_ps

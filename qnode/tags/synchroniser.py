@@ -87,14 +87,14 @@ class _LastLock:
 class Synchroniser:
     """Follow Alice's clock through Bob's tags.
 
-    ``random_bytes(n)`` yields n uniform bytes: they decide between clicks in one slot. ``order_window_ps`` is
-    how late a tag may come. ``clock_walk_per_root_s`` is the random walk of the relative clock rate that
-    tracking expects over one second; ``range_ppm`` the largest difference of the two clocks.
+    ``random_bytes(n)`` yields n uniform bytes: they decide between clicks in one slot.
+    ``clock_walk_per_root_s`` is the random walk of the relative clock rate that tracking expects over one
+    second; ``range_ppm`` the largest difference of the two clocks.
     """
 
     def __init__(
         self, source: SourceParameters, receiver: ReceiverParameters, random_bytes: Callable[[int], bytes], *,
-        order_window_ps: int = 1_000_000, clock_walk_per_root_s: float = 2e-9, range_ppm: float = 100.0,
+        clock_walk_per_root_s: float = 2e-9, range_ppm: float = 100.0,
     ) -> None:  # fmt: skip
         self._tick_ps = source.period_ps / 2.0
         self._longest_probe = min(int(LONGEST_PROBE_PS / self._tick_ps), LONGEST_PROBE_TICKS)
@@ -103,7 +103,7 @@ class Synchroniser:
         self._walk = clock_walk_per_root_s
         self._range_ppm = range_ppm
         self._time = TagTime()
-        self._order = OrderWindow(order_window_ps)
+        self._order = OrderWindow(receiver.order_window_ps)
         self._monitor = SlipMonitor(self._table.skew_ps)
         self._receiver = receiver
         self._tags = NO_TAGS
