@@ -93,8 +93,8 @@ class LocalEnd:
     simulated: bool = False
     protocol: int = PROTOCOL
     oldest_protocol: int = OLDEST_PROTOCOL
-    run_sync: RunSync = trio.to_thread.run_sync
-    random_bytes: Callable[[int], bytes] = os.urandom
+    run_sync: RunSync = field(default_factory=lambda: trio.to_thread.run_sync)
+    random_bytes: Callable[[int], bytes] = field(default_factory=lambda: os.urandom)
 
     def __post_init__(self) -> None:
         for place, name in (("node.kme_id", self.kme_id), ("link.name", self.parameters.name)):

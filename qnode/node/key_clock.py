@@ -36,7 +36,7 @@ class KeyClock:
         mark: AgeMark | None,
         *,
         boot: str | None = None,
-        time_of_day: Callable[[], float] = time.time,
+        time_of_day: Callable[[], float] = lambda: time.time(),
         since_boot: Callable[[], float] = since_boot_s,
     ) -> None:
         self._boot = boot_id() if boot is None else boot
