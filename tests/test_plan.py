@@ -122,6 +122,15 @@ def test_the_reach_is_where_the_key_ends() -> None:
     assert reach_db(blind, TURIN.link, 1.16) is None
 
 
+def test_the_reach_is_found_where_too_little_loss_gives_no_key() -> None:
+    link = changed(block={"sifted_bits": 10_000_000})
+    assert link.at("loss", 0.0).forecast().lost is not None
+    assert link.at("loss", 10.8).forecast().lost is None
+    reach = link.reach_db()
+    assert reach is not None
+    assert reach > 24.0
+
+
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(loss_db=st.floats(0.0, 30.0), more_db=st.floats(0.0, 10.0), more_f=st.floats(0.0, 0.3))
 def test_more_loss_or_leak_never_gives_more_key(loss_db: float, more_db: float, more_f: float) -> None:

@@ -130,13 +130,22 @@ def at_loss(simulation: SimulationParameters, loss_db: float) -> SimulationParam
 def reach_db(
     simulation: SimulationParameters, link: LinkParameters, f_ec: float, most_db: float = 100.0
 ) -> float | None:
-    """Return the largest attenuation that still gives key, to 0.01 dB; None when there is none at 0 dB."""
-    if forecast(at_loss(simulation, 0.0), link, f_ec).lost is not None:
+    """Return the largest attenuation that still gives key, to 0.01 dB; None when none gives key.
+
+    A link may give key only above a certain attenuation: with little loss, saturated detectors make the
+    counts implausible. So the search starts at the least attenuation with key, in steps of 1 dB.
+    """
+
+    def gives_key(loss_db: float) -> bool:
+        return forecast(at_loss(simulation, loss_db), link, f_ec).lost is None
+
+    low = next((float(loss_db) for loss_db in range(math.ceil(most_db)) if gives_key(loss_db)), None)
+    if low is None:
         return None
-    low, high = 0.0, most_db
+    high = most_db
     while high - low > 0.01:
         middle = 0.5 * (low + high)
-        if forecast(at_loss(simulation, middle), link, f_ec).lost is None:
+        if gives_key(middle):
             low = middle
         else:
             high = middle
