@@ -14,7 +14,18 @@ import pytest
 from keys_support import LAYOUT, STORE_KEYS, Site, add_block, assigned, make_block, pairs, preshared
 
 from qnode.errors import FieldError, KeyNotFound, LinkDown, PoolExhausted, StoreError, StoreUnusable
-from qnode.keys import BlockState, PadId, SqliteKeyStore, StoreCondition, open_store
+from qnode.keys import (
+    BlockState,
+    Handover,
+    KeyRange,
+    PadId,
+    Positions,
+    SqliteKeyStore,
+    StoreCondition,
+    key_id,
+    open_store,
+)
+from qnode.keys._anchor import Anchor
 from qnode.keys._preshared import preshared_fingerprint
 from qnode.keys._restore import MOST_TAGS_UNDER_WAY
 
@@ -71,6 +82,10 @@ def consume_pad(store: SqliteKeyStore) -> object:
     return store.reserve_send_pad()
 
 
+def consume_as_slave(store: SqliteKeyStore) -> object:
+    return store.deliver_to_slave("t", "n", [key_id(make_block(1, 20).key[:32], 10)])
+
+
 @pytest.mark.parametrize(
     "consume",
     [
@@ -80,6 +95,9 @@ def consume_pad(store: SqliteKeyStore) -> object:
         lambda store: store.record_block_opened(2, 0.0),
         lambda store: store.give_away(1),
         lambda store: store.expire(100.0, 60.0),
+        lambda store: store.take_from_stock("m", "s", 1),
+        lambda store: store.take_over(Handover(handover_id=1, giver="bob", ranges=(KeyRange(1, 19, 1),))),
+        consume_as_slave,
     ],
 )
 def test_a_backup_from_just_before_anything_consumed_is_found_out(
@@ -88,6 +106,10 @@ def test_a_backup_from_just_before_anything_consumed_is_found_out(
     a, b = sites
     with a.open() as alice, b.open() as bob:
         assert assigned(alice, bob, 2) == 1
+        stock = alice.assign("m", ["s"], 1, 256, 0.0, stock=True)
+        bob.accept_assignment(stock, 0.0)
+        alice.acknowledge(stock.assignment_id)
+        alice.accept_assignment(bob.assign("n", ["t"], 1, 256, 0.0), 0.0)
         backup = a.copy_to(tmp_path / "backup")
         consume(alice)
     a.restore_database_from(backup)
@@ -451,17 +473,59 @@ def test_a_load_that_was_cut_short_is_made_up_for(tmp_path: Path) -> None:
     assert b"true" in register.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda alice, bob: bob.confirm_receive_pad(alice.reserve_send_pad().pad_id),
+        lambda alice, bob: bob.accept_assignment(alice.assign("m", ["s"], 1, 256, 0.0), 0.0),
+        lambda alice, bob: bob.take_over(alice.give_away(1)),
+    ],
+)
 def test_a_store_set_back_within_one_session_is_found_out_by_what_the_peer_has_seen(
-    sites: tuple[Site, Site], tmp_path: Path
+    sites: tuple[Site, Site], tmp_path: Path, use: Callable[[SqliteKeyStore, SqliteKeyStore], object]
 ) -> None:
     a, b = sites
     snapshot = a.copy_to(tmp_path / "snapshot")
     with a.open() as alice, b.open() as bob:
         bob.note_peer(alice.positions().generation)  # the hello; nothing after it tells a generation
-        bob.confirm_receive_pad(alice.reserve_send_pad().pad_id)
+        use(alice, bob)
     with snapshot.open() as alice, b.open() as bob:
         assert alice.confirm_generation(bob.view_of_peer())
         assert alice.counts().void == 20
+
+
+def test_a_site_set_back_does_not_send_with_pads_of_which_the_peer_has_heard_in_a_hello(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    snapshot = a.copy_to(tmp_path / "snapshot")
+    with a.open() as alice, b.open() as bob:
+        used = {alice.reserve_send_pad().pad_id for _ in range(MOST_TAGS_UNDER_WAY + 6)}  # none reaches him
+        bob.note_peer(alice.positions().generation, alice.standing())
+    with snapshot.open() as alice, b.open() as bob:
+        assert meet(alice, bob)[0]
+        while alice.pads_left().send:
+            assert alice.reserve_send_pad().pad_id not in used
+
+
+def test_a_later_copy_from_before_a_site_was_set_back_does_not_pass_for_its_present_store(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, b = sites
+    snapshot = a.copy_to(tmp_path / "snapshot")
+    with a.open() as alice, b.open() as bob:
+        bob.confirm_receive_pad(alice.reserve_send_pad().pad_id)
+        for _ in range(50):  # of which the peer hears nothing
+            alice.reserve_send_pad()
+        later = a.copy_to(tmp_path / "later")
+    with snapshot.open() as alice, b.open() as bob:
+        assert meet(alice, bob)[0]
+        assert alice.condition().state == SERVING
+    snapshot.restore_database_from(later)
+    with snapshot.open() as alice:
+        assert alice.condition().state == WAITING
+        assert "before this site was restored" in alice.condition().reason
+        assert alice.counts().available_own == 0
 
 
 def test_a_backup_from_before_a_new_preshared_key_gives_no_pads(
@@ -534,6 +598,60 @@ def test_a_torn_write_of_the_anchor_tells_of_the_step_before(
     with crashed.open() as alice:
         assert alice.condition().state == SERVING
         assert alice.reserve_send_pad().pad_id == PadId(0, 2)
+
+
+def step(generation: int) -> Positions:
+    return Positions(generation=generation)
+
+
+def test_a_torn_write_of_any_step_of_the_anchor_leaves_the_one_before(tmp_path: Path) -> None:
+    path, key, store_id = tmp_path / "anchor", bytes(32), b"store"
+    anchor = Anchor.create(path, key, store_id, step(0), b"")
+    for generation in range(1, 6):
+        before = path.read_bytes()
+        anchor.advance(step(generation), b"")
+        after = path.read_bytes()
+        torn = [x if x == y else 0 for x, y in zip(after, before, strict=True)]
+        (tmp_path / "torn").write_bytes(bytes(torn))
+        left = Anchor.open(tmp_path / "torn", key, store_id)
+        assert left is not None
+        assert left.positions == step(generation - 1)
+        left.close()
+    anchor.close()
+
+
+def test_an_anchor_that_was_changed_is_not_believed(tmp_path: Path) -> None:
+    path, key, store_id = tmp_path / "anchor", bytes(32), b"store"
+    anchor = Anchor.create(path, key, store_id, step(3), b"")
+    anchor.close()
+    content = path.read_bytes()
+    changed = content.replace(b'"generation":3', b'"generation":2')
+    assert changed != content
+    path.write_bytes(changed)
+    assert Anchor.open(path, key, store_id) is None
+    path.write_bytes(content)
+    assert Anchor.open(path, bytes(31) + b"k", store_id) is None
+
+
+def test_a_commit_and_its_step_of_the_anchor_are_flushed_before_a_key_is_handed_out(
+    sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = sites
+    flushed: list[int] = []
+    flush = os.fdatasync
+
+    def note(descriptor: int) -> None:
+        flushed.append(descriptor)
+        flush(descriptor)
+
+    with a.open() as alice, b.open() as bob:
+        assert assigned(alice, bob, 2) == 1
+        (synchronous,) = alice._database._tx.connection.execute("PRAGMA synchronous").fetchone()
+        assert synchronous == 2  # FULL: SQLite flushes its log with each commit
+        monkeypatch.setattr(os, "fdatasync", note)
+        alice.deliver_to_master(1)
+        assert alice._database.anchor is not None
+        assert flushed == [alice._database.anchor._descriptor]
 
 
 def test_results_are_withheld_and_the_store_stops_when_the_anchor_cannot_be_written(

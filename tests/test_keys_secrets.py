@@ -8,7 +8,7 @@ from keys_support import LAYOUT, STORE_KEYS, Site, add_block, appearances, assig
 
 from qnode.errors import FieldError, KeyNotFound, StoreError, StoreUnusable
 from qnode.keys import SqliteKeyStore, key_id
-from qnode.keys._vault import Kind
+from qnode.keys._vault import Kind, _Span
 
 
 def secrets_of(block_id: int, n_chunks: int) -> list[bytes]:
@@ -67,6 +67,62 @@ def test_even_the_sealed_form_of_what_was_delivered_is_gone_after_the_next_expir
             found = [bool(appearances(a.folder, unit[position : position + 32])) for unit in before]
             assert found == untouched
         assert len(keys) == 130
+
+
+def test_a_delivered_key_is_gone_from_inside_its_sealed_unit(tmp_path: Path) -> None:
+    a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+    with a.open() as alice, b.open() as bob:
+        add_block(make_block(1, 12), alice, bob)
+        keys = alice.deliver_to_master(assigned(alice, bob, 3))
+        bob.deliver_to_slave("s", "m", [key.key_id for key in keys])
+        for store in (alice, bob):
+            with store._database.look() as tx:
+                unit = tx.vault._open(Kind.CHUNK, 1, _Span(0, 0, 0))
+            stands = [secret in unit.slots for secret in secrets_of(1, 12)[-12:]]
+            assert stands == [False] * 3 + [True] * 9
+
+
+def test_a_used_pad_is_gone_from_inside_its_sealed_unit(tmp_path: Path) -> None:
+    a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+    with a.open() as alice, b.open() as bob:
+        for store in (alice, bob):
+            store.load_preshared(preshared(16))
+        pads = [alice.reserve_send_pad() for _ in range(2)]
+        bob.confirm_receive_pad(pads[1].pad_id)
+        for store, kind in ((alice, Kind.PAD_SEND), (bob, Kind.PAD_RECEIVE)):
+            with store._database.look() as tx:
+                unit = tx.vault._open(kind, 0, _Span(0, 0, 0))
+            assert [pad.pad in unit.slots for pad in pads] == [False, False]
+            assert preshared(16)[64 + 32 : 64 + 128] in unit.slots
+
+
+def test_no_pad_of_a_segment_that_the_peer_has_passed_is_kept(tmp_path: Path) -> None:
+    a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")
+    with a.open() as alice, b.open() as bob:
+        for block_id in (1, 2):
+            add_block(make_block(block_id, 4), alice, bob)
+        for _ in range(LAYOUT.pads_per_direction):
+            alice.reserve_send_pad()
+        bob.confirm_receive_pad(alice.reserve_send_pad().pad_id)  # the first of block 2
+        with bob._database.look() as tx:
+            kept = tx.connection.execute("SELECT segment FROM sealed_unit WHERE kind = 'pad_receive'")
+            assert kept.fetchall() == [(2,)]
+
+
+def test_of_what_was_voided_no_sealed_key_is_kept(tmp_path: Path) -> None:
+    def sealed_keys(store: SqliteKeyStore) -> set[tuple[str, int]]:
+        with store._database.look() as tx:
+            return set(tx.connection.execute("SELECT kind, segment FROM sealed_unit WHERE segment > 0"))
+
+    with Site(tmp_path / "a", "alice").open() as alice:
+        add_block(make_block(1, 12), alice)
+        of_block_1 = sealed_keys(alice)
+        alice.record_block_opened(2, 0.0)
+        alice.prepare(make_block(2, 12))
+        alice.void_block(2, "cut")
+        assert sealed_keys(alice) == of_block_1
+        alice.void_all("set back")
+        assert {kind for kind, _ in sealed_keys(alice)} == {"pad_send", "pad_receive"}
 
 
 def test_a_slot_that_was_wiped_is_never_read_as_a_key_of_zeros(tmp_path: Path) -> None:

@@ -333,6 +333,8 @@ def test_a_refused_handover_is_void_at_both_sites(filled: Pair) -> None:
     bob.take_over(later)
     bob.take_over(later)
     bob.take_over(handover)  # an old one does nothing
+    with pytest.raises(StoreError, match="was taken here"):  # or the giver would destroy what is bob's
+        bob.void_handover(later)
 
 
 def test_the_sum_of_epsilons_counts_each_block_from_its_opening_and_outlives_the_process(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared
 
-from qnode.errors import KeyNotFound, StoreError, StoreUnusable
+from qnode.errors import KeyNotFound, NotEnoughKeys, StoreError, StoreUnusable
 from qnode.keys import BlockState, Counts, Key, Pad, PadsLeft, SqliteKeyStore
 
 
@@ -77,6 +77,21 @@ def test_a_change_that_is_refused_takes_nobody_with_it(tmp_path: Path) -> None:
                 position == refused_at for position in range(3)
             ]
             assert store.pads_left().send == left - 2
+
+
+def test_what_a_refused_change_had_begun_is_undone_beside_others_that_are_kept(tmp_path: Path) -> None:
+    with Site(tmp_path / "a", "alice").open() as store:
+        store.load_preshared(preshared(64))
+        add_block(make_block(1, 40), store)
+        before = store.counts()
+        # Too many: all free chunks were taken before that is found.
+        pad, refused, another = Crowd(store).run(
+            store.reserve_send_pad, lambda: store.assign("m", ["s"], 1000, 256, 0.0), store.reserve_send_pad
+        )
+        assert isinstance(refused, NotEnoughKeys)
+        assert isinstance(pad, Pad)
+        assert isinstance(another, Pad)
+        assert store.counts() == before
 
 
 def test_two_who_ask_for_the_same_keys_together_are_not_both_served(tmp_path: Path) -> None:
