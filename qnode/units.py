@@ -5,6 +5,8 @@ from typing import Final
 PS_PER_S: Final = 1_000_000_000_000
 CHUNK_BITS: Final = 256
 CHUNK_BYTES: Final = CHUNK_BITS // 8
+BULK_BYTES: Final = 8 << 20
+"""The longest binary value in a message of the link; so it bounds the bits of a mask or seed of a block."""
 
 
 def transmission(attenuation_db: float) -> float:

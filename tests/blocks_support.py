@@ -5,7 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from qnode.distill.check_table import Finding
-from qnode.operate.blocks import DecidedBlock
+from qnode.operate.blocks.row import DecidedBlock
 
 ACCEPTED_BLOCK = DecidedBlock(
     block_id=812,

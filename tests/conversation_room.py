@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 import trio
 
-import qnode.node.alice_block
-import qnode.node.bob_block
-import qnode.node.reconciliation
+import qnode.node.dialogue.alice
+import qnode.node.dialogue.bob
+import qnode.node.dialogue.reconciliation
+from qnode.block.running_rate import RunningRate
 from qnode.config import (
     BlockParameters,
     EstimationParameters,
@@ -46,15 +47,17 @@ from qnode.link.frames import FrameStream
 from qnode.link.hello import LocalEnd, Standing, exchange_hello
 from qnode.link.protocol import link_for_protocol
 from qnode.link.session import open_session
-from qnode.node.alice import AlicePart, Source
-from qnode.node.bob import Announcement, BobPart, ProbeErrand, RunningRate
-from qnode.node.conversation import Conversation
-from qnode.node.figures import Figures
-from qnode.node.recorder import AliceRecorder, BobRecorder
-from qnode.node.seal_order import SealOrder
-from qnode.node.settle import Site
-from qnode.node.storage import PeerMemory, Storage, runs_of
-from qnode.operate.recordings import Recordings
+from qnode.node.dialogue.context import BlockContext
+from qnode.node.dialogue.tag_order import TagOrder
+from qnode.node.quantum.alice import AliceSide
+from qnode.node.quantum.bob import BobSide
+from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement
+from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
+from qnode.node.quantum.transmitter_port import TransmitterPort
+from qnode.node.session.router import Conversation
+from qnode.node.status.figures import Figures
+from qnode.node.supply.async_store import AsyncStore, PeerMemory, runs_of
+from qnode.operate.recording.recordings import Recordings
 from qnode.tags.alignment import AlignmentProbe
 from qnode.tags.marks import Marks
 from qnode.tags.types import Clicks
@@ -128,8 +131,8 @@ def config_of(role: Role, link: LinkParameters) -> SiteConfig:
 def seed_randomness(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the seeds and nonces that a site draws in a dialogue follow from its role."""
     for role, modules in (
-        ("alice", [qnode.node.alice_block]),
-        ("bob", [qnode.node.bob_block, qnode.node.reconciliation]),
+        ("alice", [qnode.node.dialogue.alice]),
+        ("bob", [qnode.node.dialogue.bob, qnode.node.dialogue.reconciliation]),
     ):
         drawn = random.Random(f"frozen {role}").randbytes
         seeded = SimpleNamespace(token_bytes=drawn, compare_digest=secrets.compare_digest)
@@ -194,7 +197,7 @@ async def hold_conversation(
     link: LinkParameters = LINK,
     *,
     figures: KeepingFigures | None = None,
-    work: Callable[[BobPart], Awaitable[None]] | None = None,
+    work: Callable[[BobSide], Awaitable[None]] | None = None,
     **changes: Any,
 ) -> Known:
     """Say and hear all of the conversation, or as much as Bob's ``work`` is; ``changes``: to the `LocalEnd`.
@@ -206,12 +209,12 @@ async def hold_conversation(
     greeted = await exchange_hello(frames, local, connected=role == "bob")
     figures = figures or KeepingFigures(config_of(role, link))
     async with open_session(frames, local, greeted) as session, trio.open_nursery() as nursery:
-        site = Site(
+        site = BlockContext(
             role=role,
             link=link_for_protocol(link, session.protocol),
             session=session,
-            storage=Storage(store, most_chunks=1 << 20),
-            seals=SealOrder(),
+            store=AsyncStore(store, most_chunks=1 << 20),
+            tag_order=TagOrder(),
             simulated=True,
         )
         conversation = Conversation(site, figures, nursery)
@@ -220,7 +223,7 @@ async def hold_conversation(
                 await conversation.run(_alice(conversation, figures, nursery))
         else:
             recorder = BobRecorder(config_of(role, link), Recordings(), simulated=True)
-            part = BobPart(conversation, figures, RunningRate(photons.P_Z), nursery, recorder)
+            part = BobSide(conversation, figures, RunningRate(photons.P_Z), nursery, recorder)
             nursery.start_soon(conversation.run, part)
             if work is not None:
                 await work(part)
@@ -233,15 +236,15 @@ async def hold_conversation(
     return Known(session.protocol, outcomes, figures.counts, store.counts())
 
 
-def _alice(conversation: Conversation, figures: Figures, nursery: trio.Nursery) -> AlicePart:
-    source: Any = Source()
+def _alice(conversation: Conversation, figures: Figures, nursery: trio.Nursery) -> AliceSide:
+    source: Any = TransmitterPort()
     source.transmitter = SimpleNamespace(symbols=lambda run_id, slots: photons.symbols(slots))
     source.run = EmissionRun(run_id=RUN_ID, started_at_s=1_800_000_000.0)
-    recorder = AliceRecorder(config_of("alice", conversation.site.link), Recordings(), simulated=True)
-    return AlicePart(conversation, source, figures, nursery, recorder)
+    recorder = AliceRecorder(config_of("alice", conversation.context.link), Recordings(), simulated=True)
+    return AliceSide(conversation, source, figures, nursery, recorder)
 
 
-async def _measure(part: BobPart) -> None:
+async def _measure(part: BobSide) -> None:
     """Have a probe aligned; announce a block that gives key and one with many errors; give two up."""
     reached = await find_slots(part)
     for noisy in (False, True):
@@ -251,14 +254,14 @@ async def _measure(part: BobPart) -> None:
     await _both_agreed(part)
 
 
-async def _both_agreed(part: BobPart) -> None:
+async def _both_agreed(part: BobSide) -> None:
     while part._current is None or part._upcoming is None:  # noqa: ASYNC110
         await trio.sleep(0.01)
     await part._current.agreed.wait()
     await part._upcoming.agreed.wait()
 
 
-async def find_slots(part: BobPart) -> int:
+async def find_slots(part: BobSide) -> int:
     """Have a probe aligned, and announce until blocks are agreed; return the slot that was reached."""
     await part.ready.wait()
     await part.run_known.wait()
@@ -266,7 +269,7 @@ async def find_slots(part: BobPart) -> int:
     of_z = outcomes <= photons.LATE
     ticks = 2 * slots[of_z] + outcomes[of_z]
     deliver, receive = trio.open_memory_channel[Any](1)
-    await part.do(ProbeErrand(RUN_ID, AlignmentProbe(1, 0, ticks - ticks[0]), OFFSETS, deliver))
+    await part.do(AlignmentRequest(RUN_ID, AlignmentProbe(1, 0, ticks - ticks[0]), OFFSETS, deliver))
     found = await receive.receive()
     assert found.offset == ticks[0]
     reached = int(found.last_slot) + 1
@@ -276,7 +279,7 @@ async def find_slots(part: BobPart) -> int:
     return reached + RATE_SLOTS
 
 
-async def fill_block(part: BobPart, reached: int, *, noisy: bool = False) -> int:
+async def fill_block(part: BobSide, reached: int, *, noisy: bool = False) -> int:
     """Announce the present block whole and wait until it is decided; return the slot that was reached."""
     block = part._current
     assert block is not None
@@ -288,13 +291,13 @@ async def fill_block(part: BobPart, reached: int, *, noisy: bool = False) -> int
     return reached
 
 
-def _announcement(first: int, end: int, *, noisy: bool = False, numbering: int = 1) -> Announcement:
+def _announcement(first: int, end: int, *, noisy: bool = False, numbering: int = 1) -> ClickAnnouncement:
     clicks = Clicks(*photons.clicks(first, end, noisy=noisy))
     n_z = int(np.count_nonzero(clicks.outcomes <= photons.LATE))
     crossed, _ = photons.clicks(first, end, cross_only=True)
     none = np.empty(0, np.int64)
     marks = Marks(out_of_gate=clicks.slots[::30], double_clicks=none, cross_clicks=crossed, too_close=none)
-    return Announcement(RUN_ID, numbering, clicks, n_z, end, (), 0, marks=marks)
+    return ClickAnnouncement(RUN_ID, numbering, clicks, n_z, end, (), 0, marks=marks)
 
 
 async def _ask_for_keys(conversation: Conversation, store: SqliteKeyStore) -> None:

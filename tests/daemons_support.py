@@ -21,8 +21,8 @@ import tomli_w
 
 from qnode.config import Role, convert
 from qnode.loopback.prepare import Endpoints, LoopbackConfig, SaeEndpoint, Staging, prepare
-from qnode.operate.client import NoAnswer, NodeNotRunning, ask_events, ask_status, decode_status
-from qnode.operate.status import NodeStatus
+from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_events, ask_status, decode_status
+from qnode.operate.status.model import NodeStatus
 
 # Blocks of 1.3 s of tags that give some 35 keys each: an optimistic interferometer and quiet detectors.
 _DETECTOR = {"dark_rate_hz": 100.0, "afterpulse_probability": 0.0, "dead_time_s": 2e-6}

@@ -126,7 +126,7 @@ class Sites:
     def _status(self) -> Any:
         import msgspec
 
-        from qnode.operate.client import NoAnswer, NodeNotRunning, ask_status, decode_status
+        from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status, decode_status
 
         try:
             socket = Path(self._endpoints.sites["alice"].control_socket)

@@ -5,7 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from qnode.distill.check_table import Finding
-from qnode.operate.status import (
+from qnode.operate.status.model import (
     Alarm,
     AuthenticationStatus,
     BlockStatus,

@@ -19,7 +19,7 @@ from qnode.bench.stages import NAMES
 from qnode.bench.whole_link import Meter
 from qnode.cli.bench import bench, table_of
 from qnode.cli.loopback import load_loopback
-from qnode.distill.toeplitz_plan import plan_product, word_products
+from qnode.distill.amplification.toeplitz_plan import plan_product, word_products
 
 CONFIG = Path(__file__).parent.parent / "config"
 FIELDS = {"name", "n_bits", "qber", "unit", "median", "p10", "p90", "runs", "f", "limit"}

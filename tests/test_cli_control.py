@@ -22,10 +22,10 @@ from operate_support import degraded_status, well_status
 from qnode.cli.control import main
 from qnode.distill.check_table import Finding
 from qnode.errors import StoreError
-from qnode.operate.blocks import DecidedBlock
-from qnode.operate.client import Request, Restored
-from qnode.operate.control import Answers, serve_control
-from qnode.operate.status import KeyStatus, NodeStatus
+from qnode.operate.blocks.row import DecidedBlock
+from qnode.operate.control.client import Request, Restored
+from qnode.operate.control.server import Answers, serve_control
+from qnode.operate.status.model import KeyStatus, NodeStatus
 
 QNODECTL = str(Path(sys.executable).parent / "qnodectl")
 EVENTS = [
@@ -242,7 +242,7 @@ async def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None
 def test_status_imports_nothing_heavy() -> None:
     heavy = ["numpy", "numba", "trio", "rich", "structlog", "starlette", "prometheus_client"]
     program = (
-        "import sys, qnode.cli.control, qnode.operate.screen;"
+        "import sys, qnode.cli.control, qnode.operate.status.screen;"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)

@@ -17,10 +17,10 @@ from operate_support import well_status
 
 from qnode.cli.main import main
 from qnode.config import LinkParameters
-from qnode.node.decided import DecidedBlocks, KnownOfBlock
-from qnode.operate.block_recorder import record_blocks
-from qnode.operate.block_table import HEADER, csv_lines, open_block_table
-from qnode.operate.control import Answers, serve_control
+from qnode.node.status.block_table import BlockTable, KnownOfBlock
+from qnode.operate.blocks.recorder import record_blocks
+from qnode.operate.blocks.table_file import HEADER, csv_lines, open_block_table
+from qnode.operate.control.server import Answers, serve_control
 
 QNODE = str(Path(sys.executable).parent / "qnode")
 
@@ -29,7 +29,7 @@ class Node:
     """What a daemon keeps of its blocks."""
 
     def __init__(self, *block_ids: int) -> None:
-        self.decided = DecidedBlocks(LinkParameters())
+        self.decided = BlockTable(LinkParameters())
         self.stop, self.stopped = trio.Event(), trio.Event()
         self.decide(*block_ids)
 
@@ -86,11 +86,11 @@ async def recorded(
 
 async def test_each_block_is_written_once_in_the_order_of_decision(tmp_path: Path) -> None:
     node = Node(1, 2)
-    news = {1: (4,), 2: (), 3: (3, 5)}
+    announcement = {1: (4,), 2: (), 3: (3, 5)}
 
     async def between(polls: int) -> bool:
-        node.decide(*news.get(polls, ()))
-        return polls not in news
+        node.decide(*announcement.get(polls, ()))
+        return polls not in announcement
 
     async with node.served(tmp_path / "s"):
         assert await recorded(tmp_path / "s", tmp_path / "t.csv", between) == 5
@@ -216,7 +216,7 @@ def test_a_table_that_cannot_be_written_exits_with_1(
 
 def test_recording_a_site_imports_nothing_heavy() -> None:
     program = (
-        "import sys, qnode.cli.record, qnode.operate.block_recorder;"
+        "import sys, qnode.cli.record, qnode.operate.blocks.recorder;"
         "print([name for name in ('numpy', 'numba', 'trio', 'rich') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)

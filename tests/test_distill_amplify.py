@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.distill.amplification.amplify import amplify, seed_length_bytes
+from qnode.distill.amplification.toeplitz_leaf import WIDTH
+from qnode.distill.amplification.toeplitz_plan import plan_product
 from qnode.distill.bits import Bits
-from qnode.distill.clmul import PORTABLE
-from qnode.distill.toeplitz_leaf import WIDTH
-from qnode.distill.toeplitz_plan import plan_product
+from qnode.distill.bits.clmul import PORTABLE
 
 WIDTHS = sorted({WIDTH, PORTABLE}, reverse=True)  # narrower vectors: tests/test_kernels.py
 

@@ -9,6 +9,8 @@ import pytest
 from plausible_blocks import failed, honest_link, one_block, shipped
 
 from qnode.bench.drawn_blocks import DrawnLink
+from qnode.block.decision import decide
+from qnode.block.outcome import REASONS, BlockLost
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.check_table import BY_NAME, CHECKS, Finding
@@ -23,8 +25,6 @@ from qnode.distill.plausibility.chance import (
 )
 from qnode.distill.plausibility.measures import MEASURES
 from qnode.loopback.drills import drills
-from qnode.node.decision import decide
-from qnode.node.dialogue import REASONS, BlockLost
 
 replace = msgspec.structs.replace
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qnode.choices import TagBits
 from qnode.distill.bits import Bits
-from qnode.distill.clmul import has_clmul64
+from qnode.distill.bits.clmul import has_clmul64
 from qnode.distill.verify import collision_bound, tag_bits_for, verification_tag
 
 TAILS = {64: 0b11011, 128: 0b10000111}

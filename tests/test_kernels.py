@@ -15,13 +15,13 @@ from numba.core import config as numba_config
 
 import qnode
 from qnode import kernel_cache
-from qnode.distill.clmul import PORTABLE, vector_widths
+from qnode.distill.bits.clmul import PORTABLE, vector_widths
 from qnode.kernel_cache import UntrustedCache, cache_directory, processor, sources_digest, trusted
 
 MULTIPLY = """
 import json
 import numpy as np
-from qnode.distill.clmul import clmul64_portable
+from qnode.distill.bits.clmul import clmul64_portable
 from qnode.kernel_code import KernelCache
 product = clmul64_portable(np.uint64(3), np.uint64(2**63))
 print(json.dumps({"product": [int(word) for word in product], "misses": KernelCache.misses}))
@@ -45,9 +45,9 @@ print(json.dumps({m: sources_digest("qnode." + m) for m in ("distill.toeplitz", 
 
 def distilled() -> dict[str, Any]:
     """Return what amplification and verification give; also run as a program of its own."""
-    from qnode.distill.amplify import amplify, seed_length_bytes
+    from qnode.distill.amplification.amplify import amplify, seed_length_bytes
     from qnode.distill.bits import Bits
-    from qnode.distill.clmul import vector_widths
+    from qnode.distill.bits.clmul import vector_widths
     from qnode.distill.verify import verification_tag
 
     key = Bits.from_bytes(bytes(range(250)) * 10, 20_000)
@@ -189,7 +189,7 @@ def test_old_code_goes_when_new_code_comes(cache: Path) -> None:
 
 
 def test_every_import_of_our_own_is_seen() -> None:
-    seen = {path.name for path in kernel_cache._sources("qnode.distill.toeplitz")}
+    seen = {path.name for path in kernel_cache._sources("qnode.distill.amplification.toeplitz")}
     assert {"toeplitz.py", "toeplitz_leaf.py", "toeplitz_plan.py", "clmul.py", "bits.py"} <= seen
 
 

@@ -14,10 +14,10 @@ from qnode.link import authentication
 from qnode.link.authentication import (
     Transcript,
     TranscriptHash,
-    check_seal,
     epsilon_of_tag,
-    seal,
+    make_tag,
     transcript_tag,
+    verify_tag,
     verify_transcript_tag,
 )
 from qnode.link.directions import Direction
@@ -109,38 +109,38 @@ def test_secrets_do_not_show() -> None:
 def test_a_sealed_transcript_verifies_once_and_uses_up_its_pad() -> None:
     alice, bob = MemoryPads("alice"), MemoryPads("bob")
     finished = transcript_of(b"x").finish()
-    sealed = seal(alice, finished)
+    sealed = make_tag(alice, finished)
     pad_id = MemoryPadId(sealed.pad_segment, sealed.pad_index)
-    check_seal(bob, finished, pad_id, sealed.tag)
+    verify_tag(bob, finished, pad_id, sealed.tag)
     assert bob.confirmed == [0]
     with pytest.raises(AuthenticationError, match="used or unknown"):
-        check_seal(bob, finished, pad_id, sealed.tag)
+        verify_tag(bob, finished, pad_id, sealed.tag)
 
 
 def test_a_forged_tag_burns_no_pad() -> None:
     alice, bob = MemoryPads("alice"), MemoryPads("bob")
     finished = transcript_of(b"x").finish()
-    sealed = seal(alice, finished)
+    sealed = make_tag(alice, finished)
     pad_id = MemoryPadId(0, sealed.pad_index)
     for bit in range(128):
         forged = bytearray(sealed.tag)
         forged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(AuthenticationError, match="does not verify"):
-            check_seal(bob, finished, pad_id, bytes(forged))
+            verify_tag(bob, finished, pad_id, bytes(forged))
     for wrong in (b"", sealed.tag[:15], sealed.tag + b"\0"):
         assert not verify_transcript_tag(finished, bob.receive_pad(pad_id), wrong)
     assert bob.confirmed == []
-    check_seal(bob, finished, pad_id, sealed.tag)
+    verify_tag(bob, finished, pad_id, sealed.tag)
 
 
 def test_each_seal_spends_another_pad_until_none_is_left() -> None:
     alice = MemoryPads("alice", n_pads=2)
     finished = transcript_of(b"x").finish()
-    first, second = seal(alice, finished), seal(alice, finished)
+    first, second = make_tag(alice, finished), make_tag(alice, finished)
     assert (first.pad_index, second.pad_index) == (0, 1)
     assert first.tag != second.tag
     with pytest.raises(PoolExhausted):
-        seal(alice, finished)
+        make_tag(alice, finished)
 
 
 def test_an_unusable_pool_is_not_taken_for_a_forgery() -> None:
@@ -149,7 +149,7 @@ def test_an_unusable_pool_is_not_taken_for_a_forgery() -> None:
             raise StoreUnusable("the disk is gone")
 
     with pytest.raises(StoreUnusable):
-        check_seal(BrokenPads("bob"), transcript_of().finish(), MemoryPadId(0, 0), bytes(16))
+        verify_tag(BrokenPads("bob"), transcript_of().finish(), MemoryPadId(0, 0), bytes(16))
 
 
 def test_wrong_lengths_of_keys_and_pads_are_refused() -> None:

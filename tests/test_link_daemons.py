@@ -44,7 +44,7 @@ from exchange_support import Exchange
 
 from qnode.config import Role
 from qnode.loopback.prepare import Endpoints
-from qnode.operate.status import NodeStatus
+from qnode.operate.status.model import NodeStatus
 
 # The first process on a machine also compiles the kernels, which takes minutes on a slow one.
 pytestmark = [pytest.mark.link, pytest.mark.timeout(600)]

@@ -9,17 +9,17 @@ from link_room import Greetings, MemoryPadId, MemoryPads, Two, greet_both, local
 from test_protocol_2 import tag_counts
 from trio.testing import MockClock, memory_stream_pair
 
+from qnode.block.pipeline_depth import method_for
 from qnode.config import LinkParameters, SourceParameters
 from qnode.errors import AuthenticationError, ConfigError, LinkError, PeerRefused, ProtocolError
 from qnode.link import messages as m
-from qnode.link.authentication import check_seal, seal
+from qnode.link.authentication import make_tag, verify_tag
 from qnode.link.codec import decode, encode
 from qnode.link.directions import Direction
 from qnode.link.frames import LARGEST_PAYLOAD_BYTES, FrameStream
 from qnode.link.hello import Greeted, LocalEnd, Standing
 from qnode.link.session import open_session
 from qnode.link.session_keys import derive_session_keys
-from qnode.node.in_flight import method_for
 
 NONCE = bytes(range(16))
 
@@ -138,7 +138,7 @@ async def listened(greeted: Greetings, alice: LocalEnd) -> None:
 async def test_a_block_dialogue_is_sealed_at_both_ends() -> None:
     alice_pads, bob_pads = MemoryPads("alice"), MemoryPads("bob")
     async with memory_sessions() as two:
-        dialogue: list[tuple[Any, Any, m.Message]] = [
+        channel: list[tuple[Any, Any, m.Message]] = [
             (two.alice, two.bob, m.BlockProposed(1, 1, 0, 1000)),
             (two.bob, two.alice, m.BlockAgreed(1)),
             (two.bob, two.alice, m.ClickBatch(1, 0, b"clicks")),
@@ -146,18 +146,18 @@ async def test_a_block_dialogue_is_sealed_at_both_ends() -> None:
             (two.alice, two.bob, m.Sifted(1, b"k", b"d", 4, ((1, 2),) * 5, 0, False, (3, 1), 4)),
             (two.alice, two.bob, m.Amplify(1, 2, b"seed", 3, 2)),
         ]
-        for sender, receiver, message in dialogue:
+        for sender, receiver, message in channel:
             await sender.send(message)
             assert await receiver.receive() == message
         for sender, receiver, pads, peer_pads in (
             (two.alice, two.bob, alice_pads, bob_pads),
             (two.bob, two.alice, bob_pads, alice_pads),
         ):
-            sealed = seal(pads, sender.transcript_hash(1, outgoing=True))
+            sealed = make_tag(pads, sender.transcript_hash(1, outgoing=True))
             await sender.send(m.TranscriptTag(1, sealed.pad_segment, sealed.pad_index, sealed.tag))
             tag = await receiver.receive()
             pad_id = MemoryPadId(tag.pad_segment, tag.pad_index)
-            check_seal(peer_pads, receiver.transcript_hash(1, outgoing=False), pad_id, tag.tag)
+            verify_tag(peer_pads, receiver.transcript_hash(1, outgoing=False), pad_id, tag.tag)
     assert alice_pads.confirmed == bob_pads.confirmed == [0]
 
 

@@ -29,7 +29,7 @@ from qnode.loopback.drills import (
     with_schedule,
 )
 from qnode.loopback.prepare import parse_loopback_config
-from qnode.operate.blocks import DecidedBlock
+from qnode.operate.blocks.row import DecidedBlock
 from qnode.simulate.model import expected_rates
 from qnode.simulate.parameters import ScheduledChange, Settings
 

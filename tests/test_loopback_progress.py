@@ -5,7 +5,7 @@ from rich.console import Console
 from qnode.loopback.encryptors import Comparison
 from qnode.loopback.progress import progress_line, progress_view
 from qnode.loopback.result import Ledger
-from qnode.operate.status import (
+from qnode.operate.status.model import (
     BlockStatus,
     Discard,
     NodeStatus,

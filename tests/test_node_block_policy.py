@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnode.config import BlockParameters, EstimationParameters, LinkParameters
-from qnode.distill.counts import Pair
-from qnode.distill.keylength import binary_entropy
-from qnode.node.block_policy import (
+from qnode.block.decision import MOST_SIFTED_BITS, judge
+from qnode.block.span_policy import (
     FIRST_SIFTED_BITS,
     MOST_EXPECTED_BITS,
     BlockRates,
@@ -22,7 +20,9 @@ from qnode.node.block_policy import (
     expected_bits_per_s,
     secret_bits,
 )
-from qnode.node.decision import MOST_SIFTED_BITS, judge
+from qnode.config import BlockParameters, EstimationParameters, LinkParameters
+from qnode.distill.counts import Pair
+from qnode.distill.keylength import binary_entropy
 from qnode.simulate.model import expected_rates
 from qnode.simulate.parameters import SimulationParameters
 

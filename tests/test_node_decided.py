@@ -6,6 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from qnode.block.decision import decide, key_length
+from qnode.block.span import BlockSpan
 from qnode.config import LinkParameters, ReceiverParameters, SiteConfig, load
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.check_table import CHECKS
@@ -13,12 +15,10 @@ from qnode.distill.counts import Pair, TagCounts, XCounts
 from qnode.distill.keylength import Assumption
 from qnode.keys import Counts, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
-from qnode.node.decided import DecidedBlocks, KnownOfBlock
-from qnode.node.decision import decide, key_length
-from qnode.node.dialogue import BlockSpan
-from qnode.node.figures import Figures
-from qnode.operate.blocks import KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
-from qnode.operate.client import LONGEST_RESPONSE_BYTES, Response
+from qnode.node.status.block_table import BlockTable, KnownOfBlock
+from qnode.node.status.figures import Figures
+from qnode.operate.blocks.row import KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
+from qnode.operate.control.client import LONGEST_RESPONSE_BYTES, Response
 
 LINK = LinkParameters(receiver=ReceiverParameters(dead_time_s=59e-6))
 X = XCounts(
@@ -179,8 +179,8 @@ def ids(rows: list[DecidedBlock]) -> list[int]:
     return [row.block_id for row in rows]
 
 
-def filled(*block_ids: int, kept: int = 4) -> DecidedBlocks:
-    decided = DecidedBlocks(LINK, kept)
+def filled(*block_ids: int, kept: int = 4) -> BlockTable:
+    decided = BlockTable(LINK, kept)
     for block_id in block_ids:
         decided.lost(block_id, "link", "", KnownOfBlock())
     return decided
@@ -216,7 +216,7 @@ def test_what_a_peer_says_of_a_block_is_one_short_line() -> None:
 
 def test_the_longest_answer_fits_what_callers_read() -> None:
     most = Pair(2**53, 2**53)
-    decided, result = DecidedBlocks(LINK), decide(COUNTS, LINK)
+    decided, result = BlockTable(LINK), decide(COUNTS, LINK)
     counts = msgspec.structs.replace(COUNTS, n_z=most, m_z=most, x=XCounts(most, most, most, most, most))
     known = KnownOfBlock(span_s=1 / 3, n_z=most, x=counts.x, verified=counts)
     decided.lost(1, "reconciliation", "\U0001f511" * 5000, known)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from qnode.block.error_rate import ErrorRate
+from qnode.block.span import BlockSpan
 from qnode.config import SiteConfig, load
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
-from qnode.node.dialogue import BlockSpan
-from qnode.node.error_rate import ErrorRate
-from qnode.node.figures import Figures
+from qnode.node.status.figures import Figures
 
 CONFIG = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
 NONE = XCounts(**{name: Pair(0, 0) for name in XCounts.__struct_fields__})

@@ -21,10 +21,10 @@ from qnode.config import Role, SiteConfig, load
 from qnode.errors import LinkError
 from qnode.keys import SqliteKeyStore
 from qnode.link.frames import FrameStream
-from qnode.node import figures as figures_module
-from qnode.node.alice import Source
-from qnode.node.bob import BobPart
-from qnode.node.figures import LONGEST_UNANNOUNCED_S, Figures
+from qnode.node.quantum.bob import BobSide
+from qnode.node.quantum.transmitter_port import TransmitterPort
+from qnode.node.status import figures as figures_module
+from qnode.node.status.figures import LONGEST_UNANNOUNCED_S, Figures
 from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots
 
 ROLES: tuple[Role, Role] = ("alice", "bob")
@@ -62,17 +62,17 @@ def test_alice_has_lock_as_long_as_bob_announces_clicks(monkeypatch: pytest.Monk
 async def test_both_sites_count_the_clicks_that_were_found_and_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lookup = Source.lookup
+    lookup = TransmitterPort.lookup
 
-    def forgetful(self: Source, run_id: int, slots: Slots) -> Codes:
+    def forgetful(self: TransmitterPort, run_id: int, slots: Slots) -> Codes:
         codes = lookup(self, run_id, slots).copy()
         codes[slots % 50 == 0] = UNKNOWN_SYMBOL  # as if they were too old for the transmitter's record
         return codes
 
-    monkeypatch.setattr(Source, "lookup", forgetful)
+    monkeypatch.setattr(TransmitterPort, "lookup", forgetful)
     announced = 0
 
-    async def one_block(part: BobPart) -> None:
+    async def one_block(part: BobSide) -> None:
         nonlocal announced
         reached = await find_slots(part)
         part._dropped = 5  # found before the session stood, and counted by the receiver

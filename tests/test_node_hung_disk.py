@@ -10,12 +10,12 @@ import pytest
 import trio
 from keys_support import Site, add_block, make_block, preshared
 
-import qnode.node.storage
+import qnode.node.supply.async_store
 from qnode.config import SiteConfig, load
 from qnode.keys import SqliteKeyStore
 from qnode.node.site import SiteNode
-from qnode.node.storage import Storage
-from qnode.operate.events import EventLog
+from qnode.node.supply.async_store import AsyncStore
+from qnode.operate.events.log import EventLog
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -38,7 +38,7 @@ async def test_a_call_that_began_is_waited_for_unless_the_disk_hangs(
 ) -> None:
     with Site(tmp_path, "alice").open() as store:
         store.load_preshared(preshared(64))
-        storage = Storage(store, 1 << 20)
+        storage = AsyncStore(store, 1 << 20)
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 ended = trio.Event()
@@ -55,7 +55,7 @@ async def test_a_call_that_began_is_waited_for_unless_the_disk_hangs(
                     await trio.sleep(0.1)
                     assert not ended.is_set()
                     assert storage.stalled_s >= 0.2
-                    monkeypatch.setattr(qnode.node.storage, "STALL_S", 0.1)
+                    monkeypatch.setattr(qnode.node.supply.async_store, "STALL_S", 0.1)
                     storage.let_go()
                     await ended.wait()  # though the store has not answered
                     assert not storage.unsettled

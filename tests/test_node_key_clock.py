@@ -8,8 +8,8 @@ import pytest
 from keys_support import Site, add_block, make_block
 
 from qnode.keys import AgeMark
-from qnode.node.key_clock import KeyClock, boot_id
-from qnode.node.storage import Storage
+from qnode.node.supply.async_store import AsyncStore
+from qnode.node.supply.key_clock import KeyClock, boot_id
 
 DAY_S = 86400.0
 
@@ -114,7 +114,7 @@ async def test_a_time_of_day_8_days_ahead_for_a_minute_destroys_no_key(
     with ExitStack() as stack:
         alice, bob = (stack.enter_context(site.open()) for site in sites)
         add_block(make_block(1, 40), alice, bob)
-        storages = Storage(alice, 1 << 20), Storage(bob, 1 << 20)
+        storages = AsyncStore(alice, 1 << 20), AsyncStore(bob, 1 << 20)
         for storage, other in (storages, storages[::-1]):
             assignment = await storage.assign("m", ("s",), 5, 256, stock=True)
             await other.accept_assignment(assignment, by_shares=False)
@@ -124,7 +124,7 @@ async def test_a_time_of_day_8_days_ahead_for_a_minute_destroys_no_key(
     monkeypatch.setattr(time, "time", lambda: true_time() + 8 * DAY_S)
     with ExitStack() as stack:
         for store in [stack.enter_context(site.open()) for site in sites]:
-            storage = Storage(store, 1 << 20)
+            storage = AsyncStore(store, 1 << 20)
             assert await storage.expire(lifetime_s) == 0
             assert await storage.expire(-1.0) == 10  # they do age
             mark = store.age_mark()

@@ -15,8 +15,8 @@ from qnode.addresses import host_and_port
 from qnode.config import SiteConfig, load
 from qnode.errors import ConfigError
 from qnode.http import Limits, Server
-from qnode.node.figures import Figures
 from qnode.node.listening import start_serving
+from qnode.node.status.figures import Figures
 
 CONFIG = Path(__file__).parent.parent / "config"
 

@@ -12,14 +12,14 @@ from keys_support import preshared
 
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun, Transmitter
-from qnode.node.alice import Source
-from qnode.node.figures import Figures
-from qnode.node.liveness import STEP_LIMIT_S, STORE_LIMIT_S, Liveness
-from qnode.node.receiver import Receiver
-from qnode.node.recorder import BobRecorder, Passage
+from qnode.node.quantum.receiver import Receiver
+from qnode.node.quantum.recorder import BobRecorder, Passage
+from qnode.node.quantum.transmitter_port import TransmitterPort
 from qnode.node.site import SiteNode
-from qnode.operate.events import EventLog
-from qnode.operate.recordings import Recordings
+from qnode.node.status.figures import Figures
+from qnode.node.status.liveness import STEP_LIMIT_S, STORE_LIMIT_S, Liveness
+from qnode.operate.events.log import EventLog
+from qnode.operate.recording.recordings import Recordings
 from qnode.tags.synchroniser import Synchroniser
 from qnode.tags.types import NO_TAGS, Codes, Slots, TagBlock
 
@@ -88,6 +88,6 @@ async def test_a_node_is_not_alive_while_a_step_of_its_pipeline_hangs() -> None:
     passage = Passage(EmissionRun(7, 0.0), 1, -1, 0.0)
     await check_step(liveness, clock, stuck, partial(receiver._feed, synchroniser, NO_TAGS, passage))
     stuck = Stuck()
-    source = Source(liveness)
+    source = TransmitterPort(liveness)
     source.transmitter, source.run = cast(Transmitter, stuck), EmissionRun(7, 0.0)
     await check_step(liveness, clock, stuck, partial(source.lookup, 7, np.arange(3)))

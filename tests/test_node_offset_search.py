@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 from qnode.config import LinkParameters, ReceiverParameters, SiteConfig, SourceParameters, load
 from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.errors import TransientDeviceError
-from qnode.node.bob import BobPart, Errand, ProbeErrand
-from qnode.node.figures import Figures
-from qnode.node.offset_search import ARRIVAL_S, FURTHEST_S, OffsetSearch
-from qnode.node.receiver import Receiver
-from qnode.node.recorder import BobRecorder
-from qnode.operate.recordings import Recordings
+from qnode.node.quantum.bob import BobSide
+from qnode.node.quantum.receiver import Receiver
+from qnode.node.quantum.receiver_requests import AlignmentRequest, ReceiverRequest
+from qnode.node.quantum.recorder import BobRecorder
+from qnode.node.status.figures import Figures
+from qnode.operate.recording.recordings import Recordings
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
 from qnode.tags.alignment import MOST_OFFSETS, Alignment, AlignmentProbe, correlate
 from qnode.tags.marks import NO_MARKS
+from qnode.tags.offset_search import ARRIVAL_S, FURTHEST_S, OffsetSearch
 from qnode.tags.order import OrderStatistics
 from qnode.tags.sync_statistics import SyncStatistics
 from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
@@ -113,10 +114,10 @@ class LateAnswer:
     run = EmissionRun(run_id=1, started_at_s=0.0)
     last_block_id = 0
 
-    async def do(self, errand: Errand) -> None:
-        if isinstance(errand, ProbeErrand):
+    async def do(self, request: ReceiverRequest) -> None:
+        if isinstance(request, AlignmentRequest):
             await trio.sleep(0.6)
-            errand.reply.send_nowait(Alignment(errand.probe.number, 0, 1, 9.0, 0))
+            request.reply.send_nowait(Alignment(request.probe.number, 0, 1, 9.0, 0))
 
 
 class EmptyTdc:
@@ -156,14 +157,14 @@ class AligningAtOnce:
 async def test_the_count_is_known_as_of_when_tags_came_though_they_wait_while_alice_searches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qnode.node.receiver.Synchroniser", AligningAtOnce)
+    monkeypatch.setattr("qnode.node.quantum.receiver.Synchroniser", AligningAtOnce)
     config = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
     source = msgspec.structs.replace(config.link.source, qubit_rate_hz=RATE_HZ)
     config = msgspec.structs.replace(config, link=msgspec.structs.replace(config.link, source=source))
     receiver = Receiver(
         config, Figures(config, simulated=True), BobRecorder(config, Recordings(), simulated=True)
     )
-    receiver._part = cast(BobPart, LateAnswer())
+    receiver._part = cast(BobSide, LateAnswer())
     tdc = EmptyTdc()
 
     def known_after(seconds: float) -> bool:
@@ -195,11 +196,11 @@ class AnsweringPart:
     run = EmissionRun(run_id=1, started_at_s=0.0)
     last_block_id = 0
 
-    async def do(self, errand: Errand) -> None:
-        if isinstance(errand, ProbeErrand):
-            offsets = errand.offsets
-            errand.reply.send_nowait(
-                correlate(errand.probe, RECORDED.symbols, offsets.start, offsets.stop - 1)
+    async def do(self, request: ReceiverRequest) -> None:
+        if isinstance(request, AlignmentRequest):
+            offsets = request.offsets
+            request.reply.send_nowait(
+                correlate(request.probe, RECORDED.symbols, offsets.start, offsets.stop - 1)
             )
 
 
@@ -209,7 +210,7 @@ async def test_slots_are_found_though_alices_clock_has_strayed_from_the_time_of_
     config = msgspec.structs.replace(config, link=LINK)
     figures = Figures(config, simulated=True)
     receiver = Receiver(config, figures, BobRecorder(config, Recordings(), simulated=True))
-    receiver._part = cast(BobPart, AnsweringPart())
+    receiver._part = cast(BobSide, AnsweringPart())
     synchroniser = Synchroniser(LINK.source, LINK.receiver, os.urandom)
     source = cast(TagSource, SimpleNamespace(paced=False, origin_s=-strayed_s))
     for block in RECORDED.tags(3.0):

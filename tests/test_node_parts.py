@@ -16,6 +16,22 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qnode.block.decision import (
+    MOST_ANNOUNCED_CLICKS,
+    BlockCounts,
+    assumptions,
+    check_clicks,
+    check_size,
+    decide,
+    verification_bits,
+)
+from qnode.block.error_rate import ErrorRate
+from qnode.block.outcome import BlockLost
+from qnode.block.pipeline_depth import method_for, pipeline_depth
+from qnode.block.running_rate import RunningRate
+from qnode.block.sample import sample_of
+from qnode.block.span import BlockSpan
+from qnode.block.span_policy import FIRST_SIFTED_BITS, RecentBlocks, best_span
 from qnode.config import BlockParameters, LinkParameters, SiteConfig, SourceParameters, convert, load
 from qnode.devices.protocols import EmissionRun, Transmitter
 from qnode.distill.bits import Bits
@@ -32,31 +48,19 @@ from qnode.link.messages import (
     Sifted,
 )
 from qnode.loopback.result import Ledger
-from qnode.node import reconciliation
-from qnode.node.alice import AlicePart, Source
-from qnode.node.block_policy import FIRST_SIFTED_BITS, RecentBlocks, best_span
-from qnode.node.bob import Announcement, BobPart, RunningRate
-from qnode.node.bob_block import BobBlock
-from qnode.node.conversation import Conversation
-from qnode.node.decision import (
-    MOST_ANNOUNCED_CLICKS,
-    BlockCounts,
-    assumptions,
-    check_clicks,
-    check_size,
-    decide,
-    verification_bits,
-)
-from qnode.node.dialogue import BlockLost, BlockSpan
-from qnode.node.error_rate import ErrorRate
-from qnode.node.in_flight import blocks_in_flight, method_for
+from qnode.node.dialogue import reconciliation
+from qnode.node.dialogue.bob import BobBlock
+from qnode.node.dialogue.tag_order import TagOrder
 from qnode.node.process import read_secret
-from qnode.node.recorder import AliceRecorder, BobRecorder
-from qnode.node.sample import sample_of
-from qnode.node.seal_order import SealOrder
-from qnode.node.slot_ledger import SlotLedger
-from qnode.node.storage import PeerMemory, runs_of
-from qnode.operate.recordings import Recordings
+from qnode.node.quantum.alice import AliceSide
+from qnode.node.quantum.bob import BobSide
+from qnode.node.quantum.receiver_requests import ClickAnnouncement
+from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
+from qnode.node.quantum.slot_ledger import SlotLedger
+from qnode.node.quantum.transmitter_port import TransmitterPort
+from qnode.node.session.router import Conversation
+from qnode.node.supply.async_store import PeerMemory, runs_of
+from qnode.operate.recording.recordings import Recordings
 from qnode.tags.marks import Marks
 from qnode.tags.types import (
     OUTCOME_BOUNDARY,
@@ -78,23 +82,23 @@ def test_a_sample_is_of_the_asked_length_or_the_whole_key(n_bits: int) -> None:
     assert sample.unpack().all()
 
 
-async def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() -> None:
-    rate, nothing = RunningRate(p_z=0.5), RecentBlocks()
+def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() -> None:
+    rate, nothing = RunningRate(p_z=0.5), None
     link = LinkParameters(
         source=SourceParameters(qubit_rate_hz=1_000_000),
         block=BlockParameters(sifted_bits=10_000, longest_s=10.0),
     )
     assert not rate.known
-    assert await rate.span_slots(link, nothing) == 10_000_000  # nothing known: the latency limit
+    assert rate.span_slots(link, nothing) == 10_000_000  # nothing known: the latency limit
     for step in range(1, 12):
         clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-        rate.add(Announcement(7, 0, clicks, 400, step * 100_000, (), 0))
+        rate.add(7, step * 100_000, cut_slots=0, clicks=len(clicks), z_clicks=400)
     assert rate.known
     assert rate.sifted_per_slot == pytest.approx(0.5 * 400 / 100_000)
-    assert await rate.span_slots(link, nothing) == 5_000_000
+    assert rate.span_slots(link, nothing) == 5_000_000
 
 
-async def test_an_automatic_span_follows_the_blocks_that_were_decided() -> None:
+def test_an_automatic_span_follows_the_blocks_that_were_decided() -> None:
     rate, recent = RunningRate(p_z=0.5), RecentBlocks()
     link = LinkParameters(
         source=SourceParameters(qubit_rate_hz=1_000_000),
@@ -102,9 +106,9 @@ async def test_an_automatic_span_follows_the_blocks_that_were_decided() -> None:
     )
     for step in range(1, 12):
         clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-        rate.add(Announcement(7, 0, clicks, 400, step * 25_000, (), 0))
+        rate.add(7, step * 25_000, cut_slots=0, clicks=len(clicks), z_clicks=400)
     sifted_hz = rate.sifted_per_slot * 1e6
-    assert await rate.span_slots(link, recent) == round(1e6 * FIRST_SIFTED_BITS / sifted_hz)
+    assert rate.span_slots(link, recent.rates()) == round(1e6 * FIRST_SIFTED_BITS / sifted_hz)
     counts = BlockCounts(
         n_z=Pair(851_800, 148_200),
         m_z=Pair(11_900, 3_070),
@@ -123,29 +127,29 @@ async def test_an_automatic_span_follows_the_blocks_that_were_decided() -> None:
     assert rates is not None
     best = best_span(rates.at(sifted_hz), link)
     assert 0.0 < best.span_s < 900.0
-    assert await rate.span_slots(link, recent) == round(best.span_s * 1e6)
+    assert rate.span_slots(link, recent.rates()) == round(best.span_s * 1e6)
 
 
 def test_slots_without_lock_do_not_lower_the_running_rate() -> None:
     rate = RunningRate(p_z=1.0)
     clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-    rate.add(Announcement(7, 0, clicks, 400, 1000, (), 0))
-    rate.add(Announcement(7, 0, clicks, 400, 10_000, (SlotRange(2_000, 10_000),), 0))
+    rate.add(7, 1000, cut_slots=0, clicks=len(clicks), z_clicks=400)
+    rate.add(7, 10_000, cut_slots=8_000, clicks=len(clicks), z_clicks=400)
     assert rate.sifted_per_slot == pytest.approx(0.4)
 
 
 def test_an_interruption_of_the_link_does_not_lower_the_running_rate() -> None:
     rate = RunningRate(p_z=1.0)
     clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
-    rate.add(Announcement(7, 0, clicks, 400, 1000, (), 0))
-    rate.add(Announcement(7, 0, clicks, 400, 2000, (), 0))
+    rate.add(7, 1000, cut_slots=0, clicks=len(clicks), z_clicks=400)
+    rate.add(7, 2000, cut_slots=0, clicks=len(clicks), z_clicks=400)
     rate.begin_session()
-    rate.add(Announcement(7, 0, clicks, 400, 900_000, (), 0))
-    rate.add(Announcement(7, 0, clicks, 400, 901_000, (), 0))
+    rate.add(7, 900_000, cut_slots=0, clicks=len(clicks), z_clicks=400)
+    rate.add(7, 901_000, cut_slots=0, clicks=len(clicks), z_clicks=400)
     assert rate.sifted_per_slot == pytest.approx(0.4)
 
 
-async def test_no_block_is_expected_to_have_more_clicks_than_a_message_can_name() -> None:
+def test_no_block_is_expected_to_have_more_clicks_than_a_message_can_name() -> None:
     rate, recent = RunningRate(p_z=0.5), RecentBlocks()
     link = LinkParameters(
         source=SourceParameters(qubit_rate_hz=1_000_000),
@@ -153,8 +157,8 @@ async def test_no_block_is_expected_to_have_more_clicks_than_a_message_can_name(
     )
     clicks = Clicks(np.arange(800), np.zeros(800, np.uint8))  # half of them of the X arm
     for step in range(1, 12):
-        rate.add(Announcement(7, 0, clicks, 400, step * 25_000, (), 0))
-    n_slots = await rate.span_slots(link, recent)
+        rate.add(7, step * 25_000, cut_slots=0, clicks=len(clicks), z_clicks=400)
+    n_slots = rate.span_slots(link, recent.rates())
     assert n_slots * 800 / 25_000 == pytest.approx(0.9 * MOST_ANNOUNCED_CLICKS)
     check_clicks(MOST_ANNOUNCED_CLICKS)
     with pytest.raises(BlockLost) as lost:
@@ -321,7 +325,7 @@ def test_a_block_has_more_round_trips_where_more_blocks_may_be_under_way() -> No
         # Ten million bits a second, filled in a second: 70 round trips of 100 ms take seven.
         return method_for(link, round_trip_s, 10_000_000, 1.0)
 
-    assert blocks_in_flight(10_000_000) == 25
+    assert pipeline_depth(10_000_000) == 25
     assert method(10_000_000, 0.1) == "cascade"
     assert method(10_000_000, math.nan) == "cascade"
     assert method(10_000_000, 1.0) == "ldpc"
@@ -344,6 +348,9 @@ class _Peer:
     def __init__(self) -> None:
         self.peer = SimpleNamespace(last_block_id=None)
         self.heard: list[Any] = []
+
+    def knows(self, kind: Any, field: str = "") -> bool:
+        return True
 
     async def send(self, message: Any) -> None:
         self.heard.append(message)
@@ -386,24 +393,24 @@ class _Book:
 async def test_a_block_that_was_given_up_before_its_turn_is_never_proposed() -> None:
     link = LinkParameters(source=SourceParameters(qubit_rate_hz=1_000_000))
     peer, book, rate = _Peer(), _Book(), RunningRate(p_z=0.5)
-    site: Any = SimpleNamespace(link=link, session=peer, storage=_Storage(), seals=SealOrder())
+    site: Any = SimpleNamespace(link=link, session=peer, store=_Storage(), tag_order=TagOrder())
     none = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8))
-    old = [Announcement(7, 1, none, 2000, slot, (), 0) for slot in (1000, 2000, 3000)]
-    new = [Announcement(8, 2, none, 2000, slot, (), 0) for slot in (1000, 2000)]
+    old = [ClickAnnouncement(7, 1, none, 2000, slot, (), 0) for slot in (1000, 2000, 3000)]
+    new = [ClickAnnouncement(8, 2, none, 2000, slot, (), 0) for slot in (1000, 2000)]
     async with trio.open_nursery() as nursery:
         conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
-        part = BobPart(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
+        part = BobSide(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
         nursery.start_soon(part.start)
         await part.ready.wait()
-        for news in old[:2]:
-            await part.do(news)
+        for announcement in old[:2]:
+            await part.do(announcement)
         await trio.testing.wait_all_tasks_blocked()
         assert peer.proposed() == [(1, 7)]  # the second one waits for the answer to the first
-        for news in new:
-            await part.do(news)
+        for announcement in new:
+            await part.do(announcement)
             await trio.testing.wait_all_tasks_blocked()
         for block_id in (1, 3, 4):
-            await conversation._dialogues[block_id].deliver(BlockAgreed(block_id))
+            await conversation._channels[block_id].deliver(BlockAgreed(block_id))
             await trio.testing.wait_all_tasks_blocked()
         assert peer.proposed() == [(1, 7), (3, 8), (4, 8)]
         assert sorted(book.losses) == [(1, "emission"), (2, "emission")]
@@ -424,29 +431,29 @@ async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
     storage.counts, storage.most_chunks = counts, 1  # type: ignore[attr-defined]
     if qber_z is not None:
         book.error_rate.counted(qber_z)
-    site: Any = SimpleNamespace(link=link, session=peer, storage=storage, seals=SealOrder())
+    site: Any = SimpleNamespace(link=link, session=peer, store=storage, tag_order=TagOrder())
     none, taken = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8)), list[int]()
 
-    async def announce(part: BobPart) -> None:
+    async def announce(part: BobSide) -> None:
         with suppress(LinkError):
             for slot in (1000, 2000, 1_500_000, 1_600_000):
-                await part.do(Announcement(7, 1, none, 2000, slot, (), 0, can_wait))
+                await part.do(ClickAnnouncement(7, 1, none, 2000, slot, (), 0, can_wait))
                 taken.append(slot)
 
     async with trio.open_nursery() as nursery:
         conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
-        part = BobPart(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
+        part = BobSide(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
         nursery.start_soon(part.start)
         await part.ready.wait()
         nursery.start_soon(announce, part)
         for block_id in (1, 2):
             await trio.testing.wait_all_tasks_blocked()
-            await conversation._dialogues[block_id].deliver(BlockAgreed(block_id))
+            await conversation._channels[block_id].deliver(BlockAgreed(block_id))
         await trio.testing.wait_all_tasks_blocked()
         assert 1_500_000 in taken  # the first block ends with these clicks
         assert (1_600_000 in taken) == (not can_wait or qber_z is not None)
         if decided:
-            await conversation._dialogues[1].deliver(BlockDiscarded(1, "key_length", ""))
+            await conversation._channels[1].deliver(BlockDiscarded(1, "key_length", ""))
             await trio.testing.wait_all_tasks_blocked()
             assert 1_600_000 in taken
         nursery.cancel_scope.cancel()
@@ -460,7 +467,7 @@ async def test_marks_and_cuts_count_in_the_block_whose_slots_they_lie_in() -> No
         block=BlockParameters(sifted_bits=1000, longest_s=10.0),
     )
     peer, book, rate = _Peer(), _Book(), RunningRate(p_z=0.5)
-    site: Any = SimpleNamespace(link=link, session=peer, storage=_Storage(), seals=SealOrder())
+    site: Any = SimpleNamespace(link=link, session=peer, store=_Storage(), tag_order=TagOrder())
     none, blocks = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8)), list[BobBlock]()
 
     def marks(*slots: int) -> Marks:
@@ -469,15 +476,15 @@ async def test_marks_and_cuts_count_in_the_block_whose_slots_they_lie_in() -> No
 
     async with trio.open_nursery() as nursery:
         conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
-        part = BobPart(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
+        part = BobSide(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
         part._distil = lambda block: None  # type: ignore[method-assign]
         nursery.start_soon(part.start)
         await part.ready.wait()
         for slot in (1000, 2_001_000):  # a sifted bit each two thousand slots
-            await part.do(Announcement(7, 1, none, 2000, slot, (), 0, marks=marks(slot - 1)))
+            await part.do(ClickAnnouncement(7, 1, none, 2000, slot, (), 0, marks=marks(slot - 1)))
             await trio.testing.wait_all_tasks_blocked()
         for block_id in (1, 2):
-            await conversation._dialogues[block_id].deliver(BlockAgreed(block_id))
+            await conversation._channels[block_id].deliver(BlockAgreed(block_id))
             await trio.testing.wait_all_tasks_blocked()
         assert part._current is not None
         assert part._upcoming is not None
@@ -487,12 +494,14 @@ async def test_marks_and_cuts_count_in_the_block_whose_slots_they_lie_in() -> No
         n = end - first
         clicks = Clicks(np.array([first, end - 1, end, end + 1]), np.array([0, 1, 2, 1], np.uint8))
         cuts = (SlotRange(first + 10, first + 20), SlotRange(end - n // 2, end + n // 4))
-        early = Announcement(7, 1, none, 0, first + 30, cuts[:1], 0, marks=marks(first, first + 29))
-        late = Announcement(7, 1, clicks, 3, end + n // 2, cuts[1:], 0, marks=marks(first + 30, end - 1, end))
-        for news in (early, late):
-            await part.do(news)
+        early = ClickAnnouncement(7, 1, none, 0, first + 30, cuts[:1], 0, marks=marks(first, first + 29))
+        late = ClickAnnouncement(
+            7, 1, clicks, 3, end + n // 2, cuts[1:], 0, marks=marks(first + 30, end - 1, end)
+        )
+        for announcement in (early, late):
+            await part.do(announcement)
             await trio.testing.wait_all_tasks_blocked()
-        await part.do(Announcement(7, 1, none, 0, end + n // 2 + 1, (), 0, marks=marks(end + n // 2)))
+        await part.do(ClickAnnouncement(7, 1, none, 0, end + n // 2 + 1, (), 0, marks=marks(end + n // 2)))
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     before, after = (block.tag_counts() for block in blocks)
@@ -530,11 +539,13 @@ async def test_alice_cannot_count_more_clicks_of_the_x_arm_than_bob_has_announce
     counted: Any = tuple((n, 0) for n in x_counts)
     sifted = Sifted(1, b"\x01", b"\x00", 1, counted, 0, False)
     site: Any = SimpleNamespace(
-        link=LinkParameters(), storage=SimpleNamespace(counts=counts, most_chunks=1), session=None
+        link=LinkParameters(),
+        store=SimpleNamespace(counts=counts, most_chunks=1),
+        session=SimpleNamespace(knows=lambda *_: True),
     )
     book: Any = _Book()
-    dialogue: Any = _Dialogue(sifted)
-    block = BobBlock(site, dialogue, BlockSpan(7, 0, 100), book)
+    channel: Any = _Dialogue(sifted)
+    block = BobBlock(site, channel, BlockSpan(7, 0, 100), book)
     outcomes = [OUTCOME_EARLY, OUTCOME_CENTRAL, OUTCOME_CENTRAL, OUTCOME_CENTRAL, OUTCOME_BOUNDARY]
     await block.announce(Clicks(np.arange(5), np.array(outcomes, np.uint8)))
     with pytest.raises(ProtocolError, match="more clicks of the X arm"):
@@ -549,13 +560,13 @@ async def test_alice_searches_for_one_probe_at_a_time() -> None:
             released.wait()
             return np.full(slots.shape[0], UNKNOWN_SYMBOL, np.uint8)
 
-    source = Source()
+    source = TransmitterPort()
     source.transmitter, source.run = cast(Transmitter, Waiting()), EmissionRun(7, 0.0)
-    conversation: Any = SimpleNamespace(site=SimpleNamespace(session=peer))
+    conversation: Any = SimpleNamespace(context=SimpleNamespace(session=peer))
     figures: Any = SimpleNamespace(note_lock=lambda state: None)
     probe = AlignmentProbeMessage(7, 1, np.arange(3, dtype="<i8").tobytes(), 0, 100)
     async with trio.open_nursery() as nursery:
-        part = AlicePart(conversation, source, figures, nursery, nobody_records(AliceRecorder))
+        part = AliceSide(conversation, source, figures, nursery, nobody_records(AliceRecorder))
         await part.handle(probe)
         with pytest.raises(ProtocolError, match="before the one before it was answered"):
             await part.handle(probe)
@@ -568,7 +579,7 @@ async def test_alice_searches_for_one_probe_at_a_time() -> None:
 
 
 async def test_tags_are_checked_in_the_order_in_which_they_came() -> None:
-    order = SealOrder()
+    order = TagOrder()
     checked: list[int] = []
 
     async def check(block_id: int) -> None:
@@ -613,10 +624,10 @@ async def test_a_block_that_is_announced_as_the_session_ends_is_counted_as_lost(
     link = LinkParameters(source=SourceParameters(qubit_rate_hz=1_000_000))
     book, storage = _Book(), _Storage()
     storage.counts = trio.sleep_forever  # type: ignore[attr-defined]
-    site: Any = SimpleNamespace(link=link, session=_Peer(), storage=storage, seals=SealOrder())
+    site: Any = SimpleNamespace(link=link, session=_Peer(), store=storage, tag_order=TagOrder())
     async with trio.open_nursery() as nursery:
         conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
-        part = BobPart(conversation, book, RunningRate(p_z=0.5), nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
+        part = BobSide(conversation, book, RunningRate(p_z=0.5), nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
         block = await part._propose(7, 0)
         block.agreed.set()
         await part._places.acquire()

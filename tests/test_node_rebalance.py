@@ -23,13 +23,13 @@ from qnode.keys import Handover, SqliteKeyStore
 from qnode.link import messages as m
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.session import open_session
-from qnode.node import rebalance as room
-from qnode.node.conversation import Conversation
-from qnode.node.rebalance import Demand, rebalance
-from qnode.node.seal_order import SealOrder
-from qnode.node.settle import Site
-from qnode.node.storage import PeerMemory, Storage, runs_of
-from qnode.node.supply import SiteSupply
+from qnode.node.dialogue.context import BlockContext
+from qnode.node.dialogue.tag_order import TagOrder
+from qnode.node.session.router import Conversation
+from qnode.node.supply import rebalance as room
+from qnode.node.supply.async_store import AsyncStore, PeerMemory, runs_of
+from qnode.node.supply.key_supply import LinkKeySupply
+from qnode.node.supply.rebalance import Demand, rebalance
 
 COUNT = st.integers(0, 100_000)
 
@@ -87,9 +87,9 @@ class Node:
     """One site's store, supply and conversation."""
 
     store: SqliteKeyStore
-    storage: Storage
+    storage: AsyncStore
     conversation: Conversation
-    supply: SiteSupply
+    supply: LinkKeySupply
     demand: Demand
 
 
@@ -112,7 +112,7 @@ class Peer:
 
     @property
     def round_trip_s(self) -> float:
-        return self._conversation.site.session.round_trip_s
+        return self._conversation.context.session.round_trip_s
 
     def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
         return self._conversation.assignments.take_back(assignment_ids, late=late)
@@ -139,19 +139,19 @@ async def two_nodes(stores: Two) -> AsyncIterator[Two]:
             nodes = Two()
             for role in ("alice", "bob"):
                 store = getattr(stores, role)
-                storage = Storage(store, most_chunks=1 << 20)
+                storage = AsyncStore(store, most_chunks=1 << 20)
                 session = getattr(sessions, role)
-                site = Site(
+                site = BlockContext(
                     role=role,  # type: ignore[arg-type]
                     link=LinkParameters(),
                     session=session,
-                    storage=storage,
-                    seals=SealOrder(),
+                    store=storage,
+                    tag_order=TagOrder(),
                     simulated=True,
                 )
                 conversation = Conversation(site, NoBook(), nursery)  # type: ignore[arg-type]
                 nursery.start_soon(conversation._route, NoPart())
-                supply = SiteSupply(storage, Peer(conversation))
+                supply = LinkKeySupply(storage, Peer(conversation))
                 setattr(nodes, role, Node(store, storage, conversation, supply, Demand()))
             yield nodes
             nursery.cancel_scope.cancel()
@@ -276,7 +276,7 @@ async def test_keys_whose_caller_has_gone_are_given_up_at_both_sites_in_the_same
     async with two_nodes(stores) as nodes:
         peer = SlowPeer(nodes.alice.conversation)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(SiteSupply(nodes.alice.storage, peer).allocate, "m", ("s",), 8, 256)
+            nursery.start_soon(LinkKeySupply(nodes.alice.storage, peer).allocate, "m", ("s",), 8, 256)
             await peer.announced.wait()
             assert stores.alice.counts().assigned == stores.bob.counts().assigned == 8
             nursery.cancel_scope.cancel()
@@ -299,7 +299,7 @@ async def test_keys_that_a_full_disk_keeps_from_their_master_end_neither_session
 
                 async def ask() -> None:
                     with pytest.raises(StoreError, match="readonly"):
-                        await SiteSupply(nodes.alice.storage, peer).allocate("m", ("s",), 8, 256)
+                        await LinkKeySupply(nodes.alice.storage, peer).allocate("m", ("s",), 8, 256)
 
                 nursery.start_soon(ask)
                 await peer.announced.wait()
@@ -315,7 +315,7 @@ async def test_keys_that_a_full_disk_keeps_from_their_master_end_neither_session
 async def test_key_control_that_cannot_be_read_ends_the_session(stores: Two) -> None:
     with pytest.RaisesGroup(LinkError, flatten_subgroups=True, allow_unwrapped=True):
         async with two_nodes(stores) as nodes:
-            await nodes.alice.conversation.site.session.send(m.GiveAway(request_id=1, handover=b"\xc1"))
+            await nodes.alice.conversation.context.session.send(m.GiveAway(request_id=1, handover=b"\xc1"))
             await trio.sleep_forever()
 
 
@@ -359,10 +359,10 @@ async def resumed_nodes(stores: Two) -> AsyncIterator[tuple[Two, trio.Nursery]]:
                     open_session(getattr(greeted.frames, role), getattr(ends, role), getattr(greeted, role))
                 )
                 store = getattr(stores, role)
-                storage = Storage(store, most_chunks=1 << 20)
-                site = Site(role, LinkParameters(), session, storage, SealOrder(), simulated=True)  # type: ignore[arg-type]
+                storage = AsyncStore(store, most_chunks=1 << 20)
+                site = BlockContext(role, LinkParameters(), session, storage, TagOrder(), simulated=True)  # type: ignore[arg-type]
                 conversation = Conversation(site, NoBook(), nursery)  # type: ignore[arg-type]
-                supply = SiteSupply(storage, Peer(conversation))
+                supply = LinkKeySupply(storage, Peer(conversation))
                 setattr(nodes, role, Node(store, storage, conversation, supply, Demand()))
                 nursery.start_soon(conversation.run, Quiet())
             for node in (nodes.alice, nodes.bob):

@@ -17,14 +17,15 @@ from trio.testing import MockClock
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.errors import LinkError, TransientDeviceError
-from qnode.node.bob import Announcement, BobPart, Errand, ProbeErrand
-from qnode.node.clock_watch import ClockWatch
-from qnode.node.figures import Figures
-from qnode.node.receiver import LONGEST_SILENCE_S, PACED_DEPTH, Receiver
-from qnode.node.recorder import BobRecorder
-from qnode.node.tag_faults import WELL_AGAIN_S, TagFaults
-from qnode.operate.metrics import render_metrics
-from qnode.operate.recordings import Recordings
+from qnode.node.quantum.bob import BobSide
+from qnode.node.quantum.clock_watch import ClockWatch
+from qnode.node.quantum.receiver import LONGEST_SILENCE_S, PACED_DEPTH, Receiver
+from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement, ReceiverRequest
+from qnode.node.quantum.recorder import BobRecorder
+from qnode.node.quantum.tag_faults import WELL_AGAIN_S, TagFaults
+from qnode.node.status.figures import Figures
+from qnode.operate.recording.recordings import Recordings
+from qnode.operate.status.metrics import render_metrics
 from qnode.tags.alignment import correlate
 from qnode.tags.marks import NO_MARKS
 from qnode.tags.order import OrderStatistics
@@ -53,7 +54,7 @@ class KnownRun:
 async def test_blocks_from_before_a_restart_that_turn_out_misaligned_later_do_not_restart_it_again() -> None:
     figures = Figures(CONFIG, simulated=True)
     receiver = Receiver(CONFIG, figures, BobRecorder(CONFIG, Recordings(), simulated=True))
-    receiver._part = cast(BobPart, KnownRun())
+    receiver._part = cast(BobSide, KnownRun())
     synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, os.urandom)
 
     async def counted_anew(until_ps: int) -> int:
@@ -77,10 +78,10 @@ class ListeningPart(KnownRun):
     """A session's part that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.heard: list[Errand] = []
+        self.heard: list[ReceiverRequest] = []
 
-    async def do(self, errand: Errand) -> None:
-        self.heard.append(errand)
+    async def do(self, request: ReceiverRequest) -> None:
+        self.heard.append(request)
 
 
 class LosingLock:
@@ -111,12 +112,16 @@ async def test_slots_that_were_cut_when_lock_was_lost_are_announced_though_no_cl
         CONFIG, Figures(CONFIG, simulated=True), BobRecorder(CONFIG, Recordings(), simulated=True)
     )
     part = ListeningPart()
-    receiver._part = cast(BobPart, part)
+    receiver._part = cast(BobSide, part)
     dark = TagBlock(np.zeros(0, np.int64), np.zeros(0, np.int8), 1_000)
     await receiver._process(cast(TagSource, DarkSource()), cast(Synchroniser, LosingLock()), dark, 0.0)
-    (news,) = part.heard
-    assert isinstance(news, Announcement)
-    assert (news.cuts, news.reached_slot, len(news.clicks)) == (LosingLock.cuts, 900, 0)
+    (announcement,) = part.heard
+    assert isinstance(announcement, ClickAnnouncement)
+    assert (announcement.cuts, announcement.reached_slot, len(announcement.clicks)) == (
+        LosingLock.cuts,
+        900,
+        0,
+    )
 
 
 class JumpingTdc:
@@ -142,7 +147,7 @@ async def test_a_tag_source_whose_clock_has_jumped_is_opened_anew(jump_s: float)
     receiver = Receiver(
         CONFIG, Figures(CONFIG, simulated=True), BobRecorder(CONFIG, Recordings(), simulated=True)
     )
-    receiver._part = cast(BobPart, KnownRun())
+    receiver._part = cast(BobSide, KnownRun())
     with trio.fail_after(30), pytest.raises(BaseExceptionGroup) as caught:
         await receiver.use(cast(TagSource, JumpingTdc(int(jump_s * PS_PER_S))), 10.0)
     assert caught.group_contains(TransientDeviceError, match="jumped", depth=1)
@@ -157,13 +162,13 @@ def test_single_misplaced_tags_are_taken_as_they_come() -> None:
 class AligningPart(ListeningPart):
     """A session's part whose Alice finds where probes fit."""
 
-    async def do(self, errand: Errand) -> None:
-        if not isinstance(errand, ProbeErrand):
-            await super().do(errand)
+    async def do(self, request: ReceiverRequest) -> None:
+        if not isinstance(request, AlignmentRequest):
+            await super().do(request)
             return
-        offsets = errand.offsets
-        with errand.reply:
-            errand.reply.send_nowait(correlate(errand.probe, symbols, offsets.start, offsets.stop - 1))
+        offsets = request.offsets
+        with request.reply:
+            request.reply.send_nowait(correlate(request.probe, symbols, offsets.start, offsets.stop - 1))
 
 
 @dataclass
@@ -194,7 +199,7 @@ def receiver_of(figures: Figures) -> Receiver:
 async def test_click_and_sifted_rates_are_right_whatever_the_size_of_tag_blocks(block_s: float) -> None:
     figures, part, source = Figures(CONFIG, simulated=True), AligningPart(), RecordedSource(RECORDED, block_s)
     receiver = receiver_of(figures)
-    receiver._part = cast(BobPart, part)
+    receiver._part = cast(BobSide, part)
     synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, np.random.default_rng(1).bytes)
     shown = list[dict[str, float]]()
     for block in RECORDED.blocks(block_s):
@@ -203,8 +208,8 @@ async def test_click_and_sifted_rates_are_right_whatever_the_size_of_tag_blocks(
         if quantum.click_rates_hz:
             shown.append(quantum.click_rates_hz)
             assert quantum.sifted_rate_bits_per_s == quantum.click_rates_hz["z"] * CONFIG.link.source.p_z
-    heard = [one for one in part.heard[1:] if isinstance(one, Announcement)]
-    first = cast(Announcement, part.heard[0])
+    heard = [one for one in part.heard[1:] if isinstance(one, ClickAnnouncement)]
+    first = cast(ClickAnnouncement, part.heard[0])
     cut_slots = sum(one.cut_slots for one in heard)
     seconds = (heard[-1].reached_slot - first.reached_slot - cut_slots) / SLOT_HZ
     true_z_hz = sum(one.z_clicks for one in heard) / seconds
@@ -225,7 +230,7 @@ async def test_rates_and_lock_are_taken_back_when_no_tags_come(mock_clock: MockC
     mock_clock.rate = 1.0
     figures = Figures(CONFIG, simulated=True)
     receiver = receiver_of(figures)
-    receiver._part = cast(BobPart, AligningPart())
+    receiver._part = cast(BobSide, AligningPart())
     source = RecordedSource(RECORDED, 0.1)
     with pytest.RaisesGroup(TransientDeviceError, flatten_subgroups=True):
         async with trio.open_nursery() as nursery:
@@ -298,7 +303,7 @@ async def test_tags_may_be_as_late_as_the_configured_order_window(window_ps: int
     config = msgspec.structs.replace(CONFIG, link=msgspec.structs.replace(CONFIG.link, receiver=receives))
     figures = Figures(config, simulated=True)
     receiver = Receiver(config, figures, BobRecorder(config, Recordings(), simulated=True))
-    receiver._part = cast(BobPart, AligningPart())
+    receiver._part = cast(BobSide, AligningPart())
     source = RecordedSource(RECORDED, 0.1, scramble_ps=50_000_000, paced=False)
     with pytest.RaisesGroup(TransientDeviceError, flatten_subgroups=True):
         await receiver.use(cast(TagSource, source), 1.0)
@@ -326,7 +331,7 @@ class FastSource:
 async def test_tags_that_find_no_room_are_counted_as_dropped_here() -> None:
     figures = Figures(CONFIG, simulated=True)
     receiver = receiver_of(figures)
-    receiver._part = cast(BobPart, KnownRun())
+    receiver._part = cast(BobSide, KnownRun())
     await receiver.use(cast(TagSource, FastSource()), 10.0)
     totals = figures.status().totals
     assert totals.tag_overruns in (40 - PACED_DEPTH - 1, 40 - PACED_DEPTH)  # one may be taken out at once
@@ -343,7 +348,7 @@ async def test_clicks_that_can_be_announced_to_nobody_are_counted() -> None:
     figures = Figures(CONFIG, simulated=True)
     receiver = receiver_of(figures)
     part = AligningPart()
-    receiver._part = cast(BobPart, part)
+    receiver._part = cast(BobSide, part)
     source = cast(TagSource, RecordedSource(RECORDED, 0.1))
     synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, np.random.default_rng(1).bytes)
     blocks = list(RECORDED.blocks(0.1))
@@ -360,21 +365,21 @@ async def test_clicks_that_can_be_announced_to_nobody_are_counted() -> None:
 
 async def test_clicks_of_an_announcement_that_the_end_of_the_session_cut_are_counted() -> None:
     class LeavingPart(AligningPart):
-        async def do(self, errand: Errand) -> None:
-            await super().do(errand)
-            if isinstance(errand, Announcement) and len(self.heard) > 10:
+        async def do(self, request: ReceiverRequest) -> None:
+            await super().do(request)
+            if isinstance(request, ClickAnnouncement) and len(self.heard) > 10:
                 raise LinkError("the session has ended")
 
     figures, part = Figures(CONFIG, simulated=True), LeavingPart()
     receiver = receiver_of(figures)
-    receiver._part = cast(BobPart, part)
+    receiver._part = cast(BobSide, part)
     source = cast(TagSource, RecordedSource(RECORDED, 0.1))
     synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, np.random.default_rng(1).bytes)
     for block in RECORDED.blocks(0.1):
         await receiver._process(source, synchroniser, block, 0.0)
         if len(part.heard) > 11:
             break
-    (first, second) = (cast(Announcement, one) for one in part.heard[10:])
+    (first, second) = (cast(ClickAnnouncement, one) for one in part.heard[10:])
     assert (first.dropped, second.dropped) == (0, len(first.clicks))
     assert figures.status().totals.clicks_dropped == len(first.clicks) + len(second.clicks)
 
@@ -384,15 +389,15 @@ async def test_rates_are_taken_back_while_tags_wait_for_alice(mock_clock: MockCl
     asked = trio.Event()
 
     class SlowPart(AligningPart):
-        async def do(self, errand: Errand) -> None:
-            await super().do(errand)
+        async def do(self, request: ReceiverRequest) -> None:
+            await super().do(request)
             if len(self.heard) > 20:
                 asked.set()
                 await trio.sleep_forever()
 
     figures, source = Figures(CONFIG, simulated=True), RecordedSource(RECORDED, 0.1)
     receiver = receiver_of(figures)
-    receiver._part = cast(BobPart, SlowPart())
+    receiver._part = cast(BobSide, SlowPart())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receiver.use, cast(TagSource, source), 1000.0)
         await asked.wait()

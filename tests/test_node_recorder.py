@@ -7,14 +7,14 @@ import msgspec.structs
 import numpy as np
 import pytest
 
+from qnode.block.span import BlockSpan
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun
 from qnode.keys import BlockRecord, Key
-from qnode.node.dialogue import BlockSpan
-from qnode.node.recorder import AliceRecorder, BobRecorder, Passage, recorded_lookup
-from qnode.node.supply import _for_delivery
-from qnode.operate.recording_frames import Begun, Ended, Frame, FrameReader, Symbols, Tags, WholeBlock
-from qnode.operate.recordings import MOST_HELD_BYTES, Recording, Recordings
+from qnode.node.quantum.recorder import AliceRecorder, BobRecorder, Passage, recorded_lookup
+from qnode.node.supply.key_supply import _for_delivery
+from qnode.operate.recording.frames import Begun, Ended, Frame, FrameReader, Symbols, Tags, WholeBlock
+from qnode.operate.recording.recordings import MOST_HELD_BYTES, Recording, Recordings
 from qnode.tags.site_recording import RecordedBlock
 from qnode.tags.types import Codes, Slots, TagBlock
 

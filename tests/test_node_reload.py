@@ -19,7 +19,7 @@ from http_support import Pki
 from qnode.config import SiteConfig, load
 from qnode.http import Limits
 from qnode.node.reload import connection_limits
-from qnode.operate.status import NodeStatus
+from qnode.operate.status.model import NodeStatus
 
 CONFIG = Path(__file__).parent.parent / "config"
 

@@ -21,9 +21,9 @@ from qnode.config import Role
 from qnode.errors import LinkError, StoreError
 from qnode.keys import BlockState, SqliteKeyStore
 from qnode.link.frames import FrameStream
-from qnode.node.bob import BobPart
-from qnode.node.storage import Storage
-from qnode.operate.blocks import DecidedBlock
+from qnode.node.quantum.bob import BobSide
+from qnode.node.supply.async_store import AsyncStore
+from qnode.operate.blocks.row import DecidedBlock
 
 LEFT_BY_FIXTURE = 3  # a block that Alice's store has prepared and that its session never confirmed
 ROLES: tuple[Role, Role] = ("alice", "bob")
@@ -56,7 +56,7 @@ async def both_sites(
     """Hold one session in which Bob fills one block; return how it ended at each site."""
     ended: dict[Role, BaseException | None] = {}
 
-    async def one_block(part: BobPart) -> None:
+    async def one_block(part: BobSide) -> None:
         await fill_block(part, await find_slots(part))
         while figures["alice"].status().block.in_flight:  # noqa: ASYNC110
             await trio.sleep(0.01)
@@ -81,15 +81,15 @@ def cut_commit(
     monkeypatch: pytest.MonkeyPatch, stores: dict[Role, SqliteKeyStore], sites: tuple[Role, ...], how: str
 ) -> set[int]:
     """Let the first confirmation of a block fail at ``sites``; clear what is returned to heal them."""
-    confirm, left = Storage.confirm, {id(stores[role]) for role in sites}
+    confirm, left = AsyncStore.confirm, {id(stores[role]) for role in sites}
 
-    async def cut(self: Storage, block_id: int) -> None:
+    async def cut(self: AsyncStore, block_id: int) -> None:
         if block_id != LEFT_BY_FIXTURE and id(self._store) in left:
             left.remove(id(self._store))
             raise LinkError("the line is cut") if how == "line" else StoreError("the disk is full")
         await confirm(self, block_id)
 
-    monkeypatch.setattr(Storage, "confirm", cut)
+    monkeypatch.setattr(AsyncStore, "confirm", cut)
     return left
 
 
@@ -161,15 +161,15 @@ async def test_a_block_that_only_one_site_had_prepared_is_lost_for_the_reason_it
     figures = {role: RecordingFigures(role) for role in ROLES}
     with open_copy(folder, "alice") as alice, open_copy(folder, "bob") as bob:
         stores: dict[Role, SqliteKeyStore] = {"alice": alice, "bob": bob}
-        prepare, fails = Storage.prepare, [True]
+        prepare, fails = AsyncStore.prepare, [True]
 
-        async def cut(self: Storage, block: object) -> None:
+        async def cut(self: AsyncStore, block: object) -> None:
             if self._store is alice and fails:
                 fails.clear()
                 raise LinkError("the line is cut")
             await prepare(self, block)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(Storage, "prepare", cut)
+        monkeypatch.setattr(AsyncStore, "prepare", cut)
         await both_sites(stores, figures)
         (block_id,) = figures["bob"].counts
         await both_sites(stores, figures)

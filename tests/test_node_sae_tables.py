@@ -23,9 +23,9 @@ from qnode.etsi014 import SaeDirectory
 from qnode.link.messages import SaesRegistered
 from qnode.link.session import open_session
 from qnode.node.reload import read_directory
-from qnode.node.sae_tables import MOST_PAIRS, PeerSaes, SaeTables, parts
+from qnode.node.session.sae_tables import MOST_PAIRS, PeerSaes, SaeTables, parts
 from qnode.node.site import SiteNode
-from qnode.operate.events import EventLog
+from qnode.operate.events.log import EventLog
 
 ROLES: tuple[Role, Role] = ("alice", "bob")
 NEW = (

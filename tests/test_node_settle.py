@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from qnode.config import LinkParameters
 from qnode.errors import ProtocolError
 from qnode.keys import PadsLeft
-from qnode.node.settle import PADS_OF_A_BLOCK, block_epsilon, check_refill, refill_pads
+from qnode.node.dialogue.commit import PADS_OF_A_BLOCK, block_epsilon, check_refill, refill_pads
 
 LINK = LinkParameters()
 MOST = LINK.keys.refill_pads_per_direction

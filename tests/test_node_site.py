@@ -17,12 +17,12 @@ from qnode.keys import SqliteKeyStore
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.peers import LinkFailure
 from qnode.link.session import open_session
+from qnode.node.dialogue.context import BlockContext
 from qnode.node.process import _clearest
-from qnode.node.settle import Site
 from qnode.node.site import SiteNode
-from qnode.node.storage import PeerMemory, runs_of
-from qnode.operate.events import EventLog
-from qnode.operate.screen import status_lines
+from qnode.node.supply.async_store import PeerMemory, runs_of
+from qnode.operate.events.log import EventLog
+from qnode.operate.status.screen import status_lines
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -117,7 +117,7 @@ async def test_blocks_are_decided_by_the_parameters_of_the_protocol_that_both_si
 ) -> None:
     used: list[str] = []
 
-    def note(site: Site, *_: object) -> None:
+    def note(site: BlockContext, *_: object) -> None:
         used.append(site.link.estimation.asymmetry_bound)
         raise LinkError("seen enough")
 

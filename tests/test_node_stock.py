@@ -26,14 +26,14 @@ from qnode.errors import LinkDown, LinkError, NotEnoughKeys, NotOpen, ShareUsedU
 from qnode.keys import AgeMark, Assignment, KeyLayout, KeyRange, Release, StockItem
 from qnode.link.codec import encode
 from qnode.link.messages import ReleaseAssignments
-from qnode.node import stock as room
-from qnode.node import supply as supply_room
-from qnode.node.assignments import ASSIGNMENTS_AT_ONCE, batches
-from qnode.node.key_clock import KeyClock
-from qnode.node.settle import check_room
-from qnode.node.stock import SHARE, SaePair, StockPlan, pair_of, plan_stock
-from qnode.node.storage import Storage
-from qnode.node.supply import SiteSupply
+from qnode.node.dialogue.commit import check_room
+from qnode.node.session.assignments import ASSIGNMENTS_AT_ONCE, batches
+from qnode.node.supply import key_supply as supply_room
+from qnode.node.supply import stock as room
+from qnode.node.supply.async_store import AsyncStore
+from qnode.node.supply.key_clock import KeyClock
+from qnode.node.supply.key_supply import LinkKeySupply
+from qnode.node.supply.stock import SHARE, SaePair, StockPlan, pair_of, plan_stock
 
 ME = SaePair("m", "s")
 THOUSAND = [SaePair(f"m{i}", f"s{i}") for i in range(1000)]
@@ -130,7 +130,7 @@ class CutPeer(Peer):
         return super().round_trip_s if self.slowness_s is None else self.slowness_s
 
 
-class GatedStorage(Storage):
+class GatedStorage(AsyncStore):
     """A site that answers an assignment only once its gate is open."""
 
     gate = trio.Event()
@@ -143,15 +143,15 @@ class GatedStorage(Storage):
 def put_behind_gate(node: Node, most_chunks: int = 1 << 20) -> GatedStorage:
     storage = GatedStorage(node.store, most_chunks)
     storage.gate = trio.Event()
-    node.conversation.site = replace(node.conversation.site, storage=storage)
+    node.conversation.context = replace(node.conversation.context, store=storage)
     return storage
 
 
 @asynccontextmanager
-async def supplied(nodes: Two, pairs: list[SaePair]) -> AsyncIterator[tuple[SiteSupply, CutPeer]]:
+async def supplied(nodes: Two, pairs: list[SaePair]) -> AsyncIterator[tuple[LinkKeySupply, CutPeer]]:
     """Run Alice's supply, her stock included."""
     peer = CutPeer(nodes.alice.conversation)
-    supply = SiteSupply(nodes.alice.storage, peer)
+    supply = LinkKeySupply(nodes.alice.storage, peer)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supply.keep_stock, lambda: pairs, lambda: 256)
         yield supply, peer
@@ -163,7 +163,7 @@ async def until(look: Callable[[], bool]) -> None:
         await trio.sleep(0.002)
 
 
-async def take_all(supply: SiteSupply, pair: SaePair, at_once: int = 64) -> int:
+async def take_all(supply: LinkKeySupply, pair: SaePair, at_once: int = 64) -> int:
     n_got = 0
     while at_once:
         try:
@@ -255,7 +255,7 @@ async def test_of_a_pair_whose_slave_never_fetches_the_others_are_not_starved(
     async with two_nodes(stores) as nodes:
         put_behind_gate(nodes.bob, most_chunks).gate.set()
         for block_id in range(1, 21):
-            await check_room(nodes.bob.conversation.site)
+            await check_room(nodes.bob.conversation.context)
             add_block(make_block(block_id, 100, layout=layout), stores.alice, stores.bob)
             with suppress(ShareUsedUp, NotEnoughKeys):
                 while True:  # its slave never fetches one
@@ -311,7 +311,7 @@ async def test_an_encryptor_is_answered_over_a_round_trip_of_three_seconds(
             far.gate.set()
 
         nursery.start_soon(let_through)
-        assert len(await SiteSupply(nodes.alice.storage, peer).allocate("m", ("s",), 8, 256)) == 8
+        assert len(await LinkKeySupply(nodes.alice.storage, peer).allocate("m", ("s",), 8, 256)) == 8
 
 
 @pytest.mark.parametrize("accepted", [True, False])
@@ -346,7 +346,7 @@ async def test_a_site_that_was_off_for_long_gives_no_stock_that_its_peer_may_hav
     stores.bob.accept_assignment(stock, 1e9)
     stores.alice.acknowledge(stock.assignment_id)
     mark = AgeMark(age_s=1e9, boot_id="before", since_boot_s=500.0, time_of_day_s=1e9)
-    storage = Storage(stores.alice, 1 << 20)
+    storage = AsyncStore(stores.alice, 1 << 20)
     storage.key_lifetime_s = 7 * day_s
 
     def restarted(off_s: float) -> KeyClock:

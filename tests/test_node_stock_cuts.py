@@ -16,11 +16,11 @@ from test_node_rebalance import (
 
 from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotOpen, ShareUsedUp
 from qnode.keys import SqliteKeyStore
-from qnode.node import rebalance as rebalance_room
-from qnode.node import stock as stock_room
-from qnode.node import storage as storage_room
-from qnode.node import supply as supply_room
-from qnode.node.stock import SaePair
+from qnode.node.supply import async_store as storage_room
+from qnode.node.supply import key_supply as supply_room
+from qnode.node.supply import rebalance as rebalance_room
+from qnode.node.supply import stock as stock_room
+from qnode.node.supply.stock import SaePair
 
 PAIRS = [SaePair(f"m{i}", f"s{i}") for i in range(4)]
 N_SESSIONS = 8

@@ -13,8 +13,8 @@ from blocks_support import accepted_block, lost_block
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qnode.operate.block_table import COLUMNS, HEADER, TableRefused, csv_lines, open_block_table
-from qnode.operate.blocks import DecidedBlock
+from qnode.operate.blocks.row import DecidedBlock
+from qnode.operate.blocks.table_file import COLUMNS, HEADER, TableRefused, csv_lines, open_block_table
 
 
 @pytest.fixture

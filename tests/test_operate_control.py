@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from operate_support import well_status
 
 from qnode.errors import ConfigError
-from qnode.operate import client, control
-from qnode.operate.blocks import DecidedBlock
+from qnode.operate.blocks.row import DecidedBlock
+from qnode.operate.control import client
+from qnode.operate.control import server as control
 
 EVENTS = [{"at": 1.0 + i, "level": "info", "event": "block.done", "block": i} for i in range(5)]
 

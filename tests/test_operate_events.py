@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qnode.choices import LogFormat
-from qnode.operate.eventline import render_dated_line, render_line
-from qnode.operate.events import configure_log, set_log_level
+from qnode.operate.events.line import render_dated_line, render_line
+from qnode.operate.events.log import configure_log, set_log_level
 
 SECRET = bytes(range(200, 232))
 
@@ -183,7 +183,7 @@ def test_kept_events_are_rendered_like_the_log() -> None:
 
 PROGRAM = """
 import structlog
-from qnode.operate.events import configure_log
+from qnode.operate.events.log import configure_log
 configure_log()
 structlog.get_logger().warning("node.started")
 """
@@ -220,7 +220,7 @@ def test_the_format_follows_where_stderr_leads() -> None:
 CHATTY = """
 import sys
 import structlog
-from qnode.operate.events import configure_log
+from qnode.operate.events.log import configure_log
 events = configure_log(log_format="plain")
 log = structlog.get_logger()
 for number in range(12_000):
@@ -236,7 +236,7 @@ print(events.dropped_lines)
 FAILING = """
 import sys
 import click
-from qnode.operate.events import configure_log
+from qnode.operate.events.log import configure_log
 import structlog
 events = configure_log(log_format="plain")
 events.take_stderr()

@@ -11,10 +11,9 @@ from operate_support import NOW, degraded_status, well_status
 from prometheus_client.parser import text_string_to_metric_families
 
 from qnode.distill.check_table import Finding
-from qnode.operate.metrics import render_metrics
-from qnode.operate.metrics_app import metrics_app
-from qnode.operate.screen import status_lines
-from qnode.operate.status import (
+from qnode.operate.status.metrics import render_metrics
+from qnode.operate.status.metrics_app import metrics_app
+from qnode.operate.status.model import (
     BlockStatus,
     HttpStatus,
     NodeStatus,
@@ -23,6 +22,7 @@ from qnode.operate.status import (
     SiteStatus,
     State,
 )
+from qnode.operate.status.screen import status_lines
 
 RULES = Path(__file__).parent.parent / "config" / "prometheus-rules.yml"
 

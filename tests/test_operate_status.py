@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from operate_support import NOW, degraded_status, well_status
 
-from qnode.operate.metrics import render_metrics
-from qnode.operate.screen import SIMULATED, device_detail, duration, si, status_lines
-from qnode.operate.status import (
+from qnode.operate.status.metrics import render_metrics
+from qnode.operate.status.model import (
     Alarm,
     BlockStatus,
     Discard,
@@ -19,6 +18,7 @@ from qnode.operate.status import (
     troubles,
     why_no_key,
 )
+from qnode.operate.status.screen import SIMULATED, device_detail, duration, si, status_lines
 
 
 def test_a_transition_keeps_the_age_of_an_unchanged_state() -> None:

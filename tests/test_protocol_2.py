@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from link_room import Greetings, greet_both, local_end
 from trio.testing import memory_stream_pair
 
-import qnode.node.alice_block
-import qnode.node.bob_block
+import qnode.node.dialogue.alice
+import qnode.node.dialogue.bob
 from qnode.config import LinkParameters, Role
 from qnode.distill.counts import SPAN_PARTS, Pair, TagCounts, XCounts
-from qnode.distill.span_parts import PartCounts
+from qnode.distill.sifting.span_parts import PartCounts
 from qnode.errors import LinkError, PeerRefused, ProtocolError
 from qnode.link.frames import FrameStream
 from qnode.link.hello import Greeted, Standing, _our_hello, find_differences
 from qnode.link.messages import Sifted
 from qnode.link.protocol import link_for_protocol, parameters_of_protocol_1, parameters_since_protocol_2
-from qnode.node.bob_block import BobBlock
-from qnode.node.said_counts import AnnouncedClicks, check_sifted, check_tags
+from qnode.node.dialogue.bob import BobBlock
+from qnode.node.dialogue.claimed_counts import AnnouncedClicks, check_sifted, check_tags
 
 replace = msgspec.structs.replace
 
@@ -160,7 +160,7 @@ async def test_both_sites_hold_the_same_counts_and_these_are_what_was_sent_and_d
     announce = BobBlock.announce
 
     async def noting(self: BobBlock, clicks: Any) -> None:
-        spans[self.dialogue.block_id] = (self.span.first_slot, self.span.end_slot)
+        spans[self.channel.block_id] = (self.span.first_slot, self.span.end_slot)
         await announce(self, clicks)
 
     monkeypatch.setattr(BobBlock, "announce", noting)
@@ -200,7 +200,7 @@ async def test_alice_discloses_nothing_to_a_bob_whose_tags_cannot_be(
     told: list[Any] = []
     tag_counts = BobBlock.tag_counts
     monkeypatch.setattr(BobBlock, "tag_counts", lambda self: one_more_z_click(tag_counts(self)))
-    monkeypatch.setattr(qnode.node.alice_block, "Sifted", lambda **fields: told.append(fields))
+    monkeypatch.setattr(qnode.node.dialogue.alice, "Sifted", lambda **fields: told.append(fields))
     known = await converse(copied(tmp_path / "data"))
     assert isinstance(known["alice"], ProtocolError)
     assert "block 6: tags: other clicks" in str(known["alice"])
@@ -212,7 +212,7 @@ async def test_bob_ends_the_session_with_an_alice_whose_totals_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        qnode.node.alice_block, "Sifted", lambda **fields: Sifted(**(fields | {"boundary": 1}))
+        qnode.node.dialogue.alice, "Sifted", lambda **fields: Sifted(**(fields | {"boundary": 1}))
     )
     known = await converse(copied(tmp_path / "data"))
     assert isinstance(known["bob"], ProtocolError)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnode.distill.bits import Words
+from qnode.distill.bits.array import Words
 from qnode.distill.reconcile.ldpc import decoder as decoder_module
 from qnode.distill.reconcile.ldpc import row
 from qnode.distill.reconcile.ldpc.code import COLUMN_COUNTS, LIFTINGS, MAX_COLUMNS, Code, make_code

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reconcile_support import SEED, Places, deal, plain_permutation
 
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._words import U
+from qnode.distill.reconcile.base.words import U
 from qnode.distill.reconcile.cascade.check import check_tag
 from qnode.distill.reconcile.cascade.nodes import Layout
 from qnode.distill.reconcile.cascade.plan import CHECK_BITS, MAX_BLOCK_BITS, Plan, make_plan

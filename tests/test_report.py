@@ -32,7 +32,7 @@ from qnode.loopback.markdown import (
 from qnode.loopback.pages import LockLook, attenuation_page, clock_page, lock_times
 from qnode.loopback.result import Ledger
 from qnode.loopback.run import LinkOutcome
-from qnode.operate.status import (
+from qnode.operate.status.model import (
     BlockStatus,
     BlockSummary,
     Discard,

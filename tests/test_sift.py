@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from tags_generator import symbols
 
 from qnode.distill.bits import Bits
+from qnode.distill.bits.planes import chosen
 from qnode.distill.counts import Pair, XCounts
-from qnode.distill.planes import chosen
-from qnode.distill.sift import (
+from qnode.distill.sifting.codec import CLASS_BOUNDARY, CLASS_CENTRAL, CLASS_Z
+from qnode.distill.sifting.sift import (
     Announced,
     SiftRecord,
     decode_announcement,
@@ -17,7 +18,6 @@ from qnode.distill.sift import (
     errors_by_intensity,
     keep_bits,
 )
-from qnode.distill.sift_codec import CLASS_BOUNDARY, CLASS_CENTRAL, CLASS_Z
 from qnode.errors import ProtocolError
 from qnode.tags.types import (
     DECOY,

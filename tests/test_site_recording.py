@@ -24,10 +24,10 @@ from operate_support import well_status
 
 from qnode.config import LinkParameters
 from qnode.errors import ConfigError
-from qnode.operate import control
-from qnode.operate.client import NoAnswer, NodeNotRunning, ask_status
-from qnode.operate.control import Answers, serve_control
-from qnode.operate.recording_frames import (
+from qnode.operate.control import server as control
+from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status
+from qnode.operate.control.server import Answers, serve_control
+from qnode.operate.recording.frames import (
     MOST_FRAME_BYTES,
     Begun,
     BrokenFrame,
@@ -39,9 +39,9 @@ from qnode.operate.recording_frames import (
     WholeBlock,
     encode_frame,
 )
-from qnode.operate.recordings import Recordings
-from qnode.operate.screen import status_lines
-from qnode.operate.site_recorder import Recorded, record_site
+from qnode.operate.recording.recordings import Recordings
+from qnode.operate.recording.site_recorder import Recorded, record_site
+from qnode.operate.status.screen import status_lines
 from qnode.tags.recording import MANIFEST
 from qnode.tags.site_recording import (
     AliceRecording,

@@ -9,7 +9,7 @@ import pytest
 
 from qnode.config import LinkParameters, SourceParameters, convert
 from qnode.distill.counts import TagCounts
-from qnode.distill.span_counts import SpanCounts
+from qnode.distill.sifting.span_counts import SpanCounts
 from qnode.offline.synchronise import RunStart, synchronised
 from qnode.simulate.parameters import SimulationParameters
 from qnode.simulate.recording import SimulatedRecording

@@ -15,7 +15,7 @@ from tags_generator import PERIOD_PS, Link, Recorded
 
 from qnode.config import ReceiverParameters, SourceParameters
 from qnode.distill.counts import SPAN_PARTS, TagCounts
-from qnode.distill.span_counts import SpanCounts
+from qnode.distill.sifting.span_counts import SpanCounts
 from qnode.tags.alignment import Alignment
 from qnode.tags.dead_time import DeadTimeWatch, slots_of
 from qnode.tags.gates import gates

@@ -19,9 +19,9 @@ from qnode.config import SiteConfig, load
 from qnode.errors import ConfigError
 from qnode.http import TlsSettings, server_context
 from qnode.link.tls import link_contexts
-from qnode.node.figures import Figures
-from qnode.operate.screen import status_lines
-from qnode.operate.status import Validity
+from qnode.node.status.figures import Figures
+from qnode.operate.status.model import Validity
+from qnode.operate.status.screen import status_lines
 from qnode.tls_files import validities, weakness
 from qnode.tls_validity import DAY_S
 

@@ -23,7 +23,7 @@ def code_in(cache: Path) -> set[str]:
 @pytest.mark.link
 def test_a_link_runs_on_what_was_compiled_ahead(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "qnode", "warm"], check=True)
-    version = cache_directory("qnode.distill.amplify").parent.name
+    version = cache_directory("qnode.distill.amplification.amplify").parent.name
     cache = tmp_path / "cache"
     shutil.copytree(cache_base() / version, cache / version)
     before = code_in(cache)

@@ -7,9 +7,9 @@ import numpy as np
 
 from qnode.bench.results import BenchResult, Effort, Machine, rates, summary
 from qnode.choices import TagBits
-from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.distill.amplification.amplify import amplify, seed_length_bytes
+from qnode.distill.amplification.toeplitz_plan import plan_product, word_products
 from qnode.distill.bits import Bits
-from qnode.distill.toeplitz_plan import plan_product, word_products
 from qnode.distill.verify import verification_tag
 
 LENGTHS: Final = (10**6, 10**7, 10**8)

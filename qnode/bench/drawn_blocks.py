@@ -10,10 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from qnode.block.span_policy import choose_span_s
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import SPAN_PARTS, Pair, TagCounts, XCounts
-from qnode.node.block_policy import choose_span_s
 from qnode.simulate.model import DetectorLoad, LinkRates, expected_rates
 from qnode.simulate.parameters import Settings, SimulationParameters
 

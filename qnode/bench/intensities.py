@@ -13,13 +13,13 @@ import msgspec.structs
 import numpy as np
 
 from qnode.bench.drawn_blocks import DrawnLink
+from qnode.block.decision import decide, key_length
+from qnode.block.outcome import BlockLost
 from qnode.config import LinkParameters
 from qnode.distill.check_table import Finding
 from qnode.distill.keylength import KeyLength
 from qnode.distill.plausibility import chance_of_false_alarm, examine
 from qnode.distill.plausibility.chance import standard_deviations
-from qnode.node.decision import decide, key_length
-from qnode.node.dialogue import BlockLost
 from qnode.plan.forecast import USUAL_F_EC, forecast
 from qnode.simulate.parameters import SimulationParameters
 

@@ -10,9 +10,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 
 from qnode.bench.results import Effort, Machine, processor_name, rates
-from qnode.distill.bits import Words
-from qnode.distill.clmul import PORTABLE, intrinsic, multiply_lanes, supported, vector_of, vector_widths
-from qnode.distill.words import popcount
+from qnode.distill.bits.array import Words
+from qnode.distill.bits.clmul import PORTABLE, intrinsic, multiply_lanes, supported, vector_of, vector_widths
+from qnode.distill.bits.words import popcount
 from qnode.kernels import kernel
 
 _CHAINS: Final = 16  # independent products in flight, more than the instruction's latency

@@ -20,7 +20,7 @@ from qnode.keys import BlockState, open_store
 from qnode.loopback.prepare import Played, Prepared, Staging, prepare
 from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import run_prepared
-from qnode.operate.status import NodeStatus
+from qnode.operate.status.model import NodeStatus
 from qnode.simulate.recorder import record, steady_clocks
 
 RECORDED_S = 1.0  # 28 million tags, played again and again

@@ -15,7 +15,7 @@ from qnode.bench.in_flight import seconds_for
 from qnode.bench.limits import measure_machine
 from qnode.bench.results import QUICK, Effort, Machine, rates, summary
 from qnode.config import LinkParameters
-from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.distill.amplification.amplify import amplify, seed_length_bytes
 from qnode.offline.workers import worker_processes
 from qnode.plan.figure import SAME_BYTES, check_figure
 

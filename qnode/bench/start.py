@@ -17,7 +17,7 @@ from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import run_prepared
 from qnode.loopback.sites import keep_site
 from qnode.offline.warm import warm
-from qnode.operate.status import NodeStatus
+from qnode.operate.status.model import NodeStatus
 
 _WAITING_S = 3.0  # a daemon has started and found nobody by then
 

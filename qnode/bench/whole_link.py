@@ -13,7 +13,7 @@ from qnode.bench.results import BenchResult, Effort, Machine, summary
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import run_prepared
-from qnode.operate.status import NodeStatus
+from qnode.operate.status.model import NodeStatus
 
 _SETTLED_S = 2.0  # a link needs some seconds to reach its stride
 

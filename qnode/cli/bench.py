@@ -101,7 +101,7 @@ def table_of(report: "BenchReport") -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from qnode.operate.screen import si
+    from qnode.operate.status.screen import si
 
     caption = "p10 .. p90: of the runs; limit: of this machine, one core"
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, title=_title(report.machine), caption=caption)

@@ -13,8 +13,8 @@ import click
 
 from qnode.cli.interrupted import end_interrupted
 from qnode.cli.width import columns, fitted
-from qnode.operate.blocks import KEPT_BLOCKS
-from qnode.operate.client import (
+from qnode.operate.blocks.row import KEPT_BLOCKS
+from qnode.operate.control.client import (
     LONGEST_PRESHARED_BYTES,
     NoAnswer,
     NodeNotRunning,
@@ -29,7 +29,7 @@ from qnode.operate.client import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from qnode.operate.status import NodeStatus
+    from qnode.operate.status.model import NodeStatus
 
 EXIT_OK, EXIT_DEGRADED, EXIT_NOT_RUNNING, EXIT_CANNOT_TELL, EXIT_USAGE = 0, 1, 2, 3, 64
 RESTORE_PATIENCE_S = 60.0
@@ -100,7 +100,7 @@ def qnodectl(context: click.Context, path: Path | None, patience: float) -> None
 @click.pass_obj
 def status(where: Where, as_json: bool) -> int:
     """Show how the node fares; exits with 1 when it is degraded."""
-    from qnode.operate.status import troubles
+    from qnode.operate.status.model import troubles
 
     raw = ask_status(where.path, patience_s=where.patience_s)
     node = decode_status(raw)
@@ -121,7 +121,7 @@ def watch(where: Where, interval: float, count: int) -> int:
     """Show the status again and again, until Ctrl-C."""
     from itertools import islice
 
-    from qnode.operate.screen import status_lines
+    from qnode.operate.status.screen import status_lines
 
     looks = follow_status(where.path, interval_s=interval, patience_s=where.patience_s)
     looks = islice(looks, count) if count else looks
@@ -143,9 +143,9 @@ def watch(where: Where, interval: float, count: int) -> int:
 @click.pass_obj
 def keys(where: Where) -> int:
     """Show how many keys there are and what became of the others."""
-    from qnode.operate.eventline import printable
-    from qnode.operate.screen import keys_rows
-    from qnode.operate.status import why_no_key
+    from qnode.operate.events.line import printable
+    from qnode.operate.status.model import why_no_key
+    from qnode.operate.status.screen import keys_rows
 
     node = _node(where)
     table = _table(node, "", "chunks", "")
@@ -162,8 +162,8 @@ def keys(where: Where) -> int:
 @click.pass_obj
 def saes(where: Where) -> int:
     """Show the encryptors and the keys they got."""
-    from qnode.operate.eventline import printable
-    from qnode.operate.screen import age, count
+    from qnode.operate.events.line import printable
+    from qnode.operate.status.screen import age, count
 
     node = _node(where)
     table = _table(node, "SAE", "at KME", "shares keys with", "keys", "last key", "refused")
@@ -181,7 +181,7 @@ def saes(where: Where) -> int:
 @click.pass_obj
 def devices(where: Where, name: str | None) -> int:
     """Show all devices, or everything known about one."""
-    from qnode.operate.screen import device_detail, device_line
+    from qnode.operate.status.screen import device_detail, device_line
 
     node = _node(where)
     if name is None:
@@ -204,7 +204,7 @@ def events(where: Where, count: int, as_json: bool) -> int:
     """Show the latest events of the log."""
     import msgspec
 
-    from qnode.operate.eventline import render_dated_line
+    from qnode.operate.events.line import render_dated_line
 
     for event in ask_events(where.path, count, patience_s=where.patience_s):
         _echo(msgspec.json.encode(event) if as_json else render_dated_line(event))
@@ -219,10 +219,10 @@ def events(where: Where, count: int, as_json: bool) -> int:
 @click.pass_obj
 def blocks(where: Where, count: int, as_csv: bool) -> int:
     """Show what became of the latest blocks, since the node was started."""
-    from qnode.operate.screen import BLOCK_COLUMNS, block_cells
+    from qnode.operate.status.screen import BLOCK_COLUMNS, block_cells
 
     if as_csv:
-        from qnode.operate.block_table import HEADER, csv_lines
+        from qnode.operate.blocks.table_file import HEADER, csv_lines
 
         decided = ask_blocks(where.path, count, patience_s=where.patience_s)
         _echo((HEADER.decode() + csv_lines(decided)).rstrip("\n"))
@@ -240,7 +240,7 @@ def blocks(where: Where, count: int, as_csv: bool) -> int:
 def checks(where: Where) -> int:
     """Show what each check of plausibility found in the last corrected block; exit 1 if one failed."""
     from qnode.distill.check_table import BY_NAME
-    from qnode.operate.eventline import printable
+    from qnode.operate.events.line import printable
 
     node = _node(where)
     found = node.quantum.checks
@@ -311,7 +311,7 @@ def _node(where: Where) -> "NodeStatus":
 
 def _show_screen(node: "NodeStatus") -> None:
     """Print the status, warnings in colour on a terminal."""
-    from qnode.operate.screen import SIMULATED, status_lines
+    from qnode.operate.status.screen import SIMULATED, status_lines
 
     for line in status_lines(node):
         loud = " WARN " in line or SIMULATED in line
@@ -321,7 +321,7 @@ def _show_screen(node: "NodeStatus") -> None:
 
 def _fitted(lines: list[str]) -> list[str]:
     """Let lines that the terminal has no room for go on below."""
-    from qnode.operate.screen import PARTS_COLUMN
+    from qnode.operate.status.screen import PARTS_COLUMN
 
     return [part for line in lines for part in fitted(line, columns(), PARTS_COLUMN)]
 
@@ -331,7 +331,7 @@ def _table(node: "NodeStatus", *headings: str) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from qnode.operate.screen import SIMULATED
+    from qnode.operate.status.screen import SIMULATED
 
     title = SIMULATED if node.simulated else None
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)

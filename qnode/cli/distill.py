@@ -41,9 +41,9 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     """
     forbid_core_dumps()
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
+    from qnode.block.span_policy import RecentBlocks
     from qnode.cli.replay import config_over
     from qnode.errors import ConfigError, DeviceError
-    from qnode.node.block_policy import RecentBlocks
     from qnode.offline.distillation import distilled_blocks
     from qnode.offline.report import report_of, row_of, write_csv
     from qnode.offline.seen import Seen

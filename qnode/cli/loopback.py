@@ -31,7 +31,7 @@ from qnode.loopback.prepare import (
 from qnode.loopback.progress import progress_line, progress_view
 from qnode.loopback.run import POLL_S, LoopbackLink
 from qnode.loopback.sites import SiteFailed
-from qnode.operate.status import NodeStatus
+from qnode.operate.status.model import NodeStatus
 
 LINE_PERIOD_S = 5.0
 # After a recording's last block its keys are still fetched; so long without any they are all compared.

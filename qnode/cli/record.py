@@ -139,8 +139,8 @@ class _EndingSignals:
 
 
 def _record_site(socket: Path, table_file: Path, duration_s: float | None) -> int:
-    from qnode.operate.block_recorder import record_blocks
-    from qnode.operate.block_table import TableRefused, open_block_table
+    from qnode.operate.blocks.recorder import record_blocks
+    from qnode.operate.blocks.table_file import TableRefused, open_block_table
 
     try:
         with _told_to_end() as told, open_block_table(table_file) as table:
@@ -171,9 +171,9 @@ def _record_tags(
     told: Callable[[float], bool],
 ) -> int:
     from qnode.errors import ConfigError
-    from qnode.operate.block_table import TableRefused
-    from qnode.operate.client import NoAnswer, NodeNotRunning
-    from qnode.operate.site_recorder import record_site
+    from qnode.operate.blocks.table_file import TableRefused
+    from qnode.operate.control.client import NoAnswer, NodeNotRunning
+    from qnode.operate.recording.site_recorder import record_site
     from qnode.tags.site_recording import SiteRecordingWriter
 
     try:
@@ -215,8 +215,8 @@ def _blocks_meanwhile(socket: Path, table_file: Path | None) -> Iterator[None]:
     from concurrent.futures import ThreadPoolExecutor
     from threading import Event
 
-    from qnode.operate.block_recorder import record_blocks
-    from qnode.operate.block_table import open_block_table
+    from qnode.operate.blocks.recorder import record_blocks
+    from qnode.operate.blocks.table_file import open_block_table
 
     over = Event()
     with open_block_table(table_file) as table, ThreadPoolExecutor(1) as pool:

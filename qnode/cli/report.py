@@ -49,7 +49,7 @@ from qnode.loopback.prepare import LoopbackConfig, Staging
 from qnode.loopback.result import LoopbackResult
 from qnode.loopback.run import LinkOutcome, Until, run_link
 from qnode.loopback.sites import SiteFailed
-from qnode.operate.status import NodeStatus
+from qnode.operate.status.model import NodeStatus
 from qnode.plan.forecast import USUAL_F_EC
 from qnode.simulate.parameters import ScheduledChange
 

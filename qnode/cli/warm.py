@@ -19,7 +19,7 @@ def warm() -> int:
     # Imported here: numerical libraries take a while, and usage errors should not wait for them.
     from qnode.distill.selftest import SelfTestFailed
 
-    directory = cache_directory("qnode.distill.amplify").resolve()
+    directory = cache_directory("qnode.distill.amplification.amplify").resolve()
     try:
         trusted(directory)
     except UntrustedCache as error:

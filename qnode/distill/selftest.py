@@ -7,10 +7,10 @@ kernels that are not compiled yet are compiled here and not while a block waits.
 import numpy as np
 
 from qnode.choices import TagBits
-from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.distill.amplification.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.reconcile import METHODS, corrector, responder
-from qnode.distill.sift import (
+from qnode.distill.sifting.sift import (
     SiftRecord,
     decode_announcement,
     encode_announcement,

@@ -12,8 +12,9 @@ import math
 import numpy as np
 
 from qnode.choices import TagBits
-from qnode.distill.bits import Bits, Words
-from qnode.distill.clmul import clmul64, clmul64_portable, has_clmul64
+from qnode.distill.bits import Bits
+from qnode.distill.bits.array import Words
+from qnode.distill.bits.clmul import clmul64, clmul64_portable, has_clmul64
 from qnode.kernels import inner_kernel, kernel
 
 _FAST = has_clmul64()

@@ -168,7 +168,7 @@ class PadLedger(Protocol[P]):
 
 
 @dataclass(frozen=True)
-class Seal:
+class AuthenticationTag:
     """A tag and the place of the pad it used, as they travel in `TranscriptTag` and `Prepared`."""
 
     pad_segment: int
@@ -176,17 +176,19 @@ class Seal:
     tag: bytes
 
 
-def seal(ledger: PadLedger[P], transcript: TranscriptHash) -> Seal:
+def make_tag(ledger: PadLedger[P], transcript: TranscriptHash) -> AuthenticationTag:
     """Spend a pad on ``transcript``. Blocks on the disk.
 
     Raises:
         PoolExhausted: no pad is left.
     """
     reserved = ledger.reserve_send_pad()
-    return Seal(reserved.pad_id.segment, reserved.pad_id.index, transcript_tag(transcript, reserved.pad))
+    return AuthenticationTag(
+        reserved.pad_id.segment, reserved.pad_id.index, transcript_tag(transcript, reserved.pad)
+    )
 
 
-def check_seal(ledger: PadLedger[P], transcript: TranscriptHash, pad_id: P, tag: bytes) -> None:
+def verify_tag(ledger: PadLedger[P], transcript: TranscriptHash, pad_id: P, tag: bytes) -> None:
     """Verify the peer's ``tag`` and use up its pad, in this order, so that a forger burns nothing.
 
     Blocks on the disk.

@@ -12,7 +12,8 @@ import msgpack
 import msgspec
 
 from qnode.errors import ProtocolError
-from qnode.link.messages import BULK_BYTES, MANY, HelloMessage, Message, SessionMessage
+from qnode.link.messages import MANY, HelloMessage, Message, SessionMessage
+from qnode.units import BULK_BYTES
 
 
 def _by_kind(union: Any) -> dict[str, type[Message]]:

@@ -24,8 +24,8 @@ from msgspec.structs import fields
 from qnode.config import SAE_ID_CHARACTERS, Role
 from qnode.distill.counts import TagCounts
 from qnode.link.protocol import OLDEST_PROTOCOL, Since
+from qnode.units import BULK_BYTES
 
-BULK_BYTES = 8 << 20
 LARGEST_INTEGER = (1 << 63) - 1
 MANY = 4096
 WORD_CHARACTERS = 128
@@ -224,7 +224,7 @@ class Sifted(DialogueMessage, frozen=True, omit_defaults=True):
     packed. ``dropped``: clicks to which her record of symbols no longer reached back.
     ``recorded``: somebody was recording her symbols when the block was opened. ``n_z_plus``: per intensity
     the Z clicks on |+> that would be kept had she sent Z. ``boundary``: all clicks in boundary slots between
-    qubits that she knows (`qnode.distill.sift`).
+    qubits that she knows (`qnode.distill.sifting.sift`).
     """
 
     keep_mask: Bulk

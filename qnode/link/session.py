@@ -139,7 +139,7 @@ class Session:
         return min(self._round_trips_s, default=math.nan)
 
     def transcript_hash(self, block_id: int, *, outgoing: bool) -> TranscriptHash:
-        """Finish one direction's transcript of a block and return its hash, for `seal` and `check_seal`.
+        """Finish one direction's transcript of a block and return its hash, for `make_tag` and `verify_tag`.
 
         Raises:
             ProtocolError: the block is not open.

@@ -21,7 +21,7 @@ from qnode.loopback.markdown import (
     table,
     where_key_ends,
 )
-from qnode.operate.blocks import ACCEPTED, DecidedBlock
+from qnode.operate.blocks.row import ACCEPTED, DecidedBlock
 
 # Below this share of a block she counts as away: when a block began is known to a second or two.
 PRESENT = 0.03

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qnode.loopback.result import LoopbackResult
-from qnode.operate.status import NodeStatus, why_no_key
+from qnode.operate.status.model import NodeStatus, why_no_key
 
 
 def progress_line(result: LoopbackResult, bob: NodeStatus) -> str:

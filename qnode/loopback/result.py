@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 
 from qnode.loopback.encryptors import Comparison
-from qnode.operate.status import NodeStatus
+from qnode.operate.status.model import NodeStatus
 
 _SUMMED = (
     "sifted_bits",

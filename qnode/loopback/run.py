@@ -13,10 +13,10 @@ from qnode.loopback.encryptors import Comparison, run_encryptors
 from qnode.loopback.prepare import LoopbackConfig, Prepared, Staging, prepare
 from qnode.loopback.result import Ledger, LoopbackResult
 from qnode.loopback.sites import Tell, keep_site
-from qnode.operate.blocks import KEPT_BLOCKS, DecidedBlock
-from qnode.operate.client import NoAnswer, NodeNotRunning, ask_blocks, ask_events
-from qnode.operate.control import ask_node
-from qnode.operate.status import NodeStatus
+from qnode.operate.blocks.row import KEPT_BLOCKS, DecidedBlock
+from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_blocks, ask_events
+from qnode.operate.control.server import ask_node
+from qnode.operate.status.model import NodeStatus
 
 POLL_S = 0.5
 SERVING_S = 120.0
@@ -91,7 +91,7 @@ class LoopbackLink:
         """Return Bob's latest events, oldest first.
 
         Raises:
-            NodeNotRunning, NoAnswer: as `qnode.operate.client.ask_events`.
+            NodeNotRunning, NoAnswer: as `qnode.operate.control.client.ask_events`.
         """
         return await trio.to_thread.run_sync(
             lambda: ask_events(self._bob, _EVENTS, patience_s=_EVENTS_PATIENCE_S)

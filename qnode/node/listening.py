@@ -10,7 +10,7 @@ import trio
 
 from qnode.addresses import host_and_port
 from qnode.http import Server
-from qnode.node.figures import Figures
+from qnode.node.status.figures import Figures
 
 RETRY_S = 2.0
 FIRST_ATTEMPT_S = 1.0

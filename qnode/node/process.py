@@ -19,7 +19,7 @@ from qnode.errors import ConfigError, FieldError, QnodeError, StoreError, StoreU
 from qnode.keys import KeyStore, open_store
 from qnode.node.secret_files import STORE_KEY_BYTES, check_tls_keys, read_secret
 from qnode.node.site import SiteNode
-from qnode.operate.events import configure_log
+from qnode.operate.events.log import configure_log
 from qnode.operate.notify import from_environment
 
 log = structlog.get_logger()

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 import trio
 
+from qnode.block.running_rate import RunningRate
 from qnode.config import DeviceSection, SiteConfig
 from qnode.devices.protocols import Device, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus
@@ -26,15 +27,14 @@ from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_pee
 from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session
 from qnode.link.tls import TlsTransport
-from qnode.node.alice import AlicePart, Source
-from qnode.node.bob import BobPart, RunningRate
-from qnode.node.conversation import Conversation
-from qnode.node.figures import Figures
+from qnode.node.dialogue.context import BlockContext
+from qnode.node.dialogue.tag_order import TagOrder
 from qnode.node.listening import start_serving
-from qnode.node.liveness import Liveness
-from qnode.node.rebalance import Demand, rebalance
-from qnode.node.receiver import Receiver
-from qnode.node.recorder import AliceRecorder, BobRecorder
+from qnode.node.quantum.alice import AliceSide
+from qnode.node.quantum.bob import BobSide
+from qnode.node.quantum.receiver import Receiver
+from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
+from qnode.node.quantum.transmitter_port import TransmitterPort
 from qnode.node.reload import (
     Reload,
     connection_limits,
@@ -43,18 +43,20 @@ from qnode.node.reload import (
     read_directory,
     read_trust,
 )
-from qnode.node.restoring import RestoreGate
-from qnode.node.sae_tables import SaeTables
-from qnode.node.seal_order import SealOrder
-from qnode.node.settle import Site
-from qnode.node.storage import STALL_S, PeerMemory, Storage, runs_of
-from qnode.node.supply import SiteSupply
-from qnode.operate.control import Answers, serve_control
-from qnode.operate.events import EventLog, set_log_level
-from qnode.operate.metrics_app import metrics_app
+from qnode.node.session.restore_gate import RestoreGate
+from qnode.node.session.router import Conversation
+from qnode.node.session.sae_tables import SaeTables
+from qnode.node.status.figures import Figures
+from qnode.node.status.liveness import Liveness
+from qnode.node.supply.async_store import STALL_S, AsyncStore, PeerMemory, runs_of
+from qnode.node.supply.key_supply import LinkKeySupply
+from qnode.node.supply.rebalance import Demand, rebalance
+from qnode.operate.control.server import Answers, serve_control
+from qnode.operate.events.log import EventLog, set_log_level
 from qnode.operate.notify import Notifier, feed_watchdog, from_environment
-from qnode.operate.recordings import Recordings
-from qnode.operate.status import EtsiStatus, HttpStatus, PeerStatus, SaeStatus, State
+from qnode.operate.recording.recordings import Recordings
+from qnode.operate.status.metrics_app import metrics_app
+from qnode.operate.status.model import EtsiStatus, HttpStatus, PeerStatus, SaeStatus, State
 
 log = structlog.get_logger()
 
@@ -74,7 +76,7 @@ class SiteNode:
         self._config_file = config_file
         self._store = store
         self._events = events
-        self._storage = Storage(store, config.store.most_chunks)
+        self._storage = AsyncStore(store, config.store.most_chunks)
         self._storage.key_lifetime_s = config.store.key_lifetime_s
         # A site that admits simulated devices never passes its keys off as real ones.
         self._simulated = config.node.allow_simulated
@@ -85,7 +87,7 @@ class SiteNode:
         self._conversation: Conversation | None = None
         self._tested = trio.Event()  # devices open and the peer is greeted meanwhile, but no block begins
         self._liveness = Liveness()
-        self._source = Source(self._liveness)
+        self._source = TransmitterPort(self._liveness)
         self._rate = RunningRate(config.link.source.p_z)
         self._recordings = Recordings(
             allowed=config.operate.allow_recording, changed=self._figures.note_recording
@@ -93,7 +95,7 @@ class SiteNode:
         self._bob_recorder = BobRecorder(config, self._recordings, simulated=self._simulated)
         self._alice_recorder = AliceRecorder(config, self._recordings, simulated=self._simulated)
         self._receiver = Receiver(config, self._figures, self._bob_recorder, self._liveness)
-        self._supply = SiteSupply(self._storage, self)
+        self._supply = LinkKeySupply(self._storage, self)
         self._gate = RestoreGate(self._storage)
         self._storage.on_loss = self._note_loss
         self._demand = Demand()
@@ -221,40 +223,40 @@ class SiteNode:
             protocol=session.protocol,
         )
         async with trio.open_nursery() as nursery:
-            site = Site(
+            context = BlockContext(
                 role=self._config.node.role,
                 link=link_for_protocol(self._config.link, session.protocol),
                 session=session,
-                storage=self._storage,
-                seals=SealOrder(),
+                store=self._storage,
+                tag_order=TagOrder(),
                 simulated=self._simulated,
             )
-            conversation = Conversation(site, self._figures, nursery)
+            conversation = Conversation(context, self._figures, nursery)
             conversation.saes_told = partial(self._saes.hear, conversation.peer_saes)
             self._figures.peer = msgspec.structs.replace(
                 self._figures.peer, connection=State("connected", time.time()), software=session.peer.software
             )
             try:
-                if site.role == "alice":
+                if context.role == "alice":
                     nursery.start_soon(self._serve_conversation, conversation, nursery)
                     await conversation.run(
-                        AlicePart(conversation, self._source, self._figures, nursery, self._alice_recorder)
+                        AliceSide(conversation, self._source, self._figures, nursery, self._alice_recorder)
                     )
                 else:
-                    part = BobPart(conversation, self._figures, self._rate, nursery, self._bob_recorder)
+                    part = BobSide(conversation, self._figures, self._rate, nursery, self._bob_recorder)
                     nursery.start_soon(self._receiver.serve, part)
                     nursery.start_soon(self._serve_conversation, conversation, nursery)
                     await conversation.run(part)
             finally:
                 self._conversation = None
-                if site.role == "alice":
+                if context.role == "alice":
                     self._figures.note_lock("searching", "not connected to Bob")
 
     async def _serve_conversation(self, conversation: Conversation, nursery: trio.Nursery) -> None:
         """Let encryptors' requests use the conversation once what came before is settled."""
         await conversation.settled.wait()
-        if conversation.site.session.knows(SaesRegistered):
-            nursery.start_soon(self._saes.tell, conversation.site.session)
+        if conversation.context.session.knows(SaesRegistered):
+            nursery.start_soon(self._saes.tell, conversation.context.session)
             await conversation.peer_saes.told.wait()
         else:
             self._saes.hear(None)
@@ -262,7 +264,7 @@ class SiteNode:
         nursery.start_soon(rebalance, self._storage, conversation, self._supply, self._demand)
         await self._supply.keep_stock(self._saes.stocked_pairs, lambda: self._config.etsi014.stock_per_pair)
 
-    # The peer's store, for the key supply (`PeerStore`)
+    # The peer's store, for the key supply (`PeerAssignments`)
 
     @property
     def connected(self) -> bool:
@@ -272,7 +274,7 @@ class SiteNode:
     @property
     def round_trip_s(self) -> float:
         """The latest measured round trip, queues included; nan while unknown."""
-        return math.nan if self._conversation is None else self._conversation.site.session.round_trip_s
+        return math.nan if self._conversation is None else self._conversation.context.session.round_trip_s
 
     @property
     def can_release(self) -> bool:
@@ -428,7 +430,7 @@ class SiteNode:
         else:
             figures.clear_alarm("store.waiting")
         if self._conversation is not None:
-            round_trip_s = self._conversation.site.session.round_trip_s
+            round_trip_s = self._conversation.context.session.round_trip_s
             figures.peer = msgspec.structs.replace(figures.peer, rtt_s=round_trip_s)
 
     async def _keep_witness(self) -> None:

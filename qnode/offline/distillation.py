@@ -6,22 +6,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qnode.block.decision import check_qber, check_size, decide, verification_bits
+from qnode.block.disclosed import Disclosed
+from qnode.block.error_rate import ErrorRate
+from qnode.block.outcome import BlockLost
+from qnode.block.sample import sample_of
+from qnode.block.span_policy import RecentBlocks
 from qnode.config import LinkParameters
-from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.distill.amplification.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.keylength import KeyLength
-from qnode.distill.reconcile import ReconciliationFailed, corrector, responder
-from qnode.distill.sift import Lookup, errors_by_intensity, late_by_intensity
+from qnode.distill.reconcile import SEED_BYTES, ReconciliationFailed, corrector, responder
+from qnode.distill.sifting.sift import errors_by_intensity, late_by_intensity
 from qnode.distill.verify import verification_tag
-from qnode.node.block_policy import RecentBlocks
-from qnode.node.decision import check_qber, check_size, decide, verification_bits
-from qnode.node.dialogue import BlockLost
-from qnode.node.error_rate import ErrorRate
-from qnode.node.reconciliation import SEED_BYTES, Disclosed
-from qnode.node.sample import sample_of
 from qnode.offline.sifting import BothSides, Span, sifted_blocks
 from qnode.tags.synchroniser import SyncResult
+from qnode.tags.types import SymbolLookup
 
 RandomBytes = Callable[[int], bytes]
 
@@ -68,13 +69,13 @@ class Corrected:
 
 def distilled(
     results: Iterable[SyncResult],
-    lookup: Lookup,
+    lookup: SymbolLookup,
     link: LinkParameters,
     random_bytes: RandomBytes = secrets.token_bytes,
 ) -> Iterator[DistilledBlock]:
     """Yield what becomes of each block of synchronised clicks, in the order of time.
 
-    The spans follow `qnode.node.block_policy`.
+    The spans follow `qnode.block.span_policy`.
     """
     recent = RecentBlocks()
     blocks = enumerate(sifted_blocks(results, lookup, link, recent), 1)
@@ -89,7 +90,7 @@ def distilled_blocks(
 ) -> Iterator[DistilledBlock]:
     """Yield what becomes of each block, by its number, and tell ``recent``.
 
-    What is known of the error rate follows `qnode.node.error_rate`.
+    What is known of the error rate follows `qnode.block.error_rate`.
     """
     error_rate = ErrorRate(link.block.qber_z_limit)
     for number, block in blocks:

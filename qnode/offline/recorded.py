@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from qnode.block.span_policy import RecentBlocks
 from qnode.config import LinkParameters
-from qnode.node.block_policy import RecentBlocks
 from qnode.offline.sifting import BothSides, sifted_blocks
 from qnode.offline.synchronise import RunStart
 from qnode.simulate.symbols import symbols

@@ -7,9 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from qnode.block.span_policy import RecentBlocks
 from qnode.config import LinkParameters
 from qnode.errors import ConfigError
-from qnode.node.block_policy import RecentBlocks
 from qnode.offline.recorded import tag_blocks
 from qnode.offline.sifting import BothSides, sifted_spans
 from qnode.offline.synchronise import RunStart

@@ -5,23 +5,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qnode.block.running_rate import CLICKS_FOR_RATE
+from qnode.block.span_policy import RecentBlocks, choose_span_s
 from qnode.config import LinkParameters
 from qnode.distill.bits import Bits
 from qnode.distill.counts import TagCounts
-from qnode.distill.sift import (
-    Lookup,
+from qnode.distill.sifting.sift import (
     SiftedBlock,
     SiftRecord,
     decode_announcement,
     encode_announcement,
     keep_bits,
 )
-from qnode.distill.span_counts import SpanCounts
-from qnode.node.block_policy import RecentBlocks, choose_span_s
-from qnode.node.bob import CLICKS_FOR_RATE
+from qnode.distill.sifting.span_counts import SpanCounts
 from qnode.tags.site_recording import RecordedBlock
 from qnode.tags.synchroniser import SyncResult
-from qnode.tags.types import OUTCOME_LATE, Clicks, Codes
+from qnode.tags.types import OUTCOME_LATE, Clicks, Codes, SymbolLookup
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class BlockSifter:
         self._outcomes: list[Codes] = []
         self._announced_bytes = 0
 
-    def add(self, result: SyncResult, lookup: Lookup) -> None:
+    def add(self, result: SyncResult, lookup: SymbolLookup) -> None:
         """Take what of the next result lies in the block's slots."""
         low, high = np.searchsorted(result.clicks.slots, (self._first, self.end))
         clicks = Clicks(result.clicks.slots[low:high], result.clicks.outcomes[low:high])
@@ -87,7 +86,10 @@ class BlockSifter:
 
 
 def sifted_blocks(
-    results: Iterable[SyncResult], lookup: Lookup, link: LinkParameters, recent: RecentBlocks | None = None
+    results: Iterable[SyncResult],
+    lookup: SymbolLookup,
+    link: LinkParameters,
+    recent: RecentBlocks | None = None,
 ) -> Iterator[BothSides]:
     """Yield each complete block; an unfinished last one is left out.
 
@@ -110,7 +112,7 @@ def sifted_blocks(
 
 
 def sifted_spans(
-    results: Iterable[SyncResult], lookup: Lookup, blocks: Sequence[RecordedBlock]
+    results: Iterable[SyncResult], lookup: SymbolLookup, blocks: Sequence[RecordedBlock]
 ) -> Iterator[tuple[int, BothSides]]:
     """Yield number and sifted block of each of ``blocks``, which ascend and do not overlap.
 

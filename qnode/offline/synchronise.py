@@ -7,10 +7,10 @@ from typing import Final
 
 from qnode.config import LinkParameters
 from qnode.errors import QnodeError
-from qnode.node.offset_search import FURTHEST_S, Attempt, OffsetSearch
-from qnode.tags.alignment import Alignment, Lookup, correlate
+from qnode.tags.alignment import Alignment, correlate
+from qnode.tags.offset_search import FURTHEST_S, Attempt, OffsetSearch
 from qnode.tags.synchroniser import FAILURES_BEFORE_SEARCH, Synchroniser, SyncResult
-from qnode.tags.types import TagBlock
+from qnode.tags.types import SymbolLookup, TagBlock
 from qnode.units import PS_PER_S
 
 # So many probes in a row are looked for everywhere, which takes seconds each; later ones where they are
@@ -41,7 +41,7 @@ class RunStart:
 
 def synchronised(
     blocks: Iterable[TagBlock],
-    lookup: Lookup,
+    lookup: SymbolLookup,
     link: LinkParameters,
     start: RunStart,
     random_bytes: Callable[[int], bytes] = os.urandom,
@@ -83,7 +83,7 @@ def synchronised(
         yield result
 
 
-def _first_fit(attempts: Iterable[Attempt], lookup: Lookup) -> Alignment | None:
+def _first_fit(attempts: Iterable[Attempt], lookup: SymbolLookup) -> Alignment | None:
     """Return the first alignment there is."""
     for attempt in attempts:
         found = correlate(attempt.probe, lookup, attempt.offsets.start, attempt.offsets.stop - 1)

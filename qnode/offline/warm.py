@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
-from qnode.distill.amplify import amplify, seed_length_bytes
+from qnode.distill.amplification.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair
 from qnode.distill.keylength import EstimatorInput, estimate
 from qnode.distill.selftest import self_test
-from qnode.distill.span_counts import SpanCounts
+from qnode.distill.sifting.span_counts import SpanCounts
 from qnode.kernel_code import KernelCache
 from qnode.offline.synchronise import RunStart, synchronised
 from qnode.offline.workers import worker_processes

@@ -1,7 +1,7 @@
 """The block to be expected of a link, and what the node would decide about it.
 
 The counts are those of the analytic link model (`qnode.simulate.model`); span, limits and key length are the
-node's own (`qnode.node.decision`, `qnode.node.block_policy`), so that a plan and a running link differ by
+node's own (`qnode.block.decision`, `qnode.block.span_policy`), so that a plan and a running link differ by
 chance alone.
 """
 
@@ -11,14 +11,14 @@ from contextlib import suppress
 import msgspec.structs
 from msgspec import Struct
 
+from qnode.block.decision import check_size, decide, key_length
+from qnode.block.outcome import BlockLost
+from qnode.block.span_policy import BlockRates, best_span, choose_span_s
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.estimation import boundary_terms, visibility_error
 from qnode.distill.keylength import KeyLength, binary_entropy
 from qnode.distill.reconcile import leaked_bits
-from qnode.node.block_policy import BlockRates, best_span, choose_span_s
-from qnode.node.decision import check_size, decide, key_length
-from qnode.node.dialogue import BlockLost
 from qnode.simulate.model import LinkRates, expected_rates
 from qnode.simulate.parameters import Settings, SimulationParameters
 

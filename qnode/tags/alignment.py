@@ -15,7 +15,6 @@ or before `Alignment.last_slot` may ever be sifted.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,10 +23,9 @@ import numpy.typing as npt
 
 from qnode.errors import ProtocolError
 from qnode.kernels import inline_kernel, kernel
-from qnode.tags.types import DECOY, UNKNOWN_SYMBOL, Z_EARLY, Z_LATE, Codes, Slots
+from qnode.tags.types import DECOY, UNKNOWN_SYMBOL, Z_EARLY, Z_LATE, SymbolLookup
 
 Words = npt.NDArray[np.uint64]
-Lookup = Callable[[Slots], Codes]
 
 MOST_PROBE_CLICKS: Final = 8192
 LONGEST_PROBE_TICKS: Final = 1 << 29
@@ -86,7 +84,7 @@ def offset_window(
 
 def correlate(
     probe: AlignmentProbe,
-    lookup: Lookup,
+    lookup: SymbolLookup,
     first_offset: int,
     last_offset: int,
     *,
@@ -121,7 +119,7 @@ def correlate(
     return None
 
 
-def _best(ticks: npt.NDArray[np.int64], lookup: Lookup, first_offset: int, n_offsets: int) -> int:
+def _best(ticks: npt.NDArray[np.int64], lookup: SymbolLookup, first_offset: int, n_offsets: int) -> int:
     """Return the offset of the highest score."""
     # Planes begin at an even tick so that pairs of bits are slots.
     base_slot = (first_offset + int(ticks[0])) // 2
@@ -139,7 +137,7 @@ class _Fit:
     mismatches: int
 
 
-def _fit(ticks: npt.NDArray[np.int64], lookup: Lookup, offset: int) -> _Fit:
+def _fit(ticks: npt.NDArray[np.int64], lookup: SymbolLookup, offset: int) -> _Fit:
     """Count at one offset."""
     absolute = ticks + offset
     absolute = absolute[absolute >= 0]
@@ -176,7 +174,7 @@ class _SlotBits:
     late: npt.NDArray[np.uint8]
 
 
-def _slot_bits(lookup: Lookup, first: int, n_slots: int) -> _SlotBits:
+def _slot_bits(lookup: SymbolLookup, first: int, n_slots: int) -> _SlotBits:
     """Look up ``n_slots`` (a multiple of 8) slots; those before slot 0 are unknown."""
     known = min(n_slots, max(0, first + n_slots))
     codes = np.full(n_slots, UNKNOWN_SYMBOL, np.uint8)
@@ -191,7 +189,7 @@ def _slot_bits(lookup: Lookup, first: int, n_slots: int) -> _SlotBits:
 
 # Bit planes by tick: `match` has the bit of the bin that Alice sent, `no_mismatch` lacks that of the other
 # bin.
-def _planes(lookup: Lookup, base_slot: int, end_slot: int) -> list[Words]:
+def _planes(lookup: SymbolLookup, base_slot: int, end_slot: int) -> list[Words]:
     # The scan reads whole rows, so the planes go on beyond the last slot; nothing there is used.
     n_words = (end_slot - base_slot + 31) // 32 + _ROW + 2
     match = np.zeros(n_words, np.uint64)

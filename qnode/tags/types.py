@@ -1,5 +1,6 @@
 """What time tags, symbols and clicks are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +11,8 @@ Times = npt.NDArray[np.int64]
 Channels = npt.NDArray[np.int8]
 Slots = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint8]
+SymbolLookup = Callable[[Slots], Codes]
+"""Returns the symbols that Alice sent in some slots, `UNKNOWN_SYMBOL` beyond her record."""
 
 # Channels of the TDC: a driver maps its own numbering to these.
 Z_CHANNEL: Final = 0

@@ -20,7 +20,7 @@ from typing import Final
 
 from qnode.choices import LeakCount, choices_of
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._interface import (
+from qnode.distill.reconcile.base.interface import (
     Corrector,
     Method,
     ReconciliationFailed,
@@ -38,6 +38,7 @@ __all__ = [
     "MAX_BLOCK_BITS",
     "METHODS",
     "MIN_BLOCK_BITS",
+    "SEED_BYTES",
     "Corrector",
     "LeakCount",
     "Method",

@@ -7,7 +7,7 @@ searches of the block at once.
 
 from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._interface import Corrector, Method, Responder
+from qnode.distill.reconcile.base.interface import Corrector, Method, Responder
 from qnode.distill.reconcile.cascade.alice import CascadeResponder
 from qnode.distill.reconcile.cascade.bob import CascadeCorrector
 from qnode.distill.reconcile.cascade.plan import make_plan

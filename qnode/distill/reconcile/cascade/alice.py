@@ -4,7 +4,7 @@ import numpy as np
 
 from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._interface import leaked_bits
+from qnode.distill.reconcile.base.interface import leaked_bits
 from qnode.distill.reconcile.cascade.alice_kernels import (
     FollowStatus,
     answer_queries,

@@ -5,7 +5,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from qnode.distill.reconcile._words import U, parity
+from qnode.distill.reconcile.base.words import U, parity
 from qnode.distill.reconcile.cascade.nodes import (
     NODE_MASK,
     POSITIONS,

@@ -11,11 +11,7 @@ import numpy.typing as npt
 
 from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._interface import (
-    ReconciliationFailed,
-    ReconciliationStatistics,
-    leaked_bits,
-)
+from qnode.distill.reconcile.base.interface import ReconciliationFailed, ReconciliationStatistics, leaked_bits
 from qnode.distill.reconcile.cascade.bob_records import RECORD_WORDS, restore_key
 from qnode.distill.reconcile.cascade.bob_round import Progress, absorb_answers
 from qnode.distill.reconcile.cascade.check import check_tag

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from qnode.distill.reconcile._words import U, parity
+from qnode.distill.reconcile.base.words import U, parity
 from qnode.distill.reconcile.cascade.nodes import (
     ANCESTORS,
     NODE_MASK,

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qnode.distill.reconcile._words import U
+from qnode.distill.reconcile.base.words import U
 from qnode.distill.reconcile.cascade.bob_records import Levels, begin_segment, flip
 from qnode.distill.reconcile.cascade.bob_searches import continue_searches, end_searches, start_searches
 from qnode.distill.reconcile.cascade.nodes import Counts, Layout, Octets, Queries, Words, expected_bits

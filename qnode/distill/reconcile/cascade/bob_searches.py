@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from qnode.distill.reconcile._words import U, leading_zeros, parity
+from qnode.distill.reconcile.base.words import U, leading_zeros, parity
 from qnode.distill.reconcile.cascade.bob_records import BITS, KNOWN, ODD, PENDING, Levels
 from qnode.distill.reconcile.cascade.nodes import (
     ANCESTORS,

@@ -6,7 +6,7 @@ it.
 """
 
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._words import stream_key
+from qnode.distill.reconcile.base.words import stream_key
 from qnode.distill.verify import verification_tag
 
 

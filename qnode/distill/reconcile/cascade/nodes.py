@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qnode.distill.reconcile._words import U, leading_zeros
+from qnode.distill.reconcile.base.words import U, leading_zeros
 from qnode.distill.reconcile.cascade.plan import MAX_DEPTH, Plan
 from qnode.kernels import inline_kernel, kernel
 

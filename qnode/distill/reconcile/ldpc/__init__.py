@@ -11,7 +11,7 @@ frames Bob asks for, and how much of them, follows from the error string alone. 
 what it means for Cascade.
 """
 
-from qnode.distill.reconcile._interface import Method
+from qnode.distill.reconcile.base.interface import Method
 from qnode.distill.reconcile.ldpc.alice import LdpcResponder
 from qnode.distill.reconcile.ldpc.bob import LdpcCorrector
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._interface import leaked_bits
+from qnode.distill.reconcile.base.interface import leaked_bits
 from qnode.distill.reconcile.ldpc.code import Code, make_code
 from qnode.distill.reconcile.ldpc.frames import CHECK_OCTETS, frame_check, make_cut
 from qnode.distill.reconcile.ldpc.interleave import Interleaver

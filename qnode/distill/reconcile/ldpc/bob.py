@@ -4,11 +4,7 @@ import numpy as np
 
 from qnode.choices import LeakCount
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._interface import (
-    ReconciliationFailed,
-    ReconciliationStatistics,
-    leaked_bits,
-)
+from qnode.distill.reconcile.base.interface import ReconciliationFailed, ReconciliationStatistics, leaked_bits
 from qnode.distill.reconcile.ldpc.code import make_code
 from qnode.distill.reconcile.ldpc.decoder import Decoder
 from qnode.distill.reconcile.ldpc.frames import CHECK_OCTETS, frame_check, make_cut

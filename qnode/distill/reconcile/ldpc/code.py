@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from qnode.distill.reconcile._words import U, stream_word
+from qnode.distill.reconcile.base.words import U, stream_word
 from qnode.kernels import kernel
 
 Edges = npt.NDArray[np.int32]

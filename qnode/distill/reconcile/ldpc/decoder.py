@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from qnode.distill.reconcile._words import U
+from qnode.distill.bits.words import popcount
+from qnode.distill.reconcile.base.words import U
 from qnode.distill.reconcile.ldpc.code import Code, Edges
 from qnode.distill.reconcile.ldpc.row import (
     KEPT_PER_CHECK,
@@ -23,7 +24,6 @@ from qnode.distill.reconcile.ldpc.row import (
     update_row,
 )
 from qnode.distill.reconcile.ldpc.syndrome import Words, add_syndromes
-from qnode.distill.words import popcount
 from qnode.kernels import inline_kernel, kernel
 
 Lanes = npt.NDArray[np.int8]

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from qnode.distill.bits import Bits
-from qnode.distill.reconcile._words import stream_key
+from qnode.distill.reconcile.base.words import stream_key
 from qnode.distill.reconcile.ldpc.code import LIFTINGS, MAX_COLUMNS
 from qnode.distill.reconcile.ldpc.syndrome import Words
 from qnode.distill.verify import verification_tag

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qnode.distill.reconcile._transpose import LANES, rotated, transpose
-from qnode.distill.reconcile._words import U, stream_key, stream_word
+from qnode.distill.reconcile.base.transpose import LANES, rotated, transpose
+from qnode.distill.reconcile.base.words import U, stream_key, stream_word
 from qnode.kernels import inline_kernel, kernel
 
 Words = npt.NDArray[np.uint64]

@@ -14,7 +14,7 @@ from typing import Any, Final
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from qnode.distill.clmul import intrinsic
+from qnode.distill.bits.clmul import intrinsic
 from qnode.kernel_cache import target_features
 
 MIRROR: Final = 64  # first lanes of a column that are repeated behind it, so that no load wraps around

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from qnode.distill.reconcile._words import U
+from qnode.distill.reconcile.base.words import U
 from qnode.distill.reconcile.ldpc.code import Code, Edges
 from qnode.kernels import kernel
 

@@ -1,0 +1,188 @@
+"""The announcement on the wire: in which slots Bob clicked, in which arm, and in the X arm in which slot
+class.
+
+Never the bin of a Z click: an announcement has no place for it.
+
+A batch is a 12-byte head (clicks n, empty slots before the last of them e) and four bit strings, each from a
+whole byte on, least significant bit first. With e_i the empty slots before click i, which never fall:
+
+- high parts: bit ``(e_i >> k) + i`` is one for each click, all others are zero (Elias, J. ACM 21, 246, 1974;
+  Fano, 1971), ``n + (e >> k)`` bits;
+- low parts: the k low bits of each e_i;
+- one bit a click: it is of the X arm;
+- one bit a click: it is a boundary click.
+
+k = floor(log2(e / n)), at least 0, follows from the head, so that a click costs less than k + 5 bits however
+unevenly the clicks lie. No field's place depends on another field's value, which makes both directions fast.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from qnode.distill.bits import Bits
+from qnode.distill.bits.array import Words
+from qnode.distill.bits.planes import plane
+from qnode.distill.bits.words import popcount, trailing_zeros
+from qnode.errors import ProtocolError
+from qnode.kernels import kernel
+from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes, Slots
+
+CLASS_Z: Final = 0
+CLASS_CENTRAL: Final = 1
+CLASS_BOUNDARY: Final = 2
+
+MOST_CLICKS: Final = 1 << 26
+_HEAD: Final = struct.Struct("<IQ")
+
+
+@dataclass(frozen=True, eq=False)
+class Announced:
+    """Announced clicks: ``slots`` int64, strictly ascending; ``classes`` uint8 (`CLASS_Z`, ...)."""
+
+    slots: Slots
+    classes: Codes
+
+    def __len__(self) -> int:
+        return int(self.slots.shape[0])
+
+
+def encode_announcement(slots: Slots, outcomes: Codes, first_slot: int) -> bytes:
+    """Encode a batch of clicks; ``slots`` strictly ascending, none before ``first_slot``.
+
+    Early and late clicks encode alike.
+
+    Raises:
+        ValueError: the slots do not ascend, or begin before ``first_slot``.
+    """
+    n = slots.shape[0]
+    if not n:
+        return _HEAD.pack(0, 0)
+    n_empty = int(slots[-1]) - first_slot + 1 - n
+    k, n_high = _layout(n, max(0, n_empty))
+    high, low = np.zeros(n_high // 64 + 1, np.uint64), np.zeros(n * k // 64 + 1, np.uint64)
+    if not _encode(slots, first_slot, k, high, low):
+        raise ValueError("announcement: slots must ascend strictly from first_slot")
+    return b"".join(
+        (
+            _HEAD.pack(n, n_empty),
+            high.tobytes()[: (n_high + 7) // 8],
+            low.tobytes()[: (n * k + 7) // 8],
+            plane(outcomes, OUTCOME_CENTRAL).to_bytes(),
+            Bits.pack((outcomes == OUTCOME_BOUNDARY).view(np.uint8)).to_bytes(),
+        )
+    )
+
+
+def decode_announcement(data: bytes, first_slot: int, n_slots: int) -> Announced:
+    """Decode a batch whose clicks must lie in ``first_slot <= slot < first_slot + n_slots``.
+
+    Raises:
+        ProtocolError: cut short, too long, not in its one canonical form, or a slot outside the span.
+    """
+    if len(data) < _HEAD.size:
+        raise ProtocolError(f"announcement: {len(data)} bytes are no head")
+    n, n_empty = _HEAD.unpack_from(data)
+    if not n and not n_empty and len(data) == _HEAD.size:
+        return Announced(np.empty(0, np.int64), np.empty(0, np.uint8))
+    if not 0 < n <= MOST_CLICKS or n + n_empty > n_slots:
+        raise ProtocolError(f"announcement: {n} clicks and {n_empty} empty slots in a span of {n_slots}")
+    k, n_high = _layout(n, n_empty)
+    lengths = (n_high, n * k, n, n)
+    # Each click costs bits here, so that a small message cannot ask for much memory.
+    if len(data) != _HEAD.size + sum((length + 7) // 8 for length in lengths):
+        raise ProtocolError(f"announcement: {len(data)} bytes for {n} clicks and {n_empty} empty slots")
+    at = _HEAD.size
+    parts = []
+    for length in lengths:
+        parts.append(_bits(data[at : at + (length + 7) // 8], length))
+        at += (length + 7) // 8
+    high, low, x_arm, boundary = parts
+    slots = np.empty(n, np.int64)
+    fields = np.append(low.words, np.zeros(2, np.uint64))
+    if not _decode(high.words, fields, n_empty, k, first_slot, slots):
+        raise ProtocolError("announcement: its clicks do not fit its head")
+    if np.any(boundary.words & ~x_arm.words):
+        raise ProtocolError("announcement: a boundary click outside the X arm")
+    return Announced(slots, x_arm.unpack() + boundary.unpack())
+
+
+def _layout(n: int, n_empty: int) -> tuple[int, int]:
+    """Return the bits of a low part, and how many bits the high parts have together."""
+    k = max(0, (n_empty // n).bit_length() - 1)
+    return k, n + (n_empty >> k)
+
+
+def _bits(data: bytes, n_bits: int) -> Bits:
+    """Take a bit string whose last byte must be filled up with zeros."""
+    if n_bits % 8 and data[-1] >> (n_bits % 8):
+        raise ProtocolError("announcement: bits after the last of a part")
+    return Bits.from_bytes(data, n_bits)
+
+
+@kernel
+def _encode(slots: Slots, first_slot: int, k: int, high: Words, low: Words) -> bool:
+    """Fill zeroed ``high`` and ``low``; return False when the slots do not ascend from ``first_slot``."""
+    descends = slots[0] < first_slot
+    for i in range(1, slots.size):
+        descends |= slots[i] <= slots[i - 1]
+    if descends:
+        return False
+    one, shift = np.uint64(1), np.uint64(k)
+    low_mask = (one << shift) - one
+    high_word = np.uint64(0)
+    high_bits = np.uint64(0)  # of that word, so far
+    low_word = np.uint64(0)
+    low_bits = np.uint64(0)
+    fill = np.uint64(0)
+    for i in range(slots.size):
+        empty = np.uint64(slots[i] - first_slot - i)
+        place = (empty >> shift) + np.uint64(i)
+        word = place >> np.uint64(6)
+        high_bits = (high_bits if word == high_word else np.uint64(0)) | (one << (place & np.uint64(63)))
+        high_word = word
+        high[word] = high_bits
+        field = empty & low_mask
+        low_bits |= field << fill
+        low[low_word] = low_bits
+        fill += shift
+        if fill >= np.uint64(64):
+            fill -= np.uint64(64)
+            low_word += one
+            low_bits = (field >> one) >> (shift - fill - one)
+            low[low_word] = low_bits
+    return True
+
+
+@kernel
+def _decode(high: Words, low: Words, n_empty: int, k: int, first_slot: int, slots: Slots) -> bool:
+    """Fill ``slots``; return False when the bit strings are not those of as many clicks and empty slots."""
+    n_ones = np.uint64(0)
+    for w in range(high.size):
+        n_ones += popcount(high[w])
+    if n_ones != np.uint64(slots.size):
+        return False
+    one, six, low_63 = np.uint64(1), np.uint64(6), np.uint64(63)
+    shift = np.uint64(k)
+    low_mask = (one << shift) - one
+    i = np.uint64(0)
+    at = np.uint64(0)
+    before = np.uint64(0)
+    falls = False
+    for w in range(high.size):
+        word = high[w]
+        base = np.uint64(w) << six
+        while word != np.uint64(0):
+            high_part = base + trailing_zeros(word) - i
+            word &= word - one
+            bit = at & low_63
+            field = low[at >> six] >> bit | (low[(at >> six) + one] << one) << (low_63 - bit)
+            at += shift
+            empty = high_part << shift | field & low_mask
+            falls |= empty < before
+            before = empty
+            slots[i] = first_slot + np.int64(empty + i)
+            i += one
+    return not falls and before == np.uint64(n_empty)

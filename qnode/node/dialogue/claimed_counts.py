@@ -1,0 +1,71 @@
+"""Whether the counts that a peer says of a block can be, against what was announced."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qnode.distill.counts import TagCounts, XCounts
+from qnode.distill.sifting.span_parts import PartCounts
+from qnode.errors import ProtocolError
+from qnode.link.messages import Sifted
+from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes
+
+
+@dataclass
+class AnnouncedClicks:
+    """How many clicks Bob has announced, by where they fell."""
+
+    z: int = 0
+    central: int = 0
+    boundary: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.z + self.central + self.boundary
+
+    def add(self, outcomes: Codes) -> None:
+        """Count further clicks."""
+        central = int(np.count_nonzero(outcomes == OUTCOME_CENTRAL))
+        boundary = int(np.count_nonzero(outcomes == OUTCOME_BOUNDARY))
+        self.central += central
+        self.boundary += boundary
+        self.z += outcomes.shape[0] - central - boundary
+
+
+def check_tags(tags: TagCounts, n_clicks: int, parts: PartCounts) -> None:
+    """Refuse what Bob says of his tags where it does not fit the clicks that Alice has heard of.
+
+    Raises:
+        ProtocolError: naming the count.
+    """
+    if tags.z_clicks != parts.z_clicks or tags.x_clicks != parts.x_clicks:
+        raise ProtocolError("tags: other clicks by part and arm than were announced")
+    if any(live > slots for live, slots in zip(tags.live_slots, parts.slots, strict=True)):
+        raise ProtocolError("tags: more live slots than a part of the span has")
+    # Either of a slot's kinds is announced as one click.
+    if tags.cross_clicks + tags.double_clicks > n_clicks:
+        raise ProtocolError(
+            f"tags: {tags.cross_clicks} cross and {tags.double_clicks} double clicks in {n_clicks} clicks"
+        )
+
+
+def check_sifted(sifted: Sifted, x: XCounts, announced: AnnouncedClicks) -> None:
+    """Refuse totals of Alice's that do not fit the clicks that Bob has announced.
+
+    Raises:
+        ProtocolError: naming the count.
+    """
+    if sifted.n_kept + sifted.dropped > announced.total:
+        raise ProtocolError(
+            f"dropped: {sifted.dropped} clicks, with {sifted.n_kept} kept ones more than were announced"
+        )
+    if x.central > announced.central or x.boundary > announced.boundary:
+        raise ProtocolError("more clicks of the X arm than were announced")
+    if sifted.n_z_plus is not None and sum(sifted.n_z_plus) + sifted.n_kept > announced.z:
+        raise ProtocolError(f"n_z_plus: with {sifted.n_kept} kept ones more Z clicks than were announced")
+    if sifted.boundary is not None and not x.boundary <= sifted.boundary <= announced.boundary:
+        raise ProtocolError(
+            f"boundary: {sifted.boundary}, not between the {x.boundary:.0f} of known classes "
+            f"and the {announced.boundary} announced"
+        )

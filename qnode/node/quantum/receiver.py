@@ -1,0 +1,317 @@
+"""Bob's receiver: from the tag source to clicks in Alice's slots, whatever becomes of the link meanwhile.
+
+Rates and lock run on tag time. An unpaced source waits while there is no session; a paced one goes on, and
+what nobody can be told is dropped and counted.
+"""
+
+import math
+import os
+import time
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import msgspec.structs
+import numpy as np
+import structlog
+import trio
+
+from qnode.config import SiteConfig
+from qnode.devices.protocols import EmissionRun, TagSource
+from qnode.devices.supervisor import silence_limit
+from qnode.errors import LinkError
+from qnode.node.quantum.bob import BobSide
+from qnode.node.quantum.click_rates import ClickRates
+from qnode.node.quantum.clock_watch import ClockWatch
+from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement, ReceiverRequest
+from qnode.node.quantum.recorder import BobRecorder, Passage
+from qnode.node.quantum.tag_faults import TagFaults
+from qnode.node.status.figures import Figures
+from qnode.node.status.liveness import Liveness
+from qnode.tags.alignment import Alignment
+from qnode.tags.offset_search import OffsetSearch
+from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
+from qnode.tags.types import OUTCOME_LATE, TagBlock
+from qnode.units import PS_PER_S
+
+log = structlog.get_logger()
+
+# Tag blocks between the source and the pipeline. Hardware yields a block every few milliseconds.
+PACED_DEPTH = 32
+UNPACED_DEPTH = 4
+# Hardware yields a block at least every tenth of a second, be it an empty one.
+LONGEST_SILENCE_S = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrived:
+    """Tags, and when they came, by a clock that never jumps: they may wait while Alice searches.
+
+    ``dropped``: of the tags that are missing before the block so many found no room here.
+    """
+
+    block: TagBlock
+    at_s: float
+    dropped: int = 0
+
+
+class Receiver:
+    """The pipeline behind Bob's tag source. It outlives sessions, so that lock survives a cut of the link."""
+
+    def __init__(
+        self, config: SiteConfig, figures: Figures, recorder: BobRecorder, liveness: Liveness | None = None
+    ) -> None:
+        self._config = config
+        self._liveness = liveness or Liveness()
+        self._recorder = recorder
+        self._figures = figures
+        self._part: BobSide | None = None
+        self._attached = trio.Event()
+        self._run: EmissionRun | None = None
+        self._numbering = 0
+        self._reached_slot = -1
+        self._restarted_after_block_id = 0
+        self._unannounced = 0
+        self._dropped = self._lost = 0  # tags before the next block: found no room here, were lost before
+        self._heard_at_s = self._noted_at_s = math.inf
+        self._faults = TagFaults(figures)
+        self._rates = ClickRates(config.link.source.qubit_rate_hz)
+        self._watch = ClockWatch()
+        self._search = OffsetSearch(config.node.start_uncertainty_s, config.link.source.qubit_rate_hz)
+
+    async def serve(self, part: BobSide) -> None:
+        """Send what is received through ``part`` until its session ends."""
+        await part.ready.wait()
+        self._part = part
+        self._attached.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            if self._part is part:
+                self._part = None
+                self._attached = trio.Event()
+                part.run_known.set()  # whoever waits for it looks again
+
+    async def use(self, source: TagSource, silence_limit_s: float) -> None:
+        """Process the tags of an opened source until it ends.
+
+        Raises:
+            TransientDeviceError: its clock has jumped, Alice finds no alignment, or for ``silence_limit_s``
+                it yielded nothing, not even that there was nothing.
+        """
+        self._watch = ClockWatch()
+        self._faults.begin()
+        synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
+        self._run = None
+        # One that waits for us is not silent.
+        self._heard_at_s = trio.current_time() if source.paced else math.inf
+        depth = PACED_DEPTH if source.paced else UNPACED_DEPTH
+        put, take = trio.open_memory_channel[_Arrived](depth)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read, source, put, silence_limit_s)
+                async with take:
+                    async for arrived in take:
+                        await self._process(
+                            source, synchroniser, arrived.block, arrived.at_s, arrived.dropped
+                        )
+        finally:
+            self._heard_at_s = self._noted_at_s = math.inf
+            self._take_back("no source of tags is running")
+
+    def look_after(self) -> None:
+        """Take back what is shown of the tags when none have come for a while; to be called now and then."""
+        self._faults.look_after(trio.current_time())
+        if trio.current_time() - self._heard_at_s >= LONGEST_SILENCE_S:
+            self._take_back(f"no tags for more than {LONGEST_SILENCE_S:g} s")
+        elif trio.current_time() - self._noted_at_s >= LONGEST_SILENCE_S:  # they come, and wait for Alice
+            self._rates.forget()
+            self._figures.forget_rates()
+
+    def _take_back(self, because: str) -> None:
+        self._rates.forget()
+        self._figures.lose_lock(because)
+
+    async def _read(
+        self, source: TagSource, put: trio.MemorySendChannel[_Arrived], silence_limit_s: float
+    ) -> None:
+        """Bring tag blocks into the bounded channel; a paced source that finds it full overruns."""
+        with silence_limit(silence_limit_s) as silence:
+            async with put, aclosing(source.tags()) as blocks:
+                async for block in blocks:
+                    silence.heard()
+                    if source.paced:
+                        self._heard_at_s = trio.current_time()
+                        self._offer(put, block)
+                        continue
+                    silence.hold()
+                    await put.send(_Arrived(block, trio.current_time()))
+                    silence.heard()
+
+    def _offer(self, put: trio.MemorySendChannel[_Arrived], block: TagBlock) -> None:
+        """Put a block into the channel, or drop it and remember how many tags that cost."""
+        now_s = trio.current_time()
+        lost = self._lost + block.lost
+        told = TagBlock(block.times_ps, block.channels, block.until_ps, lost + self._dropped)
+        try:
+            put.send_nowait(_Arrived(told, now_s, self._dropped))
+        except trio.WouldBlock:
+            n_tags = block.times_ps.shape[0]
+            self._lost, self._dropped = lost, self._dropped + n_tags
+            self._faults.no_room(n_tags, now_s)
+        else:
+            self._lost = self._dropped = 0
+            self._faults.room(now_s)
+
+    async def _process(
+        self,
+        source: TagSource,
+        synchroniser: Synchroniser,
+        block: TagBlock,
+        arrived_s: float,
+        dropped: int = 0,
+    ) -> None:
+        part = await self._present_part(source)
+        run = part.run if part is not None else self._run
+        if run is None:
+            self._figures.note_lock(SyncState.SEARCHING.value, "no emission run of Alice is known")
+            return
+        # Blocks that were in the air at the last restart may turn out misaligned only now: they are the past.
+        misaligned = self._figures.misaligned_block_id > self._restarted_after_block_id
+        if self._run is None or run.run_id != self._run.run_id or misaligned:
+            self._run = run
+            self._restarted_after_block_id = self._figures.misaligned_block_id
+            if part is not None:
+                self._restarted_after_block_id = max(self._restarted_after_block_id, part.last_block_id)
+            self._numbering += 1
+            self._reached_slot = -1
+            self._rates.forget()
+            synchroniser.restart()
+        passage = Passage(run, self._numbering, self._reached_slot, source.origin_s)
+        result = await trio.to_thread.run_sync(self._feed, synchroniser, block, passage)
+        self._reached_slot = result.reached if result.state is SyncState.LOCKED else -1
+        z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
+        self._note(result, block, "" if part is not None else "not connected to Alice")
+        self._noted_at_s = trio.current_time() if source.paced else math.inf
+        self._faults.see(result.order, dropped, arrived_s)
+        self._watch.see_tags(block.times_ps.shape[0], result.order, arrived_s)
+        if source.paced and result.state is SyncState.LOCKED:
+            self._search.note(run.run_id, result.reached, arrived_s)
+        if part is None:  # hardware goes on without a session: lock is kept, clicks are not
+            self._drop(len(result.clicks))
+            if result.probe is not None:
+                synchroniser.alignment_failed(result.probe.number)
+            return
+        if part.run is not run:
+            self._drop(len(result.clicks))
+            return  # these tags belong to a run that has ended meanwhile
+        # Where lock ends the last slots may have been cut without a click: the block has to know.
+        if result.state is SyncState.LOCKED or len(result.clicks) or result.cuts or len(result.marks):
+            announcement = self._announcement(run, result, z_clicks, can_wait=not source.paced)
+            if not await self._do(part, announcement):
+                self._unannounced += announcement.dropped
+                self._drop(len(result.clicks))
+        if result.probe is not None:
+            found = await self._align(source, part, run, result, arrived_s)
+            if found is None:
+                synchroniser.alignment_failed(result.probe.number)
+            else:
+                synchroniser.aligned(found)
+            if self._part is part:  # else nobody has answered
+                self._search.answered(trio.current_time(), found=found is not None)
+
+    def _drop(self, clicks: int) -> None:
+        """Count clicks that can be announced to nobody; Alice hears of them with the next block."""
+        self._unannounced += clicks
+        self._figures.dropped(clicks)
+
+    def _feed(self, synchroniser: Synchroniser, block: TagBlock, passage: Passage) -> SyncResult:
+        """Hand the tags on to whoever records them, and find their clicks (in a thread)."""
+        with self._liveness.step():
+            self._recorder.hand_on(block, passage)
+            return synchroniser.feed(block)
+
+    async def _present_part(self, source: TagSource) -> BobSide | None:
+        """Return the present session's part; an unpaced source waits for one that knows an emission run."""
+        while self._part is None or self._part.run is None:
+            if source.paced:
+                return None
+            if self._part is None:
+                await self._attached.wait()
+            else:
+                await self._part.run_known.wait()
+        return self._part
+
+    async def _align(
+        self,
+        source: TagSource,
+        part: BobSide,
+        run: EmissionRun,
+        result: SyncResult,
+        arrived_s: float,
+    ) -> Alignment | None:
+        """Ask Alice where the probe fits; the tags of ``result`` came at ``arrived_s``."""
+        probe = result.probe
+        assert probe is not None
+        # Tag time runs on the TDC's clock; hours after its start the difference is more than the window.
+        elapsed_s = probe.start_ps / PS_PER_S / (1.0 + 1e-6 * result.statistics.clock_offset_ppm)
+        into_run_s = source.origin_s + elapsed_s - run.started_at_s
+        attempt = self._search.next(probe, run.run_id, into_run_s, result.until_ps, arrived_s)
+        reply, answer = trio.open_memory_channel[Alignment | None](1)
+        if not await self._do(part, AlignmentRequest(run.run_id, attempt.probe, attempt.offsets, reply)):
+            return None
+        try:
+            found = await answer.receive()
+        except trio.EndOfChannel:
+            return None  # the session ended while Alice was searching
+        rate_hz = self._config.link.source.qubit_rate_hz
+        if found is not None and (astray_s := attempt.astray_s(found, rate_hz)) is not None:
+            log.warning("alignment.astray", astray_s=round(astray_s, 3))
+        return found
+
+    async def _do(self, part: BobSide, request: ReceiverRequest) -> bool:
+        try:
+            await part.do(request)
+        except LinkError:
+            return False
+        return True
+
+    def _announcement(
+        self, run: EmissionRun, result: SyncResult, z_clicks: int, *, can_wait: bool
+    ) -> ClickAnnouncement:
+        dropped, self._unannounced = self._unannounced, 0
+        return ClickAnnouncement(
+            run_id=run.run_id,
+            numbering=self._numbering,
+            clicks=result.clicks,
+            z_clicks=z_clicks,
+            reached_slot=result.reached,
+            cuts=result.cuts,
+            dropped=dropped,
+            can_wait=can_wait,
+            marks=result.marks,
+        )
+
+    def _note(self, result: SyncResult, block: TagBlock, hindrance: str) -> None:
+        """Bring the figures up to date with what one tag block gave; ``hindrance``: to finding lock."""
+        figures, statistics = self._figures, result.statistics
+        quantum = figures.quantum
+        until_s = result.until_ps / PS_PER_S
+        self._rates.see(result)
+        rates = self._rates.by_arm_hz()
+        figures.quantum = msgspec.structs.replace(
+            quantum,
+            lock=quantum.lock.to(
+                result.state.value, "" if result.state is SyncState.LOCKED else hindrance, at=time.time()
+            ),
+            tag_time_s=until_s,
+            click_rates_hz=rates,
+            sifted_rate_bits_per_s=rates["z"] * self._config.link.source.p_z if rates else None,
+            clock_offset_ppm=statistics.clock_offset_ppm,
+            phase_residual_ps=statistics.phase_residual_ps,
+            vector_strength=statistics.vector_strength,
+            cut_s=quantum.cut_s
+            + sum(cut.end - cut.first for cut in result.cuts) / self._config.link.source.qubit_rate_hz,
+        )
+        figures.count(tags=block.times_ps.shape[0], clicks=len(result.clicks))
+        if quantum.lock.state != result.state.value:
+            log.info("quantum.lock", state=result.state.value, tag_time_s=round(until_s, 3))

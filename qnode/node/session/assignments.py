@@ -1,0 +1,199 @@
+"""Assignments of this site at its peer: announced, and taken back where nobody got their keys.
+
+An assignment that was not delivered becomes free again at both sites: whoever waited for it has gone, the
+peer's word came too late, or a cut left open what the peer knows. A peer of protocol 1 can only void it.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+import trio
+
+from qnode.errors import LinkError, NotOpen, ProtocolError, ShareUsedUp, StoreError, StoreUnusable
+from qnode.keys import Assignment, Release
+from qnode.link.messages import Assign, KeyAnswer, NodeMessage, ReleaseAssignments, VoidAssignments
+from qnode.node.dialogue.context import BlockContext
+
+ASSIGNMENTS_AT_ONCE = 64
+# Of a store whose free chunks lie scattered: a message has room for a mebibyte.
+RANGES_AT_ONCE = 1 << 14
+
+log = structlog.get_logger()
+
+
+def batches(releases: Sequence[Release]) -> Iterator[list[Release]]:
+    """Yield ``releases`` in parts that fit into one message each."""
+    some: list[Release] = []
+    n_ranges = 0
+    for release in releases:
+        n_ranges += len(release.assignment.ranges)
+        if some and (len(some) == ASSIGNMENTS_AT_ONCE or n_ranges > RANGES_AT_ONCE):
+            yield some
+            some, n_ranges = [], len(release.assignment.ranges)
+        some.append(release)
+    if some:
+        yield some
+
+
+@dataclass
+class _Announcement:
+    """An assignment on its way to the peer; no answer once it is over: the session ended."""
+
+    over: trio.Event = field(default_factory=trio.Event)
+    answer: KeyAnswer | None = None
+
+
+class Assignments:
+    """The assignments of one session; ``ask`` puts a request to the peer's store, and raises LinkError."""
+
+    def __init__(
+        self,
+        context: BlockContext,
+        nursery: trio.Nursery,
+        ask: Callable[[Callable[[int], NodeMessage]], Awaitable[KeyAnswer]],
+    ) -> None:
+        self._context = context
+        self._nursery = nursery
+        self._ask = ask
+        self._announcing: dict[int, _Announcement] = {}
+        self._overdue: set[int] = set()
+        self._resumed_up_to = 0
+
+    async def resume(self) -> None:
+        """Take back what an earlier session left open."""
+        store = self._context.store
+        left_open = await store.begin_open_releases()
+        self._resumed_up_to = (await store.positions()).last_assignment_id
+        await self.release(left_open)
+
+    async def announce(self, assignment: Assignment) -> None:
+        """Have the peer take note of ``assignment``; returns once he holds it durably.
+
+        A caller that does not wait for it must `take_back` the assignment; the peer is heard all the same.
+
+        Raises:
+            ShareUsedUp: he holds no more for this pair.
+            LinkError: the session ended or he refused; whether he holds it is unknown.
+        """
+        if assignment.assignment_id <= self._resumed_up_to:
+            raise LinkError("a new session has begun since, in which this assignment was taken back")
+        announcement = self._announcing[assignment.assignment_id] = _Announcement()
+        self._nursery.start_soon(self._announce, assignment, announcement)
+        await announcement.over.wait()
+        answer = announcement.answer
+        if answer is None:
+            raise LinkError("the session ended before the peer answered")
+        if answer.share_used_up is True:
+            raise ShareUsedUp(answer.error or "the peer holds no more for this pair")
+        if not answer.ok:
+            raise LinkError(f"the peer refused an assignment: {answer.error}")
+
+    async def _announce(self, assignment: Assignment, announcement: _Announcement) -> None:
+        content = msgspec.msgpack.encode(assignment)
+        try:
+            announcement.answer = await self._ask(
+                lambda number: Assign(request_id=number, assignment=content)
+            )
+        except ProtocolError:
+            raise
+        except LinkError:
+            return
+        finally:
+            del self._announcing[assignment.assignment_id]
+            self._overdue.discard(assignment.assignment_id)
+            announcement.over.set()
+
+    @property
+    def stalled(self) -> bool:
+        """Tell whether the peer's answer to an assignment is overdue: he will not answer others either."""
+        return bool(self._overdue)
+
+    @property
+    def can_release(self) -> bool:
+        """Tell whether the peer can free what was assigned; else it can only be voided."""
+        return self._context.session.knows(ReleaseAssignments)
+
+    def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
+        """Have assignments that were not delivered become free again, while this session lives.
+
+        ``late``: the peer's answer to their announcement is overdue. The event tells that it was done, or is
+        left to the next session.
+        """
+        done = trio.Event()
+        announcements = [self._announcing[one] for one in assignment_ids if one in self._announcing]
+        if late:
+            self._overdue.update(one for one in assignment_ids if one in self._announcing)
+
+        async def work() -> None:
+            try:
+                # The peer serves requests side by side: what frees an assignment must not overtake it.
+                for announcement in announcements:
+                    await announcement.over.wait()
+                await self.release(await self._begun(assignment_ids))
+            except StoreUnusable:
+                raise
+            except (LinkError, StoreError) as error:  # the next session settles it
+                log.warning("assignment.open", assignments=list(assignment_ids)[:8], reason=str(error))
+            finally:
+                done.set()
+
+        self._nursery.start_soon(work)
+        return done
+
+    async def _begun(self, assignment_ids: Sequence[int]) -> list[Release]:
+        """Begin to release assignments, without those that were delivered or have expired meanwhile."""
+        begun = []
+        for one in assignment_ids:
+            with suppress(NotOpen):
+                begun.append(await self._context.store.begin_release(one))
+        return begun
+
+    async def release(self, releases: Sequence[Release]) -> None:
+        """Have keys that were assigned and not delivered become free again, first at the peer, then here.
+
+        What the peer cannot free, for it has expired there, is voided; so is all at a peer of protocol 1.
+
+        Raises:
+            LinkError: the session ended, or the peer can do neither; the next session tries again.
+        """
+        store = self._context.store
+        for some in batches(releases):
+            if not self.can_release:
+                await self._void(some)
+            elif await self._freed_by_peer(some):
+                await self._finish(some)
+            else:
+                for release in some:
+                    if await self._freed_by_peer([release]):
+                        await self._finish([release])
+                    elif release.n_taken:
+                        await store.leave_to_expire(release.assignment.assignment_id)
+                    else:
+                        await self._void([release])
+
+    async def _finish(self, releases: Sequence[Release]) -> None:
+        for release in releases:
+            with suppress(NotOpen):  # given up meanwhile, at both sites, for it does not open
+                await self._context.store.finish_release(release.assignment.assignment_id)
+        log.info("assignment.freed", assignments=len(releases))
+
+    async def _freed_by_peer(self, releases: Sequence[Release]) -> bool:
+        content = msgspec.msgpack.encode(releases)
+        answer = await self._ask(lambda number: ReleaseAssignments(request_id=number, releases=content))
+        return answer.ok
+
+    async def _void(self, releases: Sequence[Release]) -> None:
+        """Void what cannot be freed; stock whose front waits for its slave expires instead."""
+        whole = [release.assignment for release in releases if not release.n_taken]
+        if whole:
+            content = msgspec.msgpack.encode(whole)
+            answer = await self._ask(lambda number: VoidAssignments(request_id=number, assignments=content))
+            if not answer.ok:
+                raise LinkError("the peer could not void an assignment; it stays open until the next session")
+        for assignment in whole:
+            with suppress(NotOpen):
+                await self._context.store.void_assignment(assignment.assignment_id)
+        log.info("assignment.void", assignments=len(whole))

@@ -1,0 +1,114 @@
+"""The encryptors of both sites held against each other, so that no key goes where nobody can fetch it.
+
+Each site says which of its encryptors share keys with which of the other's (their names alone), when a
+session begins and after each reload. A pair counts when both sites have it; what one alone has is shown at
+both. A peer of protocol 1 says nothing, and is asked for nothing.
+"""
+
+from collections.abc import Callable, Iterator
+
+import trio
+
+from qnode.errors import ProtocolError
+from qnode.etsi014 import SaeDirectory
+from qnode.link.messages import MANY, Pair, SaesRegistered
+from qnode.link.session import Session
+from qnode.node.supply.stock import SaePair
+
+MOST_PAIRS = 1 << 20
+MOST_WORDED = 100
+
+
+class PeerSaes:
+    """What the peer says in one session: pairs of an encryptor of his and one of ours."""
+
+    def __init__(self) -> None:
+        self.pairs: frozenset[Pair] = frozenset()
+        self._coming: set[Pair] = set()
+        self.told = trio.Event()
+
+    def take(self, message: SaesRegistered) -> bool:
+        """Take a part of what he says; return whether that was the last.
+
+        Raises:
+            ProtocolError: he does not come to an end.
+        """
+        self._coming.update(message.pairs)
+        if len(self._coming) > MOST_PAIRS:
+            raise ProtocolError(f"more than {MOST_PAIRS} pairs of encryptors")
+        if message.more:
+            return False
+        self.pairs, self._coming = frozenset(self._coming), set()
+        self.told.set()
+        return True
+
+
+class SaeTables:
+    """This site's directory beside what the peer said last.
+
+    ``note`` is told how many pairs one site alone has, and the first of them in words.
+    """
+
+    def __init__(
+        self, directory: SaeDirectory, peer_kme_id: str, note: Callable[[int, list[str]], None]
+    ) -> None:
+        self.directory = directory
+        self._peer_kme_id = peer_kme_id
+        self._note = note
+        self._theirs: frozenset[Pair] | None = None  # None: he has not said yet, or cannot
+        self._changed = trio.Event()
+
+    def renew(self, directory: SaeDirectory) -> None:
+        """Use another directory; the peer hears of it."""
+        self.directory = directory
+        self._changed.set()
+        self._changed = trio.Event()
+        self._compare()
+
+    async def tell(self, session: Session) -> None:
+        """Say which of our encryptors share keys with the peer's, now and after each change."""
+        while True:
+            changed = self._changed
+            for part in parts(self.directory.pairs_abroad):
+                await session.send(part)
+            await changed.wait()
+
+    def hear(self, peer_saes: PeerSaes | None) -> None:
+        """Take what the peer has said; None: he speaks protocol 1."""
+        self._theirs = None if peer_saes is None else peer_saes.pairs
+        self._compare()
+
+    def peer_shares(self, master: str, slave: str) -> bool:
+        """Say whether the peer would give his ``slave`` keys of our ``master``, as far as he has said."""
+        return self._theirs is None or (slave, master) in self._theirs
+
+    def stocked_pairs(self) -> list[SaePair]:
+        """Return each pair that keys can be set aside for."""
+        abroad = self.directory.pairs_abroad
+        every = ((sae.sae_id, peer) for sae in self.directory.local for peer in sae.peers)
+        return [SaePair(*pair) for pair in every if pair not in abroad or self.peer_shares(*pair)]
+
+    def _compare(self) -> None:
+        if self._theirs is None:
+            self._note(0, [])
+            return
+        here, there = self.directory.kme_id, self._peer_kme_id
+        ours, theirs = self.directory.pairs_abroad, {(local, remote) for remote, local in self._theirs}
+        found = [(local, remote, here, there) for local, remote in sorted(ours - theirs)]
+        found += [(remote, local, there, here) for local, remote in sorted(theirs - ours)]
+        known = {here: {pair[0] for pair in ours}, there: {pair[0] for pair in self._theirs}}
+        self._note(len(found), [_worded(*one, known[one[3]]) for one in found[:MOST_WORDED]])
+
+
+def parts(pairs: frozenset[Pair]) -> Iterator[SaesRegistered]:
+    """Yield the messages that say ``pairs``, at least one."""
+    every = sorted(pairs)
+    for first in range(0, len(every) or 1, MANY):
+        yield SaesRegistered(pairs=tuple(every[first : first + MANY]), more=first + MANY < len(every))
+
+
+def _worded(local: str, remote: str, has: str, lacks: str, known: set[str]) -> str:
+    why = (
+        f"does not name {local} among its peers" if remote in known else "is not registered, or has no peers"
+    )
+    return f"{local} at {has} shares keys with {remote}, which at {lacks} {why}"

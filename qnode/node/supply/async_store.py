@@ -1,0 +1,378 @@
+"""The key store from the event loop: calls in threads, each durable when it returns.
+
+The store works on one at a time, and writes those that have come meanwhile to the disk together.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import TypeVar
+from uuid import UUID
+
+import trio
+from msgspec import Struct
+
+from qnode.errors import NotEnoughKeys
+from qnode.keys import (
+    Assignment,
+    BlockRecord,
+    BlockState,
+    BlockSummary,
+    Condition,
+    Counts,
+    Handover,
+    Key,
+    KeyStore,
+    Loss,
+    PadId,
+    PadsLeft,
+    Positions,
+    PreparedBlock,
+    Release,
+    StockItem,
+    StoreCondition,
+    StoreStanding,
+)
+from qnode.link.authentication import AuthenticationTag, TranscriptHash, make_tag, verify_tag
+from qnode.node.supply.key_clock import KeyClock
+
+T = TypeVar("T")
+
+MOST_CALLS = 16
+# A disk that takes so long for one call hangs.
+STALL_S = 3.0
+
+# A hello has room for so many; pads of older segments beyond them are given up.
+MOST_RUNS = 2000
+
+
+class PeerMemory(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a site remembers of its peer, and which segments of one-time pads it holds: part of each hello.
+
+    ``pad_segments``: first and last of each run of neighbouring segments, ascending.
+    """
+
+    view: Positions
+    pad_segments: list[tuple[int, int]]
+
+    def holds(self, segment: int) -> bool:
+        """Tell whether the site holds pads of ``segment``."""
+        return any(first <= segment <= last for first, last in self.pad_segments)
+
+
+def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return first and last of each run of neighbours in ascending ``numbers``; of many runs the latest."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs[-MOST_RUNS:]
+
+
+class _Call:
+    """A call under way; ``abandoned``: nobody waits for it any more."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.abandoned = self.ended = False
+        self.shield = trio.CancelScope(shield=True)
+
+
+class AsyncStore:
+    """`qnode.keys.KeyStore`, asynchronous. Not cancellable halfway: a call that began is waited for.
+
+    Unless the disk hangs: who waits for a call that has lasted `STALL_S` can be cancelled (`let_go`).
+    """
+
+    def __init__(self, store: KeyStore, most_chunks: int) -> None:
+        self._store = store
+        self.most_chunks = most_chunks
+        self.key_lifetime_s = math.inf
+        """How long keys wait to be fetched."""
+        self._threads = trio.CapacityLimiter(MOST_CALLS)
+        self._calls: set[_Call] = set()
+        self.unsettled = False
+        """A call that nobody waited for any more has ended since: a new session settles what it left."""
+        self.on_loss: Callable[[Loss], None] = lambda loss: None
+        """What to do when something could not be opened and was given up."""
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        call = _Call(trio.current_time())
+
+        def tracked() -> T:
+            try:
+                return work()
+            finally:
+                call.ended = True
+                if call.abandoned:
+                    self.unsettled = True
+
+        with call.shield:
+            self._calls.add(call)
+            try:
+                return await trio.to_thread.run_sync(tracked, limiter=self._threads, abandon_on_cancel=True)
+            except trio.Cancelled:
+                call.abandoned = True
+                if call.ended:
+                    self.unsettled = True
+                raise
+            finally:
+                self._calls.discard(call)
+                for loss in self._store.new_losses():
+                    self.on_loss(loss)
+        raise AssertionError("nobody cancels the shield")
+
+    @property
+    def stalled_s(self) -> float:
+        """How long the oldest call has been under way."""
+        now = trio.current_time()
+        return max((now - call.began for call in self._calls), default=0.0)
+
+    def let_go(self) -> None:
+        """Let those be cancelled who wait for calls that have lasted `STALL_S`; made again and again."""
+        for call in self._calls:
+            if trio.current_time() - call.began >= STALL_S:
+                call.shield.shield = False
+
+    @cached_property
+    def clock(self) -> KeyClock:
+        """The clock by which keys age, from where it was left."""
+        return KeyClock(self._store.age_mark())
+
+    def now(self) -> float:
+        """Return the time by which keys age, in the seconds that assignments bear."""
+        return self.clock.now()
+
+    async def make_tag(self, hashed: TranscriptHash) -> AuthenticationTag:
+        """Spend a one-time pad on a tag; the pad is marked used before this returns."""
+        return await self._call(lambda: make_tag(self._store, hashed))
+
+    async def verify_tag(self, hashed: TranscriptHash, theirs: AuthenticationTag) -> None:
+        """Verify the peer's tag and use up its pad, in this order.
+
+        Raises:
+            AuthenticationError: the tag is wrong; nothing has changed.
+        """
+        pad_id = PadId(theirs.pad_segment, theirs.pad_index)
+        await self._call(lambda: verify_tag(self._store, hashed, pad_id, theirs.tag))
+
+    async def pads_left(self) -> PadsLeft:
+        """Return the stock of one-time pads in each direction."""
+        return await self._call(self._store.pads_left)
+
+    async def record_block_opened(self, block_id: int, epsilon: float) -> None:
+        """Burn a block number: it is never used again."""
+        await self._call(lambda: self._store.record_block_opened(block_id, epsilon))
+
+    async def prepare(self, block: PreparedBlock) -> None:
+        """Store a block durably as prepared."""
+        await self._call(lambda: self._store.prepare(block))
+
+    async def confirm(self, block_id: int) -> None:
+        """Make a prepared block available."""
+        await self._call(lambda: self._store.confirm(block_id))
+
+    async def void_block(self, block_id: int, reason: str) -> None:
+        """Give a block up."""
+        await self._call(lambda: self._store.void_block(block_id, reason))
+
+    async def block_record(self, block_id: int) -> BlockRecord:
+        """Return what is claimed of a prepared block's key."""
+        return await self._call(lambda: self._store.block_record(block_id))
+
+    async def unconfirmed_blocks(self) -> list[int]:
+        """Return the blocks that wait for the peer's word."""
+        return await self._call(self._store.unconfirmed_blocks)
+
+    async def block_states(self, block_ids: Iterable[int]) -> list[BlockState]:
+        """Return the state of each block."""
+        return await self._call(lambda: [self._store.block_state(block_id) for block_id in block_ids])
+
+    async def assign(
+        self, master: str, slaves: tuple[str, ...], number: int, size_bits: int, *, stock: bool = False
+    ) -> Assignment:
+        """Choose chunks for ``number`` keys; nothing is delivered before the peer holds the assignment."""
+        return await self._call(
+            lambda: self._store.assign(master, slaves, number, size_bits, self.now(), stock=stock)
+        )
+
+    async def accept_assignment(self, assignment: Assignment, *, by_shares: bool) -> None:
+        """Take note of what the peer assigned; ``by_shares``: a pair may fill its share of the store only.
+
+        Raises:
+            ShareUsedUp: nothing was changed.
+        """
+        most = self.most_chunks if by_shares else None
+        await self._call(lambda: self._store.accept_assignment(assignment, self.now(), most_chunks=most))
+
+    async def acknowledge(self, assignment_id: int) -> None:
+        """Note that the peer holds an assignment."""
+        await self._call(lambda: self._store.acknowledge(assignment_id))
+
+    async def deliver_to_master(self, assignment_id: int) -> list[Key]:
+        """The peer holds the assignment: hand the keys to the master, once."""
+        return await self._call(lambda: self._store.deliver_to_master(assignment_id))
+
+    async def take_from_stock(self, master: str, slave: str, number: int, size_bits: int) -> list[Key]:
+        """Hand out keys that were assigned in advance; all or none."""
+
+        def work() -> list[Key]:
+            if self._peer_may_have_expired_stock():
+                raise NotEnoughKeys(number, 0)
+            return self._store.take_from_stock(master, slave, number, size_bits)
+
+        return await self._call(work)
+
+    async def stock_count(self, master: str, slave: str) -> int:
+        """Return how many keys of the default size are assigned in advance for a pair."""
+
+        def work() -> int:
+            return 0 if self._peer_may_have_expired_stock() else self._store.stock_count(master, slave)
+
+        return await self._call(work)
+
+    def _peer_may_have_expired_stock(self) -> bool:
+        """Tell whether this machine was off so long that its stock may be gone at the peer."""
+        return self.clock.uncounted_s > self.key_lifetime_s
+
+    async def deliver_to_slave(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
+        """Hand assigned keys to a slave, each once."""
+        return await self._call(lambda: self._store.deliver_to_slave(slave, master, key_ids))
+
+    async def stock_items(self) -> list[StockItem]:
+        """Return what is assigned in advance, oldest first."""
+        return await self._call(self._store.stock_items)
+
+    async def begin_release(self, assignment_id: int) -> Release:
+        """Serve nothing of an own assignment any more, so that the peer can free it."""
+        return await self._call(lambda: self._store.begin_release(assignment_id))
+
+    async def begin_open_releases(self) -> list[Release]:
+        """Serve no more of own assignments that the peer may not hold; return what is to be freed."""
+        return await self._call(self._store.begin_open_releases)
+
+    async def leave_to_expire(self, assignment_id: int) -> None:
+        """Note that the peer did not free an own assignment."""
+        await self._call(lambda: self._store.leave_to_expire(assignment_id))
+
+    async def finish_release(self, assignment_id: int) -> None:
+        """Free an own assignment, after the peer has."""
+        await self._call(lambda: self._store.finish_release(assignment_id))
+
+    async def release_accepted(self, releases: list[Release]) -> None:
+        """Free, for the peer, what he takes back of his assignments."""
+
+        def work() -> None:
+            for release in releases:
+                self._store.release_accepted(release)
+
+        await self._call(work)
+
+    async def void_assignment(self, assignment_id: int) -> None:
+        """Give up an own assignment that was never acknowledged, after the peer has."""
+        await self._call(lambda: self._store.void_assignment(assignment_id))
+
+    async def void_accepted(self, assignment: Assignment) -> None:
+        """Give up an assignment of the peer that he never saw acknowledged."""
+        await self._call(lambda: self._store.void_accepted(assignment))
+
+    async def give_away(self, number: int) -> Handover:
+        """Release chunks to the peer; nobody assigns them before he has taken them.
+
+        Raises:
+            NotEnoughKeys: nothing was released.
+        """
+        return await self._call(lambda: self._store.give_away(number))
+
+    async def pending_handover(self) -> Handover | None:
+        """Return what was given away and not yet taken."""
+        return await self._call(self._store.pending_handover)
+
+    async def finish_handover(self, handover_id: int) -> None:
+        """Note that the peer owns what was given away."""
+        await self._call(lambda: self._store.finish_handover(handover_id))
+
+    async def take_over(self, handover: Handover) -> None:
+        """Own what the peer gave away."""
+        await self._call(lambda: self._store.take_over(handover))
+
+    async def void_handover(self, handover: Handover) -> None:
+        """Give up what was given away and refused."""
+        await self._call(lambda: self._store.void_handover(handover))
+
+    async def meet_peer(
+        self, generation: int, memory: PeerMemory, standing: StoreStanding | None = None
+    ) -> tuple[bool, Condition]:
+        """Compare with what the proven peer remembers of this site; True when every chunk was voided.
+
+        One-time pads that only one of the two still holds are wiped: a restored site lacks some. ``standing``
+        is what he says of his own store, None where he cannot.
+        """
+
+        def work() -> tuple[bool, Condition]:
+            self.clock.hear_peer(None if standing is None else standing.time_of_day_s)
+            self._store.note_peer(generation, standing)
+            voided = self._store.confirm_generation(memory.view, standing)
+            condition = self._store.condition()
+            ours = self._store.pad_segments()
+            kept = [segment for segment in ours if memory.holds(segment)]
+            if kept != ours and condition.state == StoreCondition.SERVING:
+                self._store.keep_pad_segments(kept)
+            return voided, condition
+
+        return await self._call(work)
+
+    async def open_losses(self) -> list[Loss]:
+        """Return what was given up here and the peer has not given up yet."""
+        return await self._call(self._store.open_losses)
+
+    async def accept_loss(self, loss: Loss) -> None:
+        """Give up what the peer cannot open."""
+        await self._call(lambda: self._store.accept_loss(loss))
+
+    async def finish_loss(self, loss_id: int) -> None:
+        """Note that the peer has given up what could not be opened here."""
+        await self._call(lambda: self._store.finish_loss(loss_id))
+
+    async def load_preshared(self, data: bytes) -> None:
+        """Void every chunk, wipe the pool, and load a new pre-shared key."""
+        await self._call(lambda: self._store.load_preshared(data, replace=True))
+
+    async def condition(self) -> Condition:
+        """Tell whether the store serves, and if not, why."""
+        return await self._call(self._store.condition)
+
+    async def expire(self, lifetime_s: float) -> int:
+        """Wipe assigned keys that nobody fetched within ``lifetime_s``."""
+
+        def work() -> int:
+            mark = self.clock.mark()
+            if mark is not None:
+                self._store.keep_age_mark(mark)
+            return self._store.expire(self.now(), lifetime_s)
+
+        return await self._call(work)
+
+    @property
+    def uncleared(self) -> int:
+        """How many times in a row traces of destroyed keys could not be cleared from the store's log."""
+        return self._store.uncleared
+
+    async def counts(self) -> Counts:
+        """Return chunk counts by state."""
+        return await self._call(self._store.counts)
+
+    async def stored_key_count(self, size_bits: int) -> int:
+        """Return how many keys of a size this site could assign now."""
+        return await self._call(lambda: self._store.stored_key_count(size_bits))
+
+    async def recent_blocks(self, number: int) -> list[BlockSummary]:
+        """Return the latest blocks, newest first."""
+        return await self._call(lambda: self._store.recent_blocks(number))
+
+    async def positions(self) -> Positions:
+        """Return how far this site has come; the peer keeps a copy."""
+        return await self._call(self._store.positions)

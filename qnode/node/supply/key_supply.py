@@ -1,0 +1,158 @@
+"""Keys for encryptors: what ETSI GS QKD 014 asks of this site, answered by both stores together.
+
+A key is assigned durably at the peer before it is handed out here, so that the other encryptor's request
+always finds it. An assignment that was not acknowledged in time becomes free again at both sites once the
+peer is heard; until then encryptors are answered from the stock, or told at once that he is out of reach.
+"""
+
+import math
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from uuid import UUID
+
+import structlog
+import trio
+
+from qnode.errors import LinkDown, LinkError, NotEnoughKeys, ShareUsedUp
+from qnode.etsi014 import Key, KeySupply
+from qnode.keys import Assignment, BlockRecord, chunks_per_key
+from qnode.keys import Key as StoredKey
+from qnode.node.supply.async_store import AsyncStore
+from qnode.node.supply.stock import PeerAssignments, SaePair, Stock
+from qnode.units import CHUNK_BITS
+
+# An encryptor waits for the peer's acknowledgement so long, and two measured round trips; together not longer
+# than its call may take.
+ACKNOWLEDGE_S = 2.0
+MOST_ACKNOWLEDGE_S = 8.0
+# A pair whose share of the peer's store is used up asks the peer again after this.
+HOLD_OFF_S = 2.0
+
+log = structlog.get_logger()
+
+
+class LinkKeySupply(KeySupply):
+    """The supply of one site, which agrees with ``peer`` on every key."""
+
+    def __init__(self, store: AsyncStore, peer: PeerAssignments) -> None:
+        self._store = store
+        self._peer = peer
+        self._stock = Stock(store, peer)
+        self._held_off: dict[SaePair, tuple[float, str]] = {}
+        self.assigned_chunks = 0
+        """How many chunks were assigned to encryptors that asked: the demand here."""
+
+    async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
+        """Return how many keys could be had now: while the link is down, those of the stock."""
+        in_stock = await self._store.stock_count(master, slave) if size_bits == CHUNK_BITS else 0
+        if not self._peer.connected:
+            return in_stock
+        free = await self._store.stored_key_count(size_bits)
+        return free + in_stock if self._peer.can_release else free
+
+    async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
+        """Assign ``number`` keys to master and slaves at both sites and return them.
+
+        While the peer is out of reach, keys of the default size for one slave come from the stock.
+
+        Raises:
+            NotEnoughKeys: nothing was taken.
+            ShareUsedUp: nothing was taken; keys of this pair must be fetched first.
+            LinkDown: the peer did not acknowledge in time; these keys become free again.
+        """
+        if len(slaves) == 1 and size_bits == CHUNK_BITS:
+            self._stock.note_asked(SaePair(master, slaves[0]))
+        if not self._peer.connected:
+            return await self._from_stock(master, slaves, number, size_bits)
+        self._check_hold_off(master, slaves)
+        assignment = await self._assign(master, slaves, number, size_bits)
+        these = [assignment.assignment_id]
+        try:
+            with trio.fail_after(self._patience_s()):
+                await self._peer.announce(assignment)
+            keys = await self._store.deliver_to_master(assignment.assignment_id)
+        except ShareUsedUp as full:
+            self._peer.take_back(these)
+            self._hold_off(master, slaves, full)
+            raise
+        except trio.TooSlowError:
+            self._peer.take_back(these, late=True)
+            return await self._from_stock(master, slaves, number, size_bits)
+        except LinkError:
+            self._peer.take_back(these)
+            return await self._from_stock(master, slaves, number, size_bits)
+        except BaseException:
+            # The caller has gone, or the disk is full. Unacknowledged keys never expire: without this they
+            # would fill the store for as long as the session lasts.
+            self._peer.take_back(these)
+            raise
+        self.assigned_chunks += sum(item.count for item in assignment.ranges)
+        return _for_delivery(keys)
+
+    def _patience_s(self) -> float:
+        round_trip_s = self._peer.round_trip_s
+        if math.isnan(round_trip_s):
+            return MOST_ACKNOWLEDGE_S
+        return min(ACKNOWLEDGE_S + 2.0 * round_trip_s, MOST_ACKNOWLEDGE_S)
+
+    async def _assign(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> Assignment:
+        try:
+            return await self._store.assign(master, slaves, number, size_bits)
+        except NotEnoughKeys as short:
+            missing = chunks_per_key(size_bits) * (short.asked - short.available)
+            if not await self._stock.take_back_for(SaePair(master, slaves[0]), missing):
+                raise
+        return await self._store.assign(master, slaves, number, size_bits)
+
+    def _check_hold_off(self, master: str, slaves: tuple[str, ...]) -> None:
+        """Ask nothing of the peer for a pair whose share of his store was used up a moment ago."""
+        for slave in slaves:
+            until_s, reason = self._held_off.get(SaePair(master, slave), (0.0, ""))
+            if trio.current_time() < until_s:
+                raise ShareUsedUp(reason)
+
+    def _hold_off(self, master: str, slaves: tuple[str, ...], full: ShareUsedUp) -> None:
+        log.warning("share.used_up", master=master, slaves=slaves, reason=str(full))
+        until_s = trio.current_time() + HOLD_OFF_S
+        for slave in slaves:
+            self._held_off[SaePair(master, slave)] = until_s, str(full)
+
+    async def _from_stock(
+        self, master: str, slaves: tuple[str, ...], number: int, size_bits: int
+    ) -> list[Key]:
+        if len(slaves) == 1 and size_bits == CHUNK_BITS:
+            with suppress(NotEnoughKeys):
+                keys = await self._store.take_from_stock(master, slaves[0], number, size_bits)
+                return _for_delivery(keys)
+        raise LinkDown("the other site cannot be reached to agree on keys")
+
+    async def keep_stock(
+        self, pairs: Callable[[], Collection[SaePair]], stock_per_pair: Callable[[], int]
+    ) -> None:
+        """While the link is up, keep keys for the time when it is not, for pairs that ask."""
+        await self._stock.keep(pairs, stock_per_pair)
+
+    async def fetch(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
+        """Return keys that were assigned to ``slave``, each once.
+
+        Raises:
+            KeyNotFound, NotNamed: nothing was taken.
+        """
+        return _for_delivery(await self._store.deliver_to_slave(slave, master, key_ids))
+
+
+def _for_delivery(keys: list[StoredKey]) -> list[Key]:
+    result: list[Key] = []
+    record: BlockRecord | None = None
+    for key in keys:
+        if key.record is not record:  # keys of one block share theirs
+            record = key.record
+            extension = {
+                "simulated": record.simulated,
+                "estimator": record.estimator,
+                "eps_sec": record.eps_sec,
+            }
+            if record.recorded:  # whoever has the recording has the key
+                extension["recorded"] = True
+        result.append(Key(key.key_id, key.key, extension))
+    return result

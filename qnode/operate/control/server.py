@@ -1,0 +1,369 @@
+"""The answering end of the control socket: a Unix stream socket, one JSON object a line.
+
+File permissions decide who may ask. Questions change nothing in the node, and no answer holds key material.
+Two requests are more, and answered only to root and the daemon's own user. `record` hands out tags or
+symbols, so that keys made meanwhile are known to whoever asked, as they then say; only where the site file
+allows it. `restore` voids every key and loads a new pre-shared key.
+"""
+
+import difflib
+import errno
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Never, get_args
+
+import msgspec
+import trio
+
+from qnode.errors import ConfigError, QnodeError
+from qnode.operate.blocks.row import DecidedBlock
+from qnode.operate.control.client import (
+    LONGEST_REQUEST_BYTES,
+    LONGEST_RESPONSE_BYTES,
+    UNREADABLE,
+    NoAnswer,
+    NodeNotRunning,
+    Request,
+    Response,
+    Restored,
+    decode_status,
+    read_response,
+    status_in,
+)
+from qnode.operate.recording.recordings import Recording, RecordingRefused, Recordings
+from qnode.operate.status.model import NodeStatus
+
+SOCKET_MODE = 0o660
+LONGEST_PATH_BYTES = 107  # of sockaddr_un
+CONNECTIONS = 32
+FULL = (
+    f"all {CONNECTIONS} connections to the control socket are taken: end a qnodectl watch or a recorder, or "
+    "try again in a minute"
+)
+SILENCE_LIMIT_S = 60.0  # how long a caller may take for its next request
+SEND_LIMIT_S = 10.0
+SHORTEST_INTERVAL_S = 0.1
+LONGEST_INTERVAL_S = 60.0
+RECORDING_PAUSE_S = 0.05
+ROOT = 0
+_CREDENTIALS = struct.Struct("iII")  # of SO_PEERCRED: process, user, group
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Where answers come from, each called anew for a request.
+
+    ``events(count)``: the latest log events, oldest first; ``blocks(count, after)``: the latest decided
+    blocks likewise, of those decided after block ``after`` unless that is None. ``recordings``: what is
+    handed to a recorder. ``restore(preshared_key)``: raises QnodeError, which says why nothing has changed.
+    """
+
+    status: Callable[[], NodeStatus]
+    events: Callable[[int], list[dict[str, Any]]]
+    blocks: Callable[[int, int | None], list[DecidedBlock]]
+    recordings: Recordings = field(default_factory=Recordings)
+    restore: Callable[[bytes], Awaitable[Restored]] | None = None
+
+
+async def serve_control(
+    path: Path,
+    answers: Answers,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> Never:
+    """Answer at ``path`` until cancelled; the socket file is removed on leaving.
+
+    Start it with ``nursery.start``.
+
+    Raises:
+        ConfigError: another daemon answers at ``path``, a file that is no socket lies there, or the socket
+            cannot be made.
+    """
+    places = trio.CapacityLimiter(CONNECTIONS)
+
+    async def converse(stream: trio.SocketStream) -> None:
+        async with stream:
+            try:
+                places.acquire_on_behalf_of_nowait(stream)
+            except trio.WouldBlock:
+                await _send_or_leave(stream, Response(error=FULL))
+                return
+            try:
+                await _converse(stream, answers)
+            finally:
+                places.release_on_behalf_of(stream)
+
+    with _listening(path) as bound:
+        async with trio.SocketListener(trio.socket.from_stdlib_socket(bound)) as listener:
+            task_status.started()
+            await trio.serve_listeners(converse, [listener])
+
+
+async def ask_node(path: Path) -> NodeStatus:
+    """Return the status of the node that serves ``path``; how long to wait is the caller's deadline.
+
+    Raises:
+        NodeNotRunning: nobody serves ``path``.
+        NoAnswer: no permission, or what came back is no status.
+    """
+    async with await _connect(path) as stream:
+        try:
+            with suppress(trio.BrokenResourceError):  # hung up already, it has said why
+                await stream.send_all(msgspec.json.encode(Request(request="status")) + b"\n")
+            line = await _Lines(stream, LONGEST_RESPONSE_BYTES).next()
+        except (trio.BrokenResourceError, _LineTooLongError) as error:
+            raise NoAnswer(f"the node broke off: {error}") from error
+    if line is None:
+        raise NoAnswer("the node hung up before it answered")
+    return decode_status(status_in(read_response(line)))
+
+
+async def _connect(path: Path) -> trio.SocketStream:
+    try:
+        return await trio.open_unix_socket(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
+            raise NodeNotRunning(f"{path}: nobody answers here") from None
+        raise NoAnswer(f"{path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """Hold a listening socket at ``path``, and remove its file afterwards."""
+    bound = _bind(path)
+    inode = path.stat().st_ino
+    try:
+        yield bound
+    finally:
+        # A successor may have bound the path anew; only our own file is ours to remove.
+        if path.exists() and path.stat().st_ino == inode:
+            path.unlink()
+
+
+def _bind(path: Path) -> socket.socket:
+    """Bind and listen at ``path``, taking the place of a socket file that nobody serves any more."""
+    if len(os.fsencode(path)) > LONGEST_PATH_BYTES:
+        raise ConfigError(
+            f"control_socket {path}: longer than a socket's path may be ({LONGEST_PATH_BYTES} bytes)"
+        )
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
+        # Bound but not yet listening, the socket refuses everyone: no moment with the wrong permissions.
+        bound.bind(str(path))
+        path.chmod(SOCKET_MODE)
+        bound.listen(CONNECTIONS)
+    except OSError as error:
+        bound.close()
+        raise ConfigError(f"control_socket {path}: {error.strerror or error}") from None
+    except ConfigError:
+        bound.close()
+        raise
+    return bound
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket file of a daemon that was killed; refuse one that is served, and any other file."""
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise ConfigError(f"control_socket {path}: a file that is no socket lies there; move it away")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a daemon that hangs has a full queue: EAGAIN, and it lives
+        if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
+            raise ConfigError(
+                f"control_socket {path}: another daemon answers there; stop it or choose another path"
+            )
+    path.unlink()
+
+
+async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
+    """Answer the requests of one caller, until it leaves, is silent, or breaks the framing."""
+    lines = _Lines(stream, LONGEST_REQUEST_BYTES)
+    while True:
+        line = None
+        with trio.move_on_after(SILENCE_LIMIT_S):
+            try:
+                line = await lines.next()
+            except trio.BrokenResourceError:
+                return
+            except _LineTooLongError as error:
+                await _send_or_leave(stream, Response(error=str(error)))
+                return
+        if line is None:
+            return
+        try:
+            request = msgspec.json.decode(line, type=Request)
+        except UNREADABLE as error:
+            if not await _send_or_leave(stream, Response(error=_refusal(line, error))):
+                return
+            continue
+        if request.request == "record":
+            if await _record(stream, answers):
+                return
+            continue
+        if request.request == "restore":
+            if not await _send_or_leave(stream, await _restore(stream, answers, request.preshared_key)):
+                return
+            continue
+        while True:
+            if not await _send_or_leave(stream, _answer(request, answers)):
+                return
+            if request.request != "subscribe":
+                break
+            await trio.sleep(min(max(request.interval_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S))
+
+
+def _answer(request: Request, answers: Answers) -> Response:
+    if request.request == "events":
+        return Response(events=answers.events(request.count))
+    if request.request == "blocks":
+        return Response(blocks=answers.blocks(request.count, request.after))
+    return Response(status=msgspec.Raw(msgspec.json.encode(answers.status())))
+
+
+async def _record(stream: trio.SocketStream, answers: Answers) -> bool:
+    """Send a recording until it ends or the caller does; False where it was refused and told so."""
+    try:
+        process, user = _caller(stream)
+        recording = answers.recordings.begin(user=user, process=process)
+    except RecordingRefused as refused:
+        return not await _send_or_leave(stream, Response(error=str(refused)))
+    because = "the daemon stopped"
+    try:
+        if await _send_or_leave(stream, Response(recording=answers.status().site)):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_end_with_caller, stream, recording)
+                await _send_frames(stream, recording)
+                nursery.cancel_scope.cancel()
+        because = "the recorder does not take what is sent"
+    finally:
+        answers.recordings.finish(because)
+    return True
+
+
+async def _restore(stream: trio.SocketStream, answers: Answers, preshared_key: bytes) -> Response:
+    """Have the node begin anew with a new pre-shared key, and say what became of it."""
+    try:
+        _caller(stream)
+        if answers.restore is None:
+            return Response(error="this node cannot be restored")
+        return Response(restored=await answers.restore(preshared_key))
+    except QnodeError as refused:
+        return Response(error=str(refused))
+
+
+def _caller(stream: trio.SocketStream) -> tuple[int, int]:
+    """Return process and user of a caller who could read the daemon's secrets anyway.
+
+    Raises:
+        RecordingRefused: it is another.
+    """
+    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, _ = _CREDENTIALS.unpack(credentials)
+    if user not in (ROOT, os.geteuid()):
+        raise RecordingRefused(
+            f"user {user} may not record or restore this site: only root and the daemon's own user, "
+            f"{os.geteuid()}"
+        )
+    return process, user
+
+
+async def _end_with_caller(stream: trio.SocketStream, recording: Recording) -> None:
+    """End the recording when the caller has finished sending, or is gone; cancelled, end sending at once."""
+    try:
+        with suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
+        recording.end("the recorder had enough")
+        await trio.sleep_forever()
+    finally:
+        with suppress(OSError):
+            stream.socket.shutdown(socket.SHUT_RDWR)  # what was sent can still be read
+
+
+async def _send_frames(stream: trio.SocketStream, recording: Recording) -> None:
+    """Send frames as they come, until the last one or the caller does not take them."""
+    while True:
+        ended = recording.ended  # looked at before taking: after the last frame nothing follows
+        try:
+            # In a thread: a socket holds a tenth of a frame, and the event loop's turns may be far apart. It
+            # is waited for, so that the socket's number is not another's before it ends.
+            await trio.to_thread.run_sync(_send_held, stream.socket.fileno(), recording)
+        except OSError:
+            return
+        if ended:
+            return
+        await trio.sleep(RECORDING_PAUSE_S)
+
+
+def _send_held(descriptor: int, recording: Recording) -> None:
+    """Send what is held; raises OSError when the caller is gone or does not read."""
+    with socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(SEND_LIMIT_S)
+        while (frame := recording.take()) is not None:
+            connection.sendall(frame)
+
+
+def _refusal(line: bytes, error: Exception) -> str:
+    """Say what is wrong with a request, with a near match for its name."""
+    known = get_args(Request.__annotations__["request"])
+    try:
+        asked = msgspec.json.decode(line)
+    except UNREADABLE:
+        return "a request is one line of JSON"
+    name = asked.get("request") if isinstance(asked, dict) else None
+    if not isinstance(name, str) or name in known:
+        return f"not a request: {error}"
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"unknown request{f', did you mean {near[0]}?' if near else ''} (known: {', '.join(known)})"
+
+
+async def _send_or_leave(stream: trio.SocketStream, response: Response) -> bool:
+    """Send one line; False when the caller left or does not read."""
+    with trio.move_on_after(SEND_LIMIT_S):
+        try:
+            await stream.send_all(msgspec.json.encode(response) + b"\n")
+        except trio.BrokenResourceError:
+            return False
+        return True
+    return False
+
+
+class _LineTooLongError(Exception):
+    """The other end sent more than a line may hold."""
+
+
+class _Lines:
+    """Cut a stream into lines of at most ``longest`` bytes."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream, longest: int) -> None:
+        self._stream = stream
+        self._longest = longest
+        self._pending = bytearray()
+
+    async def next(self) -> bytes | None:
+        """Return the next line without its end; None when the other end has finished."""
+        searched = 0
+        while (end := self._pending.find(b"\n", searched)) < 0:
+            searched = len(self._pending)
+            if searched > self._longest:
+                raise _LineTooLongError(f"a line is at most {self._longest} bytes")
+            received = await self._stream.receive_some()
+            if not received:
+                return None
+            self._pending += received
+        line = bytes(self._pending[:end])
+        if end > self._longest:
+            raise _LineTooLongError(f"a line is at most {self._longest} bytes")
+        del self._pending[: end + 1]
+        return line

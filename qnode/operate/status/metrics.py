@@ -1,0 +1,288 @@
+"""The node's figures for Prometheus, made from `NodeStatus` when asked; no label and no value is secret.
+
+Names follow promtool's lint: base units (seconds, bytes, ratios), ``_total`` for what only grows.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from qnode.distill.check_table import Finding
+from qnode.operate.status.model import NodeStatus, Validity, troubles
+from qnode.units import PS_PER_S
+
+
+def render_metrics(status: NodeStatus) -> bytes:
+    """Return the metrics in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_StatusCollector(status))
+    return generate_latest(registry)
+
+
+class _StatusCollector(Collector):
+    """Turns one status into metric families."""
+
+    def __init__(self, status: NodeStatus) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all families whose figures are known."""
+        yield from _node(self._status)
+        yield from _quantum(self._status)
+        yield from _blocks(self._status)
+        yield from _keys(self._status)
+        yield from _http(self._status)
+        yield from _devices(self._status)
+
+
+def _node(status: NodeStatus) -> Iterator[Metric]:
+    info = GaugeMetricFamily(
+        "qkd_node_info",
+        "What runs here; the value is always 1.",
+        labels=["version", "role", "kme_id", "link"],
+    )
+    info.add_metric([status.version, status.site.role, status.site.kme_id, status.site.link], 1)
+    yield info
+    yield _gauge(
+        "qkd_simulated", "1 if the keys of this link are simulated, and so no keys.", status.simulated
+    )
+    yield _gauge(
+        "qkd_recorded",
+        "1 while somebody records the tags or symbols of this site, and so its keys.",
+        status.recorded_since is not None,
+    )
+    state = GaugeMetricFamily("qkd_node_state", "1 for the node's present state.", labels=["state"])
+    state.add_metric([status.state.state], 1)
+    yield state
+    yield _gauge(
+        "qkd_node_state_since_timestamp_seconds", "When the present state began.", status.state.since
+    )
+    yield _gauge("qkd_troubles", "What a person should look at; 0 when all is well.", len(troubles(status)))
+    yield _counter(
+        "qkd_log_lines_dropped_total", "Lines of the log that nobody took.", status.log_lines_dropped
+    )
+    yield _gauge(
+        "qkd_peer_connected", "1 while an authenticated session to the peer stands.", status.peer.connected
+    )
+    yield from _known("qkd_peer_rtt_seconds", "Round trip time to the peer.", status.peer.rtt_s)
+    pads = GaugeMetricFamily(
+        "qkd_authentication_pads", "One-time authentication pads left.", labels=["direction"]
+    )
+    for direction, left in (
+        ("send", status.authentication.pads_left_send),
+        ("receive", status.authentication.pads_left_receive),
+    ):
+        if left is not None:
+            pads.add_metric([direction], left)
+    yield pads
+    yield from _validities(status.certificates)
+
+
+def _validities(certificates: list[Validity]) -> Iterator[Metric]:
+    labels = ["file", "subject"]
+    begins = GaugeMetricFamily(
+        "qkd_tls_valid_from_timestamp_seconds", "Since when a certificate or CRL in use holds.", labels=labels
+    )
+    expires = GaugeMetricFamily(
+        "qkd_tls_expiry_timestamp_seconds", "When a certificate or CRL in use expires.", labels=labels
+    )
+    # Of two with one name, as while an authority is renewed, the later one counts.
+    by_expiry = sorted(certificates, key=lambda one: one.expires_at)
+    for names, one in {(one.file, one.subject): one for one in by_expiry}.items():
+        begins.add_metric(names, one.begins_at)
+        expires.add_metric(names, one.expires_at)
+    yield from (begins, expires)
+
+
+def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
+    """Yield what the checks of plausibility found in the last corrected block, nothing before the first."""
+    if not checks:
+        return
+    value = GaugeMetricFamily(
+        "qkd_check_value", "What a check of plausibility measured (a number or a count).", labels=["check"]
+    )
+    limit = GaugeMetricFamily(
+        "qkd_check_limit", "The limits within which that is plausible.", labels=["check", "side"]
+    )
+    for one in checks:
+        value.add_metric([one.check], one.value)
+        for side, at in (("least", one.least), ("most", one.most)):
+            if at is not None:
+                limit.add_metric([one.check, side], at)
+    yield value
+    yield limit
+    yield _gauge(
+        "qkd_checks_failed",
+        "Checks of plausibility that failed in the last corrected block.",
+        sum(not one.plausible for one in checks),
+    )
+
+
+def _quantum(status: NodeStatus) -> Iterator[Metric]:
+    quantum, totals = status.quantum, status.totals
+    yield _gauge("qkd_quantum_locked", "1 while clicks are given slots.", quantum.locked)
+    yield from _known("qkd_qber_z_ratio", "Bit errors among sifted bits.", quantum.qber_z)
+    yield from _known("qkd_visibility_error_ratio", "Errors of the X arm, (1 - V) / 2.", quantum.e_vis)
+    yield from _known("qkd_asymmetry_ratio", "Asymmetry of the X boundary classes.", quantum.asymmetry)
+    yield from _known(
+        "qkd_sifted_bytes_per_second",
+        "Sifted key per second of tag time.",
+        _bytes(quantum.sifted_rate_bits_per_s),
+    )
+    yield from _checks(quantum.checks)
+    clicks = GaugeMetricFamily("qkd_clicks_per_second", "Clicks per second of tag time.", labels=["arm"])
+    for arm, rate_hz in quantum.click_rates_hz.items():
+        clicks.add_metric([arm], rate_hz)
+    yield clicks
+    ppm, residual_ps = quantum.clock_offset_ppm, quantum.phase_residual_ps
+    yield from _known(
+        "qkd_clock_offset_ratio", "How much faster Alice's clock is.", None if ppm is None else ppm * 1e-6
+    )
+    yield from _known(
+        "qkd_phase_residual_seconds",
+        "Spread of the recovered clock's phase.",
+        None if residual_ps is None else residual_ps / PS_PER_S,
+    )
+    yield from _known(
+        "qkd_vector_strength_ratio", "Sharpness of the folded histogram.", quantum.vector_strength
+    )
+    yield from _known("qkd_tag_time_seconds", "How far the time tags have come.", quantum.tag_time_s)
+    yield _counter("qkd_cut_seconds_total", "Tag time cut for want of lock.", quantum.cut_s)
+    yield _counter("qkd_tags_total", "Time tags received.", totals.tags)
+    yield _counter("qkd_tags_lost_total", "Time tags lost by the hardware.", totals.tags_lost)
+    yield _counter(
+        "qkd_tags_out_of_order_total", "Time tags beyond the order window.", totals.tags_out_of_order
+    )
+    yield _counter("qkd_tag_overruns_total", "Tag blocks that found the channel full.", totals.tag_overruns)
+    yield _counter("qkd_tags_dropped_total", "Time tags in those blocks.", totals.tags_dropped)
+    yield _counter("qkd_clicks_total", "Clicks accepted by a gate.", totals.clicks)
+    yield _counter(
+        "qkd_clicks_dropped_total",
+        "Clicks found without a session, or too old for Alice's record of symbols.",
+        totals.clicks_dropped,
+    )
+
+
+def _blocks(status: NodeStatus) -> Iterator[Metric]:
+    block, totals, last = status.block, status.totals, status.block.last
+    yield from _known("qkd_block_filled_ratio", "How much of the present block has passed.", block.filled)
+    yield _gauge("qkd_blocks_in_flight", "Blocks being distilled.", block.in_flight)
+    yield _counter("qkd_blocks_accepted_total", "Blocks that gave key.", block.accepted)
+    discarded = CounterMetricFamily(
+        "qkd_blocks_discarded_total", "Blocks that gave no key, by reason.", labels=["reason"]
+    )
+    for reason, count in block.discarded.items():
+        discarded.add_metric([reason], count)
+    yield discarded
+    yield _counter("qkd_sifted_bytes_total", "Sifted key of all blocks.", _bytes(totals.sifted_bits))
+    yield _counter(
+        "qkd_secret_bytes_total", "Secret key before the pool's refill.", _bytes(totals.secret_bits)
+    )
+    yield _counter(
+        "qkd_disclosed_bytes_total",
+        "Disclosed by error correction and verification.",
+        _bytes(totals.lambda_ec_bits),
+    )
+    yield _counter(
+        "qkd_epsilon_total", "Failure probabilities of all blocks, over restarts.", status.keys.epsilon_total
+    )
+    if last is not None:
+        yield _gauge("qkd_last_block_timestamp_seconds", "When the last block gave key.", last.finished_at)
+        yield _gauge("qkd_last_block_secret_bytes", "Secret key of the last block.", _bytes(last.secret_bits))
+        yield _gauge("qkd_last_block_qber_z_ratio", "Bit errors of the last block.", last.qber_z)
+        yield _gauge("qkd_last_block_phase_error_ratio", "Upper bound of its phase errors.", last.phi_z_upper)
+        yield _gauge("qkd_last_block_reconciliation_efficiency", "Disclosed over Shannon's limit.", last.f_ec)
+        yield _gauge("qkd_last_block_took_seconds", "From the block's end to its key.", last.took_s)
+
+
+def _http(status: NodeStatus) -> Iterator[Metric]:
+    http = status.etsi014.http
+    yield _gauge(
+        "qkd_http_open_connections", "Open connections to the key delivery interface.", http.connections_open
+    )
+    yield _counter(
+        "qkd_keys_unsent_total",
+        "Keys that waited for a client that had gone to ask again.",
+        status.etsi014.keys_unsent_total,
+    )
+    yield _counter(
+        "qkd_keys_lost_total", "Keys of those that nobody asked for again.", status.etsi014.keys_lost_total
+    )
+    for name, text in (
+        ("connections", "Connections accepted."),
+        (
+            "connections_refused",
+            "Connections refused: no place was free, or too many handshakes from there failed.",
+        ),
+        ("connections_evicted", "Connections closed to make room for a newcomer."),
+        ("connections_failed", "Connections that ended in an error of the node."),
+        ("handshakes_failed", "TLS handshakes that came to nothing."),
+        ("requests", "Requests understood."),
+        ("requests_refused", "Requests that were no proper HTTP, or too large or slow."),
+        ("requests_unauthorised", "Requests answered 401."),
+    ):
+        yield _counter(f"qkd_http_{name}_total", text, getattr(http, f"{name}_total"))
+
+
+def _keys(status: NodeStatus) -> Iterator[Metric]:
+    keys = status.keys
+    chunks = GaugeMetricFamily(
+        "qkd_key_chunks", "Chunks of 256 bits in the store, by state.", labels=["state"]
+    )
+    for state in ("available_own", "available_peer", "prepared", "assigned", "stock"):
+        chunks.add_metric([state], getattr(keys, state))
+    yield chunks
+    yield _counter("qkd_key_chunks_delivered_total", "Chunks delivered to encryptors.", keys.delivered_total)
+    yield _counter("qkd_key_chunks_void_total", "Chunks voided on both sites.", keys.void_total)
+    yield _counter("qkd_key_chunks_expired_total", "Chunks that grew too old.", keys.expired_total)
+    delivered = CounterMetricFamily(
+        "qkd_sae_keys_delivered_total", "Keys an encryptor got.", labels=["sae_id"]
+    )
+    refused = CounterMetricFamily(
+        "qkd_sae_requests_refused_total", "Requests of an encryptor that were refused.", labels=["sae_id"]
+    )
+    last = GaugeMetricFamily(
+        "qkd_sae_last_key_timestamp_seconds", "When an encryptor got its last key.", labels=["sae_id"]
+    )
+    for sae in status.etsi014.saes:
+        delivered.add_metric([sae.sae_id], sae.keys_delivered_total)
+        refused.add_metric([sae.sae_id], sae.requests_refused_total)
+        if sae.last_key_at is not None:
+            last.add_metric([sae.sae_id], sae.last_key_at)
+    yield from (delivered, refused, last)
+
+
+def _devices(status: NodeStatus) -> Iterator[Metric]:
+    up = GaugeMetricFamily("qkd_device_up", "1 while the device runs.", labels=["device", "driver"])
+    restarts = CounterMetricFamily("qkd_device_restarts_total", "Restarts of a device.", labels=["device"])
+    reading = GaugeMetricFamily(
+        "qkd_device_reading", "A sensor's reading, its unit in the label.", labels=["device", "reading"]
+    )
+    for device in status.devices:
+        up.add_metric([device.name, device.driver], float(device.well))
+        restarts.add_metric([device.name], device.restarts)
+        for name, value in device.readings.items():
+            reading.add_metric([device.name, name], value)
+    yield from (up, restarts, reading)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=float(value))
+
+
+def _known(name: str, text: str, value: float | None) -> Iterator[Metric]:
+    """Yield a gauge for a figure that is known, and nothing for one that is not."""
+    if value is not None:
+        yield _gauge(name, text, value)
+
+
+def _bytes(bits: float | None) -> float:
+    """Convert bits, the unit of the field, to bytes, the unit of Prometheus."""
+    return (bits or 0) / 8

@@ -1,0 +1,268 @@
+"""Lay a `NodeStatus` out on one screen: ages instead of times of day, figures with units.
+
+Text that came from a device or the peer is made printable, so that it cannot drive the terminal.
+"""
+
+from collections.abc import Iterable
+
+from qnode.operate.blocks.row import DecidedBlock
+from qnode.operate.events.line import printable
+from qnode.operate.status.model import DeviceStatus, NodeStatus, State, store_waits, troubles, why_no_key
+from qnode.tls_validity import DAY_S
+from qnode.units import CHUNK_BITS
+
+_PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
+BLOCK_COLUMNS = ("block", "ago", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret", "outcome")
+# Where a line of `status_lines` that is too long goes on.
+PARTS_COLUMN = 19
+SIMULATED = "SIMULATED: these keys are not keys"
+RECORDED = "whoever reads the recording knows its keys"
+
+
+def status_lines(status: NodeStatus) -> list[str]:
+    """Return the screen of `qnodectl status`."""
+    lines = [_headline(status)]
+    if status.simulated:
+        lines.append(f"  {SIMULATED}")
+    if status.recorded_since is not None:
+        lines.append(f"  BEING RECORDED for {age(status.recorded_since, status.at)}: {RECORDED}")
+    lines += [_quantum(status), _channel(status), _keys(status)]
+    reason = why_no_key(status)
+    if reason is not None:
+        lines.append(_row("", "", [f"no key: {printable(reason)}"]))
+    for index, device in enumerate(status.devices):
+        lines.append("  " + ("devices" if index == 0 else "").ljust(10) + device_line(device, status.at))
+    lines.append(_etsi(status))
+    if status.certificates:
+        lines.append(_certificates(status))
+    return lines + trouble_lines(status)
+
+
+def trouble_lines(status: NodeStatus) -> list[str]:
+    """Return what a person should look at, a count first; nothing when all is well."""
+    found = troubles(status)
+    if not found:
+        return []
+    failed = [device.name for device in status.devices if not device.well]
+    see = f" See: qnodectl devices {printable(failed[0])}" if failed else ""
+    lines = [f"{len(found)} warning{'s' if len(found) > 1 else ''}.{see}"]
+    for alarm in found:
+        lines.append(f"  {alarm.name:<20} {age(alarm.since, status.at):>10}   {printable(alarm.text)}")
+    return lines
+
+
+def device_line(device: DeviceStatus, at: float) -> str:
+    """Return one device's line: name, verdict, identity, readings or what is wrong."""
+    verdict = "ok" if device.well else "WARN"
+    parts = [f"{printable(device.driver)} {printable(device.serial)}".rstrip()]
+    if device.simulated:
+        parts.append("simulated")
+    if device.well:
+        parts += [_reading(name, value) for name, value in list(device.readings.items())[:4]]
+        parts += [device.state.state] if device.state.state != "running" else []
+        parts.append(f"{device.restarts} restart{'' if device.restarts == 1 else 's'}")
+    else:
+        parts.append(printable(device.state.because or device.state.state))
+        if device.retry_at is not None:
+            parts.append(f"retry in {duration(max(device.retry_at - at, 0.0))}")
+    return f"{printable(device.name):<10} {verdict:<6} " + "   ".join(parts)
+
+
+def device_detail(device: DeviceStatus, at: float) -> list[str]:
+    """Return everything known about one device."""
+    rows = [
+        ("driver", device.driver + (" (simulated)" if device.simulated else "")),
+        ("model", device.model or "?"),
+        ("serial", device.serial or "?"),
+        ("state", f"{device.state.state} for {age(device.state.since, at)}"),
+        ("because", device.state.because or "-"),
+        ("restarts", str(device.restarts)),
+    ]
+    if device.retry_at is not None:
+        rows.append(("retry", f"in {duration(max(device.retry_at - at, 0.0))}"))
+    rows += [(name, f"{value:.6g}") for name, value in device.readings.items()]
+    return [printable(device.name), *(f"  {name:<24} {printable(text)}" for name, text in rows)]
+
+
+def keys_rows(status: NodeStatus) -> list[tuple[str, str, str]]:
+    """Return the rows of `qnodectl keys`: what, how many, explanation."""
+    keys, pads = status.keys, status.authentication
+    ready = f"assignable by {status.site.kme_id} ({si(keys.available_own * CHUNK_BITS)}b)"
+    return [
+        ("ready here", count(keys.available_own), ready),
+        ("ready at peer", count(keys.available_peer), f"assignable by {status.peer.kme_id}"),
+        ("stock", count(keys.stock), "pre-assigned, for delivery while the link is down"),
+        ("prepared", count(keys.prepared), "waiting for the peer's confirmation"),
+        ("assigned", count(keys.assigned), "named to encryptors, not yet fetched by all"),
+        ("delivered", count(keys.delivered_total), "chunks, in total"),
+        ("void", count(keys.void_total), "given up on both sites, in total"),
+        ("expired", count(keys.expired_total), "too old, in total"),
+        ("epsilon", f"{keys.epsilon_total:.1e}", "by which all keys together may fail to be ideal, in total"),
+        ("pads to send", _known_count(pads.pads_left_send), "one-time authentication, this site's half"),
+        ("pads to receive", _known_count(pads.pads_left_receive), "one-time authentication, the peer's half"),
+    ]
+
+
+def block_cells(block: DecidedBlock, at: float) -> list[str]:
+    """Return one decided block under `BLOCK_COLUMNS`; what is not known is empty."""
+    outcome = printable(block.outcome) + (f": {printable(block.detail)}" if block.detail else "")
+    return [
+        str(block.block_id),
+        age(block.decided_at_s, at),
+        "" if block.span_s is None else f"{block.span_s:.3g}",
+        "" if block.n_z is None else count(block.n_z),
+        "" if block.qber_z is None else f"{100 * block.qber_z:.2f} %",
+        "" if block.f_ec is None else f"{block.f_ec:.3f}",
+        "" if block.phi_z_upper is None else f"{100 * block.phi_z_upper:.2f} %",
+        count(block.secret_bits),
+        outcome,
+    ]
+
+
+def age(since: float, at: float) -> str:
+    """Return how long ago ``since`` was, as one reads it; a clock that was set back shows as now."""
+    return duration(max(at - since, 0.0))
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units: ``0.4 s``, ``41 s``, ``3 h 12 min``, ``2 d 21 h``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s" if seconds >= 0.05 else "0 s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def si(value: float) -> str:
+    """Return three digits and an SI prefix, ready for the unit: ``41.2 k``, ``3.19 M``, ``812 ``."""
+    factor, prefix = next((row for row in _PREFIXES if abs(value) < 999.5 * row[0]), _PREFIXES[-1])
+    return f"{value / factor:.3g} {prefix}"
+
+
+def count(number: int) -> str:
+    """Return a count in groups of three digits."""
+    return f"{number:,}".replace(",", " ")
+
+
+def _known_count(number: int | None) -> str:
+    return "?" if number is None else count(number)
+
+
+def _headline(status: NodeStatus) -> str:
+    state, peer = status.state, status.peer
+    connection = "up" if peer.connected else peer.connection.state
+    parts = [
+        f"{status.site.role}@{status.site.link} ({status.site.kme_id})",
+        f"{state.state} {age(state.since, status.at)}" + (f" ({state.because})" if state.because else ""),
+        f"qnode {status.version}",
+        f"peer {peer.kme_id} {connection} {age(peer.connection.since, status.at)}",
+    ]
+    return printable("   ".join(parts))
+
+
+def _row(name: str, verdict: str, parts: Iterable[str]) -> str:
+    return f"  {name:<9} {verdict:<6} {'   '.join(part for part in parts if part)}".rstrip()
+
+
+def _verdict(is_well: bool) -> str:
+    return "ok" if is_well else "WARN"
+
+
+def _percent(fraction: float | None) -> str:
+    return "?" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def _state(state: State, at: float) -> str:
+    because = f": {state.because}" if state.because else ""
+    return printable(f"{state.state} for {age(state.since, at)}{because}")
+
+
+def _quantum(status: NodeStatus) -> str:
+    quantum = status.quantum
+    rate, residual = quantum.sifted_rate_bits_per_s, quantum.phase_residual_ps
+    return _row(
+        "quantum",
+        _verdict(quantum.locked),
+        [
+            "" if quantum.locked else _state(quantum.lock, status.at),
+            f"QBER Z {_percent(quantum.qber_z)}  X {_percent(quantum.e_vis)}",
+            "" if rate is None else f"sifted {si(rate)}b/s",
+            "" if residual is None else f"clock ±{residual:.0f} ps",
+            "  ".join(f"{arm} {si(rate_hz)}cps" for arm, rate_hz in quantum.click_rates_hz.items()),
+        ],
+    )
+
+
+def _channel(status: NodeStatus) -> str:
+    peer, pads = status.peer, status.authentication
+    return _row(
+        "channel",
+        _verdict(peer.connected),
+        [
+            "" if peer.connected else _state(peer.connection, status.at),
+            "" if peer.rtt_s is None else f"rtt {1e3 * peer.rtt_s:.2f} ms",
+            "" if peer.software is None else f"peer runs {printable(peer.software)}",
+            f"authentication pads left {_known_count(pads.pads_left_send)} to send, "
+            f"{_known_count(pads.pads_left_receive)} to receive",
+        ],
+    )
+
+
+def _keys(status: NodeStatus) -> str:
+    keys, block, last = status.keys, status.block, status.block.last
+    ready = keys.available_own + keys.available_peer
+    discarded = sum(block.discarded.values())
+    waits = store_waits(status)
+    filled = "" if block.filled is None else f"{100 * block.filled:.0f} % full"
+    return _row(
+        "keys",
+        "WARN" if waits else "ok" if ready + keys.stock else "none",
+        [
+            f"{count(ready)} {'held back' if waits else 'ready'} ({si(ready * CHUNK_BITS)}b)",
+            "simulated" if status.simulated else "",
+            "" if last is None else f"block {last.block_id}, {age(last.finished_at, status.at)} ago",
+            "" if block.current is None else f"block {block.current} {filled}".rstrip(),
+            f"{count(block.accepted)} accepted" + (f", {count(discarded)} discarded" if discarded else ""),
+        ],
+    )
+
+
+def _etsi(status: NodeStatus) -> str:
+    saes = status.etsi014.saes
+    last = max((sae.last_key_at for sae in saes if sae.last_key_at is not None), default=None)
+    refused = sum(sae.requests_refused_total for sae in saes)
+    return _row(
+        "etsi014",
+        "ok",
+        [
+            printable(status.etsi014.url),
+            f"{len(saes)} SAE{'' if len(saes) == 1 else 's'}",
+            "no key yet" if last is None else f"last key {age(last, status.at)} ago",
+            f"{count(refused)} refused",
+            *(
+                [f"{count(turned_away)} turned away"]
+                if (turned_away := status.etsi014.http.turned_away)
+                else []
+            ),
+        ],
+    )
+
+
+def _certificates(status: NodeStatus) -> str:
+    # A CRL that is made anew each day expires before all else, and is well.
+    soon = [one for one in status.certificates if one.expires_within(7 * DAY_S, status.at)]
+    first = min(soon or status.certificates, key=lambda one: one.expires_at)
+    if first.expired(status.at):
+        told = f"{first.file} has expired {age(first.expires_at, status.at)} ago"
+    else:
+        told = f"{first.file} expires in {duration(first.left_s(status.at))}"
+    return _row("tls", _verdict(not soon), [printable(told)])
+
+
+def _reading(name: str, value: float) -> str:
+    return f"{printable(name)} {value:.4g}"
