@@ -165,8 +165,8 @@ def test_the_page_has_every_drill_its_schedule_and_what_came_of_it() -> None:
     first = run_of(row(1, "t2"), row(2), from_s=0.0, until_s=95.0)
     broken = DrillRun(drill=DRILLS[0], from_s=210.0, until_s=405.0, broken="a daemon ended")
     page = drill_page("Made by x.", "config/turin.toml", TURIN.link, [caught, first, broken], [])
-    assert "| Blinding | 210 s | t2 | 1 | 0 of 2 | 0 | block 5, the first without her |" in page
-    assert "| Blinding | the first slot | t2 | 1 | 0 of 1 | 0 | block 2, the first without her |" in page
+    assert "| Blinding | 210 s | t2 | 1 | 0 of 2 | 0 | block 5, the first after the attack |" in page
+    assert "| Blinding | the first slot | t2 | 1 | 0 of 1 | 0 | block 2, the first after the attack |" in page
     assert "| Intercept and resend | 210 s | the run broke | – | 0 of 0 | 0 | – |" in page
     assert as_toml(drill_schedule(BLINDING, TURIN.link, 210.0, 405.0)) in page
     assert "| 3 | 303 s | 93% | 1000000 | 15.0% | 1.50% | 3.05% | 0.500 | 0.492 | 0.016 | 0 | t2 |" in page
@@ -174,6 +174,6 @@ def test_the_page_has_every_drill_its_schedule_and_what_came_of_it() -> None:
     assert "| 7 |" not in page
     assert "First discarded for t2: 1, limit 2." in page
     assert "The run broke: a daemon ended." in page
-    assert page.count("Invisible to the tags: A blinder who takes more care") == 1
+    assert page.count("Not visible in the tags: A more careful blinding") == 1
     assert "cross clicks |" not in page  # no row knows of them
     assert "How much she may intercept" not in page

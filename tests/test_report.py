@@ -297,15 +297,15 @@ def test_a_short_comparison_has_the_model_in_brackets() -> None:
     assert lines[2].endswith("| 2 | 0 (0) |")
     assert lines[3].startswith("| 28 dB | 0 (0) |")
     assert lines[3].endswith("| 0 | 2 key_length (key_length) |")
-    assert where_key_ends(cases()) == "The key is gone somewhere between 10.8 dB and 28 dB."
+    assert where_key_ends(cases()) == "The key ends between 10.8 dB and 28 dB."
     assert where_key_ends(cases()[:1]) == ""
 
 
 def test_a_case_without_key_is_explained_by_the_status_and_the_model() -> None:
     text = why_no_keys(cases())
     assert text.count("\n") == 0
-    assert text.startswith("* 28 dB: no key. The status says: block 3 was discarded (key_length): 0 secret")
-    assert "The model says: key_length: 0 secret bits, below the minimum" in text
+    assert text.startswith("* 28 dB: no key. Status: block 3 was discarded (key_length): 0 secret")
+    assert "Model: key_length: 0 secret bits, below the minimum" in text
 
 
 def test_the_pages_hold_their_tables_and_say_what_made_them() -> None:
@@ -313,7 +313,7 @@ def test_the_pages_hold_their_tables_and_say_what_made_them() -> None:
     page = attenuation_page(made, 2, cases())
     assert "Made by `qnode report attenuation --config config/turin.toml --blocks 2` on 20" in page
     assert "| 28 dB | measured | 0.00 | 0 |" in page
-    assert "1400 keys were fetched from both ends over HTTPS and compared; 0 differed." in page
+    assert "Encryptors fetched and compared 1400 keys from both ends over HTTPS; 0 differed." in page
     ideal, real = (measured_of(done(1), done(2), done(3, secret)) for secret in (182_000, 181_000))
     times = lock_times(LOCKS, LOOKS, 10.0, 0.4)
     page = clock_page(made, 2, ideal, real, (0.0, 0.25), times)

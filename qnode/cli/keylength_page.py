@@ -1,7 +1,7 @@
 """The page of `qnode report keylength`: key length by estimator on a link, from the analytic model.
 
-Nothing in it is measured or depends on the machine, so that the page can be compared with what the command
-writes (`tests/test_keylength_page.py` does).
+The page contains no measurement and does not depend on the machine. `tests/test_keylength_page.py` compares
+it with the output of the command.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -88,9 +88,9 @@ def keylength_page(config: LoopbackConfig, f_ec: float, command: str) -> str:
         [
             "# Key length by estimator",
             f"Made by `{command}` from the analytic link model; nothing here is measured. Do not edit.",
-            "Each cell is one block of expected counts taken through the node's own decision, without its "
-            "limits: secret bits of the block, and AES-256 keys a second. The parameters are those of the "
-            "configuration; what the estimators assume stands in [security](security.md).",
+            "Each cell is the result of the node's own decision, without its limits, on one block of "
+            "expected counts: secret bits of the block, and AES-256 keys a second. The parameters are those "
+            "of the configuration. [Security](security.md) lists the assumptions of the estimators.",
             f"## Over attenuation\n\n{block}, {usual}.",
             _table("attenuation", {f"{db:g} dB": _loss(config, f_ec, db) for db in ATTENUATIONS_DB}),
             f"## Over the size of a block\n\n{at}, {usual}.",
@@ -98,12 +98,12 @@ def keylength_page(config: LoopbackConfig, f_ec: float, command: str) -> str:
             f"## Over eps_sec\n\n{at}, {block}, f_EC {f_ec:g}.",
             _table("eps_sec", {f"{eps:g}": _epsilon(config, f_ec, eps) for eps in EPSILONS}),
             "## Over the uncertainty of both intensities",
-            f"{at}, {block}, {usual}. The least key of the four corners.",
+            f"{at}, {block}, {usual}. Each cell is the least key of the four corners.",
             _table("mu known within", {f"{off:.1%}": _uncertain(config, f_ec, off) for off in UNCERTAINTIES}),
-            f"## The bounds on the way\n\n{at}, {block}, {usual}.",
+            f"## The intermediate bounds\n\n{at}, {block}, {usual}.",
             _bounds_table([found.result for found in _forecasts(config, f_ec) if found.result is not None]),
             "## The published example",
-            "formal-qkd computes it by interval arithmetic; `rusca2018`, vacuum rule k2.",
+            "formal-qkd computes this example by interval arithmetic, for `rusca2018` with vacuum rule k2.",
             _example_table(estimate(EXAMPLE, "rusca2018")) + "\n",
         ]
     )

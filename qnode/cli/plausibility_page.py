@@ -1,4 +1,4 @@
-"""The page of `qnode report plausibility`: every check, its chance at honest links, and wrong intensities."""
+"""The page of `qnode report plausibility`: all checks, their false alarms, wrong intensities."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,22 +27,22 @@ OFF: Final = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05)
 UNCERTAINTIES: Final = (0.0, 0.005, 0.01, 0.02, 0.03)
 
 _HOW = (
-    "An estimator takes counts at their word. Before it, every block is held against what physics and the "
-    "link's parameters allow. Each check below measures one value of the block's public record, between "
-    "two limits. The limits follow from the parameters in the link's file and from chance; they never move "
-    "with what was seen. The first value outside discards the block at both sites: the check is the reason "
-    "in `qnodectl blocks` and in the metric `qkd_blocks_discarded_total`, the alarm is "
-    "`counts.implausible`, and the text says the value, the limits and what it points to. `qnodectl "
-    "checks` shows all checks of the last block, `qnodectl blocks --csv` those of every block, and "
-    "`qkd_check_value` with `qkd_check_limit` go to Prometheus."
+    "An estimator assumes that its counts are true. Before the estimator, the node compares every block with "
+    "the limits of physics and of the link's parameters. Each check below measures one value of the block's "
+    "public record and compares it with two limits. The limits follow from the parameters in the link's file "
+    "and from chance; observations never move them. The first value outside its limits discards the block at "
+    "both sites. The check is then the reason in `qnodectl blocks` and in the metric "
+    "`qkd_blocks_discarded_total`, and the alarm is `counts.implausible`. Its text states the value, the "
+    "limits and the possible causes. `qnodectl checks` shows all checks of the last block, `qnodectl blocks "
+    "--csv` those of every block, and Prometheus gets `qkd_check_value` with `qkd_check_limit`."
 )
 _TOLERANCES = (
-    "What optics and electronics are inexact in is set in `[link.plausibility]`, the same at both sites: "
+    "`[link.plausibility]` sets the tolerances of optics and electronics, equal at both sites: "
     "`least_error_z` and `least_error_x` (no modulator and no interferometer is better), "
     "`balance_tolerance` (of rho and t2 around one half), `arm_ratio`, `late_tolerance`, "
     "`cross_click_factor`, `out_of_gate`, `drift` (of a click rate within a block), and "
-    "`link.receiver.dead_time_s`. `arm_ratio` and `out_of_gate` are wide as shipped, as they depend on the "
-    "detectors: set them when the link has been measured."
+    "`link.receiver.dead_time_s`. The shipped `arm_ratio` and `out_of_gate` are wide, because they depend on "
+    "the detectors. Set them after measuring the link."
 )
 
 
@@ -51,23 +51,24 @@ def plausibility_page(
 ) -> str:
     """Return the page in Markdown; the first link is the one whose intensities are sent wrong."""
     parts = [
-        "# Can these counts come from this link?",
+        "# Plausibility of the counts of a block",
         f"Made by `{command}`; every seed is fixed. Do not edit.",
         _HOW,
         "## The checks",
         _checks_table(),
         _TOLERANCES,
-        "A block of a peer of protocol 1 has the counts for some of them only: no rho, no t2, nothing of "
-        "tags.",
-        "## Chance",
-        "All checks together have `false_alarms_per_year` false alarms at an honest link, 1 as shipped. "
-        f"Each of their {SIDES} sides gets an equal part of the chance of a block:",
+        "A block with a peer of protocol 1 has the counts for some checks only: no rho, no t2, and no counts "
+        "of tags.",
+        "## False alarms",
+        "All checks together give `false_alarms_per_year` false alarms at an honest link, 1 as shipped. "
+        f"Each of their {SIDES} sides gets an equal part of the probability of a false alarm in a block:",
         _chances_table(configs),
-        f"Here each side of each check is given a chance of {TRIED_CHANCE:g}, and {blocks:,} honest blocks "
-        "are drawn around the analytic model: the share of blocks beyond either limit. A check that allows "
-        "for more than chance shows none, so each is tried once more with every tolerance taken away, its "
-        "limits moved to what is expected of the link: then two sides give twice the chance at most, and "
-        "counts that dead time or their own sum keeps together give less.",
+        f"For the next table each side of each check has a probability of {TRIED_CHANCE:g}, and {blocks:,} "
+        "honest blocks are drawn around the analytic model. The table shows the share of blocks beyond "
+        "either limit. A check with a tolerance beyond chance shows none. Each check is therefore repeated "
+        "without tolerances, with its limits at the expectation of the link. Two sides then give at most "
+        "twice the probability. Counts with less than random variation, because of dead time or a fixed sum, "
+        "give less.",
         _tails_table(configs, blocks, tell),
     ]
     parts += _intensities(configs[0], tell)
@@ -76,7 +77,11 @@ def plausibility_page(
 
 def _checks_table() -> str:
     rows = [[check.name, check.what, check.low or "(no limit)", check.high] for check in CHECKS]
-    return table(["check", "measures", "too low points to", "too high points to"], rows, words=(0, 1, 2, 3))
+    return table(
+        ["check", "measures", "possible causes if too low", "possible causes if too high"],
+        rows,
+        words=(0, 1, 2, 3),
+    )
 
 
 def _chances_table(configs: Sequence[LoopbackConfig]) -> str:
@@ -94,7 +99,7 @@ def _chances_table(configs: Sequence[LoopbackConfig]) -> str:
             ]
         )
     return table(
-        ["link", "block", "blocks a year", "chance of a side", "standard deviations"], rows, words=(0,)
+        ["link", "block", "blocks a year", "probability of a side", "standard deviations"], rows, words=(0,)
     )
 
 
@@ -128,7 +133,7 @@ def _rate(beyond: int, blocks: int) -> str:
 def _tails(
     config: LoopbackConfig, blocks: int, tell: Callable[[str], None]
 ) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """Count blocks beyond a limit: at the tried chance, the same without tolerances, at the real chance."""
+    """Count blocks beyond a limit: at the tested probability, without tolerances, at the real probability."""
     link = DrawnLink(config.link, config.simulation)
     without = _without_tolerance(config.link, link.expected())
     counted: tuple[dict[str, int], dict[str, int], dict[str, int]] = ({}, {}, {})
@@ -144,9 +149,9 @@ def _tails(
     return counted
 
 
-# An honest receiver never breaks its dead time, and the model has no second click of a detector in a slot.
+# An honest receiver never violates its dead time. The model has no second click of a detector in a slot.
 _NOT_DRAWN: Final = ("dead_time", "double_clicks")
-# Their limits are not tolerances around what is expected: they are what no link can have, or wider by nature.
+# Their limits are not tolerances around an expectation: no link can exceed them, or they are wide by nature.
 _ALWAYS_TOLERANT: Final = (
     "boundary_error", "boundary_plus", "boundary_same", "errors_z", "errors_x", "yield_z", "double_clicks",
     "dead_time", "occupancy",
@@ -154,7 +159,7 @@ _ALWAYS_TOLERANT: Final = (
 
 
 def _without_tolerance(link: LinkParameters, expected: BlockCounts) -> LinkParameters:
-    """Return the link with the limits of each check at what is expected of it."""
+    """Return the link with the limits of each check at the expected values."""
     replace = msgspec.structs.replace
     tags = expected.tags
     assert tags is not None
@@ -186,21 +191,22 @@ def _intensities(config: LoopbackConfig, tell: Callable[[str], None]) -> list[st
     tell(f"{link.name}: wrong intensities")
     return [
         "## Wrong intensities",
-        f"The transmitter of `{link.name}` sends another decoy than the {mu2:g} of the link's file. Noise "
-        "cancels in n - 2 m, so that mu2 / mu1 is measured to a fraction of a per cent a block. A decoy "
-        "three standard deviations beyond the threshold is discarded for it in every block, one three "
-        "below in none.",
+        f"Here the transmitter of `{link.name}` sends a decoy that differs from the {mu2:g} of the link's "
+        "file. Noise cancels in n - 2 m, so each block measures mu2 / mu1 to a fraction of a per cent. With "
+        "a decoy three standard deviations beyond the threshold, this check discards nearly every block. "
+        "With a decoy three standard deviations below it, nearly no block is discarded.",
         _thresholds_table(config),
-        f"Each with {BLOCKS_AT_A_THRESHOLD} blocks. Larger faults, {BLOCKS_OF_A_FAULT} blocks each:",
+        f"Each row has {BLOCKS_AT_A_THRESHOLD} blocks per decoy. The next table shows larger faults, with "
+        f"{BLOCKS_OF_A_FAULT} blocks each:",
         _faults_table(link, config),
-        "Below the threshold the key is too long by what the estimator believes of the intensities. In per "
-        "cent of the right length, by how far the decoy is off (the worse of brighter and weaker) and by "
-        "what `mu_uncertainty` allows for (shipped estimator):",
+        "Below the threshold the key is too long, because the estimator assumes wrong intensities. The table "
+        "shows the excess in per cent of the right length (shipped estimator). The rows are the error of the "
+        "decoy (the worse of brighter and weaker), the columns the allowance by `mu_uncertainty`:",
         _excess_table(link, config),
-        "A common scale of both intensities is not seen at all, as it looks like less loss: both 5 % "
-        f"brighter make the key {_scaled(link, config, 1.05)} too long with exact intensities. That the "
-        "intensities are calibrated to `mu_uncertainty` is an assumption, and a power monitor at the "
-        "source is what tests it.",
+        "The checks cannot detect a common scale of both intensities, because it looks like less loss. If "
+        f"both are 5 % brighter, the key is {_scaled(link, config, 1.05)} too long with exact intensities. "
+        "The calibration of the intensities to `mu_uncertainty` is an assumption. A power monitor at the "
+        "source can verify it.",
     ]
 
 

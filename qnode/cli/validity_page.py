@@ -1,4 +1,4 @@
-"""The page of `qnode report validity`: what each bound claims to fail with, and what it fails with."""
+"""The page of `qnode report validity`: the claimed and the real failure probability of each bound."""
 
 import math
 from collections.abc import Sequence
@@ -47,19 +47,19 @@ def validity_page(configs: Sequence[LoopbackConfig], command: str) -> str:
     """Return the page in Markdown: all bounds on the first link, the asymmetry on every one."""
     block = block_of(configs[0])
     parts = [
-        "# What the bounds claim and what they do",
+        "# Claimed and real failure probability of the bounds",
         f"Made by `{command}`; nothing here is measured, and every seed is fixed. Do not edit.",
-        "Each bound of the estimators is a function of counts that may lie on the wrong side of the "
-        "truth with the epsilon of one event: (eps_sec/3)^2 / K with `eur`, K = 11. A plain Monte Carlo "
-        "cannot see 1e-22. Here counts are drawn from exponentially tilted laws that make the failure "
-        "ordinary, and weighed back (`qnode/bench/large_deviations.py`; tests compare it with exact "
-        "enumeration). The bounds are the node's own functions; the truth is computed apart from them "
-        "(`qnode/bench/validity.py`).",
+        "Each bound of the estimators is a function of counts. It may lie on the wrong side of the true "
+        "value with the epsilon of one event: (eps_sec/3)^2 / K with `eur`, K = 11. A plain Monte Carlo "
+        "test cannot measure 1e-22. Here the counts are drawn from exponentially tilted distributions, in "
+        "which failures are frequent, and the result is weighted back (`qnode/bench/large_deviations.py`; "
+        "tests compare it with exact enumeration). The bounds are the node's own functions. The true values "
+        "are computed independently (`qnode/bench/validity.py`).",
         "## The channels",
         _families_table(),
-        "The clicks of each kind of light are fixed by the channel; chance is which intensity each had, "
-        "which empty qubit is wrong, which one-photon qubits fall into the sample, and which states "
-        "Alice had sent. Where Eve treats kinds of light unequally these chances are unequal.",
+        "The channel fixes the clicks of each kind of light. The random quantities are the intensity of "
+        "each click, the errors of empty qubits, the one-photon qubits in the sample, and the states that "
+        "Alice sent. If Eve treats kinds of light unequally, these probabilities are unequal.",
     ]
     for eps_sec in EPSILONS:
         parts += [
@@ -67,28 +67,27 @@ def validity_page(configs: Sequence[LoopbackConfig], command: str) -> str:
             _bounds_table(block, eps_sec),
         ]
     parts += [
-        "A real probability up to the claimed one is what the bound promises (sampling error: 2 %, a "
-        "joint bound 8 %, that of shares 20 %). Exact limits are tight where all chances are equal "
-        "(share q, share s, sampling), and have room where they are not. The asymmetry by shares fails "
-        "only when both of its limits are at their worst together, which is far less likely than "
-        "either.",
-        "The asymmetry is that of all photon numbers together. The channel that treats one photon and "
-        "several in opposite ways has none by this measure, while its one-photon part has 0.14: no row "
-        "here is about that, and it stays an assumption ([security](security.md)).",
-        "## What no bound on the pooled asymmetry sees",
+        "A bound holds if the real probability is at most the claimed one (sampling error: 2 %, for a "
+        "joint bound 8 %, for shares 20 %). Exact limits are tight where all probabilities are equal "
+        "(share q, share s, sampling), and are loose elsewhere. The asymmetry by shares fails only if both "
+        "of its limits have their worst value together, which is far less likely than either.",
+        "The asymmetry here is that of all photon numbers together. The channel that treats one photon and "
+        "several photons in opposite ways has no such asymmetry, while its one-photon part has 0.14. No "
+        "row covers this, and it stays an assumption ([security](security.md)).",
+        "## An attack that no bound on the pooled asymmetry detects",
         "Eve damps |-> towards |+> on single photons, and filters pairs of photons so that the "
-        "asymmetry of all light together is zero again (`qnode/bench/pooled_attack.py` says how; "
-        "quantum mechanics allows it). Expected counts, visibility 0.95, eps_sec 1e-10; the right key "
-        "is that of the true one-photon share and phase error.",
+        "asymmetry of all light together is zero again (`qnode/bench/pooled_attack.py` describes the "
+        "attack; quantum mechanics allows it). The table uses expected counts, visibility 0.95 and eps_sec "
+        "1e-10. The right key follows from the true one-photon share and phase error.",
         _attack_table(),
-        "The claimed phase error lies below the true one from blocks of 1e7 on, and the key is too long "
-        "where the other bounds are tight. The same counts tell it: rho of the signal and rho of the "
-        "decoy differ, because their shares of pairs do.",
+        "From blocks of 1e7 on, the claimed phase error lies below the true one. The key is then too long "
+        "if the other bounds are tight. The same counts reveal the attack: rho of the signal and rho of "
+        "the decoy differ, because their shares of pairs differ.",
         "## Why the bound `reference` was removed",
-        "Security reference 3.6 lets each of C_Z, E_same, E_plus, E_dark deviate by sqrt(n ln(1/e)/2). "
-        "That is right for a share of n events; n itself is open, and scatters with variance n and not "
-        "n/4. The table shows the eps_sec that holds, 2 sqrt(9 e + what the asymmetry fails with) + "
-        "eps_sec/3, on an honest channel.",
+        "Security reference 3.6 allows each of C_Z, E_same, E_plus, E_dark to deviate by "
+        "sqrt(n ln(1/e)/2). This is right for a share of n events. But n itself is random, with variance n "
+        "and not n/4. The table shows the eps_sec that holds on an honest channel: 2 sqrt(9 e + f) + "
+        "eps_sec/3, where f is the real failure probability of the bound on the asymmetry.",
         _history_table(configs),
         _at_one_percent(block),
     ]
@@ -191,8 +190,8 @@ def _history_table(configs: Sequence[LoopbackConfig]) -> str:
 def _at_one_percent(block: Block) -> str:
     real = removed_reference(block, FAMILIES[0], -math.log(0.01), np.random.default_rng(SEED)).probability
     return (
-        f"At e = 1 % the removed bound fails with {real:.2%}, while its six events claim 6 %: deviations "
-        "that add linearly hide the error there, so that no plain Monte Carlo showed it."
+        f"At e = 1 % the removed bound fails with {real:.2%}, while its six events claim 6 %. Deviations "
+        "that add linearly hide the error at this e, so no plain Monte Carlo test revealed it."
     )
 
 

@@ -1,6 +1,7 @@
-"""The checks of a block's plausibility by name, and what one found: part of public records and of a status.
+"""The plausibility checks of a block by name, and the result of one: part of public records and of a status.
 
-What each measures, and how, is in `qnode.distill.plausibility`; this module is light enough for any command.
+`qnode.distill.plausibility` has the measures themselves. This module has few imports, so any command can use
+it.
 """
 
 from typing import Final
@@ -16,7 +17,7 @@ _NOT_STEADY: Final = "an attack, or a fault, that began or ended within the bloc
 
 
 class Check(Struct, frozen=True):
-    """One check. ``low`` and ``high``: what a value below or above the limits points to, in words."""
+    """One check. ``low`` and ``high``: the possible causes of a value below or above the limits, in words."""
 
     name: str
     what: str
@@ -31,7 +32,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         "boundary_error",
         "E_dark / E_same: bit errors in the X arm",
         _BRIGHT,
-        "light in the X arm that does not know Alice's bit: " + _STEERED,
+        "light in the X arm that does not depend on Alice's bit: " + _STEERED,
     ),
     Check(
         "errors_z",
@@ -60,14 +61,14 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check(
         "boundary_plus",
         "t3 = rho + t4 from boundary classes",
-        "boundary clicks that do not know the state",
-        "boundary clicks that do not know the state",
+        "boundary clicks that do not depend on the state",
+        "boundary clicks that do not depend on the state",
     ),
     Check(
         "boundary_same",
         "E_same's share of boundary clicks",
-        "boundary clicks that do not know the state",
-        "boundary clicks that know more than the state",
+        "boundary clicks that do not depend on the state",
+        "boundary clicks that depend on more than the state",
     ),
     Check("intensity_z", "mu2 / mu1 from Z clicks, noise cancelled", _YIELDS, _YIELDS),
     Check("intensity_x", "mu2 / mu1 from X clicks, noise cancelled", _YIELDS, _YIELDS),
@@ -139,9 +140,9 @@ BY_NAME: Final = {check.name: check for check in CHECKS}
 
 
 class Finding(Struct, frozen=True, array_like=True):
-    """What one check found: ``value``, and the limits within which it is plausible (None: no limit there).
+    """The result of one check: ``value``, and the limits within which it is plausible (None: no limit).
 
-    ``points_to``: what a value beyond the limits points to, empty where it is plausible.
+    ``points_to``: the possible causes of a value beyond the limits; empty if the value is plausible.
     """
 
     check: str
@@ -162,7 +163,7 @@ class Finding(Struct, frozen=True, array_like=True):
 
     @property
     def plausible(self) -> bool:
-        """Tell whether the value lies within the limits (not a number does not)."""
+        """Tell whether the value lies within the limits (NaN does not)."""
         return not (self.too_low or self.too_high)
 
     @property

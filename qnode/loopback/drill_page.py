@@ -1,4 +1,4 @@
-"""The page of Eve's drills: what Bob's table of blocks says of each run. No run is made here."""
+"""The page of drills, made from Bob's table of blocks of each run. This module starts no run."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,24 +23,25 @@ from qnode.loopback.markdown import (
 )
 from qnode.operate.blocks.row import ACCEPTED, DecidedBlock
 
-# Below this share of a block she counts as away: when a block began is known to a second or two.
+# Below this share of a block Eve counts as absent: the start of a block is known to a second or two.
 PRESENT = 0.03
-BLOCKS_AFTER_EVE = 2  # that are shown
+BLOCKS_AFTER_EVE = 2  # shown
 KEY_BITS = 256
 
 _HOW = (
-    "Two daemons on one machine, simulated hardware behind the driver interface, a fresh folder for each "
-    "run. The figures of blocks are those of Bob's own table (`qnodectl blocks`); `with Eve` is the share of "
-    f"a block's time in which she was there, and below {PRESENT:.0%} she counts as away, as the beginning of "
-    "a block is known to a second or two. The seed is fixed, but Alice's symbols are new in every run. "
-    "t2, rho and t4 are what the checks of plausibility measured: the two balances of the receiver, one "
-    "half each without Eve (what |-> would do in the X arm, and how often |+> arrives), and the bit error "
-    "rate as the boundary slots show it. All checks, with what each points to: docs/plausibility.md."
+    "Each run has two daemons on one machine, simulated hardware behind the driver interface, and a fresh "
+    "folder. The figures of blocks are those of Bob's own table (`qnodectl blocks`). The column `with Eve` "
+    f"is the share of a block's time in which the attack went on. Below {PRESENT:.0%} Eve counts as absent, "
+    "because the start of a block is known to a second or two. The seed is fixed, but Alice's symbols are "
+    "new in every run. t2, rho and t4 are values of the plausibility checks. t2 and rho are the two balances "
+    "of the receiver, each one half without an attack: the response of the X arm to |->, and how often |+> "
+    "arrives. t4 is the bit error rate of the boundary slots. docs/plausibility.md lists all checks with "
+    "their possible causes."
 )
 
 
 class BlockOfDrill(Struct, frozen=True, kw_only=True):
-    """A decided block; ``with_eve``: the share of its time in which she was there."""
+    """A decided block; ``with_eve``: the share of its time in which the attack went on."""
 
     row: DecidedBlock
     until_s: float
@@ -48,7 +49,7 @@ class BlockOfDrill(Struct, frozen=True, kw_only=True):
 
     @property
     def attacked(self) -> bool:
-        """Tell whether she was there."""
+        """Tell whether the block was attacked."""
         return self.with_eve >= PRESENT
 
     @property
@@ -58,7 +59,7 @@ class BlockOfDrill(Struct, frozen=True, kw_only=True):
 
 
 class DrillRun(Struct, frozen=True, kw_only=True):
-    """A run of a drill. ``broken``: why it did not come to its end, empty if it did."""
+    """A run of a drill. ``broken``: the reason why it did not reach its end; empty if it did."""
 
     drill: Drill
     from_s: float
@@ -68,12 +69,12 @@ class DrillRun(Struct, frozen=True, kw_only=True):
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What the node made of a drill.
+    """The reaction of the node to a drill.
 
-    ``check``: why it discarded the first block that it discarded while Eve was there, and ``detail`` to
-    people; None if it discarded none. ``after_blocks``: how many blocks she was in by then, that one
-    included. ``accepted``, ``secret_bits``: of the blocks that she was in. ``again``: the first block with
-    key once she was gone, and ``waited``: which one without her it was, counted from 1; None without any.
+    ``check``: the reason for the first discard of an attacked block, and ``detail`` its text; None if no
+    attacked block was discarded. ``after_blocks``: the number of attacked blocks up to and including that
+    one. ``accepted``, ``secret_bits``: of the attacked blocks. ``again``: the first block with key after the
+    attack. ``waited``: its number among the blocks after the attack, from 1; None without such a block.
     """
 
     check: str | None
@@ -89,10 +90,11 @@ class Verdict(Struct, frozen=True, kw_only=True):
 def blocks_of_drill(
     rows: Sequence[DecidedBlock], locked_s: float, from_s: float, until_s: float
 ) -> list[BlockOfDrill]:
-    """Return the blocks of a run in order; the first began at ``locked_s``, and no gap is between them.
+    """Return the blocks of a run in order; the first began at ``locked_s``, and there is no gap between them.
 
-    A block that was given up before it was announced whole covers no time, and is left out. One that was not
-    decided when the run ended, although later ones were, is taken to be as long as the one before.
+    A block that was discarded before it was announced completely covers no time, and is left out. A block
+    that was not decided at the end of the run, although later blocks were, counts as long as the block before
+    it.
     """
     blocks: list[BlockOfDrill] = []
     began_s, last_id, span_s = locked_s, 0, 0.0
@@ -110,13 +112,13 @@ def blocks_of_drill(
 
 
 def first_lock_s(events: Sequence[dict[str, Any]]) -> float:
-    """Return the tag time at which Bob locked first; 0 where his events no longer say."""
+    """Return the tag time of Bob's first lock; 0 if the events no longer contain it."""
     locks = (event for event in events if event.get("event") == "quantum.lock")
     return next((float(event["tag_time_s"]) for event in locks if event.get("state") == "locked"), 0.0)
 
 
 def verdict(run: DrillRun) -> Verdict:
-    """Return what the node made of a drill."""
+    """Return the reaction of the node to a drill."""
     attacked = [block for block in run.blocks if block.attacked]
     found = next((place for place, block in enumerate(attacked) if not block.accepted), None)
     discarded = None if found is None else attacked[found].row
@@ -139,18 +141,19 @@ def drill_page(
 ) -> str:
     """Return `docs/eve.md`; ``config`` names the loopback file."""
     parts = [
-        "# What Eve does to the link, and what the node sees of it",
+        "# Simulated attacks, and their effect on the node",
         made,
         _HOW,
-        "Each drill is a schedule of the simulation. One command runs it, with `--drill-from` and "
-        "`--drill-until` (seconds of simulated time) at other times than here:",
+        "Each drill is a schedule of the simulation. One command runs a drill; `--drill-from` and "
+        "`--drill-until` (seconds of simulated time) change its times:",
         f"```\nqnode loopback --config {config} --speed max --drill blinding\n```",
-        "The lines under each drill do the same in a loopback file, behind its `[simulation]` table.",
+        "The lines under each drill have the same effect in a loopback file, after its `[simulation]` table.",
         "## All drills",
         _summary(runs),
-        "Keys count in 256 bits, before the refill of the authentication pool. A drill in which blocks are "
-        "accepted is either one whose harm the key length accounts for, or one that the tags cannot tell: "
-        "each drill says which. What lasts a small part of a block shows by that part only.",
+        "A key is 256 bits here, before the refill of the authentication pool. If blocks are accepted during "
+        "a drill, either the key length accounts for the attack, or the tags cannot reveal it. The section "
+        "of each drill says which. An attack during a small part of a block affects the counts in proportion "
+        "to that part only.",
     ]
     for run in runs:
         parts += _section(run, link)
@@ -161,10 +164,10 @@ def drill_page(
 
 def _intercepted(cases: Sequence[Case]) -> list[str]:
     return [
-        "## How much she may intercept",
-        "Key and error rates over the fraction of the qubits that she intercepts, measured and (in brackets) "
-        "by the analytic model; secret bits are per second of tag time. All of them would bring both error "
-        "rates a quarter.",
+        "## Key over the intercepted fraction",
+        "The table shows key and error rates over the fraction of intercepted qubits, measured and (in "
+        "brackets) by the analytic model. Secret bits are per second of tag time. If Eve intercepts all "
+        "qubits, each error rate grows by 25 percentage points.",
         beside_the_model("intercepted", cases, (QBER, E_VIS, PHI, SECRET)),
         where_key_ends(cases),
         compared_keys(cases),
@@ -196,7 +199,7 @@ def _summary(runs: Sequence[DrillRun]) -> str:
 def _again(told: Verdict) -> str:
     if told.again is None:
         return NOTHING
-    return f"block {told.again}, the {_ordinal(told.waited or 0)} without her"
+    return f"block {told.again}, the {_ordinal(told.waited or 0)} after the attack"
 
 
 def _ordinal(number: int) -> str:
@@ -209,7 +212,7 @@ def _section(run: DrillRun, link: LinkParameters) -> list[str]:
     if run.broken:
         outcome = f"The run broke: {run.broken}."
     elif told.check is None:
-        outcome = "No block was discarded while she was there."
+        outcome = "No attacked block was discarded."
     else:
         outcome = f"First discarded for {told.check}: {told.detail}."
     parts = [f"## {run.drill.title}{since}"]
@@ -220,13 +223,13 @@ def _section(run: DrillRun, link: LinkParameters) -> list[str]:
             f"```toml\n{as_toml(schedule)}\n```",
         ]
     else:
-        parts.append(f"The same with `at_s = 0.0`, until {run.until_s:.0f} s.")
+        parts.append(f"The same attack with `at_s = 0.0`, until {run.until_s:.0f} s.")
     parts += [_blocks(_shown(run.blocks, told), link) if run.blocks else "", outcome]
-    return [*parts, f"Invisible to the tags: {run.drill.unseen}" if run.from_s else ""]
+    return [*parts, f"Not visible in the tags: {run.drill.unseen}" if run.from_s else ""]
 
 
 def _shown(blocks: Sequence[BlockOfDrill], told: Verdict) -> list[BlockOfDrill]:
-    """Return the blocks up to the second without Eve after her, and up to the first with key again."""
+    """Return the blocks up to the second after the attack, and up to the first with key again."""
     last = max((place for place, block in enumerate(blocks) if block.attacked), default=-1)
     again = next((place for place, block in enumerate(blocks) if block.row.block_id == told.again), -1)
     return list(blocks[: max(last + 1 + BLOCKS_AFTER_EVE, again + 1)])
@@ -258,7 +261,7 @@ def _x_counts(row: DecidedBlock) -> XCounts | None:
 
 
 def _checked(name: str) -> Callable[[DecidedBlock, LinkParameters], str | None]:
-    """Return the cell of what a check of plausibility measured."""
+    """Return the cell with the value of a plausibility check."""
 
     def cell(row: DecidedBlock, _link: LinkParameters) -> str | None:
         value = next((found.value for found in row.checks if found.check == name), None)
@@ -268,7 +271,7 @@ def _checked(name: str) -> Callable[[DecidedBlock, LinkParameters], str | None]:
 
 
 def _counted(name: str) -> Callable[[DecidedBlock, LinkParameters], str | None]:
-    """Return the cell of a count that a row has or has not, as the version of its node knows it."""
+    """Return the cell of a count that the rows of some versions do not have."""
 
     def cell(row: DecidedBlock, _link: LinkParameters) -> str | None:
         value = getattr(row, name, None)
@@ -292,7 +295,7 @@ _COLUMNS = (
 
 
 def _blocks(blocks: Sequence[BlockOfDrill], link: LinkParameters) -> str:
-    """Return the table of a run's blocks; a column of which no block knows anything is left out."""
+    """Return the table of a run's blocks, without columns that are empty for all blocks."""
     columns = [[column.cell(block.row, link) for block in blocks] for column in _COLUMNS]
     shown = [place for place, cells in enumerate(columns) if any(cell is not None for cell in cells)]
     rows = []

@@ -1,6 +1,6 @@
-"""Eve's drills: what she does, from when until when, and what no tag can tell of it.
+"""Drills: simulated attacks by Eve, with start, end, and the effects that no tag can reveal.
 
-A drill is two changes of the simulation's schedule, one when she begins and one when she stops.
+A drill is two changes of the simulation's schedule, one at the start of the attack and one at its end.
 """
 
 import json
@@ -16,17 +16,17 @@ from qnode.loopback.prepare import LoopbackConfig
 from qnode.plan.forecast import forecast
 from qnode.simulate.parameters import Change, ScheduledChange, Settings
 
-# She comes a little after the third block opened, so that the second has nothing of her, and goes a little
-# before the last one with her closes.
+# The attack begins shortly after the third block opened, so the second block is not affected. It ends shortly
+# before the last attacked block closes.
 FROM_BLOCKS = 2.05
 LESS_BLOCKS = 0.1
 BLOCKS_WITH_EVE = 3
 
 
 class Drill(Struct, frozen=True, kw_only=True):
-    """One attack. ``name`` is for the command line, ``does`` and ``unseen`` are sentences of the page.
+    """One attack. ``name`` is for the command line; ``does`` and ``unseen`` are sentences of the page.
 
-    ``unseen``: what stays invisible to the tags, and the assumption that stands for it.
+    ``unseen``: the part that the tags cannot reveal, and the assumption that covers it.
     """
 
     name: str
@@ -37,130 +37,130 @@ class Drill(Struct, frozen=True, kw_only=True):
 
 
 def drills(link: LinkParameters) -> tuple[Drill, ...]:
-    """Return every drill, the ones with other intensities in proportion to those of ``link``."""
+    """Return every drill; drills with other intensities change those of ``link`` in proportion."""
     signal, decoy = link.source.mu
     return (
         Drill(
             name="intercept-resend",
             title="Intercept and resend",
-            does="She measures one qubit in ten, in Z or X with equal chances, and sends on what she found.",
+            does="Eve measures one qubit in ten, in Z or X with equal probability, and resends the result.",
             change=Change(eve_intercept=0.10),
-            unseen="Nothing: the errors that she makes are in the bound on the phase error, and shorten the "
-            "key by what she learns also where no limit is passed.",
+            unseen="Nothing. The bound on the phase error contains the errors that Eve causes, and so "
+            "shortens the key by Eve's knowledge, even if no limit is exceeded.",
         ),
         Drill(
             name="photon-number-splitting",
             title="Photon-number splitting",
-            does="She keeps one photon of every pulse with several, sends the rest on with little loss, and "
-            "blocks single photons, so that signal pulses arrive as often as before.",
+            does="Eve keeps one photon of every pulse with several photons, sends the rest on with little "
+            "loss, and blocks single photons, so that signal pulses arrive as often as before.",
             change=Change(eve_pns=1.0),
-            unseen="Nothing: the decoy method bounds the one-photon share. It stands on the intensities, "
+            unseen="Nothing. The decoy method bounds the one-photon share. It relies on the intensities, "
             "which are measured at the source.",
         ),
         Drill(
             name="damping",
             title="Damping towards |+>",
-            does="She damps the qubits towards |+> with strength 0.1. The visibility stays clean, although "
-            "the phase error grows by half the strength.",
+            does="Eve damps the qubits towards |+> with strength 0.1. The visibility does not change, "
+            "although the phase error grows by half the strength.",
             change=Change(eve_damping=0.10),
-            unseen="Nothing in the modes with asymmetry, which bound it. Mode `visibility` does not see it "
-            "but for the errors in Z: it reproduces published figures and is not a proof.",
+            unseen="Nothing in the modes with asymmetry, which bound it. Mode `visibility` sees only the "
+            "errors in Z: it reproduces published figures and is not a proof.",
         ),
         Drill(
             name="added-loss",
             title="Added loss",
-            does="She takes out half of the light.",
+            does="Eve removes half of the light.",
             change=Change(eve_added_loss_db=3.0),
-            unseen="All of it, and it does no harm: the whole channel is hers in the proof, and what does "
-            "not arrive makes no key.",
+            unseen="All of it, without harm: the proof gives the whole channel to Eve, and lost photons make "
+            "no key.",
         ),
         Drill(
             name="blinding",
             title="Blinding",
-            does="Bright light keeps the detectors from counting photons. She measures every qubit and makes "
-            "a detector click by a brighter pulse where she found it. She knows the whole key.",
+            does="Bright light prevents the detectors from counting photons. Eve measures every qubit, and "
+            "makes a detector click with a brighter pulse that repeats the result. Eve knows the whole key.",
             change=Change(eve_blinding=True),
-            unseen="A blinder who takes more care: see the next drill.",
+            unseen="A more careful blinding: see the next drill.",
         ),
         Drill(
             name="careful-blinding",
             title="Careful blinding",
-            does="She blinds, but fakes an honest receiver: its light in wrong bins, its visibility, the "
-            "clicks in boundary slots, noise, jitter and the share of each intensity. One thing is amiss: "
-            "each pulse is made for one arm, so that both detectors never click in one slot.",
+            does="Eve blinds the detectors, but imitates an honest receiver: its light in wrong bins, its "
+            "visibility, the clicks in boundary slots, noise, jitter and the share of each intensity. One "
+            "difference remains: each pulse is made for one arm, so both detectors never click in one slot.",
             change=Change(eve_careful_blinding=True),
-            unseen="A blinder who now and then sends a pulse to both arms looks like an honest link in "
-            "every tag, and so does one who blinds for a part of a block only: how large a part stands in "
-            "the assumptions of each key. That the detectors count photons is an assumption; a watched "
-            "bias current is what tests it.",
+            unseen="Blinding with an occasional pulse to both arms looks like an honest link in every tag. "
+            "So does blinding for a part of a block only; the assumptions of each key state the size of this "
+            "part. It is an assumption that the detectors count photons. A monitored bias current can "
+            "verify it.",
         ),
         Drill(
             name="steering",
             title="Steering by wavelength",
-            does="She measures every qubit and sends on what she found, as faint as it was, at a wavelength "
-            "at which Bob's splitter sends all of it into the arm of her basis: Z results only reach the Z "
-            "arm, X results only the X arm. She knows the whole key.",
+            does="Eve measures every qubit and resends the result as faint as it was, at a wavelength at "
+            "which Bob's splitter sends all light into the arm of Eve's basis: Z results reach only the Z "
+            "arm, X results only the X arm. Eve knows the whole key.",
             change=Change(eve_steering=True),
-            unseen="A splitter whose share differs a little with the wavelength moves every balance by "
-            "little. That it divides all light alike is an assumption; a narrow filter stands for it.",
+            unseen="A splitter whose share varies slightly with the wavelength changes every balance only "
+            "slightly. It is an assumption that it divides all light equally. A narrow filter enforces it.",
         ),
         Drill(
             name="time-shift",
             title="Time shift",
-            does="She sends each qubit 120 ps earlier or later, at random, for detectors whose efficiency "
-            "changes in time.",
+            does="Eve sends each qubit 120 ps earlier or later, at random, to exploit detectors whose "
+            "efficiency changes in time.",
             change=Change(eve_time_shift_ps=120.0),
-            unseen="A shift well inside the gates (20 ps changes no count by 1 %). It tells her nothing as "
-            "long as one detector counts both bits of Z with one efficiency: an assumption.",
+            unseen="A shift well inside the gates (20 ps changes no count by 1 %). Eve learns nothing from "
+            "it as long as one detector counts both bits of Z with one efficiency. This is an assumption.",
         ),
         Drill(
             name="after-gate",
             title="Light after the gates",
-            does="A fifth of the light comes a quarter of a slot late, where a detector that is gated in "
-            "hardware no longer counts photons but obeys bright light.",
+            does="A fifth of the light comes a quarter of a slot late. At that time a detector that is gated "
+            "in hardware no longer counts photons, but bright light controls it.",
             change=Change(eve_after_gate=0.2),
-            unseen="Few late clicks among those that jitter makes. The detectors of this link are not gated, "
-            "so that they are the same after a gate as in it: an assumption of the receiver.",
+            unseen="A few late clicks among those from jitter. The detectors of this link are not gated, so "
+            "they behave equally inside and after a gate. This is an assumption about the receiver.",
         ),
         Drill(
             name="dead-time",
             title="Dead time",
-            does="300,000 bright pulses a second between the gates, into the X arm: each makes the detector "
-            "click and keeps it dead for the qubits that follow.",
+            does="Eve sends 300,000 bright pulses a second between the gates into the X arm. Each pulse "
+            "makes the detector click and keeps it dead for the next qubits.",
             change=Change(eve_burst_hz=3e5),
-            unseen="A tenth as many pulses pass every check. Pulses inside the gates are counted as clicks, "
-            "and their errors with them. A dead detector tells her no bit, as one detector counts both bits "
-            "of a basis; but which arm is dead she knows. That the dead times of the arms do not depend "
-            "on the basis is an assumption.",
+            unseen="A tenth as many pulses pass every check. Pulses inside the gates count as clicks, "
+            "together with their errors. A dead detector reveals no bit, because one detector counts both "
+            "bits of a basis. But Eve knows which arm is dead. It is an assumption that the dead times of "
+            "the arms do not depend on the basis.",
         ),
         Drill(
             name="dead-time-z",
             title="Dead time of the Z arm",
-            does="The same pulses into the Z arm.",
+            does="Eve sends the same pulses into the Z arm.",
             change=Change(eve_burst_hz=3e5, eve_burst_arm="z"),
             unseen="As before.",
         ),
         Drill(
             name="bright-decoy",
-            title="A decoy half as bright again",
-            does=f"The transmitter sends a decoy of {1.5 * decoy:.3g} photons, not {decoy:.3g}.",
+            title="Decoy 50 % too bright",
+            does=f"The transmitter sends a decoy of {1.5 * decoy:.3g} photons instead of {decoy:.3g}.",
             change=Change(mu_sent=(signal, _half_more(decoy))),
             unseen="Small errors of the ratio, which `mu_uncertainty` covers.",
         ),
         Drill(
             name="swapped-intensities",
             title="Intensities swapped",
-            does="What is said to be a signal is a decoy, and the other way round.",
+            does="The transmitter sends the decoy intensity as signal, and the signal intensity as decoy.",
             change=Change(mu_sent=(decoy, signal)),
-            unseen="Nothing of a swap.",
+            unseen="Nothing.",
         ),
         Drill(
             name="bright-source",
-            title="Both intensities half as bright again",
-            does="The transmitter sends both intensities half as bright again.",
+            title="Both intensities 50 % too bright",
+            does="The transmitter sends both intensities 50 % brighter than configured.",
             change=Change(mu_sent=(_half_more(signal), _half_more(decoy))),
-            unseen="A common scale of both looks like less loss. The intensities are measured at the source: "
-            "an assumption, and `mu_uncertainty` says how well.",
+            unseen="A common scale of both intensities looks like less loss. It is an assumption that the "
+            "intensities are measured at the source, with the accuracy of `mu_uncertainty`.",
         ),
     )
 
@@ -182,10 +182,10 @@ def drill_named(name: str, link: LinkParameters) -> Drill:
 
 
 def block_span_s(config: LoopbackConfig) -> float:
-    """Return how long a block of the honest link takes.
+    """Return the duration of a block of the honest link in seconds.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the link gives no block.
     """
     try:
         return forecast(config.simulation, config.link, settings=config.simulation.first_settings()).span_s
@@ -199,10 +199,10 @@ def drill_times(
     until_s: float | None = None,
     blocks: int = BLOCKS_WITH_EVE,
 ) -> tuple[float, float]:
-    """Return when Eve begins and stops, in whole seconds of simulated time; by default from block 3 on.
+    """Return start and end of the attack, in whole seconds of simulated time; by default from block 3.
 
     Raises:
-        ConfigError: she would stop before she begins, or the link gives no blocks to count by.
+        ConfigError: the end is before the start, or the link gives no blocks to count by.
     """
     if from_s is None or until_s is None:
         span_s = block_span_s(config)
@@ -216,7 +216,7 @@ def drill_times(
 def drill_schedule(
     drill: Drill, link: LinkParameters, from_s: float, until_s: float
 ) -> tuple[ScheduledChange, ScheduledChange]:
-    """Return the changes that begin and end a drill: what she changed is as without her again."""
+    """Return the changes that begin and end a drill; the end restores the settings from before."""
     before = msgspec.structs.asdict(Settings(mu_sent=link.source.mu))
     changed = _given(drill.change)
     restored = {name: before[name] for name in changed if name != "eve_burst_arm"}
@@ -234,12 +234,12 @@ def with_schedule(config: LoopbackConfig, *changes: ScheduledChange) -> Loopback
 
 
 def as_toml(schedule: Sequence[ScheduledChange]) -> str:
-    """Return the lines of a loopback file that ask for ``schedule``."""
+    """Return the lines of a loopback file for ``schedule``."""
     tables = []
     for change in schedule:
         given = _given(change)
         values = {"at_s": given.pop("at_s"), **given}
-        # What JSON says of a number, a word, a truth or a list of numbers, TOML says in the same way.
+        # JSON and TOML write numbers, strings, booleans and lists of numbers in the same way.
         lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
         tables.append("\n".join(["[[simulation.schedule]]", *lines]))
     return "\n\n".join(tables)

@@ -1,4 +1,4 @@
-"""Markdown of reports: tables of figures, a measured row above the model's row and their deviation."""
+"""Markdown of reports: tables of figures, with a measured row, the model's row and their deviation."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of `LinkRow`: what a cell shows is the field times ``factor``, then ``unit``."""
+    """A figure of `LinkRow`: a cell shows the field times ``factor``, then ``unit``."""
 
     title: str
     field: str
@@ -31,7 +31,7 @@ class Column:
         return NOTHING if value is None else f"{value * self.factor:.{self.digits}f}{self.unit}"
 
     def deviation_cell(self, measured: Measured, model: LinkRow) -> str:
-        """Return by how many percent the measured figure is above the model's, and what scatter allows."""
+        """Return the deviation of the measured figure from the model, and its standard deviation."""
         above = deviation(getattr(measured.row, self.field), getattr(model, self.field))
         if above is None or not self.compared:
             return ""
@@ -53,15 +53,15 @@ SIFTED = Column("sifted bit/s (n_Z)", "sifted_bits_per_s", 0)
 C_Z = Column("C_Z /s", "c_z_per_s", 0)
 C_PLUS = Column("C_+ /s", "c_plus_per_s", 1)
 F_EC = Column("f_EC", "f_ec", 3, compared=False)
-# A relative deviation of a figure that is next to zero says nothing.
+# A relative deviation of a figure near zero means nothing.
 ASYMMETRY = Column("asymmetry", "asymmetry", 4, compared=False)
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[int] = (0, 1)) -> str:
-    """Return a Markdown table; all columns but those numbered ``words`` are set to the right.
+    """Return a Markdown table; all columns except those numbered ``words`` are right-aligned.
 
     Raises:
-        ValueError: a row has not as many cells as there are titles.
+        ValueError: the number of cells in a row is not the number of titles.
     """
     marks = ["---" if place in words else "---:" for place in range(len(titles))]
     lines = [_line(titles), _line(marks)]
@@ -78,7 +78,7 @@ def _line(cells: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """One run beside the model's row for it."""
+    """One run and the model's row for it."""
 
     name: str
     measured: Measured
@@ -86,7 +86,7 @@ class Case:
 
 
 def comparison(what: str, cases: Sequence[Case], columns: Sequence[Column]) -> str:
-    """Return a table with three lines a case: measured, model, and the deviation."""
+    """Return a table with three lines per case: measured, model, and the deviation."""
     titles = [
         what,
         "",
@@ -118,7 +118,7 @@ def comparison(what: str, cases: Sequence[Case], columns: Sequence[Column]) -> s
 
 
 def beside_the_model(what: str, cases: Sequence[Case], columns: Sequence[Column]) -> str:
-    """Return a table with one line a case: what was measured, and in brackets what the model says."""
+    """Return a table with one line per case: the measured figure, and the model's figure in brackets."""
     titles = [what, *(column.title for column in columns), "accepted", "discarded"]
     rows = []
     for case in cases:
@@ -133,31 +133,31 @@ def where_key_ends(cases: Sequence[Case]) -> str:
     """Return a sentence about the first of ``cases``, by growing attack, whose blocks gave no key."""
     for before, case in pairwise(cases):
         if before.measured.accepted and not case.measured.accepted:
-            return f"The key is gone somewhere between {before.name} and {case.name}."
+            return f"The key ends between {before.name} and {case.name}."
     return ""
 
 
 def why_no_keys(cases: Sequence[Case]) -> str:
-    """Return a list of the cases without any key: what the status said, and what the model says."""
+    """Return a list of the cases without key, with the reasons of the status and of the model."""
     lines = []
     for case in cases:
         if case.measured.accepted:
             continue
-        said = case.measured.no_key_because or "keys of the first block are left"
-        model = case.model.discarded or "there should be key"
-        lines.append(f"* {case.name}: no key. The status says: {said}. The model says: {model}.")
+        said = case.measured.no_key_because or "keys of the first block remain"
+        model = case.model.discarded or "key is expected"
+        lines.append(f"* {case.name}: no key. Status: {said}. Model: {model}.")
     return "\n".join(lines)
 
 
 def compared_keys(cases: Sequence[Case]) -> str:
-    """Return a sentence about the keys that the encryptors fetched from both ends."""
+    """Return a sentence about the keys that encryptors fetched from both ends."""
     compared = sum(case.measured.keys_compared for case in cases)
     different = sum(case.measured.keys_different for case in cases)
-    return f"{compared} keys were fetched from both ends over HTTPS and compared; {different} differed."
+    return f"Encryptors fetched and compared {compared} keys from both ends over HTTPS; {different} differed."
 
 
 def made_by(command: str) -> str:
-    """Return what made a report, when, and on which class of machine."""
+    """Return the command, date and class of machine of a report."""
     made = time.strftime("%Y-%m-%d", time.gmtime())
     return (
         f"Made by `{command}` on {made} with qnode {__version__}, Python {platform.python_version()}, "

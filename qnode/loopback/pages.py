@@ -1,4 +1,4 @@
-"""The pages that `qnode report` writes, from what its runs measured. No run is made here."""
+"""The pages of `qnode report`, made from the measurements of its runs. This module starts no run."""
 
 import math
 from collections.abc import Sequence
@@ -26,18 +26,18 @@ from qnode.loopback.markdown import (
 )
 
 _HOW = (
-    "Two daemons on one machine, simulated hardware behind the driver interface, a fresh folder for each "
-    "run. Rates are per second of tag time. Each run's first block is not counted: before it nothing is "
-    "known of the error rate, and a sample is disclosed. The model's row is the analytic link model's "
-    "expected block, taken through the node's own decision at the error-correction efficiency f_EC that "
-    "the run reached. ± is one standard deviation: of the secret bits from how the blocks differ, else "
-    "that of independent clicks, which dead time can only lower. The seed is fixed, but Alice's symbols "
-    "are new in every run. Simulated seconds per wall second count from the first lock on."
+    "Each run has two daemons on one machine, simulated hardware behind the driver interface, and a fresh "
+    "folder. Rates are per second of tag time. The first block of each run is not counted: the error rate is "
+    "not known before it, so a sample is disclosed. The row of the model is the expected block of the "
+    "analytic link model, taken through the node's own decision at the error-correction efficiency f_EC of "
+    "the run. ± is one standard deviation: for secret bits from the differences between blocks, otherwise "
+    "that of independent clicks, which dead time can only reduce. The seed is fixed, but Alice's symbols are "
+    "new in every run. Simulated seconds per wall second count from the first lock."
 )
 
 
 class LockTimes(Struct, frozen=True, kw_only=True):
-    """Simulated seconds: from a cold start to lock, and from the light's return to the first click used."""
+    """Simulated seconds: from a cold start to lock, and from the return of light to the first click used."""
 
     cold_s: float
     relock_s: float
@@ -46,7 +46,7 @@ class LockTimes(Struct, frozen=True, kw_only=True):
 
 
 class LockLook(Struct, frozen=True, kw_only=True):
-    """What one look at Bob's status told of his lock."""
+    """The lock in one reading of Bob's status."""
 
     locked: bool
     cut_s: float
@@ -56,9 +56,9 @@ def attenuation_page(made: str, blocks: int, cases: Sequence[Case]) -> str:
     """Return `docs/attenuation.md`."""
     columns = (KEYS, SECRET, QBER, E_VIS, PHI, SIFTED, C_Z, C_PLUS, F_EC)
     parts = [
-        "# The link over attenuation, measured and computed",
+        "# The link over attenuation: measurement and model",
         made,
-        f"{_HOW} Each row has {blocks} blocks at least.",
+        f"{_HOW} Each row has at least {blocks} blocks.",
         comparison("attenuation", cases, columns),
         why_no_keys(cases),
         compared_keys(cases),
@@ -69,7 +69,7 @@ def attenuation_page(made: str, blocks: int, cases: Sequence[Case]) -> str:
 def clock_page(
     made: str, blocks: int, ideal: Measured, real: Measured, cuts_s: tuple[float, float], times: LockTimes
 ) -> str:
-    """Return `docs/clock.md`; ``cuts_s``: tag time cut for want of lock, ideal and real."""
+    """Return `docs/clock.md`; ``cuts_s``: tag time without lock, ideal and real."""
     rows = []
     for name, run, cut_s in (("ideal", ideal, cuts_s[0]), ("real", real, cuts_s[1])):
         rows.append(
@@ -86,24 +86,25 @@ def clock_page(
     lock_rows = [
         ["from a cold start to lock", "", f"{times.cold_s:.1f} s", "at most 5 s"],
         [
-            f"from the light's return after {times.outage_s:.0f} s to the first click used",
+            f"from the return of light after {times.outage_s:.0f} s to the first click used",
             "",
             f"{times.relock_s:.1f} s",
             NOTHING,
         ],
     ]
     parts = [
-        "# What clocks and fibre cost",
+        "# The cost of clocks and fibre",
         made,
-        "Real: Bob's clock is off by 30 ppm and its rate walks by 1e-9 per root second, the fibre's delay "
-        "drifts by 10 ns an hour. Ideal: nothing of that. Rates are per second of Bob's tag time, over "
-        f"{blocks} blocks at least, after a first one that is not counted. ± is one standard deviation: of "
-        "the secret bits from how the blocks differ, of the sifted bits that of independent clicks.",
+        "Real clocks: Bob's clock deviates by 30 ppm, its rate has a random walk of 1e-9 per root second, "
+        "and the delay of the fibre drifts by 10 ns an hour. Ideal clocks have none of these. Rates are per "
+        f"second of Bob's tag time, over at least {blocks} blocks, after a first block that is not counted. "
+        "± is one standard deviation: for secret bits from the differences between blocks, for sifted bits "
+        "that of independent clicks.",
         table(titles, rows),
         "## Lock",
-        f"With the real clocks, in simulated seconds. The start is known to {times.resolution_s:.1f} s, "
-        "rounded up.",
-        table(["what", "", "took", "wanted"], lock_rows),
+        f"The table is for the real clocks, in simulated seconds. The start is known to "
+        f"{times.resolution_s:.1f} s; the time is rounded up.",
+        table(["event", "", "time", "required"], lock_rows),
     ]
     return _page(parts)
 
@@ -111,9 +112,9 @@ def clock_page(
 def lock_times(
     events: Sequence[dict[str, Any]], looks: Sequence[LockLook], outage_s: float, resolution_s: float
 ) -> LockTimes:
-    """Return how long lock took, from Bob's events and from looks at his status around one outage.
+    """Return the times to lock, from Bob's events and from readings of the status around one outage.
 
-    Relock is what was cut beyond the outage itself.
+    The time to lock again is the time without lock beyond the outage itself.
 
     Raises:
         ValueError: there was no lock, or none after the outage.
