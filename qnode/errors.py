@@ -1,7 +1,8 @@
 """The one tree of errors. Each says what went wrong, where, and how to mend it.
 
 A caller that can do something sensible catches a branch; everything else ends at one of the three
-supervisors (devices, peer link, HTTP connection), which alone catch broadly.
+supervisors (devices, peer link, HTTP connection), which alone catch broadly (the
+transmitter's port hands a driver's fault to the supervisor of devices).
 """
 
 

@@ -129,6 +129,19 @@ async def test_after_the_fault_heals_the_device_runs_by_itself(
     assert status.readings
 
 
+async def test_a_sensor_that_reads_no_number_is_opened_anew(
+    driver: type[Metronome], autojump_clock: trio.testing.MockClock
+) -> None:
+    async def readings(self: Metronome) -> dict[str, float]:
+        return {"temperature_celsius": math.nan}
+
+    driver.readings = readings  # type: ignore[method-assign]
+    status = await supervised(Failing(DeviceGone, failures=0), 0.4)
+    assert status.state.state == "waiting"
+    assert "reading temperature_celsius is nan" in status.state.because
+    assert status.readings == {}
+
+
 @pytest.mark.parametrize(
     "error",
     [

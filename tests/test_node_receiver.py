@@ -1,6 +1,7 @@
 """Bob's receiver: when it counts slots anew, and when it wants its tag source opened anew."""
 
 import itertools
+import math
 import os
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ from tags_generator import SLOT_HZ, Link, Recorded, symbols
 from trio.testing import MockClock
 
 from qnode.config import SiteConfig, load
+from qnode.devices.contract import LONGEST_SILENCE_S
 from qnode.devices.protocols import EmissionRun, TagSource
-from qnode.errors import LinkError, TransientDeviceError
+from qnode.errors import DeviceError, LinkError, TransientDeviceError
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.clock_watch import ClockWatch
-from qnode.node.quantum.receiver import LONGEST_SILENCE_S, PACED_DEPTH, Receiver
+from qnode.node.quantum.receiver import PACED_DEPTH, Receiver
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement, ReceiverRequest
 from qnode.node.quantum.recorder import BobRecorder
 from qnode.node.quantum.tag_faults import WELL_AGAIN_S, TagFaults
@@ -326,6 +328,31 @@ class FastSource:
             yield TagBlock(times_ps, np.zeros(1000, np.int8), until_ps, lost=5 if number == 38 else 0)
             if number == 40:
                 await trio.sleep(0.5)
+
+
+class OneBlock(FastSource):
+    """A source that yields one block."""
+
+    def __init__(self, block: TagBlock, origin_s: float = 0.0) -> None:
+        self.block = block
+        self.origin_s = origin_s
+
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
+        yield self.block
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (OneBlock(TagBlock(np.arange(9), np.zeros(8, np.int8), 10)), "9 tags and channels 8"),
+        (OneBlock(TagBlock(np.arange(9), np.zeros(9, np.int8), 10, lost=-1)), "lost is -1"),
+        (OneBlock(TagBlock(np.arange(9), np.zeros(9, np.int8), 10), math.nan), "origin_s is nan"),
+    ],
+)
+async def test_a_tag_source_that_yields_what_none_may_is_opened_anew(source: OneBlock, said: str) -> None:
+    wrong = pytest.RaisesExc(DeviceError, match=said)
+    with pytest.RaisesGroup(wrong, flatten_subgroups=True, allow_unwrapped=True):
+        await receiver_of(Figures(CONFIG, simulated=True)).use(cast(TagSource, source), 10.0)
 
 
 async def test_tags_that_find_no_room_are_counted_as_dropped_here() -> None:

@@ -14,6 +14,7 @@ import trio
 from msgspec.structs import replace
 
 from qnode.config import DeviceSection
+from qnode.devices.contract import readings_fault
 from qnode.devices.protocols import Device, Sensor
 from qnode.devices.registry import driver_config, load_driver, open_device
 from qnode.devices.status import DeviceStatus, State
@@ -157,7 +158,10 @@ async def _read(name: str, sensor: Sensor, limit_s: float, board: MutableMapping
     """Keep the sensor's readings on the board."""
     while True:
         with silence_limit(limit_s):
-            board[name] = replace(board[name], readings=await sensor.readings())
+            readings = await sensor.readings()
+        if fault := readings_fault(readings):
+            raise DeviceError(fault)
+        board[name] = replace(board[name], readings=readings)
         await trio.sleep(READING_PERIOD_S)
 
 

@@ -13,7 +13,7 @@ import trio
 
 from qnode.block.running_rate import RunningRate
 from qnode.config import DeviceSection, SiteConfig
-from qnode.devices.protocols import Device, TagSource, Transmitter
+from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus
 from qnode.devices.supervisor import supervise
 from qnode.distill.selftest import self_test
@@ -163,8 +163,14 @@ class SiteNode:
             await self._source.use(device)
         elif self._config.node.role == "bob" and isinstance(device, TagSource):
             await self._receiver.use(device, section.silence_limit_s)
+        elif isinstance(device, Sensor):
+            await trio.sleep_forever()  # its supervisor reads it
         else:
-            await trio.sleep_forever()  # a sensor: its supervisor reads it
+            needed = "transmitter" if self._config.node.role == "alice" else "tag source"
+            raise ConfigError(
+                f"[devices] driver {section.driver} is of no use at {self._config.node.role}: expected a "
+                f"{needed} or a sensor, got a {type(device).__name__} (docs/drivers.md says what each has)"
+            )
 
     # The link
 

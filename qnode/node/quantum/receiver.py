@@ -16,9 +16,10 @@ import structlog
 import trio
 
 from qnode.config import SiteConfig
+from qnode.devices.contract import LONGEST_SILENCE_S, tag_block_fault, tag_source_fault
 from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.devices.supervisor import silence_limit
-from qnode.errors import LinkError
+from qnode.errors import DeviceError, LinkError
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.click_rates import ClickRates
 from qnode.node.quantum.clock_watch import ClockWatch
@@ -38,8 +39,6 @@ log = structlog.get_logger()
 # Tag blocks between the source and the pipeline. Hardware yields a block every few milliseconds.
 PACED_DEPTH = 32
 UNPACED_DEPTH = 4
-# Hardware yields a block at least every tenth of a second, be it an empty one.
-LONGEST_SILENCE_S = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,9 @@ class Receiver:
         Raises:
             TransientDeviceError: its clock has jumped, Alice finds no alignment, or for ``silence_limit_s``
                 it yielded nothing, not even that there was nothing.
+            DeviceError: it yields what no tag source may (`qnode.devices.contract`).
         """
+        _refuse(tag_source_fault(source))
         self._watch = ClockWatch()
         self._faults.begin()
         synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
@@ -139,6 +140,7 @@ class Receiver:
             async with put, aclosing(source.tags()) as blocks:
                 async for block in blocks:
                     silence.heard()
+                    _refuse(tag_block_fault(block))
                     if source.paced:
                         self._heard_at_s = trio.current_time()
                         self._offer(put, block)
@@ -315,3 +317,8 @@ class Receiver:
         figures.count(tags=block.times_ps.shape[0], clicks=len(result.clicks))
         if quantum.lock.state != result.state.value:
             log.info("quantum.lock", state=result.state.value, tag_time_s=round(until_s, 3))
+
+
+def _refuse(fault: str) -> None:
+    if fault:
+        raise DeviceError(fault)
