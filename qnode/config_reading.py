@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 import msgspec
 from msgspec import Struct
 
+from qnode.config_description import is_table, keys_of
 from qnode.errors import ConfigError
 
 S = TypeVar("S", bound=Struct)
@@ -133,8 +134,8 @@ def _kind_of(key: str, kind: Any) -> Any:
     """Return the kind of what stands under ``key`` in a table of ``kind``; None if that cannot be said."""
     if typing.get_origin(kind) is dict:
         return typing.get_args(kind)[1]
-    structs = [one for one in (kind, *typing.get_args(kind)) if _is_struct(one)]
-    fields = {field.encode_name: field.type for one in structs for field in msgspec.structs.fields(one)}
+    structs = [one for one in (kind, *typing.get_args(kind)) if is_table(one)]
+    fields = {key.name: key.kind for one in structs for key in keys_of(one)}
     return fields.get(key)
 
 
@@ -172,21 +173,21 @@ def _removed(raw: dict[str, Any]) -> Iterator[str]:
 def _members(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
     """Yield each part of ``raw`` that may be a table itself: its value, its kind, and where it stands."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if _is_struct(kind) and isinstance(raw, dict):
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    if is_table(kind) and isinstance(raw, dict):
+        fields = {key.name: key.kind for key in keys_of(kind)}
         yield from ((raw[key], fields[key], (*table, key)) for key in raw if key in fields)
     elif origin is dict and isinstance(raw, dict):
         yield from ((value, arguments[1], (*table, key)) for key, value in raw.items())
-    elif origin is tuple and isinstance(raw, list) and _is_struct(arguments[0]):
+    elif origin is tuple and isinstance(raw, list) and is_table(arguments[0]):
         yield from ((value, arguments[0], (*table[:-1], f"{table[-1]}[{n}]")) for n, value in enumerate(raw))
     elif origin in (typing.Union, types.UnionType):
-        yield from ((raw, option, table) for option in arguments if _is_struct(option))
+        yield from ((raw, option, table) for option in arguments if is_table(option))
 
 
 def _unknown(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
     """Walk ``raw`` beside the struct ``kind`` and find the keys that the struct does not have."""
-    if _is_struct(kind) and isinstance(raw, dict):
-        fields = [field.encode_name for field in msgspec.structs.fields(kind)]
+    if is_table(kind) and isinstance(raw, dict):
+        fields = [key.name for key in keys_of(kind)]
         for key, value in raw.items():
             if key not in fields:
                 near = difflib.get_close_matches(key, fields, 1, 0.5)
@@ -201,11 +202,11 @@ def _unknown(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
 def _wrong(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
     """Walk ``raw`` beside the struct ``kind``: what is missing, of another type, or impossible."""
     found = []
-    if _is_struct(kind) and isinstance(raw, dict):
+    if is_table(kind) and isinstance(raw, dict):
         place = f"[{'.'.join(table)}] " if table else ""
-        for field in msgspec.structs.fields(kind):
-            if field.required and field.encode_name not in raw:
-                found.append(f"{place}{field.encode_name}: is missing")
+        for key in keys_of(kind):
+            if key.field.required and key.name not in raw:
+                found.append(f"{place}{key.name}: is missing")
     for member in _members(raw, kind, table):
         found += _wrong(*member)
     yield from found
@@ -223,19 +224,15 @@ def _wrong(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
 def _known(raw: Any, kind: Any) -> Any:
     """Return ``raw`` without the keys that ``kind`` does not have."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if _is_struct(kind) and isinstance(raw, dict):
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    if is_table(kind) and isinstance(raw, dict):
+        fields = {key.name: key.kind for key in keys_of(kind)}
         return {key: _known(value, fields[key]) for key, value in raw.items() if key in fields}
     if origin is dict and isinstance(raw, dict):
         return {key: _known(value, arguments[1]) for key, value in raw.items()}
-    if origin is tuple and isinstance(raw, list) and _is_struct(arguments[0]):
+    if origin is tuple and isinstance(raw, list) and is_table(arguments[0]):
         return [_known(value, arguments[0]) for value in raw]
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
-            if _is_struct(option):
+            if is_table(option):
                 return _known(raw, option)
     return raw
-
-
-def _is_struct(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Struct)

@@ -3,18 +3,23 @@
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from qnode.cli.control import qnodectl
 from qnode.cli.loopback import load_loopback
 from qnode.cli.main import COMMANDS, qnode
-from qnode.config import LinkParameters, SiteConfig, load
+from qnode.cli.report import report
+from qnode.config import SiteConfig, load
+from qnode.config_description import is_table, keys_of
+from qnode.devices.registry import known_drivers, load_driver
 from qnode.devices.supervisor import check_devices
+from qnode.simulate.parameters import Change, ScheduledChange, Settings, SimulationParameters
 
 TOP = Path(__file__).parent.parent
 TEXTS = sorted(
@@ -28,7 +33,6 @@ TEXTS = sorted(
 RULES = TOP / "systemd" / "99-qnode.rules"
 NAMED_FILE = re.compile(r"(?<![\w./-])(?:docs|config|systemd|tests|drivers|qnode)/[\w@./-]*\.\w+")
 LINKED_FILE = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
-ROW = re.compile(r"^\| `(\w+)` \| `([^`]+)` \| \S")
 
 
 @pytest.mark.parametrize("path", sorted((TOP / "config").glob("*.toml")), ids=lambda path: path.name)
@@ -39,38 +43,39 @@ def test_every_key_of_a_shipped_file_is_known_and_every_value_possible(path: Pat
         load_loopback(path)
 
 
-def documented() -> dict[str, dict[str, str]]:
-    """Return default by key by table, as docs/link-parameters.md has them."""
-    found: dict[str, dict[str, str]] = {}
-    for line in (TOP / "docs" / "link-parameters.md").read_text().splitlines():
-        if line.startswith("## ["):
-            found[line[4:-1]] = {}
-        elif row := ROW.match(line):
-            list(found.values())[-1][row[1]] = row[2]
+def test_the_page_of_the_configuration_is_what_its_command_writes(tmp_path: Path) -> None:
+    page = tmp_path / "configuration.md"
+    result = CliRunner().invoke(report, ["configuration", "--output", str(page)], standalone_mode=False)
+    assert result.return_value == 0, result.output
+    assert page.read_text() == (TOP / "docs" / "configuration.md").read_text(), (
+        "run qnode report configuration"
+    )
+
+
+def described_tables() -> set[type[msgspec.Struct]]:
+    """Return every table of the configuration files, those of the shipped drivers included."""
+    drivers = [load_driver(name).Config for name in known_drivers()]
+    found, new = set(), {SiteConfig, SimulationParameters, *drivers}
+    while new:
+        table = new.pop()
+        found.add(table)
+        for key in keys_of(table):
+            new |= {one for one in (key.kind, *get_args(key.kind)) if is_table(one)} - found
     return found
 
 
-def link_tables(kind: type[msgspec.Struct], table: str) -> Iterator[tuple[str, dict[str, object]]]:
-    fields = msgspec.structs.fields(kind)
-    own = [field for field in fields if not isinstance(field.default, msgspec.Struct)]
-    yield table, {field.encode_name: msgspec.to_builtins(field.default) for field in own}
-    for field in fields:
-        if isinstance(field.default, msgspec.Struct):
-            yield from link_tables(type(field.default), f"{table}.{field.encode_name}")
+@pytest.mark.parametrize(
+    "table", sorted(described_tables() - {ScheduledChange}, key=lambda kind: kind.__name__)
+)
+def test_every_key_of_a_configuration_file_has_its_meaning_beside_it(table: type[msgspec.Struct]) -> None:
+    for key in keys_of(table):
+        assert key.described.meaning or any(is_table(one) for one in (key.kind, *get_args(key.kind))), (
+            key.name
+        )
 
 
-def test_the_page_of_link_parameters_has_every_key_with_its_default() -> None:
-    shown = {
-        table: {key: tomllib.loads(f"value = {default}")["value"] for key, default in keys.items()}
-        for table, keys in documented().items()
-    }
-    assert shown == {table: as_toml(keys) for table, keys in link_tables(LinkParameters, "link")}
-    for site in ("alice", "bob"):
-        assert "docs/link-parameters.md has all of them" in (TOP / "config" / f"{site}.toml").read_text()
-
-
-def as_toml(keys: dict[str, object]) -> dict[str, object]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in keys.items()}
+def test_a_scheduled_change_has_the_keys_of_the_settings() -> None:
+    assert set(Settings.__struct_fields__) == set(Change.__struct_fields__)
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(TOP)))

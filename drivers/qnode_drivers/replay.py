@@ -12,12 +12,13 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import trio
 from msgspec import Struct
 
+from qnode.config_description import Described, Limits, beyond_limits
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.errors import ConfigError
 from qnode.simulate.symbols import repeated_symbols, symbols
@@ -39,22 +40,29 @@ _LAST_SLOT = 1 << 60
 
 
 class TransmitterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The transmitter's table: the recording's folder, and whether it is looped."""
+    """Alice's symbols from a recording."""
 
-    recording: Path
-    loop: bool = False
+    recording: Annotated[Path, Described("folder of the recording")]
+    loop: Annotated[bool, Described("play it again and again")] = False
 
 
 class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The time tagger's table. ``speed``: tag seconds a wall second; without it as fast as they are taken."""
+    """Bob's time tags from a recording."""
 
-    recording: Path
-    loop: bool = False
-    speed: float | None = None
+    recording: Annotated[Path, Described("folder of the recording")]
+    loop: Annotated[bool, Described("play it again and again")] = False
+    speed: Annotated[
+        float | None,
+        Described(
+            "seconds of tags in a second of the wall clock; without it as fast as they are taken",
+            "ratio",
+            limits=Limits(1e-3, 1e6),
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        if self.speed is not None and not 1e-3 <= self.speed <= 1e6:
-            raise ValueError(f"speed: expected a value from 0.001 to 1e+06, got {self.speed:g}")
+        for key in beyond_limits(self):
+            raise ValueError(f"speed: expected a value from {key.described.limits}, got {self.speed:g}")
 
 
 class ReplayTransmitter:

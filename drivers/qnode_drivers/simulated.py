@@ -10,11 +10,12 @@ Simulated keys are not keys: both identify themselves as simulated.
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from msgspec import Struct
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
+from qnode.config_description import Described
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.simulate.fibre_address import FibreAddress, fibre_at
 from qnode.simulate.parameters import Change, SimulationParameters
@@ -24,10 +25,18 @@ from qnode.tags.types import Codes, Slots, TagBlock
 
 
 class TransmitterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The transmitter's table; source and simulation as on Bob's side."""
+    """Alice's simulated source. The tables `source` and `simulation` are the same as on Bob's side."""
 
-    fibre: str
-    fibre_peer: str | None = None
+    fibre: Annotated[
+        str,
+        Described("where the simulated fibre ends: a socket's path, or tcp://HOST:PORT with Alice's address"),
+    ]
+    fibre_peer: Annotated[
+        str | None,
+        Described(
+            "with tcp: the address or network from which Bob's end may connect; without it this machine alone"
+        ),
+    ] = None
     source: SourceParameters = SourceParameters()
     simulation: SimulationParameters = SimulationParameters()
 
@@ -36,11 +45,11 @@ class TransmitterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The time tagger's table; ``receiver_p_z`` is the splitter's share of the Z arm."""
+    """Bob's simulated detectors and time tagger. The tables are the same as on Alice's side."""
 
-    fibre: str
+    fibre: Annotated[str, Described("as at Alice's")]
     source: SourceParameters = SourceParameters()
-    receiver_p_z: float = 0.5
+    receiver_p_z: Annotated[float, Described("as `link.receiver.p_z`", "fraction")] = 0.5
     simulation: SimulationParameters = SimulationParameters()
 
     def __post_init__(self) -> None:

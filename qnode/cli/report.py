@@ -12,6 +12,7 @@ import click
 import msgspec.structs
 import trio
 
+from qnode.cli.configuration_page import configuration_page
 from qnode.cli.keylength_page import keylength_page
 from qnode.cli.loopback import first_of, load_loopback
 from qnode.cli.main import EXIT_USAGE
@@ -212,6 +213,14 @@ def keylength(path: Path, f_ec: float) -> str:
     return keylength_page(
         load_loopback(path), f_ec, f"qnode report keylength --config {_shown(path)} --f-ec {f_ec:g}"
     )
+
+
+@report.command()
+@_output("configuration")
+@_common
+def configuration() -> str:
+    """List every key of the configuration files."""
+    return configuration_page("qnode report configuration")
 
 
 @report.command()

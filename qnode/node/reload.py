@@ -14,6 +14,7 @@ import msgspec
 
 from qnode.addresses import host_and_port
 from qnode.config import SiteConfig, load
+from qnode.config_description import is_table, keys_of
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
 from qnode.etsi014 import SaeDirectory
@@ -25,16 +26,12 @@ from qnode.tls_files import validities, weakness
 from qnode.tls_validity import Validity
 
 # Tables and keys that a reload applies. Every other change waits for a restart.
-APPLIED = (
-    "peer.tls",
-    "etsi014.tls",
-    "etsi014.sae",
-    "etsi014.stock_per_pair",
-    "etsi014.most_connections",
-    "etsi014.most_connections_per_address",
-    "store.key_lifetime_s",
-    "store.most_chunks",
-    "operate.log_level",
+APPLIED = tuple(
+    f"{table.name}.{key.name}"
+    for table in keys_of(SiteConfig)
+    if is_table(table.kind)
+    for key in keys_of(table.kind)
+    if key.described.reloaded
 )
 
 

@@ -4,45 +4,71 @@ The defaults are a set that reproduces the published figures of a 12.7 km, 10.8 
 set of the link model). They are fitted, not measured.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Struct
 
 from qnode.choices import Arm, DeadTime
-
-
-def _expect(name: str, value: Any, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected a value from {low:g} to {high:g}, got {value}")
+from qnode.config_description import Described, Limits, beyond_limits
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A TOML table: immutable, unknown keys refused."""
 
 
+def _check_limits(table: Struct) -> None:
+    for key in beyond_limits(table):
+        value = getattr(table, key.field.name)
+        raise ValueError(f"{key.name}: expected a value from {key.described.limits}, got {value}")
+
+
+_SHARE = Limits(0.0, 1.0)
+_LOSS = Limits(0.0, 200.0)
+_Attenuation = Annotated[float, Described("loss of the fibre and all else between the sites", limits=_LOSS)]
+_MuSent = Annotated[
+    tuple[float, float] | None,
+    Described(
+        "mean photon number of signal and decoy that really leave Alice; without it what `link.source.mu`"
+        " says",
+        "photons a qubit",
+        limits="1e-06 to 10 each",
+    ),
+]
+
+
 class DetectorParameters(_Table, frozen=True, kw_only=True):
     """One single-photon detector.
 
-    ``afterpulse_probability``: the chance that a click causes one more click after recovery. Its delay is
-    exponential with ``afterpulse_lifetime_s`` and counts live time only: the release clock stands still while
-    the detector is blanked, so that the probability means what the link model means by it at any click rate
-    (a trap that were emptied unseen during the dead time would make it depend on the rate).
-    ``dead_time_s``: non-paralysable, from the avalanche; a detector clicks at most once a slot in any case.
+    The delay of an afterpulse counts live time only: the release clock stands still while the detector is
+    blanked, so that the probability means what the link model means by it at any click rate (a trap that
+    were emptied unseen during the dead time would make it depend on the rate).
     """
 
-    efficiency: float = 0.20
-    dark_rate_hz: float = 3500.0
-    afterpulse_probability: float = 0.02
-    afterpulse_lifetime_s: float = 2e-6
-    dead_time_s: float = 62.5e-6
+    efficiency: Annotated[float, Described("chance that a photon clicks", "probability", limits=_SHARE)] = (
+        0.20
+    )
+    dark_rate_hz: Annotated[float, Described("clicks without light", limits=Limits(0.0, 1e9))] = 3500.0
+    afterpulse_probability: Annotated[
+        float,
+        Described(
+            "chance that a click causes one more after the dead time", "probability", limits=Limits(0.0, 0.5)
+        ),
+    ] = 0.02
+    afterpulse_lifetime_s: Annotated[
+        float, Described("mean of the exponential delay of an afterpulse", limits=Limits(1e-9, 1.0))
+    ] = 2e-6
+    dead_time_s: Annotated[
+        float,
+        Described(
+            "from the avalanche on, not prolonged by photons; a detector clicks at most once a slot in "
+            "any case",
+            limits=Limits(0.0, 1.0),
+        ),
+    ] = 62.5e-6
 
     def __post_init__(self) -> None:
-        _expect("efficiency", self.efficiency, 0.0, 1.0)
-        _expect("dark_rate_hz", self.dark_rate_hz, 0.0, 1e9)
-        _expect("afterpulse_probability", self.afterpulse_probability, 0.0, 0.5)
-        _expect("afterpulse_lifetime_s", self.afterpulse_lifetime_s, 1e-9, 1.0)
-        _expect("dead_time_s", self.dead_time_s, 0.0, 1.0)
+        _check_limits(self)
 
 
 class JitterParameters(_Table, frozen=True, kw_only=True):
@@ -51,69 +77,106 @@ class JitterParameters(_Table, frozen=True, kw_only=True):
     With the defaults a gate of 400 ps accepts 97.0 % of the clicks.
     """
 
-    sigma_ps: float = 80.0
-    tail_fraction: float = 0.06
-    tail_ps: float = 150.0
+    sigma_ps: Annotated[float, Described("standard deviation of the Gaussian", limits=Limits(0.001, 1e5))] = (
+        80.0
+    )
+    tail_fraction: Annotated[
+        float, Described("share of the clicks with the delay", "fraction", limits=_SHARE)
+    ] = 0.06
+    tail_ps: Annotated[float, Described("mean of the delay", limits=Limits(0.001, 1e5))] = 150.0
 
     def __post_init__(self) -> None:
-        _expect("sigma_ps", self.sigma_ps, 0.001, 1e5)
-        _expect("tail_fraction", self.tail_fraction, 0.0, 1.0)
-        _expect("tail_ps", self.tail_ps, 0.001, 1e5)
+        _check_limits(self)
 
 
 class Settings(_Table, frozen=True, kw_only=True):
     """What a schedule or an operator can change while the link runs; applies to whole knots of 10 ms.
 
-    ``interferometer_phase_rad`` and ``modulator_bias_rad`` are added to what drifts. ``mu_sent``: the mean
-    photons a qubit that really leave Alice, signal and decoy; None: what ``link.source.mu`` says.
-
-    What Eve does. ``eve_intercept``: fraction of the qubits that are measured (Z or X, half each) and sent
-    again as found. ``eve_pns``: fraction of the qubits under photon-number splitting: one photon of several
-    is kept, the rest goes on without loss as far as the signal's mean detection rate allows, single photons
-    are blocked. ``eve_damping``: strength g of amplitude damping towards |+>. ``eve_added_loss_db``: she
-    takes light out.
-
-    The next three measure every qubit, Z or X, half each, and know the key; of several the first one holds.
-    ``eve_blinding``: the detectors obey bright light alone, and click exactly where her own measurement tells
-    them to. ``eve_careful_blinding``: so she does, but fakes an honest receiver's clicks: from Z results the
-    Z arm's, with its light in the wrong bin, and the boundary slots'; from X results the central slot's, with
-    its visibility; noise, jitter and intensities as they were. One thing she leaves out: each pulse is made
-    for one arm, so that both never click in one slot. ``eve_steering``: what she found goes on as faint as
-    it was, at a wavelength at which Bob's splitter sends all of it into the arm of her basis.
-
-    ``eve_time_shift_ps``: each qubit comes earlier or later by so much, at random. ``eve_after_gate``:
-    fraction of the light that comes a quarter of a slot late, between Bob's gates, where a detector that is
-    gated in hardware would obey bright light. ``eve_burst_hz``: rate of bright pulses, at random slots,
-    midway between the late bin and the next qubit, into the arm ``eve_burst_arm``: that detector clicks, if
-    it is live, and is dead for the qubits that follow.
+    With `eve_blinding`, `eve_careful_blinding` or `eve_steering` Eve measures every qubit in Z or X, half
+    each, and knows the key. Of several the first one holds.
     """
 
-    source_on: bool = True
-    attenuation_db: float = 10.8
-    interferometer_phase_rad: float = 0.0
-    modulator_bias_rad: float = 0.0
-    eve_intercept: float = 0.0
-    eve_pns: float = 0.0
-    eve_damping: float = 0.0
-    eve_added_loss_db: float = 0.0
-    eve_blinding: bool = False
-    eve_careful_blinding: bool = False
-    eve_steering: bool = False
-    eve_time_shift_ps: float = 0.0
-    eve_after_gate: float = 0.0
-    eve_burst_hz: float = 0.0
-    eve_burst_arm: Arm = "x"
-    mu_sent: tuple[float, float] | None = None
+    source_on: Annotated[bool, Described("whether Alice sends light")] = True
+    attenuation_db: _Attenuation = 10.8
+    interferometer_phase_rad: Annotated[
+        float, Described("added to the phase of the interferometer, beside what drifts")
+    ] = 0.0
+    modulator_bias_rad: Annotated[
+        float, Described("added to the bias of the modulator, beside what drifts")
+    ] = 0.0
+    eve_intercept: Annotated[
+        float,
+        Described(
+            "fraction of the qubits that Eve measures (Z or X, half each) and sends again as found",
+            "fraction",
+            limits=_SHARE,
+        ),
+    ] = 0.0
+    eve_pns: Annotated[
+        float,
+        Described(
+            "fraction of the qubits under photon-number splitting: Eve keeps one photon of several and "
+            "sends the rest on without loss, as far as the mean detection rate of the signal allows; she "
+            "blocks single photons",
+            "fraction",
+            limits=_SHARE,
+        ),
+    ] = 0.0
+    eve_damping: Annotated[
+        float, Described("strength of Eve's amplitude damping towards |+>", "fraction", limits=_SHARE)
+    ] = 0.0
+    eve_added_loss_db: Annotated[float, Described("light that Eve takes out", limits=_LOSS)] = 0.0
+    eve_blinding: Annotated[
+        bool,
+        Described(
+            "Eve's bright light alone makes the detectors click, exactly where her own measurement tells "
+            "them to"
+        ),
+    ] = False
+    eve_careful_blinding: Annotated[
+        bool,
+        Described(
+            "the same, but Eve fakes the clicks of an honest receiver: from Z results those of the Z arm,"
+            " with its light in the wrong bin, and of the boundary slots; from X results those of the "
+            "central slot, with its visibility; noise, jitter and intensities as they were. Each pulse is"
+            " made for one arm, so that both never click in one slot"
+        ),
+    ] = False
+    eve_steering: Annotated[
+        bool,
+        Described(
+            "Eve sends on what she found, as faint as it was, at a wavelength at which Bob's splitter "
+            "sends all of it into the arm of her basis"
+        ),
+    ] = False
+    eve_time_shift_ps: Annotated[
+        float, Described("each qubit comes earlier or later by so much, at random", limits=Limits(0.0, 1e4))
+    ] = 0.0
+    eve_after_gate: Annotated[
+        float,
+        Described(
+            "fraction of the light that comes a quarter of a slot late, between Bob's gates, where a "
+            "detector that is gated in hardware would obey bright light",
+            "fraction",
+            limits=_SHARE,
+        ),
+    ] = 0.0
+    eve_burst_hz: Annotated[
+        float,
+        Described(
+            "bright pulses at random slots, midway between the late bin and the next qubit, into the arm "
+            "`eve_burst_arm`: that detector clicks, if it is live, and is dead for the qubits that follow",
+            limits=Limits(0.0, 1e8),
+        ),
+    ] = 0.0
+    eve_burst_arm: Annotated[Arm, Described("the arm of these pulses")] = "x"
+    mu_sent: _MuSent = None
 
     def __post_init__(self) -> None:
-        _expect("attenuation_db", self.attenuation_db, 0.0, 200.0)
-        _expect("eve_added_loss_db", self.eve_added_loss_db, 0.0, 200.0)
-        for name in ("eve_intercept", "eve_pns", "eve_damping", "eve_after_gate"):
-            _expect(name, getattr(self, name), 0.0, 1.0)
-        _expect("eve_time_shift_ps", self.eve_time_shift_ps, 0.0, 1e4)
-        _expect("eve_burst_hz", self.eve_burst_hz, 0.0, 1e8)
+        _check_limits(self)
         for mean in self.mu_sent or ():
-            _expect("mu_sent", mean, 1e-6, 10.0)
+            if not 1e-6 <= mean <= 10.0:
+                raise ValueError(f"mu_sent: expected a value from 1e-06 to 10, got {mean}")
 
 
 class Change(_Table, frozen=True, kw_only=True):
@@ -153,58 +216,70 @@ class Change(_Table, frozen=True, kw_only=True):
 class ScheduledChange(Change, frozen=True, kw_only=True):
     """A change at ``at_s`` seconds of simulated time after the simulated world began."""
 
-    at_s: float
+    at_s: Annotated[
+        float, Described("seconds of simulated time after the simulated world began", limits=Limits(0.0, 1e9))
+    ]
 
     def __post_init__(self) -> None:
-        _expect("at_s", self.at_s, 0.0, 1e9)
+        _check_limits(self)
         super().__post_init__()
 
 
 class SimulationParameters(_Table, frozen=True, kw_only=True):
-    """The simulated fibre, receiver and clocks; source and splitter shares are the link's own parameters.
+    """The simulated fibre, receiver and clocks. Source and splitter are those of the link.
 
-    ``wrong_bin_fraction``: light of a Z state in the wrong bin (extinction). ``hold_off``: whether a click
-    blanks its own detector or both. Drifts are random walks. ``clock_offset_ppm``: how fast Bob's clock runs,
-    compared with Alice's. ``start_offset_limit_s``: how far each site's time of day may be off.
-    ``speed``: tag seconds a wall second; "max": as fast as they can be made. ``mu_sent``: see `Settings`.
+    Drifts are random walks.
     """
 
-    attenuation_db: float = 10.8
-    fibre_delay_s: float = 62.2e-6
-    fibre_delay_drift_ns_per_hour: float = 0.5
-    z_arm_loss_db: float = 1.3
-    x_arm_loss_db: float = 2.3
+    attenuation_db: _Attenuation = 10.8
+    fibre_delay_s: Annotated[float, Described("delay of the fibre", limits=Limits(0.0, 1.0))] = 62.2e-6
+    fibre_delay_drift_ns_per_hour: Annotated[
+        float, Described("how far the delay wanders in an hour", "ns")
+    ] = 0.5
+    z_arm_loss_db: Annotated[float, Described("loss of Bob's Z arm", limits=_LOSS)] = 1.3
+    x_arm_loss_db: Annotated[float, Described("loss of Bob's X arm", limits=_LOSS)] = 2.3
     z_detector: DetectorParameters = DetectorParameters()
     x_detector: DetectorParameters = DetectorParameters()
-    hold_off: DeadTime = "independent"
+    hold_off: Annotated[
+        DeadTime, Described("whether a click blanks its own detector (independent) or both (joint)")
+    ] = "independent"
     jitter: JitterParameters = JitterParameters()
-    mu_sent: tuple[float, float] | None = None
-    wrong_bin_fraction: float = 0.0087
-    visibility: float = 0.95
-    interferometer_drift_rad_per_root_s: float = 0.0
-    modulator_drift_rad_per_root_s: float = 0.0
-    clock_offset_ppm: float = 7.3
-    clock_walk_per_root_s: float = 1e-9
-    start_offset_limit_s: float = 0.005
-    seed: int = 1
-    speed: float | Literal["max"] = 1.0
+    mu_sent: _MuSent = None
+    wrong_bin_fraction: Annotated[
+        float,
+        Described("light of a Z state in the wrong bin (extinction)", "fraction", limits=Limits(0.0, 0.5)),
+    ] = 0.0087
+    visibility: Annotated[float, Described("of Bob's interferometer", "fraction", limits=_SHARE)] = 0.95
+    interferometer_drift_rad_per_root_s: Annotated[
+        float, Described("drift of the interferometer's phase", "rad/√s", limits=Limits(0.0, 10.0))
+    ] = 0.0
+    modulator_drift_rad_per_root_s: Annotated[
+        float, Described("drift of the modulator's bias", "rad/√s", limits=Limits(0.0, 10.0))
+    ] = 0.0
+    clock_offset_ppm: Annotated[
+        float,
+        Described("how much faster Bob's clock runs than Alice's", limits=Limits(-1000.0, 1000.0)),
+    ] = 7.3
+    clock_walk_per_root_s: Annotated[
+        float, Described("drift of this offset", "1/√s", limits=Limits(0.0, 1e-6))
+    ] = 1e-9
+    start_offset_limit_s: Annotated[
+        float, Described("how far the wall clock of each site may be off", limits=Limits(0.0, 1.0))
+    ] = 0.005
+    seed: Annotated[int, Described("the same seed gives the same noise", limits=Limits(0, 2**63 - 1))] = 1
+    speed: Annotated[
+        float | Literal["max"],
+        Described(
+            'seconds of tags in a second of the wall clock; "max": as fast as they can be made',
+            "ratio",
+            limits=Limits(1e-3, 1e6),
+        ),
+    ] = 1.0
     schedule: tuple[ScheduledChange, ...] = ()
 
     def __post_init__(self) -> None:
         self.settings_at(0.0)
-        _expect("fibre_delay_s", self.fibre_delay_s, 0.0, 1.0)
-        _expect("z_arm_loss_db", self.z_arm_loss_db, 0.0, 200.0)
-        _expect("x_arm_loss_db", self.x_arm_loss_db, 0.0, 200.0)
-        _expect("wrong_bin_fraction", self.wrong_bin_fraction, 0.0, 0.5)
-        _expect("visibility", self.visibility, 0.0, 1.0)
-        _expect("interferometer_drift_rad_per_root_s", self.interferometer_drift_rad_per_root_s, 0.0, 10.0)
-        _expect("modulator_drift_rad_per_root_s", self.modulator_drift_rad_per_root_s, 0.0, 10.0)
-        _expect("clock_offset_ppm", self.clock_offset_ppm, -1000.0, 1000.0)
-        _expect("clock_walk_per_root_s", self.clock_walk_per_root_s, 0.0, 1e-6)
-        _expect("start_offset_limit_s", self.start_offset_limit_s, 0.0, 1.0)
-        _expect("seed", self.seed, 0, 2**63 - 1)
-        if self.speed != "max":
-            _expect("speed", self.speed, 1e-3, 1e6)
+        _check_limits(self)
 
     def first_settings(self) -> Settings:
         """Return the settings before any scheduled change."""

@@ -1,0 +1,109 @@
+"""What a key of a configuration file means, said once beside the field that holds it.
+
+A field is annotated: ``p_z: Annotated[float, Described("share of ...", limits=FRACTION)]``. The checks of
+values, what a reload applies and docs/configuration.md are made from it.
+"""
+
+import functools
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec.structs
+from msgspec import Struct
+from msgspec.structs import FieldInfo
+
+
+class Limits(Struct, frozen=True):
+    """The least and the most that a number may be; ``exclusive``: neither of the two. ``text`` says it."""
+
+    least: float
+    most: float
+    exclusive: bool = False
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text or f"{self.least:g} to {self.most:g}"
+
+    def allow(self, value: float) -> bool:
+        """Tell whether ``value`` lies within (not a number does not)."""
+        if self.exclusive:
+            return self.least < value < self.most
+        return self.least <= value <= self.most
+
+
+FRACTION: Final = Limits(0.0, 1.0, exclusive=True, text="a fraction between 0 and 1")
+
+
+class Described(Struct, frozen=True):
+    """``meaning``: a text for people. ``unit``: where the name of the key does not end with it.
+
+    ``limits``: checked by `beyond_limits`; as a text it is what a check elsewhere expects. ``reloaded``: a
+    reload applies a change, which else waits for a restart.
+    """
+
+    meaning: str
+    unit: str = ""
+    limits: Limits | str = ""
+    reloaded: bool = False
+
+
+class DescribedKey(NamedTuple):
+    """A field of a table: its name in the file, its type, what is said of it, and its default."""
+
+    name: str
+    kind: Any
+    described: Described
+    field: FieldInfo
+
+
+def keys_of(table: type[Struct] | Struct) -> tuple[DescribedKey, ...]:
+    """Return the keys of a table, in their order."""
+    return _keys_of(table if isinstance(table, type) else type(table))
+
+
+@functools.cache
+def _keys_of(kind: type[Struct]) -> tuple[DescribedKey, ...]:
+    return tuple(
+        DescribedKey(field.encode_name, plain(field.type), _described(field.type), field)
+        for field in msgspec.structs.fields(kind)
+    )
+
+
+def is_table(kind: Any) -> bool:
+    """Tell whether a value of this type is a table."""
+    return isinstance(kind, type) and issubclass(kind, Struct)
+
+
+def plain(kind: Any) -> Any:
+    """Return a type without what is said of it."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+
+
+def _described(kind: Any) -> Described:
+    said = getattr(kind, "__metadata__", ())
+    return next((one for one in said if isinstance(one, Described)), Described(""))
+
+
+def beyond_limits(table: Struct) -> Iterator[DescribedKey]:
+    """Yield each key of ``table`` whose number is not within its limits."""
+    for key in keys_of(table):
+        limits, value = key.described.limits, getattr(table, key.field.name)
+        if isinstance(limits, Limits) and isinstance(value, int | float) and not limits.allow(value):
+            yield key
+
+
+def limit_faults(table: Struct, where: str) -> Iterator[str]:
+    """Say of each key of ``table`` beyond its limits what was expected; ``where``: the name of the table."""
+    for key in beyond_limits(table):
+        yield fault(table, where, key.name)
+
+
+def fault(table: Struct, where: str, name: str, detail: str = "") -> str:
+    """Say what was expected of the key ``name``, with a ``detail``, and what it is."""
+    (key,) = (one for one in keys_of(table) if one.name == name)
+    limits, value = key.described.limits, getattr(table, key.field.name)
+    shown = list(value) if isinstance(value, tuple) else value
+    if isinstance(limits, Limits) and not limits.exclusive:
+        shown = f"{value:g}"
+    return f"{where}.{name}: expected {limits}{detail}, got {shown}"

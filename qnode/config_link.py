@@ -1,0 +1,352 @@
+"""The tables that both sites of a link must have in common; the sites compare them when they connect."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from msgspec import Struct
+
+from qnode.choices import (
+    AsymmetryBound,
+    DeadTime,
+    EstimatorName,
+    LeakCount,
+    ReconciliationMethod,
+    Statistics,
+    TagBits,
+    VacuumRule,
+    XMode,
+)
+from qnode.config_description import FRACTION, Described, Limits, fault, limit_faults
+from qnode.config_reading import Impossible
+from qnode.units import PS_PER_S
+
+
+class Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A TOML table: immutable, unknown keys refused."""
+
+
+class SourceParameters(Table, frozen=True):
+    """What Alice sends."""
+
+    qubit_rate_hz: Annotated[
+        int, Described("qubits a second; a slot is one period of it", limits="a positive rate")
+    ] = 600_000_000
+    bin_spacing_ps: Annotated[
+        float, Described("from the early to the late bin", limits="about half a slot")
+    ] = 800.0
+    mu: Annotated[
+        tuple[float, float],
+        Described("mean photon number of signal and decoy", "photons a qubit", limits="mu1 > mu2 > 0"),
+    ] = (0.5, 0.2)
+    mu_uncertainty: Annotated[
+        tuple[float, float],
+        Described(
+            "how far each intensity may be off its calibration, as a fraction of it; the key length is "
+            "the least that these intervals allow",
+            "fraction",
+            limits="two fractions from 0 to below 1",
+        ),
+    ] = (0.01, 0.01)
+    p: Annotated[
+        tuple[float, float],
+        Described(
+            "how often signal and decoy are sent", "probability", limits="two probabilities that sum to 1"
+        ),
+    ] = (0.7, 0.3)
+    p_z: Annotated[
+        float, Described("how often Alice sends in the key basis Z", "probability", limits=FRACTION)
+    ] = 0.5
+
+    @property
+    def period_ps(self) -> float:
+        """Duration of a slot."""
+        return PS_PER_S / self.qubit_rate_hz
+
+
+class ReceiverParameters(Table, frozen=True):
+    """How Bob accepts clicks. Gates depend on these values only, never on the data of a block."""
+
+    p_z: Annotated[
+        float,
+        Described("share of the light that the splitter sends to the Z arm", "fraction", limits=FRACTION),
+    ] = 0.5
+    gate_width_ps: Annotated[float, Described("accepted window of a bin", limits="at most half a slot")] = (
+        400.0
+    )
+    jitter_ps: Annotated[
+        float,
+        Described("timing jitter of detectors and TDC together; it sets the width of the boundary gate"),
+    ] = 92.0
+    dead_time: Annotated[
+        DeadTime, Described("whether a click blanks its own detector (independent) or both (joint)")
+    ] = "independent"
+    dead_time_s: Annotated[
+        float,
+        Described(
+            "the least dead time that the hardware guarantees; the tags of each block are checked against"
+            " it. 0: not declared, nothing is checked",
+            limits=Limits(0.0, 1.0, text="0 to 1 second"),
+        ),
+    ] = 0.0
+    # Tags wait so long: ten milliseconds are far below the second that Alice's record of symbols covers.
+    order_window_ps: Annotated[
+        int,
+        Described(
+            "how much later than a tag after it a tag may come. A tag that comes later still is dropped "
+            "and counted (`tags.malformed`, `qkd_tags_out_of_order_total`). Where the hardware lost tags,"
+            " this much of the stream is dropped at either end",
+            limits=Limits(0, 10_000_000_000),
+        ),
+    ] = 1_000_000
+
+
+class BlockParameters(Table, frozen=True):
+    """The block is the unit of the security statement. A block beyond one of these limits is discarded."""
+
+    sifted_bits: Annotated[
+        int | Literal["auto"],
+        Described(
+            'how many sifted bits a block shall have; "auto": as many as give the most secret bits a second '
+            "within `longest_s`",
+            limits=Limits(1000, 50_000_000),
+        ),
+    ] = 1_000_000
+    longest_s: Annotated[float, Described("no block covers more time", limits=Limits(0.01, 86_400.0))] = (
+        3600.0
+    )
+    minimum_secret_bits: Annotated[
+        int, Described("a block with fewer secret bits is discarded", limits=Limits(2048, 1 << 30))
+    ] = 4096
+    qber_z_limit: Annotated[float, Described("highest error rate in Z", "fraction")] = 0.11
+    e_vis_limit: Annotated[
+        float, Described("highest error rate of the interferometer, (1 - visibility) / 2", "fraction")
+    ] = 0.15
+    asymmetry_limit: Annotated[
+        float,
+        Described(
+            "highest upper bound on the asymmetry between |+> and |->, where it is charged", "fraction"
+        ),
+    ] = 0.05
+
+
+class EstimationParameters(Table, frozen=True):
+    """Which bound gives the key length: [estimators side by side](keylength.md), [formulas](security.md)."""
+
+    estimator: Annotated[EstimatorName, Described("the bound on the key length")] = "eur"
+    statistics: Annotated[Statistics, Described("tail bounds of the counts, of the estimator `eur`")] = (
+        "exact"
+    )
+    x_mode: Annotated[
+        XMode,
+        Described(
+            'what the phase error is made from; "visibility" alone assumes that the channel treats |+> '
+            "and |-> alike"
+        ),
+    ] = "visibility + asymmetry"
+    vacuum_rule: Annotated[VacuumRule, Described("bound on the detections of empty qubits")] = "min"
+    asymmetry_bound: Annotated[
+        AsymmetryBound,
+        Described(
+            'bound on the asymmetry: "shares" of clicks, or "joint", by classes of boundary slots, for '
+            "which a peer of protocol 1 has the counts"
+        ),
+    ] = "shares"
+    eps_sec: Annotated[
+        float,
+        Described("secrecy: how likely a block may fail it", "probability", limits=Limits(1e-30, 0.5)),
+    ] = 1e-10
+    eps_cor: Annotated[
+        float,
+        Described("correctness: how likely a block may fail it", "probability", limits=Limits(1e-28, 0.5)),
+    ] = 1e-15
+
+
+class PlausibilityParameters(Table, frozen=True):
+    """How far the public counts of a block may lie from what the link lets expect: [checks](plausibility.md).
+
+    Each check allows for chance, and for what optics and electronics are not exact in.
+    """
+
+    false_alarms_per_year: Annotated[
+        float,
+        Described(
+            "of all checks together, by chance alone, at an honest link", "1/year", limits=Limits(1e-6, 1e6)
+        ),
+    ] = 1.0
+    least_error_z: Annotated[
+        float, Described("no modulator has fewer errors in Z", "fraction", limits=Limits(0.0, 0.5))
+    ] = 0.001
+    least_error_x: Annotated[
+        float, Described("no interferometer has fewer errors", "fraction", limits=Limits(0.0, 0.5))
+    ] = 0.001
+    balance_tolerance: Annotated[
+        float,
+        Described(
+            "how far the two shares that are one half may lie from it", "fraction", limits=Limits(0.0, 0.25)
+        ),
+    ] = 0.05
+    arm_ratio: Annotated[
+        tuple[float, float],
+        Described(
+            "least and most clicks of the X arm for one of the Z arm",
+            "ratio",
+            limits="two numbers, 0 <= least < most <= 1e+06",
+        ),
+    ] = (0.02, 50.0)
+    late_tolerance: Annotated[
+        float,
+        Described(
+            "how far the share of late bits may lie from one half", "fraction", limits=Limits(0.0, 0.5)
+        ),
+    ] = 0.02
+    cross_click_factor: Annotated[
+        float,
+        Described(
+            "how many times more or fewer cross clicks than by accident", "ratio", limits=Limits(1.0, 1e6)
+        ),
+    ] = 1.25
+    out_of_gate: Annotated[
+        tuple[float, float],
+        Described(
+            "least and most share of tags outside the gates, beside noise",
+            "fraction",
+            limits="two numbers, 0 <= least < most <= 1",
+        ),
+    ] = (0.0, 0.2)
+    drift: Annotated[
+        float,
+        Described(
+            "how far a click rate may change within a block, as a fraction of it",
+            "fraction",
+            limits=Limits(0.0, 1.0),
+        ),
+    ] = 0.2
+    repeats: Annotated[
+        float,
+        Described(
+            "how often a block holds the same tags again, for recordings that are played in a loop; "
+            "chance is wider by the square root of it. More than 1 needs `allow_simulated`",
+            "times",
+            limits=Limits(1.0, 1e9),
+        ),
+    ] = 1.0
+
+
+class ReconciliationParameters(Table, frozen=True):
+    """Error correction, and the verification after it."""
+
+    method: Annotated[
+        Literal["auto"] | ReconciliationMethod,
+        Described('"auto" chooses by the round trip between the sites'),
+    ] = "auto"
+    leak_count: Annotated[
+        LeakCount,
+        Described("whose disclosed parities are subtracted from the key: Alice's, or those of both"),
+    ] = "alice"
+    verification_bits: Annotated[
+        TagBits, Described("length of the verification hash; longer where `eps_cor` asks for it")
+    ] = 64
+
+
+class KeyParameters(Table, frozen=True):
+    """How the key of a block is divided: pads for the authentication pool, then keys for encryptors.
+
+    A block gives the pool as many one-time pads as it uses itself, and more while few are left.
+    """
+
+    refill_pads_per_direction: Annotated[
+        int,
+        Described(
+            "one-time pads that a block adds to the pool while few are left; to a peer of protocol 1 always",
+            "pads",
+            limits=Limits(2, 64),
+        ),
+    ] = 3
+    reserve_pads_per_direction: Annotated[
+        int, Described("fewer than these are few", "pads", limits=Limits(8, 4096))
+    ] = 128
+    direction_share_alice: Annotated[
+        float,
+        Described(
+            "share of the keys of a block that Alice's site may assign, at first", "fraction", limits=FRACTION
+        ),
+    ] = 0.5
+
+
+class LinkParameters(Table, frozen=True):
+    """All that both sites must have in common."""
+
+    name: Annotated[str, Described("of the link, as status and log show it")] = "link"
+    source: SourceParameters = SourceParameters()
+    receiver: ReceiverParameters = ReceiverParameters()
+    block: BlockParameters = BlockParameters()
+    estimation: EstimationParameters = EstimationParameters()
+    plausibility: PlausibilityParameters = PlausibilityParameters()
+    reconciliation: ReconciliationParameters = ReconciliationParameters()
+    keys: KeyParameters = KeyParameters()
+
+
+def check_link_parameters(link: LinkParameters) -> None:
+    """Refuse parameters that no link can have.
+
+    Raises:
+        Impossible: naming table, key and what was expected of each.
+    """
+    Impossible.check(link_faults(link))
+
+
+def link_faults(link: LinkParameters) -> Iterator[str]:
+    """Find what no link can have, each in one line."""
+    yield from _source_faults(link.source)
+    receiver, source = link.receiver, link.source
+    yield from limit_faults(receiver, "link.receiver")
+    if source.qubit_rate_hz > 0 and not 0.0 < receiver.gate_width_ps <= source.period_ps / 2:
+        yield fault(receiver, "link.receiver", "gate_width_ps", f" ({source.period_ps / 2:.1f})")
+    yield from limit_faults(link.block, "link.block")
+    yield from limit_faults(link.keys, "link.keys")
+    block_secret_and_pads = 8 * (32 + 2 * 16 * link.keys.refill_pads_per_direction)
+    if link.block.minimum_secret_bits < block_secret_and_pads:
+        yield (
+            f"link.block.minimum_secret_bits: a block's secret and its refill of "
+            f"{link.keys.refill_pads_per_direction} pads a direction take {block_secret_and_pads} bits; "
+            f"expected at least as many, got {link.block.minimum_secret_bits}"
+        )
+    yield from limit_faults(link.estimation, "link.estimation")
+    yield from limit_faults(link.plausibility, "link.plausibility")
+    for name, most in (("arm_ratio", 1e6), ("out_of_gate", 1.0)):
+        low, high = getattr(link.plausibility, name)
+        if not 0.0 <= low < high <= most:
+            yield fault(link.plausibility, "link.plausibility", name)
+    if link.estimation.estimator == "three_state":
+        yield from _three_state_faults(link.estimation)
+
+
+def _source_faults(source: SourceParameters) -> Iterator[str]:
+    where = "link.source"
+    yield from limit_faults(source, where)
+    if not 0.0 < source.mu[1] < source.mu[0]:
+        yield fault(source, where, "mu")
+    if not all(0.0 <= off < 1.0 for off in source.mu_uncertainty):
+        yield fault(source, where, "mu_uncertainty")
+    if source.mu[1] * (1.0 + source.mu_uncertainty[1]) >= source.mu[0] * (1.0 - source.mu_uncertainty[0]):
+        yield (
+            f"link.source.mu_uncertainty: {list(source.mu_uncertainty)} lets the intensities meet, "
+            f"calibrate them better or choose them further apart"
+        )
+    if abs(sum(source.p) - 1.0) > 1e-9 or min(source.p) <= 0.0:
+        yield fault(source, where, "p")
+    if source.qubit_rate_hz <= 0:
+        yield fault(source, where, "qubit_rate_hz")
+    elif not 0.3 * source.period_ps < source.bin_spacing_ps < 0.7 * source.period_ps:
+        yield fault(source, where, "bin_spacing_ps", f" ({source.period_ps / 2:.1f})")
+
+
+def _three_state_faults(estimation: EstimationParameters) -> Iterator[str]:
+    """Find rules that the estimator does not have, so that no block has to."""
+    own = EstimationParameters()
+    for name in ("x_mode", "statistics", "vacuum_rule"):
+        if getattr(estimation, name) != getattr(own, name):
+            yield (
+                f"link.estimation.{name}: three_state has one rule of its own, expected "
+                f"{getattr(own, name)!r} or nothing, got {getattr(estimation, name)!r}"
+            )
