@@ -57,6 +57,8 @@ class BobBlock:
         self.recording = recording
         self.channel = channel
         self.proposed = False
+        self.opened = False
+        """Its number is used up: it is decided, whatever becomes of it."""
         self.withdrawn = False
         self.agreed = trio.Event()
         self.decided = trio.Event()
@@ -75,6 +77,7 @@ class BobBlock:
         await self._context.store.record_block_opened(
             self.channel.block_id, block_epsilon(self._context.link)
         )
+        self.opened = True
         span = self.span
         await self.channel.send(
             BlockProposed(

@@ -77,7 +77,7 @@ class BobSide:
                     else:
                         await self._announce(request)
             finally:
-                if self._current is not None:
+                if self._current is not None and self._current.opened:
                     self._figures.lost(
                         self._current.channel.block_id, "link", "the session with the peer ended"
                     )
