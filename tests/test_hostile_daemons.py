@@ -78,7 +78,7 @@ def test_strangers_a_stuck_log_and_clients_that_hang_up_leave_a_link_its_keys(tm
             assert (own.status_code, own.json()) == (401, {"message": "not authorised"})
 
             ask_and_hang_up(sites, list(keys))
-            told = "client has gone"
+            told = "client has disconnected"
             eventually(
                 lambda: sites.log("bob").count(told) == HASTY_CLIENTS, "all hasty clients were noticed"
             )

@@ -13,7 +13,7 @@ from http_support import HOST, read_all, respond, running, speak
 
 from qnode.errors import StoreError
 from qnode.http import Counters, Limits
-from qnode.http._places import Places
+from qnode.http._slots import ConnectionSlots
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -341,34 +341,34 @@ async def test_connections_in_use_are_not_cut_for_another_of_their_client_which_
             assert (await speak(server.port, GET)).startswith(b"HTTP/1.1 503 ")
         assert (server.counters.connections_evicted, server.counters.connections_refused) == (0, 4)
         silent = [await trio.open_tcp_stream(HOST, server.port) for _ in range(4)]
-        with trio.fail_after(60):  # two have a surplus place, two are closed at once
+        with trio.fail_after(60):  # two have a surplus slot, two are closed at once
             assert [await read_all(stream) for stream in silent[2:]] == [b"", b""]
         for stream in [*kept, *silent]:
             await stream.aclose()
 
 
 async def test_a_client_with_few_connections_enters_a_house_full_of_anothers_that_are_in_use() -> None:
-    places = Places(Limits(connections=4, connections_per_client=4), Counters())
-    many = [places.take("192.0.2.1") for _ in range(4)]
-    for place in many:
-        assert place is not None
-        place.proven = place.used = True
-    entered = places.take("192.0.2.2")
+    slots = ConnectionSlots(Limits(connections=4, connections_per_client=4), Counters())
+    many = [slots.take("192.0.2.1") for _ in range(4)]
+    for slot in many:
+        assert slot is not None
+        slot.proven = slot.used = True
+    entered = slots.take("192.0.2.2")
     assert entered is not None
     assert not entered.surplus
     entered.proven = entered.used = True
-    again = places.take("192.0.2.1")
+    again = slots.take("192.0.2.1")
     assert again is not None
     assert again.surplus
-    assert len(places) == 4
+    assert len(slots) == 4
 
 
 async def test_addresses_of_one_ipv6_network_are_one_client() -> None:
-    places = Places(Limits(connections_per_client=2), Counters())
-    taken = [places.take(f"2001:db8:0:1::{number:x}") for number in range(9)]
-    assert len(places) == 2
-    assert [place.scope.cancel_called for place in taken if place] == [True] * 7 + [False] * 2
-    assert not places.take("2001:db8:0:2::1").surplus  # type: ignore[union-attr]
+    slots = ConnectionSlots(Limits(connections_per_client=2), Counters())
+    taken = [slots.take(f"2001:db8:0:1::{number:x}") for number in range(9)]
+    assert len(slots) == 2
+    assert [slot.scope.cancel_called for slot in taken if slot] == [True] * 7 + [False] * 2
+    assert not slots.take("2001:db8:0:2::1").surplus  # type: ignore[union-attr]
 
 
 async def test_a_house_full_of_work_answers_503_to_a_newcomer() -> None:

@@ -411,7 +411,7 @@ async def test_a_flood_of_strangers_does_not_drive_out_an_encryptor(pki: Pki) ->
             nursery.cancel_scope.cancel()
 
 
-async def test_more_handshakes_than_places_leave_nobody_unserved_for_ever(pki: Pki) -> None:
+async def test_more_handshakes_than_slots_leave_nobody_unserved_for_ever(pki: Pki) -> None:
     """Newcomers must not drive out those about to be served, or a crowd of clients would starve itself."""
     context, served = pki.client_context(pki.ca.issue_cert("sae-a")), 0
     with structlog.testing.capture_logs():

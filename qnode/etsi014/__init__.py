@@ -1,7 +1,7 @@
 """Key delivery to encryptors by ETSI GS QKD 014 V1.1.1.
 
-`Delivery` holds what the calls mean, `application` how version 1 of the API writes them; another edition is
-another face of the same `Delivery`.
+`Delivery` implements the calls. `application` implements version 1 of the HTTP API. Another edition of the
+API is another application of the same `Delivery`.
 """
 
 from qnode.etsi014._delivery import ApiLimits, Delivery

@@ -1,4 +1,4 @@
-"""Bodies of version 1, field by field as clause 6 of ETSI GS QKD 014 V1.1.1 spells them."""
+"""Bodies of version 1, with the field names of clause 6 of ETSI GS QKD 014 V1.1.1."""
 
 from typing import Any
 from uuid import UUID
@@ -25,9 +25,9 @@ class StatusBody(Struct, frozen=True, omit_defaults=True):
 
 
 class KeyRequestBody(Struct, frozen=True):
-    """Request of Get key (6.2). A member is absent or of its type; null is neither.
+    """Request of Get key (6.2). A member is absent or has its type; null is an error.
 
-    ``number`` and ``size`` are checked later, so that any wrong one is answered with the range.
+    ``number`` and ``size`` are checked later, so that the answer to a wrong value states the range.
     """
 
     number: Any = UNSET
@@ -38,7 +38,7 @@ class KeyRequestBody(Struct, frozen=True):
 
 
 class KeyBody(Struct, frozen=True, omit_defaults=True, gc=False):
-    """One key of a container (6.3); ``key`` is base64 by the encoder."""
+    """One key of a container (6.3); the encoder writes ``key`` as base64."""
 
     key_id: UUID = msgspec.field(name="key_ID")
     key: bytes
@@ -59,7 +59,7 @@ class KeyContainerBody(Struct, frozen=True, omit_defaults=True):
 
 
 class KeyIdBody(Struct, frozen=True, gc=False):
-    """One entry of key_IDs (6.4); its extension is for the future."""
+    """One entry of key_IDs (6.4); its extension is reserved."""
 
     key_id: str = msgspec.field(name="key_ID")
     key_id_extension: dict[str, Any] | UnsetType = msgspec.field(name="key_ID_extension", default=UNSET)

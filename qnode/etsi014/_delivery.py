@@ -1,4 +1,4 @@
-"""What the three calls mean, whatever edition of the API writes them."""
+"""The three calls, independent of the edition of the API."""
 
 import time
 from collections import OrderedDict
@@ -27,7 +27,7 @@ MOST_ISSUED_REMEMBERED = 16_384
 
 
 class ApiLimits(Struct, frozen=True, kw_only=True):
-    """Sizes and numbers that the interface announces and holds; sizes in bits."""
+    """Sizes and numbers that the interface announces and enforces; sizes in bits."""
 
     key_size_bits: int = 256
     min_key_size_bits: int = 64
@@ -37,9 +37,9 @@ class ApiLimits(Struct, frozen=True, kw_only=True):
     max_sae_id_count: int = 8
     max_key_count: int = 1 << 20
     requests_per_sae: int = 8
-    """Calls of one SAE that the store works on at a time; more wait."""
+    """The number of calls of one SAE that the store handles at a time; further calls wait."""
     answer_s: float = 10.0
-    """A call that the store has not answered by then ends with 503."""
+    """After this time a call that the store has not answered ends with 503."""
     retry_after_s: int = 2
 
 
@@ -48,7 +48,7 @@ _DEFAULT_LIMITS = ApiLimits()
 
 @dataclass(frozen=True)
 class KeyRequest:
-    """What a master asks for; UNSET is the default. ``number`` and ``size_bits`` may be anything yet."""
+    """The request of a master; UNSET is the default. ``number`` and ``size_bits`` are not checked yet."""
 
     number: object = UNSET
     size_bits: object = UNSET
@@ -58,7 +58,7 @@ class KeyRequest:
 
 @dataclass(frozen=True)
 class Stock:
-    """What a master may expect of a pair."""
+    """The keys available to a master for a pair."""
 
     master: SaeEntry
     slave: SaeEntry
@@ -67,7 +67,7 @@ class Stock:
 
 @dataclass(frozen=True)
 class Given:
-    """Keys on their way to an SAE; ``owner`` is who may have them if they do not get there."""
+    """Keys on their way to an SAE; ``owner`` may get them again if they were not sent."""
 
     owner: Hashable
     keys: list[Key] = field(repr=False)
@@ -75,14 +75,14 @@ class Given:
 
 @dataclass
 class Usage:
-    """What one SAE of this site has had; ``last_key_at`` is in unix seconds."""
+    """The use of the interface by one SAE of this site; ``last_key_at`` is in Unix seconds."""
 
     keys_delivered: int = 0
     last_key_at: float | None = None
     requests_refused: int = 0
 
     def add(self, keys: int) -> None:
-        """Count keys that were just delivered."""
+        """Count delivered keys."""
         self.keys_delivered += keys
         self.last_key_at = time.time()
 
@@ -90,8 +90,8 @@ class Usage:
 class Delivery:
     """The calls of encryptors, checked against directory and limits, answered by a supply.
 
-    ``simulated`` says that the keys come from a simulated link: nobody may mistake them for keys.
-    ``peer_shares`` says whether the other site would give its slave keys of a master of this one.
+    ``simulated``: the keys come from a simulated link, and every answer states that.
+    ``peer_shares``: whether the other site would give its slave the keys of a master of this site.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class Delivery:
         self._supply = supply
         self.usage = {sae.sae_id: Usage() for sae in directory.local}
         self.requests_unauthorised = 0
-        """How often somebody was answered 401, SAEs of this site included."""
+        """The number of answers 401, to SAEs of this site as well."""
         self.unsent = Unsent()
         self._issued = _Issued()
         self._turns = {sae.sae_id: trio.Semaphore(limits.requests_per_sae) for sae in directory.local}
 
     def renew(self, directory: SaeDirectory, *, max_key_count: int) -> None:
-        """Serve the SAEs of ``directory`` from the next call on; what was counted of them stays."""
+        """Serve the SAEs of ``directory`` from the next call on; the counts of known SAEs stay."""
         self.directory = directory
         self.limits = msgspec.structs.replace(self.limits, max_key_count=max_key_count)
         for sae in directory.local:
@@ -125,11 +125,11 @@ class Delivery:
 
     @property
     def extension(self) -> dict[str, Any] | None:
-        """What every answer says about this link."""
+        """The extension of every answer."""
         return {SIMULATED: True} if self.simulated else None
 
     async def status(self, caller: SaeEntry, slave_id: str) -> Stock:
-        """Return what ``caller`` could get as master for ``slave_id``.
+        """Return the keys that ``caller`` could get as master for ``slave_id``.
 
         Raises:
             Refusal: 400, 503.
@@ -148,10 +148,10 @@ class Delivery:
         request: KeyRequest,
         client_gone: Callable[[], bool] = lambda: False,
     ) -> Given:
-        """Give ``caller`` keys as master; its slaves fetch the same ones elsewhere.
+        """Give ``caller`` keys as master; its slaves fetch the same keys at the other site.
 
-        Nothing is taken for a client that has gone. Keys for such a request that could not be sent a moment
-        ago (`take_back`) are given first.
+        No key is used up for a client that has disconnected. Keys of the same request that could not be sent
+        before (`take_back`) are given first.
 
         Raises:
             Refusal: 400, 503.
@@ -182,7 +182,9 @@ class Delivery:
         key_ids: tuple[UUID, ...],
         client_gone: Callable[[], bool] = lambda: False,
     ) -> Given:
-        """Give ``caller`` as slave the keys that ``master_id`` got; of a client that has gone as `allocate`.
+        """Give ``caller`` as slave the keys that ``master_id`` got.
+
+        No key is used up for a client that has disconnected.
 
         Raises:
             Refusal: 400, 401, 503.
@@ -207,12 +209,12 @@ class Delivery:
         return Given(owner, keys)
 
     def take_back(self, given: Given) -> None:
-        """Keep keys whose answer was certainly not sent, for the same SAE to ask again soon."""
+        """Keep keys whose answer was certainly not sent, until the same SAE requests them again."""
         self.unsent.hold(given.owner, given.keys)
 
     @asynccontextmanager
     async def _turn(self, caller: SaeEntry) -> AsyncIterator[None]:
-        """Hold one of the caller's turns at the store, and put its troubles into the API's words."""
+        """Limit the calls of the caller at the store, and convert its errors into refusals of the API."""
         retry = self.limits.retry_after_s
         try:
             with trio.fail_after(self.limits.answer_s):
@@ -256,7 +258,7 @@ class Delivery:
         return tuple(slaves)
 
     def _slave(self, caller: SaeEntry, sae_id: str, field: str) -> SaeEntry:
-        """Return the SAE that shall get the same keys, which the site where it is attached must know."""
+        """Return the SAE that gets the same keys; its own site must know the pair."""
         slave = self.directory.other(caller, sae_id, field)
         if slave.kme_id != self.directory.kme_id and not self._peer_shares(caller.sae_id, slave.sae_id):
             message = f"{field} is not registered for keys with {caller.sae_id} at its own KME"
@@ -264,7 +266,7 @@ class Delivery:
         return slave
 
     def _check_extensions(self, mandatory: tuple[tuple[str, Any], ...]) -> None:
-        """Hold what a caller insists on: the one extension known is whether keys may be simulated."""
+        """Check the mandatory extensions; the only known one states whether keys may be simulated."""
         unknown = [{"extension": name} for name, _ in mandatory if name != SIMULATED]
         if unknown:
             message = "not all extension_mandatory parameters are supported"
@@ -293,35 +295,35 @@ def _given_again(owner: Hashable, keys: list[Key]) -> Given:
 
 
 class _Issued:
-    """Who was named as slave of the latest keys that masters got at this site.
+    """The slaves of the latest keys that masters got at this site.
 
-    The slaves of such a key fetch it at the other site, whose store knows them; here it tells a master, or
-    any other SAE of this site, that the key is not for him (401) from a key that nobody knows (400).
+    The slaves fetch such a key at the other site, whose store knows them. At this site, the record
+    distinguishes a key that is not for the caller (401) from an unknown key (400).
     """
 
     def __init__(self) -> None:
         self._slaves: OrderedDict[UUID, tuple[str, ...]] = OrderedDict()
 
     def add(self, slaves: tuple[str, ...], keys: list[Key]) -> None:
-        """Remember ``keys``, forgetting the oldest beyond 16,384."""
+        """Remember ``keys``, and forget the oldest beyond 16,384."""
         self._slaves.update((key.key_id, slaves) for key in keys)
         while len(self._slaves) > MOST_ISSUED_REMEMBERED:
             self._slaves.popitem(last=False)
 
     def names(self, sae_id: str, key_ids: tuple[UUID, ...]) -> bool:
-        """Say whether ``sae_id`` is a slave of each of those ``key_ids`` that are known here."""
+        """Return whether ``sae_id`` is a slave of each of those ``key_ids`` that are known here."""
         return all(sae_id in self._slaves.get(key_id, (sae_id,)) for key_id in key_ids)
 
 
 def _named(key_ids: list[UUID]) -> dict[str, Any]:
-    """Name keys for the event log: all of a few, the ends of many."""
+    """Name keys for the event log: all of a few, the first and last of many."""
     if len(key_ids) <= MOST_LOGGED_KEY_IDS:
         return {"keys": len(key_ids), "key_ids": [str(key_id) for key_id in key_ids]}
     return {"keys": len(key_ids), "first_key_id": str(key_ids[0]), "last_key_id": str(key_ids[-1])}
 
 
 def _integer(field: str, value: object, least: int, most: int) -> int:
-    """Return ``value`` if it is an integer in range; neither text, nor True, nor 1.0 is one."""
+    """Return ``value`` if it is an integer in range; text, True and 1.0 are not integers."""
     if type(value) is not int or not least <= value <= most:
         raise _out_of_range(field, field, least, most)
     return value

@@ -1,4 +1,4 @@
-"""Who may call: encryptors of the configuration, and how a certificate names one of them."""
+"""The encryptors of the configuration, and their identification by certificates."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,19 +7,19 @@ from qnode.errors import ConfigError
 from qnode.etsi014._refusal import malformed, unauthorised
 from qnode.tls import certificate_names
 
-# The configuration's table is the entry: sae_id, kme_id, peers, identities.
+# An entry is the table of the configuration: sae_id, kme_id, peers, identities.
 SaeEntry = SaeSection
 
 
 class SaeDirectory:
-    """The encryptors of both sites as one site sees them.
+    """The encryptors of both sites, in the view of one site.
 
-    An SAE is known by its ``identities`` or, without any, by its sae_id standing in the certificate. Names
-    of KMEs (``node_names`` beside all kme_id) belong to nodes: a certificate that carries one is no SAE's.
+    A certificate identifies an SAE by one of its ``identities`` or, without any, by its sae_id. Names of KMEs
+    (``node_names`` and all kme_id) belong to nodes: a certificate with such a name identifies no SAE.
 
     Raises:
-        ConfigError: two SAEs share an id or identity, one is named like a node, or a peer is not known; the
-            message names all such faults.
+        ConfigError: two SAEs have the same id or identity, one has the name of a node, or a peer is not
+            known; the message names all such errors.
     """
 
     def __init__(self, kme_id: str, entries: Iterable[SaeEntry], node_names: Iterable[str] = ()) -> None:
@@ -38,7 +38,7 @@ class SaeDirectory:
             raise ConfigError("; ".join(faults))
 
     def _register(self, entry: SaeEntry) -> Iterator[str]:
-        """Take ``entry`` up and yield what is wrong with it."""
+        """Add ``entry``, and yield its errors."""
         where = f"[etsi014.sae] {entry.sae_id}"
         for peer in entry.peers:
             if peer not in self._entries or peer == entry.sae_id:
@@ -52,12 +52,12 @@ class SaeDirectory:
 
     @property
     def local(self) -> tuple[SaeEntry, ...]:
-        """SAEs that may call here."""
+        """The SAEs that may call at this site."""
         return tuple(entry for entry in self._entries.values() if entry.kme_id == self.kme_id)
 
     @property
     def pairs_abroad(self) -> frozenset[tuple[str, str]]:
-        """Who shares keys with whom between the sites: an SAE of this one, and one of another."""
+        """The pairs that share keys between the sites: an SAE of this site and one of another site."""
         return frozenset(
             (sae.sae_id, peer)
             for sae in self.local
@@ -69,13 +69,13 @@ class SaeDirectory:
         """Return the local SAE that ``certificate`` (DER) belongs to.
 
         Raises:
-            Refusal: 401; nobody's, a node's, two SAEs', or that of an SAE at another site.
+            Refusal: 401; the certificate identifies nobody, a node, two SAEs, or an SAE of another site.
         """
         if certificate is None:
             raise unauthorised("no certificate")
         try:
             names = certificate_names(certificate)
-        except ValueError:  # although TLS has verified it
+        except ValueError:  # possible although TLS has verified it
             raise unauthorised("unreadable certificate") from None
         if not self._node_names.isdisjoint(names):
             raise unauthorised("certificate of a node")
@@ -90,10 +90,10 @@ class SaeDirectory:
         return entry
 
     def other(self, caller: SaeEntry, sae_id: str, field: str) -> SaeEntry:
-        """Return the SAE ``sae_id`` that ``caller`` shares keys with.
+        """Return the SAE ``sae_id`` with which ``caller`` shares keys.
 
         Raises:
-            Refusal: 400 naming ``field``; one answer for unknown SAEs and for those of other pairs.
+            Refusal: 400 naming ``field``; the same answer for unknown SAEs and for those of other pairs.
         """
         if sae_id == caller.sae_id:
             raise malformed(f"{field} is the caller's own", "own SAE ID", {"field": field})

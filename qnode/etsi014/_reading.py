@@ -1,4 +1,4 @@
-"""Reading version 1 requests: query strings and JSON bodies, nothing guessed."""
+"""Strict reading of version 1 requests: query strings and JSON bodies."""
 
 import re
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ _POST_ONLY = ("additional_slave_SAE_IDs", "extension_mandatory", "extension_opti
 
 
 def sae_id(segment: str) -> str:
-    """Decode the SAE ID of a path, a still percent-encoded segment (an ID may hold a slash).
+    """Decode the SAE ID of a path, a percent-encoded segment (an ID may contain a slash).
 
     Raises:
         Refusal: 400.
@@ -34,10 +34,10 @@ def sae_id(segment: str) -> str:
 
 
 def key_request_of_query(query: bytes) -> KeyRequest:
-    """Read Get key's GET form; unknown parameters are ignored.
+    """Read the GET form of Get key; unknown parameters are ignored.
 
     Raises:
-        Refusal: 400; also for members that only POST can carry, which must not be lost silently.
+        Refusal: 400; also for members that only POST can have, because ignoring them would be an error.
     """
     values = _parameters(query)
     for name in _POST_ONLY:
@@ -49,7 +49,7 @@ def key_request_of_query(query: bytes) -> KeyRequest:
 
 
 def key_request_of_body(body: bytes) -> KeyRequest:
-    """Read Get key's POST form; no body is an empty request.
+    """Read the POST form of Get key; no body is an empty request.
 
     Raises:
         Refusal: 400.
@@ -97,12 +97,12 @@ def _parameters(query: bytes) -> dict[str, str]:
 
 
 def _integer(text: str | UnsetType) -> int | str | UnsetType:
-    """Return the integer that ``text`` writes in plain digits, and any other text as it is, to be refused."""
+    """Return the integer of plain digits; any other text is returned unchanged, to be refused later."""
     return int(text) if isinstance(text, str) and _INTEGER.fullmatch(text) else text
 
 
 def _uuids(texts: list[str]) -> tuple[UUID, ...]:
-    """Read UUIDs as RFC 9562 writes them, in either case: neither braces nor bare digits."""
+    """Read UUIDs in the format of RFC 9562, in either case, without braces and not as bare digits."""
     try:
         if any(len(text) != _UUID_CHARACTERS for text in texts):
             raise ValueError
@@ -113,7 +113,7 @@ def _uuids(texts: list[str]) -> tuple[UUID, ...]:
 
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
-        # As text first, because msgspec skips unknown members without looking at their encoding.
+        # Decode to text first, because msgspec skips unknown members without checking their encoding.
         return msgspec.json.decode(body.decode("utf-8"), type=kind)
     except msgspec.ValidationError as error:
         text, place = str(error), _PLACE.search(str(error))

@@ -1,4 +1,4 @@
-"""Why a call was not answered with keys."""
+"""Refusals: the reasons why a call gets no keys."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from qnode.errors import QnodeError
 
 
 class Refusal(QnodeError):
-    """A call that ends without keys: what the caller is told, and the reason that only our log sees."""
+    """A call that ends without keys: the message for the caller, and the reason for the log only."""
 
     def __init__(
         self,
@@ -27,16 +27,16 @@ class Refusal(QnodeError):
 
 
 def malformed(message: str, reason: str, *details: Mapping[str, Any]) -> Refusal:
-    """Return the 400 of a request that cannot be understood or is out of limits."""
+    """Return the 400 for a request that is malformed or outside the limits."""
     return Refusal(400, message, reason=reason, details=details)
 
 
 def gone() -> Refusal:
-    """Return what a client gets that does not wait for its answer, should it still listen."""
-    message = "the client has ended its side of the connection; keep it open until the answer is here"
-    return Refusal(400, message, reason="client has gone")
+    """Return the 400 for a client that has closed its side before the answer."""
+    message = "the client has closed its side of the connection; keep it open until the answer arrives"
+    return Refusal(400, message, reason="client has disconnected")
 
 
 def unauthorised(reason: str) -> Refusal:
-    """Return the 401, which tells a caller no more; the standard gives it no body, but clients expect one."""
+    """Return the 401 without details; the standard defines no body for it, but clients expect one."""
     return Refusal(401, "not authorised", reason=reason)

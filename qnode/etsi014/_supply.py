@@ -1,4 +1,4 @@
-"""The seam to the key store: what the interface needs of a node, and nothing else."""
+"""The interface between key delivery and the key store."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from msgspec import Struct
 class Key(Struct, frozen=True, eq=False, gc=False):
     """A key on its way to an encryptor.
 
-    ``extension`` says more about it (estimator, block), by plain names; the API adds the vendor prefix.
+    ``extension`` has further facts (estimator, block) under plain names; the API adds the vendor prefix.
     """
 
     key_id: UUID
@@ -21,28 +21,28 @@ class Key(Struct, frozen=True, eq=False, gc=False):
         return f"Key(key_id={self.key_id}, {8 * len(self.key)} bits)"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        # The inherited one lists every field, and tracebacks with local variables use it.
+        # The inherited method lists every field, and tracebacks with local variables use it.
         return [("key_id", self.key_id)]
 
 
 class KeySupply(Protocol):
-    """What delivers keys. SAEs are named by sae_id; each method may take as long as the link needs.
+    """A supply of keys. SAEs are named by sae_id; each method may take as long as the link needs.
 
-    A caller that is cancelled while it waits learns nothing: the keys in question are then never delivered.
+    If a caller is cancelled while it waits, its keys are never delivered.
     """
 
     async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
-        """Return how many keys of ``size_bits`` could be allocated now for this pair in this direction."""
+        """Return the number of keys of ``size_bits`` available now for this pair in this direction."""
         ...
 
     async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
-        """Take ``number`` keys for ``master`` and mark them for each slave, durably at both sites.
+        """Assign ``number`` keys to ``master`` and each slave, durably at both sites.
 
         Raises:
-            NotEnoughKeys: fewer are there; none was taken.
-            LinkDown: the peer is needed and out of reach; none was taken.
-            ShareUsedUp: too many keys of these SAEs wait to be fetched; none was taken.
-            StoreError: any other trouble of the store.
+            NotEnoughKeys: fewer are available; none was assigned.
+            LinkDown: the peer is needed and not reachable; none was assigned.
+            ShareUsedUp: too many keys of these SAEs wait to be fetched; none was assigned.
+            StoreError: any other error of the store.
         """
         ...
 
@@ -52,7 +52,7 @@ class KeySupply(Protocol):
         Raises:
             NotNamed: one was assigned, but not to this slave.
             KeyNotFound: one is unknown, expired, or delivered to this slave before.
-            LinkDown: the peer is needed and out of reach.
-            StoreError: any other trouble of the store.
+            LinkDown: the peer is needed and not reachable.
+            StoreError: any other error of the store.
         """
         ...

@@ -1,8 +1,9 @@
-"""Keys whose answer was certainly not sent: they wait in memory, shortly, for the same SAE to ask again.
+"""Keys whose answer was certainly not sent: they wait in memory for the same SAE to repeat its request.
 
-The store has destroyed them before the answer is written, so that no crash delivers a key twice. When the
-connection is found broken before a byte of the answer has left, nobody has them yet; giving them to the same
-SAE when it repeats its request is their one delivery. They are never written to disk: a restart loses them.
+The store destroys keys before the answer is written, so that no crash delivers a key twice. If the connection
+turns out to be broken before any byte of the answer was sent, nobody has the keys yet. They are then
+delivered once, to the same SAE when it repeats its request. They are never written to disk: a restart loses
+them.
 """
 
 from collections import deque
@@ -28,18 +29,18 @@ class _Answer:
 
 
 class Unsent:
-    """Unsent keys by ``owner``: who asked, and for what, as far as any key would do."""
+    """Unsent keys by ``owner``: the SAE with the part of its request that any equal request repeats."""
 
     def __init__(self) -> None:
         self._answers: dict[Hashable, deque[_Answer]] = {}
         self._keys = 0
         self.held_total = 0
-        """Keys that were ever held."""
+        """The number of keys held since the start."""
         self.lost_total = 0
-        """Of these, keys that nobody asked for again in time."""
+        """The number of these keys that were not requested again in time."""
 
     def hold(self, owner: Hashable, keys: list[Key]) -> None:
-        """Keep ``keys`` for ``owner`` for 10 s; if too many are held already, they are lost."""
+        """Keep ``keys`` for ``owner`` for 10 s; if too many are already held, these are lost."""
         self.forget_old()
         self.held_total += len(keys)
         if self._keys + len(keys) > MOST_KEYS:
@@ -52,7 +53,7 @@ class Unsent:
         log.warning("key.unsent", keys=len(keys), held_s=HELD_S)
 
     def take_any(self, owner: Hashable) -> list[Key] | None:
-        """Give one answer's keys to ``owner``, who asks for as many of the same kind, if there is one."""
+        """Return the keys of one unsent answer of ``owner`` to an equal request; None if there is none."""
         self.forget_old()
         answers = self._answers.get(owner)
         if not answers:
@@ -63,7 +64,7 @@ class Unsent:
         return keys
 
     def take(self, owner: Hashable, key_ids: tuple[UUID, ...]) -> list[Key] | None:
-        """Give ``owner`` the keys of these ``key_ids``, all or none (None)."""
+        """Return the keys of ``key_ids`` to ``owner``: all, or None."""
         self.forget_old()
         held = {key_id: answer for answer in self._answers.get(owner, ()) for key_id in answer.keys}
         if not all(key_id in held for key_id in key_ids):
@@ -74,7 +75,7 @@ class Unsent:
         return keys
 
     def forget_old(self) -> None:
-        """Lose what was not asked for in time."""
+        """Discard the keys that were not requested again in time."""
         now_s = trio.current_time()
         for owner in list(self._answers):
             for answer in self._old(owner, now_s):
@@ -98,5 +99,7 @@ class Unsent:
         if keys:
             self.lost_total += keys
             log.warning(
-                "key.lost", keys=keys, reason="its answer was not sent, and nobody asked again in time"
+                "key.lost",
+                keys=keys,
+                reason="the answer was not sent, and the request was not repeated in time",
             )

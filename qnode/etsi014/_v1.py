@@ -30,7 +30,7 @@ Call = Callable[[Request, SaeEntry, str], Awaitable[msgspec.Struct | Given]]
 
 
 class _Exchange(Protocol):
-    """What the server says of the client of one request."""
+    """The server's facts about the client of one request."""
 
     @property
     def client_gone(self) -> bool: ...
@@ -40,7 +40,7 @@ class _Exchange(Protocol):
 
 
 class _Unknown:
-    """What another server says: nothing, so that no key is taken to be unsent."""
+    """The facts from another server: none, so that no key counts as unsent."""
 
     client_gone = False
     nothing_sent = False
@@ -49,7 +49,7 @@ class _Unknown:
 def application(delivery: Delivery) -> ASGIApp:
     """Return the ASGI application of ``delivery``: /api/v1/keys/{SAE_ID}/status, enc_keys, dec_keys.
 
-    The server must put the client's certificate into the scope as ``qnode.http`` does.
+    The server must put the client's certificate into the scope, as ``qnode.http`` does.
     """
 
     async def status(_request: Request, caller: SaeEntry, sae_id: str) -> StatusBody:
@@ -98,7 +98,7 @@ def application(delivery: Delivery) -> ASGIApp:
     )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        # Routes match the path as the client wrote it: a decoded SAE ID may hold a slash.
+        # Routes match the undecoded path, because a decoded SAE ID may contain a slash.
         raw = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
         await router({**scope, "path": raw.decode("ascii")}, receive, send)
 
@@ -106,7 +106,7 @@ def application(delivery: Delivery) -> ASGIApp:
 
 
 class _Endpoint:
-    """One path: its methods, its caller, its answer or refusal."""
+    """One path: its methods, the check of the caller, the answer or refusal."""
 
     def __init__(
         self, delivery: Delivery, strangers: StrangersLog, call: Call, methods: tuple[str, ...]
@@ -146,7 +146,7 @@ class _Endpoint:
             raise
 
     def _note(self, scope: Scope, caller: SaeEntry | None, refusal: Refusal) -> None:
-        """Count a refusal and write it to the log; who is no SAE of ours has a budget of lines."""
+        """Count a refusal and log it; callers that are not an SAE of this site have a budget of lines."""
         if caller is not None:
             self._delivery.usage[caller.sae_id].requests_refused += 1
         if refusal.status == 401:
@@ -181,7 +181,7 @@ def _exchange(scope: Scope) -> _Exchange:
 
 
 def _names(certificate: bytes | None) -> list[str]:
-    """Return whom a certificate (DER) names, for the log; nobody if there is none that can be read."""
+    """Return the names in a certificate (DER) for the log; none if it is missing or not readable."""
     try:
         return list(certificate_names(certificate)) if certificate is not None else []
     except ValueError:
@@ -193,7 +193,7 @@ def _container(delivery: Delivery, keys: list[Key]) -> KeyContainerBody:
     told: Mapping[str, Any] | None = None
     extension: dict[str, Any] | None = None
     for key in keys:
-        if key.extension is not told:  # keys of one block share theirs
+        if key.extension is not told:  # keys of one block have the same extension
             told = key.extension
             named = {f"{_VENDOR}{name}": value for name, value in told.items()}
             extension = {**named, **(delivery.extension or {})} or None
@@ -202,7 +202,7 @@ def _container(delivery: Delivery, keys: list[Key]) -> KeyContainerBody:
 
 
 def _json(status: int, body: msgspec.Struct) -> Response:
-    # Nothing on the way may keep a copy of a key.
+    # No proxy may keep a copy of a key.
     headers = {"cache-control": "no-store"}
     return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
 

@@ -1,7 +1,7 @@
 """HTTP/1.1 for ASGI applications on trio streams: h11, mutual TLS, limits, reload.
 
-No ready-made server gives the client's certificate to the application, lets go at once of a client that
-will not read, and runs on trio; this one is small because it does nothing else.
+No existing server on trio passes the client's certificate to the application and also disconnects a client
+at once that does not read. This one is small because it does nothing else.
 """
 
 from qnode.http._asgi import Application, Receive, Scope, Send

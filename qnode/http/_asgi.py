@@ -1,7 +1,7 @@
-"""Types of the ASGI 3 seam, equal in shape to those of every framework.
+"""Types of the ASGI 3 interface, as all frameworks have them.
 
-A scope's extension ``tls`` holds the client's certificate; ``qnode.exchange`` says of the client whether it
-has gone (``client_gone``), and of the answer whether nothing of it was sent (``nothing_sent``).
+The scope's extension ``tls`` contains the client's certificate. ``qnode.exchange`` states whether the client
+has disconnected (``client_gone``), and whether no byte of the answer was sent (``nothing_sent``).
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping

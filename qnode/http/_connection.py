@@ -1,4 +1,4 @@
-"""One connection: requests read within limits, given to the application, answers written."""
+"""One connection: reads requests within limits, passes them to the application, writes the answers."""
 
 import contextlib
 import time
@@ -13,7 +13,7 @@ import trio
 from qnode.http._asgi import Application, Message
 from qnode.http._limits import Counters, Limits
 from qnode.http._linger import linger
-from qnode.http._places import Place
+from qnode.http._slots import ConnectionSlot
 from qnode.http._wire import Wire
 from qnode.strangers import StrangersLog
 
@@ -22,11 +22,11 @@ _RETRY_AFTER_S = 2
 
 
 class ClientGone(OSError):
-    """The client closed, reset, or stopped reading; an OSError because ASGI promises one to applications."""
+    """The client closed, reset, or stopped reading; an OSError because ASGI requires one."""
 
 
 class _Refused(Exception):
-    """A request cannot be taken: answer with this status and close."""
+    """A request is refused: the server answers with this status and closes."""
 
     def __init__(self, status: int, reason: str, retry_after_s: int | None = None) -> None:
         super().__init__(reason)
@@ -45,7 +45,7 @@ class Connection:
         app: Application,
         limits: Limits,
         counters: Counters,
-        place: Place,
+        slot: ConnectionSlot,
         base_scope: dict[str, Any],
         strangers: StrangersLog,
     ) -> None:
@@ -54,7 +54,7 @@ class Connection:
         self._app = app
         self._limits = limits
         self._counters = counters
-        self._place = place
+        self._slot = slot
         self._base_scope = base_scope
         self._strangers = strangers
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
@@ -62,11 +62,11 @@ class Connection:
         self.lost: str | None = None
 
     async def run(self) -> None:
-        """Answer requests until either end has had enough.
+        """Answer requests until one end closes the connection.
 
         Raises:
-            ClientGone: the client broke off in the middle.
-            Exception: whatever the application raised.
+            ClientGone: the client disconnected during a request.
+            Exception: the application raised it.
         """
         while True:
             try:
@@ -74,15 +74,15 @@ class Connection:
                 if request is None:
                     return
                 body = await self._read_body(request)
-                if self._place.surplus:
+                if self._slot.surplus:
                     raise _Refused(503, "too many connections", _RETRY_AFTER_S)
             except _Refused as refused:
                 self._counters.requests_refused += 1
-                self._tell_refused(refused)
+                self._log_refused(refused)
                 await self._refuse(refused.status, refused.reason, refused.retry_after_s)
                 return
-            self._place.work()
-            self._place.used = True
+            self._slot.work()
+            self._slot.used = True
             self._counters.requests += 1
             exchange = _Exchange(self, body, bodiless=self._head_only)
             scope = self._scope(request)
@@ -91,13 +91,13 @@ class Connection:
             exchange.check_complete()
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
-            if self._place.last_request:
+            if self._slot.last_request:
                 return
             self._http.start_next_cycle()
-            self._place.wait()
+            self._slot.wait()
 
     async def apologise(self) -> None:
-        """Answer 500 without details, if nothing has been answered yet."""
+        """Answer 500 without details, if no answer has begun yet."""
         if self._http.our_state is h11.SEND_RESPONSE:
             await self._refuse(500, "internal error")
 
@@ -105,7 +105,7 @@ class Connection:
         """Send ``events`` in one write, within the deadline for writes.
 
         Raises:
-            ClientGone: nobody reads at the other end.
+            ClientGone: the client does not read.
         """
         data = b"".join(self._http.send(event) or b"" for event in events)
         try:
@@ -117,7 +117,7 @@ class Connection:
             raise self._lose("connection lost") from None
 
     async def read(self, most: int = _READ_BYTES) -> bool:
-        """Give what the client sends next to the parser; False at its end.
+        """Pass the next bytes of the client to the parser; False at the end of the stream.
 
         Raises:
             ClientGone: the connection broke.
@@ -129,11 +129,11 @@ class Connection:
         self._http.receive_data(data)
         return bool(data)
 
-    def _tell_refused(self, refused: _Refused) -> None:
+    def _log_refused(self, refused: _Refused) -> None:
         self._strangers.write(
             "info",
             "http.request_refused",
-            self._place.network,
+            self._slot.network,
             trio.current_time(),
             client=self._base_scope["client"][0],
             status=refused.status,
@@ -141,14 +141,14 @@ class Connection:
         )
 
     def _lose(self, why: str) -> ClientGone:
-        # Kept as well as raised: frameworks turn an OSError of ours into errors of their own.
+        # Kept as well as raised: frameworks convert this OSError into errors of their own.
         self.lost = why
         return ClientGone(why)
 
     def response(self, status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:
-        """Return a response's head with what each answer of this server says."""
+        """Return the head of a response, with the headers common to all answers of this server."""
         own = [(b"date", formatdate(time.time(), usegmt=True).encode())]
-        if self._place.last_request or trio.current_time() - self._place.opened > self._limits.age_s:
+        if self._slot.last_request or trio.current_time() - self._slot.opened > self._limits.age_s:
             own.append((b"connection", b"close"))
         return h11.Response(status_code=status, headers=[*headers, *own])
 
@@ -174,11 +174,11 @@ class Connection:
         return None
 
     async def _read_body(self, request: h11.Request) -> bytes:
-        """Return the whole body; small bodies are all that the applications here take."""
+        """Return the whole body; the applications here accept only small bodies."""
         self._head_only = request.method == b"HEAD"
         fields = dict(request.headers)
         if b"transfer-encoding" in fields and (b"content-length" in fields or request.http_version != b"1.1"):
-            # A proxy before us may choose the other one than h11, and see other requests than we do.
+            # A proxy in front may use the other framing than h11, and so see different requests.
             raise _Refused(400, "request has two framings")
         if int(fields.get(b"content-length", b"0")) > self._limits.body_bytes:
             raise _Refused(413, "request body is too large")
@@ -202,11 +202,11 @@ class Connection:
         try:
             return self._http.next_event()
         except h11.RemoteProtocolError as error:
-            # Behind the colon h11 quotes the client's bytes.
+            # After the colon h11 quotes the client's bytes.
             raise _Refused(error.error_status_hint, str(error).partition(":")[0]) from None
 
     async def _refuse(self, status: int, reason: str, retry_after_s: int | None = None) -> None:
-        """Answer ``status`` and hang up."""
+        """Answer ``status`` and close the connection."""
         body = msgspec.json.encode({"message": reason})
         headers = [
             (b"content-type", b"application/json"),
@@ -234,7 +234,7 @@ class Connection:
 
 
 def _origin_form(target: bytes) -> bytes:
-    """Return path and query of a request target, which may name scheme and host as for a proxy."""
+    """Return path and query of a request target; a target for a proxy also has scheme and host."""
     if target.startswith((b"/", b"*")):
         return target
     _, marker, rest = target.partition(b"://")
@@ -256,27 +256,27 @@ class _Exchange:
 
     @property
     def client_gone(self) -> bool:
-        """Say whether the client has ended its side of the connection, or reset it."""
+        """Whether the client has closed its side of the connection, or reset it."""
         return self._connection.wire.client_gone
 
     @property
     def nothing_sent(self) -> bool:
-        """Say whether it is certain that the client has seen no byte of an answer."""
+        """Whether it is certain that the client has seen no byte of an answer."""
         return self._connection.wire.sent_bytes == self._sent_before_bytes
 
     async def receive(self) -> Message:
-        """Return the body once, then wait for the end of the exchange or of the client."""
+        """Return the body once, then wait until the exchange ends or the client disconnects."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
         with contextlib.suppress(ClientGone):
             if not self._complete.is_set() and await self._connection.read():
-                # The client has sent its next request already; the parser keeps it until its turn.
+                # The client has already sent its next request; the parser keeps it until then.
                 await self._complete.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Take a message of the answer; head and first piece of body leave in one write."""
+        """Send a message of the answer; head and first piece of body go out in one write."""
         if message["type"] == "http.response.start":
             self._start = message
             return
@@ -297,6 +297,6 @@ class _Exchange:
         await self._connection.transmit(*events)
 
     def check_complete(self) -> None:
-        """Refuse an application that returned without a whole answer."""
+        """Raise RuntimeError if the application returned before its answer was complete."""
         if not self._complete.is_set():
             raise RuntimeError("application returned before its answer was complete")

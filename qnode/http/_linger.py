@@ -1,4 +1,4 @@
-"""The end of a connection that the client has not agreed to."""
+"""Closing a connection on which the client may still send."""
 
 import contextlib
 
@@ -8,9 +8,10 @@ _MOST_BYTES = 1 << 20
 
 
 async def linger(stream: trio.abc.Stream) -> None:
-    """End our side of ``stream``, then read and forget until the client ends his, as long as the caller lets.
+    """Close our side of ``stream``, then read and discard until the client closes.
 
-    Closing with unread data resets the connection, and the reset overtakes the answer that says why.
+    The caller sets a deadline. Closing with unread data resets the connection, and the reset overtakes the
+    answer with the reason.
     """
     budget = _MOST_BYTES
     with contextlib.suppress(trio.BrokenResourceError):

@@ -1,4 +1,4 @@
-"""The server: listeners, the supervisor of connections, reload and orderly end."""
+"""The server: listeners, supervision of connections, reload and orderly stop."""
 
 import contextlib
 import socket
@@ -16,7 +16,7 @@ from qnode.http._asgi import Application
 from qnode.http._connection import ClientGone, Connection
 from qnode.http._limits import Counters, Limits
 from qnode.http._linger import linger
-from qnode.http._places import Place, Places
+from qnode.http._slots import ConnectionSlot, ConnectionSlots
 from qnode.http._tls import HandshakeError, TlsSettings, handshake, scope_extension, server_context
 from qnode.http._wire import Wire
 from qnode.strangers import Budget, StrangersLog, network_of
@@ -30,7 +30,7 @@ _DEFAULT_LIMITS = Limits()
 
 
 class Server:
-    """A running server, as `serve` hands it to its starter."""
+    """A running server, as `serve` passes it to `task_status.started`."""
 
     def __init__(self, app: Application, tls: TlsSettings | None, limits: Limits) -> None:
         self._app = app
@@ -38,7 +38,7 @@ class Server:
         self._context = server_context(tls) if tls is not None else None
         self._limits = limits
         self._accepting = trio.CancelScope()
-        # Who came from where clients have proven themselves before does not queue with strangers.
+        # Networks with proven clients do not queue with strangers.
         self._turns = {True: trio.Lock(), False: trio.Lock()}
         self._handshakes = Budget(rate_hz=limits.failed_handshakes_hz, burst=limits.failed_handshakes_at_once)
         self._handshakes_of_unknown = Budget(
@@ -47,7 +47,7 @@ class Server:
         self._strangers = StrangersLog()
         self._addresses: list[tuple[str, int]] = []
         self.counters = Counters()
-        self._places = Places(limits, self.counters)
+        self._slots = ConnectionSlots(limits, self.counters)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -61,35 +61,36 @@ class Server:
 
     @property
     def open_connections(self) -> int:
-        """Connections that have a place now."""
-        return len(self._places)
+        """The number of connections with a slot."""
+        return len(self._slots)
 
     def reload(self) -> None:
-        """Read certificates and CRL again; connections that these may not let in close at their next rest.
+        """Read certificates and CRL again; connections that these do not admit close when they next wait.
 
         Raises:
-            ConfigError: a file cannot be used; the server goes on with what it had.
+            ConfigError: a file cannot be used; the server continues with the former files.
         """
         if self._tls is not None:
             self.renew(self._tls, server_context(self._tls))
 
     def renew(self, tls: TlsSettings, context: AlertingContext) -> None:
-        """Judge clients by ``context``, made of ``tls``, from now on; else as `reload`."""
+        """Check clients against ``context``, made from ``tls``, from now on; otherwise like `reload`."""
         self._tls, self._context = tls, context
-        # Who is in his handshake is judged at its end; cutting him off would look like a lost answer to him.
-        self._places.retire(lambda place: not place.proven or self._still_admits(place))
+        # A client in its handshake is checked at the end of it; if we close now, the client sees a lost
+        # answer.
+        self._slots.retire(lambda slot: not slot.proven or self._still_admits(slot))
         log.info("http.reloaded", addresses=self.addresses)
 
     def limit(self, limits: Limits) -> None:
-        """Hold connections that come from now on to ``limits``."""
-        self._limits = self._places.limits = limits
+        """Apply ``limits`` to new connections."""
+        self._limits = self._slots.limits = limits
         self._handshakes.burst = limits.failed_handshakes_at_once
         self._handshakes_of_unknown.burst = limits.unknown_handshakes_at_once
 
     def stop(self) -> None:
-        """Take no more connections and requests; `serve` returns behind the last answer under way."""
+        """Accept no more connections and requests; `serve` returns after the last answer."""
         self._accepting.cancel()
-        self._places.retire()
+        self._slots.retire()
 
     async def run(
         self,
@@ -108,23 +109,23 @@ class Server:
                         accepting.start_soon(accept_all, listener, admit)
 
     def _admit(self, connections: trio.Nursery, accepted: socket.socket) -> None:
-        """Give a connection a place, or close it before it costs anything."""
+        """Give a slot to a connection, or close it before it causes costs."""
         client, server = _address(accepted.getpeername), _address(accepted.getsockname)
         wait_s = self._wait_for_handshake_s(client[0]) if client is not None else None
-        place = self._places.take(client[0]) if client is not None and wait_s is not None else None
-        if client is None or wait_s is None or place is None:
+        slot = self._slots.take(client[0]) if client is not None and wait_s is not None else None
+        if client is None or wait_s is None or slot is None:
             accepted.close()
             return
         wire = Wire(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
-        connections.start_soon(self._supervise, wire, place, wait_s, client, server)
+        connections.start_soon(self._supervise, wire, slot, wait_s, client, server)
 
     def _wait_for_handshake_s(self, host: str) -> float | None:
-        """Charge a client for a handshake; return how long he must wait for it, None if he is refused."""
+        """Charge a client for a handshake; return the time that it must wait, None if it is refused."""
         if self._context is None:
             return 0.0
         network, now_s, longest_s = network_of(host), trio.current_time(), self._limits.handshake_wait_s
         wait_s = self._handshakes.spend(network, now_s, longest_wait_s=longest_s)
-        if wait_s is not None and not self._places.knows(network):
+        if wait_s is not None and not self._slots.knows(network):
             all_wait_s = self._handshakes_of_unknown.spend("", now_s, longest_wait_s=longest_s)
             if all_wait_s is None:
                 self._handshakes.give_back(network)
@@ -134,19 +135,19 @@ class Server:
         return wait_s
 
     async def _supervise(
-        self, wire: Wire, place: Place, wait_s: float, client: _Name, server: _Name | None
+        self, wire: Wire, slot: ConnectionSlot, wait_s: float, client: _Name, server: _Name | None
     ) -> None:
-        """Keep one connection: whatever goes wrong in it stays in it."""
-        with place.scope:
+        """Run one connection, so that its failure affects no other one."""
+        with slot.scope:
             try:
                 await trio.sleep(wait_s)
-                await self._converse(wire, place, client, server)
+                await self._serve(wire, slot, client, server)
             finally:
-                self._places.leave(place)
+                self._slots.leave(slot)
                 await trio.aclose_forcefully(wire)
 
-    async def _converse(self, wire: Wire, place: Place, client: _Name, server: _Name | None) -> None:
-        """Speak with a client, over TLS if the server does."""
+    async def _serve(self, wire: Wire, slot: ConnectionSlot, client: _Name, server: _Name | None) -> None:
+        """Serve a client, over TLS if the server uses it."""
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -157,58 +158,60 @@ class Server:
             "extensions": {},
         }
         if self._context is None:
-            await self._answer(wire, wire, place, scope)
+            await self._answer(wire, wire, slot, scope)
             return
-        secured = await self._secure(wire, self._context, place, client)
+        secured = await self._secure(wire, self._context, slot, client)
         if secured is None:
             return
         try:
             scope["scheme"] = "https"
             scope["extensions"] = {"tls": scope_extension(secured)}
-            await self._answer(secured, wire, place, scope)
+            await self._answer(secured, wire, slot, scope)
         finally:
             release(secured)
 
     async def _secure(
-        self, stream: trio.abc.Stream, context: AlertingContext, place: Place, client: _Name
+        self, stream: trio.abc.Stream, context: AlertingContext, slot: ConnectionSlot, client: _Name
     ) -> trio.SSLStream[trio.abc.Stream] | None:
-        """Return the stream once the client has proven itself, None if it has not."""
-        turns = self._turns[self._places.knows(place.network)]
+        """Return the TLS stream of a proven client; None if the handshake failed."""
+        turns = self._turns[self._slots.knows(slot.network)]
         try:
             with trio.fail_after(self._limits.handshake_s):
-                secured = await handshake(stream, context, turns, place)
+                secured = await handshake(stream, context, turns, slot)
         except trio.TooSlowError:
-            self._note_stranger(client, place, "handshake took too long")
+            self._note_stranger(client, slot, "handshake took too long")
             return None
         except HandshakeError as error:
-            self._note_stranger(client, place, str(error))
-            place.wait()
+            self._note_stranger(client, slot, str(error))
+            slot.wait()
             await self._turn_away(stream, error.alert)
             return None
         der = secured.getpeercert(binary_form=True)
         if der is not None and context.trusted is not None:
-            place.admitted = (der, context.trusted)
-        if place.last_request or (context is not self._context and not self._still_admits(place)):
+            slot.admitted = (der, context.trusted)
+        if slot.last_request or (context is not self._context and not self._still_admits(slot)):
             release(secured)
             return None
-        self._handshakes.give_back(place.network)
-        if not self._places.knows(place.network):
+        self._handshakes.give_back(slot.network)
+        if not self._slots.knows(slot.network):
             self._handshakes_of_unknown.give_back("")
-        self._places.prove(place)
+        self._slots.prove(slot)
         return secured
 
-    def _still_admits(self, place: Place) -> bool:
-        """Say whether the present certificates and CRL would let in who came in by earlier ones."""
+    def _still_admits(self, slot: ConnectionSlot) -> bool:
+        """Return whether the present certificates and CRL admit a client that earlier ones admitted."""
         trusted = self._context.trusted if self._context is not None else None
-        return trusted is None or (place.admitted is not None and trusted.still_admits(*place.admitted))
+        return trusted is None or (slot.admitted is not None and trusted.still_admits(*slot.admitted))
 
-    async def _answer(self, stream: trio.abc.Stream, wire: Wire, place: Place, scope: dict[str, Any]) -> None:
-        """Answer requests until either end has had enough; ``stream`` is TLS over ``wire``, or itself it."""
+    async def _answer(
+        self, stream: trio.abc.Stream, wire: Wire, slot: ConnectionSlot, scope: dict[str, Any]
+    ) -> None:
+        """Answer requests until one end closes; ``stream`` is TLS over ``wire``, or ``wire`` itself."""
         client = scope["client"]
-        place.proven = True
-        place.wait()
+        slot.proven = True
+        slot.wait()
         connection = Connection(
-            stream, wire, self._app, self._limits, self.counters, place, scope, self._strangers
+            stream, wire, self._app, self._limits, self.counters, slot, scope, self._strangers
         )
         try:
             await connection.run()
@@ -217,31 +220,31 @@ class Server:
         except Exception as error:  # noqa: BLE001 - the supervisor of HTTP connections
             if connection.lost is None:
                 self.counters.connections_failed += 1
-                log.error("http.connection_failed", client=client[0], **_told(error))
+                log.error("http.connection_failed", client=client[0], **_described(error))
                 with contextlib.suppress(ClientGone):
                     await connection.apologise()
         if connection.lost is not None:
             now_s = trio.current_time()
             self._strangers.write(
-                "info", "http.client_gone", place.network, now_s, client=client[0], reason=connection.lost
+                "info", "http.client_gone", slot.network, now_s, client=client[0], reason=connection.lost
             )
 
-    def _note_stranger(self, client: _Name, place: Place, reason: str) -> None:
+    def _note_stranger(self, client: _Name, slot: ConnectionSlot, reason: str) -> None:
         self.counters.handshakes_failed += 1
         now_s = trio.current_time()
         self._strangers.write(
-            "info", "http.handshake_failed", place.network, now_s, client=client[0], reason=reason
+            "info", "http.handshake_failed", slot.network, now_s, client=client[0], reason=reason
         )
 
     async def _turn_away(self, stream: trio.abc.Stream, alert: bytes) -> None:
-        """Tell a client why TLS failed."""
+        """Send the TLS alert with the reason to the client, and close."""
         with trio.move_on_after(self._limits.linger_s), contextlib.suppress(trio.BrokenResourceError):
             await stream.send_all(alert)
             await linger(stream)
 
 
-def _told(error: Exception) -> dict[str, Any]:
-    """Describe a failure without values: other libraries' messages and local variables may hold key bytes."""
+def _described(error: Exception) -> dict[str, Any]:
+    """Describe a failure without values: messages of libraries and local variables may contain key bytes."""
     frames = traceback.extract_tb(error.__traceback__)
     return {
         "error": type(error).__name__,
@@ -253,7 +256,7 @@ def _told(error: Exception) -> dict[str, Any]:
 def _address(get_name: Callable[[], Any]) -> _Name | None:
     try:
         name = get_name()
-    except OSError:  # the client has gone before we looked
+    except OSError:  # the client has already disconnected
         return None
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else ("local", 0)
 
@@ -268,7 +271,7 @@ async def serve_listeners(
 ) -> None:
     """Serve ``app`` on open ``listeners``, which are closed at the end, until cancelled or `Server.stop`.
 
-    Cancellation drops all connections at once, also those of clients that do not read.
+    Cancellation closes all connections at once, including those of clients that do not read.
 
     Raises:
         ConfigError: the TLS files cannot be used.

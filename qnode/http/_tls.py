@@ -1,4 +1,4 @@
-"""TLS of the server: settings, contexts, the handshake, and what the application learns of the client."""
+"""TLS of the server: settings, contexts, the handshake, and the client data for the application."""
 
 import ssl
 import time
@@ -10,8 +10,8 @@ import trio
 from msgspec import Struct
 
 from qnode.errors import ConfigError
-from qnode.http._places import Place
-from qnode.http._turnstile import Turnstile
+from qnode.http._handshake_queue import QueuedHandshake
+from qnode.http._slots import ConnectionSlot
 from qnode.tls import AlertingContext, release
 from qnode.tls_files import load_own, load_trust
 
@@ -28,9 +28,9 @@ class TlsSettings(Struct, frozen=True, kw_only=True):
 
 
 class HandshakeError(Exception):
-    """A client did not get through the handshake; the message is the reason, for our log.
+    """A handshake failed; the message is the reason, for the log.
 
-    ``alert`` is what TLS has to say to the client about it.
+    ``alert`` is the TLS alert for the client.
     """
 
     def __init__(self, reason: str, alert: bytes) -> None:
@@ -39,7 +39,7 @@ class HandshakeError(Exception):
 
 
 def server_context(settings: TlsSettings) -> AlertingContext:
-    """Return a fresh context: TLS 1.2 at least, no session tickets, clients held against the CRL.
+    """Return a fresh context: at least TLS 1.2, no session tickets, clients checked against the CRL.
 
     A context is built anew for each reload because OpenSSL ignores a CRL that is not newer than one it has.
 
@@ -51,8 +51,8 @@ def server_context(settings: TlsSettings) -> AlertingContext:
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     context.set_alpn_protocols(["http/1.1"])
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    # A resumed session skips the certificate, and with it the CRL: a revoked client would be let in. What
-    # Python cannot forbid, TLS 1.2 by session ID, ends with this context and is judged in `handshake`.
+    # A resumed session skips the certificate and the CRL, and would admit a revoked client. Python cannot
+    # forbid TLS 1.2 resumption by session ID. It ends with this context, and `handshake` checks it.
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     load_own(context, settings.certificate, settings.key)
@@ -64,16 +64,16 @@ def server_context(settings: TlsSettings) -> AlertingContext:
 
 
 async def handshake(
-    stream: trio.abc.Stream, context: AlertingContext, turns: trio.Lock, place: Place
+    stream: trio.abc.Stream, context: AlertingContext, turns: trio.Lock, slot: ConnectionSlot
 ) -> trio.SSLStream[trio.abc.Stream]:
-    """Prove both ends of ``stream``, in turns with all other handshakes; `release` the result at its end.
+    """Perform the handshake on ``stream``, queued with all other handshakes; `release` the result at its end.
 
     Raises:
-        HandshakeError: the client's certificate, or anything else, did not do.
+        HandshakeError: the client's certificate is not acceptable, or the handshake failed otherwise.
     """
-    turnstile = Turnstile(stream, turns, place)
+    queued = QueuedHandshake(stream, turns, slot)
     secured: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
-        turnstile, context, server_side=True, https_compatible=True
+        queued, context, server_side=True, https_compatible=True
     )
     outgoing = context.outgoing
     proven = False
@@ -87,12 +87,12 @@ async def handshake(
     finally:
         if not proven:
             release(secured)
-    turnstile.open()
+    queued.open()
     return secured
 
 
 def certificate_expired(peer: Mapping[str, Any], now_s: float) -> bool:
-    """Say whether ``peer``, a certificate as `ssl` decodes it, is out of date at ``now_s`` (Unix time)."""
+    """Return whether ``peer``, a certificate as decoded by `ssl`, has expired at ``now_s`` (Unix time)."""
     return "notAfter" in peer and ssl.cert_time_to_seconds(peer["notAfter"]) < now_s
 
 
@@ -107,7 +107,7 @@ def _reason(cause: BaseException | None) -> str:
 
 
 def scope_extension(stream: trio.SSLStream[trio.abc.Stream]) -> dict[str, Any]:
-    """Return a connection's ASGI extension ``tls``; ``client_cert_der`` is ours, the rest is standard."""
+    """Return a connection's ASGI extension ``tls``; all but ``client_cert_der`` is standard."""
     der: bytes | None = stream.getpeercert(binary_form=True)
     return {
         "client_cert_der": der,

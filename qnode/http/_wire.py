@@ -1,11 +1,11 @@
-"""A client's bare connection: what of an answer has left us, and whether the client is still there."""
+"""A client's bare connection: the bytes sent so far, and whether the client is still connected."""
 
 import errno
 import select
 
 import trio
 
-# Linux tells an end that was received apart from bytes that wait to be read; elsewhere only a reset shows.
+# Linux distinguishes a received end from bytes that wait to be read; elsewhere only a reset is visible.
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
@@ -15,11 +15,11 @@ class Wire(trio.abc.HalfCloseableStream):
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self.sent_bytes = 0
-        """Bytes of which some may have reached the client."""
+        """The number of bytes of which some may have reached the client."""
 
     @property
     def client_gone(self) -> bool:
-        """Say whether the client has ended its side or reset the connection, without reading."""
+        """Whether the client has closed its side or reset the connection; reads nothing."""
         poll = select.poll()
         try:
             poll.register(self._stream.socket.fileno(), _GONE)
@@ -43,7 +43,7 @@ class Wire(trio.abc.HalfCloseableStream):
                 if error.errno in (errno.EBADF, errno.ENOTSOCK):
                     raise trio.ClosedResourceError("this connection was closed") from None
                 raise trio.BrokenResourceError("connection lost") from error
-            self.sent_bytes += len(rest)  # from here on nobody can tell how much of the rest has left
+            self.sent_bytes += len(rest)  # from here on it is unknown how much of the rest was sent
             if first < len(rest):
                 await self._stream.send_all(rest[first:])
 
@@ -52,7 +52,7 @@ class Wire(trio.abc.HalfCloseableStream):
         await self._stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
-        """End our side."""
+        """Close our side."""
         await self._stream.send_eof()
 
     async def aclose(self) -> None:
