@@ -7,7 +7,7 @@ import math
 
 import msgspec.structs
 
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.choices import TagBits
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
@@ -39,16 +39,17 @@ def check_size(n_z: int, link: LinkParameters) -> None:
     """
     least = max(MIN_BLOCK_BITS, link.block.minimum_secret_bits)
     if n_z < least:
-        raise BlockLost("too_few_bits", f"{n_z} sifted bits, at least {least} are needed")
+        raise BlockLost(Reason.TOO_FEW_BITS, f"{n_z} sifted bits, at least {least} are needed")
     if n_z > MOST_SIFTED_BITS:
-        raise BlockLost("too_many_bits", f"{n_z} sifted bits, at most {MOST_SIFTED_BITS} fit a message")
+        raise BlockLost(Reason.TOO_MANY_BITS, f"{n_z} sifted bits, at most {MOST_SIFTED_BITS} fit a message")
 
 
 def check_clicks(n_clicks: int) -> None:
     """Raise `BlockLost` for a block with so many announced clicks that it could not be sifted."""
     if n_clicks > MOST_ANNOUNCED_CLICKS:
         raise BlockLost(
-            "too_many_bits", f"{n_clicks} clicks announced, at most {MOST_ANNOUNCED_CLICKS} fit a message"
+            Reason.TOO_MANY_BITS,
+            f"{n_clicks} clicks announced, at most {MOST_ANNOUNCED_CLICKS} fit a message",
         )
 
 
@@ -73,16 +74,18 @@ def assumptions(result: KeyLength, link: LinkParameters) -> Assumptions:
 def check_qber(qber_z: float, link: LinkParameters) -> None:
     """Raise `BlockLost` when ``qber_z`` is beyond the configured limit."""
     if qber_z > link.block.qber_z_limit:
-        raise BlockLost("qber_z", f"{qber_z:.2%} is above the limit {link.block.qber_z_limit:.2%}")
+        raise BlockLost(Reason.QBER_Z, f"{qber_z:.2%} is above the limit {link.block.qber_z_limit:.2%}")
 
 
 def check_visibility(x: XCounts, link: LinkParameters) -> None:
     """Raise `BlockLost` when the interferometer's error rate is beyond the configured limit, or unknown."""
     e_vis = visibility_error(x, link.source.p_z)
     if e_vis is None:
-        raise BlockLost("e_vis", "no click of a Z state in the central slot: the interferometer arm is blind")
+        raise BlockLost(
+            Reason.E_VIS, "no click of a Z state in the central slot: the interferometer arm is blind"
+        )
     if e_vis > link.block.e_vis_limit:
-        raise BlockLost("e_vis", f"{e_vis:.2%} is above the limit {link.block.e_vis_limit:.2%}")
+        raise BlockLost(Reason.E_VIS, f"{e_vis:.2%} is above the limit {link.block.e_vis_limit:.2%}")
 
 
 def check_plausible(counts: BlockCounts, link: LinkParameters) -> None:
@@ -125,7 +128,7 @@ def key_length(counts: BlockCounts, link: LinkParameters) -> KeyLength:
         )
         return estimate(inputs, estimation.estimator)
     except FieldError as refused:
-        raise BlockLost("contradiction", str(refused)) from None
+        raise BlockLost(Reason.CONTRADICTION, str(refused)) from None
 
 
 def judge(counts: BlockCounts, link: LinkParameters) -> KeyLength:
@@ -141,10 +144,10 @@ def judge(counts: BlockCounts, link: LinkParameters) -> KeyLength:
         upper = result.asymmetry_upper
         if upper is None or upper > link.block.asymmetry_limit:
             found = "unknown" if upper is None else f"{upper:.3f}"
-            raise BlockLost("asymmetry", f"upper bound {found}, limit {link.block.asymmetry_limit:.3f}")
+            raise BlockLost(Reason.ASYMMETRY, f"upper bound {found}, limit {link.block.asymmetry_limit:.3f}")
     if result.length < link.block.minimum_secret_bits:
         raise BlockLost(
-            "key_length",
+            Reason.KEY_LENGTH,
             f"{result.length} secret bits, below the minimum {link.block.minimum_secret_bits}: QBER_Z "
             f"{counts.qber_z:.2%}, phase error up to {result.phi_z_upper:.1%}, "
             f"{counts.lambda_ec_bits} of {counts.n_z.total:.0f} bits disclosed",

@@ -12,10 +12,10 @@ one, as after errors that Eve made for one block, costs key and no secrecy.
 
 from typing import Final
 
-from qnode.distill.check_table import BY_NAME
+from qnode.block.outcome import IMPLAUSIBLE, Reason
 
 # After a block that was lost for these reasons nothing is known.
-UNKNOWN_AFTER: Final = frozenset(BY_NAME) | {"contradiction", "emission", "reconciliation", "verification"}
+UNKNOWN_AFTER: Final = IMPLAUSIBLE | {Reason.EMISSION, Reason.RECONCILIATION, Reason.VERIFICATION}
 
 
 class ErrorRate:

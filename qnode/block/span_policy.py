@@ -17,7 +17,7 @@ from typing import Final
 from msgspec import Struct
 
 from qnode.block.decision import MOST_SIFTED_BITS, check_size, judge
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
@@ -29,7 +29,7 @@ MOST_EXPECTED_BITS: Final = 0.9 * MOST_SIFTED_BITS
 LEAST_EXPECTED_BITS: Final = 1_000
 # Interruptions of a link that had none yet: Jeffreys' estimate of a rate is (k + 1/2) / time.
 PRIOR_INTERRUPTIONS: Final = 0.5
-INTERRUPTED: Final = frozenset({"emission", "link", "lock"})
+INTERRUPTED: Final = frozenset({Reason.EMISSION, Reason.LINK, Reason.LOCK})
 REMEMBERED_BLOCKS: Final = 32
 
 _SPANS: Final = 24

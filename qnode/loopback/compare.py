@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from qnode.block.outcome import Reason
 from qnode.config import LinkParameters
 from qnode.errors import QnodeError
 from qnode.loopback.prepare import LoopbackConfig
@@ -71,10 +72,11 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 
 class Predicted(Struct, frozen=True, kw_only=True):
-    """The model's row; ``discarded``: why its block would give no key, None when it does."""
+    """The model's row. ``discarded``: why its block would give no key, ``told``: in words; None if it does."""
 
     row: LinkRow
     discarded: str | None
+    told: str | None
 
 
 class BlockLog:
@@ -93,7 +95,7 @@ class BlockLog:
         """
         number = decided(status)
         before = decided(self.statuses[-1]) if self.statuses else 0
-        if number < before or "link" in status.block.discarded:
+        if number < before or Reason.LINK in status.block.discarded:
             raise RunDisturbed("a daemon or the session between the two ended during the run")
         if number > before:
             self.statuses.append(status)
@@ -183,7 +185,7 @@ def predicted(config: LoopbackConfig, settings: Settings, f_ec: float) -> Predic
         phi_z_upper=expected.result.phi_z_upper if expected.result is not None else None,
         f_ec=f_ec,
     )
-    return Predicted(row=row, discarded=expected.lost)
+    return Predicted(row=row, discarded=expected.lost, told=expected.why_no_key)
 
 
 def deviation(found: float | None, expected: float | None) -> float | None:

@@ -109,7 +109,7 @@ def comparison(what: str, cases: Sequence[Case], columns: Sequence[Column]) -> s
                 speed,
             ]
         )
-        reason = case.model.discarded.partition(":")[0] if case.model.discarded else "0"
+        reason = case.model.discarded or "0"
         rows.append(["", "model", *(column.cell(model) for column in columns), "", reason, ""])
         rows.append(
             ["", "deviation", *(column.deviation_cell(found, model) for column in columns), "", "", ""]
@@ -124,7 +124,7 @@ def beside_the_model(what: str, cases: Sequence[Case], columns: Sequence[Column]
     for case in cases:
         found, model = case.measured, case.model
         figures = [f"{column.cell(found.row)} ({column.cell(model.row)})" for column in columns]
-        reason = model.discarded.partition(":")[0] if model.discarded else "0"
+        reason = model.discarded or "0"
         rows.append([case.name, *figures, str(found.accepted), f"{_counted(found.discarded)} ({reason})"])
     return table(titles, rows, words=(0,))
 
@@ -144,7 +144,7 @@ def why_no_keys(cases: Sequence[Case]) -> str:
         if case.measured.accepted:
             continue
         said = case.measured.no_key_because or "keys of the first block remain"
-        model = case.model.discarded or "key is expected"
+        model = case.model.told or "key is expected"
         lines.append(f"* {case.name}: no key. Status: {said}. Model: {model}.")
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ import numpy as np
 from qnode.block.decision import check_qber, check_size, decide, verification_bits
 from qnode.block.disclosed import Disclosed
 from qnode.block.error_rate import ErrorRate
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.block.sample import sample_of
 from qnode.block.span_policy import RecentBlocks
 from qnode.config import LinkParameters
@@ -158,7 +158,7 @@ def verify(ours: Bits, corrected: Bits, link: LinkParameters, random_bytes: Rand
     tag_bits = verification_bits(link, len(ours))
     seed = random_bytes(tag_bits // 8)
     if verification_tag(ours, seed, tag_bits) != verification_tag(corrected, seed, tag_bits):
-        raise BlockLost("verification", "the two sides differ after correction")
+        raise BlockLost(Reason.VERIFICATION, "the two sides differ after correction")
 
 
 def correct(

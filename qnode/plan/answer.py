@@ -156,7 +156,7 @@ def figures(link: LinkParameters, forecast: Forecast) -> PointFigures:
         e_vis=forecast.e_vis,
         phi_z_upper=0.5 if forecast.result is None else forecast.result.phi_z_upper,
         saturation=(forecast.rates.z_detector.saturation, forecast.rates.x_detector.saturation),
-        no_key_because=forecast.lost,
+        no_key_because=forecast.why_no_key,
     )
 
 

@@ -12,7 +12,7 @@ import msgspec.structs
 from msgspec import Struct
 
 from qnode.block.decision import check_size, decide, key_length
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.block.span_policy import BlockRates, best_span, choose_span_s
 from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
@@ -29,8 +29,8 @@ USUAL_F_EC = 1.045
 class Forecast(Struct, frozen=True, kw_only=True):
     """One operating point. ``lost``: why its block would be discarded, None when it gives key.
 
-    ``result`` is the estimator's answer also where the block would be discarded, None where it refuses the
-    counts.
+    ``detail`` says it in words. ``result`` is the estimator's answer also where the block would be discarded,
+    None where it refuses the counts.
     """
 
     rates: LinkRates
@@ -39,8 +39,14 @@ class Forecast(Struct, frozen=True, kw_only=True):
     f_ec: float
     result: KeyLength | None
     lost: str | None
+    detail: str
     e_vis: float | None
     asymmetry: float | None
+
+    @property
+    def why_no_key(self) -> str | None:
+        """Reason and detail in one line; None when there is key."""
+        return None if self.lost is None else f"{self.lost}: {self.detail}"
 
     @property
     def secret_bits(self) -> int:
@@ -64,7 +70,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
         A block beyond a limit other than its length counts as if all of its bits were disclosed.
         """
         margin = self.result.length_unfloored / self.span_s if self.result is not None else 0.0
-        if self.lost is None or self.lost.startswith("key_length"):
+        if self.lost is None or self.lost == Reason.KEY_LENGTH:
             return margin
         return min(margin, 0.0) - self.sifted_bits_per_s
 
@@ -99,11 +105,12 @@ def forecast(
         span_s = choose_span_s(link, rates.n_z.total, None)
     counts = expected.counts(span_s, link.source.qubit_rate_hz)
     lost = result = None
+    detail = ""
     try:
         check_size(math.floor(counts.n_z.total), link)
         result = decide(counts, link)
     except BlockLost as reason:
-        lost = str(reason)
+        lost, detail = reason.reason, reason.detail
         with suppress(BlockLost):
             result = key_length(counts, link)
     return Forecast(
@@ -113,6 +120,7 @@ def forecast(
         f_ec=f_ec,
         result=result,
         lost=lost,
+        detail=detail,
         e_vis=visibility_error(counts.x, link.source.p_z),
         asymmetry=boundary_terms(counts.x, link.source.p_z).asymmetry,
     )

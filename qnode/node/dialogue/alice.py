@@ -7,7 +7,7 @@ from functools import partial
 import trio
 
 from qnode.block.decision import check_clicks, check_size, decide, verification_bits
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.block.span import BlockSpan
 from qnode.distill.amplification.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
@@ -177,7 +177,7 @@ async def _verify(context: BlockContext, channel: BlockChannel, key: Bits, n_z: 
     await channel.send(VerifyChallenge(block_id=channel.block_id, seed=seed, tag=tag))
     verified = await channel.expect(Verified)
     if not verified.equal:
-        raise BlockLost("verification", "the two sides differ after correction")
+        raise BlockLost(Reason.VERIFICATION, "the two sides differ after correction")
     m_z = Pair(verified.m_z_signal, verified.m_z_decoy)
     if m_z.signal > n_z.signal or m_z.decoy > n_z.decoy:
         raise ProtocolError(f"block {channel.block_id}: more errors than bits")

@@ -8,7 +8,7 @@ import numpy as np
 import trio
 
 from qnode.block.decision import check_size, decide, verification_bits
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.block.span import BlockSpan
 from qnode.distill.amplification.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
@@ -174,7 +174,7 @@ class BobBlock:
         amplify = await channel.expect(Amplify)
         if amplify.length != result.length or amplify.lambda_ec_bits != counts.lambda_ec_bits:
             raise BlockLost(
-                "disagreement",
+                Reason.DISAGREEMENT,
                 f"Alice counts {amplify.length} secret and {amplify.lambda_ec_bits} disclosed bits, "
                 f"Bob {result.length} and {counts.lambda_ec_bits}",
             )
@@ -223,7 +223,7 @@ class BobBlock:
             )
         )
         if not equal:
-            raise BlockLost("verification", "the two sides differ after correction", told=True)
+            raise BlockLost(Reason.VERIFICATION, "the two sides differ after correction", told=True)
         return m_z
 
 

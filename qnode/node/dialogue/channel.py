@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import trio
 
-from qnode.block.outcome import REASONS, BlockLost
+from qnode.block.outcome import BlockLost, reason_from_peer
 from qnode.errors import ProtocolError
 from qnode.link.messages import BlockDiscarded, DialogueMessage, Prepared, TranscriptTag, printable
 from qnode.link.session import Session
@@ -53,8 +53,7 @@ class BlockChannel:
         if isinstance(message, kinds):
             return message
         if isinstance(message, BlockDiscarded):
-            reason = message.reason if message.reason in REASONS else "peer"
-            raise BlockLost(reason, printable(message.detail), told=True)
+            raise BlockLost(reason_from_peer(message.reason), printable(message.detail), told=True)
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise ProtocolError(f"block {self.block_id}: expected {wanted}, got {type(message).__name__}")
 

@@ -11,7 +11,7 @@ import time
 import trio
 
 from qnode.block.decision import assumptions
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.config import LinkParameters
 from qnode.distill.amplification.amplify import amplify
 from qnode.distill.bits import Bits
@@ -72,7 +72,7 @@ async def check_room(context: BlockContext) -> None:
     """
     here = (await context.store.counts()).here
     if here >= context.store.most_chunks:
-        raise BlockLost("store_full", f"{here} chunks wait to be fetched, the most that [store] allows")
+        raise BlockLost(Reason.STORE_FULL, f"{here} chunks wait to be fetched, the most that [store] allows")
 
 
 async def authenticate(context: BlockContext, channel: BlockChannel) -> None:

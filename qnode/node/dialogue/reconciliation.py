@@ -13,7 +13,7 @@ import trio
 
 from qnode.block.decision import check_qber
 from qnode.block.disclosed import Disclosed
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.block.pipeline_depth import method_for
 from qnode.block.sample import sample_of
 from qnode.config import LinkParameters
@@ -76,7 +76,7 @@ async def correct(
         finished = await _correct(context, channel, received, method, qber_estimate)
     except ReconciliationFailed as error:
         await _sample(channel, received, observer)
-        raise BlockLost("reconciliation", str(error)) from None
+        raise BlockLost(Reason.RECONCILIATION, str(error)) from None
     spent = finished.statistics
     return Corrected(
         finished.corrected, disclosed.and_reconciled(spent.disclosed_bits, spent.leaked_bits, method)

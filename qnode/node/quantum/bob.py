@@ -11,7 +11,7 @@ import numpy as np
 import structlog
 import trio
 
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.block.pipeline_depth import pipeline_depth
 from qnode.block.running_rate import RunningRate
 from qnode.block.span import BlockSpan
@@ -79,7 +79,7 @@ class BobSide:
             finally:
                 if self._current is not None and self._current.opened:
                     self._figures.lost(
-                        self._current.channel.block_id, "link", "the session with the peer ended"
+                        self._current.channel.block_id, Reason.LINK, "the session with the peer ended"
                     )
                 self._figures.current_block = self._figures.filled = None
 
@@ -149,9 +149,9 @@ class BobSide:
         self._dropped += announcement.dropped
         if self._current is not None:
             if self._current.span.run_id != announcement.run_id or self._numbering != announcement.numbering:
-                self._abandon("emission", "slots are counted anew")
+                self._abandon(Reason.EMISSION, "slots are counted anew")
             elif self._passed_without_lock(announcement):
-                self._abandon("lock", "no lock for longer than a block")
+                self._abandon(Reason.LOCK, "no lock for longer than a block")
         self._numbering = announcement.numbering
         if self._current is None:
             if self._rate.known:
@@ -232,7 +232,7 @@ class BobSide:
 
         self._nursery.start_soon(self._run, block, work)
 
-    def _abandon(self, reason: str, detail: str) -> None:
+    def _abandon(self, reason: Reason, detail: str) -> None:
         """Give up the blocks that are announced or agreed; their slots will never be complete.
 
         One that still waits for its place is not proposed any more: Alice would not agree to it where its run

@@ -7,7 +7,7 @@ from contextlib import aclosing
 import structlog
 import trio
 
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.devices.contract import emission_run_fault, symbols_fault
 from qnode.devices.protocols import EmissionRun, Transmitter
 from qnode.errors import DeviceError
@@ -78,7 +78,7 @@ class TransmitterPort:
             BlockLost: this run is over.
         """
         if self.run is None or self.run.run_id != run_id:
-            raise BlockLost("emission", "the emission run of this block has ended")
+            raise BlockLost(Reason.EMISSION, "the emission run of this block has ended")
         if self._ledger is None or self._ledger.run_id != run_id:
             self._ledger = SlotLedger(run_id)
         return self._ledger
@@ -91,7 +91,7 @@ class TransmitterPort:
         """
         lookup_failed, transmitter, run = self._lookup_failed, self.transmitter, self.run
         if transmitter is None or run is None or run.run_id != run_id:
-            raise BlockLost("emission", "the emission run of this block has ended")
+            raise BlockLost(Reason.EMISSION, "the emission run of this block has ended")
         try:
             with self._liveness.step():
                 symbols = transmitter.symbols(run_id, slots)
@@ -99,7 +99,7 @@ class TransmitterPort:
                 raise DeviceError(fault)
         except Exception as error:  # noqa: BLE001 - a driver's fault, for its supervisor
             lookup_failed(error)
-            raise BlockLost("emission", "the transmitter's record of symbols cannot be read") from None
+            raise BlockLost(Reason.EMISSION, "the transmitter's record of symbols cannot be read") from None
         return symbols
 
 

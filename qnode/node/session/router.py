@@ -13,7 +13,7 @@ import structlog
 import trio
 from msgspec import UNSET, UnsetType
 
-from qnode.block.outcome import BlockLost
+from qnode.block.outcome import BlockLost, Reason
 from qnode.errors import LinkError, ProtocolError, ShareUsedUp, StoreError, StoreUnusable
 from qnode.keys import Assignment, Handover, Loss, Release, StoreStanding, Waiting
 from qnode.keys import BlockState as StoredState
@@ -138,7 +138,7 @@ class Conversation:
         except StoreUnusable:
             raise
         except (BlockLost, StoreError) as error:
-            lost = error if isinstance(error, BlockLost) else BlockLost("store", str(error))
+            lost = error if isinstance(error, BlockLost) else BlockLost(Reason.STORE, str(error))
             ended = True
             self._write_down(channel, lost.reason, lost.detail)
             if not lost.told:
@@ -149,7 +149,7 @@ class Conversation:
                 raise LinkError(f"the commit of block {block_id} was cut: {lost.reason}") from error
         finally:
             if not ended:
-                self._write_down(channel, "link", "the session with the peer ended")
+                self._write_down(channel, Reason.LINK, "the session with the peer ended")
             self._channels.pop(block_id, None)
             channel.close()
             with trio.CancelScope(shield=True):

@@ -12,12 +12,12 @@ import structlog
 from qnode import __version__
 from qnode.block.decision import assumptions
 from qnode.block.error_rate import ErrorRate
+from qnode.block.outcome import IMPLAUSIBLE, Reason
 from qnode.block.span import BlockSpan
 from qnode.block.span_policy import RecentBlocks
 from qnode.config import SiteConfig
 from qnode.devices.status import DeviceStatus
 from qnode.distill.block_counts import BlockCounts
-from qnode.distill.check_table import BY_NAME
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import boundary_terms, visibility_error
 from qnode.distill.keylength import KeyLength
@@ -429,10 +429,10 @@ class Figures:
             detail=detail,
             span_s=round(known.span_s or 0.0, 3),
         )
-        if reason in BY_NAME or reason == "contradiction":
+        if reason in IMPLAUSIBLE:
             self.raise_alarm(
                 "counts.implausible",
                 f"block {block_id} cannot be from this link as it is configured ({reason}): {detail}",
             )
-        if reason != "store_full":  # which is nobody's fault: there are more keys than are wanted
+        if reason != Reason.STORE_FULL:  # which is nobody's fault: there are more keys than are wanted
             self.raise_alarm("block.discarded", f"the last block gave no key ({reason})")
