@@ -18,7 +18,7 @@ from qnode.operate.status.model import (
     troubles,
     why_no_key,
 )
-from qnode.operate.status.screen import SIMULATED, device_detail, duration, si, status_lines
+from qnode.operate.status.screen import SIMULATED, Loud, device_detail, duration, si, status_lines
 
 
 def test_a_transition_keeps_the_age_of_an_unchanged_state() -> None:
@@ -71,6 +71,9 @@ def test_a_source_that_ended_is_a_trouble_and_not_up() -> None:
         ("device.finished", "tdc finished: the source ended")
     ]
     assert "tdc        WARN" in "\n".join(status_lines(status))
+    assert [line for line in status_lines(status) if isinstance(line, Loud)] == [
+        line for line in status_lines(status) if " WARN " in line or SIMULATED in line
+    ]
     assert 'qkd_device_up{device="tdc",driver="sfifteen-tdc1"} 0.0' in render_metrics(status).decode()
 
 

@@ -311,12 +311,11 @@ def _node(where: Where) -> "NodeStatus":
 
 def _show_screen(node: "NodeStatus") -> None:
     """Print the status, warnings in colour on a terminal."""
-    from qnode.operate.status.screen import SIMULATED, status_lines
+    from qnode.operate.status.screen import Loud, status_lines
 
     for line in status_lines(node):
-        loud = " WARN " in line or SIMULATED in line
         for part in _fitted([line]):
-            _echo(click.style(part, fg="yellow", bold=True) if loud else part)
+            _echo(click.style(part, fg="yellow", bold=True) if isinstance(line, Loud) else part)
 
 
 def _fitted(lines: list[str]) -> list[str]:

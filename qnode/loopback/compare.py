@@ -72,7 +72,7 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 
 class Predicted(Struct, frozen=True, kw_only=True):
-    """The model's row. ``discarded``: why its block would give no key, ``told``: in words; None if it does."""
+    """The model's row. ``discarded``: why its block would give no key, ``told``: in words; None: it does."""
 
     row: LinkRow
     discarded: str | None

@@ -45,19 +45,18 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     @contextmanager
-    def gather(self, where: str) -> Iterator[None]:
-        """Note a ConfigError as a fault of ``where``."""
+    def gather(self, where: str = "") -> Iterator[None]:
+        """Note a ConfigError as a fault; ``where``: its place, if it does not name it itself."""
         try:
             yield
         except ConfigError as error:
-            text = str(error)
-            self.faults.append(text if text.startswith((where, "[")) else f"{where}: {text}")
+            self.faults.append(f"{where}: {error}" if where else str(error))
 
 
 def check_site(path: Path, at: float | None = None) -> Findings:
     """Look through the site's file at ``path``; ``at``: the present, in unix seconds."""
     findings = Findings()
-    with findings.gather(str(path)):
+    with findings.gather():
         raw = read_tables(path)
         findings.faults += reading_faults(raw, SiteConfig)
         _check_tables(findings, raw, path.resolve().parent, time.time() if at is None else at)
@@ -75,21 +74,21 @@ def _check_tables(findings: Findings, raw: dict[str, Any], folder: Path, now_s: 
     for name, table in devices.items() if isinstance(devices, dict) else ():
         section = usable(table, DeviceSection, folder)
         if section is not None:
-            with findings.gather(f"devices.{name}"):
+            with findings.gather():
                 check_devices({name: section})
     saes = etsi014.sae if etsi014 is not None else ()
     if node is not None and peer is not None:
         _check_names(findings, node, peer, saes)
     if peer is not None:
-        with findings.gather("peer.address"):
+        with findings.gather():
             TlsTransport(peer.address, peer.tls, peer.kme_id).host_and_port()
         _check_tls(findings, "peer.tls", peer.tls, now_s)
     if etsi014 is not None:
-        with findings.gather("etsi014.listen"):
+        with findings.gather():
             host_and_port(etsi014.listen, "etsi014.listen")
         _check_tls(findings, "etsi014.tls", etsi014.tls, now_s)
     if operate is not None and operate.metrics_listen is not None:
-        with findings.gather("operate.metrics_listen"):
+        with findings.gather():
             host_and_port(operate.metrics_listen, "operate.metrics_listen")
     if store is not None:
         _check_store(findings, store)
@@ -101,7 +100,7 @@ def _check_names(
     """Check who is who: the sites, the encryptors, and whom the link's certificate names."""
     if node.kme_id == peer.kme_id:
         findings.faults.append(f"[peer] kme_id: {peer.kme_id!r} is this site's own; expected the other's")
-    with findings.gather("etsi014.sae"):
+    with findings.gather():
         SaeDirectory(node.kme_id, saes, (peer.kme_id,))
     for sae in saes:
         if sae.kme_id not in (node.kme_id, peer.kme_id):
@@ -128,7 +127,7 @@ def _check_tls(findings: Findings, where: str, files: TlsFiles, now_s: float) ->
             load_own(context, files.certificate, files.key)
         else:
             certificates_in(files.certificate)
-    with findings.gather(f"{where}.key"):
+    with findings.gather():
         if os.access(files.key, os.R_OK):  # or it is said already
             read_secret(files.key, f"{where}.key")
     with findings.gather(where):
@@ -153,17 +152,20 @@ def _check_tls(findings: Findings, where: str, files: TlsFiles, now_s: float) ->
 
 def _check_store(findings: Findings, store: StoreSection) -> None:
     if _is_there(findings, "store.store_key", store.store_key):
-        with findings.gather("store.store_key"):
+        with findings.gather():
             key = read_secret(store.store_key, "store.store_key")
             if len(key) != STORE_KEY_BYTES:
-                raise ConfigError(f"{store.store_key}: expected {STORE_KEY_BYTES} bytes, got {len(key)}")
+                expected = f"expected {STORE_KEY_BYTES} bytes"
+                raise ConfigError(f"store.store_key: {store.store_key}: {expected}, got {len(key)}")
     # It is read once, when the store is made.
     if not _exists(store.path) and _is_there(findings, "store.preshared_key", store.preshared_key):
-        with findings.gather("store.preshared_key"):
+        with findings.gather():
             shared = read_secret(store.preshared_key, "store.preshared_key")
             if len(shared) < PRESHARED_KEY_LEAST_BYTES:
                 expected = f"expected at least {PRESHARED_KEY_LEAST_BYTES} bytes"
-                raise ConfigError(f"{store.preshared_key}: {expected}, got {len(shared)}")
+                raise ConfigError(
+                    f"store.preshared_key: {store.preshared_key}: {expected}, got {len(shared)}"
+                )
     if store.anchor.resolve().is_relative_to(store.path.resolve().parent):
         findings.faults.append(
             f"store.anchor: {store.anchor}: must lie outside the store's folder, "

@@ -17,13 +17,20 @@ BLOCK_COLUMNS = ("block", "ago", "s", "sifted", "QBER Z", "f_EC", "phase error",
 PARTS_COLUMN = 19
 SIMULATED = "SIMULATED: these keys are not keys"
 RECORDED = "whoever reads the recording knows its keys"
+WARN = "WARN"
+
+
+class Loud(str):
+    """A line that a terminal shows in colour."""
+
+    __slots__ = ()
 
 
 def status_lines(status: NodeStatus) -> list[str]:
     """Return the screen of `qnodectl status`."""
     lines = [_headline(status)]
     if status.simulated:
-        lines.append(f"  {SIMULATED}")
+        lines.append(Loud(f"  {SIMULATED}"))
     if status.recorded_since is not None:
         lines.append(f"  BEING RECORDED for {age(status.recorded_since, status.at)}: {RECORDED}")
     lines += [_quantum(status), _channel(status), _keys(status)]
@@ -31,7 +38,8 @@ def status_lines(status: NodeStatus) -> list[str]:
     if reason is not None:
         lines.append(_row("", "", [f"no key: {printable(reason)}"]))
     for index, device in enumerate(status.devices):
-        lines.append("  " + ("devices" if index == 0 else "").ljust(10) + device_line(device, status.at))
+        line = "  " + ("devices" if index == 0 else "").ljust(10) + device_line(device, status.at)
+        lines.append(line if device.well else Loud(line))
     lines.append(_etsi(status))
     if status.certificates:
         lines.append(_certificates(status))
@@ -53,7 +61,7 @@ def trouble_lines(status: NodeStatus) -> list[str]:
 
 def device_line(device: DeviceStatus, at: float) -> str:
     """Return one device's line: name, verdict, identity, readings or what is wrong."""
-    verdict = "ok" if device.well else "WARN"
+    verdict = _verdict(device.well)
     parts = [f"{printable(device.driver)} {printable(device.serial)}".rstrip()]
     if device.simulated:
         parts.append("simulated")
@@ -166,11 +174,12 @@ def _headline(status: NodeStatus) -> str:
 
 
 def _row(name: str, verdict: str, parts: Iterable[str]) -> str:
-    return f"  {name:<9} {verdict:<6} {'   '.join(part for part in parts if part)}".rstrip()
+    line = f"  {name:<9} {verdict:<6} {'   '.join(part for part in parts if part)}".rstrip()
+    return Loud(line) if verdict == WARN else line
 
 
 def _verdict(is_well: bool) -> str:
-    return "ok" if is_well else "WARN"
+    return "ok" if is_well else WARN
 
 
 def _percent(fraction: float | None) -> str:
@@ -221,7 +230,7 @@ def _keys(status: NodeStatus) -> str:
     filled = "" if block.filled is None else f"{100 * block.filled:.0f} % full"
     return _row(
         "keys",
-        "WARN" if waits else "ok" if ready + keys.stock else "none",
+        WARN if waits else "ok" if ready + keys.stock else "none",
         [
             f"{count(ready)} {'held back' if waits else 'ready'} ({si(ready * CHUNK_BITS)}b)",
             "simulated" if status.simulated else "",
