@@ -1,5 +1,6 @@
 """A driver for a device of the tests: it ticks, and breaks when told to."""
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -32,7 +33,7 @@ class Metronome:
         self.config = config
         self.identity = DeviceIdentity("metronome", config.serial, config.simulated)
         self.paced = True
-        self.origin_s = 0.0
+        self.origin_s = time.time()
 
     @classmethod
     @asynccontextmanager

@@ -8,7 +8,7 @@ import pytest
 from tags_generator import PERIOD_PS, Link, Recorded, symbols
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
-from qnode.devices.conformance import check_tag_block
+from qnode.devices.conformance_checks import check_tag_block
 from qnode.errors import TransientDeviceError
 from qnode.simulate.generator import KNOTS_PER_S, Lit, TagGenerator
 from qnode.simulate.parameters import SimulationParameters
@@ -128,7 +128,7 @@ def test_the_simulated_counter_wraps_as_hardware_does() -> None:
     settings = SimulationParameters().settings_at(0.0)
     while generator.knot < until_knot:
         block = generator.step(until_knot, settings, Lit(1, last_page))
-        check_tag_block(block, earlier_until_ps=until_ps, disorder_ps=2_000)
+        check_tag_block(block, earlier_until_ps=until_ps, order_window_ps=2_000)
         until_ps = block.until_ps
         wrapped |= bool((block.times_ps > 0).any() and (block.times_ps < 0).any())
     assert wrapped

@@ -3,34 +3,46 @@
     async def test_my_driver_conforms():
         await check_driver(MyTdc, {"port": emulator.port})
 
-It fails with an AssertionError that says which promise was broken. It needs no test framework, so that a
-driver shipped apart from this project can be checked the same way.
+It fails with an AssertionError that says which promise was broken, where, and how to keep it. It needs no
+test framework, so that a driver shipped apart from this project can be checked the same way. docs/drivers.md
+has the promises.
 """
 
+import inspect
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import trio
 
-from qnode.devices.protocols import DeviceIdentity, EmissionRun, Sensor, TagSource, Transmitter
+from qnode.config import ReceiverParameters
+from qnode.devices.conformance_checks import (
+    TagWatch,
+    check_capabilities,
+    check_emission_run,
+    check_identity,
+    check_same,
+    check_symbols,
+    missing_of_generator,
+    promise,
+    sound,
+)
+from qnode.devices.contract import LONGEST_SILENCE_S, readings_fault, symbols_fault
+from qnode.devices.protocols import Device, DeviceIdentity, EmissionRun, Sensor, TagSource, Transmitter
 from qnode.devices.registry import DriverClass, driver_config
+from qnode.devices.supervisor import OPENING_LIMIT_S
 from qnode.errors import ConfigError
-from qnode.tags.tag_time import signed_64
-from qnode.tags.types import DECOY, UNKNOWN_SYMBOL, X_CHANNEL, X_PLUS, Z_CHANNEL, Z_EARLY, Z_LATE, TagBlock
+from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots
 
-OPENING_LIMIT_S = 30.0
 ANSWER_LIMIT_S = 30.0
 LEAVING_LIMIT_S = 5.0
 BLOCKS_AFTER_CANCELLATION = 100  # what may still be buffered when the wish to leave arrives
-
-T = TypeVar("T")
-
-_SYMBOLS = (Z_EARLY, Z_LATE, X_PLUS, Z_EARLY | DECOY, Z_LATE | DECOY, X_PLUS | DECOY, UNKNOWN_SYMBOL)
+SHIPPED_ORDER_WINDOW_PS = ReceiverParameters().order_window_ps
 
 
 async def check_driver(
@@ -38,34 +50,47 @@ async def check_driver(
     table: dict[str, Any],
     *,
     tag_blocks: int = 5,
-    disorder_ps: int = 10_000_000,
+    order_window_ps: int = SHIPPED_ORDER_WINDOW_PS,
+    is_safe: Callable[[], bool] | None = None,
 ) -> None:
-    """Open the device of ``table``, hold it to all promises, cancel it in mid-use, and open it again.
+    """Open the device of ``table``, hold it to all promises, and open it again after each end of its use.
 
-    ``tag_blocks``: how many blocks a `TagSource` must yield while it is watched. ``disorder_ps``: how much
-    later than its ``until_ps`` promised a tag may still come.
+    It is cancelled in use, its user fails, and it is cancelled while it opens. ``tag_blocks``: how many
+    blocks a `TagSource` must yield while it is watched. ``order_window_ps``: as the site file that the device
+    is for has it in ``[link.receiver]``. ``is_safe``: whether the hardware, or its emulator, is safe; asked
+    whenever the device was left.
 
     Raises:
-        AssertionError: naming the first broken promise.
+        AssertionError: naming the driver and the first broken promise.
     """
-    config = check_config(driver_class, table)
-    first = await _check_opened(driver_class, config, tag_blocks, disorder_ps)
-    again = await _check_opened(driver_class, config, 1, disorder_ps)
-    assert again == first, f"opened again, the device says it is {again}; before it was {first}"
+    try:
+        config = check_config(driver_class, table)
+        kit = _Kit(driver_class, config, order_window_ps, is_safe)
+        first = await kit.cancel_in_use(tag_blocks)
+        await kit.fail_in_use()
+        await kit.cancel_while_opening(0.0)
+        await kit.cancel_while_opening(kit.opening_s / 2)
+        again = await kit.cancel_in_use(1)
+        promise(again == first, f"opened again, the device says it is {again}; before it was {first}")
+    except AssertionError as broken:
+        raise AssertionError(f"{driver_class.__name__}: {broken}") from broken
 
 
 def check_config(driver_class: DriverClass, table: dict[str, Any]) -> msgspec.Struct:
     """Check that the driver's ``Config`` takes ``table``, is frozen, and refuses unknown keys by name."""
-    name = driver_class.__name__
     config = driver_config(driver_class, table, "conformance")
-    assert driver_class.Config.__struct_config__.frozen, f"{name}.Config is not frozen"
+    promise(driver_class.Config.__struct_config__.frozen, "Config is not frozen: declare it with frozen=True")
     unknown, refusal = "no_driver_has_this_key", ""
     try:
         driver_config(driver_class, {**table, unknown: 1}, "conformance")
     except ConfigError as error:
         refusal = str(error)
-    assert unknown in refusal, f"{name}.Config takes unknown keys, or does not name them when it refuses"
+    promise(unknown in refusal, "Config takes unknown keys, or does not name them when it refuses")
     return config
+
+
+class _Failure(Exception):
+    """What befalls a user of the device."""
 
 
 class _Visit:
@@ -74,8 +99,9 @@ class _Visit:
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.cancelled_at: float | None = None
+        self.broken: AssertionError | None = None
         self.awaited = ""
-        self.expect("opening", OPENING_LIMIT_S)
+        self.expect("open()", OPENING_LIMIT_S)
 
     def expect(self, awaited: str, limit_s: float) -> None:
         """Give the next step ``limit_s`` seconds."""
@@ -88,137 +114,216 @@ class _Visit:
             self.cancelled_at = trio.current_time()
             self.scope.cancel()
 
+    async def note(self, check: Callable[[], Awaitable[None]]) -> None:
+        """Make a check. A broken promise ends the visit, and is told after it.
 
-async def _check_opened(
-    driver_class: DriverClass, config: msgspec.Struct, tag_blocks: int, disorder_ps: int
-) -> DeviceIdentity:
-    """Open the device, check what it can do, cancel while it is in use, and time how it is left."""
-    identity = DeviceIdentity(model="", serial="")
-    broken: AssertionError | None = None
-    visit = _Visit()
-    with visit.scope:
-        async with driver_class.open(config) as device:
+        On its way out a driver's nursery would put a group around it.
+        """
+        try:
+            await check()
+        except AssertionError as broken:
+            self.broken = self.broken or broken
+            self.cancel()
+
+
+@dataclass
+class _Kit:
+    """What is known of one driver over the openings of its device."""
+
+    driver_class: DriverClass
+    config: msgspec.Struct
+    order_window_ps: int
+    is_safe: Callable[[], bool] | None
+    opening_s: float = 0.0
+    identity: DeviceIdentity = field(default_factory=lambda: DeviceIdentity(model="", serial=""))
+    symbols_by_run: dict[int, Codes] = field(default_factory=dict)
+
+    async def cancel_in_use(self, tag_blocks: int) -> DeviceIdentity:
+        """Open the device, check what it can do, and cancel while it is in use."""
+        visit, began = _Visit(), trio.current_time()
+        with visit.scope:
+            async with self.driver_class.open(self.config) as device:
+                self.opening_s = trio.current_time() - began
+                await visit.note(partial(self._check_device, device))
+                if visit.broken is None:
+                    await self._use(device, visit, tag_blocks)
+                visit.cancel()
+                await trio.sleep_forever()
+        if visit.broken is not None:
+            raise visit.broken
+        promise(visit.cancelled_at is not None, visit.awaited)
+        promise(
+            visit.scope.cancelled_caught, "open() hid the cancellation: do not catch trio.Cancelled for good"
+        )
+        self._check_left("cancelled in use", visit.cancelled_at or 0.0)
+        return self.identity
+
+    async def fail_in_use(self) -> None:
+        """Open the device and let its user fail."""
+        failed_at, came_out = math.nan, False
+        with trio.move_on_after(OPENING_LIMIT_S) as limit:
             try:
-                identity = device.identity
-                assert identity.model, "the device does not name its model"
-                assert identity.serial, "the device does not name its serial number"
-                if isinstance(device, Sensor):
-                    visit.expect("readings", ANSWER_LIMIT_S)
-                    check_readings(await device.readings())
-                assert device.identity == identity, "the identity changed while the device was open"
-                if isinstance(device, TagSource):
-                    await _check_tags(device, visit, tag_blocks, disorder_ps)
-                elif isinstance(device, Transmitter):
-                    await _check_runs(device, visit)
-                else:
-                    assert isinstance(device, Sensor), (
-                        f"{type(device).__name__} has no capability that is known"
-                    )
-            except AssertionError as error:
-                broken = error  # raised below: on its way out a driver's nursery would put a group around it
-            visit.cancel()
-            await trio.sleep_forever()
-    if broken is not None:
-        raise broken
-    assert visit.cancelled_at is not None, visit.awaited
-    took_s = trio.current_time() - visit.cancelled_at
-    assert took_s <= LEAVING_LIMIT_S, f"cancelled, the device took {took_s:.1f} s to be left"
-    return identity
+                async with self.driver_class.open(self.config):
+                    failed_at = trio.current_time()
+                    limit.deadline = failed_at + 2 * LEAVING_LIMIT_S
+                    raise _Failure
+            except* _Failure:
+                came_out = True
+        promise(not math.isnan(failed_at), f"open(), again: nothing within {OPENING_LIMIT_S:g} s")
+        self._check_left("left by an error", failed_at)
+        promise(
+            came_out,
+            "open() hid an error of its user: the node would think that all is well, use try and finally",
+        )
+
+    async def cancel_while_opening(self, after_s: float) -> None:
+        """Cancel the opening of the device after a while."""
+        with trio.move_on_after(after_s) as scope:
+            async with self.driver_class.open(self.config):
+                await trio.sleep_forever()
+        promise(scope.cancelled_caught, "open() hid a cancellation that came while it was opening")
+        self._check_left("cancelled while opening", scope.deadline)
+
+    def _check_left(self, how: str, since: float) -> None:
+        took_s = trio.current_time() - since
+        promise(
+            took_s <= LEAVING_LIMIT_S,
+            f"{how}, the device took {took_s:.1f} s to be left, expected at most {LEAVING_LIMIT_S:g} s",
+        )
+        promise(
+            self.is_safe is None or self.is_safe(),
+            f"{how}, the hardware was not left safe: make it so in a finally of open()",
+        )
+
+    async def _check_device(self, device: Device) -> None:
+        check_identity(device.identity)
+        self.identity = device.identity
+        check_capabilities(device)
+
+    def _check_unchanged(self, device: Device) -> None:
+        promise(device.identity == self.identity, "the identity changed while the device was open")
+
+    async def _use(self, device: Device, visit: _Visit, tag_blocks: int) -> None:
+        """Use the device as the node does: a sensor is read while tags or runs are awaited."""
+        async with trio.open_nursery() as nursery:
+            if isinstance(device, TagSource):
+                watch = partial(self._watch_tags, device, visit, tag_blocks)
+                nursery.start_soon(visit.note, watch)
+            elif isinstance(device, Transmitter):
+                watch = partial(self._watch_runs, device, visit)
+                nursery.start_soon(visit.note, watch)
+            if isinstance(device, Sensor):
+                nursery.start_soon(visit.note, partial(self._read, device))
+
+    async def _read(self, sensor: Sensor) -> None:
+        for _ in range(2):
+            with trio.move_on_after(ANSWER_LIMIT_S) as limit:
+                sound(readings_fault(await sensor.readings()))
+            promise(not limit.cancelled_caught, f"readings(): nothing within {ANSWER_LIMIT_S:g} s")
+        self._check_unchanged(sensor)
+
+    async def _watch_tags(self, source: TagSource, visit: _Visit, wanted: int) -> None:
+        """Check ``wanted`` blocks, then cancel while the next one is awaited."""
+        watch = TagWatch(source, self.order_window_ps, simulated=self.identity.simulated)
+        limit_s = LONGEST_SILENCE_S if source.paced else ANSWER_LIMIT_S
+        visit.expect("tags()", ANSWER_LIMIT_S)
+        async with _generator("tags()", source.tags()) as blocks:
+            async for block in blocks:
+                where = f"tags(), block {watch.blocks + 1}"
+                try:
+                    watch.see(block)
+                    self._check_unchanged(source)
+                except AssertionError as broken:
+                    raise AssertionError(f"{where}: {broken}") from broken
+                promise(
+                    watch.blocks < wanted + BLOCKS_AFTER_CANCELLATION, "cancelled, tags() goes on yielding"
+                )
+                if watch.blocks < wanted:
+                    visit.expect(f"{where}, the next one", limit_s)
+                elif visit.cancelled_at is None:
+                    watch.check_progress()
+                    visit.cancel()
+        promise(watch.blocks, "tags() ended without a single block")
+        promise(
+            self.identity.simulated or not source.paced,
+            "tags() ended: the node would not open the device again, raise DeviceGone when it is gone",
+        )
+
+    async def _watch_runs(self, transmitter: Transmitter, visit: _Visit) -> None:
+        """Check the present emission run, then cancel while a later one is awaited."""
+        seen = set[int]()
+        visit.expect("runs()", ANSWER_LIMIT_S)
+        async with _generator("runs()", transmitter.runs()) as runs:
+            async for run in runs:
+                check_emission_run(run, simulated=self.identity.simulated)
+                promise(
+                    run.run_id not in seen,
+                    f"runs() yielded run_id {run.run_id} again: draw a new random one for each run",
+                )
+                seen.add(run.run_id)
+                promise(len(seen) <= BLOCKS_AFTER_CANCELLATION, "cancelled, runs() goes on yielding")
+                if visit.cancelled_at is None:
+                    await self._check_record(transmitter, run)
+                    self._check_unchanged(transmitter)
+                visit.cancel()
+        promise(
+            False, "runs() ended: the node would think that the emission has, wait for the next run instead"
+        )
+
+    async def _check_record(self, transmitter: Transmitter, run: EmissionRun) -> None:
+        """Check that symbols can be looked up in threads, again and again, and the unknown is told."""
+
+        async def lookup(run_id: int, slots: Slots) -> Codes:
+            asked = slots.copy()
+            symbols = await trio.to_thread.run_sync(transmitter.symbols, run_id, slots)
+            promise(np.array_equal(slots, asked), "symbols() has changed the slots that it was asked for")
+            sound(symbols_fault(slots, symbols))
+            check_symbols(symbols)
+            return symbols
+
+        slots: Slots = np.arange(1000, dtype=np.int64)
+        first = await lookup(run.run_id, slots)
+        kept = first.copy()
+        again: list[Codes] = []
+
+        async def look_again() -> None:
+            again.append((await lookup(run.run_id, slots[::-1].copy()))[::-1])
+
+        visit = _Visit()
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(visit.note, look_again)
+        if visit.broken is not None:
+            raise visit.broken
+        for other in again:
+            check_same(
+                kept, other, "when it is looked up again: symbols() must be the same in any thread and order"
+            )
+        promise(
+            np.array_equal(first, kept), "symbols() used the array that it returned before: return a new one"
+        )
+        earlier = self.symbols_by_run.setdefault(run.run_id, kept)
+        check_same(earlier, kept, "in a later opening: a run that begins anew needs a new run_id")
+        never_sent: Slots = np.array([-1, 2**62], dtype=np.int64)
+        answer = await lookup(run.run_id, never_sent)
+        promise((answer == UNKNOWN_SYMBOL).all(), "symbols() knows slots that were never sent")
+        answer = await lookup((run.run_id + 1) % 2**63, slots)
+        promise((answer == UNKNOWN_SYMBOL).all(), "symbols() knows slots of a run that never was")
+        await lookup(run.run_id, slots[:0])
 
 
 @asynccontextmanager
-async def _closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """Close an iterator that is a generator; when a check fails it would be left to the garbage collector."""
+async def _generator(name: str, items: Any) -> AsyncIterator[Any]:
+    """Close an async generator, as the node does, whatever happens inside."""
+    if inspect.iscoroutine(items):
+        items.close()  # else Python warns that nobody awaited it
+    missing = missing_of_generator(items)
+    promise(
+        not missing,
+        f"{name} returned a {type(items).__name__}, which has no {missing}: write it as an async generator "
+        "(async def with yield), which the node closes",
+    )
     try:
         yield items
     finally:
-        close = getattr(items, "aclose", None)
-        if close is not None:
-            await close()
-
-
-async def _check_tags(source: TagSource, visit: _Visit, wanted: int, disorder_ps: int) -> None:
-    """Check ``wanted`` blocks, then cancel while the next one is awaited."""
-    assert isinstance(source.paced, bool), "paced is no bool"
-    assert math.isfinite(source.origin_s), "origin_s is no time"
-    until_ps: int | None = None
-    number = 0
-    visit.expect("tags", ANSWER_LIMIT_S)
-    async with _closing(source.tags()) as blocks:
-        async for block in blocks:
-            check_tag_block(block, earlier_until_ps=until_ps, disorder_ps=disorder_ps)
-            until_ps, number = block.until_ps, number + 1
-            assert number < wanted + BLOCKS_AFTER_CANCELLATION, "cancelled, the source goes on yielding"
-            if number < wanted:
-                visit.expect("tags", ANSWER_LIMIT_S)
-            else:
-                visit.cancel()
-    assert number > 0, "the source ended without a single block"
-
-
-async def _check_runs(transmitter: Transmitter, visit: _Visit) -> None:
-    """Check the present emission run, then cancel while a later one is awaited."""
-    seen: set[int] = set()
-    visit.expect("emission run", ANSWER_LIMIT_S)
-    async with _closing(transmitter.runs()) as runs:
-        async for run in runs:
-            assert run.run_id not in seen, "a later emission run has the number of an earlier one"
-            seen.add(run.run_id)
-            assert len(seen) <= BLOCKS_AFTER_CANCELLATION, "cancelled, the transmitter goes on yielding runs"
-            await check_run(transmitter, run)
-            visit.cancel()
-    assert seen, "the transmitter named no emission run"
-
-
-def check_tag_block(block: TagBlock, *, earlier_until_ps: int | None, disorder_ps: int) -> None:
-    """Check one block's types and shapes, and that time goes on.
-
-    ``earlier_until_ps``: the block before it promised that all earlier tags had been yielded; None: there was
-    none before.
-    """
-    times, channels = block.times_ps, block.channels
-    assert times.dtype == np.int64, f"times_ps is {times.dtype}, not int64"
-    assert channels.dtype == np.int8, f"channels is {channels.dtype}, not int8"
-    assert times.ndim == 1, f"times_ps has {times.ndim} dimensions"
-    assert times.shape == channels.shape, f"{times.shape} times, {channels.shape} channels"
-    assert np.isin(channels, (Z_CHANNEL, X_CHANNEL)).all(), "a channel that is neither Z nor X"
-    assert isinstance(block.until_ps, int), "until_ps is no int"
-    assert earlier_until_ps is None or signed_64(block.until_ps - earlier_until_ps) >= 0, "until_ps went back"
-    assert block.lost >= 0, "a negative number of lost tags"
-    if times.size:
-        times = times - np.int64(signed_64(block.until_ps))  # a counter may wrap
-        if earlier_until_ps is not None:
-            late_ps = signed_64(earlier_until_ps - block.until_ps) - int(times.min())
-            assert late_ps <= disorder_ps, f"a tag came {late_ps} ps after its time was said to be complete"
-        late_ps = int(np.max(np.maximum.accumulate(times) - times))
-        assert late_ps <= disorder_ps, f"a tag lies {late_ps} ps behind one before it"
-
-
-async def check_run(transmitter: Transmitter, run: EmissionRun) -> None:
-    """Check that symbols can be looked up in a thread, again and again, and that the unknown is said so."""
-    assert 0 <= run.run_id < 2**63, "run_id has more than 63 bits"
-    assert math.isfinite(run.started_at_s), "started_at_s is no time"
-    slots: npt.NDArray[np.int64] = np.arange(1000, dtype=np.int64)
-    symbols = await trio.to_thread.run_sync(transmitter.symbols, run.run_id, slots)
-    assert symbols.dtype == np.uint8, f"symbols are {symbols.dtype}, not uint8"
-    assert symbols.shape == slots.shape, f"{slots.shape} slots, {symbols.shape} symbols"
-    assert np.isin(symbols, _SYMBOLS).all(), "a symbol that is none"
-    again = await trio.to_thread.run_sync(transmitter.symbols, run.run_id, slots[::-1].copy())
-    both = (symbols != UNKNOWN_SYMBOL) & (again[::-1] != UNKNOWN_SYMBOL)
-    assert (symbols == again[::-1])[both].all(), "looked up again, a slot has another symbol"
-    never_sent = np.array([-1, 2**62], dtype=np.int64)
-    answer = await trio.to_thread.run_sync(transmitter.symbols, run.run_id, never_sent)
-    assert (answer == UNKNOWN_SYMBOL).all(), "a symbol for a slot that was never sent"
-    other_run = (run.run_id + 1) % 2**63
-    answer = await trio.to_thread.run_sync(transmitter.symbols, other_run, slots)
-    assert (answer == UNKNOWN_SYMBOL).all(), "symbols for a run that never was"
-    empty = await trio.to_thread.run_sync(transmitter.symbols, run.run_id, slots[:0])
-    assert empty.shape == (0,), "no slots asked, symbols answered"
-
-
-def check_readings(readings: dict[str, float]) -> None:
-    """Check that readings are finite figures with names."""
-    assert readings, "a sensor without readings"
-    for name, value in readings.items():
-        assert name.isidentifier(), f"reading {name!r}: names are identifiers that end in a unit"
-        assert math.isfinite(value), f"reading {name} is {value}"
+        await items.aclose()

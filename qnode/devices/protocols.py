@@ -100,6 +100,11 @@ class TagSource(Protocol):
 class Sensor(Protocol):
     """A device with named readings (temperature, bias voltage, ...)."""
 
+    @property
+    def identity(self) -> DeviceIdentity:
+        """What the device says it is."""
+        ...
+
     async def readings(self) -> dict[str, float]:
         """Return the present readings, units in the names."""
         ...
