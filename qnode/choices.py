@@ -1,6 +1,7 @@
 """Every list of words that configuration, commands and messages choose from, each in one place."""
 
-from typing import Any, Final, Literal, get_args
+from enum import StrEnum
+from typing import Any, Final, Literal, Self, get_args
 
 Role = Literal["alice", "bob"]
 ROLES: Final[tuple[Role, Role]] = get_args(Role)
@@ -24,6 +25,19 @@ Arm = Literal["z", "x"]
 # Of the log.
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "terminal", "plain", "journal", "json"]
+
+
+class Word(StrEnum):
+    """A stable word with its ``meaning`` for people; a member is written ``NAME = "word", "meaning"``."""
+
+    meaning: str
+
+    def __new__(cls, word: str, meaning: str) -> Self:
+        """Make a member."""
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.meaning = meaning
+        return member
 
 
 def choices_of(kind: Any) -> tuple[Any, ...]:

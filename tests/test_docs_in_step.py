@@ -43,13 +43,12 @@ def test_every_key_of_a_shipped_file_is_known_and_every_value_possible(path: Pat
         load_loopback(path)
 
 
-def test_the_page_of_the_configuration_is_what_its_command_writes(tmp_path: Path) -> None:
-    page = tmp_path / "configuration.md"
-    result = CliRunner().invoke(report, ["configuration", "--output", str(page)], standalone_mode=False)
+@pytest.mark.parametrize("name", ["configuration", "metrics"])
+def test_a_page_that_is_made_from_the_program_is_what_its_command_writes(name: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    result = CliRunner().invoke(report, [name, "--output", str(page)], standalone_mode=False)
     assert result.return_value == 0, result.output
-    assert page.read_text() == (TOP / "docs" / "configuration.md").read_text(), (
-        "run qnode report configuration"
-    )
+    assert page.read_text() == (TOP / "docs" / f"{name}.md").read_text(), f"run qnode report {name}"
 
 
 def described_tables() -> set[type[msgspec.Struct]]:

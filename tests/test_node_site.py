@@ -22,6 +22,7 @@ from qnode.node.process import _clearest
 from qnode.node.site import SiteNode
 from qnode.node.supply.async_store import PeerMemory, runs_of
 from qnode.operate.events.log import EventLog
+from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.screen import status_lines
 
 CONFIG = Path(__file__).parent.parent / "config"
@@ -160,7 +161,7 @@ async def test_a_store_that_has_healed_is_well_within_seconds(
 
         storage_expire = node._storage.expire
         monkeypatch.setattr(node._storage, "expire", expire)
-        node._figures.raise_alarm("store.failed", "by a session")
+        node._figures.raise_alarm(AlarmName.STORE_FAILED, "by a session")
         store._database._tx.connection.execute("PRAGMA query_only = ON")  # every change is refused
         with trio.fail_after(qnode.node.site.EXPIRY_PERIOD_S / 2):
             async with trio.open_nursery() as nursery:

@@ -1,32 +1,33 @@
 """What may become of a block that gives no key, in words that are counted."""
 
-from enum import StrEnum, unique
+from enum import unique
 from typing import Final
 
+from qnode.choices import Word
 from qnode.distill.check_table import BY_NAME
 from qnode.errors import QnodeError
 
 
 @unique
-class Reason(StrEnum):
+class Reason(Word):
     """Why a block was discarded; a block that is not plausible has the name of the check that it failed."""
 
-    ASYMMETRY = "asymmetry"
-    CONTRADICTION = "contradiction"
-    DISAGREEMENT = "disagreement"
-    E_VIS = "e_vis"
-    EMISSION = "emission"
-    KEY_LENGTH = "key_length"
-    LINK = "link"
-    LOCK = "lock"
-    PEER = "peer"
-    QBER_Z = "qber_z"
-    RECONCILIATION = "reconciliation"
-    STORE = "store"
-    STORE_FULL = "store_full"
-    TOO_FEW_BITS = "too_few_bits"
-    TOO_MANY_BITS = "too_many_bits"
-    VERIFICATION = "verification"
+    ASYMMETRY = "asymmetry", "the bound on the asymmetry between |+> and |-> is above `asymmetry_limit`"
+    CONTRADICTION = "contradiction", "no channel gives such counts with these intensities"
+    DISAGREEMENT = "disagreement", "the two sites computed different lengths or leaks"
+    E_VIS = "e_vis", "the error rate of the interferometer is above `e_vis_limit`, or unknown"
+    EMISSION = "emission", "the emission run of the block ended, or its symbols are not known any more"
+    KEY_LENGTH = "key_length", "fewer secret bits than `minimum_secret_bits`"
+    LINK = "link", "the session with the other site ended"
+    LOCK = "lock", "no lock for longer than a block"
+    PEER = "peer", "the other site discarded it for a reason that this version does not know"
+    QBER_Z = "qber_z", "the error rate in Z is above `qber_z_limit`"
+    RECONCILIATION = "reconciliation", "the errors could not be corrected within their limits"
+    STORE = "store", "the store refused the key"
+    STORE_FULL = "store_full", "as many chunks wait as `most_chunks` allows"
+    TOO_FEW_BITS = "too_few_bits", "too few sifted bits to give a key"
+    TOO_MANY_BITS = "too_many_bits", "more sifted bits or clicks than fit a message"
+    VERIFICATION = "verification", "the two sites differ after correction"
 
 
 REASONS: Final = frozenset(BY_NAME) | frozenset(Reason)

@@ -16,6 +16,7 @@ from qnode.cli.configuration_page import configuration_page
 from qnode.cli.keylength_page import keylength_page
 from qnode.cli.loopback import first_of, load_loopback
 from qnode.cli.main import EXIT_USAGE
+from qnode.cli.metrics_page import metrics_page
 from qnode.cli.plausibility_page import plausibility_page
 from qnode.cli.validity_page import validity_page
 from qnode.errors import ConfigError
@@ -221,6 +222,14 @@ def keylength(path: Path, f_ec: float) -> str:
 def configuration() -> str:
     """List every key of the configuration files."""
     return configuration_page("qnode report configuration")
+
+
+@report.command()
+@_output("metrics")
+@_common
+def metrics() -> str:
+    """List the metrics and alarms of a site, and why blocks are discarded."""
+    return metrics_page("qnode report metrics")
 
 
 @report.command()

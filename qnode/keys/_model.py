@@ -291,10 +291,15 @@ class AgeMark(Struct, frozen=True, kw_only=True):
 
 
 class Condition(Struct, frozen=True):
-    """Whether the store serves, and if not, why."""
+    """Whether the store serves keys, and if not, the ``reason`` for people."""
 
     state: StoreCondition
     reason: str = ""
+
+    @property
+    def serves(self) -> bool:
+        """Tell whether the store serves keys."""
+        return self.state == StoreCondition.SERVING
 
 
 class Counts(Struct, frozen=True, kw_only=True):

@@ -57,7 +57,7 @@ def open_site_store(config: SiteConfig) -> KeyStore:
         create=True,
     )
     condition = store.condition()
-    if condition.reason:
+    if not condition.serves:
         log.error("store.waiting", reason=condition.reason)
     try:
         if store.positions().pool_epoch == 0:  # never loaded, also when the last start was cut short

@@ -55,6 +55,7 @@ from qnode.operate.control.server import Answers, serve_control
 from qnode.operate.events.log import EventLog, set_log_level
 from qnode.operate.notify import Notifier, feed_watchdog, from_environment
 from qnode.operate.recording.recordings import Recordings
+from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.metrics_app import metrics_app
 from qnode.operate.status.model import EtsiStatus, HttpStatus, PeerStatus, SaeStatus, State
 
@@ -217,7 +218,7 @@ class SiteNode:
             raise
         except* StoreError as errors:
             text = str(_first(errors))
-            self._figures.raise_alarm("store.failed", text)
+            self._figures.raise_alarm(AlarmName.STORE_FAILED, text)
             raise LinkError(f"the key store refused: {text}") from None
 
     async def _converse(self, session: Session) -> None:
@@ -346,7 +347,9 @@ class SiteNode:
             )
         except ConfigError as error:
             log.error("node.reload_failed", reason=str(error))
-            self._figures.raise_alarm("node.reload_failed", f"all goes on as before the reload: {error}")
+            self._figures.raise_alarm(
+                AlarmName.NODE_RELOAD_FAILED, f"all goes on as before the reload: {error}"
+            )
         else:
             self._apply(found)
             log.info("node.reloaded", applied=found.applied, restart_needed=found.waiting)
@@ -364,13 +367,13 @@ class SiteNode:
         self._delivery.renew(found.directory, max_key_count=config.store.most_chunks)
         set_log_level(config.operate.log_level)
         self._note_certificates()
-        figures.clear_alarm("node.reload_failed")
+        figures.clear_alarm(AlarmName.NODE_RELOAD_FAILED)
         if found.waiting:
             figures.raise_alarm(
-                "node.restart_needed", f"changed, but not applied: {', '.join(found.waiting)}"
+                AlarmName.NODE_RESTART_NEEDED, f"changed, but not applied: {', '.join(found.waiting)}"
             )
         else:
-            figures.clear_alarm("node.restart_needed")
+            figures.clear_alarm(AlarmName.NODE_RESTART_NEEDED)
 
     def _etsi_status(self, delivery: Delivery) -> EtsiStatus:
         saes = [
@@ -431,10 +434,11 @@ class SiteNode:
         pads = await self._storage.pads_left()
         figures.note_store(counts, pads, await self._storage.positions())
         self._liveness.store_answered()
-        if waits := (await self._storage.condition()).reason:
-            figures.raise_alarm("store.waiting", f"no key is served: {waits}")
+        condition = await self._storage.condition()
+        if not condition.serves:
+            figures.raise_alarm(AlarmName.STORE_WAITING, f"no key is served: {condition.reason}")
         else:
-            figures.clear_alarm("store.waiting")
+            figures.clear_alarm(AlarmName.STORE_WAITING)
         if self._conversation is not None:
             round_trip_s = self._conversation.context.session.round_trip_s
             figures.peer = msgspec.structs.replace(figures.peer, rtt_s=round_trip_s)
@@ -447,9 +451,9 @@ class SiteNode:
                 await trio.to_thread.run_sync(self._store.tell_witness, abandon_on_cancel=True)
             except OSError as error:
                 text = f"the witness cannot be written ({error.strerror or error}); mend its mount"
-                self._figures.raise_alarm("store.witness", text)
+                self._figures.raise_alarm(AlarmName.STORE_WITNESS, text)
             else:
-                self._figures.clear_alarm("store.witness")
+                self._figures.clear_alarm(AlarmName.STORE_WITNESS)
 
     async def _watch_store(self) -> None:
         """Say that the store hangs, let those go who wait for it, and settle later what they left."""
@@ -459,10 +463,10 @@ class SiteNode:
                 text = (
                     f"the key store has not answered for {stalled_s:.0f} s: its disk hangs, no key is served"
                 )
-                self._figures.raise_alarm("store.stalled", text)
+                self._figures.raise_alarm(AlarmName.STORE_STALLED, text)
                 self._storage.let_go()
                 continue
-            self._figures.clear_alarm("store.stalled")
+            self._figures.clear_alarm(AlarmName.STORE_STALLED)
             if self._storage.unsettled:
                 self._storage.unsettled = False
                 self._gate.end_sessions("the key store hung; the sites settle anew what was under way")
@@ -471,7 +475,7 @@ class SiteNode:
         while True:
             for _ in range(round(EXPIRY_PERIOD_S / STORE_RETRY_S)):
                 await trio.sleep(STORE_RETRY_S)
-                if self._figures.has_alarm("store.failed"):
+                if self._figures.has_alarm(AlarmName.STORE_FAILED):
                     break  # any write shows that it has healed
             self._note_certificates()
             try:
@@ -482,9 +486,9 @@ class SiteNode:
             except LinkDown:
                 continue  # a restored store waits for the peer before anything changes
             except StoreError as error:
-                self._figures.raise_alarm("store.failed", str(error))
+                self._figures.raise_alarm(AlarmName.STORE_FAILED, str(error))
             else:
-                self._figures.clear_alarm("store.failed")
+                self._figures.clear_alarm(AlarmName.STORE_FAILED)
                 self._figures.note_uncleared(self._storage.uncleared)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Final
 
 from qnode.node.status.figures import Figures
+from qnode.operate.status.alarms import AlarmName
 from qnode.tags.order import OrderStatistics
 
 WELL_AGAIN_S: Final = 10.0
@@ -12,7 +13,7 @@ WELL_AGAIN_S: Final = 10.0
 class _LastingAlarm:
     """An alarm with what was counted since it was raised; it ends when there was no fault for a while."""
 
-    def __init__(self, figures: Figures, name: str, text: str) -> None:
+    def __init__(self, figures: Figures, name: AlarmName, text: str) -> None:
         self._figures = figures
         self._name = name
         self._text = text
@@ -42,13 +43,13 @@ class TagFaults:
         self._seen = OrderStatistics()
         self._malformed = _LastingAlarm(
             figures,
-            "tags.malformed",
+            AlarmName.TAGS_MALFORMED,
             "{late} tags later than the order window (link.receiver.order_window_ps), {ahead} far ahead of "
             "the clock, {unknown} on unknown channels, {lost} lost by the hardware",
         )
         self._overrun = _LastingAlarm(
             figures,
-            "tags.overrun",
+            AlarmName.TAGS_OVERRUN,
             "tags come faster than this node can process them: it dropped {dropped} of them",
         )
 

@@ -249,7 +249,7 @@ class Conversation:
         if voided:
             reason = condition.reason or "the peer remembers a later state than this store"
             log.error("store.voided", reason=reason)
-        if condition.reason:
+        if not condition.serves:
             raise LinkError(f"this store serves nothing: {condition.reason}")
         if voided:
             # The peer must void its copies before anything else; it learns of it in the next hello.

@@ -25,6 +25,7 @@ from qnode.distill.plausibility import examine
 from qnode.keys import BlockRecord, Counts, Loss, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.status.block_table import BlockTable, KnownOfBlock
+from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.model import (
     LOST,
     Alarm,
@@ -54,7 +55,9 @@ EXPIRY_ALARM_S = 7 * DAY_S
 MOST_TOLD = 3
 
 # Alarms about the process itself: they belong into the line that the service manager shows.
-_OF_THE_NODE = ("node.reload_failed", "node.restart_needed", "listener.waiting")
+_OF_THE_NODE = frozenset(
+    {AlarmName.NODE_RELOAD_FAILED, AlarmName.NODE_RESTART_NEEDED, AlarmName.LISTENER_WAITING}
+)
 
 
 class _Distilled(NamedTuple):
@@ -137,18 +140,18 @@ class Figures:
             certificates=self.certificates,
         )
 
-    def raise_alarm(self, name: str, text: str) -> None:
+    def raise_alarm(self, name: AlarmName, text: str) -> None:
         """Show an alarm until `clear_alarm`; logged once."""
         raised = self._alarms.get(name)
         if raised is None:
             log.warning("alarm.raised", alarm=name, text=text)
-        self._alarms[name] = Alarm(name=name, since=raised.since if raised else time.time(), text=text)
+        self._alarms[name] = Alarm(name=str(name), since=raised.since if raised else time.time(), text=text)
 
-    def has_alarm(self, name: str) -> bool:
+    def has_alarm(self, name: AlarmName) -> bool:
         """Tell whether an alarm is raised."""
         return name in self._alarms
 
-    def clear_alarm(self, name: str) -> None:
+    def clear_alarm(self, name: AlarmName) -> None:
         """Take an alarm back."""
         if self._alarms.pop(name, None) is not None:
             log.info("alarm.cleared", alarm=name)
@@ -165,17 +168,17 @@ class Figures:
         else:
             self._unheard[where] = f"{where}: {because}"
         if self._unheard:
-            self.raise_alarm("listener.waiting", "; ".join(self._unheard.values()) + "; trying again")
+            self.raise_alarm(AlarmName.LISTENER_WAITING, "; ".join(self._unheard.values()) + "; trying again")
         else:
-            self.clear_alarm("listener.waiting")
+            self.clear_alarm(AlarmName.LISTENER_WAITING)
 
     def note_sae_differences(self, number: int, first: list[str]) -> None:
         """Note how many pairs of encryptors one site alone has, and the ``first`` of them in words."""
         if not first:
-            self.clear_alarm("saes.differ")
+            self.clear_alarm(AlarmName.SAES_DIFFER)
         elif first != self.sae_differences:
             more = f"; and {number - MOST_TOLD} more" if number > MOST_TOLD else ""
-            self.raise_alarm("saes.differ", "; ".join(first[:MOST_TOLD]) + more)
+            self.raise_alarm(AlarmName.SAES_DIFFER, "; ".join(first[:MOST_TOLD]) + more)
         self.sae_differences = first
 
     def look_at_certificates(self, at: float) -> None:
@@ -185,8 +188,8 @@ class Figures:
             one for one in self.certificates if one not in expired and one.expires_within(EXPIRY_ALARM_S, at)
         ]
         for name, found, verb in (
-            ("certificate.expired", expired, "expired"),
-            ("certificate.expiring", soon, "expires"),
+            (AlarmName.CERTIFICATE_EXPIRED, expired, "expired"),
+            (AlarmName.CERTIFICATE_EXPIRING, soon, "expires"),
         ):
             if found:
                 told = (
@@ -256,9 +259,9 @@ class Figures:
         """Note how many times in a row the store's log could not be cleared of destroyed keys."""
         if times:
             text = f"sealed traces of destroyed keys stay in the store's log ({times} tries in a row)"
-            self.raise_alarm("store.uncleared", text)
+            self.raise_alarm(AlarmName.STORE_UNCLEARED, text)
         else:
-            self.clear_alarm("store.uncleared")
+            self.clear_alarm(AlarmName.STORE_UNCLEARED)
 
     def note_loss(self, loss: Loss) -> None:
         """Note what the store could not open and gave up; the alarm stays until the next start."""
@@ -267,7 +270,7 @@ class Figures:
         blocks = sorted({item.block_id for item in loss.ranges})
         log.error("store.damaged", chunks=loss.n_chunks, pads=loss.pads, blocks=blocks)
         self.raise_alarm(
-            "store.damaged",
+            AlarmName.STORE_DAMAGED,
             f"{self._lost_chunks} chunks and {self._lost_pads} one-time pads could not be opened and were "
             "given up at both sites: check the disk and the memory of this machine",
         )
@@ -358,7 +361,7 @@ class Figures:
         self.decided.resumed(block_id, record)
         self._accepted += 1
         self.count(secret_bits=record.secret_bits)
-        self.clear_alarm("block.discarded")
+        self.clear_alarm(AlarmName.BLOCK_DISCARDED)
 
     def settled(self) -> None:
         """Count all blocks that are still undecided as lost: the sites have met, and confirmed no more."""
@@ -398,8 +401,8 @@ class Figures:
             ec_parities=self.totals.ec_parities + counts.alice_parities,
             shannon_bits=self.totals.shannon_bits + counts.shannon_bits,
         )
-        self.clear_alarm("block.discarded")
-        self.clear_alarm("counts.implausible")
+        self.clear_alarm(AlarmName.BLOCK_DISCARDED)
+        self.clear_alarm(AlarmName.COUNTS_IMPLAUSIBLE)
         log.info(
             "block.done",
             block=block_id,
@@ -431,8 +434,8 @@ class Figures:
         )
         if reason in IMPLAUSIBLE:
             self.raise_alarm(
-                "counts.implausible",
+                AlarmName.COUNTS_IMPLAUSIBLE,
                 f"block {block_id} cannot be from this link as it is configured ({reason}): {detail}",
             )
         if reason != Reason.STORE_FULL:  # which is nobody's fault: there are more keys than are wanted
-            self.raise_alarm("block.discarded", f"the last block gave no key ({reason})")
+            self.raise_alarm(AlarmName.BLOCK_DISCARDED, f"the last block gave no key ({reason})")

@@ -30,7 +30,6 @@ from qnode.keys import (
     PreparedBlock,
     Release,
     StockItem,
-    StoreCondition,
     StoreStanding,
 )
 from qnode.link.authentication import AuthenticationTag, TranscriptHash, make_tag, verify_tag
@@ -319,7 +318,7 @@ class AsyncStore:
             condition = self._store.condition()
             ours = self._store.pad_segments()
             kept = [segment for segment in ours if memory.holds(segment)]
-            if kept != ours and condition.state == StoreCondition.SERVING:
+            if kept != ours and condition.serves:
                 self._store.keep_pad_segments(kept)
             return voided, condition
 

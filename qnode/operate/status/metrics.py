@@ -60,9 +60,11 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
     yield _gauge(
         "qkd_node_state_since_timestamp_seconds", "When the present state began.", status.state.since
     )
-    yield _gauge("qkd_troubles", "What a person should look at; 0 when all is well.", len(troubles(status)))
+    yield _gauge("qkd_troubles", "How many things need attention.", len(troubles(status)))
     yield _counter(
-        "qkd_log_lines_dropped_total", "Lines of the log that nobody took.", status.log_lines_dropped
+        "qkd_log_lines_dropped_total",
+        "Lines of the log that could not be written.",
+        status.log_lines_dropped,
     )
     yield _gauge(
         "qkd_peer_connected", "1 while an authenticated session to the peer stands.", status.peer.connected
@@ -105,7 +107,9 @@ def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
         "qkd_check_value", "What a check of plausibility measured (a number or a count).", labels=["check"]
     )
     limit = GaugeMetricFamily(
-        "qkd_check_limit", "The limits within which that is plausible.", labels=["check", "side"]
+        "qkd_check_limit",
+        "The limits of a plausible value.",
+        labels=["check", "side"],
     )
     for one in checks:
         value.add_metric([one.check], one.value)
@@ -139,7 +143,9 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
     yield clicks
     ppm, residual_ps = quantum.clock_offset_ppm, quantum.phase_residual_ps
     yield from _known(
-        "qkd_clock_offset_ratio", "How much faster Alice's clock is.", None if ppm is None else ppm * 1e-6
+        "qkd_clock_offset_ratio",
+        "How much faster Alice's clock runs than Bob's.",
+        None if ppm is None else ppm * 1e-6,
     )
     yield from _known(
         "qkd_phase_residual_seconds",
@@ -157,7 +163,7 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
         "qkd_tags_out_of_order_total", "Time tags beyond the order window.", totals.tags_out_of_order
     )
     yield _counter("qkd_tag_overruns_total", "Tag blocks that found the channel full.", totals.tag_overruns)
-    yield _counter("qkd_tags_dropped_total", "Time tags in those blocks.", totals.tags_dropped)
+    yield _counter("qkd_tags_dropped_total", "Time tags for which the node had no room.", totals.tags_dropped)
     yield _counter("qkd_clicks_total", "Clicks accepted by a gate.", totals.clicks)
     yield _counter(
         "qkd_clicks_dropped_total",
@@ -187,15 +193,25 @@ def _blocks(status: NodeStatus) -> Iterator[Metric]:
         _bytes(totals.lambda_ec_bits),
     )
     yield _counter(
-        "qkd_epsilon_total", "Failure probabilities of all blocks, over restarts.", status.keys.epsilon_total
+        "qkd_epsilon_total",
+        "Sum of the failure probabilities of all blocks, over restarts.",
+        status.keys.epsilon_total,
     )
     if last is not None:
         yield _gauge("qkd_last_block_timestamp_seconds", "When the last block gave key.", last.finished_at)
         yield _gauge("qkd_last_block_secret_bytes", "Secret key of the last block.", _bytes(last.secret_bits))
         yield _gauge("qkd_last_block_qber_z_ratio", "Bit errors of the last block.", last.qber_z)
-        yield _gauge("qkd_last_block_phase_error_ratio", "Upper bound of its phase errors.", last.phi_z_upper)
-        yield _gauge("qkd_last_block_reconciliation_efficiency", "Disclosed over Shannon's limit.", last.f_ec)
-        yield _gauge("qkd_last_block_took_seconds", "From the block's end to its key.", last.took_s)
+        yield _gauge(
+            "qkd_last_block_phase_error_ratio",
+            "Upper bound on its phase error rate.",
+            last.phi_z_upper,
+        )
+        yield _gauge(
+            "qkd_last_block_reconciliation_efficiency",
+            "Disclosed by its correction over Shannon's limit.",
+            last.f_ec,
+        )
+        yield _gauge("qkd_last_block_took_seconds", "From the end of the last block to its key.", last.took_s)
 
 
 def _http(status: NodeStatus) -> Iterator[Metric]:
@@ -205,11 +221,13 @@ def _http(status: NodeStatus) -> Iterator[Metric]:
     )
     yield _counter(
         "qkd_keys_unsent_total",
-        "Keys that waited for a client that had gone to ask again.",
+        "Keys whose answer could not be sent, and that waited for the client to ask again.",
         status.etsi014.keys_unsent_total,
     )
     yield _counter(
-        "qkd_keys_lost_total", "Keys of those that nobody asked for again.", status.etsi014.keys_lost_total
+        "qkd_keys_lost_total",
+        "Unsent keys that nobody asked for again in time.",
+        status.etsi014.keys_lost_total,
     )
     for name, text in (
         ("connections", "Connections accepted."),
@@ -219,7 +237,7 @@ def _http(status: NodeStatus) -> Iterator[Metric]:
         ),
         ("connections_evicted", "Connections closed to make room for a newcomer."),
         ("connections_failed", "Connections that ended in an error of the node."),
-        ("handshakes_failed", "TLS handshakes that came to nothing."),
+        ("handshakes_failed", "TLS handshakes that failed."),
         ("requests", "Requests understood."),
         ("requests_refused", "Requests that were no proper HTTP, or too large or slow."),
         ("requests_unauthorised", "Requests answered 401."),
@@ -235,9 +253,19 @@ def _keys(status: NodeStatus) -> Iterator[Metric]:
     for state in ("available_own", "available_peer", "prepared", "assigned", "stock"):
         chunks.add_metric([state], getattr(keys, state))
     yield chunks
-    yield _counter("qkd_key_chunks_delivered_total", "Chunks delivered to encryptors.", keys.delivered_total)
-    yield _counter("qkd_key_chunks_void_total", "Chunks voided on both sites.", keys.void_total)
-    yield _counter("qkd_key_chunks_expired_total", "Chunks that grew too old.", keys.expired_total)
+    yield _counter(
+        "qkd_key_chunks_delivered_total",
+        "Chunks delivered to encryptors, over restarts.",
+        keys.delivered_total,
+    )
+    yield _counter(
+        "qkd_key_chunks_void_total", "Chunks given up at both sites, over restarts.", keys.void_total
+    )
+    yield _counter(
+        "qkd_key_chunks_expired_total",
+        "Chunks that nobody fetched in time, over restarts.",
+        keys.expired_total,
+    )
     delivered = CounterMetricFamily(
         "qkd_sae_keys_delivered_total", "Keys an encryptor got.", labels=["sae_id"]
     )

@@ -11,6 +11,7 @@ from msgspec import Struct
 from qnode.choices import Role
 from qnode.devices.status import DeviceStatus, State
 from qnode.distill.check_table import Finding
+from qnode.operate.status.alarms import AlarmName
 from qnode.tls_validity import Validity
 
 __all__ = [
@@ -38,9 +39,6 @@ __all__ = [
 
 
 LOST: Final = "lost"
-STORE_WAITS: Final = (
-    "store.waiting"  # the alarm of a store that serves nothing before its peer has confirmed it
-)
 
 
 class SiteStatus(Struct, frozen=True, kw_only=True):
@@ -289,28 +287,32 @@ def troubles(status: NodeStatus) -> list[Alarm]:
     """Return all that is not well, the node's own alarms last; empty means that the site is ok."""
     found = []
     if status.state.state != "running":
-        found.append(_alarm(f"node.{status.state.state}", status.state))
+        found.append(_alarm(AlarmName.NODE_STARTING, status.state))
     if not status.peer.connected:
-        found.append(_alarm("peer.disconnected", status.peer.connection))
+        found.append(_alarm(AlarmName.PEER_DISCONNECTED, status.peer.connection))
     if not status.quantum.locked:
-        found.append(_alarm("quantum.unlocked", status.quantum.lock))
+        found.append(_alarm(AlarmName.QUANTUM_UNLOCKED, status.quantum.lock))
     found += [
-        _alarm("device.finished" if device.finished else "device.failed", device.state, subject=device.name)
+        _alarm(
+            AlarmName.DEVICE_FINISHED if device.finished else AlarmName.DEVICE_FAILED,
+            device.state,
+            subject=device.name,
+        )
         for device in status.devices
         if not device.well
     ]
     return found + status.alarms
 
 
-def _alarm(name: str, state: State, subject: str = "") -> Alarm:
+def _alarm(name: AlarmName, state: State, subject: str = "") -> Alarm:
     """Put a state that is not well into words."""
     text = f"{subject} {state.state}".strip() + (f": {state.because}" if state.because else "")
-    return Alarm(name=name, since=state.since, text=text)
+    return Alarm(name=str(name), since=state.since, text=text)
 
 
 def store_waits(status: NodeStatus) -> bool:
     """Tell whether the store holds back the keys that it has, for the reason that its alarm says."""
-    return any(alarm.name == STORE_WAITS for alarm in status.alarms)
+    return any(alarm.name == AlarmName.STORE_WAITING for alarm in status.alarms)
 
 
 def why_no_key(status: NodeStatus) -> str | None:
@@ -320,7 +322,7 @@ def why_no_key(status: NodeStatus) -> str | None:
     then the last block's fate.
     """
     if store_waits(status):
-        return f"the store holds its keys back (see {STORE_WAITS})"
+        return f"the store holds its keys back (see {AlarmName.STORE_WAITING})"
     if status.keys.available_own + status.keys.available_peer + status.keys.stock:
         return None
     failed = next((device for device in status.devices if not device.well), None)
