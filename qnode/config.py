@@ -3,7 +3,7 @@
 Everything but `LinkParameters` belongs to one site. Unknown keys are refused with a near match.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,10 +21,11 @@ from qnode.config_link import ReconciliationParameters as ReconciliationParamete
 from qnode.config_link import SourceParameters as SourceParameters
 from qnode.config_link import Table, link_faults
 from qnode.config_link import check_link_parameters as check_link_parameters
-from qnode.config_reading import Impossible
+from qnode.config_reading import Impossible, read_tables
 from qnode.config_reading import convert as convert
 from qnode.config_reading import load as load
 from qnode.config_reading import tables as tables
+from qnode.errors import ConfigError
 
 SAE_ID_CHARACTERS = 512
 
@@ -181,7 +182,7 @@ class DeviceSection(Table, frozen=True):
 
 
 class SiteConfig(Table, frozen=True):
-    """The file of `qnode run`."""
+    """The file of `qnode run`, as each of its links sees it (`load_site`)."""
 
     node: NodeSection
     link: LinkParameters
@@ -210,3 +211,70 @@ class SiteConfig(Table, frozen=True):
                 yield f"etsi014.sae: {shown!r}: sae_id: expected 1 to {SAE_ID_CHARACTERS} characters"
         yield from limit_faults(self.store, "store")
         yield from limit_faults(self.etsi014, "etsi014")
+
+
+# What each of several links has of its own, beside the parameters that it shares with its peer.
+OF_EACH_LINK = ("role", "peer", "store", "devices")
+
+
+def load_site(path: Path) -> tuple[SiteConfig, ...]:
+    """Read the file of `qnode run`: the site as each of its links sees it, at least one.
+
+    Raises:
+        ConfigError: one line that names the file, the link, the table, the key and what was expected.
+    """
+    folder = path.resolve().parent
+    configs = tuple(
+        convert(raw, SiteConfig, where=f"{path}: {name}" if name else str(path), folder=folder)
+        for name, raw in tables_by_link(read_tables(path), str(path))
+    )
+    for fault in links_faults(configs):
+        raise ConfigError(f"{path}: {fault}")
+    return configs
+
+
+def tables_by_link(raw: dict[str, Any], where: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tables of a site as each of its links sees them, with what the link is called in messages.
+
+    A file with one link has ``[link]``, ``[peer]``, ``[store]`` and ``[devices]`` side by side, and the link
+    is not called anything. With several, ``[[link]]`` holds all that is one link's own: the parameters of
+    the link, ``peer``, ``store``, ``devices``, and ``role`` where it is not that of ``[node]``.
+
+    Raises:
+        ConfigError: there is no link, one is no table, or a table of one link stands outside of it.
+    """
+    links = raw.get("link")
+    if not isinstance(links, list):
+        return [("", raw)]
+    outside = [name for name in OF_EACH_LINK if name in raw]
+    if outside:
+        raise ConfigError(f"{where}: [{outside[0]}] belongs into each [[link]], where there are several")
+    if not links or not all(isinstance(link, dict) for link in links):
+        raise ConfigError(f"{where}: [[link]]: expected one table or more")
+    result = []
+    for number, link in enumerate(links, 1):
+        own = {name: link[name] for name in OF_EACH_LINK if name in link}
+        site = {name: table for name, table in raw.items() if name != "link"}
+        role = own.pop("role", None)
+        if role is not None and isinstance(site.get("node"), dict):
+            site["node"] = {**site["node"], "role": role}
+        parameters = {name: value for name, value in link.items() if name not in OF_EACH_LINK}
+        result.append((f"link {number}", {**site, "link": parameters, **own}))
+    return result
+
+
+def links_faults(configs: Sequence[SiteConfig]) -> Iterator[str]:
+    """Yield what several links of one site cannot have in common."""
+    kinds: tuple[tuple[str, Callable[[SiteConfig], object]], ...] = (
+        ("name", lambda one: one.link.name),
+        ("peer.kme_id", lambda one: one.peer.kme_id),
+        ("store.path", lambda one: one.store.path),
+        ("store.anchor", lambda one: one.store.anchor),
+        ("peer.address", lambda one: one.peer.address if one.node.role == "alice" else object()),
+    )
+    for key, value_of in kinds:
+        seen: dict[object, int] = {}
+        for number, config in enumerate(configs, 1):
+            first = seen.setdefault(value_of(config), number)
+            if first != number:
+                yield f"[[link]] {key}: {value_of(config)} is that of link {first} and of link {number}"

@@ -54,8 +54,8 @@ from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement
 from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
 from qnode.node.quantum.transmitter_port import TransmitterPort
-from qnode.node.session.router import Conversation
-from qnode.node.status.figures import Figures
+from qnode.node.session.router import SessionRouter
+from qnode.node.status.link_figures import LinkFigures
 from qnode.node.supply.async_store import AsyncStore, PeerMemory, runs_of
 from qnode.operate.recording.recordings import Recordings
 from qnode.tags.alignment import AlignmentProbe
@@ -168,16 +168,25 @@ def end_of(role: Role, store: SqliteKeyStore, link: LinkParameters, **changes: A
     return LocalEnd(**(values | changes))
 
 
-class KeepingFigures(Figures):
-    """The figures of a site, which also keep the counts of blocks."""
+class KeepingFigures(LinkFigures):
+    """The figures of a link, which also keep the counts of blocks and which of them disclosed a sample."""
 
     def __init__(self, config: SiteConfig) -> None:
-        super().__init__(config, simulated=True)
+        super().__init__(config)
         self.counts: dict[int, BlockCounts] = {}
+        self.samples: list[int] = []
+        verified, sampled = self.blocks.verified, self.blocks.sampled
 
-    def verified(self, block_id: int, counts: BlockCounts) -> None:
-        self.counts[block_id] = counts
-        super().verified(block_id, counts)
+        def keep_counts(block_id: int, counts: BlockCounts) -> None:
+            self.counts[block_id] = counts
+            verified(block_id, counts)
+
+        def keep_sample(block_id: int, error_bits: int, measured_bits: int) -> None:
+            self.samples.append(block_id)
+            sampled(block_id, error_bits, measured_bits)
+
+        self.blocks.verified = keep_counts  # type: ignore[method-assign]
+        self.blocks.sampled = keep_sample  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
@@ -217,7 +226,7 @@ async def hold_conversation(
             tag_order=TagOrder(),
             simulated=True,
         )
-        conversation = Conversation(site, figures, nursery)
+        conversation = SessionRouter(site, figures.blocks, nursery)
         if role == "alice":
             with suppress(LinkError):  # Bob says goodbye
                 await conversation.run(_alice(conversation, figures, nursery))
@@ -231,12 +240,12 @@ async def hold_conversation(
                 await _measure(part)
                 await _ask_for_keys(conversation, store)
         nursery.cancel_scope.cancel()
-    decided = figures.decided.latest(10)
+    decided = figures.blocks.table.latest(10)
     outcomes = {one.block_id: (one.outcome, one.secret_bits) for one in decided}
     return Known(session.protocol, outcomes, figures.counts, store.counts())
 
 
-def _alice(conversation: Conversation, figures: Figures, nursery: trio.Nursery) -> AliceSide:
+def _alice(conversation: SessionRouter, figures: LinkFigures, nursery: trio.Nursery) -> AliceSide:
     source: Any = TransmitterPort()
     source.transmitter = SimpleNamespace(symbols=lambda run_id, slots: photons.symbols(slots))
     source.run = EmissionRun(run_id=RUN_ID, started_at_s=1_800_000_000.0)
@@ -300,11 +309,11 @@ def _announcement(first: int, end: int, *, noisy: bool = False, numbering: int =
     return ClickAnnouncement(RUN_ID, numbering, clicks, n_z, end, (), 0, marks=marks)
 
 
-async def _ask_for_keys(conversation: Conversation, store: SqliteKeyStore) -> None:
+async def _ask_for_keys(conversation: SessionRouter, store: SqliteKeyStore) -> None:
     assignment = store.assign("sae-b", ["sae-a"], 2, 256, now=0.0)
-    await conversation.assignments.announce(assignment)
+    await conversation.keys.assignments.announce(assignment)
     store.acknowledge(assignment.assignment_id)
-    await conversation.hand_over(store.give_away(2))
+    await conversation.keys.hand_over(store.give_away(2))
     given_up = store.assign("sae-b", ["sae-a"], 1, 256, now=0.0)
-    await conversation.assignments.announce(given_up)
-    await conversation.assignments.release([Release(assignment=given_up)])
+    await conversation.keys.assignments.announce(given_up)
+    await conversation.keys.assignments.release([Release(assignment=given_up)])

@@ -131,7 +131,7 @@ class Encryptors:
         site = self._link.site(spoken.conversation.context.role)
         master, slave = _saes(site.role)
         assignment = site.store.assign(master, [slave], 1, 256, now=0.0)
-        await spoken.conversation.assignments.announce(assignment)
+        await spoken.conversation.keys.assignments.announce(assignment)
         site.store.acknowledge(assignment.assignment_id)
         self.given[site.role] += site.store.deliver_to_master(assignment.assignment_id)
 
@@ -171,7 +171,9 @@ async def session(link: SmallLink, line: Line, encryptors: Encryptors, blocks: i
         made.extend(await link.fill_blocks(spoken, blocks))
         await encryptors.ask(spoken)
         await alice_done.wait()
-        await spoken.conversation.hand_over(link.bob.store.pending_handover() or link.bob.store.give_away(1))
+        await spoken.conversation.keys.hand_over(
+            link.bob.store.pending_handover() or link.bob.store.give_away(1)
+        )
 
     async def alice(spoken: Spoken) -> None:
         while link.alice.figures.status().block.accepted < 1:  # noqa: ASYNC110
@@ -195,7 +197,7 @@ def check_settled(link: SmallLink, encryptors: Encryptors) -> None:
     gave_key = {}
     for site in link.sites:
         assert site.store.unconfirmed_blocks() == []
-        rows = site.figures.decided.latest(50)
+        rows = site.figures.blocks.table.latest(50)
         gave_key[site.role] = {row.block_id for row in rows if row.outcome == "accepted"}
         assert len({row.block_id for row in rows}) == len(rows), "a block is decided twice"
     for block_id in range(1, here.last_block_id + 1):

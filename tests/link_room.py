@@ -12,12 +12,15 @@ import trustme
 from msgspec import Struct
 from trio.testing import memory_stream_pair
 
-from qnode.config import LinkParameters, Role, TlsFiles
+from qnode.config import LinkParameters, Role, SiteConfig, TlsFiles
 from qnode.errors import LinkError, PoolExhausted, StoreError
+from qnode.keys import KeyStore
 from qnode.link.frames import FrameStream
 from qnode.link.hello import LocalEnd, exchange_hello
 from qnode.link.session import Session, open_session
 from qnode.link.tls import TlsTransport
+from qnode.node.link_node import LinkNode
+from qnode.node.reload import read_directory
 
 
 class MemoryPadId(Struct, frozen=True):
@@ -160,3 +163,8 @@ def tls_files(
 
 def transport(files: TlsFiles, peer_kme_id: str, port: int = 0, **changes: Any) -> TlsTransport:
     return TlsTransport(f"127.0.0.1:{port}", files, peer_kme_id, **changes)
+
+
+def link_node(config: SiteConfig, store: KeyStore) -> LinkNode:
+    """Return the only link of a site."""
+    return LinkNode(config, store, read_directory([config]))

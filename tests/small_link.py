@@ -50,7 +50,7 @@ from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.receiver_requests import ClickAnnouncement
 from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
 from qnode.node.quantum.transmitter_port import TransmitterPort
-from qnode.node.session.router import Conversation
+from qnode.node.session.router import SessionRouter
 from qnode.node.supply.async_store import AsyncStore
 from qnode.operate.recording.recordings import Recordings
 from qnode.tags.marks import Marks
@@ -179,7 +179,7 @@ class SmallSite:
 
     def __post_init__(self) -> None:
         self.figures = KeepingFigures(config_of(self.role, self.link))
-        self.figures.error_rate.counted(ERROR_RATE)
+        self.figures.history.error_rate.counted(ERROR_RATE)
         self.async_store = AsyncStore(self.store, most_chunks=1 << 20)
         self.source = TransmitterPort()
         transmitter: Any = SimpleNamespace(symbols=lambda _run, slots: symbols(slots))
@@ -202,7 +202,7 @@ class SmallSite:
 class Spoken:
     """A session at one site, as the site works with it; ``part`` is Bob's or Alice's."""
 
-    conversation: Conversation
+    conversation: SessionRouter
     part: Any
     nursery: trio.Nursery
 
@@ -249,7 +249,7 @@ async def converse(site: SmallSite, stream: trio.abc.Stream, conduct: Conduct) -
             tag_order=TagOrder(),
             simulated=True,
         )
-        conversation = Conversation(context, site.figures, nursery)
+        conversation = SessionRouter(context, site.figures.blocks, nursery)
         part: AliceSide | BobSide
         if site.role == "alice":
             recorder = AliceRecorder(config_of("alice", site.link), Recordings(), simulated=True)

@@ -24,7 +24,7 @@ from qnode.distill.check_table import Finding
 from qnode.errors import StoreError
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.control.client import Request, Restored
-from qnode.operate.control.server import Answers, serve_control
+from qnode.operate.control.server import Answers, LinkAnswers, serve_control
 from qnode.operate.status.model import KeyStatus, NodeStatus
 
 QNODECTL = str(Path(sys.executable).parent / "qnodectl")
@@ -50,7 +50,7 @@ def decided_blocks(count: int, after: int | None) -> list[DecidedBlock]:
 async def served(path: Path, status: NodeStatus) -> AsyncIterator[None]:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            answers = Answers(lambda: status, recent_events, decided_blocks)
+            answers = Answers(lambda: status, recent_events, {"turin": LinkAnswers(decided_blocks)})
             await nursery.start(serve_control, path, answers)
             yield
             nursery.cancel_scope.cancel()
@@ -265,7 +265,9 @@ SECRET = bytes(range(200))
 async def restorable(path: Path) -> AsyncIterator[None]:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            answers = Answers(well_status, recent_events, decided_blocks, restore=restored)
+            answers = Answers(
+                well_status, recent_events, {"turin": LinkAnswers(decided_blocks, restore=restored)}
+            )
             await nursery.start(serve_control, path, answers)
             yield
             nursery.cancel_scope.cancel()

@@ -20,7 +20,7 @@ from qnode.config import LinkParameters
 from qnode.node.status.block_table import BlockTable, KnownOfBlock
 from qnode.operate.blocks.recorder import record_blocks
 from qnode.operate.blocks.table_file import HEADER, csv_lines, open_block_table
-from qnode.operate.control.server import Answers, serve_control
+from qnode.operate.control.server import Answers, LinkAnswers, serve_control
 
 QNODE = str(Path(sys.executable).parent / "qnode")
 
@@ -40,7 +40,7 @@ class Node:
     @asynccontextmanager
     async def served(self, socket: Path) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
-            answers = Answers(well_status, lambda _count: [], self.decided.latest)
+            answers = Answers(well_status, lambda _count: [], {"turin": LinkAnswers(self.decided.latest)})
             await nursery.start(serve_control, socket, answers)
             yield
             nursery.cancel_scope.cancel()

@@ -1,6 +1,7 @@
 """The node's table of decided blocks: what a row says, and which rows are kept and asked for."""
 
 import math
+import time
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from qnode.distill.keylength import Assumption
 from qnode.keys import Counts, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.status.block_table import BlockTable, KnownOfBlock
-from qnode.node.status.figures import Figures
+from qnode.node.status.link_figures import LinkFigures
 from qnode.operate.blocks.row import KEPT_BLOCKS, LONGEST_DETAIL_CHARACTERS, DecidedBlock
 from qnode.operate.control.client import LONGEST_RESPONSE_BYTES, Response
 
@@ -52,23 +53,23 @@ COUNTS = BlockCounts(
 SPAN = BlockSpan(run_id=1, first_slot=0, n_slots=round(125.0 * LINK.source.qubit_rate_hz))
 
 
-def figures() -> Figures:
+def figures() -> LinkFigures:
     """Return the figures of a site; of its configuration only the link and the names are looked at."""
     config = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
-    return Figures(msgspec.structs.replace(config, link=LINK), simulated=True)
+    return LinkFigures(msgspec.structs.replace(config, link=LINK))
 
 
 def test_an_accepted_block_shows_every_public_figure() -> None:
     book, result = figures(), decide(COUNTS, LINK)
-    book.sifted(7, COUNTS.n_z, X, SPAN)
-    book.verified(7, COUNTS)
-    book.accepted(7, COUNTS, result, SPAN, 0.5)
-    (row,) = book.decided.latest(10)
+    book.blocks.sifted(7, COUNTS.n_z, X, SPAN)
+    book.blocks.verified(7, COUNTS)
+    book.blocks.accepted(7, COUNTS, result, SPAN, 0.5)
+    (row,) = book.blocks.table.latest(10)
     assert None not in msgspec.structs.astuple(row)
     assert [found.check for found in row.checks] == [check.name for check in CHECKS]
     assert all(found.plausible for found in row.checks)
     assert book.status().quantum.checks == row.checks
-    assert row.decided_at_s == pytest.approx(book.status().at, abs=60)
+    assert row.decided_at_s == pytest.approx(time.time(), abs=60)
     expected = {
         "block_id": 7,
         "outcome": "accepted",
@@ -98,16 +99,16 @@ def test_an_accepted_block_shows_every_public_figure() -> None:
 
 def test_a_block_that_was_lost_shows_how_far_it_came() -> None:
     book = figures()
-    book.lost(1, "link", "the session ended")
-    book.announced(2, 24.0)
-    book.lost(2, "lock", "")
-    book.sifted(3, COUNTS.n_z, X, SPAN)
-    book.sampled(3, 900, 4096)
-    book.lost(3, "qber_z", "21.97% is above the limit")
-    book.sifted(4, COUNTS.n_z, X, SPAN)
-    book.verified(4, COUNTS)
-    book.lost(4, "key_length", "too little")
-    cut, announced, sampled, verified = book.decided.latest(10)
+    book.blocks.lost(1, "link", "the session ended")
+    book.blocks.announced(2, 24.0)
+    book.blocks.lost(2, "lock", "")
+    book.blocks.sifted(3, COUNTS.n_z, X, SPAN)
+    book.blocks.sampled(3, 900, 4096)
+    book.blocks.lost(3, "qber_z", "21.97% is above the limit")
+    book.blocks.sifted(4, COUNTS.n_z, X, SPAN)
+    book.blocks.verified(4, COUNTS)
+    book.blocks.lost(4, "key_length", "too little")
+    cut, announced, sampled, verified = book.blocks.table.latest(10)
     assert (cut.outcome, cut.detail, cut.span_s, cut.n_z, cut.c_z_signal) == (
         "link",
         "the session ended",
@@ -137,14 +138,14 @@ def test_counts_that_are_not_of_this_link_raise_an_alarm_until_a_block_is_accept
         return {alarm.name for alarm in book.status().alarms}
 
     for reason in ("cross_clicks", "contradiction"):
-        book.sifted(7, COUNTS.n_z, X, SPAN)
-        book.lost(7, reason, "not of this link")
+        book.blocks.sifted(7, COUNTS.n_z, X, SPAN)
+        book.blocks.lost(7, reason, "not of this link")
         assert "counts.implausible" in raised()
-        book.sifted(8, COUNTS.n_z, X, SPAN)
-        book.verified(8, COUNTS)
-        book.accepted(8, COUNTS, result, SPAN, 0.5)
+        book.blocks.sifted(8, COUNTS.n_z, X, SPAN)
+        book.blocks.verified(8, COUNTS)
+        book.blocks.accepted(8, COUNTS, result, SPAN, 0.5)
         assert "counts.implausible" not in raised()
-    book.lost(9, "link", "the session ended")
+    book.blocks.lost(9, "link", "the session ended")
     assert raised() == {"block.discarded"}
 
 

@@ -9,7 +9,7 @@ from qnode.block.span import BlockSpan
 from qnode.config import SiteConfig, load
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
-from qnode.node.status.figures import Figures
+from qnode.node.status.link_figures import LinkFigures
 
 CONFIG = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
 NONE = XCounts(**{name: Pair(0, 0) for name in XCounts.__struct_fields__})
@@ -66,17 +66,17 @@ def test_a_rate_beyond_the_limit_is_no_estimate(known: ErrorRate) -> None:
 
 
 def test_a_site_goes_on_with_the_error_rate_of_a_block_that_gave_no_key() -> None:
-    figures = Figures(CONFIG, simulated=True)
-    figures.sifted(3, Pair(8000, 2000), NONE, BlockSpan(1, 0, 10**9))
-    figures.sampled(3, 70, 4096)
-    assert figures.error_rate.value == 70 / 4096
-    figures.verified(
+    figures = LinkFigures(CONFIG)
+    figures.blocks.sifted(3, Pair(8000, 2000), NONE, BlockSpan(1, 0, 10**9))
+    figures.blocks.sampled(3, 70, 4096)
+    assert figures.history.error_rate.value == 70 / 4096
+    figures.blocks.verified(
         3,
         BlockCounts(
             n_z=Pair(8000, 2000), m_z=Pair(120, 30), x=NONE, alice_parities=1, reconciliation_leak_bits=1
         ),
     )
-    figures.lost(3, "key_length", "too short")
-    assert figures.error_rate.value == 0.015
-    figures.lost(4, "reconciliation", "a burst of errors")
-    assert figures.error_rate.value is None
+    figures.blocks.lost(3, "key_length", "too short")
+    assert figures.history.error_rate.value == 0.015
+    figures.blocks.lost(4, "reconciliation", "a burst of errors")
+    assert figures.history.error_rate.value is None

@@ -23,16 +23,17 @@ from qnode.keys import SqliteKeyStore
 from qnode.link.frames import FrameStream
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.transmitter_port import TransmitterPort
-from qnode.node.status import figures as figures_module
-from qnode.node.status.figures import LONGEST_UNANNOUNCED_S, Figures
+from qnode.node.status import quantum_figures as figures_module
+from qnode.node.status.link_figures import LinkFigures
+from qnode.node.status.quantum_figures import LONGEST_UNANNOUNCED_S
 from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots
 
 ROLES: tuple[Role, Role] = ("alice", "bob")
 CONFIG = Path(__file__).parent.parent / "config"
 
 
-def figures_of(role: Role) -> Figures:
-    return Figures(load(CONFIG / f"{role}.toml", SiteConfig), simulated=True)
+def figures_of(role: Role) -> LinkFigures:
+    return LinkFigures(load(CONFIG / f"{role}.toml", SiteConfig))
 
 
 def test_alice_has_lock_as_long_as_bob_announces_clicks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,19 +42,19 @@ def test_alice_has_lock_as_long_as_bob_announces_clicks(monkeypatch: pytest.Monk
     alice = figures_of("alice")
 
     def lock() -> str:
-        alice.look_after_lock()
+        alice.quantum.look_after_lock()
         return alice.status().quantum.lock.state
 
     assert lock() == "searching"
-    alice.clicks_heard()
-    alice.note_lock("locked")
+    alice.quantum.clicks_heard()
+    alice.quantum.note_lock("locked")
     assert lock() == "locked"
     now_s += LONGEST_UNANNOUNCED_S
     assert lock() == "lost"
     assert "Bob has announced no clicks" in alice.status().quantum.lock.because
-    alice.clicks_heard()
+    alice.quantum.clicks_heard()
     assert lock() == "locked"
-    alice.note_lock("searching", "not connected to Bob")
+    alice.quantum.note_lock("searching", "not connected to Bob")
     now_s += LONGEST_UNANNOUNCED_S
     assert lock() == "searching"
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 from keys_support import Site, add_block, make_block, preshared
+from link_room import link_node
 
 import qnode.node.supply.async_store
 from qnode.config import SiteConfig, load
 from qnode.keys import SqliteKeyStore
-from qnode.node.site import SiteNode
 from qnode.node.supply.async_store import AsyncStore
-from qnode.operate.events.log import EventLog
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -68,16 +67,16 @@ async def test_a_call_that_began_is_waited_for_unless_the_disk_hangs(
 async def test_the_status_says_within_seconds_that_the_disk_hangs_and_takes_it_back(tmp_path: Path) -> None:
     with Site(tmp_path, "bob").open() as store:
         add_block(make_block(1, 4), store)
-        node = SiteNode(load(CONFIG / "bob.toml", SiteConfig), store, EventLog())
+        node = link_node(load(CONFIG / "bob.toml", SiteConfig), store)
 
         def alarms() -> list[str]:
-            return [alarm.name for alarm in node._figures.status().alarms]
+            return [alarm.name for alarm in node.figures.status().alarms]
 
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(node._watch_store)
                 with HungDisk(store):
-                    nursery.start_soon(node._refresh)
+                    nursery.start_soon(node.refresh)
                     began = trio.current_time()
                     while "store.stalled" not in alarms():  # noqa: ASYNC110
                         await trio.sleep(0.05)

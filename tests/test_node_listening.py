@@ -16,14 +16,20 @@ from qnode.config import SiteConfig, load
 from qnode.errors import ConfigError
 from qnode.http import Limits, Server
 from qnode.node.listening import start_serving
-from qnode.node.status.figures import Figures
+from qnode.node.status.link_figures import LinkFigures
+from qnode.node.status.site_figures import SiteFigures
 
 CONFIG = Path(__file__).parent.parent / "config"
 
 
+def site_figures() -> SiteFigures:
+    config = load(CONFIG / "alice.toml", SiteConfig)
+    return SiteFigures(config.node, [LinkFigures(config)])
+
+
 @pytest.fixture
-def figures() -> Figures:
-    return Figures(load(CONFIG / "alice.toml", SiteConfig), simulated=True)
+def figures() -> SiteFigures:
+    return site_figures()
 
 
 def server() -> Server:
@@ -33,12 +39,12 @@ def server() -> Server:
     return Server(app, None, Limits())
 
 
-def waiting(figures: Figures) -> list[str]:
+def waiting(figures: SiteFigures) -> list[str]:
     return [alarm.text for alarm in figures.status().alarms if alarm.name == "listener.waiting"]
 
 
 async def test_ports_that_are_taken_are_named_together_and_listened_on_once_they_are_free(
-    figures: Figures, monkeypatch: pytest.MonkeyPatch
+    figures: SiteFigures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qnode.node.listening, "RETRY_S", 0.02)
     with socket.socket() as first, socket.socket() as second:
@@ -71,7 +77,7 @@ async def test_ports_that_are_taken_are_named_together_and_listened_on_once_they
                 nursery.cancel_scope.cancel()
 
 
-async def test_an_address_that_this_machine_does_not_have_yet_is_waited_for(figures: Figures) -> None:
+async def test_an_address_that_this_machine_does_not_have_yet_is_waited_for(figures: SiteFigures) -> None:
     async with trio.open_nursery() as nursery:
         await start_serving(nursery, server(), "192.0.2.1:8443", "etsi014.listen", figures)  # RFC 5737
         assert "etsi014.listen: cannot listen on 192.0.2.1:8443: Cannot assign" in waiting(figures)[0]
@@ -79,7 +85,7 @@ async def test_an_address_that_this_machine_does_not_have_yet_is_waited_for(figu
 
 
 async def test_a_name_that_resolves_slowly_or_not_yet_holds_up_nothing(
-    figures: Figures, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    figures: SiteFigures, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     async def unresolved(port: int, *, host: str) -> list[trio.SocketListener]:
         await trio.sleep(30.0)

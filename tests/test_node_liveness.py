@@ -9,16 +9,15 @@ import numpy as np
 import trio
 from keys_support import Site as StoreSite
 from keys_support import preshared
+from link_room import link_node
 
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun, Transmitter
 from qnode.node.quantum.receiver import Receiver
 from qnode.node.quantum.recorder import BobRecorder, Passage
 from qnode.node.quantum.transmitter_port import TransmitterPort
-from qnode.node.site import SiteNode
-from qnode.node.status.figures import Figures
+from qnode.node.status.link_figures import LinkFigures
 from qnode.node.status.liveness import STEP_LIMIT_S, STORE_LIMIT_S, Liveness
-from qnode.operate.events.log import EventLog
 from qnode.operate.recording.recordings import Recordings
 from qnode.tags.synchroniser import Synchroniser
 from qnode.tags.types import NO_TAGS, Codes, Slots, TagBlock
@@ -37,14 +36,14 @@ async def test_a_node_whose_store_hangs_is_not_alive_until_it_answers(tmp_path: 
     clock = Clock()
     with StoreSite(tmp_path / "b", "bob").open() as store:
         store.load_preshared(preshared(64))
-        node = SiteNode(BOB, store, EventLog())
-        node._liveness = liveness = Liveness(clock)
-        await node._refresh()
+        node = link_node(BOB, store)
+        node.liveness = liveness = Liveness(clock)
+        await node.refresh()
         clock.now_s += STORE_LIMIT_S - 1
         assert liveness.is_alive()
         async with trio.open_nursery() as nursery:
             with store._database._lock:  # a disk that hangs holds whoever writes, and all others behind him
-                nursery.start_soon(node._refresh)
+                nursery.start_soon(node.refresh)
                 await trio.sleep(0.05)
                 clock.now_s += 1
                 assert not liveness.is_alive()
@@ -81,9 +80,7 @@ async def check_step(liveness: Liveness, clock: Clock, stuck: Stuck, step: parti
 async def test_a_node_is_not_alive_while_a_step_of_its_pipeline_hangs() -> None:
     clock, stuck = Clock(), Stuck()
     liveness = Liveness(clock)
-    receiver = Receiver(
-        BOB, Figures(BOB, simulated=True), BobRecorder(BOB, Recordings(), simulated=True), liveness
-    )
+    receiver = Receiver(BOB, LinkFigures(BOB), BobRecorder(BOB, Recordings(), simulated=True), liveness)
     synchroniser = cast(Synchroniser, stuck)
     passage = Passage(EmissionRun(7, 0.0), 1, -1, 0.0)
     await check_step(liveness, clock, stuck, partial(receiver._feed, synchroniser, NO_TAGS, passage))

@@ -21,7 +21,7 @@ from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.receiver import Receiver
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ReceiverRequest
 from qnode.node.quantum.recorder import BobRecorder
-from qnode.node.status.figures import Figures
+from qnode.node.status.link_figures import LinkFigures
 from qnode.operate.recording.recordings import Recordings
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
@@ -161,9 +161,7 @@ async def test_the_count_is_known_as_of_when_tags_came_though_they_wait_while_al
     config = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
     source = msgspec.structs.replace(config.link.source, qubit_rate_hz=RATE_HZ)
     config = msgspec.structs.replace(config, link=msgspec.structs.replace(config.link, source=source))
-    receiver = Receiver(
-        config, Figures(config, simulated=True), BobRecorder(config, Recordings(), simulated=True)
-    )
+    receiver = Receiver(config, LinkFigures(config), BobRecorder(config, Recordings(), simulated=True))
     receiver._part = cast(BobSide, LateAnswer())
     tdc = EmptyTdc()
 
@@ -208,7 +206,7 @@ class AnsweringPart:
 async def test_slots_are_found_though_alices_clock_has_strayed_from_the_time_of_day(strayed_s: float) -> None:
     config = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
     config = msgspec.structs.replace(config, link=LINK)
-    figures = Figures(config, simulated=True)
+    figures = LinkFigures(config)
     receiver = Receiver(config, figures, BobRecorder(config, Recordings(), simulated=True))
     receiver._part = cast(BobSide, AnsweringPart())
     synchroniser = Synchroniser(LINK.source, LINK.receiver, os.urandom)

@@ -25,7 +25,7 @@ from qnode.block.decision import (
     decide,
     verification_bits,
 )
-from qnode.block.error_rate import ErrorRate
+from qnode.block.history import BlockHistory
 from qnode.block.outcome import BlockLost
 from qnode.block.pipeline_depth import method_for, pipeline_depth
 from qnode.block.running_rate import RunningRate
@@ -58,7 +58,8 @@ from qnode.node.quantum.receiver_requests import ClickAnnouncement
 from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
 from qnode.node.quantum.slot_ledger import SlotLedger
 from qnode.node.quantum.transmitter_port import TransmitterPort
-from qnode.node.session.router import Conversation
+from qnode.node.session.router import SessionRouter
+from qnode.node.status.quantum_figures import QuantumFigures
 from qnode.node.supply.async_store import PeerMemory, runs_of
 from qnode.operate.recording.recordings import Recordings
 from qnode.tags.marks import Marks
@@ -374,11 +375,10 @@ class _Book:
     """As much of the figures as Bob writes into while he proposes."""
 
     def __init__(self) -> None:
-        self.recent = RecentBlocks()
+        self.history = BlockHistory(LinkParameters(block=BlockParameters(qber_z_limit=1.0)))
+        self.quantum = QuantumFigures()
+        self.blocks = self
         self.losses: list[tuple[int, str]] = []
-        self.current_block: int | None = None
-        self.filled: float | None = None
-        self.error_rate = ErrorRate(1.0)
 
     def announced(self, block_id: int, span_s: float) -> None:
         pass
@@ -398,7 +398,7 @@ async def test_a_block_that_was_given_up_before_its_turn_is_never_proposed() -> 
     old = [ClickAnnouncement(7, 1, none, 2000, slot, (), 0) for slot in (1000, 2000, 3000)]
     new = [ClickAnnouncement(8, 2, none, 2000, slot, (), 0) for slot in (1000, 2000)]
     async with trio.open_nursery() as nursery:
-        conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
+        conversation = SessionRouter(site, book, nursery)  # type: ignore[arg-type]
         part = BobSide(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
         nursery.start_soon(part.start)
         await part.ready.wait()
@@ -430,7 +430,7 @@ async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
     peer, book, rate, storage = _Peer(), _Book(), RunningRate(p_z=0.5), _Storage()
     storage.counts, storage.most_chunks = counts, 1  # type: ignore[attr-defined]
     if qber_z is not None:
-        book.error_rate.counted(qber_z)
+        book.history.error_rate.counted(qber_z)
     site: Any = SimpleNamespace(link=link, session=peer, store=storage, tag_order=TagOrder())
     none, taken = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8)), list[int]()
 
@@ -441,7 +441,7 @@ async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
                 taken.append(slot)
 
     async with trio.open_nursery() as nursery:
-        conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
+        conversation = SessionRouter(site, book, nursery)  # type: ignore[arg-type]
         part = BobSide(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
         nursery.start_soon(part.start)
         await part.ready.wait()
@@ -475,7 +475,7 @@ async def test_marks_and_cuts_count_in_the_block_whose_slots_they_lie_in() -> No
         return Marks(each, each[:0], each, each[:1])
 
     async with trio.open_nursery() as nursery:
-        conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
+        conversation = SessionRouter(site, book, nursery)  # type: ignore[arg-type]
         part = BobSide(conversation, book, rate, nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
         part._distil = lambda block: None  # type: ignore[method-assign]
         nursery.start_soon(part.start)
@@ -563,7 +563,7 @@ async def test_alice_searches_for_one_probe_at_a_time() -> None:
     source = TransmitterPort()
     source.transmitter, source.run = cast(Transmitter, Waiting()), EmissionRun(7, 0.0)
     conversation: Any = SimpleNamespace(context=SimpleNamespace(session=peer))
-    figures: Any = SimpleNamespace(note_lock=lambda state: None)
+    figures: Any = SimpleNamespace(quantum=QuantumFigures())
     probe = AlignmentProbeMessage(7, 1, np.arange(3, dtype="<i8").tobytes(), 0, 100)
     async with trio.open_nursery() as nursery:
         part = AliceSide(conversation, source, figures, nursery, nobody_records(AliceRecorder))
@@ -626,7 +626,7 @@ async def test_a_block_that_is_announced_as_the_session_ends_is_counted_as_lost(
     storage.counts = trio.sleep_forever  # type: ignore[attr-defined]
     site: Any = SimpleNamespace(link=link, session=_Peer(), store=storage, tag_order=TagOrder())
     async with trio.open_nursery() as nursery:
-        conversation = Conversation(site, book, nursery)  # type: ignore[arg-type]
+        conversation = SessionRouter(site, book, nursery)  # type: ignore[arg-type]
         part = BobSide(conversation, book, RunningRate(p_z=0.5), nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]
         block = await part._propose(7, 0)
         block.agreed.set()

@@ -25,7 +25,7 @@ from qnode.link.hello import LocalEnd, Standing
 from qnode.link.session import open_session
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.tag_order import TagOrder
-from qnode.node.session.router import Conversation
+from qnode.node.session.router import SessionRouter
 from qnode.node.supply import rebalance as room
 from qnode.node.supply.async_store import AsyncStore, PeerMemory, runs_of
 from qnode.node.supply.key_supply import LinkKeySupply
@@ -88,7 +88,7 @@ class Node:
 
     store: SqliteKeyStore
     storage: AsyncStore
-    conversation: Conversation
+    conversation: SessionRouter
     supply: LinkKeySupply
     demand: Demand
 
@@ -96,32 +96,32 @@ class Node:
 class Peer:
     """The other site as a supply sees it."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: SessionRouter) -> None:
         self._conversation = conversation
 
     async def announce(self, assignment: Any) -> None:
-        await self._conversation.assignments.announce(assignment)
+        await self._conversation.keys.assignments.announce(assignment)
 
     @property
     def connected(self) -> bool:
-        return not self._conversation.assignments.stalled
+        return not self._conversation.keys.assignments.stalled
 
     @property
     def can_release(self) -> bool:
-        return self._conversation.assignments.can_release
+        return self._conversation.keys.assignments.can_release
 
     @property
     def round_trip_s(self) -> float:
         return self._conversation.context.session.round_trip_s
 
     def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
-        return self._conversation.assignments.take_back(assignment_ids, late=late)
+        return self._conversation.keys.assignments.take_back(assignment_ids, late=late)
 
 
 class SlowPeer(Peer):
     """The other site, whose word that it holds an assignment is slow in coming."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: SessionRouter) -> None:
         super().__init__(conversation)
         self.announced, self.go_on = trio.Event(), trio.Event()
 
@@ -149,7 +149,7 @@ async def two_nodes(stores: Two) -> AsyncIterator[Two]:
                     tag_order=TagOrder(),
                     simulated=True,
                 )
-                conversation = Conversation(site, NoBook(), nursery)  # type: ignore[arg-type]
+                conversation = SessionRouter(site, NoBook(), nursery)  # type: ignore[arg-type]
                 nursery.start_soon(conversation._route, NoPart())
                 supply = LinkKeySupply(storage, Peer(conversation))
                 setattr(nodes, role, Node(store, storage, conversation, supply, Demand()))
@@ -182,7 +182,7 @@ async def test_the_site_that_alone_is_asked_gets_nearly_all_keys(
     n_got = 0
     async with two_nodes(stores) as nodes, trio.open_nursery() as nursery:
         for node in (nodes.alice, nodes.bob):
-            nursery.start_soon(rebalance, node.storage, node.conversation, node.supply, node.demand)
+            nursery.start_soon(rebalance, node.storage, node.conversation.keys, node.supply, node.demand)
         for block_id in range(1, 6):
             add_block(make_block(block_id, 120), stores.alice, stores.bob)
             refused = 0
@@ -223,7 +223,7 @@ async def test_a_hand_over_that_a_cut_left_open_is_settled_in_the_next_session(
 
     async with two_nodes(stores) as nodes, trio.open_nursery() as nursery:
         node = nodes.alice
-        nursery.start_soon(rebalance, node.storage, node.conversation, node.supply, node.demand)
+        nursery.start_soon(rebalance, node.storage, node.conversation.keys, node.supply, node.demand)
         while stores.alice.pending_handover() is not None:  # noqa: ASYNC110 - a store tells nobody
             await trio.sleep(0.005)
         nursery.cancel_scope.cancel()
@@ -237,7 +237,7 @@ async def test_a_hand_over_that_the_peer_refuses_is_void_at_both_sites(stores: T
     add_block(make_block(2, 120), stores.alice)  # of which Bob knows nothing
     stores.alice.give_away(70)  # all of block 2's, and some of block 1's
     async with two_nodes(stores) as nodes:
-        assert await nodes.alice.conversation.hand_over(stores.alice.pending_handover())
+        assert await nodes.alice.conversation.keys.hand_over(stores.alice.pending_handover())
     assert stores.alice.pending_handover() is None
     assert (stores.alice.counts().void, stores.bob.counts().void) == (70, 10)
     assert stores.alice.stored_key_count() == 50
@@ -250,11 +250,11 @@ async def test_a_peer_that_can_neither_take_nor_void_leaves_the_hand_over_open(s
     connection = stores.bob._database._tx.connection
     connection.execute("PRAGMA query_only = ON")  # as with a full disk: every change is refused
     async with two_nodes(stores) as nodes:
-        assert not await nodes.alice.conversation.hand_over(handover)
+        assert not await nodes.alice.conversation.keys.hand_over(handover)
     connection.execute("PRAGMA query_only = OFF")
     assert stores.alice.pending_handover() == handover
     async with two_nodes(stores) as nodes:
-        assert await nodes.alice.conversation.hand_over(handover)
+        assert await nodes.alice.conversation.keys.hand_over(handover)
     assert mirrored(stores)
     assert stores.bob.stored_key_count() == 110
 
@@ -266,7 +266,7 @@ async def test_a_hand_over_that_was_taken_is_not_voided_by_a_giver_who_heard_oth
     with pytest.raises(StoreError, match="taken here"):
         stores.bob.void_handover(handover)
     async with two_nodes(stores) as nodes:
-        assert await nodes.alice.conversation.hand_over(handover)
+        assert await nodes.alice.conversation.keys.hand_over(handover)
     assert mirrored(stores)
     assert stores.bob.stored_key_count() == 110
 
@@ -361,13 +361,13 @@ async def resumed_nodes(stores: Two) -> AsyncIterator[tuple[Two, trio.Nursery]]:
                 store = getattr(stores, role)
                 storage = AsyncStore(store, most_chunks=1 << 20)
                 site = BlockContext(role, LinkParameters(), session, storage, TagOrder(), simulated=True)  # type: ignore[arg-type]
-                conversation = Conversation(site, NoBook(), nursery)  # type: ignore[arg-type]
+                conversation = SessionRouter(site, NoBook(), nursery)  # type: ignore[arg-type]
                 supply = LinkKeySupply(storage, Peer(conversation))
                 setattr(nodes, role, Node(store, storage, conversation, supply, Demand()))
                 nursery.start_soon(conversation.run, Quiet())
             for node in (nodes.alice, nodes.bob):
                 await node.conversation.settled.wait()
-                nursery.start_soon(rebalance, node.storage, node.conversation, node.supply, node.demand)
+                nursery.start_soon(rebalance, node.storage, node.conversation.keys, node.supply, node.demand)
             yield nodes, nursery
             cut.cancel()
             await trio.lowlevel.checkpoint()

@@ -25,7 +25,8 @@ from qnode.node.quantum.receiver import PACED_DEPTH, Receiver
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement, ReceiverRequest
 from qnode.node.quantum.recorder import BobRecorder
 from qnode.node.quantum.tag_faults import WELL_AGAIN_S, TagFaults
-from qnode.node.status.figures import Figures
+from qnode.node.status.link_figures import LinkFigures
+from qnode.node.status.site_figures import SiteFigures
 from qnode.operate.recording.recordings import Recordings
 from qnode.operate.status.metrics import render_metrics
 from qnode.tags.alignment import correlate
@@ -54,7 +55,7 @@ class KnownRun:
 
 
 async def test_blocks_from_before_a_restart_that_turn_out_misaligned_later_do_not_restart_it_again() -> None:
-    figures = Figures(CONFIG, simulated=True)
+    figures = LinkFigures(CONFIG)
     receiver = Receiver(CONFIG, figures, BobRecorder(CONFIG, Recordings(), simulated=True))
     receiver._part = cast(BobSide, KnownRun())
     synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, os.urandom)
@@ -65,14 +66,14 @@ async def test_blocks_from_before_a_restart_that_turn_out_misaligned_later_do_no
         return receiver._numbering
 
     assert await counted_anew(1_000) == 1  # the run has begun
-    figures.sampled(8, 4900, 10_000)  # a block proposed later: its slots are miscounted
+    figures.blocks.sampled(8, 4900, 10_000)  # a block proposed later: its slots are miscounted
     cast(Any, receiver._part).last_block_id = 12
     assert await counted_anew(2_000) == 2
-    figures.sampled(11, 5100, 10_000)  # was in the air
+    figures.blocks.sampled(11, 5100, 10_000)  # was in the air
     assert await counted_anew(3_000) == 2
-    figures.sampled(13, 150, 10_000)
+    figures.blocks.sampled(13, 150, 10_000)
     assert await counted_anew(4_000) == 2
-    figures.sampled(14, 5000, 10_000)
+    figures.blocks.sampled(14, 5000, 10_000)
     assert await counted_anew(5_000) == 3
 
 
@@ -110,9 +111,7 @@ class LosingLock:
 
 
 async def test_slots_that_were_cut_when_lock_was_lost_are_announced_though_no_click_is() -> None:
-    receiver = Receiver(
-        CONFIG, Figures(CONFIG, simulated=True), BobRecorder(CONFIG, Recordings(), simulated=True)
-    )
+    receiver = Receiver(CONFIG, LinkFigures(CONFIG), BobRecorder(CONFIG, Recordings(), simulated=True))
     part = ListeningPart()
     receiver._part = cast(BobSide, part)
     dark = TagBlock(np.zeros(0, np.int64), np.zeros(0, np.int8), 1_000)
@@ -146,9 +145,7 @@ class JumpingTdc:
 
 @pytest.mark.parametrize("jump_s", [-1000.0, 40.0])
 async def test_a_tag_source_whose_clock_has_jumped_is_opened_anew(jump_s: float) -> None:
-    receiver = Receiver(
-        CONFIG, Figures(CONFIG, simulated=True), BobRecorder(CONFIG, Recordings(), simulated=True)
-    )
+    receiver = Receiver(CONFIG, LinkFigures(CONFIG), BobRecorder(CONFIG, Recordings(), simulated=True))
     receiver._part = cast(BobSide, KnownRun())
     with trio.fail_after(30), pytest.raises(BaseExceptionGroup) as caught:
         await receiver.use(cast(TagSource, JumpingTdc(int(jump_s * PS_PER_S))), 10.0)
@@ -193,13 +190,13 @@ class RecordedSource:
         await trio.sleep_forever()
 
 
-def receiver_of(figures: Figures) -> Receiver:
+def receiver_of(figures: LinkFigures) -> Receiver:
     return Receiver(CONFIG, figures, BobRecorder(CONFIG, Recordings(), simulated=True))
 
 
 @pytest.mark.parametrize("block_s", [0.005, 0.02, 0.1])
 async def test_click_and_sifted_rates_are_right_whatever_the_size_of_tag_blocks(block_s: float) -> None:
-    figures, part, source = Figures(CONFIG, simulated=True), AligningPart(), RecordedSource(RECORDED, block_s)
+    figures, part, source = LinkFigures(CONFIG), AligningPart(), RecordedSource(RECORDED, block_s)
     receiver = receiver_of(figures)
     receiver._part = cast(BobSide, part)
     synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, np.random.default_rng(1).bytes)
@@ -230,16 +227,16 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_rates_and_lock_are_taken_back_when_no_tags_come(mock_clock: MockClock) -> None:
     mock_clock.rate = 1.0
-    figures = Figures(CONFIG, simulated=True)
+    figures = LinkFigures(CONFIG)
     receiver = receiver_of(figures)
     receiver._part = cast(BobSide, AligningPart())
     source = RecordedSource(RECORDED, 0.1)
     with pytest.RaisesGroup(TransientDeviceError, flatten_subgroups=True):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receiver.use, cast(TagSource, source), 1000.0)
-            await until(lambda: (figures.quantum.tag_time_s or 0.0) > SECONDS - 0.1)
+            await until(lambda: (figures.quantum.status.tag_time_s or 0.0) > SECONDS - 0.1)
             receiver.look_after()
-            figures.filled = 0.27
+            figures.quantum.filled = 0.27
             well = figures.status()
             assert well.quantum.locked
             assert well.quantum.click_rates_hz["z"] > 10_000
@@ -250,13 +247,16 @@ async def test_rates_and_lock_are_taken_back_when_no_tags_come(mock_clock: MockC
             assert silent.quantum.sifted_rate_bits_per_s is None
             assert silent.block.filled is None
             assert "no tags" in silent.quantum.lock.because
-            assert "qkd_quantum_locked 0.0" in render_metrics(silent).decode()
+            assert (
+                'qkd_quantum_locked{link="turin"} 0.0'
+                in render_metrics(SiteFigures(CONFIG.node, [figures]).status()).decode()
+            )
             mock_clock.jump(1000.0)
     assert figures.status().quantum.lock.because == "no source of tags is running"
 
 
 async def test_faults_of_tags_are_an_alarm_that_ends_and_blames_the_hardware_for_its_own_alone() -> None:
-    figures = Figures(CONFIG, simulated=True)
+    figures = LinkFigures(CONFIG)
     faults = TagFaults(figures)
     order = OrderStatistics()
 
@@ -284,7 +284,7 @@ async def test_faults_of_tags_are_an_alarm_that_ends_and_blames_the_hardware_for
 
 
 async def test_alarms_about_tags_end_when_their_source_has_ended(mock_clock: MockClock) -> None:
-    figures = Figures(CONFIG, simulated=True)
+    figures = LinkFigures(CONFIG)
     receiver = receiver_of(figures)
 
     def alarms() -> set[str]:
@@ -303,7 +303,7 @@ async def test_alarms_about_tags_end_when_their_source_has_ended(mock_clock: Moc
 async def test_tags_may_be_as_late_as_the_configured_order_window(window_ps: int, some_late: bool) -> None:
     receives = msgspec.structs.replace(CONFIG.link.receiver, order_window_ps=window_ps)
     config = msgspec.structs.replace(CONFIG, link=msgspec.structs.replace(CONFIG.link, receiver=receives))
-    figures = Figures(config, simulated=True)
+    figures = LinkFigures(config)
     receiver = Receiver(config, figures, BobRecorder(config, Recordings(), simulated=True))
     receiver._part = cast(BobSide, AligningPart())
     source = RecordedSource(RECORDED, 0.1, scramble_ps=50_000_000, paced=False)
@@ -352,11 +352,11 @@ class OneBlock(FastSource):
 async def test_a_tag_source_that_yields_what_none_may_is_opened_anew(source: OneBlock, said: str) -> None:
     wrong = pytest.RaisesExc(DeviceError, match=said)
     with pytest.RaisesGroup(wrong, flatten_subgroups=True, allow_unwrapped=True):
-        await receiver_of(Figures(CONFIG, simulated=True)).use(cast(TagSource, source), 10.0)
+        await receiver_of(LinkFigures(CONFIG)).use(cast(TagSource, source), 10.0)
 
 
 async def test_tags_that_find_no_room_are_counted_as_dropped_here() -> None:
-    figures = Figures(CONFIG, simulated=True)
+    figures = LinkFigures(CONFIG)
     receiver = receiver_of(figures)
     receiver._part = cast(BobSide, KnownRun())
     await receiver.use(cast(TagSource, FastSource()), 10.0)
@@ -372,7 +372,7 @@ async def test_tags_that_find_no_room_are_counted_as_dropped_here() -> None:
 
 
 async def test_clicks_that_can_be_announced_to_nobody_are_counted() -> None:
-    figures = Figures(CONFIG, simulated=True)
+    figures = LinkFigures(CONFIG)
     receiver = receiver_of(figures)
     part = AligningPart()
     receiver._part = cast(BobSide, part)
@@ -397,7 +397,7 @@ async def test_clicks_of_an_announcement_that_the_end_of_the_session_cut_are_cou
             if isinstance(request, ClickAnnouncement) and len(self.heard) > 10:
                 raise LinkError("the session has ended")
 
-    figures, part = Figures(CONFIG, simulated=True), LeavingPart()
+    figures, part = LinkFigures(CONFIG), LeavingPart()
     receiver = receiver_of(figures)
     receiver._part = cast(BobSide, part)
     source = cast(TagSource, RecordedSource(RECORDED, 0.1))
@@ -422,7 +422,7 @@ async def test_rates_are_taken_back_while_tags_wait_for_alice(mock_clock: MockCl
                 asked.set()
                 await trio.sleep_forever()
 
-    figures, source = Figures(CONFIG, simulated=True), RecordedSource(RECORDED, 0.1)
+    figures, source = LinkFigures(CONFIG), RecordedSource(RECORDED, 0.1)
     receiver = receiver_of(figures)
     receiver._part = cast(BobSide, SlowPart())
     async with trio.open_nursery() as nursery:

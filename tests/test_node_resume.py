@@ -30,19 +30,14 @@ ROLES: tuple[Role, Role] = ("alice", "bob")
 
 
 class RecordingFigures(KeepingFigures):
-    """Figures that also keep which blocks disclosed a sample."""
+    """LinkFigures that also keep which blocks disclosed a sample."""
 
     def __init__(self, role: Role) -> None:
         super().__init__(config_of(role, LINK))
-        self.samples: list[int] = []
-
-    def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:
-        self.samples.append(block_id)
-        super().sampled(block_id, error_bits, measured_bits)
 
     def gave_key(self) -> dict[int, DecidedBlock]:
         """Return the blocks that gave key, once it is seen that the sums are theirs."""
-        rows = {row.block_id: row for row in self.decided.latest(20) if row.outcome == "accepted"}
+        rows = {row.block_id: row for row in self.blocks.table.latest(20) if row.outcome == "accepted"}
         status = self.status()
         assert status.block.accepted == len(rows)
         assert status.totals.secret_bits == sum(row.secret_bits for row in rows.values())
@@ -116,7 +111,7 @@ async def test_a_block_that_is_confirmed_at_the_next_meeting_is_accepted_and_cos
             status = figures[role].status()
             assert stores[role].block_state(block_id) == BlockState.PREPARED
             assert (figures[role].gave_key(), status.block.in_flight) == ({}, 1)
-            assert block_id not in {row.block_id for row in figures[role].decided.latest(10)}
+            assert block_id not in {row.block_id for row in figures[role].blocks.table.latest(10)}
         await both_sites(stores, figures)
         later_block_id = max(figures["bob"].counts)
         secret_bits = stores["bob"].block_record(block_id).secret_bits
@@ -175,6 +170,6 @@ async def test_a_block_that_only_one_site_had_prepared_is_lost_for_the_reason_it
         await both_sites(stores, figures)
         for role in ROLES:
             assert stores[role].block_state(block_id) in (BlockState.VOID, BlockState.UNKNOWN)
-            rows = {row.block_id: row for row in figures[role].decided.latest(20)}
+            rows = {row.block_id: row for row in figures[role].blocks.table.latest(20)}
             assert (rows[block_id].outcome, rows[block_id].secret_bits) == ("link", 0)
             assert len(figures[role].gave_key()) == 1

@@ -14,7 +14,7 @@ from etsi014_support import A, B, C, world
 from http_support import Pki
 from keys_support import Site as StoreSite
 from keys_support import preshared
-from link_room import greet_both
+from link_room import greet_both, link_node
 from test_node_site import CONFIG, end_of
 
 from qnode.config import Role, SaeSection, SiteConfig, load
@@ -22,10 +22,9 @@ from qnode.errors import LinkError, ProtocolError
 from qnode.etsi014 import SaeDirectory
 from qnode.link.messages import SaesRegistered
 from qnode.link.session import open_session
+from qnode.node.link_node import LinkNode
 from qnode.node.reload import read_directory
 from qnode.node.session.sae_tables import MOST_PAIRS, PeerSaes, SaeTables, parts
-from qnode.node.site import SiteNode
-from qnode.operate.events.log import EventLog
 
 ROLES: tuple[Role, Role] = ("alice", "bob")
 NEW = (
@@ -40,35 +39,35 @@ def config_of(role: Role, *more: SaeSection) -> SiteConfig:
     return msgspec.structs.replace(config, etsi014=section)
 
 
-def told(node: SiteNode) -> list[str]:
+def told(node: LinkNode) -> list[str]:
     """Return what the node's status says about encryptors that one site alone has."""
-    return [alarm.text for alarm in node._figures.status().alarms if alarm.name == "saes.differ"]
+    return [alarm.text for alarm in node.figures.status().alarms if alarm.name == "saes.differ"]
 
 
-async def until_told(node: SiteNode, expected: list[str]) -> None:
+async def until_told(node: LinkNode, expected: list[str]) -> None:
     while told(node) != expected:  # noqa: ASYNC110
         await trio.sleep(0.01)
 
 
 @asynccontextmanager
-async def two_nodes(folder: Path, *configs: SiteConfig, protocol: int = 2) -> AsyncIterator[list[SiteNode]]:
+async def two_nodes(folder: Path, *configs: SiteConfig, protocol: int = 2) -> AsyncIterator[list[LinkNode]]:
     """Run a session between two nodes over real stores, settled at both, for the length of the body."""
     with ExitStack() as stack, trio.fail_after(30), structlog.testing.capture_logs():
         nodes, ends = [], []
         for role, config in zip(ROLES, configs, strict=True):
             store = stack.enter_context(StoreSite(folder / role, role).open())
             store.load_preshared(preshared(64))
-            nodes.append(SiteNode(config, store, EventLog()))
+            nodes.append(link_node(config, store))
             standing = nodes[-1]._read_standing
             ends.append(replace(end_of(role, store), standing=standing, protocol=protocol))
         greeted = await greet_both(*ends)
 
-        async def converse(node: SiteNode, role: Role, end: Any) -> None:
-            node._tested.set()
+        async def converse(node: LinkNode, role: Role, end: Any) -> None:
+            node.tested.set()
             with suppress(LinkError, BaseExceptionGroup):
                 frames = getattr(greeted.frames, role)
                 async with open_session(frames, end, getattr(greeted, role)) as session:
-                    await node._hold_session(session)
+                    await node.hold_session(session)
 
         async with trio.open_nursery() as nursery:
             for node, role, end in zip(nodes, ROLES, ends, strict=True):
@@ -88,21 +87,21 @@ async def test_a_pair_that_one_site_alone_has_is_shown_at_both_until_the_other_h
     async with two_nodes(tmp_path, config_of("alice", *NEW), config_of("bob")) as (alice, bob):
         await until_told(alice, [difference])
         await until_told(bob, [difference])
-        assert not alice._saes.peer_shares("new-a", "new-b")
-        assert alice._saes.peer_shares("encryptor-alice", "encryptor-bob")
-        assert [pair.master for pair in alice._saes.stocked_pairs()] == ["encryptor-alice"]
-        bob._saes.renew(read_directory(config_of("bob", *NEW)))  # as a reload does
+        assert not alice.saes.peer_shares("new-a", "new-b")
+        assert alice.saes.peer_shares("encryptor-alice", "encryptor-bob")
+        assert [pair.master for pair in alice.saes.stocked_pairs()] == ["encryptor-alice"]
+        bob.saes.renew(read_directory([config_of("bob", *NEW)]))  # as a reload does
         await until_told(alice, [])
         await until_told(bob, [])
-        assert alice._saes.peer_shares("new-a", "new-b")
-        assert len(alice._saes.stocked_pairs()) == 2
+        assert alice.saes.peer_shares("new-a", "new-b")
+        assert len(alice.saes.stocked_pairs()) == 2
 
 
 async def test_a_peer_of_protocol_1_is_neither_told_nor_waited_for(tmp_path: Path) -> None:
     configs = config_of("alice", *NEW), config_of("bob")
     async with two_nodes(tmp_path, *configs, protocol=1) as (alice, bob):
         assert (told(alice), told(bob)) == ([], [])
-        assert alice._saes.peer_shares("new-a", "new-b")
+        assert alice.saes.peer_shares("new-a", "new-b")
 
 
 def compared(ours: tuple[SaeSection, ...], theirs: frozenset[tuple[str, str]]) -> tuple[int, list[str]]:

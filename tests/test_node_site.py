@@ -8,9 +8,9 @@ import pytest
 import trio
 from keys_support import Site as StoreSite
 from keys_support import add_block, make_block, preshared
-from link_room import greet_both, local_end
+from link_room import greet_both, link_node, local_end
 
-import qnode.node.site
+import qnode.node.link_node
 from qnode.config import Role, SiteConfig, load
 from qnode.errors import ConfigError, LinkError, PeerRefused, StoreError, StoreUnusable
 from qnode.keys import SqliteKeyStore
@@ -19,9 +19,8 @@ from qnode.link.peers import LinkFailure
 from qnode.link.session import open_session
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.process import _clearest
-from qnode.node.site import SiteNode
+from qnode.node.status.site_figures import SiteFigures
 from qnode.node.supply.async_store import PeerMemory, runs_of
-from qnode.operate.events.log import EventLog
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.screen import status_lines
 
@@ -56,23 +55,21 @@ async def test_a_full_disk_ends_the_session_and_a_broken_one_the_node(
             database._tx.connection.execute("PRAGMA query_only = ON")  # every change is refused
         else:
             database._unusable = "disk I/O error"
-        node = SiteNode(
-            load(CONFIG / f"{role}.toml", SiteConfig), {"alice": alice, "bob": bob}[role], EventLog()
-        )
-        node._tested.set()
+        node = link_node(load(CONFIG / f"{role}.toml", SiteConfig), {"alice": alice, "bob": bob}[role])
+        node.tested.set()
         expected: type[Exception] = LinkError if disk == "full" else StoreUnusable
         with trio.fail_after(60), pytest.RaisesGroup(expected, flatten_subgroups=True, allow_unwrapped=True):
             async with open_session(
                 getattr(greeted.frames, role), ends[role], getattr(greeted, role)
             ) as session:
-                await node._hold_session(session)
-        assert [alarm.name for alarm in node._figures.status().alarms] == ["store.failed"] * (disk == "full")
+                await node.hold_session(session)
+        assert [alarm.name for alarm in node.figures.status().alarms] == ["store.failed"] * (disk == "full")
         database._tx.connection.execute("PRAGMA query_only = OFF")
 
 
 def test_silent_strangers_do_not_say_why_the_peer_is_missing(tmp_path: Path) -> None:
     with StoreSite(tmp_path / "a", "alice").open() as store:
-        node = SiteNode(load(CONFIG / "alice.toml", SiteConfig), store, EventLog())
+        node = link_node(load(CONFIG / "alice.toml", SiteConfig), store)
     refused = LinkFailure(PeerRefused("the certificate names carol"), proven=False, address="192.0.2.7")
     silent = LinkFailure(LinkError("no hello within 10 s"), proven=False, address="198.51.100.1")
 
@@ -81,7 +78,7 @@ def test_silent_strangers_do_not_say_why_the_peer_is_missing(tmp_path: Path) -> 
             node._note_failure(failure)
 
     trio.run(fail)
-    assert node._figures.peer.connection.because == "the certificate names carol"
+    assert node.figures.peer.connection.because == "the certificate names carol"
 
 
 async def test_a_session_is_used_once_the_self_test_has_passed(tmp_path: Path) -> None:
@@ -92,10 +89,10 @@ async def test_a_session_is_used_once_the_self_test_has_passed(tmp_path: Path) -
             store.load_preshared(preshared(64))
         ends = {"alice": end_of("alice", alice), "bob": end_of("bob", bob)}
         greeted = await greet_both(ends["alice"], ends["bob"])
-        node = SiteNode(load(CONFIG / "bob.toml", SiteConfig), bob, EventLog())
+        node = link_node(load(CONFIG / "bob.toml", SiteConfig), bob)
 
         def is_connected() -> bool:
-            return node._figures.status().peer.connection.state == "connected"
+            return node.figures.status().peer.connection.state == "connected"
 
         with trio.fail_after(60):
             async with (
@@ -103,10 +100,10 @@ async def test_a_session_is_used_once_the_self_test_has_passed(tmp_path: Path) -
                 open_session(greeted.frames.bob, ends["bob"], greeted.bob) as session,
                 trio.open_nursery() as nursery,
             ):
-                nursery.start_soon(node._hold_session, session)
+                nursery.start_soon(node.hold_session, session)
                 await trio.sleep(0.2)
                 assert not is_connected()
-                node._tested.set()
+                node.tested.set()
                 while not is_connected():  # noqa: ASYNC110
                     await trio.sleep(0.01)
                 nursery.cancel_scope.cancel()
@@ -122,34 +119,33 @@ async def test_blocks_are_decided_by_the_parameters_of_the_protocol_that_both_si
         used.append(site.link.estimation.asymmetry_bound)
         raise LinkError("seen enough")
 
-    monkeypatch.setattr(qnode.node.site, "Conversation", note)
+    monkeypatch.setattr(qnode.node.link_node, "SessionRouter", note)
     with StoreSite(tmp_path / "b", "bob").open() as bob:
         bob.load_preshared(preshared(64))
         config = load(CONFIG / "bob.toml", SiteConfig)
         estimation = msgspec.structs.replace(config.link.estimation, asymmetry_bound="shares")
         link = msgspec.structs.replace(config.link, estimation=estimation)
-        node = SiteNode(msgspec.structs.replace(config, link=link), bob, EventLog())
-        node._tested.set()
+        node = link_node(msgspec.structs.replace(config, link=link), bob)
+        node.tested.set()
         end, peer = end_of("bob", bob), local_end("alice", secrets=bob, protocol=protocol)
         greeted = await greet_both(peer, end)
         async with open_session(greeted.frames.bob, end, greeted.bob) as session:
             with pytest.RaisesGroup(LinkError, flatten_subgroups=True, allow_unwrapped=True):
-                await node._hold_session(session)
+                await node.hold_session(session)
     assert used == [bound]
 
 
 async def test_a_store_that_has_healed_is_well_within_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qnode.node.site, "STORE_RETRY_S", 0.01)
+    monkeypatch.setattr(qnode.node.link_node, "STORE_RETRY_S", 0.01)
     with StoreSite(tmp_path / "b", "bob").open() as store:
         store.load_preshared(preshared(64))
-        node = SiteNode(load(CONFIG / "bob.toml", SiteConfig), store, EventLog())
-        node._note_certificates = lambda: None  # type: ignore[method-assign]
+        node = link_node(load(CONFIG / "bob.toml", SiteConfig), store)
         refused = 0
 
         def is_failing() -> bool:
-            return [alarm.name for alarm in node._figures.status().alarms] == ["store.failed"]
+            return [alarm.name for alarm in node.figures.status().alarms] == ["store.failed"]
 
         async def expire(lifetime_s: float) -> int:
             nonlocal refused
@@ -159,11 +155,11 @@ async def test_a_store_that_has_healed_is_well_within_seconds(
                 refused += 1
                 raise
 
-        storage_expire = node._storage.expire
-        monkeypatch.setattr(node._storage, "expire", expire)
-        node._figures.raise_alarm(AlarmName.STORE_FAILED, "by a session")
+        storage_expire = node.store.expire
+        monkeypatch.setattr(node.store, "expire", expire)
+        node.figures.alarms.raise_alarm(AlarmName.STORE_FAILED, "by a session")
         store._database._tx.connection.execute("PRAGMA query_only = ON")  # every change is refused
-        with trio.fail_after(qnode.node.site.EXPIRY_PERIOD_S / 2):
+        with trio.fail_after(qnode.node.link_node.EXPIRY_PERIOD_S / 2):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(node._expire)
                 while refused < 3:  # noqa: ASYNC110
@@ -197,13 +193,13 @@ def test_an_error_that_nobody_foresaw_is_shown_with_all_that_came_with_it() -> N
 async def test_a_store_that_breaks_ends_the_node_with_one_error(tmp_path: Path) -> None:
     with StoreSite(tmp_path / "b", "bob").open() as store:
         store.load_preshared(preshared(64))
-        node = SiteNode(load(CONFIG / "bob.toml", SiteConfig), store, EventLog())
+        node = link_node(load(CONFIG / "bob.toml", SiteConfig), store)
 
         async def break_while_several_look() -> None:
             async with trio.open_nursery() as nursery:
                 with store._database._lock:
                     for _ in range(4):
-                        nursery.start_soon(node._refresh)
+                        nursery.start_soon(node.refresh)
                     await trio.sleep(0.1)
                     store._database._unusable = "disk I/O error"
 
@@ -222,9 +218,9 @@ async def test_a_site_whose_store_waits_shows_that_it_holds_its_keys_back(tmp_pa
         add_block(make_block(1, 8), store)
     site.anchor.unlink()
     with site.open() as store:
-        node = SiteNode(load(CONFIG / "bob.toml", SiteConfig), store, EventLog())
-        await node._refresh()
-        status = node._figures.status()
+        node = link_node(load(CONFIG / "bob.toml", SiteConfig), store)
+        await node.refresh()
+        status = SiteFigures(node.config.node, [node.figures]).status()
         assert status.keys.available_own + status.keys.available_peer == 8
         screen = "\n".join(status_lines(status))
         assert "keys      WARN   8 held back" in screen

@@ -143,7 +143,8 @@ class GatedStorage(AsyncStore):
 def put_behind_gate(node: Node, most_chunks: int = 1 << 20) -> GatedStorage:
     storage = GatedStorage(node.store, most_chunks)
     storage.gate = trio.Event()
-    node.conversation.context = replace(node.conversation.context, store=storage)
+    context = replace(node.conversation.context, store=storage)
+    node.conversation.context = node.conversation.keys._context = context
     return storage
 
 
@@ -222,7 +223,7 @@ async def test_what_was_taken_meanwhile_does_not_keep_the_rest_from_becoming_fre
         if i == 0:
             stores.alice.take_from_stock("m", "s", 5)
     async with two_nodes(stores) as nodes:
-        await nodes.alice.conversation.assignments.take_back(ids).wait()
+        await nodes.alice.conversation.keys.assignments.take_back(ids).wait()
     assert stores.alice.open_releases() == []
     assert stores.alice.stored_key_count() == 45
     assert mirrored(stores)
@@ -285,7 +286,7 @@ async def test_a_stall_costs_no_key_and_after_the_first_who_waited_the_others_ar
         assert stores.alice.counts().assigned == 8
         stalled.gate.set()
         await until(
-            lambda: not nodes.alice.conversation.assignments.stalled and not stores.alice.open_releases()
+            lambda: not nodes.alice.conversation.keys.assignments.stalled and not stores.alice.open_releases()
         )
         monkeypatch.setattr(supply_room, "MOST_ACKNOWLEDGE_S", 20.0)
         monkeypatch.setattr(supply_room, "ACKNOWLEDGE_S", 20.0)
@@ -330,7 +331,7 @@ async def test_what_a_cut_left_unacknowledged_is_free_again_in_the_next_session(
         async with resumed_nodes(stores) as (nodes, _):
             # Whoever was about to announce it, when the session before ended, comes too late.
             with pytest.raises(LinkError, match="taken back"):
-                await nodes.alice.conversation.assignments.announce(assignment)
+                await nodes.alice.conversation.keys.assignments.announce(assignment)
     assert stores.alice.open_releases() == []
     assert stores.alice.stored_key_count() == 200
     assert mirrored(stores)

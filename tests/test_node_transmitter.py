@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import trio
 from keys_support import Site as StoreSite
+from link_room import link_node
 
 from qnode.block.outcome import BlockLost
 from qnode.config import DeviceSection, SiteConfig, load
 from qnode.devices.protocols import DeviceIdentity, EmissionRun, Transmitter
 from qnode.errors import ConfigError, DeviceError, DeviceGone
 from qnode.node.quantum.transmitter_port import TransmitterPort
-from qnode.node.site import SiteNode
-from qnode.operate.events.log import EventLog
 from qnode.tags.types import Codes, Slots
 
 SLOTS = np.arange(5, dtype=np.int64)
@@ -104,7 +103,7 @@ async def test_a_transmitter_that_misnumbers_its_runs_is_opened_anew(
 async def test_a_device_that_the_site_has_no_use_for_is_refused(tmp_path: Path) -> None:
     config = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
     with StoreSite(tmp_path / "bob", "bob").open() as store:
-        node = SiteNode(config, store, EventLog())
+        node = link_node(config, store)
         said = "driver lamp is of no use at bob: expected a tag source or a sensor, got a Lamp"
         with pytest.raises(ConfigError, match=said):
             await node._use_device(DeviceSection(driver="lamp"), Lamp())

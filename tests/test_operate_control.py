@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "alice" / "control.sock"
 
 
-ANSWERS = control.Answers(well_status, recent_events, decided_blocks)
+ANSWERS = control.Answers(well_status, recent_events, {"turin": control.LinkAnswers(decided_blocks)})
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from qnode.operate.status.metrics_app import metrics_app
 from qnode.operate.status.model import (
     BlockStatus,
     HttpStatus,
+    LinkStatus,
     NodeStatus,
     PeerStatus,
     QuantumStatus,
@@ -27,11 +28,14 @@ from qnode.operate.status.screen import status_lines
 RULES = Path(__file__).parent.parent / "config" / "prometheus-rules.yml"
 
 
-def samples(status: NodeStatus) -> dict[str, float]:
-    """Parse the page; labels are put behind the name."""
+def samples(status: NodeStatus, link: str | None = None) -> dict[str, float]:
+    """Parse the page; labels are put behind the name. Of links only the figures of the first, or ``link``."""
     found = {}
+    link = link or status.site.link
     for family in text_string_to_metric_families(render_metrics(status).decode()):
         for sample in family.samples:
+            if sample.labels.pop("link", link) != link:
+                continue
             labels = "".join(f",{key}={value}" for key, value in sorted(sample.labels.items()))
             found[sample.name + labels] = sample.value
     return found
@@ -40,7 +44,7 @@ def samples(status: NodeStatus) -> dict[str, float]:
 def test_the_page_says_what_the_status_says_in_base_units() -> None:
     found = samples(well_status())
     expected = {
-        "qkd_node_info,kme_id=KME-ALICE,link=turin,role=alice,version=0.4.1": 1.0,
+        "qkd_node_info,kme_id=KME-ALICE,role=alice,version=0.4.1": 1.0,
         "qkd_node_state,state=running": 1.0,
         "qkd_simulated": 0.0,
         "qkd_recorded": 0.0,
@@ -101,6 +105,28 @@ def test_checks_that_failed_are_counted_and_each_shows_its_limits() -> None:
     assert "qkd_checks_failed" not in samples(replace(well, quantum=replace(well.quantum, checks=())))
 
 
+def test_every_figure_of_a_link_bears_its_name() -> None:
+    turin = well_status()
+    links = [
+        LinkStatus(name=name, role="alice", peer=turin.peer, quantum=quantum, keys=turin.keys)
+        for name, quantum in (
+            ("turin", turin.quantum),
+            ("asti", replace(turin.quantum, qber_z=0.03, lock=State("lost", NOW - 5, "no tags"))),
+        )
+    ]
+    status = replace(turin, links=links)
+    assert samples(status)["qkd_qber_z_ratio"] == 0.0162
+    assert samples(status, "asti")["qkd_qber_z_ratio"] == 0.03
+    assert (samples(status)["qkd_quantum_locked"], samples(status, "asti")["qkd_quantum_locked"]) == (
+        1.0,
+        0.0,
+    )
+    assert samples(status)["qkd_troubles"] == 1.0
+    screen = "\n".join(status_lines(status))
+    assert "alice@asti" in screen
+    assert "asti: lost: no tags" in screen
+
+
 def test_troubles_and_failed_devices_show() -> None:
     found = samples(degraded_status())
     assert found["qkd_troubles"] == 2.0
@@ -131,7 +157,7 @@ def test_names_and_texts_follow_the_conventions() -> None:
         assert words[0] == "qkd"
         assert not {"bits", "ms", "us", "ns", "ps", "s", "hz", "percent", "ppm"} & set(words), family.name
         assert all(sample.name.endswith("_total") for sample in family.samples) == (family.type == "counter")
-        assert all(len(sample.labels) <= 2 or family.name == "qkd_node_info" for sample in family.samples)
+        assert all(len(sample.labels) <= 3 or family.name == "qkd_node_info" for sample in family.samples)
 
 
 def test_labels_from_outside_cannot_break_the_page() -> None:

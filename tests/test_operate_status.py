@@ -74,7 +74,10 @@ def test_a_source_that_ended_is_a_trouble_and_not_up() -> None:
     assert [line for line in status_lines(status) if isinstance(line, Loud)] == [
         line for line in status_lines(status) if " WARN " in line or SIMULATED in line
     ]
-    assert 'qkd_device_up{device="tdc",driver="sfifteen-tdc1"} 0.0' in render_metrics(status).decode()
+    assert (
+        'qkd_device_up{device="tdc",driver="sfifteen-tdc1",link="turin"} 0.0'
+        in render_metrics(status).decode()
+    )
 
 
 def test_the_screen_reads_like_the_operators_example() -> None:

@@ -26,7 +26,7 @@ from qnode.config import LinkParameters
 from qnode.errors import ConfigError
 from qnode.operate.control import server as control
 from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status
-from qnode.operate.control.server import Answers, serve_control
+from qnode.operate.control.server import Answers, LinkAnswers, serve_control
 from qnode.operate.recording.frames import (
     MOST_FRAME_BYTES,
     Begun,
@@ -142,7 +142,11 @@ class Site:
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator["Site"]:
-        answers = Answers(well_status, lambda _count: [], lambda _count, _after: [], self.recordings)
+        answers = Answers(
+            well_status,
+            lambda _count: [],
+            {"turin": LinkAnswers(lambda _count, _after: [], self.recordings)},
+        )
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 await nursery.start(serve_control, self.path, answers)

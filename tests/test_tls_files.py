@@ -19,7 +19,8 @@ from qnode.config import SiteConfig, load
 from qnode.errors import ConfigError
 from qnode.http import TlsSettings, server_context
 from qnode.link.tls import link_contexts
-from qnode.node.status.figures import Figures
+from qnode.node.status.link_figures import LinkFigures
+from qnode.node.status.site_figures import SiteFigures
 from qnode.operate.status.model import Validity
 from qnode.operate.status.screen import status_lines
 from qnode.tls_files import validities, weakness
@@ -199,8 +200,13 @@ def test_each_file_says_how_long_it_holds(tmp_path: Path) -> None:
     assert by_file["etsi014.tls.crl"].expires_at == datetime.datetime(2099, 1, 1, tzinfo=UTC).timestamp()
 
 
+def site_figures() -> SiteFigures:
+    config = load(CONFIG / "alice.toml", SiteConfig)
+    return SiteFigures(config.node, [LinkFigures(config)])
+
+
 def test_what_expires_is_an_alarm_a_week_before_and_stands_in_the_status() -> None:
-    figures = Figures(load(CONFIG / "alice.toml", SiteConfig), simulated=True)
+    figures = site_figures()
     ends_s = 2_000_000_000.0
     year = held(
         kind="certificate", file="peer.tls.certificate", begins_at=ends_s - 365 * DAY_S, expires_at=ends_s
@@ -226,7 +232,7 @@ def test_what_expires_is_an_alarm_a_week_before_and_stands_in_the_status() -> No
 
 
 def test_a_fresh_daily_crl_does_not_hide_a_certificate_that_expires_soon() -> None:
-    figures = Figures(load(CONFIG / "alice.toml", SiteConfig), simulated=True)
+    figures = site_figures()
     now_s = 2_000_000_000.0
     expiring = held(kind="certificate", file="peer.tls.certificate", expires_at=now_s + 3 * DAY_S)
     daily = held(begins_at=now_s, expires_at=now_s + DAY_S)

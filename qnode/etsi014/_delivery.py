@@ -255,6 +255,9 @@ class Delivery:
             if slave.sae_id in slaves:
                 raise malformed(f"{field} are not distinct", "duplicate slave", {"field": field})
             slaves.append(slave.sae_id)
+        if len({self.directory.kme_of(sae_id) for sae_id in slaves} - {self.directory.kme_id}) > 1:
+            message = f"{field} name SAEs at several other KMEs, which have no key in common"
+            raise malformed(message, "slaves at several sites", {"field": field})
         return tuple(slaves)
 
     def _slave(self, caller: SaeEntry, sae_id: str, field: str) -> SaeEntry:

@@ -1,6 +1,6 @@
 """The encryptors of the configuration, and their identification by certificates."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from qnode.config import SaeSection
 from qnode.errors import ConfigError
@@ -55,15 +55,22 @@ class SaeDirectory:
         """The SAEs that may call at this site."""
         return tuple(entry for entry in self._entries.values() if entry.kme_id == self.kme_id)
 
-    @property
-    def pairs_abroad(self) -> frozenset[tuple[str, str]]:
-        """The pairs that share keys between the sites: an SAE of this site and one of another site."""
+    def pairs_abroad(self, but: Collection[str] = ()) -> frozenset[tuple[str, str]]:
+        """Return the pairs that share keys between sites: an SAE of this site and one of another.
+
+        ``but``: not those of these sites.
+        """
         return frozenset(
             (sae.sae_id, peer)
             for sae in self.local
             for peer in sae.peers
-            if self._entries[peer].kme_id != self.kme_id
+            if self._entries[peer].kme_id not in (self.kme_id, *but)
         )
+
+    def kme_of(self, sae_id: str) -> str:
+        """Return the site of an SAE; this one for an SAE that nobody knows."""
+        entry = self._entries.get(sae_id)
+        return self.kme_id if entry is None else entry.kme_id
 
     def caller(self, certificate: bytes | None) -> SaeEntry:
         """Return the local SAE that ``certificate`` (DER) belongs to.

@@ -23,6 +23,9 @@ from qnode.config import (
     SiteConfig,
     StoreSection,
     TlsFiles,
+    links_faults,
+    load_site,
+    tables_by_link,
 )
 from qnode.config_reading import read_tables, reading_faults, usable
 from qnode.devices.supervisor import check_devices
@@ -57,13 +60,33 @@ def check_site(path: Path, at: float | None = None) -> Findings:
     """Look through the site's file at ``path``; ``at``: the present, in unix seconds."""
     findings = Findings()
     with findings.gather():
-        raw = read_tables(path)
-        findings.faults += reading_faults(raw, SiteConfig)
-        _check_tables(findings, raw, path.resolve().parent, time.time() if at is None else at)
+        folder, now_s = path.resolve().parent, time.time() if at is None else at
+        by_link = tables_by_link(read_tables(path), str(path))
+        peers = tuple(usable(raw.get("peer"), PeerSection, folder) for _, raw in by_link)
+        kme_ids = tuple(peer.kme_id for peer in peers if peer is not None)
+        of_links = []
+        for name, raw in by_link:
+            of_link = Findings()
+            of_link.faults += reading_faults(raw, SiteConfig)
+            _check_tables(of_link, raw, folder, now_s, kme_ids)
+            of_links.append((name, of_link))
+        findings.faults += _by_link([(name, found.faults) for name, found in of_links])
+        findings.notes += _by_link([(name, found.notes) for name, found in of_links])
+        if not findings.faults:
+            findings.faults += links_faults(load_site(path))
     return findings
 
 
-def _check_tables(findings: Findings, raw: dict[str, Any], folder: Path, now_s: float) -> None:
+def _by_link(found: list[tuple[str, list[str]]]) -> list[str]:
+    """Return what was found of each link: once if of all, else with what the link is called."""
+    shared = set.intersection(*(set(texts) for _, texts in found))
+    result = [text for text in found[0][1] if text in shared]
+    return result + [f"{name}: {text}" for name, texts in found for text in texts if text not in shared]
+
+
+def _check_tables(
+    findings: Findings, raw: dict[str, Any], folder: Path, now_s: float, kme_ids: tuple[str, ...]
+) -> None:
     """Check each table that can be read by itself: faults of one must not hide another's."""
     node = usable(raw.get("node"), NodeSection, folder)
     peer = usable(raw.get("peer"), PeerSection, folder)
@@ -78,7 +101,7 @@ def _check_tables(findings: Findings, raw: dict[str, Any], folder: Path, now_s: 
                 check_devices({name: section})
     saes = etsi014.sae if etsi014 is not None else ()
     if node is not None and peer is not None:
-        _check_names(findings, node, peer, saes)
+        _check_names(findings, node, peer, saes, kme_ids)
     if peer is not None:
         with findings.gather():
             TlsTransport(peer.address, peer.tls, peer.kme_id).host_and_port()
@@ -95,16 +118,20 @@ def _check_tables(findings: Findings, raw: dict[str, Any], folder: Path, now_s: 
 
 
 def _check_names(
-    findings: Findings, node: NodeSection, peer: PeerSection, saes: tuple[SaeSection, ...]
+    findings: Findings,
+    node: NodeSection,
+    peer: PeerSection,
+    saes: tuple[SaeSection, ...],
+    kme_ids: tuple[str, ...],
 ) -> None:
     """Check who is who: the sites, the encryptors, and whom the link's certificate names."""
     if node.kme_id == peer.kme_id:
         findings.faults.append(f"[peer] kme_id: {peer.kme_id!r} is this site's own; expected the other's")
     with findings.gather():
-        SaeDirectory(node.kme_id, saes, (peer.kme_id,))
+        SaeDirectory(node.kme_id, saes, kme_ids)
     for sae in saes:
-        if sae.kme_id not in (node.kme_id, peer.kme_id):
-            expected = f"expected {node.kme_id!r} or {peer.kme_id!r}"
+        if sae.kme_id not in (node.kme_id, *kme_ids):
+            expected = "expected " + " or ".join(repr(one) for one in (node.kme_id, *kme_ids))
             findings.faults.append(f"[etsi014.sae] {sae.sae_id}: kme_id: {expected}, got {sae.kme_id!r}")
     try:
         own = certificates_in(peer.tls.certificate)[0]

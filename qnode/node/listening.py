@@ -10,7 +10,7 @@ import trio
 
 from qnode.addresses import host_and_port
 from qnode.http import Server
-from qnode.node.status.figures import Figures
+from qnode.node.status.site_figures import SiteFigures
 
 RETRY_S = 2.0
 FIRST_ATTEMPT_S = 1.0
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 async def start_serving(
-    nursery: trio.Nursery, server: Server, address: str, where: str, figures: Figures
+    nursery: trio.Nursery, server: Server, address: str, where: str, figures: SiteFigures
 ) -> None:
     """Have ``server`` listen on ``address`` in ``nursery``; return when it does, or must wait to.
 
@@ -36,7 +36,7 @@ async def start_serving(
 
 
 async def _listen(
-    server: Server, host: str, port: int, where: str, figures: Figures, tried: trio.Event
+    server: Server, host: str, port: int, where: str, figures: SiteFigures, tried: trio.Event
 ) -> None:
     while True:
         try:

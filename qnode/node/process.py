@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import structlog
 import trio
 
-from qnode.config import SiteConfig, load
+from qnode.config import SiteConfig, load_site
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError, FieldError, QnodeError, StoreError, StoreUnusable
 from qnode.keys import KeyStore, open_store
@@ -32,8 +33,8 @@ STOP_LIMIT_S = 10.0
 LOG_LINGER_S = 0.2  # for the log's own thread
 
 
-def open_site_store(config: SiteConfig) -> KeyStore:
-    """Open the site's store, or create it with its pre-shared key when there is none.
+def open_link_store(config: SiteConfig) -> KeyStore:
+    """Open the store of a link, or create it with its pre-shared key when there is none.
 
     Raises:
         StoreUnusable: what is there cannot be trusted; it is never replaced.
@@ -79,28 +80,28 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     Raises:
         ConfigError: the file cannot be used.
     """
-    config = load(path, SiteConfig)
-    events = configure_log(config.operate.log_level)
+    configs = load_site(path)
+    events = configure_log(configs[0].operate.log_level)
     events.take_stderr()
-    check_devices(dict(config.devices))
+    for config in configs:
+        check_devices(dict(config.devices))
     _allow_open_files()
-    store = open_site_store(config)
-    # What start-up made lives as long as the daemon, and tasks die in cycles rarely: the collector need not
-    # look through millions of objects a thousand times a second.
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-    gc.enable()
-    # The event loop must not wait long for a worker that has come out of a kernel into Python.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     last_resort = threading.Timer(STOP_LIMIT_S, _exit_at_once)
     last_resort.daemon = True
-    try:
-        trio.run(_run_until_signal, SiteNode(config, store, events, path), stop_at_eof, last_resort)
-    except BaseExceptionGroup as group:
-        raise _clearest(group) from None
-    finally:
-        store.close()
-        last_resort.cancel()
+    with ExitStack() as opened:
+        opened.callback(last_resort.cancel)  # the last to do: closing a store may hang as well
+        stores = [opened.enter_context(closing(open_link_store(config))) for config in configs]
+        # What start-up made lives as long as the daemon, and tasks die in cycles rarely: the collector need
+        # not look through millions of objects a thousand times a second.
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
+        gc.enable()
+        # The event loop must not wait long for a worker that has come out of a kernel into Python.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        try:
+            trio.run(_run_until_signal, SiteNode(configs, stores, events, path), stop_at_eof, last_resort)
+        except BaseExceptionGroup as group:
+            raise _clearest(group) from None
     log.info("node.stopped")
     events.flush()
     return 0

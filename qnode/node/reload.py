@@ -5,7 +5,7 @@ in the place of what still holds, changes nothing: the node goes on as it was.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from qnode.addresses import host_and_port
-from qnode.config import SiteConfig, load
+from qnode.config import SiteConfig, load_site
 from qnode.config_description import is_table, keys_of
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
@@ -37,21 +37,24 @@ APPLIED = tuple(
 
 @dataclass(frozen=True)
 class Trust:
-    """Whom the site trusts and by what it proves itself, as the files of ``config`` say."""
+    """Whom the site trusts and by what it proves itself, as its files say.
+
+    ``link_contexts``: of each link, for TLS with its peer.
+    """
 
     key_delivery: TlsSettings
     key_delivery_context: AlertingContext
-    link_contexts: LinkContexts
+    link_contexts: tuple[LinkContexts, ...]
     validities: list[Validity]
 
 
-def read_trust(config: SiteConfig) -> Trust:
-    """Read all certificates, keys and CRLs of ``config``.
+def read_trust(configs: Sequence[SiteConfig]) -> Trust:
+    """Read all certificates, keys and CRLs of a site; ``configs``: the site as each of its links sees it.
 
     Raises:
         ConfigError: naming the file that cannot be used.
     """
-    section, link = config.etsi014.tls, config.peer.tls
+    section = configs[0].etsi014.tls
     settings = TlsSettings(
         certificate=section.certificate, key=section.key, client_ca=section.ca, crl=section.crl
     )
@@ -59,15 +62,17 @@ def read_trust(config: SiteConfig) -> Trust:
         context = server_context(settings)
     except ConfigError as error:
         raise ConfigError(f"etsi014.tls: {error}") from None
-    contexts = link_contexts(link)
+    contexts = tuple(link_contexts(config.peer.tls) for config in configs)
     held = validities("etsi014.tls", ca=section.ca, certificate=section.certificate, crl=section.crl)
-    held += validities("peer.tls", ca=link.ca, certificate=link.certificate, crl=link.crl)
+    for files in dict.fromkeys(config.peer.tls for config in configs):
+        held += validities("peer.tls", ca=files.ca, certificate=files.certificate, crl=files.crl)
     return Trust(settings, context, contexts, held)
 
 
-def read_directory(config: SiteConfig) -> SaeDirectory:
-    """Return the encryptors of ``config``; raises ConfigError."""
-    return SaeDirectory(config.node.kme_id, config.etsi014.sae, (config.peer.kme_id,))
+def read_directory(configs: Sequence[SiteConfig]) -> SaeDirectory:
+    """Return the encryptors of a site and those at the other ends of its links; raises ConfigError."""
+    site = configs[0]
+    return SaeDirectory(site.node.kme_id, site.etsi014.sae, [config.peer.kme_id for config in configs])
 
 
 def check_addresses(config: SiteConfig) -> None:
@@ -97,45 +102,71 @@ def encryptor_identities(config: SiteConfig) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Reload:
-    """What was read, complete and usable. ``config``: what is in force once it is applied.
+    """What was read, complete and usable. ``configs``: what is in force once it is applied.
 
     ``applied``: keys that change now. ``waiting``: keys that the file has otherwise than the running node.
     """
 
-    config: SiteConfig
+    configs: tuple[SiteConfig, ...]
     directory: SaeDirectory
     trust: Trust
     applied: list[str]
     waiting: list[str]
 
 
-def read_again(path: Path, in_force: SiteConfig, trusted: Trust) -> Reload:
+def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Reload:
     """Read the site's file at ``path`` and all that it names.
 
     Raises:
         ConfigError: it cannot take the place of what is in force, and why.
     """
-    written = load(path, SiteConfig)
-    check_addresses(written)
-    check_devices(dict(written.devices))
-    check_tls_keys(written)
+    written = load_site(path)
+    for config in written:
+        check_addresses(config)
+        check_devices(dict(config.devices))
+        check_tls_keys(config)
     read_directory(written)
-    trust = read_trust(written)
+    same_links = len(written) == len(in_force) and (
+        len(written) == 1 or [one.link.name for one in written] == [one.link.name for one in in_force]
+    )
+    # Links come and go with a restart. Until then all that is of a link stays as it is.
+    shared = {"etsi014": written[0].etsi014, "operate": written[0].operate}
+    pairs = [
+        (old, written[index] if same_links else msgspec.structs.replace(old, **shared))
+        for index, old in enumerate(in_force)
+    ]
+    changed = [list(changed_keys(old, new)) for old, new in pairs]
+    configs = []
+    for (old, new), keys in zip(pairs, changed, strict=True):
+        # Encryptors stand at sites by name: under another name of a site they wait for it.
+        renamed = any(not {"node.kme_id", "peer.kme_id"}.isdisjoint(keys) for keys in changed)
+        configs.append(
+            _put(old, new, tuple(key for key in APPLIED if not (renamed and key == "etsi014.sae")))
+        )
+    trust = read_trust(configs)
     weaker = weakness(trusted.validities, trust.validities, time.time())
     if weaker is not None:
         raise ConfigError(weaker)
-    changed = list(changed_keys(in_force, written))
-    # Encryptors stand at sites by name: under another name of a site they wait for it.
-    renamed = not {"node.kme_id", "peer.kme_id"}.isdisjoint(changed)
-    applied = tuple(key for key in APPLIED if not (renamed and key == "etsi014.sae"))
-    config = _put(in_force, written, applied)
+    applied: list[str] = []
+    waiting: list[str] = []
+    for config, (old, new), keys in zip(configs, pairs, changed, strict=True):
+        left = set(changed_keys(config, new))
+        for key in keys:
+            named = _named(key, old, several=len(in_force) > 1)
+            (waiting if key in left else applied).append(named)
     return Reload(
-        config=config,
-        directory=read_directory(config),
+        configs=tuple(configs),
+        directory=read_directory(configs),
         trust=trust,
-        applied=[key for key in changed if key.startswith(applied)],
-        waiting=[key for key in changed if not key.startswith(applied)],
+        applied=list(dict.fromkeys(applied)),
+        waiting=list(dict.fromkeys(waiting)) + ([] if same_links else ["link"]),
     )
+
+
+def _named(key: str, config: SiteConfig, *, several: bool) -> str:
+    """Return how a key is told: those of one of several links with the link's name."""
+    of_link = several and key.partition(".")[0] in ("link", "peer", "store", "devices")
+    return f"{config.link.name}: {key}" if of_link else key
 
 
 def changed_keys(old: SiteConfig, new: SiteConfig) -> Iterator[str]:

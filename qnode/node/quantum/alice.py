@@ -20,8 +20,8 @@ from qnode.node.dialogue.alice import run_alice_block
 from qnode.node.dialogue.channel import BlockChannel
 from qnode.node.quantum.recorder import AliceRecorder, recorded_lookup
 from qnode.node.quantum.transmitter_port import TransmitterPort
-from qnode.node.session.router import Conversation
-from qnode.node.status.figures import Figures
+from qnode.node.session.router import SessionRouter
+from qnode.node.status.link_figures import LinkFigures
 from qnode.tags.alignment import AlignmentProbe, correlate
 from qnode.tags.types import Slots, SymbolLookup
 
@@ -36,13 +36,13 @@ class AliceSide:
 
     def __init__(
         self,
-        conversation: Conversation,
+        router: SessionRouter,
         source: TransmitterPort,
-        figures: Figures,
+        figures: LinkFigures,
         nursery: trio.Nursery,
         recorder: AliceRecorder,
     ) -> None:
-        self._conversation = conversation
+        self._router = router
         self._source = source
         self._figures = figures
         self._nursery = nursery
@@ -55,11 +55,11 @@ class AliceSide:
         while True:
             changed, run = self._source.changed, self._source.run
             if run is not None and run.run_id != told:
-                await self._conversation.context.session.send(
+                await self._router.context.session.send(
                     EmissionRunStarted(
                         run_id=run.run_id,
                         started_at_s=run.started_at_s,
-                        qubit_rate_hz=self._conversation.context.link.source.qubit_rate_hz,
+                        qubit_rate_hz=self._router.context.link.source.qubit_rate_hz,
                     )
                 )
                 told = run.run_id
@@ -70,16 +70,16 @@ class AliceSide:
         if isinstance(message, BlockProposed):
             if not 0 < message.n_slots <= LONGEST_SPAN_SLOTS:
                 raise ProtocolError(f"a block of {message.n_slots} slots was proposed")
-            self._figures.clicks_heard()
-            self._figures.note_lock("locked")
-            channel = self._conversation.open_channel(message.block_id)
+            self._figures.quantum.clicks_heard()
+            self._figures.quantum.note_lock("locked")
+            channel = self._router.open_channel(message.block_id)
             span = BlockSpan(message.run_id, message.first_slot, message.n_slots)
-            self._nursery.start_soon(self._conversation.run_block, channel, partial(self._block, span))
+            self._nursery.start_soon(self._router.run_block, channel, partial(self._block, span))
         elif isinstance(message, AlignmentProbeMessage):
             if self._aligning:  # a search takes hundreds of megabytes
                 raise ProtocolError("an alignment probe before the one before it was answered")
             self._aligning = True
-            self._figures.note_lock("aligning")
+            self._figures.quantum.note_lock("aligning")
             self._nursery.start_soon(self._align, message)
         # What else may come is the tail of a block that has ended.
 
@@ -95,10 +95,10 @@ class AliceSide:
 
             def note(slots: Slots) -> None:
                 ledger.announce(announced, slots)
-                self._figures.clicks_heard()
+                self._figures.quantum.clicks_heard()
 
             await run_alice_block(
-                self._conversation.context, channel, span, lookup, note, self._figures, recording
+                self._router.context, channel, span, lookup, note, self._figures.blocks, recording
             )
         finally:
             ledger.close(announced)
@@ -128,7 +128,7 @@ class AliceSide:
             significance=round(found.significance, 1) if found else None,
         )
         self._aligning = False
-        await self._conversation.context.session.send(
+        await self._router.context.session.send(
             AlignmentResult(
                 probe_id=message.probe_id,
                 offset=found.offset if found else None,

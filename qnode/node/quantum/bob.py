@@ -22,8 +22,8 @@ from qnode.node.dialogue.bob import BobBlock
 from qnode.node.dialogue.channel import BlockChannel
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement, ReceiverRequest
 from qnode.node.quantum.recorder import BobRecorder
-from qnode.node.session.router import Conversation, Work
-from qnode.node.status.figures import Figures
+from qnode.node.session.router import SessionRouter, Work
+from qnode.node.status.link_figures import LinkFigures
 from qnode.tags.alignment import Alignment
 from qnode.tags.types import Clicks
 
@@ -35,18 +35,18 @@ class BobSide:
 
     def __init__(
         self,
-        conversation: Conversation,
-        figures: Figures,
+        router: SessionRouter,
+        figures: LinkFigures,
         rate: RunningRate,
         nursery: trio.Nursery,
         recorder: BobRecorder,
     ) -> None:
-        self._conversation = conversation
+        self._router = router
         self._figures = figures
         self._rate = rate
         self._nursery = nursery
         self._recorder = recorder
-        self._link = conversation.context.link
+        self._link = router.context.link
         self._places = trio.Semaphore(pipeline_depth(self._link.block.sifted_bits))
         self._to_propose, self._proposals = trio.open_memory_channel[BobBlock](math.inf)
         self._current: BobBlock | None = None
@@ -62,7 +62,7 @@ class BobSide:
 
     async def start(self) -> None:
         """Serve the receiver's requests until the session ends."""
-        context = self._conversation.context
+        context = self._router.context
         ours = (await context.store.positions()).last_block_id
         theirs = context.session.peer.last_block_id or 0
         self._next_block_id = max(ours, theirs) + 1
@@ -78,10 +78,10 @@ class BobSide:
                         await self._announce(request)
             finally:
                 if self._current is not None and self._current.opened:
-                    self._figures.lost(
+                    self._figures.blocks.lost(
                         self._current.channel.block_id, Reason.LINK, "the session with the peer ended"
                     )
-                self._figures.current_block = self._figures.filled = None
+                self._figures.quantum.current_block = self._figures.quantum.filled = None
 
     @property
     def last_block_id(self) -> int:
@@ -116,7 +116,7 @@ class BobSide:
         deliver, receive = trio.open_memory_channel[AlignmentResult](1)
         self._probes[probe.number] = deliver
         with request.reply:
-            await self._conversation.context.session.send(
+            await self._router.context.session.send(
                 AlignmentProbeMessage(
                     run_id=request.run_id,
                     probe_id=probe.number,
@@ -168,7 +168,7 @@ class BobSide:
             position = end
             if announcement.reached_slot < block.span.end_slot:
                 break
-            error_rate_is_known = self._figures.error_rate.value is not None
+            error_rate_is_known = self._figures.history.error_rate.value is not None
             self._distil(block)
             distilled = block
             assert self._upcoming is not None
@@ -177,8 +177,8 @@ class BobSide:
                 await distilled.decided.wait()  # or each block that is begun meanwhile pays for a sample, too
             self._upcoming = await self._propose(announcement.run_id, block.span.end_slot)
         span = block.span
-        self._figures.current_block = block.channel.block_id
-        self._figures.filled = min(
+        self._figures.quantum.current_block = block.channel.block_id
+        self._figures.quantum.filled = min(
             1.0, max(0.0, (announcement.reached_slot - span.first_slot) / span.n_slots)
         )
 
@@ -193,18 +193,18 @@ class BobSide:
 
     async def _propose(self, run_id: int, first_slot: int) -> BobBlock:
         """Begin to agree on a block of the span that the block policy asks for."""
-        rates = self._figures.recent.rates()
+        rates = self._figures.history.recent.rates()
         if self._link.block.sifted_bits == "auto":
             n_slots = await trio.to_thread.run_sync(self._rate.span_slots, self._link, rates)
         else:
             n_slots = self._rate.span_slots(self._link, rates)
-        channel = self._conversation.open_channel(self._next_block_id)
+        channel = self._router.open_channel(self._next_block_id)
         self._next_block_id += 1
         block = BobBlock(
-            self._conversation.context,
+            self._router.context,
             channel,
             BlockSpan(run_id, first_slot, n_slots),
-            self._figures,
+            self._figures.blocks,
             self._recorder.open_block(self._numbering, first_slot),
         )
         self._to_propose.send_nowait(block)
@@ -223,12 +223,12 @@ class BobSide:
     def _distil(self, block: BobBlock) -> None:
         dropped, self._dropped = self._dropped, 0
         span_s = block.span.n_slots / self._link.source.qubit_rate_hz
-        self._figures.announced(block.channel.block_id, span_s)
+        self._figures.blocks.announced(block.channel.block_id, span_s)
         if block.recording is not None:
             self._recorder.end_block(block.recording, self._numbering, block.channel.block_id, block.span)
 
         async def work(channel: BlockChannel) -> None:
-            await block.distil(dropped, self._figures.error_rate.value)
+            await block.distil(dropped, self._figures.history.error_rate.value)
 
         self._nursery.start_soon(self._run, block, work)
 
@@ -246,14 +246,14 @@ class BobSide:
                 self._nursery.start_soon(self._run, block, lose)
             else:
                 block.withdrawn = True
-                self._nursery.start_soon(self._conversation.run_block, block.channel, lose)
+                self._nursery.start_soon(self._router.run_block, block.channel, lose)
         self._current = self._upcoming = None
 
     async def _run(self, block: BobBlock, work: Work) -> None:
         if not block.agreed.is_set():  # else not even a cancellation comes before it is written down
             await block.agreed.wait()
         try:
-            await self._conversation.run_block(block.channel, work)
+            await self._router.run_block(block.channel, work)
         finally:
             block.decided.set()
             self._places.release()

@@ -10,7 +10,6 @@ import time
 from contextlib import aclosing
 from dataclasses import dataclass
 
-import msgspec.structs
 import numpy as np
 import structlog
 import trio
@@ -26,7 +25,7 @@ from qnode.node.quantum.clock_watch import ClockWatch
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement, ReceiverRequest
 from qnode.node.quantum.recorder import BobRecorder, Passage
 from qnode.node.quantum.tag_faults import TagFaults
-from qnode.node.status.figures import Figures
+from qnode.node.status.link_figures import LinkFigures
 from qnode.node.status.liveness import Liveness
 from qnode.tags.alignment import Alignment
 from qnode.tags.offset_search import OffsetSearch
@@ -57,7 +56,11 @@ class Receiver:
     """The pipeline behind Bob's tag source. It outlives sessions, so that lock survives a cut of the link."""
 
     def __init__(
-        self, config: SiteConfig, figures: Figures, recorder: BobRecorder, liveness: Liveness | None = None
+        self,
+        config: SiteConfig,
+        figures: LinkFigures,
+        recorder: BobRecorder,
+        liveness: Liveness | None = None,
     ) -> None:
         self._config = config
         self._liveness = liveness or Liveness()
@@ -126,11 +129,11 @@ class Receiver:
             self._take_back(f"no tags for more than {LONGEST_SILENCE_S:g} s")
         elif trio.current_time() - self._noted_at_s >= LONGEST_SILENCE_S:  # they come, and wait for Alice
             self._rates.forget()
-            self._figures.forget_rates()
+            self._figures.quantum.forget_rates()
 
     def _take_back(self, because: str) -> None:
         self._rates.forget()
-        self._figures.lose_lock(because)
+        self._figures.quantum.lose_lock(because)
 
     async def _read(
         self, source: TagSource, put: trio.MemorySendChannel[_Arrived], silence_limit_s: float
@@ -175,13 +178,13 @@ class Receiver:
         part = await self._present_part(source)
         run = part.run if part is not None else self._run
         if run is None:
-            self._figures.note_lock(SyncState.SEARCHING.value, "no emission run of Alice is known")
+            self._figures.quantum.note_lock(SyncState.SEARCHING.value, "no emission run of Alice is known")
             return
         # Blocks that were in the air at the last restart may turn out misaligned only now: they are the past.
-        misaligned = self._figures.misaligned_block_id > self._restarted_after_block_id
+        misaligned = self._figures.history.misaligned_block_id > self._restarted_after_block_id
         if self._run is None or run.run_id != self._run.run_id or misaligned:
             self._run = run
-            self._restarted_after_block_id = self._figures.misaligned_block_id
+            self._restarted_after_block_id = self._figures.history.misaligned_block_id
             if part is not None:
                 self._restarted_after_block_id = max(self._restarted_after_block_id, part.last_block_id)
             self._numbering += 1
@@ -224,7 +227,7 @@ class Receiver:
     def _drop(self, clicks: int) -> None:
         """Count clicks that can be announced to nobody; Alice hears of them with the next block."""
         self._unannounced += clicks
-        self._figures.dropped(clicks)
+        self._figures.blocks.dropped(clicks)
 
     def _feed(self, synchroniser: Synchroniser, block: TagBlock, passage: Passage) -> SyncResult:
         """Hand the tags on to whoever records them, and find their clicks (in a thread)."""
@@ -295,27 +298,25 @@ class Receiver:
 
     def _note(self, result: SyncResult, block: TagBlock, hindrance: str) -> None:
         """Bring the figures up to date with what one tag block gave; ``hindrance``: to finding lock."""
-        figures, statistics = self._figures, result.statistics
-        quantum = figures.quantum
-        until_s = result.until_ps / PS_PER_S
+        quantum, statistics = self._figures.quantum, result.statistics
+        before, until_s = quantum.status, result.until_ps / PS_PER_S
         self._rates.see(result)
         rates = self._rates.by_arm_hz()
-        figures.quantum = msgspec.structs.replace(
-            quantum,
-            lock=quantum.lock.to(
+        source = self._config.link.source
+        quantum.show(
+            lock=before.lock.to(
                 result.state.value, "" if result.state is SyncState.LOCKED else hindrance, at=time.time()
             ),
             tag_time_s=until_s,
             click_rates_hz=rates,
-            sifted_rate_bits_per_s=rates["z"] * self._config.link.source.p_z if rates else None,
+            sifted_rate_bits_per_s=rates["z"] * source.p_z if rates else None,
             clock_offset_ppm=statistics.clock_offset_ppm,
             phase_residual_ps=statistics.phase_residual_ps,
             vector_strength=statistics.vector_strength,
-            cut_s=quantum.cut_s
-            + sum(cut.end - cut.first for cut in result.cuts) / self._config.link.source.qubit_rate_hz,
+            cut_s=before.cut_s + sum(cut.end - cut.first for cut in result.cuts) / source.qubit_rate_hz,
         )
-        figures.count(tags=block.times_ps.shape[0], clicks=len(result.clicks))
-        if quantum.lock.state != result.state.value:
+        quantum.count(tags=block.times_ps.shape[0], clicks=len(result.clicks))
+        if before.lock.state != result.state.value:
             log.info("quantum.lock", state=result.state.value, tag_time_s=round(until_s, 3))
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Final
 
-from qnode.node.status.figures import Figures
+from qnode.node.status.link_figures import LinkFigures
 from qnode.operate.status.alarms import AlarmName
 from qnode.tags.order import OrderStatistics
 
@@ -13,7 +13,7 @@ WELL_AGAIN_S: Final = 10.0
 class _LastingAlarm:
     """An alarm with what was counted since it was raised; it ends when there was no fault for a while."""
 
-    def __init__(self, figures: Figures, name: AlarmName, text: str) -> None:
+    def __init__(self, figures: LinkFigures, name: AlarmName, text: str) -> None:
         self._figures = figures
         self._name = name
         self._text = text
@@ -23,13 +23,13 @@ class _LastingAlarm:
     def fault(self, now_s: float, **counts: int) -> None:
         self._counts.update(counts)
         self._fault_at_s = now_s
-        self._figures.raise_alarm(self._name, self._text.format(**self._counts))
+        self._figures.alarms.raise_alarm(self._name, self._text.format(**self._counts))
 
     def well(self, now_s: float) -> None:
         if self._fault_at_s is not None and now_s - self._fault_at_s >= WELL_AGAIN_S:
             self._fault_at_s = None
             self._counts.clear()
-            self._figures.clear_alarm(self._name)
+            self._figures.alarms.clear_alarm(self._name)
 
 
 class TagFaults:
@@ -38,7 +38,7 @@ class TagFaults:
     Times ``now_s`` are of a clock that never jumps.
     """
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: LinkFigures) -> None:
         self._figures = figures
         self._seen = OrderStatistics()
         self._malformed = _LastingAlarm(
@@ -67,7 +67,7 @@ class TagFaults:
         ahead = order.ahead - before.ahead
         unknown = order.unknown_channel - before.unknown_channel
         lost = order.lost - before.lost - dropped
-        self._figures.count(tags_lost=lost, tags_out_of_order=late)
+        self._figures.quantum.count(tags_lost=lost, tags_out_of_order=late)
         if late or ahead or unknown or lost:
             self._malformed.fault(now_s, late=late, ahead=ahead, unknown=unknown, lost=lost)
         else:
@@ -75,7 +75,7 @@ class TagFaults:
 
     def no_room(self, n_tags: int, now_s: float) -> None:
         """Take note that a block of ``n_tags`` had to be dropped."""
-        self._figures.count(tag_overruns=1, tags_dropped=n_tags)
+        self._figures.quantum.count(tag_overruns=1, tags_dropped=n_tags)
         self._overrun.fault(now_s, dropped=n_tags)
 
     def look_after(self, now_s: float) -> None:

@@ -5,7 +5,7 @@ session begins and after each reload. A pair counts when both sites have it; wha
 both. A peer of protocol 1 says nothing, and is asked for nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import trio
 
@@ -46,17 +46,28 @@ class PeerSaes:
 class SaeTables:
     """This site's directory beside what the peer said last.
 
-    ``note`` is told how many pairs one site alone has, and the first of them in words.
+    ``note`` is told how many pairs one site alone has, and the first of them in words. ``others``: the
+    sites that other links lead to, whose encryptors are no matter of this link.
     """
 
     def __init__(
-        self, directory: SaeDirectory, peer_kme_id: str, note: Callable[[int, list[str]], None]
+        self,
+        directory: SaeDirectory,
+        peer_kme_id: str,
+        note: Callable[[int, list[str]], None],
+        others: Collection[str] = (),
     ) -> None:
         self.directory = directory
         self._peer_kme_id = peer_kme_id
         self._note = note
+        self._others = others
         self._theirs: frozenset[Pair] | None = None  # None: he has not said yet, or cannot
         self._changed = trio.Event()
+
+    @property
+    def _pairs(self) -> frozenset[Pair]:
+        """Which of our encryptors share keys with which of the peer's."""
+        return self.directory.pairs_abroad(self._others)
 
     def renew(self, directory: SaeDirectory) -> None:
         """Use another directory; the peer hears of it."""
@@ -69,7 +80,7 @@ class SaeTables:
         """Say which of our encryptors share keys with the peer's, now and after each change."""
         while True:
             changed = self._changed
-            for part in parts(self.directory.pairs_abroad):
+            for part in parts(self._pairs):
                 await session.send(part)
             await changed.wait()
 
@@ -84,7 +95,7 @@ class SaeTables:
 
     def stocked_pairs(self) -> list[SaePair]:
         """Return each pair that keys can be set aside for."""
-        abroad = self.directory.pairs_abroad
+        abroad = self._pairs
         every = ((sae.sae_id, peer) for sae in self.directory.local for peer in sae.peers)
         return [SaePair(*pair) for pair in every if pair not in abroad or self.peer_shares(*pair)]
 
@@ -93,7 +104,7 @@ class SaeTables:
             self._note(0, [])
             return
         here, there = self.directory.kme_id, self._peer_kme_id
-        ours, theirs = self.directory.pairs_abroad, {(local, remote) for remote, local in self._theirs}
+        ours, theirs = self._pairs, {(local, remote) for remote, local in self._theirs}
         found = [(local, remote, here, there) for local, remote in sorted(ours - theirs)]
         found += [(remote, local, there, here) for local, remote in sorted(theirs - ours)]
         known = {here: {pair[0] for pair in ours}, there: {pair[0] for pair in self._theirs}}

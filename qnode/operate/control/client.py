@@ -30,13 +30,15 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     ``interval_s`` is for `subscribe` (a status every so often). `record` is followed by frames
     (`qnode.operate.recording.frames`) until this end has finished sending, or the recording has ended.
-    `restore` voids every key and loads ``preshared_key``, which is secret.
+    `restore` voids every key of a link and loads ``preshared_key``, which is secret. ``link``: of which link
+    `blocks`, `record` and `restore` are; empty: of the first.
     """
 
     request: Literal["status", "events", "blocks", "subscribe", "record", "restore"]
     count: int = 1000
     after: int | None = None
     interval_s: float = 1.0
+    link: str = ""
     preshared_key: bytes = b""
 
     def __repr__(self) -> str:
@@ -94,24 +96,27 @@ def ask_events(path: Path, count: int, *, patience_s: float) -> list[dict[str, A
         return events
 
 
-def ask_blocks(path: Path, count: int, *, after: int | None = None, patience_s: float) -> list[DecidedBlock]:
+def ask_blocks(
+    path: Path, count: int, *, after: int | None = None, link: str = "", patience_s: float
+) -> list[DecidedBlock]:
     """Return the latest ``count`` decided blocks, oldest first; raises as `ask_status`.
 
     With ``after`` only those decided after that block: all that the node keeps, if it has forgotten it.
     """
-    with _conversation(path, Request(request="blocks", count=count, after=after), patience_s) as lines:
+    request = Request(request="blocks", count=count, after=after, link=link)
+    with _conversation(path, request, patience_s) as lines:
         blocks = read_response(next(lines)).blocks
         if blocks is None:
             raise NoAnswer("the node answered something else than blocks")
         return blocks
 
 
-def ask_restore(path: Path, preshared_key: bytes, *, patience_s: float) -> Restored:
-    """Have the node void every key and begin anew with ``preshared_key``; raises as `ask_status`.
+def ask_restore(path: Path, preshared_key: bytes, *, link: str = "", patience_s: float) -> Restored:
+    """Have the node void every key of a link and begin anew with ``preshared_key``; raises as `ask_status`.
 
     NoAnswer also says why the node refused; nothing has changed there then.
     """
-    request = Request(request="restore", preshared_key=preshared_key)
+    request = Request(request="restore", preshared_key=preshared_key, link=link)
     with _conversation(path, request, patience_s) as lines:
         restored = read_response(next(lines)).restored
         if restored is None:
@@ -128,7 +133,9 @@ def follow_status(path: Path, *, interval_s: float, patience_s: float) -> Iterat
 
 
 @contextmanager
-def open_recording_stream(path: Path, *, patience_s: float) -> Iterator[tuple[socket.socket, SiteStatus]]:
+def open_recording_stream(
+    path: Path, *, link: str = "", patience_s: float
+) -> Iterator[tuple[socket.socket, SiteStatus]]:
     """Ask for a recording, and hand out the connection, from which only frames come, and whose it is.
 
     Raises:
@@ -138,7 +145,7 @@ def open_recording_stream(path: Path, *, patience_s: float) -> Iterator[tuple[so
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         with _explained(path, patience_s):
             connection.settimeout(patience_s)
-            _send(connection, path, Request(request="record"))
+            _send(connection, path, Request(request="record", link=link))
             line = bytearray()
             # One by one: what follows the line is not for here.
             while (byte := connection.recv(1)) and byte != b"\n" and len(line) < LONGEST_REQUEST_BYTES:

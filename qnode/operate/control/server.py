@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,19 +56,34 @@ _CREDENTIALS = struct.Struct("iII")  # of SO_PEERCRED: process, user, group
 
 
 @dataclass(frozen=True)
+class LinkAnswers:
+    """Where answers about one link come from.
+
+    ``blocks(count, after)``: the latest decided blocks, of those decided after block ``after`` unless that is
+    None. ``recordings``: what is handed to a recorder. ``restore(preshared_key)``: raises QnodeError, which
+    says why nothing has changed.
+    """
+
+    blocks: Callable[[int, int | None], list[DecidedBlock]]
+    recordings: Recordings = field(default_factory=Recordings)
+    restore: Callable[[bytes], Awaitable[Restored]] | None = None
+
+
+@dataclass(frozen=True)
 class Answers:
     """Where answers come from, each called anew for a request.
 
-    ``events(count)``: the latest log events, oldest first; ``blocks(count, after)``: the latest decided
-    blocks likewise, of those decided after block ``after`` unless that is None. ``recordings``: what is
-    handed to a recorder. ``restore(preshared_key)``: raises QnodeError, which says why nothing has changed.
+    ``events(count)``: the latest log events, oldest first. ``links``: by name, the first one meant by
+    whoever names none.
     """
 
     status: Callable[[], NodeStatus]
     events: Callable[[int], list[dict[str, Any]]]
-    blocks: Callable[[int, int | None], list[DecidedBlock]]
-    recordings: Recordings = field(default_factory=Recordings)
-    restore: Callable[[bytes], Awaitable[Restored]] | None = None
+    links: Mapping[str, LinkAnswers]
+
+    def of_link(self, name: str) -> LinkAnswers | None:
+        """Return what answers about a link, None where there is none of this name."""
+        return self.links.get(name) if name else next(iter(self.links.values()))
 
 
 async def serve_control(
@@ -207,57 +222,65 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
             if not await _send_or_leave(stream, Response(error=_refusal(line, error))):
                 return
             continue
+        link = answers.of_link(request.link)
+        if link is None:
+            names = ", ".join(answers.links)
+            if not await _send_or_leave(stream, Response(error=f"no link {request.link!r} (links: {names})")):
+                return
+            continue
         if request.request == "record":
-            if await _record(stream, answers):
+            if await _record(stream, answers, link, request.link):
                 return
             continue
         if request.request == "restore":
-            if not await _send_or_leave(stream, await _restore(stream, answers, request.preshared_key)):
+            if not await _send_or_leave(stream, await _restore(stream, link, request.preshared_key)):
                 return
             continue
         while True:
-            if not await _send_or_leave(stream, _answer(request, answers)):
+            if not await _send_or_leave(stream, _answer(request, answers, link)):
                 return
             if request.request != "subscribe":
                 break
             await trio.sleep(min(max(request.interval_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S))
 
 
-def _answer(request: Request, answers: Answers) -> Response:
+def _answer(request: Request, answers: Answers, link: LinkAnswers) -> Response:
     if request.request == "events":
         return Response(events=answers.events(request.count))
     if request.request == "blocks":
-        return Response(blocks=answers.blocks(request.count, request.after))
+        return Response(blocks=link.blocks(request.count, request.after))
     return Response(status=msgspec.Raw(msgspec.json.encode(answers.status())))
 
 
-async def _record(stream: trio.SocketStream, answers: Answers) -> bool:
+async def _record(stream: trio.SocketStream, answers: Answers, link: LinkAnswers, name: str) -> bool:
     """Send a recording until it ends or the caller does; False where it was refused and told so."""
     try:
         process, user = _caller(stream)
-        recording = answers.recordings.begin(user=user, process=process)
+        recording = link.recordings.begin(user=user, process=process)
     except RecordingRefused as refused:
         return not await _send_or_leave(stream, Response(error=str(refused)))
     because = "the daemon stopped"
     try:
-        if await _send_or_leave(stream, Response(recording=answers.status().site)):
+        status = answers.status()
+        site = status.of_link(name).site if name else status.site
+        if await _send_or_leave(stream, Response(recording=site)):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_end_with_caller, stream, recording)
                 await _send_frames(stream, recording)
                 nursery.cancel_scope.cancel()
         because = "the recorder does not take what is sent"
     finally:
-        answers.recordings.finish(because)
+        link.recordings.finish(because)
     return True
 
 
-async def _restore(stream: trio.SocketStream, answers: Answers, preshared_key: bytes) -> Response:
+async def _restore(stream: trio.SocketStream, link: LinkAnswers, preshared_key: bytes) -> Response:
     """Have the node begin anew with a new pre-shared key, and say what became of it."""
     try:
         _caller(stream)
-        if answers.restore is None:
+        if link.restore is None:
             return Response(error="this node cannot be restored")
-        return Response(restored=await answers.restore(preshared_key))
+        return Response(restored=await link.restore(preshared_key))
     except QnodeError as refused:
         return Response(error=str(refused))
 

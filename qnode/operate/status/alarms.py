@@ -18,6 +18,7 @@ class AlarmName(Word):
     )
     DEVICE_FAILED = "device.failed", "a device does not work; the node opens it again"
     DEVICE_FINISHED = "device.finished", "a source of tags has ended"
+    LINK_FAILED = "link.failed", "one of several links has stopped, because its store cannot be used"
     LISTENER_WAITING = "listener.waiting", "an address cannot be listened on yet; the node tries again"
     NODE_RELOAD_FAILED = "node.reload_failed", "a reload was refused; the node continues as before"
     NODE_RESTART_NEEDED = "node.restart_needed", "the file has changes that only a restart applies"

@@ -31,28 +31,28 @@ class _StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield all families whose figures are known."""
         yield from _node(self._status)
-        yield from _quantum(self._status)
-        yield from _blocks(self._status)
-        yield from _keys(self._status)
         yield from _http(self._status)
-        yield from _devices(self._status)
+        yield from _saes(self._status)
+        yield from _of_links(self._status)
+
+
+def _of_links(status: NodeStatus) -> Iterator[Metric]:
+    """Yield the families of every link, each sample with the link's name."""
+    merged: dict[str, Metric] = {}
+    for view in status.each_link:
+        for part in (_link, _quantum, _blocks, _keys, _devices):
+            for family in part(view):
+                whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                whole.samples += [
+                    sample._replace(labels={**sample.labels, "link": view.site.link})
+                    for sample in family.samples
+                ]
+    yield from merged.values()
 
 
 def _node(status: NodeStatus) -> Iterator[Metric]:
-    info = GaugeMetricFamily(
-        "qkd_node_info",
-        "What runs here; the value is always 1.",
-        labels=["version", "role", "kme_id", "link"],
-    )
-    info.add_metric([status.version, status.site.role, status.site.kme_id, status.site.link], 1)
-    yield info
     yield _gauge(
         "qkd_simulated", "1 if the keys of this link are simulated, and so no keys.", status.simulated
-    )
-    yield _gauge(
-        "qkd_recorded",
-        "1 while somebody records the tags or symbols of this site, and so its keys.",
-        status.recorded_since is not None,
     )
     state = GaugeMetricFamily("qkd_node_state", "1 for the node's present state.", labels=["state"])
     state.add_metric([status.state.state], 1)
@@ -65,6 +65,22 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
         "qkd_log_lines_dropped_total",
         "Lines of the log that could not be written.",
         status.log_lines_dropped,
+    )
+    yield from _validities(status.certificates)
+
+
+def _link(status: NodeStatus) -> Iterator[Metric]:
+    info = GaugeMetricFamily(
+        "qkd_node_info",
+        "What runs here; the value is always 1.",
+        labels=["version", "role", "kme_id"],
+    )
+    info.add_metric([status.version, status.site.role, status.site.kme_id], 1)
+    yield info
+    yield _gauge(
+        "qkd_recorded",
+        "1 while somebody records the tags or symbols of this site, and so its keys.",
+        status.recorded_since is not None,
     )
     yield _gauge(
         "qkd_peer_connected", "1 while an authenticated session to the peer stands.", status.peer.connected
@@ -80,7 +96,6 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
         if left is not None:
             pads.add_metric([direction], left)
     yield pads
-    yield from _validities(status.certificates)
 
 
 def _validities(certificates: list[Validity]) -> Iterator[Metric]:
@@ -266,6 +281,9 @@ def _keys(status: NodeStatus) -> Iterator[Metric]:
         "Chunks that nobody fetched in time, over restarts.",
         keys.expired_total,
     )
+
+
+def _saes(status: NodeStatus) -> Iterator[Metric]:
     delivered = CounterMetricFamily(
         "qkd_sae_keys_delivered_total", "Keys an encryptor got.", labels=["sae_id"]
     )

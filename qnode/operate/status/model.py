@@ -4,8 +4,9 @@ All times are unix seconds, all rates and durations of the quantum side run on t
 fractions. A figure that is not known (yet) is None. Nothing here is secret: no bit and no seed of a key.
 """
 
-from typing import Final
+from typing import Any, Final
 
+import msgspec.structs
 from msgspec import Struct
 
 from qnode.choices import Role
@@ -24,6 +25,7 @@ __all__ = [
     "EtsiStatus",
     "HttpStatus",
     "KeyStatus",
+    "LinkStatus",
     "NodeStatus",
     "PeerStatus",
     "QuantumStatus",
@@ -32,6 +34,7 @@ __all__ = [
     "State",
     "Totals",
     "Validity",
+    "status_of_links",
     "store_waits",
     "troubles",
     "why_no_key",
@@ -248,11 +251,31 @@ class EtsiStatus(Struct, frozen=True, kw_only=True):
 
 
 class Alarm(Struct, frozen=True, kw_only=True):
-    """Something a person should look at; ``name`` is a noun and a verb as in the event log."""
+    """Something a person should look at; ``name`` is a noun and a verb as in the event log.
+
+    ``link``: whose it is, of a site with several links; None: the site's.
+    """
 
     name: str
     since: float
     text: str
+    link: str | None = None
+
+
+class LinkStatus(Struct, frozen=True, kw_only=True):
+    """One of the links of a site: what `NodeStatus` says of its first."""
+
+    name: str
+    role: Role
+    peer: PeerStatus
+    quantum: QuantumStatus
+    block: BlockStatus = BlockStatus()
+    totals: Totals = Totals()
+    keys: KeyStatus = KeyStatus()
+    authentication: AuthenticationStatus = AuthenticationStatus()
+    devices: list[DeviceStatus] = []
+    alarms: list[Alarm] = []
+    recorded_since: float | None = None
 
 
 class NodeStatus(Struct, frozen=True, kw_only=True):
@@ -261,7 +284,10 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     ``log_lines_dropped``: lines of the log that could not be written, because nobody took them.
     ``state`` is `starting` or `running`; `troubles` says whether all is well. ``recorded_since``: since when
     somebody records the tags or symbols of this site; None: nobody does. ``certificates``: how long each
-    certificate and CRL in use holds.
+    certificate and CRL in use holds. ``alarms``: of the site and of all links.
+
+    A site may have several ``links``. Then ``site.role``, ``site.link``, and from ``peer`` to ``devices`` all
+    is of the first link; `each_link` has a view of each.
     """
 
     at: float
@@ -281,6 +307,60 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     recorded_since: float | None = None
     log_lines_dropped: int = 0
     certificates: list[Validity] = []
+    links: list[LinkStatus] = []
+
+    @property
+    def each_link(self) -> "list[NodeStatus]":
+        """The status as one would see it if only one link were there, for each of them."""
+        if len(self.links) < 2:
+            return [self]
+        return [self._of(link) for link in self.links]
+
+    def of_link(self, name: str) -> "NodeStatus":
+        """Return the status as if the link ``name`` alone were there.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        for view in self.each_link:
+            if view.site.link == name:
+                return view
+        raise KeyError(name)
+
+    def _of(self, link: LinkStatus) -> "NodeStatus":
+        return msgspec.structs.replace(
+            self,
+            site=SiteStatus(role=link.role, kme_id=self.site.kme_id, link=link.name),
+            alarms=[alarm for alarm in self.alarms if alarm.link in (None, link.name)],
+            links=[link],
+            **{name: getattr(link, name) for name in _OF_THE_LINK},
+        )
+
+
+_OF_THE_LINK: Final = (
+    "peer",
+    "quantum",
+    "block",
+    "totals",
+    "keys",
+    "authentication",
+    "devices",
+    "recorded_since",
+)
+
+
+def status_of_links(
+    links: list[LinkStatus], *, kme_id: str, alarms: list[Alarm], **of_the_site: Any
+) -> NodeStatus:
+    """Return the status of a site with these ``links``; ``alarms``: the site's own."""
+    first = links[0]
+    return NodeStatus(
+        site=SiteStatus(role=first.role, kme_id=kme_id, link=first.name),
+        alarms=[alarm for link in links for alarm in link.alarms] + alarms,
+        links=links,
+        **{name: getattr(first, name) for name in _OF_THE_LINK},
+        **of_the_site,
+    )
 
 
 def troubles(status: NodeStatus) -> list[Alarm]:
@@ -288,26 +368,24 @@ def troubles(status: NodeStatus) -> list[Alarm]:
     found = []
     if status.state.state != "running":
         found.append(_alarm(AlarmName.NODE_STARTING, status.state))
-    if not status.peer.connected:
-        found.append(_alarm(AlarmName.PEER_DISCONNECTED, status.peer.connection))
-    if not status.quantum.locked:
-        found.append(_alarm(AlarmName.QUANTUM_UNLOCKED, status.quantum.lock))
-    found += [
-        _alarm(
-            AlarmName.DEVICE_FINISHED if device.finished else AlarmName.DEVICE_FAILED,
-            device.state,
-            subject=device.name,
-        )
-        for device in status.devices
-        if not device.well
-    ]
+    views = status.each_link
+    for view in views:
+        link = view.site.link if len(views) > 1 else None
+        if not view.peer.connected:
+            found.append(_alarm(AlarmName.PEER_DISCONNECTED, view.peer.connection, link))
+        if not view.quantum.locked:
+            found.append(_alarm(AlarmName.QUANTUM_UNLOCKED, view.quantum.lock, link))
+        for device in view.devices:
+            if not device.well:
+                name = AlarmName.DEVICE_FINISHED if device.finished else AlarmName.DEVICE_FAILED
+                found.append(_alarm(name, device.state, link, subject=device.name))
     return found + status.alarms
 
 
-def _alarm(name: AlarmName, state: State, subject: str = "") -> Alarm:
+def _alarm(name: AlarmName, state: State, link: str | None = None, subject: str = "") -> Alarm:
     """Put a state that is not well into words."""
     text = f"{subject} {state.state}".strip() + (f": {state.because}" if state.because else "")
-    return Alarm(name=str(name), since=state.since, text=text)
+    return Alarm(name=str(name), since=state.since, text=text, link=link)
 
 
 def store_waits(status: NodeStatus) -> bool:

@@ -27,10 +27,24 @@ class Loud(str):
 
 
 def status_lines(status: NodeStatus) -> list[str]:
-    """Return the screen of `qnodectl status`."""
-    lines = [_headline(status)]
+    """Return the screen of `qnodectl status`: the links one after another, then what they share."""
+    views = status.each_link
+    lines = [_headline(status)] if len(views) == 1 else [_site_headline(status)]
     if status.simulated:
         lines.append(Loud(f"  {SIMULATED}"))
+    for view in views:
+        if len(views) > 1:
+            lines.append(_link_headline(view))
+        lines += _link_lines(view)
+    lines.append(_etsi(status))
+    if status.certificates:
+        lines.append(_certificates(status))
+    return lines + trouble_lines(status)
+
+
+def _link_lines(status: NodeStatus) -> list[str]:
+    """Return the lines of one link."""
+    lines = []
     if status.recorded_since is not None:
         lines.append(f"  BEING RECORDED for {age(status.recorded_since, status.at)}: {RECORDED}")
     lines += [_quantum(status), _channel(status), _keys(status)]
@@ -40,10 +54,7 @@ def status_lines(status: NodeStatus) -> list[str]:
     for index, device in enumerate(status.devices):
         line = "  " + ("devices" if index == 0 else "").ljust(10) + device_line(device, status.at)
         lines.append(line if device.well else Loud(line))
-    lines.append(_etsi(status))
-    if status.certificates:
-        lines.append(_certificates(status))
-    return lines + trouble_lines(status)
+    return lines
 
 
 def trouble_lines(status: NodeStatus) -> list[str]:
@@ -51,11 +62,12 @@ def trouble_lines(status: NodeStatus) -> list[str]:
     found = troubles(status)
     if not found:
         return []
-    failed = [device.name for device in status.devices if not device.well]
+    failed = [device.name for view in status.each_link for device in view.devices if not device.well]
     see = f" See: qnodectl devices {printable(failed[0])}" if failed else ""
     lines = [f"{len(found)} warning{'s' if len(found) > 1 else ''}.{see}"]
     for alarm in found:
-        lines.append(f"  {alarm.name:<20} {age(alarm.since, status.at):>10}   {printable(alarm.text)}")
+        text = alarm.text if alarm.link is None else f"{alarm.link}: {alarm.text}"
+        lines.append(f"  {alarm.name:<20} {age(alarm.since, status.at):>10}   {printable(text)}")
     return lines
 
 
@@ -162,15 +174,30 @@ def _known_count(number: int | None) -> str:
 
 
 def _headline(status: NodeStatus) -> str:
-    state, peer = status.state, status.peer
-    connection = "up" if peer.connected else peer.connection.state
-    parts = [
-        f"{status.site.role}@{status.site.link} ({status.site.kme_id})",
+    parts = [f"{status.site.role}@{status.site.link} ({status.site.kme_id})", *_node(status), _peer(status)]
+    return printable("   ".join(parts))
+
+
+def _site_headline(status: NodeStatus) -> str:
+    return printable("   ".join([status.site.kme_id, *_node(status), f"{len(status.links)} links"]))
+
+
+def _link_headline(status: NodeStatus) -> str:
+    return printable(f"{status.site.role}@{status.site.link}   {_peer(status)}")
+
+
+def _node(status: NodeStatus) -> list[str]:
+    state = status.state
+    return [
         f"{state.state} {age(state.since, status.at)}" + (f" ({state.because})" if state.because else ""),
         f"qnode {status.version}",
-        f"peer {peer.kme_id} {connection} {age(peer.connection.since, status.at)}",
     ]
-    return printable("   ".join(parts))
+
+
+def _peer(status: NodeStatus) -> str:
+    peer = status.peer
+    connection = "up" if peer.connected else peer.connection.state
+    return f"peer {peer.kme_id} {connection} {age(peer.connection.since, status.at)}"
 
 
 def _row(name: str, verdict: str, parts: Iterable[str]) -> str:

@@ -1,0 +1,381 @@
+"""One link of a site: its store, its session with the peer, its devices, and its supply of keys.
+
+It needs no site around it: a site gives it a directory of encryptors, and asks it for status and keys.
+"""
+
+import math
+import time
+from collections.abc import Collection, MutableMapping, Sequence
+from functools import partial
+from typing import Never
+
+import msgspec
+import structlog
+import trio
+
+from qnode.block.running_rate import RunningRate
+from qnode.config import DeviceSection, SiteConfig
+from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
+from qnode.devices.status import DeviceStatus
+from qnode.devices.supervisor import supervise
+from qnode.errors import ConfigError, LinkDown, LinkError, StoreError, StoreUnusable
+from qnode.etsi014 import SaeDirectory
+from qnode.keys import Assignment, KeyStore, Loss
+from qnode.link.hello import LocalEnd, Standing
+from qnode.link.messages import SaesRegistered
+from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_peer
+from qnode.link.protocol import link_for_protocol
+from qnode.link.session import Session
+from qnode.link.tls import LinkContexts, TlsTransport
+from qnode.node.dialogue.context import BlockContext
+from qnode.node.dialogue.tag_order import TagOrder
+from qnode.node.quantum.alice import AliceSide
+from qnode.node.quantum.bob import BobSide
+from qnode.node.quantum.receiver import Receiver
+from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
+from qnode.node.quantum.transmitter_port import TransmitterPort
+from qnode.node.reload import encryptor_identities
+from qnode.node.session.restore_gate import RestoreGate
+from qnode.node.session.router import SessionRouter
+from qnode.node.session.sae_tables import SaeTables
+from qnode.node.status.alarms import Alarms
+from qnode.node.status.link_figures import LinkFigures
+from qnode.node.status.liveness import Liveness
+from qnode.node.supply.async_store import STALL_S, AsyncStore, PeerMemory, runs_of
+from qnode.node.supply.key_supply import LinkKeySupply
+from qnode.node.supply.rebalance import Demand, rebalance
+from qnode.operate.recording.recordings import Recordings
+from qnode.operate.status.alarms import AlarmName
+
+log = structlog.get_logger()
+
+REFRESH_S = 0.5
+EXPIRY_PERIOD_S = 60.0
+WITNESS_PERIOD_S = 1.0
+STORE_RETRY_S = 1.0
+
+
+class LinkNode:
+    """A running link. One session at a time connects it with its peer.
+
+    ``config``: the site as this link sees it. ``others``: the sites that other links lead to. No block begins
+    before ``tested`` is set; until then devices open and the peer is greeted.
+    """
+
+    def __init__(
+        self,
+        config: SiteConfig,
+        store: KeyStore,
+        directory: SaeDirectory,
+        alarms: Alarms | None = None,
+        others: Collection[str] = (),
+    ) -> None:
+        self._config = config
+        self._key_store = store
+        self.tested = trio.Event()
+        self.store = AsyncStore(store, config.store.most_chunks)
+        self.store.key_lifetime_s = config.store.key_lifetime_s
+        self.store.on_loss = self._note_loss
+        # A site that admits simulated devices never passes its keys off as real ones.
+        self._simulated = config.node.allow_simulated
+        self.figures = LinkFigures(config, alarms)
+        self._board: MutableMapping[str, DeviceStatus] = {}
+        self.figures.devices = lambda: list(self._board.values())
+        self.liveness = Liveness()
+        self._router: SessionRouter | None = None
+        self._port = TransmitterPort(self.liveness)
+        self._rate = RunningRate(config.link.source.p_z)
+        self.recordings = Recordings(
+            allowed=config.operate.allow_recording, changed=self.figures.note_recording
+        )
+        self._bob_recorder = BobRecorder(config, self.recordings, simulated=self._simulated)
+        self._alice_recorder = AliceRecorder(config, self.recordings, simulated=self._simulated)
+        self._receiver = Receiver(config, self.figures, self._bob_recorder, self.liveness)
+        self.supply = LinkKeySupply(self.store, self)
+        self.gate = RestoreGate(self.store)
+        self._demand = Demand()
+        self._failure_log = FailureLog()
+        self.saes = SaeTables(directory, config.peer.kme_id, self.figures.note_sae_differences, others)
+        peer = config.peer
+        self._transport = TlsTransport(peer.address, peer.tls, peer.kme_id, encryptor_identities(config))
+
+    @property
+    def config(self) -> SiteConfig:
+        """The site as this link sees it, as the last reload left it."""
+        return self._config
+
+    async def run(self, contexts: LinkContexts) -> Never:
+        """Run everything until cancelled; ``contexts``: for TLS with the peer.
+
+        Raises:
+            StoreUnusable: the store cannot be trusted any more.
+        """
+        self._transport.renew(contexts, encryptor_identities(self._config))
+        async with trio.open_nursery() as nursery:
+            for name, section in self._config.devices.items():
+                nursery.start_soon(
+                    partial(
+                        supervise,
+                        name,
+                        section,
+                        partial(self._use_device, section),
+                        board=self._board,
+                        allow_simulated=self._config.node.allow_simulated,
+                    )
+                )
+            nursery.start_soon(self._keep_session)
+            nursery.start_soon(self._keep_fresh)
+            nursery.start_soon(self._expire)
+            nursery.start_soon(self._watch_store)
+            nursery.start_soon(self._look_after_lock)
+            if self._config.store.witness is not None:
+                nursery.start_soon(self._keep_witness)
+        raise AssertionError("its tasks never end by themselves")
+
+    def renew(self, config: SiteConfig, directory: SaeDirectory, contexts: LinkContexts) -> None:
+        """Go on with what a reload has read; nothing of it can fail."""
+        self._config = config
+        self.saes.renew(directory)
+        self._transport.renew(contexts, encryptor_identities(config))
+        self.store.most_chunks = config.store.most_chunks
+
+    # Devices
+
+    async def _use_device(self, section: DeviceSection, device: Device) -> None:
+        """Give a device to the part of the link that works with it."""
+        if self._config.node.role == "alice" and isinstance(device, Transmitter):
+            await self._port.use(device)
+        elif self._config.node.role == "bob" and isinstance(device, TagSource):
+            await self._receiver.use(device, section.silence_limit_s)
+        elif isinstance(device, Sensor):
+            await trio.sleep_forever()  # its supervisor reads it
+        else:
+            needed = "transmitter" if self._config.node.role == "alice" else "tag source"
+            raise ConfigError(
+                f"[devices] driver {section.driver} is of no use at {self._config.node.role}: expected a "
+                f"{needed} or a sensor, got a {type(device).__name__} (docs/drivers.md says what each has)"
+            )
+
+    # The link
+
+    async def _keep_session(self) -> None:
+        node, peer = self._config.node, self._config.peer
+        local = LocalEnd(
+            role=node.role,
+            kme_id=node.kme_id,
+            peer_kme_id=peer.kme_id,
+            parameters=self._config.link,
+            secrets=self._key_store,
+            standing=self._read_standing,
+            simulated=self._simulated,
+        )
+        keep = (
+            partial(serve_peer, connects_from=peer.connects_from) if node.role == "alice" else connect_to_peer
+        )
+        await keep(local, self._transport, self.hold_session, on_failure=self._note_failure)
+
+    def _read_standing(self) -> Standing:
+        """Return how far this site has come, read anew for each hello (in a thread)."""
+        positions = self._key_store.positions()
+        standing = msgspec.structs.replace(self._key_store.standing(), time_of_day_s=time.time())
+        memory = PeerMemory(self._key_store.view_of_peer(), runs_of(self._key_store.pad_segments()))
+        return Standing(
+            last_block_id=positions.last_block_id,
+            generation=positions.generation,
+            pool_epoch=positions.pool_epoch,
+            positions=msgspec.msgpack.encode(memory),
+            store=msgspec.msgpack.encode(standing),
+        )
+
+    async def hold_session(self, session: Session) -> None:
+        """Converse for the length of one session.
+
+        Raises:
+            LinkError: the session ended, also because the disk is full: the node waits for space, connecting
+                anew now and then.
+        """
+        try:
+            await self.gate.hold(session, self._converse)
+        except* StoreUnusable:
+            raise
+        except* StoreError as errors:
+            text = str(_first(errors))
+            self.figures.alarms.raise_alarm(AlarmName.STORE_FAILED, text)
+            raise LinkError(f"the key store refused: {text}") from None
+
+    async def _converse(self, session: Session) -> None:
+        await self.tested.wait()
+        log.info(
+            "link.connected",
+            peer=session.peer.kme_id,
+            software=session.peer.software,
+            protocol=session.protocol,
+        )
+        async with trio.open_nursery() as nursery:
+            context = BlockContext(
+                role=self._config.node.role,
+                link=link_for_protocol(self._config.link, session.protocol),
+                session=session,
+                store=self.store,
+                tag_order=TagOrder(),
+                simulated=self._simulated,
+            )
+            router = SessionRouter(context, self.figures.blocks, nursery)
+            router.saes_told = partial(self.saes.hear, router.peer_saes)
+            self.figures.note_connected(session.peer.software)
+            try:
+                if context.role == "alice":
+                    nursery.start_soon(self._serve_requests, router, nursery)
+                    await router.run(
+                        AliceSide(router, self._port, self.figures, nursery, self._alice_recorder)
+                    )
+                else:
+                    part = BobSide(router, self.figures, self._rate, nursery, self._bob_recorder)
+                    nursery.start_soon(self._receiver.serve, part)
+                    nursery.start_soon(self._serve_requests, router, nursery)
+                    await router.run(part)
+            finally:
+                self._router = None
+                if context.role == "alice":
+                    self.figures.quantum.note_lock("searching", "not connected to Bob")
+
+    async def _serve_requests(self, router: SessionRouter, nursery: trio.Nursery) -> None:
+        """Let encryptors' requests use the router once what came before is settled."""
+        await router.settled.wait()
+        if router.context.session.knows(SaesRegistered):
+            nursery.start_soon(self.saes.tell, router.context.session)
+            await router.peer_saes.told.wait()
+        else:
+            self.saes.hear(None)
+        self._router = router
+        nursery.start_soon(rebalance, self.store, router.keys, self.supply, self._demand)
+        await self.supply.keep_stock(self.saes.stocked_pairs, lambda: self._config.etsi014.stock_per_pair)
+
+    # The peer's store, for the key supply (`PeerAssignments`)
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether a session stands in which what came before is settled, and the peer answers."""
+        return self._router is not None and not self._router.keys.assignments.stalled
+
+    @property
+    def round_trip_s(self) -> float:
+        """The latest measured round trip, queues included; nan while unknown."""
+        return math.nan if self._router is None else self._router.context.session.round_trip_s
+
+    @property
+    def can_release(self) -> bool:
+        """Tell whether the peer can free what was assigned."""
+        return self._router is not None and self._router.keys.assignments.can_release
+
+    async def announce(self, assignment: Assignment) -> None:
+        """Return once the peer holds ``assignment``; raises LinkError, ShareUsedUp."""
+        if self._router is None:
+            raise LinkError("not connected")
+        await self._router.keys.assignments.announce(assignment)
+
+    def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
+        """Have assignments that were not delivered become free again, in this session if it lives."""
+        if self._router is not None:
+            return self._router.keys.assignments.take_back(assignment_ids, late=late)
+        left_to_the_next = trio.Event()
+        left_to_the_next.set()
+        return left_to_the_next
+
+    def _note_failure(self, failure: LinkFailure) -> None:
+        self._failure_log.write(failure)
+        connection = self.figures.peer.connection
+        # Of those who came and were not the peer, only what may be his own fault says why he is missing.
+        anybodys = failure.address is not None and type(failure.error) is LinkError
+        if failure.proven or (connection.state == "disconnected" and not anybodys):
+            self.figures.note_disconnected(str(failure.error))
+
+    def _note_loss(self, loss: Loss) -> None:
+        """Say what the store could not open and gave up, and have the peer do the same."""
+        self.figures.note_loss(loss)
+        if self._router is not None:
+            self._router.keys.loss_found()
+
+    # Housekeeping
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await trio.sleep(REFRESH_S)
+            await self.refresh()
+
+    async def _look_after_lock(self) -> None:
+        """Take back what is not so any more; apart from `_keep_fresh`, which waits for the store."""
+        while True:
+            await trio.sleep(REFRESH_S)
+            if self._config.node.role == "bob":
+                self._receiver.look_after()
+            else:
+                self.figures.quantum.look_after_lock()
+
+    async def refresh(self) -> None:
+        """Bring figures that live in the store up to date."""
+        figures = self.figures
+        counts = await self.store.counts()
+        pads = await self.store.pads_left()
+        figures.note_store(counts, pads, await self.store.positions())
+        self.liveness.store_answered()
+        condition = await self.store.condition()
+        if not condition.serves:
+            figures.alarms.raise_alarm(AlarmName.STORE_WAITING, f"no key is served: {condition.reason}")
+        else:
+            figures.alarms.clear_alarm(AlarmName.STORE_WAITING)
+        if self._router is not None:
+            figures.note_round_trip(self._router.context.session.round_trip_s)
+
+    async def _keep_witness(self) -> None:
+        """Let the witness on another machine follow the store; where it hangs, nothing else does."""
+        while True:
+            await trio.sleep(WITNESS_PERIOD_S)
+            try:
+                await trio.to_thread.run_sync(self._key_store.tell_witness, abandon_on_cancel=True)
+            except OSError as error:
+                text = f"the witness cannot be written ({error.strerror or error}); mend its mount"
+                self.figures.alarms.raise_alarm(AlarmName.STORE_WITNESS, text)
+            else:
+                self.figures.alarms.clear_alarm(AlarmName.STORE_WITNESS)
+
+    async def _watch_store(self) -> None:
+        """Say that the store hangs, let those go who wait for it, and settle later what they left."""
+        while True:
+            await trio.sleep(REFRESH_S)
+            if (stalled_s := self.store.stalled_s) >= STALL_S:
+                text = (
+                    f"the key store has not answered for {stalled_s:.0f} s: its disk hangs, no key is served"
+                )
+                self.figures.alarms.raise_alarm(AlarmName.STORE_STALLED, text)
+                self.store.let_go()
+                continue
+            self.figures.alarms.clear_alarm(AlarmName.STORE_STALLED)
+            if self.store.unsettled:
+                self.store.unsettled = False
+                self.gate.end_sessions("the key store hung; the sites settle anew what was under way")
+
+    async def _expire(self) -> None:
+        while True:
+            for _ in range(round(EXPIRY_PERIOD_S / STORE_RETRY_S)):
+                await trio.sleep(STORE_RETRY_S)
+                if self.figures.alarms.has_alarm(AlarmName.STORE_FAILED):
+                    break  # any write shows that it has healed
+            try:
+                while expired := await self.store.expire(self._config.store.key_lifetime_s):
+                    log.info("key.expired", keys=expired)
+            except StoreUnusable:
+                raise
+            except LinkDown:
+                continue  # a restored store waits for the peer before anything changes
+            except StoreError as error:
+                self.figures.alarms.raise_alarm(AlarmName.STORE_FAILED, str(error))
+            else:
+                self.figures.alarms.clear_alarm(AlarmName.STORE_FAILED)
+                self.figures.note_uncleared(self.store.uncleared)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,61 @@
+"""Requests to the peer within a session, and the answers to them."""
+
+import itertools
+from collections.abc import Callable
+
+import trio
+
+from qnode.errors import LinkError, ProtocolError
+from qnode.link.messages import BlockStateAnswer, KeyAnswer, NodeMessage
+from qnode.link.session import Session
+
+Answer = KeyAnswer | BlockStateAnswer
+
+
+class PeerRequests:
+    """The numbered requests of one session; each is answered by its number, in any order."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._answers: dict[int, trio.MemorySendChannel[Answer]] = {}
+        self._numbers = itertools.count(1)
+
+    async def ask(self, make: Callable[[int], NodeMessage]) -> Answer:
+        """Send the request that ``make`` returns for a number, and return its answer.
+
+        Raises:
+            LinkError: the session ended before the peer answered.
+        """
+        number = next(self._numbers)
+        deliver, receive = trio.open_memory_channel[Answer](1)
+        self._answers[number] = deliver
+        try:
+            await self._session.send(make(number))
+            return await receive.receive()
+        except trio.EndOfChannel:
+            raise LinkError("the session ended before the peer answered") from None
+        finally:
+            self._answers.pop(number, None)
+
+    async def ask_for_keys(self, make: Callable[[int], NodeMessage]) -> KeyAnswer:
+        """As `ask`, of the peer's key store.
+
+        Raises:
+            ProtocolError: it was answered by something else.
+        """
+        answer = await self.ask(make)
+        if not isinstance(answer, KeyAnswer):
+            raise ProtocolError("a request to the key store was answered by something else")
+        return answer
+
+    def take(self, answer: Answer) -> None:
+        """Hand an answer to whoever waits for it."""
+        waiting = self._answers.pop(answer.request_id, None)
+        if waiting is not None:  # otherwise the caller has given up
+            waiting.send_nowait(answer)
+
+    def close(self) -> None:
+        """Let those know who wait that no answer will come."""
+        for waiting in self._answers.values():
+            waiting.close()
+        self._answers.clear()

@@ -1,0 +1,126 @@
+"""The figures of one link, gathered while it works; `LinkFigures.status` is the one view of them."""
+
+import time
+from collections.abc import Callable
+
+import msgspec.structs
+import structlog
+
+from qnode.block.history import BlockHistory
+from qnode.config import SiteConfig
+from qnode.devices.status import DeviceStatus
+from qnode.keys import Counts, Loss, PadsLeft, Positions
+from qnode.link.authentication import epsilon_of_tag
+from qnode.node.status.alarms import Alarms
+from qnode.node.status.block_figures import BlockFigures
+from qnode.node.status.quantum_figures import QuantumFigures
+from qnode.operate.status.alarms import AlarmName
+from qnode.operate.status.model import (
+    AuthenticationStatus,
+    KeyStatus,
+    LinkStatus,
+    PeerStatus,
+    State,
+)
+
+log = structlog.get_logger()
+
+MOST_TOLD = 3
+
+
+class LinkFigures:
+    """Counters and states of one link. Only the event loop's thread touches them."""
+
+    def __init__(self, config: SiteConfig, alarms: Alarms | None = None) -> None:
+        self._config = config
+        self.alarms = alarms or Alarms()
+        self.history = BlockHistory(config.link)
+        self.quantum = QuantumFigures()
+        self.blocks = BlockFigures(config.link, self.quantum, self.alarms, self.history)
+        self.peer = PeerStatus(kme_id=config.peer.kme_id, connection=State("disconnected", time.time()))
+        self.keys = KeyStatus()
+        self.authentication = AuthenticationStatus()
+        self.devices: Callable[[], list[DeviceStatus]] = list
+        self.sae_differences: list[str] = []
+        self.recorded_since_s: float | None = None
+        self._lost_chunks = self._lost_pads = 0
+
+    def status(self) -> LinkStatus:
+        """Return the present view."""
+        return LinkStatus(
+            name=self._config.link.name,
+            role=self._config.node.role,
+            recorded_since=self.recorded_since_s,
+            peer=self.peer,
+            quantum=self.quantum.status,
+            block=self.blocks.status(),
+            totals=self.quantum.totals,
+            keys=self.keys,
+            authentication=self.authentication,
+            devices=self.devices(),
+            alarms=self.alarms.all(),
+        )
+
+    def note_connected(self, software: str) -> None:
+        """Note that a session with the peer stands, which runs ``software``."""
+        self.peer = msgspec.structs.replace(
+            self.peer, connection=State("connected", time.time()), software=software
+        )
+
+    def note_disconnected(self, because: str) -> None:
+        """Note that no session with the peer stands, and what hinders it."""
+        connection = self.peer.connection.to("disconnected", because, at=time.time())
+        self.peer = PeerStatus(kme_id=self._config.peer.kme_id, connection=connection)
+
+    def note_round_trip(self, round_trip_s: float) -> None:
+        """Note the latest measured round trip to the peer."""
+        self.peer = msgspec.structs.replace(self.peer, rtt_s=round_trip_s)
+
+    def note_sae_differences(self, number: int, first: list[str]) -> None:
+        """Note how many pairs of encryptors one site alone has, and the ``first`` of them in words."""
+        if not first:
+            self.alarms.clear_alarm(AlarmName.SAES_DIFFER)
+        elif first != self.sae_differences:
+            more = f"; and {number - MOST_TOLD} more" if number > MOST_TOLD else ""
+            self.alarms.raise_alarm(AlarmName.SAES_DIFFER, "; ".join(first[:MOST_TOLD]) + more)
+        self.sae_differences = first
+
+    def note_recording(self, since_s: float | None) -> None:
+        """Note since when somebody records this site; None: nobody does."""
+        self.recorded_since_s = since_s
+
+    def note_store(self, counts: Counts, pads: PadsLeft, positions: Positions) -> None:
+        """Take over what the store counts."""
+        self.keys = KeyStatus(
+            available_own=counts.available_own,
+            available_peer=counts.available_peer,
+            prepared=counts.prepared,
+            assigned=counts.assigned - counts.stock,
+            stock=counts.stock,
+            delivered_total=counts.delivered,
+            void_total=counts.void,
+            expired_total=counts.expired,
+            # Counted apart, for the tags' share is too small to be added to the blocks' one by one.
+            epsilon_total=positions.epsilon + pads.used * epsilon_of_tag(),
+        )
+        self.authentication = AuthenticationStatus(pads_left_send=pads.send, pads_left_receive=pads.receive)
+
+    def note_uncleared(self, times: int) -> None:
+        """Note how many times in a row the store's log could not be cleared of destroyed keys."""
+        if times:
+            text = f"sealed traces of destroyed keys stay in the store's log ({times} tries in a row)"
+            self.alarms.raise_alarm(AlarmName.STORE_UNCLEARED, text)
+        else:
+            self.alarms.clear_alarm(AlarmName.STORE_UNCLEARED)
+
+    def note_loss(self, loss: Loss) -> None:
+        """Note what the store could not open and gave up; the alarm stays until the next start."""
+        self._lost_chunks += loss.n_chunks
+        self._lost_pads += loss.pads
+        blocks = sorted({item.block_id for item in loss.ranges})
+        log.error("store.damaged", chunks=loss.n_chunks, pads=loss.pads, blocks=blocks)
+        self.alarms.raise_alarm(
+            AlarmName.STORE_DAMAGED,
+            f"{self._lost_chunks} chunks and {self._lost_pads} one-time pads could not be opened and were "
+            "given up at both sites: check the disk and the memory of this machine",
+        )

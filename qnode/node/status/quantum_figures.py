@@ -1,0 +1,68 @@
+"""What is known of the quantum channel of one link: lock, rates, and counts of tags and clicks."""
+
+import math
+import time
+from typing import Any
+
+import msgspec.structs
+import structlog
+
+from qnode.operate.status.model import LOST, QuantumStatus, State, Totals
+
+log = structlog.get_logger()
+
+# A source that waits for us, as a simulation does, may keep Bob silent for longer than hardware would.
+LONGEST_UNANNOUNCED_S = 30.0
+
+
+class QuantumFigures:
+    """The quantum channel of one link. Only the event loop's thread touches it, but for `clicks_heard`.
+
+    ``filled``: fraction of the block ``current_block`` that has passed.
+    """
+
+    def __init__(self) -> None:
+        self.status = QuantumStatus(lock=State("searching", time.time()))
+        self.totals = Totals()
+        self.current_block: int | None = None
+        self.filled: float | None = None
+        self._clicks_heard_s = -math.inf
+
+    def show(self, **values: Any) -> None:
+        """Show ``values``, by the names that they have in `QuantumStatus`."""
+        self.status = msgspec.structs.replace(self.status, **values)
+
+    def count(self, **added: float) -> None:
+        """Add to totals, by the names that they have in `Totals`."""
+        totals = self.totals
+        sums = {name: getattr(totals, name) + number for name, number in added.items()}
+        self.totals = msgspec.structs.replace(totals, **sums)
+
+    def note_lock(self, state: str, because: str = "") -> None:
+        """Note whether Bob's clicks are given slots; Alice infers it from what he asks of her."""
+        lock = self.status.lock.to(state, because, at=time.time())
+        self.show(lock=lock)
+
+    def lose_lock(self, because: str) -> None:
+        """Note that there is nothing to look for a lock in: no tags come, or nobody announces clicks."""
+        if self.status.lock.state != LOST:
+            log.info("quantum.lock", state=LOST, because=because)
+        self.note_lock(LOST, because)
+        self.forget_rates()
+        self.filled = None
+
+    def forget_rates(self) -> None:
+        """Note that the rates of clicks are not known."""
+        self.show(click_rates_hz={}, sifted_rate_bits_per_s=None)
+
+    def clicks_heard(self) -> None:
+        """Note at Alice's that Bob has just announced clicks; any thread may call this."""
+        self._clicks_heard_s = time.monotonic()
+
+    def look_after_lock(self) -> None:
+        """Take back at Alice's that there is lock when Bob announces no more; to be called now and then."""
+        is_silent = time.monotonic() - self._clicks_heard_s >= LONGEST_UNANNOUNCED_S
+        if self.status.locked and is_silent:
+            self.lose_lock(f"Bob has announced no clicks for more than {LONGEST_UNANNOUNCED_S:g} s")
+        elif self.status.lock.state == LOST and not is_silent:
+            self.note_lock("locked")

@@ -1,0 +1,86 @@
+"""The figures of a site: of the process itself, and of its links; `SiteFigures.status` is the one view."""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from qnode import __version__
+from qnode.config import NodeSection
+from qnode.node.status.alarms import Alarms
+from qnode.node.status.link_figures import LinkFigures
+from qnode.operate.status.alarms import AlarmName
+from qnode.operate.status.model import EtsiStatus, NodeStatus, State, status_of_links
+from qnode.tls_validity import DAY_S, Validity
+
+EXPIRY_ALARM_S = 7 * DAY_S
+
+# Alarms about the process itself: they belong into the line that the service manager shows.
+_OF_THE_NODE = frozenset(
+    {AlarmName.NODE_RELOAD_FAILED, AlarmName.NODE_RESTART_NEEDED, AlarmName.LISTENER_WAITING}
+)
+
+
+class SiteFigures:
+    """The site ``node`` with its ``links``. Only the event loop's thread touches it."""
+
+    def __init__(self, node: NodeSection, links: Sequence[LinkFigures]) -> None:
+        self._node = node
+        self._links = links
+        self.alarms = Alarms()
+        self.state = State("starting", time.time())
+        self.certificates: list[Validity] = []
+        self.etsi014: Callable[[], EtsiStatus] = EtsiStatus
+        self.log_lines_dropped: Callable[[], int] = int
+        self._unheard: dict[str, str] = {}
+
+    def status(self) -> NodeStatus:
+        """Return the present view."""
+        return status_of_links(
+            [link.status() for link in self._links],
+            at=time.time(),
+            version=__version__,
+            kme_id=self._node.kme_id,
+            simulated=self._node.allow_simulated,
+            state=self.state,
+            etsi014=self.etsi014(),
+            log_lines_dropped=self.log_lines_dropped(),
+            alarms=self.alarms.all(),
+            certificates=self.certificates,
+        )
+
+    def headline(self) -> str:
+        """Say in one line, for the service manager, how the node itself fares."""
+        own = [f"{alarm.name}: {alarm.text}" for alarm in self.alarms.all() if alarm.name in _OF_THE_NODE]
+        return "; ".join([self.state.state, *own])
+
+    def note_listening(self, where: str, because: str | None) -> None:
+        """Note that the address of the key ``where`` is listened on, or what hinders that."""
+        if because is None:
+            self._unheard.pop(where, None)
+        else:
+            self._unheard[where] = f"{where}: {because}"
+        if self._unheard:
+            self.alarms.raise_alarm(
+                AlarmName.LISTENER_WAITING, "; ".join(self._unheard.values()) + "; trying again"
+            )
+        else:
+            self.alarms.clear_alarm(AlarmName.LISTENER_WAITING)
+
+    def look_at_certificates(self, at: float) -> None:
+        """Show what of `certificates` has expired at ``at`` (unix seconds), or soon will."""
+        expired = [one for one in self.certificates if one.expired(at)]
+        soon = [
+            one for one in self.certificates if one not in expired and one.expires_within(EXPIRY_ALARM_S, at)
+        ]
+        for name, found, verb in (
+            (AlarmName.CERTIFICATE_EXPIRED, expired, "expired"),
+            (AlarmName.CERTIFICATE_EXPIRING, soon, "expires"),
+        ):
+            if found:
+                told = (
+                    f"{one}, {verb} {datetime.fromtimestamp(one.expires_at, UTC):%Y-%m-%d %H:%M} UTC"
+                    for one in found
+                )
+                self.alarms.raise_alarm(name, "; ".join(told))
+            else:
+                self.alarms.clear_alarm(name)

@@ -1,0 +1,56 @@
+"""The key supply of a site with several links: each key comes from the link to the site of its slave."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from uuid import UUID
+
+from qnode.errors import KeyNotFound, LinkDown
+from qnode.etsi014 import Key, KeySupply, SaeDirectory
+
+
+class SiteKeySupply(KeySupply):
+    """The supply of a site; ``links``: by the kme_id of the peer, the first also for pairs within this site.
+
+    A key is held by the two sites of one link, so the slaves of one key are all at one other site.
+    """
+
+    def __init__(self, links: Mapping[str, KeySupply], directory: SaeDirectory) -> None:
+        self._links = dict(links)
+        self._own = next(iter(self._links.values()))
+        self.directory = directory
+
+    async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
+        """Return how many keys of ``size_bits`` the pair could be given now."""
+        return await self._between(master, (slave,)).stored_key_count(master, slave, size_bits)
+
+    async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
+        """Take keys from the link to the slaves' site; raises as `KeySupply.allocate`."""
+        return await self._between(master, slaves).allocate(master, slaves, number, size_bits)
+
+    async def fetch(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
+        """Give ``slave`` keys of the link to its master's site; raises as `KeySupply.fetch`.
+
+        Keys of a pair within this site may come from any link: other slaves of the same key said which.
+        """
+        supplies = [self._between(slave, (master,))]
+        if self.directory.kme_of(master) == self.directory.kme_id:
+            supplies += [supply for supply in self._links.values() if supply is not self._own]
+        for supply in supplies[:-1]:
+            with suppress(KeyNotFound):
+                return await supply.fetch(slave, master, key_ids)
+        return await supplies[-1].fetch(slave, master, key_ids)
+
+    def _between(self, local: str, others: Iterable[str]) -> KeySupply:
+        """Return the supply of the link that joins the sites of these encryptors, at most two.
+
+        Raises:
+            LinkDown: no link leads there.
+        """
+        sites = {self.directory.kme_of(sae_id) for sae_id in (local, *others)} - {self.directory.kme_id}
+        assert len(sites) <= 1, "the interface refuses slaves at several sites"
+        if not sites or len(self._links) == 1:
+            return self._own
+        kme_id = sites.pop()
+        if kme_id not in self._links:
+            raise LinkDown(f"no link leads to {kme_id}")
+        return self._links[kme_id]
