@@ -1,7 +1,7 @@
 """The compiled loops of the click generator: knot after knot, detect, merge, tag.
 
-Each detector's clicks are found alone, as nothing but a joint hold-off connects the two; then both streams
-are merged, and each click gets its jitter.
+The clicks of each detector are found separately, because only a joint hold-off connects the two. Then both
+streams are merged, and each click gets its jitter.
 """
 
 import numpy as np
@@ -50,7 +50,7 @@ _CHANCE_MASK = U((1 << CHANCE_BITS) - 1)
 def _merge(avalanches: Integers, ends: Integers, merged: Integers, channels: Channels) -> None:
     """Bring the clicks ``avalanches[d, 1 : ends[d]]`` in order, the Z detector's first where they are equal.
 
-    From both ends towards the middle, as the two chains of comparisons then run side by side.
+    The merge runs from both ends towards the middle, so that two chains of comparisons run side by side.
     """
     avalanches[:, 0] = -_FOREVER
     for d in range(2):
@@ -74,10 +74,10 @@ def _merge(avalanches: Integers, ends: Integers, merged: Integers, channels: Cha
 
 @inner_kernel
 def _one_a_slot(merged: Integers, channels: Channels) -> int:
-    """Drop a click where the one before lies in the same slot at the other arm; return how many stay.
+    """Drop a click if the one before is in the same slot at the other arm; return how many remain.
 
-    Bob's slots begin a quarter before the early pulse. What is dropped has still made its detector dead:
-    little changes by that where few slots have two clicks.
+    Bob's slots begin a quarter before the early pulse. A dropped click has still made its detector dead. This
+    has little effect if few slots have two clicks.
     """
     kept, last, last_channel = 0, -_FOREVER, channels.dtype.type(-1)
     for i in range(merged.shape[0]):
@@ -92,7 +92,7 @@ def _one_a_slot(merged: Integers, channels: Channels) -> int:
 
 @inner_kernel
 def _move(eve_key: np.uint64, shift: int, late_limit: np.uint64, merged: Integers) -> None:
-    """Move what Eve sends: each slot early or late by ``shift``, some of them later by a quarter slot."""
+    """Apply Eve's time shifts: each slot early or late by ``shift``, some of them later by a quarter slot."""
     for i in range(merged.shape[0]):
         eve = mixed(U(merged[i] >> TICK_BITS) * GOLDEN + eve_key)
         side = np.int64((eve >> _SIDE_SHIFT) & _ONE) * 2 - 1
@@ -105,7 +105,7 @@ def _tag(
     counter: np.uint64, seconds: int, offset: float, ps_per_tick: float, sigma: float, tail_limit: int,
     tail: float, times_ps: Times,
 ) -> None:  # fmt: skip
-    """Turn ticks into time tags in place: the clock's straight line, and each click's jitter."""
+    """Convert ticks to time tags in place: the straight line of the clock, and the jitter of each click."""
     for i in range(times_ps.shape[0]):
         first = counter + U(i) * A_DRAW
         bits = mixed(first)
@@ -131,7 +131,7 @@ def fill_knots(
     damping: float, maker: int, shift: int, late_limit: np.uint64,
     times_ps: Times, channels: Channels,
 ) -> int:  # fmt: skip
-    """Do what `qnode.simulate.clicks.fill` says."""
+    """Implement `qnode.simulate.clicks.fill`."""
     light, limits, peaks = np.zeros((2, 8, 3)), np.zeros((2, 24), np.int64), np.zeros(2, np.int64)
     gaps, levels = np.empty((2, DRAWS)), np.empty((2, DRAWS))
     for d in range(2):

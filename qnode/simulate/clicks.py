@@ -1,11 +1,11 @@
-"""The clicks of the receiver: from click to click, never over the empty slots between.
+"""The clicks of the receiver, generated from click to click without visiting empty slots.
 
 Each detector sees a Poisson process with a constant ceiling (brightest symbol plus noise). The kernel draws
 the gap to the next candidate under that ceiling, looks up which symbol the slot carries, and keeps the
 candidate with the right probability; after a click the next draw starts where the detector is live again, so
-that a saturated detector costs no more than an idle one. Draws are memoryless, hence the state is small: a
-counter of draws and, for each detector, where the next candidate lies, until when it is blanked and how many
-traps are filled.
+a saturated detector costs no more than an idle one. Draws are memoryless, so the state is small: a
+counter of draws and, for each detector, the position of the next candidate, the end of the blanking and the
+number of filled traps.
 
 A detector clicks at most once in a slot. Clicks come in the order of their avalanches: jitter may put the
 time tags of close clicks out of order.
@@ -25,12 +25,12 @@ U = np.uint64
 
 @dataclass(frozen=True, eq=False)
 class ClickState:
-    """All that the kernel remembers between calls; index 0 is the Z detector, 1 the X detector.
+    """The state of the kernel between calls; index 0 is the Z detector, 1 the X detector.
 
     ``counters``: uint64 ``(3,)``, the draws of the detectors and those of the clicks' jitter. ``positions``:
     next candidate, in ticks since the present knot began. ``lives``: tick from which the detector is live.
-    ``traps``: filled traps. ``place``: int64 ``(3,)``, the knot that is being worked on, whether it was
-    entered, and up to which of its slots all clicks were written.
+    ``traps``: filled traps. ``place``: int64 ``(3,)``, the present knot, whether it was
+    entered, and its slot up to which all clicks were written.
     """
 
     counters: npt.NDArray[np.uint64]
@@ -53,7 +53,7 @@ class Knots:
 
     ``first_slots`` has one entry more than the rest: the end of the last knot. Slot s of knot k is tagged at
     ``seconds_ps[k] + offsets_ps[k] + slopes[k] * (s - first_slots[k]) * period``. ``phases_rad`` and
-    ``biases_rad``: where interferometer and modulator have drifted to.
+    ``biases_rad``: the drifts of interferometer and modulator.
     """
 
     first_slots: Integers
@@ -68,8 +68,8 @@ class Knots:
 class Receiver:
     """The detectors in units of slots and ticks; every array has one entry a detector.
 
-    ``segment_slots``: how many slots are worked on at once. ``segment_clicks``: at most so many clicks of a
-    detector are in them.
+    ``segment_slots``: the number of slots processed at once. ``segment_clicks``: the largest number of clicks
+    of a detector in them.
     """
 
     period_ps: float
@@ -88,7 +88,7 @@ class Receiver:
 
 @dataclass(frozen=True, eq=False)
 class Emission:
-    """What is sent, and what Eve does. ``slot_offset``: the run's slot number at tag time zero.
+    """The emission, and Eve's actions. ``slot_offset``: the slot number of the run at tag time zero.
 
     ``arriving``, ``maker``: see `fill_light`. ``contrasts``, ``wrong_bins``: one entry a knot. ``bursts``:
     pulses a slot, an entry a detector.
@@ -119,10 +119,10 @@ def fill(
     times_ps: Times,
     channels: Channels,
 ) -> int:
-    """Write the clicks of the knots from ``state.place`` to ``until``, return how many; stop early when full.
+    """Write the clicks of the knots from ``state.place`` to ``until``; return their number; stop when full.
 
     ``times_ps``, ``channels``: shape ``(m,)``, m at least twice ``receiver.segment_clicks``, or nothing fits.
-    ``state.place[0] == until`` afterwards means that all of them were written.
+    Afterwards ``state.place[0] == until`` if all clicks were written.
     """
     return int(
         fill_knots(

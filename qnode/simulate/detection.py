@@ -1,8 +1,8 @@
 """The compiled loops that find the clicks of the detectors.
 
 Positions are ticks, 2^-28 of a slot, since the knot's first slot; rates and draws are compared as levels,
-2^-48 of a mean detection a slot. A candidate is accepted or not by arithmetic, and what is rare (noise,
-traps, a slot that is blanked in part) shows before its symbol is looked up, so that few branches go wrong.
+2^-48 of a mean detection per slot. Arithmetic accepts or rejects a candidate. Rare cases (noise, traps, a
+partly blanked slot) are recognised before the look-up of the symbol, so few branches are mispredicted.
 """
 
 import numpy as np
@@ -24,8 +24,8 @@ TICKS_PER_SLOT = 1 << TICK_BITS
 WITHIN_SLOT = TICKS_PER_SLOT - 1
 LEVELS = 2.0**48
 CHANCE_BITS = 20
-DRAWS = 1 << 10  # candidates of a detector that are drawn at once
-A_DRAW = U(2 * int(GOLDEN) % 2**64)  # what one candidate takes of a counter
+DRAWS = 1 << 10  # candidates of a detector drawn at once
+A_DRAW = U(2 * int(GOLDEN) % 2**64)  # the part of a counter used by one candidate
 
 _TICK_LEVELS = TICKS_PER_SLOT * LEVELS
 _LONGEST_GAP = 2.0**61
@@ -39,7 +39,7 @@ _CHANCE_MASK = U((1 << CHANCE_BITS) - 1)
 
 @inline_kernel
 def _resent(code: np.uint64, eve: np.uint64, intercept_limit: np.uint64) -> np.uint64:
-    """Return what leaves Eve when ``code`` arrives; her choices and results are the random bits ``eve``."""
+    """Return the symbol that Eve resends for ``code``; ``eve``: random bits for Eve's choices and results."""
     sent, found = code & _STATE, eve >> _SHIFT_63
     measures_x = (eve >> _SHIFT_62) & _ONE
     fits = (sent == _PLUS) == (measures_x == _ONE)
@@ -63,10 +63,10 @@ def _arriving(
 
 @inner_kernel
 def set_limits(light: Reals, minus: bool, limits: Integers, peaks: Integers) -> None:
-    """Turn mean detections into running sums over the places, ``limits[d, 8 * place + code]`` in levels.
+    """Convert mean detections to running sums over the places, ``limits[d, 8 * place + code]`` in levels.
 
-    Without Eve (``minus`` false) nobody sends |->, and its code stands for |+>, as `symbol_bits` may say it
-    so. ``peaks`` gets the brightest code's sum.
+    Without Eve (``minus`` false) nobody sends |->, and its code means |+>, because `symbol_bits` may return
+    it. ``peaks`` gets the sum of the brightest code.
     """
     for d in range(2):
         peaks[d] = 0
@@ -83,7 +83,7 @@ def set_limits(light: Reals, minus: bool, limits: Integers, peaks: Integers) -> 
 def draw(counter: np.uint64, trap_limit: int, gaps: Reals, levels: Reals) -> None:
     """Draw for candidates from ``counter`` on: the gap after each, and its level from 0 to 1.
 
-    Where a click would fill a trap the level is raised by `_FILLS`, which is noticed as noise is.
+    If a click would fill a trap, the level is raised by `_FILLS`, which is detected like noise.
     """
     for i in range(gaps.shape[0]):
         first = counter + U(i) * A_DRAW
@@ -113,13 +113,13 @@ def whole_ticks(waiting: float) -> int:
 
 @inline_kernel
 def is_saturated(peak: int, dead: int) -> bool:
-    """Tell whether a click usually blanks the next candidate."""
+    """Return whether a click usually blanks the next candidate."""
     return bool(np.float64(peak) * np.float64(dead) > _TICK_LEVELS)
 
 
 @inline_kernel
 def _slot(position: int) -> int:
-    """Return where the slot of ``position`` begins."""
+    """Return the start of the slot of ``position``."""
     return position & ~WITHIN_SLOT
 
 
@@ -134,11 +134,11 @@ def _judged(
     drawn: float, ceiling: float, early: int, middle: int, late: int, peak: int, dark: float, burst: float,
     filled: int, blinded: bool, position: int, live: int, spacing: int,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Return where a candidate's avalanche is, whether it clicks, and how many traps are filled then.
+    """Return the position of a candidate's avalanche, whether it clicks, and the number of filled traps.
 
     ``early``, ``middle``, ``late``: the limits of its symbol; a symbol dimmer than the ceiling may not click.
-    ``dark``: noise a slot, of which ``burst`` are Eve's pulses between the gates. ``live``: when the detector
-    is live again.
+    ``dark``: noise per slot, including ``burst``, Eve's pulses between the gates. ``live``: the time at which
+    the detector is live again.
     """
     level = int(drawn * ceiling)
     avalanche = _slot(position) + (int(level >= early) + int(level >= middle)) * spacing
@@ -169,10 +169,11 @@ def detect(
     intercept_limit: np.uint64, blinded: bool,
     avalanches: Integers, ends: Integers,
 ) -> None:  # fmt: skip
-    """Let detector ``d`` alone go on to the tick ``end``: best for one that is live most of the time.
+    """Advance detector ``d`` alone to the tick ``end``: best for a detector that is mostly live.
 
-    The next candidate is drawn from the last one on, which does not wait for what becomes of that; only when
-    it is blanked, another is drawn from where the detector is live again: exact, as waits have no memory.
+    The next candidate is drawn from the last one on, without waiting for its outcome. If it is blanked,
+    another one is drawn from the time at which the detector is live again. This is exact, because waits have
+    no memory.
     """
     position, live, filled = int(positions[d]), int(lives[d]), int(traps[d])
     at, n = U(used[d]), U(ends[d])
@@ -212,7 +213,7 @@ def _advanced(
     dark: float, burst: float, release: float, filled: int, blinded: bool, position: int, live: int,
     dead: int, spacing: int,
 ) -> tuple[int, int, int, int, int, float, float]:  # fmt: skip
-    """Judge a candidate and go on to the next: after the dead time if it clicked, else after itself.
+    """Decide a candidate and advance to the next: after the dead time if it clicked, else after itself.
 
     Returns its avalanche, whether it clicked, and the new position, live, filled, ceiling and wait.
     """
@@ -239,10 +240,10 @@ def detect_saturated(
     intercept_limit: np.uint64, blinded: bool,
     avalanches: Integers, ends: Integers,
 ) -> None:  # fmt: skip
-    """Let both detectors go on until one is at the tick ``end``: best when both are blanked mostly.
+    """Advance both detectors until one is at the tick ``end``: best if both are mostly blanked.
 
-    Where the next candidate lies depends on what becomes of the last, a long chain of operations; the chains
-    of both detectors run side by side.
+    The position of the next candidate depends on the outcome of the last one, a long chain of operations. The
+    chains of both detectors run side by side.
     """
     z, z_live, z_filled = int(positions[0]), int(lives[0]), int(traps[0])
     x, x_live, x_filled = int(positions[1]), int(lives[1]), int(traps[1])
@@ -294,7 +295,7 @@ def detect_one_saturated(
     intercept_limit: np.uint64, blinded: bool,
     avalanches: Integers, ends: Integers,
 ) -> None:  # fmt: skip
-    """Let detector ``d`` alone go on to the tick ``end``, as `detect_saturated` does."""
+    """Advance detector ``d`` alone to the tick ``end``, like `detect_saturated`."""
     position, live, filled = int(positions[d]), int(lives[d]), int(traps[d])
     at, n = U(used[d]), U(ends[d])
     ceiling = ceiling_of(peak, dark, release, filled, blinded)
@@ -327,7 +328,7 @@ def detect_jointly(
     intercept_limit: np.uint64, blinded: bool,
     ceilings: Reals, avalanches: Integers, ends: Integers,
 ) -> None:  # fmt: skip
-    """Let both detectors go on to the tick ``end`` when a click blanks both: the one that is behind first."""
+    """Advance both detectors to the tick ``end`` if a click blanks both: the earlier one first."""
     for d in range(2):
         ceilings[d] = ceiling_of(peaks[d], dark[d], release[d], traps[d], blinded)
     while True:

@@ -1,18 +1,22 @@
-"""The simulated fibre: what Alice's simulated devices tell Bob's, over a connection of their own.
+"""The simulated fibre: the connection between Alice's and Bob's simulated devices.
 
-Neither daemon sees it. Alice's end listens; Bob's connects, and tries again until it is there, so that the
-order of start does not matter (`qnode.simulate.fibre_address`). Messages are lines of JSON.
+Neither daemon sees this connection. Alice's end listens. Bob's end connects, and tries again until Alice's
+end listens, so the order of start does not matter (`qnode.simulate.fibre_address`). Messages are lines of
+JSON.
 
-Simulated time is counted in knots of 10 ms since 1970 and belongs to *the world*, which lives as long as one
-of the two processes does; whoever joins takes it over. Bob's end makes time pass: it announces how far it is
-going to generate before it does (`Claim`), so that Alice's end always knows a time that Bob has not passed.
+Simulated time is counted in knots of 10 ms since 1970. It belongs to *the world*, which exists as long as one
+of the two processes runs; a process that joins takes it over. Bob's end advances the time. It announces the
+time up to which it will generate before it does so (`Claim`), so Alice's end always knows a time that Bob has
+not passed.
 
-* Both fresh: the world begins at Alice's wall clock. Alice's end has a run from the start.
-* Bob killed and restarted: his tag time starts anew; the world's time goes on where he had claimed, plus the
-  wall time since (times the speed), and Alice's run goes on in it.
-* Alice killed: the light goes out at the next knot. A new process of hers begins a new run (new random run_id
-  and symbol key) at the time Bob tells. Bob alone counts dark counts, at most at real time.
-* Bob started before Alice: the same. Alice's first run, which nobody saw, is replaced by one in his world.
+* Both start: the world begins at Alice's wall clock. Alice's end has a run from the start.
+* Bob's process restarts: tag time starts anew. The time of the world continues from Bob's last claim, plus
+  the wall time since then (times the speed), and Alice's run continues in it.
+* Alice's process stops: the light stops at the next knot. A new process begins a new run (new random run_id
+  and symbol key) at the time that Bob's end states. Without Alice, Bob's end has dark counts, at most in real
+  time.
+* Bob's process starts before Alice's: the same. A new run in Bob's world replaces Alice's first run, which
+  nobody used.
 """
 
 from collections.abc import AsyncIterator
@@ -27,7 +31,7 @@ from qnode.errors import DeviceError
 from qnode.simulate.parameters import Change
 
 _LONGEST_LINE = 1 << 16
-# Of 10 ms since 1970: some ten thousand years. What a stranger sends must not overflow our arithmetic.
+# In units of 10 ms since 1970, for some ten thousand years. Data from a stranger must not cause an overflow.
 Knot = Annotated[int, Meta(ge=0, le=1 << 45)]
 
 
@@ -39,7 +43,7 @@ class World(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Hello(Struct, frozen=True, tag="hello", forbid_unknown_fields=True):
-    """Bob to Alice, first: his world, if he has one, and the last run he saw."""
+    """Bob to Alice, the first message: Bob's world, if there is one, and the last run that Bob received."""
 
     world: World | None
     run_id: int | None
@@ -52,7 +56,7 @@ class Claim(Struct, frozen=True, tag="claim", forbid_unknown_fields=True):
 
 
 class Run(Struct, frozen=True, tag="run", forbid_unknown_fields=True):
-    """Alice to Bob: what is being sent, and the world as she knows it."""
+    """Alice to Bob: the present run, and Alice's view of the world."""
 
     run_id: int
     symbol_key: int
@@ -64,7 +68,7 @@ class Run(Struct, frozen=True, tag="run", forbid_unknown_fields=True):
 
 
 class Set(Struct, frozen=True, tag="set", forbid_unknown_fields=True):
-    """Alice to Bob: change settings from the next knot that he has not generated."""
+    """Alice to Bob: change settings from the next knot that is not generated yet."""
 
     change: Change
 
@@ -83,19 +87,19 @@ class Line:
         self._partial = b""
 
     async def send(self, message: Message) -> None:
-        """Send ``message`` whole.
+        """Send ``message`` completely.
 
         Raises:
-            trio.BrokenResourceError, trio.ClosedResourceError: the other end is gone.
+            trio.BrokenResourceError, trio.ClosedResourceError: the other end has disconnected.
         """
         async with self._sending:
             await self._stream.send_all(msgspec.json.encode(message) + b"\n")
 
     async def receive(self) -> Message | None:
-        """Return the next message; None when the other end is gone.
+        """Return the next message; None when the other end has disconnected.
 
         Raises:
-            DeviceError: what came is no message.
+            DeviceError: the data is not a message.
         """
         while not self._waiting:
             try:
@@ -120,7 +124,7 @@ class Line:
 
 @asynccontextmanager
 async def background() -> AsyncIterator[trio.Nursery]:
-    """Open a nursery that is cancelled when the body ends; a lone error leaves it as itself, in no group."""
+    """Open a nursery that is cancelled when the body ends; a single error is raised without a group."""
     try:
         async with trio.open_nursery() as nursery:
             yield nursery

@@ -1,6 +1,6 @@
-"""Where the simulated fibre is: a private Unix socket, or a TCP address for a trial on two hosts.
+"""The address of the simulated fibre: a private Unix socket, or a TCP address for a trial on two hosts.
 
-Over TCP whoever can listen on the way reads Alice's symbols: simulated keys protect nothing.
+Over TCP anyone on the path can read Alice's symbols: simulated keys protect nothing.
 """
 
 import ipaddress
@@ -20,7 +20,7 @@ from qnode.errors import DeviceError
 TCP_PREFIX = "tcp://"
 _LONGEST_ADDRESS = 100  # of a Unix socket; the kernel's limit is 107
 _CONNECTING_S = 5.0
-# A host that vanished without a word is given up after about so long, and the light goes out.
+# A connection to a silent host ends after about this time, and the light stops.
 _SILENT_S = 10
 _MOST_TOLD = 16
 
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class FibreAddress(Protocol):
-    """How the two ends of a simulated fibre find each other."""
+    """The way in which the two ends of a simulated fibre connect."""
 
     retry_s: float
     in_the_clear: bool
@@ -39,10 +39,10 @@ class FibreAddress(Protocol):
         """Open Alice's end. Raises DeviceError."""
 
     def admits(self, stream: trio.SocketStream) -> bool:
-        """Tell whether who has connected may be Bob's end."""
+        """Return whether a connected client may be Bob's end."""
 
     def left(self) -> None:
-        """Tidy up after Alice's end was closed."""
+        """Clean up after Alice's end was closed."""
 
     async def connect(self) -> trio.SocketStream:
         """Connect Bob's end. Raises OSError."""
@@ -54,7 +54,7 @@ def fibre_at(fibre: str, fibre_peer: str | None = None) -> FibreAddress:
     ``fibre_peer``: the address or network from which Bob's end may connect over TCP; this machine if None.
 
     Raises:
-        ValueError: what was expected.
+        ValueError: the message states the expected form.
     """
     if not fibre.startswith(TCP_PREFIX):
         if fibre_peer is not None:
@@ -75,7 +75,7 @@ def fibre_at(fibre: str, fibre_peer: str | None = None) -> FibreAddress:
 
 @dataclass
 class TcpFibre:
-    """A TCP address; only ``peer`` (this machine if None) is listened to, anybody else is refused unheard."""
+    """A TCP address; only ``peer`` (this machine if None) is admitted, others are refused without reading."""
 
     host: str
     port: int
@@ -93,10 +93,10 @@ class TcpFibre:
         return f"{TCP_PREFIX}{host}:{self.port}"
 
     async def listen(self) -> list[trio.SocketListener]:
-        """Listen at the address, and say aloud that everything sent there is readable.
+        """Listen at the address, and log a warning that all data there is readable.
 
         Raises:
-            DeviceError: it cannot be had; somebody may listen there already.
+            DeviceError: the address is not available; another process may listen there.
         """
         try:
             listeners = await trio.open_tcp_listeners(self.port, host=self.host)
@@ -106,7 +106,7 @@ class TcpFibre:
         return listeners
 
     def admits(self, stream: trio.SocketStream) -> bool:
-        """Tell whether the far end's address is the peer's; a warning names the first strangers."""
+        """Return whether the client's address is the peer's; warnings name the first strangers."""
         with suppress(OSError):
             address = _plain(stream.socket.getpeername()[0])
             if address.is_loopback if self.peer is None else address in self.peer:
@@ -124,7 +124,7 @@ class TcpFibre:
         """Connect to the transmitter's end.
 
         Raises:
-            OSError: nobody answers in time.
+            OSError: no answer in time.
         """
         with trio.move_on_after(_CONNECTING_S):
             stream = await trio.open_tcp_stream(self.host, self.port)
@@ -149,7 +149,7 @@ class TcpFibre:
 
 
 def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return an address as it is, without the IPv6 form of IPv4 or the zone."""
+    """Return an address without the IPv6 form of IPv4 and without the zone."""
     found = ipaddress.ip_address(address.partition("%")[0])
     return getattr(found, "ipv4_mapped", None) or found
 
@@ -178,14 +178,14 @@ class UnixFibre:
         """Listen at the path; the folder is made if needed, and must be as private as the socket.
 
         Raises:
-            DeviceError: the folder is open to others, or somebody listens there already.
+            DeviceError: the folder is open to others, or another process already listens there.
         """
         path = self._path
         _make_private_folder(path.parent)
         try:
             stream = await self.connect()
         except OSError:
-            path.unlink(missing_ok=True)  # nothing there, or left behind by a process that was killed
+            path.unlink(missing_ok=True)  # absent, or left behind by a killed process
         else:
             await stream.aclose()
             raise DeviceError(f"{path}: another transmitter uses this simulated fibre")
@@ -202,11 +202,11 @@ class UnixFibre:
             raise DeviceError(f"{path}: cannot listen: {error.strerror}") from None
 
     def admits(self, stream: trio.SocketStream) -> bool:
-        """Whoever may open the socket is admitted."""
+        """Admit every client that can open the socket."""
         return True
 
     def left(self) -> None:
-        """Remove the socket, unless it is a successor's by now."""
+        """Remove the socket, unless it now belongs to a successor."""
         with suppress(FileNotFoundError):
             if self._identity is not None and os.path.samestat(self._identity, self._path.stat()):
                 self._path.unlink()
@@ -233,7 +233,7 @@ def _make_private_folder(folder: Path) -> None:
 
 @contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """Give an address for ``path`` that the kernel takes, however deep the folder lies."""
+    """Yield an address for ``path`` that the kernel accepts, for any length of the path."""
     if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
         yield str(path)
         return

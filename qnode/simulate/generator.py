@@ -1,4 +1,4 @@
-"""Time tags of the simulated receiver, second after second, the same whatever the size of the steps."""
+"""Time tags of the simulated receiver; they do not depend on the size of the steps."""
 
 from dataclasses import dataclass
 
@@ -20,16 +20,18 @@ from qnode.units import PS_PER_S
 
 KNOTS_PER_S = 100
 KNOT_S = 1.0 / KNOTS_PER_S
-# Knots are drawn a page at a time; long pages, as each call of the kernel waits for the interpreter's lock.
+# Knots are drawn a page at a time. Pages are long, because each kernel call waits for the interpreter's lock.
 PAGE_KNOTS = 32 * KNOTS_PER_S
 MOST_TAGS = 1 << 18
-SEGMENT_CLICKS = 1 << 16  # of a detector, worked on at once at most; two detectors' must fit into a step
+SEGMENT_CLICKS = (
+    1 << 16
+)  # at most, of a detector, processed at once; those of two detectors must fit into a step
 _MASK = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class Lit:
-    """A run as Bob's detectors see it. ``first_knot``: when slot 0 left, in knots since tag time zero."""
+    """A run at Bob's detectors. ``first_knot``: when slot 0 left, in knots since tag time zero."""
 
     symbol_key: int
     first_knot: int
@@ -39,10 +41,10 @@ class Lit:
 
 
 class TagGenerator:
-    """The clicks of a receiver from tag time zero on; after 107 days their times wrap, as hardware's do.
+    """The clicks of a receiver from tag time zero on; after 107 days their times wrap, as on hardware.
 
-    Settings and run may change between steps and then hold from the next knot (10 ms) that was not generated
-    yet. With equal changes at equal knots the tags do not depend on the size of the steps, of which
+    Settings and run may change between steps. A change applies from the next knot (10 ms) that is not
+    generated yet. With equal changes at equal knots the tags do not depend on the size of the steps, of which
     ``most_tags`` is the largest.
     """
 
@@ -58,13 +60,15 @@ class TagGenerator:
         self._walks = np.random.Generator(np.random.PCG64(int(streams[2])))
         self._receiver = _receiver(simulation, link)
         self._z_limit, self._signal_limit = (int(limit) for limit in limits(link.source))
-        phase_ps = link.source.period_ps * (1.0 + int(streams[3]) / 2.0**64)  # Bob's clock started whenever
+        phase_ps = link.source.period_ps * (
+            1.0 + int(streams[3]) / 2.0**64
+        )  # Bob's clock starts at a random phase
         self._first_arrival_ps = simulation.fibre_delay_s * PS_PER_S + phase_ps
         self._clock_ps = self._first_arrival_ps
         self._rate_walk = self._phase_rad = self._bias_rad = 0.0
         self._page = self._page_of_knots(0)
         self._page_start = 0
-        self._promised_ps = -(2**62)  # no later tag lies before
+        self._promised_ps = -(2**62)  # no later tag is before this time
 
     @property
     def first_arrival_ps(self) -> float:
@@ -73,22 +77,22 @@ class TagGenerator:
 
     @property
     def knot(self) -> int:
-        """The first knot since tag time zero that is not generated yet, or only in part."""
+        """The first knot since tag time zero that is not completely generated yet."""
         return self._page_start + int(self._state.place[0])
 
     @property
     def arrival_ps(self) -> float:
-        """Tag time at which light that is sent at the beginning of `knot` arrives."""
+        """Tag time at which light sent at the start of `knot` arrives."""
         knots, place = self._page, int(self._state.place[0])
         if place < PAGE_KNOTS:
             return float(knots.seconds_ps[place]) + float(knots.offsets_ps[place])
         return self._clock_ps + (self._page_start + PAGE_KNOTS) * KNOT_S * PS_PER_S
 
     def step(self, until_knot: int, settings: Settings, lit: Lit | None) -> TagBlock:
-        """Generate on to ``until_knot``, but at most ``most_tags``.
+        """Generate up to ``until_knot``, but at most ``most_tags``.
 
-        Call again while `knot` is below the aim. Without ``lit`` (or before its first knot, or with the
-        source off) the detectors give dark counts and afterpulses.
+        Call again while `knot` is below ``until_knot``. Without ``lit`` (or before its first knot, or with
+        the source off) the detectors give dark counts and afterpulses.
         """
         times_ps = np.empty(self._most_tags, np.int64)
         channels = np.empty(self._most_tags, np.int8)
@@ -105,7 +109,7 @@ class TagGenerator:
             n += fill(self._state, self._page, until, self._receiver, emission, times_ps[n:], channels[n:])
             if int(self._state.place[0]) < until:
                 break  # full
-        if settings.eve_time_shift_ps:  # where she begins, what was promised before still holds
+        if settings.eve_time_shift_ps:  # at the start of the shift, the earlier promise still holds
             promised_ps = np.int64(signed_64(self._promised_ps))
             times_ps[:n] = np.maximum(times_ps[:n] - promised_ps, 0) + promised_ps
         self._promised_ps = max(self._promised_ps, self._reached_ps(settings.eve_time_shift_ps))
@@ -136,7 +140,7 @@ class TagGenerator:
         )
 
     def _reached_ps(self, shift_ps: float) -> int:
-        """Return a time before which no later tag lies: the next event, less jitter and shift at most."""
+        """Return a time before all later tags: the next event, less the largest jitter and shift."""
         knots, place = self._page, int(self._state.place[0])
         if int(self._state.place[1]):
             slots, row = int(self._state.positions.min()) >> TICK_BITS, place
@@ -149,7 +153,7 @@ class TagGenerator:
         return second * PS_PER_S + int(np.floor(knots.offsets_ps[row] + since - earliest))
 
     def _page_of_knots(self, start: int) -> Knots:
-        """Return the knots of one page, the walks carried on by one draw a knot each."""
+        """Return the knots of one page; each walk continues by one draw per knot."""
         rate, period = self._link.source.qubit_rate_hz, self._link.source.period_ps
         within = np.arange(PAGE_KNOTS + 1, dtype=np.int64) * rate // KNOTS_PER_S
         second = start // KNOTS_PER_S

@@ -31,7 +31,7 @@ def _below(jitter: JitterParameters, time_ps: float) -> float:
     return (1.0 - jitter.tail_fraction) * gaussian + jitter.tail_fraction * delayed
 
 
-@lru_cache(maxsize=1024)  # a search for the best parameters asks for the same few gates thousands of times
+@lru_cache(maxsize=1024)  # a search for the best parameters uses the same few gates thousands of times
 def acceptance(jitter: JitterParameters, offset_ps: float, width_ps: float) -> float:
     """Return the share of a pulse's clicks in a gate of ``width_ps`` centred ``offset_ps`` after it."""
     return _below(jitter, offset_ps + width_ps / 2) - _below(jitter, offset_ps - width_ps / 2)

@@ -1,9 +1,9 @@
-"""How many photons of each state reach which detector, and where in the slot: one table.
+"""The table of light: the photons of each state at each detector and place in the slot.
 
-``light[detector, code, place]`` is the mean number of detections a qubit gives. Detector 0 is the Z arm with
+``light[detector, code, place]`` is the mean number of detections per qubit. Detector 0 is the Z arm with
 the places early, late (the third is empty); detector 1 the monitored port of the X arm with the places early
-bin by the short arm (the boundary slot E_i), centre (C_i), late bin by the long arm (E_i+1). Places lie one
-bin spacing apart. The codes are Alice's symbol codes and, as nobody but Eve sends |->, code 3 and 7 for that.
+bin by the short arm (the boundary slot E_i), centre (C_i), late bin by the long arm (E_i+1). Places are
+one bin spacing apart. The codes are Alice's symbol codes. Codes 3 and 7 are |->, which only Eve sends.
 
 A state is its Bloch vector (x towards |+>, z towards early). Light in the wrong bin has no fixed phase and
 only shortens z; neighbouring qubits have random phases, so their overlap in E_i averages out.
@@ -21,8 +21,8 @@ from qnode.units import transmission
 
 Light = npt.NDArray[np.float64]
 
-# Who makes the light that reaches the detectors. From BLINDED on Eve measures every qubit, and the codes say
-# what she found.
+# The maker of the light at the detectors. From BLINDED on Eve measures every qubit, and the codes are the
+# results of Eve.
 HONEST, BLINDED, CAREFUL, STEERED = 0, 1, 2, 3
 
 STATES = 4  # 0 early, 1 late, 2 |+>, 3 |-> (sent by Eve alone)
@@ -45,7 +45,7 @@ def fill_light(
 
     ``arriving[detector, intensity]``: mean detections a qubit if the arm had no interferometer. ``contrast``:
     visibility times the cosine of the interferometer's phase. ``damping``: the chance that |-> decays to |+>.
-    ``maker``: of the light, `HONEST` and so on.
+    ``maker``: the maker of the light, `HONEST` etc.
     """
     for code in range(8):
         state, intensity = code & 3, code >> 2
@@ -55,21 +55,22 @@ def fill_light(
         z = math.sqrt(1.0 - damping) * (1.0 - 2.0 * wrong_bin) * z
         in_z, in_x = arriving[0, intensity], arriving[1, intensity]
         if maker in (CAREFUL, STEERED):
-            # She measures in the basis of an arm in half of the slots, and makes up for the other half.
+            # Eve measures in the basis of an arm in half of the slots, and doubles the light for the other
+            # half.
             z_result = state < 2
             for place in range(3):
                 light[0, code, place] = light[1, code, place] = 0.0
             if z_result:
                 light[0, code, 0] = _twice(in_z) * (1.0 + z) / 2.0
                 light[0, code, 1] = _twice(in_z) * (1.0 - z) / 2.0
-            if z_result == (maker == CAREFUL):  # boundary slots: faked, or what an X result gives in them
+            if z_result == (maker == CAREFUL):  # boundary slots: imitated, or the light of an X result
                 light[1, code, 0] = in_x * (1.0 + z) / 4.0
                 light[1, code, 2] = in_x * (1.0 - z) / 4.0
             if not z_result:
                 light[1, code, 1] = in_x * (1.0 - contrast * x) / 2.0
         elif maker == BLINDED:
-            # Pulses tailored to one outcome each: Z states (twice as bright, as she measures Z in half of the
-            # slots) make the Z detector click, |-> the X detector, |+> nothing.
+            # Pulses for one outcome each: Z states (twice as bright, because Eve measures Z in half of the
+            # slots) make the Z detector click, |-> the X detector, |+> none.
             light[0, code, 0] = 2.0 * in_z if state == 0 else 0.0
             light[0, code, 1] = 2.0 * in_z if state == 1 else 0.0
             light[0, code, 2] = 0.0
@@ -88,12 +89,12 @@ def fill_light(
 def arriving_light(simulation: SimulationParameters, link: LinkParameters, settings: Settings) -> Light:
     """Return the mean detections a qubit by detector and intensity, shape (2, 2).
 
-    Photon-number splitting: of n photons n - 1 go on, through a channel that Eve makes just good enough for
-    the signal to arrive as often as before.
+    With photon-number splitting n - 1 of n photons continue, through a channel that Eve makes just good
+    enough that the signal arrives as often as before.
     """
     through = transmission(settings.attenuation_db + settings.eve_added_loss_db)
     mu = np.array(link.source.mu if settings.mu_sent is None else settings.mu_sent)
-    split = mu - 1.0 + np.exp(-mu)  # mean of n - 1 photons where there is one at least
+    split = mu - 1.0 + np.exp(-mu)  # mean of n - 1 photons, if there is at least one
     kept = min(1.0, mu[0] * through / split[0])
     photons = (1.0 - settings.eve_pns) * mu * through + settings.eve_pns * kept * split
     share = link.receiver.p_z
@@ -110,13 +111,13 @@ def contrast(simulation: SimulationParameters, phases_rad: Light) -> Light:
 
 
 def wrong_bin(simulation: SimulationParameters, biases_rad: Light) -> Light:
-    """Return the light in the wrong bin: the extinction at best bias, and what a wrong bias lets through."""
+    """Return the light in the wrong bin: the extinction at the best bias, and the leakage of a wrong bias."""
     best = simulation.wrong_bin_fraction
     return np.asarray(best + (1.0 - 2.0 * best) * np.sin(biases_rad / 2.0) ** 2)
 
 
 def maker(settings: Settings) -> int:
-    """Return who makes the light, for `fill_light`."""
+    """Return the maker of the light, for `fill_light`."""
     if settings.eve_blinding:
         return BLINDED
     if settings.eve_careful_blinding:
@@ -130,9 +131,9 @@ def attacked(settings: Settings) -> float:
 
 
 def light_sent(simulation: SimulationParameters, link: LinkParameters, settings: Settings) -> Light:
-    """Return the table by what *Alice* sent, averaged over what Eve makes of it, shape (2, 8, 3).
+    """Return the table by the state that *Alice* sent, averaged over Eve's results, shape (2, 8, 3).
 
-    What is averaged are the chances of a click, for which Eve's results exclude each other.
+    The average is over the probabilities of a click, because Eve's results exclude each other.
     """
     light = np.zeros((2, CODES, PLACES))
     fill_light(
@@ -153,7 +154,7 @@ def light_sent(simulation: SimulationParameters, link: LinkParameters, settings:
         state, decoy = code & 3, code & 4
         found = np.zeros(STATES)
         for same, others in (((0, 1), (2, 3)), ((2, 3), (0, 1))):
-            if state in same:  # Eve's basis fits in one half of the cases, else she finds either at random
+            if state in same:  # Eve's basis is right in half of the cases; otherwise the result is random
                 found[state] = 0.5
                 found[list(others)] = 0.25
         sent[:, code] = (1.0 - share) * chances[:, code]

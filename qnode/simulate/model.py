@@ -1,11 +1,11 @@
-"""The analytic model of link and detectors: the rates that the click generator should show.
+"""The analytic model of link and detectors: the expected rates of the click generator.
 
-It follows the link model of the security reference (section 5): a detector that sees the rate S while live,
-with dark rate D, dead time tau and afterpulse probability p clicks at r = (S + D) / (1 - p + (S + D) tau), is
-live for the fraction 1 - r tau, and meets the noise rate D + p r / (live fraction) while live. Beyond the
-reference's formulas it counts what jitter carries into neighbouring gates, from neighbouring qubits too, the
-boundary slots, and cross clicks: a slot in which both detectors click gets one of the four outcomes at
-random (security reference 6.2), which a link without dead time pays for. Approximations: a joint hold-off is
+The model follows the link model of the security reference (section 5). A detector with the rate S while live,
+dark rate D, dead time tau and afterpulse probability p clicks at r = (S + D) / (1 - p + (S + D) tau). It is
+live for the fraction 1 - r tau, and has the noise rate D + p r / (live fraction) while live. Beyond the
+reference's formulas it counts the jitter into neighbouring gates, also from neighbouring qubits, the
+boundary slots, and cross clicks. A slot in which both detectors click gets one of the four outcomes at random
+(security reference 6.2), which adds errors on a link without dead time. Approximations: a joint hold-off is
 averaged over both detectors, dead times shorter than a slot count as a slot, two clicks of one detector in a
 slot are left out, and the state is that of constant settings (no drift).
 """
@@ -32,7 +32,7 @@ _OWN, _BEFORE, _AFTER = 0, -1, 1
 
 
 class DetectorLoad(Struct, frozen=True):
-    """How busy a detector is. ``saturation``: S tau. ``noise_hz``: dark counts and afterpulses while live."""
+    """The load of a detector. ``saturation``: S tau. ``noise_hz``: dark counts and afterpulses while live."""
 
     incident_hz: float
     clicks_hz: float
@@ -85,7 +85,7 @@ def expected_rates(
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """Light by what Alice sent, and how likely she sends it."""
+    """Light by the state that Alice sent, and the probabilities of the states."""
 
     simulation: SimulationParameters
     link: LinkParameters
@@ -100,11 +100,11 @@ class _Model:
         return self.simulation.jitter
 
     def click_chance(self, detector: int, code: int) -> float:
-        """Return the chance that a qubit makes the live detector click (at most once)."""
+        """Return the probability that a qubit makes the live detector click (at most once)."""
         return -math.expm1(-math.fsum(self.light[detector, code].tolist()))
 
     def in_gate(self, detector: int, gate: Gate, code: int, neighbour: int) -> float:
-        """Return the chance that a qubit clicks in ``gate`` of a slot, being its own or a neighbour."""
+        """Return the probability that a qubit clicks in ``gate`` of its own slot or a neighbour's."""
         asked = (detector, gate, code, neighbour)
         chance = self._known.get(asked)
         if chance is None:
@@ -124,14 +124,14 @@ class _Model:
 
     @cached_property
     def moves(self) -> list[tuple[float, float]]:
-        """Shares of the light, and by how many ps Eve makes each of them late."""
+        """The shares of the light, and Eve's delay of each in ps."""
         shift_ps, late = self.settings.eve_time_shift_ps, self.settings.eve_after_gate
         sides = [(1.0, 0.0)] if shift_ps == 0.0 else [(0.5, -shift_ps), (0.5, shift_ps)]
         parts = [(1.0 - late, 0.0), (late, self.link.source.period_ps / 4.0)]
         return [(side * part, by + more) for side, by in sides for part, more in parts if part]
 
     def _acceptance(self, gate: Gate, at_ps: float) -> float:
-        """Return which fraction of the light that is due at ``at_ps`` falls into ``gate``."""
+        """Return the fraction of the light due at ``at_ps`` that is in ``gate``."""
         offset_ps, width_ps = gate.centre_ps - at_ps, 2.0 * gate.half_width_ps
         return sum(share * acceptance(self.jitter, offset_ps - by, width_ps) for share, by in self.moves)
 
@@ -142,7 +142,7 @@ class _Model:
         return self.settings.eve_burst_hz if detector == dazzled and not blinded else 0.0
 
     def burst_in_gate(self, detector: int, gate: Gate) -> float:
-        """Return the chance a slot that such a pulse clicks in ``gate`` all the same, by jitter."""
+        """Return the probability per slot that jitter moves such a pulse into ``gate``."""
         rate_hz = self.burst_hz(detector)
         if not rate_hz:
             return 0.0
@@ -152,11 +152,11 @@ class _Model:
         return rate_hz * period / PS_PER_S * accepted
 
     def mean_in_gate(self, detector: int, gate: Gate, neighbour: int) -> float:
-        """Return the same for a neighbour of which nothing is known."""
+        """Return the same probability for a neighbour of unknown state."""
         return sum(self.shares[code] * self.in_gate(detector, gate, code, neighbour) for code in _SENT)
 
 
-@lru_cache(maxsize=16)  # a search for the best intensities keeps its gates
+@lru_cache(maxsize=16)  # a search for the best intensities does not change the gates
 def _placed(qubit_rate_hz: int, bin_spacing_ps: float, receiver: ReceiverParameters) -> Gates:
     source = SourceParameters(qubit_rate_hz=qubit_rate_hz, bin_spacing_ps=bin_spacing_ps)
     return gates(source, receiver)
@@ -169,7 +169,7 @@ def _sent_shares(link: LinkParameters) -> dict[int, float]:
 
 
 def _loads(model: _Model, simulation: SimulationParameters) -> Loads:
-    """Return how busy the detectors are; blinded ones have no noise of their own."""
+    """Return the loads of the detectors; blinded detectors have no noise of their own."""
     blinded = maker(model.settings) == BLINDED
     rate_hz = model.link.source.qubit_rate_hz
     incident, wanted, dead = [], [], []
@@ -181,7 +181,7 @@ def _loads(model: _Model, simulation: SimulationParameters) -> Loads:
         afterpulse = 0.0 if blinded else detector.afterpulse_probability
         noise = 0.0 if blinded else detector.dark_rate_hz + model.burst_hz(index)
         wanted.append((signal + noise) / (1.0 - afterpulse))
-        # The wait for a slot that clicks already contains that slot: half of one at either end, on average.
+        # The wait for a slot that clicks already contains that slot: on average half of one at either end.
         dead.append(max(detector.dead_time_s - 0.5 / rate_hz, 0.0))
     joint = simulation.hold_off == "joint"
     blanked = sum(w * d for w, d in zip(wanted, dead, strict=True))
@@ -200,7 +200,7 @@ def _noise_hz(detector: DetectorParameters, clicks_while_live_hz: float) -> floa
 
 
 class _Chances(Struct, frozen=True):
-    """The chances that a live detector clicks in gates of a slot. ``boundary``: without the qubit before."""
+    """Click probabilities of a live detector in gates of a slot. ``boundary``: without the qubit before."""
 
     early: float
     late: float
@@ -259,9 +259,9 @@ def _x_rates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> tuple
 
 
 def _x_beside(model: _Model, loads: Loads, slot: _Chances) -> float:
-    """Return the chance of an X click in a slot with a Z click: two at once are not in Eve's interest.
+    """Return the probability of an X click in a slot with a Z click; Eve avoids two clicks at once.
 
-    What she makes for the other arm alone cannot click in this one; only noise and other qubits may.
+    Light that Eve makes for the other arm cannot click in this one; only noise and other qubits can.
     """
     placed, load = model.placed, loads[X_CHANNEL]
     before = model.mean_in_gate(X_CHANNEL, placed.boundary, _BEFORE)
@@ -274,7 +274,7 @@ def _x_beside(model: _Model, loads: Loads, slot: _Chances) -> float:
 
 
 def _z_beside(model: _Model, loads: Loads, slot: _Chances) -> float:
-    """Return the chance of a Z click in a slot with an X click, as `_x_beside` does."""
+    """Return the probability of a Z click in a slot with an X click, like `_x_beside`."""
     if maker(model.settings) == CAREFUL:
         return 0.0
     if maker(model.settings) != HONEST:
@@ -295,7 +295,7 @@ def _cross_clicks(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> 
 
 
 def _in_gates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> float:
-    """Return how many tags a second lie in a gate."""
+    """Return the number of tags per second in a gate."""
     before = model.mean_in_gate(X_CHANNEL, model.placed.boundary, _BEFORE)
     in_z = sum(model.shares[code] * slot.z for code, slot in chances.items())
     in_x = sum(model.shares[code] * (slot.central + slot.boundary) for code, slot in chances.items()) + before
@@ -306,10 +306,10 @@ def _in_gates(model: _Model, loads: Loads, chances: dict[int, _Chances]) -> floa
 def _kept(
     model: _Model, loads: Loads, detector: int, chance: float, own_chance: float, other_chance: float
 ) -> float:
-    """Return how often a second a detector's outcome of ``chance`` a slot is what the slot gets.
+    """Return how often per second a slot keeps an outcome that a detector has with ``chance`` per slot.
 
-    ``own_chance``, ``other_chance``: that this detector, the other one, clicks in any gate while live. Of the
-    slots in which both do, a quarter gets this outcome, whatever it was.
+    ``own_chance``, ``other_chance``: the probabilities that this detector, or the other one, clicks in any
+    gate while live. A quarter of the slots in which both click gets this outcome at random.
     """
     joint = model.simulation.hold_off == "joint"  # then one of them alone clicks
     other_chance *= 0.0 if joint else loads[1 - detector].live_fraction
@@ -334,11 +334,11 @@ def _boundary_class(before: int, own: int) -> tuple[str, int]:
 
 
 def _stray(model: _Model, load: DetectorLoad, detector: int, gate: Gate) -> float:
-    """Return the chance a slot of a click in ``gate`` that the slot's own qubit did not cause."""
+    """Return the probability per slot of a click in ``gate`` that the slot's own qubit did not cause."""
     neighbours = model.mean_in_gate(detector, gate, _BEFORE) + model.mean_in_gate(detector, gate, _AFTER)
     return neighbours + _noise(model, load, detector, gate)
 
 
 def _noise(model: _Model, load: DetectorLoad, detector: int, gate: Gate) -> float:
-    """Return the chance a slot of a click in ``gate`` that no qubit caused."""
+    """Return the probability per slot of a click in ``gate`` that no qubit caused."""
     return load.noise_hz * 2.0 * gate.half_width_ps / PS_PER_S + model.burst_in_gate(detector, gate)

@@ -1,4 +1,4 @@
-"""What the simulated link is made of, and what happens to it: the ``[simulation]`` table.
+"""The parts of the simulated link and their changes: the ``[simulation]`` table.
 
 The defaults are a set that reproduces the published figures of a 12.7 km, 10.8 dB field trial (the reference
 set of the link model). They are fitted, not measured.

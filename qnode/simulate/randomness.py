@@ -1,7 +1,7 @@
 """Random numbers of the simulation: 64-bit counters, hashed (SplitMix64). Nothing here is cryptographic.
 
-Every draw adds `GOLDEN` to a counter, so that no draw waits for another (loops over them become vector
-instructions), and the whole state of a stream is one integer.
+Every draw adds `GOLDEN` to a counter, so no draw waits for another, and loops over draws become vector
+instructions. The whole state of a stream is one integer.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""A simulated link recorded: Bob's tags and the key of Alice's symbols, without daemons."""
+"""Records a simulated link without daemons: Bob's tags and the key of Alice's symbols."""
 
 import secrets
 import time
@@ -19,7 +19,7 @@ from qnode.tags.recording import FORMAT, Manifest, RecordingWriter
 from qnode.tags.types import TagBlock
 from qnode.units import PS_PER_S
 
-# The first knot (10 ms) lets the detectors come to their usual rates; it is not recorded.
+# The detectors reach their usual rates in the first knot (10 ms); it is not recorded.
 _SETTLING_KNOTS = 1
 _NEVER_PS = 2**62
 _JITTER_PS = 5_000
@@ -39,8 +39,8 @@ def record(
 ) -> Manifest:
     """Record ``duration_s`` of simulated time, in whole hundredths of a second, into the new ``folder``.
 
-    ``ending`` is entered before the folder is made; as soon as what it hands out says True, the recording
-    ends, one hundredth of a second later and as whole as if that had been its duration.
+    ``ending`` is entered before the folder is made. When the function that it yields returns True, the
+    recording ends one hundredth of a second later, and is complete, as if that had been its duration.
 
     Raises:
         ConfigError: an impossible duration, or a folder that cannot be used.
@@ -64,20 +64,21 @@ def record(
         deque(blocks(knot), maxlen=0)
     with ending or nullcontext(_never) as told, RecordingWriter(folder) as writer:
         knot, last = first, list[TagBlock]()
-        # Between the bins, so that jitter carries hardly a click over the seam of a loop.
+        # Between the bins, so that jitter moves hardly any click over the seam of a loop.
         zero_ps = int(np.floor(generator.arrival_ps - link.source.period_ps / 4))
         while knot <= end:
             if knot < end - 1 and told():
                 end = knot + 1
             for block in blocks(knot):
                 if knot >= end - 1:
-                    last.append(block)  # where the span ends is known after it
+                    last.append(block)  # the end of the span is known only after it
                 else:
                     _write(writer, block, zero_ps, _NEVER_PS)
             knot += 1
         arrivals_ps = arrivals_ps[: end + 1]
         span_ps = float(arrivals_ps[end] - arrivals_ps[first])
-        # In a loop the first tags follow the last: no detector may click twice within its dead time there.
+        # In a loop the first tags follow the last ones: no detector may click twice there within its dead
+        # time.
         end_ps = zero_ps + round(span_ps) - _longest_dead_time_ps(simulation)
         for block in last:
             _write(writer, block, zero_ps, end_ps)
@@ -110,7 +111,7 @@ def _never() -> bool:
 
 
 def _longest_dead_time_ps(simulation: SimulationParameters) -> int:
-    """Return the longer dead time, at most a knot, and what jitter may add."""
+    """Return the longer dead time, at most a knot, plus the largest jitter."""
     longest_s = max(simulation.z_detector.dead_time_s, simulation.x_detector.dead_time_s)
     return round(min(longest_s, KNOT_S) * PS_PER_S) + (_JITTER_PS if longest_s > 0.0 else 0)
 

@@ -15,7 +15,7 @@ BLOCK_KNOTS: Final = KNOTS_PER_S // 20
 
 @dataclass(frozen=True)
 class SimulatedRecording:
-    """What both sites would record from one emission run that begins at tag time zero."""
+    """The recordings of both sites of one emission run that begins at tag time zero."""
 
     simulation: SimulationParameters
     link: LinkParameters
@@ -25,7 +25,7 @@ class SimulatedRecording:
         return f"SimulatedRecording({self.link.name!r})"
 
     def tags(self, duration_s: float) -> Iterator[TagBlock]:
-        """Yield ``duration_s`` seconds of tags, a twentieth of a second at once: lock needs a few blocks."""
+        """Yield ``duration_s`` seconds of tags in blocks of 0.05 s, because lock needs a few blocks."""
         generator = TagGenerator(self.simulation, self.link)
         lit = Lit(self.symbol_key, 0)
         end = round(duration_s * KNOTS_PER_S)

@@ -1,8 +1,8 @@
-"""What Alice sends in each slot: a keyed function of the slot number, so that both ends can evaluate it.
+"""Alice's symbols: a keyed function of the slot number, so that both ends can evaluate it.
 
 This is a simulation and NOT a source of cryptographic randomness: the hash is fast and invertible, and Bob's
-side of the simulated fibre knows the key (the photons have to be made from something). A link whose symbols
-come from here is simulated, and so are its keys.
+side of the simulated fibre knows the key, because it makes the photons. A link with these symbols is
+simulated, and so are its keys.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ _UNKNOWN = np.uint8(UNKNOWN_SYMBOL)
 
 @inline_kernel
 def symbol_bits(key: np.uint64, slot: np.uint64, z_limit: np.uint64, signal_limit: np.uint64) -> np.uint64:
-    """Return three bits for one slot: whether late, |+>, decoy. A late |+> is a |+>, see `symbol_code`.
+    """Return three bits for one slot: late, |+>, decoy. A late |+> is a |+>, see `symbol_code`.
 
     The limits are probabilities times 2^24 (see `limits`).
     """
@@ -50,7 +50,7 @@ def _repeated(slots: Slots, period: int, within: Slots) -> None:
     first = 0
     for i in range(slots.shape[0]):
         slot = slots[i]
-        if not 0 <= slot - first < period:  # rarely, as slots come in order: a division takes long
+        if not 0 <= slot - first < period:  # rare, because slots come in order: a division is slow
             first = slot // period * period
         within[i] = slot - first
 
@@ -69,7 +69,7 @@ def symbols(key: int, slots: Slots, source: SourceParameters, end: int = 2**63 -
 
 
 def repeated_symbols(key: int, slots: Slots, source: SourceParameters, period: int, end: int) -> Codes:
-    """Look up symbol codes of a run in which those of the first ``period`` slots come again and again."""
+    """Look up symbol codes of a run that repeats those of the first ``period`` slots."""
     within = np.empty_like(slots)
     _repeated(slots, period, within)
     codes = symbols(key, within, source, period)

@@ -1,4 +1,4 @@
-"""Bob's end of the simulated fibre: it makes simulated time pass, and time tags with it."""
+"""Bob's end of the simulated fibre: it advances simulated time and generates time tags."""
 
 import math
 import time
@@ -18,16 +18,16 @@ from qnode.simulate.transmitter import site_offset_s
 from qnode.tags.types import TagBlock
 
 REALTIME = 1.0
-# How much wall time of tags makes a block, and how far a slow consumer may put an unpaced source behind.
+# The wall time of a block of tags, and the largest delay of an unpaced source by a slow consumer.
 BLOCK_S = 0.1
-# At speed blocks are long, so that what each costs in hand-overs vanishes; but soon after the light changed
-# they are short, a third of the time since then, so that lock is not late by a block.
+# At high speed blocks are long, so that the costs per block are negligible. Soon after a change of the light
+# they are short, a third of the time since then, so that lock is not delayed by a block.
 SHORTEST_BLOCK_S = 0.1
 LONGEST_BLOCK_S = 32.0
-# Large blocks: whatever is done once a block, by either site, is done less often.
+# Large blocks reduce the costs per block at both sites.
 MOST_TAGS = 1 << 20
 MOST_LAG_S = 1.0
-CLAIM_AT_MOST_S = 10.0  # of tag time at once, where no speed says how much a wall second is
+CLAIM_AT_MOST_S = 10.0  # of tag time at once, if no speed is set
 NOT_ADMITTED = "closed without an answer; does fibre_peer at Alice's admit this host?"
 
 log = structlog.get_logger()
@@ -51,12 +51,12 @@ class ReceiverEnd:
 
     @property
     def origin_s(self) -> float:
-        """Tag time zero as Bob's site knows it."""
+        """Tag time zero by the wall clock of Bob's site."""
         return self._zero_knot * KNOT_S + site_offset_s(self._simulation, "bob")
 
     @property
     def paced(self) -> bool:
-        """True at real time only: at any other speed the source waits for a slow consumer."""
+        """True in real time only: at any other speed the source waits for a slow consumer."""
         return self._simulation.speed == REALTIME
 
     async def tags(self) -> AsyncGenerator[TagBlock, None]:
@@ -68,14 +68,14 @@ class ReceiverEnd:
             until = self._block_end(knot, speed)
             pace.set(speed, knot, may_lag=not self.paced)
             if not await self._due(pace.due_s(until)):
-                continue  # the light came on: the speed may be another
+                continue  # the light came on: the speed may have changed
             settings, lit = self._settings(knot), self._as_lit(self._run)
             await self._claim(until)
             while self._generator.knot < until:
                 yield await trio.to_thread.run_sync(self._generator.step, until, settings, lit)
 
     def _block_end(self, knot: int, speed: float) -> int:
-        """Return up to which knot the next block goes; no change of the light lies within it."""
+        """Return the end of the next block as a knot; the light does not change within a block."""
         offset = self._began_knot - self._zero_knot
         changes = [offset + math.ceil(change.at_s * KNOTS_PER_S) for change in self._simulation.schedule]
         latest = max((at for at in changes if at <= knot), default=0)
@@ -88,7 +88,7 @@ class ReceiverEnd:
         """Stay connected to the transmitter at ``fibre``, beginning with ``line`` if there is one.
 
         Raises:
-            DeviceError: somebody speaks something else there.
+            DeviceError: the other end uses another protocol.
         """
         told = False
         while True:
@@ -101,7 +101,7 @@ class ReceiverEnd:
             line = await self._connected(fibre)
 
     def begin(self, run: Run, line: Line) -> None:
-        """Let the light of ``run`` in."""
+        """Start the light of ``run``."""
         self._run = run
         self._last_run_id = run.run_id
         self._change = Change()
@@ -110,7 +110,7 @@ class ReceiverEnd:
         self._lit.set()
 
     async def _listen(self, line: Line) -> bool:
-        """Follow the transmitter's end until it is gone; return whether it ever said what it sends."""
+        """Follow the transmitter's end until it disconnects; return whether it ever sent a run."""
         try:
             while (message := await line.receive()) is not None:
                 if isinstance(message, Run):
@@ -124,12 +124,12 @@ class ReceiverEnd:
             await line.aclose()
 
     async def _connected(self, fibre: FibreAddress) -> Line | None:
-        """Return a connection on which we have said what time it is; None if there is nobody."""
+        """Return a connection on which the time was sent; None if nobody listens."""
         try:
             line = Line(await fibre.connect())
         except OSError:
             return None
-        # What was claimed and not generated is given back: a living receiver knows better.
+        # Return the claimed time that was not generated: a living receiver knows the exact time.
         self._claimed_knot = self._zero_knot + self._generator.knot
         greeted = False
         try:
@@ -142,23 +142,23 @@ class ReceiverEnd:
         return line if greeted else None
 
     async def _claim(self, until: int) -> None:
-        """Tell the transmitter's end, now and then, how far time is going to have passed."""
+        """Send the coming time to the transmitter's end from time to time."""
         next_knot = self._zero_knot + until
         if next_knot <= self._claimed_knot or self._line is None:
             return
         speed = self._simulation.speed
         ahead_s = CLAIM_AT_MOST_S if speed == "max" else speed
         self._claimed_knot = next_knot + round(KNOTS_PER_S * ahead_s)
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # `_listen` notices as well
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # `_listen` also detects this
             await self._line.send(Claim(self._claimed_knot))
 
     def _present_speed(self) -> float:
-        """Return tag seconds a wall second; in the dark, where nobody waits for a key, real time at most."""
+        """Return tag seconds per wall second; in the dark at most 1, because nobody waits for a key."""
         speed = self._simulation.speed if self._simulation.speed != "max" else math.inf
         return speed if self._run is not None else min(speed, REALTIME)
 
     async def _due(self, due_s: float) -> bool:
-        """Wait until ``due_s``; return False when light came on in the dark before."""
+        """Wait until ``due_s``; return False if light came on before."""
         if self._run is not None:
             await trio.sleep_until(due_s)
             return True
@@ -168,7 +168,7 @@ class ReceiverEnd:
         return True
 
     def _settings(self, knot: int) -> Settings:
-        middle_s = (self._zero_knot + knot - self._began_knot + 0.5) * KNOT_S  # no trouble with rounding
+        middle_s = (self._zero_knot + knot - self._began_knot + 0.5) * KNOT_S  # avoids rounding errors
         return self._change.applied(self._simulation.settings_at(middle_s))
 
     def _as_lit(self, run: Run | None) -> Lit | None:
@@ -176,27 +176,27 @@ class ReceiverEnd:
 
 
 class _Pace:
-    """Wall time against tag time."""
+    """The relation of wall time and tag time."""
 
     def __init__(self, knot: int) -> None:
         self._speed = math.inf
         self._since_s, self._since_knot = trio.current_time(), knot
 
     def set(self, speed: float, knot: int, *, may_lag: bool) -> None:
-        """Begin anew at a new speed; and, where lag is forgiven, after too much of it."""
+        """Restart at a new speed, or after too much lag if lag is allowed."""
         now_s = trio.current_time()
         lags = may_lag and now_s - self.due_s(knot) > MOST_LAG_S
         if speed != self._speed or lags:
             self._speed, self._since_s, self._since_knot = speed, now_s, knot
 
     def due_s(self, knot: int) -> float:
-        """Return when ``knot`` begins."""
+        """Return the wall time of the start of ``knot``."""
         return self._since_s + (knot - self._since_knot) * KNOT_S / self._speed
 
 
 @dataclass(frozen=True, eq=False)
 class _Joined:
-    """A connection to a transmitter, and what it sends."""
+    """A connection to a transmitter, and its run."""
 
     line: Line
     run: Run
@@ -206,10 +206,10 @@ class _Joined:
 async def open_receiver(
     fibre: FibreAddress, simulation: SimulationParameters, link: LinkParameters
 ) -> AsyncIterator[ReceiverEnd]:
-    """Join the world of the transmitter at ``fibre``, or begin a dark one and wait for it.
+    """Join the world of the transmitter at ``fibre``, or begin a dark world and wait for it.
 
     Raises:
-        DeviceError: somebody speaks something else there.
+        DeviceError: the other end uses another protocol.
     """
     joined = await _join(fibre)
     now = int(time.time() * KNOTS_PER_S)
@@ -222,7 +222,7 @@ async def open_receiver(
 
 
 async def _join(fibre: FibreAddress) -> _Joined | None:
-    """Ask the transmitter for its world; None if there is nobody, or not for long enough."""
+    """Request the world from the transmitter; None if nobody listens, or not long enough."""
     try:
         line = Line(await fibre.connect())
     except OSError:

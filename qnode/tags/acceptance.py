@@ -29,10 +29,10 @@ from qnode.tags.types import (
 _SLIP_SIGMAS: Final = 5.0
 _MOST_SLIP_CLICKS: Final = 1 << 22
 _NO_OUTCOME: Final = 255
-# So many tags are looked at together: mostly all are inside a gate.
+# The number of tags processed together: usually all of them are inside a gate.
 _TOGETHER: Final = 64
 
-# Clicks and sums of their places in the gate, in a fixed point: the order of adding does not matter.
+# Clicks and sums of their positions in the gate, in fixed point, so the order of addition does not matter.
 _EARLY_N, _LATE_N, _EARLY_SUM, _LATE_SUM, _SQUARES = range(5)
 _FIXED: Final = 65536.0  # units in a picosecond, and in a picosecond squared
 
@@ -51,7 +51,7 @@ class GateTable:
 
     @classmethod
     def of(cls, gates: Gates) -> "GateTable":
-        """Take the gates' times from the slot to the comb."""
+        """Convert the times of the gates from the slot to the comb."""
         half_skew = gates.skew_ps / 2.0
         ordered = (gates.early, gates.late, gates.boundary, gates.central)
         comb = (0.0, gates.period_ps / 2.0, 0.0, gates.period_ps / 2.0)
@@ -64,13 +64,13 @@ class GateTable:
 
     @property
     def x_offset_ps(self) -> float:
-        """Mean of X-arm light relative to the comb, modulo a tick; that of Z-arm light is zero."""
+        """Mean of X-arm light relative to the comb, modulo a tick; the mean of Z-arm light is zero."""
         return float(self.centres_ps[2])
 
 
 @dataclass(frozen=True, eq=False)
 class Accepted:
-    """Tags inside gates as clicks (ascending, several a slot possible), and the slots of those outside."""
+    """Tags inside gates as clicks (ascending, several per slot possible), and the slots of tags outside."""
 
     clicks: Clicks
     out_of_gate: Slots
@@ -78,7 +78,7 @@ class Accepted:
 
 @dataclass(frozen=True, eq=False)
 class Singled:
-    """Clicks, one a slot, and the slots that had several clicks at one detector, or clicks at both."""
+    """Clicks, one per slot, and the slots that had several clicks at one detector, or clicks at both."""
 
     clicks: Clicks
     double_clicks: Slots
@@ -87,11 +87,11 @@ class Singled:
 
 @dataclass
 class SlipMonitor:
-    """Tell a comb that is half a slot off by the bins' uneven spacing.
+    """Detect an error of half a slot by the uneven spacing of the bins.
 
-    With bins 800 ps apart in 1666.7 ps, late pulses seen as early ones sit 33 ps from the gate's centre, on
-    the other side than early ones seen as late: the two means differ by twice the skew. An even spacing has
-    no such mark, and nothing is ever reported.
+    With bins 800 ps apart in 1666.7 ps, late pulses taken as early ones are 33 ps from the centre of the
+    gate. Early pulses taken as late ones are 33 ps away on the other side, so the two means differ by twice
+    the skew. With an even spacing there is no such difference, and the monitor reports nothing.
     """
 
     skew_ps: float
@@ -102,7 +102,7 @@ class SlipMonitor:
         self._sums[:] = 0
 
     def slipped(self) -> bool:
-        """Judge the clicks so far; begin anew once they tell either way."""
+        """Return whether the clicks so far prove a slip; start anew after each decision."""
         n_early, n_late = int(self._sums[_EARLY_N]), int(self._sums[_LATE_N])
         if min(n_early, n_late) < 16:
             return False
@@ -111,8 +111,7 @@ class SlipMonitor:
         n = n_early + n_late
         variance = int(self._sums[_SQUARES]) / _FIXED / n
         error = math.sqrt(variance * (1.0 / n_early + 1.0 / n_late))
-        # In step the difference is 0, a half slot off it is -2 skew: measure from the middle, towards the
-        # slip.
+        # Without a slip the difference is 0, with a slip -2 skew: measure from the middle towards the slip.
         towards = (mean_late - mean_early + self.skew_ps) * math.copysign(1.0, -self.skew_ps)
         if abs(towards) < _SLIP_SIGMAS * error:
             if n > _MOST_SLIP_CLICKS:
@@ -126,14 +125,14 @@ def accept(
     times_ps: Times, channels: Channels, combs: Combs, good: npt.NDArray[np.bool_], offset: int,
     first_slot: int, table: GateTable, monitor: SlipMonitor, held: Clicks,
 ) -> Accepted:  # fmt: skip
-    """Give tags slots and outcomes, dropping what is outside every gate.
+    """Assign slots and outcomes to tags, and drop tags outside every gate.
 
-    Tick k is slot (k + offset) // 2. Only tags of ``good`` sub-intervals are looked at, and of them those in
-    slots from ``first_slot`` on. ``held``: clicks of earlier tags, which come first in the result.
+    Tick k is slot (k + offset) // 2. Only tags of ``good`` sub-intervals in slots from ``first_slot`` on
+    are used. ``held``: clicks of earlier tags, which come first in the result.
     """
     n_held = len(held)
     room = n_held + (int(combs.ends[-1]) if combs.ends.size else 0)
-    # Slots outside fill the array from its other end, kept from those of clicks by a longest sub-interval.
+    # Slots of tags outside fill the array from its other end, at the distance of the longest sub-interval.
     apart = int(np.diff(combs.ends, prepend=0).max(initial=0)) + 1
     slots, outcomes = np.empty(room + apart, np.int64), np.empty(room, np.uint8)
     slots[:n_held], outcomes[:n_held] = held.slots, held.outcomes
@@ -141,7 +140,7 @@ def accept(
         times_ps, channels, combs.anchors_ps, combs.phases_ps, combs.ticks, combs.periods_ps, combs.ends,
         good, offset, first_slot, table.centres_ps, table.halves_ps, n_held, slots, outcomes, monitor._sums,
     )  # fmt: skip
-    # Where the clock is corrected between two sub-intervals they may be out of order by a slot.
+    # A correction of the clock between two sub-intervals may put them out of order by a slot.
     outside = np.sort(slots[slots.shape[0] - int(n_outside) :])
     return Accepted(Clicks(slots[:n], outcomes[:n]), outside)
 
@@ -149,7 +148,7 @@ def accept(
 def z_ticks(
     times_ps: Times, channels: Channels, combs: Combs, good: npt.NDArray[np.bool_], reach_ps: float
 ) -> Integers:
-    """Return the ticks within ``reach_ps`` of which tags of the Z arm lie in ``good`` sub-intervals."""
+    """Return the ticks that have a tag of the Z arm within ``reach_ps``, in ``good`` sub-intervals."""
     ticks = np.empty(times_ps.shape, np.int64)
     n = _z_ticks(
         times_ps, channels, combs.anchors_ps, combs.phases_ps, combs.ticks, combs.periods_ps, combs.ends,
@@ -159,7 +158,7 @@ def z_ticks(
 
 
 def one_per_slot(clicks: Clicks, random_bytes: Callable[[int], bytes]) -> Singled:
-    """Leave one click in each slot (docs: security model, 6.2).
+    """Keep one click per slot (security reference, 6.2).
 
     Clicks at both detectors: arm and outcome at random. Different clicks at one detector: outcome at random.
     ``random_bytes(n)`` yields n uniform bytes.
@@ -182,7 +181,7 @@ def _accept(
     ends: Integers, good: npt.NDArray[np.bool_], offset: int, first_slot: int, centres: Floats,
     halves: Floats, n_held: int, slots: Slots, outcomes: Codes, sums: Integers,
 ) -> tuple[np.uint64, np.uint64]:  # fmt: skip
-    """Put clicks behind those ``n_held``, other slots at the end of ``slots``; return how many there are."""
+    """Append clicks to the first ``n_held``, and put other slots at the end; return both numbers."""
     one = np.uint64(1)
     n = np.uint64(n_held)
     together = np.uint64(_TOGETHER)
@@ -194,16 +193,16 @@ def _accept(
         if not good[m]:
             continue
         n_tags = np.uint64(first - start)
-        # A slot before the last can only come from a correction of the clock between two sub-intervals.
+        # Only a correction of the clock between two sub-intervals gives a slot before the last one.
         least_slot = max(np.int64(first_slot), slots[n - one]) if n else np.int64(first_slot)
         here = _place(
             times[start:first], channels[start:first], anchors[m], phases[m], ticks[m] + offset, periods[m],
             first_slot, least_slot, centres, halves, slots[n : n + n_tags], outcomes[n : n + n_tags], sums,
         )  # fmt: skip
         if here == 0 and (n_tags == 0 or slots[n] >= first_slot):
-            n += n_tags  # all are inside a gate
+            n += n_tags  # all tags are inside a gate
             continue
-        # Those inside move down over those that are not; of most groups there is none outside.
+        # Tags inside a gate move down over those outside; most groups have none outside.
         place, end = n, n + n_tags
         while place < end:
             n_group = min(together, end - place)
@@ -237,9 +236,10 @@ def _place(
     first_slot: int, least_slot: np.int64, centres: Floats, halves: Floats, slots: Slots, outcomes: Codes,
     sums: Integers,
 ) -> np.int64:  # fmt: skip
-    """Give every tag its slot, and its outcome or none when it is outside; return how many are outside.
+    """Assign a slot to every tag, and an outcome, or none outside the gates; return the number outside.
 
-    There is no branch on what a tag is, nor a sum whose order matters, so that eight tags are done at once.
+    There is no branch that depends on a tag, and no sum whose order matters, so eight tags are processed at
+    once.
     """
     inverse = 1.0 / period
     centre_early, centre_late, centre_boundary, centre_central = centres
@@ -302,7 +302,7 @@ def _z_ticks(
 
 @kernel
 def _repeats(slots: Slots) -> int:
-    """Count the clicks that share their slot with the one before."""
+    """Count the clicks in the same slot as the click before."""
     n = 0
     for i in range(1, slots.size):
         n += slots[i] == slots[i - 1]

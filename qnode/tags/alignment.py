@@ -1,17 +1,18 @@
-"""Frame alignment: which slot of Alice's was which tick of Bob's clock.
+"""Frame alignment: the offset between Bob's ticks and Alice's slots.
 
-Bob's recovered bin clock has two ticks a slot. He gives up a stretch of Z-arm clicks and sends their ticks,
-counted from an origin of his own. For each offset o in the window of uncertainty, tick t would be slot
-(t + o) // 2, early when t + o is even. Alice counts over the clicks where she sent Z how many bins match and
-how many do not; the one offset with a significant surplus is the alignment, early against late included.
+Bob's recovered bin clock has two ticks per slot. Bob reveals a stretch of Z-arm clicks, which never enter the
+key, and sends their ticks, counted from an origin of Bob's choice. For each offset o in the search window,
+tick t would be slot (t + o) // 2, early if t + o is even. Alice considers the clicks in slots where Alice
+sent Z, and counts the bins that match and those that do not. The one offset with a significant surplus of
+matches is the alignment. It also distinguishes early from late.
 
-Twenty milliseconds of uncertainty are 24 million offsets. They are scored 64 at a time: Alice's record
-becomes two bit planes over ticks (a click here matches; does not mismatch), each click shifts both planes,
-and a tree of carry-save adders counts down the columns. On a good link the first clicks of a probe single out
-the offset, and all of them prove it; where they do not, all are searched with.
+An uncertainty of twenty milliseconds is 24 million offsets. The search scores 64 of them at a time. Alice's
+record becomes two bit planes over ticks (a click here matches; does not mismatch). Each click shifts both
+planes, and a tree of carry-save adders counts down the columns. On a good link the first clicks of a probe
+find the offset, and all clicks confirm it. Otherwise the search uses all clicks.
 
-What a probe can reveal: the answer tells Alice's bits in the probed slots, and nothing later. So no click in
-or before `Alignment.last_slot` may ever be sifted.
+The answer reveals Alice's bits in the probed slots, and nothing about later slots. So no click in or before
+`Alignment.last_slot` may ever be sifted.
 """
 
 import math
@@ -40,11 +41,11 @@ _PLANES: Final = 15  # counters up to 2 * MOST_PROBE_CLICKS
 
 @dataclass(frozen=True, eq=False)
 class AlignmentProbe:
-    """What Bob gives up so that Alice can find his origin.
+    """Clicks that Bob reveals so that Alice can find the origin of Bob's ticks.
 
-    ``number``: tells later answers from earlier ones. ``start_ps``: Bob's tag time of tick 0.
+    ``number``: distinguishes later answers from earlier ones. ``start_ps``: Bob's tag time of tick 0.
     ``ticks``: int64, ascending from 0, shape ``(n,)``: the Z-arm clicks. ``expected_offset``: the offset
-    that the last lock would predict, None when there was none (then the sites' clocks give a guess).
+    that the last lock predicts; None without a last lock (then the wall clocks give a first guess).
     """
 
     number: int
@@ -58,7 +59,7 @@ class Alignment:
     """The offset that Alice found: tick t of the probe is slot (t + offset) // 2, early when even.
 
     ``score``: matches less mismatches. ``significance``: -log10 of a bound on the probability that any wrong
-    offset in the window would have scored as well. ``last_slot``: no click up to this slot may be sifted.
+    offset in the window has the same score. ``last_slot``: no click up to this slot may be sifted.
     """
 
     probe_number: int
@@ -73,8 +74,8 @@ def offset_window(
 ) -> range:
     """Return the offsets to search: the probe's start was ``into_run_s`` +- ``uncertainty_s`` into the run.
 
-    The probe's ``expected_offset`` takes precedence over ``into_run_s``: it has no part of the clocks' drift.
-    There are no more than can be searched at once.
+    The probe's ``expected_offset`` takes precedence over ``into_run_s``, because it does not contain the
+    drift of the wall clocks. The window is at most the largest that one search can cover.
     """
     ticks_per_s = 2 * qubit_rate_hz
     reach = min(math.ceil(uncertainty_s * ticks_per_s), (MOST_OFFSETS - 1) // 2)
@@ -93,15 +94,14 @@ def correlate(
     """Find the offset in ``first_offset .. last_offset`` (inclusive) at which the probe fits Alice's symbols.
 
     ``lookup`` is called with ascending slots, contiguous ones in chunks of about a million and those of the
-    clicks; slots before 0 and symbols that it does not know count neither way. Returns None when no offset is
-    significant.
+    clicks; slots before 0 and unknown symbols count neither way. Returns None if no offset is significant.
 
     The significance is rigorous for uniform random bits: at a wrong offset each of the m clicks that fall on
     Z symbols matches with probability 1/2, so that Pr(matches >= k) <= 2^(-m (1 - h(k/m))) (Chernoff), times
     the number of offsets.
 
     Raises:
-        ProtocolError: the probe is not one that `Synchroniser` would send (it comes from the peer).
+        ProtocolError: the probe, a message from the peer, is not one that `Synchroniser` sends.
     """
     ticks = np.ascontiguousarray(probe.ticks, np.int64)
     _check(ticks)
@@ -121,7 +121,7 @@ def correlate(
 
 def _best(ticks: npt.NDArray[np.int64], lookup: SymbolLookup, first_offset: int, n_offsets: int) -> int:
     """Return the offset of the highest score."""
-    # Planes begin at an even tick so that pairs of bits are slots.
+    # Planes begin at an even tick, so that pairs of bits are slots.
     base_slot = (first_offset + int(ticks[0])) // 2
     end_slot = (first_offset + n_offsets - 1 + int(ticks[-1])) // 2 + 1
     match, no_mismatch = _planes(lookup, base_slot, end_slot)
@@ -138,7 +138,7 @@ class _Fit:
 
 
 def _fit(ticks: npt.NDArray[np.int64], lookup: SymbolLookup, offset: int) -> _Fit:
-    """Count at one offset."""
+    """Count matches and mismatches at one offset."""
     absolute = ticks + offset
     absolute = absolute[absolute >= 0]
     kinds = lookup(absolute // 2) & np.uint8(0xFF ^ DECOY)
@@ -181,16 +181,16 @@ def _slot_bits(lookup: SymbolLookup, first: int, n_slots: int) -> _SlotBits:
     if known:
         last = first + n_slots
         codes[n_slots - known :] = lookup(np.arange(last - known, last, dtype=np.int64))
-    kinds = codes & np.uint8(0xFF ^ DECOY)  # an unknown symbol stays apart from every known one
+    kinds = codes & np.uint8(0xFF ^ DECOY)  # an unknown symbol stays different from every known one
     return _SlotBits(
         np.packbits(kinds == Z_EARLY, bitorder="little"), np.packbits(kinds == Z_LATE, bitorder="little")
     )
 
 
-# Bit planes by tick: `match` has the bit of the bin that Alice sent, `no_mismatch` lacks that of the other
+# Bit planes by tick: `match` has the bit of the bin that Alice sent; `no_mismatch` lacks the bit of the other
 # bin.
 def _planes(lookup: SymbolLookup, base_slot: int, end_slot: int) -> list[Words]:
-    # The scan reads whole rows, so the planes go on beyond the last slot; nothing there is used.
+    # The scan reads whole rows, so the planes extend beyond the last slot; that part is not used.
     n_words = (end_slot - base_slot + 31) // 32 + _ROW + 2
     match = np.zeros(n_words, np.uint64)
     no_mismatch = np.full(n_words, np.uint64(0xFFFF_FFFF_FFFF_FFFF))
@@ -277,7 +277,7 @@ def _majority(a: Any, b: Any, c: Any) -> Any:
 
 @kernel
 def _add_shifted(work: Words) -> None:
-    """Add the eight shifted planes to the ones, twos and fours; what overflows becomes the carry."""
+    """Add the eight shifted planes to the ones, twos and fours; the overflow becomes the carry."""
     for i in range(_ROW):
         a = work[_SHIFTED + i]
         b = work[_SHIFTED + _ROW + i]

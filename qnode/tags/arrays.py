@@ -14,7 +14,7 @@ Kind = TypeVar("Kind", bound=np.generic)
 
 
 def new_folder(folder: Path) -> None:
-    """Make ``folder``, or take an empty one, for its owner's eyes only.
+    """Make ``folder``, or use an empty one; only the owner can read it.
 
     Raises:
         ConfigError: it is not empty, or cannot be made.
@@ -29,7 +29,7 @@ def new_folder(folder: Path) -> None:
 
 
 def mapped(path: Path, kind: type[Kind]) -> npt.NDArray[Kind]:
-    """Map the row of ``kind`` that is kept at ``path``.
+    """Map the row of ``kind`` in the file ``path``.
 
     Raises:
         ConfigError: it cannot be read, or is something else.
@@ -45,14 +45,14 @@ def mapped(path: Path, kind: type[Kind]) -> npt.NDArray[Kind]:
 
 
 class Disorder:
-    """How much earlier than one before it a tag has been so far, ``most_ps``."""
+    """The largest disorder of the tags so far: how far a tag is earlier than one before it, ``most_ps``."""
 
     def __init__(self) -> None:
         self.most_ps = 0
         self._latest_ps: int | None = None
 
     def see(self, times_ps: Times) -> None:
-        """Take note of further tags, in the order in which they came."""
+        """Observe further tags, in the order of their arrival."""
         if times_ps.shape[0]:
             latest_ps = np.maximum.accumulate(times_ps)
             if self._latest_ps is not None:
@@ -64,7 +64,7 @@ class Disorder:
 class GrowingArray:
     """An ``.npy`` file that grows: the header has room for a longer count, which is written at the end.
 
-    Only its owner may read it.
+    Only the owner can read it.
     """
 
     def __init__(self, path: Path, descr: str) -> None:
@@ -79,7 +79,7 @@ class GrowingArray:
         self.count += array.shape[0]
 
     def close(self) -> None:
-        """Write the count and close the file, which is closed also where that fails."""
+        """Write the count and close the file; an error closes it too."""
         if self._file.closed:
             return
         try:

@@ -1,6 +1,6 @@
-"""Clock recovery: the period and phase of a remote clock from nothing but time tags.
+"""Clock recovery: the period and phase of a remote clock from time tags alone.
 
-Each tag is a phasor at the clock's frequency; where the frequency is right the phasors line up. The sum over
+Each tag is a phasor at the clock's frequency; at the right frequency the phasors line up. The sum over
 a band of frequencies is one Fourier transform of the phasors binned in time, after which Newton's method
 climbs to the top of the peak. With bins 800 ps apart in a slot of 1666.7 ps the two bins nearly cancel at the
 qubit rate, so the link asks for twice that rate: the bin clock, which has two ticks a slot.
@@ -48,8 +48,8 @@ def recover_clock(
     """Find the clock whose period lies within ``range_ppm`` of ``nominal_period_ps``.
 
     ``times_ps``: int64, shape ``(n,)``, in any order, of a stretch over which the clock keeps its phase to a
-    small part of a period. Returns None when there are too few tags to tell anything; otherwise the best
-    clock, however weak: the caller judges its ``significance``.
+    small part of a period. Returns None if there are too few tags; otherwise the best clock,
+    however weak: the caller checks its ``significance``.
 
     Raises:
         ValueError: the stretch is so long that the band has more frequencies than can be searched.
@@ -94,7 +94,7 @@ def recover_clock(
 
 
 def residuals_ps(times_ps: Times, clock: RecoveredClock) -> npt.NDArray[np.float64]:
-    """Return how far each tag lies from the nearest tick, within half a period either side."""
+    """Return the distance of each tag from the nearest tick, at most half a period to either side."""
     offset = (times_ps - clock.anchor_ps).astype(np.float64) - clock.phase_ps
     turns = offset / clock.period_ps
     return np.asarray((turns - np.rint(turns)) * clock.period_ps, np.float64)
@@ -104,7 +104,7 @@ def _coarse_peak(
     t_s: npt.NDArray[np.float64], phasors: npt.NDArray[np.complex128], span_s: float, band_hz: float
 ) -> float:
     """Return the detuning (Hz) of the strongest of frequencies half a resolution apart."""
-    bin_s = 1.0 / (8.0 * band_hz)  # band edges lose 2.6 % to the binning
+    bin_s = 1.0 / (8.0 * band_hz)  # the binning reduces the band edges by 2.6 %
     n_bins = int(span_s / bin_s) + 1
     if n_bins > _MOST_BINS:
         raise ValueError(f"a stretch of {span_s:.3g} s is too long to search {band_hz:.3g} Hz either side")

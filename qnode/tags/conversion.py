@@ -1,7 +1,7 @@
-"""Conversions between float64 and int64 inside kernels that any processor does for several numbers at once.
+"""Conversions between float64 and int64 in kernels, vectorised on any processor.
 
-Only AVX-512 has vector instructions for them. Between 2^52 and 2^53 the bits of a float64 count whole
-numbers: adding 1.5 * 2^52 rounds to one and leaves it in the low bits.
+Only AVX-512 has vector instructions for them. Between 2^52 and 2^53 a float64 is a whole number:
+adding 1.5 * 2^52 rounds to a whole number and leaves it in the low bits.
 """
 
 from typing import Final

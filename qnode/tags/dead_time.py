@@ -1,4 +1,4 @@
-"""The declared dead time held against the tags: which came sooner than the hardware can click again."""
+"""The check of the declared dead time: finds tags that come earlier than the hardware can click again."""
 
 from typing import Final
 
@@ -11,19 +11,19 @@ from qnode.tags.tracking import Combs, Integers
 from qnode.tags.types import X_CHANNEL, Channels, Slots, Times
 from qnode.units import PS_PER_S
 
-# Honest hardware: its timer may be so much too short, and jitter and rounding move two tags by so much.
+# Tolerances for honest hardware: error of its timer, then jitter and rounding of two tags.
 _TIMER_TOLERANCE: Final = 1e-3
 _TOLERANCE_PS: Final = 10_000
-# Light at both detectors within this time is one event; a joint hold-off takes that long to reach the other.
+# Light at both detectors within this time is one event; a joint hold-off needs this time to reach the other.
 _TOGETHER_PS: Final = 10_000
 _NEVER_PS: Final = -(2**62)
 
 
 class DeadTimeWatch:
-    """Remember each detector's last tag, and find tags that came too soon after it.
+    """Remember the last tag of each detector, and find tags that come too early after it.
 
-    After lost tags the last one that is known may be older than the true one: that accuses nobody. Where no
-    dead time is declared nothing is found.
+    After lost tags the last known one may be older than the true last one; this gives no false findings.
+    Without a declared dead time the watch finds nothing.
     """
 
     def __init__(self, receiver: ReceiverParameters) -> None:
@@ -33,15 +33,15 @@ class DeadTimeWatch:
         self._last_ps = np.full(2, _NEVER_PS, np.int64)
 
     def move(self, by_ps: int) -> None:
-        """Count times from a moment ``by_ps`` later."""
+        """Count times from an origin ``by_ps`` later."""
         self._last_ps = np.maximum(self._last_ps - by_ps, _NEVER_PS)
 
     def see(self, times_ps: Times, channels: Channels) -> Integers:
-        """Take the next ordered tags; return the indices of those that came too soon (int64, ascending).
+        """Process the next ordered tags; return the indices of those that came too early (int64, ascending).
 
-        With independent hold-off that is sooner than the least time between clicks after a tag of the same
-        detector, with joint hold-off after a tag of either. There, tags of both detectors within 10 ns are
-        one event, the same light at both.
+        With an independent hold-off a tag is too early within the least time between clicks after a tag of
+        the same detector, with a joint hold-off after a tag of either detector. With a joint hold-off, tags
+        of both detectors within 10 ns are one event from the same light.
         """
         if not self._least_ps:
             return np.empty(0, np.int64)
@@ -53,9 +53,9 @@ class DeadTimeWatch:
 def slots_of(
     indices: Integers, times_ps: Times, combs: Combs, good: npt.NDArray[np.bool_], offset: int
 ) -> Slots:
-    """Return the slots of the tags ``indices``, without those that do not lie in ``good`` sub-intervals.
+    """Return the slots of the tags ``indices`` in ``good`` sub-intervals.
 
-    Tick k is slot (k + offset) // 2, as it is for clicks.
+    Tick k is slot (k + offset) // 2, as for clicks.
     """
     if not indices.shape[0]:
         return indices
@@ -72,7 +72,7 @@ def slots_of(
 def _too_soon(
     times: Times, channels: Channels, least_ps: int, joint: bool, last: Integers, found: Integers
 ) -> int:
-    """Write the indices of tags that came too soon; there is no branch on what a tag is."""
+    """Write the indices of tags that came too early; no branch depends on a tag."""
     n = np.uint64(0)
     last_z, last_x = last[0], last[1]
     for i in range(times.size):

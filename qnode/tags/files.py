@@ -1,7 +1,7 @@
 """Recorded time tags: the quTAG's binary file.
 
 A 40-byte header, then records of 10 bytes, little-endian: int64 picoseconds, int16 channel. Tags are in the
-order in which the device sent them, which is not quite the order of time.
+order in which the device sent them, which is nearly the order of time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -51,7 +51,7 @@ def read_qutag(path: Path, *, channels: Mapping[int, int] | None = None) -> TagB
 
 
 def tag_blocks(recording: TagBlock, span_ps: int) -> Iterator[TagBlock]:
-    """Cut ``recording`` into the blocks of about ``span_ps`` in which a TDC would have yielded it.
+    """Cut ``recording`` into blocks of about ``span_ps``, as a TDC would yield them.
 
     Tags keep the recording's order; each block's ``until_ps`` is the first time of the next.
     """
@@ -59,7 +59,7 @@ def tag_blocks(recording: TagBlock, span_ps: int) -> Iterator[TagBlock]:
     if not times.size:
         yield recording
         return
-    # Cut where the running maximum passes a border, so that late tags stay in the block they came with.
+    # Cut where the running maximum passes a border, so that late tags stay in their block.
     progress = np.maximum.accumulate(times)
     borders = np.arange(int(progress[0]) + span_ps, recording.until_ps, span_ps, dtype=np.int64)
     first = 0

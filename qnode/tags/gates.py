@@ -1,11 +1,11 @@
-"""Gates: which arrival times count as which outcome.
+"""Gates: the arrival times of each outcome.
 
-They follow from the configuration alone, never from a block's data. Times are relative to the early pulse of
-a slot: the Z arm sees pulses at 0 and at the bin spacing. In the X arm the central slot C lies at the
-spacing, and the boundary slot E collects the early bin of the slot's own qubit at 0 and the late bin of the
-qubit before, by the long arm, at twice the spacing less a period. The two coincide only if the spacing is
-half a period; else the E gate is made wider, so that it accepts the same fraction of its light as the C gate
-does: the estimator takes ratios of the two (docs: security model, 3.1).
+Gates follow from the configuration alone, never from the data of a block. Times are relative to the early
+pulse of a slot: the Z arm sees pulses at 0 and at the bin spacing. In the X arm the central slot C lies at
+the spacing, and the boundary slot E collects the early bin of the slot's own qubit at 0 and the late bin of
+the qubit before, by the long arm, at twice the spacing less a period. The two coincide only if the spacing is
+half a period. Otherwise the E gate is wider, so that it accepts the same fraction of its light as the C gate,
+because the estimator uses ratios of the two (security reference, 3.1).
 """
 
 import math
@@ -19,14 +19,14 @@ _BISECTIONS: Final = 60
 
 @dataclass(frozen=True)
 class Gate:
-    """The window ``centre_ps`` +- ``half_width_ps``, and where its light arrives (one or two times)."""
+    """The window ``centre_ps`` +- ``half_width_ps``, and the arrival times of its light (one or two)."""
 
     centre_ps: float
     half_width_ps: float
     arrivals_ps: tuple[float, ...]
 
     def accepts(self, time_ps: float) -> bool:
-        """Tell whether a click at ``time_ps`` falls into the gate (the later edge excluded)."""
+        """Return whether a click at ``time_ps`` is in the gate (the later edge excluded)."""
         return -self.half_width_ps <= time_ps - self.centre_ps < self.half_width_ps
 
 
@@ -42,20 +42,20 @@ class Gates:
 
     @property
     def skew_ps(self) -> float:
-        """Bin spacing less half a period: how far the late bin is from where an even comb would have it."""
+        """Bin spacing less half a period: the distance of the late bin from its position in an even comb."""
         return self.late.centre_ps - self.early.centre_ps - self.period_ps / 2.0
 
 
 def acceptance(gate: Gate, jitter_ps: float) -> float:
-    """Return the fraction of the gate's light that falls into it, for Gaussian jitter.
+    """Return the fraction of the gate's light inside the gate, for Gaussian jitter.
 
-    For one arrival time at the centre: erf(w / (2 sqrt2 sigma)) (docs: security model, 5.2).
+    For one arrival time at the centre: erf(w / (2 sqrt2 sigma)) (security reference, 5.2).
     """
     return leak(gate, gate.arrivals_ps, jitter_ps)
 
 
 def leak(gate: Gate, arrivals_ps: tuple[float, ...], jitter_ps: float) -> float:
-    """Return the fraction of light, equal parts at ``arrivals_ps``, that falls into ``gate``."""
+    """Return the fraction of light, equal parts at ``arrivals_ps``, inside ``gate``."""
     if jitter_ps == 0.0:
         return sum(gate.accepts(arrival) for arrival in arrivals_ps) / len(arrivals_ps)
     scale = 1.0 / (math.sqrt(2.0) * jitter_ps)
@@ -69,7 +69,7 @@ def leak(gate: Gate, arrivals_ps: tuple[float, ...], jitter_ps: float) -> float:
 
 
 def gates(source: SourceParameters, receiver: ReceiverParameters) -> Gates:
-    """Place the gates for the configured spacing, width and jitter.
+    """Compute the gates for the configured spacing, width and jitter.
 
     Raises:
         ValueError: with this spacing and width a gate would reach into the neighbouring bin's half slot.
@@ -81,7 +81,7 @@ def gates(source: SourceParameters, receiver: ReceiverParameters) -> Gates:
     long_arm = 2.0 * spacing - period
     boundary = _matched(long_arm / 2.0, (0.0, long_arm), receiver.jitter_ps, central)
     placed = Gates(period, Gate(0.0, half, (0.0,)), Gate(spacing, half, (spacing,)), central, boundary)
-    # The comb of ticks puts the Z bins symmetrically about its ticks and both X slots half a skew from them.
+    # In the comb of ticks, the Z bins are symmetric about the ticks, and both X slots are half a skew away.
     furthest = abs(placed.skew_ps) / 2.0 + max(half, boundary.half_width_ps)
     if furthest > period / 4.0:
         raise ValueError(

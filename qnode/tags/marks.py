@@ -1,4 +1,4 @@
-"""Marks: what Bob's tags show beside clicks, by the slot in which it was seen."""
+"""Marks: other observations in Bob's tags, by slot, in addition to clicks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,11 @@ _NO_END: Final = 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class Marks:
-    """Slots in which something was seen, each an ascending int64 array.
+    """Slots with an observation, each an ascending int64 array.
 
-    ``out_of_gate``: a tag outside every gate, one entry a tag. ``double_clicks``: several clicks at one
-    detector, one entry a slot. ``cross_clicks``: clicks at both, one entry a slot, which is no double click.
-    ``too_close``: a tag sooner after another one than the declared dead time lets the hardware click again,
-    one entry a tag.
+    ``out_of_gate``: a tag outside every gate, one entry per tag. ``double_clicks``: several clicks at one
+    detector, one entry per slot. ``cross_clicks``: clicks at both detectors, one entry per slot, which is not
+    a double click. ``too_close``: a tag within the declared dead time after another one, one entry per tag.
     """
 
     out_of_gate: Slots

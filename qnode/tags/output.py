@@ -1,4 +1,4 @@
-"""What a synchroniser gathers in the course of one feed."""
+"""The results that a synchroniser collects during one feed."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from qnode.tags.types import Clicks, SlotRange
 
 
 class Output:
-    """What accumulates during one feed."""
+    """The results of one feed."""
 
     def __init__(self) -> None:
         self._parts: list[Clicks] = []
@@ -17,13 +17,13 @@ class Output:
         self.probe: AlignmentProbe | None = None
 
     def add(self, clicks: Clicks, marks: Marks) -> None:
-        """Take clicks and marks, all later than those before."""
+        """Add clicks and marks, all later than those before."""
         if len(clicks):
             self._parts.append(clicks)
         self._marks.append(marks)
 
     def cut(self, first: int, end: int, floor: int = 0) -> None:
-        """Take a cut of slots, as far as they are not below ``floor``; cuts that touch become one."""
+        """Add a cut of slots from ``floor`` on; adjacent cuts become one."""
         first = max(first, floor)
         if first >= end:
             return

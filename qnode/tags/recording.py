@@ -1,13 +1,13 @@
-"""Recordings of a link: what Bob's TDC saw and what Alice sent, kept to be studied and played again.
+"""Recordings of a link: Bob's time tags and Alice's symbols, for study and replay.
 
 A recording is a folder:
 
 * ``recording.toml``: the manifest, see `Manifest`.
 * ``times_ps.npy``: int64, shape ``(n,)``: picoseconds since tag time zero, in the order in which the TDC sent
-  them, which is not quite the order of time.
+  them, which is nearly the order of time.
 * ``channels.npy``: int8, shape ``(n,)``: 0 is the Z detector, 1 the X detector.
-* ``symbol.key``: the key of Alice's symbols, 16 hexadecimal digits, for its owner's eyes only: who has it
-  knows every bit. Only simulated symbols have a key.
+* ``symbol.key``: the key of Alice's symbols, 16 hexadecimal digits, readable by the owner only: it discloses
+  every bit. Only simulated symbols have a key.
 
 numpy reads the arrays: ``np.load(folder / "times_ps.npy", mmap_mode="r")``. Slot 0 begins to arrive at tag
 time zero, or a fraction of a slot later; the recorded span is ``slots`` of Alice's slots, which took
@@ -32,17 +32,17 @@ from qnode.tags.types import X_CHANNEL, Channels, Times
 
 FORMAT: Final = 1
 MANIFEST, TIMES, CHANNELS, SYMBOL_KEY = "recording.toml", "times_ps.npy", "channels.npy", "symbol.key"
-# What a seam may move the recovered clock by: far below the jitter of any detector.
+# The largest effect of a seam on the recovered clock: far below the jitter of any detector.
 MOST_LOOP_DRIFT_PS: Final = 5.0
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a recording is of.
+    """The description of a recording.
 
-    ``started_at_s``: when slot 0 left, seconds of Alice's time of day; ``origin_s``: tag time zero, seconds
-    of Bob's. ``clock_drift_ps``: how far the arrival of slots strays from a straight line over the span.
-    ``disorder_ps``: how much earlier than one before it a tag may be. ``simulation``: the table that it was
-    simulated with.
+    ``started_at_s``: when slot 0 left Alice, seconds of Alice's wall clock; ``origin_s``: tag time zero,
+    seconds of Bob's wall clock. ``clock_drift_ps``: the deviation of the arrival of slots from a straight
+    line over the span. ``disorder_ps``: how far a tag may be earlier than one before it. ``simulation``: the
+    table of the simulation.
     """
 
     format: int
@@ -97,7 +97,7 @@ def check_loopable(recording: Recording) -> None:
     """Refuse a recording whose end does not fit its beginning.
 
     Raises:
-        ConfigError: how far its clock drifts, and how to record one that can be looped.
+        ConfigError: states the drift of its clock, and how to record one that can be looped.
     """
     drift_ps = recording.manifest.clock_drift_ps
     if drift_ps > MOST_LOOP_DRIFT_PS:
@@ -127,7 +127,7 @@ def read_symbol_key(folder: Path) -> int:
 
 
 class RecordingWriter:
-    """Writes a recording into a new folder. Where it is left without `finish`, the folder is empty again.
+    """Writes a recording into a new folder. Without `finish` the folder is empty again.
 
     Raises:
         ConfigError: the folder exists and is not empty, or cannot be made.
@@ -147,23 +147,23 @@ class RecordingWriter:
 
     @property
     def z_tags(self) -> int:
-        """Tags of the Z detector so far."""
+        """The number of tags of the Z detector so far."""
         return self._times.count - self.x_tags
 
     @property
     def disorder_ps(self) -> int:
-        """How much earlier than one before it a tag was so far."""
+        """The largest disorder so far: how far a tag was earlier than one before it."""
         return self._disorder.most_ps
 
     def add(self, times_ps: Times, channels: Channels) -> None:
-        """Append tags in the order in which they came."""
+        """Append tags in the order of their arrival."""
         self._disorder.see(times_ps)
         self._times.append(times_ps)
         self._channels.append(channels)
         self.x_tags += int(np.count_nonzero(channels == X_CHANNEL))
 
     def finish(self, manifest: Manifest, symbol_key: int | None) -> None:
-        """Write what makes it whole, the manifest last."""
+        """Complete the recording; the manifest is written last."""
         self.close()
         if symbol_key is not None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -186,6 +186,6 @@ class RecordingWriter:
         try:
             self.close()
         finally:
-            if not self._finished:  # what nothing can read must not keep others out
+            if not self._finished:  # an incomplete recording must not block the folder
                 for name in (TIMES, CHANNELS, SYMBOL_KEY, MANIFEST):
                     (self._folder / name).unlink(missing_ok=True)

@@ -1,11 +1,12 @@
 """Recordings of one site of a running link: Bob's raw tags, or the symbols that Alice looked up.
 
-A recording is a folder that only its owner can read, for it is the key:
+A recording is a folder that only its owner can read, because it discloses the key:
 
-* ``recording.toml``: the manifest, see `SiteManifest`; written last: without it there is no recording.
-* of Bob ``times_ps.npy`` and ``channels.npy``, as in `qnode.tags.recording`;
-* of Alice ``slots.npy`` (int64) and ``symbols.npy`` (uint8, as `qnode.tags.types` codes them), in the order
-  in which she looked them up: the slots of announced clicks, and those before boundary clicks.
+* ``recording.toml``: the manifest, see `SiteManifest`; it is written last, so without it there is no
+  recording.
+* Bob's: ``times_ps.npy`` and ``channels.npy``, as in `qnode.tags.recording`;
+* Alice's: ``slots.npy`` (int64) and ``symbols.npy`` (uint8, coded as in `qnode.tags.types`), in the order of
+  look-up: the slots of announced clicks, and those before boundary clicks.
 """
 
 import os
@@ -31,7 +32,7 @@ SLOTS, SYMBOLS = "slots.npy", "symbols.npy"
 
 
 class RecordedBlock(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A block that was wholly announced while it was recorded, as the sites number it."""
+    """A block that was announced completely during the recording, with the number of the sites."""
 
     block_id: int
     first_slot: int
@@ -44,13 +45,13 @@ class RecordedBlock(Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class SiteManifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one site recorded, of one emission run.
+    """The description of a recording of one site, of one emission run.
 
-    ``began_at_s``: Unix time; ``ended``: why it did. ``started_at_s``: when slot 0 left, seconds of Alice's
-    time of day (of Alice). ``origin_s``: tag time zero, seconds of Bob's; ``first_slot``: where the first tag
-    is, or a little before; ``disorder_ps``: how much earlier than one before it a tag may be (of Bob).
-    ``start_uncertainty_s``: of the times of day. ``entries``: tags or symbols. ``blocks``: number, first slot
-    and slots of each that is there whole.
+    ``began_at_s``: Unix time; ``ended``: the reason for its end. Alice's has ``started_at_s``: when slot 0
+    left, seconds of Alice's wall clock. Bob's has ``origin_s``: tag time zero, seconds of Bob's wall clock,
+    ``first_slot``: the slot of the first tag, or a little before, and ``disorder_ps``: how far a tag may be
+    earlier than one before it. ``start_uncertainty_s``: of the wall clocks. ``entries``: tags or symbols.
+    ``blocks``: number, first slot and slots of each complete block.
     """
 
     format: int
@@ -79,7 +80,7 @@ class SiteManifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 @dataclass(frozen=True, eq=False)
 class AliceRecording:
-    """What Alice recorded; the arrays are mapped, not read."""
+    """A recording of Alice's site; the arrays are mapped, not read."""
 
     folder: Path
     manifest: SiteManifest
@@ -89,7 +90,7 @@ class AliceRecording:
 
 @dataclass(frozen=True, eq=False)
 class BobRecording:
-    """What Bob recorded; the arrays are mapped, not read."""
+    """A recording of Bob's site; the arrays are mapped, not read."""
 
     folder: Path
     manifest: SiteManifest
@@ -98,7 +99,7 @@ class BobRecording:
 
 
 def is_site_recording(folder: Path) -> bool:
-    """Tell whether the manifest in ``folder`` is one site's; False also where none can be read."""
+    """Return whether the manifest in ``folder`` is that of one site; False if none can be read."""
     try:
         return "role" in tomllib.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -133,7 +134,7 @@ def _check_lengths(folder: Path, manifest: SiteManifest, first: int, second: int
 
 
 class SiteRecordingWriter:
-    """Writes one site's recording into a new folder; without `finish` it has no manifest and is none.
+    """Writes one site's recording into a new folder; a folder without `finish` is no recording.
 
     Raises:
         ConfigError: the folder exists and is not empty, or cannot be made.
@@ -147,30 +148,30 @@ class SiteRecordingWriter:
 
     @property
     def entries(self) -> int:
-        """Tags or symbols so far."""
+        """The number of tags or symbols so far."""
         return self._arrays[0].count if self._arrays is not None else 0
 
     @property
     def disorder_ps(self) -> int:
-        """How much earlier than one before it a tag was so far."""
+        """The largest disorder so far: how far a tag was earlier than one before it."""
         return self._disorder.most_ps
 
     def add_tags(self, times_ps: Times, channels: Channels) -> None:
-        """Append tags in the order in which they came."""
+        """Append tags in the order of their arrival."""
         self._disorder.see(times_ps)
         times_file, channels_file = self._files("bob")
         times_file.append(times_ps)
         channels_file.append(channels)
 
     def add_symbols(self, slots: Slots, symbols: Codes) -> None:
-        """Append what Alice sent in ``slots``."""
+        """Append the symbols of ``slots``."""
         slots_file, symbols_file = self._files("alice")
         slots_file.append(slots)
         symbols_file.append(symbols)
 
     def finish(self, manifest: SiteManifest) -> None:
-        """Write what makes it whole, the manifest last."""
-        self._files(manifest.role)  # empty ones, where nothing came
+        """Complete the recording; the manifest is written last."""
+        self._files(manifest.role)  # makes empty files if there were no entries
         self.close()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with os.fdopen(os.open(self._folder / MANIFEST, flags, 0o600), "wb") as file:

@@ -1,4 +1,4 @@
-"""What a synchroniser counts and measures."""
+"""Counts and measurements of a synchroniser."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from qnode.tags.tracking import BinClock, Tracked
 
 @dataclass(frozen=True)
 class SyncStatistics:
-    """Figures of the moment, and counts since the start.
+    """Present figures, and counts since the start.
 
     ``vector_strength`` and ``phase_residual_ps`` (root mean square of measured less predicted phase) are
-    those of the last sub-intervals; ``clock_offset_ppm``: how much longer Alice's slot is in Bob's time than
-    its nominal period. Tags: ``used`` became clicks (before those of one slot are made one), ``out_of_gate``,
-    ``cut`` in bad stretches while locked, ``unlocked`` while not locked (given up for alignment included).
-    ``double_clicks``, ``cross_clicks``: slots with several clicks at one detector, at both.
+    those of the last sub-intervals; ``clock_offset_ppm``: the excess of Alice's slot in Bob's time over its
+    nominal period. Tags: ``used`` became clicks (before only one per slot is kept), ``out_of_gate``, ``cut``
+    in bad stretches while locked, ``unlocked`` while not locked (including those revealed for alignment).
+    ``double_clicks``, ``cross_clicks``: slots with several clicks at one detector, or with clicks at both.
     """
 
     vector_strength: float = 0.0
@@ -54,14 +54,14 @@ class SyncCounts:
     clock_offset_ppm: float = 0.0
 
     def measured(self, tracked: Tracked) -> None:
-        """Take figures of the moment from further sub-intervals."""
+        """Update the present figures from further sub-intervals."""
         self.vector_strength = float(np.mean(tracked.strengths))
         good = tracked.innovations_ps[tracked.good]
         if good.size:
             self.phase_residual_ps = float(np.sqrt(np.mean(good**2)))
 
     def frozen(self, clock: BinClock | None) -> SyncStatistics:
-        """Return them as they are now."""
+        """Return the present statistics."""
         if clock is not None:
             self.clock_offset_ppm = clock.offset_ppm
         return SyncStatistics(**vars(self))

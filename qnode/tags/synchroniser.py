@@ -1,8 +1,9 @@
-"""The synchroniser: Bob's tags in, clicks with Alice's slot numbers out. No I/O, no clock of its own.
+"""The synchroniser converts Bob's tags to clicks with Alice's slot numbers, without I/O or an own clock.
 
-``searching``: recover the bin clock from a stretch of tags. ``aligning``: follow it, collect Z-arm clicks for
-a probe, give them up, wait for Alice's answer. ``locked``: follow it and turn tags into clicks. Lost lock
-leads back to ``searching`` by itself; a jump of phase, where ticks may have been miscounted, to ``aligning``.
+``searching``: it recovers the bin clock from a stretch of tags. ``aligning``: it follows the clock, collects
+Z-arm clicks for a probe, reveals them, and waits for Alice's answer. ``locked``: it follows the clock and
+converts tags to clicks. A lost lock leads back to ``searching``. A jump of phase, after which ticks may have
+been miscounted, leads back to ``aligning``.
 """
 
 from collections.abc import Callable
@@ -33,14 +34,14 @@ SEARCH_SPAN_PS: Final = PS_PER_S // 20
 ACQUISITION_SIGNIFICANCE: Final = 9.0
 PROBE_CLICKS: Final = 512
 FEWEST_PROBE_CLICKS: Final = 64
-# Alice's record reaches back about a second; the probe and its journey must fit.
+# Alice's record reaches back about a second; the duration of the probe and its transfer must fit.
 LONGEST_PROBE_PS: Final = 2 * PS_PER_S // 5
 FAILURES_BEFORE_SEARCH: Final = 5
 _NONE: Final = np.empty(0, np.int64)
 
 
 class SyncState(Enum):
-    """How far synchronisation has come."""
+    """The state of synchronisation."""
 
     SEARCHING = "searching"
     ALIGNING = "aligning"
@@ -49,14 +50,14 @@ class SyncState(Enum):
 
 @dataclass(frozen=True, eq=False)
 class SyncResult:
-    """What one feed yields.
+    """The result of one feed.
 
-    ``clicks``: ascending, one a slot; empty unless locked. ``marks``: what else was seen in the same slots.
-    ``cuts``: slots without lock or with lost tags, removed before announcement; no click lies in them, now or
-    later. ``reached``: every slot below is complete (it stands still without lock): whatever is said of a
-    slot is said once, with the result that reaches beyond it. ``probe``: to be sent to Alice now.
-    ``stretches``: what the order window marked. ``until_ps``: tag time up to which tags have come. Times are
-    the TDC's, counted on where its counter wraps.
+    ``clicks``: ascending, one per slot; empty unless locked. ``marks``: other observations in the same slots.
+    ``cuts``: slots without lock or with lost tags, removed before announcement; they contain no click, now or
+    later. ``reached``: every slot below is complete (it stays constant without lock). Each slot is reported
+    once, by the result that reaches beyond it. ``probe``: to be sent to Alice now. ``stretches``: the
+    stretches that the order window marked. ``until_ps``: tag time up to which tags have arrived. Times are
+    those of the TDC, without the wrap of its counter.
     """
 
     state: SyncState
@@ -73,7 +74,7 @@ class SyncResult:
 
 @dataclass(frozen=True)
 class _LastLock:
-    """Where Alice's numbering last was: at ``time_ps`` twice the slot coordinate was ``offset + tick``."""
+    """Alice's numbering at the last lock: at ``time_ps``, twice the slot coordinate was ``offset + tick``."""
 
     time_ps: int
     offset: int
@@ -87,9 +88,9 @@ class _LastLock:
 class Synchroniser:
     """Follow Alice's clock through Bob's tags.
 
-    ``random_bytes(n)`` yields n uniform bytes: they decide between clicks in one slot.
-    ``clock_walk_per_root_s`` is the random walk of the relative clock rate that tracking expects over one
-    second; ``range_ppm`` the largest difference of the two clocks.
+    ``random_bytes(n)`` returns n uniform bytes, which decide between clicks in one slot.
+    ``clock_walk_per_root_s`` is the expected random walk of the relative clock rate over one second;
+    ``range_ppm`` is the largest difference of the two clocks.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class Synchroniser:
 
     @property
     def state(self) -> SyncState:
-        """How far synchronisation has come."""
+        """The state of synchronisation."""
         return self._state
 
     @property
@@ -142,7 +143,7 @@ class Synchroniser:
         return self._clock
 
     def feed(self, block: TagBlock) -> SyncResult:
-        """Take the next tags in the order in which the TDC yielded them.
+        """Process the next tags, in the order in which the TDC yielded them.
 
         Raises:
             TransientDeviceError: the TDC's clock has jumped by weeks.
@@ -171,7 +172,7 @@ class Synchroniser:
         )
 
     def _move(self, by_ps: int) -> None:
-        """Count times from a moment ``by_ps`` later, and ticks from the present one."""
+        """Count times from an origin ``by_ps`` later, and ticks from the present one."""
         self._order.move(by_ps)
         self._dead_time.move(by_ps)
         self._tags = self._tags.earlier(by_ps)
@@ -189,7 +190,7 @@ class Synchroniser:
             self._offset += ticks
 
     def aligned(self, alignment: Alignment) -> None:
-        """Take Alice's answer; answers to earlier probes are ignored."""
+        """Accept Alice's answer; answers to earlier probes are ignored."""
         if self._awaited is None or alignment.probe_number != self._awaited.number:
             return
         self._offset = alignment.offset - self._awaited_first_tick
@@ -202,7 +203,7 @@ class Synchroniser:
         self._begin_probe()
 
     def alignment_failed(self, probe_number: int) -> None:
-        """Alice found no significant offset: try a longer probe, in the end with a newly recovered clock."""
+        """Handle a search without a result: try a longer probe, finally with a newly recovered clock."""
         if self._awaited is None or probe_number != self._awaited.number:
             return
         self._failures += 1
@@ -214,7 +215,7 @@ class Synchroniser:
             self._lose()
 
     def restart(self) -> None:
-        """Alice's source began a new run: slots count from 0 again. Tags so far belong to the old run."""
+        """Handle a new emission run: slots count from 0 again. Tags so far belong to the old run."""
         until = self._clock.from_ps if self._clock is not None else self._search_from_ps
         if self._tags.times_ps.size:
             until = int(self._tags.times_ps[-1]) + 1
@@ -278,7 +279,7 @@ class Synchroniser:
             else:
                 self._counts.jumps += 1
                 self._realign()
-            output.probe = None  # ticks up to here no longer connect to those from here
+            output.probe = None  # the tick numbers before and after this point no longer fit together
         return True
 
     def _lose(self) -> None:
@@ -295,7 +296,7 @@ class Synchroniser:
         self._begin_probe()
 
     def _with_losses(self, tracked: Tracked) -> npt.NDArray[np.bool_]:
-        """Which sub-intervals overlap a stretch whose tags were lost."""
+        """Return which sub-intervals overlap a stretch whose tags were lost."""
         hit = np.zeros(tracked.good.shape, np.bool_)
         for loss in self._losses_ps:
             hit |= (tracked.starts_ps < loss.end_ps) & (tracked.ends_ps > loss.first_ps)
@@ -315,17 +316,17 @@ class Synchroniser:
         self, clock: BinClock, tags: TagBlock, tracked: Tracked, good: npt.NDArray[np.bool_],
         output: Output,
     ) -> None:  # fmt: skip
-        """Gather Z-arm clicks near ticks; send the probe when there are enough."""
+        """Collect Z-arm clicks near ticks; output the probe when there are enough."""
         if self._awaited is not None:
             return
         reach = self._table.halves_ps[0] + abs(self._table.skew_ps) / 2.0
         self._collected.append(z_ticks(tags.times_ps, tags.channels, tracked.combs, good, reach))
-        # A tick may have several clicks; of a fast link's block only the last are needed.
+        # A tick may have several clicks; a block of a fast link has more than needed, so use the last ones.
         ticks = np.unique(np.concatenate(self._collected)[-4 * self._probe_clicks :])
         span = int(ticks[-1] - ticks[0]) if ticks.size else 0
         if ticks.size < self._probe_clicks and span < self._longest_probe:
             return
-        # A block of tags may be long: its first clicks are then too long ago.
+        # The first clicks of a long block of tags are too old.
         ticks = ticks[ticks >= ticks[-1] - self._longest_probe][-self._probe_clicks :]
         if ticks.size < FEWEST_PROBE_CLICKS:
             self._collected = []
@@ -344,7 +345,7 @@ class Synchroniser:
         self, tags: TagBlock, tracked: Tracked, good: npt.NDArray[np.bool_], too_close: Integers,
         output: Output,
     ) -> None:  # fmt: skip
-        """Make clicks and marks of the good sub-intervals and cuts of the bad ones."""
+        """Convert good sub-intervals to clicks and marks, and bad ones to cuts."""
         assert self._offset is not None
         starts = self._slots_at(tracked.start_ticks, self._offset)
         ends = self._slots_at(tracked.end_ticks, self._offset)
@@ -364,7 +365,8 @@ class Synchroniser:
         for i in np.flatnonzero(~good).tolist():
             before = bool(good[i - 1]) if i else self._was_good
             self._counts.cut += tracked.combs.n_tags(i)
-            # The slot in which a bad stretch begins may hold a click from before; where it ends, from after.
+            # The first slot of a bad stretch may have a click from before it, the last slot one from after
+            # it.
             output.cut(int(starts[i]) + int(before), int(ends[i]), self._reached)
         self._was_good = bool(good[-1])
         self._reached = max(self._reached, int(ends[-1]))
@@ -385,5 +387,5 @@ class Synchroniser:
 
     @staticmethod
     def _slots_at(ticks: npt.NDArray[np.float64], offset: int) -> Slots:
-        """Slot to which a click at these tick coordinates would belong: slots below are complete."""
+        """Return the slot of a click at these tick coordinates; slots below are complete."""
         return (np.floor(ticks + 0.5).astype(np.int64) + offset) // 2

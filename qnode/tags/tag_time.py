@@ -1,9 +1,9 @@
-"""Tag time: from a counter of 64 bits that wraps to small numbers that the node's arithmetic holds exactly.
+"""Tag time: converts a 64-bit counter that wraps to small numbers, which the arithmetic represents exactly.
 
-A TDC that counts picoseconds in 64 bits passes 2^63 after 107 days and goes on at -2^63. So times are read
-modulo 2^64: each is the one nearest to those before. Inside the synchroniser they are counted from an origin
-that moves on every 75 minutes; so they stay far below 2^63, where sums and differences have room, and ticks
-stay below 2^53, where a float64 still has a fraction.
+A TDC that counts picoseconds in 64 bits passes 2^63 after 107 days and continues at -2^63. So times are read
+modulo 2^64, as the value nearest to the times before. Inside the synchroniser they are counted from an origin
+that moves every 75 minutes. They stay far below 2^63, so sums and differences cannot overflow. Ticks stay
+below 2^53, so a float64 still has a fraction.
 """
 
 from dataclasses import replace
@@ -18,17 +18,17 @@ from qnode.units import PS_PER_S
 _WRAP: Final = 1 << 64
 _HALF: Final = 1 << 63
 MOST_LOCAL_PS: Final = 1 << 52
-# Beyond it, whether a clock went ahead or back could no longer be told for sure.
+# Beyond it, a jump ahead could not be distinguished from a jump back.
 FURTHEST_JUMP_PS: Final = 1 << 61
 
 
 def signed_64(number: int) -> int:
-    """Return ``number`` as a counter of 64 bits shows it, read as signed."""
+    """Return ``number`` modulo 2^64 as a signed 64-bit number."""
     return (number + _HALF) % _WRAP - _HALF
 
 
 class TagTime:
-    """The time of one opening of a TDC; ``origin_ps``: where local time is zero, counted on without end."""
+    """The time of one opening of a TDC; ``origin_ps``: the tag time at local time zero, without wrapping."""
 
     def __init__(self) -> None:
         self._origin_ps: int | None = None
@@ -39,7 +39,7 @@ class TagTime:
         return self._origin_ps or 0
 
     def take(self, block: TagBlock) -> tuple[TagBlock, int]:
-        """Return the block in local time, and by how much (ps) local times before it have become smaller.
+        """Return the block in local time, and the reduction (ps) of earlier local times.
 
         Raises:
             TransientDeviceError: its clock has jumped by weeks.
@@ -52,5 +52,5 @@ class TagTime:
             raise TransientDeviceError(f"its clock has jumped by {days:.0f} days")
         moved_ps = until_ps if until_ps > MOST_LOCAL_PS else 0
         self._origin_ps += moved_ps
-        times_ps = block.times_ps - np.int64(signed_64(self._origin_ps))  # wraps, as the counter does
+        times_ps = block.times_ps - np.int64(signed_64(self._origin_ps))  # wraps like the counter
         return replace(block, times_ps=times_ps, until_ps=until_ps - moved_ps), moved_ps

@@ -1,13 +1,14 @@
-"""Tracking: the bin clock followed tag by tag, through jitter, drift and short losses.
+"""Tracking follows the bin clock tag by tag, through jitter, drift and short losses.
 
-The clock's phase and rate are the two states of a Kalman filter: the rate walks at random, the measurement of
-a sub-interval is the direction of its mean phasor. This is a second-order loop whose gains follow from the
-click rate and the clock's stability by themselves, also after acquisition and after a gap. In steady state at
-R = phase noise (ps^2 s) and Q = rate walk (ps^2/s^3) its bandwidth is (Q/R)^(1/4).
+The phase and the rate of the clock are the two states of a Kalman filter. The rate has a random walk, and the
+measurement of a sub-interval is the direction of its mean phasor. This is a second-order loop. Its gains
+follow from the click rate and the stability of the clock, also after acquisition and after a gap. In steady
+state at R = phase noise (ps^2 s) and Q = rate walk (ps^2/s^3) its bandwidth is (Q/R)^(1/4).
 
-A sub-interval ends after some hundred tags or 50 ms. It is judged as a whole: one without significant vector
-strength is bad, its tags are cut and the clock coasts. When coasting leaves the phase uncertain by an eighth
-of a tick, or a significant phase is where the clock cannot be, ticks may have been miscounted: tracking ends.
+A sub-interval ends after some hundred tags or 50 ms. It is evaluated as a whole. Without a significant
+vector strength it is bad: its tags are cut, and the clock is extrapolated. Tracking ends when ticks may have
+been miscounted: when the extrapolated phase is uncertain by an eighth of a tick, or when a significant phase
+lies where the clock cannot be.
 """
 
 import math
@@ -29,37 +30,38 @@ Integers = npt.NDArray[np.int64]
 INTERVAL_PS: Final = PS_PER_S // 20
 INTERVAL_TAGS: Final = 512
 
-# How tracking of a batch ended.
+# The ways in which the tracking of a batch ends.
 GOES_ON: Final = 0
 LOST: Final = 1
 JUMPED: Final = 2
 
-# A sub-interval is good when noise gives its strength once in e^12, and it is half as strong as usual.
+# A sub-interval is good if noise gives its strength once in e^12, and if it is at least half as strong as
+# usual.
 _STRENGTH_NATS: Final = 12.0
 _LEAST_STRENGTH: Final = 0.15
 _LEAST_OF_USUAL: Final = 0.5
 _USUAL_MEMORY: Final = 0.1
 _FEWEST_TAGS: Final = 8
-# A phase this many deviations from where it should be, and this part of a tick, is a jump.
+# A phase this many deviations, and this part of a tick, from the prediction is a jump.
 _JUMP_SIGMAS: Final = 6.0
 _JUMP_PART: Final = 1.0 / 16.0
 _LOST_PART: Final = 1.0 / 8.0
-_LONGEST_COAST_PS: Final = 1000 * PS_PER_S  # no clock coasts so long, and `as_float` can hold it
+_LONGEST_COAST_PS: Final = 1000 * PS_PER_S  # no extrapolation is longer, and `as_float` can represent it
 
 # cos(2 pi x) and sin(2 pi x) / x in powers of x^2, for |x| <= 1/2 within 1e-6 (Chebyshev interpolation).
 _COSINE: Final = (0.999999, -19.73898, 64.928657, -85.271622, 58.790492, -21.071106)
 _SINE: Final = (6.283185, -41.341589, 81.599943, -76.614473, 41.342882, -12.471244)
-# Phasors are added in a fixed point: the order does not matter, so that several are added at once.
+# Phasors are added in fixed point, so the order does not matter, and several are added at once.
 _UNIT: Final = float(1 << 30)
 
-# Places in the arrays that hold the filter's state between batches.
+# Indices in the arrays with the state of the filter between batches.
 _ANCHOR, _TICK, _START = range(3)
 _PHASE, _PERIOD, _P_PHASE, _P_CROSS, _P_RATE, _USUAL = range(6)
 
 
 @dataclass(frozen=True, eq=False)
 class Combs:
-    """The clock as it is in each of some sub-intervals, arrays of one entry a sub-interval.
+    """The clock in each of some sub-intervals; arrays with one entry per sub-interval.
 
     Tick k is centred on ``anchors_ps + phases_ps + (k - ticks) * periods_ps``. ``ends``: int64 index of the
     tag after the sub-interval's last.
@@ -72,18 +74,18 @@ class Combs:
     ends: Integers
 
     def n_tags(self, i: int) -> int:
-        """Return how many tags sub-interval ``i`` has."""
+        """Return the number of tags in sub-interval ``i``."""
         return int(self.ends[i]) - (int(self.ends[i - 1]) if i else 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Tracked:
-    """The sub-intervals that are complete, arrays of one entry a sub-interval.
+    """The complete sub-intervals; arrays with one entry per sub-interval.
 
-    ``starts_ps`` and ``ends_ps``: its time; ``good``: its clicks may be used; ``strengths`` and
+    ``starts_ps`` and ``ends_ps``: start and end; ``good``: the clicks may be used; ``strengths`` and
     ``innovations_ps`` (measured less predicted phase) describe it; ``start_ticks`` and ``end_ticks``: tick
-    coordinates, with fraction, of its ends. ``verdict``: `GOES_ON`, or why the last sub-interval ended the
-    tracking.
+    coordinates, with fraction, of start and end. ``verdict``: `GOES_ON`, or the reason why the last
+    sub-interval ended the tracking.
     """
 
     combs: Combs
@@ -98,14 +100,14 @@ class Tracked:
 
     @property
     def n_tags(self) -> int:
-        """How many tags from the front were consumed."""
+        """The number of tags consumed from the front."""
         return int(self.combs.ends[-1]) if self.combs.ends.size else 0
 
 
 class BinClock:
-    """The tracked clock of ``nominal_period_ps`` a tick.
+    """The tracked clock with ``nominal_period_ps`` per tick.
 
-    ``x_offset_ps``: how much later than the mean of Z tags the mean of X tags lies (modulo a tick).
+    ``x_offset_ps``: the delay of the mean of X tags behind the mean of Z tags (modulo a tick).
     ``walk_per_root_s``: random walk of the relative rate over one second.
     """
 
@@ -127,7 +129,7 @@ class BinClock:
 
     @property
     def from_ps(self) -> int:
-        """Start of the first sub-interval that is not complete: earlier tags are done with."""
+        """Start of the first incomplete sub-interval; earlier tags are no longer needed."""
         return int(self._integers[_START])
 
     @property
@@ -137,34 +139,35 @@ class BinClock:
 
     @property
     def offset_ppm(self) -> float:
-        """How much longer a tick is in Bob's time than it should be."""
+        """The excess of a tick in Bob's time over its nominal duration."""
         return (self.period_ps / self._nominal_period_ps - 1.0) * 1e6
 
     @property
     def phase_sigma_ps(self) -> float:
-        """Standard error of the phase, when it was last measured."""
+        """Standard error of the phase at its last measurement."""
         return math.sqrt(self._floats[_P_PHASE])
 
     def time_of(self, tick: int) -> int:
         """Return Bob's time (ps) of the centre of ``tick``, extrapolated from now."""
-        # Split so that hours of ticks keep their picoseconds.
+        # Split, so that hours of ticks keep picosecond precision.
         n = tick - int(self._integers[_TICK])
         return int(self._integers[_ANCHOR]) + round(float(self._floats[_PHASE]) + n * self.period_ps)
 
     def move(self, by_ps: int) -> int:
-        """Count times from a moment ``by_ps`` later, ticks from the present one; return what that was."""
+        """Count times from an origin ``by_ps`` later, and ticks from the present tick; return that tick."""
         tick = int(self._integers[_TICK])
         self._integers -= np.array([by_ps, tick, by_ps])
         return tick
 
     def track(self, times_ps: Times, channels: Channels, until_ps: int) -> Tracked:
-        """Follow ordered tags, complete before ``until_ps``; tags before `from_ps` must have been removed.
+        """Follow ordered tags, complete up to ``until_ps``; tags before `from_ps` must have been removed.
 
-        Consumes whole sub-intervals: call again with the rest in front of the next tags. With a verdict other
+        Consumes whole sub-intervals: call again with the rest before the next tags. With a verdict other
         than `GOES_ON` the last sub-interval is the one that ended it.
         """
         n = times_ps.shape[0]
-        # Without eight tags in each the clock is lost after a few sub-intervals, however far `until_ps` is.
+        # Without eight tags in each sub-interval the clock is lost after a few of them, however far
+        # `until_ps` is.
         most = min(n // INTERVAL_TAGS + max(0, until_ps - self.from_ps) // INTERVAL_PS + 2, n // 8 + 64)
         whole, parts, good = np.empty((5, most), np.int64), np.empty((6, most)), np.empty(most, np.bool_)
         outcome = np.zeros(2, np.int64)
@@ -231,7 +234,7 @@ def _track(
             and strength > _LEAST_STRENGTH
             and strength > _LEAST_OF_USUAL * floats[_USUAL]
         )
-        # Carry the state to the middle of the tags, or past the end when there is nothing to measure.
+        # Extrapolate the state to the middle of the tags, or to the end if there is nothing to measure.
         ahead = (np.float64(elapsed_sum) / n if usable else np.float64(end_ps - anchor)) - phase
         steps = np.int64(np.rint(ahead * inverse))
         dt = np.float64(steps) * period / PS_PER_S
@@ -248,7 +251,7 @@ def _track(
             if abs(innovation) > max(_JUMP_SIGMAS * math.sqrt(total), _JUMP_PART * period):
                 verdict = JUMPED
                 usable = False
-                # The new phase is good, only the count of ticks is not: begin again from it.
+                # The new phase is good, but the count of ticks is not: start again from the new phase.
                 gain_phase, gain_rate = 1.0, 0.0
                 p_phase, p_cross = noise, 0.0
             else:
@@ -271,7 +274,7 @@ def _track(
         inverse = 1.0 / period
         whole[0, m], whole[1, m], whole[2, m], whole[3, m], whole[4, m] = anchor, tick, j, start_ps, end_ps
         parts[0, m], parts[1, m], parts[2, m], parts[3, m] = phase, period, strength, innovation
-        # The whole part is exact: ticks are counted anew before they leave no room for a fraction (`move`).
+        # The whole part is exact: `move` resets the count before the ticks leave no room for a fraction.
         parts[4, m] = np.float64(tick) + (np.float64(start_ps - anchor) - phase) * inverse
         parts[5, m] = np.float64(tick) + (np.float64(end_ps - anchor) - phase) * inverse
         good[m] = usable

@@ -1,4 +1,4 @@
-"""What time tags, symbols and clicks are."""
+"""Types of time tags, symbols and clicks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ Channels = npt.NDArray[np.int8]
 Slots = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint8]
 SymbolLookup = Callable[[Slots], Codes]
-"""Returns the symbols that Alice sent in some slots, `UNKNOWN_SYMBOL` beyond her record."""
+"""Returns the symbols that Alice sent in the given slots; `UNKNOWN_SYMBOL` outside the record."""
 
 # Channels of the TDC: a driver maps its own numbering to these.
 Z_CHANNEL: Final = 0
 X_CHANNEL: Final = 1
 
-# Symbols: what Alice sent in a slot. Bit 0: late bin; bit 1: |+> (then bit 0 is zero); bit 2: decoy.
+# Symbols that Alice sent in a slot. Bit 0: late bin; bit 1: |+> (then bit 0 is zero); bit 2: decoy.
 Z_EARLY: Final = 0
 Z_LATE: Final = 1
 X_PLUS: Final = 2
 DECOY: Final = 4
-UNKNOWN_SYMBOL: Final = 255  # beyond the transmitter's record
+UNKNOWN_SYMBOL: Final = 255  # outside the transmitter's record
 
-# Outcomes: what Bob's click was. Only the arm, and in the X arm the slot class, is ever announced.
+# Outcomes of Bob's clicks. Bob announces only the arm, and the slot class for the X arm.
 OUTCOME_EARLY: Final = 0
 OUTCOME_LATE: Final = 1
 OUTCOME_CENTRAL: Final = 2
@@ -37,8 +37,8 @@ class TagBlock:
     """Time tags as a TDC yields them, nearly in time order.
 
     ``times_ps``: int64 picoseconds since the TDC started, shape ``(n,)``. ``channels``: int8, shape ``(n,)``.
-    ``until_ps``: every tag before this time has been yielded (so that silence is known as such). All are read
-    modulo 2^64 (`qnode.tags.tag_time`): after 2^63 - 1, which comes after 107 days, a TDC goes on at -2^63.
+    ``until_ps``: every tag before this time has been yielded (so the absence of tags is known). All are read
+    modulo 2^64 (`qnode.tags.tag_time`): after 2^63 - 1, which comes after 107 days, a TDC continues at -2^63.
     ``lost``: tags that the hardware lost to overflow just before this block.
     """
 
