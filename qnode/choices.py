@@ -27,6 +27,15 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "terminal", "plain", "journal", "json"]
 
 
+class BlockState(StrEnum):
+    """Where a block stands in the two-step commit at one site."""
+
+    UNKNOWN = "unknown"
+    PREPARED = "prepared"
+    AVAILABLE = "available"
+    VOID = "void"
+
+
 class Word(StrEnum):
     """A stable word with its ``meaning`` for people; a member is written ``NAME = "word", "meaning"``."""
 

@@ -38,6 +38,8 @@ def values_of(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
             return st.none()
         case i.LiteralType():
             return st.sampled_from(kind.values)
+        case i.EnumType():
+            return st.sampled_from(list(kind.cls))
         case i.UnionType():
             return st.one_of([values_of(option) for option in kind.types])
         case i.TupleType():

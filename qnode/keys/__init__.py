@@ -1,11 +1,11 @@
 """The durable key store of one site: states of a chunk, their only legal moves, authentication pool."""
 
+from qnode.choices import BlockState
 from qnode.keys._layout import key_id
 from qnode.keys._model import (
     AgeMark,
     Assignment,
     BlockRecord,
-    BlockState,
     BlockSummary,
     Condition,
     Counts,

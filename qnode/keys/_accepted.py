@@ -19,12 +19,13 @@ from uuid import UUID
 
 import msgspec
 
+from qnode.choices import BlockState
 from qnode.errors import FieldError, KeyNotFound, NotNamed, ShareUsedUp, StoreError
 from qnode.keys import _blocks, _keybytes, _ranges
 from qnode.keys._assigned import check_saes, decode, rest_of
 from qnode.keys._database import Place, Tx
 from qnode.keys._layout import key_id_bytes
-from qnode.keys._model import Assignment, BlockState, Key, KeyRange, Release, chunks_per_key
+from qnode.keys._model import Assignment, Key, KeyRange, Release, chunks_per_key
 from qnode.keys._vault import Kind
 
 SHARE = 4

@@ -4,11 +4,12 @@ import hashlib
 
 import msgspec
 
+from qnode.choices import BlockState
 from qnode.errors import StoreError
 from qnode.keys import _pool, _ranges
 from qnode.keys._database import Tx
 from qnode.keys._layout import cut_block
-from qnode.keys._model import BlockRecord, BlockState, BlockSummary, KeyRange, PreparedBlock
+from qnode.keys._model import BlockRecord, BlockSummary, KeyRange, PreparedBlock
 from qnode.keys._vault import Kind
 
 # Rows of finished blocks kept for people and for a peer that comes back late.

@@ -8,10 +8,11 @@ that it was taken, or has voided it there and here.
 
 import msgspec
 
+from qnode.choices import BlockState
 from qnode.errors import FieldError, StoreError
 from qnode.keys import _blocks, _ranges
 from qnode.keys._database import Tx
-from qnode.keys._model import BlockState, Handover
+from qnode.keys._model import Handover
 
 
 def give(tx: Tx, number: int) -> Handover:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from qnode.choices import Role
+from qnode.choices import BlockState, Role
 from qnode.errors import FieldError
 from qnode.units import CHUNK_BITS, CHUNK_BYTES
 
@@ -21,15 +21,6 @@ NumberOrNone = Annotated[int, Meta(ge=-1, le=2**48)]
 
 BLOCK_SECRET_BYTES = 32
 PAD_BYTES = 16
-
-
-class BlockState(StrEnum):
-    """Where a block stands in the two-step commit at one site."""
-
-    UNKNOWN = "unknown"
-    PREPARED = "prepared"
-    AVAILABLE = "available"
-    VOID = "void"
 
 
 class BlockRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from qnode.choices import BlockState
 from qnode.keys._model import (
     AgeMark,
     Assignment,
     BlockRecord,
-    BlockState,
     BlockSummary,
     Condition,
     Counts,

@@ -29,7 +29,7 @@ from uuid import UUID
 
 import msgspec
 
-from qnode.choices import Role
+from qnode.choices import BlockState, Role
 from qnode.errors import FieldError, PoolExhausted, StoreError, StoreUnusable
 from qnode.keys import _accepted, _assigned, _blocks, _damage, _handover, _opening, _pool, _ranges, _restore
 from qnode.keys._damage import mending
@@ -39,7 +39,6 @@ from qnode.keys._model import (
     AgeMark,
     Assignment,
     BlockRecord,
-    BlockState,
     BlockSummary,
     Condition,
     Counts,

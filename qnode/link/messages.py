@@ -16,11 +16,12 @@ without one: each message of Bob that makes Alice disclose something (`ClicksEnd
 """
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import fields
 
+from qnode.choices import BlockState
 from qnode.config import SAE_ID_CHARACTERS, Role
 from qnode.distill.counts import TagCounts
 from qnode.link.protocol import OLDEST_PROTOCOL, Since
@@ -382,18 +383,18 @@ class BlockStateQuery(Message, frozen=True):
     block_ids: Annotated[tuple[Identifier, ...], Meta(max_length=MANY)]
 
 
-class BlockState(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class StateOfBlock(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """How far a block has come at the sender."""
 
     block_id: Identifier
-    state: Literal["unknown", "prepared", "available", "void"]
+    state: BlockState
 
 
 class BlockStateAnswer(Message, frozen=True):
     """Answer a `BlockStateQuery`."""
 
     request_id: Identifier
-    states: Annotated[tuple[BlockState, ...], Meta(max_length=MANY)]
+    states: Annotated[tuple[StateOfBlock, ...], Meta(max_length=MANY)]
 
 
 class GiveAway(Message, frozen=True):

@@ -14,11 +14,11 @@ from qnode.block.outcome import BlockLost, Reason
 from qnode.errors import LinkError, StoreError, StoreUnusable
 from qnode.link.messages import (
     BlockDiscarded,
-    BlockState,
     BlockStateAnswer,
     BlockStateQuery,
     NodeMessage,
     SaesRegistered,
+    StateOfBlock,
 )
 from qnode.node.dialogue.channel import BlockChannel, BlockMessage, BlockTag
 from qnode.node.dialogue.context import BlockContext
@@ -147,7 +147,7 @@ class SessionRouter:
             BlockStateAnswer(
                 request_id=message.request_id,
                 states=tuple(
-                    BlockState(block_id, state.value)
+                    StateOfBlock(block_id, state)
                     for block_id, state in zip(message.block_ids, states, strict=True)
                 ),
             )
