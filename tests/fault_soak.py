@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -126,8 +127,16 @@ def kill_again_and_again(sites: Sites, kills: int, rng: Random, exchange: Exchan
         sites.start(*victims)
         if number % 10 == 9:
             fetched = len(exchange.fetched)
-            eventually(lambda n=fetched: len(exchange.fetched) > n, "keys again", within_s=_PATIENCE_S)
+            eventually(partial(more_fetched, exchange, fetched), "keys again", within_s=_PATIENCE_S)
             print(f"{number + 1} kills, {len(exchange.fetched)} keys fetched", file=sys.stderr)
+
+
+def more_fetched(exchange: Exchange, than: int) -> bool:
+    return len(exchange.fetched) > than
+
+
+def was_cut(relay: Relay, cuts: int) -> bool:
+    return relay.cuts >= cuts
 
 
 def cut_again_and_again(relay: Relay, cuts: int, exchange: Exchange) -> None:
@@ -136,10 +145,10 @@ def cut_again_and_again(relay: Relay, cuts: int, exchange: Exchange) -> None:
     for goal in range(10, cuts + 10, 10):
         relay.cutting = True
         goal = min(goal, cuts)
-        eventually(lambda n=goal: relay.cuts - seen >= n, f"{goal} cuts", within_s=10 * _PATIENCE_S)
+        eventually(partial(was_cut, relay, seen + goal), f"{goal} cuts", within_s=10 * _PATIENCE_S)
         relay.cutting = False
         fetched = len(exchange.fetched)
-        eventually(lambda n=fetched: len(exchange.fetched) > n, "keys again", within_s=_PATIENCE_S)
+        eventually(partial(more_fetched, exchange, fetched), "keys again", within_s=_PATIENCE_S)
         print(f"{relay.cuts - seen} cuts, {len(exchange.fetched)} keys fetched", file=sys.stderr)
 
 

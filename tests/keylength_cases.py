@@ -69,8 +69,8 @@ def extreme(rng: np.random.Generator, inputs: dict[str, Any]) -> dict[str, Any]:
         case 11:  # nearly all clicks are of empty qubits
             return inputs | _dark(rng)
         case 12:  # limits one event away from the count
-            few = [[float(n) for n in rng.integers(1, 4, 2)] for _ in range(2)]
-            return inputs | {"m_z": few[0], "m_x": few[1], "eps_sec": 0.9, "statistics": "exact"}
+            m_z, m_x = ([float(n) for n in rng.integers(1, 4, 2)] for _ in range(2))
+            return inputs | {"m_z": m_z, "m_x": m_x, "eps_sec": 0.9, "statistics": "exact"}
         case _:
             few = [float(n) for n in rng.integers(0, 4, 2)]
             return inputs | {"n_z_plus": few, "boundary": 0.0, "m_x": few, "n_x": [50.0, 50.0]}
@@ -88,7 +88,7 @@ def _dark(rng: np.random.Generator) -> dict[str, Any]:
 def _grown(inputs: dict[str, Any], factor: float, *, whole: bool = True) -> dict[str, Any]:
     rounded = math.floor if whole else float
     names = ("n_z", "m_z", "n_x", "m_x", "n_z_plus", "e_same", "e_plus", "e_dark")
-    grown = {
+    grown: dict[str, Any] = {
         name: [float(rounded(n * factor)) for n in inputs[name]]
         for name in names
         if inputs.get(name) is not None

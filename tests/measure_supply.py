@@ -54,8 +54,11 @@ class Sites:
         from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 
         prepared = prepare(folder, LoopbackConfig(), Staging(1.0))
-        self._files, self._endpoints = prepared.site_files, prepared.endpoints
-        self._plain = {role: tomllib.loads(path.read_text()) for role, path in self._files.items()}
+        self._endpoints = prepared.endpoints
+        self._files: dict[str, Path] = dict(prepared.site_files.items())
+        self._plain: dict[str, dict[str, Any]] = {
+            role: tomllib.loads(path.read_text()) for role, path in self._files.items()
+        }
         stores = []
         for role in ROLES:
             table = self._plain[role]["store"]

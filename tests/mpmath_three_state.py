@@ -229,7 +229,7 @@ def arm_ratios(block: Block) -> list[Any]:
                 low += third
         return bool(distance((low + high) / 2, ratio) > allowed)
 
-    ends = {}
+    ends: dict[int, mpf] = {}
     for sign in (-1, 1):
         near, far = mpf(0), mpf(16)
         if not excluded(sign * far):
@@ -471,7 +471,9 @@ def inputs_of_case(index: int) -> dict[str, Any]:
 
 
 def node_input(inputs: Inputs) -> EstimatorInput:
-    pairs = {name: Pair(*value) if isinstance(value, list) else value for name, value in inputs.items()}
+    pairs: dict[str, Any] = {
+        name: Pair(*value) if isinstance(value, list) else value for name, value in inputs.items()
+    }
     return EstimatorInput(**pairs)
 
 

@@ -57,10 +57,10 @@ def plain_permutation(shuffles: Shuffles, slot: int) -> Places:
     """Return which bit of a segment comes to each place of it, from the tables and the definition."""
     plan = shuffles.plan
     n_places = 64 * plan.segment_words
-    source = np.arange(n_places)
+    source: npt.NDArray[np.int64] = np.arange(n_places)
     table = shuffles.forward[slot].astype(np.int64)
     if plan.bitwise:
-        return source[table[0]]
+        return np.asarray(source[table[0]])
     for half in range(2):
         words, turns = table[half] >> 6, table[half] & 63
         place = np.arange(n_places)

@@ -1,6 +1,7 @@
 """Importance sampling finds the probabilities that exact enumeration gives, down to 1e-40."""
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_the_most_likely_way_to_fail_is_found_for_several_counts() -> None:
     # A ratio of two counts that is too large by chance, 1e-14: not linear, enumerated over both counts.
     laws: list[Law] = [Poisson(60.0), Poisson(90.0)]
 
-    def margin(counts: tuple[float, ...]) -> float:
+    def margin(counts: Sequence[float]) -> float:
         return 3.0 - counts[0] / max(counts[1], 1e-9)
 
     first, second = pmf(laws[0], 300), pmf(laws[1], 300)

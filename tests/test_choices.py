@@ -18,11 +18,12 @@ LISTS = {name: kind for name, kind in vars(choices).items() if isinstance((*get_
 @functools.cache
 def lists_of_words() -> list[tuple[str, set[str]]]:
     """Return each Literal, list, tuple and set of words in the code, with its place."""
-    found = []
+    found: list[tuple[str, set[str]]] = []
     for path in [*(TOP / "qnode").rglob("*.py"), *(TOP / "drivers").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.List | ast.Tuple | ast.Set):
-                words = {one.value for one in node.elts if isinstance(one, ast.Constant)}
+                constants = [one.value for one in node.elts if isinstance(one, ast.Constant)]
+                words = {one for one in constants if isinstance(one, str)}
                 if len(words) == len(node.elts) > 1:
                     found.append((f"{path.relative_to(TOP)}:{node.lineno}", words))
     return found

@@ -234,7 +234,7 @@ class Unclosable(Metronome):
 
 
 class Coroutine(Metronome):
-    async def tags(self) -> Any:
+    async def tags(self) -> Any:  # type: ignore[override]
         return [self.block(0)]
 
 

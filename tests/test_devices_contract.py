@@ -1,6 +1,6 @@
 """What a driver hands over is looked at by the node: one sentence says what is wrong and how to mend it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +22,11 @@ RUN = EmissionRun(run_id=2**63 - 1, started_at_s=1.8e9)
 SLOTS = np.arange(3, dtype=np.int64)
 
 
+def block(**fields: Any) -> TagBlock:
+    """Return a block with fields of any type."""
+    return TagBlock(**{**vars(BLOCK), **fields})
+
+
 def test_what_is_right_has_no_fault() -> None:
     nothing = np.zeros(0, np.int64)
     assert tag_block_fault(BLOCK) == ""
@@ -38,23 +43,23 @@ def test_what_is_right_has_no_fault() -> None:
     [
         ((1, 2), "tags() yielded a tuple, expected a TagBlock"),
         (
-            replace(BLOCK, times_ps=[1, 2, 3]),
+            block(times_ps=[1, 2, 3]),
             "times_ps is a list, expected a numpy array of int64, shape (n,)",
         ),
         (
-            replace(BLOCK, times_ps=np.arange(3.0)),
+            block(times_ps=np.arange(3.0)),
             "times_ps is an array of float64, expected a numpy array of",
         ),
-        (replace(BLOCK, channels=np.zeros(3, np.uint8)), "channels is an array of uint8, expected a numpy"),
-        (replace(BLOCK, channels=np.zeros((3, 1), np.int8)), "channels has 2 dimensions"),
+        (block(channels=np.zeros(3, np.uint8)), "channels is an array of uint8, expected a numpy"),
+        (block(channels=np.zeros((3, 1), np.int8)), "channels has 2 dimensions"),
         (
-            replace(BLOCK, channels=np.zeros(2, np.int8)),
+            block(channels=np.zeros(2, np.int8)),
             "times_ps has 3 tags and channels 2, expected as many",
         ),
-        (replace(BLOCK, until_ps=np.int64(10)), "until_ps is 10 (int64), expected an int of picoseconds"),
-        (replace(BLOCK, until_ps=10.0), "until_ps is 10.0 (float), expected an int"),
-        (replace(BLOCK, lost=-1), "lost is -1 (int), expected an int, 0 or more"),
-        (replace(BLOCK, lost=True), "lost is True (bool), expected an int"),
+        (block(until_ps=np.int64(10)), "until_ps is 10 (int64), expected an int of picoseconds"),
+        (block(until_ps=10.0), "until_ps is 10.0 (float), expected an int"),
+        (block(lost=-1), "lost is -1 (int), expected an int, 0 or more"),
+        (block(lost=True), "lost is True (bool), expected an int"),
     ],
 )
 def test_a_tag_block_that_is_wrong_is_described(wrong: Any, said: str) -> None:

@@ -335,12 +335,8 @@ def test_the_expected_clicks_of_any_attack_satisfy_the_event_with_equality_to_sp
         for k in (0, 1):
             one += x[class_index("E", k)] * -2.0 + x[class_index("G", k)] * 0.5
         bits = [sum(x[class_index(kind, k)] for kind in "EGWR") for k in (0, 1)]
-        counts = Counts(
-            Pair(*bits),
-            Pair(*(x[class_index("W", k)] for k in (0, 1))),
-            *(Pair(*(x[class_index(kind, k)] for k in (0, 1))) for kind in "PCD"),
-            x[BOUNDARY],
-        )
+        on_z, plus, central, dark = (Pair(*(x[class_index(kind, k)] for k in (0, 1))) for kind in "WPCD")
+        counts = Counts(Pair(*bits), on_z, plus, central, dark, x[BOUNDARY])
         shape = shapes(counts, inputs.mu, inputs.p, inputs.p_z or 0.5)
         seen = [None if name[0] in "EGWR" else n for name, n in zip(CLASSES, x, strict=True)]
         allowance = Allowance.of(Fraction(50), shape, seen, x)

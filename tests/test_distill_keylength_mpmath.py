@@ -23,7 +23,9 @@ WORKED_OUT_ANEW = range(0, len(CASES), 9)
 
 
 def node_input(inputs: dict[str, Any]) -> EstimatorInput:
-    pairs = {name: Pair(*value) if isinstance(value, list) else value for name, value in inputs.items()}
+    pairs: dict[str, Any] = {
+        name: Pair(*value) if isinstance(value, list) else value for name, value in inputs.items()
+    }
     return EstimatorInput(**pairs)
 
 

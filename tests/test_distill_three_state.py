@@ -18,6 +18,7 @@ from qnode.distill.keylength import (
     estimate,
     three_state,
 )
+from qnode.distill.keylength.search import best_weights
 from qnode.errors import FieldError
 
 
@@ -81,7 +82,7 @@ def test_whatever_the_search_proposes_the_claim_is_proven(monkeypatch: pytest.Mo
     inputs = link_inputs((0.2, 0.06), 0.6)
     honest = estimate(inputs, "three_state")
     rng = np.random.default_rng(5)
-    search = three_state.best_weights
+    search = best_weights
 
     def spoiled(task: Any) -> tuple[tuple[float, ...], float]:
         classes, scale = search(task)

@@ -54,7 +54,8 @@ def test_a_page_that_is_made_from_the_program_is_what_its_command_writes(name: s
 def described_tables() -> set[type[msgspec.Struct]]:
     """Return every table of the configuration files, those of the shipped drivers included."""
     drivers = [load_driver(name).Config for name in known_drivers()]
-    found, new = set(), {SiteConfig, SimulationParameters, *drivers}
+    found = set[type[msgspec.Struct]]()
+    new: set[type[msgspec.Struct]] = {SiteConfig, SimulationParameters, *drivers}
     while new:
         table = new.pop()
         found.add(table)
@@ -63,9 +64,7 @@ def described_tables() -> set[type[msgspec.Struct]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "table", sorted(described_tables() - {ScheduledChange}, key=lambda kind: kind.__name__)
-)
+@pytest.mark.parametrize("table", sorted(described_tables() - {ScheduledChange}, key=str))
 def test_every_key_of_a_configuration_file_has_its_meaning_beside_it(table: type[msgspec.Struct]) -> None:
     for key in keys_of(table):
         assert key.described.meaning or any(is_table(one) for one in (key.kind, *get_args(key.kind))), (

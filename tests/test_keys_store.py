@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -382,9 +383,9 @@ def test_the_two_steps_of_the_commit_and_their_illegal_neighbours(stores: Pair) 
     alice, _ = stores
     block = make_block(1, 4)
     for move in (
-        lambda: alice.prepare(block),
-        lambda: alice.confirm(1),
-        lambda: alice.void_block(1, "x"),
+        partial(alice.prepare, block),
+        partial(alice.confirm, 1),
+        partial(alice.void_block, 1, "x"),
     ):
         with pytest.raises(StoreError):
             move()

@@ -150,7 +150,8 @@ def test_what_a_peer_of_protocol_1_did_not_say_is_taken_from_the_blocks_after_hi
     recent.accepted(100.0, old)
     rates = recent.rates()
     assert rates is not None
-    assert rates.n_z_plus is rates.boundary is None
+    assert rates.n_z_plus is None
+    assert rates.boundary is None
     assert rates.at(1000.0).counts(10.0, RATE_HZ).n_z_plus is None
     new = replace(old, n_z_plus=Pair(5000.0, 1000.0), boundary=8000.0)
     recent.accepted(100.0, new)

@@ -1,5 +1,6 @@
 """The figures of a site: what is taken back when it is not so any more."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from qnode.keys import SqliteKeyStore
 from qnode.link.frames import FrameStream
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.transmitter_port import TransmitterPort
-from qnode.node.status import quantum_figures as figures_module
 from qnode.node.status.link_figures import LinkFigures
 from qnode.node.status.quantum_figures import LONGEST_UNANNOUNCED_S
 from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots
@@ -38,7 +38,7 @@ def figures_of(role: Role) -> LinkFigures:
 
 def test_alice_has_lock_as_long_as_bob_announces_clicks(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
-    monkeypatch.setattr(figures_module.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
     alice = figures_of("alice")
 
     def lock() -> str:

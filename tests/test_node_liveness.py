@@ -1,5 +1,6 @@
 """What the watchdog is fed by: progress of store and pipeline."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -65,7 +66,7 @@ class Stuck:
         return np.zeros(slots.shape, np.uint8)
 
 
-async def check_step(liveness: Liveness, clock: Clock, stuck: Stuck, step: partial[object]) -> None:
+async def check_step(liveness: Liveness, clock: Clock, stuck: Stuck, step: Callable[[], object]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, step)
         await trio.to_thread.run_sync(stuck.began.wait, 60)

@@ -51,13 +51,13 @@ from qnode.loopback.result import Ledger
 from qnode.node.dialogue import reconciliation
 from qnode.node.dialogue.bob import BobBlock
 from qnode.node.dialogue.tag_order import TagOrder
-from qnode.node.process import read_secret
 from qnode.node.quantum.alice import AliceSide
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.receiver_requests import ClickAnnouncement
 from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
 from qnode.node.quantum.slot_ledger import SlotLedger
 from qnode.node.quantum.transmitter_port import TransmitterPort
+from qnode.node.secret_files import read_secret
 from qnode.node.session.router import SessionRouter
 from qnode.node.status.quantum_figures import QuantumFigures
 from qnode.node.supply.async_store import PeerMemory, runs_of

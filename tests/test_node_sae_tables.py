@@ -60,7 +60,8 @@ async def two_nodes(folder: Path, *configs: SiteConfig, protocol: int = 2) -> As
             nodes.append(link_node(config, store))
             standing = nodes[-1]._read_standing
             ends.append(replace(end_of(role, store), standing=standing, protocol=protocol))
-        greeted = await greet_both(*ends)
+        alice, bob = ends
+        greeted = await greet_both(alice, bob)
 
         async def converse(node: LinkNode, role: Role, end: Any) -> None:
             node.tested.set()

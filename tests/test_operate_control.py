@@ -322,7 +322,7 @@ def test_a_caller_that_is_refused_before_it_has_asked_hears_why(
                 assert refused.wait(60)
                 super().sendall(*args)
 
-        monkeypatch.setattr(client.socket, "socket", LateSocket)
+        monkeypatch.setattr(socket, "socket", LateSocket)
         with pytest.raises(client.NoAnswer, match="all 32 connections to the control socket are taken"):
             ask(path)
         monkeypatch.undo()

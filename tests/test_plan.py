@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qnode.block.outcome import Reason
 from qnode.cli.loopback import load_loopback
 from qnode.distill.counts import Pair
-from qnode.plan.curve import Fibre, Link, curve, places
+from qnode.plan.curve import Against, Fibre, Link, curve, places
 from qnode.plan.forecast import at_loss, forecast, reach_db
 from qnode.plan.optimum import ALICES, optimum
 from qnode.plan.search import Interval, maximise
@@ -88,6 +88,7 @@ def test_joining_the_dead_times_costs_what_the_reference_says_and_settings_win_i
 
 def test_uncertain_intensities_cost_key_in_the_plan_too() -> None:
     uncertain = changed(source={"mu_uncertainty": (0.02, 0.02)}).forecast()
+    assert uncertain.result is not None
     assert uncertain.result.mu == Pair(0.5 * 0.98, 0.2 * 1.02)
     assert uncertain.secret_bits < 0.8 * LINK.forecast().secret_bits
 
@@ -97,6 +98,8 @@ def test_a_plan_charges_the_parities_of_both_sites_where_the_node_does() -> None
     disclosed = alone.counts.reconciliation_leak_bits
     assert both.counts.reconciliation_leak_bits == pytest.approx(2 * disclosed, abs=1)
     assert both.counts.alice_parities == alone.counts.alice_parities
+    assert both.result is not None
+    assert alone.result is not None
     assert both.result.length == pytest.approx(alone.result.length - disclosed, abs=2)
 
 
@@ -196,14 +199,14 @@ def test_no_random_choice_of_parameters_beats_the_optimum(loss_db: float) -> Non
 
 
 def test_only_what_is_free_is_chosen() -> None:
-    best = LINK.optimum(("p_z",))
+    best = LINK.optimum(["p_z"])
     source = best.link.source
     assert (source.mu, source.p) == (TURIN.link.source.mu, TURIN.link.source.p)
     assert best.link.receiver == TURIN.link.receiver
     assert source.p_z > TURIN.link.source.p_z
-    one = LINK.optimum(("mu1",)).link.source
+    one = LINK.optimum(["mu1"]).link.source
     assert one.mu[1] == TURIN.link.source.mu[1]
-    split = LINK.optimum(("splitter",)).link
+    split = LINK.optimum(["splitter"]).link
     assert split.source == TURIN.link.source
     with pytest.raises(ValueError, match="no parameter is free"):
         optimum(TURIN.simulation, TURIN.link, 1.16, ())
@@ -237,7 +240,8 @@ def test_curves_ascend_and_end_where_no_choice_gives_key() -> None:
 
 
 def test_larger_blocks_and_shorter_dead_times_give_more_key() -> None:
-    for against, better in (("block", 1), ("dead-time", -1)):
+    axes: tuple[tuple[Against, int], ...] = (("block", 1), ("dead-time", -1))
+    for against, better in axes:
         points = curve(LINK, against, places(LINK, against, 5), ())
         assert all(point.best is None for point in points)
         now = [point.now.secret_bits_per_s for point in points][::better]

@@ -136,9 +136,10 @@ async def converse(folder: Path) -> dict[Role, Known | LinkError]:
                     raise
                 known[role] = first_of(links)
 
+    roles: tuple[Role, Role] = ("alice", "bob")
     with trio.fail_after(300):
         async with trio.open_nursery() as nursery:
-            for role, stream in zip(("alice", "bob"), memory_stream_pair(), strict=True):
+            for role, stream in zip(roles, memory_stream_pair(), strict=True):
                 nursery.start_soon(one, role, stream)
     return known
 
@@ -177,11 +178,13 @@ async def test_both_sites_hold_the_same_counts_and_these_are_what_was_sent_and_d
     own = photons.symbols(slots)
     boundary = outcomes == photons.BOUNDARY
     assert counts.boundary == np.count_nonzero(boundary & (slots > first))
+    assert counts.boundary is not None
     assert counts.boundary > counts.x.boundary
     followed = np.append((np.diff(slots) == 1) & boundary[1:], [False])
     on_plus = (outcomes <= photons.LATE) & (own & 3 == photons.X_PLUS) & ~followed
     decoy = own & photons.DECOY > 0
-    assert counts.n_z_plus == Pair(np.count_nonzero(on_plus & ~decoy), np.count_nonzero(on_plus & decoy))
+    on_plus_by_intensity = [int(np.count_nonzero(on_plus & one)) for one in (~decoy, decoy)]
+    assert counts.n_z_plus == Pair(*on_plus_by_intensity)
     assert counts.tags is not None
     part = (slots - first) * SPAN_PARTS // (end - first)
     in_z = outcomes <= photons.LATE

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations, pairwise
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -178,15 +178,15 @@ def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 @cache
 def decode_of_width(width: int) -> Callable[..., int]:
     """Compile the decoder for ``width``: what is emitted is decided when a call is first compiled."""
-    best = row.WIDTH
-    compiled: Callable[..., int] = numba.njit(nogil=True, error_model="numpy")(decoder_module._decode.py_func)
+    best, kernel = row.WIDTH, cast(Any, decoder_module._decode)
+    compiled: Callable[..., int] = numba.njit(nogil=True, error_model="numpy")(kernel.py_func)
 
     def decode(*arguments: Any) -> int:
-        row.WIDTH = width
+        vars(row)["WIDTH"] = width
         try:
             return compiled(*arguments)
         finally:
-            row.WIDTH = best
+            vars(row)["WIDTH"] = best
 
     return decode
 

@@ -3,6 +3,7 @@
 import signal
 import threading
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Poller(threading.Thread):
     def __init__(self, encryptor: Encryptor) -> None:
         super().__init__()
         self._encryptor, self._stop_it = encryptor, threading.Event()
-        self.answers, self.lost = 0, []
+        self.answers = 0
+        self.lost: list[str] = []
 
     def run(self) -> None:
         while not self._stop_it.wait(0.05):
@@ -61,6 +63,11 @@ def reload(sites: Sites, role: Role, event: str) -> dict[str, Any]:
 def alarms(sites: Sites, role: Role) -> dict[str, str]:
     status = sites.status(role)
     return {} if status is None else {alarm.name: alarm.text for alarm in status.alarms}
+
+
+def agreed(sites: Sites, role: Role) -> bool:
+    """Tell whether the site has no alarm of encryptors that differ or of a reload."""
+    return not set(alarms(sites, role)) & {"saes.differ", "node.reload_failed"}
 
 
 def issue(authority: trustme.CA, folder: Path, name: str) -> tuple[str, str]:
@@ -120,11 +127,8 @@ def test_an_encryptor_certificate_and_crl_come_and_go_by_reload_and_a_polling_cl
             issue(authority, sites.data / "tls", "kme-bob")
             alter(sites.site_files["bob"], etsi014__sae=[*saes, *PAIR])
             reload(sites, "bob", "node.reloaded")
-            for role in ("alice", "bob"):
-                eventually(
-                    lambda role=role: not set(alarms(sites, role)) & {"saes.differ", "node.reload_failed"},
-                    "ok",
-                )  # type: ignore[misc]
+            eventually(partial(agreed, sites, "alice"), "ok")
+            eventually(partial(agreed, sites, "bob"), "ok")
             keys = at_alice.assign(2)
             at_bob._tls.load_verify_locations(cadata=authority.cert_pem.bytes().decode())
             at_bob._tls.check_hostname = False

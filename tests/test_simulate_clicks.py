@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from simulated_counts import KEY, Tags, record, still
 
+from qnode.choices import DeadTime
 from qnode.config import LinkParameters
 from qnode.simulate.generator import KNOTS_PER_S, PAGE_KNOTS, Lit, TagGenerator
 from qnode.simulate.jitter import acceptance
@@ -76,7 +77,7 @@ def test_the_steps_do_not_change_the_tags(name: str, simulation: SimulationParam
 
 
 @pytest.mark.parametrize("hold_off", ["independent", "joint"])
-def test_clicks_of_both_detectors_come_in_order(hold_off: str) -> None:
+def test_clicks_of_both_detectors_come_in_order(hold_off: DeadTime) -> None:
     exact = JitterParameters(sigma_ps=0.001, tail_fraction=0.0)
     simulation = still(
         SimulationParameters(

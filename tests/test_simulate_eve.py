@@ -4,9 +4,11 @@ import hashlib
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 from simulated_counts import KEY, Tags, assert_counts_fit, count, counted, record, still
 
+from qnode.choices import Arm
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters, convert
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import boundary_terms, visibility_error
@@ -134,7 +136,7 @@ def test_light_after_the_gates_is_out_of_them() -> None:
 
 @pytest.mark.parametrize(("arm", "dead", "live"), [("x", X_CHANNEL, Z_CHANNEL), ("z", Z_CHANNEL, X_CHANNEL)])
 def test_bursts_keep_the_detector_of_one_arm_dead_by_clicks_between_its_gates(
-    arm: str, dead: int, live: int
+    arm: Arm, dead: int, live: int
 ) -> None:
     bursts = Settings(eve_burst_hz=2e7, eve_burst_arm=arm)
     honest, dazzled = record(TURIN, LINK, 10), record(TURIN, LINK, 10, bursts)
@@ -148,9 +150,12 @@ def test_bursts_keep_the_detector_of_one_arm_dead_by_clicks_between_its_gates(
     assert (np.abs(at_honest - midway) < 200.0).mean() < 0.05
 
 
-def in_the_slot(tags: Tags, channel: int) -> np.ndarray:
+def in_the_slot(tags: Tags, channel: int) -> npt.NDArray[np.float64]:
     """Where in its slot each tag of a channel lies, ps from the early pulse on."""
-    return (tags.times_ps[tags.channels == channel] - tags.first_arrival_ps) % LINK.source.period_ps
+    since_ps: npt.NDArray[np.float64] = (
+        tags.times_ps[tags.channels == channel] - tags.first_arrival_ps
+    ) % LINK.source.period_ps
+    return since_ps
 
 
 def test_other_intensities_than_configured_are_a_simulation_parameter_and_a_scheduled_change() -> None:

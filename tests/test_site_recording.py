@@ -138,7 +138,8 @@ class Site:
     def __init__(self, socket_path: Path, **settings: Any) -> None:
         self.path = socket_path
         self.since_s: list[float | None] = []
-        self.recordings = Recordings(**({"allowed": True, "changed": self.since_s.append} | settings))
+        defaults: dict[str, Any] = {"allowed": True, "changed": self.since_s.append}
+        self.recordings = Recordings(**(defaults | settings))
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator["Site"]:
@@ -493,7 +494,7 @@ async def test_an_answer_that_is_no_recording_is_told(tmp_path: Path) -> None:
                     connection.recv(1)
 
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(trio.to_thread.run_sync, answer_once)
+                nursery.start_soon(partial(trio.to_thread.run_sync, answer_once))
                 with pytest.raises(NoAnswer, match=expected):
                     await trio.to_thread.run_sync(partial(record, path, tmp_path / f"r{number}", Stop()))
         path.unlink()

@@ -155,7 +155,7 @@ def test_damage_that_shows_late_is_refused_by_file_as_well(tmp_path: Path) -> No
 
 
 def held(**changes: Any) -> Validity:
-    values = {
+    values: dict[str, Any] = {
         "kind": "crl",
         "file": "peer.tls.crl",
         "subject": "CN=a",
