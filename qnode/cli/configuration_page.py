@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from qnode.choices import choices_of
-from qnode.config import LinkParameters, SiteConfig
+from qnode.config import OF_EACH_LINK, LinkParameters, SiteConfig
 from qnode.config_description import DescribedKey, is_table, keys_of
 from qnode.devices.registry import known_drivers, load_driver
 from qnode.loopback.markdown import table
@@ -30,6 +30,11 @@ An unknown key is an error. A relative path starts at the folder of the file. A 
 _SITE: Final = """\
 These tables belong to one site. *Reload*: `systemctl reload` (SIGHUP) applies a change of the key. *Restart*:
 a change waits for the next start of the daemon ([operations](operations.md))."""
+_LINKS: Final = """\
+A site with several links has one `[[link]]` for each of them, in the place of `[link]`. It holds all that is
+the link's own: the keys and tables of `[link]`, and {own}. So `[peer.tls]` becomes
+`[link.peer.tls]`. `role` may be left out where it is that of `[node]`. Each link needs a name, a peer and a
+store of its own, and at Alice an address of its own."""
 _LINK: Final = """\
 These tables must be equal at both sites. The sites compare them when they connect; a difference ends the
 session, and both logs name it. Each key may be left out, and each table but `[link]` itself. Every change
@@ -56,6 +61,8 @@ def configuration_page(command: str) -> str:
         "## The link",
         _LINK,
         *page.tables(LinkParameters, "link"),
+        "## Several links",
+        _LINKS.format(own=", ".join(f"`{name}`" for name in OF_EACH_LINK)),
         "## The simulated link",
         _SIMULATION,
         *page.tables(SimulationParameters, "simulation"),
