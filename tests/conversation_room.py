@@ -7,9 +7,10 @@ import importlib.util
 import random
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -45,8 +46,9 @@ from qnode.errors import LinkError
 from qnode.keys import Counts, Release, SqliteKeyStore, open_store
 from qnode.link.frames import FrameStream
 from qnode.link.hello import LocalEnd, Standing, exchange_hello
+from qnode.link.messages import Message
 from qnode.link.protocol import link_for_protocol
-from qnode.link.session import open_session
+from qnode.link.session import Session, open_session
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.tag_order import TagOrder
 from qnode.node.quantum.alice import AliceSide
@@ -75,6 +77,8 @@ def _photons() -> ModuleType:
 
 
 photons = _photons()
+# Sessions of one test detect the same clicks again.
+clicks_between = lru_cache(maxsize=256)(photons.clicks)
 
 LINK = LinkParameters(
     name="frozen",
@@ -189,6 +193,9 @@ class KeepingFigures(LinkFigures):
         self.blocks.sampled = keep_sample  # type: ignore[method-assign]
 
 
+Lie = Callable[[Message], Iterable[Message]]
+
+
 @dataclass(frozen=True)
 class Known:
     """What a site knows after the conversation; ``outcomes``: by block, with the secret bits."""
@@ -207,22 +214,27 @@ async def hold_conversation(
     *,
     figures: KeepingFigures | None = None,
     work: Callable[[BobSide], Awaitable[None]] | None = None,
+    lie: Lie | None = None,
+    most_chunks: int = 1 << 20,
     **changes: Any,
 ) -> Known:
     """Say and hear all of the conversation, or as much as Bob's ``work`` is; ``changes``: to the `LocalEnd`.
 
-    ``figures``: of a site that goes on after an earlier conversation.
+    ``figures``: of a site that goes on after an earlier conversation. ``lie``: what this site says in place
+    of each message.
     """
     await trio.to_thread.run_sync(self_test)  # compiles before a session waits for it
     local = end_of(role, store, link, **changes)
     greeted = await exchange_hello(frames, local, connected=role == "bob")
     figures = figures or KeepingFigures(config_of(role, link))
     async with open_session(frames, local, greeted) as session, trio.open_nursery() as nursery:
+        if lie is not None:
+            _say_by(session, lie)
         site = BlockContext(
             role=role,
             link=link_for_protocol(link, session.protocol),
             session=session,
-            store=AsyncStore(store, most_chunks=1 << 20),
+            store=AsyncStore(store, most_chunks=most_chunks),
             tag_order=TagOrder(),
             simulated=True,
         )
@@ -245,6 +257,16 @@ async def hold_conversation(
     return Known(session.protocol, outcomes, figures.counts, store.counts())
 
 
+def _say_by(session: Session, lie: Lie) -> None:
+    say = session.send
+
+    async def send(message: Message) -> None:
+        for told in lie(message):
+            await say(told)
+
+    session.send = send  # type: ignore[method-assign]
+
+
 def _alice(conversation: SessionRouter, figures: LinkFigures, nursery: trio.Nursery) -> AliceSide:
     source: Any = TransmitterPort()
     source.transmitter = SimpleNamespace(symbols=lambda run_id, slots: photons.symbols(slots))
@@ -259,7 +281,7 @@ async def _measure(part: BobSide) -> None:
     for noisy in (False, True):
         reached = await fill_block(part, reached, noisy=noisy)
     await _both_agreed(part)
-    await part.do(_announcement(reached, reached + 1, numbering=2))
+    await part.do(announcement(reached, reached + 1, numbering=2))
     await _both_agreed(part)
 
 
@@ -274,7 +296,7 @@ async def find_slots(part: BobSide) -> int:
     """Have a probe aligned, and announce until blocks are agreed; return the slot that was reached."""
     await part.ready.wait()
     await part.run_known.wait()
-    slots, outcomes = photons.clicks(0, PROBE_SLOTS)
+    slots, outcomes = clicks_between(0, PROBE_SLOTS)
     of_z = outcomes <= photons.LATE
     ticks = 2 * slots[of_z] + outcomes[of_z]
     deliver, receive = trio.open_memory_channel[Any](1)
@@ -282,8 +304,8 @@ async def find_slots(part: BobSide) -> int:
     found = await receive.receive()
     assert found.offset == ticks[0]
     reached = int(found.last_slot) + 1
-    await part.do(_announcement(0, reached))
-    await part.do(_announcement(reached, reached + RATE_SLOTS))
+    await part.do(announcement(0, reached))
+    await part.do(announcement(reached, reached + RATE_SLOTS))
     await _both_agreed(part)
     return reached + RATE_SLOTS
 
@@ -294,16 +316,16 @@ async def fill_block(part: BobSide, reached: int, *, noisy: bool = False) -> int
     assert block is not None
     while reached < block.span.end_slot:
         end = min(block.span.end_slot, reached + CHUNK_SLOTS)
-        await part.do(_announcement(reached, end, noisy=noisy))
+        await part.do(announcement(reached, end, noisy=noisy))
         reached = end
     await block.decided.wait()
     return reached
 
 
-def _announcement(first: int, end: int, *, noisy: bool = False, numbering: int = 1) -> ClickAnnouncement:
-    clicks = Clicks(*photons.clicks(first, end, noisy=noisy))
+def announcement(first: int, end: int, *, noisy: bool = False, numbering: int = 1) -> ClickAnnouncement:
+    clicks = Clicks(*clicks_between(first, end, noisy=noisy))
     n_z = int(np.count_nonzero(clicks.outcomes <= photons.LATE))
-    crossed, _ = photons.clicks(first, end, cross_only=True)
+    crossed, _ = clicks_between(first, end, cross_only=True)
     none = np.empty(0, np.int64)
     marks = Marks(out_of_gate=clicks.slots[::30], double_clicks=none, cross_clicks=crossed, too_close=none)
     return ClickAnnouncement(RUN_ID, numbering, clicks, n_z, end, (), 0, marks=marks)

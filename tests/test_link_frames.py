@@ -111,6 +111,7 @@ async def test_a_frame_beyond_the_limit_is_refused_before_it_is_read() -> None:
     ours, theirs = memory_stream_pair()
     frames = FrameStream(ours)
     await theirs.send_all((LARGEST_HELLO_BYTES + 1).to_bytes(4, "big"))
+    await theirs.aclose()
     with pytest.raises(ProtocolError, match="exceeds"):
         await frames.receive()
     with pytest.raises(ValueError, match="exceeds"):

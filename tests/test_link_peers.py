@@ -157,6 +157,27 @@ async def test_bob_refuses_an_alice_of_another_authority(bob_files: Any, tmp_pat
     assert isinstance(at_alice, LinkError)
 
 
+async def test_bob_refuses_a_stranger_with_alices_name_who_wants_no_certificate_of_his(
+    bob_files: Any,
+) -> None:
+    foreign = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("kme-alice").configure_cert(foreign)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            tls = trio.SSLStream(stream, foreign, server_side=True)
+            await tls.do_handshake()
+            await tls.receive_some()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+            port = listener.socket.getsockname()[1]
+            with pytest.raises(PeerRefused, match="not accepted"):
+                await transport(bob_files, "kme-alice", port).connect()
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_revoked_certificate_is_refused(
     alice_files: Any, bob_files: Any, authority: trustme.CA, tmp_path: Path
 ) -> None:

@@ -58,6 +58,12 @@ async def test_every_difference_is_named() -> None:
         assert str(greeted.alice).count(part) == 1
 
 
+async def test_a_site_with_simulated_hardware_makes_no_key_with_one_that_has_none() -> None:
+    greeted = await greet_both(local_end("alice", simulated=True), local_end("bob"))
+    assert "node.allow_simulated: ours True, theirs False" in str(greeted.alice)
+    assert "node.allow_simulated: ours False, theirs True" in str(greeted.bob)
+
+
 def test_a_name_too_long_for_a_hello_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"link\.name: expected 1 to 128"):
         local_end("alice", parameters=LinkParameters(name=129 * "x"))

@@ -588,12 +588,13 @@ async def test_tags_are_checked_in_the_order_in_which_they_came() -> None:
 
     for block_id in (5, 6, 7):
         order.arrive(block_id)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(check, 7)
-        nursery.start_soon(check, 5)
-        await trio.testing.wait_all_tasks_blocked()
-        assert checked == [5]
-        await order.give_up(6)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(check, 7)
+            nursery.start_soon(check, 5)
+            await trio.testing.wait_all_tasks_blocked()
+            assert checked == [5]
+            await order.give_up(6)
     assert checked == [5, 7]
 
 

@@ -19,7 +19,7 @@ from trio.testing import memory_stream_pair
 
 from qnode.config import Role
 from qnode.errors import LinkError, StoreError
-from qnode.keys import BlockState, SqliteKeyStore
+from qnode.keys import BlockState, PreparedBlock, SqliteKeyStore
 from qnode.link.frames import FrameStream
 from qnode.node.quantum.bob import BobSide
 from qnode.node.supply.async_store import AsyncStore
@@ -65,7 +65,7 @@ async def both_sites(
         except (LinkError, BaseExceptionGroup) as error:
             ended[role] = error
 
-    with trio.fail_after(300):
+    with trio.fail_after(90):
         async with trio.open_nursery() as nursery:
             for role, stream in zip(ROLES, memory_stream_pair(), strict=True):
                 nursery.start_soon(one, role, stream)
@@ -156,20 +156,25 @@ async def test_a_block_that_only_one_site_had_prepared_is_lost_for_the_reason_it
     figures = {role: RecordingFigures(role) for role in ROLES}
     with open_copy(folder, "alice") as alice, open_copy(folder, "bob") as bob:
         stores: dict[Role, SqliteKeyStore] = {"alice": alice, "bob": bob}
-        prepare, fails = AsyncStore.prepare, [True]
+        prepare, fails, bob_has_prepared = AsyncStore.prepare, [True], trio.Event()
 
-        async def cut(self: AsyncStore, block: object) -> None:
+        async def cut(self: AsyncStore, block: PreparedBlock) -> None:
             if self._store is alice and fails:
                 fails.clear()
+                await bob_has_prepared.wait()
                 raise LinkError("the line is cut")
-            await prepare(self, block)  # type: ignore[arg-type]
+            await prepare(self, block)
+            bob_has_prepared.set()
 
         monkeypatch.setattr(AsyncStore, "prepare", cut)
         await both_sites(stores, figures)
         (block_id,) = figures["bob"].counts
+        states = [stores[role].block_state(block_id) for role in ROLES]
+        assert states == [BlockState.UNKNOWN, BlockState.PREPARED]
         await both_sites(stores, figures)
+        states = [stores[role].block_state(block_id) for role in ROLES]
+        assert states == [BlockState.UNKNOWN, BlockState.VOID]
         for role in ROLES:
-            assert stores[role].block_state(block_id) in (BlockState.VOID, BlockState.UNKNOWN)
             rows = {row.block_id: row for row in figures[role].blocks.table.latest(20)}
             assert (rows[block_id].outcome, rows[block_id].secret_bits) == ("link", 0)
             assert len(figures[role].gave_key()) == 1

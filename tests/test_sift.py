@@ -155,6 +155,14 @@ def test_whatever_decodes_is_what_its_clicks_encode_to(data, n, n_empty):
     assert encode_announcement(got.slots, outcomes, 1000) == announcement
 
 
+def test_a_boundary_click_is_one_of_the_x_arm():
+    data = bytearray(encode_announcement(np.array([5]), np.zeros(1, np.uint8), 0))
+    assert decode_announcement(bytes(data), 0, 10).classes.tolist() == [CLASS_Z]
+    data[-1] |= 1  # the bit that says boundary, beside that of the arm
+    with pytest.raises(ProtocolError, match="outside the X arm"):
+        decode_announcement(bytes(data), 0, 10)
+
+
 def test_a_small_message_cannot_ask_for_much_memory():
     with pytest.raises(ProtocolError):
         decode_announcement(b"\xff\xff\xff\x03\x00" + bytes(100), 0, 1 << 40)

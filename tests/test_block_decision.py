@@ -1,0 +1,136 @@
+"""What becomes of a block: each limit, what the estimator is told, and what disclosed bits cost."""
+
+import math
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from plausible_blocks import honest_link, one_block
+
+from qnode.block.decision import decide, judge, key_length
+from qnode.block.disclosed import Disclosed
+from qnode.block.outcome import BlockLost
+from qnode.config import LinkParameters
+from qnode.distill.block_counts import BlockCounts
+from qnode.distill.counts import Pair
+from qnode.distill.estimation import inputs_from_block
+from qnode.distill.keylength import Assumption, estimate
+
+TURIN = honest_link("turin")
+LINK: LinkParameters = TURIN.link
+GOOD: BlockCounts = one_block(TURIN)
+NONE = Pair(0.0, 0.0)
+
+
+def limited(**changes: Any) -> LinkParameters:
+    """Return the link with other limits of a block."""
+    return replace(LINK, block=replace(LINK.block, **changes))
+
+
+def estimated(**changes: Any) -> LinkParameters:
+    return replace(LINK, estimation=replace(LINK.estimation, **changes))
+
+
+def lost(counts: BlockCounts, link: LinkParameters) -> str:
+    with pytest.raises(BlockLost) as refusal:
+        judge(counts, link)
+    return refusal.value.reason
+
+
+def test_a_good_block_gives_exactly_the_key_that_its_estimator_says() -> None:
+    result = decide(GOOD, LINK)
+    assert result.length == key_length(GOOD, LINK).length > LINK.block.minimum_secret_bits
+    assert Assumption.RECORDED not in result.assumptions
+    assert Assumption.RECORDED in decide(GOOD, LINK, recorded=True).assumptions
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        LINK,
+        estimated(eps_sec=1e-12),
+        estimated(eps_cor=1e-25),
+        estimated(estimator="eur", x_mode="visibility + asymmetry", asymmetry_bound="shares"),
+        estimated(estimator="eur", x_mode="visibility + asymmetry", asymmetry_bound="joint"),
+        estimated(estimator="eur", statistics="hoeffding"),
+        replace(LINK, source=replace(LINK.source, mu_uncertainty=(0.02, 0.03))),
+        replace(LINK, reconciliation=replace(LINK.reconciliation, leak_count="both")),
+        replace(LINK, reconciliation=replace(LINK.reconciliation, verification_bits=128)),
+    ],
+)
+def test_the_estimator_is_told_all_that_block_and_link_say(link: LinkParameters) -> None:
+    chosen, source = link.estimation, link.source
+    tag_bits = 128 if chosen.eps_cor < 1e-20 else link.reconciliation.verification_bits
+    inputs = inputs_from_block(
+        n_z=GOOD.n_z,
+        m_z=GOOD.m_z,
+        x=GOOD.x,
+        mu=Pair(*source.mu),
+        p=Pair(*source.p),
+        p_z=source.p_z,
+        lambda_ec=GOOD.lambda_ec_bits,
+        mu_uncertainty=Pair(*source.mu_uncertainty),
+        eps_sec=chosen.eps_sec,
+        eps_cor=chosen.eps_cor,
+        x_mode=chosen.x_mode,
+        statistics=chosen.statistics,
+        vacuum_rule=chosen.vacuum_rule,
+        asymmetry_bound=chosen.asymmetry_bound,
+        n_z_plus=GOOD.n_z_plus,
+        boundary=GOOD.boundary,
+        error_positions_public=link.reconciliation.leak_count == "alice",
+        verification_bits=tag_bits,
+    )
+    assert key_length(GOOD, link) == estimate(inputs, chosen.estimator)
+
+
+def test_a_block_beyond_a_limit_gives_no_key() -> None:
+    e_vis = LINK.source.p_z / (2 * (1 - LINK.source.p_z)) * GOOD.x.c_plus.total / GOOD.x.c_z.total
+    for below, at, reason in (
+        (limited(qber_z_limit=0.99 * GOOD.qber_z), limited(qber_z_limit=GOOD.qber_z), "qber_z"),
+        (limited(e_vis_limit=0.99 * e_vis), limited(e_vis_limit=1.01 * e_vis), "e_vis"),
+    ):
+        assert lost(GOOD, below) == reason
+        assert judge(GOOD, at).length > 0
+    length = key_length(GOOD, LINK).length
+    assert lost(GOOD, limited(minimum_secret_bits=length + 1)) == "key_length"
+    assert judge(GOOD, limited(minimum_secret_bits=length)).length == length
+
+
+@pytest.mark.parametrize("bound", ["shares", "joint"])
+def test_a_block_of_too_large_or_unknown_asymmetry_gives_no_key(bound: str) -> None:
+    charged = estimated(estimator="eur", x_mode="visibility + asymmetry", asymmetry_bound=bound)
+    upper = key_length(GOOD, charged).asymmetry_upper
+    assert upper is not None
+    for limit, gives_key in ((upper + 1e-9, True), (upper - 1e-9, False)):
+        link = replace(charged, block=replace(LINK.block, asymmetry_limit=limit))
+        if gives_key:
+            assert judge(GOOD, link).length > 0
+        else:
+            assert lost(GOOD, link) == "asymmetry"
+    if bound == "joint":
+        unknown = replace(GOOD, x=replace(GOOD.x, e_same=NONE, e_dark=NONE, e_plus=NONE))
+        assert key_length(unknown, charged).asymmetry_upper is None
+        assert lost(unknown, charged) == "asymmetry"
+
+
+def test_a_blind_interferometer_is_told() -> None:
+    blind = replace(GOOD, x=replace(GOOD.x, c_z=NONE))
+    assert lost(blind, LINK) == "e_vis"
+
+
+def test_counts_that_the_link_cannot_give_make_no_key_though_the_estimator_would() -> None:
+    assert GOOD.late is not None
+    early = replace(GOOD, late=Pair(0.4 * GOOD.n_z.signal, GOOD.late.decoy))
+    assert judge(early, LINK).length > 0
+    with pytest.raises(BlockLost) as refusal:
+        decide(early, LINK)
+    assert refusal.value.reason == "late_signal"
+
+
+@pytest.mark.parametrize("leak_count", ["alice", "both"])
+def test_every_disclosed_bit_of_sample_and_correction_is_charged(leak_count: str) -> None:
+    link = replace(LINK, reconciliation=replace(LINK.reconciliation, leak_count=leak_count))
+    error_count = math.ceil(math.log2(4096 + 1)) if leak_count == "both" else 0
+    disclosed = Disclosed().and_sample(4096, link).and_reconciled(700, 900, "cascade")
+    assert disclosed == Disclosed(4096 + 700, 4096 + error_count + 900, "cascade")
