@@ -1,4 +1,4 @@
-"""What becomes of a block: so many secret bits, or discarded for a stated reason.
+"""The decision about a block: its number of secret bits, or the reason for its discard.
 
 Both sites decide from the same numbers with the same code, and must agree.
 """
@@ -22,18 +22,18 @@ from qnode.units import BULK_BYTES
 
 # The amplification seed of a larger block would exceed a message of the link.
 MOST_SIFTED_BITS = 60_000_000
-# So would the keep mask of a block with more announced clicks, most of which are not sifted.
+# The keep mask of a block with more announced clicks, most of them not sifted, would also exceed it.
 MOST_ANNOUNCED_CLICKS = 8 * BULK_BYTES
 
 
 def verification_bits(link: LinkParameters, n_z: int) -> TagBits:
-    """Return the length of the verification tag: as configured, longer where eps_cor asks for it."""
+    """Return the length of the verification tag: as configured, longer if eps_cor requires it."""
     needed = tag_bits_for(n_z, link.estimation.eps_cor)
     return max(needed, link.reconciliation.verification_bits)
 
 
 def check_size(n_z: int, link: LinkParameters) -> None:
-    """Raise `BlockLost` for a block that is too small to give key, or too large to be spoken of.
+    """Raise `BlockLost` for a block that is too small to give key, or too large for the messages.
 
     The bound on secret bits never exceeds the sifted bits, so this loses nothing.
     """
@@ -54,13 +54,13 @@ def check_clicks(n_clicks: int) -> None:
 
 
 def sample_leak_bits(n_bits: int, link: LinkParameters) -> int:
-    """Return what a disclosed sample costs: its bits; under ``both`` also its error count, which Bob uses."""
+    """Return the bits disclosed by a sample: its own, and under ``both`` its error count, which Bob uses."""
     extra = math.ceil(math.log2(n_bits + 1)) if link.reconciliation.leak_count == "both" else 0
     return n_bits + extra
 
 
 def assumptions(result: KeyLength, link: LinkParameters) -> Assumptions:
-    """Return what a block's key stands on: the estimator's list, and what the protocol adds to it."""
+    """Return the assumptions of a block's key: those of the estimator, and those of the protocol."""
     found = {**result.assumptions, **stated(Assumption.COMPUTATIONAL_KEY_CONTROL)}
     if link.reconciliation.leak_count == "alice":
         found |= stated(Assumption.PUBLIC_ERROR_POSITIONS)
@@ -72,13 +72,13 @@ def assumptions(result: KeyLength, link: LinkParameters) -> Assumptions:
 
 
 def check_qber(qber_z: float, link: LinkParameters) -> None:
-    """Raise `BlockLost` when ``qber_z`` is beyond the configured limit."""
+    """Raise `BlockLost` if ``qber_z`` exceeds the configured limit."""
     if qber_z > link.block.qber_z_limit:
         raise BlockLost(Reason.QBER_Z, f"{qber_z:.2%} is above the limit {link.block.qber_z_limit:.2%}")
 
 
 def check_visibility(x: XCounts, link: LinkParameters) -> None:
-    """Raise `BlockLost` when the interferometer's error rate is beyond the configured limit, or unknown."""
+    """Raise `BlockLost` if the interferometer's error rate exceeds its limit, or is unknown."""
     e_vis = visibility_error(x, link.source.p_z)
     if e_vis is None:
         raise BlockLost(
@@ -89,7 +89,7 @@ def check_visibility(x: XCounts, link: LinkParameters) -> None:
 
 
 def check_plausible(counts: BlockCounts, link: LinkParameters) -> None:
-    """Raise `BlockLost`, named after the first check failed, for counts not plausible at this link."""
+    """Raise `BlockLost` for implausible counts, with the name of the first failed check as reason."""
     failed = [finding for finding in examine(counts, link) if not finding.plausible]
     if failed:
         others = ", ".join(finding.check for finding in failed[1:])
@@ -97,13 +97,13 @@ def check_plausible(counts: BlockCounts, link: LinkParameters) -> None:
 
 
 def key_length(counts: BlockCounts, link: LinkParameters) -> KeyLength:
-    """Return what the configured estimator gives for a block, whatever the limits say.
+    """Return the key length of a block by the configured estimator, without the limits.
 
     Raises:
-        BlockLost: no link gives such counts.
+        BlockLost: the counts contradict the source.
     """
     estimation = link.estimation
-    # Protocol 1 has the counts for the bound by classes alone, and credits empty qubits as it always did.
+    # Protocol 1 has only the counts for the bound by classes, and credits empty qubits unconditionally.
     first_protocol = counts.boundary is None
     try:
         inputs = inputs_from_block(
@@ -132,7 +132,7 @@ def key_length(counts: BlockCounts, link: LinkParameters) -> KeyLength:
 
 
 def judge(counts: BlockCounts, link: LinkParameters) -> KeyLength:
-    """Return the key length of a block whose counts are taken at their word.
+    """Return the key length of a block, without a check of its plausibility.
 
     Raises:
         BlockLost: a limit is exceeded, too little key remains, or the counts contradict the source.
@@ -156,7 +156,7 @@ def judge(counts: BlockCounts, link: LinkParameters) -> KeyLength:
 
 
 def decide(counts: BlockCounts, link: LinkParameters, *, recorded: bool = False) -> KeyLength:
-    """Return the key length of a verified block; ``recorded``: at either site, as its assumptions then say.
+    """Return the key length of a verified block; ``recorded``: at either site, which its assumptions state.
 
     Raises:
         BlockLost: the counts are not plausible, a limit is exceeded, or too little key remains.

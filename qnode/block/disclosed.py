@@ -8,7 +8,7 @@ from qnode.config import LinkParameters
 
 @dataclass(frozen=True)
 class Disclosed:
-    """What correction by ``method`` gave away: Alice's ``parities``, ``leak_bits`` of lambda_EC."""
+    """The disclosure of correction by ``method``: Alice's ``parities``, and ``leak_bits`` for lambda_EC."""
 
     parities: int = 0
     leak_bits: int = 0
@@ -19,5 +19,5 @@ class Disclosed:
         return Disclosed(self.parities + n_bits, self.leak_bits + sample_leak_bits(n_bits, link), self.method)
 
     def and_reconciled(self, parities: int, leak_bits: int, method: str) -> "Disclosed":
-        """Add what a finished correction counted."""
+        """Add the disclosure of a finished correction."""
         return Disclosed(self.parities + parities, self.leak_bits + leak_bits, method)

@@ -1,25 +1,25 @@
-"""The error rate that Bob expects of a block, so that it need not disclose a sample.
+"""The error rate that Bob expects of a block, so that the block need not disclose a sample.
 
-It is that of the latest block that was corrected and verified: there errors are counted, as both sites'
-hashes agree, and claimed by nobody. That holds where the block then gave no key, and while others are lost
-that say nothing of errors (too few bits, a full store, no lock). What was not verified is an estimate while
-its block is worked on. A new emission run, counts that are not plausible, a block that could not be corrected
-and a rate beyond the limit leave none.
+The estimate is the error rate of the latest block that was corrected and verified. Both sites' hashes agree
+there, so its errors are counted, not claimed. The estimate also holds if that block gave no key, and after
+later blocks that say nothing about errors (too few bits, a full store, no lock). The rate of an unverified
+block is an estimate only during the processing of that block. There is no estimate after a new emission run,
+implausible counts, a block that could not be corrected, and a rate beyond the limit.
 
-The estimate chooses only how much Bob asks for first. Every disclosed bit is counted all the same, so a wrong
-one, as after errors that Eve made for one block, costs key and no secrecy.
+The estimate affects only the size of Bob's first requests. Every disclosed bit is counted in any case. A
+wrong estimate, as after errors that Eve made for one block, therefore costs key and no secrecy.
 """
 
 from typing import Final
 
 from qnode.block.outcome import IMPLAUSIBLE, Reason
 
-# After a block that was lost for these reasons nothing is known.
+# There is no estimate after a block that was lost for these reasons.
 UNKNOWN_AFTER: Final = IMPLAUSIBLE | {Reason.EMISSION, Reason.RECONCILIATION, Reason.VERIFICATION}
 
 
 class ErrorRate:
-    """The estimate of one site; ``limit``: beyond it no block gives key."""
+    """The estimate of one site; beyond ``limit`` no block gives key."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -28,19 +28,19 @@ class ErrorRate:
 
     @property
     def value(self) -> float | None:
-        """The estimate, None where a sample must be disclosed."""
+        """The estimate; None if a sample must be disclosed."""
         return self._value
 
     def sampled(self, rate: float) -> None:
-        """Take the error rate of a disclosed sample."""
+        """Use the error rate of a disclosed sample."""
         self._take(rate, counted=False)
 
     def counted(self, rate: float) -> None:
-        """Take the error rate of a verified block."""
+        """Use the error rate of a verified block."""
         self._take(rate, counted=True)
 
     def lost(self, reason: str) -> None:
-        """Take note that a block gave no key."""
+        """Note that a block gave no key."""
         if reason in UNKNOWN_AFTER or not self._counted:
             self._value = None
 

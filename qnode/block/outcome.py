@@ -1,4 +1,4 @@
-"""What may become of a block that gives no key, in words that are counted."""
+"""The reasons for which a block gives no key; each reason is counted."""
 
 from enum import unique
 from typing import Final
@@ -10,7 +10,7 @@ from qnode.errors import QnodeError
 
 @unique
 class Reason(Word):
-    """Why a block was discarded; a block that is not plausible has the name of the check that it failed."""
+    """The reasons for a discard; an implausible block has the name of the failed check as reason."""
 
     ASYMMETRY = "asymmetry", "the bound on the asymmetry between |+> and |-> is above `asymmetry_limit`"
     CONTRADICTION = "contradiction", "no channel gives such counts with these intensities"
@@ -31,20 +31,20 @@ class Reason(Word):
 
 
 REASONS: Final = frozenset(BY_NAME) | frozenset(Reason)
-# The public counts of the block cannot be those of the link as it is configured.
+# The public counts of the block are impossible for the configured link.
 IMPLAUSIBLE: Final = frozenset(BY_NAME) | {Reason.CONTRADICTION}
 
 
 def reason_from_peer(word: str) -> str:
-    """Return the reason that the peer gave, or `Reason.PEER` for a word that is none."""
+    """Return the reason stated by the peer, or `Reason.PEER` for an unknown word."""
     return word if word in REASONS else Reason.PEER
 
 
 class BlockLost(QnodeError):
-    """This block gives no key. ``reason`` is a short stable word, counted; ``detail`` is for people."""
+    """This block gives no key. ``reason``: a short stable word, which is counted; ``detail``: for people."""
 
     def __init__(self, reason: str, detail: str = "", *, told: bool = False) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = str(reason)
         self.detail = detail
-        self.told = told  # the peer said it, so it need not be told
+        self.told = told  # the peer stated it, so it need not be sent to the peer

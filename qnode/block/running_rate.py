@@ -1,4 +1,4 @@
-"""The running rate of clicks, from which the span of the next block follows."""
+"""The running rate of clicks, which determines the span of the next block."""
 
 import math
 
@@ -6,16 +6,16 @@ from qnode.block.decision import MOST_ANNOUNCED_CLICKS
 from qnode.block.span_policy import BlockRates, choose_span_s
 from qnode.config import LinkParameters
 
-# The running rate is known well enough to choose a span after this many Z clicks.
+# After this many Z clicks the running rate is accurate enough to choose a span.
 CLICKS_FOR_RATE = 2_000
-# How far back the running rate looks, in Z clicks.
+# The window of the running rate in Z clicks.
 RATE_WINDOW_CLICKS = 500_000
 # A rate that keeps the expected clicks of a block below what can be sifted.
 MOST_EXPECTED_CLICKS = 0.9 * MOST_ANNOUNCED_CLICKS
 
 
 class RunningRate:
-    """Clicks and sifted bits per slot, from the clicks accepted so far; older ones fade."""
+    """Clicks and sifted bits per slot, from the clicks accepted so far; older ones lose weight."""
 
     def __init__(self, p_z: float) -> None:
         self._p_z = p_z
@@ -26,11 +26,11 @@ class RunningRate:
         self._reached_slot = 0
 
     def begin_session(self) -> None:
-        """Take no account of the slots since the last announcement: their clicks were told to nobody."""
+        """Ignore the slots since the last announcement: their clicks were not announced."""
         self._run_id = None
 
     def add(self, run_id: int, reached_slot: int, *, cut_slots: int, clicks: int, z_clicks: int) -> None:
-        """Take the clicks of an emission run into account, all up to ``reached_slot`` since the last call.
+        """Add the clicks of an emission run since the last call, all up to ``reached_slot``.
 
         ``z_clicks``: of the ``clicks``, those of the Z arm; ``cut_slots``: slots that passed without lock.
         """
@@ -49,7 +49,7 @@ class RunningRate:
 
     @property
     def known(self) -> bool:
-        """Tell whether the rate is good enough to choose a span."""
+        """Whether the rate is accurate enough to choose a span."""
         return self._z_clicks >= CLICKS_FOR_RATE
 
     @property
@@ -58,10 +58,10 @@ class RunningRate:
         return self._p_z * self._z_clicks / self._slots if self._slots else 0.0
 
     def span_slots(self, link: LinkParameters, recent: BlockRates | None) -> int:
-        """Return how many slots the next block takes; may take milliseconds (``sifted_bits = "auto"``).
+        """Return the number of slots of the next block; may take milliseconds (``sifted_bits = "auto"``).
 
-        It is the span policy's answer at the running rate, but no more than has clicks that can be sifted.
-        ``recent``: the rates of the latest blocks.
+        It follows from the span policy at the running rate, limited by the number of clicks that can be
+        sifted. ``recent``: the rates of the latest blocks.
         """
         rate_hz = link.source.qubit_rate_hz
         span_s = choose_span_s(link, self.sifted_per_slot * rate_hz, recent)

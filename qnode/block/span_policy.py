@@ -1,13 +1,12 @@
-"""How long a block shall be where the configuration leaves it to the node (``sifted_bits = "auto"``).
+"""The span policy: the duration of a block if the node chooses it (``sifted_bits = "auto"``).
 
-A longer block loses less to statistics, but keeps encryptors waiting and is lost whole when the link is
-interrupted. The span is the one with the most expected secret bits a second: what the configured estimator
-gives for counts at the present rates, times the chance that nothing interrupts the block, within the latency
-limit ``link.block.longest_s``.
+A longer block loses less to statistics, but encryptors wait longer, and an interruption costs a whole block.
+The policy chooses the span with the most expected secret bits a second. This is the result of the configured
+estimator for counts at the present rates, times the probability that nothing interrupts the block. The span
+is at most ``link.block.longest_s``.
 
-The rule sees public counts of *earlier, decided* blocks and the rate of accepted clicks. It never sees bits
-or errors of a block that is still running, and a span is agreed before its first slot (security reference
-6.6).
+The policy uses public counts of *earlier, decided* blocks and the rate of accepted clicks. It never uses bits
+or errors of a running block, and a span is agreed before its first slot (security reference 6.6).
 """
 
 import math
@@ -22,12 +21,12 @@ from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 
-# The span of a link that has not made key yet.
+# The size of the blocks of a link that has not made key yet.
 FIRST_SIFTED_BITS: Final = 1_000_000
-# A rate that keeps the expected block well below what a message of the link can carry.
+# A limit that keeps the expected block well below the capacity of a message.
 MOST_EXPECTED_BITS: Final = 0.9 * MOST_SIFTED_BITS
 LEAST_EXPECTED_BITS: Final = 1_000
-# Interruptions of a link that had none yet: Jeffreys' estimate of a rate is (k + 1/2) / time.
+# For a link without interruptions so far: Jeffreys' estimate of a rate is (k + 1/2) / time.
 PRIOR_INTERRUPTIONS: Final = 0.5
 INTERRUPTED: Final = frozenset({Reason.EMISSION, Reason.LINK, Reason.LOCK})
 REMEMBERED_BLOCKS: Final = 32
@@ -38,9 +37,9 @@ _GOLDEN: Final = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 class BlockRates(Struct, frozen=True, kw_only=True):
-    """Events a second, as public as the counts of a block; ``interruptions``: how often one is cut short.
+    """Public events per second; ``interruptions``: the rate at which blocks are interrupted.
 
-    ``n_z_plus`` and ``boundary`` are None where no block has said them: the peer speaks protocol 1.
+    ``n_z_plus`` and ``boundary`` are None if no block has them: the peer speaks protocol 1.
     """
 
     n_z: Pair
@@ -53,7 +52,7 @@ class BlockRates(Struct, frozen=True, kw_only=True):
     boundary: float | None = None
 
     def counts(self, span_s: float, qubit_rate_hz: float) -> BlockCounts:
-        """Return the counts to be expected of a block of ``span_s``."""
+        """Return the expected counts of a block of ``span_s``."""
         n_z = _times(self.n_z, span_s)
         return BlockCounts(
             n_z=n_z,
@@ -68,7 +67,7 @@ class BlockRates(Struct, frozen=True, kw_only=True):
         )
 
     def at(self, sifted_hz: float) -> "BlockRates":
-        """Return the same shares at another rate of sifted bits; interruptions stay as they are."""
+        """Return the same ratios at another rate of sifted bits; interruptions do not change."""
         factor = sifted_hz / self.n_z.total
         return BlockRates(
             n_z=_times(self.n_z, factor),
@@ -83,14 +82,14 @@ class BlockRates(Struct, frozen=True, kw_only=True):
 
 
 class SpanChoice(Struct, frozen=True):
-    """A span and the secret bits a second that are expected of it (0: none from any span)."""
+    """A span and its expected secret bits a second (0: no span gives any)."""
 
     span_s: float
     secret_bits_per_s: float
 
 
 class RecentBlocks:
-    """What the last blocks' public counts say of the link; earlier ones are forgotten."""
+    """The public counts of the latest blocks; earlier ones are forgotten."""
 
     def __init__(self) -> None:
         self._blocks: deque[tuple[float, BlockCounts | None]] = deque(maxlen=REMEMBERED_BLOCKS)
@@ -105,7 +104,7 @@ class RecentBlocks:
             self._blocks.append((0.0, None))
 
     def rates(self) -> BlockRates | None:
-        """Return the mean rates, None before the first block that gave key."""
+        """Return the mean rates; None before the first block that gave key."""
         accepted = [(span_s, counts) for span_s, counts in self._blocks if counts is not None]
         seconds = math.fsum(span_s for span_s, _ in accepted)
         if seconds <= 0.0:
@@ -116,7 +115,7 @@ class RecentBlocks:
             return Pair(sum(one.signal for one in pairs) / seconds, sum(one.decoy for one in pairs) / seconds)
 
         names = XCounts.__struct_fields__
-        # What a block before the peer's upgrade did not say is as in the blocks after it.
+        # Blocks before the peer's upgrade lack these counts; use those of the later blocks.
         n_z_plus = [(one.n_z_plus, span_s) for span_s, one in accepted if one.n_z_plus is not None]
         boundary = [(one.boundary, span_s) for span_s, one in accepted if one.boundary is not None]
         return BlockRates(
@@ -134,7 +133,7 @@ class RecentBlocks:
 def choose_span_s(link: LinkParameters, sifted_hz: float, recent: BlockRates | None) -> float:
     """Return the span of the next block in seconds: as configured, or the best one for ``recent`` rates.
 
-    ``sifted_hz``: the running rate of sifted bits; nothing is known while it is 0.
+    ``sifted_hz``: the running rate of sifted bits; 0 if it is not known.
     """
     longest_s, wanted = link.block.longest_s, link.block.sifted_bits
     if sifted_hz <= 0.0:
@@ -147,7 +146,7 @@ def choose_span_s(link: LinkParameters, sifted_hz: float, recent: BlockRates | N
 
 
 def best_span(rates: BlockRates, link: LinkParameters) -> SpanChoice:
-    """Return the span with the most expected secret bits a second; the longest one where none gives any."""
+    """Return the span with the most expected secret bits a second; the longest one if no span gives any."""
     longest_s = min(link.block.longest_s, MOST_EXPECTED_BITS / rates.n_z.total)
     shortest_s = min(longest_s, LEAST_EXPECTED_BITS / rates.n_z.total)
     step = (longest_s / shortest_s) ** (1.0 / (_SPANS - 1))
@@ -160,7 +159,7 @@ def best_span(rates: BlockRates, link: LinkParameters) -> SpanChoice:
 
 
 def expected_bits_per_s(rates: BlockRates, span_s: float, link: LinkParameters) -> float:
-    """Return the secret bits a second of blocks of ``span_s``, those counted that interruptions spare."""
+    """Return the secret bits a second of blocks of ``span_s`` that are not interrupted."""
     return (
         math.exp(-rates.interruptions * span_s)
         * secret_bits(rates.counts(span_s, link.source.qubit_rate_hz), link)
@@ -169,7 +168,7 @@ def expected_bits_per_s(rates: BlockRates, span_s: float, link: LinkParameters) 
 
 
 def secret_bits(counts: BlockCounts, link: LinkParameters) -> int:
-    """Return what the node's own judgement makes of a block's counts; 0 when it would be discarded."""
+    """Return the secret bits of a block by the node's own decision; 0 if it would be discarded."""
     try:
         check_size(math.floor(counts.n_z.total), link)
         return judge(counts, link).length
@@ -199,7 +198,7 @@ def _refined(rates: BlockRates, link: LinkParameters, low: float, high: float) -
 
 
 def _mean_of_some(pairs: list[tuple[Pair, float]]) -> Pair | None:
-    """Return the rate of pairs, each of so many seconds; None of no pairs."""
+    """Return the mean rate of pairs with their durations in seconds; None without pairs."""
     if not pairs:
         return None
     seconds = math.fsum(span_s for _, span_s in pairs)

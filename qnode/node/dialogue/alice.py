@@ -1,4 +1,4 @@
-"""One block as Alice sees it: she discloses nothing before all of it is announced, answers, and decides."""
+"""Alice's side of a block: discloses nothing before the whole block is announced, answers Bob, decides."""
 
 import secrets
 from collections.abc import Callable
@@ -53,12 +53,12 @@ async def run_alice_block(
 ) -> None:
     """Take part in one block from its proposal to its commit.
 
-    ``lookup`` returns the symbols of slots; ``note`` takes what is announced and
-    refuses slots that must not be sifted. ``recording`` is told that the block is whole.
+    ``lookup`` returns the symbols of slots. ``note`` registers the announced slots, and
+    refuses slots that must not be sifted. ``recording`` is notified when the block is complete.
 
     Raises:
         BlockLost: the block gives no key.
-        LinkError: the peer broke the protocol or its authentication; the session must end.
+        LinkError: the peer violated the protocol or its authentication; the session must end.
     """
     await context.store.record_block_opened(channel.block_id, block_epsilon(context.link))
     await channel.send(BlockAgreed(channel.block_id))
@@ -105,7 +105,7 @@ async def run_alice_block(
     observer.verified(channel.block_id, counts)
     recorded = recording is not None or announced.recorded
     result = await trio.to_thread.run_sync(partial(decide, counts, context.link, recorded=recorded))
-    # The kernel's generator yields a megabyte in several milliseconds.
+    # The operating system needs several milliseconds for a megabyte of random bytes.
     seed = await trio.to_thread.run_sync(secrets.token_bytes, seed_length_bytes(len(sifted.bits)))
     pads = None
     if context.session.knows(Amplify, "refill_pads"):
@@ -136,9 +136,9 @@ def _pair(counts: Pair) -> CountPair:
 async def _listen(
     channel: BlockChannel, span: BlockSpan, record: SiftRecord, lookup: SymbolLookup, note: Note
 ) -> ClicksEnded:
-    """Look up the symbols of each announced batch at once; her record of them reaches back a second or so.
+    """Look up the symbols of each announced batch at once: Alice's record reaches back about a second.
 
-    Returns what Bob says at the end.
+    Returns Bob's final message.
     """
     parts = PartCounts(span.first_slot, span.n_slots)
 
@@ -170,7 +170,7 @@ async def _listen(
 
 
 async def _verify(context: BlockContext, channel: BlockChannel, key: Bits, n_z: Pair) -> Pair:
-    """Challenge Bob with a hash seeded only now; return his error counts."""
+    """Verify Bob's key by a hash with a seed drawn now; return Bob's error counts."""
     tag_bits = verification_bits(context.link, len(key))
     seed = secrets.token_bytes(tag_bits // 8)
     tag = await trio.to_thread.run_sync(verification_tag, key, seed, tag_bits)

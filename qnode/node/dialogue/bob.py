@@ -1,4 +1,4 @@
-"""One block as Bob sees it: he announces slot and arm of clicks, corrects towards Alice, and checks her."""
+"""Bob's side of a block: announces slot and arm of clicks, corrects towards Alice, checks Alice's counts."""
 
 import secrets
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ NONCE_BYTES = 16
 
 
 class BobBlock:
-    """A block from its proposal on. One task announces; another distils after `ended`."""
+    """A block from its proposal on. One task announces clicks; another distils after `ended`."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class BobBlock:
         self.channel = channel
         self.proposed = False
         self.opened = False
-        """Its number is used up: it is decided, whatever becomes of it."""
+        """The number of the block is used up, so the block must be decided."""
         self.withdrawn = False
         self.agreed = trio.Event()
         self.decided = trio.Event()
@@ -69,10 +69,10 @@ class BobBlock:
         self._counts = SpanCounts(span.first_slot, span.n_slots)
 
     async def propose(self) -> None:
-        """Agree on the span with Alice, before it starts; nothing is announced until she has.
+        """Agree on the span with Alice, before it starts; nothing is announced before Alice agrees.
 
         Raises:
-            LinkError: she refuses.
+            LinkError: Alice refuses.
         """
         await self._context.store.record_block_opened(
             self.channel.block_id, block_epsilon(self._context.link)
@@ -90,16 +90,16 @@ class BobBlock:
         try:
             await self.channel.expect(BlockAgreed)
         except BlockLost as lost:
-            # Only a run that has just ended makes Alice refuse; connecting anew tells which one is present.
+            # Alice refuses only if the run has just ended; a new session states the present run.
             raise LinkError(f"block {self.channel.block_id} was not agreed: {lost}") from None
         self.agreed.set()
 
     async def announce(self, clicks: Clicks) -> None:
-        """Tell slot and arm of ``clicks``, all within the span and later than those before."""
+        """Announce slot and arm of ``clicks``, all within the span and later than those before."""
         if not len(clicks):
             return
         first_slot = int(clicks.slots[0])
-        # A nanosecond or two a click: less than handing a batch to a thread and back.
+        # One or two nanoseconds per click: less than the transfer of a batch to a thread and back.
         payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)
         self._outcomes.append(clicks.outcomes)
         self._announced.add(clicks.outcomes)
@@ -109,22 +109,22 @@ class BobBlock:
         )
 
     def note(self, marks: Marks, cuts: Iterable[SlotRange]) -> None:
-        """Count the ``marks`` that lie in the span, each told once, and the slots of it that were cut."""
+        """Count the ``marks`` in the span, each reported once, and its slots that were cut."""
         self._counts.add_marks(marks)
         self._counts.add_cuts(cuts)
 
     def tag_counts(self) -> TagCounts:
-        """Return what the tags of the span show, as far as it was announced."""
+        """Return the counts of tags of the announced part of the span."""
         return self._counts.tag_counts()
 
     async def distil(self, dropped: int, qber_estimate: float | None) -> None:
-        """Close the announcement and make key of the block, with Alice.
+        """End the announcement, and distil the block to key together with Alice.
 
         ``qber_estimate``: see `qnode.block.error_rate`; without it a sample is disclosed first.
 
         Raises:
             BlockLost: the block gives no key.
-            LinkError: the peer broke the protocol or its authentication; the session must end.
+            LinkError: the peer violated the protocol or its authentication; the session must end.
         """
         context, channel = self._context, self.channel
         ended = trio.current_time()

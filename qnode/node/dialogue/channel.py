@@ -1,7 +1,7 @@
-"""The conversation about one block, as either side sees it.
+"""The channel for the dialogue about one block, the same at both sites.
 
-A session carries many blocks at once; each has an inbox of its own, so that one waiting block never holds
-up another. A block ends by being accepted or by `BlockLost`, which says why.
+A session has many blocks at once. Each has an inbox of its own, so that a waiting block never delays another
+one. A block ends when it is accepted, or by `BlockLost` with the reason.
 """
 
 from contextlib import suppress
@@ -18,7 +18,7 @@ BlockTag = TranscriptTag | Prepared
 BlockMessage = DialogueMessage | BlockTag | BlockDiscarded
 M = TypeVar("M", bound=BlockMessage)
 
-# Messages of one block that may wait; the sender is held by TCP beyond that.
+# Messages of one block that may wait; beyond that, TCP makes the sender wait.
 INBOX_MESSAGES = 64
 
 
@@ -28,13 +28,13 @@ class BlockChannel:
     def __init__(self, session: Session, block_id: int) -> None:
         self.block_id = block_id
         self.prepared = False
-        """The block's key is durably prepared here: what becomes of it, both sites settle together."""
+        """The block's key is durably prepared at this site: both sites settle its outcome together."""
         self._session = session
         self._deliver, self._inbox = trio.open_memory_channel[BlockMessage](INBOX_MESSAGES)
 
     async def deliver(self, message: BlockMessage) -> None:
         """Put a received message into the inbox (called by the session's reader)."""
-        # A block that has just ended no longer cares for what was still on its way.
+        # A block that has just ended ignores messages that were still on their way.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._deliver.send(message)
 
@@ -47,7 +47,7 @@ class BlockChannel:
 
         Raises:
             BlockLost: the peer discarded the block.
-            ProtocolError: the peer said something else.
+            ProtocolError: the peer sent another message.
         """
         message = await self._inbox.receive()
         if isinstance(message, kinds):
@@ -58,7 +58,7 @@ class BlockChannel:
         raise ProtocolError(f"block {self.block_id}: expected {wanted}, got {type(message).__name__}")
 
     def close(self) -> None:
-        """Forget what is still in the inbox, and the transcripts."""
+        """Discard the rest of the inbox, and the transcripts."""
         self._deliver.close()
         self._inbox.close()
         self._session.drop_transcript(self.block_id)

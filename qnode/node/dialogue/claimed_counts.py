@@ -1,4 +1,4 @@
-"""Whether the counts that a peer says of a block can be, against what was announced."""
+"""Checks of the counts that a peer claims for a block, against the announced clicks."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes
 
 @dataclass
 class AnnouncedClicks:
-    """How many clicks Bob has announced, by where they fell."""
+    """The number of clicks that Bob has announced, by arm and kind of slot."""
 
     z: int = 0
     central: int = 0
@@ -21,7 +21,7 @@ class AnnouncedClicks:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum."""
         return self.z + self.central + self.boundary
 
     def add(self, outcomes: Codes) -> None:
@@ -34,7 +34,7 @@ class AnnouncedClicks:
 
 
 def check_tags(tags: TagCounts, n_clicks: int, parts: PartCounts) -> None:
-    """Refuse what Bob says of his tags where it does not fit the clicks that Alice has heard of.
+    """Refuse Bob's counts of tags if they do not fit the clicks that Alice has received.
 
     Raises:
         ProtocolError: naming the count.
@@ -43,7 +43,7 @@ def check_tags(tags: TagCounts, n_clicks: int, parts: PartCounts) -> None:
         raise ProtocolError("tags: other clicks by part and arm than were announced")
     if any(live > slots for live, slots in zip(tags.live_slots, parts.slots, strict=True)):
         raise ProtocolError("tags: more live slots than a part of the span has")
-    # Either of a slot's kinds is announced as one click.
+    # A slot of either kind is announced as one click.
     if tags.cross_clicks + tags.double_clicks > n_clicks:
         raise ProtocolError(
             f"tags: {tags.cross_clicks} cross and {tags.double_clicks} double clicks in {n_clicks} clicks"
@@ -51,7 +51,7 @@ def check_tags(tags: TagCounts, n_clicks: int, parts: PartCounts) -> None:
 
 
 def check_sifted(sifted: Sifted, x: XCounts, announced: AnnouncedClicks) -> None:
-    """Refuse totals of Alice's that do not fit the clicks that Bob has announced.
+    """Refuse Alice's totals if they do not fit the clicks that Bob has announced.
 
     Raises:
         ProtocolError: naming the count.

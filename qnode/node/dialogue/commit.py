@@ -1,9 +1,9 @@
 """The end of a block, the same at both sites: authenticate, amplify, commit.
 
 Nothing derived from the block leaves the node before both transcript tags have verified. The commit has two
-steps: each side stores the block durably as prepared, then says so under a one-time tag; a block is available
-where the own copy is prepared and the peer's word for his has verified. What a crash leaves in between is
-settled at the next connection (`Conversation`).
+steps: each side stores the block durably as prepared, then states this under a one-time tag. A block is
+available at a site when its own copy is prepared and the peer's statement is verified. If a crash comes in
+between, the next session settles the block (`Conversation`).
 """
 
 import time
@@ -23,14 +23,15 @@ from qnode.link.messages import Prepared, TranscriptTag
 from qnode.node.dialogue.channel import BlockChannel
 from qnode.node.dialogue.context import BlockContext
 
-# One for the tag of a block's transcript, one for that of its commit.
+# One for the tag of the transcript of a block, one for the tag of its commit.
 PADS_OF_A_BLOCK = 2
 
 
 def refill_pads(left: PadsLeft, link: LinkParameters) -> int:
-    """Return how many pads of either direction a block's key shall refill the pool by.
+    """Return the number of pads per direction by which a block's key refills the pool.
 
-    As many as it uses; more where discarded blocks and lost sessions have used up the reserve.
+    It is the number that the block uses, and more if discarded blocks and lost sessions have used up the
+    reserve.
     """
     if min(left.send, left.receive) >= link.keys.reserve_pads_per_direction:
         return PADS_OF_A_BLOCK
@@ -38,10 +39,10 @@ def refill_pads(left: PadsLeft, link: LinkParameters) -> int:
 
 
 def check_refill(pads: int | None, link: LinkParameters) -> None:
-    """Refuse a refill of Alice's that the link does not allow; None: protocol 1 does not say it.
+    """Refuse a refill by Alice that the link does not allow; None: protocol 1 does not state it.
 
     Raises:
-        ProtocolError: saying what was expected.
+        ProtocolError: states the expected value.
     """
     most = link.keys.refill_pads_per_direction
     if pads is not None and not PADS_OF_A_BLOCK <= pads <= most:
@@ -49,7 +50,7 @@ def check_refill(pads: int | None, link: LinkParameters) -> None:
 
 
 def key_layout(link: LinkParameters, pads: int | None) -> KeyLayout:
-    """Return how a block's final key is divided; ``pads``: the refill, None where protocol 1 fixes it."""
+    """Return the division of a block's final key; ``pads``: the refill, None if protocol 1 fixes it."""
     return KeyLayout(
         pads_per_direction=link.keys.refill_pads_per_direction if pads is None else pads,
         direction_share_alice=link.keys.direction_share_alice,
@@ -57,15 +58,14 @@ def key_layout(link: LinkParameters, pads: int | None) -> KeyLayout:
 
 
 def block_epsilon(link: LinkParameters) -> float:
-    """Return what the key of a block may fail by, were it accepted: eps_sec + eps_cor, without its tags."""
+    """Return the failure probability of a block's key if accepted: eps_sec + eps_cor, without its tags."""
     return link.estimation.eps_sec + link.estimation.eps_cor
 
 
 async def check_room(context: BlockContext) -> None:
-    """Give a block up while the store is full, before one-time pads are spent on it.
+    """Discard a block if the store is full, before one-time pads are used for it.
 
-    Each site judges by its own store: Bob before he closes the announcement, Alice before she discloses
-    anything.
+    Each site checks its own store: Bob before the end of the announcement, Alice before any disclosure.
 
     Raises:
         BlockLost: the keys of earlier blocks must be fetched first.
@@ -76,10 +76,10 @@ async def check_room(context: BlockContext) -> None:
 
 
 async def authenticate(context: BlockContext, channel: BlockChannel) -> None:
-    """Exchange and verify the transcript tags of a block, one a direction.
+    """Exchange and verify the transcript tags of a block, one per direction.
 
     Raises:
-        AuthenticationError: the peer's tag does not fit what was received.
+        AuthenticationError: the peer's tag does not fit the received transcript.
         PoolExhausted: no one-time pad is left.
     """
     block_id = channel.block_id
@@ -107,7 +107,7 @@ async def commit(
     result: KeyLength,
     pads: int | None,
 ) -> None:
-    """Amplify the block's key and commit it in two steps; ``pads``: the refill that Alice has said."""
+    """Amplify the block's key and commit it in two steps; ``pads``: the refill that Alice stated."""
     key = await trio.to_thread.run_sync(amplify, sifted, seed, result.length)
     layout = key_layout(context.link, pads)
     content = key.to_bytes()[: result.length // 8]

@@ -1,4 +1,4 @@
-"""What the dialogue of every block at this site needs."""
+"""The context of the dialogue of every block at this site."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from qnode.node.supply.async_store import AsyncStore
 
 @dataclass(frozen=True)
 class BlockContext:
-    """What every block's dialogue at this site needs."""
+    """The configuration, store and session for the dialogue of every block at this site."""
 
     role: Role
     link: LinkParameters

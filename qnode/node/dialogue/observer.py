@@ -1,4 +1,4 @@
-"""Where a block's dialogue writes down what it learns; the node's figures are such a book."""
+"""The observer of block dialogues; the figures of the node are such an observer."""
 
 from typing import Protocol
 
@@ -10,24 +10,24 @@ from qnode.keys import BlockRecord
 
 
 class BlockObserver(Protocol):
-    """The record of what became of blocks."""
+    """Receives the results of blocks."""
 
     def sifted(self, block_id: int, n_z: Pair, x: XCounts, span: BlockSpan) -> None:
         """Note a block's public counts."""
 
     def dropped(self, clicks: int) -> None:
-        """Count clicks that were found and could not be used: see `Totals.clicks_dropped`."""
+        """Count clicks that were found but could not be used: see `Totals.clicks_dropped`."""
 
     def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:
         """Note the errors in a disclosed sample of a block."""
 
     def verified(self, block_id: int, counts: BlockCounts) -> None:
-        """Note the public record of a block that is the same at both sites after correction."""
+        """Note the public counts of a verified block."""
 
     def distilled(
         self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float
     ) -> None:
-        """Note what key a block is about to give, before its commit; see `accepted`."""
+        """Note the key that a block is about to give, before its commit; see `accepted`."""
 
     def accepted(
         self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float
@@ -38,10 +38,10 @@ class BlockObserver(Protocol):
         """Count a block that gave no key."""
 
     def undecided(self, block_id: int, reason: str, detail: str) -> None:
-        """Note a block whose commit was cut after its key was prepared: `resumed` or `settled` decides it."""
+        """Note a block whose commit was interrupted; `resumed` or `settled` decides it."""
 
     def resumed(self, block_id: int, record: BlockRecord) -> None:
-        """Count a block as one that gave key: the sites have confirmed it when they met again."""
+        """Count a block as accepted, because the sites have confirmed it in a new session."""
 
     def settled(self) -> None:
-        """Count all blocks that are still undecided as lost: the sites have met, and confirmed no more."""
+        """Count all undecided blocks as lost: the new session has confirmed no more of them."""

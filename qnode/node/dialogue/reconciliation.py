@@ -1,8 +1,8 @@
-"""The correction of one block between the sites: what each says, and where it is worked out.
+"""The correction of one block between the sites: the messages, and the place of the computation.
 
-Bob asks, Alice answers, for the whole block at once; the method behind it (`qnode.distill.reconcile`) does no
-I/O. Steps that may take milliseconds run in a worker thread, the many short ones in the event loop: handing
-them over would cost more than they do.
+Bob requests and Alice answers, for the whole block at once. The methods (`qnode.distill.reconcile`) do no
+I/O. Steps that may take milliseconds run in a worker thread. The many short steps run in the event loop,
+because a transfer to a thread costs more than the step.
 """
 
 import secrets
@@ -42,7 +42,7 @@ from qnode.node.dialogue.observer import BlockObserver
 
 @dataclass(frozen=True)
 class Corrected:
-    """Bob's corrected key, and what that disclosed."""
+    """Bob's corrected key, and the disclosure of its correction."""
 
     key: Bits
     disclosed: Disclosed
@@ -61,10 +61,10 @@ async def correct(
 ) -> Corrected:
     """Correct ``received`` towards Alice's key; without an estimate a sample is disclosed first.
 
-    ``filled_in_s``: how long a block like this takes to fill.
+    ``filled_in_s``: the time to fill a block of this size.
 
     Raises:
-        BlockLost: the error rate is beyond its limit, or the block cannot be corrected.
+        BlockLost: the error rate exceeds its limit, or the block cannot be corrected.
     """
     disclosed = Disclosed()
     if qber_estimate is None:
@@ -123,7 +123,7 @@ async def _sample(channel: BlockChannel, received: Bits, observer: BlockObserver
 
 
 async def answer_corrections(context: BlockContext, channel: BlockChannel, key: Bits) -> Disclosed:
-    """Answer Bob until he says that his key is corrected (`VerifyBegin`)."""
+    """Answer Bob's requests until Bob reports that the key is corrected (`VerifyBegin`)."""
     disclosed = Disclosed()
     machine: Responder | None = None
     method = ""

@@ -1,7 +1,8 @@
 """One-time tags in the order of their pads, though many blocks end at once.
 
-The pool uses pads strictly from the front, so that a position tells all of it. Hence a pad is reserved and
-its tag sent without another in between, and the peer's tags are checked in the order in which they came.
+The pool uses pads strictly from the front, so one position describes its state. A pad is therefore reserved
+and its tag sent without another tag in between, and the peer's tags are checked in the order of their
+arrival.
 """
 
 from collections import deque
@@ -20,12 +21,12 @@ class TagOrder:
         self._moved = trio.Condition()
 
     def arrive(self, block_id: int) -> None:
-        """Note that a tag of ``block_id`` came off the wire."""
+        """Note that a tag of ``block_id`` has arrived."""
         self._arrived.append(block_id)
 
     @asynccontextmanager
     async def turn(self, block_id: int) -> AsyncIterator[None]:
-        """Wait until every tag that came before the one of ``block_id`` was checked or given up."""
+        """Wait until every tag that arrived before the one of ``block_id`` is checked or dropped."""
         async with self._moved:
             while self._arrived[0] != block_id:
                 await self._moved.wait()
@@ -35,7 +36,7 @@ class TagOrder:
             self._moved.notify_all()
 
     async def give_up(self, block_id: int) -> None:
-        """Forget the unchecked tags of a block that has ended."""
+        """Drop the unchecked tags of a block that has ended."""
         async with self._moved:
             self._arrived = deque(waiting for waiting in self._arrived if waiting != block_id)
             self._moved.notify_all()

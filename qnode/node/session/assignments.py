@@ -1,7 +1,8 @@
-"""Assignments of this site at its peer: announced, and taken back where nobody got their keys.
+"""Assignments of this site at its peer: announced, and released if nobody got their keys.
 
-An assignment that was not delivered becomes free again at both sites: whoever waited for it has gone, the
-peer's word came too late, or a cut left open what the peer knows. A peer of protocol 1 can only void it.
+An assignment that was not delivered becomes free again at both sites. The client may have disconnected, the
+peer's answer may have come too late, or the session may have ended before the answer. A peer of protocol 1
+can only void such an assignment.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from qnode.link.messages import Assign, KeyAnswer, NodeMessage, ReleaseAssignmen
 from qnode.node.dialogue.context import BlockContext
 
 ASSIGNMENTS_AT_ONCE = 64
-# Of a store whose free chunks lie scattered: a message has room for a mebibyte.
+# The limit for a store with scattered free chunks: a message has room for a mebibyte.
 RANGES_AT_ONCE = 1 << 14
 
 log = structlog.get_logger()
@@ -40,14 +41,14 @@ def batches(releases: Sequence[Release]) -> Iterator[list[Release]]:
 
 @dataclass
 class _Announcement:
-    """An assignment on its way to the peer; no answer once it is over: the session ended."""
+    """An assignment on its way to the peer; without an answer at the end, the session ended."""
 
     over: trio.Event = field(default_factory=trio.Event)
     answer: KeyAnswer | None = None
 
 
 class Assignments:
-    """The assignments of one session; ``ask`` puts a request to the peer's store, and raises LinkError."""
+    """The assignments of one session; ``ask`` sends a request to the peer's store, and raises LinkError."""
 
     def __init__(
         self,
@@ -63,20 +64,21 @@ class Assignments:
         self._resumed_up_to = 0
 
     async def resume(self) -> None:
-        """Take back what an earlier session left open."""
+        """Release the assignments that an earlier session left open."""
         store = self._context.store
         left_open = await store.begin_open_releases()
         self._resumed_up_to = (await store.positions()).last_assignment_id
         await self.release(left_open)
 
     async def announce(self, assignment: Assignment) -> None:
-        """Have the peer take note of ``assignment``; returns once he holds it durably.
+        """Announce ``assignment`` to the peer; returns when the peer holds it durably.
 
-        A caller that does not wait for it must `take_back` the assignment; the peer is heard all the same.
+        A caller that does not wait for it must `take_back` the assignment; the answer is processed in any
+        case.
 
         Raises:
-            ShareUsedUp: he holds no more for this pair.
-            LinkError: the session ended or he refused; whether he holds it is unknown.
+            ShareUsedUp: the peer accepts no more for this pair.
+            LinkError: the session ended or the peer refused; it is unknown whether the peer holds it.
         """
         if assignment.assignment_id <= self._resumed_up_to:
             raise LinkError("a new session has begun since, in which this assignment was taken back")
@@ -108,19 +110,19 @@ class Assignments:
 
     @property
     def stalled(self) -> bool:
-        """Tell whether the peer's answer to an assignment is overdue: he will not answer others either."""
+        """Whether the peer's answer to an assignment is overdue; answers to others will be late as well."""
         return bool(self._overdue)
 
     @property
     def can_release(self) -> bool:
-        """Tell whether the peer can free what was assigned; else it can only be voided."""
+        """Whether the peer can free an assignment; otherwise it can only be voided."""
         return self._context.session.knows(ReleaseAssignments)
 
     def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
-        """Have assignments that were not delivered become free again, while this session lives.
+        """Release undelivered assignments in this session.
 
-        ``late``: the peer's answer to their announcement is overdue. The event tells that it was done, or is
-        left to the next session.
+        ``late``: the peer's answer to their announcement is overdue. The event is set when they
+        are released, or left to the next session.
         """
         done = trio.Event()
         announcements = [self._announcing[one] for one in assignment_ids if one in self._announcing]
@@ -129,7 +131,7 @@ class Assignments:
 
         async def work() -> None:
             try:
-                # The peer serves requests side by side: what frees an assignment must not overtake it.
+                # The peer serves requests concurrently: a release must not overtake its assignment.
                 for announcement in announcements:
                     await announcement.over.wait()
                 await self.release(await self._begun(assignment_ids))
@@ -144,7 +146,7 @@ class Assignments:
         return done
 
     async def _begun(self, assignment_ids: Sequence[int]) -> list[Release]:
-        """Begin to release assignments, without those that were delivered or have expired meanwhile."""
+        """Begin to release assignments, except those that were delivered or have expired."""
         begun = []
         for one in assignment_ids:
             with suppress(NotOpen):
@@ -152,9 +154,9 @@ class Assignments:
         return begun
 
     async def release(self, releases: Sequence[Release]) -> None:
-        """Have keys that were assigned and not delivered become free again, first at the peer, then here.
+        """Release assigned but undelivered keys, first at the peer, then at this site.
 
-        What the peer cannot free, for it has expired there, is voided; so is all at a peer of protocol 1.
+        Assignments that have expired at the peer are voided. With a peer of protocol 1 all are voided.
 
         Raises:
             LinkError: the session ended, or the peer can do neither; the next session tries again.
@@ -176,7 +178,7 @@ class Assignments:
 
     async def _finish(self, releases: Sequence[Release]) -> None:
         for release in releases:
-            with suppress(NotOpen):  # given up meanwhile, at both sites, for it does not open
+            with suppress(NotOpen):  # discarded at both sites meanwhile, because it cannot be decrypted
                 await self._context.store.finish_release(release.assignment.assignment_id)
         log.info("assignment.freed", assignments=len(releases))
 
@@ -186,7 +188,7 @@ class Assignments:
         return answer.ok
 
     async def _void(self, releases: Sequence[Release]) -> None:
-        """Void what cannot be freed; stock whose front waits for its slave expires instead."""
+        """Void assignments that cannot be freed; a stock item in use by a slave expires instead."""
         whole = [release.assignment for release in releases if not release.n_taken]
         if whole:
             content = msgspec.msgpack.encode(whole)

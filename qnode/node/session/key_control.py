@@ -1,4 +1,4 @@
-"""Key control: what one site's key store asks of the other's within a session, and is asked by it."""
+"""Key control: the requests between the key stores of both sites within a session."""
 
 from typing import TypeVar
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 class KeyControl:
     """The key control of one session.
 
-    ``accepted_chunks``: how many chunks the peer's encryptors have asked for in this session.
+    ``accepted_chunks``: the number of chunks that the peer's encryptors have requested in this session.
     """
 
     def __init__(self, context: BlockContext, requests: PeerRequests, nursery: trio.Nursery) -> None:
@@ -43,7 +43,7 @@ class KeyControl:
         self.accepted_chunks = 0
 
     async def hand_over(self, handover: Handover) -> bool:
-        """Have the peer own what this site has given away, or else void it; repeated until that is True.
+        """Transfer ``handover`` to the peer, or void it; repeat until the result is True.
 
         Raises:
             LinkError: the session ended.
@@ -64,7 +64,7 @@ class KeyControl:
         return answer.ok
 
     async def serve(self, message: KeyRequest) -> None:
-        """Do what the peer asks of this site's key store, and tell him once it is durable."""
+        """Perform a request of the peer at this site's key store, and answer when it is durable."""
         store = self._context.store
         ok, told = True, None
         share_used_up: bool | UnsetType = UNSET
@@ -95,7 +95,7 @@ class KeyControl:
         )
 
     def loss_found(self) -> None:
-        """Have the peer give up what cannot be opened here; the next session does, if this one ends."""
+        """Report undecryptable entries of this store to the peer, in this session or the next."""
 
         async def work() -> None:
             try:
@@ -108,7 +108,7 @@ class KeyControl:
         self._nursery.start_soon(work)
 
     async def tell_losses(self) -> None:
-        """Have the peer give up what could not be opened here, if his protocol can say it."""
+        """Report undecryptable entries of this store to the peer, if the protocol allows it."""
         if self._context.session.knows(VoidLost):
             await tell_losses(self._context.store, self._requests.ask_for_keys)
 

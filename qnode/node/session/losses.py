@@ -1,4 +1,4 @@
-"""Telling the peer what this site's store could not open, so that he gives the same up."""
+"""Reports the undecryptable entries of this site's store, so that the peer discards the same ones."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -14,10 +14,10 @@ Ask = Callable[[Callable[[int], NodeMessage]], Awaitable[KeyAnswer]]
 
 
 async def tell_losses(store: AsyncStore, ask: Ask) -> None:
-    """Have the peer give up all that he does not know of yet; ``ask`` sends a numbered request.
+    """Have the peer discard all entries that were not reported yet; ``ask`` sends a numbered request.
 
     Raises:
-        LinkError: the session ended, or he could not; the next session tries again.
+        LinkError: the session ended, or the peer refused; the next session tries again.
     """
     for loss in await store.open_losses():
         answer = await ask(partial(_request, loss))

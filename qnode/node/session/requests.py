@@ -1,4 +1,4 @@
-"""Requests to the peer within a session, and the answers to them."""
+"""Requests to the peer within a session, and their answers."""
 
 import itertools
 from collections.abc import Callable
@@ -38,10 +38,10 @@ class PeerRequests:
             self._answers.pop(number, None)
 
     async def ask_for_keys(self, make: Callable[[int], NodeMessage]) -> KeyAnswer:
-        """As `ask`, of the peer's key store.
+        """Like `ask`, for the peer's key store.
 
         Raises:
-            ProtocolError: it was answered by something else.
+            ProtocolError: the answer has another type.
         """
         answer = await self.ask(make)
         if not isinstance(answer, KeyAnswer):
@@ -49,13 +49,13 @@ class PeerRequests:
         return answer
 
     def take(self, answer: Answer) -> None:
-        """Hand an answer to whoever waits for it."""
+        """Pass an answer to the task that waits for it."""
         waiting = self._answers.pop(answer.request_id, None)
-        if waiting is not None:  # otherwise the caller has given up
+        if waiting is not None:  # otherwise the caller no longer waits
             waiting.send_nowait(answer)
 
     def close(self) -> None:
-        """Let those know who wait that no answer will come."""
+        """Wake the waiting tasks, because no answer will come."""
         for waiting in self._answers.values():
             waiting.close()
         self._answers.clear()

@@ -1,4 +1,4 @@
-"""The gate of the sessions: some must end, and none go on with the secrets of an earlier pre-shared key."""
+"""The gate of the sessions: no session continues with the secrets of an earlier pre-shared key."""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,7 +14,7 @@ log = structlog.get_logger()
 
 
 class RestoreGate:
-    """Every session passes here; a restore ends those that run, and lets none begin until it is done."""
+    """Every session passes the gate; a restore ends running sessions, and delays new ones."""
 
     def __init__(self, store: AsyncStore) -> None:
         self._store = store
@@ -25,10 +25,10 @@ class RestoreGate:
         self._left = trio.Event()
 
     async def hold(self, session: Session, converse: Callable[[Session], Awaitable[None]]) -> None:
-        """Converse for the length of one session.
+        """Run ``converse`` for the duration of one session.
 
         Raises:
-            LinkError: a new pre-shared key is being loaded, or was since this session's hello.
+            LinkError: a new pre-shared key is being loaded, or was loaded after this session's hello.
         """
         if self._closed:
             raise LinkError("this site is being restored")
@@ -45,17 +45,17 @@ class RestoreGate:
             raise LinkError(self._because)
 
     def end_sessions(self, because: str) -> None:
-        """End every session, which a new one then follows."""
+        """End every session; new ones follow."""
         self._because = because
         for scope in self._inside:
             scope.cancel()
 
     async def restore(self, preshared_key: bytes) -> Restored:
-        """Void every chunk, wipe the whole pool, and begin anew with ``preshared_key``.
+        """Void every chunk, wipe the whole pool, and start anew with ``preshared_key``.
 
         Raises:
-            StoreError: it was loaded here before, or the store cannot be written; nothing has changed.
-            FieldError: it is too short; nothing has changed.
+            StoreError: the key was loaded here before, or the store cannot be written; nothing has changed.
+            FieldError: the key is too short; nothing has changed.
         """
         async with self._turn:
             self._closed = True

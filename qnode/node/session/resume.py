@@ -1,4 +1,4 @@
-"""What the sites settle at the beginning of a session, before anything else is said."""
+"""The settlement of open operations at the start of a session, before any other message."""
 
 import msgspec
 import structlog
@@ -19,11 +19,11 @@ log = structlog.get_logger()
 async def resume(
     context: BlockContext, observer: BlockObserver, requests: PeerRequests, keys: KeyControl
 ) -> None:
-    """Settle what an earlier session, or a restored database, left undecided.
+    """Settle the operations that an earlier session, or a restored database, left undecided.
 
     Raises:
-        LinkError: the session must end: this store or the peer's serves nothing yet.
-        ProtocolError: the peer says what cannot be read.
+        LinkError: the session must end, because this store or the peer's store waits.
+        ProtocolError: a message of the peer cannot be decoded.
     """
     await _meet(context)
     await _settle_blocks(context, observer, requests)
@@ -32,7 +32,7 @@ async def resume(
 
 
 async def _meet(context: BlockContext) -> None:
-    """Compare this store with what the peer remembers of it; what was restored is voided."""
+    """Compare this store with the peer's memory of it; a restored store is voided."""
     peer = context.session.peer
     try:
         memory = msgspec.msgpack.decode(peer.positions, type=PeerMemory)
@@ -46,8 +46,8 @@ async def _meet(context: BlockContext) -> None:
     if not condition.serves:
         raise LinkError(f"this store serves nothing: {condition.reason}")
     if voided:
-        # The peer must void its copies before anything else; it learns of it in the next hello.
-        raise LinkError("this store was voided; connecting anew so that the peer hears of it")
+        # The peer must void its copies before anything else; the next hello states that.
+        raise LinkError("this store was voided; connecting again so that the peer learns of it")
     if standing is not None and standing.waits == Waiting.RESTORE:
         raise LinkError(
             "the peer's store serves nothing until a new pre-shared key is loaded; "
@@ -56,7 +56,7 @@ async def _meet(context: BlockContext) -> None:
 
 
 async def _settle_blocks(context: BlockContext, observer: BlockObserver, requests: PeerRequests) -> None:
-    """Make available, or give up, what was prepared here and not confirmed."""
+    """Make prepared but unconfirmed blocks available, or discard them."""
     unconfirmed = await context.store.unconfirmed_blocks()
     if unconfirmed:
         answer = await requests.ask(
@@ -76,13 +76,13 @@ async def _settle_blocks(context: BlockContext, observer: BlockObserver, request
                 await context.store.void_block(block_id, "the peer does not hold it")
                 log.warning("block.void", block=block_id, reason="the peer does not hold it")
             except StoreError as error:
-                # The peer has used keys of a block that it says it does not hold: it was restored.
+                # The peer has used keys of a block that it does not hold now: the peer was restored.
                 log.error("block.undecided", block=block_id, reason=str(error))
     observer.settled()
 
 
 def _standing(peer: Hello) -> StoreStanding | None:
-    """Return what the peer says of his store; None of protocol 1, which cannot say it."""
+    """Return the peer's statement about its store; None with protocol 1, which has none."""
     if isinstance(peer.since_2, UnsetType) or not peer.since_2.store:
         return None
     try:

@@ -1,7 +1,7 @@
-"""The router of one session: each message goes to the block or request that waits for it, or to its room.
+"""The router of one session: passes each message to the block, request or part that waits for it.
 
-A session is used by one router and ends with it. Every block that is not finished then is lost at both
-sites, unless it was prepared: `qnode.node.session.resume` settles those in the next session.
+A session has one router and ends with it. Every unfinished block is then lost at both sites, except prepared
+blocks, which `qnode.node.session.resume` settles in the next session.
 """
 
 from collections.abc import Awaitable, Callable
@@ -36,19 +36,19 @@ MOST_DETAIL = 1000  # characters; a message has room for no more than 2000
 
 
 class SessionSide(Protocol):
-    """What only one role does in a session."""
+    """The tasks of one role in a session."""
 
     async def start(self) -> None:
-        """Begin, once earlier blocks are settled."""
+        """Begin, after earlier blocks are settled."""
 
     async def handle(self, message: NodeMessage) -> None:
-        """Take a message that no block waits for."""
+        """Handle a message that no block waits for."""
 
 
 class SessionRouter:
-    """One session as the node uses it; ``settled``: what came before it is.
+    """One session from the view of the node; ``settled``: earlier operations are settled.
 
-    ``saes_told``: called when the peer has said which encryptors it has, in protocol 2.
+    ``saes_told``: called when the peer has sent its encryptors, in protocol 2.
     """
 
     def __init__(self, context: BlockContext, observer: BlockObserver, nursery: trio.Nursery) -> None:
@@ -63,7 +63,7 @@ class SessionRouter:
         self.saes_told: Callable[[], None] = lambda: None
 
     async def run(self, side: SessionSide) -> None:
-        """Settle what the last session left, then route messages until the session ends."""
+        """Settle the open operations of the last session, then route messages until the session ends."""
         self._nursery.start_soon(self._begin, side)
         try:
             await self._route(side)
@@ -104,13 +104,13 @@ class SessionRouter:
     # Blocks
 
     def open_channel(self, block_id: int) -> BlockChannel:
-        """Give a block its inbox."""
+        """Create the inbox of a block."""
         channel = BlockChannel(self.context.session, block_id)
         self._channels[block_id] = channel
         return channel
 
     async def run_block(self, channel: BlockChannel, work: Work) -> None:
-        """Run a block's dialogue to its end; a lost block is told to the peer and written down."""
+        """Run the dialogue of a block; a lost block is reported to the peer and to the observer."""
         block_id = channel.block_id
         ended = False
         try:
@@ -126,7 +126,7 @@ class SessionRouter:
                 await self.context.session.send(
                     BlockDiscarded(block_id=block_id, reason=lost.reason, detail=lost.detail[:MOST_DETAIL])
                 )
-            if channel.prepared:  # here, and perhaps at the peer's: meeting anew settles it
+            if channel.prepared:  # here, and perhaps at the peer: the next session settles it
                 raise LinkError(f"the commit of block {block_id} was cut: {lost.reason}") from error
         finally:
             if not ended:
@@ -137,7 +137,7 @@ class SessionRouter:
                 await self.context.tag_order.give_up(block_id)
 
     def _write_down(self, channel: BlockChannel, reason: str, detail: str) -> None:
-        """Write down that a block was given up, or that only the next meeting shows what became of it."""
+        """Report that a block was lost, or that only the next session can settle it."""
         note = self._observer.undecided if channel.prepared else self._observer.lost
         note(channel.block_id, reason, detail)
 

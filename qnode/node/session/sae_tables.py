@@ -1,8 +1,8 @@
-"""The encryptors of both sites held against each other, so that no key goes where nobody can fetch it.
+"""Compares the encryptors of both sites, so that no key is assigned to a pair that cannot fetch it.
 
-Each site says which of its encryptors share keys with which of the other's (their names alone), when a
-session begins and after each reload. A pair counts when both sites have it; what one alone has is shown at
-both. A peer of protocol 1 says nothing, and is asked for nothing.
+Each site sends the pairs of its own and the other site's encryptors that share keys (names only), at the
+start of a session and after each reload. A pair is valid if both sites have it. A pair that one site alone
+has is reported at both. A peer of protocol 1 sends and receives no such messages.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -20,7 +20,7 @@ MOST_WORDED = 100
 
 
 class PeerSaes:
-    """What the peer says in one session: pairs of an encryptor of his and one of ours."""
+    """The peer's pairs in one session: an encryptor of the peer and one of this site."""
 
     def __init__(self) -> None:
         self.pairs: frozenset[Pair] = frozenset()
@@ -28,10 +28,10 @@ class PeerSaes:
         self.told = trio.Event()
 
     def take(self, message: SaesRegistered) -> bool:
-        """Take a part of what he says; return whether that was the last.
+        """Add a part of the peer's pairs; return whether it was the last part.
 
         Raises:
-            ProtocolError: he does not come to an end.
+            ProtocolError: there are too many parts.
         """
         self._coming.update(message.pairs)
         if len(self._coming) > MOST_PAIRS:
@@ -44,10 +44,10 @@ class PeerSaes:
 
 
 class SaeTables:
-    """This site's directory beside what the peer said last.
+    """This site's directory, and the latest pairs of the peer.
 
-    ``note`` is told how many pairs one site alone has, and the first of them in words. ``others``: the
-    sites that other links lead to, whose encryptors are no matter of this link.
+    ``note`` receives the number of pairs that one site alone has, and the first of them in words. ``others``:
+    the sites at the ends of other links, whose encryptors do not concern this link.
     """
 
     def __init__(
@@ -61,23 +61,23 @@ class SaeTables:
         self._peer_kme_id = peer_kme_id
         self._note = note
         self._others = others
-        self._theirs: frozenset[Pair] | None = None  # None: he has not said yet, or cannot
+        self._theirs: frozenset[Pair] | None = None  # None: not received yet, or protocol 1
         self._changed = trio.Event()
 
     @property
     def _pairs(self) -> frozenset[Pair]:
-        """Which of our encryptors share keys with which of the peer's."""
+        """The pairs of an encryptor of this site and one of the peer that share keys."""
         return self.directory.pairs_abroad(self._others)
 
     def renew(self, directory: SaeDirectory) -> None:
-        """Use another directory; the peer hears of it."""
+        """Use another directory, and send its pairs to the peer."""
         self.directory = directory
         self._changed.set()
         self._changed = trio.Event()
         self._compare()
 
     async def tell(self, session: Session) -> None:
-        """Say which of our encryptors share keys with the peer's, now and after each change."""
+        """Send this site's pairs, now and after each change."""
         while True:
             changed = self._changed
             for part in parts(self._pairs):
@@ -85,16 +85,16 @@ class SaeTables:
             await changed.wait()
 
     def hear(self, peer_saes: PeerSaes | None) -> None:
-        """Take what the peer has said; None: he speaks protocol 1."""
+        """Use the pairs of the peer; None: the peer speaks protocol 1."""
         self._theirs = None if peer_saes is None else peer_saes.pairs
         self._compare()
 
     def peer_shares(self, master: str, slave: str) -> bool:
-        """Say whether the peer would give his ``slave`` keys of our ``master``, as far as he has said."""
+        """Return whether the peer would deliver our ``master``'s keys to its ``slave``, if known."""
         return self._theirs is None or (slave, master) in self._theirs
 
     def stocked_pairs(self) -> list[SaePair]:
-        """Return each pair that keys can be set aside for."""
+        """Return each pair for which keys can be set aside."""
         abroad = self._pairs
         every = ((sae.sae_id, peer) for sae in self.directory.local for peer in sae.peers)
         return [SaePair(*pair) for pair in every if pair not in abroad or self.peer_shares(*pair)]
@@ -112,7 +112,7 @@ class SaeTables:
 
 
 def parts(pairs: frozenset[Pair]) -> Iterator[SaesRegistered]:
-    """Yield the messages that say ``pairs``, at least one."""
+    """Yield the messages with ``pairs``, at least one."""
     every = sorted(pairs)
     for first in range(0, len(every) or 1, MANY):
         yield SaesRegistered(pairs=tuple(every[first : first + MANY]), more=first + MANY < len(every))
