@@ -1,4 +1,4 @@
-"""Alice's part: she tells her emission runs, aligns Bob's probes, and takes part in his blocks."""
+"""Alice's side of a session: sends the emission runs, aligns Bob's probes, takes part in Bob's blocks."""
 
 from functools import partial
 
@@ -27,12 +27,13 @@ from qnode.tags.types import Slots, SymbolLookup
 
 log = structlog.get_logger()
 
-# Slots that one block may span; beyond it the record of announced clicks would not fit in memory.
+# The largest span of a block in slots; the record of announced clicks of a longer one would not fit in
+# memory.
 LONGEST_SPAN_SLOTS = 1 << 44
 
 
 class AliceSide:
-    """What Alice says and hears in one session."""
+    """Alice's side of one session."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class AliceSide:
         self._aligning = False
 
     async def start(self) -> None:
-        """Tell each emission run as it begins."""
+        """Send each emission run when it begins."""
         told: int | None = None
         while True:
             changed, run = self._source.changed, self._source.run
@@ -66,7 +67,7 @@ class AliceSide:
             await changed.wait()
 
     async def handle(self, message: NodeMessage) -> None:
-        """Take a proposal or a probe."""
+        """Handle a proposal or a probe."""
         if isinstance(message, BlockProposed):
             if not 0 < message.n_slots <= LONGEST_SPAN_SLOTS:
                 raise ProtocolError(f"a block of {message.n_slots} slots was proposed")
@@ -76,17 +77,17 @@ class AliceSide:
             span = BlockSpan(message.run_id, message.first_slot, message.n_slots)
             self._nursery.start_soon(self._router.run_block, channel, partial(self._block, span))
         elif isinstance(message, AlignmentProbeMessage):
-            if self._aligning:  # a search takes hundreds of megabytes
+            if self._aligning:  # a search needs hundreds of megabytes
                 raise ProtocolError("an alignment probe before the one before it was answered")
             self._aligning = True
             self._figures.quantum.note_lock("aligning")
             self._nursery.start_soon(self._align, message)
-        # What else may come is the tail of a block that has ended.
+        # Other messages are late ones of a block that has ended.
 
     async def _block(self, span: BlockSpan, channel: BlockChannel) -> None:
         ledger = self._source.ledger(span.run_id)
         announced = ledger.open_block()
-        assert self._source.run is not None  # whose ledger this is
+        assert self._source.run is not None  # the run of this ledger
         recording = self._recorder.open_block(self._source.run)
         try:
             lookup: SymbolLookup = partial(self._source.lookup, span.run_id)
@@ -104,7 +105,7 @@ class AliceSide:
             ledger.close(announced)
 
     async def _align(self, message: AlignmentProbeMessage) -> None:
-        """Find where Bob's clicks fit what was sent; these clicks never enter a key."""
+        """Find the offset at which Bob's clicks fit the sent symbols; these clicks never enter a key."""
         try:
             ticks = np.frombuffer(message.ticks, "<i8").astype(np.int64)
         except ValueError:

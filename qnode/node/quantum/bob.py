@@ -1,7 +1,7 @@
-"""Bob's side of one session: alignment of his clicks, proposals of blocks one ahead, announcement of clicks.
+"""Bob's side of a session: alignment of clicks, proposals of blocks one ahead, announcement of clicks.
 
-The receiver (`qnode.node.quantum.receiver`) outlives sessions. It hands its requests to the present session
-one at a time, so that back-pressure goes from the link to the tags.
+The receiver (`qnode.node.quantum.receiver`) outlives sessions. It passes its requests to the present session
+one at a time, so that a slow link slows down the processing of tags.
 """
 
 import math
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 class BobSide:
-    """What Bob says and hears in one session."""
+    """Bob's side of one session."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class BobSide:
         return self._next_block_id - 1
 
     async def do(self, request: ReceiverRequest) -> None:
-        """Hand over a request; returns when the session takes it up.
+        """Pass a request to the session; returns when the session accepts it.
 
         Raises:
             LinkError: the session has ended.
@@ -100,7 +100,7 @@ class BobSide:
             raise LinkError("the session has ended") from None
 
     async def handle(self, message: NodeMessage) -> None:
-        """Take news of an emission run, or the answer to a probe."""
+        """Handle an emission run, or the answer to a probe."""
         if isinstance(message, EmissionRunStarted):
             self.run = EmissionRun(run_id=message.run_id, started_at_s=message.started_at_s)
             self.run_known.set()
@@ -172,9 +172,11 @@ class BobSide:
             self._distil(block)
             distilled = block
             assert self._upcoming is not None
-            block = self._current = self._upcoming  # the other is written down by its own task from here on
+            block = self._current = self._upcoming  # from here on its own task reports the other block
             if announcement.can_wait and not error_rate_is_known:
-                await distilled.decided.wait()  # or each block that is begun meanwhile pays for a sample, too
+                await (
+                    distilled.decided.wait()
+                )  # otherwise each block that begins meanwhile also discloses a sample
             self._upcoming = await self._propose(announcement.run_id, block.span.end_slot)
         span = block.span
         self._figures.quantum.current_block = block.channel.block_id
@@ -183,16 +185,16 @@ class BobSide:
         )
 
     def _passed_without_lock(self, announcement: ClickAnnouncement) -> bool:
-        """Tell whether the block agreed ahead has passed, most of it without lock.
+        """Return whether the block agreed ahead has passed, most of it without lock.
 
-        It would be empty, and so would any that are agreed only now for slots that have passed.
+        It would be empty, and so would any block agreed now for slots that have passed.
         """
         if self._upcoming is None or announcement.reached_slot < self._upcoming.span.end_slot:
             return False
         return 2 * announcement.cut_slots > self._upcoming.span.n_slots
 
     async def _propose(self, run_id: int, first_slot: int) -> BobBlock:
-        """Begin to agree on a block of the span that the block policy asks for."""
+        """Begin to agree on a block with the span of the span policy."""
         rates = self._figures.history.recent.rates()
         if self._link.block.sifted_bits == "auto":
             n_slots = await trio.to_thread.run_sync(self._rate.span_slots, self._link, rates)
@@ -211,7 +213,7 @@ class BobSide:
         return block
 
     async def _propose_in_turn(self) -> None:
-        """Propose blocks in the order of their numbers, each once few enough are in flight."""
+        """Propose blocks in the order of their numbers, each when few enough are in progress."""
         async for block in self._proposals:
             await self._places.acquire()
             if block.withdrawn:
@@ -233,10 +235,10 @@ class BobSide:
         self._nursery.start_soon(self._run, block, work)
 
     def _abandon(self, reason: Reason, detail: str) -> None:
-        """Give up the blocks that are announced or agreed; their slots will never be complete.
+        """Discard the blocks that are announced or agreed; their slots will never be complete.
 
-        One that still waits for its place is not proposed any more: Alice would not agree to it where its run
-        has ended, and the session would end with it.
+        A block that still waits is not proposed any more: Alice would refuse it if its run has ended, and the
+        session would end.
         """
         for block in (self._current, self._upcoming):
             if block is None:
@@ -250,7 +252,7 @@ class BobSide:
         self._current = self._upcoming = None
 
     async def _run(self, block: BobBlock, work: Work) -> None:
-        if not block.agreed.is_set():  # else not even a cancellation comes before it is written down
+        if not block.agreed.is_set():  # otherwise not even a cancellation comes before it is reported
             await block.agreed.wait()
         try:
             await self._router.run_block(block.channel, work)

@@ -1,7 +1,7 @@
-"""How many clicks a second of tag time Bob's arms give, over the last two seconds with lock.
+"""The click rates of Bob's arms per second of tag time, over the last two seconds with lock.
 
-Clicks come out of the synchroniser for whole stretches of slots, which may take several tag blocks to fill.
-Rates are therefore clicks over the slots that they were found in, never over the time of a tag block.
+The synchroniser yields clicks for whole stretches of slots, which may need several tag blocks. Rates are
+therefore clicks per duration of these slots, never per duration of a tag block.
 """
 
 from collections import deque
@@ -22,26 +22,26 @@ class _Stretch(NamedTuple):
 
 
 class ClickRates:
-    """The clicks of the last slots with lock; nothing is known without lock."""
+    """The clicks of the last slots with lock; without lock there are no rates."""
 
     def __init__(self, qubit_rate_hz: float) -> None:
         self._qubit_rate_hz = qubit_rate_hz
         self.forget()
 
     def forget(self) -> None:
-        """Know nothing: lock was lost, slots are counted anew, or no tags come."""
+        """Forget everything: lock was lost, slots are numbered anew, or no tags come."""
         self._stretches = deque[_Stretch]()
         self._slots = self._z = self._x = 0
         self._reached_slot: int | None = None
 
     def see(self, result: SyncResult) -> None:
-        """Take what one feed of tags gave."""
+        """Add the result of one feed of tags."""
         before, self._reached_slot = self._reached_slot, result.reached
         if result.state is not SyncState.LOCKED:
             self.forget()
             return
         if before is None:
-            return  # from which slot on these clicks were looked for is not known
+            return  # the first slot of these clicks is not known
         cut = sum(max(0, one.end - max(one.first, before)) for one in result.cuts)
         slots = result.reached - before - cut
         if slots <= 0:
@@ -51,7 +51,7 @@ class ClickRates:
         self._add(_Stretch(slots, len(outcomes) - x, x))
 
     def by_arm_hz(self) -> dict[str, float]:
-        """Return the rate of each arm, `z` and `x`; empty while nothing is known."""
+        """Return the rate of each arm, `z` and `x`; empty if unknown."""
         if not self._slots:
             return {}
         seconds = self._slots / self._qubit_rate_hz

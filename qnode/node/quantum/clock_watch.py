@@ -1,7 +1,7 @@
-"""Has the clock of Bob's tag source jumped back, or far ahead? Then only opening the source anew helps.
+"""Detects jumps of the clock of Bob's tag source, back or far ahead; then the source must be opened again.
 
-Every tag is then too late for the order window, or impossibly early; hardware that has jumped does not always
-say so. (After a small jump ahead the tags are good, and `qnode.tags.offset_search` finds their slots.)
+After such a jump every tag is too late for the order window, or impossibly early. Hardware does not always
+report a jump. (After a small jump ahead the tags are good, and `qnode.tags.offset_search` finds their slots.)
 """
 
 from typing import Final
@@ -20,10 +20,10 @@ class ClockWatch:
         self._since_s: float | None = None
 
     def see_tags(self, n_tags: int, order: OrderStatistics, now_s: float) -> None:
-        """Take note of ``n_tags`` tags, after which ``order`` counts; ``now_s``: of a clock that never jumps.
+        """Note ``n_tags`` tags, with the counts ``order`` after them; ``now_s``: of a monotonic clock.
 
         Raises:
-            TransientDeviceError: for a second no tag has been where the clock should be.
+            TransientDeviceError: for a second no tag had a plausible time.
         """
         before, self._misplaced = self._misplaced, order.late + order.ahead
         if not n_tags:

@@ -1,7 +1,7 @@
-"""Bob's receiver: from the tag source to clicks in Alice's slots, whatever becomes of the link meanwhile.
+"""Bob's receiver: from the tag source to clicks in Alice's slots, independent of sessions.
 
-Rates and lock run on tag time. An unpaced source waits while there is no session; a paced one goes on, and
-what nobody can be told is dropped and counted.
+Rates and lock use tag time. An unpaced source waits while there is no session. A paced source continues, and
+clicks that cannot be announced are dropped and counted.
 """
 
 import math
@@ -42,9 +42,9 @@ UNPACED_DEPTH = 4
 
 @dataclass(frozen=True, eq=False)
 class _Arrived:
-    """Tags, and when they came, by a clock that never jumps: they may wait while Alice searches.
+    """Tags with their time of arrival by a monotonic clock: they may wait while Alice searches.
 
-    ``dropped``: of the tags that are missing before the block so many found no room here.
+    ``dropped``: the number of missing tags before the block for which this node had no room.
     """
 
     block: TagBlock
@@ -73,7 +73,9 @@ class Receiver:
         self._reached_slot = -1
         self._restarted_after_block_id = 0
         self._unannounced = 0
-        self._dropped = self._lost = 0  # tags before the next block: found no room here, were lost before
+        self._dropped = self._lost = (
+            0  # tags before the next block: dropped by this node, lost by the hardware
+        )
         self._heard_at_s = self._noted_at_s = math.inf
         self._faults = TagFaults(figures)
         self._rates = ClickRates(config.link.source.qubit_rate_hz)
@@ -81,7 +83,7 @@ class Receiver:
         self._search = OffsetSearch(config.node.start_uncertainty_s, config.link.source.qubit_rate_hz)
 
     async def serve(self, part: BobSide) -> None:
-        """Send what is received through ``part`` until its session ends."""
+        """Send requests through ``part`` until its session ends."""
         await part.ready.wait()
         self._part = part
         self._attached.set()
@@ -91,22 +93,22 @@ class Receiver:
             if self._part is part:
                 self._part = None
                 self._attached = trio.Event()
-                part.run_known.set()  # whoever waits for it looks again
+                part.run_known.set()  # waiting tasks check again
 
     async def use(self, source: TagSource, silence_limit_s: float) -> None:
         """Process the tags of an opened source until it ends.
 
         Raises:
-            TransientDeviceError: its clock has jumped, Alice finds no alignment, or for ``silence_limit_s``
-                it yielded nothing, not even that there was nothing.
-            DeviceError: it yields what no tag source may (`qnode.devices.contract`).
+            TransientDeviceError: its clock has jumped, Alice finds no alignment, or it yielded nothing for
+                ``silence_limit_s``, not even an empty block.
+            DeviceError: it violates the contract of a tag source (`qnode.devices.contract`).
         """
         _refuse(tag_source_fault(source))
         self._watch = ClockWatch()
         self._faults.begin()
         synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
         self._run = None
-        # One that waits for us is not silent.
+        # A source that waits for the node is not silent.
         self._heard_at_s = trio.current_time() if source.paced else math.inf
         depth = PACED_DEPTH if source.paced else UNPACED_DEPTH
         put, take = trio.open_memory_channel[_Arrived](depth)
@@ -123,11 +125,11 @@ class Receiver:
             self._take_back("no source of tags is running")
 
     def look_after(self) -> None:
-        """Take back what is shown of the tags when none have come for a while; to be called now and then."""
+        """Withdraw the figures of the tags if none have come for a while; called from time to time."""
         self._faults.look_after(trio.current_time())
         if trio.current_time() - self._heard_at_s >= LONGEST_SILENCE_S:
             self._take_back(f"no tags for more than {LONGEST_SILENCE_S:g} s")
-        elif trio.current_time() - self._noted_at_s >= LONGEST_SILENCE_S:  # they come, and wait for Alice
+        elif trio.current_time() - self._noted_at_s >= LONGEST_SILENCE_S:  # tags come, and wait for Alice
             self._rates.forget()
             self._figures.quantum.forget_rates()
 
@@ -138,7 +140,7 @@ class Receiver:
     async def _read(
         self, source: TagSource, put: trio.MemorySendChannel[_Arrived], silence_limit_s: float
     ) -> None:
-        """Bring tag blocks into the bounded channel; a paced source that finds it full overruns."""
+        """Put tag blocks into the bounded channel; a paced source overruns if it is full."""
         with silence_limit(silence_limit_s) as silence:
             async with put, aclosing(source.tags()) as blocks:
                 async for block in blocks:
@@ -153,7 +155,7 @@ class Receiver:
                     silence.heard()
 
     def _offer(self, put: trio.MemorySendChannel[_Arrived], block: TagBlock) -> None:
-        """Put a block into the channel, or drop it and remember how many tags that cost."""
+        """Put a block into the channel, or drop it and count its tags."""
         now_s = trio.current_time()
         lost = self._lost + block.lost
         told = TagBlock(block.times_ps, block.channels, block.until_ps, lost + self._dropped)
@@ -180,7 +182,7 @@ class Receiver:
         if run is None:
             self._figures.quantum.note_lock(SyncState.SEARCHING.value, "no emission run of Alice is known")
             return
-        # Blocks that were in the air at the last restart may turn out misaligned only now: they are the past.
+        # Ignore blocks that were in progress at the last restart, even if they prove misaligned only now.
         misaligned = self._figures.history.misaligned_block_id > self._restarted_after_block_id
         if self._run is None or run.run_id != self._run.run_id or misaligned:
             self._run = run
@@ -201,15 +203,15 @@ class Receiver:
         self._watch.see_tags(block.times_ps.shape[0], result.order, arrived_s)
         if source.paced and result.state is SyncState.LOCKED:
             self._search.note(run.run_id, result.reached, arrived_s)
-        if part is None:  # hardware goes on without a session: lock is kept, clicks are not
+        if part is None:  # hardware continues without a session: lock is kept, clicks are dropped
             self._drop(len(result.clicks))
             if result.probe is not None:
                 synchroniser.alignment_failed(result.probe.number)
             return
         if part.run is not run:
             self._drop(len(result.clicks))
-            return  # these tags belong to a run that has ended meanwhile
-        # Where lock ends the last slots may have been cut without a click: the block has to know.
+            return  # these tags belong to a run that has ended
+        # At the end of lock the last slots may have been cut without a click: the block must count them.
         if result.state is SyncState.LOCKED or len(result.clicks) or result.cuts or len(result.marks):
             announcement = self._announcement(run, result, z_clicks, can_wait=not source.paced)
             if not await self._do(part, announcement):
@@ -221,22 +223,22 @@ class Receiver:
                 synchroniser.alignment_failed(result.probe.number)
             else:
                 synchroniser.aligned(found)
-            if self._part is part:  # else nobody has answered
+            if self._part is part:  # otherwise nobody has answered
                 self._search.answered(trio.current_time(), found=found is not None)
 
     def _drop(self, clicks: int) -> None:
-        """Count clicks that can be announced to nobody; Alice hears of them with the next block."""
+        """Count clicks that cannot be announced; the next block reports them to Alice."""
         self._unannounced += clicks
         self._figures.blocks.dropped(clicks)
 
     def _feed(self, synchroniser: Synchroniser, block: TagBlock, passage: Passage) -> SyncResult:
-        """Hand the tags on to whoever records them, and find their clicks (in a thread)."""
+        """Pass the tags to the recorder, and find their clicks (in a thread)."""
         with self._liveness.step():
             self._recorder.hand_on(block, passage)
             return synchroniser.feed(block)
 
     async def _present_part(self, source: TagSource) -> BobSide | None:
-        """Return the present session's part; an unpaced source waits for one that knows an emission run."""
+        """Return the present session's side; an unpaced source waits for one with an emission run."""
         while self._part is None or self._part.run is None:
             if source.paced:
                 return None
@@ -254,10 +256,10 @@ class Receiver:
         result: SyncResult,
         arrived_s: float,
     ) -> Alignment | None:
-        """Ask Alice where the probe fits; the tags of ``result`` came at ``arrived_s``."""
+        """Ask Alice to align the probe; the tags of ``result`` came at ``arrived_s``."""
         probe = result.probe
         assert probe is not None
-        # Tag time runs on the TDC's clock; hours after its start the difference is more than the window.
+        # Tag time is that of the TDC's clock; after hours its deviation exceeds the search window.
         elapsed_s = probe.start_ps / PS_PER_S / (1.0 + 1e-6 * result.statistics.clock_offset_ppm)
         into_run_s = source.origin_s + elapsed_s - run.started_at_s
         attempt = self._search.next(probe, run.run_id, into_run_s, result.until_ps, arrived_s)
@@ -267,7 +269,7 @@ class Receiver:
         try:
             found = await answer.receive()
         except trio.EndOfChannel:
-            return None  # the session ended while Alice was searching
+            return None  # the session ended during the search
         rate_hz = self._config.link.source.qubit_rate_hz
         if found is not None and (astray_s := attempt.astray_s(found, rate_hz)) is not None:
             log.warning("alignment.astray", astray_s=round(astray_s, 3))
@@ -297,7 +299,7 @@ class Receiver:
         )
 
     def _note(self, result: SyncResult, block: TagBlock, hindrance: str) -> None:
-        """Bring the figures up to date with what one tag block gave; ``hindrance``: to finding lock."""
+        """Update the figures with the result of one tag block; ``hindrance``: the obstacle to lock."""
         quantum, statistics = self._figures.quantum, result.statistics
         before, until_s = quantum.status, result.until_ps / PS_PER_S
         self._rates.see(result)

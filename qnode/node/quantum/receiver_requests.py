@@ -1,4 +1,4 @@
-"""What Bob's receiver asks of the present session."""
+"""The requests of Bob's receiver to the present session."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from qnode.tags.types import Clicks, SlotRange
 
 @dataclass(frozen=True)
 class ClickAnnouncement:
-    """Clicks of a run, and what else its tags show; both complete below ``reached_slot`` and not beyond.
+    """Clicks and marks of a run; both are complete below ``reached_slot``.
 
-    ``z_clicks``: how many of them are of the Z arm. ``numbering`` changes when slots are counted anew.
-    ``cuts``: slots since the last announcement without lock; ``dropped``: so many clicks could not be
-    announced. ``can_wait``: their source does, when no more is taken.
+    ``z_clicks``: the number of clicks of the Z arm. ``numbering`` changes when slots are numbered anew.
+    ``cuts``: slots since the last announcement without lock; ``dropped``: the number of clicks that could
+    not be announced. ``can_wait``: the source waits if the node is busy.
     """
 
     run_id: int
@@ -30,13 +30,13 @@ class ClickAnnouncement:
 
     @property
     def cut_slots(self) -> int:
-        """How many slots since the last announcement had no lock."""
+        """The number of slots without lock since the last announcement."""
         return sum(cut.end - cut.first for cut in self.cuts)
 
 
 @dataclass(frozen=True)
 class AlignmentRequest:
-    """Find where ``probe`` fits, among the given offsets; the answer goes to ``reply``."""
+    """Align ``probe`` among the given offsets; the answer goes to ``reply``."""
 
     run_id: int
     probe: AlignmentProbe

@@ -1,11 +1,15 @@
-"""What of a site may be recorded, and from where on.
+"""The recordings of a site: which tags or symbols may be recorded.
 
-A block counts as recorded from its opening on, and says so to the peer, whose key it is too. So what was
-opened before a recorder came is never handed on: of Alice, symbols of blocks that were opened as recorded; of
-Bob, raw tags only after all slots before the first such block are complete; and a block that is opened after
-a recording ended, but some of whose tags were handed on before, counts as recorded too. A recording is of one
-emission run, at Bob also of one opening of the TDC, one numbering of slots and one turn of the TDC's counter;
-when that ends, so does the recording.
+A block counts as recorded from its opening on. The site states this to the peer, because the key is also the
+peer's. Data of blocks that were opened before the recorder came are therefore never recorded:
+
+* At Alice's site, only symbols of blocks that were opened as recorded.
+* At Bob's site, raw tags only after all slots before the first such block are complete.
+* A block that is opened after the end of a recording also counts as recorded, if some of its tags were
+  recorded.
+
+A recording covers one emission run. At Bob's site it also covers one opening of the TDC, one numbering of
+slots and one turn of the TDC's counter. When one of these ends, the recording ends.
 """
 
 import threading
@@ -27,11 +31,13 @@ from qnode.tags.types import Codes, Slots, SymbolLookup, TagBlock
 from qnode.units import PS_PER_S
 
 _LATEST_RECORDED_PS = (1 << 63) - 60 * PS_PER_S  # a block of tags is shorter than what remains
-_HELD_BACK_PS = 2 * INTERVAL_PS  # so much of the tags, or less, the synchroniser has not made slots of yet
+_HELD_BACK_PS = (
+    2 * INTERVAL_PS
+)  # the largest part of the tags that the synchroniser has not yet assigned to slots
 
 
 class AliceRecorder:
-    """Begins recordings of Alice's symbols; `recorded_lookup` hands them on."""
+    """Begins recordings of Alice's symbols; `recorded_lookup` passes the symbols on."""
 
     def __init__(self, config: SiteConfig, recordings: Recordings, *, simulated: bool) -> None:
         self._config = config
@@ -40,7 +46,7 @@ class AliceRecorder:
         self._begun: tuple[Recording, int] | None = None
 
     def open_block(self, run: EmissionRun) -> Recording | None:
-        """Return the recording that a new block of ``run`` belongs to, None where nobody records it."""
+        """Return the recording of a new block of ``run``; None if it is not recorded."""
         recording = self._recordings.current
         if recording is None:
             return None
@@ -54,9 +60,9 @@ class AliceRecorder:
 
 
 def recorded_lookup(lookup: SymbolLookup, recording: Recording, first_slot: int) -> SymbolLookup:
-    """Return ``lookup`` that also hands on what is asked for from ``first_slot`` on.
+    """Return ``lookup`` that also records the symbols from ``first_slot`` on.
 
-    The slot before a block's first may be in the key of a block that nobody records.
+    The slot before the first one of a block may be in the key of a block that is not recorded.
     """
 
     def look(slots: Slots) -> Codes:
@@ -72,10 +78,10 @@ def recorded_lookup(lookup: SymbolLookup, recording: Recording, first_slot: int)
 
 @dataclass(frozen=True)
 class Passage:
-    """Where a block of tags stands: its run, the numbering of slots, and which slots were complete before it.
+    """The position of a block of tags: run, numbering of slots, and the slots complete before it.
 
-    ``reached_slot``: all below were; -1 while there is no lock. ``origin_s``: Bob's time of day of tag time
-    zero.
+    ``reached_slot``: all slots below were complete; -1 without lock. ``origin_s``: Bob's wall clock at tag
+    time zero.
     """
 
     run: EmissionRun
@@ -86,7 +92,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class _Place:
-    """A slot in a numbering, and the recording that it matters to."""
+    """A slot in a numbering, and its recording."""
 
     recording: Recording
     numbering: int
@@ -95,7 +101,7 @@ class _Place:
 
 @dataclass
 class _Given:
-    """Tags that were handed on, in a numbering, up to a tag time; ``below``: of slots below, once known."""
+    """Recorded tags of a numbering, up to a tag time; ``below``: of slots below this, once known."""
 
     recording: Recording
     numbering: int
@@ -104,23 +110,23 @@ class _Given:
 
 
 class BobRecorder:
-    """Begins recordings of Bob's tags and hands them on; tags in a thread, blocks in the event loop."""
+    """Records Bob's tags; the tags come in a thread, the blocks in the event loop."""
 
     def __init__(self, config: SiteConfig, recordings: Recordings, *, simulated: bool) -> None:
         self._config = config
         self._recordings = recordings
         self._simulated = simulated
         self._lock = threading.Lock()
-        self._first: _Place | None = None  # where the first block begins that was opened as recorded
-        self._begun: _Place | None = None  # from which slot on all tags are handed on
-        self._given: _Given | None = None  # what was handed on last
-        self._reached_slot, self._until_ps = -1, 0  # of the block of tags before
+        self._first: _Place | None = None  # the start of the first block that was opened as recorded
+        self._begun: _Place | None = None  # all tags from this slot on are recorded
+        self._given: _Given | None = None  # the tags that were recorded last
+        self._reached_slot, self._until_ps = -1, 0  # of the previous block of tags
 
     def open_block(self, numbering: int, first_slot: int) -> Recording | None:
-        """Return the recording that a new block belongs to, None where nobody records it.
+        """Return the recording of a new block; None if it is not recorded.
 
-        ``numbering`` changes when slots are counted anew. The recording has ended where the block is opened
-        so late that tags of it were handed on before.
+        ``numbering`` changes when slots are numbered anew. The returned recording may have ended already, if
+        tags of the block were recorded before its opening.
         """
         recording = self._recordings.current
         with self._lock:
@@ -135,7 +141,7 @@ class BobRecorder:
         return recording
 
     def hand_on(self, block: TagBlock, passage: Passage) -> None:
-        """Hand on tags as they came, once no slot in them can be of a block that is not recorded."""
+        """Record raw tags, once none of their slots can belong to an unrecorded block."""
         recording = self._recordings.current
         block = replace(block, until_ps=signed_64(block.until_ps))
         if recording is not None and block.until_ps > _LATEST_RECORDED_PS:
@@ -143,7 +149,7 @@ class BobRecorder:
             recording = None
         if recording is not None and not self._begins(recording, passage):
             recording = None
-        self._note(block, passage, recording)  # before any is handed on: a block may be opened meanwhile
+        self._note(block, passage, recording)  # before recording them: a block may be opened meanwhile
         if recording is None:
             return
         for first in range(0, block.times_ps.shape[0], MOST_ENTRIES):
@@ -152,7 +158,7 @@ class BobRecorder:
             recording.put(Tags(times, block.channels[some].astype("|i1").tobytes()))
 
     def end_block(self, recording: Recording, numbering: int, block_id: int, span: BlockSpan) -> None:
-        """Note that a block was wholly announced, unless some of its tags came before the recording's."""
+        """Note a completely announced block, unless some of its tags came before the recording."""
         with self._lock:
             begun = self._begun
         if begun is None or begun.recording is not recording or begun.numbering != numbering:
@@ -161,21 +167,21 @@ class BobRecorder:
             recording.put(WholeBlock(RecordedBlock(block_id, span.first_slot, span.n_slots)))
 
     def _note(self, block: TagBlock, passage: Passage, recording: Recording | None) -> None:
-        """Note up to where tags are handed on, or, when none are, below which slot the last were."""
+        """Note the end of the recorded tags, or, if none are recorded now, the slot after the last ones."""
         given, reached_slot = self._given, passage.reached_slot
         with self._lock:
             if recording is not None:
                 latest_ps = int(block.times_ps.max(initial=block.until_ps))
-                until_ps = min(latest_ps, block.until_ps + FURTHEST_AHEAD_PS)  # beyond, none is used
+                until_ps = min(latest_ps, block.until_ps + FURTHEST_AHEAD_PS)  # later tags are not used
                 self._given = _Given(recording, passage.numbering, until_ps)
             elif given is not None and given.below is None and given.numbering == passage.numbering:
-                followed = 0 <= self._reached_slot < reached_slot  # through the block of tags before
+                followed = 0 <= self._reached_slot < reached_slot  # through the previous block of tags
                 if followed and signed_64(self._until_ps - given.until_ps) >= _HELD_BACK_PS:
                     given.below = reached_slot
             self._reached_slot, self._until_ps = reached_slot, block.until_ps
 
     def _begins(self, recording: Recording, passage: Passage) -> bool:
-        """Tell whether the recording has begun, or begins here."""
+        """Return whether the recording has begun, or begins here."""
         with self._lock:
             first, begun = self._first, self._begun
             if begun is not None and begun.recording is recording:

@@ -1,7 +1,7 @@
-"""Which slots of an emission run were announced, and which an alignment gave away: none serves twice.
+"""The ledger of announced slots and of slots revealed by an alignment: no slot is used in both ways.
 
-Alice keeps it over sessions, so that a repeated dialogue cannot disclose the same qubits in two ways. Blocks
-announce in threads of their own, hence the lock.
+Alice keeps the ledger across sessions, so that a repeated dialogue cannot disclose the same qubits in two
+ways. Blocks announce in separate threads, hence the lock.
 """
 
 import threading
@@ -15,14 +15,14 @@ from qnode.tags.types import Slots
 
 @dataclass
 class AnnouncedSpan:
-    """What one block has announced: slots ``first`` to ``until - 1``; nothing yet when they are equal."""
+    """The announced slots of one block: ``first`` to ``until - 1``; none if they are equal."""
 
     first: int = 0
     until: int = 0
     closed: bool = False
 
     def touches(self, first: int, until: int) -> bool:
-        """Tell whether slots ``first`` to ``until - 1`` overlap the span."""
+        """Return whether slots ``first`` to ``until - 1`` overlap the span."""
         return self.first < until and first < self.until
 
 
@@ -36,7 +36,7 @@ class SlotLedger:
         self._lock = threading.Lock()
 
     def open_block(self) -> AnnouncedSpan:
-        """Begin to keep account of a block."""
+        """Open a block in the ledger."""
         span = AnnouncedSpan()
         with self._lock:
             self._spans.append(span)
@@ -46,7 +46,8 @@ class SlotLedger:
         """Note that ascending ``slots`` were announced into the block of ``span``.
 
         Raises:
-            ProtocolError: an alignment gave some of them away, or another block has announced around them.
+            ProtocolError: an alignment revealed some of them, or another block has announced slots around
+            them.
         """
         if not slots.shape[0]:
             return
@@ -65,7 +66,7 @@ class SlotLedger:
         span.until = max(span.until, until)
 
     def close(self, span: AnnouncedSpan) -> None:
-        """End a block; the oldest ended ones become one span, for nothing new may begin among them."""
+        """End a block; the oldest ended blocks become one span, because no new block may begin among them."""
         with self._lock:
             self._close(span)
 
@@ -80,7 +81,7 @@ class SlotLedger:
         self._spans = spans
 
     def reveal(self, slots: range) -> bool:
-        """Give ``slots`` away to an alignment; False when clicks around them were announced already."""
+        """Reveal ``slots`` to an alignment; False if clicks around them were already announced."""
         with self._lock:
             if any(span.touches(slots.start, slots.stop) for span in self._spans):
                 return False

@@ -1,4 +1,4 @@
-"""What is wrong with the tags of Bob's source: alarms that are taken back once all was well for a while."""
+"""Faults in the tags of Bob's source: alarms that end after a while without faults."""
 
 from collections import Counter
 from typing import Final
@@ -11,7 +11,7 @@ WELL_AGAIN_S: Final = 10.0
 
 
 class _LastingAlarm:
-    """An alarm with what was counted since it was raised; it ends when there was no fault for a while."""
+    """An alarm with the counts since it was raised; it ends after a while without faults."""
 
     def __init__(self, figures: LinkFigures, name: AlarmName, text: str) -> None:
         self._figures = figures
@@ -33,9 +33,9 @@ class _LastingAlarm:
 
 
 class TagFaults:
-    """The faults of one receiver's tags, over all openings of its source.
+    """The faults in one receiver's tags, across all openings of its source.
 
-    Times ``now_s`` are of a clock that never jumps.
+    Times ``now_s`` are of a monotonic clock.
     """
 
     def __init__(self, figures: LinkFigures) -> None:
@@ -54,13 +54,14 @@ class TagFaults:
         )
 
     def begin(self) -> None:
-        """Take note that a source was opened: its order window counts from zero."""
+        """Note that a source was opened: its order window counts from zero."""
         self._seen = OrderStatistics()
 
     def see(self, order: OrderStatistics, dropped: int, now_s: float) -> None:
-        """Take note of what the order window counts after a block.
+        """Note the counts of the order window after a block.
 
-        ``dropped``: of the tags that it counts as lost before this block so many were dropped by this node.
+        ``dropped``: the number of tags, among those counted as lost before this block, that this node
+        dropped.
         """
         before, self._seen = self._seen, order
         late = order.late - before.late
@@ -74,15 +75,15 @@ class TagFaults:
             self._malformed.well(now_s)
 
     def no_room(self, n_tags: int, now_s: float) -> None:
-        """Take note that a block of ``n_tags`` had to be dropped."""
+        """Note that a block of ``n_tags`` had to be dropped."""
         self._figures.quantum.count(tag_overruns=1, tags_dropped=n_tags)
         self._overrun.fault(now_s, dropped=n_tags)
 
     def look_after(self, now_s: float) -> None:
-        """Take back what has ended because no tags come any more; to be called now and then."""
+        """End alarms if no tags come any more; called from time to time."""
         self._malformed.well(now_s)
         self._overrun.well(now_s)
 
     def room(self, now_s: float) -> None:
-        """Take note that there was room for a block."""
+        """Note that there was room for a block."""
         self._overrun.well(now_s)

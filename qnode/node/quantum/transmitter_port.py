@@ -1,4 +1,4 @@
-"""The transmitter as the link sees it, over the openings of its device."""
+"""The port of the link to the transmitter, across the openings of its device."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 class TransmitterPort:
-    """The transmitter as the rest of the node sees it: there or not, and its present emission run."""
+    """The transmitter for the rest of the node: whether it is open, and its present emission run."""
 
     def __init__(self, liveness: Liveness | None = None) -> None:
         self._liveness = liveness or Liveness()
@@ -33,8 +33,8 @@ class TransmitterPort:
         """Follow an opened transmitter until it is closed.
 
         Raises:
-            DeviceError: it yields what no transmitter may (`qnode.devices.contract`).
-            Exception: what its ``symbols()`` raised when a block looked them up.
+            DeviceError: it violates the contract of a transmitter (`qnode.devices.contract`).
+            Exception: ``symbols()`` raised it when a block looked up symbols.
         """
         put, failures = trio.open_memory_channel[Exception](math.inf)
         token = trio.lowlevel.current_trio_token()
@@ -60,7 +60,7 @@ class TransmitterPort:
             async for run in runs:
                 if fault := emission_run_fault(run):
                     raise DeviceError(fault)
-                if run.run_id in seen:  # nobody would notice that slots are counted from 0 again
+                if run.run_id in seen:  # otherwise the restart of the slot numbers would not be noticed
                     raise DeviceError("runs() yielded a run_id again, expected a new random one for each run")
                 seen.add(run.run_id)
                 self._set(run)
@@ -72,10 +72,10 @@ class TransmitterPort:
         self.changed = trio.Event()
 
     def ledger(self, run_id: int) -> SlotLedger:
-        """Return the ledger of the present run, kept over sessions.
+        """Return the ledger of the present run, kept across sessions.
 
         Raises:
-            BlockLost: this run is over.
+            BlockLost: this run has ended.
         """
         if self.run is None or self.run.run_id != run_id:
             raise BlockLost(Reason.EMISSION, "the emission run of this block has ended")
@@ -87,7 +87,7 @@ class TransmitterPort:
         """Return the symbols of ``slots`` (in any thread).
 
         Raises:
-            BlockLost: this run is over, or the transmitter failed, which is then opened anew.
+            BlockLost: this run has ended, or the transmitter failed and will be opened again.
         """
         lookup_failed, transmitter, run = self._lookup_failed, self.transmitter, self.run
         if transmitter is None or run is None or run.run_id != run_id:
@@ -104,7 +104,7 @@ class TransmitterPort:
 
 
 def _nobody_uses_it(_error: Exception) -> None:
-    """Take the fault of a transmitter that has been left meanwhile."""
+    """Ignore the error of a transmitter that is no longer used."""
 
 
 async def _raise_first(failures: trio.MemoryReceiveChannel[Exception]) -> None:

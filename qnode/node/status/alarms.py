@@ -1,4 +1,4 @@
-"""Alarms: what a person should look at, from when it was raised until it is cleared."""
+"""Alarms: conditions that need attention, shown until they are cleared."""
 
 import time
 
@@ -26,14 +26,14 @@ class Alarms:
         self._raised[name] = Alarm(name=str(name), since=since, text=text, link=self._link)
 
     def has_alarm(self, name: AlarmName) -> bool:
-        """Tell whether an alarm is raised."""
+        """Return whether an alarm is raised."""
         return name in self._raised
 
     def clear_alarm(self, name: AlarmName) -> None:
-        """Take an alarm back."""
+        """End an alarm."""
         if self._raised.pop(name, None) is not None:
             log.info("alarm.cleared", alarm=name)
 
     def all(self) -> list[Alarm]:
-        """Return the alarms that are raised, in the order in which they were."""
+        """Return the raised alarms, oldest first."""
         return list(self._raised.values())

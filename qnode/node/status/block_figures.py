@@ -1,4 +1,4 @@
-"""What became of the blocks of one link, as operators see it: the observer of each block's dialogue."""
+"""The figures of the blocks of one link for operators: an observer of the block dialogues."""
 
 import time
 from typing import NamedTuple
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 class _Distilled(NamedTuple):
-    """A block in its commit; ``ended_s``: when its last click was announced, of a clock that never jumps."""
+    """A block in its commit; ``ended_s``: the time of its last announcement by a monotonic clock."""
 
     counts: BlockCounts
     result: KeyLength
@@ -36,7 +36,7 @@ class _Distilled(NamedTuple):
 
 
 class BlockFigures:
-    """The blocks of one link since the start of the process; ``history`` learns of them as well."""
+    """The blocks of one link since the start of the process; ``history`` gets them as well."""
 
     def __init__(
         self, link: LinkParameters, quantum: QuantumFigures, alarms: Alarms, history: BlockHistory
@@ -76,7 +76,7 @@ class BlockFigures:
         self._quantum.show(e_vis=visibility_error(x, p_z), asymmetry=boundary_terms(x, p_z).asymmetry)
 
     def verified(self, block_id: int, counts: BlockCounts) -> None:
-        """Note the public record of a block that is the same at both sites after correction."""
+        """Note the public counts of a verified block."""
         checks = examine(counts, self._link)
         self._open[block_id] = msgspec.structs.replace(self._open[block_id], verified=counts, checks=checks)
         self._quantum.show(checks=checks, checks_of_block=block_id)
@@ -84,7 +84,7 @@ class BlockFigures:
         self._errors(int(counts.m_z.total), int(counts.n_z.total))
 
     def dropped(self, clicks: int) -> None:
-        """Count clicks that were found and could not be used."""
+        """Count clicks that were found but could not be used."""
         self._quantum.count(clicks_dropped=clicks)
 
     def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:
@@ -98,14 +98,14 @@ class BlockFigures:
         self._quantum.count(error_bits=error_bits, measured_bits=measured_bits)
 
     def announced(self, block_id: int, span_s: float) -> None:
-        """Note that a block is wholly announced, and how much tag time it covers."""
+        """Note a completely announced block, and its duration in tag time."""
         self._announced_s[block_id] = span_s
 
     def _span_s(self, span: BlockSpan) -> float:
         return span.n_slots / self._link.source.qubit_rate_hz
 
     def _decided(self, block_id: int) -> KnownOfBlock:
-        """Move a block's counts to the totals, and return what is known of it."""
+        """Add a block's counts to the totals, and return its known figures."""
         announced_s = self._announced_s.pop(block_id, None)
         self._decided_s += announced_s or 0.0
         self._distilled.pop(block_id, None)
@@ -123,30 +123,30 @@ class BlockFigures:
     def distilled(
         self, block_id: int, counts: BlockCounts, result: KeyLength, span: BlockSpan, took_s: float
     ) -> None:
-        """Note what key a block is about to give, before its commit."""
+        """Note the key that a block is about to give, before its commit."""
         self._distilled[block_id] = _Distilled(counts, result, span, time.monotonic() - took_s)
 
     def undecided(self, block_id: int, reason: str, detail: str) -> None:
-        """Note a block whose commit was cut after its key was prepared: `resumed` or `settled` decides it."""
+        """Note a block whose commit was interrupted; `resumed` or `settled` decides it."""
         self._undecided[block_id] = (reason, detail)
         log.warning("block.interrupted", block=block_id, reason=reason, detail=detail)
 
     def resumed(self, block_id: int, record: BlockRecord) -> None:
-        """Count a block as one that gave key: the sites have confirmed it when they met again."""
+        """Count a block as accepted, because the sites have confirmed it in a new session."""
         self._undecided.pop(block_id, None)
         cut = self._distilled.get(block_id)
         if cut is not None:
             took_s = time.monotonic() - cut.ended_s
             self.accepted(block_id, cut.counts, cut.result, cut.span, took_s)
             return
-        # This process was started since, and knows of the block what the store does.
+        # This process started after the block, and knows only the record of the store.
         self.table.resumed(block_id, record)
         self._accepted += 1
         self._quantum.count(secret_bits=record.secret_bits)
         self._alarms.clear_alarm(AlarmName.BLOCK_DISCARDED)
 
     def settled(self) -> None:
-        """Count all blocks that are still undecided as lost: the sites have met, and confirmed no more."""
+        """Count all undecided blocks as lost: the new session has confirmed no more of them."""
         for block_id, (reason, detail) in list(self._undecided.items()):
             self.lost(block_id, reason, detail)
 
@@ -199,7 +199,7 @@ class BlockFigures:
         )
 
     def lost(self, block_id: int, reason: str, detail: str) -> None:
-        """Count a block that gave no key, and why."""
+        """Count a block that gave no key, with its reason."""
         known = self._decided(block_id)
         self.table.lost(block_id, reason, detail, known)
         self._history.lost(reason)
@@ -217,5 +217,5 @@ class BlockFigures:
                 AlarmName.COUNTS_IMPLAUSIBLE,
                 f"block {block_id} cannot be from this link as it is configured ({reason}): {detail}",
             )
-        if reason != Reason.STORE_FULL:  # which is nobody's fault: there are more keys than are wanted
+        if reason != Reason.STORE_FULL:  # which is no fault: there are more keys than needed
             self._alarms.raise_alarm(AlarmName.BLOCK_DISCARDED, f"the last block gave no key ({reason})")

@@ -1,4 +1,4 @@
-"""The table of decided blocks that a node keeps: how a row is made, and which rows are asked for."""
+"""The table of decided blocks of a node: making and selecting rows."""
 
 import time
 from collections import deque
@@ -17,7 +17,7 @@ from qnode.operate.events.line import printable
 
 
 class KnownOfBlock(Struct, frozen=True, kw_only=True):
-    """How far a block came: its span, its public counts after sifting and after verification."""
+    """The known figures of a block: its span, its public counts after sifting and after verification."""
 
     span_s: float | None = None
     n_z: Pair | None = None
@@ -27,7 +27,7 @@ class KnownOfBlock(Struct, frozen=True, kw_only=True):
 
 
 class BlockTable:
-    """The latest decided blocks, in the order in which they were decided."""
+    """The latest decided blocks, in the order of decision."""
 
     def __init__(self, link: LinkParameters, kept: int = KEPT_BLOCKS) -> None:
         self._link = link
@@ -38,7 +38,7 @@ class BlockTable:
         self._blocks.append(_row(block_id, ACCEPTED, "", known, result, self._link))
 
     def resumed(self, block_id: int, record: BlockRecord) -> None:
-        """Add a block that gave key, of which only the store knows: this process did not see its counts."""
+        """Add a block that gave key before this process started, from the record of the store."""
         row = _row(block_id, ACCEPTED, "", KnownOfBlock(), None, self._link)
         self._blocks.append(
             msgspec.structs.replace(
@@ -53,14 +53,14 @@ class BlockTable:
         )
 
     def lost(self, block_id: int, reason: str, detail: str, known: KnownOfBlock) -> None:
-        """Add a block that gave none."""
+        """Add a block that gave no key."""
         self._blocks.append(_row(block_id, reason, detail, known, None, self._link))
 
     def latest(self, count: int, after: int | None = None) -> list[DecidedBlock]:
         """Return the latest ``count`` blocks, oldest first: of those decided after block ``after``, if given.
 
-        When ``after`` is not among the blocks kept, all of them were decided after it. Numbers would not
-        tell: a block may be lost while an earlier one is still distilled, and a new store counts from 1.
+        If ``after`` is not among the kept blocks, all of them were decided after it. Numbers do not show the
+        order: a block may be lost while an earlier one is still distilled, and a new store counts from 1.
         """
         blocks = list(self._blocks)
         for place in range(len(blocks) - 1, -1, -1):
@@ -101,7 +101,7 @@ def _row(
         block_id=block_id,
         decided_at_s=round(time.time(), 3),
         outcome=outcome,
-        # A peer may have written it; made printable, it is one line of any table.
+        # The text may come from the peer; made printable, it fits into one line of any table.
         detail=printable(detail)[:LONGEST_DETAIL_CHARACTERS],
         span_s=known.span_s,
         **counts,

@@ -1,4 +1,4 @@
-"""The figures of one link, gathered while it works; `LinkFigures.status` is the one view of them."""
+"""The figures of one link; `LinkFigures.status` is the only view of them."""
 
 import time
 from collections.abc import Callable
@@ -62,13 +62,13 @@ class LinkFigures:
         )
 
     def note_connected(self, software: str) -> None:
-        """Note that a session with the peer stands, which runs ``software``."""
+        """Note a session with the peer, which runs ``software``."""
         self.peer = msgspec.structs.replace(
             self.peer, connection=State("connected", time.time()), software=software
         )
 
     def note_disconnected(self, because: str) -> None:
-        """Note that no session with the peer stands, and what hinders it."""
+        """Note that there is no session with the peer, and the obstacle."""
         connection = self.peer.connection.to("disconnected", because, at=time.time())
         self.peer = PeerStatus(kme_id=self._config.peer.kme_id, connection=connection)
 
@@ -77,7 +77,7 @@ class LinkFigures:
         self.peer = msgspec.structs.replace(self.peer, rtt_s=round_trip_s)
 
     def note_sae_differences(self, number: int, first: list[str]) -> None:
-        """Note how many pairs of encryptors one site alone has, and the ``first`` of them in words."""
+        """Note how many pairs of encryptors one site alone has, and the ``first`` of them."""
         if not first:
             self.alarms.clear_alarm(AlarmName.SAES_DIFFER)
         elif first != self.sae_differences:
@@ -86,11 +86,11 @@ class LinkFigures:
         self.sae_differences = first
 
     def note_recording(self, since_s: float | None) -> None:
-        """Note since when somebody records this site; None: nobody does."""
+        """Note since when this site is recorded; None: it is not recorded."""
         self.recorded_since_s = since_s
 
     def note_store(self, counts: Counts, pads: PadsLeft, positions: Positions) -> None:
-        """Take over what the store counts."""
+        """Take over the counts of the store."""
         self.keys = KeyStatus(
             available_own=counts.available_own,
             available_peer=counts.available_peer,
@@ -100,7 +100,8 @@ class LinkFigures:
             delivered_total=counts.delivered,
             void_total=counts.void,
             expired_total=counts.expired,
-            # Counted apart, for the tags' share is too small to be added to the blocks' one by one.
+            # Counted separately, because the tags' part is too small to be added one by one to the blocks'
+            # part.
             epsilon_total=positions.epsilon + pads.used * epsilon_of_tag(),
         )
         self.authentication = AuthenticationStatus(pads_left_send=pads.send, pads_left_receive=pads.receive)
@@ -114,7 +115,7 @@ class LinkFigures:
             self.alarms.clear_alarm(AlarmName.STORE_UNCLEARED)
 
     def note_loss(self, loss: Loss) -> None:
-        """Note what the store could not open and gave up; the alarm stays until the next start."""
+        """Note an entry that the store could not decrypt; the alarm stays until the next start."""
         self._lost_chunks += loss.n_chunks
         self._lost_pads += loss.pads
         blocks = sorted({item.block_id for item in loss.ranges})

@@ -1,8 +1,8 @@
-"""Does the node still move? What the service manager's watchdog is fed by, beside the event loop itself.
+"""Liveness of the node for the watchdog of the service manager, in addition to the event loop.
 
-The store moves when it has answered lately. The pipeline (Bob's tags, Alice's symbols) moves when no step of
-it that was begun in a worker thread is still at work after minutes. Having nothing to do is no hang: a dark
-fibre, an absent peer and a source that waits are well.
+The store is alive if it has answered recently. The pipeline (Bob's tags, Alice's symbols) is alive if no step
+in a worker thread takes minutes. Idleness is no hang: a dark fibre, an absent peer or a waiting source is
+normal.
 """
 
 import time
@@ -16,7 +16,7 @@ STEP_LIMIT_S: Final = 300.0
 
 
 class Liveness:
-    """``now_s``: a clock that never jumps. `store_answered` and `step` may be used in any thread."""
+    """``now_s``: a monotonic clock. `store_answered` and `step` may be used in any thread."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
@@ -24,12 +24,12 @@ class Liveness:
         self._steps: dict[object, float] = {}
 
     def store_answered(self) -> None:
-        """Note that the store has done what it was asked."""
+        """Note that the store has answered a call."""
         self._store_answered_s = self._now_s()
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Note that a step of the pipeline is at work inside the block."""
+        """Note that a step of the pipeline runs inside the block."""
         token = object()
         self._steps[token] = self._now_s()
         try:
@@ -38,7 +38,7 @@ class Liveness:
             del self._steps[token]
 
     def is_alive(self) -> bool:
-        """Tell whether store and pipeline move, or have nothing to do."""
+        """Return whether store and pipeline are alive, or idle."""
         now_s = self._now_s()
         oldest_s = min(list(self._steps.values()), default=now_s)
         return now_s - self._store_answered_s < STORE_LIMIT_S and now_s - oldest_s < STEP_LIMIT_S

@@ -1,4 +1,4 @@
-"""What is known of the quantum channel of one link: lock, rates, and counts of tags and clicks."""
+"""The figures of the quantum channel of one link: lock, rates, and counts of tags and clicks."""
 
 import math
 import time
@@ -11,12 +11,12 @@ from qnode.operate.status.model import LOST, QuantumStatus, State, Totals
 
 log = structlog.get_logger()
 
-# A source that waits for us, as a simulation does, may keep Bob silent for longer than hardware would.
+# A source that waits, such as a simulation, may keep Bob silent for longer than hardware.
 LONGEST_UNANNOUNCED_S = 30.0
 
 
 class QuantumFigures:
-    """The quantum channel of one link. Only the event loop's thread touches it, but for `clicks_heard`.
+    """The quantum channel of one link. Only the event loop's thread uses it, except `clicks_heard`.
 
     ``filled``: fraction of the block ``current_block`` that has passed.
     """
@@ -39,12 +39,12 @@ class QuantumFigures:
         self.totals = msgspec.structs.replace(totals, **sums)
 
     def note_lock(self, state: str, because: str = "") -> None:
-        """Note whether Bob's clicks are given slots; Alice infers it from what he asks of her."""
+        """Note whether Bob's clicks have slots; Alice infers it from Bob's requests."""
         lock = self.status.lock.to(state, because, at=time.time())
         self.show(lock=lock)
 
     def lose_lock(self, because: str) -> None:
-        """Note that there is nothing to look for a lock in: no tags come, or nobody announces clicks."""
+        """Note the loss of lock because no tags come, or no clicks are announced."""
         if self.status.lock.state != LOST:
             log.info("quantum.lock", state=LOST, because=because)
         self.note_lock(LOST, because)
@@ -52,15 +52,15 @@ class QuantumFigures:
         self.filled = None
 
     def forget_rates(self) -> None:
-        """Note that the rates of clicks are not known."""
+        """Note that the click rates are not known."""
         self.show(click_rates_hz={}, sifted_rate_bits_per_s=None)
 
     def clicks_heard(self) -> None:
-        """Note at Alice's that Bob has just announced clicks; any thread may call this."""
+        """Note at Alice's site that Bob has announced clicks; any thread may call this."""
         self._clicks_heard_s = time.monotonic()
 
     def look_after_lock(self) -> None:
-        """Take back at Alice's that there is lock when Bob announces no more; to be called now and then."""
+        """End the lock at Alice's site if Bob announces no more clicks; called from time to time."""
         is_silent = time.monotonic() - self._clicks_heard_s >= LONGEST_UNANNOUNCED_S
         if self.status.locked and is_silent:
             self.lose_lock(f"Bob has announced no clicks for more than {LONGEST_UNANNOUNCED_S:g} s")

@@ -1,4 +1,4 @@
-"""The figures of a site: of the process itself, and of its links; `SiteFigures.status` is the one view."""
+"""The figures of a site: of the process itself, and of its links; `SiteFigures.status` is the only view."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from qnode.tls_validity import DAY_S, Validity
 
 EXPIRY_ALARM_S = 7 * DAY_S
 
-# Alarms about the process itself: they belong into the line that the service manager shows.
+# Alarms about the process itself: the line of the service manager shows them.
 _OF_THE_NODE = frozenset(
     {AlarmName.NODE_RELOAD_FAILED, AlarmName.NODE_RESTART_NEEDED, AlarmName.LISTENER_WAITING}
 )
@@ -49,12 +49,12 @@ class SiteFigures:
         )
 
     def headline(self) -> str:
-        """Say in one line, for the service manager, how the node itself fares."""
+        """Return the state of the node in one line, for the service manager."""
         own = [f"{alarm.name}: {alarm.text}" for alarm in self.alarms.all() if alarm.name in _OF_THE_NODE]
         return "; ".join([self.state.state, *own])
 
     def note_listening(self, where: str, because: str | None) -> None:
-        """Note that the address of the key ``where`` is listened on, or what hinders that."""
+        """Note that the node listens on the address of the key ``where``, or the obstacle."""
         if because is None:
             self._unheard.pop(where, None)
         else:
@@ -67,7 +67,7 @@ class SiteFigures:
             self.alarms.clear_alarm(AlarmName.LISTENER_WAITING)
 
     def look_at_certificates(self, at: float) -> None:
-        """Show what of `certificates` has expired at ``at`` (unix seconds), or soon will."""
+        """Show which `certificates` have expired at ``at`` (Unix seconds), or will expire soon."""
         expired = [one for one in self.certificates if one.expired(at)]
         soon = [
             one for one in self.certificates if one not in expired and one.expires_within(EXPIRY_ALARM_S, at)

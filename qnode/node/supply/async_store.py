@@ -1,6 +1,6 @@
-"""The key store from the event loop: calls in threads, each durable when it returns.
+"""The key store for the event loop: calls run in threads, and each is durable when it returns.
 
-The store works on one at a time, and writes those that have come meanwhile to the disk together.
+The store processes one call at a time, and writes waiting calls to the disk together.
 """
 
 import math
@@ -38,15 +38,15 @@ from qnode.node.supply.key_clock import KeyClock
 T = TypeVar("T")
 
 MOST_CALLS = 16
-# A disk that takes so long for one call hangs.
+# A disk that needs this long for one call hangs.
 STALL_S = 3.0
 
-# A hello has room for so many; pads of older segments beyond them are given up.
+# A hello has room for this many; pads of older segments beyond them are discarded.
 MOST_RUNS = 2000
 
 
 class PeerMemory(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a site remembers of its peer, and which segments of one-time pads it holds: part of each hello.
+    """A site's memory of its peer, and its segments of one-time pads: part of each hello.
 
     ``pad_segments``: first and last of each run of neighbouring segments, ascending.
     """
@@ -55,12 +55,12 @@ class PeerMemory(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
     pad_segments: list[tuple[int, int]]
 
     def holds(self, segment: int) -> bool:
-        """Tell whether the site holds pads of ``segment``."""
+        """Return whether the site holds pads of ``segment``."""
         return any(first <= segment <= last for first, last in self.pad_segments)
 
 
 def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
-    """Return first and last of each run of neighbours in ascending ``numbers``; of many runs the latest."""
+    """Return first and last of each run of neighbours in ascending ``numbers``, at most the latest runs."""
     runs: list[tuple[int, int]] = []
     for number in numbers:
         if runs and runs[-1][1] == number - 1:
@@ -71,7 +71,7 @@ def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
 
 
 class _Call:
-    """A call under way; ``abandoned``: nobody waits for it any more."""
+    """A running call; ``abandoned``: no task waits for it any more."""
 
     def __init__(self, began: float) -> None:
         self.began = began
@@ -80,22 +80,23 @@ class _Call:
 
 
 class AsyncStore:
-    """`qnode.keys.KeyStore`, asynchronous. Not cancellable halfway: a call that began is waited for.
+    """`qnode.keys.KeyStore`, asynchronous. A running call is not cancelled.
 
-    Unless the disk hangs: who waits for a call that has lasted `STALL_S` can be cancelled (`let_go`).
+    Exception: if the disk hangs, the task that waits for a call longer than `STALL_S` can be cancelled
+    (`let_go`).
     """
 
     def __init__(self, store: KeyStore, most_chunks: int) -> None:
         self._store = store
         self.most_chunks = most_chunks
         self.key_lifetime_s = math.inf
-        """How long keys wait to be fetched."""
+        """The time for which keys wait to be fetched."""
         self._threads = trio.CapacityLimiter(MOST_CALLS)
         self._calls: set[_Call] = set()
         self.unsettled = False
-        """A call that nobody waited for any more has ended since: a new session settles what it left."""
+        """An abandoned call has ended: a new session must settle its effects."""
         self.on_loss: Callable[[Loss], None] = lambda loss: None
-        """What to do when something could not be opened and was given up."""
+        """The callback for an entry that could not be decrypted and was discarded."""
 
     async def _call(self, work: Callable[[], T]) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -126,27 +127,27 @@ class AsyncStore:
 
     @property
     def stalled_s(self) -> float:
-        """How long the oldest call has been under way."""
+        """The duration of the oldest running call."""
         now = trio.current_time()
         return max((now - call.began for call in self._calls), default=0.0)
 
     def let_go(self) -> None:
-        """Let those be cancelled who wait for calls that have lasted `STALL_S`; made again and again."""
+        """Allow the cancellation of tasks that wait longer than `STALL_S`; called repeatedly."""
         for call in self._calls:
             if trio.current_time() - call.began >= STALL_S:
                 call.shield.shield = False
 
     @cached_property
     def clock(self) -> KeyClock:
-        """The clock by which keys age, from where it was left."""
+        """The clock for the age of keys, continued from its last mark."""
         return KeyClock(self._store.age_mark())
 
     def now(self) -> float:
-        """Return the time by which keys age, in the seconds that assignments bear."""
+        """Return the time for the age of keys, in the seconds used by assignments."""
         return self.clock.now()
 
     async def make_tag(self, hashed: TranscriptHash) -> AuthenticationTag:
-        """Spend a one-time pad on a tag; the pad is marked used before this returns."""
+        """Make a tag with a one-time pad; the pad is marked as used before this returns."""
         return await self._call(lambda: make_tag(self._store, hashed))
 
     async def verify_tag(self, hashed: TranscriptHash, theirs: AuthenticationTag) -> None:
@@ -163,7 +164,7 @@ class AsyncStore:
         return await self._call(self._store.pads_left)
 
     async def record_block_opened(self, block_id: int, epsilon: float) -> None:
-        """Burn a block number: it is never used again."""
+        """Record a block number as used: it is never used again."""
         await self._call(lambda: self._store.record_block_opened(block_id, epsilon))
 
     async def prepare(self, block: PreparedBlock) -> None:
@@ -175,15 +176,15 @@ class AsyncStore:
         await self._call(lambda: self._store.confirm(block_id))
 
     async def void_block(self, block_id: int, reason: str) -> None:
-        """Give a block up."""
+        """Void a block."""
         await self._call(lambda: self._store.void_block(block_id, reason))
 
     async def block_record(self, block_id: int) -> BlockRecord:
-        """Return what is claimed of a prepared block's key."""
+        """Return the record of a prepared block's key."""
         return await self._call(lambda: self._store.block_record(block_id))
 
     async def unconfirmed_blocks(self) -> list[int]:
-        """Return the blocks that wait for the peer's word."""
+        """Return the blocks that wait for the peer's confirmation."""
         return await self._call(self._store.unconfirmed_blocks)
 
     async def block_states(self, block_ids: Iterable[int]) -> list[BlockState]:
@@ -199,7 +200,7 @@ class AsyncStore:
         )
 
     async def accept_assignment(self, assignment: Assignment, *, by_shares: bool) -> None:
-        """Take note of what the peer assigned; ``by_shares``: a pair may fill its share of the store only.
+        """Accept an assignment of the peer; ``by_shares``: a pair may use only its share of the store.
 
         Raises:
             ShareUsedUp: nothing was changed.
@@ -212,11 +213,11 @@ class AsyncStore:
         await self._call(lambda: self._store.acknowledge(assignment_id))
 
     async def deliver_to_master(self, assignment_id: int) -> list[Key]:
-        """The peer holds the assignment: hand the keys to the master, once."""
+        """Deliver the keys of an assignment that the peer holds to the master, once."""
         return await self._call(lambda: self._store.deliver_to_master(assignment_id))
 
     async def take_from_stock(self, master: str, slave: str, number: int, size_bits: int) -> list[Key]:
-        """Hand out keys that were assigned in advance; all or none."""
+        """Deliver keys that were assigned in advance; all or none."""
 
         def work() -> list[Key]:
             if self._peer_may_have_expired_stock():
@@ -226,7 +227,7 @@ class AsyncStore:
         return await self._call(work)
 
     async def stock_count(self, master: str, slave: str) -> int:
-        """Return how many keys of the default size are assigned in advance for a pair."""
+        """Return the number of keys of the default size that are assigned in advance for a pair."""
 
         def work() -> int:
             return 0 if self._peer_may_have_expired_stock() else self._store.stock_count(master, slave)
@@ -234,23 +235,23 @@ class AsyncStore:
         return await self._call(work)
 
     def _peer_may_have_expired_stock(self) -> bool:
-        """Tell whether this machine was off so long that its stock may be gone at the peer."""
+        """Return whether this machine was off so long that its stock may have expired at the peer."""
         return self.clock.uncounted_s > self.key_lifetime_s
 
     async def deliver_to_slave(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
-        """Hand assigned keys to a slave, each once."""
+        """Deliver assigned keys to a slave, each once."""
         return await self._call(lambda: self._store.deliver_to_slave(slave, master, key_ids))
 
     async def stock_items(self) -> list[StockItem]:
-        """Return what is assigned in advance, oldest first."""
+        """Return the stock, oldest first."""
         return await self._call(self._store.stock_items)
 
     async def begin_release(self, assignment_id: int) -> Release:
-        """Serve nothing of an own assignment any more, so that the peer can free it."""
+        """End the delivery of an own assignment, so that the peer can free it."""
         return await self._call(lambda: self._store.begin_release(assignment_id))
 
     async def begin_open_releases(self) -> list[Release]:
-        """Serve no more of own assignments that the peer may not hold; return what is to be freed."""
+        """End the delivery of own assignments that the peer may not hold; return the releases."""
         return await self._call(self._store.begin_open_releases)
 
     async def leave_to_expire(self, assignment_id: int) -> None:
@@ -262,7 +263,7 @@ class AsyncStore:
         await self._call(lambda: self._store.finish_release(assignment_id))
 
     async def release_accepted(self, releases: list[Release]) -> None:
-        """Free, for the peer, what he takes back of his assignments."""
+        """Free assignments that the peer releases."""
 
         def work() -> None:
             for release in releases:
@@ -271,44 +272,44 @@ class AsyncStore:
         await self._call(work)
 
     async def void_assignment(self, assignment_id: int) -> None:
-        """Give up an own assignment that was never acknowledged, after the peer has."""
+        """Void an own assignment that was never acknowledged, after the peer voided it."""
         await self._call(lambda: self._store.void_assignment(assignment_id))
 
     async def void_accepted(self, assignment: Assignment) -> None:
-        """Give up an assignment of the peer that he never saw acknowledged."""
+        """Void an assignment of the peer whose acknowledgement never arrived."""
         await self._call(lambda: self._store.void_accepted(assignment))
 
     async def give_away(self, number: int) -> Handover:
-        """Release chunks to the peer; nobody assigns them before he has taken them.
+        """Give chunks to the peer; nobody assigns them before the peer has taken them.
 
         Raises:
-            NotEnoughKeys: nothing was released.
+            NotEnoughKeys: nothing was given.
         """
         return await self._call(lambda: self._store.give_away(number))
 
     async def pending_handover(self) -> Handover | None:
-        """Return what was given away and not yet taken."""
+        """Return the hand-over that the peer has not yet taken."""
         return await self._call(self._store.pending_handover)
 
     async def finish_handover(self, handover_id: int) -> None:
-        """Note that the peer owns what was given away."""
+        """Note that the peer owns the chunks of a hand-over."""
         await self._call(lambda: self._store.finish_handover(handover_id))
 
     async def take_over(self, handover: Handover) -> None:
-        """Own what the peer gave away."""
+        """Take over the chunks that the peer gave."""
         await self._call(lambda: self._store.take_over(handover))
 
     async def void_handover(self, handover: Handover) -> None:
-        """Give up what was given away and refused."""
+        """Void the chunks of a refused hand-over."""
         await self._call(lambda: self._store.void_handover(handover))
 
     async def meet_peer(
         self, generation: int, memory: PeerMemory, standing: StoreStanding | None = None
     ) -> tuple[bool, Condition]:
-        """Compare with what the proven peer remembers of this site; True when every chunk was voided.
+        """Compare this store with the memory of the proven peer; True if every chunk was voided.
 
-        One-time pads that only one of the two still holds are wiped: a restored site lacks some. ``standing``
-        is what he says of his own store, None where he cannot.
+        One-time pads that only one of the sites still holds are wiped: a restored site lacks some.
+        ``standing`` is the peer's statement about its own store; None if its protocol has none.
         """
 
         def work() -> tuple[bool, Condition]:
@@ -325,15 +326,15 @@ class AsyncStore:
         return await self._call(work)
 
     async def open_losses(self) -> list[Loss]:
-        """Return what was given up here and the peer has not given up yet."""
+        """Return the losses of this store that the peer has not processed yet."""
         return await self._call(self._store.open_losses)
 
     async def accept_loss(self, loss: Loss) -> None:
-        """Give up what the peer cannot open."""
+        """Discard an entry that the peer cannot decrypt."""
         await self._call(lambda: self._store.accept_loss(loss))
 
     async def finish_loss(self, loss_id: int) -> None:
-        """Note that the peer has given up what could not be opened here."""
+        """Note that the peer has discarded an entry that could not be decrypted here."""
         await self._call(lambda: self._store.finish_loss(loss_id))
 
     async def load_preshared(self, data: bytes) -> None:
@@ -341,7 +342,7 @@ class AsyncStore:
         await self._call(lambda: self._store.load_preshared(data, replace=True))
 
     async def condition(self) -> Condition:
-        """Tell whether the store serves, and if not, why."""
+        """Return whether the store serves, and if not, the reason."""
         return await self._call(self._store.condition)
 
     async def expire(self, lifetime_s: float) -> int:
@@ -357,7 +358,7 @@ class AsyncStore:
 
     @property
     def uncleared(self) -> int:
-        """How many times in a row traces of destroyed keys could not be cleared from the store's log."""
+        """How many times in a row the store's log could not be cleared of destroyed keys."""
         return self._store.uncleared
 
     async def counts(self) -> Counts:
@@ -365,7 +366,7 @@ class AsyncStore:
         return await self._call(self._store.counts)
 
     async def stored_key_count(self, size_bits: int) -> int:
-        """Return how many keys of a size this site could assign now."""
+        """Return the number of keys of a size that this site could assign now."""
         return await self._call(lambda: self._store.stored_key_count(size_bits))
 
     async def recent_blocks(self, number: int) -> list[BlockSummary]:
@@ -373,5 +374,5 @@ class AsyncStore:
         return await self._call(lambda: self._store.recent_blocks(number))
 
     async def positions(self) -> Positions:
-        """Return how far this site has come; the peer keeps a copy."""
+        """Return the positions of this site; the peer keeps a copy."""
         return await self._call(self._store.positions)

@@ -1,9 +1,9 @@
-"""The clock by which keys age: the time of day once, and from then on time that nobody can set.
+"""The clock for the age of keys: it reads the wall clock once, and then uses time that nobody can set.
 
-A time of day 8 days ahead for a minute must not destroy the keys that wait. So the age goes on by the time
-since the machine's boot, also over restarts of the daemon, which are written down (`AgeMark`). How long the
-machine was off only times of day can tell: it is counted once the peer has said his, by the earlier of both.
-Where a clock is wrong, keys live longer, never shorter.
+A wall clock that is 8 days ahead for a minute must not destroy the waiting keys. So the age continues by the
+time since the boot of the machine, also across restarts of the daemon, which are recorded (`AgeMark`). Only
+wall clocks show how long the machine was off. This time is counted after the peer has sent its wall clock, by
+the earlier one of both. If a clock is wrong, keys live longer, never shorter.
 """
 
 import time
@@ -16,7 +16,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id() -> str:
-    """Return what names the machine's present boot; '' where the kernel does not say."""
+    """Return the identity of the machine's present boot; '' if the kernel has none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
@@ -24,12 +24,12 @@ def boot_id() -> str:
 
 
 def since_boot_s() -> float:
-    """Return the seconds since the machine was started, those of its sleep too."""
+    """Return the seconds since the boot of the machine, including sleep."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class KeyClock:
-    """Seconds that only pass. ``mark``: where the clock was left, None for a store that has none yet."""
+    """A clock that never goes back. ``mark``: its last recorded state; None for a store without one."""
 
     def __init__(
         self,
@@ -52,19 +52,19 @@ class KeyClock:
             self._age_s, self._off_since_s = mark.age_s, mark.time_of_day_s
 
     def now(self) -> float:
-        """Return the time that assignments bear: near the time of day, where that was never wrong."""
+        """Return the time used by assignments: near the wall clock, if that was never wrong."""
         return self._age_s + self._since_boot() - self._began
 
     @property
     def uncounted_s(self) -> float:
-        """How long the machine was off by its own clock, while that is not counted yet."""
+        """The time that the machine was off by its own clock, until that is counted."""
         if self._off_since_s is None:
             return 0.0
         began_s = self._time_of_day() - (self._since_boot() - self._began)
         return max(0.0, began_s - self._off_since_s)
 
     def hear_peer(self, peer_time_of_day_s: float | None) -> None:
-        """Take note of the proven peer's time of day (None: he does not say it), which ends a doubt."""
+        """Use the proven peer's wall clock (None: it sends none), which ends the uncertainty."""
         ours, now = self._time_of_day(), self._since_boot()
         theirs = ours if peer_time_of_day_s is None else peer_time_of_day_s
         self._peer_at_boot_s = None if peer_time_of_day_s is None else theirs - now
@@ -74,10 +74,10 @@ class KeyClock:
             self._off_since_s = None
 
     def mark(self) -> AgeMark | None:
-        """Return where the clock is, to be written down; None while it is not known how long it was off."""
+        """Return the state of the clock for recording; None while the time off is not known."""
         if self._off_since_s is not None:
             return None
         now, time_of_day = self._since_boot(), self._time_of_day()
-        if self._peer_at_boot_s is not None:  # the later of both: the next time off then counts as shorter
+        if self._peer_at_boot_s is not None:  # the later of both, so that the next time off counts as shorter
             time_of_day = max(time_of_day, self._peer_at_boot_s + now)
         return AgeMark(age_s=self.now(), boot_id=self._boot, since_boot_s=now, time_of_day_s=time_of_day)

@@ -1,8 +1,8 @@
-"""Keys for encryptors: what ETSI GS QKD 014 asks of this site, answered by both stores together.
+"""Keys for encryptors: both stores together answer the requests of ETSI GS QKD 014.
 
-A key is assigned durably at the peer before it is handed out here, so that the other encryptor's request
-always finds it. An assignment that was not acknowledged in time becomes free again at both sites once the
-peer is heard; until then encryptors are answered from the stock, or told at once that he is out of reach.
+A key is assigned durably at the peer before it is delivered here, so that the request of the other encryptor
+always finds it. An assignment that was not acknowledged in time becomes free again at both sites when the
+peer responds. Until then encryptors are answered from the stock, or at once with an error.
 """
 
 import math
@@ -21,11 +21,11 @@ from qnode.node.supply.async_store import AsyncStore
 from qnode.node.supply.stock import PeerAssignments, SaePair, Stock
 from qnode.units import CHUNK_BITS
 
-# An encryptor waits for the peer's acknowledgement so long, and two measured round trips; together not longer
-# than its call may take.
+# An encryptor waits this long for the peer's acknowledgement, plus two measured round trips; together not
+# longer than the limit of its call.
 ACKNOWLEDGE_S = 2.0
 MOST_ACKNOWLEDGE_S = 8.0
-# A pair whose share of the peer's store is used up asks the peer again after this.
+# For a pair whose share of the peer's store is used up, the next request to the peer comes after this time.
 HOLD_OFF_S = 2.0
 
 log = structlog.get_logger()
@@ -40,10 +40,10 @@ class LinkKeySupply(KeySupply):
         self._stock = Stock(store, peer)
         self._held_off: dict[SaePair, tuple[float, str]] = {}
         self.assigned_chunks = 0
-        """How many chunks were assigned to encryptors that asked: the demand here."""
+        """The number of chunks assigned on request: the demand at this site."""
 
     async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
-        """Return how many keys could be had now: while the link is down, those of the stock."""
+        """Return the number of keys available now; while the link is down, the number in stock."""
         in_stock = await self._store.stock_count(master, slave) if size_bits == CHUNK_BITS else 0
         if not self._peer.connected:
             return in_stock
@@ -53,7 +53,7 @@ class LinkKeySupply(KeySupply):
     async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
         """Assign ``number`` keys to master and slaves at both sites and return them.
 
-        While the peer is out of reach, keys of the default size for one slave come from the stock.
+        While the peer is not reachable, keys of the default size for one slave come from the stock.
 
         Raises:
             NotEnoughKeys: nothing was taken.
@@ -82,8 +82,8 @@ class LinkKeySupply(KeySupply):
             self._peer.take_back(these)
             return await self._from_stock(master, slaves, number, size_bits)
         except BaseException:
-            # The caller has gone, or the disk is full. Unacknowledged keys never expire: without this they
-            # would fill the store for as long as the session lasts.
+            # The caller has disconnected, or the disk is full. Unacknowledged keys never expire: without this
+            # they would fill the store during the session.
             self._peer.take_back(these)
             raise
         self.assigned_chunks += sum(item.count for item in assignment.ranges)
@@ -105,7 +105,7 @@ class LinkKeySupply(KeySupply):
         return await self._store.assign(master, slaves, number, size_bits)
 
     def _check_hold_off(self, master: str, slaves: tuple[str, ...]) -> None:
-        """Ask nothing of the peer for a pair whose share of his store was used up a moment ago."""
+        """Send no request for a pair whose share of the peer's store was used up recently."""
         for slave in slaves:
             until_s, reason = self._held_off.get(SaePair(master, slave), (0.0, ""))
             if trio.current_time() < until_s:
@@ -129,7 +129,7 @@ class LinkKeySupply(KeySupply):
     async def keep_stock(
         self, pairs: Callable[[], Collection[SaePair]], stock_per_pair: Callable[[], int]
     ) -> None:
-        """While the link is up, keep keys for the time when it is not, for pairs that ask."""
+        """While the link is up, keep a stock for pairs that ask."""
         await self._stock.keep(pairs, stock_per_pair)
 
     async def fetch(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
@@ -145,14 +145,14 @@ def _for_delivery(keys: list[StoredKey]) -> list[Key]:
     result: list[Key] = []
     record: BlockRecord | None = None
     for key in keys:
-        if key.record is not record:  # keys of one block share theirs
+        if key.record is not record:  # keys of one block have the same record
             record = key.record
             extension = {
                 "simulated": record.simulated,
                 "estimator": record.estimator,
                 "eps_sec": record.eps_sec,
             }
-            if record.recorded:  # whoever has the recording has the key
+            if record.recorded:  # the recording discloses the key
                 extension["recorded"] = True
         result.append(Key(key.key_id, key.key, extension))
     return result

@@ -1,9 +1,9 @@
-"""Free chunks move to the site whose encryptors ask for more.
+"""Rebalancing: free chunks move to the site whose encryptors request more.
 
-Each chunk is assignable by one site only. A block's chunks are shared out as configured; from then on a site
-that has more free chunks than its share of the demand gives of them to the peer. Both sites see both demands:
-their own assignments, and the peer's, which they accept. A site only ever gives what is its own, so the two
-never dispute; what a cut leaves open is repeated first of all in the next session.
+Each chunk is assignable by one site only. A block's chunks are divided as configured. Later, a site with more
+free chunks than its share of the demand gives some to the peer. Both sites know both demands: their own
+assignments, and those of the peer, which they accept. A site gives only chunks that it owns, so there is no
+conflict. A hand-over that a cut leaves open is repeated at the start of the next session.
 """
 
 from contextlib import suppress
@@ -20,26 +20,26 @@ from qnode.node.supply.async_store import AsyncStore
 log = structlog.get_logger()
 
 PERIOD_S = 1.0
-# Before anybody has asked, both count as having asked for so many chunks.
+# The initial demand of both sites in chunks.
 PRIOR_CHUNKS = 16.0
-# Older demand fades by a half whenever so much more has come.
+# Older demand is halved after this much new demand.
 WINDOW_CHUNKS = 4096.0
-# A hand-over costs both sites a few writes: not for less than this, nor for a small part of what there is.
+# A hand-over costs both sites a few writes, so its least size is this, and a certain part of the free chunks.
 LEAST_CHUNKS = 16
 LEAST_PART = 1 / 16
-# A hand-over names its chunks by ranges, some of each block.
+# A hand-over names its chunks as ranges, some of each block.
 MOST_CHUNKS = 1 << 16
 
 
 @dataclass
 class Demand:
-    """Chunks that each site's encryptors have asked for as masters, of late."""
+    """The recent demand: chunks that each site's encryptors have requested as masters."""
 
     own: float = PRIOR_CHUNKS
     peer: float = PRIOR_CHUNKS
 
     def add(self, own: int, peer: int) -> None:
-        """Count what was assigned at either site."""
+        """Add the assignments at both sites."""
         self.own += own
         self.peer += peer
         while self.own + self.peer > WINDOW_CHUNKS:
@@ -47,7 +47,7 @@ class Demand:
         self.own, self.peer = max(self.own, PRIOR_CHUNKS), max(self.peer, PRIOR_CHUNKS)
 
     def surplus(self, free_own: int, free_peer: int) -> int:
-        """Return how many of ``free_own`` chunks are the peer's by his share of the demand, 0 for a few."""
+        """Return how many of ``free_own`` chunks the peer should get by its demand; 0 if only a few."""
         total = free_own + free_peer
         missing = round(total * self.peer / (self.own + self.peer)) - free_peer
         if missing < max(LEAST_CHUNKS, LEAST_PART * total):
@@ -56,29 +56,29 @@ class Demand:
 
 
 class Giver(Protocol):
-    """The conversation, as far as hand-overs need it."""
+    """The part of the key control that hand-overs need."""
 
     @property
     def accepted_chunks(self) -> int:
-        """How many chunks the peer has assigned in this session."""
+        """The number of chunks that the peer has assigned in this session."""
 
     async def hand_over(self, handover: Handover) -> bool:
-        """Have the peer own what was given away, or else void it; False when neither was done."""
+        """Transfer a hand-over to the peer, or void it; False if neither was possible."""
 
 
 class Assigner(Protocol):
-    """The key supply, as far as its demand goes."""
+    """The part of the key supply that shows its demand."""
 
     @property
     def assigned_chunks(self) -> int:
-        """How many chunks this site has assigned since it started."""
+        """The number of chunks that this site has assigned since its start."""
 
 
 async def rebalance(store: AsyncStore, giver: Giver, assigner: Assigner, demand: Demand) -> None:
-    """Let ownership follow ``demand`` for the length of a session.
+    """Let the ownership of chunks follow ``demand`` during a session.
 
     Raises:
-        LinkError: the session ended; what was given away is handed over in the next one.
+        LinkError: the session ended; an open hand-over is repeated in the next one.
     """
     own, peer = assigner.assigned_chunks, 0
     while True:
@@ -99,6 +99,6 @@ async def rebalance(store: AsyncStore, giver: Giver, assigner: Assigner, demand:
 async def _give_away(store: AsyncStore, demand: Demand) -> Handover | None:
     counts = await store.counts()
     number = demand.surplus(counts.available_own, counts.available_peer)
-    with suppress(NotEnoughKeys):  # an encryptor was faster
+    with suppress(NotEnoughKeys):  # an encryptor took the keys first
         return await store.give_away(number) if number else None
     return None

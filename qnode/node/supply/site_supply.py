@@ -11,7 +11,7 @@ from qnode.etsi014 import Key, KeySupply, SaeDirectory
 class SiteKeySupply(KeySupply):
     """The supply of a site; ``links``: by the kme_id of the peer, the first also for pairs within this site.
 
-    A key is held by the two sites of one link, so the slaves of one key are all at one other site.
+    The two sites of one link hold a key, so all slaves of one key are at one other site.
     """
 
     def __init__(self, links: Mapping[str, KeySupply], directory: SaeDirectory) -> None:
@@ -20,17 +20,17 @@ class SiteKeySupply(KeySupply):
         self.directory = directory
 
     async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
-        """Return how many keys of ``size_bits`` the pair could be given now."""
+        """Return the number of keys of ``size_bits`` available for the pair now."""
         return await self._between(master, (slave,)).stored_key_count(master, slave, size_bits)
 
     async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
-        """Take keys from the link to the slaves' site; raises as `KeySupply.allocate`."""
+        """Take keys from the link to the slaves' site; raises like `KeySupply.allocate`."""
         return await self._between(master, slaves).allocate(master, slaves, number, size_bits)
 
     async def fetch(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
-        """Give ``slave`` keys of the link to its master's site; raises as `KeySupply.fetch`.
+        """Give ``slave`` keys of the link to its master's site; raises like `KeySupply.fetch`.
 
-        Keys of a pair within this site may come from any link: other slaves of the same key said which.
+        Keys of a pair within this site may come from any link: other slaves of the same key determined it.
         """
         supplies = [self._between(slave, (master,))]
         if self.directory.kme_of(master) == self.directory.kme_id:

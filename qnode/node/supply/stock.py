@@ -1,9 +1,9 @@
-"""Keys set aside for pairs of encryptors, for the time when the sites cannot agree on any.
+"""The stock: keys set aside for pairs of encryptors, for the time when the sites cannot reach each other.
 
-Only pairs that ask have a stock: all alike, and together no more than `SHARE` of what their site may assign.
-Keys in stock are not lost to others: a pair that finds too few free keys takes back, by agreement with the
-peer, its own stock and that of pairs that have not asked of late; and what has lain for `DEMAND_S` becomes
-free again instead of expiring. A stock outlives a restart.
+Only pairs that ask have a stock. All of them have the same size, together at most `SHARE` of the keys that
+their site may assign. The stock takes nothing from other pairs: a pair that finds too few free keys takes
+back, by agreement with the peer, its own stock and the stock of pairs that have not asked recently. A stock
+that was not used for `DEMAND_S` becomes free again instead of expiring. A stock survives a restart.
 """
 
 import math
@@ -24,19 +24,19 @@ from qnode.units import CHUNK_BITS
 SHARE = 1 / 8
 DEMAND_S = 86_400.0
 PERIOD_S = 5.0
-IDLE_PERIOD_S = 600.0  # while nobody has asked
-# Where the stock was too little for a request, that of others is not looked through for each of the next.
+IDLE_PERIOD_S = 600.0  # while no pair has asked
+# If the stock was too small for a request, the stocks of others are checked again only after this time.
 LOOK_AGAIN_S = 1.0
 
 log = structlog.get_logger()
 
 
 class PeerAssignments(Protocol):
-    """The peer's store, as far as the link reaches."""
+    """The peer's store, as reachable over the link."""
 
     @property
     def connected(self) -> bool:
-        """Tell whether a session stands in which earlier assignments are settled, and the peer answers."""
+        """Whether there is a session with settled earlier assignments, and the peer answers."""
 
     @property
     def round_trip_s(self) -> float:
@@ -44,27 +44,27 @@ class PeerAssignments(Protocol):
 
     @property
     def can_release(self) -> bool:
-        """Tell whether the peer can free what was assigned; else it can only be voided."""
+        """Whether the peer can free assignments; otherwise they can only be voided."""
 
     async def announce(self, assignment: Assignment) -> None:
         """Return once the peer holds ``assignment``; a caller that does not wait for it takes it back.
 
         Raises:
-            ShareUsedUp: the peer holds no more for this pair.
-            LinkError: whether he holds it is unknown.
+            ShareUsedUp: the peer accepts no more for this pair.
+            LinkError: it is unknown whether the peer holds it.
         """
 
     def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
-        """Have what was assigned and not delivered become free at both sites, now or in the next session.
+        """Release undelivered assignments at both sites, now or in the next session.
 
-        ``late``: the peer's answer to their announcement is overdue; until it comes he is not `connected`.
-        The event tells that it was done, or is left to the next session.
+        ``late``: the peer's answer to their announcement is overdue; until it comes the peer is not
+        `connected`. The event is set when they are released, or left to the next session.
         """
 
 
 @dataclass(frozen=True)
 class SaePair:
-    """Who asks here as master, and for whom."""
+    """A pair of encryptors: the master at this site, and the slave."""
 
     master: str
     slave: str
@@ -72,23 +72,23 @@ class SaePair:
 
 @dataclass(frozen=True)
 class StockPlan:
-    """What brings the stock to what it should be: assignments to take back, keys to set aside."""
+    """The changes of a stock: assignments to take back, keys to set aside."""
 
     take_back: list[int] = field(default_factory=list)
     set_aside: dict[SaePair, int] = field(default_factory=dict)
 
 
 def pair_of(item: StockItem) -> SaePair:
-    """Return whose stock it is."""
+    """Return the pair of a stock item."""
     return SaePair(item.master_sae, item.slave_sae)
 
 
 def plan_stock(
     items: Sequence[StockItem], asking: Collection[SaePair], n_free: int, stock_per_pair: int, now: float
 ) -> StockPlan:
-    """Return what to change in a stock of ``items`` for the pairs ``asking``, beside ``n_free`` free chunks.
+    """Return the changes of a stock of ``items`` for the pairs ``asking``, with ``n_free`` free chunks.
 
-    ``now`` in the seconds of `StockItem.assigned_at`. Made again after it was done, the plan is empty.
+    ``now`` is in the seconds of `StockItem.assigned_at`. A new plan after the changes is empty.
     """
     result = StockPlan()
     held = Counter[SaePair]()
@@ -99,7 +99,7 @@ def plan_stock(
     if not stock_per_pair:
         budget = n_held = 0
     each = min(stock_per_pair, max(1, budget // max(1, len(asking))))
-    # As the store runs dry its stock is no surplus: only who holds more than twice what all hold at the mean.
+    # When the store runs empty, only a stock of more than twice the mean counts as surplus.
     most = 2 * max(each, n_held // max(1, len(asking)))
     for item in items:
         surplus = pair_of(item) in asking and held[pair_of(item)] > most
@@ -128,13 +128,13 @@ class Stock:
         self._nothing_until_s = -math.inf
 
     def note_asked(self, pair: SaePair) -> None:
-        """Remember that a pair asks: it shall have a stock, and keeps the one it has."""
+        """Remember that a pair asks: it gets a stock, or keeps the one it has."""
         if pair not in self._asked_at_s:
             self._newly_asked.set()
         self._asked_at_s[pair] = trio.current_time()
 
     async def keep(self, pairs: Callable[[], Collection[SaePair]], stock_per_pair: Callable[[], int]) -> None:
-        """For the length of a session, keep a stock for those of ``pairs`` that ask."""
+        """During a session, keep a stock for those of ``pairs`` that ask."""
         while True:
             self._newly_asked = trio.Event()
             await self._look_after(self._asking(pairs()), stock_per_pair())
@@ -142,9 +142,9 @@ class Stock:
                 await self._newly_asked.wait()
 
     async def take_back_for(self, pair: SaePair, n_chunks: int) -> bool:
-        """Free ``n_chunks`` of stock for a pair that finds too few: its own, and of those that do not ask.
+        """Free ``n_chunks`` of stock for a pair with too few keys: its own, and that of pairs not asking.
 
-        Returns whether they are free now; where they do not suffice, all stays.
+        Returns whether they are free now; if they do not suffice, nothing changes.
         """
         if not self._peer.can_release:
             return False
@@ -171,7 +171,7 @@ class Stock:
         return True
 
     def _asking(self, pairs: Collection[SaePair] | None = None) -> dict[SaePair, float]:
-        """Return who has asked of late; who has not, or is none of ``pairs``, is forgotten."""
+        """Return the pairs that asked recently; others, and those not in ``pairs``, are forgotten."""
         known = self._asked_at_s if pairs is None else set(pairs)
         since_s = trio.current_time() - DEMAND_S
         self._asked_at_s = {
@@ -188,7 +188,7 @@ class Stock:
         if plan.take_back and self._peer.can_release:
             await self._take_back([one for one in plan.take_back if one not in self._in_hand])
         for pair, number in plan.set_aside.items():
-            with suppress(NotEnoughKeys):  # an encryptor was faster
+            with suppress(NotEnoughKeys):  # an encryptor took the keys first
                 await self._set_aside(pair, number)
 
     async def _set_aside(self, pair: SaePair, number: int) -> None:
