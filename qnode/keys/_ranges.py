@@ -1,5 +1,6 @@
 """Chunks that nobody has been promised yet, kept as ranges with one owner each."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from qnode.choices import Role
@@ -150,14 +151,13 @@ def n_keys_free(tx: Tx, width: int) -> int:
     )[0]
 
 
-def n_free(tx: Tx, owner: Role, state: str) -> int:
-    """Return the number of free chunks of `owner` in blocks of `state`."""
-    return tx.one(
-        "SELECT coalesce(sum(r.count), 0) FROM free_range r JOIN block b USING (block_id) "
-        "WHERE r.owner = ? AND b.state = ?",
-        owner,
-        state,
-    )[0]
+def n_free(tx: Tx) -> Counter[tuple[str, str]]:
+    """Return the numbers of free chunks, by owner and state of their block."""
+    rows = tx.connection.execute(
+        "SELECT r.owner, b.state, sum(r.count) FROM free_range r JOIN block b USING (block_id) "
+        "GROUP BY r.owner, b.state"
+    )
+    return Counter({(owner, state): count for owner, state, count in rows})
 
 
 def destroy(tx: Tx, ranges: Iterable[KeyRange]) -> int:

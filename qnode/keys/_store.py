@@ -347,10 +347,11 @@ class SqliteKeyStore(KeyStore):
             delivered, void, expired, own, stock, peer = tx.one(
                 "SELECT delivered, void, expired, own_chunks, stock_chunks, peer_chunks FROM site"
             )
+            free = _ranges.n_free(tx)
             return Counts(
-                available_own=_ranges.n_free(tx, tx.role, "available"),
-                available_peer=_ranges.n_free(tx, tx.peer, "available"),
-                prepared=_ranges.n_free(tx, tx.role, "prepared") + _ranges.n_free(tx, tx.peer, "prepared"),
+                available_own=free[tx.role, "available"],
+                available_peer=free[tx.peer, "available"],
+                prepared=free[tx.role, "prepared"] + free[tx.peer, "prepared"],
                 assigned=own + peer,
                 stock=stock,
                 delivered=delivered,
