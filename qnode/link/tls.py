@@ -37,6 +37,9 @@ class Transport(Protocol):
     def check(self) -> None:
         """Raise ConfigError if this transport can never work."""
 
+    def renew(self, contexts: "LinkContexts", encryptor_identities: frozenset[str]) -> None:
+        """Use these from the next connection on; a session that stands goes on."""
+
     async def listen(self) -> Listening:
         """Open for the peer. Raises LinkError: not now."""
 

@@ -26,12 +26,12 @@ from qnode.link.messages import SaesRegistered
 from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session
-from qnode.link.tls import LinkContexts, TlsTransport
+from qnode.link.tls import LinkContexts, TlsTransport, Transport
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.tag_order import TagOrder
 from qnode.node.quantum.alice import AliceSide
 from qnode.node.quantum.bob import BobSide
-from qnode.node.quantum.receiver import Receiver
+from qnode.node.quantum.receiver import ClickReceiver, Receiver
 from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
 from qnode.node.quantum.transmitter_port import TransmitterPort
 from qnode.node.reload import encryptor_identities
@@ -59,7 +59,8 @@ class LinkNode:
     """A running link. One session at a time connects it with its peer.
 
     ``config``: the site as this link sees it. ``others``: the sites that other links lead to. No block begins
-    before ``tested`` is set; until then devices open and the peer is greeted.
+    before ``tested`` is set; until then devices open and the peer is greeted. ``transport``: how the peer is
+    reached, TLS as configured if None; ``receiver``: where clicks come from at Bob, his tag source if None.
     """
 
     def __init__(
@@ -69,6 +70,9 @@ class LinkNode:
         directory: SaeDirectory,
         alarms: Alarms | None = None,
         others: Collection[str] = (),
+        *,
+        transport: Transport | None = None,
+        receiver: ClickReceiver | None = None,
     ) -> None:
         self._config = config
         self._key_store = store
@@ -83,21 +87,23 @@ class LinkNode:
         self.figures.devices = lambda: list(self._board.values())
         self.liveness = Liveness()
         self._router: SessionRouter | None = None
-        self._port = TransmitterPort(self.liveness)
+        self.port = TransmitterPort(self.liveness)
         self._rate = RunningRate(config.link.source.p_z)
         self.recordings = Recordings(
             allowed=config.operate.allow_recording, changed=self.figures.note_recording
         )
         self._bob_recorder = BobRecorder(config, self.recordings, simulated=self._simulated)
         self._alice_recorder = AliceRecorder(config, self.recordings, simulated=self._simulated)
-        self._receiver = Receiver(config, self.figures, self._bob_recorder, self.liveness)
+        self._receiver = receiver or Receiver(config, self.figures, self._bob_recorder, self.liveness)
         self.supply = LinkKeySupply(self.store, self)
         self.gate = RestoreGate(self.store)
         self._demand = Demand()
         self._failure_log = FailureLog()
         self.saes = SaeTables(directory, config.peer.kme_id, self.figures.note_sae_differences, others)
         peer = config.peer
-        self._transport = TlsTransport(peer.address, peer.tls, peer.kme_id, encryptor_identities(config))
+        self._transport = transport or TlsTransport(
+            peer.address, peer.tls, peer.kme_id, encryptor_identities(config)
+        )
 
     @property
     def config(self) -> SiteConfig:
@@ -123,13 +129,25 @@ class LinkNode:
                         allow_simulated=self._config.node.allow_simulated,
                     )
                 )
-            nursery.start_soon(self._keep_session)
+            nursery.start_soon(self.keep_link)
             nursery.start_soon(self._keep_fresh)
-            nursery.start_soon(self._expire)
-            nursery.start_soon(self._watch_store)
             nursery.start_soon(self._look_after_lock)
             if self._config.store.witness is not None:
                 nursery.start_soon(self._keep_witness)
+        raise AssertionError("its tasks never end by themselves")
+
+    async def keep_link(self) -> Never:
+        """Keep sessions with the peer, one after the other, and look after the store, until cancelled.
+
+        It is all of a running link but its devices and the figures that are read from the store.
+
+        Raises:
+            StoreUnusable: the store cannot be trusted any more.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_session)
+            nursery.start_soon(self._expire)
+            nursery.start_soon(self._watch_store)
         raise AssertionError("its tasks never end by themselves")
 
     def renew(self, config: SiteConfig, directory: SaeDirectory, contexts: LinkContexts) -> None:
@@ -144,7 +162,7 @@ class LinkNode:
     async def _use_device(self, section: DeviceSection, device: Device) -> None:
         """Give a device to the part of the link that works with it."""
         if self._config.node.role == "alice" and isinstance(device, Transmitter):
-            await self._port.use(device)
+            await self.port.use(device)
         elif self._config.node.role == "bob" and isinstance(device, TagSource):
             await self._receiver.use(device, section.silence_limit_s)
         elif isinstance(device, Sensor):
@@ -227,7 +245,7 @@ class LinkNode:
                 if context.role == "alice":
                     nursery.start_soon(self._serve_requests, router, nursery)
                     await router.run(
-                        AliceSide(router, self._port, self.figures, nursery, self._alice_recorder)
+                        AliceSide(router, self.port, self.figures, nursery, self._alice_recorder)
                     )
                 else:
                     part = BobSide(router, self.figures, self._rate, nursery, self._bob_recorder)

@@ -9,6 +9,7 @@ import os
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import structlog
@@ -50,6 +51,19 @@ class _Arrived:
     block: TagBlock
     at_s: float
     dropped: int = 0
+
+
+class ClickReceiver(Protocol):
+    """Where Bob's clicks come from."""
+
+    async def serve(self, side: BobSide) -> None:
+        """Send what is received through ``side`` until its session ends."""
+
+    async def use(self, source: TagSource, silence_limit_s: float) -> None:
+        """Process the tags of an opened source until it ends."""
+
+    def look_after(self) -> None:
+        """Take back what is shown of the tags when none have come for a while."""
 
 
 class Receiver:
