@@ -37,6 +37,9 @@ COMMANDS = {
     ),
     "bench": LazyCommand("qnode.cli.bench", "bench", "Measure every stage and the whole link."),
     "soak": LazyCommand("qnode.cli.soak", "soak_command", "Correct many random blocks, and compare."),
+    "world": LazyCommand(
+        "qnode.cli.world", "world_command", "Run both nodes through thousands of made-up faults."
+    ),
     "warm": LazyCommand("qnode.cli.warm", "warm", "Compile what a daemon needs ahead of its first start."),
 }
 

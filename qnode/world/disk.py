@@ -50,6 +50,8 @@ class Disk:
         self._fails_at: Moment | None = None
         self._commits_until_failure = 0
         self._survived: Path | None = None
+        self.full = False
+        """No change finds room."""
         self.connections: list[sqlite3.Connection] = []
         """Those that were opened since the last start."""
         self.on_power_cut: Callable[[], None] = lambda: None
@@ -67,17 +69,28 @@ class Disk:
 
     @property
     def failed(self) -> bool:
-        """Tell whether power has failed since the disk was last started."""
+        """Tell whether power has failed, or the process was killed, since the disk was last started."""
         return self._survived is not None
 
     def fail_at(self, moment: Moment, commits: int) -> None:
         """Have power fail at ``moment`` of the commit after ``commits`` more."""
         self._fails_at, self._commits_until_failure = moment, commits
 
+    def never_fail(self) -> None:
+        """Have power stay on."""
+        self._fails_at = None
+
     def fail_now(self) -> None:
         """Have power fail at this moment, between two changes of the store."""
         if self._survived is None:
             self._fail(self._log.read_bytes() if self._log.exists() else b"")
+
+    def kill(self) -> None:
+        """Have the process gone at this moment: nothing that it wrote is lost, nor does it write any more."""
+        if self._survived is None:
+            self._unflushed.clear()
+            self._log_at_last_flush = None
+            self.fail_now()
 
     def start(self) -> None:
         """Use what survived, if power has failed; else go on with what is there."""
@@ -120,6 +133,10 @@ class Disk:
     def committing(self) -> Iterator[None]:
         """Surround the database's own commit."""
         self._check_power()
+        if self.full:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
         fails = self._fails_at if self._fails_at is not None and self._commits_until_failure <= 0 else None
         self._commits_until_failure -= 1
         if fails is Moment.BEFORE_COMMIT:

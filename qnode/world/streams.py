@@ -272,6 +272,9 @@ class End(trio.abc.Stream):
                     return self._incoming.take(max_bytes or 1 << 16)
                 if self._incoming.is_empty and self._incoming.ended:
                     return b""
+                if wait_s == math.inf:
+                    await self._incoming.wait_for_change()
+                    continue
                 with trio.move_on_after(wait_s):
                     await self._incoming.wait_for_change()
         finally:

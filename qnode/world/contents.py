@@ -1,0 +1,33 @@
+"""What lies in a store, all of it opened: for the checker alone."""
+
+from qnode.keys import BlockState, SqliteKeyStore
+from qnode.keys._database import Database
+from qnode.keys._vault import SLOT_BYTES, Kind
+from qnode.world.checker import StoreContents
+
+_LIVE_BYTES = 16
+
+
+def contents_of(store: SqliteKeyStore) -> StoreContents:
+    """Read every block, every free chunk and every slot of key."""
+    database: Database = store._database
+    secrets: list[bytes] = []
+    with database.look() as tx:
+        blocks = tx.connection.execute("SELECT block_id, state FROM block").fetchall()
+        free = tx.connection.execute("SELECT block_id, first, count, owner FROM free_range").fetchall()
+        units = tx.connection.execute(
+            "SELECT segment, unit, sealed FROM sealed_unit WHERE kind = ?", (Kind.CHUNK,)
+        ).fetchall()
+        for segment, unit, sealed in units:
+            address = Kind.CHUNK.encode() + b"\0" + segment.to_bytes(8, "big") + unit.to_bytes(8, "big")
+            opened = tx.vault._cipher(Kind.CHUNK, segment).decrypt(sealed[:12], sealed[12:], address)
+            slots = opened[_LIVE_BYTES:]
+            width = SLOT_BYTES[Kind.CHUNK]
+            secrets += [
+                slots[i : i + width] for i in range(0, len(slots), width) if any(slots[i : i + width])
+            ]
+    return StoreContents(
+        blocks={block_id: BlockState(state) for block_id, state in blocks},
+        free={(block_id, first + i): owner for block_id, first, count, owner in free for i in range(count)},
+        secrets=secrets,
+    )

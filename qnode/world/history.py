@@ -1,0 +1,209 @@
+"""All that a run of the world has shown: what the checker decides by.
+
+Each site's store is wrapped (`ObservedStore`): what it was asked and what it answered goes into the history,
+in the order in which things happened. `Wire` reads along what the sites say to each other, as an eavesdropper
+who knows the frame format would.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from qnode.choices import Role
+from qnode.keys import Assignment, Key, KeyStore, Pad, PreparedBlock
+from qnode.link.codec import decode, decode_hello
+from qnode.link.frames import CODE_BYTES, LENGTH_BYTES
+from qnode.link.messages import HelloProof, Message
+from qnode.world.disk import Disk, PowerCut
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened at ``site``, at ``at_s`` of the run."""
+
+    at_s: float
+    site: Role
+
+
+@dataclass(frozen=True)
+class Preparing(Event):
+    """A block's key is handed to the store, to be prepared there."""
+
+    block: PreparedBlock
+
+
+@dataclass(frozen=True)
+class Confirmed(Event):
+    """A block's key became available."""
+
+    block_id: int
+
+
+@dataclass(frozen=True)
+class PadSpent(Event):
+    """A one-time pad left the store for a tag."""
+
+    pad: bytes
+    place: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Accepted(Event):
+    """The store holds an assignment of the peer's."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True)
+class Delivered(Event):
+    """The store handed out a key, to the master (``slave`` is None) or to a slave."""
+
+    key: Key
+    slave: str | None
+
+
+@dataclass(frozen=True)
+class Answered(Event):
+    """An encryptor got a key."""
+
+    sae: str
+    is_master: bool
+    key_id: UUID
+    key: bytes
+
+
+@dataclass(frozen=True)
+class NotFound(Event):
+    """An encryptor asked for a key that a master at the other site has, and was told that there is none."""
+
+    sae: str
+    key_id: UUID
+
+
+@dataclass(frozen=True)
+class GaveUp(Event):
+    """Something happened for which this site may lawfully not have keys any more that it had."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Said(Event):
+    """A message was sent."""
+
+    message: Message
+    connection: int
+
+
+@dataclass
+class History:
+    """The events of a run, its log, and the pre-shared keys that were loaded."""
+
+    now_s: Callable[[], float]
+    events: list[Event] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    preshared: list[bytes] = field(default_factory=list, repr=False)
+    on_said: Callable[[Message], None] = field(default=lambda message: None)
+    """Is told each message as it is sent."""
+    digest: Any = field(default_factory=hashlib.sha256)
+    """Of every byte that was sent, in order."""
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """Return the events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class ObservedStore:
+    """A key store whose calls are written down; after a power cut nobody hears an answer."""
+
+    def __init__(self, store: KeyStore, site: Role, disk: Disk, history: History) -> None:
+        self._store = store
+        self._site = site
+        self._disk = disk
+        self._history = history
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+        if not callable(method):
+            return method
+        note = getattr(self, f"_note_{name}", None)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._disk.failed:
+                raise PowerCut
+            if name == "prepare":
+                self._add(Preparing, block=args[0])
+            result = method(*args, **kwargs)
+            if self._disk.failed:
+                raise PowerCut
+            if note is not None:
+                note(result, *args, **kwargs)
+            return result
+
+        return call
+
+    def _add(self, kind: type[Event], **values: Any) -> None:
+        self._history.events.append(kind(at_s=self._history.now_s(), site=self._site, **values))
+
+    def _note_confirm(self, _result: None, block_id: int) -> None:
+        self._add(Confirmed, block_id=block_id)
+
+    def _note_reserve_send_pad(self, pad: Pad) -> None:
+        self._add(PadSpent, pad=pad.pad, place=(pad.pad_id.segment, pad.pad_id.index))
+
+    def _note_accept_assignment(self, _result: None, assignment: Assignment, *_: Any, **__: Any) -> None:
+        self._add(Accepted, assignment=assignment)
+
+    def _note_deliver_to_master(self, keys: list[Key], *_: Any) -> None:
+        for key in keys:
+            self._add(Delivered, key=key, slave=None)
+
+    def _note_take_from_stock(self, keys: list[Key], *_: Any) -> None:
+        self._note_deliver_to_master(keys)
+
+    def _note_deliver_to_slave(self, keys: list[Key], slave: str, _master: str, _ids: Sequence[UUID]) -> None:
+        for key in keys:
+            self._add(Delivered, key=key, slave=slave)
+
+    def _note_confirm_generation(self, voided: bool, *_: Any) -> None:
+        if voided:
+            self._add(GaveUp, why="the peer remembers a later state, or has voided all")
+
+    def _note_accept_loss(self, _result: None, *_: Any) -> None:
+        self._add(GaveUp, why="the peer could not open something")
+
+    def _note_expire(self, expired: int, *_: Any) -> None:
+        if expired:
+            self._add(GaveUp, why="keys expired")
+
+
+class Wire:
+    """Reads one way of a connection."""
+
+    def __init__(self, sender: Role, connection: int, history: History) -> None:
+        self._sender = sender
+        self._connection = connection
+        self._history = history
+        self._bytes = bytearray()
+        self._proven = False
+
+    def hear(self, data: bytes) -> None:
+        """Take what the sender has sent."""
+        self._history.digest.update(data)
+        self._bytes += data
+        while True:
+            length = int.from_bytes(self._bytes[:LENGTH_BYTES], "big")
+            end = LENGTH_BYTES + length + (CODE_BYTES if self._proven else 0)
+            if len(self._bytes) < max(LENGTH_BYTES, end):
+                return
+            payload = bytes(self._bytes[LENGTH_BYTES : LENGTH_BYTES + length])
+            del self._bytes[:end]
+            message = decode(payload) if self._proven else decode_hello(payload)
+            if isinstance(message, HelloProof):
+                self._proven = True
+            self._history.events.append(
+                Said(self._history.now_s(), self._sender, message=message, connection=self._connection)
+            )
+            self._history.on_said(message)
