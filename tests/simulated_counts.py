@@ -69,7 +69,10 @@ def assert_counts_fit(counts: Counts, rates: LinkRates, seconds: float) -> None:
     """Every class within five standard deviations."""
     pairs = [(counts.n_z, rates.n_z), (counts.m_z, rates.m_z), (counts.n_z_plus, rates.n_z_plus)]
     pairs += [(getattr(counts.x, name), getattr(rates.x, name)) for name in XCounts.__struct_fields__]
-    totals = [(counts.boundary, rates.boundary), (counts.cross_clicks, rates.cross_clicks)]
+    totals: list[tuple[float, float]] = [
+        (counts.boundary, rates.boundary),
+        (counts.cross_clicks, rates.cross_clicks),
+    ]
     totals += [(counts.out_of_gate, rates.out_of_gate)]
     totals += [(got.signal, rate.signal) for got, rate in pairs] + [
         (got.decoy, rate.decoy) for got, rate in pairs
@@ -173,7 +176,8 @@ class _Counter:
         if self._reached < 1 << 62:
             self.add(np.empty(0, np.int64), np.empty(0, np.int8), None)
         return Counts(
-            *(sum_of([getattr(one, name) for one in self._sums]) for name in ("n_z", "m_z")),
+            sum_of([one.n_z for one in self._sums]),
+            sum_of([one.m_z for one in self._sums]),
             XCounts(**{
                 name: sum_of([getattr(one.x, name) for one in self._sums])
                 for name in XCounts.__struct_fields__

@@ -7,7 +7,9 @@ from mpmath_three_state import Compared, compare, inputs_of_case, reference
 
 from qnode.bench.count_sets import count_set, worsened
 from qnode.distill.keylength import EstimatorInput, estimate, three_state
+from qnode.distill.keylength.arm_ratio import pieces
 from qnode.distill.keylength.certificate import ArmRatio
+from qnode.distill.keylength.yields import generators
 
 
 @pytest.mark.parametrize("index", range(24))
@@ -18,16 +20,13 @@ def test_the_certified_bound_lies_just_below_the_best_attack(index: int) -> None
 
 def test_a_bound_that_forgets_an_attack_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     # Empty qubits, which are the first generators, are forgotten.
-    complete = three_state.generators
-    monkeypatch.setattr(three_state, "generators", lambda emission: complete(emission)[4:])
+    monkeypatch.setattr(three_state, "generators", lambda emission: generators(emission)[4:])
     assert not all(compare(inputs_of_case(index)).agrees for index in (1, 2, 4, 5))
 
 
 def test_a_bound_that_forgets_an_arm_ratio_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    complete = three_state.pieces
-
     def first_alone(*of: object) -> tuple[ArmRatio, ...]:
-        return complete(*of)[3:]  # type: ignore[arg-type]
+        return pieces(*of)[3:]  # type: ignore[arg-type]
 
     monkeypatch.setattr(three_state, "pieces", first_alone)
     assert not all(compare(inputs_of_case(index)).agrees for index in (1, 2, 4, 5))

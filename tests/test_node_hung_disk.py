@@ -32,6 +32,12 @@ class HungDisk:
         self._lock.release()
 
 
+async def settle(storage: AsyncStore) -> None:
+    """Wait until the store has answered what it was asked."""
+    while not storage.unsettled:  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
 async def test_a_call_that_began_is_waited_for_unless_the_disk_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,8 +64,7 @@ async def test_a_call_that_began_is_waited_for_unless_the_disk_hangs(
                     storage.let_go()
                     await ended.wait()  # though the store has not answered
                     assert not storage.unsettled
-                while not storage.unsettled:  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+                await settle(storage)
                 assert storage.stalled_s == 0.0
                 assert (await storage.positions()).pool_epoch == 1
 

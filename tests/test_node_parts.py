@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from qnode.block.decision import (
     MOST_ANNOUNCED_CLICKS,
-    BlockCounts,
     assumptions,
     check_clicks,
     check_size,
@@ -35,6 +34,7 @@ from qnode.block.span_policy import FIRST_SIFTED_BITS, RecentBlocks, best_span
 from qnode.config import BlockParameters, LinkParameters, SiteConfig, SourceParameters, convert, load
 from qnode.devices.protocols import EmissionRun, Transmitter
 from qnode.distill.bits import Bits
+from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.keylength import Assumption
 from qnode.errors import ConfigError, LinkError, ProtocolError
@@ -89,12 +89,12 @@ def test_the_span_of_a_block_follows_the_running_rate_and_the_latency_limit() ->
         source=SourceParameters(qubit_rate_hz=1_000_000),
         block=BlockParameters(sifted_bits=10_000, longest_s=10.0),
     )
-    assert not rate.known
+    known = [rate.known]
     assert rate.span_slots(link, nothing) == 10_000_000  # nothing known: the latency limit
     for step in range(1, 12):
         clicks = Clicks(np.arange(400), np.zeros(400, np.uint8))
         rate.add(7, step * 100_000, cut_slots=0, clicks=len(clicks), z_clicks=400)
-    assert rate.known
+    assert [*known, rate.known] == [False, True]
     assert rate.sifted_per_slot == pytest.approx(0.5 * 400 / 100_000)
     assert rate.span_slots(link, nothing) == 5_000_000
 

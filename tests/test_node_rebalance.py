@@ -78,6 +78,9 @@ class NoBook:
 class NoPart:
     """Hears nothing: there are no blocks."""
 
+    async def start(self) -> None:
+        pass
+
     async def handle(self, message: m.NodeMessage) -> None:
         raise AssertionError(f"unexpected: {message}")
 
@@ -142,7 +145,7 @@ async def two_nodes(stores: Two) -> AsyncIterator[Two]:
                 storage = AsyncStore(store, most_chunks=1 << 20)
                 session = getattr(sessions, role)
                 site = BlockContext(
-                    role=role,  # type: ignore[arg-type]
+                    role=role,
                     link=LinkParameters(),
                     session=session,
                     store=storage,
@@ -161,12 +164,7 @@ async def two_nodes(stores: Two) -> AsyncIterator[Two]:
 def stores() -> Any:
     with ExitStack() as stack:
         folder = stack.enter_context(memory_folder())
-        yield Two(
-            *(
-                stack.enter_context(StoreSite(folder / role, role).open())  # type: ignore[arg-type]
-                for role in ("alice", "bob")
-            )
-        )
+        yield Two(*(stack.enter_context(StoreSite(folder / role, role).open()) for role in ("alice", "bob")))
 
 
 def mirrored(stores: Two) -> bool:
@@ -360,7 +358,7 @@ async def resumed_nodes(stores: Two) -> AsyncIterator[tuple[Two, trio.Nursery]]:
                 )
                 store = getattr(stores, role)
                 storage = AsyncStore(store, most_chunks=1 << 20)
-                site = BlockContext(role, LinkParameters(), session, storage, TagOrder(), simulated=True)  # type: ignore[arg-type]
+                site = BlockContext(role, LinkParameters(), session, storage, TagOrder(), simulated=True)
                 conversation = SessionRouter(site, NoBook(), nursery)  # type: ignore[arg-type]
                 supply = LinkKeySupply(storage, Peer(conversation))
                 setattr(nodes, role, Node(store, storage, conversation, supply, Demand()))

@@ -1,4 +1,5 @@
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -28,27 +29,29 @@ from qnode.tags.types import (
     X_PLUS,
     Z_EARLY,
     Z_LATE,
+    Codes,
+    Slots,
 )
 
 CLASSES = np.array([CLASS_Z, CLASS_Z, CLASS_CENTRAL, CLASS_BOUNDARY], np.uint8)
 
 
-def random_clicks(n, mean_gap, seed):
+def random_clicks(n: int, mean_gap: float, seed: int) -> tuple[Slots, Codes]:
     rng = np.random.default_rng(seed)
     slots = 10**12 + np.cumsum(1 + rng.exponential(mean_gap, n).astype(np.int64))
     return slots, rng.integers(0, 4, n).astype(np.uint8)
 
 
-def announced(*clicks):
+def announced(*clicks: tuple[int, int]) -> Announced:
     return Announced(np.array([c[0] for c in clicks], np.int64), np.array([c[1] for c in clicks], np.uint8))
 
 
-def table(sent):
+def table(sent: dict[int, int]) -> Callable[[Slots], Codes]:
     return lambda slots: np.array([sent.get(int(slot), UNKNOWN_SYMBOL) for slot in slots], np.uint8)
 
 
 @pytest.mark.parametrize(("mean_gap", "most_bytes"), [(19_000, 2.5), (300, 1.6), (2, 0.6)])
-def test_an_announcement_comes_back_and_is_short(mean_gap, most_bytes):
+def test_an_announcement_comes_back_and_is_short(mean_gap: float, most_bytes: float) -> None:
     slots, outcomes = random_clicks(20_000, mean_gap, 1)
     data = encode_announcement(slots, outcomes, 10**12)
     back = decode_announcement(data, 10**12, int(slots[-1]) - 10**12 + 1)
@@ -65,7 +68,7 @@ def test_an_announcement_comes_back_and_is_short(mean_gap, most_bytes):
     ),
     st.integers(0, 10**13),
 )
-def test_any_ascending_clicks_come_back(clicks, first):
+def test_any_ascending_clicks_come_back(clicks: list[tuple[int, int]], first: int) -> None:
     slots = first + np.cumsum([1 + gap for gap, _ in clicks], dtype=np.int64)
     outcomes = np.array([outcome for _, outcome in clicks], np.uint8)
     n_slots = int(slots[-1]) - first + 1 if clicks else 0
@@ -74,13 +77,13 @@ def test_any_ascending_clicks_come_back(clicks, first):
     assert np.array_equal(back.classes, CLASSES[outcomes])
 
 
-def test_an_announcement_never_tells_early_from_late():
+def test_an_announcement_never_tells_early_from_late() -> None:
     slots, outcomes = random_clicks(1000, 50, 2)
     flipped = np.where(outcomes < 2, outcomes ^ 1, outcomes).astype(np.uint8)
     assert encode_announcement(slots, outcomes, 0) == encode_announcement(slots, flipped, 0)
 
 
-def test_a_dark_second_within_a_batch_costs_little():
+def test_a_dark_second_within_a_batch_costs_little() -> None:
     slots, outcomes = random_clicks(2000, 100, 3)
     slots[1000:] += 600_000_000
     near = len(encode_announcement(slots - np.repeat([0, 600_000_000], 1000), outcomes, 10**12))
@@ -89,13 +92,13 @@ def test_a_dark_second_within_a_batch_costs_little():
     assert len(data) < 3 * near
 
 
-def test_clicks_out_of_order_are_not_encoded():
+def test_clicks_out_of_order_are_not_encoded() -> None:
     for slots in ([5, 5], [5, 4], [2, 3]):
         with pytest.raises(ValueError, match="ascend"):
             encode_announcement(np.array(slots, np.int64), np.zeros(2, np.uint8), 3)
 
 
-def test_slots_outside_the_span_are_refused():
+def test_slots_outside_the_span_are_refused() -> None:
     data = encode_announcement(np.array([10, 20, 30], np.int64), np.array([0, 2, 3], np.uint8), 10)
     assert len(decode_announcement(data, 10, 21)) == 3
     for n_slots in (20, 1, 0):
@@ -105,7 +108,7 @@ def test_slots_outside_the_span_are_refused():
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 2**40))
-def test_hostile_bytes_are_refused_or_decode_within_their_span(data, n_slots):
+def test_hostile_bytes_are_refused_or_decode_within_their_span(data: bytes, n_slots: int) -> None:
     try:
         got = decode_announcement(data, 1000, n_slots)
     except ProtocolError:
@@ -118,7 +121,9 @@ def test_hostile_bytes_are_refused_or_decode_within_their_span(data, n_slots):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 7), st.integers(1, 60))
-def test_a_damaged_announcement_never_gives_the_same_clicks_in_another_form(where, bit, n):
+def test_a_damaged_announcement_never_gives_the_same_clicks_in_another_form(
+    where: int, bit: int, n: int
+) -> None:
     slots, outcomes = random_clicks(n, 500, n)
     data = bytearray(encode_announcement(slots, outcomes, 10**12))
     for cut in (0, 4, len(data) - 1):
@@ -136,7 +141,7 @@ def test_a_damaged_announcement_never_gives_the_same_clicks_in_another_form(wher
 
 @settings(max_examples=300, deadline=None)
 @given(st.data(), st.integers(1, 40), st.integers(0, 2000))
-def test_whatever_decodes_is_what_its_clicks_encode_to(data, n, n_empty):
+def test_whatever_decodes_is_what_its_clicks_encode_to(data: st.DataObject, n: int, n_empty: int) -> None:
     k = max(0, (n_empty // n).bit_length() - 1)
     lengths = (n + (n_empty >> k), n * k, n, n)
     body = bytearray(data.draw(st.binary(min_size=1, max_size=1)) * sum((b + 7) // 8 for b in lengths))
@@ -155,7 +160,7 @@ def test_whatever_decodes_is_what_its_clicks_encode_to(data, n, n_empty):
     assert encode_announcement(got.slots, outcomes, 1000) == announcement
 
 
-def test_a_boundary_click_is_one_of_the_x_arm():
+def test_a_boundary_click_is_one_of_the_x_arm() -> None:
     data = bytearray(encode_announcement(np.array([5]), np.zeros(1, np.uint8), 0))
     assert decode_announcement(bytes(data), 0, 10).classes.tolist() == [CLASS_Z]
     data[-1] |= 1  # the bit that says boundary, beside that of the arm
@@ -163,20 +168,20 @@ def test_a_boundary_click_is_one_of_the_x_arm():
         decode_announcement(bytes(data), 0, 10)
 
 
-def test_a_small_message_cannot_ask_for_much_memory():
+def test_a_small_message_cannot_ask_for_much_memory() -> None:
     with pytest.raises(ProtocolError):
         decode_announcement(b"\xff\xff\xff\x03\x00" + bytes(100), 0, 1 << 40)
     with pytest.raises(ProtocolError):
         decode_announcement(b"\x01\x00\x00\x00\x3f" + bytes(100), 0, 1 << 40)
 
 
-def test_light_of_a_boundary_slot_is_counted_with_the_qubit_that_carries_it():
+def test_light_of_a_boundary_slot_is_counted_with_the_qubit_that_carries_it() -> None:
     d = DECOY
     # slot: (state of i-1, state of i) and where it must be counted
-    sent = {}
-    clicks = []
+    sent: dict[int, int] = {}
+    clicks: list[tuple[int, int]] = []
 
-    def boundary(before, own):
+    def boundary(before: int, own: int) -> None:
         slot = 10 * (len(clicks) + 1)
         sent[slot - 1], sent[slot] = before, own
         clicks.append((slot, CLASS_BOUNDARY))
@@ -200,7 +205,7 @@ def test_light_of_a_boundary_slot_is_counted_with_the_qubit_that_carries_it():
     assert block.n_z.total == 0
 
 
-def test_central_clicks_count_by_state_and_intensity():
+def test_central_clicks_count_by_state_and_intensity() -> None:
     sent = {1: X_PLUS, 2: X_PLUS | DECOY, 3: Z_EARLY, 4: Z_LATE | DECOY, 5: Z_LATE}
     record = SiftRecord()
     record.add(announced(*[(slot, CLASS_CENTRAL) for slot in sent]), table(sent))
@@ -209,7 +214,7 @@ def test_central_clicks_count_by_state_and_intensity():
 
 
 @pytest.mark.parametrize("split", range(8))
-def test_qubits_beside_a_boundary_click_leave_the_key_also_across_batches(split):
+def test_qubits_beside_a_boundary_click_leave_the_key_also_across_batches(split: int) -> None:
     sent = dict.fromkeys(range(100), Z_LATE) | {50: Z_LATE | DECOY}
     clicks = [(9, CLASS_Z), (10, CLASS_BOUNDARY), (11, CLASS_Z), (20, CLASS_Z), (22, CLASS_BOUNDARY)]
     clicks += [(23, CLASS_BOUNDARY), (50, CLASS_Z)]
@@ -224,7 +229,7 @@ def test_qubits_beside_a_boundary_click_leave_the_key_also_across_batches(split)
 
 
 @pytest.mark.parametrize("split", range(9))
-def test_z_clicks_on_plus_count_like_kept_ones_by_intensity_also_across_batches(split):
+def test_z_clicks_on_plus_count_like_kept_ones_by_intensity_also_across_batches(split: int) -> None:
     plus, decoy = X_PLUS, X_PLUS | DECOY
     sent = {1: plus, 5: decoy, 9: plus, 10: Z_EARLY, 20: decoy, 22: plus, 23: plus, 30: plus, 31: plus}
     clicks = [(1, CLASS_Z), (5, CLASS_Z), (9, CLASS_Z), (10, CLASS_BOUNDARY)]  # 10 takes 9 away
@@ -238,7 +243,7 @@ def test_z_clicks_on_plus_count_like_kept_ones_by_intensity_also_across_batches(
     assert len(block.bits) == 0
 
 
-def test_a_boundary_click_in_a_blocks_first_slot_does_not_use_a_qubit_of_the_block_before():
+def test_a_boundary_click_in_a_blocks_first_slot_does_not_use_a_qubit_of_the_block_before() -> None:
     sent = dict.fromkeys(range(99, 104), Z_EARLY)
     clicks = [(100, CLASS_BOUNDARY), (102, CLASS_BOUNDARY), (103, CLASS_Z)]
     record = SiftRecord(100)
@@ -250,7 +255,7 @@ def test_a_boundary_click_in_a_blocks_first_slot_does_not_use_a_qubit_of_the_blo
     assert list(block.keep.unpack()) == [0, 0, 1]
 
 
-def test_forgotten_symbols_are_dropped_and_counted():
+def test_forgotten_symbols_are_dropped_and_counted() -> None:
     sent = {5: Z_LATE, 9: Z_EARLY, 10: Z_EARLY}
     clicks = [(1, CLASS_Z), (2, CLASS_CENTRAL), (5, CLASS_Z), (9, CLASS_BOUNDARY), (10, CLASS_BOUNDARY)]
     record = SiftRecord()
@@ -262,7 +267,7 @@ def test_forgotten_symbols_are_dropped_and_counted():
     assert list(block.keep.unpack()) == [0, 0, 1, 0, 0]
 
 
-def test_before_slot_0_nothing_was_sent():
+def test_before_slot_0_nothing_was_sent() -> None:
     record = SiftRecord()
     record.add(
         announced((0, CLASS_BOUNDARY), (1, CLASS_BOUNDARY)), lambda slots: np.zeros(slots.size, np.uint8)
@@ -272,7 +277,7 @@ def test_before_slot_0_nothing_was_sent():
     assert block.x_counts.e_same == Pair(1.0, 0.0)
 
 
-def test_batches_must_ascend():
+def test_batches_must_ascend() -> None:
     record = SiftRecord()
     record.add(announced((5, CLASS_Z), (9, CLASS_Z)), symbols)
     for slot in (9, 3):
@@ -281,7 +286,7 @@ def test_batches_must_ascend():
 
 
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 10_001])
-def test_both_sides_keep_the_same_bits_and_the_counts_are_those_of_a_plain_sift(n):
+def test_both_sides_keep_the_same_bits_and_the_counts_are_those_of_a_plain_sift(n: int) -> None:
     slots, outcomes = random_clicks(n, 3, n)
     kind = symbols(slots)
     outcomes = np.where((outcomes < 2) & (kind & 3 < 2), kind & 1, outcomes).astype(np.uint8)
@@ -311,7 +316,7 @@ def test_both_sides_keep_the_same_bits_and_the_counts_are_those_of_a_plain_sift(
     assert block.x_counts.c_plus.decoy == np.sum(kind[central] == (X_PLUS | DECOY))
 
 
-def test_a_mask_that_does_not_fit_is_refused():
+def test_a_mask_that_does_not_fit_is_refused() -> None:
     outcomes = np.array([0, 1, 2, 3], np.uint8)
     assert list(keep_bits(outcomes, Bits.pack(np.array([1, 1, 0, 0], np.uint8))).unpack()) == [0, 1]
     for mask in ([1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0, 0]):
@@ -321,19 +326,19 @@ def test_a_mask_that_does_not_fit_is_refused():
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 300), st.sampled_from([0.0, 0.02, 0.5, 0.98, 1.0]), st.integers(0, 2**32))
-def test_chosen_bits_are_those_of_the_mask_in_their_order(n, share, seed):
+def test_chosen_bits_are_those_of_the_mask_in_their_order(n: int, share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bits, mask = rng.integers(0, 2, n).astype(np.uint8), (rng.random(n) < share).astype(np.uint8)
     got = chosen(Bits.pack(bits), Bits.pack(mask))
     assert got.equals(Bits.pack(bits[mask == 1]))
 
 
-def test_a_mask_of_another_length_chooses_nothing():
+def test_a_mask_of_another_length_chooses_nothing() -> None:
     with pytest.raises(ValueError, match="mask of 3 bits for 4"):
         chosen(Bits.pack(np.ones(4, np.uint8)), Bits.pack(np.ones(3, np.uint8)))
 
 
-def test_errors_are_counted_by_intensity():
+def test_errors_are_counted_by_intensity() -> None:
     rng = np.random.default_rng(4)
     before, error, decoy = (rng.random(1000) < p for p in (0.5, 0.03, 0.3))
     pair = errors_by_intensity(
@@ -348,7 +353,7 @@ def test_errors_are_counted_by_intensity():
         )
 
 
-def test_neither_record_nor_result_shows_bits():
+def test_neither_record_nor_result_shows_bits() -> None:
     record = SiftRecord()
     record.add(announced((5, CLASS_Z), (9, CLASS_Z)), symbols)
     assert repr(record) == "SiftRecord(2 clicks)"

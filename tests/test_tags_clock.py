@@ -17,7 +17,7 @@ SYNC_PERIOD_PS = 12495.6028  # of the recorded laser, on the recorder's clock
 
 
 @pytest.mark.parametrize("ppm", [-97.0, 0.0, 30.0, 97.0])
-def test_bin_clock_is_recovered_from_fifty_milliseconds_of_tags(ppm):
+def test_bin_clock_is_recovered_from_fifty_milliseconds_of_tags(ppm: float) -> None:
     times = Link(ppm=ppm, rate_hz=20_000, noise_share=0.35).tags(0.05, seed=2).tags.times_ps
     found = recover_clock(times, TICK_PS)
     assert found is not None
@@ -26,7 +26,7 @@ def test_bin_clock_is_recovered_from_fifty_milliseconds_of_tags(ppm):
     assert 0.4 < found.vector_strength < 0.65
 
 
-def test_the_fundamental_nearly_cancels_where_the_second_harmonic_is_strong():
+def test_the_fundamental_nearly_cancels_where_the_second_harmonic_is_strong() -> None:
     tags = Link(noise_share=0.0).tags(0.05, seed=4).tags
     times = tags.times_ps[tags.channels == Z_CHANNEL]
     at_bins, at_slots = recover_clock(times, TICK_PS), recover_clock(times, 2 * TICK_PS)
@@ -36,7 +36,7 @@ def test_the_fundamental_nearly_cancels_where_the_second_harmonic_is_strong():
     assert at_slots.significance < 3
 
 
-def test_noise_alone_is_never_significant():
+def test_noise_alone_is_never_significant() -> None:
     rng = np.random.default_rng(5)
     significances = []
     for _ in range(20):
@@ -46,7 +46,7 @@ def test_noise_alone_is_never_significant():
     assert max(significances) < 4
 
 
-def test_too_few_tags_tell_nothing():
+def test_too_few_tags_tell_nothing() -> None:
     assert recover_clock(np.array([1, 2, 3], np.int64), TICK_PS) is None
     assert recover_clock(np.full(100, 7, np.int64), TICK_PS) is None
 
@@ -92,13 +92,13 @@ def check_recording(path: Path) -> None:
     assert light.period_ps == pytest.approx(found.period_ps, abs=0.001)
 
 
-def test_a_synthetic_recording_gives_its_80_mhz_clock(tmp_path):
+def test_a_synthetic_recording_gives_its_80_mhz_clock(tmp_path: Path) -> None:
     path = tmp_path / "synthetic.qutag"
     synthetic_recording(path)
     check_recording(path)
 
 
-def test_the_recorded_qutag_file_gives_its_80_mhz_clock(tmp_path):
+def test_the_recorded_qutag_file_gives_its_80_mhz_clock(tmp_path: Path) -> None:
     # Other people's data, kept beside the checkout and not in it; without it the synthetic one stands in.
     path = RECORDING
     if not path.exists():
@@ -108,7 +108,7 @@ def test_the_recorded_qutag_file_gives_its_80_mhz_clock(tmp_path):
     assert read_qutag(path).times_ps.size > 100_000
 
 
-def test_files_that_are_not_qutag_are_refused(tmp_path):
+def test_files_that_are_not_qutag_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.qutag"
     for content in (b"", bytes(39), bytes(40 + 7), bytes(40) + b"\xff" * 10):
         path.write_bytes(content)
@@ -116,7 +116,7 @@ def test_files_that_are_not_qutag_are_refused(tmp_path):
             read_qutag(path)
 
 
-def test_a_recording_is_cut_into_blocks_without_loss():
+def test_a_recording_is_cut_into_blocks_without_loss() -> None:
     recording = Link().tags(0.2, seed=7).tags
     parts = list(tag_blocks(recording, 10**10))
     assert len(parts) >= 19

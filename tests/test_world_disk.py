@@ -2,18 +2,20 @@
 
 import random
 import sqlite3
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from qnode.errors import StoreUnusable
-from qnode.keys import StoreCondition, open_store
+from qnode.keys import SqliteKeyStore, StoreCondition, open_store
 from qnode.world.disk import Disk, Moment, PowerCut, mounted
 
 PRESHARED = random.Random(5).randbytes(64 + 32 * 200)
 
 
-def opened(disk):
+def opened(disk: Disk) -> SqliteKeyStore:
     return open_store(
         disk.database,
         role="alice",
@@ -26,7 +28,7 @@ def opened(disk):
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk(tmp_path: Path) -> Iterator[Disk]:
     disk = Disk(tmp_path, random.Random(1))
     with mounted(disk):
         with opened(disk) as store:
@@ -37,8 +39,8 @@ def disk(tmp_path):
 @pytest.mark.parametrize("moment", Moment)
 @pytest.mark.parametrize("seed", range(6))
 def test_a_pad_that_left_the_store_is_used_after_a_power_cut_at_any_moment_of_a_later_change(
-    disk, moment, seed
-):
+    disk: Disk, moment: Moment, seed: int
+) -> None:
     disk._rng = random.Random(seed)
     store = opened(disk)
     seen = [store.reserve_send_pad().pad_id for _ in range(3)]
@@ -55,7 +57,7 @@ def test_a_pad_that_left_the_store_is_used_after_a_power_cut_at_any_moment_of_a_
         assert store.reserve_send_pad().pad_id > max(seen)
 
 
-def test_a_power_cut_between_changes_loses_none(disk):
+def test_a_power_cut_between_changes_loses_none(disk: Disk) -> None:
     store = opened(disk)
     store.record_block_opened(7, 1e-10)
     disk.fail_now()
@@ -64,7 +66,7 @@ def test_a_power_cut_between_changes_loses_none(disk):
         assert store.last_block_id == 7
 
 
-def test_a_database_that_does_not_flush_its_log_loses_what_it_promised(disk):
+def test_a_database_that_does_not_flush_its_log_loses_what_it_promised(disk: Disk) -> None:
     store = opened(disk)
     store._database._tx.connection.execute("PRAGMA synchronous = NORMAL")
     store.record_block_opened(7, 1e-10)
@@ -75,19 +77,19 @@ def test_a_database_that_does_not_flush_its_log_loses_what_it_promised(disk):
         assert store.condition().state == StoreCondition.NEEDS_PEER_CONFIRMATION
 
 
-def test_an_anchor_that_is_not_flushed_may_be_lost(disk, monkeypatch):
+def test_an_anchor_that_is_not_flushed_may_be_lost(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     store = opened(disk)
     anchored = disk.anchor.read_bytes()
     monkeypatch.setattr("os.fdatasync", lambda descriptor: None)
     store.record_block_opened(7, 1e-10)
     disk._rng = random.Random(2)
-    disk._torn = lambda old, new: old
+    monkeypatch.setattr(disk, "_torn", lambda old, new: old)
     disk.fail_now()
     disk.start()
     assert disk.anchor.read_bytes() == anchored
 
 
-def test_a_copy_of_the_database_put_back_is_found_out_and_one_of_the_whole_disk_is_not(disk):
+def test_a_copy_of_the_database_put_back_is_found_out_and_one_of_the_whole_disk_is_not(disk: Disk) -> None:
     with opened(disk) as store:
         store.record_block_opened(7, 1e-10)
     database, whole = disk.back_up(whole=False), disk.back_up(whole=True)
@@ -102,7 +104,7 @@ def test_a_copy_of_the_database_put_back_is_found_out_and_one_of_the_whole_disk_
         assert store.last_block_id == 7
 
 
-def test_files_elsewhere_are_left_alone(disk, tmp_path):
+def test_files_elsewhere_are_left_alone(disk: Disk, tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "other.db")
     other.execute("CREATE TABLE one (value INTEGER)")
     other.commit()

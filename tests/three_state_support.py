@@ -178,6 +178,10 @@ def attacked(
     return EstimatorInput(**{**chosen_inputs, **changes}), truth
 
 
+def _outer(left: Matrix, right: Matrix) -> Matrix:
+    return np.asarray(np.outer(left, right.conj()), complex)
+
+
 def lossy(efficiency: float, *kraus: Matrix) -> list[Matrix]:
     """Return the Kraus operators after a loss."""
     return [math.sqrt(efficiency) * one for one in kraus]
@@ -186,19 +190,19 @@ def lossy(efficiency: float, *kraus: Matrix) -> list[Matrix]:
 def damping(strength: float, towards: Matrix = PLUS) -> list[Matrix]:
     """Return amplitude damping towards |+> (or |->), which the visibility does not see."""
     away = MINUS if towards is PLUS else PLUS
-    stay = np.outer(towards, towards.conj()) + math.sqrt(1.0 - strength) * np.outer(away, away.conj())
-    return [stay, math.sqrt(strength) * np.outer(towards, away.conj())]
+    stay = _outer(towards, towards) + math.sqrt(1.0 - strength) * _outer(away, away)
+    return [stay, math.sqrt(strength) * _outer(towards, away)]
 
 
 def intercept_resend(share: float, basis: tuple[Matrix, Matrix]) -> list[Matrix]:
     """Return measure and resend in a basis, done to a share of the photons."""
-    kept = [math.sqrt(1.0 - share) * np.eye(2, dtype=complex)]
-    return kept + [math.sqrt(share) * np.outer(v, v.conj()) for v in basis]
+    kept: Matrix = np.eye(2, dtype=np.complex128) * math.sqrt(1.0 - share)
+    return [kept, *(_outer(v, v) * math.sqrt(share) for v in basis)]
 
 
 def random_channel(rng: np.random.Generator) -> list[Matrix]:
     """Return three random Kraus operators that lose, disturb and prefer states at will."""
-    kraus = [rng.normal(size=(2, 2)) + 1j * rng.normal(size=(2, 2)) for _ in range(3)]
+    kraus: list[Matrix] = [rng.normal(size=(2, 2)) + 1j * rng.normal(size=(2, 2)) for _ in range(3)]
     most = float(np.linalg.eigvalsh(sum(k.conj().T @ k for k in kraus))[-1])
     return [k * math.sqrt(rng.uniform(0.05, 1.0) / most) for k in kraus]
 
