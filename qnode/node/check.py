@@ -1,4 +1,4 @@
-"""What is wrong with a site's file and with all that it names: found at once, and nothing is touched."""
+"""Checks a site file and all files that it names: finds every error at once, and changes nothing."""
 
 import os
 import ssl
@@ -42,14 +42,14 @@ NOTE_S = 30 * DAY_S
 
 @dataclass
 class Findings:
-    """``faults``: what keeps the site from working as its file says. ``notes``: what is good to know."""
+    """``faults``: errors that prevent the site from working as configured. ``notes``: further remarks."""
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @contextmanager
     def gather(self, where: str = "") -> Iterator[None]:
-        """Note a ConfigError as a fault; ``where``: its place, if it does not name it itself."""
+        """Record a ConfigError as a fault; ``where``: its place, if the message does not name it."""
         try:
             yield
         except ConfigError as error:
@@ -57,7 +57,7 @@ class Findings:
 
 
 def check_site(path: Path, at: float | None = None) -> Findings:
-    """Look through the site's file at ``path``; ``at``: the present, in unix seconds."""
+    """Check the site file at ``path``; ``at``: the present time in Unix seconds."""
     findings = Findings()
     with findings.gather():
         folder, now_s = path.resolve().parent, time.time() if at is None else at
@@ -78,7 +78,7 @@ def check_site(path: Path, at: float | None = None) -> Findings:
 
 
 def _by_link(found: list[tuple[str, list[str]]]) -> list[str]:
-    """Return what was found of each link: once if of all, else with what the link is called."""
+    """Return the findings of the links: once if common to all, otherwise with the name of the link."""
     shared = set.intersection(*(set(texts) for _, texts in found))
     result = [text for text in found[0][1] if text in shared]
     return result + [f"{name}: {text}" for name, texts in found for text in texts if text not in shared]
@@ -87,7 +87,7 @@ def _by_link(found: list[tuple[str, list[str]]]) -> list[str]:
 def _check_tables(
     findings: Findings, raw: dict[str, Any], folder: Path, now_s: float, kme_ids: tuple[str, ...]
 ) -> None:
-    """Check each table that can be read by itself: faults of one must not hide another's."""
+    """Check each table separately: an error in one must not hide errors in others."""
     node = usable(raw.get("node"), NodeSection, folder)
     peer = usable(raw.get("peer"), PeerSection, folder)
     store = usable(raw.get("store"), StoreSection, folder)
@@ -124,7 +124,7 @@ def _check_names(
     saes: tuple[SaeSection, ...],
     kme_ids: tuple[str, ...],
 ) -> None:
-    """Check who is who: the sites, the encryptors, and whom the link's certificate names."""
+    """Check the names: of the sites, of the encryptors, and in the link's certificate."""
     if node.kme_id == peer.kme_id:
         findings.faults.append(f"[peer] kme_id: {peer.kme_id!r} is this site's own; expected the other's")
     with findings.gather():
@@ -137,7 +137,7 @@ def _check_names(
         own = certificates_in(peer.tls.certificate)[0]
         names = certificate_names(own.public_bytes(Encoding.DER))
     except (ConfigError, ValueError):
-        return  # which `_check_tls` says
+        return  # which `_check_tls` reports
     where, named = f"peer.tls.certificate: {peer.tls.certificate}", ", ".join(names) or "nobody"
     if node.kme_id not in names:
         findings.faults.append(f"{where}: names {named}, but the peer expects {node.kme_id} (node.kme_id)")
@@ -146,7 +146,7 @@ def _check_names(
 
 
 def _check_tls(findings: Findings, where: str, files: TlsFiles, now_s: float) -> None:
-    """Check the files of a role: the proof of this end, whom it trusts, and how long all that holds."""
+    """Check the TLS files of a role: own certificate and key, trusted authorities, and expiry."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     known = len(findings.faults)
     with findings.gather(where):
@@ -155,7 +155,7 @@ def _check_tls(findings: Findings, where: str, files: TlsFiles, now_s: float) ->
         else:
             certificates_in(files.certificate)
     with findings.gather():
-        if os.access(files.key, os.R_OK):  # or it is said already
+        if os.access(files.key, os.R_OK):  # otherwise already reported
             read_secret(files.key, f"{where}.key")
     with findings.gather(where):
         load_trust(context, files.ca, files.crl)
@@ -184,7 +184,7 @@ def _check_store(findings: Findings, store: StoreSection) -> None:
             if len(key) != STORE_KEY_BYTES:
                 expected = f"expected {STORE_KEY_BYTES} bytes"
                 raise ConfigError(f"store.store_key: {store.store_key}: {expected}, got {len(key)}")
-    # It is read once, when the store is made.
+    # It is read only once, when the store is made.
     if not _exists(store.path) and _is_there(findings, "store.preshared_key", store.preshared_key):
         with findings.gather():
             shared = read_secret(store.preshared_key, "store.preshared_key")
@@ -205,7 +205,7 @@ def _check_store(findings: Findings, store: StoreSection) -> None:
 
 
 def _is_there(findings: Findings, where: str, path: Path) -> bool:
-    """Say whether a secret can be looked at: a credential is there only inside the running service."""
+    """Return whether a secret can be checked: a credential exists only inside the running service."""
     if path.is_relative_to(CREDENTIALS) and not os.access(path, os.R_OK):
         findings.notes.append(f"{where}: not looked at, as systemd hands {path} over at start")
         return False
@@ -213,7 +213,7 @@ def _is_there(findings: Findings, where: str, path: Path) -> bool:
 
 
 def _exists(path: Path) -> bool:
-    """Say whether something is at ``path``; what this user must not see may be."""
+    """Return whether something exists at ``path``; True if this user is not allowed to see it."""
     try:
         path.stat()
     except PermissionError:

@@ -1,6 +1,7 @@
 """One link of a site: its store, its session with the peer, its devices, and its supply of keys.
 
-It needs no site around it: a site gives it a directory of encryptors, and asks it for status and keys.
+It does not depend on a site: a site passes it a directory of encryptors, and requests status and keys from
+it.
 """
 
 import math
@@ -58,9 +59,10 @@ STORE_RETRY_S = 1.0
 class LinkNode:
     """A running link. One session at a time connects it with its peer.
 
-    ``config``: the site as this link sees it. ``others``: the sites that other links lead to. No block begins
-    before ``tested`` is set; until then devices open and the peer is greeted. ``transport``: how the peer is
-    reached, TLS as configured if None; ``receiver``: where clicks come from at Bob, his tag source if None.
+    ``config``: the configuration of the site from the view of this link. ``others``: the sites at the ends of
+    other links. No block begins before ``tested`` is set; until then devices open and the session begins.
+    ``transport``: the way to the peer, TLS as configured if None. ``receiver``: the source of clicks at Bob's
+    site, the tag source if None.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class LinkNode:
         self.store = AsyncStore(store, config.store.most_chunks)
         self.store.key_lifetime_s = config.store.key_lifetime_s
         self.store.on_loss = self._note_loss
-        # A site that admits simulated devices never passes its keys off as real ones.
+        # A site that admits simulated devices always marks its keys as simulated.
         self._simulated = config.node.allow_simulated
         self.figures = LinkFigures(config, alarms)
         self._board: MutableMapping[str, DeviceStatus] = {}
@@ -107,14 +109,14 @@ class LinkNode:
 
     @property
     def config(self) -> SiteConfig:
-        """The site as this link sees it, as the last reload left it."""
+        """The configuration of the site from the view of this link, after the last reload."""
         return self._config
 
     async def run(self, contexts: LinkContexts) -> Never:
         """Run everything until cancelled; ``contexts``: for TLS with the peer.
 
         Raises:
-            StoreUnusable: the store cannot be trusted any more.
+            StoreUnusable: the store can no longer be trusted.
         """
         self._transport.renew(contexts, encryptor_identities(self._config))
         async with trio.open_nursery() as nursery:
@@ -137,12 +139,12 @@ class LinkNode:
         raise AssertionError("its tasks never end by themselves")
 
     async def keep_link(self) -> Never:
-        """Keep sessions with the peer, one after the other, and look after the store, until cancelled.
+        """Run sessions with the peer, one after another, and supervise the store, until cancelled.
 
-        It is all of a running link but its devices and the figures that are read from the store.
+        This is a running link without its devices and without the figures of the store.
 
         Raises:
-            StoreUnusable: the store cannot be trusted any more.
+            StoreUnusable: the store can no longer be trusted.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_session)
@@ -151,7 +153,7 @@ class LinkNode:
         raise AssertionError("its tasks never end by themselves")
 
     def renew(self, config: SiteConfig, directory: SaeDirectory, contexts: LinkContexts) -> None:
-        """Go on with what a reload has read; nothing of it can fail."""
+        """Apply the result of a reload; this cannot fail."""
         self._config = config
         self.saes.renew(directory)
         self._transport.renew(contexts, encryptor_identities(config))
@@ -160,13 +162,13 @@ class LinkNode:
     # Devices
 
     async def _use_device(self, section: DeviceSection, device: Device) -> None:
-        """Give a device to the part of the link that works with it."""
+        """Pass a device to the part of the link that uses it."""
         if self._config.node.role == "alice" and isinstance(device, Transmitter):
             await self.port.use(device)
         elif self._config.node.role == "bob" and isinstance(device, TagSource):
             await self._receiver.use(device, section.silence_limit_s)
         elif isinstance(device, Sensor):
-            await trio.sleep_forever()  # its supervisor reads it
+            await trio.sleep_forever()  # its supervisor reads the sensor
         else:
             needed = "transmitter" if self._config.node.role == "alice" else "tag source"
             raise ConfigError(
@@ -193,7 +195,7 @@ class LinkNode:
         await keep(local, self._transport, self.hold_session, on_failure=self._note_failure)
 
     def _read_standing(self) -> Standing:
-        """Return how far this site has come, read anew for each hello (in a thread)."""
+        """Return the positions of this site, read anew for each hello (in a thread)."""
         positions = self._key_store.positions()
         standing = msgspec.structs.replace(self._key_store.standing(), time_of_day_s=time.time())
         memory = PeerMemory(self._key_store.view_of_peer(), runs_of(self._key_store.pad_segments()))
@@ -206,11 +208,11 @@ class LinkNode:
         )
 
     async def hold_session(self, session: Session) -> None:
-        """Converse for the length of one session.
+        """Use one session until it ends.
 
         Raises:
-            LinkError: the session ended, also because the disk is full: the node waits for space, connecting
-                anew now and then.
+            LinkError: the session ended, also because the disk is full: the node then tries a new session
+                from time to time, until there is space.
         """
         try:
             await self.gate.hold(session, self._converse)
@@ -258,7 +260,7 @@ class LinkNode:
                     self.figures.quantum.note_lock("searching", "not connected to Bob")
 
     async def _serve_requests(self, router: SessionRouter, nursery: trio.Nursery) -> None:
-        """Let encryptors' requests use the router once what came before is settled."""
+        """Let encryptors' requests use the router after earlier operations are settled."""
         await router.settled.wait()
         if router.context.session.knows(SaesRegistered):
             nursery.start_soon(self.saes.tell, router.context.session)
@@ -273,7 +275,7 @@ class LinkNode:
 
     @property
     def connected(self) -> bool:
-        """Tell whether a session stands in which what came before is settled, and the peer answers."""
+        """Whether there is a session with settled earlier operations, and the peer answers."""
         return self._router is not None and not self._router.keys.assignments.stalled
 
     @property
@@ -283,17 +285,17 @@ class LinkNode:
 
     @property
     def can_release(self) -> bool:
-        """Tell whether the peer can free what was assigned."""
+        """Whether the peer can free assignments."""
         return self._router is not None and self._router.keys.assignments.can_release
 
     async def announce(self, assignment: Assignment) -> None:
-        """Return once the peer holds ``assignment``; raises LinkError, ShareUsedUp."""
+        """Return when the peer holds ``assignment``; raises LinkError, ShareUsedUp."""
         if self._router is None:
             raise LinkError("not connected")
         await self._router.keys.assignments.announce(assignment)
 
     def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
-        """Have assignments that were not delivered become free again, in this session if it lives."""
+        """Release undelivered assignments, in this session if possible."""
         if self._router is not None:
             return self._router.keys.assignments.take_back(assignment_ids, late=late)
         left_to_the_next = trio.Event()
@@ -303,13 +305,13 @@ class LinkNode:
     def _note_failure(self, failure: LinkFailure) -> None:
         self._failure_log.write(failure)
         connection = self.figures.peer.connection
-        # Of those who came and were not the peer, only what may be his own fault says why he is missing.
+        # If a client that was not the peer failed, show the failure only if it could be the peer's own.
         anybodys = failure.address is not None and type(failure.error) is LinkError
         if failure.proven or (connection.state == "disconnected" and not anybodys):
             self.figures.note_disconnected(str(failure.error))
 
     def _note_loss(self, loss: Loss) -> None:
-        """Say what the store could not open and gave up, and have the peer do the same."""
+        """Report an entry that the store could not decrypt, and have the peer discard it too."""
         self.figures.note_loss(loss)
         if self._router is not None:
             self._router.keys.loss_found()
@@ -322,7 +324,7 @@ class LinkNode:
             await self.refresh()
 
     async def _look_after_lock(self) -> None:
-        """Take back what is not so any more; apart from `_keep_fresh`, which waits for the store."""
+        """Withdraw outdated figures; separate from `_keep_fresh`, which waits for the store."""
         while True:
             await trio.sleep(REFRESH_S)
             if self._config.node.role == "bob":
@@ -331,7 +333,7 @@ class LinkNode:
                 self.figures.quantum.look_after_lock()
 
     async def refresh(self) -> None:
-        """Bring figures that live in the store up to date."""
+        """Update the figures of the store."""
         figures = self.figures
         counts = await self.store.counts()
         pads = await self.store.pads_left()
@@ -346,7 +348,7 @@ class LinkNode:
             figures.note_round_trip(self._router.context.session.round_trip_s)
 
     async def _keep_witness(self) -> None:
-        """Let the witness on another machine follow the store; where it hangs, nothing else does."""
+        """Update the witness on another machine; if it hangs, nothing else does."""
         while True:
             await trio.sleep(WITNESS_PERIOD_S)
             try:
@@ -358,7 +360,7 @@ class LinkNode:
                 self.figures.alarms.clear_alarm(AlarmName.STORE_WITNESS)
 
     async def _watch_store(self) -> None:
-        """Say that the store hangs, let those go who wait for it, and settle later what they left."""
+        """Report a store that hangs, release the waiting tasks, and settle their operations later."""
         while True:
             await trio.sleep(REFRESH_S)
             if (stalled_s := self.store.stalled_s) >= STALL_S:
@@ -378,14 +380,14 @@ class LinkNode:
             for _ in range(round(EXPIRY_PERIOD_S / STORE_RETRY_S)):
                 await trio.sleep(STORE_RETRY_S)
                 if self.figures.alarms.has_alarm(AlarmName.STORE_FAILED):
-                    break  # any write shows that it has healed
+                    break  # a successful write shows that the store works again
             try:
                 while expired := await self.store.expire(self._config.store.key_lifetime_s):
                     log.info("key.expired", keys=expired)
             except StoreUnusable:
                 raise
             except LinkDown:
-                continue  # a restored store waits for the peer before anything changes
+                continue  # a restored store changes nothing before the peer has confirmed it
             except StoreError as error:
                 self.figures.alarms.raise_alarm(AlarmName.STORE_FAILED, str(error))
             else:

@@ -1,7 +1,7 @@
-"""Listen where the configuration says, also when that address comes later than the node.
+"""Listens on the configured addresses, even if they become available later than the node.
 
-At boot a name may not resolve yet, an interface may come late, another program may still hold the port. None
-of that mends itself faster when the node ends: it goes on with all else, says what it waits for, and tries
+During boot a name may not resolve yet, an interface may be down, or another program may still use the port.
+Ending the node would not help. The node continues with everything else, reports the obstacle, and tries
 again.
 """
 
@@ -21,17 +21,17 @@ log = structlog.get_logger()
 async def start_serving(
     nursery: trio.Nursery, server: Server, address: str, where: str, figures: SiteFigures
 ) -> None:
-    """Have ``server`` listen on ``address`` in ``nursery``; return when it does, or must wait to.
+    """Have ``server`` listen on ``address`` in ``nursery``; return when it listens, or must wait.
 
-    While it cannot, the alarm ``listener.waiting`` says why.
+    While it cannot listen, the alarm ``listener.waiting`` states the reason.
 
     Raises:
-        ConfigError: the address is none.
+        ConfigError: the address is not valid.
     """
     host, port = host_and_port(address, where)
     tried = trio.Event()
     nursery.start_soon(_listen, server, host, port, where, figures, tried)
-    with trio.move_on_after(FIRST_ATTEMPT_S):  # a resolver that is down takes its time
+    with trio.move_on_after(FIRST_ATTEMPT_S):  # a resolver that is down needs long
         await tried.wait()
 
 

@@ -1,4 +1,4 @@
-"""A site's start and stop: its store and secrets, the process around it, signals."""
+"""Start and stop of a site: store and secrets, process settings, signals."""
 
 import gc
 import os
@@ -34,11 +34,11 @@ LOG_LINGER_S = 0.2  # for the log's own thread
 
 
 def open_link_store(config: SiteConfig) -> KeyStore:
-    """Open the store of a link, or create it with its pre-shared key when there is none.
+    """Open the store of a link, or create it with its pre-shared key if there is none.
 
     Raises:
-        StoreUnusable: what is there cannot be trusted; it is never replaced.
-        ConfigError: a secret is missing, of a wrong length, or readable by others.
+        StoreUnusable: the existing store cannot be trusted; it is never replaced.
+        ConfigError: a secret is missing, has a wrong length, or is readable by others.
     """
     section, node = config.store, config.node
     check_tls_keys(config)
@@ -61,7 +61,7 @@ def open_link_store(config: SiteConfig) -> KeyStore:
     if not condition.serves:
         log.error("store.waiting", reason=condition.reason)
     try:
-        if store.positions().pool_epoch == 0:  # never loaded, also when the last start was cut short
+        if store.positions().pool_epoch == 0:  # never loaded, or the last start was interrupted
             store.load_preshared(read_secret(section.preshared_key, "store.preshared_key"))
     except FieldError as error:
         store.close()
@@ -75,7 +75,7 @@ def open_link_store(config: SiteConfig) -> KeyStore:
 def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     """Run the site of the file at ``path`` until SIGTERM or SIGINT, or until standard input ends.
 
-    Returns the exit status. SIGHUP, which the caller has blocked, reloads once the node is up.
+    Returns the exit status. SIGHUP, which the caller has blocked, reloads when the node runs.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -89,14 +89,14 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     last_resort = threading.Timer(STOP_LIMIT_S, _exit_at_once)
     last_resort.daemon = True
     with ExitStack() as opened:
-        opened.callback(last_resort.cancel)  # the last to do: closing a store may hang as well
+        opened.callback(last_resort.cancel)  # last, because closing a store may hang as well
         stores = [opened.enter_context(closing(open_link_store(config))) for config in configs]
-        # What start-up made lives as long as the daemon, and tasks die in cycles rarely: the collector need
-        # not look through millions of objects a thousand times a second.
+        # Objects from the start live as long as the daemon, and cycles are rare. The garbage collector need
+        # not traverse millions of objects a thousand times a second.
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD)
         gc.enable()
-        # The event loop must not wait long for a worker that has come out of a kernel into Python.
+        # The event loop must not wait long for a worker thread that returns from a kernel to Python.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
             trio.run(_run_until_signal, SiteNode(configs, stores, events, path), stop_at_eof, last_resort)
@@ -108,7 +108,7 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
 
 
 def _allow_open_files() -> None:
-    """Raise the soft limit of open files as far as connections may need, if the hard one lets."""
+    """Raise the soft limit of open files to the need of the connections, within the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MOST_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -116,9 +116,9 @@ def _allow_open_files() -> None:
 
 
 def _clearest(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one error that says why the node ended, where all in the group are the node's own.
+    """Return the error that explains the end of the node, if all errors in the group are the node's own.
 
-    A broken store fails in several tasks at once: that is one error. What nobody foresaw is shown whole.
+    A broken store fails in several tasks at once: that is one error. Unexpected errors are shown completely.
     """
     leaves = [leaf for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)]
     if len(leaves) == 1 or all(isinstance(leaf, QnodeError) for leaf in leaves):
@@ -136,7 +136,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _exit_at_once() -> None:
-    """End a process that could not stop in order, for its disk hangs; the store survives it."""
+    """End a process that cannot stop in order because its disk hangs; the store survives this."""
     log.error("node.stop_forced", reason=f"not stopped within {STOP_LIMIT_S:g} s: a disk or a device hangs")
     time.sleep(LOG_LINGER_S)
     os._exit(1)
@@ -158,7 +158,7 @@ async def _run_until_signal(node: SiteNode, stop_at_eof: bool, last_resort: thre
 
 
 async def _stop_at_eof(scope: trio.CancelScope, last_resort: threading.Timer) -> None:
-    """Stop when whoever holds the other end of standard input is gone, however it ended."""
+    """Stop when the process at the other end of standard input has ended."""
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stdin:
         while await stdin.receive_some(_READ_BYTES):
             pass

@@ -1,7 +1,7 @@
-"""What SIGHUP does: read the site's file and its certificates again, all or nothing.
+"""The reload on SIGHUP: reads the site file and its certificates again, and applies everything or nothing.
 
-Everything is read and judged before anything is replaced. What cannot be used, or would put what has expired
-in the place of what still holds, changes nothing: the node goes on as it was.
+Everything is read and checked before anything is replaced. A file that cannot be used, or an expired file in
+the place of a valid one, changes nothing: the node continues as before.
 """
 
 import time
@@ -37,9 +37,9 @@ APPLIED = tuple(
 
 @dataclass(frozen=True)
 class Trust:
-    """Whom the site trusts and by what it proves itself, as its files say.
+    """The trusted authorities and the own certificates of a site, from its files.
 
-    ``link_contexts``: of each link, for TLS with its peer.
+    ``link_contexts``: per link, for TLS with its peer.
     """
 
     key_delivery: TlsSettings
@@ -49,10 +49,10 @@ class Trust:
 
 
 def read_trust(configs: Sequence[SiteConfig]) -> Trust:
-    """Read all certificates, keys and CRLs of a site; ``configs``: the site as each of its links sees it.
+    """Read all certificates, keys and CRLs of a site; ``configs``: the configuration of each link.
 
     Raises:
-        ConfigError: naming the file that cannot be used.
+        ConfigError: names the file that cannot be used.
     """
     section = configs[0].etsi014.tls
     settings = TlsSettings(
@@ -76,7 +76,7 @@ def read_directory(configs: Sequence[SiteConfig]) -> SaeDirectory:
 
 
 def check_addresses(config: SiteConfig) -> None:
-    """Refuse what is no address, before a restart does; raises ConfigError."""
+    """Refuse invalid addresses already at a reload; raises ConfigError."""
     host_and_port(config.peer.address, "peer.address")
     host_and_port(config.etsi014.listen, "etsi014.listen")
     if config.operate.metrics_listen is not None:
@@ -84,27 +84,27 @@ def check_addresses(config: SiteConfig) -> None:
 
 
 def connection_limits(config: SiteConfig) -> Limits:
-    """Return what clients of the key delivery interface may cost."""
+    """Return the limits for clients of the key delivery interface."""
     section, least = config.etsi014, Limits()
     return Limits(
         connections=section.most_connections,
         connections_per_client=section.most_connections_per_address,
-        # After a cut or a restart all who may stay come at once.
+        # After a cut or a restart all clients may connect at once.
         failed_handshakes_at_once=max(least.failed_handshakes_at_once, section.most_connections_per_address),
         unknown_handshakes_at_once=max(least.unknown_handshakes_at_once, section.most_connections),
     )
 
 
 def encryptor_identities(config: SiteConfig) -> frozenset[str]:
-    """Return every name by which a certificate is an encryptor's."""
+    """Return every name that identifies a certificate as that of an encryptor."""
     return frozenset(name for sae in config.etsi014.sae for name in (sae.sae_id, *sae.identities))
 
 
 @dataclass(frozen=True)
 class Reload:
-    """What was read, complete and usable. ``configs``: what is in force once it is applied.
+    """The complete, usable result of reading. ``configs``: the configuration after its application.
 
-    ``applied``: keys that change now. ``waiting``: keys that the file has otherwise than the running node.
+    ``applied``: keys that change now. ``waiting``: keys in which the file differs from the running node.
     """
 
     configs: tuple[SiteConfig, ...]
@@ -115,10 +115,10 @@ class Reload:
 
 
 def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Reload:
-    """Read the site's file at ``path`` and all that it names.
+    """Read the site file at ``path`` and all files that it names.
 
     Raises:
-        ConfigError: it cannot take the place of what is in force, and why.
+        ConfigError: it cannot replace the present configuration; the message states the reason.
     """
     written = load_site(path)
     for config in written:
@@ -129,7 +129,7 @@ def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Re
     same_links = len(written) == len(in_force) and (
         len(written) == 1 or [one.link.name for one in written] == [one.link.name for one in in_force]
     )
-    # Links come and go with a restart. Until then all that is of a link stays as it is.
+    # Links change only with a restart. Until then the settings of a link stay.
     shared = {"etsi014": written[0].etsi014, "operate": written[0].operate}
     pairs = [
         (old, written[index] if same_links else msgspec.structs.replace(old, **shared))
@@ -138,7 +138,7 @@ def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Re
     changed = [list(changed_keys(old, new)) for old, new in pairs]
     configs = []
     for (old, new), keys in zip(pairs, changed, strict=True):
-        # Encryptors stand at sites by name: under another name of a site they wait for it.
+        # Encryptors refer to sites by name: if the name of a site changes, they wait for the restart.
         renamed = any(not {"node.kme_id", "peer.kme_id"}.isdisjoint(keys) for keys in changed)
         configs.append(
             _put(old, new, tuple(key for key in APPLIED if not (renamed and key == "etsi014.sae")))
@@ -164,7 +164,7 @@ def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Re
 
 
 def _named(key: str, config: SiteConfig, *, several: bool) -> str:
-    """Return how a key is told: those of one of several links with the link's name."""
+    """Return the displayed name of a key: with the name of the link, if there are several."""
     of_link = several and key.partition(".")[0] in ("link", "peer", "store", "devices")
     return f"{config.link.name}: {key}" if of_link else key
 

@@ -1,4 +1,4 @@
-"""Files that nobody else may read."""
+"""Secret files that no other user may read."""
 
 import os
 import stat
@@ -19,13 +19,13 @@ def check_tls_keys(config: SiteConfig) -> None:
 
 
 def read_secret(path: Path, where: str) -> bytes:
-    """Read a secret file that nobody else may read.
+    """Read a secret file; other users must not be able to read it.
 
     Raises:
         ConfigError: it cannot be read, or others can read it.
     """
     try:
-        # systemd guards its credentials by an access list, which shows as group bits.
+        # systemd protects its credentials by an access list, which appears as group bits.
         credentials = os.environ.get("CREDENTIALS_DIRECTORY", CREDENTIALS)
         guarded = path.is_relative_to(credentials)
         if not guarded and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):

@@ -1,4 +1,4 @@
-"""One site put together: its links, key delivery to encryptors, and the ways to look at it."""
+"""One site: its links, key delivery to encryptors, status and control."""
 
 import dataclasses
 import time
@@ -36,7 +36,7 @@ CERTIFICATES_PERIOD_S = 60.0
 class SiteNode:
     """The running site: one or more links behind one key delivery interface.
 
-    ``configs``: the site as each of its links sees it; ``stores``: that of each link.
+    ``configs``: the configuration of the site from the view of each link; ``stores``: the store of each link.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SiteNode:
 
     @property
     def _site(self) -> SiteConfig:
-        """What all links have in common, as the first one sees it."""
+        """The configuration common to all links, from the view of the first one."""
         return self._configs[0]
 
     async def run(self, hangups: AsyncIterator[int]) -> None:
@@ -117,10 +117,10 @@ class SiteNode:
                 await self._reload(notifier)
 
     async def _run_link(self, link: LinkNode, contexts: LinkContexts) -> None:
-        """Run one link. The failure of its store ends the site only where it is the only link.
+        """Run one link. The failure of its store ends the site only if it is the only link.
 
         Raises:
-            StoreUnusable: the store of the only link cannot be trusted any more.
+            StoreUnusable: the store of the only link can no longer be trusted.
         """
         if len(self._links) == 1:
             await link.run(contexts)
@@ -138,7 +138,7 @@ class SiteNode:
             link.figures.note_disconnected("the link has stopped")
 
     def _is_alive(self) -> bool:
-        """Tell whether a link moves: those that hang are shown, and ended only with the last that works."""
+        """Return whether any link is alive: links that hang are shown, but end the node only if all hang."""
         return any(link.liveness.is_alive() for link in self._links)
 
     # Key delivery
@@ -160,7 +160,7 @@ class SiteNode:
         return max(config.store.most_chunks for config in self._configs)
 
     def _peer_shares(self, master: str, slave: str) -> bool:
-        """Tell whether the site of ``slave`` would give it keys of our ``master``, as far as it has said."""
+        """Return whether the site of ``slave`` would deliver our ``master``'s keys to it, if known."""
         kme_id = self._delivery.directory.kme_of(slave)
         return all(
             link.saes.peer_shares(master, slave) for link in self._links if link.config.peer.kme_id == kme_id
@@ -169,7 +169,7 @@ class SiteNode:
     # Reload
 
     async def _reload(self, notifier: Notifier) -> None:
-        """Apply what the file and the certificates say now, or go on as before and say why."""
+        """Apply the present file and certificates, or continue as before and report the reason."""
         notifier.reloading()
         try:
             assert self._config_file is not None
@@ -187,7 +187,7 @@ class SiteNode:
         notifier.ready(self._figures.headline())
 
     def _apply(self, found: Reload) -> None:
-        """Put what a reload has read into force; nothing of it can fail."""
+        """Apply the result of a reload; this cannot fail."""
         trust, figures = found.trust, self._figures
         self._configs, self._trust = found.configs, trust
         for link, config, contexts in zip(self._links, found.configs, trust.link_contexts, strict=True):

@@ -1,6 +1,6 @@
-"""Tell systemd how the service fares (sd_notify), in the few datagrams that its protocol needs.
+"""Reports the state of the service to systemd (sd_notify), with the few datagrams of its protocol.
 
-Without ``$NOTIFY_SOCKET`` every call does nothing, so that the daemon runs alike under systemd and by hand.
+Without ``$NOTIFY_SOCKET`` every call does nothing, so the daemon runs equally under systemd and by hand.
 """
 
 import os
@@ -17,16 +17,16 @@ LONGEST_STATUS_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class Notifier:
-    """Where to send notifications: ``address`` (a leading zero byte: abstract), None: nowhere.
+    """Sends notifications to ``address`` (a leading zero byte: abstract); None: nowhere.
 
-    ``watchdog_s``: how often systemd wants to be told that we live, None: not at all.
+    ``watchdog_s``: the period of the watchdog, None: no watchdog.
     """
 
     address: str | None = None
     watchdog_s: float | None = None
 
     def ready(self, status: str = "") -> None:
-        """Say that start-up (or a reload) is complete."""
+        """Report that the start (or a reload) is complete."""
         self._send("READY=1", _status(status))
 
     def status(self, text: str) -> None:
@@ -34,15 +34,15 @@ class Notifier:
         self._send(_status(text))
 
     def watchdog(self) -> None:
-        """Say that the node makes progress."""
+        """Report that the node makes progress."""
         self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
-        """Say that certificates are being reloaded; `ready` must follow."""
+        """Report that a reload begins; `ready` must follow."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, status: str = "") -> None:
-        """Say that the node shuts down."""
+        """Report that the node stops."""
         self._send("STOPPING=1", _status(status))
 
     def _send(self, *fields: str) -> None:
@@ -53,12 +53,12 @@ class Notifier:
             try:
                 sender.sendto("\n".join(filter(None, fields)).encode(), self.address)
             except OSError:
-                # A busy or absent service manager is no reason to stop making keys; its watchdog will tell.
+                # A busy or absent service manager is no reason to stop; its watchdog decides.
                 return
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Notifier:
-    """Return the notifier that systemd's environment variables describe."""
+    """Return the notifier for systemd's environment variables."""
     environment = os.environ if environment is None else environment
     address = environment.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
@@ -72,9 +72,9 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Notifier:
 
 
 async def feed_watchdog(notifier: Notifier, is_alive: Callable[[], bool]) -> Never:
-    """Feed systemd's watchdog at twice its rate as long as ``is_alive()``; hung parts let it bite.
+    """Feed systemd's watchdog at twice its rate while ``is_alive()``; otherwise systemd ends the node.
 
-    That this task runs shows that the event loop does; ``is_alive`` answers for store and pipeline.
+    This task shows that the event loop runs; ``is_alive`` covers store and pipeline.
     """
     if notifier.watchdog_s is None:
         await trio.sleep_forever()
@@ -82,11 +82,11 @@ async def feed_watchdog(notifier: Notifier, is_alive: Callable[[], bool]) -> Nev
         alive = is_alive()
         if alive:
             notifier.watchdog()
-        # What moves again is seen soon: a whole period later systemd would have ended it.
+        # Check often whether the node is alive again: after a whole period systemd would have ended it.
         await trio.sleep(notifier.watchdog_s / (2 if alive else 32))
 
 
 def _status(text: str) -> str:
-    """Make the STATUS field; a line end in it would begin another field."""
+    """Make the STATUS field; a line end in it would begin a new field."""
     line = " ".join(text.split())[:LONGEST_STATUS_CHARACTERS]
     return f"STATUS={line}" if line else ""

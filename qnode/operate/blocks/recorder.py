@@ -1,4 +1,4 @@
-"""Write down what a running node decides of its blocks, for as long as one wants to know."""
+"""Records the decided blocks of a running node in a table."""
 
 import time
 from collections.abc import Callable
@@ -22,9 +22,9 @@ def record_blocks(
 ) -> int | None:
     """Append each newly decided block to ``table``; return how many, None if the node never answered.
 
-    Ends after ``duration_s`` seconds, or when ``wait(seconds)`` returns True; a node that does not answer is
-    asked again, and ``tell`` hears why. Nothing is missed while the node keeps the blocks: its latest
-    `KEPT_BLOCKS`, until it is started anew.
+    Ends after ``duration_s`` seconds, or when ``wait(seconds)`` returns True. A node that does not answer is
+    asked again, and ``tell`` gets the reason. No block is missed while the node keeps it: the node keeps its
+    latest `KEPT_BLOCKS` until its restart.
 
     Raises:
         OSError: the table cannot be written.

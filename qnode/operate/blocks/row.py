@@ -1,7 +1,7 @@
-"""A decided block as everyone may see it: one row of the table of blocks.
+"""The public figures of a decided block: one row of the table of blocks.
 
-Only what crossed the classical channel in the clear, or follows from it: counts, lengths, bounds. No bit of a
-key, no seed.
+A row has only data that crossed the classical channel, or follows from such data: counts, lengths, bounds. It
+has no bit of a key and no seed.
 """
 
 from typing import Final
@@ -10,24 +10,23 @@ from msgspec import Struct
 
 from qnode.distill.check_table import Finding
 
-# How many rows a node keeps, and the most that one answer holds.
+# The number of rows that a node keeps; also the largest number in one answer.
 KEPT_BLOCKS: Final = 4096
 LONGEST_DETAIL_CHARACTERS: Final = 300
 ACCEPTED: Final = "accepted"
 
 
 class DecidedBlock(Struct, frozen=True, kw_only=True):
-    """A block that gave key, or gave none. None: the block did not come far enough for this figure.
+    """A block with or without key. None: the block did not reach the step of this figure.
 
-    ``decided_at_s`` is Unix time. ``outcome``: `accepted` or the counted word why not, which ``detail`` says
-    to people. ``span_s``: tag time it covers. ``n_z``, ``m_z``: sifted bits and errors among them, by Alice's
-    intensity; ``c_plus`` .. ``e_dark``: clicks of the X arm by class (`qnode.distill.counts.XCounts`);
-    ``n_z_plus``, ``boundary``, ``late``: as `qnode.distill.block_counts.BlockCounts` has them, and from
-    ``cross_clicks`` on as `TagCounts` has them. ``checks``: what each check of plausibility found.
-    ``alice_parities``: disclosed by Alice in correction; ``lambda_ec_bits``: all that was disclosed of the
-    key. ``estimator``, ``x_mode``, ``eps_sec``, ``eps_cor``: how the link is configured to judge blocks.
-    ``phi_z_upper``: bound on the phase error rate; ``secret_bits``: before the authentication pool's refill;
-    ``recorded``: whether somebody recorded its tags or symbols, at either site.
+    ``decided_at_s`` is Unix time. ``outcome``: `accepted` or the counted reason, which ``detail`` explains.
+    ``span_s``: tag time it covers. ``n_z``, ``m_z``: sifted bits and errors among them, by Alice's intensity;
+    ``c_plus`` .. ``e_dark``: clicks of the X arm by class (`qnode.distill.counts.XCounts`); ``n_z_plus``,
+    ``boundary``, ``late``: as in `qnode.distill.block_counts.BlockCounts`; from ``cross_clicks`` on as in
+    `TagCounts`. ``checks``: the results of the plausibility checks. ``alice_parities``: disclosed by Alice in
+    correction; ``lambda_ec_bits``: the whole disclosure. ``estimator``, ``x_mode``, ``eps_sec``, ``eps_cor``:
+    the configuration of the decision. ``phi_z_upper``: bound on the phase error rate; ``secret_bits``: before
+    the authentication pool's refill; ``recorded``: whether its tags or symbols were recorded at either site.
     """
 
     block_id: int

@@ -1,6 +1,6 @@
-"""Decided blocks as CSV: a line of names, then a line a block; what is not known is empty.
+"""Decided blocks as CSV: a header line, then one line per block; unknown values are empty.
 
-`open_block_table` continues a file over restarts of whoever writes it and of the node.
+`open_block_table` continues a file across restarts of the writer and of the node.
 """
 
 import csv
@@ -23,12 +23,12 @@ COLUMNS: Final = (
     *(f"check_{name}{part}" for name in _CHECKS for part in ("", "_least", "_most")),
 )
 HEADER: Final = (",".join(COLUMNS) + "\n").encode()
-# More than any line of ours; the last one is found within it.
+# Longer than any line; the last line is found within it.
 _TAIL_BYTES = 1 << 16
 
 
 class TableRefused(QnodeError):
-    """A file is no table of blocks that could be continued; it was left as it is."""
+    """A file is not a table of blocks that can be continued; it was not changed."""
 
 
 def csv_lines(blocks: Iterable[DecidedBlock]) -> str:
@@ -49,14 +49,14 @@ def _cells(block: DecidedBlock) -> Iterator[object]:
 
 
 class BlockTable:
-    """A file of blocks that grows; ``last_block_id`` is of its last line, None without any."""
+    """A growing file of blocks; ``last_block_id`` is that of its last line, None without lines."""
 
     def __init__(self, file: io.FileIO, last_block_id: int | None) -> None:
         self._file = file
         self.last_block_id = last_block_id
 
     def append(self, blocks: list[DecidedBlock]) -> None:
-        """Write ``blocks`` behind the last line, all or none.
+        """Append ``blocks``, all or none.
 
         Raises:
             OSError: the file cannot be written, as on a full disk.
@@ -68,10 +68,10 @@ class BlockTable:
 
 @contextmanager
 def open_block_table(path: Path) -> Iterator[BlockTable]:
-    """Open ``path`` to append to it: a new file gets its header, a last line without end is cut off.
+    """Open ``path`` to append to it: a new file gets its header, an incomplete last line is removed.
 
     Raises:
-        TableRefused: it has another header, its last line is no block, or another process writes it.
+        TableRefused: it has another header, its last line is not a block, or another process writes it.
         OSError: it cannot be opened or written.
     """
     with io.FileIO(path, "a+") as file:
@@ -83,11 +83,11 @@ def open_block_table(path: Path) -> Iterator[BlockTable]:
 
 
 def _continue(path: Path, file: io.FileIO) -> int | None:
-    """Return the block of the last line, after mending what a killed writer left behind."""
+    """Return the block of the last line, after removing the rest of a killed writer."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = _read(file, len(HEADER))
-    if size < len(HEADER) and HEADER.startswith(head):  # nothing yet, or a header that was cut short
+    if size < len(HEADER) and HEADER.startswith(head):  # empty, or an incomplete header
         file.truncate(0)
         _append(file, HEADER)
         return None
@@ -119,7 +119,7 @@ def _block_id(path: Path, line: bytes) -> int:
 
 
 def _difference(head: bytes) -> str:
-    """Say where a header begins to differ from ours."""
+    """Describe the first difference of a header."""
     names = head.split(b"\n", 1)[0].decode(errors="replace").split(",")
     for column, (found, expected) in enumerate(zip(names, COLUMNS, strict=False), 1):
         if found != expected:
@@ -135,7 +135,7 @@ def _read(file: io.FileIO, n_bytes: int) -> bytes:
 
 
 def _append(file: io.FileIO, data: bytes) -> None:
-    """Write all of ``data`` at the end, or take back what was written of it."""
+    """Append all of ``data``, or remove the part that was written."""
     size = file.seek(0, os.SEEK_END)
     rest = memoryview(data)
     try:

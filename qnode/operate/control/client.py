@@ -1,7 +1,7 @@
-"""The asking end of the control socket, without trio, so that `qnodectl status` starts fast.
+"""The client of the control socket, without trio, so that `qnodectl status` starts fast.
 
-One JSON object a line in both directions. Questions change nothing, and no answer holds key material; what
-follows a request to record does (`qnode.operate.recording.site_recorder`).
+Each line is one JSON object, in both directions. Requests for information change nothing, and no answer has
+key material. The frames after a request to record do (`qnode.operate.recording.site_recorder`).
 """
 
 import errno
@@ -21,17 +21,17 @@ from qnode.operate.status.model import NodeStatus, SiteStatus
 LONGEST_PRESHARED_BYTES = 1 << 17
 LONGEST_REQUEST_BYTES = 1 << 18  # room for a pre-shared key in base64
 LONGEST_RESPONSE_BYTES = 1 << 24
-# What decoding a line of JSON can raise; the last one by a few thousand opening brackets.
+# The errors from decoding a line of JSON; the last one comes from thousands of opening brackets.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A question: ``count`` is for `events` and `blocks`, ``after`` (a block's number) for `blocks`.
+    """A request: ``count`` is for `events` and `blocks`, ``after`` (a block's number) for `blocks`.
 
-    ``interval_s`` is for `subscribe` (a status every so often). `record` is followed by frames
-    (`qnode.operate.recording.frames`) until this end has finished sending, or the recording has ended.
-    `restore` voids every key of a link and loads ``preshared_key``, which is secret. ``link``: of which link
-    `blocks`, `record` and `restore` are; empty: of the first.
+    ``interval_s`` is for `subscribe` (the period of the status). `record` is followed by frames
+    (`qnode.operate.recording.frames`) until the client has finished sending, or the recording has ended.
+    `restore` voids every key of a link and loads ``preshared_key``, which is secret. ``link``: the link of
+    `blocks`, `record` and `restore`; empty: the first one.
     """
 
     request: Literal["status", "events", "blocks", "subscribe", "record", "restore"]
@@ -45,12 +45,12 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return f"Request({self.request})"
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
-        # The inherited one lists every field, and tracebacks with local variables use it.
+        # The inherited method lists every field, and tracebacks with local variables use it.
         return [("request", self.request)]
 
 
 class Restored(Struct, frozen=True, kw_only=True):
-    """What a restore has done: chunks that are void now, one-time pads of the new pre-shared key."""
+    """The result of a restore: chunks voided, one-time pads of the new pre-shared key."""
 
     void_chunks: int
     pads_send: int
@@ -58,7 +58,7 @@ class Restored(Struct, frozen=True, kw_only=True):
 
 
 class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An answer: one of its fields is there. ``status`` stays raw, so that a newer node's fields survive."""
+    """An answer: it has one of its fields. ``status`` stays raw, so that fields of a newer node survive."""
 
     status: msgspec.Raw = msgspec.Raw()
     events: list[dict[str, Any]] | None = None
@@ -69,26 +69,26 @@ class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NodeNotRunning(QnodeError):
-    """Nobody serves the control socket."""
+    """No node serves the control socket."""
 
 
 class NoAnswer(QnodeError):
-    """The control socket cannot be asked, or what came back is no answer."""
+    """The control socket is not accessible, or the answer is not valid."""
 
 
 def ask_status(path: Path, *, patience_s: float) -> msgspec.Raw:
     """Return the node's status as raw JSON.
 
     Raises:
-        NodeNotRunning: nobody serves ``path``.
-        NoAnswer: no permission, silence for ``patience_s`` seconds, or an answer that is none.
+        NodeNotRunning: no node serves ``path``.
+        NoAnswer: no permission, no answer for ``patience_s`` seconds, or an invalid answer.
     """
     with _conversation(path, Request(request="status"), patience_s) as lines:
         return status_in(read_response(next(lines)))
 
 
 def ask_events(path: Path, count: int, *, patience_s: float) -> list[dict[str, Any]]:
-    """Return the latest ``count`` log events, oldest first; raises as `ask_status`."""
+    """Return the latest ``count`` log events, oldest first; raises like `ask_status`."""
     with _conversation(path, Request(request="events", count=count), patience_s) as lines:
         events = read_response(next(lines)).events
         if events is None:
@@ -99,9 +99,9 @@ def ask_events(path: Path, count: int, *, patience_s: float) -> list[dict[str, A
 def ask_blocks(
     path: Path, count: int, *, after: int | None = None, link: str = "", patience_s: float
 ) -> list[DecidedBlock]:
-    """Return the latest ``count`` decided blocks, oldest first; raises as `ask_status`.
+    """Return the latest ``count`` decided blocks, oldest first; raises like `ask_status`.
 
-    With ``after`` only those decided after that block: all that the node keeps, if it has forgotten it.
+    With ``after`` only those decided after that block; all kept blocks if the node no longer has it.
     """
     request = Request(request="blocks", count=count, after=after, link=link)
     with _conversation(path, request, patience_s) as lines:
@@ -112,9 +112,9 @@ def ask_blocks(
 
 
 def ask_restore(path: Path, preshared_key: bytes, *, link: str = "", patience_s: float) -> Restored:
-    """Have the node void every key of a link and begin anew with ``preshared_key``; raises as `ask_status`.
+    """Have the node void every key of a link and start anew with ``preshared_key``; raises like `ask_status`.
 
-    NoAnswer also says why the node refused; nothing has changed there then.
+    NoAnswer also states why the node refused; nothing has changed then.
     """
     request = Request(request="restore", preshared_key=preshared_key, link=link)
     with _conversation(path, request, patience_s) as lines:
@@ -125,7 +125,7 @@ def ask_restore(path: Path, preshared_key: bytes, *, link: str = "", patience_s:
 
 
 def follow_status(path: Path, *, interval_s: float, patience_s: float) -> Iterator[NodeStatus]:
-    """Yield the status every ``interval_s`` seconds until the node ends; raises as `ask_status`."""
+    """Yield the status every ``interval_s`` seconds until the node ends; raises like `ask_status`."""
     request = Request(request="subscribe", interval_s=interval_s)
     with _conversation(path, request, patience_s + interval_s) as lines:
         for line in lines:
@@ -136,10 +136,10 @@ def follow_status(path: Path, *, interval_s: float, patience_s: float) -> Iterat
 def open_recording_stream(
     path: Path, *, link: str = "", patience_s: float
 ) -> Iterator[tuple[socket.socket, SiteStatus]]:
-    """Ask for a recording, and hand out the connection, from which only frames come, and whose it is.
+    """Request a recording; yield the connection, which then has only frames, and the site.
 
     Raises:
-        NodeNotRunning: nobody serves ``path``.
+        NodeNotRunning: no node serves ``path``.
         NoAnswer: the site refuses, or does not answer.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -147,7 +147,7 @@ def open_recording_stream(
             connection.settimeout(patience_s)
             _send(connection, path, Request(request="record", link=link))
             line = bytearray()
-            # One by one: what follows the line is not for here.
+            # One byte at a time: the data after the line is not read here.
             while (byte := connection.recv(1)) and byte != b"\n" and len(line) < LONGEST_REQUEST_BYTES:
                 line += byte
         site = read_response(line).recording
@@ -157,10 +157,10 @@ def open_recording_stream(
 
 
 def decode_status(raw: msgspec.Raw | bytes) -> NodeStatus:
-    """Decode a status; fields that this version does not know are left out.
+    """Decode a status; fields unknown to this version are left out.
 
     Raises:
-        NoAnswer: it is no status.
+        NoAnswer: it is not a status.
     """
     try:
         return msgspec.json.decode(raw, type=NodeStatus)
@@ -172,7 +172,7 @@ def read_response(line: bytes | bytearray) -> Response:
     """Decode one line of an answer.
 
     Raises:
-        NoAnswer: the line is no answer, or the answer is an error.
+        NoAnswer: the line is not an answer, or the answer is an error.
     """
     try:
         response = msgspec.json.decode(line, type=Response)
@@ -192,7 +192,7 @@ def status_in(response: Response) -> msgspec.Raw:
 
 @contextmanager
 def _conversation(path: Path, request: Request, patience_s: float) -> Iterator[Iterator[bytes]]:
-    """Ask once and hand out the answering lines."""
+    """Send one request and yield the lines of the answer."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(patience_s)
         with _explained(path, patience_s):
@@ -201,7 +201,7 @@ def _conversation(path: Path, request: Request, patience_s: float) -> Iterator[I
 
 
 def _send(connection: socket.socket, path: Path, request: Request) -> None:
-    """Connect and send; a node that has hung up already has said why, which can still be read."""
+    """Connect and send; the reason of a node that has already closed can still be read."""
     connection.connect(str(path))
     with suppress(BrokenPipeError, ConnectionResetError):
         connection.sendall(msgspec.json.encode(request) + b"\n")
@@ -209,7 +209,7 @@ def _send(connection: socket.socket, path: Path, request: Request) -> None:
 
 @contextmanager
 def _explained(path: Path, patience_s: float) -> Iterator[None]:
-    """Say what is wrong with the socket at ``path``."""
+    """Convert errors of the socket at ``path`` to clear messages."""
     try:
         yield
     except TimeoutError:
@@ -221,7 +221,7 @@ def _explained(path: Path, patience_s: float) -> Iterator[None]:
 
 
 def _lines(connection: socket.socket) -> Iterator[bytes]:
-    """Yield whole lines; a connection that ends before the first one, or a line without end, is no answer."""
+    """Yield whole lines; a connection that ends before the first, or within a line, is an error."""
     pending, answered = bytearray(), False
     while received := connection.recv(1 << 16):
         searched = len(pending)

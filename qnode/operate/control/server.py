@@ -1,9 +1,9 @@
-"""The answering end of the control socket: a Unix stream socket, one JSON object a line.
+"""The server of the control socket: a Unix stream socket with one JSON object per line.
 
-File permissions decide who may ask. Questions change nothing in the node, and no answer holds key material.
-Two requests are more, and answered only to root and the daemon's own user. `record` hands out tags or
-symbols, so that keys made meanwhile are known to whoever asked, as they then say; only where the site file
-allows it. `restore` voids every key and loads a new pre-shared key.
+File permissions decide who may connect. Requests for information change nothing in the node, and no answer
+has key material. Two other requests are allowed to root and the daemon's own user only. `record` sends tags
+or symbols, which discloses the keys of these blocks; the keys state that, and the site file must allow it.
+`restore` voids every key and loads a new pre-shared key.
 """
 
 import difflib
@@ -46,7 +46,7 @@ FULL = (
     f"all {CONNECTIONS} connections to the control socket are taken: end a qnodectl watch or a recorder, or "
     "try again in a minute"
 )
-SILENCE_LIMIT_S = 60.0  # how long a caller may take for its next request
+SILENCE_LIMIT_S = 60.0  # the longest wait for the next request of a client
 SEND_LIMIT_S = 10.0
 SHORTEST_INTERVAL_S = 0.1
 LONGEST_INTERVAL_S = 60.0
@@ -57,11 +57,11 @@ _CREDENTIALS = struct.Struct("iII")  # of SO_PEERCRED: process, user, group
 
 @dataclass(frozen=True)
 class LinkAnswers:
-    """Where answers about one link come from.
+    """The sources of answers about one link.
 
     ``blocks(count, after)``: the latest decided blocks, of those decided after block ``after`` unless that is
-    None. ``recordings``: what is handed to a recorder. ``restore(preshared_key)``: raises QnodeError, which
-    says why nothing has changed.
+    None. ``recordings``: the recordings of the link. ``restore(preshared_key)``: raises QnodeError with the
+    reason if nothing has changed.
     """
 
     blocks: Callable[[int, int | None], list[DecidedBlock]]
@@ -71,10 +71,10 @@ class LinkAnswers:
 
 @dataclass(frozen=True)
 class Answers:
-    """Where answers come from, each called anew for a request.
+    """The sources of answers, called for each request.
 
-    ``events(count)``: the latest log events, oldest first. ``links``: by name, the first one meant by
-    whoever names none.
+    ``events(count)``: the latest log events, oldest first. ``links``: by name; the first one is
+    the default.
     """
 
     status: Callable[[], NodeStatus]
@@ -82,7 +82,7 @@ class Answers:
     links: Mapping[str, LinkAnswers]
 
     def of_link(self, name: str) -> LinkAnswers | None:
-        """Return what answers about a link, None where there is none of this name."""
+        """Return the sources of a link; None if there is no link of this name."""
         return self.links.get(name) if name else next(iter(self.links.values()))
 
 
@@ -92,13 +92,13 @@ async def serve_control(
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> Never:
-    """Answer at ``path`` until cancelled; the socket file is removed on leaving.
+    """Answer at ``path`` until cancelled; the socket file is removed at the end.
 
     Start it with ``nursery.start``.
 
     Raises:
-        ConfigError: another daemon answers at ``path``, a file that is no socket lies there, or the socket
-            cannot be made.
+        ConfigError: another daemon answers at ``path``, a file that is not a socket exists there, or the
+            socket cannot be made.
     """
     places = trio.CapacityLimiter(CONNECTIONS)
 
@@ -121,15 +121,15 @@ async def serve_control(
 
 
 async def ask_node(path: Path) -> NodeStatus:
-    """Return the status of the node that serves ``path``; how long to wait is the caller's deadline.
+    """Return the status of the node that serves ``path``; the caller sets a deadline.
 
     Raises:
-        NodeNotRunning: nobody serves ``path``.
-        NoAnswer: no permission, or what came back is no status.
+        NodeNotRunning: no node serves ``path``.
+        NoAnswer: no permission, or the answer is not a status.
     """
     async with await _connect(path) as stream:
         try:
-            with suppress(trio.BrokenResourceError):  # hung up already, it has said why
+            with suppress(trio.BrokenResourceError):  # already closed; the reason can be read
                 await stream.send_all(msgspec.json.encode(Request(request="status")) + b"\n")
             line = await _Lines(stream, LONGEST_RESPONSE_BYTES).next()
         except (trio.BrokenResourceError, _LineTooLongError) as error:
@@ -156,13 +156,13 @@ def _listening(path: Path) -> Iterator[socket.socket]:
     try:
         yield bound
     finally:
-        # A successor may have bound the path anew; only our own file is ours to remove.
+        # A successor may have bound the path again; remove only our own file.
         if path.exists() and path.stat().st_ino == inode:
             path.unlink()
 
 
 def _bind(path: Path) -> socket.socket:
-    """Bind and listen at ``path``, taking the place of a socket file that nobody serves any more."""
+    """Bind and listen at ``path``, and replace a socket file that no daemon serves."""
     if len(os.fsencode(path)) > LONGEST_PATH_BYTES:
         raise ConfigError(
             f"control_socket {path}: longer than a socket's path may be ({LONGEST_PATH_BYTES} bytes)"
@@ -171,7 +171,8 @@ def _bind(path: Path) -> socket.socket:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
-        # Bound but not yet listening, the socket refuses everyone: no moment with the wrong permissions.
+        # Bound but not yet listening, the socket refuses all clients, so there is no time with wrong
+        # permissions.
         bound.bind(str(path))
         path.chmod(SOCKET_MODE)
         bound.listen(CONNECTIONS)
@@ -185,7 +186,7 @@ def _bind(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket file of a daemon that was killed; refuse one that is served, and any other file."""
+    """Remove the socket file of a killed daemon; refuse one that is served, and any other file."""
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:
@@ -193,7 +194,7 @@ def _remove_stale(path: Path) -> None:
     if not stat.S_ISSOCK(kind):
         raise ConfigError(f"control_socket {path}: a file that is no socket lies there; move it away")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a daemon that hangs has a full queue: EAGAIN, and it lives
+        probe.setblocking(False)  # a daemon that hangs has a full queue: EAGAIN means that it runs
         if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
             raise ConfigError(
                 f"control_socket {path}: another daemon answers there; stop it or choose another path"
@@ -202,7 +203,7 @@ def _remove_stale(path: Path) -> None:
 
 
 async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
-    """Answer the requests of one caller, until it leaves, is silent, or breaks the framing."""
+    """Answer the requests of one client until it closes, is silent, or violates the framing."""
     lines = _Lines(stream, LONGEST_REQUEST_BYTES)
     while True:
         line = None
@@ -253,7 +254,7 @@ def _answer(request: Request, answers: Answers, link: LinkAnswers) -> Response:
 
 
 async def _record(stream: trio.SocketStream, answers: Answers, link: LinkAnswers, name: str) -> bool:
-    """Send a recording until it ends or the caller does; False where it was refused and told so."""
+    """Send a recording until it or the client ends; False if it was refused with an answer."""
     try:
         process, user = _caller(stream)
         recording = link.recordings.begin(user=user, process=process)
@@ -275,7 +276,7 @@ async def _record(stream: trio.SocketStream, answers: Answers, link: LinkAnswers
 
 
 async def _restore(stream: trio.SocketStream, link: LinkAnswers, preshared_key: bytes) -> Response:
-    """Have the node begin anew with a new pre-shared key, and say what became of it."""
+    """Start anew with a new pre-shared key, and return the result."""
     try:
         _caller(stream)
         if link.restore is None:
@@ -286,10 +287,10 @@ async def _restore(stream: trio.SocketStream, link: LinkAnswers, preshared_key: 
 
 
 def _caller(stream: trio.SocketStream) -> tuple[int, int]:
-    """Return process and user of a caller who could read the daemon's secrets anyway.
+    """Return process and user of a client that could read the daemon's secrets anyway.
 
     Raises:
-        RecordingRefused: it is another.
+        RecordingRefused: it is another client.
     """
     credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, _ = _CREDENTIALS.unpack(credentials)
@@ -302,7 +303,7 @@ def _caller(stream: trio.SocketStream) -> tuple[int, int]:
 
 
 async def _end_with_caller(stream: trio.SocketStream, recording: Recording) -> None:
-    """End the recording when the caller has finished sending, or is gone; cancelled, end sending at once."""
+    """End the recording when the client finishes or disconnects; on cancellation, end sending at once."""
     try:
         with suppress(trio.BrokenResourceError):
             while await stream.receive_some():

@@ -24,11 +24,11 @@ MOST_HELD_BYTES: Final = 64 << 20
 
 
 class RecordingRefused(QnodeError):
-    """Nothing is recorded; the message says why, and how to mend it."""
+    """A recording is refused; the message states the reason and the remedy."""
 
 
 class Recording:
-    """One recording, from the request for it on. Thread-safe."""
+    """One recording, from its request on. Thread-safe."""
 
     def __init__(self, most_held_bytes: int) -> None:
         self._most_held_bytes = most_held_bytes
@@ -44,11 +44,11 @@ class Recording:
 
     @property
     def ended(self) -> str:
-        """Why nothing more is taken; empty while it goes on."""
+        """The reason for its end; empty while it continues."""
         return self._ended
 
     def put(self, frame: Frame) -> None:
-        """Hand on ``frame``; nothing happens once the recording has ended."""
+        """Queue ``frame``; no effect after the end of the recording."""
         if self.ended:
             return
         encoded = encode_frame(frame)
@@ -67,13 +67,13 @@ class Recording:
                 self.blocks += 1
 
     def end(self, because: str) -> None:
-        """Take nothing more; what was handed on is still sent."""
+        """Accept no more frames; queued ones are still sent."""
         with self._lock:
             if not self._ended:
                 self._end(because)
 
     def take(self) -> bytes | None:
-        """Return the oldest frame that is to be sent, and hold it no longer; None where there is none."""
+        """Remove and return the oldest queued frame; None if there is none."""
         with self._lock:
             if not self._frames:
                 return None
@@ -82,7 +82,7 @@ class Recording:
             return encoded
 
     def forget(self) -> None:
-        """Hold nothing any more; blocks that were opened as recorded remember the recording, not the key."""
+        """Discard the queued frames; blocks keep a reference to the recording, not to its data."""
         with self._lock:
             self._frames.clear()
             self._held_bytes = 0
@@ -97,10 +97,10 @@ class Recording:
 
 
 class Recordings:
-    """Who records this site: at most one at a time.
+    """The recordings of this site: at most one at a time.
 
-    ``allowed``: the site file says so. ``changed`` is told when a recording begins (since when, Unix time)
-    and when it is over (None).
+    ``allowed``: the site file allows recordings. ``changed`` is called at the start of a recording (with its
+    Unix time) and at its end (with None).
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Recordings:
 
     @property
     def current(self) -> Recording | None:
-        """The recording that goes on, None where nobody records."""
+        """The present recording; None if there is none."""
         present = self._present
         return present if present is not None and not present.ended else None
 
@@ -125,7 +125,7 @@ class Recordings:
         """Begin a recording for ``process`` of ``user``; `finish` must follow.
 
         Raises:
-            RecordingRefused: recordings are not allowed, or somebody records already.
+            RecordingRefused: recordings are not allowed, or another one is running.
         """
         if not self._allowed:
             raise RecordingRefused(
@@ -140,7 +140,7 @@ class Recordings:
         return recording
 
     def finish(self, because: str) -> None:
-        """Forget the present recording; ``because``: unless it has ended for another reason."""
+        """Forget the present recording; ``because``: the reason, unless it has ended already."""
         recording, self._present = self._present, None
         if recording is None:
             return

@@ -1,4 +1,4 @@
-"""Take what a running site hands to a recorder, and write it into a folder, for as long as one wants."""
+"""Records a running site into a folder."""
 
 import select
 import socket
@@ -23,15 +23,15 @@ from qnode.operate.recording.frames import (
 )
 from qnode.tags.site_recording import FORMAT, RecordedBlock, SiteManifest, SiteRecordingWriter
 
-PATIENCE_S = 10.0  # for the daemon to send what it still holds
+PATIENCE_S = 10.0  # for the daemon to send its remaining data
 LOOK_S = 0.1
 _RECEIVE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What became of a recording. ``manifest``: None when nothing began. ``whole``: it ended as asked, or as
-    its emission run did; otherwise it is the beginning of what was to be recorded.
+    """The result of a recording. ``manifest``: None if nothing was recorded. ``whole``: it ended as asked,
+    or with its emission run; otherwise it is only the first part.
     """
 
     manifest: SiteManifest | None
@@ -47,14 +47,14 @@ def record_site(
     wait: Callable[[float], bool],
     tell: Callable[[str], None],
 ) -> Recorded:
-    """Record the site whose control socket is ``site``; return once it has ended and is written.
+    """Record the site whose control socket is ``site``; return when it has ended and is written.
 
     Ends ``duration_s`` seconds after the first recorded block began, when ``wait(seconds)`` returns True, or
-    with the site's emission run; ``tell`` hears what is waited for.
+    with the site's emission run; ``tell`` gets a message about each wait.
 
     Raises:
-        NodeNotRunning: nobody serves ``site``.
-        NoAnswer: the site refuses, or sends something else.
+        NodeNotRunning: no node serves ``site``.
+        NoAnswer: the site refuses, or sends other data.
         OSError: the folder cannot be written.
     """
     with open_recording_stream(site, patience_s=PATIENCE_S) as (connection, whose):
@@ -80,7 +80,7 @@ def record_site(
                 over = duration_s is not None and began_at is not None and now - began_at >= duration_s
                 if over or wait(0):
                     asked_to_end_at = now
-                    with suppress(OSError):  # the daemon may be gone
+                    with suppress(OSError):  # the daemon may have ended
                         connection.shutdown(socket.SHUT_WR)
             elif now - asked_to_end_at > PATIENCE_S:
                 break
@@ -88,7 +88,7 @@ def record_site(
 
 
 class _Intake:
-    """Writes frames as they come."""
+    """Writes received frames."""
 
     def __init__(self, writer: SiteRecordingWriter) -> None:
         self._writer = writer
@@ -98,10 +98,10 @@ class _Intake:
         self.ended: Ended | None = None
 
     def take(self, received: bytes) -> None:
-        """Write what ``received`` completes.
+        """Write the frames that ``received`` completes.
 
         Raises:
-            NoAnswer: it is none of a recording.
+            NoAnswer: the data is not a recording.
         """
         try:
             for frame in self._reader.frames(received):
@@ -122,7 +122,7 @@ class _Intake:
             self.ended = frame
 
     def finish(self) -> Recorded:
-        """Write the manifest, and say what became of the recording."""
+        """Write the manifest, and return the result of the recording."""
         ended = self.ended or Ended("the daemon went away")
         whole = self.ended is not None and not ended.fell_behind
         begun = self.begun

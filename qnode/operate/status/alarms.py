@@ -7,7 +7,7 @@ from qnode.choices import Word
 
 @unique
 class AlarmName(Word):
-    """What a person should look at; the names have the form of the events in the log."""
+    """Conditions that need attention; the names have the form of events in the log."""
 
     BLOCK_DISCARDED = "block.discarded", "the last block gave no key"
     CERTIFICATE_EXPIRED = "certificate.expired", "a certificate or CRL in use has expired"

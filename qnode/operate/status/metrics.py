@@ -1,6 +1,6 @@
-"""The node's figures for Prometheus, made from `NodeStatus` when asked; no label and no value is secret.
+"""The node's figures for Prometheus, made from `NodeStatus` on request; no label and no value is secret.
 
-Names follow promtool's lint: base units (seconds, bytes, ratios), ``_total`` for what only grows.
+Names follow promtool's lint: base units (seconds, bytes, ratios), ``_total`` for counters.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def render_metrics(status: NodeStatus) -> bytes:
 
 
 class _StatusCollector(Collector):
-    """Turns one status into metric families."""
+    """Converts one status to metric families."""
 
     def __init__(self, status: NodeStatus) -> None:
         self._status = status
@@ -106,7 +106,7 @@ def _validities(certificates: list[Validity]) -> Iterator[Metric]:
     expires = GaugeMetricFamily(
         "qkd_tls_expiry_timestamp_seconds", "When a certificate or CRL in use expires.", labels=labels
     )
-    # Of two with one name, as while an authority is renewed, the later one counts.
+    # Of two certificates with one name, as during the renewal of an authority, the later one counts.
     by_expiry = sorted(certificates, key=lambda one: one.expires_at)
     for names, one in {(one.file, one.subject): one for one in by_expiry}.items():
         begins.add_metric(names, one.begins_at)
@@ -115,7 +115,7 @@ def _validities(certificates: list[Validity]) -> Iterator[Metric]:
 
 
 def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
-    """Yield what the checks of plausibility found in the last corrected block, nothing before the first."""
+    """Yield the results of the plausibility checks of the last corrected block, if there is one."""
     if not checks:
         return
     value = GaugeMetricFamily(
@@ -324,7 +324,7 @@ def _counter(name: str, text: str, value: float) -> Metric:
 
 
 def _known(name: str, text: str, value: float | None) -> Iterator[Metric]:
-    """Yield a gauge for a figure that is known, and nothing for one that is not."""
+    """Yield a gauge for a known figure, and nothing for an unknown one."""
     if value is not None:
         yield _gauge(name, text, value)
 

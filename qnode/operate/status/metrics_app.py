@@ -1,4 +1,4 @@
-"""Where Prometheus asks for the node's figures."""
+"""The HTTP application for Prometheus."""
 
 from collections.abc import Callable
 from typing import Final
@@ -36,7 +36,7 @@ def metrics_app(provide_status: ProvideStatus) -> ASGIApp:
 
 
 def _rendered(status: NodeStatus) -> bytes:
-    # Imported for the first that asks: a start need not wait for Prometheus' client.
+    # Imported at the first request, so that the start does not wait for the Prometheus client.
     from qnode.operate.status.metrics import render_metrics
 
     return render_metrics(status)

@@ -1,7 +1,7 @@
-"""What the node knows about itself: the one truth behind `qnodectl status`, its JSON and the metrics.
+"""The status of a node: the only source of `qnodectl status`, its JSON and the metrics.
 
-All times are unix seconds, all rates and durations of the quantum side run on tag time, fractions are
-fractions. A figure that is not known (yet) is None. Nothing here is secret: no bit and no seed of a key.
+Times are Unix seconds. Rates and durations of the quantum side use tag time. Fractions are fractions, not
+percent. An unknown figure is None. Nothing here is secret: there is no bit and no seed of a key.
 """
 
 from typing import Any, Final
@@ -45,7 +45,7 @@ LOST: Final = "lost"
 
 
 class SiteStatus(Struct, frozen=True, kw_only=True):
-    """Who speaks."""
+    """The identity of the site."""
 
     role: Role
     kme_id: str
@@ -53,7 +53,7 @@ class SiteStatus(Struct, frozen=True, kw_only=True):
 
 
 class PeerStatus(Struct, frozen=True, kw_only=True):
-    """The other site; ``connection`` is `connected` or `disconnected` (because: what failed last)."""
+    """The other site; ``connection`` is `connected` or `disconnected` (``because``: the last failure)."""
 
     kme_id: str
     connection: State
@@ -62,17 +62,17 @@ class PeerStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def connected(self) -> bool:
-        """True while an authenticated session stands."""
+        """True while there is an authenticated session."""
         return self.connection.state == "connected"
 
 
 class QuantumStatus(Struct, frozen=True, kw_only=True):
-    """The quantum channel; ``lock`` is `locked`, `searching`, `aligning`, or `lost`: no tags or clicks come.
+    """The quantum channel; ``lock`` is `locked`, `searching`, `aligning`, or `lost` (no tags or clicks).
 
     ``e_vis``: visibility error of the X arm. ``asymmetry``: of the X boundary classes. ``click_rates_hz``: by
-    arm, over the last two seconds of tag time with lock; empty without lock. ``cut_s``: tag time cut for want
-    of lock. ``tag_time_s``: how far the tags have come. ``checks``: what each check of plausibility found in
-    the last corrected block, ``checks_of_block``.
+    arm, over the last two seconds of tag time with lock; empty without lock. ``cut_s``: tag time without
+    lock. ``tag_time_s``: the present tag time. ``checks``: the results of the plausibility checks of the last
+    corrected block, ``checks_of_block``.
     """
 
     lock: State
@@ -91,7 +91,7 @@ class QuantumStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def locked(self) -> bool:
-        """True while clicks are given slots."""
+        """True while clicks have slots."""
         return self.lock.state == "locked"
 
 
@@ -116,7 +116,7 @@ class BlockSummary(Struct, frozen=True, kw_only=True):
 
 
 class Discard(Struct, frozen=True, kw_only=True):
-    """The block that gave no key last: ``reason`` is the counted word, ``detail`` says it to people."""
+    """The latest block without key: ``reason`` is the counted word, ``detail`` explains it."""
 
     block_id: int
     at: float
@@ -127,7 +127,7 @@ class Discard(Struct, frozen=True, kw_only=True):
 class BlockStatus(Struct, frozen=True, kw_only=True):
     """Blocks since the start. ``filled``: fraction of the present block; ``in_flight``: being distilled.
 
-    ``decided_s``: tag time of the blocks that were announced whole and are accepted or discarded (Bob).
+    ``decided_s``: tag time of the completely announced blocks that are accepted or discarded (Bob).
     """
 
     current: int | None = None
@@ -167,12 +167,12 @@ class Totals(Struct, frozen=True, kw_only=True):
 
 
 class KeyStatus(Struct, frozen=True, kw_only=True):
-    """Chunks in the store by state, and what became of keys.
+    """Chunks in the store by state, and totals of keys.
 
     ``available_own``: assignable by this site; ``available_peer``: by the other one. ``stock``: pre-assigned
-    chunks for delivery while the link is down. The totals are the link's since its first block, over
-    restarts; ``epsilon_total``: by how much at most all its keys together may differ from ideal ones (eps_sec
-    + eps_cor of each block that was opened, and the bound of each one-time tag used).
+    chunks for delivery while the link is down. The totals count since the first block of the
+    link, across restarts. ``epsilon_total``: the bound on the distance of all its keys together from ideal
+    ones (eps_sec + eps_cor of each opened block, and the bound of each used one-time tag).
     """
 
     available_own: int = 0
@@ -194,7 +194,7 @@ class AuthenticationStatus(Struct, frozen=True, kw_only=True):
 
 
 class SaeStatus(Struct, frozen=True, kw_only=True):
-    """One encryptor of this site (``kme_id`` says where it is attached)."""
+    """One encryptor (``kme_id``: its site)."""
 
     sae_id: str
     peers: list[str] = []
@@ -207,10 +207,10 @@ class SaeStatus(Struct, frozen=True, kw_only=True):
 class HttpStatus(Struct, frozen=True, kw_only=True):
     """Connections of the key delivery interface; the totals are since the daemon started.
 
-    Connections are refused while all places are taken by those that work, or after too many handshakes from
-    there that failed; they are evicted to make room for a newcomer. ``requests_refused_total``: that were no
-    proper HTTP. ``requests_unauthorised_total``: answered 401, to a certificate that names no SAE of this
-    site or to an SAE that was not named for a key.
+    Connections are refused while all slots are in use, or after too many failed handshakes from their
+    address. They are evicted to make room for a new one. ``requests_refused_total``: malformed HTTP requests.
+    ``requests_unauthorised_total``: answered 401, to a certificate that names no SAE of this site, or to an
+    SAE that was not named for a key.
     """
 
     connections_open: int = 0
@@ -225,7 +225,7 @@ class HttpStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def turned_away(self) -> int:
-        """How often somebody was turned away who is no encryptor, or not at his turn."""
+        """The number of refusals of clients that are not an encryptor, or exceed a limit."""
         return (
             self.connections_refused_total
             + self.connections_evicted_total
@@ -238,8 +238,8 @@ class HttpStatus(Struct, frozen=True, kw_only=True):
 class EtsiStatus(Struct, frozen=True, kw_only=True):
     """The key delivery interface. ``differences``: pairs of encryptors that one site alone has, in words.
 
-    ``keys_unsent_total``: keys whose answer could not be sent because the client had gone, and which waited
-    for it to ask again; ``keys_lost_total``: those of them for which it did not in time.
+    ``keys_unsent_total``: keys whose answer could not be sent because the client had disconnected, and which
+    waited for a repeated request. ``keys_lost_total``: the keys among them that were not requested in time.
     """
 
     url: str = ""
@@ -251,9 +251,9 @@ class EtsiStatus(Struct, frozen=True, kw_only=True):
 
 
 class Alarm(Struct, frozen=True, kw_only=True):
-    """Something a person should look at; ``name`` is a noun and a verb as in the event log.
+    """A condition that needs attention; ``name`` is a noun and a verb as in the event log.
 
-    ``link``: whose it is, of a site with several links; None: the site's.
+    ``link``: its link, if the site has several; None: of the site.
     """
 
     name: str
@@ -263,7 +263,7 @@ class Alarm(Struct, frozen=True, kw_only=True):
 
 
 class LinkStatus(Struct, frozen=True, kw_only=True):
-    """One of the links of a site: what `NodeStatus` says of its first."""
+    """One of the links of a site, with the fields that `NodeStatus` has for the first link."""
 
     name: str
     role: Role
@@ -281,13 +281,13 @@ class LinkStatus(Struct, frozen=True, kw_only=True):
 class NodeStatus(Struct, frozen=True, kw_only=True):
     """One site at the moment ``at``.
 
-    ``log_lines_dropped``: lines of the log that could not be written, because nobody took them.
-    ``state`` is `starting` or `running`; `troubles` says whether all is well. ``recorded_since``: since when
-    somebody records the tags or symbols of this site; None: nobody does. ``certificates``: how long each
-    certificate and CRL in use holds. ``alarms``: of the site and of all links.
+    ``log_lines_dropped``: lines of the log that could not be written, because nothing read them.
+    ``state`` is `starting` or `running`; `troubles` lists the warnings. ``recorded_since``: the start of a
+    present recording of tags or symbols of this site; None: there is none. ``certificates``: the validity of
+    each certificate and CRL in use. ``alarms``: of the site and of all links.
 
-    A site may have several ``links``. Then ``site.role``, ``site.link``, and from ``peer`` to ``devices`` all
-    is of the first link; `each_link` has a view of each.
+    A site may have several ``links``. Then ``site.role``, ``site.link``, and the fields from ``peer`` to
+    ``devices`` are those of the first link; `each_link` has a view of each.
     """
 
     at: float
@@ -311,16 +311,16 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def each_link(self) -> "list[NodeStatus]":
-        """The status as one would see it if only one link were there, for each of them."""
+        """The status of each link, as if it were the only one."""
         if len(self.links) < 2:
             return [self]
         return [self._of(link) for link in self.links]
 
     def of_link(self, name: str) -> "NodeStatus":
-        """Return the status as if the link ``name`` alone were there.
+        """Return the status as if the link ``name`` were the only one.
 
         Raises:
-            KeyError: there is none of this name.
+            KeyError: there is no link of this name.
         """
         for view in self.each_link:
             if view.site.link == name:
@@ -364,7 +364,7 @@ def status_of_links(
 
 
 def troubles(status: NodeStatus) -> list[Alarm]:
-    """Return all that is not well, the node's own alarms last; empty means that the site is ok."""
+    """Return all warnings, the node's own alarms last; empty means that the site is ok."""
     found = []
     if status.state.state != "running":
         found.append(_alarm(AlarmName.NODE_STARTING, status.state))
@@ -383,21 +383,20 @@ def troubles(status: NodeStatus) -> list[Alarm]:
 
 
 def _alarm(name: AlarmName, state: State, link: str | None = None, subject: str = "") -> Alarm:
-    """Put a state that is not well into words."""
+    """Return the alarm for a bad state."""
     text = f"{subject} {state.state}".strip() + (f": {state.because}" if state.because else "")
     return Alarm(name=str(name), since=state.since, text=text, link=link)
 
 
 def store_waits(status: NodeStatus) -> bool:
-    """Tell whether the store holds back the keys that it has, for the reason that its alarm says."""
+    """Return whether the store waits and delivers no keys; its alarm states the reason."""
     return any(alarm.name == AlarmName.STORE_WAITING for alarm in status.alarms)
 
 
 def why_no_key(status: NodeStatus) -> str | None:
     """Explain in one line why no key is ready; None when there is one.
 
-    What stands in the way now comes first: a store that serves nothing, devices, then the peer, then lock,
-    then the last block's fate.
+    The order is: a store that waits, devices, the peer, lock, the outcome of the last block.
     """
     if store_waits(status):
         return f"the store holds its keys back (see {AlarmName.STORE_WAITING})"

@@ -1,6 +1,6 @@
-"""Lay a `NodeStatus` out on one screen: ages instead of times of day, figures with units.
+"""Formats a `NodeStatus` for one screen: ages instead of times, figures with units.
 
-Text that came from a device or the peer is made printable, so that it cannot drive the terminal.
+Text from a device or the peer is made printable, so that it cannot control the terminal.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from qnode.units import CHUNK_BITS
 
 _PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
 BLOCK_COLUMNS = ("block", "ago", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret", "outcome")
-# Where a line of `status_lines` that is too long goes on.
+# The column in which a long line of `status_lines` continues.
 PARTS_COLUMN = 19
 SIMULATED = "SIMULATED: these keys are not keys"
 RECORDED = "whoever reads the recording knows its keys"
@@ -27,7 +27,7 @@ class Loud(str):
 
 
 def status_lines(status: NodeStatus) -> list[str]:
-    """Return the screen of `qnodectl status`: the links one after another, then what they share."""
+    """Return the screen of `qnodectl status`: the links one after another, then the common part."""
     views = status.each_link
     lines = [_headline(status)] if len(views) == 1 else [_site_headline(status)]
     if status.simulated:
@@ -58,7 +58,7 @@ def _link_lines(status: NodeStatus) -> list[str]:
 
 
 def trouble_lines(status: NodeStatus) -> list[str]:
-    """Return what a person should look at, a count first; nothing when all is well."""
+    """Return the warnings, a count first; nothing if there are none."""
     found = troubles(status)
     if not found:
         return []
@@ -72,7 +72,7 @@ def trouble_lines(status: NodeStatus) -> list[str]:
 
 
 def device_line(device: DeviceStatus, at: float) -> str:
-    """Return one device's line: name, verdict, identity, readings or what is wrong."""
+    """Return one device's line: name, verdict, identity, readings or the error."""
     verdict = _verdict(device.well)
     parts = [f"{printable(device.driver)} {printable(device.serial)}".rstrip()]
     if device.simulated:
@@ -140,7 +140,7 @@ def block_cells(block: DecidedBlock, at: float) -> list[str]:
 
 
 def age(since: float, at: float) -> str:
-    """Return how long ago ``since`` was, as one reads it; a clock that was set back shows as now."""
+    """Return the age of ``since`` in words; a clock that was set back shows as now."""
     return duration(max(at - since, 0.0))
 
 
@@ -290,7 +290,7 @@ def _etsi(status: NodeStatus) -> str:
 
 
 def _certificates(status: NodeStatus) -> str:
-    # A CRL that is made anew each day expires before all else, and is well.
+    # A CRL that is made every day expires first, and this is normal.
     soon = [one for one in status.certificates if one.expires_within(7 * DAY_S, status.at)]
     first = min(soon or status.certificates, key=lambda one: one.expires_at)
     if first.expired(status.at):
