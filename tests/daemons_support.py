@@ -113,7 +113,8 @@ class Encryptor:
         self.sae = sae
         self._tls = ssl.create_default_context(cafile=endpoints.ca)
         self._tls.load_cert_chain(sae.cert, sae.key)
-        self._url = next(site.url for site in endpoints.sites.values() if site.kme_id == sae.kme)
+        sites = [site for link in endpoints.links for site in link.sites.values()]
+        self._url = next(site.url for site in sites if site.kme_id == sae.kme)
 
     def get(self, call: str) -> httpx.Response:
         """Call ``{peer}/{call}`` with GET."""
@@ -168,55 +169,58 @@ def keys_in(response: httpx.Response) -> dict[str, bytes]:
     return keys
 
 
-def encryptors(endpoints: Endpoints) -> tuple[Encryptor, Encryptor]:
-    """Return the pair, at Alice and at Bob, that loopback does not drain."""
-    alice, bob = endpoints.saes_of(demo=False)
+def encryptors(endpoints: Endpoints, link: int = 0) -> tuple[Encryptor, Encryptor]:
+    """Return the pair of a link, at Alice and at Bob, that loopback does not drain."""
+    alice, bob = endpoints.links[link].saes_of(demo=False)
     return Encryptor(endpoints, alice), Encryptor(endpoints, bob)
 
 
 class Sites:
-    """Two daemons of `qnode run` over one prepared folder, started and ended one by one."""
+    """Daemons of `qnode run` over one prepared folder, started and ended one by one.
 
-    def __init__(self, folder: Path) -> None:
+    They are ``alice`` and ``bob``; with several ``links`` also ``bob-2``, ``bob-3`` ...
+    """
+
+    def __init__(self, folder: Path, links: int = 1) -> None:
         self.data = folder / "data"
         self._logs = folder / "logs"
         self._logs.mkdir()
         config = convert(SMALL_LINK, LoopbackConfig, where="the small link")
-        prepared = prepare(self.data, config, Staging(SPEED))
+        prepared = prepare(self.data, config, Staging(SPEED, links=links))
         self.site_files, self.endpoints = prepared.site_files, prepared.endpoints
-        self.processes: dict[Role, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, *roles: Role) -> None:
+    def start(self, *roles: str) -> None:
         """Start daemons; they may take a while to answer."""
         for role in roles:
             command = [sys.executable, "-m", "qnode", "run", "--config", str(self.site_files[role])]
             with self._log_file(role).open("ab") as log:
                 self.processes[role] = subprocess.Popen(command, stdout=log, stderr=log)
 
-    def stop(self, *roles: Role) -> list[int]:
+    def stop(self, *roles: str) -> list[int]:
         """Ask daemons to stop and return their exit codes."""
         for role in roles:
             self.processes[role].terminate()
         return [self.processes[role].wait(STOP_S) for role in roles]
 
-    def kill(self, *roles: Role) -> None:
+    def kill(self, *roles: str) -> None:
         """End daemons as a power cut would."""
         for role in roles:
             self.processes[role].kill()
             self.processes[role].wait(STOP_S)
 
-    def log(self, role: Role) -> str:
+    def log(self, role: str) -> str:
         """Return all that a site's daemons have logged."""
         return self._log_file(role).read_text(errors="replace")
 
-    def status(self, role: Role) -> NodeStatus | None:
+    def status(self, role: str) -> NodeStatus | None:
         """Return what a daemon says of itself."""
-        return look_at(self.endpoints.sites[role].control_socket)
+        return look_at(str(self.data / role / "control.sock"))
 
-    def wait_until_serving(self, *roles: Role) -> None:
+    def wait_until_serving(self, *roles: str) -> None:
         """Wait until daemons answer everywhere."""
 
-        def runs(role: Role) -> bool:
+        def runs(role: str) -> bool:
             assert self.processes[role].poll() is None, self.log(role)[-3000:]
             status = self.status(role)
             return status is not None and status.state.state == "running"
@@ -224,14 +228,14 @@ class Sites:
         for role in roles:
             eventually(partial(runs, role), f"{role} runs")
 
-    def _log_file(self, role: Role) -> Path:
+    def _log_file(self, role: str) -> Path:
         return self._logs / f"{role}.log"
 
 
 @contextmanager
-def two_sites(folder: Path) -> Iterator[Sites]:
+def two_sites(folder: Path, links: int = 1) -> Iterator[Sites]:
     """Hold a prepared folder; what still runs at the end is killed."""
-    sites = Sites(folder)
+    sites = Sites(folder, links)
     try:
         yield sites
     finally:

@@ -102,7 +102,7 @@ class RelayedSites(Sites):
         prepared = prepare(self.data, config, Staging(SPEED, round_trip_s=_ROUND_TRIP_S))
         assert prepared.line is not None
         self.site_files, self.endpoints = prepared.site_files, prepared.endpoints
-        self.processes: dict[Role, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.relay = Relay(prepared.line, rng)
 
 

@@ -14,7 +14,7 @@ from qnode.etsi014 import Key
 from qnode.http import Limits
 from qnode.loopback.encryptors import LEFT_FOR_OTHERS, Comparison, run_encryptors
 from qnode.loopback.https import HttpsClient, NoResponse
-from qnode.loopback.prepare import Endpoints, SaeEndpoint, SiteEndpoints
+from qnode.loopback.prepare import LinkEndpoints, SaeEndpoint, SiteEndpoints
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +22,13 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     return Pki(tmp_path_factory.mktemp("pki"))
 
 
-def endpoints(place: World) -> Endpoints:
+def endpoints(place: World) -> LinkEndpoints:
     """Describe two running key managers as loopback does."""
     folder = place.pki.folder
     for sae in (A, B):
         place.pki.write(sae, place.pki.ca.issue_cert(common_name=sae))
-    return Endpoints(
-        version=1,
-        ca=str(place.pki.ca_file),
+    return LinkEndpoints(
+        name="link",
         sites={
             role: SiteEndpoints(role, f"https://{HOST}:{server.port}", "", "")
             for role, server in place.servers.items()
@@ -44,7 +43,7 @@ def endpoints(place: World) -> Endpoints:
 async def drain(place: World, wanted: int) -> Comparison:
     comparison = Comparison()
     with trio.fail_after(60), trio.CancelScope() as scope:
-        await run_encryptors(endpoints(place), comparison, wanted, scope.cancel)
+        await run_encryptors(str(place.pki.ca_file), endpoints(place), comparison, wanted, scope.cancel)
     return comparison
 
 
@@ -77,7 +76,7 @@ async def test_some_keys_of_each_direction_are_left_for_others(pki: Pki) -> None
         await drain(place, 40)
         comparison = Comparison()
         with trio.move_on_after(0.5):
-            await run_encryptors(endpoints(place), comparison, None, lambda: None)
+            await run_encryptors(str(place.pki.ca_file), endpoints(place), comparison, None, lambda: None)
         assert comparison.delivered == 0
         assert supply.chunks <= LEFT_FOR_OTHERS
 

@@ -37,7 +37,7 @@ def shown(status: NodeStatus) -> str:
     ledger.see(status)
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(progress_view(ledger.result(Comparison(), 1.0), status))
+        console.print(progress_view(ledger.result("link", Comparison(), 1.0), status))
     return capture.get()
 
 
@@ -58,6 +58,6 @@ def test_the_line_for_logs_counts_blocks_and_keys() -> None:
     status = bob(current=3, filled=0.5, accepted=2)
     ledger = Ledger(0.5)
     ledger.see(status)
-    line = progress_line(ledger.result(Comparison(compared=7), 1.0), status)
+    line = progress_line(ledger.result("link", Comparison(compared=7), 1.0), status)
     assert "block 3 50%, accepted 2" in line
     assert "keys 7 compared, 0 different" in line

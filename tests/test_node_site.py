@@ -1,7 +1,9 @@
 """One site put together."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,9 +20,12 @@ from qnode.link.hello import LocalEnd, Standing
 from qnode.link.peers import LinkFailure
 from qnode.link.session import open_session
 from qnode.node.dialogue.context import BlockContext
+from qnode.node.link_node import LinkNode
 from qnode.node.process import _clearest
+from qnode.node.site import SiteNode
 from qnode.node.status.site_figures import SiteFigures
 from qnode.node.supply.async_store import PeerMemory, runs_of
+from qnode.operate.events.log import EventLog
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.screen import status_lines
 
@@ -225,3 +230,32 @@ async def test_a_site_whose_store_waits_shows_that_it_holds_its_keys_back(tmp_pa
         screen = "\n".join(status_lines(status))
         assert "keys      WARN   8 held back" in screen
         assert "no key: the store holds its keys back" in screen
+
+
+async def test_a_store_that_breaks_stops_its_link_and_no_other(tmp_path: Path) -> None:
+    config = load(CONFIG / "bob.toml", SiteConfig)
+    other = msgspec.structs.replace(config, link=msgspec.structs.replace(config.link, name="asti"))
+    with ExitStack() as stack:
+        stores = [stack.enter_context(StoreSite(tmp_path / name, "bob").open()) for name in ("a", "b")]
+        for store in stores:
+            store.load_preshared(preshared(64))
+        site = SiteNode([config, other], stores, EventLog())
+        broken, well = site._links
+        stores[0]._database._unusable = "disk I/O error"
+
+        async def look(link: LinkNode, *_: object) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.refresh)
+                await trio.sleep_forever()
+
+        nothing: Any = None
+        for link in site._links:
+            link.run = partial(look, link)  # type: ignore[method-assign, assignment]
+        with trio.fail_after(60):
+            await site._run_link(broken, nothing)
+        with trio.move_on_after(0.1) as scope:
+            await site._run_link(well, nothing)
+        assert scope.cancelled_caught
+        (alarm,) = site._figures.status().alarms
+        assert (alarm.name, alarm.link) == ("link.failed", config.link.name)
+        assert "disk I/O error" in alarm.text

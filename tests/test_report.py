@@ -48,7 +48,7 @@ from qnode.simulate.parameters import Settings
 
 TURIN = load_loopback(Path(__file__).parent.parent / "config" / "turin.toml")
 SECONDS = 130.0  # a block
-RESULT = Ledger(0.5).result(Comparison(delivered=700, compared=700), 10.0)
+RESULT = Ledger(0.5).result("turin", Comparison(delivered=700, compared=700), 10.0)
 
 LOCK = {"event": "quantum.lock", "state": "locked", "tag_time_s": 2.0, "at": 1000.0}
 

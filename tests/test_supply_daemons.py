@@ -14,7 +14,7 @@ import trio
 from daemons_support import ROLES, Encryptor, Sites, alter, encryptors, eventually, keys_in, two_sites
 from keys_support import add_block, make_block
 
-from qnode.config import Role, SiteConfig, load
+from qnode.config import SiteConfig, load
 from qnode.keys import open_store
 from qnode.loopback.delay import delay_line
 from qnode.loopback.prepare import LongLine, LoopbackConfig, Staging, prepare
@@ -34,14 +34,14 @@ class FarSites(Sites):
         assert prepared.line is not None
         self.line: LongLine = prepared.line
         self.site_files, self.endpoints = prepared.site_files, prepared.endpoints
-        self.processes: dict[Role, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
         stores = []
-        for role, site_file in self.site_files.items():
+        for site_file in self.site_files.values():
             alter(site_file, devices={})
             config = load(site_file, SiteConfig)
             store = open_store(
                 config.store.path,
-                role=role,
+                role=config.node.role,
                 store_key=config.store.store_key.read_bytes(),
                 anchor=config.store.anchor,
                 kme_id=config.node.kme_id,

@@ -18,7 +18,7 @@ from qnode.bench.whole_link import Meter
 from qnode.config import Role, SiteConfig, load
 from qnode.keys import BlockState, open_store
 from qnode.loopback.prepare import Played, Prepared, Staging, prepare
-from qnode.loopback.result import LoopbackResult
+from qnode.loopback.result import LinkResult
 from qnode.loopback.run import run_prepared
 from qnode.operate.status.model import NodeStatus
 from qnode.simulate.recorder import record, steady_clocks
@@ -56,7 +56,7 @@ def _over(recording: Path, round_trip_s: float, effort: Effort) -> Iterator[Benc
         secret = Meter(lambda status: status.totals.secret_bits / 1e6, effort.pair_s)
         peaks = dict.fromkeys(prepared.site_files, 0.0)
 
-        def see(result: LoopbackResult, status: NodeStatus) -> bool:
+        def see(result: LinkResult, status: NodeStatus) -> bool:
             for role, site_file in prepared.site_files.items():
                 peaks[role] = max(peaks[role], peak_memory_mib(site_file))
             return secret.see(result, status) & sifted.see(result, status)
@@ -79,8 +79,9 @@ def compare_stores(prepared: Prepared) -> int:
     """
     fingerprints: dict[Role, dict[int, bytes]] = {}
     chunks = 0
-    for role, site_file in prepared.site_files.items():
+    for site_file in prepared.site_files.values():
         config = load(site_file, SiteConfig)
+        role = config.node.role
         with open_store(
             config.store.path,
             role=role,

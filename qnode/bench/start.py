@@ -11,9 +11,8 @@ import trio
 from qnode.bench.links import TURIN
 from qnode.bench.pair import peak_memory_mib
 from qnode.bench.results import BenchResult, Effort, Machine, summary
-from qnode.config import Role
 from qnode.loopback.prepare import Prepared, Staging, prepare
-from qnode.loopback.result import LoopbackResult
+from qnode.loopback.result import LinkResult
 from qnode.loopback.run import run_prepared
 from qnode.loopback.sites import keep_site
 from qnode.offline.warm import warm
@@ -34,7 +33,7 @@ def start(_machine: Machine, effort: Effort) -> Iterator[BenchResult]:
 def _first_key_s() -> float:
     """Run the Turin link as fast as it goes until a block is key; return when, after the start, that was."""
 
-    def seen(_result: LoopbackResult, status: NodeStatus) -> bool:
+    def seen(_result: LinkResult, status: NodeStatus) -> bool:
         return status.block.accepted > 0
 
     with tempfile.TemporaryDirectory(prefix="qnode-bench-") as directory:
@@ -55,5 +54,5 @@ async def _lone_daemon_mib(prepared: Prepared) -> float:
     return held_mib
 
 
-def _ignore(_role: Role, _line: str) -> None:
+def _ignore(_site: str, _line: str) -> None:
     pass

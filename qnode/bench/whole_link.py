@@ -11,7 +11,7 @@ import trio
 from qnode.bench.links import TURIN
 from qnode.bench.results import BenchResult, Effort, Machine, summary
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
-from qnode.loopback.result import LoopbackResult
+from qnode.loopback.result import LinkResult
 from qnode.loopback.run import run_prepared
 from qnode.operate.status.model import NodeStatus
 
@@ -33,7 +33,7 @@ class Meter:
     _since: tuple[float, float] | None = None
     _began_s: float | None = None
 
-    def see(self, _result: LoopbackResult, status: NodeStatus) -> bool:
+    def see(self, _result: LinkResult, status: NodeStatus) -> bool:
         """Take a status into account; return whether that is enough."""
         now_s, value = trio.current_time(), self.reading(status)
         if self._began_s is None:
@@ -50,7 +50,7 @@ class Meter:
         return bool(self.rates) and now_s >= self._began_s + _SETTLED_S + self.seconds
 
 
-def run_metered(config: LoopbackConfig, meter: Meter) -> LoopbackResult:
+def run_metered(config: LoopbackConfig, meter: Meter) -> LinkResult:
     """Run a link in a folder of its own until ``meter`` has seen enough; return what came out."""
     with tempfile.TemporaryDirectory(prefix="qnode-bench-") as directory:
         prepared = prepare(Path(directory), config, Staging())

@@ -47,11 +47,12 @@ _NUMBERS = frozenset(
 
 
 class Where:
-    """Which socket to ask, and how long to wait for it."""
+    """Which socket to ask, how long to wait for it, and about which link; empty: about all, or the first."""
 
-    def __init__(self, path: Path | None, patience_s: float) -> None:
+    def __init__(self, path: Path | None, patience_s: float, link: str = "") -> None:
         self._path = path
         self.patience_s = patience_s
+        self.link = link
 
     @property
     def path(self) -> Path:
@@ -85,14 +86,15 @@ class Where:
 @click.option(
     "--patience", default=5.0, type=click.FloatRange(min=0.01), help="Seconds to wait for an answer."
 )
+@click.option("--link", default="", help="Ask about this link of a site with several (default: the first).")
 @click.version_option(package_name="qnode")
 @click.pass_context
-def qnodectl(context: click.Context, path: Path | None, patience: float) -> None:
+def qnodectl(context: click.Context, path: Path | None, patience: float, link: str) -> None:
     """Look at a running node of a QKD link.
 
     Exit codes: 0 ok, 1 degraded, 2 not running, 3 cannot tell, 64 usage.
     """
-    context.obj = Where(path, patience)
+    context.obj = Where(path, patience, link)
 
 
 @qnodectl.command()
@@ -103,11 +105,12 @@ def status(where: Where, as_json: bool) -> int:
     from qnode.operate.status.model import troubles
 
     raw = ask_status(where.path, patience_s=where.patience_s)
-    node = decode_status(raw)
+    node = _of_link(decode_status(raw), where.link)
     if as_json:
         import msgspec
 
-        _echo(msgspec.json.format(bytes(raw), indent=2))
+        shown = msgspec.json.encode(node) if where.link else bytes(raw)
+        _echo(msgspec.json.format(shown, indent=2))
     else:
         _show_screen(node)
     return EXIT_DEGRADED if troubles(node) else EXIT_OK
@@ -123,8 +126,8 @@ def watch(where: Where, interval: float, count: int) -> int:
 
     from qnode.operate.status.screen import status_lines
 
-    looks = follow_status(where.path, interval_s=interval, patience_s=where.patience_s)
-    looks = islice(looks, count) if count else looks
+    followed = follow_status(where.path, interval_s=interval, patience_s=where.patience_s)
+    looks = (_of_link(node, where.link) for node in islice(followed, count or None))
     if not sys.stdout.isatty():
         for node in looks:
             if not _echo("\n".join([*_fitted(status_lines(node)), ""])):
@@ -224,12 +227,12 @@ def blocks(where: Where, count: int, as_csv: bool) -> int:
     if as_csv:
         from qnode.operate.blocks.table_file import HEADER, csv_lines
 
-        decided = ask_blocks(where.path, count, patience_s=where.patience_s)
+        decided = ask_blocks(where.path, count, link=where.link, patience_s=where.patience_s)
         _echo((HEADER.decode() + csv_lines(decided)).rstrip("\n"))
         return EXIT_OK
     node = _node(where)
     table = _table(node, *BLOCK_COLUMNS)
-    for block in ask_blocks(where.path, count, patience_s=where.patience_s):
+    for block in ask_blocks(where.path, count, link=where.link, patience_s=where.patience_s):
         table.add_row(*block_cells(block, node.at))
     _print(table)
     return EXIT_OK
@@ -281,7 +284,8 @@ def restore(where: Where, preshared_key: Path, yes: bool) -> int:
             raise click.UsageError("say --yes where nobody can be asked")
         question = f"{node.site.kme_id}: void all {n_here:,} chunks and load this pre-shared key?"
         click.confirm(question, abort=True)
-    done = ask_restore(where.path, secret, patience_s=max(where.patience_s, RESTORE_PATIENCE_S))
+    patience_s = max(where.patience_s, RESTORE_PATIENCE_S)
+    done = ask_restore(where.path, secret, link=where.link, patience_s=patience_s)
     _echo(
         f"{node.site.kme_id}: {done.void_chunks:,} chunks are void, {done.pads_send:,} one-time pads to send "
         f"and {done.pads_receive:,} to receive are loaded.\n"
@@ -306,7 +310,20 @@ def _read_preshared(path: Path) -> bytes:
 
 
 def _node(where: Where) -> "NodeStatus":
-    return decode_status(ask_status(where.path, patience_s=where.patience_s))
+    """Return the status of the node as the link that was asked about, or the first, sees it."""
+    node = decode_status(ask_status(where.path, patience_s=where.patience_s))
+    return _of_link(node, where.link) if where.link else node.each_link[0]
+
+
+def _of_link(node: "NodeStatus", link: str) -> "NodeStatus":
+    """Return the status as if ``link`` alone were there; of all links if it is empty."""
+    if not link:
+        return node
+    try:
+        return node.of_link(link)
+    except KeyError:
+        names = ", ".join(view.site.link for view in node.each_link)
+        raise click.UsageError(f"no link {link} (links: {names})") from None
 
 
 def _show_screen(node: "NodeStatus") -> None:

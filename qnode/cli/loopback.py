@@ -15,7 +15,6 @@ import msgspec
 import trio
 
 from qnode.cli.main import EXIT_USAGE
-from qnode.config import Role
 from qnode.errors import ConfigError
 from qnode.loopback.data_dir import sole_use
 from qnode.loopback.drills import drill_named, drill_schedule, drill_times, with_schedule
@@ -29,7 +28,8 @@ from qnode.loopback.prepare import (
     write_endpoints,
 )
 from qnode.loopback.progress import progress_line, progress_view
-from qnode.loopback.run import POLL_S, LoopbackLink
+from qnode.loopback.result import result_of_links
+from qnode.loopback.run import POLL_S, LoopbackLink, sites_running
 from qnode.loopback.sites import SiteFailed
 from qnode.operate.status.model import NodeStatus
 
@@ -123,9 +123,21 @@ def link_options(command: Callable[..., int]) -> Callable[..., int]:
     type=click.FloatRange(min=0),
     help="When she stops; default: three blocks later.",
 )
+@click.option(
+    "--links",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="So many links from one Alice, each to a Bob of its own.",
+)
 @link_options
 def loopback(
-    path: Path | None, drill: str | None, from_s: float | None, until_s: float | None, **options: Any
+    path: Path | None,
+    drill: str | None,
+    from_s: float | None,
+    until_s: float | None,
+    links: int,
+    **options: Any,
 ) -> int:
     """Run both sites of a link on this machine, with simulated hardware."""
     try:
@@ -134,7 +146,7 @@ def loopback(
             config = drilled(config, drill, from_s, until_s)
         elif (from_s, until_s) != (None, None):
             raise ConfigError("--drill-from, --drill-until: of which --drill?")
-        return run_both_sites(config, Wanted(**options))
+        return run_both_sites(config, Wanted(**options), links=links)
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
@@ -153,8 +165,12 @@ def drilled(
     return with_schedule(config, *config.simulation.schedule, begin, end)
 
 
-def run_both_sites(config: LoopbackConfig, wanted: Wanted, played: Played | None = None) -> int:
+def run_both_sites(
+    config: LoopbackConfig, wanted: Wanted, played: Played | None = None, *, links: int = 1
+) -> int:
     """Run both sites as ``wanted``, with simulated hardware or with the recording that is ``played``.
+
+    With several ``links`` there is one Alice, and a Bob a link.
 
     Returns the exit status.
 
@@ -163,7 +179,7 @@ def run_both_sites(config: LoopbackConfig, wanted: Wanted, played: Played | None
     """
     speed = _parse_speed(wanted.speed)
     with _data_dir(wanted.data_dir) as directory, sole_use(directory):
-        prepared = prepare(directory, config, Staging(speed, wanted.rtt_ms / 1000.0, played))
+        prepared = prepare(directory, config, Staging(speed, wanted.rtt_ms / 1000.0, played, links=links))
         ends_by_itself = played is not None and not played.loop
         run = Run(config, prepared, wanted.until_keys, wanted.duration_s, ends_by_itself)
         try:
@@ -222,37 +238,45 @@ def _data_dir(wanted: Path | None) -> Iterator[Path]:
 
 async def _run(run: Run, as_json: bool) -> None:
     """Start the sites, let the encryptors work, and stop when the goal is reached or a signal comes."""
-    link = LoopbackLink(run.prepared, run.config.link.source.p_z)
+    number = len(run.prepared.endpoints.links)
+    links = [LoopbackLink(run.prepared, run.config.link.source.p_z, index) for index in range(number)]
     live = not as_json and sys.stdout.isatty()
 
-    def tell(role: Role, line: str) -> None:
+    def tell(site: str, line: str) -> None:
         if not live:
-            print(f"{role:5} | {line}", file=sys.stderr, flush=True)
-        with (run.prepared.directory / role / "qnode.log").open("a") as log:
+            print(f"{site:5} | {line}", file=sys.stderr, flush=True)
+        with (run.prepared.directory / site / "qnode.log").open("a") as log:
             log.write(line + "\n")
 
     async with trio.open_nursery() as nursery:
         scope = nursery.cancel_scope
         nursery.start_soon(_stop_on_signal, scope, run)
-        async with link.running(tell):
+        async with sites_running(run.prepared, tell):
             endpoints = write_endpoints(run.prepared)
             fetch = how_to_fetch(run.prepared)
             print(f"endpoints: {endpoints}\n{fetch}", file=sys.stderr if as_json else sys.stdout, flush=True)
-            nursery.start_soon(_exchange_keys, scope, run, link)
-            nursery.start_soon(_watch, link, live)
+            nursery.start_soon(_exchange_keys, scope, run, links)
+            nursery.start_soon(_watch, links, live)
             if run.ends_by_itself:
-                nursery.start_soon(_stop_when_over, scope, run, link)
+                nursery.start_soon(_stop_when_over, scope, run, links[0])
             if run.duration_s is None:
                 await trio.sleep_forever()
             else:
-                await trio.sleep_until(link.started_s + run.duration_s)
+                await trio.sleep_until(links[0].started_s + run.duration_s)
                 run.reached = run.until_keys is None
                 scope.cancel()
-    result = link.result()
     if as_json:
+        result = result_of_links([(link.ledger, link.result()) for link in links])
         print(msgspec.json.encode(result).decode(), flush=True)
-    elif link.status is not None:
-        print(progress_line(result, link.status), flush=True)
+        return
+    for link in links:
+        if link.status is not None:
+            print(_line(link, link.status, several=number > 1), flush=True)
+
+
+def _line(link: LoopbackLink, status: NodeStatus, *, several: bool) -> str:
+    line = progress_line(link.result(), status)
+    return f"{link.endpoints.name}: {line}" if several else line
 
 
 async def _stop_on_signal(scope: trio.CancelScope, run: Run) -> None:
@@ -263,10 +287,16 @@ async def _stop_on_signal(scope: trio.CancelScope, run: Run) -> None:
             return
 
 
-async def _exchange_keys(scope: trio.CancelScope, run: Run, link: LoopbackLink) -> None:
-    """Compare keys from both ends, until the wanted number of them ends the run."""
-    await link.exchange_keys(run.until_keys)
-    await link.look()  # the figures so far may be older than the block of these keys
+async def _exchange_keys(scope: trio.CancelScope, run: Run, links: list[LoopbackLink]) -> None:
+    """Compare keys from both ends of each link, until the wanted number of them ends the run."""
+    async with trio.open_nursery() as nursery:
+        for index, link in enumerate(links):
+            wanted = None
+            if run.until_keys is not None:  # from each link its share
+                wanted = run.until_keys // len(links) + (index < run.until_keys % len(links))
+            nursery.start_soon(link.exchange_keys, wanted)
+    for link in links:
+        await link.look()  # the figures so far may be older than the block of these keys
     run.reached = True
     scope.cancel()
 
@@ -292,8 +322,9 @@ def source_is_over(bob: NodeStatus) -> bool:
     return any(device.finished for device in bob.devices) and not bob.block.in_flight
 
 
-async def _watch(link: LoopbackLink, live: bool) -> None:
-    """Follow the link's figures and show them."""
+async def _watch(links: list[LoopbackLink], live: bool) -> None:
+    """Follow the figures of the links and show them."""
+    from rich.console import Group
     from rich.live import Live
 
     view = Live(refresh_per_second=4) if live else None
@@ -302,12 +333,14 @@ async def _watch(link: LoopbackLink, live: bool) -> None:
         view.start()
     try:
         while True:
-            status = await link.look()
+            looked = [(link, await link.look()) for link in links]
             if view is not None:
-                view.update(progress_view(link.result(), status))
+                view.update(Group(*(progress_view(link.result(), status) for link, status in looked)))
             elif trio.current_time() - said >= LINE_PERIOD_S:
                 said = trio.current_time()
-                print(f"link  | {progress_line(link.result(), status)}", file=sys.stderr, flush=True)
+                for link, status in looked:
+                    line = _line(link, status, several=len(links) > 1)
+                    print(f"link  | {line}", file=sys.stderr, flush=True)
             await trio.sleep(POLL_S)
     finally:
         if view is not None:

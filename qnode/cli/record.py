@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ _EITHER = (
     type=click.Path(path_type=Path, dir_okay=False),
     help="With --site: append a line for each block it decides to this CSV file.",
 )
+@click.option(
+    "--link", default="", help="With --site: of this link of a site with several; default: the first."
+)
 def record(
     path: Path | None,
     folder: Path | None,
@@ -63,6 +67,7 @@ def record(
     as_json: bool,
     socket: Path | None,
     table_file: Path | None,
+    link: str,
 ) -> int:
     """Record Bob's time tags and Alice's symbols of a simulated link, or a running site.
 
@@ -77,9 +82,9 @@ def record(
         if folder is not None:
             # Before anything is imported that starts threads: they would take the signals.
             with _told_to_end() as told:
-                return _record_tags(socket, folder, table_file, duration_s, told)
+                return _record_tags(socket, folder, table_file, duration_s, told, link)
         assert table_file is not None
-        return _record_site(socket, table_file, duration_s)
+        return _record_site(socket, table_file, duration_s, link)
     if folder is None or duration_s is None or socket is not None or table_file is not None:
         raise click.UsageError(_EITHER)
     return _record_link(path, folder, duration_s, loopable, as_json)
@@ -138,7 +143,7 @@ class _EndingSignals:
             self.first = number
 
 
-def _record_site(socket: Path, table_file: Path, duration_s: float | None) -> int:
+def _record_site(socket: Path, table_file: Path, duration_s: float | None, link: str) -> int:
     from qnode.operate.blocks.recorder import record_blocks
     from qnode.operate.blocks.table_file import TableRefused, open_block_table
 
@@ -150,6 +155,7 @@ def _record_site(socket: Path, table_file: Path, duration_s: float | None) -> in
                 duration_s=duration_s,
                 wait=told,
                 tell=_tell,
+                link=link,
             )
     except TableRefused as error:
         click.echo(f"qnode: {error}", err=True)
@@ -169,6 +175,7 @@ def _record_tags(
     table_file: Path | None,
     duration_s: float | None,
     told: Callable[[float], bool],
+    link: str,
 ) -> int:
     from qnode.errors import ConfigError
     from qnode.operate.blocks.table_file import TableRefused
@@ -177,8 +184,8 @@ def _record_tags(
     from qnode.tags.site_recording import SiteRecordingWriter
 
     try:
-        with SiteRecordingWriter(folder) as writer, _blocks_meanwhile(socket, table_file):
-            recorded = record_site(socket, writer, duration_s=duration_s, wait=told, tell=_tell)
+        with SiteRecordingWriter(folder) as writer, _blocks_meanwhile(socket, table_file, link):
+            recorded = record_site(socket, writer, duration_s=duration_s, wait=told, tell=_tell, link=link)
     except (ConfigError, TableRefused) as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
@@ -207,7 +214,7 @@ def _record_tags(
 
 
 @contextmanager
-def _blocks_meanwhile(socket: Path, table_file: Path | None) -> Iterator[None]:
+def _blocks_meanwhile(socket: Path, table_file: Path | None, link: str) -> Iterator[None]:
     """Write down the site's blocks in a thread of its own: a busy site may take a while to answer."""
     if table_file is None:
         yield
@@ -220,7 +227,8 @@ def _blocks_meanwhile(socket: Path, table_file: Path | None) -> Iterator[None]:
 
     over = Event()
     with open_block_table(table_file) as table, ThreadPoolExecutor(1) as pool:
-        work = pool.submit(record_blocks, socket, table, duration_s=None, wait=over.wait, tell=_tell)
+        record = partial(record_blocks, socket, table, wait=over.wait, tell=_tell, link=link)
+        work = pool.submit(record, duration_s=None)
         try:
             yield
         finally:
@@ -228,7 +236,7 @@ def _blocks_meanwhile(socket: Path, table_file: Path | None) -> Iterator[None]:
         try:
             written = work.result() or 0
             # What was decided since it asked last.
-            written += record_blocks(socket, table, duration_s=0.0, wait=over.wait, tell=_tell) or 0
+            written += record(duration_s=0.0) or 0
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(table_file)) from None
         _tell_added(table_file, written)

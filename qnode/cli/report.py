@@ -48,7 +48,7 @@ from qnode.loopback.pages import (
     lock_times,
 )
 from qnode.loopback.prepare import LoopbackConfig, Staging
-from qnode.loopback.result import LoopbackResult
+from qnode.loopback.result import LinkResult
 from qnode.loopback.run import LinkOutcome, Until, run_link
 from qnode.loopback.sites import SiteFailed
 from qnode.operate.status.model import NodeStatus
@@ -292,7 +292,7 @@ def _run_drill(config: LoopbackConfig, drill: Drill, from_s: float | None, block
     log = BlockLog(1)
     progress = [0.0, 0.0]
 
-    def until(result: LoopbackResult, status: NodeStatus) -> bool:
+    def until(result: LinkResult, status: NodeStatus) -> bool:
         log.until(result, status)
         now_s, decided_s = trio.current_time(), status.block.decided_s
         reached_s = status.quantum.tag_time_s or 0.0
@@ -322,7 +322,7 @@ def _time_lock(config: LoopbackConfig) -> LockTimes:
     light = ScheduledChange(at_s=LIGHT_S, source_on=True)
     looks: list[LockLook] = []
 
-    def until(_result: LoopbackResult, status: NodeStatus) -> bool:
+    def until(_result: LinkResult, status: NodeStatus) -> bool:
         quantum = status.quantum
         looks.append(LockLook(locked=quantum.locked, cut_s=quantum.cut_s))
         return (quantum.tag_time_s or 0.0) >= END_S

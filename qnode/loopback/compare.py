@@ -11,7 +11,7 @@ from qnode.block.outcome import Reason
 from qnode.config import LinkParameters
 from qnode.errors import QnodeError
 from qnode.loopback.prepare import LoopbackConfig
-from qnode.loopback.result import LoopbackResult
+from qnode.loopback.result import LinkResult
 from qnode.loopback.run import LinkOutcome
 from qnode.operate.status.model import BlockSummary, NodeStatus, why_no_key
 from qnode.plan.forecast import forecast
@@ -87,7 +87,7 @@ class BlockLog:
         self._blocks = blocks
         self._tell = tell
 
-    def until(self, _result: LoopbackResult, status: NodeStatus) -> bool:
+    def until(self, _result: LinkResult, status: NodeStatus) -> bool:
         """Note a status; True when enough blocks were decided (an `Until` of `run_link`).
 
         Raises:

@@ -13,7 +13,7 @@ import trio
 from msgspec import Struct
 
 from qnode.loopback.https import HttpsClient, NoResponse
-from qnode.loopback.prepare import Endpoints, SaeEndpoint
+from qnode.loopback.prepare import LinkEndpoints, SaeEndpoint
 
 KEYS_PER_REQUEST = 128
 # The demonstration leaves some keys of each direction for anybody else's client.
@@ -68,10 +68,10 @@ _decode_keys = msgspec.json.Decoder(_KeyContainer).decode
 class Encryptor:
     """One SAE and its connection to the key manager of its site."""
 
-    def __init__(self, endpoints: Endpoints, sae: SaeEndpoint) -> None:
-        context = ssl.create_default_context(cafile=endpoints.ca)
+    def __init__(self, ca: str, link: LinkEndpoints, sae: SaeEndpoint) -> None:
+        context = ssl.create_default_context(cafile=ca)
         context.load_cert_chain(sae.cert, sae.key)
-        site = next(site for site in endpoints.sites.values() if site.kme_id == sae.kme)
+        site = next(site for site in link.sites.values() if site.kme_id == sae.kme)
         self._client = HttpsClient(site.url, context)
         self._base = f"/api/v1/keys/{sae.peer_sae_id}"
 
@@ -98,15 +98,18 @@ class Encryptor:
 
 
 async def run_encryptors(
-    endpoints: Endpoints, comparison: Comparison, wanted: int | None, reached: Callable[[], None]
+    ca: str, link: LinkEndpoints, comparison: Comparison, wanted: int | None, reached: Callable[[], None]
 ) -> None:
-    """Fetch and compare keys in both directions until ``wanted`` were compared, then call ``reached``."""
+    """Fetch and compare keys of a link both ways until ``wanted`` were compared, then call ``reached``.
+
+    ``ca``: the file of the authority of the sites' certificates.
+    """
     # An encryptor's master and slave halves are clients of their own, so that neither waits for the other.
-    alice, bob = endpoints.saes_of(demo=True)
+    alice, bob = link.saes_of(demo=True)
     async with trio.open_nursery() as nursery:
         for master, slave in ((alice, bob), (bob, alice)):
             nursery.start_soon(
-                _drain, Encryptor(endpoints, master), Encryptor(endpoints, slave), comparison, wanted, reached
+                _drain, Encryptor(ca, link, master), Encryptor(ca, link, slave), comparison, wanted, reached
             )
 
 

@@ -8,6 +8,7 @@ import secrets
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import tomli_w
@@ -52,11 +53,10 @@ class SaeEndpoint(Struct, frozen=True):
     demo: bool
 
 
-class Endpoints(Struct, frozen=True):
-    """`endpoints.json`: how anybody's client reaches the two sites."""
+class LinkEndpoints(Struct, frozen=True):
+    """One link: where its two sites answer, and who may ask there for keys of this link."""
 
-    version: int
-    ca: str
+    name: str
     sites: dict[str, SiteEndpoints]
     saes: list[SaeEndpoint]
 
@@ -65,6 +65,20 @@ class Endpoints(Struct, frozen=True):
         pair = [sae for sae in self.saes if sae.demo == demo]
         pair.sort(key=lambda sae: sae.kme != self.sites["alice"].kme_id)
         return pair[0], pair[1]
+
+
+class Endpoints(Struct, frozen=True):
+    """`endpoints.json`: how a client reaches the sites. ``sites`` and ``saes`` are of the first link."""
+
+    version: int
+    ca: str
+    sites: dict[str, SiteEndpoints]
+    saes: list[SaeEndpoint]
+    links: list[LinkEndpoints]
+
+    def saes_of(self, *, demo: bool) -> tuple[SaeEndpoint, SaeEndpoint]:
+        """Return the pair of the first link at (Alice, Bob) that is, or is not, loopback's own."""
+        return self.links[0].saes_of(demo=demo)
 
 
 class LongLine(Struct, frozen=True):
@@ -76,12 +90,20 @@ class LongLine(Struct, frozen=True):
 
 
 class Prepared(Struct, frozen=True):
-    """The folder, ready to run; ``line`` when the classical channel is to be longer than this machine."""
+    """The folder, ready to run; ``site_files`` by the name of the site: ``alice``, ``bob``, ``bob-2`` ...
+
+    ``lines``: one a link, when the classical channel is to be longer than this machine.
+    """
 
     directory: Path
-    site_files: dict[Role, Path]
+    site_files: dict[str, Path]
     endpoints: Endpoints
-    line: LongLine | None = None
+    lines: list[LongLine] = []
+
+    @property
+    def line(self) -> LongLine | None:
+        """The line of the first link."""
+        return self.lines[0] if self.lines else None
 
 
 class Played(Struct, frozen=True):
@@ -91,24 +113,45 @@ class Played(Struct, frozen=True):
     loop: bool
 
 
-_SAES = {
-    "alice": (("demo-alice", True), ("sae-alice", False)),
-    "bob": (("demo-bob", True), ("sae-bob", False)),
-}
-
-
 class Staging(Struct, frozen=True):
     """How a loopback link is run.
 
     ``speed``: tag seconds a wall second; None is as fast as possible. ``round_trip_s`` is added to the
     classical channel's. ``played``: what the devices play, instead of simulating. ``most_chunks``: how much
-    key a site may hold, if not as shipped.
+    key a site may hold, if not as shipped. ``links``: how many, of one Alice to as many Bobs.
     """
 
     speed: float | None = None
     round_trip_s: float = 0.0
     played: Played | None = None
     most_chunks: int | None = None
+    links: int = 1
+
+
+class _Link(Struct, frozen=True):
+    """The names of one link, ``number`` from 1 on, and what of it was chosen for this run."""
+
+    number: int
+    config: LoopbackConfig
+    listen_port: int
+    line: LongLine | None
+
+    @property
+    def suffix(self) -> str:
+        """What tells its names from those of the first link."""
+        return f"-{self.number}" if self.number > 1 else ""
+
+    def site(self, role: Role) -> str:
+        """Return the name of its site."""
+        return role if role == "alice" else role + self.suffix
+
+    def saes(self, role: Role) -> tuple[tuple[str, bool], ...]:
+        """Return its encryptors at a site, each with whether it is loopback's own."""
+        return ((f"demo-{role}{self.suffix}", True), (f"sae-{role}{self.suffix}", False))
+
+    def peer_port(self, role: Role) -> int:
+        """Return the port that a site listens on, or connects to."""
+        return self.line.bob_port if role == "bob" and self.line else self.listen_port
 
 
 def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepared:
@@ -120,57 +163,74 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
     directory = directory.resolve()
     make_private(directory)
     (directory / "endpoints.json").unlink(missing_ok=True)  # of an earlier run, with other ports
-    ports = _free_ports(6)
-    addresses = {"alice": ports[1], "bob": ports[2]}
-    line = LongLine(ports[5], ports[0], staging.round_trip_s) if staging.round_trip_s else None
-    peer_ports = {"alice": ports[0], "bob": line.bob_port if line else ports[0]}
-    metrics = {"alice": ports[3], "bob": ports[4]}
-    _make_certificates(directory)
-    _write_once(directory / "preshared.key", lambda: secrets.token_bytes(PRESHARED_KEY_BYTES))
-    site_files: dict[Role, Path] = {}
-    for role in ROLES:
-        folder = directory / role
+    links = _links(config, staging)
+    site_names = ["alice", *(link.site("bob") for link in links)]
+    ports = _free_ports(2 * len(site_names))
+    sites = {
+        name: SiteEndpoints(
+            kme_id=f"kme-{name}",
+            url=f"https://127.0.0.1:{ports[2 * index]}",
+            control_socket=str(directory / name / "control.sock"),
+            metrics_url=f"http://127.0.0.1:{ports[2 * index + 1]}/metrics",
+        )
+        for index, name in enumerate(site_names)
+    }
+    _make_certificates(directory, links)
+    site_files = {}
+    for name in site_names:
+        folder = directory / name
         folder.mkdir(mode=0o700, exist_ok=True)
-        (folder / "store").mkdir(mode=0o700, exist_ok=True)
-        _write_once(folder / "store.key", lambda: secrets.token_bytes(32))
-        devices = (
-            _simulated(directory, role, config, staging.speed)
-            if staging.played is None
-            else _played(role, staging.played, staging.speed)
-        )
-        site = _site_tables(
-            directory, role, config, devices, peer_ports[role], addresses[role], metrics[role]
-        )
-        if staging.most_chunks is not None:
-            site["store"]["most_chunks"] = staging.most_chunks
-        site_files[role] = folder / "site.toml"
-        site_files[role].write_text(tomli_w.dumps(site))
+        own = [link for link in links if name in (link.site("alice"), link.site("bob"))]
+        site_files[name] = folder / "site.toml"
+        site_files[name].write_text(tomli_w.dumps(_site_tables(directory, name, sites[name], own, staging)))
+    by_link = [_endpoints(directory, link, sites) for link in links]
     endpoints = Endpoints(
         version=1,
         ca=str(directory / "tls" / "etsi014-ca.pem"),
-        sites={
-            role: SiteEndpoints(
-                kme_id=f"kme-{role}",
-                url=f"https://127.0.0.1:{addresses[role]}",
-                control_socket=str(directory / role / "control.sock"),
-                metrics_url=f"http://127.0.0.1:{metrics[role]}/metrics",
+        sites=by_link[0].sites,
+        saes=by_link[0].saes,
+        links=by_link,
+    )
+    return Prepared(directory, site_files, endpoints, [link.line for link in links if link.line is not None])
+
+
+def _links(config: LoopbackConfig, staging: Staging) -> list[_Link]:
+    """Return the links of one run: alike, but each with its own name and noise."""
+    ports = _free_ports(3 * staging.links)
+    links = []
+    for number in range(1, staging.links + 1):
+        listen, alice, bob = ports[3 * number - 3 : 3 * number]
+        line = LongLine(bob, alice, staging.round_trip_s) if staging.round_trip_s else None
+        own = config
+        if number > 1:
+            name = f"{config.link.name}-{number}"
+            seed = (config.simulation.seed + number - 1) % 2**63
+            own = msgspec.structs.replace(
+                config,
+                link=msgspec.structs.replace(config.link, name=name),
+                simulation=msgspec.structs.replace(config.simulation, seed=seed),
             )
-            for role in ROLES
-        },
+        links.append(_Link(number, own, alice if line else listen, line))
+    return links
+
+
+def _endpoints(directory: Path, link: _Link, sites: dict[str, SiteEndpoints]) -> LinkEndpoints:
+    return LinkEndpoints(
+        name=link.config.link.name,
+        sites={role: sites[link.site(role)] for role in ROLES},
         saes=[
             SaeEndpoint(
                 sae_id=sae_id,
-                kme=f"kme-{role}",
-                peer_sae_id=_SAES[peer_of(role)][index][0],
+                kme=sites[link.site(role)].kme_id,
+                peer_sae_id=link.saes(peer_of(role))[index][0],
                 cert=str(directory / "tls" / f"{sae_id}.pem"),
                 key=str(directory / "tls" / f"{sae_id}.key"),
                 demo=demo,
             )
             for role in ROLES
-            for index, (sae_id, demo) in enumerate(_SAES[role])
+            for index, (sae_id, demo) in enumerate(link.saes(role))
         ],
     )
-    return Prepared(directory, site_files, endpoints, line)
 
 
 def write_endpoints(prepared: Prepared) -> Path:
@@ -182,12 +242,12 @@ def write_endpoints(prepared: Prepared) -> Path:
     return path
 
 
-def _simulated(directory: Path, role: Role, config: LoopbackConfig, speed: float | None) -> dict[str, Any]:
+def _simulated(directory: Path, role: Role, link: _Link, speed: float | None) -> dict[str, Any]:
     """Return the device tables of simulated hardware, and make the folder of its fibre."""
-    fibre = directory / "fibre"
+    config, fibre = link.config, directory / "fibre"
     fibre.mkdir(mode=0o700, exist_ok=True)
     shared = {
-        "fibre": str(fibre / "fibre.sock"),
+        "fibre": str(fibre / f"fibre{link.suffix}.sock"),
         "source": tables(config.link.source),
         "simulation": tables(
             msgspec.structs.replace(config.simulation, speed="max" if speed is None else speed)
@@ -209,69 +269,100 @@ def _played(role: Role, played: Played, speed: float | None) -> dict[str, Any]:
 
 
 def _site_tables(
-    directory: Path,
-    role: Role,
-    config: LoopbackConfig,
-    devices: dict[str, Any],
-    peer_port: int,
-    etsi014_port: int,
-    metrics_port: int,
+    directory: Path, name: str, endpoints: SiteEndpoints, links: list[_Link], staging: Staging
 ) -> dict[str, Any]:
+    """Return the file of a site: the tables of its only link side by side, of several in ``[[link]]``."""
+    role: Role = "alice" if name == "alice" else "bob"
     tls = directory / "tls"
+    of_links = [_link_tables(directory, name, role, link, staging) for link in links]
+    if len(links) == 1:
+        tables_of_links = of_links[0]
+    else:
+        tables_of_links = {"link": [{**one.pop("link"), **one} for one in of_links]}
     return {
-        "node": {"role": role, "kme_id": f"kme-{role}", "allow_simulated": True},
-        "link": tables(config.link),
-        "peer": {
-            "kme_id": f"kme-{peer_of(role)}",
-            "address": f"127.0.0.1:{peer_port}",
-            "tls": {
-                "ca": str(tls / "link-ca.pem"),
-                "certificate": str(tls / f"link-{role}.pem"),
-                "key": str(tls / f"link-{role}.key"),
-            },
-        },
-        "store": {
-            "path": str(directory / role / "store" / "keys.sqlite"),
-            "anchor": str(directory / role / "anchor"),
-            "store_key": str(directory / role / "store.key"),
-            "preshared_key": str(directory / "preshared.key"),
-        },
+        "node": {"role": role, "kme_id": endpoints.kme_id, "allow_simulated": True},
         "etsi014": {
-            "listen": f"127.0.0.1:{etsi014_port}",
+            "listen": endpoints.url.removeprefix("https://"),
             "tls": {
                 "ca": str(tls / "etsi014-ca.pem"),
-                "certificate": str(tls / f"kme-{role}.pem"),
-                "key": str(tls / f"kme-{role}.key"),
+                "certificate": str(tls / f"kme-{name}.pem"),
+                "key": str(tls / f"kme-{name}.key"),
             },
             "sae": [
-                {"sae_id": sae_id, "kme_id": f"kme-{side}", "peers": [_SAES[peer_of(side)][index][0]]}
+                {
+                    "sae_id": sae_id,
+                    "kme_id": f"kme-{link.site(side)}",
+                    "peers": [link.saes(peer_of(side))[index][0]],
+                }
+                for link in links
                 for side in ROLES
-                for index, (sae_id, _) in enumerate(_SAES[side])
+                for index, (sae_id, _) in enumerate(link.saes(side))
             ],
         },
         "operate": {
-            "control_socket": str(directory / role / "control.sock"),
-            "metrics_listen": f"127.0.0.1:{metrics_port}",
+            "control_socket": endpoints.control_socket,
+            "metrics_listen": urlsplit(endpoints.metrics_url).netloc,
             "log_level": "info",
             "allow_recording": True,  # simulated keys protect nothing
+        },
+        **tables_of_links,
+    }
+
+
+def _link_tables(directory: Path, name: str, role: Role, link: _Link, staging: Staging) -> dict[str, Any]:
+    """Return the tables of one link at a site, and make its secrets."""
+    tls, folder = directory / "tls", directory / name
+    store = folder / f"store{link.suffix if role == 'alice' else ''}"
+    store.mkdir(mode=0o700, exist_ok=True)
+    shared = directory / f"preshared{link.suffix}.key"
+    _write_once(shared, lambda: secrets.token_bytes(PRESHARED_KEY_BYTES))
+    _write_once(folder / f"{store.name}.key", lambda: secrets.token_bytes(32))
+    devices = (
+        _simulated(directory, role, link, staging.speed)
+        if staging.played is None
+        else _played(role, staging.played, staging.speed)
+    )
+    return {
+        "link": tables(link.config.link),
+        "peer": {
+            "kme_id": f"kme-{link.site(peer_of(role))}",
+            "address": f"127.0.0.1:{link.peer_port(role)}",
+            "tls": {
+                "ca": str(tls / "link-ca.pem"),
+                "certificate": str(tls / f"link-{name}.pem"),
+                "key": str(tls / f"link-{name}.key"),
+            },
+        },
+        "store": {
+            "path": str(store / "keys.sqlite"),
+            "anchor": str(folder / store.name.replace("store", "anchor")),
+            "store_key": str(folder / f"{store.name}.key"),
+            "preshared_key": str(shared),
+            **({} if staging.most_chunks is None else {"most_chunks": staging.most_chunks}),
         },
         "devices": devices,
     }
 
 
-def _make_certificates(directory: Path) -> None:
-    """Two authorities, so that an encryptor's certificate opens nothing on the link, nor the reverse."""
+def _make_certificates(directory: Path, links: list[_Link]) -> None:
+    """Two authorities, so that an encryptor's certificate opens nothing on the link, nor the reverse.
+
+    With more links than the folder has certificates for, all are made anew.
+    """
     tls = directory / "tls"
-    if (tls / "complete").exists():
+    last = links[-1]
+    if (tls / "complete").exists() and (tls / f"link-{last.site('bob')}.pem").exists():
         return
     tls.mkdir(mode=0o700, exist_ok=True)
     link, etsi = trustme.CA(), trustme.CA()
     link.cert_pem.write_to_path(str(tls / "link-ca.pem"))
     etsi.cert_pem.write_to_path(str(tls / "etsi014-ca.pem"))
+    sites = ["alice", *(one.site("bob") for one in links)]
+    saes = [sae_id for one in links for role in ROLES for sae_id, _ in one.saes(role)]
     certificates: dict[str, tuple[trustme.CA, tuple[str, ...]]]
-    certificates = {f"link-{role}": (link, (f"kme-{role}",)) for role in ROLES}
-    certificates |= {f"kme-{role}": (etsi, (f"kme-{role}", "127.0.0.1", "localhost")) for role in ROLES}
-    certificates |= {sae_id: (etsi, (sae_id,)) for saes in _SAES.values() for sae_id, _ in saes}
+    certificates = {f"link-{name}": (link, (f"kme-{name}",)) for name in sites}
+    certificates |= {f"kme-{name}": (etsi, (f"kme-{name}", "127.0.0.1", "localhost")) for name in sites}
+    certificates |= {sae_id: (etsi, (sae_id,)) for sae_id in saes}
     for name, (authority, identities) in certificates.items():
         issued = authority.issue_cert(*identities, common_name=identities[0])
         chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)

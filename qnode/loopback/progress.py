@@ -5,11 +5,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from qnode.loopback.result import LoopbackResult
+from qnode.loopback.result import LinkResult
 from qnode.operate.status.model import NodeStatus, why_no_key
 
 
-def progress_line(result: LoopbackResult, bob: NodeStatus) -> str:
+def progress_line(result: LinkResult, bob: NodeStatus) -> str:
     """Say it in one line, for logs."""
     filled = f"{bob.block.filled:.0%}" if bob.block.filled is not None else bob.quantum.lock.state
     parts = [
@@ -24,7 +24,7 @@ def progress_line(result: LoopbackResult, bob: NodeStatus) -> str:
     return ", ".join(parts)
 
 
-def progress_view(result: LoopbackResult, bob: NodeStatus) -> RenderableType:
+def progress_view(result: LinkResult, bob: NodeStatus) -> RenderableType:
     """Draw it, for a terminal."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")

@@ -1,7 +1,11 @@
 """What a run of the loopback link amounts to, put together from both sites' status."""
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec.structs
 from msgspec import Struct
 
 from qnode.loopback.encryptors import Comparison
@@ -20,13 +24,27 @@ _SUMMED = (
 )
 
 
-class LoopbackResult(Struct, frozen=True, kw_only=True):
-    """The one JSON object of `qnode loopback --json`. Fractions, not percent; None: nothing was measured.
+# What the sum over links has of each field by addition.
+_ADDED = (
+    "keys_delivered",
+    "keys_compared",
+    "keys_different",
+    "sifted_bits",
+    "secret_bits",
+    "lambda_ec_bits",
+    "secret_bits_per_simulated_s",
+    "blocks_accepted",
+)
+
+
+class LinkResult(Struct, frozen=True, kw_only=True):
+    """What came out of one link. Fractions, not percent; None: nothing was measured.
 
     ``simulated_s`` is the tag time of the decided blocks; ``secret_bits`` count before the
     authentication pool's refill; ``f_ec`` is without verification.
     """
 
+    name: str
     keys_delivered: int
     keys_compared: int
     keys_different: int
@@ -46,8 +64,18 @@ class LoopbackResult(Struct, frozen=True, kw_only=True):
     simulated: bool
 
 
+class LoopbackResult(LinkResult, frozen=True, kw_only=True):
+    """The one JSON object of `qnode loopback --json`: the sum over ``links``, and each of them.
+
+    ``simulated_s`` is that of the link which has come furthest, and rates are the sum of the links' rates.
+    ``phase_error_upper`` is the worst.
+    """
+
+    links: list[LinkResult]
+
+
 @dataclass
-class _Counter:
+class _GrowingSum:
     """A counter that goes on growing when the daemon behind it is started anew and begins at zero."""
 
     value: float = 0.0
@@ -63,8 +91,8 @@ class Ledger:
     """Sums over the life of the run, whatever happens to the daemons."""
 
     p_z: float
-    _sums: dict[str, _Counter] = field(default_factory=dict)
-    _discarded: dict[str, _Counter] = field(default_factory=dict)
+    _sums: dict[str, _GrowingSum] = field(default_factory=dict)
+    _discarded: dict[str, _GrowingSum] = field(default_factory=dict)
     _simulated: bool = True
     _phase_error_upper: float | None = None
 
@@ -75,15 +103,16 @@ class Ledger:
         self._count("accepted", status.block.accepted)
         self._count("decided_s", status.block.decided_s)
         for reason, number in status.block.discarded.items():
-            self._discarded.setdefault(reason, _Counter()).see(number)
+            self._discarded.setdefault(reason, _GrowingSum()).see(number)
         if status.block.last is not None:
             self._phase_error_upper = status.block.last.phi_z_upper
         self._simulated = status.simulated
 
-    def result(self, comparison: Comparison, wall_s: float) -> LoopbackResult:
-        """Return the sums so far."""
+    def result(self, name: str, comparison: Comparison, wall_s: float) -> LinkResult:
+        """Return the sums so far of the link ``name``."""
         simulated_s = self.total("decided_s")
-        return LoopbackResult(
+        return LinkResult(
+            name=name,
             keys_delivered=comparison.delivered,
             keys_compared=comparison.compared,
             keys_different=comparison.different,
@@ -110,7 +139,35 @@ class Ledger:
         return self._sums[name].value if name in self._sums else 0.0
 
     def _count(self, name: str, reading: float) -> None:
-        self._sums.setdefault(name, _Counter()).see(reading)
+        self._sums.setdefault(name, _GrowingSum()).see(reading)
+
+
+def result_of_links(links: Sequence[tuple[Ledger, LinkResult]]) -> LoopbackResult:
+    """Return what came out of all links together; each with its ledger, which has the counts."""
+    ledgers, results = [ledger for ledger, _ in links], [result for _, result in links]
+    first = results[0]
+    if len(results) == 1:
+        return LoopbackResult(**msgspec.structs.asdict(first), links=results)
+    total = {name: math.fsum(ledger.total(name) for ledger in ledgers) for name in _SUMMED}
+    phase_errors = [one.phase_error_upper for one in results if one.phase_error_upper is not None]
+    discarded = Counter[str]()
+    for one in results:
+        discarded.update(one.blocks_discarded)
+    p_z, simulated_s = ledgers[0].p_z, max(one.simulated_s for one in results)
+    return LoopbackResult(
+        name=", ".join(one.name for one in results),
+        wall_s=first.wall_s,
+        simulated_s=simulated_s,
+        simulated_s_per_wall_s=simulated_s / first.wall_s if first.wall_s else 0.0,
+        qber_z=_ratio(total["error_bits"], total["measured_bits"]),
+        e_vis=_ratio(p_z * total["c_plus_clicks"], 2 * (1 - p_z) * total["c_z_clicks"]),
+        phase_error_upper=max(phase_errors, default=None),
+        f_ec=_ratio(total["ec_parities"], total["shannon_bits"]),
+        blocks_discarded=dict(discarded),
+        simulated=any(one.simulated for one in results),
+        links=results,
+        **{name: sum(getattr(one, name) for one in results) for name in _ADDED},
+    )
 
 
 def _ratio(part: float, whole: float) -> float | None:

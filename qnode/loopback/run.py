@@ -1,7 +1,7 @@
 """One run of the loopback link: both daemons, the encryptors that drain them, and what Bob says of it all."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from msgspec import Struct
 from qnode.loopback.delay import delay_line
 from qnode.loopback.encryptors import Comparison, run_encryptors
 from qnode.loopback.prepare import LoopbackConfig, Prepared, Staging, prepare
-from qnode.loopback.result import Ledger, LoopbackResult
+from qnode.loopback.result import Ledger, LinkResult
 from qnode.loopback.sites import Tell, keep_site
 from qnode.operate.blocks.row import KEPT_BLOCKS, DecidedBlock
 from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_blocks, ask_events
@@ -23,68 +23,68 @@ SERVING_S = 120.0
 _EVENTS = 1000
 _EVENTS_PATIENCE_S = 10.0
 
-Until = Callable[[LoopbackResult, NodeStatus], bool]
+Until = Callable[[LinkResult, NodeStatus], bool]
 
 
 class LinkOutcome(Struct, frozen=True):
     """What a run came to: its result, Bob's last status, his latest events and blocks, oldest first."""
 
-    result: LoopbackResult
+    result: LinkResult
     status: NodeStatus
     events: list[dict[str, Any]]
     blocks: list[DecidedBlock] = []
 
 
-class LoopbackLink:
-    """Both sites of a prepared folder. ``status``: Bob's latest, once he was looked at."""
+@asynccontextmanager
+async def sites_running(prepared: Prepared, tell: Tell) -> AsyncIterator[None]:
+    """Keep all daemons running from when they answer until the body ends; ``tell`` gets their logs.
 
-    def __init__(self, prepared: Prepared, p_z: float) -> None:
-        self.prepared = prepared
+    Raises (in a group):
+        SiteFailed: a daemon refused to start.
+        trio.TooSlowError: they do not answer.
+    """
+    async with AsyncExitStack() as lines, trio.open_nursery() as nursery:
+        for line in prepared.lines:
+            await lines.enter_async_context(delay_line(line.bob_port, line.alice_port, line.round_trip_s))
+        for name, site_file in prepared.site_files.items():
+            nursery.start_soon(keep_site, name, site_file, tell)
+        with trio.fail_after(SERVING_S):
+            for link in prepared.endpoints.links:
+                for site in link.sites.values():
+                    await _answer_of(Path(site.control_socket))
+        yield
+        nursery.cancel_scope.cancel()
+
+
+class LoopbackLink:
+    """One link of a prepared folder. ``status``: that of its Bob, once he was looked at."""
+
+    def __init__(self, prepared: Prepared, p_z: float, index: int = 0) -> None:
+        self.endpoints = prepared.endpoints.links[index]
         self.comparison = Comparison()
         self.status: NodeStatus | None = None
         self.started_s = trio.current_time()
-        self._ledger = Ledger(p_z)
+        self.ledger = Ledger(p_z)
+        self._ca = prepared.endpoints.ca
 
     @property
     def _bob(self) -> Path:
-        return Path(self.prepared.endpoints.sites["bob"].control_socket)
+        return Path(self.endpoints.sites["bob"].control_socket)
 
-    def result(self) -> LoopbackResult:
+    def result(self) -> LinkResult:
         """Return what has come out so far."""
-        return self._ledger.result(self.comparison, trio.current_time() - self.started_s)
-
-    @asynccontextmanager
-    async def running(self, tell: Tell) -> AsyncIterator[None]:
-        """Keep both daemons running from when they answer until the body ends; ``tell`` gets their logs.
-
-        Raises (in a group):
-            SiteFailed: a daemon refused to start.
-            trio.TooSlowError: they do not answer.
-        """
-        async with self._line(), trio.open_nursery() as nursery:
-            for role, site_file in self.prepared.site_files.items():
-                nursery.start_soon(keep_site, role, site_file, tell)
-            with trio.fail_after(SERVING_S):
-                for site in self.prepared.endpoints.sites.values():
-                    await _answer_of(Path(site.control_socket))
-            yield
-            nursery.cancel_scope.cancel()
-
-    def _line(self) -> AbstractAsyncContextManager[None]:
-        line = self.prepared.line
-        if line is None:
-            return nullcontext()
-        return delay_line(line.bob_port, line.alice_port, line.round_trip_s)
+        wall_s = trio.current_time() - self.started_s
+        return self.ledger.result(self.endpoints.name, self.comparison, wall_s)
 
     async def exchange_keys(self, wanted: int | None = None) -> None:
         """Let the encryptors fetch and compare keys until ``wanted`` were compared, or for ever."""
         with trio.CancelScope() as scope:
-            await run_encryptors(self.prepared.endpoints, self.comparison, wanted, scope.cancel)
+            await run_encryptors(self._ca, self.endpoints, self.comparison, wanted, scope.cancel)
 
     async def look(self) -> NodeStatus:
         """Return Bob's status, as soon as he answers, and take it into account."""
         self.status = await _answer_of(self._bob)
-        self._ledger.see(self.status)
+        self.ledger.see(self.status)
         return self.status
 
     async def events(self) -> list[dict[str, Any]]:
@@ -113,7 +113,7 @@ async def run_link(
 
     Raises:
         ConfigError: the folder cannot be used.
-        ExceptionGroup: of what `LoopbackLink.running` raises.
+        ExceptionGroup: of what `sites_running` raises.
     """
     prepared = prepare(directory, config, staging)
     return await run_prepared(prepared, config.link.source.p_z, until, tell, exchange=True)
@@ -125,10 +125,10 @@ async def run_prepared(
     """Run both sites of a prepared folder; with ``exchange`` the demonstration encryptors drain them.
 
     Raises:
-        ExceptionGroup: of what `LoopbackLink.running` raises.
+        ExceptionGroup: of what `sites_running` raises.
     """
     link = LoopbackLink(prepared, p_z)
-    async with link.running(tell or _ignore), trio.open_nursery() as nursery:
+    async with sites_running(prepared, tell or _ignore), trio.open_nursery() as nursery:
         if exchange:
             nursery.start_soon(link.exchange_keys)
         while True:

@@ -8,21 +8,20 @@ from pathlib import Path
 
 import trio
 
-from qnode.config import Role
 from qnode.errors import QnodeError
 
 RESTART_PAUSE_S = 1.0
 STOP_S = 15.0
 EXIT_USAGE = 64
 
-Tell = Callable[[Role, str], None]
+Tell = Callable[[str, str], None]
 
 
 class SiteFailed(QnodeError):
     """A daemon refused to start; the message is the last it said."""
 
 
-async def keep_site(role: Role, site_file: Path, tell: Tell) -> None:
+async def keep_site(site: str, site_file: Path, tell: Tell) -> None:
     """Run one daemon until cancelled; a daemon that dies is started again, as systemd would.
 
     ``tell`` gets every line that it logs. On cancellation the daemon is asked to stop and waited for.
@@ -39,14 +38,14 @@ async def keep_site(role: Role, site_file: Path, tell: Tell) -> None:
         last = [""]
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_relay, process, role, tell, last)
+                nursery.start_soon(_relay, process, site, tell, last)
                 await process.wait()
         finally:
             await _stop(process)
         short_lives = short_lives + 1 if trio.current_time() - started < STOP_S else 0
         if process.returncode == EXIT_USAGE or (process.returncode == 1 and short_lives > 1):
-            raise SiteFailed(f"{role}: {last[0]}")
-        tell(role, f"the daemon ended ({_how(process.returncode)}); starting it again")
+            raise SiteFailed(f"{site}: {last[0]}")
+        tell(site, f"the daemon ended ({_how(process.returncode)}); starting it again")
         await trio.sleep(RESTART_PAUSE_S)
 
 
@@ -56,7 +55,7 @@ def _how(code: int | None) -> str:
     return f"exit {code}"
 
 
-async def _relay(process: trio.Process, role: Role, tell: Tell, last: list[str]) -> None:
+async def _relay(process: trio.Process, site: str, tell: Tell, last: list[str]) -> None:
     """Hand on what the daemon logs, line by line."""
     assert process.stderr is not None
     rest = b""
@@ -64,10 +63,10 @@ async def _relay(process: trio.Process, role: Role, tell: Tell, last: list[str])
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             last[0] = line.decode(errors="replace")
-            tell(role, last[0])
+            tell(site, last[0])
     if rest:
         last[0] = rest.decode(errors="replace")
-        tell(role, last[0])
+        tell(site, last[0])
 
 
 async def _stop(process: trio.Process) -> None:

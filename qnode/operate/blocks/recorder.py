@@ -19,8 +19,11 @@ def record_blocks(
     duration_s: float | None,
     wait: Callable[[float], bool],
     tell: Callable[[str], None],
+    link: str = "",
 ) -> int | None:
     """Append each newly decided block to ``table``; return how many, None if the node never answered.
+
+    ``link``: of a site with several; empty: of the first.
 
     Ends after ``duration_s`` seconds, or when ``wait(seconds)`` returns True. A node that does not answer is
     asked again, and ``tell`` gets the reason. No block is missed while the node keeps it: the node keeps its
@@ -33,7 +36,9 @@ def record_blocks(
     written, answered, trouble = 0, False, ""
     while True:
         try:
-            blocks = ask_blocks(socket, KEPT_BLOCKS, after=table.last_block_id, patience_s=PATIENCE_S)
+            blocks = ask_blocks(
+                socket, KEPT_BLOCKS, after=table.last_block_id, link=link, patience_s=PATIENCE_S
+            )
         except (NodeNotRunning, NoAnswer) as error:
             if str(error) != trouble:
                 trouble = str(error)

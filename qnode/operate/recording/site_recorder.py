@@ -46,8 +46,11 @@ def record_site(
     duration_s: float | None,
     wait: Callable[[float], bool],
     tell: Callable[[str], None],
+    link: str = "",
 ) -> Recorded:
     """Record the site whose control socket is ``site``; return when it has ended and is written.
+
+    ``link``: of a site with several; empty: the first.
 
     Ends ``duration_s`` seconds after the first recorded block began, when ``wait(seconds)`` returns True, or
     with the site's emission run; ``tell`` gets a message about each wait.
@@ -57,7 +60,7 @@ def record_site(
         NoAnswer: the site refuses, or sends other data.
         OSError: the folder cannot be written.
     """
-    with open_recording_stream(site, patience_s=PATIENCE_S) as (connection, whose):
+    with open_recording_stream(site, link=link, patience_s=PATIENCE_S) as (connection, whose):
         tell(f"{whose.role}@{whose.link} ({whose.kme_id}): waiting for the next block to begin")
         intake = _Intake(writer)
         asked_to_end_at: float | None = None
