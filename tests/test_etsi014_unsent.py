@@ -11,11 +11,12 @@ import pytest
 import structlog
 import trio
 import trio.testing
-from etsi014_support import A, B, World, world
+from etsi014_support import ENTRIES, A, B, C, MemorySupply, World, world
 from http_support import HOST, Pki
 from trio.testing import MockClock
 
-from qnode.etsi014 import Key
+from qnode.etsi014 import Delivery, Key, SaeDirectory
+from qnode.etsi014._delivery import KeyRequest
 from qnode.etsi014._unsent import HELD_S, MOST_KEYS, Unsent
 from qnode.http._wire import Wire
 
@@ -158,6 +159,25 @@ async def test_a_master_gets_keys_that_were_not_sent_with_its_next_equal_request
         wanted = {"key_IDs": [{"key_ID": key_id} for key_id in again]}
         got = (await b.post(f"{API}/{A}/dec_keys", json=wanted)).json()["keys"]
         assert {entry["key_ID"]: entry["key"] for entry in got} == again
+
+
+async def test_unsent_keys_go_to_nobody_else_and_are_no_keys_for_other_slaves() -> None:
+    directory = SaeDirectory("alice", ENTRIES)
+    delivery = Delivery(directory, MemorySupply())
+    a, d = (entry for entry in directory.local)
+    given = await delivery.allocate(a, B, KeyRequest(number=2))
+    delivery.take_back(given)
+    unsent = {key.key_id for key in given.keys}
+    for caller, slave, request in (
+        (d, B, KeyRequest(number=2)),
+        (a, C, KeyRequest(number=2)),
+        (a, B, KeyRequest(number=2, additional_slaves=(C,))),
+        (a, B, KeyRequest(number=2, size_bits=128)),
+    ):
+        others = await delivery.allocate(caller, slave, request)
+        assert unsent.isdisjoint(key.key_id for key in others.keys)
+    again = await delivery.allocate(a, B, KeyRequest(number=2))
+    assert {key.key_id for key in again.keys} == unsent
 
 
 async def test_unsent_keys_are_lost_after_their_time_and_beyond_their_number(

@@ -335,6 +335,7 @@ def end_of(role: str, store: SqliteKeyStore) -> LocalEnd:
             generation=positions.generation,
             pool_epoch=positions.pool_epoch,
             positions=msgspec.msgpack.encode(memory),
+            store=msgspec.msgpack.encode(store.standing()),
         )
 
     return local_end(role, secrets=store, standing=standing)  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ async def both_sites(
         except (LinkError, BaseExceptionGroup) as error:
             ended[role] = error
 
-    with trio.fail_after(90):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             for role, stream in zip(ROLES, memory_stream_pair(), strict=True):
                 nursery.start_soon(one, role, stream)
