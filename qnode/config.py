@@ -177,7 +177,8 @@ class DeviceSection(Table, frozen=True):
     driver: Annotated[str, Described("name of the driver")]
     config: Annotated[dict[str, Any], Described("the table of the driver, below")] = {}  # noqa: RUF012
     silence_limit_s: Annotated[
-        float, Described("a source of tags that says nothing for so long is opened again")
+        float,
+        Described("a source of tags that says nothing for so long is opened again", limits=Limits(0.1, 1e6)),
     ] = 10.0
 
 
@@ -209,6 +210,8 @@ class SiteConfig(Table, frozen=True):
             if not 0 < len(sae.sae_id) <= SAE_ID_CHARACTERS:
                 shown = sae.sae_id[:20]
                 yield f"etsi014.sae: {shown!r}: sae_id: expected 1 to {SAE_ID_CHARACTERS} characters"
+        for name, device in self.devices.items():
+            yield from limit_faults(device, f"devices.{name}")
         yield from limit_faults(self.store, "store")
         yield from limit_faults(self.etsi014, "etsi014")
 

@@ -93,6 +93,17 @@ def beyond_limits(table: Struct) -> Iterator[DescribedKey]:
             yield key
 
 
+def check_limits(table: Struct) -> None:
+    """Refuse a table with a number beyond its limits; for the ``__post_init__`` of a table.
+
+    Raises:
+        ValueError: naming the key and what was expected.
+    """
+    for key in beyond_limits(table):
+        expected = getattr(key.described.limits, "text", "") or f"a value from {key.described.limits}"
+        raise ValueError(f"{key.name}: expected {expected}, got {getattr(table, key.field.name)}")
+
+
 def limit_faults(table: Struct, where: str) -> Iterator[str]:
     """Say of each key of ``table`` beyond its limits what was expected; ``where``: the name of the table."""
     for key in beyond_limits(table):

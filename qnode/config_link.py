@@ -75,7 +75,10 @@ class ReceiverParameters(Table, frozen=True):
     )
     jitter_ps: Annotated[
         float,
-        Described("timing jitter of detectors and TDC together; it sets the width of the boundary gate"),
+        Described(
+            "timing jitter of detectors and TDC together; it sets the width of the boundary gate",
+            limits=Limits(0.0, 1e5),
+        ),
     ] = 92.0
     dead_time: Annotated[
         DeadTime, Described("whether a click blanks its own detector (independent) or both (joint)")
@@ -117,14 +120,23 @@ class BlockParameters(Table, frozen=True):
     minimum_secret_bits: Annotated[
         int, Described("a block with fewer secret bits is discarded", limits=Limits(2048, 1 << 30))
     ] = 4096
-    qber_z_limit: Annotated[float, Described("highest error rate in Z", "fraction")] = 0.11
+    qber_z_limit: Annotated[
+        float, Described("highest error rate in Z", "fraction", limits=Limits(0.0, 1.0))
+    ] = 0.11
     e_vis_limit: Annotated[
-        float, Described("highest error rate of the interferometer, (1 - visibility) / 2", "fraction")
+        float,
+        Described(
+            "highest error rate of the interferometer, (1 - visibility) / 2",
+            "fraction",
+            limits=Limits(0.0, 1.0),
+        ),
     ] = 0.15
     asymmetry_limit: Annotated[
         float,
         Described(
-            "highest upper bound on the asymmetry between |+> and |->, where it is charged", "fraction"
+            "highest upper bound on the asymmetry between |+> and |->, where it is charged",
+            "fraction",
+            limits=Limits(0.0, 1.0),
         ),
     ] = 0.05
 
@@ -333,7 +345,7 @@ def _source_faults(source: SourceParameters) -> Iterator[str]:
             f"link.source.mu_uncertainty: {list(source.mu_uncertainty)} lets the intensities meet, "
             f"calibrate them better or choose them further apart"
         )
-    if abs(sum(source.p) - 1.0) > 1e-9 or min(source.p) <= 0.0:
+    if not (abs(sum(source.p) - 1.0) <= 1e-9 and all(p > 0.0 for p in source.p)):
         yield fault(source, where, "p")
     if source.qubit_rate_hz <= 0:
         yield fault(source, where, "qubit_rate_hz")

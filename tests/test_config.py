@@ -1,17 +1,34 @@
 """Configuration: a wrong file gets one line that says what, where, and how to mend it."""
 
+import copy
+import functools
+import math
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
+import msgspec
 import pytest
 import tomli_w
 from click.testing import CliRunner
+from qnode_drivers.replay import ReplayTdc
+from test_docs_in_step import described_tables
 
 from qnode.cli.main import qnode
 from qnode.config import SiteConfig, check_link_parameters, load
+from qnode.config_description import Limits, is_table, keys_of
+from qnode.config_reading import reading_faults
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
+from qnode.simulate.parameters import (
+    DetectorParameters,
+    JitterParameters,
+    ScheduledChange,
+    Settings,
+    SimulationParameters,
+)
 
 
 @pytest.fixture
@@ -115,6 +132,8 @@ def test_missing_file_and_broken_toml_are_refused(tmp_path: Path) -> None:
         ("source", "mu_uncertainty", [0.02, -0.01], "link.source.mu_uncertainty"),
         ("source", "mu_uncertainty", [0.5, 0.5], "link.source.mu_uncertainty"),
         ("source", "p", [0.7, 0.7], "link.source.p"),
+        ("source", "p", [0.7, math.nan], "link.source.p"),
+        ("block", "qber_z_limit", math.nan, "link.block.qber_z_limit"),
         ("source", "p_z", 1.0, "link.source.p_z"),
         ("source", "bin_spacing_ps", 100.0, "link.source.bin_spacing_ps"),
         ("receiver", "gate_width_ps", 1000.0, "link.receiver.gate_width_ps"),
@@ -171,3 +190,49 @@ def test_the_shipped_loopback_files_are_accepted(name: str) -> None:
     path = Path(__file__).parent.parent / "config" / f"{name}.toml"
     config = load(path, LoopbackConfig)
     check_link_parameters(config.link)
+
+
+def limited_keys(table: type[msgspec.Struct], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the place of every key of the site's tables whose number has limits."""
+    for key in keys_of(table):
+        here = (*path, key.name)
+        if isinstance(key.described.limits, Limits):
+            yield here
+        elif get_origin(key.kind) is dict and is_table(get_args(key.kind)[1]):
+            yield from limited_keys(get_args(key.kind)[1], (*here, "transmitter"))
+        elif is_table(key.kind):
+            yield from limited_keys(key.kind, here)
+
+
+@pytest.mark.parametrize("number", [-1e30, 1e30, math.nan])
+def test_no_number_of_a_site_file_may_lie_beyond_its_limits(site_file: Path, number: float) -> None:
+    tables = tomllib.loads(site_file.read_text())
+    places = list(limited_keys(SiteConfig, ()))
+    assert ("devices", "transmitter", "silence_limit_s") in places
+    for *path, key in places:
+        raw = copy.deepcopy(tables)
+        table = functools.reduce(lambda inner, name: inner.setdefault(name, {}), path, raw)
+        table[key] = int(number) if isinstance(table.get(key), int) and math.isfinite(number) else number
+        faults = reading_faults(raw, SiteConfig)
+        assert any(key in fault for fault in faults), (path, key, faults)
+
+
+@pytest.mark.parametrize("number", [-1e30, 1e30, math.nan])
+@pytest.mark.parametrize(
+    "table", [SimulationParameters, DetectorParameters, JitterParameters, Settings, ReplayTdc.Config]
+)
+def test_no_number_of_the_simulation_or_a_driver_may_lie_beyond_its_limits(
+    table: type[msgspec.Struct], number: float
+) -> None:
+    required = {"recording": Path()} if table is ReplayTdc.Config else {}
+    for key in keys_of(table):
+        if isinstance(key.described.limits, Limits):
+            with pytest.raises(ValueError, match=key.name):
+                table(**required, **{key.field.name: number})
+
+
+def test_every_number_of_a_configuration_file_has_limits() -> None:
+    for table in described_tables() - {ScheduledChange}:
+        for key in keys_of(table):
+            if {int, float} & {key.kind, *get_args(key.kind)} and get_origin(key.kind) is not Literal:
+                assert key.described.limits, (table.__name__, key.name)

@@ -18,7 +18,7 @@ import numpy as np
 import trio
 from msgspec import Struct
 
-from qnode.config_description import Described, Limits, beyond_limits
+from qnode.config_description import Described, Limits, check_limits
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.errors import ConfigError
 from qnode.simulate.symbols import repeated_symbols, symbols
@@ -61,8 +61,7 @@ class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = None
 
     def __post_init__(self) -> None:
-        for key in beyond_limits(self):
-            raise ValueError(f"speed: expected a value from {key.described.limits}, got {self.speed:g}")
+        check_limits(self)
 
 
 class ReplayTransmitter:

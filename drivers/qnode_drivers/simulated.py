@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 from msgspec import Struct
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
-from qnode.config_description import Described
+from qnode.config_description import FRACTION, Described, check_limits
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.simulate.fibre_address import FibreAddress, fibre_at
 from qnode.simulate.parameters import Change, SimulationParameters
@@ -49,10 +49,11 @@ class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     fibre: Annotated[str, Described("as at Alice's")]
     source: SourceParameters = SourceParameters()
-    receiver_p_z: Annotated[float, Described("as `link.receiver.p_z`", "fraction")] = 0.5
+    receiver_p_z: Annotated[float, Described("as `link.receiver.p_z`", "fraction", limits=FRACTION)] = 0.5
     simulation: SimulationParameters = SimulationParameters()
 
     def __post_init__(self) -> None:
+        check_limits(self)
         fibre_at(self.fibre)
 
 

@@ -10,21 +10,16 @@ import msgspec
 from msgspec import Struct
 
 from qnode.choices import Arm, DeadTime
-from qnode.config_description import Described, Limits, beyond_limits
+from qnode.config_description import Described, Limits, check_limits
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A TOML table: immutable, unknown keys refused."""
 
 
-def _check_limits(table: Struct) -> None:
-    for key in beyond_limits(table):
-        value = getattr(table, key.field.name)
-        raise ValueError(f"{key.name}: expected a value from {key.described.limits}, got {value}")
-
-
 _SHARE = Limits(0.0, 1.0)
 _LOSS = Limits(0.0, 200.0)
+_PHASE = Limits(-1e3, 1e3)
 _Attenuation = Annotated[float, Described("loss of the fibre and all else between the sites", limits=_LOSS)]
 _MuSent = Annotated[
     tuple[float, float] | None,
@@ -68,7 +63,7 @@ class DetectorParameters(_Table, frozen=True, kw_only=True):
     ] = 62.5e-6
 
     def __post_init__(self) -> None:
-        _check_limits(self)
+        check_limits(self)
 
 
 class JitterParameters(_Table, frozen=True, kw_only=True):
@@ -86,7 +81,7 @@ class JitterParameters(_Table, frozen=True, kw_only=True):
     tail_ps: Annotated[float, Described("mean of the delay", limits=Limits(0.001, 1e5))] = 150.0
 
     def __post_init__(self) -> None:
-        _check_limits(self)
+        check_limits(self)
 
 
 class Settings(_Table, frozen=True, kw_only=True):
@@ -99,10 +94,10 @@ class Settings(_Table, frozen=True, kw_only=True):
     source_on: Annotated[bool, Described("whether Alice sends light")] = True
     attenuation_db: _Attenuation = 10.8
     interferometer_phase_rad: Annotated[
-        float, Described("added to the phase of the interferometer, beside what drifts")
+        float, Described("added to the phase of the interferometer, beside what drifts", limits=_PHASE)
     ] = 0.0
     modulator_bias_rad: Annotated[
-        float, Described("added to the bias of the modulator, beside what drifts")
+        float, Described("added to the bias of the modulator, beside what drifts", limits=_PHASE)
     ] = 0.0
     eve_intercept: Annotated[
         float,
@@ -173,7 +168,7 @@ class Settings(_Table, frozen=True, kw_only=True):
     mu_sent: _MuSent = None
 
     def __post_init__(self) -> None:
-        _check_limits(self)
+        check_limits(self)
         for mean in self.mu_sent or ():
             if not 1e-6 <= mean <= 10.0:
                 raise ValueError(f"mu_sent: expected a value from 1e-06 to 10, got {mean}")
@@ -221,7 +216,7 @@ class ScheduledChange(Change, frozen=True, kw_only=True):
     ]
 
     def __post_init__(self) -> None:
-        _check_limits(self)
+        check_limits(self)
         super().__post_init__()
 
 
@@ -234,7 +229,7 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
     attenuation_db: _Attenuation = 10.8
     fibre_delay_s: Annotated[float, Described("delay of the fibre", limits=Limits(0.0, 1.0))] = 62.2e-6
     fibre_delay_drift_ns_per_hour: Annotated[
-        float, Described("how far the delay wanders in an hour", "ns")
+        float, Described("how far the delay wanders in an hour", "ns", limits=Limits(0.0, 1e6))
     ] = 0.5
     z_arm_loss_db: Annotated[float, Described("loss of Bob's Z arm", limits=_LOSS)] = 1.3
     x_arm_loss_db: Annotated[float, Described("loss of Bob's X arm", limits=_LOSS)] = 2.3
@@ -279,7 +274,7 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         self.settings_at(0.0)
-        _check_limits(self)
+        check_limits(self)
 
     def first_settings(self) -> Settings:
         """Return the settings before any scheduled change."""
