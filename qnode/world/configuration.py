@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from qnode.choices import Role
+from qnode.choices import ROLES, Role
 from qnode.config import (
     BlockParameters,
     EstimationParameters,
@@ -77,7 +77,7 @@ def site_config(
     """Return the configuration of one site."""
     saes = tuple(
         SaeSection(sae_id=sae, kme_id=kme_of(site), peers=saes_of(other(site)))
-        for site in ("alice", "bob")
+        for site in ROLES
         for sae in saes_of(site)
     )
     return SiteConfig(

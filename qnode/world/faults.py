@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from qnode.choices import Role
+from qnode.choices import ROLES, Role
 from qnode.errors import LinkError
 from qnode.link.messages import (
     Amplify,
@@ -78,7 +78,7 @@ class Errs:
 async def happen(fault: Fault, stage: Stage) -> None:
     """Let ``fault`` happen, and pass."""
     rng = random.Random(fault.seed)
-    site = stage.sites[rng.choice(("alice", "bob"))]
+    site = stage.sites[rng.choice(ROLES)]
     await _KINDS[fault.name](fault, stage, site, rng)
 
 

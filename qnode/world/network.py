@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from qnode.choices import Role
+from qnode.choices import ROLES
 from qnode.errors import LinkError
 from qnode.link.tls import Listening
 from qnode.world.history import History, Wire
@@ -54,7 +54,7 @@ class Network:
             faults = self.next_faults.pop(0)
         from_alice, from_bob = faults or (Faults(self.delay_s), Faults(self.delay_s))
         number = len(self.connections)
-        wires = tuple(Wire(site, number, self.history).hear for site in _ENDS) if heard else None
+        wires = tuple(Wire(site, number, self.history).hear for site in ROLES) if heard else None
         connection = Connection(
             from_alice, from_bob, rng=self.rng, on_sent=None if wires is None else (wires[0], wires[1])
         )
@@ -81,9 +81,6 @@ class Network:
         self.next_faults.clear()
         for connection in self.connections:
             connection.finish_plan()
-
-
-_ENDS: tuple[Role, Role] = ("alice", "bob")
 
 
 class _Listener(trio.abc.Listener[End]):

@@ -20,7 +20,7 @@ import trio
 from structlog.typing import EventDict
 
 import qnode.node.dialogue.reconciliation as reconciliation
-from qnode.choices import Role
+from qnode.choices import ROLES, Role
 from qnode.distill.bits import Bits
 from qnode.keys import SqliteKeyStore, StoreCondition
 from qnode.link.messages import Sifted
@@ -73,8 +73,7 @@ class World:
         light = Light(schedule.seed)
         link = link_parameters(block_s=schedule.block_s, refill_pads=schedule.refill_pads, reserve_pads=8)
         self.history.preshared.append(rng.randbytes(64 + 32 * schedule.pads))
-        roles: tuple[Role, Role] = ("alice", "bob")
-        self.disks = {role: Disk(folder / role, random.Random(rng.random())) for role in roles}
+        self.disks = {role: Disk(folder / role, random.Random(rng.random())) for role in ROLES}
         self.sites: dict[Role, Site] = {
             role: Site(
                 role,
@@ -88,7 +87,7 @@ class World:
                 key_lifetime_s=schedule.key_lifetime_s,
                 stock_per_pair=schedule.stock_per_pair,
             )
-            for role in roles
+            for role in ROLES
         }
         self.encryptors = Encryptors(
             self.sites, self.history, random.Random(rng.random()), schedule.pause_s, patience_s=20.0
