@@ -1,4 +1,4 @@
-"""Accepting connections as fast as they come, so that a flood does not queue before those who may enter."""
+"""Accepts connections as fast as they come, so that a flood does not delay admitted clients."""
 
 import errno
 import os
@@ -16,10 +16,10 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 async def accept_all(listener: trio.SocketListener, admit: Callable[[socket.socket], None]) -> None:
-    """Hand every connection to ``admit``, which takes it or closes it, until cancelled.
+    """Pass every connection to ``admit``, which uses or closes it, until cancelled.
 
-    trio accepts one connection a turn of its scheduler. When a turn holds a handshake that is slower than
-    strangers come, and the kernel's queue of thousands stands before everybody.
+    trio accepts one connection per turn of its scheduler. If a turn includes a handshake, this is slower than
+    a flood of strangers, and the kernel's queue of thousands delays everybody.
     """
     with listener.socket, socket.socket(fileno=os.dup(listener.socket.fileno())) as listening:
         listening.setblocking(False)
@@ -35,5 +35,5 @@ async def accept_all(listener: trio.SocketListener, admit: Callable[[socket.sock
                         log.warning("listener.exhausted", reason=error.strerror)
                         await trio.sleep(_TRY_AGAIN_S)
                         break
-                    continue  # this one was gone before it was accepted
+                    continue  # this client disconnected before it was accepted
                 admit(connection)

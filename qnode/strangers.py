@@ -1,4 +1,4 @@
-"""What callers that have not proven themselves may cost: budgets by network, and lines of the log."""
+"""Limits for clients that have not proven themselves: budgets by network, and lines of the log."""
 
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -10,9 +10,9 @@ _IPV6_NETWORK_BITS = 64
 
 
 def network_of(host: str) -> str:
-    """Return who pays for ``host``: an IPv4 address itself, an IPv6 address its /64, else the text.
+    """Return the key of a budget for ``host``: an IPv4 address, the /64 of an IPv6 address, else the text.
 
-    One customer of IPv6 has 2^64 addresses, so an address of it stands for nobody.
+    One IPv6 customer has 2^64 addresses, so a single address identifies nobody.
     """
     try:
         address = ip_address(host.partition("%")[0])
@@ -26,9 +26,9 @@ def network_of(host: str) -> str:
 
 
 class Budget:
-    """Each key may spend ``burst`` at once (which may be changed), and ``rate_hz`` of them a second for ever.
+    """Each key may spend ``burst`` at once (which may be changed), and then ``rate_hz`` per second.
 
-    Of the keys that have spent last ``most_keys`` are remembered; a forgotten one begins anew.
+    The latest ``most_keys`` keys are remembered; a forgotten one starts anew.
     """
 
     def __init__(self, *, rate_hz: float, burst: int, most_keys: int = 4096) -> None:
@@ -38,7 +38,7 @@ class Budget:
         self._paid_until_s: OrderedDict[str, float] = OrderedDict()
 
     def spend(self, key: str, now_s: float, *, longest_wait_s: float = 0.0) -> float | None:
-        """Spend one and return how long to wait for it in seconds; None, and nothing spent, if longer."""
+        """Spend one and return the wait for it in seconds; None, without spending, if it is too long."""
         paid_s = max(now_s, self._paid_until_s.get(key, now_s)) + self._period_s
         wait_s = max(0.0, paid_s - now_s - self.burst * self._period_s)
         if wait_s > longest_wait_s:
@@ -56,9 +56,9 @@ class Budget:
 
 
 class StrangersLog:
-    """Events that strangers can cause at will: so many lines a network, so many in all, the rest counted.
+    """Logs events that strangers can cause: limited lines per network and in total, the rest is counted.
 
-    The next line that is written says how many were left out since the last one (``not_logged``).
+    The next written line states the number of omitted ones since the last line (``not_logged``).
     """
 
     def __init__(self, *, rate_hz: float = 1.0, burst: int = 20) -> None:
@@ -67,7 +67,7 @@ class StrangersLog:
         self._left_out: dict[str, int] = {}
 
     def write(self, level: str, event: str, network: str, now_s: float, /, **fields: Any) -> None:
-        """Write an event that ``network`` caused, if budgets allow; ``now_s`` is of any one clock."""
+        """Write an event that ``network`` caused, if budgets allow; ``now_s`` is of any clock."""
         if (
             self._of_network.spend(f"{event} {network}", now_s) is None
             or self._of_all.spend(event, now_s) is None

@@ -1,4 +1,4 @@
-"""What the link and the key delivery interface share of TLS: names in certificates, and alerts."""
+"""The common TLS code of link and key delivery: names in certificates, and alerts."""
 
 import ssl
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
-# What reading a certificate or a CRL can raise, at once or when a part of it is asked for.
+# The errors from reading a certificate or a CRL, at once or when a part is accessed.
 UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm)
 
 
@@ -18,11 +18,11 @@ UNREADABLE = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm)
 def certificate_names(der: bytes) -> tuple[str, ...]:
     """Return the names of a certificate: URIs and DNS names of its subjectAltName, else its common names.
 
-    The common name counts only where there is no alternative name, as RFC 6125 (6.4.4) has it: many
-    authorities check alternative names only and let anything stand in the subject.
+    The common name counts only if there is no alternative name (RFC 6125, 6.4.4): many authorities check
+    alternative names only, and allow anything in the subject.
 
     Raises:
-        ValueError: ``der`` is not a certificate, or its encoding is broken where TLS does not look.
+        ValueError: ``der`` is not a certificate, or its encoding is broken in a part that TLS does not check.
     """
     try:
         certificate = x509.load_der_x509_certificate(der)
@@ -40,23 +40,23 @@ def certificate_names(der: bytes) -> tuple[str, ...]:
 
 
 def release(stream: object) -> None:
-    """Free what a `trio.SSLStream` holds, of which nothing may be used any more.
+    """Free the memory of a `trio.SSLStream`, which must not be used afterwards.
 
-    trio's stream holds a method of its own, so that OpenSSL's buffers, tens of kilobytes a connection, would
-    wait for the collector of cycles, which a daemon runs rarely.
+    trio's stream is part of a reference cycle. Without this, OpenSSL's buffers, tens of kilobytes per
+    connection, would stay until the garbage collector runs, which is rare in a daemon.
     """
     vars(stream).clear()
 
 
 @dataclass(frozen=True)
 class Trusted:
-    """What a context lets in: what ``anchors`` (DER) certified, and ``crls`` do not revoke; None: no CRLs."""
+    """The trust of a context: certified by ``anchors`` (DER), not revoked by ``crls``; None: no CRLs."""
 
     anchors: frozenset[bytes]
     crls: tuple[x509.CertificateRevocationList, ...] | None = None
 
     def still_admits(self, der: bytes, before: "Trusted") -> bool:
-        """Say whether a certificate that was let in by ``before`` would surely be let in by this."""
+        """Return whether a certificate admitted by ``before`` is certainly admitted by this."""
         if not before.anchors <= self.anchors:
             return False
         if self.crls is None:
@@ -75,11 +75,11 @@ class Trusted:
 
 
 class AlertingContext(ssl.SSLContext):
-    """A context that lets the alert of a failed handshake be sent.
+    """A context that makes the alert of a failed handshake available.
 
-    `trio.SSLStream` drops what OpenSSL wrote when a handshake fails, so the far end would see a silent close.
+    `trio.SSLStream` drops OpenSSL's output when a handshake fails, so the far end would see a silent close.
     ``outgoing`` is the buffer of the stream that was wrapped last, ``connection`` its TLS state.
-    ``trusted``: whom it lets in; None: whoever comes.
+    ``trusted``: its trust settings; None: it admits everybody.
     """
 
     outgoing: ssl.MemoryBIO

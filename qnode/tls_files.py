@@ -1,7 +1,7 @@
-"""The PEM files of a TLS role: put into a context, refused by name when they cannot do, when they expire.
+"""The PEM files of a TLS role: loading into a context, refusal of unusable files by name, and expiry.
 
-OpenSSL takes files that help nobody: a CRL of another authority, or a certificate in the place of a CRL,
-which it would even trust. They are refused here, before anything depends on them.
+OpenSSL accepts useless files: a CRL of another authority, or a certificate in the place of a CRL, which it
+would even trust. This module refuses them.
 """
 
 import re
@@ -22,10 +22,10 @@ _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", r
 
 
 def load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    """Have ``context`` prove itself by ``certificate`` (with its chain) and ``key``.
+    """Load ``certificate`` (with its chain) and ``key`` into ``context``.
 
     Raises:
-        ConfigError: naming the file that cannot be used, and how to mend it.
+        ConfigError: names the unusable file, and the remedy.
     """
     certificates_in(certificate)
     _read(key)
@@ -45,13 +45,13 @@ def load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 
 def load_trust(context: ssl.SSLContext, ca: Path, crl: Path | None) -> Trusted:
-    """Have ``context`` trust what the authorities in ``ca`` signed and ``crl`` does not revoke.
+    """Make ``context`` trust certificates that the authorities in ``ca`` signed and ``crl`` does not revoke.
 
     Each certificate of ``ca`` is an anchor: an issuing authority needs no root beside it, and the root's
     other authorities are then not trusted. With ``crl`` each certificate needs the CRL of its issuer.
 
     Raises:
-        ConfigError: naming the file that cannot be used, and how to mend it.
+        ConfigError: names the unusable file, and the remedy.
     """
     authorities = certificates_in(ca)
     crls = crls_in(crl, authorities) if crl is not None else []
@@ -76,7 +76,7 @@ def certificates_in(path: Path) -> list[x509.Certificate]:
     """Return the certificates of a PEM file, at least one.
 
     Raises:
-        ConfigError: it cannot be read or holds none.
+        ConfigError: it cannot be read, or has none.
     """
     try:
         return x509.load_pem_x509_certificates(_read(path))
@@ -88,7 +88,7 @@ def crls_in(path: Path, authorities: Iterable[x509.Certificate]) -> list[x509.Ce
     """Return the CRLs of a PEM file, at least one; those of ``authorities`` are verified.
 
     Raises:
-        ConfigError: it cannot be read, holds none or anything else, or one is forged or damaged.
+        ConfigError: it cannot be read, has none or other content, or one is forged or damaged.
     """
     content = _read(path)
     blocks = _CRL_BLOCK.findall(content)
@@ -111,10 +111,10 @@ def crls_in(path: Path, authorities: Iterable[x509.Certificate]) -> list[x509.Ce
 
 
 def validities(where: str, *, ca: Path | None, certificate: Path, crl: Path | None) -> list[Validity]:
-    """Return how long each certificate and CRL of a role holds; ``where``: its table, as `peer.tls`.
+    """Return the validity of each certificate and CRL of a role; ``where``: its table, as `peer.tls`.
 
     Raises:
-        ConfigError: as `load_own` and `load_trust`.
+        ConfigError: like `load_own` and `load_trust`.
     """
     own = certificates_in(certificate)
     trusted = certificates_in(ca) if ca is not None else []
@@ -128,7 +128,7 @@ def validities(where: str, *, ca: Path | None, certificate: Path, crl: Path | No
 
 
 def weakness(old: list[Validity], new: list[Validity], at: float) -> str | None:
-    """Say why ``new`` must not take the place of ``old``: it does not hold and that does. None: it may."""
+    """Return why ``new`` must not replace ``old``: it is not valid, and ``old`` is. None: it may."""
     for one in new:
         same = [other for other in old if other.file == one.file]
         if not same or any(other.expired(at) or other.begins_at > at for other in same):

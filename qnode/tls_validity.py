@@ -1,4 +1,4 @@
-"""How long a certificate or CRL holds."""
+"""The validity of a certificate or CRL."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ Kind = Literal["certificate", "crl"]
 
 
 class Validity(Struct, frozen=True, kw_only=True):
-    """How long a certificate or CRL holds; times are unix seconds.
+    """The validity of a certificate or CRL; times are Unix seconds.
 
     ``file``: the key of the configuration that names its file, as in `etsi014.tls.ca`. ``subject``: of a
     certificate, or the issuer of a CRL.
@@ -28,13 +28,13 @@ class Validity(Struct, frozen=True, kw_only=True):
         return f"{self.file}: {noun} {self.subject}"
 
     def expired(self, at: float) -> bool:
-        """Say whether it holds no more."""
+        """Return whether it has expired."""
         return self.expires_at <= at
 
     def left_s(self, at: float) -> float:
-        """Return for how long it still holds, in seconds; negative when it has expired."""
+        """Return the remaining validity in seconds; negative after expiry."""
         return self.expires_at - at
 
     def expires_within(self, within_s: float, at: float) -> bool:
-        """Say whether it expires so soon, and has used most of its time: a daily CRL is no news by day."""
+        """Return whether it expires so soon, and has used most of its validity (relevant for a daily CRL)."""
         return self.left_s(at) < min(within_s, (self.expires_at - self.begins_at) / 2)

@@ -1,15 +1,16 @@
 """Assignments made by the peer, whose keys wait here for their slave SAEs.
 
-A row has a bit for each slave and key that this slave may still fetch; the bytes of a key go with its last
-named slave or at expiry. Where a key_ID lies stands in memory only (`Tx.issued`), for names follow from the
-block's secret. After an opening they are found again when one is asked for that is not there, newest first; a
-key_ID that is not there once all are found is as unknown as one that never was.
+A row has a bit for each slave and key that this slave may still fetch. The bytes of a key are destroyed with
+the delivery to its last named slave, or at expiry. The positions of key_IDs are in memory only (`Tx.issued`),
+because the key_IDs follow from the block's secret. After the opening of a store they are computed again,
+newest first, when an unknown key_ID is requested. A key_ID that is missing after all are computed does not
+exist.
 
-**Share.** Keys that nobody fetches would fill the store until they expire, and no block has room then. A pair
-may have no more of them waiting than `SHARE` times what all pairs together leave of the store: alone four
-fifths of it, and however many take their share, some is left for the next (the dynamic threshold of shared
-memory in switches). A pair of which none waits is never refused; stock has a bound of its own and does not
-count.
+**Share.** Keys that nobody fetches would fill the store until they expire, and then no block has room. The
+waiting keys of a pair are limited to `SHARE` times the space that all pairs together leave free. A single
+pair can thus use four fifths of the store, and there is always some space for the next pair (the dynamic
+threshold of shared memory in switches). A pair without waiting keys is never refused. Stock has its own limit
+and does not count.
 """
 
 from collections.abc import Iterable, Sequence, Set
@@ -31,13 +32,13 @@ from qnode.keys._vault import Kind
 SHARE = 4
 
 _NAMED_AT_ONCE = 512
-# Names are made in one run where the chunks asked for are not farther apart than this at the mean.
+# Key_IDs are computed in one run if the mean distance of the requested chunks is at most this.
 _SPARSE = 64
 
 
 @dataclass
 class _Held:
-    """An assignment with what of it still waits: bit p of ``waiting[i]`` is key p for slave i."""
+    """An assignment with its waiting keys: bit p of ``waiting[i]`` is key p for slave i."""
 
     assignment: Assignment
     waiting: list[int]
@@ -65,10 +66,10 @@ class _Held:
 
 
 def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) -> None:
-    """Hold the keys of a peer's assignment for their slaves; the same one once more is fine.
+    """Keep the keys of a peer's assignment for their slaves; repetition is allowed.
 
-    Raises ShareUsedUp when more would wait than a pair's share of `most_chunks`, else StoreError for chunks
-    not prepared or available here, owned by this site or used already, and for contents that make no sense.
+    Raises ShareUsedUp if more would wait than a pair's share of `most_chunks`. Raises StoreError for chunks
+    that are not prepared or available here, owned by this site or already used, and for invalid contents.
     """
     content = msgspec.msgpack.encode(assignment)
     row = tx.connection.execute(
@@ -79,7 +80,7 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
             raise StoreError(f"assignment {assignment.assignment_id} was accepted with other contents before")
         return
     width = _check(tx, assignment)
-    if assignment.assignment_id in tx.issued.released:  # by a call that hung meanwhile
+    if assignment.assignment_id in tx.issued.released:  # released during a call that hung
         raise StoreError(f"assignment {assignment.assignment_id} was released before it was accepted")
     if most_chunks is not None:
         _check_shares(tx, assignment, width * assignment.n_keys, most_chunks)
@@ -108,9 +109,10 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
 
 
 def release(tx: Tx, release: Release) -> None:
-    """Free what the peer takes back of an assignment of his, for him; once more is fine.
+    """Free the keys of an assignment that the peer releases; repetition is allowed.
 
-    Raises StoreError unless all of it waits here still, or is free and his: nothing has changed then.
+    Raises StoreError unless all of them still wait here, or are free and owned by the peer: nothing has
+    changed then.
     """
     assignment = release.assignment
     _check(tx, assignment)
@@ -135,13 +137,13 @@ def release(tx: Tx, release: Release) -> None:
 
 
 def expect_unnamed(tx: Tx) -> None:
-    """Note which assignments have no names in `Tx.issued`; when a store is opened."""
+    """Note which assignments have no key_IDs in `Tx.issued`, at the opening of a store."""
     (last,) = tx.one("SELECT coalesce(max(assignment_id), -1) FROM peer_assignment")
     tx.issued.unnamed_below = last + 1
 
 
 def name_more(tx: Tx) -> None:
-    """Find the names of some assignments that were there when the store was opened, newest first."""
+    """Compute the key_IDs of some assignments from before the opening, newest first."""
     rows = tx.connection.execute(
         "SELECT assignment_id, content, waiting FROM peer_assignment WHERE assignment_id < ? "
         "ORDER BY assignment_id DESC LIMIT ?",
@@ -153,7 +155,7 @@ def name_more(tx: Tx) -> None:
 
 
 def count_waiting(tx: Tx) -> None:
-    """Fill the table of what waits by pair; when a store of an earlier version is opened."""
+    """Fill the table of waiting chunks by pair, at the opening of a store of an earlier version."""
     for row in tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall():
         held = _Held.decode(*row)
         assignment = held.assignment
@@ -163,10 +165,10 @@ def count_waiting(tx: Tx) -> None:
 
 
 def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
-    """Hand out the keys of these key_IDs to one slave, all or none, in the order asked.
+    """Deliver the keys of these key_IDs to one slave, all or none, in the requested order.
 
-    Raises NotNamed when the caller is not a slave of any one of them (ETSI GS QKD 014, 401), else KeyNotFound
-    when one is unknown, used, expired, of another master, or asked twice.
+    Raises NotNamed if the caller is not a slave of one of them (ETSI GS QKD 014, 401), else KeyNotFound if
+    one is unknown, used, expired, of another master, or requested twice.
     """
     asked: dict[int, dict[int, UUID]] = {}  # by assignment and position
     for key_id in key_ids:
@@ -202,7 +204,7 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
 
 
 def void(tx: Tx, assignment: Assignment) -> None:
-    """Void what is here of a peer's assignment, accepted or not; nothing left to void is fine."""
+    """Void the rest of a peer's assignment, accepted or not; there may be no rest."""
     held = _held(tx, assignment.assignment_id)
     if held is not None and held.assignment == assignment:
         n_chunks = _give_up(tx, held)
@@ -247,7 +249,7 @@ def _waiting(tx: Tx, master_sae: str, slave_sae: str) -> int:
 
 
 def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) -> None:
-    """Count chunks that begin (or, below zero, cease) to wait for a slave."""
+    """Count chunks that begin (or, if negative, cease) to wait for a slave."""
     if assignment.stock or not n_chunks:
         return
     master_sae = assignment.master_sae
@@ -264,7 +266,7 @@ def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) 
 
 
 def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
-    """Let no slave wait any more for a key that holds one of `chunks`; return the chunks of these keys."""
+    """Discard the waiting keys that use one of `chunks`; return the chunks of these keys."""
     lost: list[KeyRange] = []
     for row in tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall():
         held = _Held.decode(*row)
@@ -279,13 +281,13 @@ def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
                 n_given_up = (held.waiting[i] & mask).bit_count()
                 _add_waiting(tx, held.assignment, slave, -width * n_given_up)
                 held.waiting[i] &= ~mask
-            # Their names may follow from a secret that does not open: they stay, and lead nowhere.
+            # Their key_IDs may depend on a secret that cannot be decrypted: they stay, without effect.
             _write_down(tx, held, ())
     return lost
 
 
 def void_every(tx: Tx) -> list[KeyRange]:
-    """Destroy every key that waits for its slaves; return their chunks."""
+    """Destroy every waiting key; return their chunks."""
     rows = tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall()
     given_up: list[KeyRange] = []
     for row in rows:
@@ -296,7 +298,7 @@ def void_every(tx: Tx) -> list[KeyRange]:
 
 
 def _check(tx: Tx, assignment: Assignment) -> int:
-    """Refuse contents that make no sense; return the chunks of each key."""
+    """Refuse invalid contents; return the number of chunks of each key."""
     if assignment.owner != tx.peer:
         raise StoreError(f"assignment {assignment.assignment_id} is of {assignment.owner}, not of the peer")
     try:
@@ -324,7 +326,7 @@ def _mask_bytes(assignment: Assignment) -> int:
 
 
 def _give_up(tx: Tx, held: _Held) -> int:
-    """Destroy what still waits; return the number of chunks."""
+    """Destroy the waiting keys; return the number of chunks."""
     assignment, wanted = held.assignment, held.wanted
     unnamed = assignment.assignment_id < tx.issued.unnamed_below
     names = [] if unnamed else _names(tx, held, wanted)
@@ -336,7 +338,7 @@ def _give_up(tx: Tx, held: _Held) -> int:
 
 
 def _finish(tx: Tx, held: _Held, finished: int, names: Iterable[bytes]) -> int:
-    """Write down what still waits, and destroy the keys whose bit is in ``finished``, called ``names``.
+    """Store the waiting keys, and destroy the keys whose bit is in ``finished``, with key_IDs ``names``.
 
     Returns the number of chunks destroyed.
     """
@@ -345,7 +347,7 @@ def _finish(tx: Tx, held: _Held, finished: int, names: Iterable[bytes]) -> int:
 
 
 def _write_down(tx: Tx, held: _Held, names: Iterable[bytes]) -> None:
-    """Store what still waits, and forget the keys called ``names``, which do no longer."""
+    """Store the waiting keys, and forget the keys ``names``, which no longer wait."""
     assignment = held.assignment
     if wanted := held.wanted:
         tx.connection.execute(
@@ -360,7 +362,7 @@ def _write_down(tx: Tx, held: _Held, names: Iterable[bytes]) -> None:
 
 
 def _places(helds: Iterable[_Held], names: Iterable[bytes]) -> dict[bytes, Place]:
-    """Return where each key lies that still waits, by key_ID; ``names``: theirs, in order."""
+    """Return the position of each waiting key by key_ID; ``names``: their key_IDs, in order."""
     places = (
         Place(held.assignment.assignment_id, position)
         for held in helds

@@ -1,11 +1,11 @@
-"""The anchor: a small file outside the database's folder that remembers how far the store has come.
+"""The anchor: a small file outside the database's folder that records the progress of the store.
 
-The file has two sectors of a page each, each a JSON line with a MAC, padded with blanks. It is born whole
-(temporary file, fsync, rename, fsync of the folder); after that every advance overwrites the *older* sector
-in place and calls fdatasync once. A torn write spoils only the sector that was being written, and the other
-one then tells of the step before: the same as a crash just before the write. Against a rename per step this
-is one flush instead of a file-system journal commit (measured 0.12 ms against 2.1 ms), and a
-full disk cannot stop it.
+The file has two sectors of a page each, each a JSON line with a MAC, padded with blanks. It is created
+completely (temporary file, fsync, rename, fsync of the folder). After that every advance overwrites the
+*older* sector in place and calls fdatasync once. A torn write damages only the sector being written, and the
+other one has the step before, as after a crash just before the write. In comparison with a rename per step
+this is one flush instead of a file-system journal commit (measured 0.12 ms against 2.1 ms), and a full disk
+cannot prevent it.
 """
 
 import hmac
@@ -49,13 +49,13 @@ class Anchor:
         self._target = 0
         self.positions = newest.positions
         self.lineage = newest.lineage
-        """Which copies of the store its generation counts among."""
+        """The lineage: the copies of the store among which its generation counts."""
 
     @classmethod
     def create(
         cls, path: Path, store_key: bytes, store_id: bytes, positions: Positions, lineage: bytes
     ) -> Self:
-        """Write a new anchor in place of whatever lies there, durably, and open it."""
+        """Write a new anchor, durably, replacing any existing file, and open it."""
         mac_key = _mac_key(store_key)
         sector = _Sector(store_id, positions, lineage)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,9 +74,9 @@ class Anchor:
 
     @classmethod
     def open(cls, path: Path, store_key: bytes, store_id: bytes) -> Self | None:
-        """Open the anchor at `path`; None when there is none or neither sector can be read.
+        """Open the anchor at `path`; None if there is none or neither sector can be read.
 
-        Raises StoreUnusable when it is whole but belongs to another store.
+        Raises StoreUnusable if it is intact but belongs to another store.
         """
         mac_key = _mac_key(store_key)
         try:
@@ -100,7 +100,7 @@ class Anchor:
         return anchor
 
     def advance(self, positions: Positions, lineage: bytes) -> None:
-        """Remember `positions` durably before returning. Raises OSError; the file is then in doubt."""
+        """Record `positions` durably before returning. Raises OSError; the file is then in doubt."""
         sector = _encode(self._mac_key, _Sector(self._store_id, positions, lineage))
         written = os.pwrite(self._descriptor, sector, self._target * _SECTOR_BYTES)
         if written != _SECTOR_BYTES:

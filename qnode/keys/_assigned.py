@@ -3,10 +3,10 @@
 A row is unacknowledged until the peer holds the assignment too, and gone once delivered, expired, void or
 released. Stock is acknowledged, kept, and delivered key by key from its front.
 
-**Release.** Keys that were assigned and not delivered become free again at both sites, in three durable
-steps: from the first on nothing of the assignment is served here, in the second the peer frees its copies, in
-the third this site frees its own. Nobody but this site assigns them, so none can have another use in between;
-a cut leaves the assignment open, and the second step may be repeated.
+**Release.** Assigned but undelivered keys become free again at both sites, in three durable steps. After the
+first step this site delivers nothing of the assignment. In the second step the peer frees its copies. In the
+third step this site frees its own. Only this site assigns these keys, so they cannot have another use in
+between. A cut leaves the assignment open, and the second step may be repeated.
 """
 
 from collections.abc import Iterable, Set
@@ -19,10 +19,10 @@ from qnode.keys._database import Tx
 from qnode.keys._model import Assignment, Key, KeyRange, Release, StockItem, chunks_per_key
 from qnode.units import CHUNK_BITS
 
-# More than ETSI GS QKD 014's SAE_ID lists of this node ever name; each costs the peer a bit a key.
+# More than this node allows in an SAE_ID list; each slave costs the peer one bit per key.
 MAX_SLAVES = 62
 
-# What `acknowledged` says of a row.
+# The values of `acknowledged` in a row.
 _PEER_MAY_NOT_KNOW, _PEER_HOLDS, _BEING_RELEASED, _PEER_REFUSED = range(4)
 
 _decoder = msgspec.msgpack.Decoder(Assignment)
@@ -92,7 +92,7 @@ def assign(
 
 
 def acknowledge(tx: Tx, assignment_id: int) -> None:
-    """Note that the peer holds the assignment durably; once more is fine. Raises StoreError if unknown."""
+    """Note that the peer holds the assignment durably; idempotent. Raises StoreError if unknown."""
     done = tx.connection.execute(
         "UPDATE own_assignment SET acknowledged = ?1 WHERE assignment_id = ?2 AND acknowledged <= ?1",
         (_PEER_HOLDS, assignment_id),
@@ -107,7 +107,7 @@ def unacknowledged(tx: Tx) -> list[Assignment]:
 
 
 def begin_release(tx: Tx, assignment_id: int) -> Release:
-    """Serve nothing of an assignment any more, for it is to become free. Raises StoreError if not open."""
+    """End the delivery of an assignment, which is to become free. Raises StoreError if not open."""
     row = tx.connection.execute(
         "UPDATE own_assignment SET acknowledged = ? WHERE assignment_id = ? RETURNING content, n_taken",
         (_BEING_RELEASED, assignment_id),
@@ -118,7 +118,7 @@ def begin_release(tx: Tx, assignment_id: int) -> Release:
 
 
 def begin_open_releases(tx: Tx) -> list[Release]:
-    """Begin, or go on, to release whatever the peer may not hold, or may have freed; return it."""
+    """Begin or continue releases of assignments that the peer may not hold; return them."""
     tx.connection.execute(
         "UPDATE own_assignment SET acknowledged = ? WHERE acknowledged IN (?, ?)",
         (_BEING_RELEASED, _PEER_MAY_NOT_KNOW, _PEER_REFUSED),
@@ -127,9 +127,10 @@ def begin_open_releases(tx: Tx) -> list[Release]:
 
 
 def leave_to_expire(tx: Tx, assignment_id: int) -> None:
-    """Note that the peer did not free what is being released; if that is all, it may expire here.
+    """Note that the peer did not free an assignment in release; it may then expire here.
 
-    Before he has answered, he may have freed it, and what expired here would be free there for ever.
+    Before the peer's answer it must not expire: the peer may have freed it, and keys that expired here would
+    stay free there for ever.
     """
     tx.connection.execute(
         "UPDATE own_assignment SET acknowledged = ? WHERE assignment_id = ? AND acknowledged = ?",
@@ -138,7 +139,7 @@ def leave_to_expire(tx: Tx, assignment_id: int) -> None:
 
 
 def open_releases(tx: Tx) -> list[Release]:
-    """Return what is being released, and what the peer may not know, oldest first."""
+    """Return the assignments in release, and those that the peer may not know, oldest first."""
     rows = tx.connection.execute(
         "SELECT content, n_taken FROM own_assignment WHERE acknowledged != ? ORDER BY assignment_id",
         (_PEER_HOLDS,),
@@ -147,7 +148,7 @@ def open_releases(tx: Tx) -> list[Release]:
 
 
 def finish_release(tx: Tx, assignment_id: int) -> None:
-    """Free what the peer has freed. Raises StoreError unless the assignment is open and not acknowledged."""
+    """Free an assignment that the peer has freed. Raises StoreError unless it is open, not acknowledged."""
     row = tx.connection.execute(
         "DELETE FROM own_assignment WHERE assignment_id = ? AND acknowledged != ? RETURNING content, n_taken",
         (assignment_id, _PEER_HOLDS),
@@ -158,7 +159,7 @@ def finish_release(tx: Tx, assignment_id: int) -> None:
 
 
 def rest_of(release: Release) -> list[KeyRange]:
-    """Return the chunks that are taken back."""
+    """Return the chunks of a release."""
     assignment = release.assignment
     width = chunks_per_key(assignment.size_bits)
     return _keybytes.part_of(
@@ -167,9 +168,9 @@ def rest_of(release: Release) -> list[KeyRange]:
 
 
 def deliver(tx: Tx, assignment_id: int) -> list[Key]:
-    """Hand out the keys of an assignment that the peer holds, and destroy them here.
+    """Deliver the keys of an assignment that the peer holds, and destroy them here.
 
-    Raises StoreError when it is stock, or not open.
+    Raises StoreError if it is stock, or not open.
     """
     row = tx.connection.execute(
         "SELECT content, stock FROM own_assignment WHERE assignment_id = ? AND acknowledged <= ?",
@@ -188,7 +189,7 @@ def deliver(tx: Tx, assignment_id: int) -> list[Key]:
 
 
 def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_bits: int) -> list[Key]:
-    """Hand out keys assigned beforehand, oldest first, and destroy them here. Raises NotEnoughKeys."""
+    """Deliver keys from stock, oldest first, and destroy them here. Raises NotEnoughKeys."""
     if number < 1:
         raise FieldError("number", f"must be at least 1, is {number}")
     width = chunks_per_key(size_bits)
@@ -220,7 +221,7 @@ def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_b
 
 
 def stock_count(tx: Tx, master_sae: str, slave_sae: str, size_bits: int) -> int:
-    """Return how many keys `take_from_stock` could give now."""
+    """Return the number of keys that `take_from_stock` could deliver now."""
     return tx.one(
         "SELECT coalesce(sum(n_keys - n_taken), 0) FROM own_assignment WHERE stock = 1 AND acknowledged = 1 "
         "AND master_sae = ? AND slave_sae = ? AND size_bits = ?",
@@ -265,7 +266,7 @@ def void(tx: Tx, assignment_id: int) -> Assignment:
 def expire(tx: Tx, before: float, limit: int) -> int:
     """Destroy acknowledged assignments made before `before` and not delivered; return the number of keys.
 
-    So also what is left of stock that the peer did not free: it expires there as well.
+    This includes the rest of stock that the peer did not free: it also expires there.
     """
     rows = tx.connection.execute(
         "SELECT assignment_id, content, chunks_per_key, n_taken, n_keys FROM own_assignment WHERE "
@@ -282,7 +283,7 @@ def expire(tx: Tx, before: float, limit: int) -> int:
 
 
 def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
-    """Take every assignment that holds one of `chunks` out of the books; return what was left of these."""
+    """Remove every assignment that uses one of `chunks`; return their remaining chunks."""
     lost: list[KeyRange] = []
     rows = tx.connection.execute(
         "SELECT assignment_id, content, chunks_per_key, n_taken, n_keys FROM own_assignment"
@@ -296,7 +297,7 @@ def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
 
 
 def void_every(tx: Tx) -> list[KeyRange]:
-    """Destroy what is left of every assignment; return it."""
+    """Destroy the rest of every assignment; return its chunks."""
     rows = tx.connection.execute("SELECT assignment_id, content, n_taken FROM own_assignment").fetchall()
     given_up: list[KeyRange] = []
     for assignment_id, content, n_taken in rows:

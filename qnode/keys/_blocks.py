@@ -1,4 +1,4 @@
-"""Blocks: their numbers, the two-step commit, voiding, and forgetting those long finished."""
+"""Blocks: their numbers, the two-step commit, voiding, and forgetting finished ones."""
 
 import hashlib
 
@@ -12,14 +12,14 @@ from qnode.keys._layout import cut_block
 from qnode.keys._model import BlockRecord, BlockSummary, KeyRange, PreparedBlock
 from qnode.keys._vault import Kind
 
-# Rows of finished blocks kept for people and for a peer that comes back late.
+# The number of rows of finished blocks kept, for people and for a peer that returns late.
 _BLOCKS_REMEMBERED = 4096
 
 
 def open_block(tx: Tx, block_id: int, epsilon: float) -> None:
     """Make `block_id` the last one used, and add its `epsilon` to the sum.
 
-    Raises StoreError unless it is above all before it.
+    Raises StoreError unless it is larger than all earlier ones.
     """
     (last,) = tx.one("SELECT last_block_id FROM site")
     if block_id <= last:
@@ -28,7 +28,7 @@ def open_block(tx: Tx, block_id: int, epsilon: float) -> None:
 
 
 def state_of(tx: Tx, block_id: int) -> BlockState:
-    """Return the state of a block; one that was forgotten counts as void."""
+    """Return the state of a block; a forgotten block counts as void."""
     row = tx.connection.execute("SELECT state FROM block WHERE block_id = ?", (block_id,)).fetchone()
     if row is not None:
         return BlockState(row[0])
@@ -62,7 +62,7 @@ def prepare(tx: Tx, block: PreparedBlock) -> None:
 
 
 def confirm(tx: Tx, block_id: int) -> None:
-    """Make a prepared block available; once more is fine. Raises StoreError otherwise."""
+    """Make a prepared block available; repetition is allowed. Raises StoreError otherwise."""
     if state_of(tx, block_id) == BlockState.AVAILABLE:
         return
     _require(tx, block_id, BlockState.PREPARED, "confirmed")
@@ -71,9 +71,9 @@ def confirm(tx: Tx, block_id: int) -> None:
 
 
 def void(tx: Tx, block_id: int, reason: str) -> None:
-    """Void a block that is prepared, or opened and never prepared; once more is fine.
+    """Void a block that is prepared, or opened and never prepared; repetition is allowed.
 
-    Raises StoreError for one that is available here, or that the peer has shown to be available there.
+    Raises StoreError for a block that is available here, or known to be available at the peer.
     """
     state = state_of(tx, block_id)
     if state == BlockState.VOID:
@@ -103,7 +103,7 @@ def void(tx: Tx, block_id: int, reason: str) -> None:
 
 
 def count_off(tx: Tx, block_id: int, n_chunks: int) -> None:
-    """Count chunks off a block; with its last chunk its secret goes too."""
+    """Count chunks off a block; with its last chunk its secret is destroyed too."""
     (chunks_left,) = tx.one(
         "UPDATE block SET chunks_left = chunks_left - ? WHERE block_id = ? RETURNING chunks_left",
         n_chunks,
@@ -145,7 +145,7 @@ def recent(tx: Tx, n: int) -> list[BlockSummary]:
 
 
 def fingerprint(tx: Tx, block_id: int) -> bytes:
-    """Return the hash of all chunks of a block. Raises StoreError when one is gone."""
+    """Return the hash of all chunks of a block. Raises StoreError if one is missing."""
     row = tx.connection.execute("SELECT chunks_left FROM block WHERE block_id = ?", (block_id,)).fetchone()
     if row is None or not row[0] or row[0] != record_of(tx, block_id).n_chunks:
         raise StoreError(f"block {block_id} is not whole here: its keys cannot be compared")

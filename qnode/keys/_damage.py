@@ -1,12 +1,12 @@
-"""What a store does when a sealed unit does not open: it gives up what stood in it, and the peer does too.
+"""The reaction to a unit that cannot be decrypted: this site discards its contents, and so does the peer.
 
-One flipped bit spoils one unit: up to 128 chunks, the secret of a block, or up to 128 pads. Of the chunks
-those are given up that could still be handed out: free ones, this site's assignments that hold one of them
-(with all that is left of these), and each single key that waits for its slaves. Chunks of whole assignments
-that go with them are wiped as usual; what does not open on the way is given up as well.
+One flipped bit damages one unit: up to 128 chunks, the secret of a block, or up to 128 pads. Of the chunks,
+those that could still be delivered are discarded: free ones, this site's assignments that use one of them
+(with the rest of these assignments), and each single key that waits for its slaves. Other chunks of these
+assignments are wiped as usual. Further units that cannot be decrypted on the way are discarded too.
 
-What was given up is written down as a `Loss` until the peer has done the same. He answers a loss that reaches
-further at his side with one of his own.
+A discard is recorded as a `Loss` until the peer has done the same. If a loss affects more chunks at the peer,
+the peer answers with a loss of its own.
 """
 
 import functools
@@ -23,7 +23,7 @@ from qnode.keys._vault import SLOTS_PER_UNIT, DamagedUnit, Kind
 P = ParamSpec("P")
 T = TypeVar("T")
 _NO_PAD = PadId(-1, -1)
-# What is told in one message, which has room for a mebibyte.
+# The limit for one message, which has room for a mebibyte.
 _RANGES_OF_A_LOSS = 1 << 15
 
 Chunks = set[tuple[int, int]]
@@ -31,7 +31,7 @@ Chunks = set[tuple[int, int]]
 
 
 class Mendable(Protocol):
-    """A store whose calls give up what does not open."""
+    """A store whose calls discard units that cannot be decrypted."""
 
     _database: Database
 
@@ -40,7 +40,7 @@ S = TypeVar("S", bound=Mendable)
 
 
 def mending(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """Let a method of a store give up units that do not open, and try again without them."""
+    """Let a method of a store discard units that cannot be decrypted, and try again without them."""
 
     @functools.wraps(method)
     def work(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -50,9 +50,9 @@ def mending(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P
 
 
 def without_damage(database: Database, work: Callable[[], T], *, anchored: bool = True) -> T:
-    """Return what `work` returns; units that do not open are given up, one by one, and it is done again.
+    """Return the result of `work`; after each unit that cannot be decrypted, discard it and repeat.
 
-    `anchored`: False before the store was compared with its anchor, which must not be overwritten then.
+    `anchored`: False before the comparison of the store with its anchor, which must not be overwritten then.
     """
     while True:
         try:
@@ -64,9 +64,9 @@ def without_damage(database: Database, work: Callable[[], T], *, anchored: bool 
 
 
 def give_up(tx: Tx, damage: DamagedUnit) -> Loss:
-    """Give up what stood in a unit that does not open, and write it down for the peer.
+    """Discard the contents of a unit that cannot be decrypted, and record this for the peer.
 
-    Raises StoreUnusable for a unit without which the store is worth nothing.
+    Raises StoreUnusable for a unit without which the store is useless.
     """
     segment, first = damage.segment, damage.unit * SLOTS_PER_UNIT
     if damage.kind == Kind.CHUNK:
@@ -81,7 +81,9 @@ def give_up(tx: Tx, damage: DamagedUnit) -> Loss:
     if damage.kind in (Kind.PAD_SEND, Kind.PAD_RECEIVE):
         direction = "send" if damage.kind == Kind.PAD_SEND else "receive"
         unit = damage.unit
-        while tx.vault.spoilt(damage.kind, segment, unit):  # all in a row, for each costs a session
+        while tx.vault.spoilt(
+            damage.kind, segment, unit
+        ):  # all neighbours at once, because each costs a session
             tx.vault.drop(damage.kind, segment, unit)
             unit += 1
         end = max(unit * SLOTS_PER_UNIT, first + SLOTS_PER_UNIT)
@@ -92,9 +94,9 @@ def give_up(tx: Tx, damage: DamagedUnit) -> Loss:
 
 
 def lose(tx: Tx, lost: Chunks, damage: DamagedUnit | None) -> Chunks:
-    """Give up all of `lost` that could still be handed out, and what depends on it; return what that was.
+    """Discard those of `lost` that could still be delivered, and dependent chunks; return them.
 
-    `damage`: the unit that does not open, if one does not.
+    `damage`: the unit that cannot be decrypted, if there is one.
     """
     given_up: Chunks = set()
     unreadable: set[tuple[int, int]] = set()
@@ -126,7 +128,7 @@ def lose(tx: Tx, lost: Chunks, damage: DamagedUnit | None) -> Chunks:
 
 
 def accept(tx: Tx, loss: Loss) -> Loss | None:
-    """Give up what the peer has lost; return what of it goes further than what he said, if anything does."""
+    """Discard what the peer has lost; return a loss of the further affected chunks, if any."""
     told = _expand(part for item in loss.ranges for part in _of_known_block(tx, item))
     further = lose(tx, told, None) - told
     if loss.send_after > PadId(*tx.one("SELECT sent_segment, sent_index FROM site")):
@@ -135,25 +137,25 @@ def accept(tx: Tx, loss: Loss) -> Loss | None:
 
 
 def tell_peer(tx: Tx, given_up: Iterable[KeyRange]) -> None:
-    """Have the peer give up what was given up here for another reason than damage."""
+    """Have the peer discard chunks that were discarded here for another reason than damage."""
     joined = _ranges.joined(given_up)
     for first in range(0, len(joined), _RANGES_OF_A_LOSS):
         _written_down(tx, joined[first : first + _RANGES_OF_A_LOSS])
 
 
 def open_losses(tx: Tx) -> list[Loss]:
-    """Return what the peer has not given up yet, oldest first."""
+    """Return the losses that the peer has not processed yet, oldest first."""
     rows = tx.connection.execute("SELECT content FROM loss ORDER BY loss_id")
     return [msgspec.msgpack.decode(row[0], type=Loss) for row in rows]
 
 
 def finish(tx: Tx, loss_id: int) -> None:
-    """Note that the peer has given a loss up; once more is fine."""
+    """Note that the peer has processed a loss; repetition is allowed."""
     tx.connection.execute("DELETE FROM loss WHERE loss_id = ?", (loss_id,))
 
 
 def _take(tx: Tx, chunks: Chunks) -> list[KeyRange]:
-    """Take out of the books what touches `chunks`."""
+    """Remove assignments and keys that use `chunks`."""
     taken: list[KeyRange] = []
     for block_id in {block for block, _ in chunks}:
         positions = sorted(position for block, position in chunks if block == block_id)
@@ -164,7 +166,8 @@ def _take(tx: Tx, chunks: Chunks) -> list[KeyRange]:
 
 
 def _written_down(tx: Tx, ranges: Sequence[KeyRange], *, pads: int = 0, send_after: PadId = _NO_PAD) -> Loss:
-    # Above all before it, also those finished: who still tells of one of these must not finish this one.
+    # Larger than all earlier numbers, finished ones included: a late message about one of them must not
+    # finish this one.
     (loss_id,) = tx.one("SELECT max(generation, coalesce((SELECT max(loss_id) FROM loss), 0)) + 1 FROM site")
     loss = Loss(loss_id=loss_id, ranges=tuple(ranges), pads=pads, send_after=send_after)
     if ranges or send_after != _NO_PAD:
@@ -175,7 +178,7 @@ def _written_down(tx: Tx, ranges: Sequence[KeyRange], *, pads: int = 0, send_aft
 
 
 def _of_known_block(tx: Tx, item: KeyRange) -> list[KeyRange]:
-    """Return that part of a range, which the peer has named, that lies in a block of this store."""
+    """Return the part of a range from the peer that lies in a block of this store."""
     row = tx.connection.execute(
         "SELECT record FROM block WHERE block_id = ? AND chunks_left > 0", (item.block_id,)
     ).fetchone()
@@ -198,7 +201,7 @@ def _joined(block_id: int, positions: list[int]) -> list[KeyRange]:
 
 
 def _pieces(item: KeyRange) -> Iterable[KeyRange]:
-    """Cut a range at the borders of units."""
+    """Divide a range at the borders of units."""
     first, end = item.first, item.first + item.count
     while first < end:
         stop = min(end, (first // SLOTS_PER_UNIT + 1) * SLOTS_PER_UNIT)

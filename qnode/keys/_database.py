@@ -1,11 +1,11 @@
-"""One SQLite connection, one writer at a time, changes that end durable or undone.
+"""One SQLite connection with one writer at a time; each change is durable or undone.
 
-Changes that threads ask for while another one is being written share one transaction, hence one flush of the
-log and one of the anchor: none returns before both. Each is a savepoint, undone by itself if it fails.
+Changes that threads request while another one is written share one transaction, and so one flush of the log
+and one of the anchor. None returns before both flushes. Each is a savepoint, undone by itself if it fails.
 
-An I/O error in the middle of a commit leaves open what the disk now holds, so the connection is not used
-again after one: every later call raises StoreUnusable until the store is opened anew (and SQLite
-recovers what was really written). A full disk is milder: the transaction is undone and the next may succeed.
+After an I/O error during a commit the contents of the disk are unknown, so the connection is not used again.
+Every later call raises StoreUnusable until the store is opened anew, and SQLite recovers the written data.
+After a full disk the transaction is undone, and the next one may succeed.
 """
 
 import sqlite3
@@ -24,14 +24,14 @@ from qnode.keys._anchor import Anchor
 from qnode.keys._model import Loss, PadId, Positions
 from qnode.keys._vault import Vault
 
-# Changes that share a commit at most, so that those who wait are not kept for ever.
+# The largest number of changes in a commit, so that waiting threads are not delayed for ever.
 _MOST_TOGETHER = 64
 _MOST_RELEASED = 1024
 _TIDY_PAUSES_S = (0.0, 0.01, 0.1)
 
 
 class Place(NamedTuple):
-    """Where a key lies: an assignment of the peer, and the key's number in it."""
+    """The position of a key: an assignment of the peer, and the number of the key in it."""
 
     assignment_id: int
     position: int
@@ -39,40 +39,40 @@ class Place(NamedTuple):
 
 @dataclass
 class Issued:
-    """The keys that slaves here may fetch, by key_ID; some have no name here yet after an opening."""
+    """The keys that slaves here may fetch, by key_ID; after an opening some key_IDs are still missing."""
 
     places: dict[bytes, Place] = field(default_factory=dict, repr=False)
     unnamed_below: int = 0
-    """Assignments of the peer with lower numbers may have none; 0: all have."""
+    """Assignments of the peer with lower numbers may have no key_IDs yet; 0: all have them."""
     released: deque[int] = field(default_factory=lambda: deque(maxlen=_MOST_RELEASED), repr=False)
-    """The latest assignments that the peer took back before they were accepted here."""
+    """The latest assignments that the peer released before they were accepted here."""
 
     def may_lack(self, names: Iterable[bytes]) -> bool:
-        """Tell whether one of the names might be found among those that are not here yet."""
+        """Return whether one of the key_IDs may be among the missing ones."""
         return self.unnamed_below > 0 and any(name not in self.places for name in names)
 
     def forget(self, names: Iterable[bytes]) -> None:
-        """Drop keys that wait no longer."""
+        """Drop keys that no longer wait."""
         for name in names:
             self.places.pop(name, None)
 
     def clear(self) -> None:
-        """Drop all keys: none waits any more."""
+        """Drop all keys: none waits."""
         self.places.clear()
         self.unnamed_below = 0
 
 
 @dataclass(frozen=True)
 class Tx:
-    """An open transaction of one site's store, handed to the functions that know one part of it each."""
+    """An open transaction of one site's store, for the functions of the parts of the store."""
 
     connection: sqlite3.Connection
     vault: Vault
     role: Role
     issued: Issued = field(default_factory=Issued, repr=False)
-    """Where the keys lie that slaves here may fetch."""
+    """The positions of the keys that slaves here may fetch."""
     after_commit: list[Callable[[], None]] = field(default_factory=list, repr=False)
-    """What to bring up to date in memory once the transaction is durable, and only then."""
+    """Updates in memory, made when the transaction is durable, and only then."""
 
     @property
     def peer(self) -> Role:
@@ -80,7 +80,7 @@ class Tx:
         return peer_of(self.role)
 
     def one(self, sql: str, *values: object) -> tuple[int, ...]:
-        """Return the one row of integers that `sql` gives."""
+        """Return the single row of integers of `sql`."""
         row: tuple[int, ...] = self.connection.execute(sql, values).fetchone()
         return row
 
@@ -93,7 +93,7 @@ class Tx:
 
 
 def read_positions(connection: sqlite3.Connection) -> Positions:
-    """Return the site's own positions as the open transaction sees them."""
+    """Return the site's own positions in the open transaction."""
     row = connection.execute(
         "SELECT generation, era, pool_epoch, last_block_id, last_assignment_id, last_handover_id, "
         "sent_segment, sent_index, received_segment, received_index, epsilon FROM site"
@@ -112,22 +112,22 @@ def read_positions(connection: sqlite3.Connection) -> Positions:
 
 
 class Lineage(NamedTuple):
-    """Which copies of the store its generation counts among, and which before the latest change of it."""
+    """The lineage of the store, and the one before its latest change (see `begin_lineage`)."""
 
     own: bytes
     before: bytes
 
 
 def read_lineage(connection: sqlite3.Connection) -> Lineage:
-    """Return the store's lineage as the open transaction sees it."""
+    """Return the store's lineage in the open transaction."""
     return Lineage(*connection.execute("SELECT lineage, lineage_before FROM site").fetchone())
 
 
 class Follower(Protocol):
-    """What follows the store from outside of this machine (`qnode.keys._witness.Witness`)."""
+    """A follower of the store outside this machine (`qnode.keys._witness.Witness`)."""
 
     def follow(self, own: Positions, lineage: Lineage) -> None:
-        """Write down how far the store is."""
+        """Record the progress of the store."""
 
 
 class _Group:
@@ -141,14 +141,14 @@ class _Group:
         self.error: StoreError | None = None
 
     def wait(self) -> None:
-        """Return when the changes are durable. Raises StoreError when they were undone, or may be."""
+        """Return when the changes are durable. Raises StoreError if they were undone, or may be."""
         self.done.wait()
         if self.error is not None:
             raise type(self.error)(*self.error.args) from self.error
 
 
 class Database:
-    """The connection behind a store: lock, transactions, anchor, and the end after an I/O error."""
+    """The connection of a store: lock, transactions, anchor, and the end after an I/O error."""
 
     def __init__(
         self,
@@ -170,16 +170,16 @@ class Database:
         self.untidied = 0
         """How many times in a row the log could not be cut."""
         self.new_losses: list[Loss] = []
-        """What was given up because it does not open, to be told to people."""
+        """New losses, to be reported to people."""
 
     @property
     def issued(self) -> Issued:
-        """Where the keys lie that slaves here may fetch; to look at, also without a turn."""
+        """The positions of the keys that slaves here may fetch; may be read without the lock."""
         return self._tx.issued
 
     @contextmanager
     def look(self) -> Iterator[Tx]:
-        """Read a consistent state, which is on disk; a reader never fails because a writer's disk is full."""
+        """Read a consistent state, which is on disk; a full disk does not make a read fail."""
         with self._turn(alone=True):
             self._check_usable()
             try:
@@ -189,10 +189,10 @@ class Database:
 
     @contextmanager
     def change(self, *, anchored: bool, while_waiting: bool = False) -> Iterator[Tx]:
-        """Make one change: all of it is on disk on leaving, or nothing after an exception.
+        """Make one change: at the end all of it is on disk, or nothing after an exception.
 
-        `anchored`: the generation goes up, and the anchor follows before this returns, so before
-        anything of it is visible outside. `while_waiting`: allowed though the peer has yet to confirm.
+        `anchored`: the generation grows, and the anchor follows before this returns, so before any
+        effect is visible outside. `while_waiting`: allowed before the peer's confirmation.
         Raises LinkDown while the peer's confirmation is awaited, StoreError for a full disk (nothing
         changed), StoreUnusable after an I/O error or damage.
         """
@@ -221,15 +221,15 @@ class Database:
             self._tx.after_commit.clear()
 
     def catch_up_anchor(self) -> None:
-        """Make the anchor say what the database says."""
+        """Bring the anchor up to the state of the database."""
         with self._turn(alone=True):
             self._check_usable()
             self._advance(read_positions(self._tx.connection))
 
     def tidy(self) -> bool:
-        """Move the log into the database and cut it to nothing: sealed traces of wiped slots go with it.
+        """Move the log into the database and truncate it: encrypted traces of wiped slots are removed.
 
-        Where somebody reads meanwhile, it tries again for a moment; False, and counted, if that did not help.
+        While another process reads, it tries again for a moment; False, and counted, if that does not help.
         """
         for pause_s in _TIDY_PAUSES_S:
             time.sleep(pause_s)
@@ -264,10 +264,10 @@ class Database:
 
     @contextmanager
     def _turn(self, *, alone: bool = False) -> Iterator[None]:
-        """Have the connection to oneself; whoever leaves last commits what all before him have changed.
+        """Lock the connection; the last thread of a group commits the changes of the whole group.
 
-        On leaving, everything that was changed here is durable. `alone`: commit before the body, so that
-        what is seen there is durable too.
+        At the end, every change in the body is durable. `alone`: commit before the body, so that the state in
+        the body is durable too.
         """
         self._arriving.append(None)
         try:
@@ -289,7 +289,7 @@ class Database:
             group.wait()
 
     def _commit(self) -> None:
-        """Make the open group durable, then anchor it; its members hear how it went."""
+        """Make the open group durable, then advance the anchor; notify the members of the group."""
         group, self._group = self._group, None
         if group is None:
             return
@@ -299,7 +299,7 @@ class Database:
             self._check_usable()
             if group.anchored:
                 connection.execute("UPDATE site SET generation = generation + 1")
-                # A lost anchor is made anew only once the peer has confirmed what it should say.
+                # A lost anchor is made anew only after the peer has confirmed its contents.
                 if self.anchor is not None or not self._waits_for():
                     positions = read_positions(connection)
             connection.execute("COMMIT")
@@ -346,7 +346,7 @@ class Database:
             raise StoreUnusable(f"{self.path}: {self._unusable}") from error
 
     def _undo(self, error: BaseException) -> None:
-        """Undo the change under way, and only that if SQLite can."""
+        """Undo the present change, and only that if SQLite can."""
         connection, group = self._tx.connection, self._group
         if group is None:
             self._roll_back()
@@ -358,7 +358,7 @@ class Database:
             except sqlite3.Error as failure:
                 error = failure
                 self._roll_back()
-        if group is not None:  # SQLite has undone those before it as well, as it does when the disk is full
+        if group is not None:  # SQLite has undone the earlier ones as well, as with a full disk
             self._group = None
             group.error = (
                 self._translated(error)

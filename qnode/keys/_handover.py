@@ -1,9 +1,9 @@
-"""Moving the ownership of free chunks to the other site: durably given away, then owned there.
+"""Moving the ownership of free chunks to the other site: durably given, then owned there.
 
-From the moment of giving, the giver treats the chunks as the peer's; until the peer has taken them nobody
-assigns them. One hand-over at a time is open per giver, and the taker acts on each number once, so a late
-repetition cannot bring back chunks that have changed hands since. The giver repeats it until he has heard
-that it was taken, or has voided it there and here.
+From the start of the hand-over, the giver treats the chunks as the peer's. Nobody assigns them until the peer
+has taken them. Each giver has at most one open hand-over, and the taker acts on each number once, so a late
+repetition cannot return chunks that have moved since. The giver repeats the hand-over until the taker has
+confirmed it, or until it is voided at both sites.
 """
 
 import msgspec
@@ -16,7 +16,7 @@ from qnode.keys._model import Handover
 
 
 def give(tx: Tx, number: int) -> Handover:
-    """Release the newest `number` own chunks. Raises NotEnoughKeys, StoreError while one is pending."""
+    """Give the newest `number` own chunks. Raises NotEnoughKeys, StoreError while one is pending."""
     if number < 1:
         raise FieldError("number", f"must be at least 1, is {number}")
     before = pending(tx)
@@ -36,21 +36,21 @@ def give(tx: Tx, number: int) -> Handover:
 
 
 def pending(tx: Tx) -> Handover | None:
-    """Return the hand-over that the peer has not confirmed, to be sent again after a cut."""
+    """Return the hand-over that the peer has not confirmed, to be repeated after a cut."""
     row = tx.connection.execute("SELECT content FROM handover").fetchone()
     return None if row is None else msgspec.msgpack.decode(row[0], type=Handover)
 
 
 def finish(tx: Tx, handover_id: int) -> None:
-    """Note that the peer has taken a hand-over; once more is fine."""
+    """Note that the peer has taken a hand-over; repetition is allowed."""
     tx.connection.execute("DELETE FROM handover WHERE handover_id = ?", (handover_id,))
 
 
 def take(tx: Tx, handover: Handover) -> None:
-    """Own the chunks of a hand-over; one that was taken before changes nothing.
+    """Take over the chunks of a hand-over; no effect if it was taken before.
 
     Raises StoreError unless all chunks are free here, the giver's, and of prepared or available blocks, and
-    when this hand-over was voided here: the giver must then do the same.
+    if this hand-over was voided here: the giver must then void it too.
     """
     if not _is_new(tx, handover):
         if _was_void(tx, handover) is True:
@@ -67,9 +67,9 @@ def take(tx: Tx, handover: Handover) -> None:
 
 
 def void(tx: Tx, handover: Handover) -> None:
-    """Void the chunks of a hand-over that the taker refused, first there, then here; once more is fine.
+    """Void the chunks of a hand-over that the taker refused, first there, then here; repetition is allowed.
 
-    Raises StoreError when they were taken here: the giver must not destroy them then.
+    Raises StoreError if they were taken here: the giver must not destroy them then.
     """
     if handover.giver == tx.role:
         if pending(tx) != handover:
@@ -86,14 +86,14 @@ def void(tx: Tx, handover: Handover) -> None:
 
 
 def _is_new(tx: Tx, handover: Handover) -> bool:
-    """Tell whether a hand-over of the peer has not been acted on."""
+    """Return whether a hand-over of the peer is new."""
     if handover.giver != tx.peer:
         raise StoreError(f"hand-over {handover.handover_id} is of {handover.giver}, not of the peer")
     return handover.handover_id > tx.one("SELECT peer_last_handover_id FROM site")[0]
 
 
 def _was_void(tx: Tx, handover: Handover) -> bool | None:
-    """Tell whether the peer's latest hand-over was voided here, not taken; None for one before it."""
+    """Return whether the peer's latest hand-over was voided here; None for an earlier one."""
     last, void = tx.one("SELECT peer_last_handover_id, peer_last_handover_void FROM site")
     return bool(void) if handover.handover_id == last else None
 

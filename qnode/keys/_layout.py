@@ -1,4 +1,4 @@
-"""Cut a block's final key into its parts and name its chunks. Pure."""
+"""Divides a block's final key into its parts, and computes its key_IDs. Pure."""
 
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -28,9 +28,9 @@ class BlockParts:
 
 
 def cut_block(key: bytes, layout: KeyLayout) -> BlockParts:
-    """Cut the final key of a block as `KeyLayout` says.
+    """Divide the final key of a block by its `KeyLayout`.
 
-    Raises FieldError when the key is shorter than block secret and pads.
+    Raises FieldError if the key is shorter than block secret and pads.
     """
     if len(key) < layout.overhead_bytes:
         raise FieldError("key", f"needs at least {layout.overhead_bytes} bytes, has {len(key)}")
@@ -59,9 +59,9 @@ class PresharedParts:
 
 
 def cut_preshared(data: bytes) -> PresharedParts:
-    """Cut a pre-shared key: session root (32), r per direction (16 each), then pads, half per direction.
+    """Divide a pre-shared key: session root (32), r per direction (16 each), then pads, half per direction.
 
-    Raises FieldError when there is no pad for each direction in it.
+    Raises FieldError if it has no pad for each direction.
     """
     per_direction = (len(data) - _PRESHARED_HEAD_BYTES) // PAD_BYTES // 2
     if per_direction < 1:
@@ -81,8 +81,8 @@ def key_id_bytes(block_secret: bytes, first: int, count: int) -> list[bytes]:
     """Return the key_IDs of `count` chunks from position `first` on, 16 bytes each.
 
     That of position i is block i of the keystream of AES-256 in counter mode under the block secret, with the
-    version bits of a UUIDv8 (RFC 9562, 5.8). Both sites hold the block secret, so they name a chunk alike
-    without talking; nobody else can guess.
+    version bits of a UUIDv8 (RFC 9562, 5.8). Both sites have the block secret, so they compute the same
+    key_ID without communication; nobody else can predict it.
     """
     keystream = Cipher(AES256(block_secret), CTR(first.to_bytes(16, "big"))).encryptor()
     named = np.frombuffer(keystream.update(bytes(16 * count)), np.uint8).reshape(count, 16).copy()

@@ -1,7 +1,7 @@
-"""The values that cross the border of the key store: blocks, keys, assignments, pads, counts.
+"""The values in the interface of the key store: blocks, keys, assignments, pads, counts.
 
-Structs that travel to the peer (`Assignment`, `Handover`, `Positions`) carry no key bytes; those that
-carry key bytes (`PreparedBlock`, `Key`) leave them out of their `repr`.
+Structs that are sent to the peer (`Assignment`, `Handover`, `Positions`) have no key bytes. Those with key
+ bytes (`PreparedBlock`, `Key`) leave them out of their `repr`.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from qnode.choices import BlockState, Role
 from qnode.errors import FieldError
 from qnode.units import CHUNK_BITS, CHUNK_BYTES
 
-# Bounds what a peer may send, well inside SQLite's integers even after adding two.
+# Limits numbers from the peer to well within SQLite's integers, even after the addition of two.
 Number = Annotated[int, Meta(ge=0, le=2**48)]
 NumberOrNone = Annotated[int, Meta(ge=-1, le=2**48)]
 
@@ -24,10 +24,10 @@ PAD_BYTES = 16
 
 
 class BlockRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is claimed of the keys of a block and under which assumptions; it travels with each key.
+    """The claims and assumptions about the keys of a block; the record goes with each key.
 
-    ``assumptions`` are texts for people. ``recorded``: tags or symbols of the block were recorded: whoever
-    reads the recording knows its keys.
+    ``assumptions`` are texts for people. ``recorded``: tags or symbols of the block were recorded; the
+    recording discloses its keys.
     """
 
     estimator: str
@@ -43,7 +43,7 @@ class BlockRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class KeyLayout(Struct, frozen=True, kw_only=True):
-    """How the final key of a block is cut; both sites must use the same layout for a block.
+    """The division of the final key of a block; both sites must use the same layout for a block.
 
     The key is, in order: the block secret (32 bytes), `pads_per_direction` refill pads (16 bytes each)
     from Alice to Bob, as many from Bob to Alice, then chunks of 32 bytes; the remainder is dropped. Alice's
@@ -65,7 +65,7 @@ class KeyLayout(Struct, frozen=True, kw_only=True):
         return BLOCK_SECRET_BYTES + 2 * self.pads_per_direction * PAD_BYTES
 
     def n_chunks(self, key_bytes: int) -> int:
-        """Return how many chunks a final key of `key_bytes` bytes gives."""
+        """Return the number of chunks in a final key of `key_bytes` bytes."""
         return max(0, key_bytes - self.overhead_bytes) // CHUNK_BYTES
 
     def n_chunks_alice(self, n_chunks: int) -> int:
@@ -102,10 +102,10 @@ def chunks_per_key(size_bits: int) -> int:
 
 
 class Assignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which chunks become keys for which SAEs. No key bytes: it is sent to the peer as it is.
+    """The chunks that become keys for certain SAEs. It has no key bytes, and is sent to the peer unchanged.
 
-    `owner` is the site that assigns (the master's), `assignment_id` counts up per owner. The keys lie one
-    behind the other in `ranges`, each within one of them.
+    `owner` is the site that assigns (the master's), `assignment_id` counts up per owner. The keys are
+    consecutive in `ranges`, each within one of them.
     """
 
     assignment_id: Number
@@ -123,14 +123,14 @@ class Assignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Release(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Those keys of an assignment that its owner takes back, none delivered: all from key `n_taken` on."""
+    """The undelivered keys of an assignment that its owner releases: all from key `n_taken` on."""
 
     assignment: Assignment
     n_taken: Number = 0
 
 
 class StockItem(Struct, frozen=True, kw_only=True):
-    """What is left of keys that were assigned in advance for a pair."""
+    """The rest of keys that were assigned in advance for a pair."""
 
     assignment_id: int
     master_sae: str
@@ -140,7 +140,7 @@ class StockItem(Struct, frozen=True, kw_only=True):
 
 
 class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Chunks whose ownership `giver` has released to its peer."""
+    """Chunks whose ownership `giver` gives to its peer."""
 
     handover_id: Number
     giver: Role
@@ -158,14 +158,14 @@ class Key(Struct, frozen=True, eq=False, gc=False):
         return f"Key(key_id={self.key_id}, {8 * len(self.key)} bits)"
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
-        # The inherited one lists every field, and tracebacks with local variables use it.
+        # The inherited method lists every field, and tracebacks with local variables use it.
         return [("key_id", self.key_id)]
 
 
 class PadId(Struct, frozen=True, array_like=True, order=True):
     """Address of a one-time authentication pad: segment (block_id, 0 = pre-shared key) and index.
 
-    Alice's and Bob's pads of a segment are numbered apart: the direction is that of the message.
+    Alice's and Bob's pads of a segment are numbered separately: the direction is that of the message.
     """
 
     segment: NumberOrNone
@@ -173,10 +173,10 @@ class PadId(Struct, frozen=True, array_like=True, order=True):
 
 
 class Loss(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What could not be opened at one site and was given up there: the other gives it up as well.
+    """Entries that one site could not decrypt and discarded: the other site discards them as well.
 
-    `ranges`: the chunks. `pads`: how many one-time pads. `send_after`: the other site sends with later pads
-    only. No key bytes: it is sent to the peer as it is.
+    `ranges`: the chunks. `pads`: the number of one-time pads. `send_after`: the other site sends with later
+    pads only. It has no key bytes, and is sent to the peer unchanged.
     """
 
     loss_id: Number
@@ -218,7 +218,7 @@ class PadsLeft(Struct, frozen=True):
 
 
 class Positions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a site has come, in numbers that only grow; no secrets.
+    """The progress of a site, in numbers that only grow; no secrets.
 
     Kept in the anchor by the site itself and, mirrored, by the peer (`KeyStore.view_of_peer`). `era` counts
     how often all chunks were voided, `pool_epoch` how often a pre-shared key was loaded; `sent` and
@@ -246,10 +246,10 @@ class StoreCondition(StrEnum):
 
 
 class Waiting(StrEnum):
-    """Why a store serves nothing.
+    """The reasons for which a store waits.
 
-    `older`: than its anchor, which knows what this site had come to. `anchorless`: only the peer can know it.
-    `restore`: nobody does; a new pre-shared key ends it.
+    `older`: it is older than its anchor, which has the progress of the site. `anchorless`: only the peer can
+    know the progress. `restore`: nobody knows it; a new pre-shared key ends the wait.
     """
 
     NO = ""
@@ -259,9 +259,9 @@ class Waiting(StrEnum):
 
 
 class StoreStanding(Struct, frozen=True, kw_only=True):
-    """What a site says of itself in the hello: why its store waits ('' if it serves), and how far it is.
+    """A site's statement in the hello: why its store waits ('' if it serves), and its progress.
 
-    `time_of_day_s` is what its clock says, in unix seconds.
+    `time_of_day_s` is its wall clock in Unix seconds.
     """
 
     waits: Annotated[str, Meta(max_length=32)]
@@ -270,9 +270,10 @@ class StoreStanding(Struct, frozen=True, kw_only=True):
 
 
 class AgeMark(Struct, frozen=True, kw_only=True):
-    """Where the clock by which keys age was left: its seconds, and what other clocks said then.
+    """The last state of the clock for the age of keys: its seconds, and the other clocks at that time.
 
-    `boot_id` names the machine's boot, `since_boot_s` counts from it; `time_of_day_s` is in unix seconds.
+    `boot_id` identifies the machine's boot, `since_boot_s` counts from it; `time_of_day_s` is in Unix
+    seconds.
     """
 
     age_s: float
@@ -289,14 +290,14 @@ class Condition(Struct, frozen=True):
 
     @property
     def serves(self) -> bool:
-        """Tell whether the store serves keys."""
+        """Return whether the store serves keys."""
         return self.state == StoreCondition.SERVING
 
 
 class Counts(Struct, frozen=True, kw_only=True):
     """Chunks at this site by state; the last three are totals since the store was created.
 
-    `stock` of those that are assigned were set aside by this site and not yet delivered here.
+    `stock` are those among the assigned that this site has set aside and not yet delivered.
     """
 
     available_own: int
@@ -310,7 +311,7 @@ class Counts(Struct, frozen=True, kw_only=True):
 
     @property
     def here(self) -> int:
-        """All that the store holds now."""
+        """All chunks in the store."""
         return self.available_own + self.available_peer + self.prepared + self.assigned
 
 

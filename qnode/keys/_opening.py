@@ -1,4 +1,4 @@
-"""Create a store, or open one and judge whether it can be trusted. Refusals say how to mend."""
+"""Creates a store, or opens one and checks whether it can be trusted. Refusals state the remedy."""
 
 import os
 import secrets
@@ -20,7 +20,7 @@ _CANARY = b"qnode canary 16b"
 
 
 def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, peer_kme_id: str) -> None:
-    """Write a fresh, empty store under another name, then give it its name: there is never half a store."""
+    """Write a fresh, empty store under another name, then rename it: there is never an incomplete store."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
@@ -57,8 +57,8 @@ def open_database(
 ) -> Database:
     """Open an existing store: its file, its key, its owner, then its age against the anchor.
 
-    Raises StoreUnusable. A store older than its anchor comes back emptied, one without an anchor as it is,
-    and both wait for the peer.
+    Raises StoreUnusable. A store older than its anchor is returned empty, one without an anchor unchanged;
+    both wait for the peer.
     """
     connection = _connect(path)
     try:
@@ -140,7 +140,7 @@ def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _bring_up_to_date(tx: Tx) -> None:
-    """Take a store of an earlier version, known to be ours, to the present one; each step whole, or none."""
+    """Convert a store of an earlier version to the present one; each step completely or not at all."""
     connection = tx.connection
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     for step in range(version, SCHEMA_VERSION):
@@ -161,7 +161,7 @@ def _run_script(connection: sqlite3.Connection, name: str) -> None:
 
 
 def _check_canary(path: Path, connection: sqlite3.Connection, vault: Vault) -> None:
-    """Refuse a wrong store key; a canary that alone does not open is damaged, and made anew."""
+    """Refuse a wrong store key; a canary that alone cannot be decrypted is damaged, and made anew."""
     try:
         canary = vault.read(Kind.CANARY, 0, 0, 1)
     except DamagedUnit as error:
@@ -193,7 +193,7 @@ def _compare_with_anchor(database: Database, anchor_path: Path) -> None:
     with database.look() as tx:
         own, lineage = read_positions(tx.connection), read_lineage(tx.connection)
     if database.anchor is None:
-        if own == Positions():  # fresh: creation was cut short before the anchor
+        if own == Positions():  # fresh: the creation was interrupted before the anchor
             database.catch_up_anchor()
             return
         with database.change(anchored=False, while_waiting=True) as tx:
@@ -204,7 +204,7 @@ def _compare_with_anchor(database: Database, anchor_path: Path) -> None:
     known, later = database.anchor.positions, own.generation > database.anchor.positions.generation
     foreign = lineage.own != database.anchor.lineage
     if foreign and later and lineage.before == database.anchor.lineage:
-        foreign = False  # the commit that began this lineage was cut short before the anchor
+        foreign = False  # the commit that began this lineage was interrupted before the anchor
     if foreign or own.generation < known.generation:
         reason = f"the database is older (generation {own.generation}) than its anchor ({known.generation})"
         if foreign:

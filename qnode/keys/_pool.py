@@ -1,9 +1,9 @@
-"""The one-time authentication pool: pads in segments, used from the front and never again.
+"""The one-time authentication pool: pads in segments, used from the front, and each only once.
 
-`next` of a segment only grows, and is durable before a pad leaves the store. Pads for sending go out in
-the order of their PadId, without a step back: a block confirmed only after a later one's pads came into use
-gives none. So one address (`sent`, `received`: the greatest PadId ever used) tells all of a direction. It
-also stands in the anchor and at the peer, and a restored database skips everything up to it.
+`next` of a segment only grows, and is durable before a pad leaves the store. Pads for sending are
+used in the order of their PadId, never backwards: a block that is confirmed after the first use of a later
+one's pads gives none. So one address (`sent`, `received`: the greatest PadId ever used) describes a
+direction. It is also in the anchor and at the peer, and a restored database skips everything up to it.
 """
 
 from collections.abc import Collection
@@ -15,7 +15,7 @@ from qnode.keys._model import PAD_BYTES, HashKeys, Pad, PadId, PadsLeft
 from qnode.keys._vault import DamagedUnit, Kind
 
 PRESHARED_SEGMENT = 0
-# Blocks refill the pool by more than they use; beyond so many pads for sending, new ones are wiped.
+# Blocks refill the pool by more than they use; beyond this number of pads for sending, new ones are wiped.
 _MOST_PADS = 4096
 _KINDS = {"send": Kind.PAD_SEND, "receive": Kind.PAD_RECEIVE}
 
@@ -33,9 +33,9 @@ def add_segment(tx: Tx, segment: int, a_to_b: bytes, b_to_a: bytes, *, confirmed
 
 
 def confirm_segment(tx: Tx, segment: int) -> None:
-    """Let a segment be used for sending, unless a later one is in use already or there are enough pads.
+    """Let a segment be used for sending, unless a later one is already in use or there are enough pads.
 
-    Its pads for sending are wiped then; the peer wipes his copies when a later one comes into use.
+    Otherwise its pads for sending are wiped; the peer wipes its copies when a later segment comes into use.
     """
     if segment < tx.one("SELECT sent_segment FROM site")[0] or left(tx).send >= _MOST_PADS:
         tx.connection.execute("DELETE FROM pad_segment WHERE direction = 'send' AND segment = ?", (segment,))
@@ -65,22 +65,22 @@ def replace_preshared(tx: Tx, parts: PresharedParts) -> None:
 
 
 def head(tx: Tx) -> bytes:
-    """Return what the loaded pre-shared key begins with: session root and hash keys, Alice's first.
+    """Return the start of the loaded pre-shared key: session root and hash keys, Alice's first.
 
-    Raises PoolExhausted when none was loaded, or it does not open.
+    Raises PoolExhausted if none was loaded, or it cannot be decrypted.
     """
     _require_preshared(tx)
     return _read_head(tx, Kind.SESSION_ROOT, 1) + _read_head(tx, Kind.HASH_KEY, 2)
 
 
 def session_root(tx: Tx) -> bytes:
-    """Return the session root of the pre-shared key. Raises PoolExhausted when none was loaded."""
+    """Return the session root of the pre-shared key. Raises PoolExhausted if none was loaded."""
     _require_preshared(tx)
     return _read_head(tx, Kind.SESSION_ROOT, 1)
 
 
 def hash_keys(tx: Tx) -> HashKeys:
-    """Return the hash keys r of both directions. Raises PoolExhausted when none were loaded."""
+    """Return the hash keys r of both directions. Raises PoolExhausted if none were loaded."""
     _require_preshared(tx)
     both = _read_head(tx, Kind.HASH_KEY, 2)
     a_to_b, b_to_a = both[:16], both[16:]
@@ -103,7 +103,7 @@ def reserve_send(tx: Tx) -> Pad:
 
 
 def peek_receive(tx: Tx, pad_id: PadId) -> bytes:
-    """Return the pad of a message to be verified, leaving it there. Raises StoreError if used or unknown."""
+    """Return the pad of a message to be verified, without using it. Raises StoreError if used or unknown."""
     _require_unused(tx, pad_id)
     return tx.vault.read(Kind.PAD_RECEIVE, pad_id.segment, pad_id.index, 1)
 
@@ -122,7 +122,7 @@ def confirm_receive(tx: Tx, pad_id: PadId) -> None:
 
 
 def skip(tx: Tx, direction: str, mark: PadId) -> None:
-    """Use up every pad with a PadId up to `mark`, in all segments; nothing if the site is further already."""
+    """Use up every pad with a PadId up to `mark`, in all segments; no effect beyond it."""
     if mark <= PadId(*tx.one(f"SELECT {_MARKS[direction]} FROM site")):
         return
     rows = tx.connection.execute(
@@ -136,7 +136,7 @@ def skip(tx: Tx, direction: str, mark: PadId) -> None:
 
 
 def pass_over(tx: Tx, direction: str, segment: int, end: int) -> int:
-    """Use no pad of a segment before `end` any more, for they cannot be opened; return how many are lost."""
+    """Skip the pads of a segment before `end`, which cannot be decrypted; return the number of lost pads."""
     row = tx.connection.execute(
         "SELECT next, count FROM pad_segment WHERE direction = ? AND segment = ?", (direction, segment)
     ).fetchone()
@@ -184,7 +184,7 @@ def keep_only(tx: Tx, kept: Collection[int]) -> None:
 
 
 def left(tx: Tx) -> PadsLeft:
-    """Return how many pads are left per direction."""
+    """Return the number of pads left per direction."""
     (send,) = tx.one(
         "SELECT coalesce(sum(count - next), 0) FROM pad_segment WHERE direction = 'send' AND confirmed = 1"
     )
@@ -194,7 +194,7 @@ def left(tx: Tx) -> PadsLeft:
 
 
 def has_preshared(tx: Tx) -> bool:
-    """Tell whether a pre-shared key was ever loaded."""
+    """Return whether a pre-shared key was ever loaded."""
     return tx.one("SELECT pool_epoch FROM site")[0] > 0
 
 
@@ -207,7 +207,7 @@ def _require_preshared(tx: Tx) -> None:
 
 
 def _read_head(tx: Tx, kind: Kind, count: int) -> bytes:
-    """Read secrets without which there is no session; the store goes on delivering without them."""
+    """Read secrets without which there is no session; the store continues to deliver without them."""
     try:
         return tx.vault.read(kind, PRESHARED_SEGMENT, 0, count)
     except DamagedUnit as damage:

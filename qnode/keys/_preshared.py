@@ -1,10 +1,10 @@
 """The register of pre-shared keys that a site has loaded: none of them is loaded twice.
 
-A pre-shared key holds one-time pads, so a store made anew must not begin one again whose pads were used by
-the store before it. The register is a file of its own beside the anchor, so that it outlives a database and
-an anchor that are taken away. It holds a fingerprint of each key, from which nothing can be learned of it.
-An entry is written before the key is loaded, and marked as loaded after: a start that was cut short in
-between may load the key again, for nothing of it was used.
+A pre-shared key holds one-time pads, so a new store must not use one whose pads the earlier store has used.
+The register is a separate file beside the anchor, so that it survives the removal of database and anchor. It
+has a fingerprint of each key, which discloses nothing about the key.
+An entry is written before the key is loaded, and marked as loaded after it. If a start is interrupted in
+between, the key may be loaded again, because no part of it was used.
 """
 
 import hmac
@@ -32,13 +32,13 @@ class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PresharedRegister:
-    """The register at `path`, read anew for each question: it is asked once a start."""
+    """The register at `path`, read at each access: it is used once per start."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def begin(self, key: str) -> None:
-        """Enter a key that is about to be loaded. Raises StoreError when it was loaded before."""
+        """Enter a key that is about to be loaded. Raises StoreError if it was loaded before."""
         entries = self._read()
         if any(entry.loaded and entry.fingerprint == key for entry in entries):
             raise StoreError(
@@ -49,7 +49,7 @@ class PresharedRegister:
             self._write([*entries, _Entry(key, loaded=False)])
 
     def finish(self, key: str) -> None:
-        """Enter a key as loaded; once more is fine."""
+        """Enter a key as loaded; repetition is allowed."""
         entries = self._read()
         if _Entry(key, loaded=True) not in entries:
             others = [entry for entry in entries if entry.fingerprint != key]

@@ -1,4 +1,4 @@
-"""What the rest of the node may ask of a key store, whatever keeps it."""
+"""The interface of a key store, independent of its implementation."""
 
 from collections.abc import Collection, Sequence
 from typing import Protocol
@@ -32,7 +32,7 @@ class KeyStore(Protocol):
     """The durable store of one site.
 
     Every method is synchronous, may be called from any thread, and is one change: on return it is on disk
-    (with those of other threads that came at the same time), after an exception nothing has changed. All may
+    (together with concurrent changes of other threads); after an exception nothing has changed. All may
     raise StoreUnusable after an I/O error (open the store anew), StoreError when the disk is full, and, if
     they change something, LinkDown while the peer's confirmation is awaited.
     """
@@ -43,49 +43,49 @@ class KeyStore(Protocol):
     # Condition and restore
 
     def condition(self) -> Condition:
-        """Tell whether the store serves or awaits `confirm_generation`, and why."""
+        """Return whether the store serves or awaits `confirm_generation`, with the reason."""
 
     def positions(self) -> Positions:
-        """Return how far this site has come; its generation goes to the peer's `note_peer`."""
+        """Return the positions of this site; the generation goes to the peer's `note_peer`."""
 
     def view_of_peer(self) -> Positions:
-        """Return what this site remembers of the peer, for the peer's `confirm_generation`."""
+        """Return this site's memory of the peer, for the peer's `confirm_generation`."""
 
     def standing(self) -> StoreStanding:
-        """Return what a hello says of this store: the peer's `note_peer` and `confirm_generation` take it."""
+        """Return this store's statement for a hello: for `note_peer` and `confirm_generation` of the peer."""
 
     def note_peer(self, generation: int, peer: StoreStanding | None = None) -> None:
-        """Remember what the authenticated peer states of itself; what is lower than before is ignored."""
+        """Record the authenticated peer's statement about itself; lower values than before are ignored."""
 
     def confirm_generation(self, peer_view: Positions, peer: StoreStanding | None = None) -> bool:
-        """Compare with what the authenticated peer remembers (each hello), and serve from now on.
+        """Compare with the authenticated peer's memory (each hello), and serve from now on.
 
         When the peer remembers a later generation or era, every chunk is voided (True is returned). The later
         of both numbers and pad positions wins. A store without its anchor is confirmed only by a peer that
-        says it does not wait (`peer`) and remembers this store, and gives up what the peer cannot have seen
-        used: assigned keys, and pads under way. By another peer it is voided for good (True): look at
-        `condition`. Allowed while waiting.
+        does not wait itself (`peer`) and remembers this store. It then discards entries whose use the peer
+        cannot have seen: assigned keys, and pads under way. With another peer it is voided for good (True):
+        see `condition`. Allowed while waiting.
         """
 
     def void_all(self, reason: str) -> None:
         """Void every chunk and enter a new era, which makes the peer do the same. Allowed while waiting."""
 
-    # Damage: a sealed unit that does not open is given up by whichever call meets it, which then goes on
+    # Damage: a call that finds a unit that cannot be decrypted discards the unit, and then continues
 
     def new_losses(self) -> list[Loss]:
-        """Return what was given up since the last time, for people."""
+        """Return the losses since the last call, for people."""
 
     def open_losses(self) -> list[Loss]:
-        """Return what was given up here and not yet at the peer, for his `accept_loss` and `finish_loss`."""
+        """Return the losses that the peer has not processed yet, for its `accept_loss`."""
 
     def accept_loss(self, loss: Loss) -> None:
-        """Give up what the peer has lost, as far as it could still be handed out here; idempotent.
+        """Discard what the peer has lost, as far as it could still be delivered here; idempotent.
 
-        What goes with it and the peer does not know becomes a loss of this site.
+        Further chunks that are discarded with it become a loss of this site.
         """
 
     def finish_loss(self, loss_id: int) -> None:
-        """Note that the peer has given a loss up; idempotent."""
+        """Note that the peer has processed a loss; idempotent."""
 
     # Blocks
 
@@ -94,21 +94,21 @@ class KeyStore(Protocol):
         """The last block number used, 0 before the first."""
 
     def record_block_opened(self, block_id: int, epsilon: float) -> None:
-        """Use up a block number, and add what the block's key may fail by to the sum of epsilons.
+        """Use up a block number, and add the failure probability of the block's key to the sum of epsilons.
 
-        Every block that is opened might be accepted, so each counts, whatever becomes of it.
-        Raises StoreError unless the number is above all used before.
+        Every opened block might be accepted, so each counts, whatever its outcome.
+        Raises StoreError unless the number is larger than all used before.
         """
 
     def prepare(self, block: PreparedBlock) -> None:
         """Store the final key of an opened block as prepared.
 
-        Raises StoreError when it was prepared or voided before, was never opened, or its record names another
-        number of chunks; FieldError when the key is too short for its layout.
+        Raises StoreError if it was prepared or voided before, was never opened, or its record has another
+        number of chunks; FieldError if the key is too short for its layout.
         """
 
     def confirm(self, block_id: int) -> None:
-        """Make a prepared block available, once the peer's word that it prepared it is verified; idempotent.
+        """Make a prepared block available, after the peer's statement is verified; idempotent.
 
         Raises StoreError for an unknown or void block.
         """
@@ -116,14 +116,14 @@ class KeyStore(Protocol):
     def void_block(self, block_id: int, reason: str) -> None:
         """Void a prepared block, or one opened and not prepared; idempotent.
 
-        Raises StoreError for one that is available here or, by what the peer did with it, there.
+        Raises StoreError for one that is available here, or known to be available at the peer.
         """
 
     def block_state(self, block_id: int) -> BlockState:
-        """Return the state of a block; one long finished and forgotten counts as void."""
+        """Return the state of a block; a forgotten block counts as void."""
 
     def block_record(self, block_id: int) -> BlockRecord:
-        """Return the record of a block that is prepared or available. Raises StoreError of any other."""
+        """Return the record of a block that is prepared or available. Raises StoreError for any other."""
 
     def unconfirmed_blocks(self) -> list[int]:
         """Return the blocks left prepared, oldest first: at resume, both sites confirm or void them."""
@@ -132,10 +132,10 @@ class KeyStore(Protocol):
         """Return the latest `n` blocks, newest first."""
 
     def fingerprint(self, block_id: int) -> bytes:
-        """Return SHA-256 of a block's chunks, none of which may have been handed out.
+        """Return SHA-256 of a block's chunks, none of which may have been delivered.
 
-        Two stores that agree on it hold the same keys. It says something of the key: keep it as secret.
-        Raises StoreError when the block or a chunk of it is not here (any more).
+        Two stores with the same value have the same keys. It depends on the key: keep it secret.
+        Raises StoreError if the block or a chunk of it is missing.
         """
 
     # Keys whose master SAE is at this site
@@ -161,125 +161,125 @@ class KeyStore(Protocol):
         """Note that the peer holds an assignment durably; idempotent. Raises StoreError if not open."""
 
     def unacknowledged_assignments(self) -> list[Assignment]:
-        """Return assignments that the peer may not know: at resume, send again or void on both sides."""
+        """Return assignments that the peer may not know: at resume, repeat or void them on both sides."""
 
     def begin_release(self, assignment_id: int) -> Release:
-        """Serve nothing of an assignment any more; for the peer's `release_accepted`, then `finish_release`.
+        """End the delivery of an assignment; for the peer's `release_accepted`, then `finish_release`.
 
-        So keys that were assigned and not delivered become free again at both sites. Idempotent.
+        Undelivered keys thus become free again at both sites. Idempotent.
         Raises StoreError if not open.
         """
 
     def begin_open_releases(self) -> list[Release]:
-        """At resume, begin to release what the peer may not know; return it, and releases not finished."""
+        """At resume, begin to release assignments that the peer may not know; return all open releases."""
 
     def open_releases(self) -> list[Release]:
-        """Return releases not finished, and of assignments that the peer may not know."""
+        """Return the open releases, and those of assignments that the peer may not know."""
 
     def leave_to_expire(self, assignment_id: int) -> None:
-        """Note that the peer refused a release: what was left of stock may expire here, as it does there.
+        """Note that the peer refused a release: the rest of stock may expire here, as it does there.
 
-        Until he has answered it may not, for he may have freed it.
+        Before the answer it may not, because the peer may have freed it.
         """
 
     def finish_release(self, assignment_id: int) -> None:
-        """Free what the peer has freed: this site may assign it again. Raises StoreError if not open."""
+        """Free an assignment that the peer has freed, for new use. Raises StoreError if not open."""
 
     def void_assignment(self, assignment_id: int) -> Assignment:
-        """Void what was not taken of an assignment, unacknowledged or in release; for `void_accepted`.
+        """Void the untaken keys of an assignment, unacknowledged or in release; for `void_accepted`.
 
         Raises StoreError for an acknowledged one, and one that is not open.
         """
 
     def deliver_to_master(self, assignment_id: int) -> list[Key]:
-        """Hand out the keys of an assignment that the peer holds durably, once, and destroy them here.
+        """Deliver the keys of an assignment that the peer holds durably, once, and destroy them here.
 
-        Raises StoreError when it is stock, or not open (any more).
+        Raises StoreError if it is stock, or not open.
         """
 
     def take_from_stock(
         self, master_sae: str, slave_sae: str, number: int, size_bits: int = CHUNK_BITS
     ) -> list[Key]:
-        """Hand out keys set aside for this pair, oldest first, destroyed here. Raises NotEnoughKeys."""
+        """Deliver keys from the stock of this pair, oldest first, and destroy them. Raises NotEnoughKeys."""
 
     def stock_count(self, master_sae: str, slave_sae: str, size_bits: int = CHUNK_BITS) -> int:
-        """Return how many keys `take_from_stock` could give now."""
+        """Return the number of keys that `take_from_stock` could deliver now."""
 
     def stock_items(self) -> list[StockItem]:
-        """Return what is left of the stock of keys of one chunk, oldest first."""
+        """Return the rest of the stock of keys of one chunk, oldest first."""
 
     # Keys whose slave SAEs are at this site
 
     def accept_assignment(
         self, assignment: Assignment, now: float, *, most_chunks: int | None = None
     ) -> None:
-        """Hold the keys of a peer's assignment for their slaves; idempotent.
+        """Keep the keys of a peer's assignment for their slaves; idempotent.
 
-        `now` is this site's time, `most_chunks` the store's limit: what waits for one pair has a share of it.
-        Raises ShareUsedUp beyond that, else StoreError unless all chunks are free, the peer's, and of
+        `now` is this site's time, `most_chunks` the store's limit, of which each pair has a share.
+        Raises ShareUsedUp beyond the share, else StoreError unless all chunks are free, the peer's, and of
         prepared or available blocks: the peer then releases the assignment, or voids it.
         """
 
     def release_accepted(self, release: Release) -> None:
-        """Free, for the peer to assign, what he takes back of an assignment of his; idempotent.
+        """Free the keys of an assignment that the peer releases; idempotent.
 
-        Raises StoreError unless all of it still waits here or is free: the peer then voids it.
+        Raises StoreError unless all of them still wait here or are free: the peer then voids them.
         """
 
     def void_accepted(self, assignment: Assignment) -> None:
-        """Void at this site what the peer has voided, whether accepted here or not; idempotent."""
+        """Void an assignment that the peer has voided, whether accepted here or not; idempotent."""
 
     def deliver_to_slave(self, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
-        """Hand out keys to one named slave, all or none, in the order asked; each slave gets each key once.
+        """Deliver keys to one named slave, all or none, in the requested order, each key once.
 
-        The bytes are destroyed with the last named slave. Raises NotNamed when the caller is no slave of
-        one of the keys, else KeyNotFound when one is unknown, used, expired or of another master (ETSI GS
+        The bytes are destroyed after the last named slave. Raises NotNamed if the caller is not a slave of
+        one of the keys, else KeyNotFound if one is unknown, used, expired or of another master (ETSI GS
         QKD 014).
         """
 
     # Expiry and ownership
 
     def expire(self, now: float, ttl_s: float) -> int:
-        """Destroy acknowledged and accepted keys older than `ttl_s`; return how many.
+        """Destroy acknowledged and accepted keys older than `ttl_s`; return their number.
 
-        Bounded work: call again while it returns more than zero. Stock expires after `ttl_s` at the
-        master's site but after twice that at the slave's, so that a key taken late is still there to fetch.
-        Also forgets long finished blocks and clears the log of sealed traces; call it regularly.
+        The work is limited: call again while the result is above zero. Stock expires after `ttl_s` at the
+        master's site, but after twice that at the slave's site, so that a late key can still be fetched
+        there. This also forgets finished blocks and clears the log of encrypted traces; call it regularly.
         """
 
     def age_mark(self) -> AgeMark | None:
-        """Return what `keep_age_mark` wrote last; None before the first."""
+        """Return the last mark of `keep_age_mark`; None before the first."""
 
     def keep_age_mark(self, mark: AgeMark) -> None:
-        """Write down where the clock is by which keys age. Allowed while waiting."""
+        """Record the state of the clock for the age of keys. Allowed while waiting."""
 
     def tell_witness(self) -> None:
-        """Write to the witness, if there is one, how far the store is; it may hang, so call it by itself.
+        """Write the progress of the store to the witness, if there is one; it may hang.
 
-        Raises StoreUnusable when this machine was set back while the store was open, OSError when the witness
-        cannot be reached.
+        Raises StoreUnusable if this machine was set back while the store was open, OSError if the witness is
+        not reachable.
         """
 
     @property
     def uncleared(self) -> int:
-        """How many times in a row sealed traces of destroyed keys could not be cleared from the log."""
+        """How many times in a row the log could not be cleared of destroyed keys."""
 
     def give_away(self, number: int) -> Handover:
-        """Release the newest `number` own chunks to the peer.
+        """Give the newest `number` own chunks to the peer.
 
-        Raises NotEnoughKeys (nothing released), StoreError while a hand-over is pending, FieldError.
+        Raises NotEnoughKeys (nothing given), StoreError while a hand-over is pending, FieldError.
         """
 
     def pending_handover(self) -> Handover | None:
-        """Return the hand-over the peer has not confirmed: send it again in the next session."""
+        """Return the hand-over that the peer has not confirmed: repeat it in the next session."""
 
     def finish_handover(self, handover_id: int) -> None:
-        """Note that the peer has taken a hand-over over; idempotent."""
+        """Note that the peer has taken a hand-over; idempotent."""
 
     def take_over(self, handover: Handover) -> None:
-        """Own the chunks that the peer gave away; a repetition changes nothing.
+        """Take over the chunks that the peer gave; idempotent.
 
-        Raises StoreError unless all are free here, or when it was voided: then both sites `void_handover`,
+        Raises StoreError unless all are free here, or if it was voided: then both sites `void_handover`,
         this one first.
         """
 
@@ -292,7 +292,7 @@ class KeyStore(Protocol):
         """Return the chunks at this site by state."""
 
     def stored_key_count(self, size_bits: int = CHUNK_BITS) -> int:
-        """Return how many keys of a size this site could assign now (besides any stock)."""
+        """Return how many keys of a size this site could assign now (without any stock)."""
 
     # One-time authentication pool
 
@@ -301,33 +301,33 @@ class KeyStore(Protocol):
 
         The first half of the pads is for Alice's messages. With `replace` the whole pool is wiped and
         every chunk voided first, and waiting for the peer ends: do the same at both sites.
-        Raises StoreError when one is loaded already and not `replace`, and when this one was loaded at this
-        site before, by whatever store; FieldError when it is too short.
+        Raises StoreError if one is already loaded and not `replace`, and if this one was loaded at this site
+        before, by any store; FieldError if it is too short.
         """
 
     def session_root(self) -> bytes:
-        """Return the 32 bytes that session keys derive from. Raises PoolExhausted when none was loaded."""
+        """Return the 32 bytes that session keys derive from. Raises PoolExhausted if none was loaded."""
 
     def hash_keys(self) -> HashKeys:
-        """Return the hash keys r of both directions. Raises PoolExhausted when none were loaded."""
+        """Return the hash keys r of both directions. Raises PoolExhausted if none were loaded."""
 
     def reserve_send_pad(self) -> Pad:
-        """Take the next pad for a tag to be sent, never to be given again. Raises PoolExhausted."""
+        """Take the next pad for a tag to be sent, which is never returned again. Raises PoolExhausted."""
 
     def receive_pad(self, pad_id: PadId) -> bytes:
-        """Return the pad to verify a received tag with, leaving it in place, also of a prepared block.
+        """Return the pad for the verification of a received tag without using it; also of a prepared block.
 
-        Raises StoreError when it is used, skipped or unknown.
+        Raises StoreError if it is used, skipped or unknown.
         """
 
     def confirm_receive_pad(self, pad_id: PadId) -> None:
-        """Use up the pad of a verified tag and all before it, for the peer never goes back.
+        """Use up the pad of a verified tag and all before it, because the peer never goes back.
 
         Raises StoreError like `receive_pad`.
         """
 
     def pads_left(self) -> PadsLeft:
-        """Return how many pads are left for sending and for receiving."""
+        """Return the numbers of pads left for sending and for receiving."""
 
     def pad_segments(self) -> list[int]:
         """Return the segments with pads left here, for the hello after a restore."""

@@ -1,4 +1,4 @@
-"""Chunks that nobody has been promised yet, kept as ranges with one owner each."""
+"""Free chunks, kept as ranges with one owner each."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from qnode.keys._vault import Kind
 
 
 def joined(ranges: Iterable[KeyRange]) -> list[KeyRange]:
-    """Return the ranges sorted, neighbours joined; overlapping ones stay apart (and fail later)."""
+    """Return the ranges sorted, neighbours joined; overlapping ones stay separate (and fail later)."""
     result: list[KeyRange] = []
     for item in sorted(ranges):
         last = result[-1] if result else None
@@ -32,7 +32,7 @@ def add_free(tx: Tx, item: KeyRange, owner: Role) -> None:
 
 
 def pass_on(tx: Tx, item: KeyRange, owner: Role) -> None:
-    """Enter chunks as free for a new owner, joined with neighbours that are his already."""
+    """Enter chunks as free for a new owner, joined with its existing neighbours."""
     neighbours = tx.connection.execute(
         "SELECT first, count FROM free_range WHERE block_id = ? AND owner = ? "
         "AND (first + count = ? OR first = ?)",
@@ -48,7 +48,7 @@ def pass_on(tx: Tx, item: KeyRange, owner: Role) -> None:
 
 
 def take_free(tx: Tx, item: KeyRange, owner: Role) -> None:
-    """Take a range out of the free chunks. Raises StoreError unless all of it is free and `owner`'s."""
+    """Remove a range from the free chunks. Raises StoreError unless all of it is free and `owner`'s."""
     taken = take_what_is_free(tx, item, owner)
     if item.count < 1 or sum(part.count for part in taken) != item.count:
         raise StoreError(
@@ -78,7 +78,7 @@ def take_what_is_free(tx: Tx, item: KeyRange, owner: Role) -> list[KeyRange]:
 
 
 def all_free(tx: Tx, item: KeyRange, owner: Role) -> bool:
-    """Tell whether each chunk of a range is free and `owner`'s."""
+    """Return whether each chunk of a range is free and `owner`'s."""
     end = item.first + item.count
     rows = tx.connection.execute(
         "SELECT first, count FROM free_range WHERE block_id = ? AND owner = ? AND first < ? "
@@ -90,7 +90,7 @@ def all_free(tx: Tx, item: KeyRange, owner: Role) -> bool:
 
 
 def give_back(tx: Tx, ranges: Iterable[KeyRange], owner: Role) -> None:
-    """Enter chunks that were assigned, and are so no longer, as free for `owner`."""
+    """Enter formerly assigned chunks as free for `owner`."""
     for item in joined(ranges):
         pass_on(tx, item, owner)
 
@@ -98,7 +98,7 @@ def give_back(tx: Tx, ranges: Iterable[KeyRange], owner: Role) -> None:
 def take_oldest(tx: Tx, number: int, width: int) -> list[KeyRange]:
     """Take `number` keys of `width` chunks that this site owns, oldest first, each within one range.
 
-    Raises NotEnoughKeys (the caller's transaction undoes what was taken).
+    Raises NotEnoughKeys (the caller's transaction undoes partial results).
     """
     rows = tx.connection.execute(
         "SELECT r.block_id, r.first, r.count FROM free_range r JOIN block b USING (block_id) "
@@ -161,9 +161,9 @@ def n_free(tx: Tx) -> Counter[tuple[str, str]]:
 
 
 def destroy(tx: Tx, ranges: Iterable[KeyRange]) -> int:
-    """Wipe chunks that have left the free ranges; with a block's last chunk its secret goes too.
+    """Wipe chunks that have left the free ranges; with a block's last chunk its secret is wiped too.
 
-    Returns how many chunks were wiped.
+    Returns the number of wiped chunks.
     """
     total = 0
     for item in joined(ranges):

@@ -1,11 +1,11 @@
-"""What a site does when it finds that others remember more of it than it does itself.
+"""The reaction of a site if its anchor or its peer remember a later state than its store.
 
-Who can say what a site has done? Its anchor all of it. The peer what he has seen: assignments, hand-overs,
-verified tags, and generation and sent pads as of the last hello. He has not seen to whom assigned keys were
-handed out, nor pads of tags that did not reach him. So a store that only he can vouch for gives its assigned
-keys up, and skips as many pads as can have been under way. He cannot vouch for anything while he waits
-himself, or when he has never met this store: then nobody knows, every chunk is void, every pad is wiped, and
-only a new pre-shared key at both sites ends it.
+The anchor knows the whole progress of a site. The peer knows what it has seen: assignments, hand-overs,
+verified tags, and the generation and sent pads as of the last hello. The peer does not know which assigned
+keys were delivered, or the pads of tags that did not arrive. So a store that only the peer can confirm
+discards its assigned keys, and skips as many pads as can have been under way. The peer cannot confirm
+anything while its own store waits, or if it has never met this store. Then nobody knows: every chunk is void,
+every pad is wiped, and only a new pre-shared key at both sites ends the wait.
 """
 
 from qnode.keys import _accepted, _assigned, _damage, _pool
@@ -13,14 +13,14 @@ from qnode.keys._database import Tx, read_positions
 from qnode.keys._model import PadId, Positions, StoreStanding, Waiting
 from qnode.keys._vault import Kind
 
-# Two in each direction; of blocks that this store does not remember, nobody knows how many they used.
+# Two per direction; for blocks that this store does not remember, the number of used ones is unknown.
 _MOST_TAGS_OF_A_BLOCK = 4
-# Two for each block in the air: more tags of a session cannot be on their way to the peer.
+# Two for each block in progress: a session cannot have more tags on their way to the peer.
 MOST_TAGS_UNDER_WAY = 64
 
 
 def void_all(tx: Tx, reason: str, era: int) -> None:
-    """Void every chunk, whatever its state, and enter `era`; blocks stay known, as void."""
+    """Void every chunk, whatever its state, and enter `era`; blocks stay recorded, as void."""
     (n_left,) = tx.one("SELECT coalesce(sum(chunks_left), 0) FROM block")
     prepared = tx.connection.execute("SELECT block_id FROM block WHERE state = 'prepared'").fetchall()
     for (block_id,) in prepared:
@@ -38,7 +38,7 @@ def void_all(tx: Tx, reason: str, era: int) -> None:
 
 
 def catch_up_with_anchor(tx: Tx, known: Positions, reason: str) -> None:
-    """Void all of a database that is older than its anchor, and go on from where the anchor is."""
+    """Void all of a database that is older than its anchor, and continue from the anchor's positions."""
     own = read_positions(tx.connection)
     _catch_up(tx, known, reason, era=max(known.era, own.era) + 1)
     begin_lineage(tx)
@@ -49,12 +49,12 @@ def catch_up_with_anchor(tx: Tx, known: Positions, reason: str) -> None:
 
 
 def confirm_with_peer(tx: Tx, known: Positions, peer: StoreStanding | None) -> bool:
-    """Take over what the authenticated peer remembers of this site; return whether all chunks were voided.
+    """Take over the authenticated peer's memory of this site; return whether all chunks were voided.
 
     `known` with a later generation, assignment, hand-over or sent pad means that this site was set back:
-    every chunk is void. With a later era, the peer has voided all of its chunks: the same here. Numbers go to
-    the later of both, pads up to the later position are skipped. Waiting ends, unless nobody can vouch for
-    this site. `peer` is None where he cannot say how he stands (protocol 1).
+    every chunk is void. With a later era, the peer has voided all of its chunks, so this site does the same.
+    The later of both numbers wins, and pads up to the later position are skipped. Waiting ends, unless nobody
+    can confirm this site. `peer` is None if the peer cannot state its condition (protocol 1).
     """
     waits = waiting(tx)
     if waits == Waiting.RESTORE or (waits == Waiting.ANCHORLESS and peer is None):
@@ -69,9 +69,9 @@ def confirm_with_peer(tx: Tx, known: Positions, peer: StoreStanding | None) -> b
             give_up(tx, f"{doubt}; run qnodectl restore with a new pre-shared key at both sites")
             return True
     own = read_positions(tx.connection)
-    # The peer hears our generation in the hello only, but sees each assignment, hand-over and pad as we use
-    # it; all of these are durable here before he can see them. That he has the pool of the same pre-shared
-    # key is proven by the hello.
+    # The peer learns our generation from the hello only, but sees each assignment, hand-over and pad when it
+    # is used. All of these are durable here before the peer can see them. The hello proves that the peer has
+    # the pool of the same pre-shared key.
     set_back = (
         known.generation > own.generation
         or known.last_assignment_id > own.last_assignment_id
@@ -80,12 +80,13 @@ def confirm_with_peer(tx: Tx, known: Positions, peer: StoreStanding | None) -> b
     )
     voids = set_back or known.era > own.era
     reason = "the peer remembers a later state than this store"
-    # Set back, this site must come to an era that is new to the peer as well, or he would keep his copies.
+    # A site that was set back must enter an era that is new to the peer as well; otherwise the peer keeps its
+    # copies.
     era = max(known.era, own.era) + 1 if set_back else known.era
     _catch_up(tx, known, reason, era=era if voids else None)
     _skip_pads(tx, known)
     if waits == Waiting.ANCHORLESS and not voids:
-        # He may hold as free, or in stock, what is given up here.
+        # The peer may have these chunks as free, or in stock.
         _damage.tell_peer(tx, _assigned.void_every(tx) + _accepted.void_every(tx))
     if waits == Waiting.ANCHORLESS or set_back:
         _pool.skip_next(tx, MOST_TAGS_UNDER_WAY)
@@ -95,7 +96,7 @@ def confirm_with_peer(tx: Tx, known: Positions, peer: StoreStanding | None) -> b
 
 
 def _catch_up(tx: Tx, known: Positions, reason: str, *, era: int | None) -> None:
-    """Take over what is known of this site, all but its pads; void all and enter `era`, if there is one."""
+    """Take over the known state of this site, except its pads; void all and enter `era`, if given."""
     if era is not None:
         void_all(tx, reason, era)
     tx.connection.execute(
@@ -130,15 +131,15 @@ def give_up(tx: Tx, reason: str) -> None:
 
 
 def begin_lineage(tx: Tx) -> None:
-    """Tell this store from copies of it that had come further, which the site does not remember.
+    """Distinguish this store from later copies of it, which the site does not remember.
 
-    Generations count within a lineage, so that such a copy does not pass for a later state of this store.
+    Generations count within a lineage, so that such a copy does not count as a later state of this store.
     """
     tx.connection.execute("UPDATE site SET lineage_before = lineage, lineage = randomblob(16)")
 
 
 def view_of_peer(tx: Tx) -> Positions:
-    """Return what this site remembers of its peer: to be sent in the hello."""
+    """Return this site's memory of its peer, for the hello."""
     own = read_positions(tx.connection)
     generation, last_assignment_id, last_handover_id, segment, index = tx.one(
         "SELECT peer_generation, peer_last_assignment_id, peer_last_handover_id, peer_sent_segment, "
@@ -158,7 +159,7 @@ def view_of_peer(tx: Tx) -> Positions:
 
 
 def note_peer(tx: Tx, generation: int, peer: StoreStanding | None) -> None:
-    """Remember what the authenticated peer says of himself; what is lower than before is ignored."""
+    """Record the authenticated peer's statement about itself; lower values than before are ignored."""
     tx.connection.execute("UPDATE site SET peer_generation = max(peer_generation, ?)", (generation,))
     if peer is None:
         return
@@ -170,11 +171,11 @@ def note_peer(tx: Tx, generation: int, peer: StoreStanding | None) -> None:
 
 
 def waiting(tx: Tx) -> Waiting:
-    """Return why nothing is served."""
+    """Return why the store waits."""
     (word,) = tx.connection.execute("SELECT waits FROM site").fetchone()
     return Waiting(word)
 
 
 def wait(tx: Tx, why: Waiting, reason: str) -> None:
-    """Serve nothing from now on, or again (`Waiting.NO`)."""
+    """Let the store wait from now on, or serve again (`Waiting.NO`)."""
     tx.connection.execute("UPDATE site SET waits = ?, awaiting_peer = ?", (why.value, reason))

@@ -1,24 +1,25 @@
 """The key store of one site on SQLite: every method is one change, durable when it returns.
 
-Why a restored database is always found out, at whatever point a crash falls. A transaction that consumes or
+A restored database is always detected, at whatever point a crash comes. A transaction that consumes or
 decides something (a delivery, a pad, a block's number or state, a change of owner, an expiry) raises the
 *generation* in the database. The order is: commit (write-ahead log, fsync) - advance the anchor (fdatasync) -
 return to the caller. So:
 
 - crash before the commit: nothing happened; database and anchor agree.
 - crash between commit and anchor: the database is *ahead* of the anchor, which is fine: the anchor catches up
-  at the next start. What was delivered is gone from the store, but no caller has seen it. A backup from
-  before that transaction passes for current then, rightly: the transaction was never visible outside.
+  at the next start. Delivered keys are removed from the store, but no caller has seen them. A backup from
+  before that transaction then counts as current, rightly: the transaction was never visible outside.
 - crash after the anchor: any backup from before has a smaller generation than the anchor. It is voided,
-  numbers and pads go on behind the anchor's.
+  and numbers and pads continue after those of the anchor.
 
-One flush of the anchor per transaction, hence per batch of keys and for all who ask at the same time, is the
-least that can tell a backup made just before a delivery from the database after it. `assign`, `acknowledge`,
-`accept_assignment` and the voiding of assignments leave the generation alone: losing them by a restore with
-nothing consumed since gives no key twice, for the peer refuses chunks that it has seen in use.
+One flush of the anchor per transaction, so per batch of keys and for all concurrent calls, is the minimum
+that distinguishes a backup made just before a delivery from the database after it. `assign`, `acknowledge`,
+`accept_assignment` and the voiding of assignments do not change the generation: if a restore loses
+them and nothing was consumed since, no key is delivered twice, because the peer refuses chunks that it has
+seen in use.
 
-What the anchor cannot see, a virtual machine set back together with its disk, the peer does: it remembers the
-generation and the pads (`note_peer`, `view_of_peer`), and `confirm_generation` compares.
+The anchor cannot detect a virtual machine that was set back together with its disk. The peer can: it
+remembers the generation and the pads (`note_peer`, `view_of_peer`), and `confirm_generation` compares.
 """
 
 from collections.abc import Collection, Sequence
@@ -62,18 +63,18 @@ from qnode.keys._preshared import HEAD_BYTES, PresharedRegister, preshared_finge
 from qnode.keys._protocol import KeyStore
 from qnode.units import CHUNK_BITS
 
-# Assignments that one call of expire() destroys at most, so that it never holds the writer for long.
+# The largest number of assignments that one call of expire() destroys, so that it is never slow.
 _EXPIRED_AT_ONCE = 16
 
 
 class SqliteKeyStore(KeyStore):
-    """See `qnode.keys.KeyStore` for what each method promises."""
+    """`qnode.keys.KeyStore` documents the methods."""
 
     def __init__(self, database: Database, register: PresharedRegister) -> None:
         self._database = database
         self._register = register
         with suppress(PoolExhausted), database.look() as tx:
-            # By an earlier version, or by a start that was cut short; no head, no pool to speak of.
+            # By an earlier version, or by an interrupted start; without a head there is no pool.
             register.finish(preshared_fingerprint(_pool.head(tx)))
 
     def __repr__(self) -> str:
@@ -428,14 +429,13 @@ def open_store(
     create: bool = False,
     witness: Path | None = None,
 ) -> SqliteKeyStore:
-    """Open the store at `path`, or create it when there is none and `create` says so.
+    """Open the store at `path`, or create it if there is none and `create` is set.
 
     `store_key` is 32 secret bytes, `anchor` a file outside the database's folder. An existing store is
-    never replaced. After opening look at `KeyStore.condition`: a store that seems restored serves nothing
-    until the peer has confirmed. `witness` is a file on another machine, which `KeyStore.tell_witness` keeps.
+    never replaced. After opening check `KeyStore.condition`: a store that seems restored waits until the
+    peer has confirmed it. `witness` is a file on another machine, which `KeyStore.tell_witness` updates.
 
-    Raises StoreUnusable, saying what is wrong and how to mend it; FieldError for a store key of
-    another length.
+    Raises StoreUnusable with the error and the remedy; FieldError for a store key of another length.
     """
     if len(store_key) != 32:
         raise FieldError("store_key", f"must be 32 bytes, is {len(store_key)}")

@@ -1,13 +1,14 @@
-"""Secrets at rest: equal slots, sealed in units of up to 128, wiped when their time has come.
+"""Secrets at rest: equal slots, encrypted in units of up to 128, and wiped after use.
 
-A run of secrets (the chunks of a block, the pads of a segment) lies in units, a row each. A unit is sealed
-with AES-256-GCM under the key of its kind and segment, HMAC-SHA-256(store key, address), with a fresh
-random nonce each time: nothing repeats, even when a block number should come again after a restore. Its
-address is bound as associated data, so a unit copied elsewhere does not open. It begins with a bit for each
-live slot; wiping slots seals the unit anew without them, wiping the last one deletes it. (What the old form
-leaves in the log goes with `Database.tidy`.)
+A run of secrets (the chunks of a block, the pads of a segment) is stored in units, one row each. A unit is
+encrypted with AES-256-GCM under the key of its kind and segment, HMAC-SHA-256(store key, address), with a
+fresh random nonce each time: nothing repeats, even if a block number comes again after a restore. Its address
+is bound as associated data, so a unit copied elsewhere cannot be decrypted. It begins with a bit for each
+live slot. Wiping slots encrypts the unit anew without them, and wiping the last one deletes it.
+(`Database.tidy` removes the traces of the old form in the log.)
 
-Units instead of single slots, because sealing costs a call: a megabit of key is 30 units or 4,000 slots.
+Units are used instead of single slots, because each encryption is a call: a megabit of key is 30 units or
+4,000 slots.
 """
 
 import hmac
@@ -29,7 +30,7 @@ _MOST_CIPHERS = 64
 
 
 class Kind(StrEnum):
-    """What a secret is for; a part of its address, so none opens in another's place."""
+    """The purpose of a secret; it is part of the address, so no secret can replace another."""
 
     CHUNK = "chunk"
     BLOCK_SECRET = "block_secret"  # noqa: S105 - a name, not a secret
@@ -41,7 +42,7 @@ class Kind(StrEnum):
 
 
 class DamagedUnit(StoreUnusable):
-    """A sealed unit does not open, or is not there."""
+    """A unit cannot be decrypted, or is missing."""
 
     def __init__(self, kind: Kind, segment: int, unit: int, what: str) -> None:
         super().__init__(f"sealed unit {kind} {segment}/{unit} {what}")
@@ -71,7 +72,7 @@ class _Span:
 
     @property
     def bits(self) -> int:
-        """A bit for each of its slots, as in a unit's `live`."""
+        """One bit per slot, as in a unit's `live`."""
         return (1 << self.high) - (1 << self.low)
 
 
@@ -86,14 +87,14 @@ def _spans(first: int, count: int) -> Iterator[_Span]:
 
 @dataclass(frozen=True)
 class _Unit:
-    """An open unit: bit i of `live` stands for slot i."""
+    """A decrypted unit: bit i of `live` is slot i."""
 
     live: int
     slots: bytes = field(repr=False)
 
 
 class Vault:
-    """Sealed units of one store. Every method runs inside the caller's transaction."""
+    """The encrypted units of one store. Every method runs in the caller's transaction."""
 
     def __init__(self, connection: sqlite3.Connection, store_key: bytes) -> None:
         self._connection = connection
@@ -104,7 +105,7 @@ class Vault:
         return "Vault()"
 
     def put(self, kind: Kind, segment: int, secret: bytes) -> None:
-        """Seal `secret`, cut into slots of the kind's size, as slots 0, 1, ... of a new segment."""
+        """Encrypt `secret`, divided into slots of the kind's size, as slots 0, 1, ... of a new segment."""
         width = SLOT_BYTES[kind]
         rows = []
         for span in _spans(0, len(secret) // width):
@@ -116,9 +117,9 @@ class Vault:
         )
 
     def read(self, kind: Kind, segment: int, first: int, count: int) -> bytes:
-        """Open `count` slots from `first` on.
+        """Decrypt `count` slots from `first` on.
 
-        Raises DamagedUnit when a slot is gone or does not open (damage, or a wrong store key).
+        Raises DamagedUnit if a slot is missing or cannot be decrypted (damage, or a wrong store key).
         """
         width = SLOT_BYTES[kind]
         parts = []
@@ -147,7 +148,7 @@ class Vault:
             )
 
     def drop(self, kind: Kind, segment: int | None = None, unit: int | None = None) -> None:
-        """Wipe every slot of a unit, of a segment, or of all segments of the kind; nothing there is fine."""
+        """Wipe every slot of a unit, of a segment, or of all segments of the kind; there may be none."""
         if segment is None:
             self._connection.execute("DELETE FROM sealed_unit WHERE kind = ?", (kind,))
         elif unit is None:
@@ -160,7 +161,7 @@ class Vault:
             )
 
     def spoilt(self, kind: Kind, segment: int, unit: int) -> bool:
-        """Tell whether a unit is there and does not open."""
+        """Return whether a unit exists and cannot be decrypted."""
         there = self._connection.execute(
             "SELECT 1 FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?", (kind, segment, unit)
         ).fetchone()
@@ -171,7 +172,7 @@ class Vault:
         return False
 
     def opens_any(self, kinds: Iterable[Kind]) -> bool:
-        """Tell whether any one unit of these kinds opens, so that the store key is the right one."""
+        """Return whether any unit of these kinds can be decrypted, so that the store key is right."""
         for kind in kinds:
             rows = self._connection.execute(
                 "SELECT segment, unit FROM sealed_unit WHERE kind = ? LIMIT 4", (kind,)
@@ -190,7 +191,7 @@ class Vault:
         return nonce + self._cipher(kind, segment).encrypt(nonce, content, _address(kind, segment, number))
 
     def _open(self, kind: Kind, segment: int, span: _Span) -> _Unit:
-        """Open the unit of `span`, all of whose slots must be live."""
+        """Decrypt the unit of `span`, all of whose slots must be live."""
         row = self._connection.execute(
             "SELECT sealed FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?",
             (kind, segment, span.unit),

@@ -1,7 +1,7 @@
-"""A witness: a copy of the anchor on another machine, which a snapshot of this one does not set back.
+"""A witness: a copy of the anchor on another machine, which a snapshot of this machine does not set back.
 
-It follows the store by a second or so, so what it finds out it cannot mend exactly: a store older than its
-witness is voided and waits for the peer, who skips the pads that may have been under way.
+It follows the store within about a second, so it does not know the exact progress. A store older than its
+witness is voided and waits for the peer, which skips the pads that may have been under way.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from qnode.keys._model import Positions
 
 
 class Witness:
-    """The file at `path`, opened anew each time: what it lies on may come and go."""
+    """The file at `path`, opened for each access: its mount may come and go."""
 
     def __init__(self, path: Path, store_key: bytes, store_id: bytes) -> None:
         self._path = path
@@ -21,9 +21,9 @@ class Witness:
         self._store_id = store_id
 
     def later_than(self, own: Positions, lineage: Lineage) -> Positions | None:
-        """Return what the witness knows, if the store is not what it goes on from.
+        """Return the positions of the witness, if the store does not continue from them.
 
-        Raises OSError where the file cannot be reached; StoreUnusable when it is of another store.
+        Raises OSError if the file is not reachable; StoreUnusable if it belongs to another store.
         """
         known = Anchor.open(self._path, self._store_key, self._store_id)
         if known is None:
@@ -35,10 +35,10 @@ class Witness:
         return None if goes_on else known.positions
 
     def follow(self, own: Positions, lineage: Lineage) -> None:
-        """Write down how far the store is.
+        """Record the progress of the store.
 
-        Raises StoreUnusable when it is not what the witness goes on from: this machine was set back while the
-        store was open. Raises OSError as `later_than`.
+        Raises StoreUnusable if the store does not continue from the witness: this machine was set back while
+        the store was open. Raises OSError like `later_than`.
         """
         known = Anchor.open(self._path, self._store_key, self._store_id)
         if known is None:
@@ -55,5 +55,5 @@ class Witness:
             known.close()
 
     def replace(self, own: Positions, lineage: Lineage) -> None:
-        """Begin anew with a store that has given up what the witness knew more of. Raises OSError."""
+        """Start anew with a store that has voided the later state of the witness. Raises OSError."""
         Anchor.create(self._path, self._store_key, self._store_id, own, lineage.own).close()

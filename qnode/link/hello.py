@@ -1,8 +1,9 @@
-"""The hello: who speaks, whether the sites fit, and that both know the session root.
+"""The hello: identifies the sites, compares their parameters, and proves that both know the session root.
 
-Bob (who connected) says `Hello`, Alice answers with hers; each compares. Where the sites differ, each side
-names every difference and sends `Refused`. Otherwise Bob proves first and Alice second, so that Alice shows
-nothing made with the session root to somebody who does not know it. Frames carry their code from then on.
+Bob's site (which connected) sends `Hello`, and Alice's site answers with its own; each compares. If the sites
+differ, each side names every difference and sends `Refused`. Otherwise Bob's proof comes first and Alice's
+second, so that Alice sends nothing made with the session root to a client that does not know it. From then on
+frames have a code.
 """
 
 import os
@@ -52,7 +53,7 @@ class RunSync(Protocol):
 
 
 class SessionSecrets(Protocol):
-    """What a session needs of the pool (`qnode.link.authentication.PadLedger`)."""
+    """The part of the pool that a session needs (`qnode.link.authentication.PadLedger`)."""
 
     def session_root(self) -> bytes:
         """Return the secret from which session keys derive."""
@@ -63,9 +64,10 @@ class SessionSecrets(Protocol):
 
 @dataclass(frozen=True)
 class Standing:
-    """How far this site has come, for the peer: read anew for each hello.
+    """The positions of this site, for the peer: read anew for each hello.
 
-    ``pool_epoch`` stays here: which pre-shared key the session's secrets are of, or an earlier one.
+    ``pool_epoch`` is not sent: the number of the pre-shared key of the session's secrets, or of an earlier
+    one.
     """
 
     last_block_id: int = 0
@@ -77,7 +79,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class LocalEnd:
-    """This site, as the link needs it. ``run_sync`` and ``random_bytes`` are seams of the simulated world.
+    """This site for the link. ``run_sync`` and ``random_bytes`` are seams of the simulated world.
 
     Raises:
         ConfigError: a name is too long for a hello.
@@ -104,7 +106,7 @@ class LocalEnd:
 
 @dataclass(frozen=True)
 class Greeted:
-    """The outcome of a hello: the peer, proven, and what the session works with."""
+    """The result of a hello: the proven peer, and the values for the session."""
 
     peer: Hello
     protocol: int
@@ -114,15 +116,15 @@ class Greeted:
 
 
 async def exchange_hello(frames: FrameStream, local: LocalEnd, *, connected: bool) -> Greeted:
-    """Say hello on fresh ``frames``; on return they are authenticated. ``connected``: this side called.
+    """Say hello on fresh ``frames``; on return they are authenticated. ``connected``: this side connected.
 
     Raises:
-        PeerRefused: the sites do not fit, and how; or the peer refused, and why.
+        PeerRefused: the sites do not fit, or the peer refused; the message states the reason.
         AuthenticationError: the peer does not know the session root.
         PoolExhausted: no pre-shared key was loaded here.
-        LinkError: the connection failed, or the peer broke the protocol.
+        LinkError: the connection failed, or the peer violated the protocol.
     """
-    standing = await local.run_sync(local.standing)  # before the secrets: never of a later key than these
+    standing = await local.run_sync(local.standing)  # before the secrets, so it is never of a later key
     session_root = await local.run_sync(local.secrets.session_root)
     hash_keys = await local.run_sync(local.secrets.hash_keys)
     ours = _our_hello(local, standing)
@@ -148,7 +150,7 @@ async def exchange_hello(frames: FrameStream, local: LocalEnd, *, connected: boo
 
 
 def find_differences(local: LocalEnd, ours: Hello, theirs: Hello) -> list[str]:
-    """Name each reason why these two hellos cannot make a session, seen from this side."""
+    """Return each reason why these two hellos do not fit, from the view of this side."""
     found: list[str] = []
     protocol = min(ours.protocol, theirs.protocol)
     if protocol < max(ours.oldest_protocol, theirs.oldest_protocol):
@@ -205,7 +207,7 @@ def _difference(place: str, ours: object, theirs: object) -> str:
 
 
 def _short(value: object) -> str:
-    """Show a value of the peer's: escaped, and never long or deep."""
+    """Format a value of the peer: escaped, and limited in length and depth."""
     shown = reprlib.Repr()
     shown.maxlevel = 3
     shown.maxstring = shown.maxother = 120
@@ -262,7 +264,7 @@ def _expect(kind: type[M], message: HelloMessage) -> M:
 
 
 async def _refuse(frames: FrameStream, reason: str) -> None:
-    """Tell the peer if he still listens; our own error says the same."""
+    """Send the reason to the peer, if possible; our own error states it too."""
     try:
         await frames.send(encode(Refused(reason[:_REASON_CHARACTERS])))
     except LinkError:

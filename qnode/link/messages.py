@@ -2,17 +2,18 @@
 
 Three groups: the session (hello, goodbye, keep-alive), the control of link and keys, and the block dialogue.
 The messages of the dialogue share a base, `DialogueMessage`: the session enters each of them into the running
-transcript of its block and direction, which one one-time tag seals at the end (`qnode.link.authentication`).
+transcript of its block and direction, which one one-time tag authenticates at the end
+(`qnode.link.authentication`).
 
 The kind on the wire is the name of the class in snake case. Limits are checked on encoding and on decoding.
-Kinds and fields that protocol 1 did not have are marked with the protocol that brought them (``since``).
+Kinds and fields that protocol 1 lacks are marked with the protocol that introduced them (``since``).
 
-**Nonces.** The dialogue is sealed only at its end, so by itself it does not show *when* a message was sent.
-Somebody who could foresee Bob's messages might hand Alice a copy early, obtain the bases before Bob has
-measured (or the verification seed before he has corrected), and then let Bob say the same words: both tags
-would verify. The code on each frame prevents this under a computational assumption; ``nonce`` prevents it
-without one: each message of Bob that makes Alice disclose something (`ClicksEnded`, `VerifyBegin`,
-`Verified`) carries 128 fresh random bits that nobody can foresee.
+**Nonces.** The dialogue is authenticated only at its end, so it does not show *when* a message was sent. An
+adversary who can predict Bob's messages might send them to Alice early. Alice would then disclose the bases
+before Bob has measured, or the verification seed before Bob has corrected. Bob would later send the same
+messages, and both tags would verify. The code on each frame prevents this under a computational assumption;
+``nonce`` prevents it without one. Each message of Bob that makes Alice disclose something (`ClicksEnded`,
+`VerifyBegin`, `Verified`) has 128 fresh random bits that nobody can predict.
 """
 
 import re
@@ -56,7 +57,7 @@ def _kind(name: str) -> str:
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag=_kind):
-    """A message; shown with its bytes counted, not printed. ``since``: the first protocol that has it."""
+    """A message; its repr shows the number of bytes only. ``since``: the first protocol that has it."""
 
     since: ClassVar[int] = OLDEST_PROTOCOL
 
@@ -70,7 +71,7 @@ def _shown(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text of the peer's fit for a log: one line, no control characters."""
+    """Return a text of the peer for a log: one line, no control characters."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -78,7 +79,7 @@ def printable(text: str) -> str:
 
 
 class SinceProtocol2(Struct, frozen=True, kw_only=True):
-    """What a hello says that protocol 1 did not know.
+    """The fields of a hello that protocol 1 lacks.
 
     ``parameters``: the tables that came with protocol 2 (`qnode.link.protocol`). ``store`` belongs to the key
     store and is opaque here.
@@ -89,7 +90,7 @@ class SinceProtocol2(Struct, frozen=True, kw_only=True):
 
 
 class Hello(Message, frozen=True, forbid_unknown_fields=False):
-    """Say who speaks, which protocols he knows, and what he takes the link to be.
+    """The identity of the sender, its protocols, and its parameters of the link.
 
     ``parameters`` are the tables of `LinkParameters` as protocol 1 had them, so that each side can *name* a
     difference; a newer peer's additional fields are ignored, since a hello must stay readable to every
@@ -155,7 +156,7 @@ class EmissionRunStarted(Message, frozen=True):
 
 
 class AlignmentProbeMessage(Message, frozen=True):
-    """Bob: clicks in units of his recovered slot grid, for Alice to correlate with what she sent.
+    """Bob: clicks in units of the recovered slot grid, which Alice correlates with the sent symbols.
 
     ``ticks`` are int64 differences (little endian) from ``first_tick`` on. Their qubits never enter a key.
     """
@@ -168,7 +169,7 @@ class AlignmentProbeMessage(Message, frozen=True):
 
 
 class AlignmentResult(Message, frozen=True):
-    """Alice: the tick of slot 0, or None when no offset stands out."""
+    """Alice: the tick of slot 0, or None if no offset is significant."""
 
     probe_id: Identifier
     offset: Tick | None
@@ -207,8 +208,9 @@ class ClickBatch(DialogueMessage, frozen=True):
 class ClicksEnded(DialogueMessage, frozen=True, omit_defaults=True):
     """Bob: the whole block is announced; only now may Alice disclose anything.
 
-    ``dropped``: clicks since the block before that he could announce to nobody, as no session stood.
-    ``recorded``: somebody was recording his tags when the block was opened. ``tags``: what else they show.
+    ``dropped``: clicks since the previous block that could not be announced, because there was no session.
+    ``recorded``: Bob's tags were being recorded when the block was opened. ``tags``: further counts of the
+    tags.
     """
 
     n_clicks: Count
@@ -222,10 +224,10 @@ class Sifted(DialogueMessage, frozen=True, omit_defaults=True):
     """Alice: which announced Z clicks to keep, which kept ones are decoys, and the X classes per intensity.
 
     ``x_counts``: (signal, decoy) of C_+, C_Z, E_same, E_plus, E_dark. ``keep_mask`` and ``decoy_bits`` are
-    packed. ``dropped``: clicks to which her record of symbols no longer reached back.
-    ``recorded``: somebody was recording her symbols when the block was opened. ``n_z_plus``: per intensity
-    the Z clicks on |+> that would be kept had she sent Z. ``boundary``: all clicks in boundary slots between
-    qubits that she knows (`qnode.distill.sifting.sift`).
+    packed. ``dropped``: clicks before the start of Alice's record of symbols.
+    ``recorded``: Alice's symbols were being recorded when the block was opened. ``n_z_plus``: per intensity
+    the Z clicks on |+> that would be kept if Alice had sent Z. ``boundary``: all clicks in boundary slots
+    between known qubits (`qnode.distill.sifting.sift`).
     """
 
     keep_mask: Bulk
@@ -239,11 +241,11 @@ class Sifted(DialogueMessage, frozen=True, omit_defaults=True):
 
 
 class SampleRequest(DialogueMessage, frozen=True):
-    """Bob: disclose a sample of the sifted bits; he has no error estimate, or could not correct the block."""
+    """Bob: request a sample, because there is no error estimate or the block could not be corrected."""
 
 
 class SampleAnswer(DialogueMessage, frozen=True):
-    """Alice: the sample, spread evenly over the block; every bit of it is charged."""
+    """Alice: the sample, spread evenly over the block; lambda_EC counts every bit of it."""
 
     payload: Bulk
 
@@ -263,7 +265,7 @@ class ReconcileRequest(DialogueMessage, frozen=True):
 
 
 class ReconcileAnswer(DialogueMessage, frozen=True):
-    """Alice: the parities asked for."""
+    """Alice: the requested parities."""
 
     payload: Bulk
 
@@ -282,7 +284,7 @@ class VerifyChallenge(DialogueMessage, frozen=True):
 
 
 class Verified(DialogueMessage, frozen=True):
-    """Bob: whether the tags agree, and his error counts; only now may the hash be seeded."""
+    """Bob: whether the tags agree, and the error counts; only now may the hash be seeded."""
 
     equal: bool
     m_z_signal: Count
@@ -291,7 +293,7 @@ class Verified(DialogueMessage, frozen=True):
 
 
 class Amplify(DialogueMessage, frozen=True, omit_defaults=True):
-    """Alice: final length, seed of the Toeplitz hash, the ledger's sum; the transcripts end here.
+    """Alice: final length, seed of the Toeplitz hash, the sum of the ledger; the transcripts end here.
 
     ``refill_pads``: one-time pads of either direction that the block's key refills the pool by.
     """
@@ -302,11 +304,12 @@ class Amplify(DialogueMessage, frozen=True, omit_defaults=True):
     refill_pads: Annotated[Count | None, Since(2)] = None
 
 
-# --- the end of a block: sealed by one-time tags of their own -----------------------------------------------
+# --- the end of a block: authenticated by separate one-time tags
+# -----------------------------------------------
 
 
 class TranscriptTag(Message, frozen=True):
-    """The one-time tag of the sender's transcript of a block, and the place of the pad it used."""
+    """The one-time tag of the sender's transcript of a block, and the address of its pad."""
 
     block_id: Identifier
     pad_segment: Identifier
@@ -324,7 +327,7 @@ class Prepared(Message, frozen=True):
 
 
 class BlockDiscarded(Message, frozen=True):
-    """The sender gives the block up; ``reason`` is a word that is counted, ``detail`` is for people."""
+    """The sender discards the block; ``reason`` is a counted word, ``detail`` is for people."""
 
     block_id: Identifier
     reason: Word
@@ -342,9 +345,9 @@ class Assign(Message, frozen=True):
 
 
 class KeyAnswer(Message, frozen=True):
-    """Tell whether what was asked of the sender's key store is done, durably.
+    """The answer of the sender's key store: whether the request was performed durably.
 
-    ``share_used_up``: an assignment was refused because so many keys of the pair wait here already.
+    ``share_used_up``: an assignment was refused because too many keys of the pair already wait here.
     """
 
     request_id: Identifier
@@ -354,14 +357,14 @@ class KeyAnswer(Message, frozen=True):
 
 
 class VoidAssignments(Message, frozen=True):
-    """Void what was assigned and never acknowledged; its content is the key store's."""
+    """Void assignments that were never acknowledged; its content is the key store's."""
 
     request_id: Identifier
     assignments: Opaque
 
 
 class ReleaseAssignments(Message, frozen=True):
-    """Free what was assigned and not delivered, to be assigned again; its content is the key store's."""
+    """Free undelivered assignments; its content is the key store's."""
 
     since: ClassVar[int] = 2
     request_id: Identifier
@@ -369,7 +372,7 @@ class ReleaseAssignments(Message, frozen=True):
 
 
 class VoidLost(Message, frozen=True):
-    """Void what the sender's key store cannot open; its content is the key store's."""
+    """Void entries that the sender's key store cannot decrypt; its content is the key store's."""
 
     since: ClassVar[int] = 2
     request_id: Identifier
@@ -377,14 +380,14 @@ class VoidLost(Message, frozen=True):
 
 
 class BlockStateQuery(Message, frozen=True):
-    """Ask, after a cut, what the peer knows of these blocks."""
+    """Request the states of blocks at the peer, after a cut."""
 
     request_id: Identifier
     block_ids: Annotated[tuple[Identifier, ...], Meta(max_length=MANY)]
 
 
 class StateOfBlock(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How far a block has come at the sender."""
+    """The state of a block at the sender."""
 
     block_id: Identifier
     state: BlockState
@@ -398,7 +401,7 @@ class BlockStateAnswer(Message, frozen=True):
 
 
 class GiveAway(Message, frozen=True):
-    """The sender has durably given up free chunks of his; its content is the key store's."""
+    """The sender has durably given free chunks to the receiver; its content is the key store's."""
 
     request_id: Identifier
     handover: Opaque
@@ -412,9 +415,9 @@ class VoidHandover(Message, frozen=True):
 
 
 class SaesRegistered(Message, frozen=True):
-    """Say which of the sender's encryptors share keys with which of the receiver's, by their names.
+    """The pairs of the sender's and the receiver's encryptors that share keys, by their names.
 
-    Said when a session begins and again when it has changed. ``pairs``: (the sender's, the receiver's).
+    Sent at the start of a session, and again after a change. ``pairs``: (the sender's, the receiver's).
     ``more``: another part follows.
     """
 
@@ -456,10 +459,10 @@ KeyControl = (
 KeepAlive = Goodbye | Ping | Pong
 
 NodeMessage = LinkControl | BlockDialogue | BlockEnd | KeyControl
-"""What the node sends and receives over a session."""
+"""The messages of the node over a session."""
 
 SessionMessage = NodeMessage | KeepAlive
-"""What may follow the hello."""
+"""The messages after the hello."""
 
 HelloMessage = Hello | HelloProof | Refused
-"""What a hello consists of."""
+"""The messages of a hello."""

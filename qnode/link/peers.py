@@ -1,9 +1,8 @@
-"""Keep one session with the peer: Alice listens, Bob connects again and again.
+"""Keeps one session with the peer: Alice listens, Bob connects repeatedly.
 
-These two are the supervisors of the link. They catch `LinkError`, report it, and go on; every other error
-of the node ends them. There is at most one session: a newer connection that has proven itself replaces an
-older one, which may be half open without our knowing. Nothing unproven does more than close its own
-connection.
+The two functions are the supervisors of the link. They catch `LinkError`, report it, and continue; every
+other error ends them. There is at most one session: a newer proven connection replaces an older one, which
+may be half open unnoticed. An unproven connection can only close itself.
 """
 
 import socket
@@ -31,9 +30,9 @@ Handle = Callable[[Session], Awaitable[None]]
 
 @dataclass(frozen=True)
 class LinkFailure:
-    """Why a connection came to nothing, or why a session (``proven``) ended.
+    """The reason why a connection failed, or why a session (``proven``) ended.
 
-    ``address``: whence an unproven connection came that we accepted; it may be anybody's.
+    ``address``: the origin of an accepted, unproven connection.
     """
 
     error: LinkError
@@ -42,13 +41,13 @@ class LinkFailure:
 
 
 class FailureLog:
-    """Writes failures to the event log, those that anybody can cause within a budget of lines."""
+    """Writes failures to the event log; those that strangers can cause have a budget of lines."""
 
     def __init__(self) -> None:
         self._strangers = StrangersLog()
 
     def write(self, failure: LinkFailure) -> None:
-        """Write ``failure``, or count it as left out."""
+        """Write ``failure``, or count it as omitted."""
         kind, reason = type(failure.error).__name__, str(failure.error)
         if failure.address is None:
             event = "link.lost" if failure.proven else "link.failed"
@@ -71,9 +70,9 @@ async def serve_peer(
     """Alice: wait for the peer and call ``handle`` with each session, until cancelled.
 
     The task status is the bound port. A session ends when ``handle`` returns. ``connects_from``: addresses
-    or networks from which the peer comes; connections from there, and from where he came last, are preferred
-    to those of strangers (`Unproven`). Failures are logged unless ``on_failure`` takes them. An address that
-    cannot be listened on, at boot because its interface or name is not there yet, is tried again every 5 s.
+    or networks of the peer; connections from there, and from the last address of the peer, have priority over
+    those of strangers (`Unproven`). Failures are logged unless ``on_failure`` takes them. If the address is
+    not available, as during boot, it is tried again every 5 s.
 
     Raises:
         ConfigError: address or TLS files can never be used.
@@ -118,7 +117,7 @@ async def serve_peer(
         for listener in listening.listeners:
             if isinstance(listener, trio.SocketListener):
                 nursery.start_soon(accept_all, listener, take_in)
-            else:  # of a world without sockets
+            else:  # a simulated world without sockets
                 nursery.start_soon(trio.serve_listeners, admit, [listener])
 
 
@@ -140,9 +139,9 @@ async def connect_to_peer(
 ) -> None:
     """Bob: connect to the peer and call ``handle`` with each session, until cancelled.
 
-    Between attempts it pauses 0.02 s (of two sites that start together one is first), doubling to 5 s, and
-    starts from 0.02 s again after each session that lasted 5 s: one that always ends at once, because a
-    site's disk is full, is not tried many times a second.
+    The pause between attempts is 0.02 s at first, because one of two sites starts first, and doubles up to 5
+    s. It is 0.02 s again after each session that lasted 5 s. So sessions that end at once, as with a full
+    disk, are not repeated many times a second.
 
     Raises:
         ConfigError: address or TLS files cannot be used.
@@ -175,7 +174,7 @@ async def _greet(
     *,
     address: str | None = None,
 ) -> _GreetedStream | None:
-    """Secure a stream and say hello; None when that failed, which is reported and the stream closed.
+    """Secure a stream and exchange hellos; None if that failed, which is reported.
 
     ``address``: of the far end if it was accepted, None if we connected.
     """
@@ -199,7 +198,7 @@ async def _greet(
 
 
 class _OneSession:
-    """The place for one session: the latest that has proven itself."""
+    """Holds one session: the latest proven one."""
 
     def __init__(self) -> None:
         self._scope: trio.CancelScope | None = None
@@ -212,7 +211,7 @@ class _OneSession:
         handle: Handle,
         on_failure: Callable[[LinkFailure], None],
     ) -> None:
-        """End the session that is in place, if any, and run ``handle`` on the new one to its end."""
+        """End the present session, if any, and run ``handle`` on the new one to its end."""
         if self._scope is not None:
             self._scope.cancel()
         with trio.CancelScope() as scope:

@@ -1,12 +1,13 @@
-"""The versions of the protocol: which messages, fields of messages and link parameters each one has.
+"""The versions of the protocol: the messages, fields of messages and link parameters of each.
 
-**Messages.** A kind that came after protocol 1 says so in its class (``since = 2``), a field in its
-annotation (`Since`). A session sends and takes only what its protocol has (`check_said`). A field that the
-protocol lacks has its default, which is not sent.
+**Messages.** A kind that came after protocol 1 is marked in its class (``since = 2``), a field in its
+annotation (`Since`). A session sends and accepts only kinds and fields of its protocol (`check_said`). A
+field that the protocol lacks has its default, which is not sent.
 
-**Link parameters.** A peer of protocol 1 compares every parameter that he is told. So a hello says what
-protocol 1 had as protocol 1 said it, and the rest in a field of its own, which he ignores; two sites of
-protocol 2 compare both. The bound "shares" on the asymmetry needs counts that protocol 1 does not say.
+**Link parameters.** A peer of protocol 1 compares every parameter that it receives. So a hello has the
+parameters of protocol 1 in the form of protocol 1, and the others in a separate field, which such a peer
+ignores. Two sites of protocol 2 compare both. The bound "shares" on the asymmetry needs counts that protocol
+1 lacks.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ OLDEST_PROTOCOL: Final = 1
 class Since:
     """Marks a field of a message that came with a later protocol than its message did.
 
-    From then on it is always said, unless ``optional``; before it is never said.
+    From that protocol on it is always sent, unless ``optional``; before, it is never sent.
     """
 
     protocol: int
@@ -50,10 +51,10 @@ def protocol_of(kind: type[msgspec.Struct], field: str = "") -> int:
 
 
 def check_said(message: msgspec.Struct, protocol: int) -> None:
-    """Refuse what ``protocol`` does not have, and the lack of a field that it has.
+    """Refuse kinds and fields that ``protocol`` lacks, and missing fields that it has.
 
     Raises:
-        ProtocolError: naming the kind or field.
+        ProtocolError: names the kind or field.
     """
     kind = type(message)
     block = f"block {message.block_id}: " if hasattr(message, "block_id") else ""
@@ -68,7 +69,7 @@ def check_said(message: msgspec.Struct, protocol: int) -> None:
             raise ProtocolError(f"{block}{name}: not said, but protocol {protocol} says it")
 
 
-# What a link's parameters were in protocol 1, in the order in which its digest has them.
+# The link parameters of protocol 1, in the order of its digest.
 _PROTOCOL_1: Final[dict[str, tuple[str, ...]]] = {
     "source": ("qubit_rate_hz", "bin_spacing_ps", "mu", "mu_uncertainty", "p", "p_z"),
     "receiver": ("p_z", "gate_width_ps", "jitter_ps", "dead_time"),
@@ -82,15 +83,15 @@ _PROTOCOL_1: Final[dict[str, tuple[str, ...]]] = {
     "keys": ("refill_pads_per_direction", "direction_share_alice"),
 }  # fmt: skip
 _PROTOCOL_1_ESTIMATORS: Final = ("rusca2018", "eur", "wiesemann2024")
-# The counts of protocol 1 do not carry the share bound; this one needs no others.
+# The counts of protocol 1 do not suffice for the bound by shares; this bound needs no others.
 _PROTOCOL_1_BOUND: Final = {"shares": "joint"}
 
 
 def link_for_protocol(link: LinkParameters, protocol: int) -> LinkParameters:
     """Return the parameters by which blocks are decided with a peer of ``protocol``.
 
-    With protocol 1 the asymmetry's bound is "joint" where "shares" is configured. All else is as configured:
-    what a site holds a block against by itself can only discard it.
+    With protocol 1 the asymmetry's bound is "joint" where "shares" is configured. The rest is as configured:
+    checks of one site alone can only discard a block.
     """
     bound = _PROTOCOL_1_BOUND.get(link.estimation.asymmetry_bound)
     if protocol > 1 or bound is None:
@@ -108,9 +109,9 @@ def unsaid_in_protocol_1(link: LinkParameters) -> str:
 
 
 def parameters_of_protocol_1(link: LinkParameters) -> tuple[dict[str, Any], bytes]:
-    """Return the tables that a hello says to a peer of any protocol, and their digest.
+    """Return the tables in a hello for a peer of any protocol, and their digest.
 
-    Both are those of protocol 1, also where the site speaks a later one.
+    Both are those of protocol 1, even if the site speaks a later one.
     """
     tables = _plain(link_for_protocol(link, 1))
     said = {"name": tables["name"]}
@@ -119,7 +120,7 @@ def parameters_of_protocol_1(link: LinkParameters) -> tuple[dict[str, Any], byte
 
 
 def parameters_since_protocol_2(link: LinkParameters) -> dict[str, Any]:
-    """Return the tables of what protocol 1 could not say, for a peer of protocol 2."""
+    """Return the tables of parameters that protocol 1 lacks, for a peer of protocol 2."""
     tables = _plain(link)
     bound = tables["estimation"]["asymmetry_bound"]
     rest: dict[str, Any] = {"estimation": {"asymmetry_bound": bound}}
@@ -134,6 +135,6 @@ def parameters_since_protocol_2(link: LinkParameters) -> dict[str, Any]:
 
 
 def _plain(link: LinkParameters) -> dict[str, Any]:
-    # Through JSON, so that our own tables have the types that the peer's have after their journey.
+    # Through JSON, so that our tables have the same types as those received from the peer.
     tables: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(link))
     return tables

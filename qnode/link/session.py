@@ -1,10 +1,10 @@
 """One authenticated session with the peer: messages out and in, transcripts, keep-alive.
 
-`open_session` takes a stream whose hello has been said and runs the session for the length of an ``async
-with``: one task reads and feeds the transcripts in the order of the wire, two keep it alive. Whatever ends
-the session from outside (a wrong code, a protocol error, silence, a broken connection) cancels the body and
-comes out of the ``async with`` as one `LinkError`. Leaving the body ends the session with a goodbye;
-cancelling it closes the connection at once.
+`open_session` takes a stream after the hello and runs the session for the duration of an ``async with``. One
+task reads messages and feeds the transcripts in the order of arrival; two tasks keep the session alive. A
+wrong code, a protocol error, silence or a broken connection cancels the body and leaves the ``async with`` as
+one `LinkError`. Leaving the body ends the session with a goodbye; cancelling it closes the connection at
+once.
 """
 
 import math
@@ -37,17 +37,17 @@ from qnode.link.transcripts import Transcripts
 
 PING_INTERVAL_S = 2.0
 SILENCE_LIMIT_S = 8.0
-SLOWEST_BYTES_PER_S = 1 << 20  # of one long frame; a shorter one is within the limit of silence anyway
+SLOWEST_BYTES_PER_S = 1 << 20  # for one long frame; a shorter one is within the limit of silence in any case
 _CLOSING_S = 1.0
 _INBOX_MESSAGES = 16
 _ROUND_TRIPS = 150  # five minutes of pings
 
 
 class Session:
-    """What the node does with an open session. Any task may send; received messages are taken one by one.
+    """An open session. Any task may send; received messages are taken one by one.
 
-    ``peer`` is the peer's hello, proven; ``protocol`` the version that both know. While nobody receives, at
-    most 16 messages wait here and the others in the connection: back-pressure, not loss. The peer's silence
+    ``peer`` is the peer's hello, proven; ``protocol`` the version that both know. While no task receives, at
+    most 16 messages wait here and the others in the connection; none is lost. The peer's silence
     counts only while this side is reading.
     """
 
@@ -55,11 +55,11 @@ class Session:
         self.peer: Hello = greeted.peer
         self.protocol: int = greeted.protocol
         self.standing: Standing = greeted.standing
-        """What this site said of itself in the hello."""
+        """The statement of this site in the hello."""
         self.round_trip_s: float = math.nan
         """The latest measured round trip, queues included; nan before the first."""
         self.goodbye: str | None = None
-        """The peer's reason once he has ended the session in order."""
+        """The peer's reason, if it has ended the session in order."""
         self._round_trips_s = deque[float](maxlen=_ROUND_TRIPS)
         self._frames = frames
         self._transcripts = Transcripts(greeted.hash_keys, outgoing_direction(local.role), greeted.hellos)
@@ -83,14 +83,14 @@ class Session:
             raise StopAsyncIteration from None
 
     def knows(self, kind: type[Message], field: str = "") -> bool:
-        """Tell whether the protocol of this session has a kind of message, or a field of it."""
+        """Return whether the protocol of this session has a kind of message, or a field of it."""
         return protocol_of(kind, field) <= self.protocol
 
     async def receive(self) -> NodeMessage:
         """Return the next message. Cancelling loses none.
 
         Raises:
-            LinkError: the peer said goodbye.
+            LinkError: the peer sent a goodbye.
         """
         try:
             return await self._inbox.receive()
@@ -98,7 +98,7 @@ class Session:
             raise LinkError(f"the peer said goodbye: {self.goodbye}") from None
 
     async def send(self, message: Message) -> None:
-        """Send ``message`` in its turn; a dialogue message enters its transcript.
+        """Send ``message`` in order; a dialogue message enters its transcript.
 
         A dialogue message whose block has been dropped is not sent: the end of a block is a race between
         tasks. Cancelling may leave half a frame on the wire: the session can only receive after that.
@@ -107,11 +107,11 @@ class Session:
             ValueError: a field is outside its limits; nothing was sent.
             ProtocolError: the session's protocol does not have the message or a field of it, or the
                 transcripts do not allow it (`Transcripts.enter`); nothing was sent.
-            LinkError: the connection is broken, the peer said goodbye, or an earlier send was cut off.
+            LinkError: the connection is broken, the peer sent a goodbye, or an earlier send was interrupted.
         """
         check_said(message, self.protocol)
         payload = encode(message)
-        # A free lock is taken without a turn of the scheduler, which would cost more than the encoding.
+        # A free lock is taken without a turn of the scheduler, which costs more than the encoding.
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self._turn.acquire_nowait()
@@ -134,7 +134,7 @@ class Session:
     def path_round_trip_s(self) -> float:
         """The round trip of the path itself: the least of the last five minutes; nan before the first.
 
-        Under load each single one has waited behind what both sites send.
+        Under load, each measurement includes waiting behind other messages.
         """
         return min(self._round_trips_s, default=math.nan)
 
@@ -149,24 +149,24 @@ class Session:
     def statement_hash(self, block_id: int, statement: bytes, *, outgoing: bool) -> TranscriptHash:
         """Return the hash of a statement on a block outside its dialogue, such as ``b"prepared"``.
 
-        It is the same in every session, so that a sealed statement can be repeated after a reconnection.
+        It is the same in every session, so that the statement can be repeated after a reconnection.
         """
         return self._transcripts.statement(block_id, statement, outgoing=outgoing)
 
     def drop_transcript(self, block_id: int) -> None:
-        """Forget a block, finished or discarded; what is still said of it goes nowhere."""
+        """Forget a block, finished or discarded; later messages about it are ignored."""
         self._transcripts.drop(block_id)
 
     @property
     def stale_messages(self) -> int:
-        """How many dialogue messages went nowhere because their block had been dropped."""
+        """The number of dialogue messages ignored because their block had been dropped."""
         return self._transcripts.stale_messages
 
     def _enter(self, message: DialogueMessage, payload: bytes) -> bool:
         return self._transcripts.enter(message, payload, outgoing=True)
 
     async def _read(self) -> None:
-        """Bring messages from the wire to the inbox until the peer says goodbye."""
+        """Read messages into the inbox until the peer sends a goodbye."""
         try:
             await self._read_until_goodbye()
         except LinkError:
@@ -181,7 +181,7 @@ class Session:
             check_said(message, self.protocol)
             if isinstance(message, Goodbye):
                 self.goodbye = printable(message.reason)
-                # Closed here only: after an error the body must see its cancellation, not an orderly end.
+                # Closed here only: after an error the body must be cancelled, not see an orderly end.
                 self._inbox_in.close()
                 if not self._leaving:
                     with suppress(LinkError):
@@ -190,7 +190,7 @@ class Session:
             if not self._is_for_the_node(message, payload):
                 await trio.lowlevel.checkpoint()
                 continue
-            # After the body has ended there is nobody to take the message.
+            # After the end of the body no task takes the message.
             with suppress(trio.BrokenResourceError):
                 try:
                     self._inbox_in.send_nowait(message)
@@ -198,7 +198,7 @@ class Session:
                     await self._inbox_in.send(message)
 
     def _is_for_the_node(self, message: SessionMessage, payload: bytes) -> TypeGuard[NodeMessage]:
-        """Enter a dialogue message into its transcript; deal here with keep-alive and stale messages."""
+        """Enter a dialogue message into its transcript; handle keep-alive and stale messages here."""
         if isinstance(message, DialogueMessage):
             return self._transcripts.enter(message, payload, outgoing=False)
         if isinstance(message, Ping):
@@ -211,14 +211,14 @@ class Session:
         return True
 
     def _answer_later(self, ping: Ping) -> None:
-        # The reader must never wait to send: two sites that both do would hold each other up for ever.
+        # The reader must never wait to send: two sites that both wait would block each other for ever.
         try:
             self._pings_in.send_nowait(ping)
         except trio.WouldBlock:
             return
 
     async def _answer_pings(self) -> None:
-        # What breaks while pinging the reader will hear, after all that the peer had said before.
+        # The reader also sees this error, after all earlier messages of the peer.
         with suppress(LinkError):
             async for ping in self._pings:
                 await self.send(Pong(ping.sent_ns))
@@ -230,10 +230,11 @@ class Session:
                 await trio.sleep(PING_INTERVAL_S)
 
     async def _watch_for_silence(self) -> None:
-        """Raise LinkError when the peer, who should ping, has been silent: at the latest after 10 s.
+        """Raise LinkError if the peer, which should ping, is silent: at the latest after 10 s.
 
-        Only a whole frame whose code verifies is heard: bytes alone may be anybody's. While a long frame
-        arrives there is a second more for each MiB that its prefix says, which may be forged: 26 s at most.
+        Only a complete frame with a verified code counts: bytes alone may come from anybody. While a long
+        frame arrives, the limit is a second longer for each MiB of its prefix, which may be forged: 26 s at
+        most.
         """
         while self.goodbye is None:
             limit_s = SILENCE_LIMIT_S + self._frames.arriving_bytes / SLOWEST_BYTES_PER_S
@@ -249,7 +250,7 @@ class Session:
             return
         with trio.move_on_after(_CLOSING_S), suppress(LinkError):
             await self.send(Goodbye(reason))
-            # Bytes unread when the stream closes would reset it, and could take our last words with them.
+            # Unread bytes at the close would reset the connection, and could lose our last message.
             await self._heard_all.wait()
 
 
@@ -257,7 +258,7 @@ class Session:
 async def open_session(
     frames: FrameStream, local: LocalEnd, greeted: Greeted, *, goodbye: str = "done"
 ) -> AsyncIterator[Session]:
-    """Run a session on greeted ``frames`` for the length of the body; the stream is closed in every case.
+    """Run a session on ``frames`` after the hello, during the body; the stream is closed in every case.
 
     Raises:
         AuthenticationError: a frame's code was wrong; nothing of this session may be used further.
@@ -288,7 +289,7 @@ _MOST_TELLING = (AuthenticationError, ProtocolError, LinkError)
 
 
 def _simplest(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the most telling error if all are of the link, the only one if alone, else the group."""
+    """Return the most specific error if all are of the link, a single error, or the group."""
     leaves = list(_leaves(group))
     if all(isinstance(leaf, LinkError) for leaf in leaves):
         return next(leaf for kind in _MOST_TELLING for leaf in leaves if isinstance(leaf, kind))

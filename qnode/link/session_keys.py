@@ -1,7 +1,8 @@
 """Keys of one session, derived from the pool's session root and both hellos.
 
-Assumption, named in the record of every key: HMAC-SHA-256 and AES-256 are pseudorandom functions. They guard
-what is said outside the one-time tags (hello, frames, key control); the block dialogue does not rest on them.
+Assumption, named in the record of every key: HMAC-SHA-256 and AES-256 are pseudorandom functions. They
+protect the messages outside the one-time tags (hello, frames, key control). The block dialogue does not
+depend on them.
 """
 
 import hmac
@@ -19,7 +20,7 @@ _INFO = b"qnode link session 1"
 
 @dataclass(frozen=True)
 class SessionKeys:
-    """The keys as one site uses them."""
+    """The keys from the view of one site."""
 
     outgoing: Direction
     outgoing_proof: bytes = field(repr=False)
@@ -32,7 +33,7 @@ class SessionKeys:
         return _proof(self.outgoing_proof, self.outgoing, hellos)
 
     def peer_proves(self, hellos: bytes, proof: bytes) -> bool:
-        """Tell, in constant time, whether ``proof`` is the peer's."""
+        """Return, in constant time, whether ``proof`` is the peer's."""
         return hmac.compare_digest(_proof(self.incoming_proof, self.outgoing.reverse, hellos), proof)
 
 

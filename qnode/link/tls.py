@@ -3,7 +3,7 @@
 The peer's certificate must come from the link's authority and name exactly the pinned ``peer_kme_id``: in a
 URI or DNS name of its subjectAltName, or in its common name when it has neither. A certificate that names
 an encryptor is refused even if it names the peer as well: the roles are disjoint even under one authority.
-The security of the key does not rest on any of this.
+The security of the key does not depend on TLS.
 """
 
 import ssl
@@ -32,19 +32,19 @@ class Listening:
 
 
 class Transport(Protocol):
-    """How streams to the peer come about. The simulated world has one of its own."""
+    """Makes streams to the peer. The simulated world has its own implementation."""
 
     def check(self) -> None:
         """Raise ConfigError if this transport can never work."""
 
     def renew(self, contexts: "LinkContexts", encryptor_identities: frozenset[str]) -> None:
-        """Use these from the next connection on; a session that stands goes on."""
+        """Use these from the next connection on; an existing session continues."""
 
     async def listen(self) -> Listening:
-        """Open for the peer. Raises LinkError: not now."""
+        """Listen for the peer. Raises LinkError: not possible at present."""
 
     async def admit(self, stream: trio.abc.Stream) -> trio.abc.Stream:
-        """Return an accepted stream secured, its far end proven to be the peer. Raises LinkError."""
+        """Secure an accepted stream; its far end is proven to be the peer. Raises LinkError."""
 
     async def connect(self) -> trio.abc.Stream:
         """Return a secured stream to the peer, proven. Raises LinkError."""
@@ -52,7 +52,7 @@ class Transport(Protocol):
 
 @dataclass(frozen=True)
 class LinkContexts:
-    """The two ends of TLS as files have them: for a stream that was accepted, and for one to the peer."""
+    """The TLS contexts of the files: for accepted streams, and for streams to the peer."""
 
     server: AlertingContext
     client: AlertingContext
@@ -62,7 +62,7 @@ def link_contexts(files: TlsFiles) -> LinkContexts:
     """Read ``files``.
 
     Raises:
-        ConfigError: naming what cannot be used.
+        ConfigError: names the unusable file or setting.
     """
     return LinkContexts(_context(files, server_side=True), _context(files, server_side=False))
 
@@ -71,7 +71,7 @@ def link_contexts(files: TlsFiles) -> LinkContexts:
 class TlsTransport:
     """TLS to the pinned peer over TCP at ``address`` ("host:port", "[v6]:port"; port 0 to listen on any).
 
-    The files are read by `check`, and not again: `renew` puts others in their place for later connections.
+    The files are read by `check`, and not again: `renew` replaces them for later connections.
     """
 
     address: str
@@ -81,17 +81,17 @@ class TlsTransport:
     _contexts: LinkContexts | None = field(default=None, init=False, repr=False)
 
     def check(self) -> None:
-        """Try the address and read the files.
+        """Check the address and read the files.
 
         Raises:
-            ConfigError: naming what cannot be used.
+            ConfigError: names the unusable file or setting.
         """
         self.host_and_port()
         if self._contexts is None:
             self._contexts = link_contexts(self.files)
 
     def renew(self, contexts: LinkContexts, encryptor_identities: frozenset[str]) -> None:
-        """Use these from the next connection on; a session that stands goes on."""
+        """Use these from the next connection on; an existing session continues."""
         self._contexts = contexts
         self.encryptor_identities = encryptor_identities
 
@@ -99,7 +99,7 @@ class TlsTransport:
         """Bind to the address.
 
         Raises:
-            LinkError: it cannot be bound, or its name is not known, at present.
+            LinkError: at present it cannot be bound, or its name cannot be resolved.
         """
         host, port = self.host_and_port()
         try:
@@ -114,7 +114,7 @@ class TlsTransport:
 
         Raises:
             PeerRefused: the far end is not the peer.
-            LinkError: the handshake failed otherwise, or our own files cannot be used.
+            LinkError: the handshake failed otherwise, or our files cannot be used.
         """
         return await self._secure(stream, server_side=True)
 
@@ -123,7 +123,7 @@ class TlsTransport:
 
         Raises:
             PeerRefused: the far end is not the peer.
-            LinkError: nobody answers there, the handshake failed, or our own files cannot be used.
+            LinkError: no answer, the handshake failed, or our files cannot be used.
         """
         host, port = self.host_and_port()
         try:
@@ -176,10 +176,10 @@ class TlsTransport:
 
 
 class _BulkStream(trio.abc.Stream):
-    """A `trio.SSLStream` that hands over all records that have arrived, not one a call.
+    """A `trio.SSLStream` that returns all arrived records, not one per call.
 
-    A record holds 16 KiB at most, and each call of trio's costs a turn of its scheduler: for bulk messages
-    that was a third of what the event loop did.
+    A record has 16 KiB at most, and each trio call costs a turn of its scheduler. For bulk messages this was
+    a third of the work of the event loop.
     """
 
     def __init__(self, tls: "trio.SSLStream[trio.abc.Stream]", connection: ssl.SSLObject) -> None:
@@ -200,8 +200,8 @@ class _BulkStream(trio.abc.Stream):
         if max_bytes is None or not first:
             return first
         data = bytearray(first)
-        # What has been received already is decrypted without waiting. Whatever stops that (the end, an
-        # error, an incomplete record) the next call will meet again.
+        # Decrypt the received data without waiting. The next call will see again what stops this (the end, an
+        # error, an incomplete record).
         with suppress(ssl.SSLError):
             while len(data) < max_bytes and (more := self._connection.read(max_bytes - len(data))):
                 data += more
@@ -213,7 +213,7 @@ class _BulkStream(trio.abc.Stream):
 
 
 def certificate_identities(der: bytes) -> frozenset[str]:
-    """Return whom a certificate names.
+    """Return the names in a certificate.
 
     Raises:
         PeerRefused: ``der`` is not a certificate.
@@ -227,9 +227,9 @@ def certificate_identities(der: bytes) -> frozenset[str]:
 def _context(files: TlsFiles, *, server_side: bool) -> AlertingContext:
     context = AlertingContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # the identity is pinned by us, by kme_id and not by address
+    context.check_hostname = False  # the identity is pinned by kme_id, not by address
     if server_side:
-        context.num_tickets = 0  # a resumed session would skip the certificate, and with it the CRL
+        context.num_tickets = 0  # a resumed session would skip the certificate and the CRL
     try:
         load_trust(context, files.ca, files.crl)
         load_own(context, files.certificate, files.key)

@@ -1,8 +1,8 @@
-"""The open transcripts of a session: two for each block in the air.
+"""The open transcripts of a session: two for each block in progress.
 
 `BlockProposed` opens a block, in either direction; block numbers grow within a session, so no block is
-opened twice. What is said of a block after it was dropped is stale: its end is a race between the sites,
-and such a message reaches neither the peer nor the node.
+opened twice. A message about a block that was dropped is stale: the end of a block is a race between the
+sites, and such a message reaches neither the peer nor the node.
 """
 
 from qnode.errors import ProtocolError
@@ -23,7 +23,7 @@ class Transcripts:
         self._open: dict[int, _Pair] = {}
         self._latest_block_id = -1
         self.stale_messages = 0
-        """How many messages were dropped because their block was."""
+        """The number of messages dropped with their block."""
 
     def enter(self, message: DialogueMessage, payload: bytes, *, outgoing: bool) -> bool:
         """Append ``payload`` to the transcript of its block and direction; False when the message is stale.
@@ -63,8 +63,8 @@ class Transcripts:
     def statement(self, block_id: int, statement: bytes, *, outgoing: bool) -> TranscriptHash:
         """Return the hash of a statement outside the dialogue, such as "prepared".
 
-        It does not depend on the session, so that a statement whose tag was sent can be repeated, tag and
-        all, after a reconnection: no pad is ever spent on two different texts.
+        It does not depend on the session, so that a statement can be repeated with its tag after a
+        reconnection. No pad is ever used for two different texts.
         """
         return self._new(block_id, (statement,), b"statement", outgoing=outgoing).finish()
 

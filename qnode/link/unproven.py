@@ -1,10 +1,10 @@
 """Connections at the link's port that have not proven to be the peer: few, and each soon replaced.
 
-Whoever listens meets strangers. They get so many places; when all are taken, a newcomer gets the place of the
-connection that has waited longest: first among those that do not come from where the peer does, of these
-among those that have said nothing yet, and of these in the network that holds most. Handshakes that come to
-nothing cost processor time: each network has a budget for them, beyond which it waits, and all but the peer's
-one for connections.
+Strangers can connect to the port. The number of unproven connections is limited. If all slots are in use, a
+new connection replaces another one: first one that does not come from the peer's addresses, of these one that
+has sent nothing yet, of these one in the network with the most connections, and of these the one that has
+waited longest. Failed handshakes cost processor time. Each network has a budget for them, beyond which it
+waits. All networks except the peer's also have a budget for connections.
 """
 
 from collections import Counter
@@ -23,14 +23,14 @@ CONNECTIONS_HZ = 300.0
 CONNECTIONS_AT_ONCE = 1000
 FAILED_HANDSHAKES_HZ = 20.0
 FAILED_HANDSHAKES_AT_ONCE = 100
-# Who waits for a turn holds a place: all that one network may have waiting are fewer than the places, or the
-# peer behind the address of a flood would lose his before his turn, each time.
+# A waiting connection uses a slot. One network may have fewer waiting connections than there are slots;
+# otherwise the peer, behind the address of a flood, would lose its slot before its turn each time.
 LONGEST_TURN_S = 1.0
 
 
 @dataclass(eq=False)
 class Place:
-    """One unproven connection: whence it comes, and whether it has said anything."""
+    """One unproven connection: its origin, and whether it has sent anything."""
 
     network: str
     preferred: bool
@@ -40,7 +40,7 @@ class Place:
 
 
 class Unproven:
-    """The places for unproven connections; ``connects_from``: addresses or networks of the peer's."""
+    """The slots for unproven connections; ``connects_from``: addresses or networks of the peer."""
 
     def __init__(self, connects_from: tuple[str, ...] = ()) -> None:
         self._peer_networks = [ip_network(one, strict=False) for one in connects_from]
@@ -53,14 +53,14 @@ class Unproven:
         return len(self._places)
 
     def admits(self, address: str) -> bool:
-        """Say whether one more connection from ``address`` may come in; else it is closed at once."""
+        """Return whether another connection from ``address`` is admitted; otherwise it is closed at once."""
         if self._is_the_peers(address):
             return True
         return self._connections.spend(network_of(address), trio.current_time()) is not None
 
     @contextmanager
     def place(self, address: str, evicted: Callable[[], None]) -> Iterator[Place]:
-        """Hold a place for the length of the block; if another takes it, the block is cancelled.
+        """Hold a slot during the block; if another connection takes it, the block is cancelled.
 
         ``evicted`` is called then.
         """
@@ -78,10 +78,10 @@ class Unproven:
             evicted()
 
     async def wait_for_turn(self, stream: trio.abc.Stream, place: Place) -> None:
-        """Wait until the far end has said something and its network may have a handshake.
+        """Wait until the far end has sent something and its network is allowed a handshake.
 
         Raises:
-            LinkError: its network has had too many handshakes that failed.
+            LinkError: its network has had too many failed handshakes.
         """
         if isinstance(stream, trio.SocketStream):
             await trio.lowlevel.wait_readable(stream.socket)
@@ -92,7 +92,7 @@ class Unproven:
         await trio.sleep(wait_s)
 
     def proven(self, address: str) -> None:
-        """Note that the peer came from ``address``: prefer him there, and charge nothing for it."""
+        """Note that the peer came from ``address``: give priority to it, and charge nothing."""
         self._last_proven = network_of(address)
         self._handshakes.give_back(self._last_proven)
 
@@ -116,7 +116,7 @@ class Unproven:
 
 
 def address_of(stream: trio.abc.Stream) -> str:
-    """Return the far end's address, or nothing for a stream that has none (any more)."""
+    """Return the far end's address, or '' for a stream without one."""
     if not isinstance(stream, trio.SocketStream):
         return ""
     try:
