@@ -31,7 +31,7 @@ from trio.testing import memory_stream_one_way_pair
 
 from qnode.config import Role
 from qnode.errors import LinkError
-from qnode.keys import BlockState, Key
+from qnode.keys import BlockState, StoredKey
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Encryptors:
 
     def __init__(self, link: SmallLink) -> None:
         self._link = link
-        self.given: dict[Role, list[Key]] = {"alice": [], "bob": []}
+        self.given: dict[Role, list[StoredKey]] = {"alice": [], "bob": []}
 
     async def ask(self, spoken: Spoken) -> None:
         """Assign a key at this site, and deliver it once the peer holds the assignment."""

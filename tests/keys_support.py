@@ -12,10 +12,10 @@ from qnode.choices import Role
 from qnode.keys import (
     Assignment,
     BlockRecord,
-    Key,
     KeyLayout,
     PreparedBlock,
     SqliteKeyStore,
+    StoredKey,
     open_store,
 )
 
@@ -109,7 +109,7 @@ def chunks_of(assignment: Assignment) -> set[tuple[int, int]]:
     return {(item.block_id, item.first + i) for item in assignment.ranges for i in range(item.count)}
 
 
-def pairs(keys: list[Key]) -> list[tuple[str, bytes]]:
+def pairs(keys: list[StoredKey]) -> list[tuple[str, bytes]]:
     return [(str(key.key_id), key.key) for key in keys]
 
 

@@ -36,7 +36,7 @@ from qnode.devices.protocols import EmissionRun
 from qnode.distill.keylength import rusca2018
 from qnode.distill.keylength.inputs import EstimatorInput
 from qnode.distill.keylength.result import KeyLength
-from qnode.keys import Key, PadId, SqliteKeyStore
+from qnode.keys import PadId, SqliteKeyStore, StoredKey
 from qnode.keys._model import Pad
 from qnode.link.frames import FrameStream
 from qnode.link.hello import Greeted, LocalEnd, exchange_hello
@@ -377,7 +377,7 @@ def all_keys(link: SmallLink) -> dict[str, bytes]:
         assignment = owner.store.assign(master, [slave], number, 256, now=0.0)
         peer.store.accept_assignment(assignment, now=0.0)
         owner.store.acknowledge(assignment.assignment_id)
-        keys: list[Key] = owner.store.deliver_to_master(assignment.assignment_id)
+        keys: list[StoredKey] = owner.store.deliver_to_master(assignment.assignment_id)
         same = peer.store.deliver_to_slave(slave, master, [key.key_id for key in keys])
         assert [(key.key_id, key.key) for key in keys] == [(key.key_id, key.key) for key in same]
         found |= {str(key.key_id): key.key for key in keys}

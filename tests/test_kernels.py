@@ -39,7 +39,8 @@ print(json.dumps({"best": best.tolist(), "misses": KernelCache.misses}))
 DIGESTS = """
 import json
 from qnode.kernel_cache import sources_digest
-print(json.dumps({m: sources_digest("qnode." + m) for m in ("distill.toeplitz", "distill.sift")}))
+rooms = "distill.amplification.toeplitz", "distill.sifting.sift"
+print(json.dumps({m: sources_digest("qnode." + m) for m in rooms}))
 """
 
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from keys_support import Site, add_block, chunks_of, make_block
 
 from qnode.errors import KeyNotFound, NotEnoughKeys, ShareUsedUp, StoreError
-from qnode.keys import Assignment, Key, SqliteKeyStore, key_id
+from qnode.keys import Assignment, SqliteKeyStore, StoredKey, key_id
 from qnode.keys._accepted import SHARE
 
 N_CHUNKS = 24
@@ -246,7 +246,7 @@ class Moves(RuleBasedStateMachine):
         width = len(chunks) // assignment.n_keys
         return set(chunks[self.taken[assignment.assignment_id] * width :])
 
-    def _master_gets(self, keys: list[Key], assignment: Assignment) -> None:
+    def _master_gets(self, keys: list[StoredKey], assignment: Assignment) -> None:
         for key in keys:
             assert key.key == self.bits[key.key_id][: assignment.size_bits // 8]  # I1
             assert key.key_id not in self.masters_got  # I2

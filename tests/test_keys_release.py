@@ -7,7 +7,7 @@ import pytest
 from keys_support import Site, add_block, make_block, memory_folder, pairs
 
 from qnode.errors import KeyNotFound, ShareUsedUp, StoreError
-from qnode.keys import Assignment, Key, KeyRange, SqliteKeyStore
+from qnode.keys import Assignment, KeyRange, SqliteKeyStore, StoredKey
 from qnode.keys._accepted import SHARE
 from qnode.keys._vault import Vault
 
@@ -234,7 +234,7 @@ def test_a_pair_whose_slave_never_fetches_leaves_room_and_the_next_one_has_its_s
         released(alice, bob, alice.assign("m", ["s"], 1, 256, 0.0, stock=True).assignment_id)
         ask("p", ["u"], 128)  # never refused, as nothing of it waits
         # A pair that fetches has room again.
-        keys: list[Key] = alice.deliver_to_master(1)
+        keys: list[StoredKey] = alice.deliver_to_master(1)
         bob.deliver_to_slave("s", "m", [key.key_id for key in keys])
         assert bob.counts().void == 0
 

@@ -20,10 +20,10 @@ from qnode.keys import (
     Assignment,
     BlockState,
     Handover,
-    Key,
     PadId,
     SqliteKeyStore,
     StoreCondition,
+    StoredKey,
     key_id,
 )
 
@@ -353,7 +353,7 @@ class TwoSites:
 
     # Helpers
 
-    def master_gets(self, role: Role, keys: list[Key], size_bits: int) -> None:
+    def master_gets(self, role: Role, keys: list[StoredKey], size_bits: int) -> None:
         for key in keys:
             assert key.key == self.truth[key.key_id][: size_bits // 8]  # I1
             assert key.key_id not in self.masters_got  # I2, I5

@@ -12,7 +12,7 @@ import pytest
 from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared
 
 from qnode.errors import KeyNotFound, NotEnoughKeys, StoreError, StoreUnusable
-from qnode.keys import BlockState, Counts, Key, Pad, PadsLeft, SqliteKeyStore
+from qnode.keys import BlockState, Counts, Pad, PadsLeft, SqliteKeyStore, StoredKey
 
 
 class Crowd:
@@ -197,7 +197,7 @@ def test_many_threads_at_both_sites_never_share_a_key_and_what_they_saw_was_dura
             store.load_preshared(preshared(512))
         for block_id in range(1, 5):
             add_block(make_block(block_id, 300), *stores.values())
-        got: list[tuple[str, list[Key]]] = []
+        got: list[tuple[str, list[StoredKey]]] = []
         errors: list[BaseException] = []
 
         def move_keys(role: str, number: int) -> None:

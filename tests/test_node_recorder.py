@@ -10,7 +10,7 @@ import pytest
 from qnode.block.span import BlockSpan
 from qnode.config import SiteConfig, load
 from qnode.devices.protocols import EmissionRun
-from qnode.keys import BlockRecord, Key
+from qnode.keys import BlockRecord, StoredKey
 from qnode.node.quantum.recorder import AliceRecorder, BobRecorder, Passage, recorded_lookup
 from qnode.node.supply.key_supply import _for_delivery
 from qnode.operate.recording.frames import Begun, Ended, Frame, FrameReader, Symbols, Tags, WholeBlock
@@ -248,7 +248,8 @@ def test_encryptors_are_told_with_each_key_of_a_recorded_block() -> None:
     )
     recorded = msgspec.structs.replace(plain, recorded=True)
     keys = [
-        Key(UUID(int=n), bytes(32), record) for n, record in enumerate((plain, recorded, recorded, plain))
+        StoredKey(UUID(int=n), bytes(32), record)
+        for n, record in enumerate((plain, recorded, recorded, plain))
     ]
     said = [key.extension.get("recorded") for key in _for_delivery(keys)]
     assert said == [None, True, True, None]

@@ -26,7 +26,7 @@ from qnode.keys import _blocks, _keybytes, _ranges
 from qnode.keys._assigned import check_saes, decode, rest_of
 from qnode.keys._database import Place, Tx
 from qnode.keys._layout import key_id_bytes
-from qnode.keys._model import Assignment, Key, KeyRange, Release, chunks_per_key
+from qnode.keys._model import Assignment, KeyRange, Release, StoredKey, chunks_per_key
 from qnode.keys._vault import Kind
 
 SHARE = 4
@@ -164,7 +164,7 @@ def count_waiting(tx: Tx) -> None:
             _add_waiting(tx, assignment, slave, of_slave.bit_count() * width)
 
 
-def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
+def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[StoredKey]:
     """Deliver the keys of these key_IDs to one slave, all or none, in the requested order.
 
     Raises NotNamed if the caller is not a slave of one of them (ETSI GS QKD 014, 401), else KeyNotFound if
@@ -179,7 +179,7 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
     if any(slave_sae not in held.assignment.slave_saes for held in all_held):
         raise NotNamed(f"{slave_sae} was not named as a slave for one of the keys")
 
-    keys: dict[UUID, Key] = {}
+    keys: dict[UUID, StoredKey] = {}
     for held in all_held:
         assignment = held.assignment
         by_position = asked[assignment.assignment_id]

@@ -16,7 +16,7 @@ import msgspec
 from qnode.errors import FieldError, NotEnoughKeys, NotOpen, StoreError
 from qnode.keys import _keybytes, _ranges
 from qnode.keys._database import Tx
-from qnode.keys._model import Assignment, Key, KeyRange, Release, StockItem, chunks_per_key
+from qnode.keys._model import Assignment, KeyRange, Release, StockItem, StoredKey, chunks_per_key
 from qnode.units import CHUNK_BITS
 
 # More than this node allows in an SAE_ID list; each slave costs the peer one bit per key.
@@ -167,7 +167,7 @@ def rest_of(release: Release) -> list[KeyRange]:
     )
 
 
-def deliver(tx: Tx, assignment_id: int) -> list[Key]:
+def deliver(tx: Tx, assignment_id: int) -> list[StoredKey]:
     """Deliver the keys of an assignment that the peer holds, and destroy them here.
 
     Raises StoreError if it is stock, or not open.
@@ -188,7 +188,7 @@ def deliver(tx: Tx, assignment_id: int) -> list[Key]:
     return keys
 
 
-def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_bits: int) -> list[Key]:
+def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_bits: int) -> list[StoredKey]:
     """Deliver keys from stock, oldest first, and destroy them here. Raises NotEnoughKeys."""
     if number < 1:
         raise FieldError("number", f"must be at least 1, is {number}")
@@ -199,7 +199,7 @@ def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_b
         "ORDER BY assignment_id LIMIT ?",
         (master_sae, slave_sae, size_bits, number),
     ).fetchall()
-    taken: list[Key] = []
+    taken: list[StoredKey] = []
     for assignment_id, content, n_taken, n_keys in rows:
         part = min(number - len(taken), n_keys - n_taken)
         if part == 0:

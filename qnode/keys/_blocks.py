@@ -9,7 +9,7 @@ from qnode.errors import StoreError
 from qnode.keys import _pool, _ranges
 from qnode.keys._database import Tx
 from qnode.keys._layout import cut_block
-from qnode.keys._model import BlockRecord, BlockSummary, KeyRange, PreparedBlock
+from qnode.keys._model import BlockRecord, KeyRange, PreparedBlock, StoredBlock
 from qnode.keys._vault import Kind
 
 # The number of rows of finished blocks kept, for people and for a peer that returns late.
@@ -126,14 +126,14 @@ def unconfirmed(tx: Tx) -> list[int]:
     return [row[0] for row in rows]
 
 
-def recent(tx: Tx, n: int) -> list[BlockSummary]:
+def recent(tx: Tx, n: int) -> list[StoredBlock]:
     """Return the latest `n` blocks, newest first."""
     rows = tx.connection.execute(
         "SELECT block_id, state, record, chunks_left, void_reason FROM block ORDER BY block_id DESC LIMIT ?",
         (n,),
     )
     return [
-        BlockSummary(
+        StoredBlock(
             block_id=block_id,
             state=BlockState(state),
             record=None if record is None else msgspec.json.decode(record, type=BlockRecord),

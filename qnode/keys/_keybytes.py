@@ -8,7 +8,7 @@ import msgspec
 from qnode.keys import _blocks
 from qnode.keys._database import Tx
 from qnode.keys._layout import key_id_bytes
-from qnode.keys._model import Key, KeyRange
+from qnode.keys._model import KeyRange, StoredKey
 from qnode.keys._vault import Kind
 from qnode.units import CHUNK_BYTES
 
@@ -53,7 +53,7 @@ def uuids(key_ids: Sequence[bytes]) -> list[UUID]:
     return msgspec.convert(key_ids, list[UUID])
 
 
-def read_keys(tx: Tx, ranges: Iterable[KeyRange], width: int, size_bits: int) -> list[Key]:
+def read_keys(tx: Tx, ranges: Iterable[KeyRange], width: int, size_bits: int) -> list[StoredKey]:
     """Decrypt the keys in ranges of keys `width` chunks wide, cut to `size_bits`, with key_ID and record.
 
     Raises StoreUnusable if a chunk cannot be decrypted.
@@ -64,9 +64,9 @@ def read_keys(tx: Tx, ranges: Iterable[KeyRange], width: int, size_bits: int) ->
 
 def with_ids(
     tx: Tx, ranges: Iterable[KeyRange], width: int, size_bits: int, key_ids: Sequence[UUID]
-) -> list[Key]:
+) -> list[StoredKey]:
     """Decrypt keys like `read_keys`, with known key_IDs."""
-    result: list[Key] = []
+    result: list[StoredKey] = []
     n_bytes = size_bits // 8
     for item in ranges:
         opened = tx.vault.read(Kind.CHUNK, item.block_id, item.first, item.count)
@@ -74,7 +74,7 @@ def with_ids(
         starts = range(0, len(opened), width * CHUNK_BYTES)
         named = key_ids[len(result) : len(result) + len(starts)]
         result += [
-            Key(key_id, opened[start : start + n_bytes], record)
+            StoredKey(key_id, opened[start : start + n_bytes], record)
             for key_id, start in zip(named, starts, strict=True)
         ]
     return result

@@ -1,7 +1,7 @@
 """The values in the interface of the key store: blocks, keys, assignments, pads, counts.
 
 Structs that are sent to the peer (`Assignment`, `Handover`, `Positions`) have no key bytes. Those with key
- bytes (`PreparedBlock`, `Key`) leave them out of their `repr`.
+ bytes (`PreparedBlock`, `StoredKey`) leave them out of their `repr`.
 """
 
 from dataclasses import dataclass, field
@@ -147,7 +147,7 @@ class Handover(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ranges: tuple[KeyRange, ...]
 
 
-class Key(Struct, frozen=True, eq=False, gc=False):
+class StoredKey(Struct, frozen=True, eq=False, gc=False):
     """One key on its way to an SAE, with the record of its block."""
 
     key_id: UUID
@@ -315,7 +315,7 @@ class Counts(Struct, frozen=True, kw_only=True):
         return self.available_own + self.available_peer + self.prepared + self.assigned
 
 
-class BlockSummary(Struct, frozen=True, kw_only=True):
+class StoredBlock(Struct, frozen=True, kw_only=True):
     """One block for people and metrics."""
 
     block_id: int

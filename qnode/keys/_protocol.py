@@ -9,12 +9,10 @@ from qnode.keys._model import (
     AgeMark,
     Assignment,
     BlockRecord,
-    BlockSummary,
     Condition,
     Counts,
     Handover,
     HashKeys,
-    Key,
     Loss,
     Pad,
     PadId,
@@ -23,6 +21,8 @@ from qnode.keys._model import (
     PreparedBlock,
     Release,
     StockItem,
+    StoredBlock,
+    StoredKey,
     StoreStanding,
 )
 from qnode.units import CHUNK_BITS
@@ -128,7 +128,7 @@ class KeyStore(Protocol):
     def unconfirmed_blocks(self) -> list[int]:
         """Return the blocks left prepared, oldest first: at resume, both sites confirm or void them."""
 
-    def recent_blocks(self, n: int) -> list[BlockSummary]:
+    def recent_blocks(self, n: int) -> list[StoredBlock]:
         """Return the latest `n` blocks, newest first."""
 
     def fingerprint(self, block_id: int) -> bytes:
@@ -191,7 +191,7 @@ class KeyStore(Protocol):
         Raises StoreError for an acknowledged one, and one that is not open.
         """
 
-    def deliver_to_master(self, assignment_id: int) -> list[Key]:
+    def deliver_to_master(self, assignment_id: int) -> list[StoredKey]:
         """Deliver the keys of an assignment that the peer holds durably, once, and destroy them here.
 
         Raises StoreError if it is stock, or not open.
@@ -199,7 +199,7 @@ class KeyStore(Protocol):
 
     def take_from_stock(
         self, master_sae: str, slave_sae: str, number: int, size_bits: int = CHUNK_BITS
-    ) -> list[Key]:
+    ) -> list[StoredKey]:
         """Deliver keys from the stock of this pair, oldest first, and destroy them. Raises NotEnoughKeys."""
 
     def stock_count(self, master_sae: str, slave_sae: str, size_bits: int = CHUNK_BITS) -> int:
@@ -229,7 +229,7 @@ class KeyStore(Protocol):
     def void_accepted(self, assignment: Assignment) -> None:
         """Void an assignment that the peer has voided, whether accepted here or not; idempotent."""
 
-    def deliver_to_slave(self, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
+    def deliver_to_slave(self, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[StoredKey]:
         """Deliver keys to one named slave, all or none, in the requested order, each key once.
 
         The bytes are destroyed after the last named slave. Raises NotNamed if the caller is not a slave of

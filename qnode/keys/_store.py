@@ -40,12 +40,10 @@ from qnode.keys._model import (
     AgeMark,
     Assignment,
     BlockRecord,
-    BlockSummary,
     Condition,
     Counts,
     Handover,
     HashKeys,
-    Key,
     Loss,
     Pad,
     PadId,
@@ -55,6 +53,8 @@ from qnode.keys._model import (
     Release,
     StockItem,
     StoreCondition,
+    StoredBlock,
+    StoredKey,
     StoreStanding,
     Waiting,
     chunks_per_key,
@@ -183,7 +183,7 @@ class SqliteKeyStore(KeyStore):
         with self._database.look() as tx:
             return _blocks.unconfirmed(tx)
 
-    def recent_blocks(self, n: int) -> list[BlockSummary]:
+    def recent_blocks(self, n: int) -> list[StoredBlock]:
         with self._database.look() as tx:
             return _blocks.recent(tx, n)
 
@@ -241,14 +241,14 @@ class SqliteKeyStore(KeyStore):
             return _assigned.void(tx, assignment_id)
 
     @mending
-    def deliver_to_master(self, assignment_id: int) -> list[Key]:
+    def deliver_to_master(self, assignment_id: int) -> list[StoredKey]:
         with self._database.change(anchored=True) as tx:
             return _assigned.deliver(tx, assignment_id)
 
     @mending
     def take_from_stock(
         self, master_sae: str, slave_sae: str, number: int, size_bits: int = CHUNK_BITS
-    ) -> list[Key]:
+    ) -> list[StoredKey]:
         with self._database.change(anchored=True) as tx:
             return _assigned.take_from_stock(tx, master_sae, slave_sae, number, size_bits)
 
@@ -280,7 +280,7 @@ class SqliteKeyStore(KeyStore):
             _accepted.void(tx, assignment)
 
     @mending
-    def deliver_to_slave(self, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[Key]:
+    def deliver_to_slave(self, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[StoredKey]:
         names = [key_id.bytes for key_id in key_ids]
         while self._database.issued.may_lack(names):
             with self._database.look() as tx:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from qnode.choices import Role
-from qnode.keys import Assignment, Key, KeyStore, Pad, PreparedBlock
+from qnode.keys import Assignment, KeyStore, Pad, PreparedBlock, StoredKey
 from qnode.link.codec import decode, decode_hello
 from qnode.link.frames import CODE_BYTES, LENGTH_BYTES
 from qnode.link.messages import HelloProof, Message
@@ -60,7 +60,7 @@ class Accepted(Event):
 class Delivered(Event):
     """The store handed out a key, to the master (``slave`` is None) or to a slave."""
 
-    key: Key
+    key: StoredKey
     slave: str | None
 
 
@@ -156,14 +156,16 @@ class ObservedStore:
     def _note_accept_assignment(self, _result: None, assignment: Assignment, *_: Any, **__: Any) -> None:
         self._add(Accepted, assignment=assignment)
 
-    def _note_deliver_to_master(self, keys: list[Key], *_: Any) -> None:
+    def _note_deliver_to_master(self, keys: list[StoredKey], *_: Any) -> None:
         for key in keys:
             self._add(Delivered, key=key, slave=None)
 
-    def _note_take_from_stock(self, keys: list[Key], *_: Any) -> None:
+    def _note_take_from_stock(self, keys: list[StoredKey], *_: Any) -> None:
         self._note_deliver_to_master(keys)
 
-    def _note_deliver_to_slave(self, keys: list[Key], slave: str, _master: str, _ids: Sequence[UUID]) -> None:
+    def _note_deliver_to_slave(
+        self, keys: list[StoredKey], slave: str, _master: str, _ids: Sequence[UUID]
+    ) -> None:
         for key in keys:
             self._add(Delivered, key=key, slave=slave)
 

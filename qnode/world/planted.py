@@ -19,7 +19,7 @@ import qnode.keys._ranges as ranges
 import qnode.keys._restore as restore
 import qnode.node.dialogue.bob as bob
 from qnode.block.disclosed import Disclosed
-from qnode.keys import Assignment, BlockState, Key, PreparedBlock, SqliteKeyStore
+from qnode.keys import Assignment, BlockState, PreparedBlock, SqliteKeyStore, StoredKey
 from qnode.keys._vault import Kind, Vault
 from qnode.link.session import Session
 from qnode.node.session.assignments import Assignments
@@ -155,16 +155,16 @@ def _quarter_of_the_parities() -> list[Change]:
 
 
 def _fetched_twice() -> list[Change]:
-    kept: dict[tuple[int, str, UUID], Key] = {}
+    kept: dict[tuple[int, str, UUID], StoredKey] = {}
 
     def deliver_to_slave(real: Any) -> Any:
         def deliver_to_slave(
             self: SqliteKeyStore, slave: str, master: str, key_ids: Sequence[UUID]
-        ) -> list[Key]:
+        ) -> list[StoredKey]:
             cached = [kept.get((id(self), slave, one)) for one in key_ids]
             if all(cached):
                 return [key for key in cached if key is not None]
-            keys: list[Key] = real(self, slave, master, key_ids)
+            keys: list[StoredKey] = real(self, slave, master, key_ids)
             kept.update({(id(self), slave, key.key_id): key for key in keys})
             return keys
 
@@ -175,8 +175,8 @@ def _fetched_twice() -> list[Change]:
 
 def _key_in_the_log() -> list[Change]:
     def deliver_to_master(real: Any) -> Any:
-        def deliver_to_master(self: SqliteKeyStore, assignment_id: int) -> list[Key]:
-            keys: list[Key] = real(self, assignment_id)
+        def deliver_to_master(self: SqliteKeyStore, assignment_id: int) -> list[StoredKey]:
+            keys: list[StoredKey] = real(self, assignment_id)
             structlog.get_logger().info("key.delivered", key=keys[0].key.hex())
             return keys
 

@@ -17,11 +17,9 @@ from qnode.keys import (
     Assignment,
     BlockRecord,
     BlockState,
-    BlockSummary,
     Condition,
     Counts,
     Handover,
-    Key,
     KeyStore,
     Loss,
     PadId,
@@ -30,6 +28,8 @@ from qnode.keys import (
     PreparedBlock,
     Release,
     StockItem,
+    StoredBlock,
+    StoredKey,
     StoreStanding,
 )
 from qnode.link.authentication import AuthenticationTag, TranscriptHash, make_tag, verify_tag
@@ -212,14 +212,14 @@ class AsyncStore:
         """Note that the peer holds an assignment."""
         await self._call(lambda: self._store.acknowledge(assignment_id))
 
-    async def deliver_to_master(self, assignment_id: int) -> list[Key]:
+    async def deliver_to_master(self, assignment_id: int) -> list[StoredKey]:
         """Deliver the keys of an assignment that the peer holds to the master, once."""
         return await self._call(lambda: self._store.deliver_to_master(assignment_id))
 
-    async def take_from_stock(self, master: str, slave: str, number: int, size_bits: int) -> list[Key]:
+    async def take_from_stock(self, master: str, slave: str, number: int, size_bits: int) -> list[StoredKey]:
         """Deliver keys that were assigned in advance; all or none."""
 
-        def work() -> list[Key]:
+        def work() -> list[StoredKey]:
             if self._peer_may_have_expired_stock():
                 raise NotEnoughKeys(number, 0)
             return self._store.take_from_stock(master, slave, number, size_bits)
@@ -238,7 +238,7 @@ class AsyncStore:
         """Return whether this machine was off so long that its stock may have expired at the peer."""
         return self.clock.uncounted_s > self.key_lifetime_s
 
-    async def deliver_to_slave(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
+    async def deliver_to_slave(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[StoredKey]:
         """Deliver assigned keys to a slave, each once."""
         return await self._call(lambda: self._store.deliver_to_slave(slave, master, key_ids))
 
@@ -369,7 +369,7 @@ class AsyncStore:
         """Return the number of keys of a size that this site could assign now."""
         return await self._call(lambda: self._store.stored_key_count(size_bits))
 
-    async def recent_blocks(self, number: int) -> list[BlockSummary]:
+    async def recent_blocks(self, number: int) -> list[StoredBlock]:
         """Return the latest blocks, newest first."""
         return await self._call(lambda: self._store.recent_blocks(number))
 

@@ -15,8 +15,7 @@ import trio
 
 from qnode.errors import LinkDown, LinkError, NotEnoughKeys, ShareUsedUp
 from qnode.etsi014 import Key, KeySupply
-from qnode.keys import Assignment, BlockRecord, chunks_per_key
-from qnode.keys import Key as StoredKey
+from qnode.keys import Assignment, BlockRecord, StoredKey, chunks_per_key
 from qnode.node.supply.async_store import AsyncStore
 from qnode.node.supply.stock import PeerAssignments, SaePair, Stock
 from qnode.units import CHUNK_BITS
