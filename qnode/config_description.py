@@ -6,7 +6,7 @@ values, what a reload applies and docs/configuration.md are made from it.
 
 import functools
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec.structs
@@ -25,11 +25,27 @@ class Limits(Struct, frozen=True):
     def __str__(self) -> str:
         return self.text or f"{self.least:g} to {self.most:g}"
 
-    def allow(self, value: float) -> bool:
-        """Tell whether ``value`` lies within (not a number does not)."""
+    def allow(self, value: Any) -> bool:
+        """Tell whether a number lies within (not a number does not); what is no number has no limits."""
+        if not isinstance(value, int | float):
+            return True
         if self.exclusive:
             return self.least < value < self.most
         return self.least <= value <= self.most
+
+
+class Rule(Struct, frozen=True):
+    """What holds for the value of a key; ``text`` says it."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+    def __str__(self) -> str:
+        return self.text
+
+    def allow(self, value: Any) -> bool:
+        """Tell whether the rule holds; a value that was left out breaks none."""
+        return value is None or self.holds(value)
 
 
 FRACTION: Final = Limits(0.0, 1.0, exclusive=True, text="a fraction between 0 and 1")
@@ -38,13 +54,13 @@ FRACTION: Final = Limits(0.0, 1.0, exclusive=True, text="a fraction between 0 an
 class Described(Struct, frozen=True):
     """``meaning``: a text for people. ``unit``: where the name of the key does not end with it.
 
-    ``limits``: checked by `beyond_limits`; as a text it is what a check elsewhere expects. ``reloaded``: a
-    reload applies a change, which else waits for a restart.
+    ``limits``: checked by `beyond_limits`; a text is what a check of several keys together expects.
+    ``reloaded``: a reload applies a change, which else waits for a restart.
     """
 
     meaning: str
     unit: str = ""
-    limits: Limits | str = ""
+    limits: Limits | Rule | str = ""
     reloaded: bool = False
 
 
@@ -86,10 +102,10 @@ def _described(kind: Any) -> Described:
 
 
 def beyond_limits(table: Struct) -> Iterator[DescribedKey]:
-    """Yield each key of ``table`` whose number is not within its limits."""
+    """Yield each key of ``table`` whose value is not within its limits."""
     for key in keys_of(table):
-        limits, value = key.described.limits, getattr(table, key.field.name)
-        if isinstance(limits, Limits) and isinstance(value, int | float) and not limits.allow(value):
+        limits = key.described.limits
+        if not isinstance(limits, str) and not limits.allow(getattr(table, key.field.name)):
             yield key
 
 

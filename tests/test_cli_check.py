@@ -96,8 +96,8 @@ def test_impossible_values_are_all_named_once_types_are_right(site_file: Path) -
     alter(site_file, link__source__mu=[0.2, 0.5], link__source__p_z=2.0, etsi014__stock_per_pair=-1)
     found = check_site(site_file).faults
     assert [fault.partition(":")[0] for fault in found] == [
-        "link.source.p_z",
         "link.source.mu",
+        "link.source.p_z",
         "link.source.mu_uncertainty",
         "etsi014.stock_per_pair",
     ]

@@ -18,7 +18,7 @@ from test_docs_in_step import described_tables
 
 from qnode.cli.main import qnode
 from qnode.config import SiteConfig, check_link_parameters, load
-from qnode.config_description import Limits, is_table, keys_of
+from qnode.config_description import Limits, Rule, is_table, keys_of
 from qnode.config_reading import reading_faults
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
@@ -226,9 +226,10 @@ def test_no_number_of_the_simulation_or_a_driver_may_lie_beyond_its_limits(
 ) -> None:
     required = {"recording": Path()} if table is ReplayTdc.Config else {}
     for key in keys_of(table):
-        if isinstance(key.described.limits, Limits):
+        value = (number, number) if key.name == "mu_sent" else number
+        if isinstance(key.described.limits, Limits | Rule):
             with pytest.raises(ValueError, match=key.name):
-                table(**required, **{key.field.name: number})
+                table(**required, **{key.field.name: value})
 
 
 def test_every_number_of_a_configuration_file_has_limits() -> None:

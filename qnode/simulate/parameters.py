@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from qnode.choices import Arm, DeadTime
-from qnode.config_description import Described, Limits, check_limits
+from qnode.config_description import Described, Limits, Rule, check_limits
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,7 +27,10 @@ _MuSent = Annotated[
         "mean photon number of signal and decoy that really leave Alice; without it what `link.source.mu`"
         " says",
         "photons a qubit",
-        limits="1e-06 to 10 each",
+        limits=Rule(
+            "two mean photon numbers from 1e-06 to 10",
+            lambda means: all(1e-6 <= mean <= 10.0 for mean in means),
+        ),
     ),
 ]
 
@@ -169,9 +172,6 @@ class Settings(_Table, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_limits(self)
-        for mean in self.mu_sent or ():
-            if not 1e-6 <= mean <= 10.0:
-                raise ValueError(f"mu_sent: expected a value from 1e-06 to 10, got {mean}")
 
 
 class Change(_Table, frozen=True, kw_only=True):
