@@ -66,8 +66,8 @@ class PeerSection(Table, frozen=True):
     connects_from: Annotated[
         tuple[str, ...],
         Described(
-            "at Alice, from where Bob connects. He is preferred to strangers from there, and from where "
-            "he came last; others are not refused",
+            "at Alice's site: the addresses from which Bob connects. Connections from there, and from "
+            "Bob's last address, have priority; others are not refused",
             limits="an IP address or network",
         ),
     ] = ()

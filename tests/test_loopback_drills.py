@@ -176,4 +176,4 @@ def test_the_page_has_every_drill_its_schedule_and_what_came_of_it() -> None:
     assert "The run broke: a daemon ended." in page
     assert page.count("Not visible in the tags: A more careful blinding") == 1
     assert "cross clicks |" not in page  # no row knows of them
-    assert "How much she may intercept" not in page
+    assert "Key over the intercepted fraction" not in page

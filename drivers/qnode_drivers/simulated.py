@@ -63,7 +63,7 @@ def _serial(simulation: SimulationParameters, fibre: FibreAddress) -> str:
 
 
 class SimulatedTransmitter:
-    """Alice's qubit source, and her end of the simulated fibre."""
+    """Alice's qubit source, and Alice's end of the simulated fibre."""
 
     Config: ClassVar[type[Struct]] = TransmitterConfig
 

@@ -1,8 +1,8 @@
-"""What clients cost the key delivery interface, and what a flood of strangers leaves of it.
+"""Measures the key delivery interface with many clients, and under a flood of strangers.
 
     python -m qnode.bench.key_delivery
 
-starts Alice's daemon in a temporary folder, without her peer, and prints one figure a line: memory over
+starts Alice's daemon in a temporary folder, without a peer, and prints one figure per line: memory over
 thousands of connections, answers to many clients behind one address, and answers to an honest encryptor
 beside client hellos without a certificate. All of it stays on this machine (127.0.0.0/8), ends by itself
 within two minutes and opens 50,000 connections at most.

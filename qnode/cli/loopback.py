@@ -110,18 +110,18 @@ def link_options(command: Callable[..., int]) -> Callable[..., int]:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Link and simulation; default: the shipped defaults.",
 )
-@click.option("--drill", help="Let Eve run this drill (docs/eve.md; a wrong name lists them).")
+@click.option("--drill", help="Run this simulated attack (docs/eve.md; a wrong name lists them).")
 @click.option(
     "--drill-from",
     "from_s",
     type=click.FloatRange(min=0),
-    help="When she begins, in simulated seconds; default: in block 3.",
+    help="Start of the attack, in simulated seconds; default: in block 3.",
 )
 @click.option(
     "--drill-until",
     "until_s",
     type=click.FloatRange(min=0),
-    help="When she stops; default: three blocks later.",
+    help="End of the attack; default: three blocks later.",
 )
 @click.option(
     "--links",

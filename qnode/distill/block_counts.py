@@ -1,4 +1,4 @@
-"""The public record of one block: all that both sites know of it, and decide from."""
+"""The public record of one block: all figures that both sites know, and from which they decide."""
 
 import math
 
@@ -11,10 +11,10 @@ from qnode.distill.keylength import binary_entropy
 class BlockCounts(Struct, frozen=True, kw_only=True):
     """The public record of one verified block. ``alice_parities``: disclosed by Alice in reconciliation.
 
-    ``method``: how it was reconciled; empty where nobody asks. ``n_slots``: of its span; 0 where that is not
-    known. ``late``: late bits of the corrected key, by intensity. ``n_z_plus`` (clicks of the Z arm on |+>),
-    ``boundary`` (all clicks in boundary slots) and ``tags`` are None where the peer speaks protocol 1, which
-    does not say them; then ``late`` is None too, as that protocol's ledger does not charge for it.
+    ``method``: the method of reconciliation; may be empty. ``n_slots``: of its span; 0 if unknown. ``late``:
+    late bits of the corrected key, by intensity. ``n_z_plus`` (clicks of the Z arm on |+>), ``boundary`` (all
+    clicks in boundary slots) and ``tags`` are None if the peer speaks protocol 1, which lacks them; then
+    ``late`` is None too, because that protocol's ledger does not count it.
     """
 
     n_z: Pair
@@ -39,7 +39,7 @@ class BlockCounts(Struct, frozen=True, kw_only=True):
         """Everything disclosed about the sifted key before verification.
 
         The two error counts are disclosed (they enter the bound on empty qubits), and the two counts of late
-        bits where they are taken: each at most ceil(log2(n_Z + 1)) bits.
+        bits if they are taken: each at most ceil(log2(n_Z + 1)) bits.
         """
         n_counts = 2 if self.late is None else 4
         return self.reconciliation_leak_bits + n_counts * math.ceil(math.log2(self.n_z.total + 1))
@@ -51,5 +51,5 @@ class BlockCounts(Struct, frozen=True, kw_only=True):
 
     @property
     def shannon_bits(self) -> float:
-        """The least that correction must disclose: n_Z h(QBER)."""
+        """The Shannon limit of the disclosure: n_Z h(QBER)."""
         return self.n_z.total * binary_entropy(self.qber_z)

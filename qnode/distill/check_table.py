@@ -153,17 +153,17 @@ class Finding(Struct, frozen=True, array_like=True):
 
     @property
     def too_low(self) -> bool:
-        """Tell whether the value lies below its limits."""
+        """Return whether the value lies below its limits."""
         return self.least is not None and not self.value >= self.least
 
     @property
     def too_high(self) -> bool:
-        """Tell whether the value lies above its limits."""
+        """Return whether the value lies above its limits."""
         return self.most is not None and not self.value <= self.most
 
     @property
     def plausible(self) -> bool:
-        """Tell whether the value lies within the limits (NaN does not)."""
+        """Return whether the value lies within the limits (NaN does not)."""
         return not (self.too_low or self.too_high)
 
     @property

@@ -1,4 +1,4 @@
-"""The public record of one block: what was detected, by basis, class and intensity (docs: security model).
+"""The public record of one block: detections by basis, class and intensity (security reference).
 
 Index 0 of a pair is the signal intensity mu1, index 1 the decoy mu2.
 """
@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-# A block's span is looked at in so many equal parts, to see whether its rates stood still.
+# The number of equal parts of a block's span in which the steadiness of its rates is checked.
 SPAN_PARTS: Final = 16
 
 _Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -53,11 +53,11 @@ class XCounts(msgspec.Struct, frozen=True):
 
 
 class TagCounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What Bob's tags of a block show beside announced clicks; he says it before Alice discloses anything.
+    """Counts of Bob's tags of a block beside the announced clicks; sent before Alice discloses anything.
 
     ``cross_clicks``: slots with clicks at both detectors; ``double_clicks``: slots with several at one.
-    Either is announced as one click. ``out_of_gate``: tags outside every gate, while locked. ``too_close``:
-    tags sooner after another one than the declared dead time lets the hardware click again. The last three
+    Each of them is announced as one click. ``out_of_gate``: tags outside every gate, while locked.
+    ``too_close``: tags within the declared dead time after another one. The last three
     have `SPAN_PARTS` entries, one for each part of the span: its slots that were not cut, and its announced
     clicks of each arm; slot s of a span of n slots from f on lies in part (s - f) * SPAN_PARTS // n.
     """

@@ -1,4 +1,4 @@
-"""From the public record of one block to what the estimators want (security reference 3.3, 3.4, 3.6)."""
+"""From the public record of one block to the inputs of the estimators (security reference 3.3, 3.4, 3.6)."""
 
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.keylength import (
@@ -39,9 +39,9 @@ def inputs_from_block(
     """Return the inputs of one block of a receiver with one X detector at the dark port.
 
     Clicks of |+> are the errors, clicks of Z states the detections, scaled by f_X = 2 p_X / p_Z; ``p_z`` is
-    the probability that Alice sends Z, ``mu`` and ``p`` her intensities and their probabilities, signal
-    first, ``mu_uncertainty`` how far each intensity may be off, as a fraction of it. ``lambda_ec`` counts
-    every disclosed bit but the verification tag, whose length is ``verification_bits``.
+    the probability that Alice sends Z, ``mu`` and ``p`` the intensities and their probabilities, signal
+    first, ``mu_uncertainty`` the largest error of each intensity, as a fraction of it. ``lambda_ec`` counts
+    every disclosed bit except the verification tag, whose length is ``verification_bits``.
 
     Raises:
         FieldError: a count or parameter is impossible.
@@ -74,7 +74,7 @@ def inputs_from_block(
 
 
 def visibility_error(x: XCounts, p_z: float) -> float | None:
-    """Return e_vis = (1 - V)/2 = p_Z/(2 p_X) C_+/C_Z over both intensities, None without a click in C_Z."""
+    """Return e_vis = (1 - V)/2 = p_Z/(2 p_X) C_+/C_Z over both intensities, None without clicks in C_Z."""
     if x.c_z.total == 0:
         return None
     return p_z / (2.0 * (1.0 - p_z)) * x.c_plus.total / x.c_z.total

@@ -1,7 +1,7 @@
-"""A small block distilled at both sides in memory: does this machine compute what it must?
+"""The self-test: distils a small block at both sides in memory, to check that this machine computes right.
 
-Run at start, in a thread: a processor or an installation that computes wrongly must not make keys, and
-kernels that are not compiled yet are compiled here and not while a block waits.
+Run at start, in a thread: a processor or an installation that computes wrongly must not make keys. Missing
+kernels are compiled here, and not while a block waits.
 """
 
 import numpy as np
@@ -26,11 +26,11 @@ ERROR_EVERY = 70
 
 
 class SelfTestFailed(QnodeError):
-    """This machine computes wrongly; the message says what."""
+    """This machine computes wrongly; the message states the step."""
 
 
 def self_test() -> None:
-    """Distil a made-up block at both sides and compare.
+    """Distil a synthetic block at both sides and compare.
 
     Raises:
         SelfTestFailed: a step gave a wrong result.

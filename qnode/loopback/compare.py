@@ -80,7 +80,7 @@ class Predicted(Struct, frozen=True, kw_only=True):
 
 
 class BlockLog:
-    """Bob's status after each of his blocks, as far as somebody looked in between."""
+    """Bob's status after each block, as far as it was read in between."""
 
     def __init__(self, blocks: int, tell: Callable[[NodeStatus], None] | None = None) -> None:
         self.statuses: list[NodeStatus] = []

@@ -33,7 +33,7 @@ async def _carry(near: trio.SocketStream, target_port: int, delay_s: float) -> N
         try:
             far = await trio.open_tcp_stream("127.0.0.1", target_port)
         except OSError:
-            return  # nobody listens there yet: the caller sees his connection closed
+            return  # nobody listens there yet: the client's connection is closed
         async with far, trio.open_nursery() as nursery:
             nursery.start_soon(_one_way, near, far, delay_s, nursery.cancel_scope)
             nursery.start_soon(_one_way, far, near, delay_s, nursery.cancel_scope)

@@ -97,7 +97,7 @@ class Ledger:
     _phase_error_upper: float | None = None
 
     def see(self, status: NodeStatus) -> None:
-        """Take a status of Bob's into account: he knows tag time, and both know the rest alike."""
+        """Add a status of Bob's site, which has the tag time; the rest is the same at both sites."""
         for name in _SUMMED:
             self._count(name, getattr(status.totals, name))
         self._count("accepted", status.block.accepted)

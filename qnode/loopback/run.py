@@ -27,7 +27,7 @@ Until = Callable[[LinkResult, NodeStatus], bool]
 
 
 class LinkOutcome(Struct, frozen=True):
-    """What a run came to: its result, Bob's last status, his latest events and blocks, oldest first."""
+    """The outcome of a run: its result, Bob's last status, latest events and blocks, oldest first."""
 
     result: LinkResult
     status: NodeStatus
@@ -72,17 +72,17 @@ class LoopbackLink:
         return Path(self.endpoints.sites["bob"].control_socket)
 
     def result(self) -> LinkResult:
-        """Return what has come out so far."""
+        """Return the result so far."""
         wall_s = trio.current_time() - self.started_s
         return self.ledger.result(self.endpoints.name, self.comparison, wall_s)
 
     async def exchange_keys(self, wanted: int | None = None) -> None:
-        """Let the encryptors fetch and compare keys until ``wanted`` were compared, or for ever."""
+        """Let the encryptors fetch and compare keys until ``wanted`` are compared, or for ever."""
         with trio.CancelScope() as scope:
             await run_encryptors(self._ca, self.endpoints, self.comparison, wanted, scope.cancel)
 
     async def look(self) -> NodeStatus:
-        """Return Bob's status, as soon as he answers, and take it into account."""
+        """Return Bob's status, as soon as it is available, and add it to the result."""
         self.status = await _answer_of(self._bob)
         self.ledger.see(self.status)
         return self.status
@@ -91,14 +91,14 @@ class LoopbackLink:
         """Return Bob's latest events, oldest first.
 
         Raises:
-            NodeNotRunning, NoAnswer: as `qnode.operate.control.client.ask_events`.
+            NodeNotRunning, NoAnswer: like `qnode.operate.control.client.ask_events`.
         """
         return await trio.to_thread.run_sync(
             lambda: ask_events(self._bob, _EVENTS, patience_s=_EVENTS_PATIENCE_S)
         )
 
     async def blocks(self) -> list[DecidedBlock]:
-        """Return the blocks that Bob decided, as far as he keeps them; raises as `events`."""
+        """Return the decided blocks that Bob's site keeps; raises like `events`."""
         return await trio.to_thread.run_sync(
             lambda: ask_blocks(self._bob, KEPT_BLOCKS, patience_s=_EVENTS_PATIENCE_S)
         )

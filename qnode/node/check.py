@@ -166,7 +166,9 @@ def _check_tls(findings: Findings, where: str, files: TlsFiles, now_s: float) ->
     for authority in authorities:
         if issuers is not None and authority.subject not in issuers:
             named = authority.subject.rfc4514_string()
-            findings.notes.append(f"{where}.crl: has no CRL of {named}: whom it certified itself is refused")
+            findings.notes.append(
+                f"{where}.crl: has no CRL of {named}: certificates that it issued itself are refused"
+            )
     for one in validities(where, ca=files.ca, certificate=files.certificate, crl=files.crl):
         when = f"{datetime.fromtimestamp(one.expires_at, UTC):%Y-%m-%d %H:%M} UTC"
         if one.expired(now_s):

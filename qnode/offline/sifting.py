@@ -36,7 +36,7 @@ class Span:
 class BothSides:
     """A sifted block at both sites.
 
-    ``received``: Bob's bits, secret as ``alice.bits``. ``tags``: what his tags show beside them.
+    ``received``: Bob's bits, secret like ``alice.bits``. ``tags``: the counts of Bob's tags.
     """
 
     span: Span
@@ -51,7 +51,7 @@ class BothSides:
 
 
 class BlockSifter:
-    """Announce, look up and keep one block's clicks: what Bob says to Alice and she to him."""
+    """Announces, looks up and sifts the clicks of one block: the messages between Bob and Alice."""
 
     def __init__(self, first_slot: int, end_slot: int) -> None:
         self._first, self.end = first_slot, end_slot

@@ -1,4 +1,4 @@
-"""From tags to clicks in Alice's slots, with her answer to each probe at hand."""
+"""From tags to clicks in Alice's slots; the answer to each probe is available at once."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator

@@ -1,13 +1,14 @@
-"""Where in Alice's run a probe of Bob's may lie: she is asked for one window of offsets after the other.
+"""The search windows for the alignment of Bob's probes: Alice searches one window of offsets after another.
 
-First where the sites' times of day, or the last lock, say it is. Both may be wrong: a tag clock jumps, and at
-a part in a million Alice's clock gains ten milliseconds on the time of day in three hours. So every other
-time the search goes elsewhere: to where her count should be by our own clock since it was last known, then
-ever farther from the first window, a third of a second to either side. Where none of that helps, the time of
-day was wrong when the tag source was opened, or has gone wrong since: then only opening it anew helps.
+The first window is the offset predicted by the wall clocks, or by the last lock. Both may be wrong: a tag
+clock may jump, and Alice's oscillator drifts against wall-clock time, at one part in a million by ten
+milliseconds in three hours. So every other attempt uses another window. The next one is the offset predicted
+by Bob's own clock from the last known offset. Then the window widens around the first one, up to ±0.32 s. If
+none of these succeeds, the wall clock was wrong at the opening of the tag source, or became wrong later; then
+the source must be opened again.
 
-Live each probe is asked for in one window. A recording has Alice's answers at hand: there each is asked for
-everywhere (`qnode.offline.synchronise`).
+In a running link each attempt has one window. In a recording Alice's answers are available at once, so each
+probe is searched in all windows (`qnode.offline.synchronise`).
 """
 
 from dataclasses import dataclass, replace
@@ -18,11 +19,11 @@ from qnode.tags.alignment import Alignment, AlignmentProbe, offset_window
 from qnode.units import PS_PER_S
 
 FURTHEST_S: Final = 0.32
-ARRIVAL_S: Final = 0.1  # how unevenly tags arrive, at most
+ARRIVAL_S: Final = 0.1  # the largest variation of the arrival of tags
 LONGEST_UNALIGNED_S: Final = 30.0
-# Elsewhere windows are many, and so many clicks find the offset on all but the worst of links.
+# For the many other windows; this number of clicks finds the offset on all but the worst links.
 _MOST_CLICKS_ELSEWHERE: Final = 1024
-# Alice's record of symbols reaches back a second: she must have looked all up before, also when she is busy.
+# Alice's record of symbols reaches back a second: the look-up must end before, even if the site is busy.
 _MOST_OFFSETS_ELSEWHERE: Final = 1 << 26
 
 
@@ -79,10 +80,10 @@ class OffsetSearch:
         self._known = _Known(run_id, slot, now_s)
 
     def answered(self, now_s: float, *, found: bool) -> None:
-        """Take note of Alice's answer.
+        """Note Alice's answer.
 
         Raises:
-            TransientDeviceError: for half a minute she has found nothing, wherever she was asked to look.
+            TransientDeviceError: for half a minute no search has succeeded.
         """
         if found:
             self._failures, self._known = 0, None

@@ -1,4 +1,4 @@
-"""Bit strings packed into words, and products of them: what sifting, correction and amplification work on."""
+"""Bit strings packed into words, and their products: for sifting, correction and amplification."""
 
 from qnode.distill.bits.array import Bits
 

@@ -36,7 +36,7 @@ def intrinsic(function: Callable[..., Any]) -> Any:
 
 
 def supported(width: int) -> bool:
-    """Tell whether the target of the code generator has what ``width`` needs."""
+    """Return whether the target of the code generator supports ``width``."""
     present = target_features().split(",")
     return all(f"+{feature}" in present for feature in _FEATURES[width])
 
@@ -47,7 +47,7 @@ def vector_widths() -> tuple[int, ...]:
 
 
 def has_clmul64() -> bool:
-    """Tell whether a kernel may call ``clmul64``."""
+    """Return whether a kernel may call ``clmul64``."""
     return supported(2)
 
 

@@ -1,8 +1,8 @@
-"""How many boundary clicks there are for one click of the Z arm: what the counts leave open, in pieces.
+"""The ratio of boundary clicks to Z arm clicks: the interval that the counts allow, in pieces.
 
 The ratio of expected clicks is the receiver's and the same for all light, but it is not known. The one event
-of `qnode.distill.keylength.martingale` excludes ratios far from the one that is seen; each bound then has to
-hold on every piece of the interval that is left, and is proven on each by weights of its own.
+of `qnode.distill.keylength.martingale` excludes ratios far from the observed one. Each bound must hold on
+every piece of the remaining interval, and separate weights prove it on each piece.
 """
 
 import math
@@ -94,7 +94,7 @@ class Seen:
         return far
 
     def excludes(self, beyond: ArmRatio, *, at: float) -> bool:
-        """Tell whether the weights that speak most against ``at`` prove that the ratio is not ``beyond``."""
+        """Return whether the best weights against ``at`` prove that the ratio is not ``beyond``."""
         z, boundary = (weight * _SLIGHTLY_LESS for weight in self._weights(at))
         by_kind = [z if name[0] in Z_ARM else 1.0 for name in CLASSES[:-1]]
         weights = Weights((*by_kind, boundary), 0.0)

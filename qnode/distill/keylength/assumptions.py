@@ -1,4 +1,4 @@
-"""What the security of a key stands on: one enum of assumptions, each with its text."""
+"""The assumptions of the security of a key: one enum, each with its text."""
 
 from collections.abc import Mapping
 from enum import Enum, unique
@@ -22,8 +22,8 @@ class Assumption(Enum):
     )
     NO_DETECTOR_MEMORY = "detectors have no memory (afterpulses, dead time) that the adversary can use"
     LATE_ANNOUNCEMENT = (
-        "the sampling argument wants Bob's announcements after Alice's last qubit; "
-        "he announces slots and arms while she sends"
+        "the sampling argument requires Bob's announcements after Alice's last qubit; "
+        "Bob announces slots and arms while Alice sends"
     )
     EXACT_INTENSITIES = "the intensities and their probabilities are taken as exact"
     CALIBRATED_INTENSITIES = (

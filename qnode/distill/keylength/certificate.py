@@ -1,8 +1,8 @@
-"""The checker: what given weights prove about a block, in exact arithmetic.
+"""The checker: the bound that given weights prove about a block, in exact arithmetic.
 
-A search (`qnode.distill.keylength.search`) proposes weights b_j and a scale; nothing is believed of it. Where
+A search (`qnode.distill.keylength.search`) proposes weights b_j and a scale, which are not trusted. Where
 
-    sum_j (b_j - 1) x_j <= 0   for every generator x of what an adversary can bring about,
+    sum_j (b_j - 1) x_j <= 0   for every generator x of the adversary's possibilities,
 
 the inequality of `qnode.distill.keylength.martingale` leaves a statement about clicks alone,
 
@@ -47,7 +47,7 @@ class ArmRatio:
 
 
 def holds_for_all(weights: Weights, cone: Iterable[Generator], ratio: ArmRatio) -> bool:
-    """Tell whether sum_j (b_j - 1) x_j <= 0 for every generator x at every ratio of the interval."""
+    """Return whether sum_j (b_j - 1) x_j <= 0 for every generator x at every ratio of the interval."""
     # Times a common denominator, so that all is in integers.
     parts = [b.as_integer_ratio() for b in weights.classes]
     unit = math.lcm(*(denominator for _, denominator in parts))

@@ -24,7 +24,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Source:
-    """Alice's two intensities (mean photons per qubit, signal first) and how often she chooses each."""
+    """Alice's two intensities (mean photons per qubit, signal first) and the probability of each."""
 
     mu: Pair
     p: Pair
@@ -75,7 +75,7 @@ class EmptyBounds(msgspec.Struct, frozen=True):
 
 
 class PhotonBounds(msgspec.Struct, frozen=True, kw_only=True):
-    """The photon-number bounds of one block, clipped to what is possible, and what they were made from.
+    """The photon-number bounds of one block, clipped to possible values, and their inputs.
 
     ``v_z0_upper``, ``v_x0_upper``: errors of empty qubits, of which the s_0 upper bounds follow.
     """
@@ -92,7 +92,7 @@ class PhotonBounds(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def empty(self) -> bool:
-        """Tell whether no one-photon detection is guaranteed, so that nothing bounds the phase error."""
+        """Return whether no one-photon detection is guaranteed, so that nothing bounds the phase error."""
         return self.s_z1_lower <= 0.0 or self.s_x1_lower <= 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""What an estimator needs to know about one block, and what it refuses to believe."""
+"""The inputs of an estimator for one block, and the checks of these inputs."""
 
 import math
 from typing import Final
@@ -25,25 +25,25 @@ EXACTLY_KNOWN: Final = Pair(0.0, 0.0)
 
 
 class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The counts of one block, the source, and the security that is asked for.
+    """The counts of one block, the source, and the required security.
 
     Pairs hold the signal intensity first. With one X detector ``n_x`` is the central-slot clicks of Alice's
-    Z states, ``m_x`` those of her |+>, and ``x_scale`` is 2 p_X / p_Z: it multiplies the ``n_x`` terms and
+    Z states, ``m_x`` those of |+>, and ``x_scale`` is 2 p_X / p_Z: it multiplies the ``n_x`` terms and
     their deviation, never ``m_x`` (security reference 3.6).
 
-    Two sets of counts tell the asymmetry between |+> and |->: ``n_z_plus`` (clicks of the Z arm on |+>) and
-    ``boundary`` (all clicks in boundary slots, whatever the states around them), or the classes ``e_same``,
+    Two sets of counts show the asymmetry between |+> and |->: ``n_z_plus`` (clicks of the Z arm on |+>) and
+    ``boundary`` (all clicks in boundary slots, for all states), or the classes ``e_same``,
     ``e_plus``, ``e_dark``. Each set comes together with ``p_z``. ``asymmetry_bound`` says which of them
     widens the phase error; None means the first that is given. ``x_mode`` None means "visibility +
     asymmetry" when either is given and "visibility" otherwise.
 
-    ``verification_bits`` is the length of the verification tag, 0 when log2(2/eps_cor) shall pay for it.
-    ``vacuum_rule`` says which bound on empty-qubit detections counts: form E with k = 1, k = 2 or the
+    ``verification_bits`` is the length of the verification tag, 0 if log2(2/eps_cor) covers it.
+    ``vacuum_rule`` selects the bound on empty-qubit detections: form E with k = 1, k = 2 or the
     smaller of both (``min``), form A, or the smallest or largest of the three (``min3``, ``max3``).
-    ``error_positions_public``: whether everybody knows which bits correction changed; no entropy of empty
-    qubits is credited then, as whoever made Bob's bit of such a qubit knows Alice's from it.
-    ``mu_uncertainty``: how far each intensity may be off what ``mu`` says, as a fraction of it; the key
-    length is then the least over the corners of the two intervals.
+    ``error_positions_public``: whether everybody knows which bits correction changed. Then no entropy of
+    empty qubits is credited, because Eve, who may have caused Bob's bit of such a qubit, knows Alice's bit
+    from it. ``mu_uncertainty``: the largest deviation of each intensity from ``mu``, as a fraction of it; the
+    key length is then the least over the corners of the two intervals.
 
     Raises:
         FieldError: an input is impossible; ``field`` names it.
@@ -137,7 +137,7 @@ class EstimatorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def one_x_detector(self) -> bool:
-        """Tell whether the X counts are those of a single detector at the dark port."""
+        """Return whether the X counts are those of a single detector at the dark port."""
         return self.x_scale != 1.0 or self.e_same is not None or self.boundary is not None
 
     @property
@@ -199,10 +199,10 @@ def _check_source(mu: Pair, p: Pair) -> None:
 
 
 def check_mu_uncertainty(mu: Pair, uncertainty: Pair) -> None:
-    """Refuse relative uncertainties that are no fractions, or that let the two intensities meet.
+    """Refuse relative uncertainties that are not fractions, or with which the two intensities could be equal.
 
     Raises:
-        FieldError: saying which.
+        FieldError: states which.
     """
     for value in (uncertainty.signal, uncertainty.decoy):
         if not 0.0 <= value < 1.0:  # also refuses NaN
@@ -217,10 +217,10 @@ def check_mu_uncertainty(mu: Pair, uncertainty: Pair) -> None:
 
 
 def check_epsilon(name: str, value: float) -> None:
-    """Refuse an epsilon that is no probability or too small to calculate with.
+    """Refuse an epsilon that is not a probability, or too small for the calculation.
 
     Raises:
-        FieldError: saying which limit it misses.
+        FieldError: states the limit.
     """
     if not LEAST_EPSILON <= value < 1.0:  # also refuses NaN
         raise FieldError(name, f"must be at least {LEAST_EPSILON:g} and below 1, got {value}")

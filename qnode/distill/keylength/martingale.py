@@ -1,16 +1,16 @@
-"""How far the clicks of a block may lie from what was to be expected of each slot, given all before it.
+"""The martingale bound: the distance of the clicks of a block from their expectations, given earlier slots.
 
 Let N_j be the clicks of class j, and x_j the sum over all slots of the chance, given everything before the
 slot, that it ends in class j: no more than one class a slot. For fixed weights b_j > 0 the product of
-b_j^N_j exp(-(b_j - 1) x_j) over all classes never grows in the mean, whatever happens (the step by which
-Freedman proves his inequality, Ann. Probab. 3, 100, 1975). Averaged over gamma-distributed weights with mean
-one and shape a_j (the method of mixtures, Robbins 1970), and by Markov's inequality: with all but the
+b_j^N_j exp(-(b_j - 1) x_j) over all classes never grows in the mean, whatever happens (the step in the
+proof of Freedman's inequality, Ann. Probab. 3, 100, 1975). Averaged over gamma-distributed weights with mean
+one and shape a_j (the method of mixtures, Robbins 1970), and by Markov's inequality: except with
 probability e, for all weights at once,
 
     sum_j (N_j + a_j) ln b_j - (b_j - 1)(x_j + a_j)  <=  ln(1/e) + sum_j [ ln(1 + N_j/a_j)/2 + 1/(12 a_j) ]
 
 docs/three_state.md has the proof. The a_j must not depend on the block; they are chosen from a fixed set of
-`CHOICES`, which is paid for.
+`CHOICES`, and the union bound over the set is included.
 """
 
 import math
@@ -38,7 +38,7 @@ _USUAL_ERROR: Final = 0.1
 
 @dataclass(frozen=True)
 class Counts:
-    """What is seen of one block, per intensity, signal first.
+    """The observed counts of one block, per intensity, signal first.
 
     ``z``: sifted bits. ``wrong``: bit errors among them. ``plus``: Z arm clicks on |+>. ``central``,
     ``dark``: central slots of Z states and |+>. ``boundary``: all boundary slots.

@@ -1,4 +1,4 @@
-"""What an estimator answers, and the last steps that all estimators share."""
+"""The result of an estimator, and the last steps common to all estimators."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _ASYMMETRY_EVENTS: Final[Mapping[AsymmetryBound, int]] = {"shares": 2, "joint": 
 
 
 class KeyLength(msgspec.Struct, frozen=True, kw_only=True):
-    """How many secret bits a block may give, with every bound on the way and what the number rests on.
+    """The number of secret bits of a block, with every intermediate bound and the assumptions.
 
     ``length`` is ``length_unfloored`` rounded down, 0 when that is negative or nothing bounds the phase
     error. ``mu``: the intensities that all bounds stand for, the worst of what calibration allows.

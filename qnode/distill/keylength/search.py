@@ -1,4 +1,4 @@
-"""The search for weights that prove much: a barrier method in floating point, of which nothing is believed.
+"""The search for good weights: a barrier method in floating point, whose result is never trusted.
 
 The unknowns are, each times 1/scale, the logarithms of the weights of what is seen (t_1, t_2 for the sifted
 bits of either intensity, s_1, s_2 >= 0 for what a bit error weighs less, four >= 0 for what E, G, W and R

@@ -1,12 +1,12 @@
-"""Whether the public counts of a block can come from the link they are said to come from.
+"""The plausibility checks: whether the public counts of a block can come from the configured link.
 
-The estimators take counts at their word. Before them each derived probability is held against two limits that
-follow from the link's parameters, from what optics and electronics are allowed to be inexact in
-(``[link.plausibility]``), and from chance. `examine` returns every value with its limits; the first that lies
-outside discards the block. Limits never move with what was seen.
+The estimators assume that counts are true. Before them, each derived probability is compared with two limits.
+The limits follow from the link's parameters, from the tolerances of optics and electronics
+(``[link.plausibility]``), and from chance. `examine` returns every value with its limits; the first one
+outside discards the block. Observations never move the limits.
 
-All checks together give ``false_alarms_per_year`` false alarms at an honest link, so that each side of a
-check has a chance of that many a year, over the blocks of a year and the number of sides.
+All checks together give ``false_alarms_per_year`` false alarms at an honest link. The probability of each
+side of a check is this number divided by the blocks of a year and the number of sides.
 """
 
 import math
@@ -23,14 +23,14 @@ from qnode.distill.plausibility.measures import MEASURES, Measured, accidental_c
 
 YEAR_S: Final = 365.25 * 86_400.0
 SIDES: Final = 2 * len(CHECKS)
-# A link whose blocks take hours would else be allowed less than three standard deviations.
+# Otherwise a link with blocks of hours would have limits below three standard deviations.
 _MOST_CHANCE: Final = 1e-3 / SIDES
 
 __all__ = ["chance_of_false_alarm", "examine", "unseen_blinding"]
 
 
 def chance_of_false_alarm(link: LinkParameters, span_s: float) -> float:
-    """Return the chance of one side of one check at an honest link, for blocks of ``span_s`` seconds."""
+    """Return the false-alarm probability of one side of one check, for blocks of ``span_s`` seconds."""
     if span_s <= 0.0:
         return _MOST_CHANCE
     return min(_MOST_CHANCE, link.plausibility.false_alarms_per_year * span_s / YEAR_S / SIDES)
@@ -39,9 +39,9 @@ def chance_of_false_alarm(link: LinkParameters, span_s: float) -> float:
 def examine(
     counts: BlockCounts, link: LinkParameters, false_alarm: float | None = None
 ) -> tuple[Finding, ...]:
-    """Return what every check finds that the block has the counts for, in the order of `CHECKS`.
+    """Return the result of every check for which the block has the counts, in the order of `CHECKS`.
 
-    ``false_alarm``: the chance of one side of one check, None for what the link asks for.
+    ``false_alarm``: the probability of one side of one check; None: that of the link.
     """
     facts = Facts(counts, link, _standard_deviations(counts, link, false_alarm))
     found = ((check, MEASURES[check.name](facts)) for check in CHECKS)
@@ -49,9 +49,9 @@ def examine(
 
 
 def unseen_blinding(counts: BlockCounts, link: LinkParameters) -> float:
-    """Return for which share of a block detectors may obey bright light with all else faked, and not be told.
+    """Return the share of a block that may have been blinded, with all else imitated, without detection.
 
-    Such light makes no cross clicks; their lower limit is what it must not fall below. 1 where there is none.
+    Such light makes no cross clicks, so their lower limit determines the share. 1 if there is no limit.
     """
     facts = Facts(counts, link, _standard_deviations(counts, link, None))
     expected = None if counts.tags is None else accidental_cross_clicks(facts, counts.tags)

@@ -1,4 +1,4 @@
-"""How far chance alone carries a count or a share from its expectation, far out in the tails.
+"""The deviation of a count or a share from its expectation by chance alone, far in the tails.
 
 A binomial or Poisson count lies beyond a limit with about the probability with which a standard normal
 variable lies beyond z, when the limit is where the signed root of twice the log-likelihood ratio is z.

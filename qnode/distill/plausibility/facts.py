@@ -1,4 +1,4 @@
-"""What the checks of a block look at: its counts, the link's parameters, and what follows from both."""
+"""The inputs of the checks of a block: its counts, the link's parameters, and derived values."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,13 +8,13 @@ from qnode.config import LinkParameters
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, TagCounts
 
-# However busy a detector is, it is taken to be live for this fraction: the rest of the sum is rounding.
+# A detector counts as live for at least this fraction: smaller values are rounding errors.
 LEAST_LIVE: Final = 0.005
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One block at one link. ``z``: so many standard deviations are chance."""
+    """One block at one link. ``z``: the number of standard deviations allowed for chance."""
 
     counts: BlockCounts
     link: LinkParameters
@@ -22,12 +22,12 @@ class Facts:
 
     @property
     def p_z(self) -> float:
-        """The chance that Alice sends Z."""
+        """The probability that Alice sends Z."""
         return self.link.source.p_z
 
     @property
     def p_x(self) -> float:
-        """The chance that Alice sends |+>."""
+        """The probability that Alice sends |+>."""
         return 1.0 - self.link.source.p_z
 
     @property
@@ -38,7 +38,7 @@ class Facts:
 
     @cached_property
     def live_slots(self) -> float:
-        """Slots of the span that were not cut; 0 where that is not known."""
+        """Slots of the span that were not cut; 0 if unknown."""
         tags = self.counts.tags
         return float(sum(tags.live_slots)) if tags is not None else self.counts.n_slots
 

@@ -1,6 +1,6 @@
-"""What each check of `CHECKS` measures, and between which limits an honest block lies.
+"""The measures of `CHECKS`: the value of each check, and the limits of an honest block.
 
-A measure returns None where the block does not have the counts for it.
+A measure returns None if the block does not have the counts for it.
 """
 
 import math
@@ -13,7 +13,7 @@ from qnode.distill.keylength.shares import rho_of, t2_of
 from qnode.distill.plausibility.chance import Limits, count_limits, dispersion_limits, share_limits
 from qnode.distill.plausibility.facts import LEAST_LIVE, Facts
 
-# Of a span so much at least must be live, or the rest was kept from sight.
+# The least live part of a span; otherwise the rest may hide an attack.
 _LEAST_LIVE_SHARE: Final = 0.5
 _FEWEST_EXPECTED: Final = 5.0
 _LITTLE_OCCUPIED: Final = 0.1

@@ -1,19 +1,19 @@
-"""Error reconciliation: Bob corrects his key towards Alice's. No I/O, no clock, no randomness of its own.
+"""Error correction: Bob's key is corrected towards Alice's. No I/O, no clock, no own randomness.
 
-The unit is the whole block; the link layer carries one request and one answer a round. ``METHODS`` holds the
-ways to do it: another one is a module that makes a ``Method``, and an entry here. ``choose_method`` chooses
-by the round trip.
+The unit is the whole block; the link layer transfers one request and one answer per round. ``METHODS`` has
+the methods: a new one is a module that makes a ``Method``, and an entry here. ``choose_method`` chooses by
+the round trip.
 
-What is counted. Every parity that Alice discloses, those of the closing check included, is in
-``disclosed_bits``; f_ec is made from that number alone. Bob's requests say which of his parities differ, so
-an eavesdropper learns about his string too (Tupkary and Luetkenhaus, PR Applied 20, 064040,
-arXiv:2307.00576). ``leak_count`` chooses what ``leaked_bits``, the block's part of lambda_EC, makes of it:
+**Disclosure.** ``disclosed_bits`` counts every parity that Alice discloses, including those of the final
+check; f_ec is computed from this number alone. Bob's requests disclose which of Bob's parities differ, so an
+eavesdropper learns about Bob's string too (Tupkary and Luetkenhaus, PR Applied 20, 064040,
+arXiv:2307.00576). ``leak_count`` determines ``leaked_bits``, the block's part of lambda_EC:
 
-* ``alice``: Alice's parities alone. Bob's messages are a function of those and of the error string, so this
-  is the count of an analysis that gives the eavesdropper the whole error string: the key's list of
+* ``alice``: Alice's parities alone. Bob's messages are a function of those and of the error string. This is
+  the count of an analysis that gives the whole error string to the eavesdropper: the key's list of
   assumptions must say "error positions are public".
-* ``both``: each parity of Alice is charged once more for Bob's parity of the same set. No further assumption,
-  at about twice the cost.
+* ``both``: each parity of Alice counts once more for Bob's parity of the same set. This needs no further
+  assumption, at about twice the cost.
 """
 
 from typing import Final
@@ -61,7 +61,7 @@ def responder(
     """Return Alice's side for ``key``, the sifted bits of a whole block.
 
     ``seed``: 32 public octets, drawn at random by one side for this block after its bits are measured.
-    ``qber_estimate``: the fraction both sides share; a wrong one costs parities, not correctness.
+    ``qber_estimate``: the fraction known to both sides; a wrong one costs parities, not correctness.
 
     Raises:
         FieldError: unknown method, impossible length, seed or estimate.

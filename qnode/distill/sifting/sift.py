@@ -1,10 +1,10 @@
 """Sifting: from announced clicks to the sifted bits of both sites and Alice's counts of one block.
 
-While a block runs, Alice looks up her symbols for each announced batch at once (`SiftRecord.add`) and
-discloses nothing. When Bob has announced the whole block, `SiftRecord.finish` gives what she then says (which
-clicks to keep, their intensities, totals) and what she keeps (her bits).
+While a block runs, Alice looks up the symbols of each announced batch at once (`SiftRecord.add`) and
+discloses nothing. When Bob has announced the whole block, `SiftRecord.finish` returns the data to disclose
+(the clicks to keep, their intensities, totals) and the secret data (Alice's bits).
 
-Which qubit carries the light of a boundary slot E_i, between qubits i-1 and i (docs: security model, 3.2):
+The light of a boundary slot E_i, between qubits i-1 and i, comes from both (security reference, 3.2):
 the slot collects the early bin of qubit i and the late bin of qubit i-1. With a = (state of i-1, state of i):
 
 ====================  ============  ==========================================
@@ -18,14 +18,14 @@ class                 a             intensity counted
 (not counted)         all others    light of both qubits, or (+, +)
 ====================  ============  ==========================================
 
-Counting these classes needs both qubits' bits, so qubits i-1 and i of every boundary click leave the key,
-also when Bob has a Z click on one of them (only i-1 can have one: a slot has one click, and E_i is that of
-slot i).
+These counts depend on both qubits' bits, so qubits i-1 and i of every boundary click leave the key, even if
+Bob has a Z click on one of them (only i-1 can have one: a slot has one click, and E_i is that of slot i).
 
-Two totals more, for the share bound (security model, S2). ``boundary`` is every boundary click whose two
-qubits Alice knows, of whatever states. ``n_z_plus`` is the Z clicks on |+>, without those that a boundary
-click in the next slot follows: the very clicks that would be kept had Alice sent Z. So kept clicks and these
-are one set, chosen by where Bob clicked, which her basis alone divides.
+Two more totals are for the share bound (security reference, S2). ``boundary`` counts every boundary click
+whose two qubits Alice knows, in any state. ``n_z_plus`` counts the Z clicks on |+>, without those followed by
+a boundary click in the next slot: exactly the clicks that would be kept if Alice had sent Z. So kept clicks
+and these form one set, which depends on the positions of Bob's clicks only, and Alice's basis alone divides
+it.
 """
 
 from dataclasses import dataclass
@@ -112,9 +112,9 @@ class SiftedBlock:
     """Alice's side of a finished block.
 
     ``keep``: one bit for each announced click; only Z clicks are ever kept. ``decoy``: one bit for each kept
-    click. ``n_z``, ``x_counts``, ``n_z_plus`` and ``boundary``: the totals she sends (see the module's text).
-    ``unknown``: clicks whose symbol she no longer had. ``bits``: her sifted bits, secret; all else is
-    disclosed.
+    click. ``n_z``, ``x_counts``, ``n_z_plus`` and ``boundary``: the disclosed totals (see the module).
+    ``unknown``: clicks whose symbol was no longer in the record. ``bits``: Alice's sifted bits, secret; the
+    rest is disclosed.
     """
 
     keep: Bits
@@ -213,11 +213,11 @@ class SiftRecord:
 
 
 def keep_bits(outcomes: Codes, keep: Bits) -> Bits:
-    """Return Bob's sifted bits: those of his ``outcomes`` (uint8, one each announced click) that ``keep``
-    names.
+    """Return Bob's sifted bits: those of ``outcomes`` (uint8, one per announced click) that ``keep`` selects.
 
     Raises:
-        ProtocolError: the mask has another length, or names a click of the X arm (it comes from the peer).
+        ProtocolError: the mask has another length, or selects a click of the X arm (the mask comes from the
+        peer).
     """
     n = outcomes.shape[0]
     if keep.n_bits != n:

@@ -1,4 +1,4 @@
-"""Clicks of a block by part of its span (`SPAN_PARTS`) and arm: Bob says them, Alice counts them herself."""
+"""Clicks of a block by part of its span (`SPAN_PARTS`) and arm: Bob sends them, Alice counts them as well."""
 
 import numpy as np
 import numpy.typing as npt

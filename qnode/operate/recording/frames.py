@@ -24,8 +24,8 @@ _LENGTH_BYTES: Final = 4
 class Begun(Struct, frozen=True, kw_only=True, tag="begun"):
     """Whose recording it is, of what: all that comes is of one emission run.
 
-    ``began_at_s``: Unix time. ``started_at_s``: when slot 0 left, of Alice's time of day (from Alice).
-    ``origin_s``: tag time zero, of Bob's time of day; ``first_slot``: where his first tag is, or a little
+    ``began_at_s``: Unix time. ``started_at_s``: when slot 0 left, by Alice's wall clock (from Alice).
+    ``origin_s``: tag time zero, by Bob's wall clock; ``first_slot``: the slot of the first tag, or a little
     before (from Bob). ``start_uncertainty_s``: of these times.
     """
 

@@ -1,4 +1,4 @@
-"""What every reconciler offers: two state machines that are driven with messages and do no I/O."""
+"""The interface of every reconciler: two state machines that exchange messages and do no I/O."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ class ReconciliationFailed(QnodeError):
 
 
 def leaked_bits(disclosed_bits: int, leak_count: LeakCount) -> int:
-    """Return what ``disclosed_bits`` parities of Alice take from the key under the rule ``leak_count``.
+    """Return the disclosure of ``disclosed_bits`` parities of Alice under the rule ``leak_count``.
 
-    Under ``both``, each parity of Alice is charged once more for Bob's parity of the same set, which his
-    next request gives away (an upper bound: some requests give away less).
+    Under ``both``, each parity of Alice counts once more for Bob's parity of the same set, which Bob's next
+    request discloses (an upper bound: some requests disclose less).
     """
     return disclosed_bits if leak_count == "alice" else 2 * disclosed_bits
 
 
 @dataclass(frozen=True)
 class ReconciliationStatistics:
-    """What one block has cost so far, as Bob counts it.
+    """The costs of one block so far, as counted by Bob.
 
     ``disclosed_bits`` counts Alice's parities, check included (f_ec is made from it); ``leaked_bits`` is the
     block's part of lambda_EC under the chosen ``LeakCount``. ``rounds`` counts request and response as one.
@@ -40,7 +40,7 @@ class ReconciliationStatistics:
 
 
 class Responder(Protocol):
-    """Alice's side: answers requests about her key and counts what she discloses."""
+    """Alice's side: answers requests about Alice's key and counts the disclosure."""
 
     def respond(self, message: bytes) -> bytes:
         """Answer one request.
@@ -52,7 +52,7 @@ class Responder(Protocol):
         ...
 
     def takes_long(self, message: bytes) -> bool:
-        """Tell whether answering ``message`` may take milliseconds, so that it belongs into a thread."""
+        """Return whether the answer to ``message`` may take milliseconds, and so belongs into a thread."""
         ...
 
     @property
@@ -67,7 +67,7 @@ class Responder(Protocol):
 
 
 class Corrector(Protocol):
-    """Bob's side: asks, and corrects his key towards Alice's."""
+    """Bob's side: sends requests, and corrects Bob's key towards Alice's."""
 
     def start(self) -> bytes:
         """Return the first request."""
@@ -83,7 +83,7 @@ class Corrector(Protocol):
         ...
 
     def takes_long(self, message: bytes) -> bool:
-        """Tell whether working on the answer ``message`` may take milliseconds (see ``Responder``)."""
+        """Return whether the processing of ``message`` may take milliseconds (see ``Responder``)."""
         ...
 
     @property
@@ -93,13 +93,13 @@ class Corrector(Protocol):
 
     @property
     def statistics(self) -> ReconciliationStatistics:
-        """What has been spent so far."""
+        """The costs so far."""
         ...
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to reconcile: what makes its two sides from key, seed, QBER estimate and leak count."""
+    """A method of reconciliation: makes its two sides from key, seed, QBER estimate and leak count."""
 
     name: str
     responder: Callable[[Bits, bytes, float, LeakCount], Responder]

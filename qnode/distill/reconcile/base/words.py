@@ -1,7 +1,7 @@
 """Arithmetic on 64-bit words inside kernels, and the public streams that both sides derive from a seed.
 
-The streams are no secrets: they only have to be the same on both sides, whatever the versions of the
-libraries, and well mixed. Hence an own generator (splitmix64: Steele, Lea and Flood, OOPSLA 2014) and no
+The streams are not secret. They must be the same on both sides, for all versions of the libraries, and well
+mixed. Hence an own generator (splitmix64: Steele, Lea and Flood, OOPSLA 2014) and no
 library's.
 """
 

@@ -1,8 +1,8 @@
-"""Cascade: parities of public permutations, binary search, and searches woken by each other's finds.
+"""Cascade: parities of public permutations, binary search, and new searches after each found error.
 
 G. Brassard and L. Salvail, EUROCRYPT '93; block lengths as in J. Martinez-Mateo et al., "Demystifying the
-information reconciliation protocol Cascade", arXiv:1407.3257. A request and an answer a round, for all
-searches of the block at once.
+information reconciliation protocol Cascade", arXiv:1407.3257. Each round has one request and one answer
+for all searches of the block.
 """
 
 from qnode.choices import LeakCount

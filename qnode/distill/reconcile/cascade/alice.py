@@ -1,4 +1,4 @@
-"""Alice's side of Cascade: she answers, counts, and refuses what no honest run asks."""
+"""Alice's side of Cascade: answers, counts, and refuses requests that no honest run makes."""
 
 import numpy as np
 
@@ -43,14 +43,14 @@ class CascadeResponder:
         self._key = key
         self._layout = Layout.of(plan)
         self._shuffles = Shuffles.of(plan)
-        # A slot's memory is not touched, thus not taken, before its pass begins.
+        # The memory of a slot is not used before its pass begins.
         self._words = np.empty(int(self._layout.n_records), np.uint64)
         self._levels = np.array([plan.level(slot) for slot in range(plan.n_slots)], np.int64)
         self._queries = QueryList(plan.n_segments)  # of the last request
         self._spare = QueryList(plan.n_segments)
         self._depth = 1
         self._leap = 1
-        self._n_codes = 0  # bits that Bob owes about the last request's queries
+        self._n_codes = 0  # bits that Bob must send about the queries of the last request
         self._begun_passes = 0
         self._checks = 0
         self._requests = 0
@@ -69,7 +69,7 @@ class CascadeResponder:
         return leaked_bits(self._disclosed_bits, self._leak_count)
 
     def takes_long(self, message: bytes) -> bool:
-        """Tell whether ``message`` asks much, or is on all bits of a long block (see ``Responder``)."""
+        """Return whether ``message`` asks much, or concerns all bits of a long block (see ``Responder``)."""
         on_all_bits = message[:1] != bytes((Kind.SEARCH,))
         return len(message) > SHORT_BYTES or (on_all_bits and self._plan.n_bits > SHORT_BLOCK_BITS)
 
@@ -77,7 +77,7 @@ class CascadeResponder:
         """Answer one request (see ``Responder``)."""
         if self._refused:
             raise ProtocolError("reconciliation: a request after a refused one")
-        self._refused = True  # until this request has proved good
+        self._refused = True  # until this request is checked
         self._requests += 1
         if self._requests > self._plan.request_limit:
             raise ProtocolError(f"reconciliation: more than {self._plan.request_limit} requests for a block")
@@ -133,7 +133,7 @@ class CascadeResponder:
         return self._answers(n_answers)
 
     def _follow(self, request: Request) -> int:
-        """Turn the queries of the last request into those of this one; return how many parities they ask."""
+        """Turn the queries of the last request into those of this one; return the number of parities."""
         plan, before, after = self._plan, self._queries, self._spare
         slot = max(0, plan.slot(self._begun_passes - 1))
         n_blocks = plan.n_blocks(slot) if self._last_kind is Kind.BEGIN else 0

@@ -1,4 +1,4 @@
-"""Alice's kernels. She keeps no tree: an answered query becomes the next ones by what Bob says alone."""
+"""Alice's kernels. Alice has no tree: Bob's message alone turns an answered query into the next ones."""
 
 from enum import IntEnum
 
@@ -31,7 +31,7 @@ Levels = npt.NDArray[np.int64]
 
 
 class FollowStatus(IntEnum):
-    """What ``follow_request`` thinks of a request."""
+    """The result of ``follow_request`` for a request."""
 
     GOOD = 0
     NO_SUCH_NODE = 1
@@ -92,7 +92,7 @@ def follow_request(
                 if asked == 1:
                     code = U(codes[U(k) >> U(3)] >> (U(k) & U(7))) & U(3)
                     k += 2
-                    # Left or right is a coin's toss, so it is computed and not branched upon.
+                    # Left or right is random, so it is computed without a branch.
                     after[U(n)] = (query - heap + lowest) | ((code >> U(1)) & ~code)
                     n += int(code != U(0))
                     if code == U(3):

@@ -1,9 +1,9 @@
-"""Bob's side of Cascade: he searches his errors in all passes and segments at once and corrects them.
+"""Bob's side of Cascade: searches errors in all passes and segments at once and corrects them.
 
-All searches advance in lock step: one request holds one query of each. Between an answer and the next
-request he flips the bits found wrong, starts a search wherever that makes a known parity odd, and begins the
-next pass when few searches are left. After the last pass comes the check; if it fails, an extra pass with a
-fresh permutation and another check.
+All searches advance in lock step: one request has one query of each. Between an answer and the next request
+Bob flips the wrong bits, starts a search wherever this makes a known parity odd, and begins the next pass
+when few searches remain. After the last pass comes the check. If it fails, an extra pass with a fresh
+permutation follows, and another check.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ from qnode.distill.reconcile.cascade.plan import CHECK_BITS, MAX_DEPTH, Plan
 from qnode.distill.reconcile.cascade.shuffle import Shuffles
 from qnode.errors import ProtocolError
 
-_FEW = 256  # flips a round for which there is always room
+_FEW = 256  # flips per round for which there is always room
 
 
 class CascadeCorrector:
@@ -44,7 +44,7 @@ class CascadeCorrector:
         self._key = key
         self._layout = Layout.of(plan)
         self._shuffles = Shuffles.of(plan)
-        # A slot's memory is not touched, thus not taken, before its pass begins.
+        # The memory of a slot is not used before its pass begins.
         self._records = np.empty(RECORD_WORDS * int(self._layout.n_records), np.uint64)
         self._layers = np.array(
             [(plan.level(slot) - 1) // MAX_DEPTH for slot in range(plan.n_slots)], np.int64
@@ -57,7 +57,7 @@ class CascadeCorrector:
         self._depth = 1
         self._leap = 1
         self._n_answers = 0  # parities that the last request's queries ask for
-        self._n_codes = 0  # bits to say about them
+        self._n_codes = 0  # bits to send about them
         self._asked = Kind.BEGIN
         self._begun_passes = 0
         self._checks = 0
@@ -78,7 +78,7 @@ class CascadeCorrector:
 
     @property
     def statistics(self) -> ReconciliationStatistics:
-        """What has been spent so far."""
+        """The costs so far."""
         return ReconciliationStatistics(
             disclosed_bits=self._disclosed_bits,
             leaked_bits=leaked_bits(self._disclosed_bits, self._leak_count),
@@ -93,7 +93,7 @@ class CascadeCorrector:
         return self._send(encode_request(Kind.BEGIN, 1, 1, 0, b"", b"", b""))
 
     def takes_long(self, message: bytes) -> bool:
-        """Tell whether there is much to absorb, or all bits of a long block are (see ``Corrector``)."""
+        """Return whether there is much to process, or all bits of a long block (see ``Corrector``)."""
         on_all_bits = self._asked is not Kind.SEARCH
         return len(message) > SHORT_BYTES or (on_all_bits and self._plan.n_bits > SHORT_BLOCK_BITS)
 
@@ -151,7 +151,7 @@ class CascadeCorrector:
         return self._ask(codes.tobytes(), self._starts[: progress.n_starts], odd_blocks.tobytes())
 
     def _ask(self, codes: bytes, starts: npt.NDArray[np.uint32], odd_blocks: bytes) -> bytes:
-        """Choose between going on, beginning a pass, and the check."""
+        """Choose between continuing, beginning a pass, and the check."""
         plan, queries = self._plan, self._queries
         if self._begun_passes < len(plan.levels):
             self._asked = Kind.BEGIN if queries.n < plan.early_starts[self._begun_passes] else Kind.SEARCH
@@ -187,7 +187,7 @@ class CascadeCorrector:
         return None
 
     def _send(self, request: bytes) -> bytes:
-        """Count a request, or give up where Alice would refuse it."""
+        """Count a request, or fail if Alice would refuse it."""
         plan = self._plan
         if self._asked is Kind.CHECK:
             n_bits = CHECK_BITS

@@ -1,10 +1,10 @@
-"""Bob's trees: what he knows of Alice's parities, and what a flipped bit changes.
+"""Bob's trees: the known parities of Alice, and the effects of a flipped bit.
 
-He keeps four words for each record: ``BITS`` his parities of its children (layer 0: his bits); ``KNOWN`` the
-nodes whose parity Alice has disclosed; ``ODD`` those of them where his parity differs now; ``PENDING`` those
-about which a query is under way. Known nodes come in pairs of siblings, so a known node is odd exactly if one
-of its known children is: it is enough that each odd known node *without* known children has a query under
-way, and only flips and answers can change that.
+Each record has four words: ``BITS`` are Bob's parities of its children (layer 0: Bob's bits); ``KNOWN`` the
+nodes whose parity Alice has disclosed; ``ODD`` those of them where Bob's parity differs now; ``PENDING``
+those with an open query. Known nodes come in pairs of siblings, so a known node is odd exactly if one of its
+known children is. It is enough that each odd known node *without* known children has an open query; only
+flips and answers can change that.
 """
 
 from typing import Final
@@ -69,8 +69,8 @@ def flip(
     """Flip the bits ``found`` in one segment (``record << 6 | bit``) in all begun passes.
 
     Writes their ``places`` (shape ``(slots, flips)``) and returns how many were flipped: a bit that searches
-    in two passes have found is flipped once. Bits behind the end of the segment are in no pass: a peer
-    that calls them wrong changes nothing. ``marks`` has a word for each of the segment's, all zero.
+    in two passes have found is flipped once. Bits after the end of the segment are in no pass: a peer that
+    declares them wrong changes nothing. ``marks`` has a word for each of the segment's, all zero.
     """
     slot_bits = layout.words * layout.n_segments << U(6)
     segment_bits = layout.words << U(6)
@@ -128,7 +128,7 @@ def begin_segment(
 ) -> int:
     """Permute a segment into ``slot``, learn Alice's block parities, search in the odd blocks.
 
-    Nothing else is known of the pass. Returns how many queries there are then.
+    Nothing else is known of the pass. Returns the new number of queries.
     """
     if slot == 0:
         permute_segment(key, layout.n_segments, segment, forward, bitwise, spare, permuted)

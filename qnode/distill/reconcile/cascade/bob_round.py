@@ -1,4 +1,4 @@
-"""One round of Bob's: what Alice's answers change in his trees, and what he asks next."""
+"""One round of Bob's side: the effects of Alice's answers on the trees, and the next queries."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from qnode.kernels import kernel
 
 
 class Progress(NamedTuple):
-    """What one round has led to, and how the next one asks.
+    """The result of one round, and the form of the next one.
 
     ``n_said`` and ``n_to_say`` count bits about the queries before and now, ``n_answers`` the parities that
     those now ask for.
@@ -59,7 +59,7 @@ def absorb_answers(
     leap_bits: int,
     round_budget_bits: int,
 ) -> tuple[int, int, int, int, int, int, int, int]:
-    """Take the parities that the queries ``before`` asked for: flip, learn, go on, and start anew.
+    """Process the parities for the queries ``before``: flip, learn, continue, and start new searches.
 
     In each segment the searches that have found their bit end first, so that the others do not go on where
     that has made a node even. If there are ``block_parities`` (``n_blocks`` of each segment), the pass of
@@ -68,7 +68,7 @@ def absorb_answers(
     ``odd_blocks`` (zero before). ``found`` and ``places`` have room for the flips of one segment;
     ``leap_bits`` and ``round_budget_bits`` are the plan's. Returns the fields of a `Progress`.
     """
-    # Not plain zeros, which numba would compile the helpers for once more.
+    # Not plain zeros, for which numba would compile the helpers once more.
     n = t = k = k_code = n_starts = n_all_flips = int(np.int64(0))
     spare = np.empty(layout.segment_words if n_blocks > 0 else U(0), np.uint64)
     permuted = np.empty_like(spare)

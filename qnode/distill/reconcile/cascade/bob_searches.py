@@ -1,4 +1,4 @@
-"""Bob's searches: from an odd node of his trees down to the bits that are wrong."""
+"""Bob's searches: from an odd node of the trees down to the wrong bits."""
 
 from typing import Final
 
@@ -215,7 +215,7 @@ def continue_searches(
             records[place | KNOWN] |= U(3) << below
             records[place | ODD] |= odd << below
             records[place | PENDING] = (records[place | PENDING] & ~(U(1) << heap)) | (odd << below)
-            # Left or right is a coin's toss, so it is computed and not branched upon.
+            # Left or right is random, so it is computed without a branch.
             after[U(n)] = (query + heap) | ((odd >> U(1)) & ~odd)
             n += int(odd != U(0))
             if odd == U(3):

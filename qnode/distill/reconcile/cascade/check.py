@@ -1,8 +1,7 @@
 """The closing check: the verification hash of the whole key at a point that follows from the public seed.
 
 Errors of the channel cannot depend on the point, so a wrong key passes with ceil(n / 64) 2^-64. The
-verification of the block, whose point is drawn only after correction, comes after that and does not rest on
-it.
+verification of the block, whose point is drawn only after correction, follows and does not depend on it.
 """
 
 from qnode.distill.bits import Bits

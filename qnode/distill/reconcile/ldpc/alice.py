@@ -1,4 +1,4 @@
-"""Alice's side: she discloses syndromes, counts them, and refuses what no honest run asks."""
+"""Alice's side: discloses syndromes, counts them, and refuses requests that no honest run makes."""
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ class LdpcResponder:
     """Answer one block's requests (see ``Responder``)."""
 
     def __init__(self, key: Bits, seed: bytes, qber_estimate: float, leak_count: LeakCount) -> None:
-        check_estimate(qber_estimate)  # no more: Bob says how much he wants
+        check_estimate(qber_estimate)  # only a check: Bob's request states the amount
         self._cut = cut = make_cut(key.n_bits)
         self._seed = seed
         self._leak_count: LeakCount = leak_count
@@ -40,14 +40,14 @@ class LdpcResponder:
         return leaked_bits(self._disclosed_bits, self._leak_count)
 
     def takes_long(self, message: bytes) -> bool:
-        """Tell whether answering takes long: always (see ``Responder``)."""
+        """Return whether an answer takes long: always (see ``Responder``)."""
         return True
 
     def respond(self, message: bytes) -> bytes:
         """Answer one request (see ``Responder``)."""
         if self._refused:
             raise ProtocolError("reconciliation: a request after a refused one")
-        self._refused = True  # until this request has proved good
+        self._refused = True  # until this request is checked
         if kind_of(message) is Kind.START:
             response = self._start(decode_start(message))
         else:

@@ -1,4 +1,4 @@
-"""Bob's side: he asks for the syndromes of all frames at once, decodes, and asks again where that failed."""
+"""Bob's side: requests the syndromes of all frames at once, decodes, and requests more for failed frames."""
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class LdpcCorrector:
         self._n_rows = min(pieces_for(cut, qber_estimate), row_limit(cut))
         self._code = make_code(self._n_rows, cut.n_columns, cut.lifting)
         self._decoder = Decoder(self._code)
-        # Of each frame not yet corrected: the differences of its syndromes, piece by piece as disclosed, and
-        # how many pieces the request under way wants in all.
+        # For each frame not yet corrected: the differences of its syndromes, piece by piece as disclosed, and
+        # the number of pieces after the present request.
         nothing: Words = np.empty((0, cut.column_words), np.uint64)
         self._differences = dict.fromkeys(range(cut.n_frames), nothing)
         self._wanted = dict.fromkeys(range(cut.n_frames), self._code.n_rows)
@@ -58,7 +58,7 @@ class LdpcCorrector:
 
     @property
     def statistics(self) -> ReconciliationStatistics:
-        """What has been spent so far."""
+        """The costs so far."""
         return ReconciliationStatistics(
             disclosed_bits=self._disclosed_bits,
             leaked_bits=leaked_bits(self._disclosed_bits, self._leak_count),
@@ -73,7 +73,7 @@ class LdpcCorrector:
         return self._send(encode_start(self._n_rows))
 
     def takes_long(self, message: bytes) -> bool:
-        """Tell whether working on an answer takes long: always (see ``Corrector``)."""
+        """Return whether an answer takes long to process: always (see ``Corrector``)."""
         return True
 
     def receive(self, message: bytes) -> bytes | None:
@@ -90,7 +90,7 @@ class LdpcCorrector:
         return None
 
     def _take(self, message: bytes) -> None:
-        """Add what the answer discloses to the differences; keep the checks, which come with the first."""
+        """Add the answer to the differences; keep the checks, which come with the first."""
         n_new = {frame: n - self._differences[frame].shape[0] for frame, n in self._wanted.items()}
         n_checks = 0 if self._checks else self._cut.n_frames
         n_syndrome_octets = 8 * self._cut.column_words * sum(n_new.values())
@@ -110,7 +110,7 @@ class LdpcCorrector:
             self._checks.append(message[begin : begin + CHECK_OCTETS])
 
     def _correct(self, frame: int) -> None:
-        """Decode one frame where that has a chance; if it fails, note how many pieces are wanted."""
+        """Decode one frame if that has a chance; if it fails, note the number of pieces to request."""
         code = self._code
         n_pieces = self._differences[frame].shape[0]
         differences = rest_syndromes(code, self._differences[frame])
@@ -129,7 +129,7 @@ class LdpcCorrector:
         self._wanted[frame] = extended(self._cut, code, n_pieces, qber)
 
     def _agrees(self, frame: int, errors: Words) -> bool:
-        """Tell whether the frame without ``errors`` is Alice's, as far as its check tells."""
+        """Return whether the frame without ``errors`` passes Alice's check."""
         return frame_check(self._frames[frame] ^ errors, self._seed, frame) == self._checks[frame]
 
     def _send(self, request: bytes) -> bytes:

@@ -1,10 +1,10 @@
-"""The decoder: which errors explain a syndrome? Layered min-sum in eight bits.
+"""The decoder: finds errors that explain a syndrome, by layered min-sum in eight bits.
 
-It decodes the difference of two syndromes, so everything it does is a function of the error string and of
-nothing else. Reliabilities are those of "no error"; all begin alike. Min-sum overstates what a check of
-many bits says (Chen, Dholakia, Eleftheriou, Fossorier and Hu, IEEE Transactions on Communications 53, 2005),
-most of all while many checks are unmet: the factor that mends this follows the share of unmet checks in the
-sweep before.
+It decodes the difference of two syndromes, so its results are a function of the error string
+alone. Reliabilities are those of "no error"; all begin alike. Min-sum overestimates a check of
+many bits (Chen, Dholakia, Eleftheriou, Fossorier and Hu, IEEE Transactions on Communications 53, 2005),
+most of all while many checks are unmet: the correcting factor follows the share of unmet checks in the
+previous sweep.
 """
 
 from typing import Final
@@ -29,7 +29,7 @@ from qnode.kernels import inline_kernel, kernel
 Lanes = npt.NDArray[np.int8]
 
 MAX_SWEEPS: Final = 80
-STALLED_SWEEPS: Final = 10  # give up after so many sweeps without fewer unmet checks
+STALLED_SWEEPS: Final = 10  # stop after this many sweeps without fewer unmet checks
 START_RELIABILITY: Final = 12  # of a received bit
 _CERTAIN: Final = 127
 

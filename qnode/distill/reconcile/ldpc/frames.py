@@ -1,4 +1,4 @@
-"""How a block is cut into frames: interleaved, then dealt to frames of nearly equal length."""
+"""The division of a block into frames: interleaved, then distributed to frames of nearly equal length."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -83,7 +83,7 @@ def frame_check(words: Words, seed: bytes, frame: int) -> bytes:
     """Return the check of one frame: the head of a verification tag at a point that follows from the seed.
 
     Errors of the channel cannot depend on the point; a wrong frame of n bits passes with ceil(n / 64) 2^-40.
-    The verification of the block comes after that and does not rest on it.
+    The verification of the block follows and does not depend on it.
     """
     point = int(stream_key(seed, b"frame", frame)).to_bytes(8, "little")
     return verification_tag(Bits(words, 64 * words.size), point, 64)[:CHECK_OCTETS]

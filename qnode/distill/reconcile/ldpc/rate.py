@@ -1,4 +1,4 @@
-"""How much of a frame is disclosed: at first, and when that was not enough."""
+"""The disclosed part of a frame: at first, and after a failure."""
 
 import math
 from typing import Final
@@ -31,7 +31,7 @@ _MIN_QBER: Final = 5e-4
 
 
 def check_estimate(qber_estimate: float) -> None:
-    """Refuse an estimate that is none.
+    """Refuse an invalid estimate.
 
     Raises:
         FieldError: it is not a fraction up to 1/2.
@@ -41,7 +41,7 @@ def check_estimate(qber_estimate: float) -> None:
 
 
 def row_limit(cut: Cut) -> int:
-    """Return how many whole rows a code may have."""
+    """Return the largest number of whole rows of a code."""
     return max(1, math.floor(cut.n_columns * _MAX_FIRST_SHARE))
 
 
@@ -73,7 +73,7 @@ def extended(cut: Cut, code: Code, n_pieces: int, qber: float) -> int:
 
 
 def is_hopeless(cut: Cut, n_pieces: int, qber: float) -> bool:
-    """Tell whether ``n_pieces`` are so few for ``qber`` that decoding would only take time."""
+    """Return whether ``n_pieces`` are so few for ``qber`` that decoding would be useless."""
     return pieces_for(cut, qber) > _HOPELESS * n_pieces
 
 
