@@ -18,9 +18,9 @@ from operate_support import well_status
 from qnode.cli.main import main
 from qnode.config import LinkParameters
 from qnode.node.status.block_table import BlockTable, KnownOfBlock
-from qnode.operate.blocks.recorder import record_blocks
 from qnode.operate.blocks.table_file import HEADER, csv_lines, open_block_table
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
+from qnode.operate.recorder.blocks import record_blocks
 
 QNODE = str(Path(sys.executable).parent / "qnode")
 
@@ -216,7 +216,7 @@ def test_a_table_that_cannot_be_written_exits_with_1(
 
 def test_recording_a_site_imports_nothing_heavy() -> None:
     program = (
-        "import sys, qnode.cli.record, qnode.operate.blocks.recorder;"
+        "import sys, qnode.cli.record, qnode.operate.recorder.blocks;"
         "print([name for name in ('numpy', 'numba', 'trio', 'rich') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)

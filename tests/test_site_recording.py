@@ -27,6 +27,7 @@ from qnode.errors import ConfigError
 from qnode.operate.control import server as control
 from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
+from qnode.operate.recorder.site import Recorded, record_site
 from qnode.operate.recording.frames import (
     MOST_FRAME_BYTES,
     Begun,
@@ -40,7 +41,6 @@ from qnode.operate.recording.frames import (
     encode_frame,
 )
 from qnode.operate.recording.recordings import Recordings
-from qnode.operate.recording.site_recorder import Recorded, record_site
 from qnode.operate.status.screen import status_lines
 from qnode.tags.recording import MANIFEST
 from qnode.tags.site_recording import (

@@ -144,8 +144,8 @@ class _EndingSignals:
 
 
 def _record_site(socket: Path, table_file: Path, duration_s: float | None, link: str) -> int:
-    from qnode.operate.blocks.recorder import record_blocks
     from qnode.operate.blocks.table_file import TableRefused, open_block_table
+    from qnode.operate.recorder.blocks import record_blocks
 
     try:
         with _told_to_end() as told, open_block_table(table_file) as table:
@@ -180,7 +180,7 @@ def _record_tags(
     from qnode.errors import ConfigError
     from qnode.operate.blocks.table_file import TableRefused
     from qnode.operate.control.client import NoAnswer, NodeNotRunning
-    from qnode.operate.recording.site_recorder import record_site
+    from qnode.operate.recorder.site import record_site
     from qnode.tags.site_recording import SiteRecordingWriter
 
     try:
@@ -222,8 +222,8 @@ def _blocks_meanwhile(socket: Path, table_file: Path | None, link: str) -> Itera
     from concurrent.futures import ThreadPoolExecutor
     from threading import Event
 
-    from qnode.operate.blocks.recorder import record_blocks
     from qnode.operate.blocks.table_file import open_block_table
+    from qnode.operate.recorder.blocks import record_blocks
 
     over = Event()
     with open_block_table(table_file) as table, ThreadPoolExecutor(1) as pool:

@@ -1,7 +1,7 @@
 """The client of the control socket, without trio, so that `qnodectl status` starts fast.
 
 Each line is one JSON object, in both directions. Requests for information change nothing, and no answer has
-key material. The frames after a request to record do (`qnode.operate.recording.site_recorder`).
+key material. The frames after a request to record do (`qnode.operate.recorder.site`).
 """
 
 import errno
