@@ -38,7 +38,7 @@ from qnode.keys import BlockState, StoredKey
 class Cut:
     """Where a session ends: after so many bytes that ``sender`` has sent.
 
-    ``loses``: what the other site had sent and ``sender`` had not read is lost; else he reads it before he
+    ``loses``: data that the other site had sent and ``sender`` had not read is lost; else it reads first and
     notices. ``blocks``: how many the session makes, corrected by ``method``.
     """
 

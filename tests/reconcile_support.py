@@ -89,10 +89,10 @@ class Node:
 
 
 class PlainAlice:
-    """Answers as ``message`` describes it, on unpacked bits and stretches, counting every bit she sends.
+    """Answers as ``message`` describes it, on unpacked bits and stretches, and counts every sent bit.
 
-    Codec, numbering, order of queries, parities and count are her own; plan, tables of the permutations and
-    check tag are the real ones (tested by themselves).
+    Codec, numbering, order of queries, parities and count are independent; plan, tables of the permutations
+    and check tag are the real ones (tested by themselves).
     """
 
     def __init__(self, key: Bits, qber_estimate: float, seed: bytes = SEED) -> None:
@@ -132,7 +132,7 @@ class PlainAlice:
         return node.size <= 1 << self.leap
 
     def _lowest(self, node: Node) -> list[Node]:
-        """The nodes about which Bob says whether he goes on there."""
+        """The nodes for which Bob states whether the search continues."""
         count = 1 << min(self.depth, node.levels_in_record)
         if self._leaps(node) or node.size == count:  # a leap, or single bits
             return []

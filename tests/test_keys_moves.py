@@ -213,7 +213,7 @@ class Moves(RuleBasedStateMachine):
     @invariant()
     def what_is_free_here_is_free_there_or_promised_to_nobody_else(self) -> None:
         free = {role: _free(store) for role, store in (("alice", self.alice), ("bob", self.bob))}
-        # I3: what Alice may assign is free for her at Bob's as well.
+        # I3: what Alice may assign is free for Alice at Bob's site as well.
         assert free["alice"] <= free["bob"]
         promised = [chunk for assignment in self.open for chunk in self._rest(assignment)]
         assert len(promised) == len(set(promised))
@@ -232,7 +232,7 @@ class Moves(RuleBasedStateMachine):
         return self.open[which % len(self.open)]
 
     def _acknowledged(self, assignment: Assignment) -> int | None:
-        """Return 0 while the peer may not know it, 1 when he holds it, 2 in release; None if not open."""
+        """Return 0 while the peer may not know it, 1 when it is held, 2 in release; None if not open."""
         sql = "SELECT acknowledged FROM own_assignment WHERE assignment_id = ?"
         row = _connection(self.alice).execute(sql, (assignment.assignment_id,)).fetchone()
         return None if row is None else row[0]

@@ -161,7 +161,7 @@ def test_stock_that_the_peer_may_have_freed_does_not_expire_alone(filled: Pair) 
     alice, bob = filled
     stock = stock_of(alice, bob, 4)
     alice.take_from_stock("m", "s", 1)
-    bob.release_accepted(alice.begin_release(stock.assignment_id))  # his answer is lost in a cut
+    bob.release_accepted(alice.begin_release(stock.assignment_id))  # the answer is lost in a cut
     assert alice.expire(1000.0, 10.0) == 0
     (release,) = alice.begin_open_releases()
     bob.release_accepted(release)
@@ -174,7 +174,7 @@ def test_a_release_that_the_peer_refused_is_tried_again_and_nothing_of_it_is_ser
     stock = stock_of(alice, bob, 4)
     alice.take_from_stock("m", "s", 1)
     alice.begin_release(stock.assignment_id)
-    alice.leave_to_expire(stock.assignment_id)  # his disk was full
+    alice.leave_to_expire(stock.assignment_id)  # Bob's disk was full
     assert alice.stock_count("m", "s") == 0
     for serve in (alice.acknowledge, alice.deliver_to_master):
         with pytest.raises(StoreError):

@@ -500,7 +500,8 @@ def test_a_site_set_back_does_not_send_with_pads_of_which_the_peer_has_heard_in_
     a, b = sites
     snapshot = a.copy_to(tmp_path / "snapshot")
     with a.open() as alice, b.open() as bob:
-        used = {alice.reserve_send_pad().pad_id for _ in range(MOST_TAGS_UNDER_WAY + 6)}  # none reaches him
+        # None of these reaches the peer.
+        used = {alice.reserve_send_pad().pad_id for _ in range(MOST_TAGS_UNDER_WAY + 6)}
         bob.note_peer(alice.positions().generation, alice.standing())
     with snapshot.open() as alice, b.open() as bob:
         assert meet(alice, bob)[0]

@@ -213,7 +213,7 @@ class TwoSites:
         if fate == "lost":
             return
         peer = self.stores[other(role)]
-        if self.rng.random() < 0.1:  # he refuses, if he has not taken it before
+        if self.rng.random() < 0.1:  # the peer refuses, if it has not taken it before
             self.refusable(lambda: peer.void_handover(handover))
         taken = self.refusable(lambda: peer.take_over(handover))
         if taken and fate == "answered":

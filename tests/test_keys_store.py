@@ -322,7 +322,7 @@ def test_a_refused_handover_is_void_at_both_sites(filled: Pair) -> None:
     with pytest.raises(StoreError):
         bob.take_over(wrong)
     bob.void_handover(handover)
-    assert alice.pending_handover() == handover  # she has not heard of it, and repeats what she gave
+    assert alice.pending_handover() == handover  # Alice has no answer, and repeats the hand-over
     with pytest.raises(StoreError, match="was voided here"):
         bob.take_over(handover)
     for store in (bob, alice, alice, bob):

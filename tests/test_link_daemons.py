@@ -192,7 +192,7 @@ def test_qnodectl_tells_ok_degraded_and_not_running_apart(sites: Sites) -> None:
 
     sites.kill("bob")
     assert qnodectl(sockets["bob"], "status").returncode == 2
-    eventually(partial(_is_told, sockets["alice"], 1), "alice misses her peer")
+    eventually(partial(_is_told, sockets["alice"], 1), "alice reports the missing peer")
 
 
 def _is_told(control_socket: str, code: int) -> bool:

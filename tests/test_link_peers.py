@@ -423,7 +423,7 @@ async def test_the_peer_gets_his_turn_beside_a_flood_from_his_own_address(autoju
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(flood)
-        await trio.sleep(60)  # what he may have at once is spent
+        await trio.sleep(60)  # the budget at once is spent
         for number in range(60):
             nursery.start_soon(come, 0.0)
             await trio.sleep(5.003 + 0.0007 * number)

@@ -121,7 +121,7 @@ def test_keys_of_blocks_recorded_at_one_site_say_so_at_both(tmp_path: Path) -> N
                 shown = qnodectl(sites.endpoints.sites[recorded].control_socket, "status").stdout
                 assert "BEING RECORDED" in shown
             for role in ROLES:
-                eventually(partial(says, sites, role, False), f"{role}'s keys are his")
+                eventually(partial(says, sites, role, False), f"{role}'s keys are its own")
             socket = sites.endpoints.sites[recorded].control_socket
             (ended,) = [event for event in events_of(socket) if event["event"] == "recording.ended"]
             assert ended["symbols" if recorded == "alice" else "tags"] > 0

@@ -198,7 +198,7 @@ def correction_twice(message: Message) -> Iterable[Message]:
 
 
 def amplify_all_the_same(message: Message) -> Iterable[Message]:
-    """Have Bob verify against another tag, and go on when he says that his key differs."""
+    """Have Bob verify against another tag, and continue when Bob reports a difference."""
     if isinstance(message, VerifyChallenge):
         return [replace(message, tag=flipped(message.tag))]
     if isinstance(message, BlockDiscarded):

@@ -43,7 +43,7 @@ async def test_a_node_whose_store_hangs_is_not_alive_until_it_answers(tmp_path: 
         clock.now_s += STORE_LIMIT_S - 1
         assert liveness.is_alive()
         async with trio.open_nursery() as nursery:
-            with store._database._lock:  # a disk that hangs holds whoever writes, and all others behind him
+            with store._database._lock:  # a disk that hangs blocks the writer, and all others behind it
                 nursery.start_soon(node.refresh)
                 await trio.sleep(0.05)
                 clock.now_s += 1

@@ -65,7 +65,7 @@ async def test_a_store_that_was_set_back_is_void_at_both_sites_before_another_ke
     filled: Two,
 ) -> None:
     assert await meet(filled) == {"alice": "", "bob": ""}
-    filled.bob.note_peer(filled.alice.positions().generation + 5)  # of which she remembers nothing
+    filled.bob.note_peer(filled.alice.positions().generation + 5)  # of which Alice remembers nothing
     first = await meet(filled)
     assert "was voided" in first["alice"]
     assert first["bob"] == ""
@@ -77,7 +77,7 @@ async def test_a_store_that_was_set_back_is_void_at_both_sites_before_another_ke
 async def test_with_a_store_that_waits_for_a_restore_no_session_goes_on(filled: Two) -> None:
     with filled.alice._database.change(anchored=True, while_waiting=True) as tx:
         _restore.give_up(tx, "nobody knows what was used")
-    assert "was voided" in (await meet(filled))["bob"]  # for she has given all up
+    assert "was voided" in (await meet(filled))["bob"]  # because Alice has voided all
     outcome = await meet(filled)
     assert "this store serves nothing: nobody knows" in outcome["alice"]
     assert "the peer's store serves nothing" in outcome["bob"]

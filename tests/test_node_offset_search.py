@@ -1,4 +1,4 @@
-"""Where Bob looks for his slots: every place within a third of a second, the likely ones first."""
+"""The search windows for slots: every offset within ±0.32 s, the likely ones first."""
 
 import itertools
 import os
@@ -109,7 +109,7 @@ def test_a_round_of_half_a_minute_without_an_alignment_asks_for_a_new_time_of_da
 
 
 class LateAnswer:
-    """Of a session what alignment needs: Alice takes her time."""
+    """The part of a session that alignment needs: Alice is slow."""
 
     run = EmissionRun(run_id=1, started_at_s=0.0)
     last_block_id = 0

@@ -342,7 +342,7 @@ def nobody_records(kind: type[Recorder]) -> Recorder:
 
 
 class _Peer:
-    """Alice, as far as a proposal goes: she agrees when told to."""
+    """Alice's part of a proposal: agrees on request."""
 
     protocol = 2
 
@@ -372,7 +372,7 @@ class _Storage:
 
 
 class _Book:
-    """As much of the figures as Bob writes into while he proposes."""
+    """The part of the figures that Bob's proposals write."""
 
     def __init__(self) -> None:
         self.history = BlockHistory(LinkParameters(block=BlockParameters(qber_z_limit=1.0)))

@@ -210,7 +210,7 @@ async def test_a_hand_over_that_a_cut_left_open_is_settled_in_the_next_session(
     handover = stores.alice.give_away(50)
 
     async with memory_sessions() as sessions:
-        # The peer hears of it, may act on it, and is gone before he answers.
+        # The peer receives it, may act on it, and disconnects before its answer.
         content = msgspec.msgpack.encode(handover)
         await sessions.alice.send(m.GiveAway(request_id=1, handover=content))
         message = await sessions.bob.receive()

@@ -150,7 +150,7 @@ def put_behind_gate(node: Node, most_chunks: int = 1 << 20) -> GatedStorage:
 
 @asynccontextmanager
 async def supplied(nodes: Two, pairs: list[SaePair]) -> AsyncIterator[tuple[LinkKeySupply, CutPeer]]:
-    """Run Alice's supply, her stock included."""
+    """Run Alice's supply, including the stock."""
     peer = CutPeer(nodes.alice.conversation)
     supply = LinkKeySupply(nodes.alice.storage, peer)
     async with trio.open_nursery() as nursery:

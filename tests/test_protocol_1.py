@@ -239,7 +239,7 @@ def _shown(value: msgspec.Struct) -> Any:
 
 
 class RecordedPeer:
-    """The other site, who says what was recorded once all that he had heard before has been said again."""
+    """The other site: repeats its recorded messages, each after the same received messages as before."""
 
     def __init__(self, role: Role, frames: FrameStream, secrets: Any) -> None:
         self._role = role

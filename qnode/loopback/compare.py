@@ -1,4 +1,4 @@
-"""What a run measured, and what the analytic model says of the same link at the efficiency it reached."""
+"""Compares the measurements of a run with the analytic model of the same link at the same efficiency."""
 
 import math
 import statistics
@@ -19,11 +19,11 @@ from qnode.simulate.parameters import Settings
 
 
 class RunDisturbed(QnodeError):
-    """A run that cannot be compared with anything: a daemon or the session between them did not last."""
+    """A run that cannot be compared, because a daemon or the session between them ended."""
 
 
 class LinkRow(Struct, frozen=True, kw_only=True):
-    """One line of a comparison: rates per simulated second, fractions; None where there is nothing to say.
+    """One line of a comparison: rates per simulated second, fractions; None if there is no value.
 
     ``c_z_per_s``, ``c_plus_per_s``: central-slot clicks of Z states and of |+>. ``phi_z_upper``: mean over
     the accepted blocks.
@@ -41,9 +41,10 @@ class LinkRow(Struct, frozen=True, kw_only=True):
 
 
 class Scatter(Struct, frozen=True, kw_only=True):
-    """Relative standard deviations to be expected of the measured row: 1/sqrt of a count, at most.
+    """Expected relative standard deviations of the measured row: at most 1/sqrt of a count.
 
-    ``secret_bits_per_s`` is taken from how the blocks' secret bits differ; None for fewer than two blocks.
+    ``secret_bits_per_s`` comes from the differences between the blocks' secret bits; None for fewer than two
+    blocks.
     """
 
     secret_bits_per_s: float | None
@@ -55,7 +56,7 @@ class Scatter(Struct, frozen=True, kw_only=True):
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """Blocks after the first one of a run, which has the disclosed sample in it.
+    """Blocks after the first one of a run, which contains the disclosed sample.
 
     ``times_real_time``: simulated seconds a wall second, from the first lock on.
     """
@@ -112,7 +113,7 @@ def decided(status: NodeStatus) -> int:
 
 
 def measured(statuses: Sequence[NodeStatus], link: LinkParameters, outcome: LinkOutcome) -> Measured:
-    """Return what was decided between the first and the last of ``statuses``.
+    """Return the blocks decided between the first and the last of ``statuses``.
 
     The error rate is that of the whole run, because errors are known before a block is decided.
 
@@ -189,7 +190,7 @@ def predicted(config: LoopbackConfig, settings: Settings, f_ec: float) -> Predic
 
 
 def deviation(found: float | None, expected: float | None) -> float | None:
-    """Return by which fraction ``found`` is above ``expected``; None where that says nothing."""
+    """Return the relative deviation of ``found`` from ``expected``; None if it is meaningless."""
     return found / expected - 1.0 if found is not None and expected else None
 
 
@@ -202,7 +203,7 @@ def _times_real_time(last: NodeStatus, events: Sequence[dict[str, Any]]) -> floa
 
 
 def _summaries(statuses: Sequence[NodeStatus]) -> list[BlockSummary]:
-    """Return the blocks accepted after the first status, as far as somebody looked in between."""
+    """Return the blocks accepted after the first status, as far as the status was read in between."""
     seen = {status.block.last.block_id: status.block.last for status in statuses if status.block.last}
     if statuses[0].block.last is not None:
         del seen[statuses[0].block.last.block_id]

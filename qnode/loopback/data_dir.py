@@ -12,7 +12,7 @@ LOCK_NAME = "lock"
 
 
 def make_private(directory: Path) -> None:
-    """Make ``directory``, or take it over, for its owner alone.
+    """Make ``directory``, or use an existing one, readable by its owner only.
 
     Raises:
         ConfigError: it cannot be used.
@@ -26,10 +26,10 @@ def make_private(directory: Path) -> None:
 
 @contextmanager
 def sole_use(directory: Path) -> Iterator[None]:
-    """Make ``directory`` and keep other runs out of it until the body ends.
+    """Make ``directory`` and lock it against other runs until the body ends.
 
     Raises:
-        ConfigError: another run uses it, which is named by its process, or it cannot be used.
+        ConfigError: another run uses it (the message names its process), or it cannot be used.
     """
     make_private(directory)
     try:

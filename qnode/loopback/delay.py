@@ -1,4 +1,4 @@
-"""A longer classical fibre for the loopback link: a TCP relay that holds every byte for half a round trip.
+"""A longer classical fibre for the loopback link: a TCP relay that delays every byte by half a round trip.
 
 Bob connects to it instead of to Alice. Bandwidth is not limited, order and flow control stay TCP's.
 """
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 _PIECE_BYTES = 256 << 10
-# What may be under way in one direction: more than any link here fills in a tenth of a second.
+# The limit of data under way in one direction: more than any link here sends in a tenth of a second.
 _PIECES_UNDER_WAY = 256
 
 
@@ -28,7 +28,7 @@ async def delay_line(listen_port: int, target_port: int, round_trip_s: float) ->
 
 
 async def _carry(near: trio.SocketStream, target_port: int, delay_s: float) -> None:
-    """Carry one connection both ways until either end closes it."""
+    """Relay one connection in both directions until either end closes it."""
     async with near:
         try:
             far = await trio.open_tcp_stream("127.0.0.1", target_port)
@@ -42,7 +42,7 @@ async def _carry(near: trio.SocketStream, target_port: int, delay_s: float) -> N
 async def _one_way(
     source: trio.SocketStream, target: trio.SocketStream, delay_s: float, both: trio.CancelScope
 ) -> None:
-    """Bring what ``source`` sends to ``target``, each piece ``delay_s`` after it came."""
+    """Relay the data of ``source`` to ``target``, each piece ``delay_s`` after its arrival."""
     put, take = trio.open_memory_channel[tuple[float, bytes]](_PIECES_UNDER_WAY)
 
     async def read() -> None:

@@ -49,12 +49,12 @@ class BlockOfDrill(Struct, frozen=True, kw_only=True):
 
     @property
     def attacked(self) -> bool:
-        """Tell whether the block was attacked."""
+        """Whether the block was attacked."""
         return self.with_eve >= PRESENT
 
     @property
     def accepted(self) -> bool:
-        """Tell whether it gave key."""
+        """Whether it gave key."""
         return self.row.outcome == ACCEPTED
 
 

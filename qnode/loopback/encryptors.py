@@ -1,6 +1,6 @@
-"""Two demonstration encryptors: they fetch keys from both ends, as the standard says, and compare them.
+"""Two demonstration encryptors: they fetch keys from both ends by the standard, and compare them.
 
-They are ordinary HTTPS clients of the two key managers and know nothing of the daemons.
+They are ordinary HTTPS clients of the two KMEs, without access to the daemons.
 """
 
 import hmac
@@ -16,14 +16,14 @@ from qnode.loopback.https import HttpsClient, NoResponse
 from qnode.loopback.prepare import LinkEndpoints, SaeEndpoint
 
 KEYS_PER_REQUEST = 128
-# The demonstration leaves some keys of each direction for anybody else's client.
+# The demonstration leaves some keys of each direction for other clients.
 LEFT_FOR_OTHERS = 32
 POLL_S = 0.25
 
 
 @dataclass
 class Comparison:
-    """What the two encryptors have seen so far; a key counts once, when both ends have it."""
+    """The results of the two encryptors so far; a key counts once, when both ends have it."""
 
     delivered: int = 0
     compared: int = 0
@@ -32,7 +32,7 @@ class Comparison:
 
 
 class _Status(Struct, frozen=True):
-    """The one member of a status that is looked at (ETSI GS QKD 014, 6.1)."""
+    """The member of a status that the encryptors use (ETSI GS QKD 014, 6.1)."""
 
     stored_key_count: int
 
@@ -66,7 +66,7 @@ _decode_keys = msgspec.json.Decoder(_KeyContainer).decode
 
 
 class Encryptor:
-    """One SAE and its connection to the key manager of its site."""
+    """One SAE and its connection to the KME of its site."""
 
     def __init__(self, ca: str, link: LinkEndpoints, sae: SaeEndpoint) -> None:
         context = ssl.create_default_context(cafile=ca)
@@ -76,20 +76,20 @@ class Encryptor:
         self._base = f"/api/v1/keys/{sae.peer_sae_id}"
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         await self._client.aclose()
 
     async def stored(self) -> int:
-        """Return how many keys may be asked for as master, some left for others. Raises NoResponse."""
+        """Return the number of keys to request as master; some are left for others. Raises NoResponse."""
         response = await self._client.call("GET", f"{self._base}/status")
         return _decode_status(response.body).stored_key_count - LEFT_FOR_OTHERS if response.ok else 0
 
     async def assign(self, number: int) -> list[_Key] | None:
-        """Fetch new keys as master; None when refused. Raises NoResponse."""
+        """Fetch new keys as master; None if refused. Raises NoResponse."""
         return await self._keys("enc_keys", _KeyRequest(number))
 
     async def fetch(self, key_ids: list[str]) -> list[_Key] | None:
-        """Fetch the same keys as slave; None when refused. Raises NoResponse."""
+        """Fetch the same keys as slave; None if refused. Raises NoResponse."""
         return await self._keys("dec_keys", _KeyIds([_KeyId(key_id) for key_id in key_ids]))
 
     async def _keys(self, call: str, request: Struct) -> list[_Key] | None:
@@ -104,7 +104,7 @@ async def run_encryptors(
 
     ``ca``: the file of the authority of the sites' certificates.
     """
-    # An encryptor's master and slave halves are clients of their own, so that neither waits for the other.
+    # The master and slave parts of an encryptor are separate clients, so that neither waits for the other.
     alice, bob = link.saes_of(demo=True)
     async with trio.open_nursery() as nursery:
         for master, slave in ((alice, bob), (bob, alice)):
@@ -120,7 +120,7 @@ async def _drain(
     wanted: int | None,
     reached: Callable[[], None],
 ) -> None:
-    """Ask as master at one end, as slave at the other, as long as there are keys."""
+    """Request keys as master at one end, and as slave at the other, while there are keys."""
     try:
         while True:
             moved = False
@@ -134,7 +134,7 @@ async def _drain(
                     moved = True
                     stored -= number
             except NoResponse:
-                pass  # a daemon is being restarted; its keys wait
+                pass  # a daemon restarts; its keys wait
             if wanted is not None and comparison.compared >= wanted:
                 reached()
             if not moved:

@@ -1,4 +1,4 @@
-"""A client of one HTTPS server over one connection, which is opened when it is needed and kept."""
+"""A client of one HTTPS server over one connection, which is opened on demand and kept open."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -12,24 +12,24 @@ _READ_BYTES = 1 << 16
 
 
 class NoResponse(Exception):
-    """The server could not be reached, broke off, or did not answer in time."""
+    """The server was not reachable, disconnected, or did not answer in time."""
 
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """Status and whole body of an answer; the body may hold keys."""
+    """Status and complete body of an answer; the body may have keys."""
 
     status: int
     body: bytes = field(repr=False)
 
     @property
     def ok(self) -> bool:
-        """Tell whether the server did what was asked."""
+        """Whether the request succeeded."""
         return self.status == 200
 
 
 class HttpsClient:
-    """One connection to ``url`` (scheme, host, port). Calls take turns; one that breaks is opened anew."""
+    """One connection to ``url`` (scheme, host, port). Calls are serialised; it reopens if broken."""
 
     def __init__(self, url: str, context: ssl.SSLContext) -> None:
         parts = urlsplit(url)
@@ -54,14 +54,14 @@ class HttpsClient:
                 await self.aclose()
                 raise NoResponse(f"{method} {path}: {error}") from None
             except trio.Cancelled:
-                await self.aclose()  # half an exchange is of no use to the next
+                await self.aclose()  # an incomplete exchange would disturb the next one
                 raise
 
     async def aclose(self) -> None:
-        """Hang up at once; the next call connects anew."""
+        """Close at once; the next call connects again."""
         if self._stream is not None:
             stream, self._stream = self._stream, None
-            with trio.CancelScope(shield=True):  # so that a cancelled caller closes all that it has
+            with trio.CancelScope(shield=True):  # so that a cancelled caller closes everything
                 await trio.aclose_forcefully(stream)
 
     async def _exchange(self, method: str, path: str, body: bytes) -> HttpResponse:

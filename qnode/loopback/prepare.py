@@ -1,6 +1,6 @@
-"""Everything two sites need before they start, made in one folder: certificates, secrets, site files.
+"""Prepares the sites in one folder: certificates, secrets, site files.
 
-What exists already is kept, so that a second run continues with the same keys and identities.
+Existing files are kept, so that a second run continues with the same keys and identities.
 """
 
 import os
@@ -24,7 +24,7 @@ PRESHARED_KEY_BYTES = 64 + 16 * 1024  # session root, two hash keys, 512 one-tim
 
 
 class LoopbackConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """The file of `qnode loopback`: what both sites share, and the simulated world."""
+    """The file of `qnode loopback`: the link, and the simulated world."""
 
     link: LinkParameters = LinkParameters()
     simulation: SimulationParameters = SimulationParameters()
@@ -34,7 +34,7 @@ class LoopbackConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SiteEndpoints(Struct, frozen=True):
-    """Where one site answers."""
+    """The addresses of one site."""
 
     kme_id: str
     url: str
@@ -43,7 +43,7 @@ class SiteEndpoints(Struct, frozen=True):
 
 
 class SaeEndpoint(Struct, frozen=True):
-    """One encryptor that may ask, with its client certificate."""
+    """One encryptor with its client certificate."""
 
     sae_id: str
     kme: str
@@ -54,7 +54,7 @@ class SaeEndpoint(Struct, frozen=True):
 
 
 class LinkEndpoints(Struct, frozen=True):
-    """One link: where its two sites answer, and who may ask there for keys of this link."""
+    """One link: the addresses of its two sites, and the encryptors of this link."""
 
     name: str
     sites: dict[str, SiteEndpoints]
@@ -68,7 +68,7 @@ class LinkEndpoints(Struct, frozen=True):
 
 
 class Endpoints(Struct, frozen=True):
-    """`endpoints.json`: how a client reaches the sites. ``sites`` and ``saes`` are of the first link."""
+    """`endpoints.json`: the data for clients of the sites. ``sites`` and ``saes`` are of the first link."""
 
     version: int
     ca: str
@@ -92,7 +92,7 @@ class LongLine(Struct, frozen=True):
 class Prepared(Struct, frozen=True):
     """The folder, ready to run; ``site_files`` by the name of the site: ``alice``, ``bob``, ``bob-2`` ...
 
-    ``lines``: one a link, when the classical channel is to be longer than this machine.
+    ``lines``: one per link, if the classical channel is lengthened.
     """
 
     directory: Path
@@ -114,11 +114,11 @@ class Played(Struct, frozen=True):
 
 
 class Staging(Struct, frozen=True):
-    """How a loopback link is run.
+    """The options of a loopback run.
 
-    ``speed``: tag seconds a wall second; None is as fast as possible. ``round_trip_s`` is added to the
-    classical channel's. ``played``: what the devices play, instead of simulating. ``most_chunks``: how much
-    key a site may hold, if not as shipped. ``links``: how many, of one Alice to as many Bobs.
+    ``speed``: tag seconds a wall second; None is as fast as possible. ``round_trip_s`` is added to that of
+    the classical channel. ``played``: a recording instead of a simulation. ``most_chunks``: the limit of the
+    store, if not as shipped. ``links``: the number of links, from one Alice to as many Bobs.
     """
 
     speed: float | None = None
@@ -129,7 +129,7 @@ class Staging(Struct, frozen=True):
 
 
 class _Link(Struct, frozen=True):
-    """The names of one link, ``number`` from 1 on, and what of it was chosen for this run."""
+    """The names of one link, ``number`` from 1 on, and its options in this run."""
 
     number: int
     config: LoopbackConfig
@@ -138,7 +138,7 @@ class _Link(Struct, frozen=True):
 
     @property
     def suffix(self) -> str:
-        """What tells its names from those of the first link."""
+        """The suffix that distinguishes its names from those of the first link."""
         return f"-{self.number}" if self.number > 1 else ""
 
     def site(self, role: Role) -> str:
@@ -155,14 +155,14 @@ class _Link(Struct, frozen=True):
 
 
 def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepared:
-    """Make or complete ``directory``, of which the caller has the sole use (`qnode.loopback.data_dir`).
+    """Make or complete ``directory``, which the caller has locked (`qnode.loopback.data_dir`).
 
     Raises:
         ConfigError: it cannot be used.
     """
     directory = directory.resolve()
     make_private(directory)
-    (directory / "endpoints.json").unlink(missing_ok=True)  # of an earlier run, with other ports
+    (directory / "endpoints.json").unlink(missing_ok=True)  # from an earlier run with other ports
     links = _links(config, staging)
     site_names = ["alice", *(link.site("bob") for link in links)]
     ports = _free_ports(2 * len(site_names))
@@ -195,7 +195,7 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
 
 
 def _links(config: LoopbackConfig, staging: Staging) -> list[_Link]:
-    """Return the links of one run: alike, but each with its own name and noise."""
+    """Return the links of one run: equal, but each with its own name and noise."""
     ports = _free_ports(3 * staging.links)
     links = []
     for number in range(1, staging.links + 1):
@@ -234,7 +234,7 @@ def _endpoints(directory: Path, link: _Link, sites: dict[str, SiteEndpoints]) ->
 
 
 def write_endpoints(prepared: Prepared) -> Path:
-    """Write `endpoints.json` whole (a reader never sees half of it) and return its path."""
+    """Write `endpoints.json` atomically and return its path."""
     path = prepared.directory / "endpoints.json"
     partial = path.with_suffix(".partial")
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(prepared.endpoints), indent=2) + b"\n")
@@ -271,7 +271,7 @@ def _played(role: Role, played: Played, speed: float | None) -> dict[str, Any]:
 def _site_tables(
     directory: Path, name: str, endpoints: SiteEndpoints, links: list[_Link], staging: Staging
 ) -> dict[str, Any]:
-    """Return the file of a site: the tables of its only link side by side, of several in ``[[link]]``."""
+    """Return the file of a site: the tables of its only link at the top, or several in ``[[link]]``."""
     role: Role = "alice" if name == "alice" else "bob"
     tls = directory / "tls"
     of_links = [_link_tables(directory, name, role, link, staging) for link in links]
@@ -345,7 +345,7 @@ def _link_tables(directory: Path, name: str, role: Role, link: _Link, staging: S
 
 
 def _make_certificates(directory: Path, links: list[_Link]) -> None:
-    """Two authorities, so that an encryptor's certificate opens nothing on the link, nor the reverse.
+    """Make two authorities, so that an encryptor's certificate is not valid on the link, and vice versa.
 
     With more links than the folder has certificates for, all are made anew.
     """
@@ -377,7 +377,7 @@ def _write_once(path: Path, make: Any) -> None:
 
 
 def _write_secret(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
+    """Write a file that only its owner can read, atomically."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -400,6 +400,6 @@ def parse_loopback_config(raw: dict[str, Any], where: str) -> LoopbackConfig:
     """Check the tables of a loopback file.
 
     Raises:
-        ConfigError: as `qnode.config.convert`.
+        ConfigError: like `qnode.config.convert`.
     """
     return convert(raw, LoopbackConfig, where=where)

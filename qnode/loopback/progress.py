@@ -1,4 +1,4 @@
-"""What a person sees while the link runs: blocks filling, error rates, key rate, keys handed over."""
+"""The progress of a running link for people: blocks, error rates, key rate, delivered keys."""
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -10,7 +10,7 @@ from qnode.operate.status.model import NodeStatus, why_no_key
 
 
 def progress_line(result: LinkResult, bob: NodeStatus) -> str:
-    """Say it in one line, for logs."""
+    """Return the progress in one line, for logs."""
     filled = f"{bob.block.filled:.0%}" if bob.block.filled is not None else bob.quantum.lock.state
     parts = [
         f"{result.simulated_s:.0f} s simulated",
@@ -25,7 +25,7 @@ def progress_line(result: LinkResult, bob: NodeStatus) -> str:
 
 
 def progress_view(result: LinkResult, bob: NodeStatus) -> RenderableType:
-    """Draw it, for a terminal."""
+    """Return the progress for a terminal."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column()

@@ -1,4 +1,4 @@
-"""What a run of the loopback link amounts to, put together from both sites' status."""
+"""The result of a loopback run, from the status of both sites."""
 
 import math
 from collections import Counter
@@ -24,7 +24,7 @@ _SUMMED = (
 )
 
 
-# What the sum over links has of each field by addition.
+# The fields that are added in the sum over links.
 _ADDED = (
     "keys_delivered",
     "keys_compared",
@@ -38,7 +38,7 @@ _ADDED = (
 
 
 class LinkResult(Struct, frozen=True, kw_only=True):
-    """What came out of one link. Fractions, not percent; None: nothing was measured.
+    """The result of one link. Fractions, not percent; None: not measured.
 
     ``simulated_s`` is the tag time of the decided blocks; ``secret_bits`` count before the
     authentication pool's refill; ``f_ec`` is without verification.
@@ -67,8 +67,8 @@ class LinkResult(Struct, frozen=True, kw_only=True):
 class LoopbackResult(LinkResult, frozen=True, kw_only=True):
     """The one JSON object of `qnode loopback --json`: the sum over ``links``, and each of them.
 
-    ``simulated_s`` is that of the link which has come furthest, and rates are the sum of the links' rates.
-    ``phase_error_upper`` is the worst.
+    ``simulated_s`` is the largest of the links, and rates are the sums of the links' rates.
+    ``phase_error_upper`` is the largest.
     """
 
     links: list[LinkResult]
@@ -76,7 +76,7 @@ class LoopbackResult(LinkResult, frozen=True, kw_only=True):
 
 @dataclass
 class _GrowingSum:
-    """A counter that goes on growing when the daemon behind it is started anew and begins at zero."""
+    """A counter that continues to grow when its daemon restarts and begins at zero."""
 
     value: float = 0.0
     seen: float = 0.0
@@ -88,7 +88,7 @@ class _GrowingSum:
 
 @dataclass
 class Ledger:
-    """Sums over the life of the run, whatever happens to the daemons."""
+    """Sums over the whole run, across restarts of the daemons."""
 
     p_z: float
     _sums: dict[str, _GrowingSum] = field(default_factory=dict)
@@ -143,7 +143,7 @@ class Ledger:
 
 
 def result_of_links(links: Sequence[tuple[Ledger, LinkResult]]) -> LoopbackResult:
-    """Return what came out of all links together; each with its ledger, which has the counts."""
+    """Return the result of all links together; each with its ledger, which has the counts."""
     ledgers, results = [ledger for ledger, _ in links], [result for _, result in links]
     first = results[0]
     if len(results) == 1:

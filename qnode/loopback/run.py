@@ -1,4 +1,4 @@
-"""One run of the loopback link: both daemons, the encryptors that drain them, and what Bob says of it all."""
+"""One run of the loopback link: both daemons, the encryptors that drain them, and Bob's status."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -37,7 +37,7 @@ class LinkOutcome(Struct, frozen=True):
 
 @asynccontextmanager
 async def sites_running(prepared: Prepared, tell: Tell) -> AsyncIterator[None]:
-    """Keep all daemons running from when they answer until the body ends; ``tell`` gets their logs.
+    """Run all daemons until the body ends, which starts when they answer; ``tell`` gets their logs.
 
     Raises (in a group):
         SiteFailed: a daemon refused to start.
@@ -57,7 +57,7 @@ async def sites_running(prepared: Prepared, tell: Tell) -> AsyncIterator[None]:
 
 
 class LoopbackLink:
-    """One link of a prepared folder. ``status``: that of its Bob, once he was looked at."""
+    """One link of a prepared folder. ``status``: the latest of its Bob, after the first reading."""
 
     def __init__(self, prepared: Prepared, p_z: float, index: int = 0) -> None:
         self.endpoints = prepared.endpoints.links[index]
@@ -107,13 +107,13 @@ class LoopbackLink:
 async def run_link(
     config: LoopbackConfig, directory: Path, staging: Staging, until: Until, tell: Tell | None = None
 ) -> LinkOutcome:
-    """Run both sites in ``directory`` until ``until`` is content with what came out and with Bob's status.
+    """Run both sites in ``directory`` until ``until`` returns True for the result and Bob's status.
 
-    ``until`` is asked every `POLL_S`.
+    ``until`` is called every `POLL_S`.
 
     Raises:
         ConfigError: the folder cannot be used.
-        ExceptionGroup: of what `sites_running` raises.
+        ExceptionGroup: of the errors of `sites_running`.
     """
     prepared = prepare(directory, config, staging)
     return await run_prepared(prepared, config.link.source.p_z, until, tell, exchange=True)
@@ -125,7 +125,7 @@ async def run_prepared(
     """Run both sites of a prepared folder; with ``exchange`` the demonstration encryptors drain them.
 
     Raises:
-        ExceptionGroup: of what `sites_running` raises.
+        ExceptionGroup: of the errors of `sites_running`.
     """
     link = LoopbackLink(prepared, p_z)
     async with sites_running(prepared, tell or _ignore), trio.open_nursery() as nursery:
@@ -146,7 +146,7 @@ async def _answer_of(control_socket: Path) -> NodeStatus:
         try:
             return await ask_node(control_socket)
         except (NodeNotRunning, NoAnswer):
-            await trio.sleep(POLL_S)  # it starts, or is being started again
+            await trio.sleep(POLL_S)  # it starts, or restarts
 
 
 def _ignore(_role: str, _line: str) -> None:

@@ -1,4 +1,4 @@
-"""Two daemons as they would run at two sites: started, watched, started again when they die, stopped."""
+"""The daemons of the sites: started, supervised, restarted after a crash, stopped."""
 
 import signal
 import subprocess
@@ -18,18 +18,19 @@ Tell = Callable[[str, str], None]
 
 
 class SiteFailed(QnodeError):
-    """A daemon refused to start; the message is the last it said."""
+    """A daemon refused to start; the message is its last line."""
 
 
 async def keep_site(site: str, site_file: Path, tell: Tell) -> None:
-    """Run one daemon until cancelled; a daemon that dies is started again, as systemd would.
+    """Run one daemon until cancelled; a daemon that ends is restarted, as by systemd.
 
-    ``tell`` gets every line that it logs. On cancellation the daemon is asked to stop and waited for.
+    ``tell`` gets every line that it logs. On cancellation the daemon is stopped, and the function waits for
+    its end.
 
     Raises:
         SiteFailed: it exits at once, twice in a row, or refuses its configuration.
     """
-    # Its standard input is ours: should this process be killed, that ends and the daemon stops.
+    # Its standard input comes from this process: if this process is killed, the daemon stops.
     command = [sys.executable, "-m", "qnode", "run", "--config", str(site_file), "--stop-at-eof"]
     short_lives = 0
     while True:
@@ -56,7 +57,7 @@ def _how(code: int | None) -> str:
 
 
 async def _relay(process: trio.Process, site: str, tell: Tell, last: list[str]) -> None:
-    """Hand on what the daemon logs, line by line."""
+    """Pass on the log of the daemon, line by line."""
     assert process.stderr is not None
     rest = b""
     async for piece in process.stderr:
@@ -70,7 +71,7 @@ async def _relay(process: trio.Process, site: str, tell: Tell, last: list[str]) 
 
 
 async def _stop(process: trio.Process) -> None:
-    """Ask the daemon to stop, and insist when it does not."""
+    """Stop the daemon, and kill it if it does not stop."""
     if process.returncode is not None:
         return
     with trio.CancelScope(shield=True):

@@ -1,1 +1,1 @@
-"""Both sites of a link in one process, over tags and symbols that are at hand: no network, no store."""
+"""Both sites of a link in one process, with given tags and symbols: no network, no store."""

@@ -1,4 +1,4 @@
-"""From a sifted block to key, both sides: what the two nodes do in a dialogue, as one function."""
+"""From a sifted block to key at both sides: the dialogue of two nodes as one function."""
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -29,10 +29,10 @@ RandomBytes = Callable[[int], bytes]
 
 @dataclass(frozen=True, eq=False)
 class DistilledBlock:
-    """What became of one block.
+    """The outcome of one block.
 
-    ``counts`` is None when it was lost before correction had ended; ``key`` (secret, the same at both sites)
-    and ``result`` are None when it gave no key, for the reason ``lost``.
+    ``counts`` is None if it was lost before the end of correction; ``key`` (secret, the same at both sites)
+    and ``result`` are None if it gave no key, for the reason ``lost``.
     """
 
     number: int
@@ -57,7 +57,7 @@ class DistilledBlock:
 
 @dataclass(frozen=True, eq=False)
 class Corrected:
-    """Bob's corrected key, what that disclosed, and how many round trips it took."""
+    """Bob's corrected key, the disclosure, and the number of round trips."""
 
     key: Bits
     disclosed: Disclosed
@@ -73,7 +73,7 @@ def distilled(
     link: LinkParameters,
     random_bytes: RandomBytes = secrets.token_bytes,
 ) -> Iterator[DistilledBlock]:
-    """Yield what becomes of each block of synchronised clicks, in the order of time.
+    """Yield the outcome of each block of synchronised clicks, in order.
 
     The spans follow `qnode.block.span_policy`.
     """
@@ -88,9 +88,9 @@ def distilled_blocks(
     recent: RecentBlocks,
     random_bytes: RandomBytes = secrets.token_bytes,
 ) -> Iterator[DistilledBlock]:
-    """Yield what becomes of each block, by its number, and tell ``recent``.
+    """Yield the outcome of each block by its number, and add it to ``recent``.
 
-    What is known of the error rate follows `qnode.block.error_rate`.
+    The estimate of the error rate follows `qnode.block.error_rate`.
     """
     error_rate = ErrorRate(link.block.qber_z_limit)
     for number, block in blocks:
@@ -114,7 +114,7 @@ def distil(
 ) -> DistilledBlock:
     """Correct, verify and amplify one block at both sides.
 
-    Without ``qber_estimate`` a sample is disclosed first, and charged.
+    Without ``qber_estimate`` a sample is disclosed first, and counted.
     """
     alice, received = block.alice, block.received
     base = DistilledBlock(number, block.span, block.clicks, len(received))

@@ -1,4 +1,4 @@
-"""A recording as the offline way takes it: blocks of tags, symbols, and when the run began."""
+"""A recording for offline distillation: blocks of tags, symbols, and the start of the run."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,35 +15,35 @@ from qnode.tags.synchroniser import SyncResult
 from qnode.tags.types import Channels, Codes, Slots, TagBlock, Times
 
 MOST_TAGS: Final = 1 << 18
-_UNCERTAINTY_S: Final = 0.010  # of the sites' times of day, as a node's default
+_UNCERTAINTY_S: Final = 0.010  # of the wall clocks, as a node's default
 
 
 class Recorded(Protocol):
-    """What both sites have recorded of one emission run, in whatever way."""
+    """The recordings of both sites of one emission run, of any kind."""
 
     @property
     def link(self) -> LinkParameters:
-        """Source, receiver and how it was distilled."""
+        """Source, receiver and settings of distillation."""
         ...
 
     @property
     def simulated(self) -> bool:
-        """True if its keys are no keys."""
+        """Whether its keys are simulated."""
         ...
 
     @property
     def start(self) -> RunStart:
-        """When slot 0 left, as well as the sites know."""
+        """The start of slot 0, as known to the sites."""
         ...
 
     @property
     def n_tags(self) -> int:
-        """How many tags there are."""
+        """The number of tags."""
         ...
 
     @property
     def block_ids(self) -> tuple[int, ...]:
-        """Numbers of the blocks that are expected; none where spans are chosen anew."""
+        """Numbers of the expected blocks; none if spans are chosen anew."""
         ...
 
     def tags(self) -> Iterator[TagBlock]:
@@ -51,54 +51,54 @@ class Recorded(Protocol):
         ...
 
     def symbols(self, slots: Slots) -> Codes:
-        """Return what Alice sent in ``slots``; unknown where that was not recorded."""
+        """Return the symbols of ``slots``; unknown if not recorded."""
         ...
 
     def sifted(
         self, results: Iterable[SyncResult], link: LinkParameters, recent: RecentBlocks
     ) -> Iterator[tuple[int, BothSides]]:
-        """Yield number and sifted block of each that there is."""
+        """Yield number and sifted block of each block."""
         ...
 
 
 @dataclass(frozen=True)
 class RecordedLink:
-    """What both sites have recorded of one emission run."""
+    """A recording of both sites of one emission run."""
 
     recording: Recording
     symbol_key: int
 
     def __repr__(self) -> str:
-        return f"RecordedLink({self.recording.folder})"  # who has the key knows every bit
+        return f"RecordedLink({self.recording.folder})"  # the key discloses every bit
 
     @property
     def manifest(self) -> Manifest:
-        """What it is a recording of."""
+        """The description of the recording."""
         return self.recording.manifest
 
     @property
     def link(self) -> LinkParameters:
-        """Source, receiver and how it was distilled."""
+        """Source, receiver and settings of distillation."""
         return self.manifest.link
 
     @property
     def simulated(self) -> bool:
-        """True if its keys are no keys."""
+        """Whether its keys are simulated."""
         return self.manifest.simulated
 
     @property
     def block_ids(self) -> tuple[int, ...]:
-        """None: spans are chosen anew."""
+        """Empty: spans are chosen anew."""
         return ()
 
     @property
     def n_tags(self) -> int:
-        """How many tags there are."""
+        """The number of tags."""
         return int(self.recording.times_ps.shape[0])
 
     @property
     def start(self) -> RunStart:
-        """When slot 0 left, as well as the sites know."""
+        """The start of slot 0, as known to the sites."""
         return RunStart(self.manifest.origin_s - self.manifest.started_at_s, _UNCERTAINTY_S)
 
     def tags(self) -> Iterator[TagBlock]:
@@ -108,13 +108,13 @@ class RecordedLink:
         )
 
     def symbols(self, slots: Slots) -> Codes:
-        """Return what Alice sent in ``slots``; unknown outside the recording."""
+        """Return the symbols of ``slots``; unknown outside the recording."""
         return symbols(self.symbol_key, slots, self.manifest.link.source, self.manifest.slots)
 
     def sifted(
         self, results: Iterable[SyncResult], link: LinkParameters, recent: RecentBlocks
     ) -> Iterator[tuple[int, BothSides]]:
-        """Yield number and sifted block, with spans as the block policy chooses them."""
+        """Yield number and sifted block, with spans chosen by the span policy."""
         return enumerate(sifted_blocks(results, self.symbols, link, recent), 1)
 
 
@@ -123,8 +123,8 @@ def tag_blocks(
 ) -> Iterator[TagBlock]:
     """Yield recorded tags, at most ``most_tags`` at once.
 
-    ``disorder_ps``: how much earlier than one before it a tag may be. ``until_ps``: after the last
-    tag nothing came before that time.
+    ``disorder_ps``: how far a tag may be earlier than one before it. ``until_ps``: no tag came after the last
+    one before this time.
     """
     n_tags = int(times_ps.shape[0])
     latest_ps: int | None = None
@@ -133,7 +133,7 @@ def tag_blocks(
         newest_ps = int(times.max())
         latest_ps = newest_ps if latest_ps is None else max(latest_ps, newest_ps)
         end_ps = latest_ps - disorder_ps
-        if first + most_tags >= n_tags:  # after the last block nothing comes, however early
+        if first + most_tags >= n_tags:  # no tag comes after the last block
             end_ps = latest_ps + 1 if until_ps is None else max(until_ps, latest_ps + 1)
         yield TagBlock(times, channels[first : first + most_tags].copy(), end_ps)
 
@@ -142,6 +142,6 @@ def recorded_link(folder: Path) -> RecordedLink:
     """Open the recording in ``folder``.
 
     Raises:
-        ConfigError: there is none that can be read.
+        ConfigError: it cannot be read.
     """
     return RecordedLink(open_recording(folder), read_symbol_key(folder))

@@ -1,4 +1,4 @@
-"""What two sites of a running link recorded, each its own, as the offline way takes it."""
+"""Two separate recordings of the sites of a running link, for offline distillation."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from qnode.tags.synchroniser import SyncResult
 from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots, TagBlock
 from qnode.units import PS_PER_S
 
-# Few at once: all that come until the first probe is answered are given up.
+# Few at once: all tags before the answer to the first probe are dropped.
 MOST_TAGS: Final = 1 << 13
-_MARGIN_PS: Final = PS_PER_S // 4  # after the last block, beside the difference of the two clocks
+_MARGIN_PS: Final = PS_PER_S // 4  # after the last block, in addition to the difference of the two clocks
 _MOST_CLOCK_OFFSET: Final = 1e-4
 
 
@@ -35,26 +35,26 @@ class RecordedSites:
     blocks: tuple[RecordedBlock, ...]
 
     def __repr__(self) -> str:
-        return f"RecordedSites({self.alice.folder}, {self.bob.folder})"  # who has both knows every bit
+        return f"RecordedSites({self.alice.folder}, {self.bob.folder})"  # both together disclose every bit
 
     @property
     def link(self) -> LinkParameters:
-        """Source, receiver and how it was distilled."""
+        """Source, receiver and settings of distillation."""
         return self.bob.manifest.link
 
     @property
     def simulated(self) -> bool:
-        """True if its keys are no keys."""
+        """Whether its keys are simulated."""
         return self.bob.manifest.simulated
 
     @property
     def n_tags(self) -> int:
-        """How many tags Bob recorded."""
+        """The number of Bob's tags."""
         return int(self.bob.times_ps.shape[0])
 
     @property
     def start(self) -> RunStart:
-        """When slot 0 left, as well as the sites know."""
+        """The start of slot 0, as known to the sites."""
         ours, theirs = self.bob.manifest, self.alice.manifest
         assert ours.origin_s is not None  # a manifest without these cannot be read
         assert theirs.started_at_s is not None
@@ -65,7 +65,7 @@ class RecordedSites:
 
     @property
     def block_ids(self) -> tuple[int, ...]:
-        """Numbers of the blocks that both sites recorded whole."""
+        """Numbers of the blocks that both sites recorded completely."""
         return tuple(block.block_id for block in self.blocks)
 
     def tags(self) -> Iterator[TagBlock]:
@@ -74,10 +74,10 @@ class RecordedSites:
         if not times_ps.shape[0]:
             return iter(())
         first_symbol = int(self.slots[0]) if self.slots.shape[0] else 0
-        # Rather a little late: each probe of clicks before the first symbol is a long search in vain.
+        # Rather a little late: each probe of clicks before the first symbol is a long search without result.
         first_ps = self._time_of(first_symbol, 1.0 + _MOST_CLOCK_OFFSET)
         end_ps = self._time_of(self.blocks[-1].end_slot, 1.0 + _MOST_CLOCK_OFFSET) + _MARGIN_PS
-        # Tags are out of order by less than anybody could notice here.
+        # The disorder of tags is negligible here.
         first, end = np.searchsorted(times_ps, (first_ps, end_ps)).tolist()
         return tag_blocks(
             times_ps[first:end],
@@ -88,14 +88,14 @@ class RecordedSites:
         )
 
     def symbols(self, slots: Slots) -> Codes:
-        """Return what Alice sent in ``slots``; unknown where Bob announced no click."""
+        """Return the symbols of ``slots``; unknown where Bob announced no click."""
         n = slots.shape[0]
         codes = np.full(n, UNKNOWN_SYMBOL, np.uint8)
         if not n or not self.slots.shape[0]:
             return codes
         first, last = int(slots[0]), int(slots[-1])
         if last - first == n - 1 and bool(np.all(slots[1:] > slots[:-1])):
-            # All slots of a stretch, as alignment asks for them: few are known, so those are put in place.
+            # Alignment requests all slots of a stretch: only few are known, so insert these.
             low, high = np.searchsorted(self.slots, (first, last + 1))
             codes[self.slots[low:high] - first] = self.symbol_codes[low:high]
             return codes
@@ -107,11 +107,11 @@ class RecordedSites:
     def sifted(
         self, results: Iterable[SyncResult], link: LinkParameters, recent: RecentBlocks
     ) -> Iterator[tuple[int, BothSides]]:
-        """Yield number and sifted block of those that both sites recorded, with the sites' spans."""
+        """Yield number and sifted block of the blocks that both sites recorded, with the sites' spans."""
         return sifted_spans(results, self.symbols, self.blocks)
 
     def _time_of(self, slot: int, slowness: float) -> int:
-        """Return when ``slot`` arrived, in tag time that runs so much slower than Alice's clock."""
+        """Return the arrival of ``slot`` in tag time; ``slowness``: of Bob's clock against Alice's."""
         after = slot - self.bob.manifest.first_slot
         return int(self.bob.times_ps[0]) + round(after * self.link.source.period_ps * slowness)
 
@@ -120,7 +120,7 @@ def recorded_sites(one: Path, other: Path) -> RecordedSites:
     """Open the two sites' recordings, in either order.
 
     Raises:
-        ConfigError: they cannot be read, or are not of both sites of one link in one emission run.
+        ConfigError: they cannot be read, or are not from both sites of one link in one emission run.
     """
     first, second = open_site_recording(one), open_site_recording(other)
     if isinstance(first, BobRecording):

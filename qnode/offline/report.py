@@ -1,4 +1,4 @@
-"""What the offline way says of a recording: a row for each block, and the sums."""
+"""The report of offline distillation: a row for each block, and the sums."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from qnode.offline.distillation import DistilledBlock
 
 
 class BlockRow(Struct, frozen=True, kw_only=True):
-    """One block. Fractions, not percent; ``lost``: why it gave no key, empty when it did."""
+    """One block. Fractions, not percent; ``lost``: why it gave no key; empty if it did."""
 
     block: int
     first_slot: int
@@ -34,7 +34,7 @@ class BlockRow(Struct, frozen=True, kw_only=True):
 class DistillReport(Struct, frozen=True, kw_only=True):
     """The JSON object of `qnode distill --json`: sums over the complete blocks, and the blocks.
 
-    ``seconds`` is tag time of those blocks, ``processor_s`` what distilling both sides took of one core.
+    ``seconds`` is tag time of those blocks, ``processor_s`` the time on one core for both sides.
     """
 
     link: str
@@ -78,7 +78,7 @@ def row_of(block: DistilledBlock, link: LinkParameters) -> BlockRow:
 def report_of(
     rows: Sequence[BlockRow], *, link: LinkParameters, simulated: bool, tags: int, processor_s: float
 ) -> DistillReport:
-    """Sum up."""
+    """Return the sums and the rows."""
     seconds = sum(row.seconds for row in rows)
     sifted, secret = sum(row.sifted_bits for row in rows), sum(row.secret_bits for row in rows)
     discarded: dict[str, int] = {}
@@ -102,7 +102,7 @@ def report_of(
 
 
 def write_csv(rows: Iterable[BlockRow], file: TextIO) -> None:
-    """Write a line for each block under a line of names; what is not known is empty."""
+    """Write a header and a line for each block; unknown values are empty."""
     writer = csv.DictWriter(file, BlockRow.__struct_fields__)
     writer.writeheader()
     for row in rows:

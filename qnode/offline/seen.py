@@ -1,4 +1,4 @@
-"""How far the results of a recording went, to say why there is no block in it."""
+"""The progress in a recording, to explain why it contains no block."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,7 +11,7 @@ from qnode.units import PS_PER_S
 
 
 class Seen:
-    """What has passed `through`: tag time, and clicks and slots since the first lock."""
+    """Counts of the results that passed `through`: tag time, and clicks and slots since the first lock."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -20,7 +20,7 @@ class Seen:
         self._slots = 0
 
     def through(self, results: Iterable[SyncResult]) -> Iterator[SyncResult]:
-        """Hand ``results`` on, taking note of them."""
+        """Pass ``results`` on and count them."""
         for result in results:
             self.seconds = result.until_ps / PS_PER_S
             self.z_clicks += int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
@@ -31,7 +31,7 @@ class Seen:
             yield result
 
     def why_no_block(self, link: LinkParameters) -> str:
-        """Return why not even one block was whole, and what to do."""
+        """Return why no block was complete, and the remedy."""
         wanted, longest_s = link.block.sifted_bits, link.block.longest_s
         block = f"a block of {wanted:,} sifted bits" if wanted != "auto" else "a block"
         block += " ([link.block] sifted_bits)"

@@ -1,4 +1,4 @@
-"""From clicks to sifted blocks, by way of the messages that the two sites would exchange."""
+"""From clicks to sifted blocks, through the messages that the two sites would exchange."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from qnode.tags.types import OUTCOME_LATE, Clicks, Codes, SymbolLookup
 
 @dataclass(frozen=True)
 class Span:
-    """The slots of a block, ``first <= slot < end``, and how many of them passed without lock."""
+    """The slots of a block, ``first <= slot < end``, and the number of slots without lock."""
 
     first: int
     end: int
@@ -61,7 +61,7 @@ class BlockSifter:
         self._announced_bytes = 0
 
     def add(self, result: SyncResult, lookup: SymbolLookup) -> None:
-        """Take what of the next result lies in the block's slots."""
+        """Add the part of the next result in the block's slots."""
         low, high = np.searchsorted(result.clicks.slots, (self._first, self.end))
         clicks = Clicks(result.clicks.slots[low:high], result.clicks.outcomes[low:high])
         self._counts.add_marks(result.marks)
@@ -93,15 +93,15 @@ def sifted_blocks(
 ) -> Iterator[BothSides]:
     """Yield each complete block; an unfinished last one is left out.
 
-    As between two nodes, a block's span is chosen beforehand from the rate so far and from what became of
-    ``recent`` blocks, never by its own clicks.
+    As between two nodes, a block's span is chosen in advance from the rate so far and from the
+    ``recent`` blocks, never from its own clicks.
     """
     rate = _Rate(link, recent if recent is not None else RecentBlocks())
     sifter: BlockSifter | None = None
     for result in results:
         rate.add(result)
         if sifter is None:
-            if rate.known:  # the block begins where it is
+            if rate.known:  # the block begins at the present slot
                 sifter = BlockSifter(result.reached, result.reached + rate.span_slots())
             continue
         sifter.add(result, lookup)
@@ -116,14 +116,14 @@ def sifted_spans(
 ) -> Iterator[tuple[int, BothSides]]:
     """Yield number and sifted block of each of ``blocks``, which ascend and do not overlap.
 
-    Left out are those that had begun before the first lock, and those whose end is not reached.
+    Blocks that began before the first lock, and those whose end is not reached, are left out.
     """
     waiting = list(reversed(blocks))
     sifter: BlockSifter | None = None
     locked_from: int | None = None
     for result in results:
         if locked_from is None and result.cuts:
-            locked_from = result.cuts[0].end  # the first cut is all that came before the first lock
+            locked_from = result.cuts[0].end  # the first cut is everything before the first lock
         if locked_from is None:
             continue
         while waiting:

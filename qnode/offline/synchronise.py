@@ -13,23 +13,23 @@ from qnode.tags.synchroniser import FAILURES_BEFORE_SEARCH, Synchroniser, SyncRe
 from qnode.tags.types import SymbolLookup, TagBlock
 from qnode.units import PS_PER_S
 
-# So many probes in a row are looked for everywhere, which takes seconds each; later ones where they are
-# likeliest, by the times of day and by Bob's own count.
+# This number of first probes is searched in all windows, which takes seconds each; later ones in the
+# likeliest windows, by the wall clocks and by Bob's own count.
 SOUGHT_EVERYWHERE: Final = 2
 LIKELIEST: Final = 2
-# By then probes of every length have been tried.
+# After these failures probes of every length have been tried.
 MOST_IN_VAIN: Final = FAILURES_BEFORE_SEARCH + 1
 
 
 class NotAligned(QnodeError):
-    """Bob's clicks fit Alice's symbols nowhere that could be thought of."""
+    """Bob's clicks fit Alice's symbols in no search window."""
 
 
 @dataclass(frozen=True)
 class RunStart:
-    """When Alice's slot 0 left: by the times of day ``into_run_s`` before tag time zero.
+    """The start of Alice's slot 0: by the wall clocks ``into_run_s`` before tag time zero.
 
-    ``uncertainty_s``: of the times of day. ``counted_slot``: by Bob's own count the slot at tag time
+    ``uncertainty_s``: of the wall clocks. ``counted_slot``: by Bob's own count the slot at tag time
     ``counted_ps``, or a little before.
     """
 
@@ -47,13 +47,13 @@ def synchronised(
     random_bytes: Callable[[int], bytes] = os.urandom,
     astray: Callable[[float], None] = lambda _seconds: None,
 ) -> Iterator[SyncResult]:
-    """Yield what each block of tags gives; probes are answered from ``lookup`` at once.
+    """Yield the result of each block of tags; probes are answered from ``lookup`` at once.
 
-    ``astray`` is told by how many seconds slots are elsewhere than the times of day put them, where that is
-    more than their uncertainty.
+    ``astray`` gets the distance of the slots from the prediction of the wall clocks in seconds, if it exceeds
+    their uncertainty.
 
     Raises:
-        NotAligned: the first probes fit nowhere.
+        NotAligned: the first probes fit in no window.
     """
     synchroniser = Synchroniser(link.source, link.receiver, random_bytes)
     rate_hz = link.source.qubit_rate_hz
@@ -84,7 +84,7 @@ def synchronised(
 
 
 def _first_fit(attempts: Iterable[Attempt], lookup: SymbolLookup) -> Alignment | None:
-    """Return the first alignment there is."""
+    """Return the first alignment found."""
     for attempt in attempts:
         found = correlate(attempt.probe, lookup, attempt.offsets.start, attempt.offsets.stop - 1)
         if found is not None:

@@ -1,4 +1,4 @@
-"""Compile ahead of a first start: modules, and, by doing a little of all its work, a daemon's kernels."""
+"""Compiles before a first start: modules, and, by doing a little of all work, a daemon's kernels."""
 
 import compileall
 import importlib.util
@@ -23,7 +23,7 @@ from qnode.simulate.symbols import repeated_symbols
 from qnode.tags.synchroniser import SyncState
 
 _PACKAGES = ("qnode", "qnode_drivers")
-# A bright link locks within a tenth of a second, whose tags are generated in no time.
+# A bright link locks within a tenth of a second of tags, which are generated quickly.
 _DURATION_S = 0.5
 _BRIGHT = DetectorParameters(efficiency=0.5, dead_time_s=1e-6)
 _LINK = LinkParameters(
@@ -33,7 +33,7 @@ _SIMULATION = SimulationParameters(attenuation_db=6.0, z_detector=_BRIGHT, x_det
 
 
 def warm() -> int:
-    """Compile what is not in the cache yet, on two cores; return how many kernels that were.
+    """Compile the kernels missing in the cache, on two cores; return their number.
 
     Raises:
         SelfTestFailed: a step gave a wrong result.
@@ -41,15 +41,15 @@ def warm() -> int:
     """
     for package in _PACKAGES:
         _compile_modules(package)
-    # Processes of their own: numba compiles one kernel at a time in each. The self-test amplifies last, and
-    # finds that compiled by the other.
+    # Separate processes: numba compiles one kernel at a time in each. The self-test amplifies last, and finds
+    # that kernel compiled by the other process.
     with worker_processes(2, multiprocessing.get_context("spawn")) as workers:
         work = (self_test, warm_amplification, warm_tags, warm_key_length)
         return sum(workers.map(_compiled_by, work))
 
 
 def _compile_modules(package: str) -> None:
-    """Keep the bytecode of a package where Python looks for it; a checkout has none, and may not keep it."""
+    """Store the bytecode of a package where Python looks for it; a checkout may not have it."""
     found = importlib.util.find_spec(package)
     for folder in (found.submodule_search_locations or []) if found else []:
         compileall.compile_dir(folder, quiet=2)

@@ -1,4 +1,4 @@
-"""Work spread over processes that end with this one, quietly, when it is interrupted."""
+"""Work distributed over processes, which end quietly with this one when it is interrupted."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +21,9 @@ class Workers:
         """Return an iterator over the result of each of ``jobs``, in their order.
 
         Raises:
-            Exception: what ``work`` raised.
+            Exception: ``work`` raised it.
         """
-        # Ctrl-C goes to every process of a terminal. Those that are started here never see it.
+        # Ctrl-C goes to every process of a terminal. The worker processes ignore it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self._pool.map(work, jobs)
@@ -33,7 +33,7 @@ class Workers:
 
 @contextmanager
 def worker_processes(count: int, context: BaseContext | None = None) -> Iterator[Workers]:
-    """Hand out ``count`` processes; an error in the body ends them at once, whatever they are at."""
+    """Yield ``count`` processes; an error in the body ends them at once."""
     pool = ProcessPoolExecutor(count, context)
     try:
         yield Workers(pool)

@@ -1,1 +1,1 @@
-"""What a link would give before anyone builds it: the analytic link model through the node's own decision."""
+"""Predicts the key of a link: the analytic link model through the node's own decision."""

@@ -1,4 +1,4 @@
-"""What `qnode plan` answers: figures of operating points and curves, as one value that text and JSON show."""
+"""The answer of `qnode plan`: figures of operating points and curves, as one value for text and JSON."""
 
 from collections.abc import Collection, Sequence
 
@@ -33,7 +33,7 @@ class PointFigures(Struct, frozen=True, kw_only=True):
 
 
 class LossFigures(Struct, frozen=True, kw_only=True):
-    """One attenuation: as configured, and at the best parameters (None: not asked for, or none gives key)."""
+    """One attenuation: as configured, and at the best parameters (None: not requested, or none gives key)."""
 
     loss_db: float
     fibre_km: float | None
@@ -51,11 +51,11 @@ class CurveFigures(Struct, frozen=True, kw_only=True):
 
 
 class UncertaintyCost(Struct, frozen=True, kw_only=True):
-    """What it costs that intensities are known within intervals only, at the first attenuation.
+    """The cost of intensities that are known within intervals only, at the first attenuation.
 
     ``mu_uncertainty``: of signal and decoy, as fractions. ``share_of_key``: of the secret bits with exact
-    intensities; None where there are none. ``configured``: whether the link says so itself, or takes its
-    intensities as exact, and this is what the shipped uncertainty would cost.
+    intensities; None where there are none. ``configured``: whether the link itself has intervals; otherwise
+    this is the cost of the shipped uncertainty.
     """
 
     mu_uncertainty: tuple[float, float]
@@ -64,7 +64,7 @@ class UncertaintyCost(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """Everything that was asked. ``reach_db``: the largest attenuation with key as configured."""
+    """The whole answer. ``reach_db``: the largest attenuation with key as configured."""
 
     link: str
     estimator: str
@@ -88,7 +88,7 @@ def answer(
     against: Against | None = None,
     at: Sequence[float] = (),
 ) -> Answer:
-    """Work out all figures; with ``by_length`` each attenuation is also told as a length of fibre.
+    """Compute all figures; with ``by_length`` each attenuation is also given as a length of fibre.
 
     Raises:
         ValueError: a link without any clicks, or an attenuation that no link has.

@@ -18,12 +18,12 @@ AGAINST: Final[tuple[Against, ...]] = choices_of(Against)
 
 _BLOCK_BITS: Final = (1e4, 5e7)
 _DEAD_TIME_US: Final = (0.1, 200.0)
-# How far beyond the reach as configured a curve goes: the best parameters reach further.
+# The extent of a curve beyond the reach as configured, because the best parameters reach further.
 _BEYOND_REACH_DB: Final = 6.0
 
 
 class Fibre(Struct, frozen=True, kw_only=True):
-    """How length makes loss: ``excess_db`` is what is not length (splices, patches, a switch)."""
+    """The loss of a fibre by length; ``excess_db`` is other loss (splices, patches, a switch)."""
 
     db_per_km: float = 0.2
     excess_db: float = 0.0
@@ -65,7 +65,7 @@ class Link(Struct, frozen=True, kw_only=True):
         return replace(self, simulation=simulation, link=link)
 
     def forecast(self) -> Forecast:
-        """Return the block to be expected as configured."""
+        """Return the expected block as configured."""
         return forecast(self.simulation, self.link, self.f_ec)
 
     def optimum(self, free: Collection[Free], near: LinkParameters | None = None) -> Optimum:
@@ -78,7 +78,7 @@ class Link(Struct, frozen=True, kw_only=True):
 
 
 class CurvePoint(Struct, frozen=True):
-    """One place on a curve; ``best`` is None where it was not asked for or no choice gives key."""
+    """One point of a curve; ``best`` is None if not requested, or if no choice gives key."""
 
     x: float
     now: Forecast
@@ -86,9 +86,9 @@ class CurvePoint(Struct, frozen=True):
 
 
 def places(link: Link, against: Against, count: int) -> list[float]:
-    """Return where a curve is looked at, ascending: round steps in dB and km, even ratios otherwise.
+    """Return the points of a curve, ascending: round steps in dB and km, even ratios otherwise.
 
-    With round steps there may be fewer than ``count`` places.
+    With round steps there may be fewer than ``count`` points.
     """
     if against in ("loss", "distance"):
         furthest = max(link.reach_db() or 0.0, link.simulation.attenuation_db) + _BEYOND_REACH_DB
@@ -101,10 +101,10 @@ def places(link: Link, against: Against, count: int) -> list[float]:
 
 
 def curve(link: Link, against: Against, at: Sequence[float], free: Collection[Free]) -> list[CurvePoint]:
-    """Return the key rate at each place, ascending; with nothing ``free`` only as configured.
+    """Return the key rate at each point, ascending; without ``free`` only as configured.
 
-    Each search starts from its neighbour's result, on the side where there is more key, and none is made
-    beyond the first place where no choice gives any.
+    Each search starts from the result of its neighbour on the side with more key. No search is made beyond
+    the first point without key.
     """
     points: list[CurvePoint] = []
     near: LinkParameters | None = None

@@ -32,10 +32,10 @@ def check_figure(path: Path) -> None:
 
 
 def write_figure(path: Path, answer: Answer) -> None:
-    """Draw the answer's curve, with the operating point marked where its axis shows it.
+    """Draw the answer's curve, with a mark at the operating point, if it is on the axis.
 
     Raises:
-        ConfigError: as `check_figure`.
+        ConfigError: like `check_figure`.
         ValueError: the answer has no curve.
     """
     if answer.curve is None:

@@ -1,8 +1,8 @@
-"""The block to be expected of a link, and what the node would decide about it.
+"""The expected block of a link, and the node's decision about it.
 
 The counts are those of the analytic link model (`qnode.simulate.model`); span, limits and key length are the
-node's own (`qnode.block.decision`, `qnode.block.span_policy`), so that a plan and a running link differ by
-chance alone.
+node's own (`qnode.block.decision`, `qnode.block.span_policy`), so a plan and a running link differ by
+chance only.
 """
 
 import math
@@ -22,15 +22,15 @@ from qnode.distill.reconcile import leaked_bits
 from qnode.simulate.model import LinkRates, expected_rates
 from qnode.simulate.parameters import Settings, SimulationParameters
 
-# What Cascade comes to on blocks of 10^5 bits and more.
+# The efficiency of Cascade on blocks of 10^5 bits and more.
 USUAL_F_EC = 1.045
 
 
 class Forecast(Struct, frozen=True, kw_only=True):
-    """One operating point. ``lost``: why its block would be discarded, None when it gives key.
+    """One operating point. ``lost``: why its block would be discarded; None if it gives key.
 
-    ``detail`` says it in words. ``result`` is the estimator's answer also where the block would be discarded,
-    None where it refuses the counts.
+    ``detail`` explains it. ``result`` is the estimator's result, also for a discarded block; None if the
+    estimator refuses the counts.
     """
 
     rates: LinkRates
@@ -45,12 +45,12 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
     @property
     def why_no_key(self) -> str | None:
-        """Reason and detail in one line; None when there is key."""
+        """Reason and detail in one line; None if there is key."""
         return None if self.lost is None else f"{self.lost}: {self.detail}"
 
     @property
     def secret_bits(self) -> int:
-        """Secret bits of the block, before the pool's refill; 0 when it would be discarded."""
+        """Secret bits of the block, before the pool's refill; 0 if it would be discarded."""
         return 0 if self.lost is not None or self.result is None else self.result.length
 
     @property
@@ -65,7 +65,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
     @property
     def margin_bits_per_s(self) -> float:
-        """Secret bits a second, below zero by what is missing where there is no key: what a search climbs.
+        """Secret bits a second; without key the negative of the missing bits, as objective of a search.
 
         A block beyond a limit other than its length counts as if all of its bits were disclosed.
         """
@@ -81,7 +81,7 @@ def forecast(
     f_ec: float = USUAL_F_EC,
     settings: Settings | None = None,
 ) -> Forecast:
-    """Return the block to be expected when correction discloses ``f_ec`` times the Shannon limit.
+    """Return the expected block if correction discloses ``f_ec`` times the Shannon limit.
 
     Raises:
         ValueError: the link gives no sifted bits at all.
@@ -127,7 +127,7 @@ def forecast(
 
 
 def at_loss(simulation: SimulationParameters, loss_db: float) -> SimulationParameters:
-    """Return the same link with another attenuation, nothing else happening to it.
+    """Return the same link with another attenuation and without scheduled changes.
 
     Raises:
         ValueError: no link has this attenuation.

@@ -15,10 +15,10 @@ from qnode.simulate.parameters import SimulationParameters
 
 Free = Literal["mu1", "mu2", "p_1", "p_z", "splitter"]
 FREE: Final[tuple[Free, ...]] = choices_of(Free)
-# What a transmitter can choose by itself; the splitter is a part that somebody buys.
+# The parameters that a transmitter can change; the splitter is a hardware part.
 ALICES: Final[tuple[Free, ...]] = ("mu1", "mu2", "p_1", "p_z")
 
-# mu2 is sought as a fraction of mu1.
+# mu2 is searched as a fraction of mu1.
 _INTERVALS: Final[Mapping[Free, Interval]] = {
     "mu1": Interval(0.02, 1.2),
     "mu2": Interval(0.02, 0.9),
@@ -26,8 +26,8 @@ _INTERVALS: Final[Mapping[Free, Interval]] = {
     "p_z": Interval(0.05, 0.99),
     "splitter": Interval(0.05, 0.99),
 }
-# Where searches begin, beside the link's own parameters: detectors that light does not saturate; saturated
-# ones, which fewer photons a qubit serve as well; and those with the weaker intensity as the usual one.
+# The starts of searches, in addition to the link's own parameters: for unsaturated detectors; for saturated
+# ones, for which fewer photons per qubit suffice; and the same with the weaker intensity as the usual one.
 _STARTS: Final[tuple[Mapping[Free, float], ...]] = (
     {"mu1": 0.5, "mu2": 0.35, "p_1": 0.7, "p_z": 0.9, "splitter": 0.9},
     {"mu1": 0.15, "mu2": 0.3, "p_1": 0.4, "p_z": 0.9, "splitter": 0.6},
@@ -36,7 +36,7 @@ _STARTS: Final[tuple[Mapping[Free, float], ...]] = (
 
 
 class Optimum(Struct, frozen=True, kw_only=True):
-    """The best parameters that were found and what they give."""
+    """The best parameters found, and their forecast."""
 
     link: LinkParameters
     forecast: Forecast
@@ -55,7 +55,7 @@ def optimum(
     ``near``: parameters that should be close to the best (the neighbour on a curve), for a shorter search.
 
     Raises:
-        ValueError: nothing is free, or the link gives no sifted bits.
+        ValueError: no parameter is free, or the link gives no sifted bits.
     """
     names = [name for name in FREE if name in free]
     if not names:
@@ -76,7 +76,7 @@ def optimum(
         found = [climb(start, 0.4) for start in starts]
     else:
         found = [climb(_values(near), 0.15)]
-        # The best place changes from one hill to another somewhere on a curve.
+        # On a curve the optimum may change from one maximum to another.
         other = max(starts, key=lambda start: value([start[name] for name in names]))
         if value([other[name] for name in names]) > found[0].value * 0.9:
             found.append(climb(other, 0.4))
@@ -103,7 +103,7 @@ def _values(link: LinkParameters) -> dict[Free, float]:
 
 
 def _with(link: LinkParameters, chosen: dict[Free, float]) -> LinkParameters | None:
-    """Return ``link`` with these values, None where its uncertainties would let the intensities meet."""
+    """Return ``link`` with these values, None if its uncertainties would allow equal intensities."""
     values = {**_values(link), **chosen}
     mu1 = values["mu1"]
     mu2 = mu1 * values["mu2"] if "mu2" in chosen or "mu1" not in chosen else link.source.mu[1]

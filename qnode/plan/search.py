@@ -13,26 +13,26 @@ Objective = Callable[[Sequence[float]], float]
 
 @dataclass(frozen=True)
 class Interval:
-    """The open interval in which one number is sought."""
+    """The open interval in which one number is searched."""
 
     low: float
     high: float
 
     def to_line(self, value: float) -> float:
-        """Return where on the line ``value`` lies; what lies outside is moved just inside."""
+        """Return the position of ``value`` on the line; a value outside is moved just inside."""
         share = (value - self.low) / (self.high - self.low)
         share = min(max(share, 1e-6), 1.0 - 1e-6)
         return math.log(share / (1.0 - share))
 
     def from_line(self, x: float) -> float:
-        """Return the number at a place on the line."""
+        """Return the number at a position on the line."""
         share = 1.0 / (1.0 + math.exp(-x)) if x > -700.0 else 0.0
         return self.low + share * (self.high - self.low)
 
 
 @dataclass(frozen=True)
 class Found:
-    """The best arguments that were tried, their value, and how many were tried."""
+    """The best arguments, their value, and the number of evaluations."""
 
     arguments: tuple[float, ...]
     value: float
@@ -50,7 +50,7 @@ def maximise(
 ) -> Found:
     """Climb from ``start`` until the simplex' values differ by less than ``tolerance`` of the best.
 
-    The simplex is set up anew around the best point until that brings nothing more, because one that has
+    The simplex is restarted around the best point until there is no more gain, because a simplex that has
     collapsed along a ridge stops too early. ``step``: the first simplex' edges, on the line.
     """
     count = _Counter(objective, intervals)
@@ -72,7 +72,7 @@ class _Vertex:
 
 
 class _Counter:
-    """The objective on the line, and how often it was asked."""
+    """The objective on the line, and the number of evaluations."""
 
     def __init__(self, objective: Objective, intervals: Sequence[Interval]) -> None:
         self._objective = objective
