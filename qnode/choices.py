@@ -27,26 +27,58 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "terminal", "plain", "journal", "json"]
 
 
-class BlockState(StrEnum):
-    """Where a block stands in the two-step commit at one site."""
-
-    UNKNOWN = "unknown"
-    PREPARED = "prepared"
-    AVAILABLE = "available"
-    VOID = "void"
-
-
 class Word(StrEnum):
     """A stable word with its ``meaning`` for people; a member is written ``NAME = "word", "meaning"``."""
 
     meaning: str
 
-    def __new__(cls, word: str, meaning: str) -> Self:
-        """Make a member."""
+    def __new__(cls, word: str, meaning: str = "") -> Self:
+        """Make a member; called with a word alone, a class with members returns the one that it names."""
         member = str.__new__(cls, word)
         member._value_ = word
         member.meaning = meaning
         return member
+
+
+class BlockState(Word):
+    """Where a block stands in the two-step commit at one site."""
+
+    UNKNOWN = "unknown", "nothing is known of it"
+    PREPARED = "prepared", "its key is stored, and waits for the word of the other site"
+    AVAILABLE = "available", "its key may be assigned and delivered"
+    VOID = "void", "it was given up"
+
+
+class LockState(Word):
+    """Whether clicks are assigned to slots."""
+
+    SEARCHING = "searching", "the period of Alice's clock is not known yet"
+    ALIGNING = "aligning", "the period is known, and the numbers of the slots are not"
+    LOCKED = "locked", "clicks are assigned to slots"
+    LOST = "lost", "no tags or no clicks come"
+
+
+class ConnectionState(Word):
+    """Whether there is a session with the other site."""
+
+    CONNECTED = "connected", "an authenticated session stands"
+    DISCONNECTED = "disconnected", "there is no session; the sites try again by themselves"
+
+
+class DeviceState(Word):
+    """Where a device stands."""
+
+    STARTING = "starting", "it is being opened"
+    RUNNING = "running", "it works"
+    WAITING = "waiting", "it has failed, and will be opened again"
+    FINISHED = "finished", "a source has come to its end, as a recording does"
+
+
+class NodeState(Word):
+    """Where the daemon stands."""
+
+    STARTING = "starting", "it is not ready yet"
+    RUNNING = "running", "it works"
 
 
 def choices_of(kind: Any) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from conversation_room import (
 )
 from trio.testing import memory_stream_pair
 
+from qnode.choices import LockState
 from qnode.config import Role, SiteConfig, load
 from qnode.errors import LinkError
 from qnode.keys import SqliteKeyStore
@@ -47,14 +48,14 @@ def test_alice_has_lock_as_long_as_bob_announces_clicks(monkeypatch: pytest.Monk
 
     assert lock() == "searching"
     alice.quantum.clicks_heard()
-    alice.quantum.note_lock("locked")
+    alice.quantum.note_lock(LockState.LOCKED)
     assert lock() == "locked"
     now_s += LONGEST_UNANNOUNCED_S
     assert lock() == "lost"
     assert "Bob has announced no clicks" in alice.status().quantum.lock.because
     alice.quantum.clicks_heard()
     assert lock() == "locked"
-    alice.quantum.note_lock("searching", "not connected to Bob")
+    alice.quantum.note_lock(LockState.SEARCHING, "not connected to Bob")
     now_s += LONGEST_UNANNOUNCED_S
     assert lock() == "searching"
 

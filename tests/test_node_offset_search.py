@@ -14,6 +14,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qnode.choices import LockState
 from qnode.config import LinkParameters, ReceiverParameters, SiteConfig, SourceParameters, load
 from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.errors import TransientDeviceError
@@ -30,7 +31,7 @@ from qnode.tags.marks import NO_MARKS
 from qnode.tags.offset_search import ARRIVAL_S, FURTHEST_S, OffsetSearch
 from qnode.tags.order import OrderStatistics
 from qnode.tags.sync_statistics import SyncStatistics
-from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
+from qnode.tags.synchroniser import Synchroniser, SyncResult
 from qnode.tags.types import NO_CLICKS, TagBlock
 from qnode.units import PS_PER_S
 
@@ -137,13 +138,13 @@ class AligningAtOnce:
     """A synchroniser that wants one probe, and keeps lock though tags are lost."""
 
     def __init__(self, *_parameters: object) -> None:
-        self._state = SyncState.ALIGNING
+        self._state = LockState.ALIGNING
         self._probe: AlignmentProbe | None = PROBE
 
     def restart(self) -> None: ...
 
     def aligned(self, _alignment: Alignment) -> None:
-        self._state = SyncState.LOCKED
+        self._state = LockState.LOCKED
 
     def feed(self, block: TagBlock) -> SyncResult:
         probe, self._probe = self._probe, None
@@ -221,6 +222,6 @@ async def test_slots_are_found_though_alices_clock_has_strayed_from_the_time_of_
                 TagBlock(times_ps, block.channels[first : first + 20_000], until_ps),
                 0.0,
             )
-            if synchroniser.state is SyncState.LOCKED:
+            if synchroniser.state is LockState.LOCKED:
                 return
     raise AssertionError(f"no lock: {synchroniser.state}")

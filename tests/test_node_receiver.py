@@ -15,6 +15,7 @@ import trio
 from tags_generator import SLOT_HZ, Link, Recorded, symbols
 from trio.testing import MockClock
 
+from qnode.choices import LockState
 from qnode.config import SiteConfig, load
 from qnode.devices.contract import LONGEST_SILENCE_S
 from qnode.devices.protocols import EmissionRun, TagSource
@@ -33,7 +34,7 @@ from qnode.tags.alignment import correlate
 from qnode.tags.marks import NO_MARKS
 from qnode.tags.order import OrderStatistics
 from qnode.tags.sync_statistics import SyncStatistics
-from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
+from qnode.tags.synchroniser import Synchroniser, SyncResult
 from qnode.tags.types import NO_CLICKS, SlotRange, TagBlock
 from qnode.units import PS_PER_S
 
@@ -97,7 +98,7 @@ class LosingLock:
 
     def feed(self, block: TagBlock) -> SyncResult:
         return SyncResult(
-            SyncState.SEARCHING,
+            LockState.SEARCHING,
             NO_CLICKS,
             NO_MARKS,
             self.cuts,

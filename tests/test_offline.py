@@ -8,6 +8,7 @@ import msgspec.structs
 import numpy as np
 import pytest
 
+from qnode.choices import LockState
 from qnode.config import BlockParameters, EstimationParameters, LinkParameters
 from qnode.distill.bits import Bits
 from qnode.offline import distillation
@@ -16,7 +17,7 @@ from qnode.offline.sifting import BothSides, sifted_blocks
 from qnode.offline.synchronise import NotAligned, RunStart, synchronised
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
-from qnode.tags.synchroniser import SyncResult, SyncState
+from qnode.tags.synchroniser import SyncResult
 from qnode.tags.types import TagBlock
 
 DETECTOR = DetectorParameters(efficiency=0.5, dead_time_s=1e-6, dark_rate_hz=500.0)
@@ -185,7 +186,7 @@ def test_slots_are_found_where_a_running_node_finds_them_and_the_difference_is_t
     found = synchronised(
         beginning(), RECORDING.symbols, LINK, RunStart(apart_s), seeded(1).bytes, astray=told.append
     )
-    assert list(found)[-1].state is SyncState.LOCKED
+    assert list(found)[-1].state is LockState.LOCKED
     assert told == [pytest.approx(-apart_s, abs=1e-3)]
 
 

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tags_generator import PERIOD_PS, Link, Recorded
 
+from qnode.choices import LockState
 from qnode.config import ReceiverParameters, SourceParameters
 from qnode.distill.counts import SPAN_PARTS, TagCounts
 from qnode.distill.sifting.span_counts import SpanCounts
@@ -20,7 +21,7 @@ from qnode.tags.alignment import Alignment
 from qnode.tags.dead_time import DeadTimeWatch, slots_of
 from qnode.tags.gates import gates
 from qnode.tags.marks import NO_MARKS, Marks, joined
-from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
+from qnode.tags.synchroniser import Synchroniser, SyncResult
 from qnode.tags.tracking import Combs
 from qnode.tags.types import X_CHANNEL, Z_CHANNEL, Clicks, SlotRange, TagBlock
 
@@ -305,9 +306,9 @@ def test_nobody_is_accused_after_a_restart() -> None:
             last = (int(probe.ticks[-1]) + offset) // 2
             synchroniser.aligned(Alignment(probe.number, offset, 1, 99.0, last))
         if number == 15:
-            assert synchroniser.state is SyncState.LOCKED
+            assert synchroniser.state is LockState.LOCKED
             synchroniser.restart()
-    assert synchroniser.state is SyncState.LOCKED
+    assert synchroniser.state is LockState.LOCKED
     assert found == 0
 
 

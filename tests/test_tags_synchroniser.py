@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tags_generator import PERIOD_PS, Link, Recorded, symbols
 
+from qnode.choices import LockState
 from qnode.config import ReceiverParameters, SourceParameters
 from qnode.tags.acceptance import Accepted, GateTable, SlipMonitor, accept, one_per_slot
 from qnode.tags.alignment import Alignment, AlignmentProbe, correlate, offset_window
 from qnode.tags.conversion import as_float, nearest_integer
 from qnode.tags.gates import acceptance, gates
-from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
+from qnode.tags.synchroniser import Synchroniser, SyncResult
 from qnode.tags.tracking import Combs
 from qnode.tags.types import (
     NO_CLICKS,
@@ -125,8 +126,8 @@ def test_the_turin_link_locks_within_two_hundred_milliseconds_and_loses_less_tha
     recorded = Link().tags(4.0, seed=1)
     played = play(recorded, scramble_ps=50_000)
     states = [result.state for result in played.results]
-    assert states.index(SyncState.LOCKED) <= 4
-    assert set(states[4:]) == {SyncState.LOCKED}
+    assert states.index(LockState.LOCKED) <= 4
+    assert set(states[4:]) == {LockState.LOCKED}
     assert played.qber() < 0.03
     first = played.alignments[0].last_slot + 1
     # The last fraction of a sub-interval waits for more tags.
@@ -159,7 +160,7 @@ def test_slot_numbers_are_those_of_alice(ppm: float) -> None:
 def test_a_weak_noisy_link_locks() -> None:
     # 28 dB: a third of the clicks is noise.
     played = play(Link(rate_hz=15_000, noise_share=0.35, qber=0.07).tags(2.0, seed=3))
-    assert played.last.state is SyncState.LOCKED
+    assert played.last.state is LockState.LOCKED
     assert played.last.statistics.locks == 1
     assert played.qber() < 0.2
     assert played.slots.size > 15_000
@@ -169,7 +170,7 @@ def test_after_ten_seconds_without_light_it_locks_again_by_itself() -> None:
     recorded = Link(off_s=(0.6, 10.6)).tags(11.4, seed=4)
     played = play(recorded)
     statistics = played.last.statistics
-    assert played.last.state is SyncState.LOCKED
+    assert played.last.state is LockState.LOCKED
     assert (statistics.locks, statistics.losses) == (2, 1)
     assert len(played.alignments) == 2
     # The probe's own prediction is within microseconds: no guess from the sites' clocks is needed.
@@ -217,15 +218,15 @@ def test_lost_tags_cut_their_stretch() -> None:
 
 def test_a_restart_of_the_source_counts_slots_anew() -> None:
     played = play(Link().tags(0.4, seed=8))
-    assert played.last.state is SyncState.LOCKED
+    assert played.last.state is LockState.LOCKED
     old = played.last.reached
     played.synchroniser.restart()
-    assert played.synchroniser.state is SyncState.SEARCHING
+    assert played.synchroniser.state is LockState.SEARCHING
     again = play(
         Link(first_slot=1000, start_ps=7_000_000_000 + 10**12).tags(0.4, seed=9),
         into=Played(played.synchroniser),
     )
-    assert again.last.state is SyncState.LOCKED
+    assert again.last.state is LockState.LOCKED
     assert again.slots.max() < old
     assert again.qber() < 0.03
 
@@ -240,7 +241,7 @@ def test_failed_alignments_ask_for_longer_probes_and_in_the_end_for_a_new_clock(
             synchroniser.alignment_failed(result.probe.number)
             states.append(synchroniser.state)
     assert sizes[:3] == [512, 1024, 2048]
-    assert SyncState.SEARCHING in states
+    assert LockState.SEARCHING in states
     assert not len(result.clicks)
 
 
@@ -273,7 +274,7 @@ def test_answers_to_earlier_probes_are_ignored() -> None:
     synchroniser.restart()
     synchroniser.aligned(Alignment(probe.number, 0, 1, 99.0, 0))
     states.append(synchroniser.state)
-    assert states == [SyncState.ALIGNING, SyncState.LOCKED, SyncState.SEARCHING]
+    assert states == [LockState.ALIGNING, LockState.LOCKED, LockState.SEARCHING]
 
 
 def test_an_alignment_half_a_slot_off_is_noticed() -> None:
@@ -294,12 +295,12 @@ def test_an_alignment_half_a_slot_off_is_noticed() -> None:
             synchroniser.aligned(replace(found, offset=found.offset + wrong))
     assert result.statistics.slips == 1
     assert result.statistics.locks == 2
-    assert result.state is SyncState.LOCKED
+    assert result.state is LockState.LOCKED
 
 
 def test_an_even_spacing_locks_and_reports_no_slips() -> None:
     played = play(Link(spacing_ps=PERIOD_PS / 2).tags(1.0, seed=13))
-    assert played.last.state is SyncState.LOCKED
+    assert played.last.state is LockState.LOCKED
     assert played.last.statistics.slips == 0
     assert played.qber() < 0.03
 
@@ -333,7 +334,7 @@ def test_silence_without_any_tag_is_survived() -> None:
     empty = TagBlock(np.empty(0, np.int64), np.empty(0, np.int8), 0)
     for step in range(50):
         result = synchroniser.feed(replace(empty, until_ps=step * 10**12))
-        assert result.state is SyncState.SEARCHING
+        assert result.state is LockState.SEARCHING
 
 
 def accept_at(

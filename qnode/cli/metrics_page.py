@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from qnode.block.outcome import Reason
-from qnode.choices import Word
+from qnode.choices import ConnectionState, DeviceState, LockState, NodeState, Word
 from qnode.loopback.markdown import table
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.metrics import render_metrics
@@ -22,6 +22,8 @@ _HOW: Final = """\
 Prometheus reads the metrics at the address `metrics_listen` of the table `[operate]`. Times are seconds,
 amounts of key are bytes, ratios are fractions. A counter begins at zero when the daemon starts, unless its
 text says otherwise. A figure that is not known is left out."""
+_STATES: Final = """\
+`qnodectl status` and its JSON show these states, each with the time since when."""
 _ALARMS: Final = """\
 `qnodectl status` shows the alarms, and `qkd_troubles` counts them. The log has `alarm.raised` and
 `alarm.cleared`. [Operations](operations.md#symptoms) says what to do."""
@@ -42,6 +44,9 @@ def metrics_page(command: str) -> str:
                 table(
                     ["metric", "type", "labels", "meaning"], [_row(one) for one in families], words=range(4)
                 ),
+                "## States",
+                _STATES,
+                table(["of", "state", "meaning"], _states(), words=range(3)),
                 "## Alarms",
                 _ALARMS,
                 _words("alarm", AlarmName),
@@ -58,6 +63,18 @@ def _row(family: Metric) -> list[str]:
     labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)
     name = family.samples[0].name  # that of a counter ends with _total
     return [f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), family.documentation]
+
+
+def _states() -> list[list[str]]:
+    found: list[list[str]] = []
+    for what, states in (
+        ("the node", NodeState),
+        ("the session with the other site", ConnectionState),
+        ("the quantum channel", LockState),
+        ("a device", DeviceState),
+    ):
+        found += [[what, f"`{state}`", state.meaning] for state in states]
+    return found
 
 
 def _words(title: str, words: Iterable[Word]) -> str:

@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from qnode.choices import DeviceState
+
 
 class State(Struct, frozen=True):
     """One word for where something stands, ``since`` (unix seconds), and ``because`` for people."""
@@ -12,14 +14,13 @@ class State(Struct, frozen=True):
 
     def to(self, state: str, because: str = "", *, at: float) -> "State":
         """Return the state after a transition at ``at`` (unix seconds); an unchanged word keeps its age."""
-        return State(state, self.since if state == self.state else at, because)
+        return State(str(state), self.since if state == self.state else at, because)
 
 
 class DeviceStatus(Struct, frozen=True, kw_only=True):
     """One device as operators see it.
 
-    ``state`` is one of `starting`, `running`, `waiting` (failed, will be tried again), `finished` (a source
-    that ended, as a replay does). ``retry_at``: unix seconds of the next attempt while waiting.
+    ``state`` is a `DeviceState`. ``retry_at``: unix seconds of the next attempt while waiting.
     ``readings``: figures of a sensor, units in their names.
     """
 
@@ -36,9 +37,9 @@ class DeviceStatus(Struct, frozen=True, kw_only=True):
     @property
     def well(self) -> bool:
         """True when nobody needs to look at this device; a source that ended gives nothing any more."""
-        return self.state.state == "running"
+        return self.state.state == DeviceState.RUNNING
 
     @property
     def finished(self) -> bool:
         """True for a source that came to its end."""
-        return self.state.state == "finished"
+        return self.state.state == DeviceState.FINISHED

@@ -13,6 +13,7 @@ import structlog
 import trio
 from msgspec.structs import replace
 
+from qnode.choices import DeviceState
 from qnode.config import DeviceSection
 from qnode.devices.contract import readings_fault
 from qnode.devices.protocols import Device, Sensor
@@ -92,9 +93,11 @@ async def supervise(
         QnodeError: any that is not the device's (a store or link error from ``use``) passes through, alone
             without a group around it.
     """
-    board[name] = DeviceStatus(name=name, driver=section.driver, state=State("starting", now(), "opening"))
+    board[name] = DeviceStatus(
+        name=name, driver=section.driver, state=State(DeviceState.STARTING, now(), "opening")
+    )
 
-    def note(state: str, because: str = "", *, retry_at: float | None = None) -> None:
+    def note(state: DeviceState, because: str = "", *, retry_at: float | None = None) -> None:
         status = board[name]
         board[name] = replace(status, state=status.state.to(state, because, at=now()), retry_at=retry_at)
 
@@ -115,16 +118,16 @@ async def supervise(
             known = all(isinstance(fault, DeviceError) for fault in faults)
             log.warning("device.failed", device=name, because=because, exc_info=None if known else error)
         else:
-            note("finished", "the source ended")
+            note(DeviceState.FINISHED, "the source ended")
             log.info("device.finished", device=name)
             return
         if trio.current_time() - attempt_at >= STEADY_S:
             wait_s = FIRST_WAIT_S
-        note("waiting", because, retry_at=now() + wait_s)
+        note(DeviceState.WAITING, because, retry_at=now() + wait_s)
         await trio.sleep(wait_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
         board[name] = replace(board[name], restarts=board[name].restarts + 1, readings={})
-        note("starting", f"again, after: {because}")
+        note(DeviceState.STARTING, f"again, after: {because}")
 
 
 async def _attempt(
@@ -132,7 +135,7 @@ async def _attempt(
     section: DeviceSection,
     use: Callable[[Device], Awaitable[None]],
     board: MutableMapping[str, DeviceStatus],
-    note: Callable[[str], None],
+    note: Callable[[DeviceState], None],
     allow_simulated: bool,
 ) -> None:
     """Open and use the device once; a driver that never comes up is given up."""
@@ -143,7 +146,7 @@ async def _attempt(
             board[name] = replace(
                 board[name], model=identity.model, serial=identity.serial, simulated=identity.simulated
             )
-            note("running")
+            note(DeviceState.RUNNING)
             log.info("device.opened", device=name, model=identity.model, serial=identity.serial)
             async with trio.open_nursery() as nursery:
                 if isinstance(device, Sensor):

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from qnode.block.outcome import Reason
+from qnode.choices import LockState
 from qnode.config import LinkParameters
 from qnode.errors import QnodeError
 from qnode.loopback.prepare import LoopbackConfig
@@ -196,7 +197,7 @@ def deviation(found: float | None, expected: float | None) -> float | None:
 
 def _times_real_time(last: NodeStatus, events: Sequence[dict[str, Any]]) -> float | None:
     locks = (event for event in events if event.get("event") == "quantum.lock")
-    lock = next((event for event in locks if event.get("state") == "locked"), None)
+    lock = next((event for event in locks if event.get("state") == LockState.LOCKED), None)
     if lock is None or last.at <= lock["at"]:
         return None
     return float(last.block.decided_s / (last.at - lock["at"]))

@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from qnode.choices import LockState
 from qnode.config import LinkParameters
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.estimation import visibility_error
@@ -114,7 +115,9 @@ def blocks_of_drill(
 def first_lock_s(events: Sequence[dict[str, Any]]) -> float:
     """Return the tag time of Bob's first lock; 0 if the events no longer contain it."""
     locks = (event for event in events if event.get("event") == "quantum.lock")
-    return next((float(event["tag_time_s"]) for event in locks if event.get("state") == "locked"), 0.0)
+    return next(
+        (float(event["tag_time_s"]) for event in locks if event.get("state") == LockState.LOCKED), 0.0
+    )
 
 
 def verdict(run: DrillRun) -> Verdict:

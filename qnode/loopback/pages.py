@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from qnode.choices import LockState
 from qnode.loopback.compare import Measured
 from qnode.loopback.markdown import (
     C_PLUS,
@@ -122,7 +123,7 @@ def lock_times(
     locks = [
         float(event["tag_time_s"])
         for event in events
-        if event.get("event") == "quantum.lock" and event.get("state") == "locked"
+        if event.get("event") == "quantum.lock" and event.get("state") == LockState.LOCKED
     ]
     used = [look.cut_s for look in looks if look.locked and look.cut_s > 0.0]
     if len(locks) < 2 or not used or not looks[-1].locked:

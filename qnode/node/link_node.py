@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from qnode.block.running_rate import RunningRate
+from qnode.choices import ConnectionState, LockState
 from qnode.config import DeviceSection, SiteConfig
 from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus
@@ -257,7 +258,7 @@ class LinkNode:
             finally:
                 self._router = None
                 if context.role == "alice":
-                    self.figures.quantum.note_lock("searching", "not connected to Bob")
+                    self.figures.quantum.note_lock(LockState.SEARCHING, "not connected to Bob")
 
     async def _serve_requests(self, router: SessionRouter, nursery: trio.Nursery) -> None:
         """Let encryptors' requests use the router after earlier operations are settled."""
@@ -307,7 +308,7 @@ class LinkNode:
         connection = self.figures.peer.connection
         # If a client that was not the peer failed, show the failure only if it could be the peer's own.
         anybodys = failure.address is not None and type(failure.error) is LinkError
-        if failure.proven or (connection.state == "disconnected" and not anybodys):
+        if failure.proven or (connection.state == ConnectionState.DISCONNECTED and not anybodys):
             self.figures.note_disconnected(str(failure.error))
 
     def _note_loss(self, loss: Loss) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from qnode.choices import NodeState
 from qnode.config import SiteConfig
 from qnode.distill.selftest import self_test
 from qnode.errors import ConfigError, StoreUnusable
@@ -109,7 +110,7 @@ class SiteNode:
             await trio.to_thread.run_sync(self_test)
             for link in self._links:
                 link.tested.set()
-            self._figures.state = State("running", time.time())
+            self._figures.state = State(NodeState.RUNNING, time.time())
             names = [config.link.name for config in self._configs]
             log.info("node.started", role=site.node.role, kme_id=site.node.kme_id, link=", ".join(names))
             notifier.ready(self._figures.headline())

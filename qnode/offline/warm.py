@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from qnode.choices import LockState
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
 from qnode.distill.amplification.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
@@ -20,7 +21,6 @@ from qnode.offline.workers import worker_processes
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
 from qnode.simulate.symbols import repeated_symbols
-from qnode.tags.synchroniser import SyncState
 
 _PACKAGES = ("qnode", "qnode_drivers")
 # A bright link locks within a tenth of a second of tags, which are generated quickly.
@@ -82,10 +82,10 @@ def warm_key_length() -> None:
 def warm_tags() -> None:
     """Generate tags of a bright link and lock onto them; look symbols up as a looped recording does."""
     recording = SimulatedRecording(_SIMULATION, _LINK)
-    state, counts = SyncState.SEARCHING, SpanCounts(0, round(_DURATION_S * _LINK.source.qubit_rate_hz))
+    state, counts = LockState.SEARCHING, SpanCounts(0, round(_DURATION_S * _LINK.source.qubit_rate_hz))
     for result in synchronised(recording.tags(_DURATION_S), recording.symbols, _LINK, RunStart()):
         state = result.state
         counts.add_clicks(result.clicks)
-    if state is not SyncState.LOCKED:
+    if state is not LockState.LOCKED:
         raise RuntimeError(f"the simulated link did not lock: {state.value}")
     repeated_symbols(0, np.arange(8, dtype=np.int64), _LINK.source, period=4, end=8)

@@ -8,12 +8,12 @@ been miscounted, leads back to ``aligning``.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from qnode.choices import LockState
 from qnode.config import ReceiverParameters, SourceParameters
 from qnode.tags.acceptance import GateTable, SlipMonitor, accept, one_per_slot, z_ticks
 from qnode.tags.alignment import LONGEST_PROBE_TICKS, MOST_PROBE_CLICKS, Alignment, AlignmentProbe
@@ -40,14 +40,6 @@ FAILURES_BEFORE_SEARCH: Final = 5
 _NONE: Final = np.empty(0, np.int64)
 
 
-class SyncState(Enum):
-    """The state of synchronisation."""
-
-    SEARCHING = "searching"
-    ALIGNING = "aligning"
-    LOCKED = "locked"
-
-
 @dataclass(frozen=True, eq=False)
 class SyncResult:
     """The result of one feed.
@@ -60,7 +52,7 @@ class SyncResult:
     those of the TDC, without the wrap of its counter.
     """
 
-    state: SyncState
+    state: LockState
     clicks: Clicks
     marks: Marks
     cuts: tuple[SlotRange, ...]
@@ -112,7 +104,7 @@ class Synchroniser:
         self._forget_run()
 
     def _forget_run(self) -> None:
-        self._state = SyncState.SEARCHING
+        self._state = LockState.SEARCHING
         self._clock: BinClock | None = None
         self._search_from_ps: int | None = None
         self._losses_ps: list[Stretch] = []
@@ -133,7 +125,7 @@ class Synchroniser:
         self._awaited_first_tick = 0
 
     @property
-    def state(self) -> SyncState:
+    def state(self) -> LockState:
         """The state of synchronisation."""
         return self._state
 
@@ -195,7 +187,7 @@ class Synchroniser:
             return
         self._offset = alignment.offset - self._awaited_first_tick
         self._lock_floor = max(alignment.last_slot + 1, self._reached)
-        self._state = SyncState.LOCKED
+        self._state = LockState.LOCKED
         self._failures = 0
         self._probe_clicks = PROBE_CLICKS
         self._counts.locks += 1
@@ -251,7 +243,7 @@ class Synchroniser:
                 found, end, nominal_period_ps=self._tick_ps, x_offset_ps=self._table.x_offset_ps,
                 walk_per_root_s=self._walk,
             )  # fmt: skip
-            self._state = SyncState.ALIGNING
+            self._state = LockState.ALIGNING
             self._begin_probe()
         return True
 
@@ -266,7 +258,7 @@ class Synchroniser:
         self._counts.measured(tracked)
         n = tracked.n_tags
         too_close = self._dead_time.see(tags.times_ps[:n], tags.channels[:n])
-        if self._state is SyncState.LOCKED:
+        if self._state is LockState.LOCKED:
             self._emit(tags, tracked, good, too_close, output)
             self._last_lock = self._lock_at(tracked)
         else:
@@ -287,10 +279,10 @@ class Synchroniser:
         self._search_from_ps = self._clock.from_ps
         self._clock = None
         self._realign()
-        self._state = SyncState.SEARCHING
+        self._state = LockState.SEARCHING
 
     def _realign(self) -> None:
-        self._state = SyncState.ALIGNING
+        self._state = LockState.ALIGNING
         self._offset = None
         self._held, self._held_marks = NO_CLICKS, NO_MARKS
         self._begin_probe()

@@ -8,6 +8,7 @@ import trio
 
 from qnode.block.outcome import BlockLost
 from qnode.block.span import BlockSpan
+from qnode.choices import LockState
 from qnode.errors import ProtocolError
 from qnode.link.messages import (
     AlignmentProbeMessage,
@@ -72,7 +73,7 @@ class AliceSide:
             if not 0 < message.n_slots <= LONGEST_SPAN_SLOTS:
                 raise ProtocolError(f"a block of {message.n_slots} slots was proposed")
             self._figures.quantum.clicks_heard()
-            self._figures.quantum.note_lock("locked")
+            self._figures.quantum.note_lock(LockState.LOCKED)
             channel = self._router.open_channel(message.block_id)
             span = BlockSpan(message.run_id, message.first_slot, message.n_slots)
             self._nursery.start_soon(self._router.run_block, channel, partial(self._block, span))
@@ -80,7 +81,7 @@ class AliceSide:
             if self._aligning:  # a search needs hundreds of megabytes
                 raise ProtocolError("an alignment probe before the one before it was answered")
             self._aligning = True
-            self._figures.quantum.note_lock("aligning")
+            self._figures.quantum.note_lock(LockState.ALIGNING)
             self._nursery.start_soon(self._align, message)
         # Other messages are late ones of a block that has ended.
 

@@ -7,7 +7,8 @@ therefore clicks per duration of these slots, never per duration of a tag block.
 from collections import deque
 from typing import Final, NamedTuple
 
-from qnode.tags.synchroniser import SyncResult, SyncState
+from qnode.choices import LockState
+from qnode.tags.synchroniser import SyncResult
 from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL
 
 WINDOW_S: Final = 2.0
@@ -37,7 +38,7 @@ class ClickRates:
     def see(self, result: SyncResult) -> None:
         """Add the result of one feed of tags."""
         before, self._reached_slot = self._reached_slot, result.reached
-        if result.state is not SyncState.LOCKED:
+        if result.state is not LockState.LOCKED:
             self.forget()
             return
         if before is None:

@@ -15,6 +15,7 @@ import numpy as np
 import structlog
 import trio
 
+from qnode.choices import LockState
 from qnode.config import SiteConfig
 from qnode.devices.contract import LONGEST_SILENCE_S, tag_block_fault, tag_source_fault
 from qnode.devices.protocols import EmissionRun, TagSource
@@ -30,7 +31,7 @@ from qnode.node.status.link_figures import LinkFigures
 from qnode.node.status.liveness import Liveness
 from qnode.tags.alignment import Alignment
 from qnode.tags.offset_search import OffsetSearch
-from qnode.tags.synchroniser import Synchroniser, SyncResult, SyncState
+from qnode.tags.synchroniser import Synchroniser, SyncResult
 from qnode.tags.types import OUTCOME_LATE, TagBlock
 from qnode.units import PS_PER_S
 
@@ -194,7 +195,7 @@ class Receiver:
         part = await self._present_part(source)
         run = part.run if part is not None else self._run
         if run is None:
-            self._figures.quantum.note_lock(SyncState.SEARCHING.value, "no emission run of Alice is known")
+            self._figures.quantum.note_lock(LockState.SEARCHING, "no emission run of Alice is known")
             return
         # Ignore blocks that were in progress at the last restart, even if they prove misaligned only now.
         misaligned = self._figures.history.misaligned_block_id > self._restarted_after_block_id
@@ -209,13 +210,13 @@ class Receiver:
             synchroniser.restart()
         passage = Passage(run, self._numbering, self._reached_slot, source.origin_s)
         result = await trio.to_thread.run_sync(self._feed, synchroniser, block, passage)
-        self._reached_slot = result.reached if result.state is SyncState.LOCKED else -1
+        self._reached_slot = result.reached if result.state is LockState.LOCKED else -1
         z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
         self._note(result, block, "" if part is not None else "not connected to Alice")
         self._noted_at_s = trio.current_time() if source.paced else math.inf
         self._faults.see(result.order, dropped, arrived_s)
         self._watch.see_tags(block.times_ps.shape[0], result.order, arrived_s)
-        if source.paced and result.state is SyncState.LOCKED:
+        if source.paced and result.state is LockState.LOCKED:
             self._search.note(run.run_id, result.reached, arrived_s)
         if part is None:  # hardware continues without a session: lock is kept, clicks are dropped
             self._drop(len(result.clicks))
@@ -226,7 +227,7 @@ class Receiver:
             self._drop(len(result.clicks))
             return  # these tags belong to a run that has ended
         # At the end of lock the last slots may have been cut without a click: the block must count them.
-        if result.state is SyncState.LOCKED or len(result.clicks) or result.cuts or len(result.marks):
+        if result.state is LockState.LOCKED or len(result.clicks) or result.cuts or len(result.marks):
             announcement = self._announcement(run, result, z_clicks, can_wait=not source.paced)
             if not await self._do(part, announcement):
                 self._unannounced += announcement.dropped
@@ -321,7 +322,7 @@ class Receiver:
         source = self._config.link.source
         quantum.show(
             lock=before.lock.to(
-                result.state.value, "" if result.state is SyncState.LOCKED else hindrance, at=time.time()
+                result.state.value, "" if result.state is LockState.LOCKED else hindrance, at=time.time()
             ),
             tag_time_s=until_s,
             click_rates_hz=rates,
@@ -332,7 +333,7 @@ class Receiver:
             cut_s=before.cut_s + sum(cut.end - cut.first for cut in result.cuts) / source.qubit_rate_hz,
         )
         quantum.count(tags=block.times_ps.shape[0], clicks=len(result.clicks))
-        if before.lock.state != result.state.value:
+        if before.lock.state != result.state:
             log.info("quantum.lock", state=result.state.value, tag_time_s=round(until_s, 3))
 
 

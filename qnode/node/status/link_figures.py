@@ -7,6 +7,7 @@ import msgspec.structs
 import structlog
 
 from qnode.block.history import BlockHistory
+from qnode.choices import ConnectionState
 from qnode.config import SiteConfig
 from qnode.devices.status import DeviceStatus
 from qnode.keys import Counts, Loss, PadsLeft, Positions
@@ -37,7 +38,9 @@ class LinkFigures:
         self.history = BlockHistory(config.link)
         self.quantum = QuantumFigures()
         self.blocks = BlockFigures(config.link, self.quantum, self.alarms, self.history)
-        self.peer = PeerStatus(kme_id=config.peer.kme_id, connection=State("disconnected", time.time()))
+        self.peer = PeerStatus(
+            kme_id=config.peer.kme_id, connection=State(ConnectionState.DISCONNECTED, time.time())
+        )
         self.keys = KeyStatus()
         self.authentication = AuthenticationStatus()
         self.devices: Callable[[], list[DeviceStatus]] = list
@@ -64,12 +67,12 @@ class LinkFigures:
     def note_connected(self, software: str) -> None:
         """Note a session with the peer, which runs ``software``."""
         self.peer = msgspec.structs.replace(
-            self.peer, connection=State("connected", time.time()), software=software
+            self.peer, connection=State(ConnectionState.CONNECTED, time.time()), software=software
         )
 
     def note_disconnected(self, because: str) -> None:
         """Note that there is no session with the peer, and the obstacle."""
-        connection = self.peer.connection.to("disconnected", because, at=time.time())
+        connection = self.peer.connection.to(ConnectionState.DISCONNECTED, because, at=time.time())
         self.peer = PeerStatus(kme_id=self._config.peer.kme_id, connection=connection)
 
     def note_round_trip(self, round_trip_s: float) -> None:

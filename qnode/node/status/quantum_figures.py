@@ -7,7 +7,8 @@ from typing import Any
 import msgspec.structs
 import structlog
 
-from qnode.operate.status.model import LOST, QuantumStatus, State, Totals
+from qnode.choices import LockState
+from qnode.operate.status.model import QuantumStatus, State, Totals
 
 log = structlog.get_logger()
 
@@ -22,7 +23,7 @@ class QuantumFigures:
     """
 
     def __init__(self) -> None:
-        self.status = QuantumStatus(lock=State("searching", time.time()))
+        self.status = QuantumStatus(lock=State(LockState.SEARCHING, time.time()))
         self.totals = Totals()
         self.current_block: int | None = None
         self.filled: float | None = None
@@ -38,16 +39,16 @@ class QuantumFigures:
         sums = {name: getattr(totals, name) + number for name, number in added.items()}
         self.totals = msgspec.structs.replace(totals, **sums)
 
-    def note_lock(self, state: str, because: str = "") -> None:
+    def note_lock(self, state: LockState, because: str = "") -> None:
         """Note whether Bob's clicks have slots; Alice infers it from Bob's requests."""
         lock = self.status.lock.to(state, because, at=time.time())
         self.show(lock=lock)
 
     def lose_lock(self, because: str) -> None:
         """Note the loss of lock because no tags come, or no clicks are announced."""
-        if self.status.lock.state != LOST:
-            log.info("quantum.lock", state=LOST, because=because)
-        self.note_lock(LOST, because)
+        if self.status.lock.state != LockState.LOST:
+            log.info("quantum.lock", state=LockState.LOST, because=because)
+        self.note_lock(LockState.LOST, because)
         self.forget_rates()
         self.filled = None
 
@@ -64,5 +65,5 @@ class QuantumFigures:
         is_silent = time.monotonic() - self._clicks_heard_s >= LONGEST_UNANNOUNCED_S
         if self.status.locked and is_silent:
             self.lose_lock(f"Bob has announced no clicks for more than {LONGEST_UNANNOUNCED_S:g} s")
-        elif self.status.lock.state == LOST and not is_silent:
-            self.note_lock("locked")
+        elif self.status.lock.state == LockState.LOST and not is_silent:
+            self.note_lock(LockState.LOCKED)

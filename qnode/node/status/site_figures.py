@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from qnode import __version__
+from qnode.choices import NodeState
 from qnode.config import NodeSection
 from qnode.node.status.alarms import Alarms
 from qnode.node.status.link_figures import LinkFigures
@@ -27,7 +28,7 @@ class SiteFigures:
         self._node = node
         self._links = links
         self.alarms = Alarms()
-        self.state = State("starting", time.time())
+        self.state = State(NodeState.STARTING, time.time())
         self.certificates: list[Validity] = []
         self.etsi014: Callable[[], EtsiStatus] = EtsiStatus
         self.log_lines_dropped: Callable[[], int] = int

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec.structs
 from msgspec import Struct
 
-from qnode.choices import Role
+from qnode.choices import ConnectionState, LockState, NodeState, Role
 from qnode.devices.status import DeviceStatus, State
 from qnode.distill.check_table import Finding
 from qnode.operate.status.alarms import AlarmName
@@ -41,9 +41,6 @@ __all__ = [
 ]
 
 
-LOST: Final = "lost"
-
-
 class SiteStatus(Struct, frozen=True, kw_only=True):
     """The identity of the site."""
 
@@ -53,7 +50,7 @@ class SiteStatus(Struct, frozen=True, kw_only=True):
 
 
 class PeerStatus(Struct, frozen=True, kw_only=True):
-    """The other site; ``connection`` is `connected` or `disconnected` (``because``: the last failure)."""
+    """The other site; ``connection`` is a `ConnectionState` (``because``: the last failure)."""
 
     kme_id: str
     connection: State
@@ -63,11 +60,11 @@ class PeerStatus(Struct, frozen=True, kw_only=True):
     @property
     def connected(self) -> bool:
         """True while there is an authenticated session."""
-        return self.connection.state == "connected"
+        return self.connection.state == ConnectionState.CONNECTED
 
 
 class QuantumStatus(Struct, frozen=True, kw_only=True):
-    """The quantum channel; ``lock`` is `locked`, `searching`, `aligning`, or `lost` (no tags or clicks).
+    """The quantum channel; ``lock`` is a `LockState`.
 
     ``e_vis``: visibility error of the X arm. ``asymmetry``: of the X boundary classes. ``click_rates_hz``: by
     arm, over the last two seconds of tag time with lock; empty without lock. ``cut_s``: tag time without
@@ -92,7 +89,7 @@ class QuantumStatus(Struct, frozen=True, kw_only=True):
     @property
     def locked(self) -> bool:
         """True while clicks have slots."""
-        return self.lock.state == "locked"
+        return self.lock.state == LockState.LOCKED
 
 
 class BlockSummary(Struct, frozen=True, kw_only=True):
@@ -366,7 +363,7 @@ def status_of_links(
 def troubles(status: NodeStatus) -> list[Alarm]:
     """Return all warnings, the node's own alarms last; empty means that the site is ok."""
     found = []
-    if status.state.state != "running":
+    if status.state.state != NodeState.RUNNING:
         found.append(_alarm(AlarmName.NODE_STARTING, status.state))
     views = status.each_link
     for view in views:

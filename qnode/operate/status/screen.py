@@ -5,6 +5,7 @@ Text from a device or the peer is made printable, so that it cannot control the 
 
 from collections.abc import Iterable
 
+from qnode.choices import DeviceState
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.events.line import printable
 from qnode.operate.status.model import DeviceStatus, NodeStatus, State, store_waits, troubles, why_no_key
@@ -79,7 +80,7 @@ def device_line(device: DeviceStatus, at: float) -> str:
         parts.append("simulated")
     if device.well:
         parts += [_reading(name, value) for name, value in list(device.readings.items())[:4]]
-        parts += [device.state.state] if device.state.state != "running" else []
+        parts += [device.state.state] if device.state.state != DeviceState.RUNNING else []
         parts.append(f"{device.restarts} restart{'' if device.restarts == 1 else 's'}")
     else:
         parts.append(printable(device.state.because or device.state.state))
