@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: loopback test check format lock clean
+.PHONY: loopback test check mutants format lock clean
 
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
@@ -19,6 +19,13 @@ check: $(VENV)/.developer
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell README.md CHANGELOG.md SECURITY.md docs qnode drivers tests config systemd
+
+# Every small change of small pure modules, and those that no test notices: for the night. The tool has an
+# environment of its own, for qnode does not depend on it.
+mutants: $(VENV)/.developer
+	$(PYTHON) -m venv $(VENV)-mutants
+	$(VENV)-mutants/bin/pip install --quiet cosmic-ray==8.7.0
+	$(BIN)/python tests/mutants.py $(CURDIR)/$(VENV)-mutants/bin/cosmic-ray
 
 format: $(VENV)/.developer
 	$(BIN)/ruff check --fix qnode drivers tests
@@ -41,4 +48,4 @@ lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra usb --extra plots --group build --group dev -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

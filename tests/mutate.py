@@ -107,12 +107,16 @@ def chosen(faults: Iterable[Fault], names: Iterable[str]) -> list[Fault]:
     return [fault for fault in faults if not names or fault.name in names or fault.area in names]
 
 
+def copied(top: Path, folder: Path) -> Path:
+    """Copy the checkout ``top``, without what tools leave in it, to ``folder``; return that."""
+    return Path(shutil.copytree(top, folder, ignore=_NOT_COPIED))
+
+
 class Tree:
     """A copy of the checkout in which faults are planted and tests are run."""
 
     def __init__(self, folder: Path, top: Path) -> None:
-        self._folder = folder / "tree"
-        shutil.copytree(top, self._folder, ignore=_NOT_COPIED)
+        self._folder = copied(top, folder / "tree")
 
     def catch(self, fault: Fault, limit_s: float) -> Result:
         """Run the tests of ``fault`` against it."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mutants import MODULES, SAME
 from mutate import TOP, Fault, main, read_faults
 
 FAULTS = read_faults()
@@ -29,6 +30,12 @@ def problems(fault: Fault) -> Iterator[str]:
 
 def test_every_fault_can_be_planted_and_its_tests_are_there() -> None:
     assert [problem for fault in FAULTS for problem in problems(fault)] == []
+
+
+def test_modules_of_which_every_change_is_made_are_there() -> None:
+    assert SAME.keys() <= MODULES.keys()
+    for module, tests in MODULES.items():
+        assert all((TOP / path).is_file() for path in (module, *tests))
 
 
 def test_a_fault_says_in_one_sentence_what_it_breaks() -> None:
@@ -61,6 +68,11 @@ def small_checkout(top: Path, *, sound: str = "a + b") -> Path:
     text = "".join(ENTRY.format(name=name, old=old, new=new) for name, old, new in entries)
     (top / "tests" / "mutations" / "sums.toml").write_text(text)
     return top
+
+
+@pytest.fixture(autouse=True)
+def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # the small checkout needs none
 
 
 def test_the_command_names_the_test_that_caught_a_fault_and_what_was_not_caught(

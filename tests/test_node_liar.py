@@ -104,7 +104,7 @@ class Link:
             except (LinkError, BaseExceptionGroup) as error:
                 ended[role] = clearest(error)
 
-        with trio.fail_after(120):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for role, stream in zip(ROLES, memory_stream_pair(), strict=True):
                     nursery.start_soon(one, role, stream)
@@ -356,7 +356,8 @@ async def test_a_block_whose_slots_are_counted_anew_gives_no_key(link: Link) -> 
         block = bob._current
         await bob.do(announcement(begin, begin + 1000))
         await bob.do(announcement(begin + 1000, begin + 2000, numbering=2))
-        await block.decided.wait()
+        with trio.move_on_after(20):
+            await block.decided.wait()
         await trio.sleep(0.05)  # for Alice to hear of it
 
     await link.meet(work=count_anew)
