@@ -489,7 +489,7 @@ def _says_twice(sites: Sites, role: Role, text: str) -> bool:
 
 
 def test_the_second_of_two_sites_of_one_role_says_that_its_port_is_taken(sites: Sites) -> None:
-    alter(sites.site_files["bob"], node__role="alice")
+    alter(sites.site_files["bob"], node__role="alice", devices={})
     sites.start("alice")
     sites.wait_until_serving("alice")
     sites.start("bob")

@@ -24,7 +24,8 @@ class DeviceIdentity(msgspec.Struct, frozen=True):
 class EmissionRun(msgspec.Struct, frozen=True):
     """One uninterrupted emission of qubits, slots numbered from 0.
 
-    ``run_id``: random 63-bit number. ``started_at_s``: when slot 0 left, seconds of Alice's time of day.
+    ``run_id``: random number of 63 bits, another for each run. ``started_at_s``: when slot 0 left, Alice's
+    time of day as Unix time, seconds.
     """
 
     run_id: int
@@ -88,11 +89,11 @@ class TagSource(Protocol):
 
     @property
     def origin_s(self) -> float:
-        """Bob's time of day, in seconds, of tag time zero (known to the site clock's uncertainty)."""
+        """Bob's time of day of tag time zero: Unix time, seconds, as well as the site's clock knows it."""
         ...
 
     def tags(self) -> AsyncGenerator[TagBlock, None]:
-        """Yield tag blocks in time order (tags within and across blocks may be slightly out of order)."""
+        """Yield tag blocks in time order; tags may be out of order by ``link.receiver.order_window_ps``."""
         ...
 
 
