@@ -129,17 +129,20 @@ async def test_after_the_fault_heals_the_device_runs_by_itself(
     assert status.readings
 
 
-async def test_a_sensor_that_reads_no_number_is_opened_anew(
+async def test_a_reading_that_is_no_number_is_refused_once_and_the_device_goes_on(
     driver: type[Metronome], autojump_clock: trio.testing.MockClock
 ) -> None:
     async def readings(self: Metronome) -> dict[str, float]:
         return {"temperature_celsius": math.nan}
 
     driver.readings = readings  # type: ignore[method-assign]
-    status = await supervised(Failing(DeviceGone, failures=0), 0.4)
-    assert status.state.state == "waiting"
-    assert "reading temperature_celsius is nan" in status.state.because
-    assert status.readings == {}
+    with capture_logs() as events:
+        status = await supervised(Failing(DeviceGone, failures=0), 30)
+    assert (status.state.state, status.readings, status.restarts) == ("running", {}, 0)
+    refused = [event for event in events if event["event"] == "device.readings_refused"]
+    assert [event["because"] for event in refused] == [
+        "reading temperature_celsius is nan (float), expected a finite float; leave out what is not known"
+    ]
 
 
 @pytest.mark.parametrize(

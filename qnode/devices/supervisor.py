@@ -158,13 +158,16 @@ async def _attempt(
 
 
 async def _read(name: str, sensor: Sensor, limit_s: float, board: MutableMapping[str, DeviceStatus]) -> None:
-    """Keep the sensor's readings on the board."""
+    """Keep the sensor's readings on the board; none while one of them is no figure."""
+    told = ""
     while True:
         with silence_limit(limit_s):
             readings = await sensor.readings()
-        if fault := readings_fault(readings):
-            raise DeviceError(fault)
-        board[name] = replace(board[name], readings=readings)
+        fault = readings_fault(readings)
+        if fault and fault != told:  # no reason to do without its tags
+            log.warning("device.readings_refused", device=name, because=fault)
+        told = fault
+        board[name] = replace(board[name], readings={} if fault else readings)
         await trio.sleep(READING_PERIOD_S)
 
 
