@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -17,6 +18,7 @@ from qnode.config import LinkParameters, convert
 from qnode.devices.conformance import check_driver
 from qnode.devices.protocols import TagSource, Transmitter
 from qnode.errors import ConfigError
+from qnode.offline.recorded import recorded_link
 from qnode.simulate.parameters import SimulationParameters
 from qnode.simulate.recorder import record, steady_clocks
 from qnode.tags.recording import open_recording
@@ -166,6 +168,18 @@ def test_a_replay_keeps_source_and_receiver_as_recorded(loopable: Path, tmp_path
     other.write_text("[link.source]\np_z = 0.6\n")
     with pytest.raises(ConfigError, match=r"\[link.source\] is not that of the recording"):
         played_config(loopable, other, loop=True)
+
+
+def test_a_replay_has_the_order_window_of_its_recording(tmp_path: Path) -> None:
+    folder, other = tmp_path / "recording", tmp_path / "other.toml"
+    receiver = msgspec.structs.replace(LINK.receiver, order_window_ps=7_000_000)
+    link = msgspec.structs.replace(LINK, receiver=receiver)
+    record(folder, steady_clocks(SimulationParameters()), link, 0.01)
+    assert played_config(folder, None, loop=True).link.receiver.order_window_ps == 7_000_000
+    assert recorded_link(folder).link.receiver.order_window_ps == 7_000_000
+    other.write_text("[link.receiver]\norder_window_ps = 1_000_000\n")
+    with pytest.raises(ConfigError, match=r"\[link.receiver\] is not that of the recording"):
+        played_config(folder, other, loop=True)
 
 
 def test_a_duration_is_whole_hundredths(tmp_path: Path) -> None:
