@@ -177,7 +177,7 @@ async def session(link: SmallLink, line: Line, encryptors: Encryptors, blocks: i
 
     async def alice(spoken: Spoken) -> None:
         while link.alice.figures.status().block.accepted < 1:  # noqa: ASYNC110
-            await trio.sleep(0.001)
+            await trio.sleep(0.25)
         await encryptors.ask(spoken)
         alice_done.set()
         await trio.sleep_forever()

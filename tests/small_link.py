@@ -8,7 +8,7 @@ threads is done at once, and all chance follows from a seed: what happens is a f
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -47,12 +47,13 @@ from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.tag_order import TagOrder
 from qnode.node.quantum.alice import AliceSide
 from qnode.node.quantum.bob import BobSide
-from qnode.node.quantum.receiver_requests import ClickAnnouncement
+from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement
 from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
 from qnode.node.quantum.transmitter_port import TransmitterPort
 from qnode.node.session.router import SessionRouter
 from qnode.node.supply.async_store import AsyncStore
 from qnode.operate.recording.recordings import Recordings
+from qnode.tags.alignment import AlignmentProbe
 from qnode.tags.marks import Marks
 from qnode.tags.types import Clicks, Codes, Slots
 from qnode.world.determinism import determined
@@ -68,6 +69,8 @@ LINK = LinkParameters(
 ERROR_RATE = 0.012  # what Bob knows of earlier blocks
 PADS = 4000
 RATE_SLOTS = 100_000
+PROBE_SLOTS = 6000
+OFFSETS = 2000
 
 
 # What is sent and detected: after so many slots all comes again.
@@ -311,13 +314,30 @@ class SmallLink:
             finally:
                 await trio.aclose_forcefully(stream)
 
-        with trio.fail_after(100):
+        with trio.fail_after(3000):
             async with trio.open_nursery() as nursery:
                 for site in self.sites:
                     nursery.start_soon(one, site)
         return ended
 
     # What sites do
+
+    async def align(self, spoken: Spoken) -> None:
+        """Bob: have a probe aligned."""
+        side: BobSide = spoken.part
+        await side.ready.wait()
+        await side.run_known.wait()
+        first, end = self.reached, self.reached + PROBE_SLOTS
+        self.reached = end
+        clicks = announcement(first, end).clicks
+        of_z = clicks.outcomes <= photons.LATE
+        ticks = 2 * clicks.slots[of_z] + clicks.outcomes[of_z]
+        deliver, receive = trio.open_memory_channel[Any](1)
+        offset = int(ticks[0])
+        offsets = range(offset - OFFSETS, offset + OFFSETS)
+        await side.do(AlignmentRequest(RUN_ID, AlignmentProbe(1, 0, ticks - offset), offsets, deliver))
+        with suppress(trio.EndOfChannel):
+            await receive.receive()
 
     async def fill_blocks(self, spoken: Spoken, number: int) -> list[int]:
         """Bob: announce ``number`` blocks, and wait until all are decided; return their numbers."""
@@ -329,7 +349,7 @@ class SmallLink:
         blocks = []
         for _ in range(number):
             while part._current is None or part._current in blocks:  # noqa: ASYNC110
-                await trio.sleep(0.001)
+                await trio.sleep(0.25)
             block = part._current
             blocks.append(block)
             middle = (block.span.first_slot + block.span.end_slot) // 2

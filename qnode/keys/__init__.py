@@ -3,6 +3,7 @@
 from qnode.choices import BlockState
 from qnode.keys._layout import key_id
 from qnode.keys._model import (
+    MOST_SKIPPED,
     AgeMark,
     Assignment,
     BlockRecord,
@@ -31,6 +32,7 @@ from qnode.keys._protocol import KeyStore
 from qnode.keys._store import SqliteKeyStore, open_store
 
 __all__ = [
+    "MOST_SKIPPED",
     "AgeMark",
     "Assignment",
     "BlockRecord",

@@ -26,7 +26,7 @@ from qnode.keys import _blocks, _keybytes, _ranges
 from qnode.keys._assigned import check_saes, decode, rest_of
 from qnode.keys._database import Place, Tx
 from qnode.keys._layout import key_id_bytes
-from qnode.keys._model import Assignment, KeyRange, Release, StoredKey, chunks_per_key
+from qnode.keys._model import MOST_SKIPPED, Assignment, KeyRange, Release, StoredKey, chunks_per_key
 from qnode.keys._vault import Kind
 
 SHARE = 4
@@ -80,6 +80,9 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
             raise StoreError(f"assignment {assignment.assignment_id} was accepted with other contents before")
         return
     width = _check(tx, assignment)
+    (last,) = tx.one("SELECT peer_last_assignment_id FROM site")
+    if assignment.assignment_id > last + MOST_SKIPPED:
+        raise StoreError(f"assignment {assignment.assignment_id}: the last one was {last}")
     if assignment.assignment_id in tx.issued.released:  # released during a call that hung
         raise StoreError(f"assignment {assignment.assignment_id} was released before it was accepted")
     if most_chunks is not None:

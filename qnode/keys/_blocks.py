@@ -9,7 +9,7 @@ from qnode.errors import StoreError
 from qnode.keys import _pool, _ranges
 from qnode.keys._database import Tx
 from qnode.keys._layout import cut_block
-from qnode.keys._model import BlockRecord, KeyRange, PreparedBlock, StoredBlock
+from qnode.keys._model import MOST_SKIPPED, BlockRecord, KeyRange, PreparedBlock, StoredBlock
 from qnode.keys._vault import Kind
 
 # The number of rows of finished blocks kept, for people and for a peer that returns late.
@@ -24,6 +24,8 @@ def open_block(tx: Tx, block_id: int, epsilon: float) -> None:
     (last,) = tx.one("SELECT last_block_id FROM site")
     if block_id <= last:
         raise StoreError(f"block {block_id} cannot be opened: numbers up to {last} were used before")
+    if block_id > last + MOST_SKIPPED:
+        raise StoreError(f"block {block_id} cannot be opened: the last one was {last}")
     tx.connection.execute("UPDATE site SET last_block_id = ?, epsilon = epsilon + ?", (block_id, epsilon))
 
 

@@ -12,7 +12,7 @@ from qnode.choices import BlockState
 from qnode.errors import FieldError, StoreError
 from qnode.keys import _blocks, _ranges
 from qnode.keys._database import Tx
-from qnode.keys._model import Handover
+from qnode.keys._model import MOST_SKIPPED, Handover
 
 
 def give(tx: Tx, number: int) -> Handover:
@@ -89,7 +89,10 @@ def _is_new(tx: Tx, handover: Handover) -> bool:
     """Return whether a hand-over of the peer is new."""
     if handover.giver != tx.peer:
         raise StoreError(f"hand-over {handover.handover_id} is of {handover.giver}, not of the peer")
-    return handover.handover_id > tx.one("SELECT peer_last_handover_id FROM site")[0]
+    (last,) = tx.one("SELECT peer_last_handover_id FROM site")
+    if handover.handover_id > last + MOST_SKIPPED:
+        raise StoreError(f"hand-over {handover.handover_id}: the last one was {last}")
+    return handover.handover_id > last
 
 
 def _was_void(tx: Tx, handover: Handover) -> bool | None:

@@ -18,6 +18,11 @@ from qnode.units import CHUNK_BITS, CHUNK_BYTES
 # Limits numbers from the peer to well within SQLite's integers, even after the addition of two.
 Number = Annotated[int, Meta(ge=0, le=2**48)]
 NumberOrNone = Annotated[int, Meta(ge=-1, le=2**48)]
+# The largest step of a number that counts up, if the peer states it. A number near the end of its range would
+# leave none for later, even after the peer is repaired.
+MOST_SKIPPED = 2**32
+# The largest number that a peer may remember of this site. The peer could not read larger ones.
+MOST_REMEMBERED = 2**47
 
 BLOCK_SECRET_BYTES = 32
 PAD_BYTES = 16

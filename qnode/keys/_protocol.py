@@ -97,7 +97,7 @@ class KeyStore(Protocol):
         """Use up a block number, and add the failure probability of the block's key to the sum of epsilons.
 
         Every opened block might be accepted, so each counts, whatever its outcome.
-        Raises StoreError unless the number is larger than all used before.
+        Raises StoreError unless the number is larger than all used before, within `MOST_SKIPPED`.
         """
 
     def prepare(self, block: PreparedBlock) -> None:

@@ -8,13 +8,18 @@ anything while its own store waits, or if it has never met this store. Then nobo
 every pad is wiped, and only a new pre-shared key at both sites ends the wait.
 """
 
+import msgspec
+
+from qnode.errors import FieldError
 from qnode.keys import _accepted, _assigned, _damage, _pool
 from qnode.keys._database import Tx, read_positions
-from qnode.keys._model import PadId, Positions, StoreStanding, Waiting
+from qnode.keys._model import MOST_REMEMBERED, MOST_SKIPPED, PadId, Positions, StoreStanding, Waiting
 from qnode.keys._vault import Kind
 
 # Two per direction; for blocks that this store does not remember, the number of used ones is unknown.
 _MOST_TAGS_OF_A_BLOCK = 4
+# The numbers of `Positions` that count up, without pads.
+_NUMBERS = ("generation", "era", "pool_epoch", "last_block_id", "last_assignment_id", "last_handover_id")
 # Two for each block in progress: a session cannot have more tags on their way to the peer.
 MOST_TAGS_UNDER_WAY = 64
 
@@ -55,7 +60,12 @@ def confirm_with_peer(tx: Tx, known: Positions, peer: StoreStanding | None) -> b
     every chunk is void. With a later era, the peer has voided all of its chunks, so this site does the same.
     The later of both numbers wins, and pads up to the later position are skipped. Waiting ends, unless nobody
     can confirm this site. `peer` is None if the peer cannot state its condition (protocol 1).
+    Raises FieldError for a memory that no site can have given cause for; nothing has changed.
     """
+    for name in _NUMBERS:
+        number: int = getattr(known, name)
+        if number > MOST_REMEMBERED:
+            raise FieldError(name, f"the peer remembers {number} of this site")
     waits = waiting(tx)
     if waits == Waiting.RESTORE or (waits == Waiting.ANCHORLESS and peer is None):
         return False
@@ -79,6 +89,8 @@ def confirm_with_peer(tx: Tx, known: Positions, peer: StoreStanding | None) -> b
         or known.sent > own.sent
     )
     voids = set_back or known.era > own.era
+    if not voids and waits == Waiting.NO:  # the sum of epsilons is known better here
+        known = msgspec.structs.replace(known, epsilon=own.epsilon)
     reason = "the peer remembers a later state than this store"
     # A site that was set back must enter an era that is new to the peer as well; otherwise the peer keeps its
     # copies.
@@ -159,7 +171,13 @@ def view_of_peer(tx: Tx) -> Positions:
 
 
 def note_peer(tx: Tx, generation: int, peer: StoreStanding | None) -> None:
-    """Record the authenticated peer's statement about itself; lower values than before are ignored."""
+    """Record the authenticated peer's statement about itself; lower values than before are ignored.
+
+    Raises FieldError for a generation far beyond the last one; nothing has changed.
+    """
+    (before,) = tx.one("SELECT peer_generation FROM site")
+    if generation > before + MOST_SKIPPED:
+        raise FieldError("generation", f"the peer is at {generation}, after {before}")
     tx.connection.execute("UPDATE site SET peer_generation = max(peer_generation, ?)", (generation,))
     if peer is None:
         return

@@ -1,5 +1,6 @@
 """Alice's side of a block: discloses nothing before the whole block is announced, answers Bob, decides."""
 
+import math
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -151,7 +152,7 @@ async def _listen(
 
     n_clicks = 0
     while True:
-        message = await channel.expect(ClickBatch, ClicksEnded)
+        message = await channel.expect(ClickBatch, ClicksEnded, within_s=math.inf)  # as clicks come
         if isinstance(message, ClicksEnded):
             break
         assert isinstance(message, ClickBatch)

@@ -18,43 +18,68 @@ BlockTag = TranscriptTag | Prepared
 BlockMessage = DialogueMessage | BlockTag | BlockDiscarded
 M = TypeVar("M", bound=BlockMessage)
 
-# Messages of one block that may wait; beyond that, TCP makes the sender wait.
+# Messages of one block that may wait.
 INBOX_MESSAGES = 64
+# The longest time for an answer of the peer; a loaded machine with a full pipeline stays below it. Without a
+# limit, a peer that is alive and does not answer would hold a place in the pipeline for ever.
+ANSWER_LIMIT_S = 600.0
 
 
 class BlockChannel:
-    """Send and expect messages of one block."""
+    """Send and expect messages of one block.
 
-    def __init__(self, session: Session, block_id: int) -> None:
+    ``back_pressure``: while `INBOX_MESSAGES` wait, TCP makes the peer wait. Alice needs this when clicks come
+    faster than she looks up symbols. Without it, one more message is an error: Bob reads no message of a
+    block that he still announces, and a full inbox would stop the session.
+    """
+
+    def __init__(self, session: Session, block_id: int, *, back_pressure: bool = False) -> None:
         self.block_id = block_id
+        self._back_pressure = back_pressure
         self.prepared = False
         """The block's key is durably prepared at this site: both sites settle its outcome together."""
         self._session = session
         self._deliver, self._inbox = trio.open_memory_channel[BlockMessage](INBOX_MESSAGES)
 
     async def deliver(self, message: BlockMessage) -> None:
-        """Put a received message into the inbox (called by the session's reader)."""
+        """Put a received message into the inbox (called by the session's reader).
+
+        Raises:
+            ProtocolError: the peer has sent more messages than the dialogue has.
+        """
         # A block that has just ended ignores messages that were still on their way.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._deliver.send(message)
+            if self._back_pressure:
+                await self._deliver.send(message)
+                return
+            try:
+                self._deliver.send_nowait(message)
+            except trio.WouldBlock:
+                raise ProtocolError(
+                    f"block {self.block_id}: more than {INBOX_MESSAGES} messages without a request"
+                ) from None
 
     async def send(self, message: BlockMessage) -> None:
         """Send ``message`` to the peer."""
         await self._session.send(message)
 
-    async def expect(self, *kinds: type[M]) -> M:
+    async def expect(self, *kinds: type[M], within_s: float = ANSWER_LIMIT_S) -> M:
         """Return the next message of this block, which must be of one of ``kinds``.
 
         Raises:
             BlockLost: the peer discarded the block.
-            ProtocolError: the peer sent another message.
+            ProtocolError: the peer sent another message, or none ``within_s``.
         """
-        message = await self._inbox.receive()
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        try:
+            with trio.fail_after(within_s):
+                message = await self._inbox.receive()
+        except trio.TooSlowError:
+            raise ProtocolError(f"block {self.block_id}: no {wanted} within {within_s:g} s") from None
         if isinstance(message, kinds):
             return message
         if isinstance(message, BlockDiscarded):
             raise BlockLost(reason_from_peer(message.reason), printable(message.detail), told=True)
-        wanted = " or ".join(kind.__name__ for kind in kinds)
         raise ProtocolError(f"block {self.block_id}: expected {wanted}, got {type(message).__name__}")
 
     def close(self) -> None:

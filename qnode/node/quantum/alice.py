@@ -74,7 +74,7 @@ class AliceSide:
                 raise ProtocolError(f"a block of {message.n_slots} slots was proposed")
             self._figures.quantum.clicks_heard()
             self._figures.quantum.note_lock(LockState.LOCKED)
-            channel = self._router.open_channel(message.block_id)
+            channel = self._router.open_channel(message.block_id, back_pressure=True)
             span = BlockSpan(message.run_id, message.first_slot, message.n_slots)
             self._nursery.start_soon(self._router.run_block, channel, partial(self._block, span))
         elif isinstance(message, AlignmentProbeMessage):

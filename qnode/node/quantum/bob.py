@@ -19,7 +19,7 @@ from qnode.devices.protocols import EmissionRun
 from qnode.errors import LinkError, ProtocolError
 from qnode.link.messages import AlignmentProbeMessage, AlignmentResult, EmissionRunStarted, NodeMessage
 from qnode.node.dialogue.bob import BobBlock
-from qnode.node.dialogue.channel import BlockChannel
+from qnode.node.dialogue.channel import ANSWER_LIMIT_S, BlockChannel
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement, ReceiverRequest
 from qnode.node.quantum.recorder import BobRecorder
 from qnode.node.session.router import SessionRouter, Work
@@ -125,7 +125,11 @@ class BobSide:
                     last_tick=offsets.stop - 1,
                 )
             )
-            answer = await receive.receive()
+            try:
+                with trio.fail_after(ANSWER_LIMIT_S):
+                    answer = await receive.receive()
+            except trio.TooSlowError:
+                raise ProtocolError(f"no AlignmentResult within {ANSWER_LIMIT_S:g} s") from None
             found = None
             if answer.offset is not None:
                 if answer.offset not in offsets:

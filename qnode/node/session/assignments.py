@@ -135,7 +135,7 @@ class Assignments:
                 for announcement in announcements:
                     await announcement.over.wait()
                 await self.release(await self._begun(assignment_ids))
-            except StoreUnusable:
+            except (ProtocolError, StoreUnusable):
                 raise
             except (LinkError, StoreError) as error:  # the next session settles it
                 log.warning("assignment.open", assignments=list(assignment_ids)[:8], reason=str(error))

@@ -100,7 +100,7 @@ class KeyControl:
         async def work() -> None:
             try:
                 await self.tell_losses()
-            except StoreUnusable:
+            except (ProtocolError, StoreUnusable):
                 raise
             except (LinkError, StoreError) as error:
                 log.warning("store.loss_open", reason=str(error))

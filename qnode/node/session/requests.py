@@ -10,6 +10,9 @@ from qnode.link.messages import BlockStateAnswer, KeyAnswer, NodeMessage
 from qnode.link.session import Session
 
 Answer = KeyAnswer | BlockStateAnswer
+# The longest time for an answer of the peer's key store. Without a limit, a peer that is alive and does not
+# answer would keep encryptors waiting for the whole session.
+ANSWER_LIMIT_S = 60.0
 
 
 class PeerRequests:
@@ -25,15 +28,19 @@ class PeerRequests:
 
         Raises:
             LinkError: the session ended before the peer answered.
+            ProtocolError: the peer did not answer in time.
         """
         number = next(self._numbers)
         deliver, receive = trio.open_memory_channel[Answer](1)
         self._answers[number] = deliver
         try:
             await self._session.send(make(number))
-            return await receive.receive()
+            with trio.fail_after(ANSWER_LIMIT_S):
+                return await receive.receive()
         except trio.EndOfChannel:
             raise LinkError("the session ended before the peer answered") from None
+        except trio.TooSlowError:
+            raise ProtocolError(f"no answer to a request within {ANSWER_LIMIT_S:g} s") from None
         finally:
             self._answers.pop(number, None)
 

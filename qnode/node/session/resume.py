@@ -4,8 +4,8 @@ import msgspec
 import structlog
 from msgspec import UnsetType
 
-from qnode.errors import LinkError, ProtocolError, StoreError
-from qnode.keys import BlockState, StoreStanding, Waiting
+from qnode.errors import FieldError, LinkError, ProtocolError, StoreError
+from qnode.keys import MOST_SKIPPED, BlockState, StoreStanding, Waiting
 from qnode.link.messages import BlockStateAnswer, BlockStateQuery, Hello
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.observer import BlockObserver
@@ -39,7 +39,13 @@ async def _meet(context: BlockContext) -> None:
     except msgspec.DecodeError as error:
         raise ProtocolError(f"positions that cannot be read: {error}") from None
     standing = _standing(peer)
-    voided, condition = await context.store.meet_peer(peer.generation, memory, standing)
+    last_block_id = (await context.store.positions()).last_block_id
+    if peer.last_block_id > last_block_id + MOST_SKIPPED:
+        raise ProtocolError(f"last_block_id: the peer is at {peer.last_block_id}, after {last_block_id}")
+    try:
+        voided, condition = await context.store.meet_peer(peer.generation, memory, standing)
+    except FieldError as error:
+        raise ProtocolError(f"positions that cannot be: {error}") from None
     if voided:
         reason = condition.reason or "the peer remembers a later state than this store"
         log.error("store.voided", reason=reason)
@@ -65,6 +71,8 @@ async def _settle_blocks(context: BlockContext, observer: BlockObserver, request
         if not isinstance(answer, BlockStateAnswer):
             raise ProtocolError("a question for block states was answered by something else")
         states = {state.block_id: state.state for state in answer.states}
+        if [*states] != unconfirmed:
+            raise ProtocolError("a question for block states was answered for other blocks")
         for block_id in unconfirmed:
             if states.get(block_id) in (BlockState.PREPARED, BlockState.AVAILABLE):
                 record = await context.store.block_record(block_id)

@@ -103,9 +103,9 @@ class SessionRouter:
 
     # Blocks
 
-    def open_channel(self, block_id: int) -> BlockChannel:
-        """Create the inbox of a block."""
-        channel = BlockChannel(self.context.session, block_id)
+    def open_channel(self, block_id: int, *, back_pressure: bool = False) -> BlockChannel:
+        """Create the inbox of a block; ``back_pressure``: see `BlockChannel`."""
+        channel = BlockChannel(self.context.session, block_id, back_pressure=back_pressure)
         self._channels[block_id] = channel
         return channel
 

@@ -54,6 +54,11 @@ class PeerMemory(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
     view: Positions
     pad_segments: list[tuple[int, int]]
 
+    def __post_init__(self) -> None:
+        ends = [number for run in self.pad_segments for number in run]
+        if ends != sorted(ends) or any(number < 0 for number in ends):
+            raise ValueError("runs of segments that do not ascend")
+
     def holds(self, segment: int) -> bool:
         """Return whether the site holds pads of ``segment``."""
         return any(first <= segment <= last for first, last in self.pad_segments)
