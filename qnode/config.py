@@ -1,4 +1,4 @@
-"""Typed configuration of a site: one TOML file, of which the tables `[link]` are the same at both sites.
+"""Typed configuration of a site: one TOML file. Its tables `[link]` are the same at both sites.
 
 Everything but `LinkParameters` belongs to one site. Unknown keys are refused with a near match.
 """
@@ -33,16 +33,16 @@ SAE_ID_CHARACTERS = 512
 class NodeSection(Table, frozen=True):
     """Who this site is."""
 
-    role: Annotated[Role, Described("which end of the link this site is")]
+    role: Annotated[Role, Described("the role of this site at its link")]
     kme_id: Annotated[str, Described("name of this site as a key manager (KME); its certificates carry it")]
     allow_simulated: Annotated[
-        bool, Described("accept simulated devices, whose keys are marked simulated and protect nothing")
+        bool, Described("accept simulated devices. Their keys are marked simulated and protect nothing")
     ] = False
     start_uncertainty_s: Annotated[
         float,
         Described(
-            "at Bob: how far the wall clocks of the two sites may differ, and so how wide the first "
-            "search for the alignment is",
+            "at Bob: the greatest difference between the wall clocks of the two sites; it sets the "
+            "width of the first search for the alignment",
             limits=Limits(1e-6, 0.1),
         ),
     ] = 0.010
@@ -51,10 +51,15 @@ class NodeSection(Table, frozen=True):
 class TlsFiles(Table, frozen=True):
     """PEM files of one TLS role."""
 
-    ca: Annotated[Path, Described("certificates of the authorities that are trusted")]
+    ca: Annotated[Path, Described("certificates of the trusted authorities")]
     certificate: Annotated[Path, Described("certificate of this site, with its chain")]
-    key: Annotated[Path, Described("its private key, unencrypted, readable by the daemon's user alone")]
-    crl: Annotated[Path | None, Described("certificates that the authorities have revoked")] = None
+    key: Annotated[
+        Path,
+        Described("the private key of this certificate, unencrypted, readable by the daemon's user alone"),
+    ]
+    crl: Annotated[Path | None, Described("list of the certificates that the authorities have revoked")] = (
+        None
+    )
 
 
 class PeerSection(Table, frozen=True):
@@ -66,15 +71,15 @@ class PeerSection(Table, frozen=True):
     connects_from: Annotated[
         tuple[str, ...],
         Described(
-            "at Alice's site: the addresses from which Bob connects. Connections from there, and from "
-            "Bob's last address, have priority; others are not refused",
+            "at Alice: the addresses from which Bob connects. Connections from these addresses, and "
+            "from Bob's last address, have priority; others are not refused",
             limits="an IP address or network",
         ),
     ] = ()
 
 
 class StoreSection(Table, frozen=True):
-    """Where keys are kept, the secret that seals them, and what tells that a database was restored."""
+    """Where keys are kept, the secret that encrypts them, and the files that detect a restored database."""
 
     path: Annotated[Path, Described("the database")]
     anchor: Annotated[
@@ -83,25 +88,29 @@ class StoreSection(Table, frozen=True):
     store_key: Annotated[Path, Described("the key that encrypts the database, 32 random bytes")]
     preshared_key: Annotated[
         Path,
-        Described("the secret of both sites for the first authentication; read once, for a new database"),
+        Described(
+            "the secret of both sites for the first authentication; it is read once, for a new database"
+        ),
     ]
     witness: Annotated[
         Path | None,
         Described(
-            "a file on another machine (a network mount), which detects that this machine was set back as"
-            " a whole"
+            "a file on another machine (a network mount); it detects that this whole machine was "
+            "restored from a backup"
         ),
     ] = None
     key_lifetime_s: Annotated[
         float,
         Described(
-            "keys that nobody has fetched by then are destroyed", limits=Limits(1.0, 1e9), reloaded=True
+            "keys that nobody has fetched after this time are destroyed",
+            limits=Limits(1.0, 1e9),
+            reloaded=True,
         ),
     ] = 7 * 86400.0
     most_chunks: Annotated[
         int,
         Described(
-            "while so many chunks are in the store, blocks are given up instead of stored",
+            "while the store holds this many chunks, new blocks are discarded",
             "chunks of 256 bits",
             limits=Limits(1, 1e9),
             reloaded=True,
@@ -113,11 +122,9 @@ class SaeSection(Table, frozen=True):
     """One encryptor (SAE) of either site. A change of a site's `kme_id` delays this table until a restart."""
 
     sae_id: Annotated[str, Described("name of the encryptor", limits=f"1 to {SAE_ID_CHARACTERS} characters")]
-    kme_id: Annotated[str, Described("the site at which it is attached")]
+    kme_id: Annotated[str, Described("the site to which it is connected")]
     peers: Annotated[tuple[str, ...], Described("the encryptors with which it shares keys")]
-    identities: Annotated[
-        tuple[str, ...], Described("further names by which its certificate may name it")
-    ] = ()
+    identities: Annotated[tuple[str, ...], Described("other names that its certificate may carry")] = ()
 
 
 class Etsi014Section(Table, frozen=True):
@@ -128,8 +135,8 @@ class Etsi014Section(Table, frozen=True):
     stock_per_pair: Annotated[
         int,
         Described(
-            "how many keys may be set aside for a pair that asks, for the time of a cut. All pairs "
-            "together have an eighth of the site's keys",
+            "most keys reserved for a pair that requests keys, so that it still gets keys while the "
+            "link is cut. All pairs together have at most an eighth of the site's keys",
             "keys",
             limits=Limits(0, 4096),
             reloaded=True,
@@ -138,8 +145,8 @@ class Etsi014Section(Table, frozen=True):
     most_connections: Annotated[
         int,
         Described(
-            "open at a time, some 50 KB of memory each. Beyond them idle connections are closed; where "
-            "there is none, a request is answered 503",
+            "most connections open at a time; each takes about 50 KB of memory. At the limit the node "
+            "closes idle connections; without an idle connection it answers 503",
             "connections",
             limits=Limits(8, 4096),
             reloaded=True,
@@ -148,7 +155,7 @@ class Etsi014Section(Table, frozen=True):
     most_connections_per_address: Annotated[
         int,
         Described(
-            "of one IPv4 address or IPv6 /64, behind which many encryptors may stand",
+            "most connections of one IPv4 address or one IPv6 /64; many encryptors may share an address",
             "connections",
             limits=Limits(4, 4096),
             reloaded=True,
@@ -158,27 +165,30 @@ class Etsi014Section(Table, frozen=True):
 
 
 class OperateSection(Table, frozen=True):
-    """How operators look at this site."""
+    """The interfaces for the operators of this site."""
 
     control_socket: Annotated[Path, Described("the socket of `qnodectl`")]
     metrics_listen: Annotated[
-        str | None, Described("host:port of the metrics for Prometheus; whoever reaches it can read them")
+        str | None,
+        Described("host:port of the metrics for Prometheus; everyone who reaches it can read them"),
     ] = None
     allow_recording: Annotated[
         bool,
-        Described("let root and the daemon's own user record tags or symbols, and so know the keys"),
+        Described("allow root and the daemon's own user to record tags or symbols; they then know the keys"),
     ] = False
-    log_level: Annotated[LogLevel, Described("the least level that is written", reloaded=True)] = "info"
+    log_level: Annotated[LogLevel, Described("the lowest level that is written", reloaded=True)] = "info"
 
 
 class DeviceSection(Table, frozen=True):
-    """One device; NAME is yours."""
+    """One device. You choose NAME."""
 
     driver: Annotated[str, Described("name of the driver")]
-    config: Annotated[dict[str, Any], Described("the table of the driver, below")] = {}  # noqa: RUF012
+    config: Annotated[dict[str, Any], Described("the table of the driver (see below)")] = {}  # noqa: RUF012
     silence_limit_s: Annotated[
         float,
-        Described("a source of tags that says nothing for so long is opened again", limits=Limits(0.1, 1e6)),
+        Described(
+            "a source of tags that yields nothing for this time is opened again", limits=Limits(0.1, 1e6)
+        ),
     ] = 10.0
 
 
@@ -216,7 +226,7 @@ class SiteConfig(Table, frozen=True):
         yield from limit_faults(self.etsi014, "etsi014")
 
 
-# What each of several links has of its own, beside the parameters that it shares with its peer.
+# Each of several links has these tables of its own, beside the parameters that it shares with its peer.
 OF_EACH_LINK = ("role", "peer", "store", "devices")
 
 
@@ -237,14 +247,14 @@ def load_site(path: Path) -> tuple[SiteConfig, ...]:
 
 
 def tables_by_link(raw: dict[str, Any], where: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the tables of a site as each of its links sees them, with what the link is called in messages.
+    """Return the tables of a site as each of its links sees them, with the link's name in messages.
 
     A file with one link has ``[link]``, ``[peer]``, ``[store]`` and ``[devices]`` side by side, and the link
-    is not called anything. With several, ``[[link]]`` holds all that is one link's own: the parameters of
-    the link, ``peer``, ``store``, ``devices``, and ``role`` where it is not that of ``[node]``.
+    has no name in messages. With several, ``[[link]]`` holds everything that belongs to one link: the
+    parameters of the link, ``peer``, ``store``, ``devices``, and ``role`` if it differs from ``[node]``.
 
     Raises:
-        ConfigError: there is no link, one is no table, or a table of one link stands outside of it.
+        ConfigError: there is no link, a link is not a table, or a table of one link stands outside it.
     """
     links = raw.get("link")
     if not isinstance(links, list):
@@ -267,7 +277,7 @@ def tables_by_link(raw: dict[str, Any], where: str) -> list[tuple[str, dict[str,
 
 
 def links_faults(configs: Sequence[SiteConfig]) -> Iterator[str]:
-    """Yield what several links of one site cannot have in common."""
+    """Yield the values that several links of one site must not share."""
     kinds: tuple[tuple[str, Callable[[SiteConfig], object]], ...] = (
         ("name", lambda one: one.link.name),
         ("peer.kme_id", lambda one: one.peer.kme_id),

@@ -41,14 +41,14 @@ def _least_and_most(limit: float) -> Rule:
 
 
 class SourceParameters(Table, frozen=True):
-    """What Alice sends."""
+    """The qubits that Alice sends."""
 
     qubit_rate_hz: Annotated[
         int,
-        Described("qubits a second; a slot is one period of it", limits=_POSITIVE_RATE),
+        Described("qubits per second; a slot is one period of this rate", limits=_POSITIVE_RATE),
     ] = 600_000_000
     bin_spacing_ps: Annotated[
-        float, Described("from the early to the late bin", limits="about half a slot")
+        float, Described("time from the early to the late bin", limits="about half a slot")
     ] = 800.0
     mu: Annotated[
         tuple[float, float],
@@ -57,18 +57,18 @@ class SourceParameters(Table, frozen=True):
     mu_uncertainty: Annotated[
         tuple[float, float],
         Described(
-            "how far each intensity may be off its calibration, as a fraction of it; the key length is "
-            "the least that these intervals allow",
+            "greatest error of each calibrated intensity, as a fraction of it; the key length is the "
+            "smallest one within these intervals",
             "fraction",
             limits=_FRACTIONS_BELOW_1,
         ),
     ] = (0.01, 0.01)
     p: Annotated[
         tuple[float, float],
-        Described("how often signal and decoy are sent", "probability", limits=_SUM_TO_1),
+        Described("probability of signal and of decoy", "probability", limits=_SUM_TO_1),
     ] = (0.7, 0.3)
     p_z: Annotated[
-        float, Described("how often Alice sends in the key basis Z", "probability", limits=FRACTION)
+        float, Described("probability that Alice sends in the key basis Z", "probability", limits=FRACTION)
     ] = 0.5
 
     @property
@@ -84,9 +84,9 @@ class ReceiverParameters(Table, frozen=True):
         float,
         Described("share of the light that the splitter sends to the Z arm", "fraction", limits=FRACTION),
     ] = 0.5
-    gate_width_ps: Annotated[float, Described("accepted window of a bin", limits="at most half a slot")] = (
-        400.0
-    )
+    gate_width_ps: Annotated[
+        float, Described("width of the accepted window of a bin", limits="at most half a slot")
+    ] = 400.0
     jitter_ps: Annotated[
         float,
         Described(
@@ -100,18 +100,18 @@ class ReceiverParameters(Table, frozen=True):
     dead_time_s: Annotated[
         float,
         Described(
-            "the least dead time that the hardware guarantees; the tags of each block are checked against"
-            " it. 0: not declared, nothing is checked",
+            "the shortest dead time that the hardware guarantees; the tags of each block are checked "
+            "against it. 0: not declared, nothing is checked",
             limits=Limits(0.0, 1.0, text="0 to 1 second"),
         ),
     ] = 0.0
-    # Tags wait so long: ten milliseconds are far below the second that Alice's record of symbols covers.
+    # Tags wait this long. Ten milliseconds are far below the second that Alice's record of symbols covers.
     order_window_ps: Annotated[
         int,
         Described(
-            "how much later than a tag after it a tag may come. A tag that comes later still is dropped "
-            "and counted (`tags.malformed`, `qkd_tags_out_of_order_total`). Where the hardware lost tags,"
-            " this much of the stream is dropped at either end",
+            "greatest disorder of the tags: a tag may lie this much before an earlier received tag. A "
+            "tag beyond it is dropped and counted (`tags.malformed`, `qkd_tags_out_of_order_total`). "
+            "Where the hardware lost tags, this much of the stream is dropped on either side",
             limits=Limits(0, 10_000_000_000),
         ),
     ] = 1_000_000
@@ -123,14 +123,14 @@ class BlockParameters(Table, frozen=True):
     sifted_bits: Annotated[
         int | Literal["auto"],
         Described(
-            'how many sifted bits a block shall have; "auto": as many as give the most secret bits a second '
+            'sifted bits of a block; "auto": the number that gives the most secret bits per second '
             "within `longest_s`",
             limits=Limits(1000, 50_000_000),
         ),
     ] = 1_000_000
-    longest_s: Annotated[float, Described("no block covers more time", limits=Limits(0.01, 86_400.0))] = (
-        3600.0
-    )
+    longest_s: Annotated[
+        float, Described("longest time that a block covers", limits=Limits(0.01, 86_400.0))
+    ] = 3600.0
     minimum_secret_bits: Annotated[
         int, Described("a block with fewer secret bits is discarded", limits=Limits(2048, 1 << 30))
     ] = 4096
@@ -148,7 +148,7 @@ class BlockParameters(Table, frozen=True):
     asymmetry_limit: Annotated[
         float,
         Described(
-            "highest upper bound on the asymmetry between |+> and |->, where it is charged",
+            "highest upper bound on the asymmetry between |+> and |->, if the key length includes it",
             "fraction",
             limits=Limits(0.0, 1.0),
         ),
@@ -159,62 +159,78 @@ class EstimationParameters(Table, frozen=True):
     """Which bound gives the key length: [estimators side by side](keylength.md), [formulas](security.md)."""
 
     estimator: Annotated[EstimatorName, Described("the bound on the key length")] = "eur"
-    statistics: Annotated[Statistics, Described("tail bounds of the counts, of the estimator `eur`")] = (
+    statistics: Annotated[Statistics, Described("tail bounds of the counts, for the estimator `eur`")] = (
         "exact"
     )
     x_mode: Annotated[
         XMode,
         Described(
-            'what the phase error is made from; "visibility" alone assumes that the channel treats |+> '
-            "and |-> alike"
+            'the measured figures behind the phase error; "visibility" alone assumes that the channel '
+            "treats |+> and |-> alike"
         ),
     ] = "visibility + asymmetry"
-    vacuum_rule: Annotated[VacuumRule, Described("bound on the detections of empty qubits")] = "min"
+    vacuum_rule: Annotated[VacuumRule, Described("bound on the detections of vacuum pulses")] = "min"
     asymmetry_bound: Annotated[
         AsymmetryBound,
         Described(
-            'bound on the asymmetry: "shares" of clicks, or "joint", by classes of boundary slots, for '
-            "which a peer of protocol 1 has the counts"
+            'bound on the asymmetry: "shares" of clicks, or "joint" over classes of boundary slots; a '
+            'peer of protocol 1 has the counts for "joint" only'
         ),
     ] = "shares"
     eps_sec: Annotated[
         float,
-        Described("secrecy: how likely a block may fail it", "probability", limits=Limits(1e-30, 0.5)),
+        Described(
+            "secrecy: greatest failure probability of a block", "probability", limits=Limits(1e-30, 0.5)
+        ),
     ] = 1e-10
     eps_cor: Annotated[
         float,
-        Described("correctness: how likely a block may fail it", "probability", limits=Limits(1e-28, 0.5)),
+        Described(
+            "correctness: greatest failure probability of a block", "probability", limits=Limits(1e-28, 0.5)
+        ),
     ] = 1e-15
 
 
 class PlausibilityParameters(Table, frozen=True):
-    """How far the public counts of a block may lie from what the link lets expect: [checks](plausibility.md).
+    """Limits on the public counts of a block, compared with the expectation: [checks](plausibility.md).
 
-    Each check allows for chance, and for what optics and electronics are not exact in.
+    Each check allows for chance, and for the tolerances of optics and electronics.
     """
 
     false_alarms_per_year: Annotated[
         float,
         Described(
-            "of all checks together, by chance alone, at an honest link", "1/year", limits=Limits(1e-6, 1e6)
+            "false alarms of all checks together, by chance alone, at an honest link",
+            "1/year",
+            limits=Limits(1e-6, 1e6),
         ),
     ] = 1.0
     least_error_z: Annotated[
-        float, Described("no modulator has fewer errors in Z", "fraction", limits=Limits(0.0, 0.5))
+        float,
+        Described(
+            "lowest credible error rate in Z; no modulator is better", "fraction", limits=Limits(0.0, 0.5)
+        ),
     ] = 0.001
     least_error_x: Annotated[
-        float, Described("no interferometer has fewer errors", "fraction", limits=Limits(0.0, 0.5))
+        float,
+        Described(
+            "lowest credible error rate in X; no interferometer is better",
+            "fraction",
+            limits=Limits(0.0, 0.5),
+        ),
     ] = 0.001
     balance_tolerance: Annotated[
         float,
         Described(
-            "how far the two shares that are one half may lie from it", "fraction", limits=Limits(0.0, 0.25)
+            "greatest deviation from one half, for the two shares that should be one half",
+            "fraction",
+            limits=Limits(0.0, 0.25),
         ),
     ] = 0.05
     arm_ratio: Annotated[
         tuple[float, float],
         Described(
-            "least and most clicks of the X arm for one of the Z arm",
+            "least and most clicks of the X arm per click of the Z arm",
             "ratio",
             limits=_least_and_most(1e6),
         ),
@@ -222,19 +238,21 @@ class PlausibilityParameters(Table, frozen=True):
     late_tolerance: Annotated[
         float,
         Described(
-            "how far the share of late bits may lie from one half", "fraction", limits=Limits(0.0, 0.5)
+            "greatest deviation of the share of late bits from one half", "fraction", limits=Limits(0.0, 0.5)
         ),
     ] = 0.02
     cross_click_factor: Annotated[
         float,
         Described(
-            "how many times more or fewer cross clicks than by accident", "ratio", limits=Limits(1.0, 1e6)
+            "greatest factor by which the cross clicks may exceed the accidental ones, or fall below them",
+            "ratio",
+            limits=Limits(1.0, 1e6),
         ),
     ] = 1.25
     out_of_gate: Annotated[
         tuple[float, float],
         Described(
-            "least and most share of tags outside the gates, beside noise",
+            "least and greatest share of tags outside the gates, without the noise",
             "fraction",
             limits=_least_and_most(1.0),
         ),
@@ -242,7 +260,7 @@ class PlausibilityParameters(Table, frozen=True):
     drift: Annotated[
         float,
         Described(
-            "how far a click rate may change within a block, as a fraction of it",
+            "greatest change of a click rate within a block, as a fraction of it",
             "fraction",
             limits=Limits(0.0, 1.0),
         ),
@@ -250,8 +268,8 @@ class PlausibilityParameters(Table, frozen=True):
     repeats: Annotated[
         float,
         Described(
-            "how often a block holds the same tags again, for recordings that are played in a loop; "
-            "chance is wider by the square root of it. More than 1 needs `allow_simulated`",
+            "how often a block holds the same tags, for recordings played in a loop; the allowance for "
+            "chance grows with its square root. More than 1 needs `allow_simulated`",
             "times",
             limits=Limits(1.0, 1e9),
         ),
@@ -259,7 +277,7 @@ class PlausibilityParameters(Table, frozen=True):
 
 
 class ReconciliationParameters(Table, frozen=True):
-    """Error correction, and the verification after it."""
+    """Error correction and the verification after it."""
 
     method: Annotated[
         Literal["auto"] | ReconciliationMethod,
@@ -267,10 +285,10 @@ class ReconciliationParameters(Table, frozen=True):
     ] = "auto"
     leak_count: Annotated[
         LeakCount,
-        Described("whose disclosed parities are subtracted from the key: Alice's, or those of both"),
+        Described("the disclosed parities that are subtracted from the key: Alice's, or those of both sites"),
     ] = "alice"
     verification_bits: Annotated[
-        TagBits, Described("length of the verification hash; longer where `eps_cor` asks for it")
+        TagBits, Described("length of the verification hash; longer if `eps_cor` requires it")
     ] = 64
 
 
@@ -283,26 +301,29 @@ class KeyParameters(Table, frozen=True):
     refill_pads_per_direction: Annotated[
         int,
         Described(
-            "one-time pads that a block adds to the pool while few are left; to a peer of protocol 1 always",
+            "one-time pads that a block adds to the pool while few are left; with a peer of protocol 1 "
+            "always",
             "pads",
             limits=Limits(2, 64),
         ),
     ] = 3
     reserve_pads_per_direction: Annotated[
-        int, Described("fewer than these are few", "pads", limits=Limits(8, 4096))
+        int, Described("below this number, few pads are left", "pads", limits=Limits(8, 4096))
     ] = 128
     direction_share_alice: Annotated[
         float,
         Described(
-            "share of the keys of a block that Alice's site may assign, at first", "fraction", limits=FRACTION
+            "first share of the keys of a block that Alice's site may assign; it then follows the demand",
+            "fraction",
+            limits=FRACTION,
         ),
     ] = 0.5
 
 
 class LinkParameters(Table, frozen=True):
-    """All that both sites must have in common."""
+    """The parameters that both sites must have in common."""
 
-    name: Annotated[str, Described("of the link, as status and log show it")] = "link"
+    name: Annotated[str, Described("name of the link in status and log")] = "link"
     source: SourceParameters = SourceParameters()
     receiver: ReceiverParameters = ReceiverParameters()
     block: BlockParameters = BlockParameters()
@@ -313,7 +334,7 @@ class LinkParameters(Table, frozen=True):
 
 
 def check_link_parameters(link: LinkParameters) -> None:
-    """Refuse parameters that no link can have.
+    """Refuse impossible parameters of a link.
 
     Raises:
         Impossible: naming table, key and what was expected of each.
@@ -322,7 +343,7 @@ def check_link_parameters(link: LinkParameters) -> None:
 
 
 def link_faults(link: LinkParameters) -> Iterator[str]:
-    """Find what no link can have, each in one line."""
+    """Find the impossible parameters of a link, each in one line."""
     yield from _source_faults(link.source)
     receiver, source = link.receiver, link.source
     yield from limit_faults(receiver, "link.receiver")
@@ -358,7 +379,7 @@ def _source_faults(source: SourceParameters) -> Iterator[str]:
 
 
 def _three_state_faults(estimation: EstimationParameters) -> Iterator[str]:
-    """Find rules that the estimator does not have, so that no block has to."""
+    """Find rules that the estimator does not have, before any block meets them."""
     own = EstimationParameters()
     for name in ("x_mode", "statistics", "vacuum_rule"):
         if getattr(estimation, name) != getattr(own, name):

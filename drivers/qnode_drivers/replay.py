@@ -43,18 +43,18 @@ class TransmitterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Alice's symbols from a recording."""
 
     recording: Annotated[Path, Described("folder of the recording")]
-    loop: Annotated[bool, Described("play it again and again")] = False
+    loop: Annotated[bool, Described("repeat the recording without end")] = False
 
 
 class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bob's time tags from a recording."""
 
     recording: Annotated[Path, Described("folder of the recording")]
-    loop: Annotated[bool, Described("play it again and again")] = False
+    loop: Annotated[bool, Described("repeat the recording without end")] = False
     speed: Annotated[
         float | None,
         Described(
-            "seconds of tags in a second of the wall clock; without it as fast as they are taken",
+            "seconds of tags per second of the wall clock; default: as fast as the node takes them",
             "ratio",
             limits=Limits(1e-3, 1e6),
         ),

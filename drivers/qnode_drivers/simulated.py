@@ -29,12 +29,14 @@ class TransmitterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     fibre: Annotated[
         str,
-        Described("where the simulated fibre ends: a socket's path, or tcp://HOST:PORT with Alice's address"),
+        Described(
+            "address of the simulated fibre: the path of a socket, or tcp://HOST:PORT with Alice's address"
+        ),
     ]
     fibre_peer: Annotated[
         str | None,
         Described(
-            "with tcp: the address or network from which Bob's end may connect; without it this machine alone"
+            "with tcp: the address or network from which Bob's end may connect; default: this machine only"
         ),
     ] = None
     source: SourceParameters = SourceParameters()
@@ -47,7 +49,7 @@ class TransmitterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bob's simulated detectors and time tagger. The tables are the same as on Alice's side."""
 
-    fibre: Annotated[str, Described("as at Alice's")]
+    fibre: Annotated[str, Described("the same address as at Alice")]
     source: SourceParameters = SourceParameters()
     receiver_p_z: Annotated[float, Described("as `link.receiver.p_z`", "fraction", limits=FRACTION)] = 0.5
     simulation: SimulationParameters = SimulationParameters()

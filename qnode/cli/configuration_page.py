@@ -26,22 +26,22 @@ _SETTINGS: Final = {key.name: key for key in keys_of(Settings)}
 _HOW: Final = """\
 A site has one TOML file, which `qnode run --config FILE` reads; `qnode check FILE` lists every error in it.
 An unknown key is an error. A relative path starts at the folder of the file. A key without a default is
-*required*; *none* means that the key may be left out and then has no value."""
+*required*. *none* means that the key may be omitted and then has no value."""
 _SITE: Final = """\
 These tables belong to one site. *Reload*: `systemctl reload` (SIGHUP) applies a change of the key. *Restart*:
 a change waits for the next start of the daemon ([operations](operations.md))."""
 _LINKS: Final = """\
-A site with several links has one `[[link]]` for each of them, in the place of `[link]`. It holds all that is
-the link's own: the keys and tables of `[link]`, and {own}. So `[peer.tls]` becomes
-`[link.peer.tls]`. `role` may be left out where it is that of `[node]`. Each link needs a name, a peer and a
-store of its own, and at Alice an address of its own."""
+A site with several links has one `[[link]]` for each of them instead of `[link]`. It holds everything that
+belongs to the link: the keys and tables of `[link]`, and {own}. So `[peer.tls]` becomes
+`[link.peer.tls]`. `role` may be omitted if it is the role of `[node]`. Each link needs its own name, peer and
+store, and at Alice its own address."""
 _LINK: Final = """\
 These tables must be equal at both sites. The sites compare them when they connect; a difference ends the
-session, and both logs name it. Each key may be left out, and each table but `[link]` itself. Every change
+session, and both logs name it. Every key may be omitted, and every table except `[link]` itself. Every change
 waits for a restart of both daemons."""
 _SIMULATION: Final = """\
-The files of `qnode loopback`, `qnode record` and `qnode plan` have the tables of the link, and these. They
-are read once, at the start."""
+The files of `qnode loopback`, `qnode record` and `qnode plan` have the tables of the link and these tables.
+The commands read them once, at the start."""
 _DRIVERS: Final = """\
 A device of a site names its driver, which reads the table `config` of the device. Every change waits for a
 restart."""

@@ -1,4 +1,4 @@
-"""The page of `qnode report metrics`: what a site reports, from the program that reports it."""
+"""The page of `qnode report metrics`: all metrics, alarms and reasons, from the program itself."""
 
 import builtins
 import types
@@ -21,15 +21,15 @@ from qnode.operate.status.model import NodeStatus
 _HOW: Final = """\
 Prometheus reads the metrics at the address `metrics_listen` of the table `[operate]`. Times are seconds,
 amounts of key are bytes, ratios are fractions. A counter begins at zero when the daemon starts, unless its
-text says otherwise. A figure that is not known is left out."""
+text says otherwise. The node omits an unknown figure."""
 _STATES: Final = """\
-`qnodectl status` and its JSON show these states, each with the time since when."""
+`qnodectl status` and its JSON show these states, each with its start time."""
 _ALARMS: Final = """\
 `qnodectl status` shows the alarms, and `qkd_troubles` counts them. The log has `alarm.raised` and
-`alarm.cleared`. [Operations](operations.md#symptoms) says what to do."""
+`alarm.cleared`. [Operations](operations.md#symptoms) lists the remedies."""
 _REASONS: Final = """\
 A reason is the label of `qkd_blocks_discarded_total`, the outcome in `qnodectl blocks`, and a field of the
-event `block.discarded`. It is one of these words or a [check of plausibility](plausibility.md)."""
+event `block.discarded`. It is one of these words, or the name of a [plausibility check](plausibility.md)."""
 
 
 def metrics_page(command: str) -> str:
@@ -82,7 +82,7 @@ def _words(title: str, words: Iterable[Word]) -> str:
 
 
 def _filled(kind: Any) -> Any:
-    """Return a value of ``kind`` in which nothing is left out, so that every figure is known."""
+    """Return a value of ``kind`` without an omission, so that every figure is known."""
     inner = typing.get_args(kind)
     match typing.get_origin(kind):
         case typing.Annotated:

@@ -1,6 +1,6 @@
 """The two directions of the link.
 
-Everything that is authenticated names its direction, so that nothing can be reflected to its sender.
+All authenticated data names its direction, so nothing can be reflected to its sender.
 """
 
 from enum import IntEnum
@@ -9,7 +9,7 @@ from qnode.config import Role
 
 
 class Direction(IntEnum):
-    """Who speaks to whom; the value is the byte that enters tags and codes."""
+    """Sender and receiver; the value is the byte that enters tags and codes."""
 
     ALICE_TO_BOB = 1
     BOB_TO_ALICE = 2

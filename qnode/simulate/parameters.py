@@ -20,12 +20,13 @@ class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 _SHARE = Limits(0.0, 1.0)
 _LOSS = Limits(0.0, 200.0)
 _PHASE = Limits(-1e3, 1e3)
-_Attenuation = Annotated[float, Described("loss of the fibre and all else between the sites", limits=_LOSS)]
+_Attenuation = Annotated[
+    float, Described("loss of the fibre and everything else between the sites", limits=_LOSS)
+]
 _MuSent = Annotated[
     tuple[float, float] | None,
     Described(
-        "mean photon number of signal and decoy that really leave Alice; without it what `link.source.mu`"
-        " says",
+        "mean photon number of signal and decoy that really leave Alice; default: `link.source.mu`",
         "photons a qubit",
         limits=Rule(
             "two mean photon numbers from 1e-06 to 10",
@@ -38,15 +39,17 @@ _MuSent = Annotated[
 class DetectorParameters(_Table, frozen=True, kw_only=True):
     """One single-photon detector.
 
-    The delay of an afterpulse counts live time only: the release clock stands still while the detector is
-    blanked, so that the probability means what the link model means by it at any click rate (a trap that
-    were emptied unseen during the dead time would make it depend on the rate).
+    The delay of an afterpulse counts live time only: it stands still during the dead time. So the probability
+    agrees with the link model at every click rate. If traps emptied during the dead time, the probability
+    would depend on the rate.
     """
 
     efficiency: Annotated[float, Described("chance that a photon clicks", "probability", limits=_SHARE)] = (
         0.20
     )
-    dark_rate_hz: Annotated[float, Described("clicks without light", limits=Limits(0.0, 1e9))] = 3500.0
+    dark_rate_hz: Annotated[float, Described("rate of clicks without light", limits=Limits(0.0, 1e9))] = (
+        3500.0
+    )
     afterpulse_probability: Annotated[
         float,
         Described(
@@ -59,8 +62,8 @@ class DetectorParameters(_Table, frozen=True, kw_only=True):
     dead_time_s: Annotated[
         float,
         Described(
-            "from the avalanche on, not prolonged by photons; a detector clicks at most once a slot in "
-            "any case",
+            "time without clicks after an avalanche, not prolonged by photons; a detector clicks at "
+            "most once a slot in any case",
             limits=Limits(0.0, 1.0),
         ),
     ] = 62.5e-6
@@ -79,33 +82,33 @@ class JitterParameters(_Table, frozen=True, kw_only=True):
         80.0
     )
     tail_fraction: Annotated[
-        float, Described("share of the clicks with the delay", "fraction", limits=_SHARE)
+        float, Described("share of the clicks with the exponential delay", "fraction", limits=_SHARE)
     ] = 0.06
-    tail_ps: Annotated[float, Described("mean of the delay", limits=Limits(0.001, 1e5))] = 150.0
+    tail_ps: Annotated[float, Described("mean of this delay", limits=Limits(0.001, 1e5))] = 150.0
 
     def __post_init__(self) -> None:
         check_limits(self)
 
 
 class Settings(_Table, frozen=True, kw_only=True):
-    """What a schedule or an operator can change while the link runs; applies to whole knots of 10 ms.
+    """Settings that a schedule or an operator can change while the link runs, in whole knots of 10 ms.
 
     With `eve_blinding`, `eve_careful_blinding` or `eve_steering` Eve measures every qubit in Z or X, half
-    each, and knows the key. Of several the first one holds.
+    each, and knows the key. If several are set, the first one applies.
     """
 
     source_on: Annotated[bool, Described("whether Alice sends light")] = True
     attenuation_db: _Attenuation = 10.8
     interferometer_phase_rad: Annotated[
-        float, Described("added to the phase of the interferometer, beside what drifts", limits=_PHASE)
+        float, Described("added to the phase of the interferometer and its drift", limits=_PHASE)
     ] = 0.0
     modulator_bias_rad: Annotated[
-        float, Described("added to the bias of the modulator, beside what drifts", limits=_PHASE)
+        float, Described("added to the bias of the modulator and its drift", limits=_PHASE)
     ] = 0.0
     eve_intercept: Annotated[
         float,
         Described(
-            "fraction of the qubits that Eve measures (Z or X, half each) and sends again as found",
+            "fraction of the qubits that Eve measures (Z or X, half each) and sends again with the result",
             "fraction",
             limits=_SHARE,
         ),
@@ -114,8 +117,8 @@ class Settings(_Table, frozen=True, kw_only=True):
         float,
         Described(
             "fraction of the qubits under photon-number splitting: Eve keeps one photon of several and "
-            "sends the rest on without loss, as far as the mean detection rate of the signal allows; she "
-            "blocks single photons",
+            "sends the others on without loss, as far as the mean detection rate of the signal allows; "
+            "single photons are blocked",
             "fraction",
             limits=_SHARE,
         ),
@@ -123,38 +126,38 @@ class Settings(_Table, frozen=True, kw_only=True):
     eve_damping: Annotated[
         float, Described("strength of Eve's amplitude damping towards |+>", "fraction", limits=_SHARE)
     ] = 0.0
-    eve_added_loss_db: Annotated[float, Described("light that Eve takes out", limits=_LOSS)] = 0.0
+    eve_added_loss_db: Annotated[float, Described("loss by light that Eve takes out", limits=_LOSS)] = 0.0
     eve_blinding: Annotated[
         bool,
         Described(
-            "Eve's bright light alone makes the detectors click, exactly where her own measurement tells "
-            "them to"
+            "bright light of Eve alone makes the detectors click, exactly according to the results of "
+            "Eve's measurement"
         ),
     ] = False
     eve_careful_blinding: Annotated[
         bool,
         Described(
-            "the same, but Eve fakes the clicks of an honest receiver: from Z results those of the Z arm,"
-            " with its light in the wrong bin, and of the boundary slots; from X results those of the "
-            "central slot, with its visibility; noise, jitter and intensities as they were. Each pulse is"
-            " made for one arm, so that both never click in one slot"
+            "as `eve_blinding`, but Eve imitates the clicks of an honest receiver. Z results give "
+            "those of the Z arm, with its light in the wrong bin, and of the boundary slots. X results "
+            "give those of the central slot, with its visibility. Noise, jitter and intensities stay "
+            "as they were. Each pulse is made for one arm, so both never click in one slot"
         ),
     ] = False
     eve_steering: Annotated[
         bool,
         Described(
-            "Eve sends on what she found, as faint as it was, at a wavelength at which Bob's splitter "
-            "sends all of it into the arm of her basis"
+            "Eve sends the results on, as faint as before, at a wavelength for which Bob's splitter "
+            "sends all the light into the arm of Eve's basis"
         ),
     ] = False
     eve_time_shift_ps: Annotated[
-        float, Described("each qubit comes earlier or later by so much, at random", limits=Limits(0.0, 1e4))
+        float, Described("each qubit comes earlier or later by this time, at random", limits=Limits(0.0, 1e4))
     ] = 0.0
     eve_after_gate: Annotated[
         float,
         Described(
-            "fraction of the light that comes a quarter of a slot late, between Bob's gates, where a "
-            "detector that is gated in hardware would obey bright light",
+            "fraction of the light that comes a quarter of a slot late, between Bob's gates; there, "
+            "bright light would control a detector that is gated in hardware",
             "fraction",
             limits=_SHARE,
         ),
@@ -162,8 +165,9 @@ class Settings(_Table, frozen=True, kw_only=True):
     eve_burst_hz: Annotated[
         float,
         Described(
-            "bright pulses at random slots, midway between the late bin and the next qubit, into the arm "
-            "`eve_burst_arm`: that detector clicks, if it is live, and is dead for the qubits that follow",
+            "rate of bright pulses at random slots, midway between the late bin and the next qubit, "
+            "into the arm `eve_burst_arm`. The detector clicks if it is live, and is then dead for the "
+            "next qubits",
             limits=Limits(0.0, 1e8),
         ),
     ] = 0.0
@@ -175,7 +179,7 @@ class Settings(_Table, frozen=True, kw_only=True):
 
 
 class Change(_Table, frozen=True, kw_only=True):
-    """New values of some `Settings`; what is None stays as it is."""
+    """New values of some `Settings`; a value of None changes nothing."""
 
     source_on: bool | None = None
     attenuation_db: float | None = None
@@ -195,15 +199,15 @@ class Change(_Table, frozen=True, kw_only=True):
     mu_sent: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        self.applied(Settings())  # a value that no setting can have is refused here
+        self.applied(Settings())  # an impossible value is refused here
 
     def applied(self, settings: Settings) -> Settings:
-        """Return ``settings`` with the values that are given here."""
+        """Return ``settings`` with the values given here."""
         given = {name: getattr(self, name) for name in Settings.__struct_fields__}
         return msgspec.structs.replace(settings, **{k: v for k, v in given.items() if v is not None})
 
     def merged(self, later: "Change") -> "Change":
-        """Return one change that does what this and then ``later`` do."""
+        """Return one change with the effect of this one followed by ``later``."""
         given = {name: getattr(later, name) for name in Settings.__struct_fields__}
         return msgspec.structs.replace(self, **{k: v for k, v in given.items() if v is not None})
 
@@ -229,7 +233,7 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
     attenuation_db: _Attenuation = 10.8
     fibre_delay_s: Annotated[float, Described("delay of the fibre", limits=Limits(0.0, 1.0))] = 62.2e-6
     fibre_delay_drift_ns_per_hour: Annotated[
-        float, Described("how far the delay wanders in an hour", "ns", limits=Limits(0.0, 1e6))
+        float, Described("drift of the delay in an hour", "ns", limits=Limits(0.0, 1e6))
     ] = 0.5
     z_arm_loss_db: Annotated[float, Described("loss of Bob's Z arm", limits=_LOSS)] = 1.3
     x_arm_loss_db: Annotated[float, Described("loss of Bob's X arm", limits=_LOSS)] = 2.3
@@ -242,9 +246,15 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
     mu_sent: _MuSent = None
     wrong_bin_fraction: Annotated[
         float,
-        Described("light of a Z state in the wrong bin (extinction)", "fraction", limits=Limits(0.0, 0.5)),
+        Described(
+            "share of the light of a Z state in the wrong bin (extinction)",
+            "fraction",
+            limits=Limits(0.0, 0.5),
+        ),
     ] = 0.0087
-    visibility: Annotated[float, Described("of Bob's interferometer", "fraction", limits=_SHARE)] = 0.95
+    visibility: Annotated[
+        float, Described("visibility of Bob's interferometer", "fraction", limits=_SHARE)
+    ] = 0.95
     interferometer_drift_rad_per_root_s: Annotated[
         float, Described("drift of the interferometer's phase", "rad/√s", limits=Limits(0.0, 10.0))
     ] = 0.0
@@ -259,13 +269,13 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
         float, Described("drift of this offset", "1/√s", limits=Limits(0.0, 1e-6))
     ] = 1e-9
     start_offset_limit_s: Annotated[
-        float, Described("how far the wall clock of each site may be off", limits=Limits(0.0, 1.0))
+        float, Described("greatest error of the wall clock of each site", limits=Limits(0.0, 1.0))
     ] = 0.005
     seed: Annotated[int, Described("the same seed gives the same noise", limits=Limits(0, 2**63 - 1))] = 1
     speed: Annotated[
         float | Literal["max"],
         Described(
-            'seconds of tags in a second of the wall clock; "max": as fast as they can be made',
+            'seconds of tags per second of the wall clock; "max": as fast as the simulation can',
             "ratio",
             limits=Limits(1e-3, 1e6),
         ),

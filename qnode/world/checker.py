@@ -178,7 +178,7 @@ def _one_purpose(history: History) -> Iterator[Violation]:
 
 
 def _wiped(history: History, stores: dict[Role, StoreContents]) -> Iterator[Violation]:
-    """I5: what was delivered is wiped: a master's key at his site, a slave's once no slave waits for it."""
+    """I5: delivered keys are wiped: a master's key at its site, a slave's key when no slave waits for it."""
     places: dict[bytes, tuple[int, int]] = {}
     for event in history.of(Preparing):
         start = event.block.layout.overhead_bytes

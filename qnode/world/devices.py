@@ -1,8 +1,8 @@
-"""The devices of the world, which misbehave as they are told: Alice's transmitter, and Bob's clicks.
+"""The devices of the simulated world, with faults on request: Alice's transmitter and Bob's clicks.
 
-The transmitter is a device as any other. Bob has no tags here: `ClickSource` stands where his receiver stands
-and gives announcements to the session, in step with the virtual clock. As a receiver of hardware it goes on
-without a session, and what nobody can be told is dropped and counted.
+The transmitter is a normal device. Bob has no tags here: `ClickSource` replaces Bob's receiver and gives
+announcements to the session, in step with the virtual clock. Like a hardware receiver, it continues without a
+session; it drops and counts clicks that it cannot announce.
 """
 
 import random

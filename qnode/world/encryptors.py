@@ -88,7 +88,7 @@ class Encryptors:
                     for key in keys:
                         self._answered(site, slave, key.key_id, key.key, is_master=False)
                     del left[: len(some)]
-                    if rng.random() < 0.05:  # he has lost them, and must not get them again
+                    if rng.random() < 0.05:  # the slave lost them, and must not get them again
                         left += some
                         uncertain = True
                     continue

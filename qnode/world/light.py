@@ -57,7 +57,7 @@ class Light:
         return symbols
 
     def clicks(self, run_id: int, first_slot: int, end_slot: int, error_rate: float) -> tuple[Clicks, Marks]:
-        """Return Bob's clicks in ``first_slot <= slot < end_slot``, and what else his tags show."""
+        """Return Bob's clicks in ``first_slot <= slot < end_slot``, and the other marks of Bob's tags."""
         symbols = self.symbols(run_id, np.arange(first_slot - 1, end_slot, dtype=np.int64))
         slots = np.arange(first_slot, end_slot, dtype=np.int64)
         own, before = symbols[1:], symbols[:-1]

@@ -224,7 +224,7 @@ BUGS = {
     "always-equal": Bug("the verification hash is taken to be equal", ("I1",), _always_equal),
     "sample-for-nothing": Bug("a disclosed sample is not charged", ("I8",), _sample_for_nothing),
     "quarter-of-the-parities": Bug("a quarter of the parities is charged", ("I8",), _quarter_of_the_parities),
-    "fetched-twice": Bug("a slave gets a key again when he asks again", ("I2",), _fetched_twice),
+    "fetched-twice": Bug("a slave gets a key again when it asks again", ("I2",), _fetched_twice),
     "key-in-the-log": Bug("a delivered key is written to the log", ("I9",), _key_in_the_log),
     "old-database-serves": Bug("nobody notices that a database is old", ("I2", "I10"), _old_database_serves),
     "silence-unheard": Bug("a session never ends for silence", ("I6",), _silence_unheard),

@@ -14,23 +14,26 @@ class AlarmName(Word):
     CERTIFICATE_EXPIRING = "certificate.expiring", "a certificate or CRL in use expires soon"
     COUNTS_IMPLAUSIBLE = (
         "counts.implausible",
-        "the public counts of the last block cannot come from the link as it is configured",
+        "the public counts of the last block do not fit the configured link",
     )
     DEVICE_FAILED = "device.failed", "a device does not work; the node opens it again"
     DEVICE_FINISHED = "device.finished", "a source of tags has ended"
-    LINK_FAILED = "link.failed", "one of several links has stopped, because its store cannot be used"
-    LISTENER_WAITING = "listener.waiting", "an address cannot be listened on yet; the node tries again"
+    LINK_FAILED = "link.failed", "one of several links has stopped because its store cannot be used"
+    LISTENER_WAITING = "listener.waiting", "the node cannot listen on an address yet; it tries again"
     NODE_RELOAD_FAILED = "node.reload_failed", "a reload was refused; the node continues as before"
-    NODE_RESTART_NEEDED = "node.restart_needed", "the file has changes that only a restart applies"
+    NODE_RESTART_NEEDED = "node.restart_needed", "the configuration has changes that only a restart applies"
     NODE_STARTING = "node.starting", "the node is not ready yet"
     PEER_DISCONNECTED = "peer.disconnected", "there is no session with the other site"
     QUANTUM_UNLOCKED = "quantum.unlocked", "clicks are not assigned to slots"
-    SAES_DIFFER = "saes.differ", "pairs of encryptors are in the file of one site only"
-    STORE_DAMAGED = "store.damaged", "keys or pads could not be decrypted and were given up at both sites"
+    SAES_DIFFER = "saes.differ", "some pairs of encryptors are in the configuration of one site only"
+    STORE_DAMAGED = "store.damaged", "keys or pads could not be decrypted; both sites discarded them"
     STORE_FAILED = "store.failed", "the store cannot be written"
     STORE_STALLED = "store.stalled", "the store does not answer"
-    STORE_UNCLEARED = "store.uncleared", "encrypted traces of destroyed keys stay in the store's log"
-    STORE_WAITING = "store.waiting", "the store holds its keys back"
+    STORE_UNCLEARED = (
+        "store.uncleared",
+        "encrypted remains of destroyed keys are still in the log of the store",
+    )
+    STORE_WAITING = "store.waiting", "the store does not release its keys yet"
     STORE_WITNESS = "store.witness", "the witness on the other machine cannot be written"
     TAGS_MALFORMED = "tags.malformed", "time tags were dropped because of their order or channel"
     TAGS_OVERRUN = "tags.overrun", "time tags were dropped because the node had no room for them"

@@ -52,7 +52,9 @@ def _of_links(status: NodeStatus) -> Iterator[Metric]:
 
 def _node(status: NodeStatus) -> Iterator[Metric]:
     yield _gauge(
-        "qkd_simulated", "1 if the keys of this link are simulated, and so no keys.", status.simulated
+        "qkd_simulated",
+        "1 if the keys of this link are simulated; such keys protect nothing.",
+        status.simulated,
     )
     state = GaugeMetricFamily("qkd_node_state", "1 for the node's present state.", labels=["state"])
     state.add_metric([status.state.state], 1)
@@ -60,7 +62,7 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
     yield _gauge(
         "qkd_node_state_since_timestamp_seconds", "When the present state began.", status.state.since
     )
-    yield _gauge("qkd_troubles", "How many things need attention.", len(troubles(status)))
+    yield _gauge("qkd_troubles", "Number of alarms.", len(troubles(status)))
     yield _counter(
         "qkd_log_lines_dropped_total",
         "Lines of the log that could not be written.",
@@ -72,18 +74,18 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
 def _link(status: NodeStatus) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         "qkd_node_info",
-        "What runs here; the value is always 1.",
+        "Version, role and name of this node; the value is always 1.",
         labels=["version", "role", "kme_id"],
     )
     info.add_metric([status.version, status.site.role, status.site.kme_id], 1)
     yield info
     yield _gauge(
         "qkd_recorded",
-        "1 while somebody records the tags or symbols of this site, and so its keys.",
+        "1 while somebody records the tags or symbols of this site; the recording reveals its keys.",
         status.recorded_since is not None,
     )
     yield _gauge(
-        "qkd_peer_connected", "1 while an authenticated session to the peer stands.", status.peer.connected
+        "qkd_peer_connected", "1 while an authenticated session with the peer is open.", status.peer.connected
     )
     yield from _known("qkd_peer_rtt_seconds", "Round trip time to the peer.", status.peer.rtt_s)
     pads = GaugeMetricFamily(
@@ -101,7 +103,9 @@ def _link(status: NodeStatus) -> Iterator[Metric]:
 def _validities(certificates: list[Validity]) -> Iterator[Metric]:
     labels = ["file", "subject"]
     begins = GaugeMetricFamily(
-        "qkd_tls_valid_from_timestamp_seconds", "Since when a certificate or CRL in use holds.", labels=labels
+        "qkd_tls_valid_from_timestamp_seconds",
+        "When a certificate or CRL in use became valid.",
+        labels=labels,
     )
     expires = GaugeMetricFamily(
         "qkd_tls_expiry_timestamp_seconds", "When a certificate or CRL in use expires.", labels=labels
@@ -119,7 +123,7 @@ def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
     if not checks:
         return
     value = GaugeMetricFamily(
-        "qkd_check_value", "What a check of plausibility measured (a number or a count).", labels=["check"]
+        "qkd_check_value", "Measured value of a plausibility check (a number or a count).", labels=["check"]
     )
     limit = GaugeMetricFamily(
         "qkd_check_limit",
@@ -135,16 +139,16 @@ def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
     yield limit
     yield _gauge(
         "qkd_checks_failed",
-        "Checks of plausibility that failed in the last corrected block.",
+        "Plausibility checks that failed in the last corrected block.",
         sum(not one.plausible for one in checks),
     )
 
 
 def _quantum(status: NodeStatus) -> Iterator[Metric]:
     quantum, totals = status.quantum, status.totals
-    yield _gauge("qkd_quantum_locked", "1 while clicks are given slots.", quantum.locked)
-    yield from _known("qkd_qber_z_ratio", "Bit errors among sifted bits.", quantum.qber_z)
-    yield from _known("qkd_visibility_error_ratio", "Errors of the X arm, (1 - V) / 2.", quantum.e_vis)
+    yield _gauge("qkd_quantum_locked", "1 while clicks are assigned to slots.", quantum.locked)
+    yield from _known("qkd_qber_z_ratio", "Bit error rate of the sifted bits.", quantum.qber_z)
+    yield from _known("qkd_visibility_error_ratio", "Error rate of the X arm, (1 - V) / 2.", quantum.e_vis)
     yield from _known("qkd_asymmetry_ratio", "Asymmetry of the X boundary classes.", quantum.asymmetry)
     yield from _known(
         "qkd_sifted_bytes_per_second",
@@ -159,7 +163,7 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
     ppm, residual_ps = quantum.clock_offset_ppm, quantum.phase_residual_ps
     yield from _known(
         "qkd_clock_offset_ratio",
-        "How much faster Alice's clock runs than Bob's.",
+        "Relative excess of Alice's clock rate over Bob's.",
         None if ppm is None else ppm * 1e-6,
     )
     yield from _known(
@@ -170,26 +174,34 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
     yield from _known(
         "qkd_vector_strength_ratio", "Sharpness of the folded histogram.", quantum.vector_strength
     )
-    yield from _known("qkd_tag_time_seconds", "How far the time tags have come.", quantum.tag_time_s)
-    yield _counter("qkd_cut_seconds_total", "Tag time cut for want of lock.", quantum.cut_s)
+    yield from _known(
+        "qkd_tag_time_seconds", "Latest tag time that the node has processed.", quantum.tag_time_s
+    )
+    yield _counter("qkd_cut_seconds_total", "Tag time discarded because there was no lock.", quantum.cut_s)
     yield _counter("qkd_tags_total", "Time tags received.", totals.tags)
     yield _counter("qkd_tags_lost_total", "Time tags lost by the hardware.", totals.tags_lost)
     yield _counter(
-        "qkd_tags_out_of_order_total", "Time tags beyond the order window.", totals.tags_out_of_order
+        "qkd_tags_out_of_order_total",
+        "Time tags dropped because they came later than the order window allows.",
+        totals.tags_out_of_order,
     )
-    yield _counter("qkd_tag_overruns_total", "Tag blocks that found the channel full.", totals.tag_overruns)
+    yield _counter(
+        "qkd_tag_overruns_total",
+        "Blocks of tags that arrived when the channel was full.",
+        totals.tag_overruns,
+    )
     yield _counter("qkd_tags_dropped_total", "Time tags for which the node had no room.", totals.tags_dropped)
     yield _counter("qkd_clicks_total", "Clicks accepted by a gate.", totals.clicks)
     yield _counter(
         "qkd_clicks_dropped_total",
-        "Clicks found without a session, or too old for Alice's record of symbols.",
+        "Clicks dropped without a session, or because Alice's record of symbols no longer had their slots.",
         totals.clicks_dropped,
     )
 
 
 def _blocks(status: NodeStatus) -> Iterator[Metric]:
     block, totals, last = status.block, status.totals, status.block.last
-    yield from _known("qkd_block_filled_ratio", "How much of the present block has passed.", block.filled)
+    yield from _known("qkd_block_filled_ratio", "Part of the present block that has passed.", block.filled)
     yield _gauge("qkd_blocks_in_flight", "Blocks being distilled.", block.in_flight)
     yield _counter("qkd_blocks_accepted_total", "Blocks that gave key.", block.accepted)
     discarded = CounterMetricFamily(
@@ -204,7 +216,7 @@ def _blocks(status: NodeStatus) -> Iterator[Metric]:
     )
     yield _counter(
         "qkd_disclosed_bytes_total",
-        "Disclosed by error correction and verification.",
+        "Key disclosed by error correction and verification.",
         _bytes(totals.lambda_ec_bits),
     )
     yield _counter(
@@ -215,18 +227,20 @@ def _blocks(status: NodeStatus) -> Iterator[Metric]:
     if last is not None:
         yield _gauge("qkd_last_block_timestamp_seconds", "When the last block gave key.", last.finished_at)
         yield _gauge("qkd_last_block_secret_bytes", "Secret key of the last block.", _bytes(last.secret_bits))
-        yield _gauge("qkd_last_block_qber_z_ratio", "Bit errors of the last block.", last.qber_z)
+        yield _gauge("qkd_last_block_qber_z_ratio", "Bit error rate of the last block.", last.qber_z)
         yield _gauge(
             "qkd_last_block_phase_error_ratio",
-            "Upper bound on its phase error rate.",
+            "Upper bound on the phase error rate of the last block.",
             last.phi_z_upper,
         )
         yield _gauge(
             "qkd_last_block_reconciliation_efficiency",
-            "Disclosed by its correction over Shannon's limit.",
+            "Bits disclosed by the correction of the last block, over Shannon's limit.",
             last.f_ec,
         )
-        yield _gauge("qkd_last_block_took_seconds", "From the end of the last block to its key.", last.took_s)
+        yield _gauge(
+            "qkd_last_block_took_seconds", "Time from the end of the last block to its key.", last.took_s
+        )
 
 
 def _http(status: NodeStatus) -> Iterator[Metric]:
@@ -236,25 +250,25 @@ def _http(status: NodeStatus) -> Iterator[Metric]:
     )
     yield _counter(
         "qkd_keys_unsent_total",
-        "Keys whose answer could not be sent, and that waited for the client to ask again.",
+        "Keys whose answer could not be sent; they waited for a repeated request.",
         status.etsi014.keys_unsent_total,
     )
     yield _counter(
         "qkd_keys_lost_total",
-        "Unsent keys that nobody asked for again in time.",
+        "Unsent keys that no client requested again in time.",
         status.etsi014.keys_lost_total,
     )
     for name, text in (
         ("connections", "Connections accepted."),
         (
             "connections_refused",
-            "Connections refused: no place was free, or too many handshakes from there failed.",
+            "Connections refused: no connection was free, or too many handshakes from the address failed.",
         ),
-        ("connections_evicted", "Connections closed to make room for a newcomer."),
+        ("connections_evicted", "Connections closed in favour of a new one."),
         ("connections_failed", "Connections that ended in an error of the node."),
         ("handshakes_failed", "TLS handshakes that failed."),
-        ("requests", "Requests understood."),
-        ("requests_refused", "Requests that were no proper HTTP, or too large or slow."),
+        ("requests", "Valid requests."),
+        ("requests_refused", "Requests refused: not valid HTTP, too large or too slow."),
         ("requests_unauthorised", "Requests answered 401."),
     ):
         yield _counter(f"qkd_http_{name}_total", text, getattr(http, f"{name}_total"))
@@ -274,24 +288,26 @@ def _keys(status: NodeStatus) -> Iterator[Metric]:
         keys.delivered_total,
     )
     yield _counter(
-        "qkd_key_chunks_void_total", "Chunks given up at both sites, over restarts.", keys.void_total
+        "qkd_key_chunks_void_total", "Chunks made void at both sites, over restarts.", keys.void_total
     )
     yield _counter(
         "qkd_key_chunks_expired_total",
-        "Chunks that nobody fetched in time, over restarts.",
+        "Chunks that no encryptor fetched in time, over restarts.",
         keys.expired_total,
     )
 
 
 def _saes(status: NodeStatus) -> Iterator[Metric]:
     delivered = CounterMetricFamily(
-        "qkd_sae_keys_delivered_total", "Keys an encryptor got.", labels=["sae_id"]
+        "qkd_sae_keys_delivered_total", "Keys delivered to an encryptor.", labels=["sae_id"]
     )
     refused = CounterMetricFamily(
-        "qkd_sae_requests_refused_total", "Requests of an encryptor that were refused.", labels=["sae_id"]
+        "qkd_sae_requests_refused_total", "Refused requests of an encryptor.", labels=["sae_id"]
     )
     last = GaugeMetricFamily(
-        "qkd_sae_last_key_timestamp_seconds", "When an encryptor got its last key.", labels=["sae_id"]
+        "qkd_sae_last_key_timestamp_seconds",
+        "When the last key was delivered to an encryptor.",
+        labels=["sae_id"],
     )
     for sae in status.etsi014.saes:
         delivered.add_metric([sae.sae_id], sae.keys_delivered_total)
@@ -305,7 +321,7 @@ def _devices(status: NodeStatus) -> Iterator[Metric]:
     up = GaugeMetricFamily("qkd_device_up", "1 while the device runs.", labels=["device", "driver"])
     restarts = CounterMetricFamily("qkd_device_restarts_total", "Restarts of a device.", labels=["device"])
     reading = GaugeMetricFamily(
-        "qkd_device_reading", "A sensor's reading, its unit in the label.", labels=["device", "reading"]
+        "qkd_device_reading", "Reading of a sensor; the label names the unit.", labels=["device", "reading"]
     )
     for device in status.devices:
         up.add_metric([device.name, device.driver], float(device.well))
