@@ -16,6 +16,7 @@ from keys_support import Site as StoreSite
 from keys_support import preshared
 from link_room import greet_both, link_node
 from test_node_site import CONFIG, end_of
+from trio.testing import MockClock
 
 from qnode.config import Role, SaeSection, SiteConfig, load
 from qnode.errors import LinkError, ProtocolError
@@ -145,6 +146,17 @@ def test_large_tables_come_in_parts_and_an_endless_one_is_refused() -> None:
         assert not endless.take(SaesRegistered(tuple((str(k), "a") for k in range(n, n + 4096)), more=True))
     with pytest.raises(ProtocolError, match="pairs of encryptors"):
         endless.take(SaesRegistered((("one more", "a"),), more=True))
+
+
+async def test_a_peer_that_never_says_its_encryptors_ends_the_session(autojump_clock: MockClock) -> None:
+    silent, partial = PeerSaes(), PeerSaes()
+    partial.take(SaesRegistered((("b", "a"),), more=True))
+    for peer in (silent, partial):
+        with pytest.raises(ProtocolError, match="no SaesRegistered within 600 s"):
+            await peer.heard()
+    partial.take(SaesRegistered((("b", "c"),)))
+    await partial.heard()
+    assert partial.pairs == {("b", "a"), ("b", "c")}
 
 
 async def test_a_key_for_a_slave_that_the_peer_does_not_know_is_refused_before_a_chunk_is_spent(

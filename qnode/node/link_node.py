@@ -265,7 +265,7 @@ class LinkNode:
         await router.settled.wait()
         if router.context.session.knows(SaesRegistered):
             nursery.start_soon(self.saes.tell, router.context.session)
-            await router.peer_saes.told.wait()
+            await router.peer_saes.heard()
         else:
             self.saes.hear(None)
         self._router = router

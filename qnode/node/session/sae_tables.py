@@ -13,6 +13,7 @@ from qnode.errors import ProtocolError
 from qnode.etsi014 import SaeDirectory
 from qnode.link.messages import MANY, Pair, SaesRegistered
 from qnode.link.session import Session
+from qnode.node.dialogue.channel import ANSWER_LIMIT_S
 from qnode.node.supply.stock import SaePair
 
 MOST_PAIRS = 1 << 20
@@ -25,7 +26,7 @@ class PeerSaes:
     def __init__(self) -> None:
         self.pairs: frozenset[Pair] = frozenset()
         self._coming: set[Pair] = set()
-        self.told = trio.Event()
+        self._told = trio.Event()
 
     def take(self, message: SaesRegistered) -> bool:
         """Add a part of the peer's pairs; return whether it was the last part.
@@ -39,8 +40,20 @@ class PeerSaes:
         if message.more:
             return False
         self.pairs, self._coming = frozenset(self._coming), set()
-        self.told.set()
+        self._told.set()
         return True
+
+    async def heard(self) -> None:
+        """Return when the peer has sent its pairs; no key is assigned before.
+
+        Raises:
+            ProtocolError: it has not sent them in time.
+        """
+        try:
+            with trio.fail_after(ANSWER_LIMIT_S):
+                await self._told.wait()
+        except trio.TooSlowError:
+            raise ProtocolError(f"no SaesRegistered within {ANSWER_LIMIT_S:g} s") from None
 
 
 class SaeTables:
