@@ -89,14 +89,14 @@ def readings_fault(readings: object) -> str:
 
 
 def _array_fault(name: str, array: Any, dtype: type[np.generic]) -> str:
+    if isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == 1:
+        return ""
     expected = f"expected a numpy array of {np.dtype(dtype)}, shape (n,)"
     if not isinstance(array, np.ndarray):
         return f"{name} is {_shown(array)}, {expected}"
     if array.dtype != dtype:
         return f"{name} is an array of {array.dtype}, {expected}"
-    if array.ndim != 1:
-        return f"{name} has {array.ndim} dimensions, {expected}"
-    return ""
+    return f"{name} has {array.ndim} dimensions, {expected}"
 
 
 def _is_finite(value: Any) -> bool:
