@@ -143,10 +143,10 @@ def test_the_replay_command_says_all_that_differs() -> None:
 
 def test_the_checker_says_when_both_sites_may_assign_a_chunk() -> None:
     stores: dict[Role, StoreContents] = {
-        "alice": StoreContents({1: BlockState.AVAILABLE}, {(1, 0): "alice"}, []),
-        "bob": StoreContents({1: BlockState.AVAILABLE}, {(1, 0): "bob"}, []),
+        "alice": StoreContents({1: BlockState.AVAILABLE}, {(1, 0): "alice"}, set(), set(), []),
+        "bob": StoreContents({1: BlockState.AVAILABLE}, {(1, 0): "bob"}, set(), set(), []),
     }
-    assert [violation.invariant for violation in check(History(lambda: 0.0), stores)] == ["I2"]
+    assert [violation.invariant for violation in check(History(lambda: 0.0), stores, met=False)] == ["I2"]
 
 
 def test_all_is_as_before_after_a_run_and_two_at_once_are_refused() -> None:

@@ -41,9 +41,11 @@ from qnode.world.history import (
     PadSpent,
     Preparing,
     Said,
+    Why,
 )
 
 PAD_BYTES = 16
+_AT_LEAST_PREPARED = (BlockState.PREPARED, BlockState.AVAILABLE)
 PRESHARED_HEAD_BYTES = 64
 VERIFICATION_BITS = 64
 _MOST_PADDING_BITS = {Kind.SEARCH: 7, Kind.BEGIN: 14, Kind.CHECK: 0}
@@ -58,6 +60,10 @@ class StoreContents:
     blocks: dict[int, BlockState]
     free: dict[tuple[int, int], Role]
     """By block and chunk: who may assign it."""
+    promised: set[tuple[int, int]]
+    """Chunks of own assignments that the peer is known to hold, and that are not delivered."""
+    held: set[tuple[int, int]]
+    """Chunks of the peer's assignments that wait for a slave."""
     secrets: list[bytes] = field(repr=False)
     """Every slot of every sealed unit of chunks, wiped ones too."""
 
@@ -73,12 +79,16 @@ class Violation:
         return f"{self.invariant}: {self.what}"
 
 
-def check(history: History, stores: dict[Role, StoreContents]) -> list[Violation]:
-    """Return every violation that shows; ``stores``: of both sites, after they have met a last time."""
+def check(history: History, stores: dict[Role, StoreContents], *, met: bool) -> list[Violation]:
+    """Return every violation that shows.
+
+    ``stores``: what lies in both at the end. ``met``: the sites were in a session then, with all settled.
+    """
     return [
         *_same_bits(history, stores),
         *_delivered_once(history),
-        *_prepared_at_the_peer(history, stores),
+        *_prepared_at_the_peer(history),
+        *(_held_at_the_peer(history, stores) if met else ()),
         *_one_purpose(history),
         *_wiped(history, stores),
         *_disclosed(history),
@@ -129,10 +139,10 @@ def _delivered_once(history: History) -> Iterator[Violation]:
             yield Violation("I2", f"{event.sae} got a key at {event.site}")
 
 
-def _prepared_at_the_peer(history: History, stores: dict[Role, StoreContents]) -> Iterator[Violation]:
+def _prepared_at_the_peer(history: History) -> Iterator[Violation]:
     """I3: what is available at one site is at least prepared at the other, and what a master has is there."""
     preparing: set[tuple[Role, int]] = set()
-    accepted: dict[Role, set[tuple[int, int]]] = {"alice": set(), "bob": set()}
+    answered_s: dict[UUID, float] = {}
     gave_up: list[GaveUp] = []
     for event in history.events:
         if isinstance(event, Preparing):
@@ -142,19 +152,42 @@ def _prepared_at_the_peer(history: History, stores: dict[Role, StoreContents]) -
                 yield Violation("I3", f"block {event.block_id} is available at {event.site} alone")
         elif isinstance(event, GaveUp):
             gave_up.append(event)
-        elif isinstance(event, Accepted):
-            for item in event.assignment.ranges:
-                accepted[event.site] |= {(item.block_id, item.first + i) for i in range(item.count)}
-        elif isinstance(event, NotFound) and not gave_up:
-            yield Violation("I3", f"{event.sae} was told that key {event.key_id} does not exist")
-    if gave_up:
+        elif isinstance(event, Answered) and event.is_master:
+            answered_s[event.key_id] = event.at_s
+        elif isinstance(event, NotFound):
+            since_s = answered_s[event.key_id]
+            if not any(_may_lack(one, event.site, since_s) for one in gave_up):
+                yield Violation("I3", f"{event.sae} was told that key {event.key_id} does not exist")
+
+
+def _may_lack(gave_up: GaveUp, site: Role, since_s: float) -> bool:
+    """Tell whether ``site`` may lack a key that a master has got at ``since_s``, for what was given up."""
+    if gave_up.why is Why.DAMAGED:  # which is found whenever somebody looks
+        return True
+    if gave_up.why is Why.EXPIRED:
+        return gave_up.site == site and gave_up.at_s >= since_s
+    return gave_up.at_s >= since_s
+
+
+def _held_at_the_peer(history: History, stores: dict[Role, StoreContents]) -> Iterator[Violation]:
+    """I3 at the end: what a site may assign is free for it at the other, what it has promised waits there."""
+    if any(event.why is Why.DAMAGED for event in history.of(GaveUp)):
         return
     for site, contents in stores.items():
-        for block_id, state in contents.blocks.items():
-            there = stores[other(site)].blocks.get(block_id, BlockState.UNKNOWN)
-            if state == BlockState.AVAILABLE and there not in (BlockState.AVAILABLE, BlockState.PREPARED):
+        there = stores[other(site)]
+        for place, owner in contents.free.items():
+            available = contents.blocks[place[0]] == BlockState.AVAILABLE
+            if owner == site and available and there.free.get(place) != owner:
                 yield Violation(
-                    "I3", f"block {block_id} is available at {site} and {there} at the other site"
+                    "I3", f"{site} may assign chunk {place}, which the other site has not free for it"
+                )
+        for place in contents.promised - there.held:
+            yield Violation("I3", f"{site} has promised chunk {place}, which does not wait at the other site")
+        for block_id, state in contents.blocks.items():
+            state_there = there.blocks.get(block_id, BlockState.UNKNOWN)
+            if state == BlockState.AVAILABLE and state_there not in _AT_LEAST_PREPARED:
+                yield Violation(
+                    "I3", f"block {block_id} is available at {site}, {state_there} at the other site"
                 )
 
 

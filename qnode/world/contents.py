@@ -1,11 +1,21 @@
 """What lies in a store, all of it opened: for the checker alone."""
 
-from qnode.keys import BlockState, SqliteKeyStore
+from collections.abc import Iterable
+
+from cryptography.exceptions import InvalidTag
+
+from qnode.keys import BlockState, KeyRange, Release, SqliteKeyStore
+from qnode.keys._accepted import _Held, _parts
+from qnode.keys._assigned import decode, rest_of
 from qnode.keys._database import Database
 from qnode.keys._vault import SLOT_BYTES, Kind
 from qnode.world.checker import StoreContents
 
 _LIVE_BYTES = 16
+
+
+def _places(ranges: Iterable[KeyRange]) -> set[tuple[int, int]]:
+    return {(item.block_id, item.first + i) for item in ranges for i in range(item.count)}
 
 
 def contents_of(store: SqliteKeyStore) -> StoreContents:
@@ -20,13 +30,28 @@ def contents_of(store: SqliteKeyStore) -> StoreContents:
         ).fetchall()
         for segment, unit, sealed in units:
             address = Kind.CHUNK.encode() + b"\0" + segment.to_bytes(8, "big") + unit.to_bytes(8, "big")
-            opened = tx.vault._cipher(Kind.CHUNK, segment).decrypt(sealed[:12], sealed[12:], address)
+            try:
+                opened = tx.vault._cipher(Kind.CHUNK, segment).decrypt(sealed[:12], sealed[12:], address)
+            except InvalidTag:  # damaged, and nobody has asked for it since
+                continue
             slots = opened[_LIVE_BYTES:]
             width = SLOT_BYTES[Kind.CHUNK]
             secrets += [
                 slots[i : i + width] for i in range(0, len(slots), width) if any(slots[i : i + width])
             ]
+        own = tx.connection.execute(
+            "SELECT content, n_taken FROM own_assignment WHERE acknowledged = 1"
+        ).fetchall()
+        accepted = tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall()
+    promised, held = set[tuple[int, int]](), set[tuple[int, int]]()
+    for content, n_taken in own:
+        promised |= _places(rest_of(Release(assignment=decode(content), n_taken=n_taken)))
+    for content, waiting in accepted:
+        one = _Held.decode(content, waiting)
+        held |= _places(_parts(one, one.wanted))
     return StoreContents(
+        promised=promised,
+        held=held,
         blocks={block_id: BlockState(state) for block_id, state in blocks},
         free={(block_id, first + i): owner for block_id, first, count, owner in free for i in range(count)},
         secrets=secrets,

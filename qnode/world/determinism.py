@@ -37,20 +37,32 @@ class Threads(Protocol):
 
 
 class InlineThreads:
-    """Work done at once, but for a turn of the scheduler before it and, as drawn, after it."""
+    """Work done in the loop, a turn of the scheduler later; the answer comes at once, or as drawn later on.
 
-    def __init__(self, rng: random.Random) -> None:
+    ``slow_share`` of all work begins late, and as much answers late, by ``late_s`` at the mean.
+    """
+
+    def __init__(self, rng: random.Random, slow_share: float = 0.0, late_s: float = 0.01) -> None:
         self._rng = rng
+        self._slow_share = slow_share
+        self._late_s = late_s
 
     async def run_sync(self, work: Callable[[], T], *, abandon_on_cancel: bool = False) -> T:
         """Return what ``work()`` returns; once begun it is not cancelled, as in a thread."""
         await trio.lowlevel.checkpoint_if_cancelled()
         await trio.lowlevel.cancel_shielded_checkpoint()
+        await self._be_late()
         try:
             return work()
         finally:
             if self._rng.random() < 0.5:
                 await trio.lowlevel.cancel_shielded_checkpoint()
+            await self._be_late()
+
+    async def _be_late(self) -> None:
+        if self._slow_share and self._rng.random() < self._slow_share:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self._rng.expovariate(1.0 / self._late_s))
 
 
 class WallClock:

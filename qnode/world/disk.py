@@ -44,7 +44,7 @@ class Disk:
         self._root = root
         self._rng = rng
         self._number = 0
-        self._unflushed: dict[Path, dict[int, bytes]] = {}
+        self._unflushed: dict[str, dict[int, bytes]] = {}
         self._log_at_last_flush: bytes | None = None
         self._synchronous = _FULL
         self._fails_at: Moment | None = None
@@ -56,6 +56,8 @@ class Disk:
         """Those that were opened since the last start."""
         self.on_power_cut: Callable[[], None] = lambda: None
         self.folder = self._new_folder()
+        self.prefix = f"{self.folder.resolve()}/"
+        """What the paths of its files begin with."""
 
     @property
     def database(self) -> Path:
@@ -101,6 +103,7 @@ class Disk:
         if self._survived is not None:
             shutil.rmtree(self.folder)
             self.folder, self._survived = self._survived, None
+            self.prefix = f"{self.folder.resolve()}/"
         self._unflushed.clear()
         self._log_at_last_flush = None
         self._synchronous = _FULL
@@ -161,7 +164,7 @@ class Disk:
         """Note that the log was moved into the database, for which SQLite flushes both."""
         self._log_at_last_flush = None
 
-    def wrote(self, path: Path, place: int, old: bytes) -> None:
+    def wrote(self, path: str, place: int, old: bytes) -> None:
         """Note what a write to a file, not yet flushed, has replaced."""
         self._check_power()
         self._unflushed.setdefault(path, {}).setdefault(place, old)
@@ -169,7 +172,7 @@ class Disk:
             self.fail_now()
             raise PowerCut
 
-    def flushed(self, path: Path) -> None:
+    def flushed(self, path: str) -> None:
         """Note that a file was flushed."""
         self._check_power()
         self._unflushed.pop(path, None)
@@ -205,7 +208,7 @@ class Disk:
         if self._log.exists():
             log_path.write_bytes(log)
         for path, writes in self._unflushed.items():
-            at_risk = survived / path.relative_to(self.folder.resolve())
+            at_risk = survived / Path(path).relative_to(self.folder.resolve())
             content = bytearray(at_risk.read_bytes())
             for place, old in writes.items():
                 new = bytes(content[place : place + len(old)])
@@ -260,24 +263,23 @@ def mounted(*disks: Disk) -> Iterator[None]:
     """Have databases and anchors that lie on ``disks`` written to them."""
     connect, pwrite, fdatasync = sqlite3.connect, os.pwrite, os.fdatasync
 
-    def disk_of(path: Path) -> Disk | None:
-        return next((disk for disk in disks if path.is_relative_to(disk.folder.resolve())), None)
+    def disk_of(path: str) -> Disk | None:
+        return next((disk for disk in disks if path.startswith(disk.prefix)), None)
 
     def connect_on_disk(database: Any, *args: Any, **options: Any) -> sqlite3.Connection:
         connection = connect(database, *args, factory=_Connection, **options)
         if isinstance(database, str) and database.startswith("file:///"):
             path = database.removeprefix("file://").partition("?")[0]
-            connection.disk = disk = disk_of(Path(path))
+            connection.disk = disk = disk_of(path)
             if disk is not None:
                 disk.connections.append(connection)
         return connection
 
-    def path_of(descriptor: int) -> Path:
-        return Path(f"/proc/self/fd/{descriptor}").readlink()
+    def path_of(descriptor: int) -> str:
+        return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - many times a second
 
     def pwrite_on_disk(descriptor: int, data: bytes, place: int, /) -> int:
-        path = path_of(descriptor)
-        disk = disk_of(path)
+        disk = disk_of(path := path_of(descriptor))
         old = os.pread(descriptor, len(data), place) if disk is not None else b""
         written = pwrite(descriptor, data, place)
         if disk is not None and len(old) == len(data):

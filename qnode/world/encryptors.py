@@ -1,6 +1,7 @@
 """Encryptors of both sites: they ask for keys, go away in the middle, and fetch what the other end has."""
 
 import random
+from collections.abc import Mapping
 from uuid import UUID
 
 import trio
@@ -13,10 +14,15 @@ from qnode.world.site import Site, SiteDown
 
 
 class Encryptors:
-    """All encryptors of the world. ``pause_s``: between the requests of a site's masters, at the mean."""
+    """All encryptors of the world. ``pause_s``: by site, between the requests of its masters, at the mean."""
 
     def __init__(
-        self, sites: dict[Role, Site], history: History, rng: random.Random, pause_s: float, patience_s: float
+        self,
+        sites: dict[Role, Site],
+        history: History,
+        rng: random.Random,
+        pause_s: Mapping[Role, float],
+        patience_s: float,
     ) -> None:
         self._sites = sites
         self._history = history
@@ -31,7 +37,7 @@ class Encryptors:
     async def ask_at(self, site: Site, nursery: trio.Nursery) -> None:
         """Ask as masters of ``site``, now and then."""
         while True:
-            await trio.sleep(self._rng.expovariate(1.0 / self._pause_s))
+            await trio.sleep(self._rng.expovariate(1.0 / self._pause_s[site.role]))
             if not self.quiet:
                 nursery.start_soon(self._ask, site, nursery)
 
@@ -88,7 +94,7 @@ class Encryptors:
                     for key in keys:
                         self._answered(site, slave, key.key_id, key.key, is_master=False)
                     del left[: len(some)]
-                    if rng.random() < 0.05:  # the slave lost them, and must not get them again
+                    if rng.random() < 0.15:  # the slave lost them, and must not get them again
                         left += some
                         uncertain = True
                     continue

@@ -34,7 +34,7 @@ from qnode.world.determinism import WallClock
 from qnode.world.devices import USUAL_ERROR_RATE
 from qnode.world.disk import Moment
 from qnode.world.encryptors import Encryptors
-from qnode.world.history import GaveUp, History
+from qnode.world.history import GaveUp, History, Why
 from qnode.world.network import Network
 from qnode.world.schedule import Fault
 from qnode.world.site import Ending, Site, SiteDown
@@ -225,7 +225,7 @@ async def _hanging(stage: Stage, site: Site) -> AsyncIterator[None]:
 async def _old_database(fault: Fault, stage: Stage, site: Site, rng: random.Random) -> None:
     copy = site.disk.back_up(whole=False)
     await trio.sleep(rng.uniform(0.0, 60.0))
-    stage.history.events.append(GaveUp(stage.history.now_s(), site.role, why="an old database was put back"))
+    stage.history.events.append(GaveUp(stage.history.now_s(), site.role, why=Why.OLD_DATABASE))
     site.end(Ending.STOPPED, fault.lasts_s, between=lambda: site.disk.restore(copy))
 
 
@@ -247,7 +247,7 @@ async def _damaged_unit(fault: Fault, stage: Stage, site: Site, rng: random.Rand
             connection.commit()
         connection.close()
 
-    stage.history.events.append(GaveUp(stage.history.now_s(), site.role, why="a sealed unit was damaged"))
+    stage.history.events.append(GaveUp(stage.history.now_s(), site.role, why=Why.DAMAGED))
     site.end(Ending.STOPPED, fault.lasts_s, between=damage)
 
 

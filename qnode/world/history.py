@@ -8,6 +8,7 @@ who knows the frame format would.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -82,11 +83,22 @@ class NotFound(Event):
     key_id: UUID
 
 
+class Why(Enum):
+    """For what reason a site may lawfully lack keys that it had."""
+
+    OLD_DATABASE = "an old database was put back"
+    DAMAGED = "a sealed unit was damaged"
+    RESTORED = "a new pre-shared key was loaded"
+    VOIDED = "the peer remembers a later state, or has voided all"
+    PEER_LOST = "the peer could not open something"
+    EXPIRED = "keys expired"
+
+
 @dataclass(frozen=True)
 class GaveUp(Event):
-    """Something happened for which this site may lawfully not have keys any more that it had."""
+    """This site may lack keys that it had."""
 
-    why: str
+    why: Why
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,7 @@ class ObservedStore:
                 note(result, *args, **kwargs)
             return result
 
+        setattr(self, name, call)  # looked up once
         return call
 
     def _add(self, kind: type[Event], **values: Any) -> None:
@@ -171,14 +184,14 @@ class ObservedStore:
 
     def _note_confirm_generation(self, voided: bool, *_: Any) -> None:
         if voided:
-            self._add(GaveUp, why="the peer remembers a later state, or has voided all")
+            self._add(GaveUp, why=Why.VOIDED)
 
     def _note_accept_loss(self, _result: None, *_: Any) -> None:
-        self._add(GaveUp, why="the peer could not open something")
+        self._add(GaveUp, why=Why.PEER_LOST)
 
     def _note_expire(self, expired: int, *_: Any) -> None:
         if expired:
-            self._add(GaveUp, why="keys expired")
+            self._add(GaveUp, why=Why.EXPIRED)
 
 
 class Wire:

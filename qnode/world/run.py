@@ -69,6 +69,8 @@ class World:
         self.schedule = schedule
         self.history = History(now_s)
         self.violations: list[Violation] = []
+        self.met = False
+        """The sites were in a session at the end, with all settled."""
         self.network = Network(random.Random(rng.random()), self.history, delay_s=schedule.delay_s)
         light = Light(schedule.seed)
         link = link_parameters(block_s=schedule.block_s, refill_pads=schedule.refill_pads, reserve_pads=8)
@@ -115,6 +117,7 @@ class World:
             with trio.move_on_at(self.schedule.heals_at_s):
                 await self._suffer()
             await self._heal()
+            self.met = all(site.connected for site in self.sites.values())
             nursery.cancel_scope.cancel()
         for site in self.sites.values():
             self.violations += [Violation("store", text) for text in site.unusable]
@@ -257,7 +260,7 @@ def run_seed(
     """
     schedule = drawn_schedule(seed, duration_s, forced=forced, most_faults=most_faults)
     folder = Path(tempfile.mkdtemp(prefix="qnode-world-", dir=memory_folder()))
-    threads = WorldThreads(random.Random(f"threads {seed}"))
+    threads = WorldThreads(random.Random(f"threads {seed}"), schedule.slow_share, schedule.late_s)
     try:
         with ExitStack() as stack:
             clock = stack.enter_context(determined(seed, threads))
@@ -268,7 +271,7 @@ def run_seed(
             stack.enter_context(planted(bug))
             stack.enter_context(_corrections(lambda: world.stage.errs))
             trio.run(world.run, clock=virtual_clock())
-            violations = world.violations + check(world.history, world.contents())
+            violations = world.violations + check(world.history, world.contents(), met=world.met)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if keep_log is not None:

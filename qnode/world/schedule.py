@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from qnode.choices import ROLES, Role
+
 # What may happen, and how often beside the others.
 FAULTS: Final[Mapping[str, float]] = MappingProxyType(
     {
@@ -67,7 +69,11 @@ class Schedule:
     most_chunks: int
     key_lifetime_s: float
     stock_per_pair: int
-    pause_s: float
+    pause_s: Mapping[Role, float]
+    """Between the requests of a site's masters, at the mean."""
+    slow_share: float
+    """Of the work in threads; late by ``late_s`` at the mean."""
+    late_s: float
     faults: Sequence[Fault] = field(default=())
 
     @property
@@ -107,6 +113,8 @@ def drawn_schedule(
         most_chunks=rng.choice((1 << 20, 1 << 20, 1 << 20, 60)),
         key_lifetime_s=rng.choice((1e6, 1e6, 1e6, 90.0)),
         stock_per_pair=rng.choice((0, 4, 16)),
-        pause_s=rng.choice((2.0, 5.0, 15.0)),
+        pause_s={role: rng.choice((2.0, 5.0, 15.0, 60.0)) for role in ROLES},
+        slow_share=rng.choice((0.0, 0.02, 0.1)),
+        late_s=rng.choice((0.001, 0.02, 0.2)),
         faults=tuple(faults),
     )

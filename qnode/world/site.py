@@ -22,7 +22,7 @@ from qnode.node.supply.key_supply import LinkKeySupply
 from qnode.world.configuration import kme_of, other, site_config
 from qnode.world.devices import USUAL_ERROR_RATE, ClickSource, WorldTransmitter
 from qnode.world.disk import Disk, PowerCut
-from qnode.world.history import GaveUp, History, ObservedStore
+from qnode.world.history import GaveUp, History, ObservedStore, Why
 from qnode.world.light import Light
 from qnode.world.network import Network, NetworkTransport
 from qnode.world.threads import SITE
@@ -200,6 +200,11 @@ class Site:
                 SITE.reset(of_caller)
         raise SiteDown
 
+    @property
+    def connected(self) -> bool:
+        """Tell whether it is in a session with the peer, with all settled."""
+        return self._node is not None and self._node.connected
+
     def condition(self) -> Condition | None:
         """Return whether the store serves; None while the process is not there."""
         if self.store is None or self.disk.failed:
@@ -230,9 +235,7 @@ class Site:
         node = self._node
         if node is None:
             raise SiteDown
-        self._history.events.append(
-            GaveUp(self._history.now_s(), self.role, why="restored with a new pre-shared key")
-        )
+        self._history.events.append(GaveUp(self._history.now_s(), self.role, why=Why.RESTORED))
         try:
             await node.gate.restore(preshared)
         except (PowerCut, StoreError):

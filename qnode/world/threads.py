@@ -20,8 +20,8 @@ SITE: ContextVar[Role | None] = ContextVar("SITE", default=None)
 class WorldThreads(InlineThreads):
     """`InlineThreads`, but for the sites in ``hanging``, whose disks answer only once that is over."""
 
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(rng)
+    def __init__(self, rng: random.Random, slow_share: float, late_s: float) -> None:
+        super().__init__(rng, slow_share, late_s)
         self.hanging: set[Role] = set()
         self._goes_on = trio.Event()
         self.nursery: trio.Nursery | None = None
