@@ -33,7 +33,7 @@ class Word(StrEnum):
     meaning: str
 
     def __new__(cls, word: str, meaning: str = "") -> Self:
-        """Make a member; called with a word alone, a class with members returns the one that it names."""
+        """Make a member; with a word alone, a class with members returns the member of that word."""
         member = str.__new__(cls, word)
         member._value_ = word
         member.meaning = meaning
@@ -41,44 +41,44 @@ class Word(StrEnum):
 
 
 class BlockState(Word):
-    """Where a block stands in the two-step commit at one site."""
+    """The state of a block in the two-step commit at one site."""
 
-    UNKNOWN = "unknown", "nothing is known of it"
-    PREPARED = "prepared", "its key is stored, and waits for the word of the other site"
-    AVAILABLE = "available", "its key may be assigned and delivered"
-    VOID = "void", "it was given up"
+    UNKNOWN = "unknown", "the block is unknown"
+    PREPARED = "prepared", "the key is stored, and waits for the confirmation of the other site"
+    AVAILABLE = "available", "the key may be assigned and delivered"
+    VOID = "void", "the block was discarded"
 
 
 class LockState(Word):
     """Whether clicks are assigned to slots."""
 
     SEARCHING = "searching", "the period of Alice's clock is not known yet"
-    ALIGNING = "aligning", "the period is known, and the numbers of the slots are not"
+    ALIGNING = "aligning", "the period is known, the numbers of the slots are not"
     LOCKED = "locked", "clicks are assigned to slots"
-    LOST = "lost", "no tags or no clicks come"
+    LOST = "lost", "there are no tags or no clicks"
 
 
 class ConnectionState(Word):
     """Whether there is a session with the other site."""
 
-    CONNECTED = "connected", "an authenticated session stands"
-    DISCONNECTED = "disconnected", "there is no session; the sites try again by themselves"
+    CONNECTED = "connected", "an authenticated session is open"
+    DISCONNECTED = "disconnected", "there is no session; the sites try again automatically"
 
 
 class DeviceState(Word):
-    """Where a device stands."""
+    """The state of a device."""
 
-    STARTING = "starting", "it is being opened"
-    RUNNING = "running", "it works"
-    WAITING = "waiting", "it has failed, and will be opened again"
-    FINISHED = "finished", "a source has come to its end, as a recording does"
+    STARTING = "starting", "the node opens the device"
+    RUNNING = "running", "works normally"
+    WAITING = "waiting", "the device failed; the node will open it again"
+    FINISHED = "finished", "the source has ended, for example a recording"
 
 
 class NodeState(Word):
-    """Where the daemon stands."""
+    """The state of the daemon."""
 
-    STARTING = "starting", "it is not ready yet"
-    RUNNING = "running", "it works"
+    STARTING = "starting", "not ready yet"
+    RUNNING = "running", "works normally"
 
 
 def choices_of(kind: Any) -> tuple[Any, ...]:

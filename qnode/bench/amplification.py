@@ -19,7 +19,7 @@ _WORD_BITS: Final = 64
 
 
 def random_bits(n_bits: int) -> Bits:
-    """Draw a block."""
+    """Return a random block."""
     return Bits.from_bytes(np.random.default_rng(n_bits).bytes(-(-n_bits // 8)), n_bits)
 
 
@@ -30,7 +30,7 @@ def amplification(machine: Machine, effort: Effort, *, all_sizes: bool) -> Itera
 
 
 def amplification_of(n_bits: int, machine: Machine, effort: Effort) -> BenchResult:
-    """Measure one block length; the limit is what the multiplier alone would take for the products."""
+    """Measure one block length; the limit is the time of the multiplier alone for the products."""
     key, length = random_bits(n_bits), round(RATIO * n_bits)
     seed = np.random.default_rng(1).bytes(seed_length_bytes(n_bits))
 

@@ -18,13 +18,13 @@ from qnode.offline.distillation import correct
 QBERS: Final = (0.005, 0.015, 0.03, 0.05, 0.08)
 USUAL_QBER: Final = 0.015
 LENGTHS: Final = (1 << 20, 1 << 21, 1 << 22)
-# Each bit is counted into a parity in every one of some three passes, on either side.
+# Each bit enters a parity in each of about three passes, on both sides.
 _BITS_COUNTED_A_BIT: Final = 6
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A block as it is at both sites before correction."""
+    """A block at both sites before correction."""
 
     alice: Bits
     bob: Bits
@@ -32,7 +32,7 @@ class Pair:
 
     @classmethod
     def drawn(cls, n_bits: int, qber: float, seed: int) -> "Pair":
-        """Draw a block; a share of ``qber`` of its bits differs, at independent places."""
+        """Draw a block; a share of ``qber`` of its bits differs, at independent positions."""
         rng = np.random.default_rng([seed, n_bits, round(1e6 * qber)])
         ours = rng.integers(0, 2, n_bits, dtype=np.uint8)
         wrong = rng.random(n_bits) < qber
@@ -65,7 +65,7 @@ def corrected(pair: Pair, link: LinkParameters, qber: float, spent: list[float])
     """Correct a block, note its f in ``spent`` and return its length in Mbit.
 
     Raises:
-        AssertionError: it was not corrected.
+        AssertionError: the block was not corrected.
     """
     n_bits = len(pair.alice)
     done = correct(pair.alice, pair.bob, link, qber, np.random.default_rng(len(spent)).bytes)

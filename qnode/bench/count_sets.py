@@ -1,6 +1,6 @@
-"""Random counts of a block for soaking the estimators: of possible links, of impossible ones, of none at all.
+"""Random counts of a block for soaks of the estimators: of possible links, of impossible ones, or unrelated.
 
-A possible set is drawn from yields and error rates by photon number, honest or Eve's choice, with the slots
+A possible set is drawn from yields and error rates by photon number, honest or chosen by Eve, with the slots
 of one X detector (security reference, sections 3.1 to 3.3) or two X detectors. Counts are Poisson.
 """
 
@@ -17,7 +17,7 @@ from qnode.errors import FieldError
 
 Kind = Literal["possible", "wrong intensities", "wrong counts", "noise"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-# Most sets are possible, as the figures that matter are about those that give key.
+# Most sets are possible, because the figures concern sets that give key.
 _SHARES: Final = (0.82, 0.06, 0.06, 0.06)
 _MOST_PHOTONS: Final = 12
 _BOUNDS: Final[tuple[AsymmetryBound, ...]] = get_args(AsymmetryBound)
@@ -34,12 +34,12 @@ class CountSet:
 
     @property
     def possible(self) -> bool:
-        """Tell whether quantum mechanics and the configured source allow the set."""
+        """Return whether quantum mechanics and the configured source allow the set."""
         return self.kind == "possible"
 
 
 def count_set(seed: int, index: int) -> CountSet:
-    """Return set ``index`` of a seed; each is drawn by itself, in whatever process."""
+    """Return set ``index`` of a seed; each set is drawn independently, in any process."""
     rng = np.random.default_rng((seed, index))
     while True:
         kind = KINDS[int(rng.choice(len(KINDS), p=_SHARES))]
@@ -65,7 +65,7 @@ def _wrong_intensities(rng: np.random.Generator, mu: Pair) -> Pair:
 
 
 def _asked(rng: np.random.Generator) -> dict[str, Any]:
-    """Draw what is asked of an estimator, beside counts and source."""
+    """Draw the request to an estimator, besides counts and source."""
     usual = rng.random() < 0.7
     modes: tuple[XMode, ...] = get_args(XMode)
     return {
@@ -132,7 +132,7 @@ def _link(rng: np.random.Generator) -> dict[str, Any]:
         "e_plus": counts(p_z * p_x, light * plus / 8 + dark),
         "e_dark": counts(p_z**2 / 4, light * wrong_z / 2 + dark),
     }
-    # All slots' light, of which the three classes are a part.
+    # The light of all slots; the three classes are a part of it.
     everywhere = counts(1.0, light / 2 * (p_z / 2 + p_x * plus / 2) + dark).total
     classes = sum(found[name].total for name in ("e_same", "e_plus", "e_dark"))
     found["boundary"] = max(classes, everywhere)
@@ -140,7 +140,7 @@ def _link(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _channel(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return yields and error rates in Z and X by photon number: a lossy fibre, or what Eve likes."""
+    """Return yields and error rates in Z and X by photon number: a lossy fibre, or Eve's choice."""
     n = np.arange(_MOST_PHOTONS + 1)
     transmission = 10 ** rng.uniform(-4, -0.5)
     yields = 1 - (1 - transmission) ** n
@@ -160,7 +160,7 @@ def _channel(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _noise(rng: np.random.Generator) -> dict[str, Any]:
-    """Draw counts of any size that have nothing to do with each other."""
+    """Draw unrelated counts of any size."""
 
     def anything() -> float:
         return float(math.floor(10 ** rng.uniform(0, rng.choice([3, 8, 12])))) if rng.random() < 0.95 else 0.0
@@ -198,8 +198,8 @@ def _noise(rng: np.random.Generator) -> dict[str, Any]:
 def worsened(rng: np.random.Generator, inputs: EstimatorInput) -> dict[str, EstimatorInput]:
     """Return the same block with more errors, more leak, smaller epsilons, and less certain intensities.
 
-    X errors of the decoy alone are left out: they are evidence of empty qubits and may lower the bound on
-    errors. Errors of one photon grow in both intensities by what the source sends of one photon, rounded up.
+    X errors of the decoy alone are omitted: they are evidence of vacuum pulses and may lower the bound on
+    errors. Errors of one photon grow in both intensities by the source's share of one photon, rounded up.
     """
     replace = msgspec.structs.replace
     more = float(math.ceil(10 ** rng.uniform(0, 4)))

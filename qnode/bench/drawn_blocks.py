@@ -1,7 +1,7 @@
-"""Public records of blocks, drawn by chance around the analytic model of a link, honest or attacked.
+"""Public records of blocks, drawn at random around the analytic model of a link, honest or attacked.
 
-A stand-in for a hundred thousand blocks of time tags: each count is drawn on its own, with the mean that the
-model gives, so that what a check calls chance can be held against chance.
+They replace a hundred thousand blocks of time tags. Each count is drawn independently with the mean of the
+model. So the false-alarm probability of a check can be compared with real chance.
 """
 
 import math
@@ -19,7 +19,7 @@ from qnode.simulate.parameters import Settings, SimulationParameters
 
 
 class DrawnLink:
-    """A link whose blocks are what its parameters let expect, at the given settings of the simulation."""
+    """A link with the expected blocks for its parameters, at the given settings of the simulation."""
 
     def __init__(
         self, link: LinkParameters, simulation: SimulationParameters, settings: Settings | None = None
@@ -88,7 +88,7 @@ class DrawnLink:
             outside = self._rates.out_of_gate * self._span_s / (2.0 * clicks + 1.0)
             variance = min(1.0, detector.live_fraction**2 + outside) * mean
             off = rng.normal(0.0, math.sqrt(variance), SPAN_PARTS)
-        # The parts make up the whole: a sum that is as it is takes one degree of freedom.
+        # The parts add up to the whole: the fixed sum removes one degree of freedom.
         borders = np.rint(np.cumsum(mean + off - off.mean())).astype(int)
         return tuple(int(n) for n in np.maximum(np.diff(borders, prepend=0), 0))
 

@@ -1,4 +1,4 @@
-"""What it costs to ask `qnode --help`, beside `qnodectl --help`: processor time and memory of a process."""
+"""The cost of `qnode --help` and `qnodectl --help`: processor time and memory of a process."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qnode.bench.results import BenchResult, Effort, Machine, summary
 
 _PROGRAMS = {"qnode": "qnode.cli.main", "qnodectl": "qnode.cli.control"}
-# The process says it itself: what its parent knows of its memory is no less than the parent's own.
+# The process reports its own memory: its parent would see at least the parent's own memory.
 _SCRIPT = """
 import sys, time
 from {module} import main
@@ -36,7 +36,7 @@ def cost_of_help(program: str) -> tuple[float, float]:
     """Return the processor seconds and the peak resident MiB of one process that prints its help.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: the process failed.
     """
     command = [sys.executable, "-c", _SCRIPT.format(module=_PROGRAMS[program]), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

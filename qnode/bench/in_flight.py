@@ -1,8 +1,8 @@
-"""Blocks in correction at once over a classical fibre, on a clock that only the measured work moves.
+"""Concurrent correction of blocks over a classical fibre, on a clock that only the measured work advances.
 
-Round trips are what a slow link waits for, and other blocks are what it can do meanwhile. Here the real
-machines of both sites work on several blocks; each step is measured in processor time and takes that long on
-its site's one core, and each message takes half a round trip. So one machine measures a fibre of any length.
+A slow link waits for round trips and can work on other blocks meanwhile. Here the real state machines of both
+sites work on several blocks. Each step is measured in processor time and takes that long on its site's one
+core. Each message takes half a round trip. So one machine measures a fibre of any length.
 """
 
 import heapq
@@ -18,7 +18,7 @@ from qnode.distill.reconcile import SEED_BYTES, Corrector, Responder, corrector,
 
 @dataclass(eq=False)
 class _Block:
-    """One block under way: its next step is Alice's when a request waits, Bob's when an answer does."""
+    """One block in progress: Alice makes the next step if a request waits, Bob if an answer waits."""
 
     alice: Responder
     bob: Corrector
@@ -26,7 +26,7 @@ class _Block:
     for_alice: bool = True
 
     def step(self) -> bool:
-        """Do the next step; return whether that was the last."""
+        """Do the next step; return whether it was the last one."""
         assert self.message is not None
         self.message = self.alice.respond(self.message) if self.for_alice else self.bob.receive(self.message)
         self.for_alice = not self.for_alice
@@ -34,7 +34,7 @@ class _Block:
 
 
 def seconds_for(pairs: Sequence[Pair], qber: float, round_trip_s: float, method: str = "cascade") -> float:
-    """Return how long the correction of all ``pairs``, begun at once, takes over such a fibre.
+    """Return the time for the correction of all ``pairs``, started together, over such a fibre.
 
     Raises:
         AssertionError: a block was not corrected.

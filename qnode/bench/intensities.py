@@ -1,8 +1,8 @@
-"""What happens when a transmitter sends other intensities than the link says: seen in the counts, or not.
+"""The effect of a transmitter whose intensities differ from the link's: visible in the counts, or not.
 
-A decoy of another brightness shows in the ratio of the clicks of both intensities. Below what chance and
-calibration hide, the key is too long by what the estimator believes of the intensities; ``mu_uncertainty``
-covers as much of that as it says.
+A decoy of another brightness changes the ratio of the clicks of both intensities. Chance and calibration hide
+a small deviation. Then the estimator uses wrong intensities and the key is too long. ``mu_uncertainty``
+covers deviations up to its value.
 """
 
 import math
@@ -29,10 +29,10 @@ _BISECTIONS: Final = 40
 
 @dataclass(frozen=True)
 class Threshold:
-    """From which decoy on the counts show it, on one side.
+    """The decoy from which on the counts reveal the deviation, on one side.
 
-    ``decoy``: sent, in mean photons, so that the measured ratio lies at its limit. ``deviation``: by how much
-    the sent decoy must differ to move the ratio by one standard deviation.
+    ``decoy``: the mean photon number sent when the measured ratio lies at its limit. ``deviation``: the
+    change of the sent decoy that moves the ratio by one standard deviation.
     """
 
     decoy: float
@@ -40,19 +40,19 @@ class Threshold:
 
 
 def with_decoy(link: LinkParameters, decoy: float, signal: float | None = None) -> LinkParameters:
-    """Return the link with other intensities, exactly known; as they may be swapped, nothing is checked."""
+    """Return the link with other intensities, exactly known; they may be swapped, so nothing is checked."""
     mu = (link.source.mu[0] if signal is None else signal, decoy)
     source = msgspec.structs.replace(link.source, mu=mu, mu_uncertainty=(0.0, 0.0))
     return msgspec.structs.replace(link, source=source)
 
 
 def threshold(link: LinkParameters, simulation: SimulationParameters, *, brighter: bool) -> Threshold:
-    """Return where a brighter or weaker decoy than the link's begins to show in `CHECK`."""
+    """Return the threshold at which `CHECK` detects a decoy brighter or weaker than the link's."""
     span_s = forecast(simulation, link).span_s
     z = standard_deviations(chance_of_false_alarm(link, span_s))
 
     def beyond(decoy: float) -> float:
-        """Return how far the expected ratio lies beyond its limit, in standard deviations."""
+        """Return the distance of the expected ratio beyond its limit, in standard deviations."""
         found = _expected(link, simulation, decoy)
         assert found.least is not None
         assert found.most is not None
@@ -76,7 +76,7 @@ def threshold(link: LinkParameters, simulation: SimulationParameters, *, brighte
 
 
 def link_ratio(link: LinkParameters) -> tuple[float, float]:
-    """Return the least and most of mu2/mu1 that the calibration allows."""
+    """Return the least and the greatest mu2/mu1 that the calibration allows."""
     (mu1, mu2), (off1, off2) = link.source.mu, link.source.mu_uncertainty
     return mu2 * (1.0 - off2) / (mu1 * (1.0 + off1)), mu2 * (1.0 + off2) / (mu1 * (1.0 - off1))
 
@@ -89,7 +89,7 @@ def _expected(link: LinkParameters, simulation: SimulationParameters, decoy: flo
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of blocks: how many were discarded by `CHECK`, by any check, or gave no key at all."""
+    """The outcome of blocks: the numbers discarded by `CHECK`, discarded by any check, and without key."""
 
     blocks: int
     by_check: int
@@ -105,7 +105,7 @@ def outcome(
     blocks: int,
     seed: int = 1,
 ) -> Outcome:
-    """Draw honest blocks of what is sent, and judge them by what the link says."""
+    """Draw honest blocks of the sent intensities, and check them with the link's intensities."""
     by_check = by_any = without_key = 0
     reasons: dict[str, int] = {}
     for counts in DrawnLink(sent, simulation).blocks(blocks, np.random.default_rng(seed)):
@@ -123,7 +123,7 @@ def outcome(
 def lengths(
     link: LinkParameters, sent: LinkParameters, simulation: SimulationParameters, f_ec: float = USUAL_F_EC
 ) -> tuple[int | None, int | None]:
-    """Return the key length that the link claims for what is sent, and the right one; None: refused."""
+    """Return the key length that the link claims for the sent intensities, and the right one, or None."""
     counts = forecast(simulation, sent, f_ec).counts
 
     def length(judge: LinkParameters) -> int | None:
@@ -137,7 +137,7 @@ def lengths(
 
 
 def excess(claimed: int | None, right: int | None) -> float:
-    """Return by which fraction a length is too long; 0 where it is not, infinite where none is right."""
+    """Return the excess of a length as a fraction; 0 if there is none, infinite if no key is right."""
     if not claimed:
         return 0.0
     return max(0.0, claimed / right - 1.0) if right else math.inf

@@ -1,11 +1,11 @@
-"""Measures the key delivery interface with many clients, and under a flood of strangers.
+"""Measures the key delivery interface with many clients, and under a flood of unauthenticated connections.
 
     python -m qnode.bench.key_delivery
 
 starts Alice's daemon in a temporary folder, without a peer, and prints one figure per line: memory over
 thousands of connections, answers to many clients behind one address, and answers to an honest encryptor
-beside client hellos without a certificate. All of it stays on this machine (127.0.0.0/8), ends by itself
-within two minutes and opens 50,000 connections at most.
+beside client hellos without a certificate. Everything stays on this machine (127.0.0.0/8), ends within two
+minutes and opens 50,000 connections at most.
 """
 
 import argparse
@@ -95,10 +95,10 @@ async def _measure(prepared: Prepared, pid: int, connections: int, seconds: floa
 
 
 def send_hellos(source: str, port: int, seconds: float) -> None:
-    """Send 1,700 client hellos a second from ``source`` to a port of this machine, if it takes so many.
+    """Send 1,700 client hellos a second from ``source`` to a port of this machine, if it accepts so many.
 
     Raises:
-        ValueError: ``source`` is not of this machine.
+        ValueError: ``source`` is not an address of this machine.
     """
     if ip_address(source) not in LOOPBACK:
         raise ValueError(f"{source}: expected an address in {LOOPBACK}")
@@ -126,7 +126,7 @@ def send_hellos(source: str, port: int, seconds: float) -> None:
 
 
 async def _asks(client: HttpsClient, sae: SaeEndpoint) -> bool:
-    """Ask for the status once; say whether there was an answer."""
+    """Request the status once; return whether there was an answer."""
     try:
         return (await client.call("GET", f"/api/v1/keys/{sae.peer_sae_id}/status")).ok
     except NoResponse:
@@ -148,7 +148,7 @@ async def _ask_anew(client: partial[HttpsClient], sae: SaeEndpoint, connections:
 
 
 async def _crowd(client: partial[HttpsClient], sae: SaeEndpoint, seconds: float) -> tuple[int, int]:
-    """Let many clients that keep their connections ask twice a second; return answers and errors."""
+    """Let many clients with kept connections send two requests a second; return answers and errors."""
     told = [0, 0]
 
     async def one() -> None:
@@ -167,7 +167,7 @@ async def _crowd(client: partial[HttpsClient], sae: SaeEndpoint, seconds: float)
 async def _honest(
     client: partial[HttpsClient], kept: HttpsClient, sae: SaeEndpoint, seconds: float
 ) -> tuple[int, int]:
-    """Ask again and again, half the time each on ``kept`` and on new connections; return both counts."""
+    """Send requests, half of the time on ``kept`` and half on new connections; return both counts."""
     told = [0, 0]
     with trio.move_on_after(seconds / 2):
         while True:

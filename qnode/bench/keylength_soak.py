@@ -1,6 +1,7 @@
-"""Many random count sets through every estimator: what must never happen, counted.
+"""Many random sets of counts for every estimator, with a count of forbidden results.
 
-Never: an error other than a refusal, a length below zero or above the sifted bits, more key of a worse block.
+Forbidden: an error other than a refusal, a length below zero or above the sifted bits, more key from a worse
+block.
 """
 
 import math
@@ -17,9 +18,9 @@ from qnode.errors import FieldError
 from qnode.offline.workers import worker_processes
 
 CLOSED_FORMS: Final = ("rusca2018", "eur", "wiesemann2024")
-# Of `three_state`: X errors that only signals make are evidence of several photons (docs/three_state.md), and
-# the tangent that it takes is so near the best one, as a share of the sifted bits. Leak and eps_cor come off
-# the length alone, so that nothing is left to the tangent.
+# For `three_state`, X errors that only signals make are evidence of several photons (docs/three_state.md).
+# Its tangent is this near to the best one, as a share of the sifted bits. Leak and eps_cor are subtracted
+# from the length alone, so the tangent does not matter for them.
 _EVIDENCE: Final = {("three_state", "errors X")}
 _TANGENT: Final = {"three_state": 1e-4}
 _CHUNK: Final = 1000
@@ -27,7 +28,7 @@ _EXAMPLES: Final = 20
 
 
 class KindResult(msgspec.Struct, kw_only=True):
-    """What the estimators did with all sets of one kind; ``accepted``: every estimator gave key."""
+    """The results of the estimators for all sets of one kind; ``accepted``: every estimator gave key."""
 
     sets: int = 0
     accepted: int = 0
@@ -44,9 +45,10 @@ class KindResult(msgspec.Struct, kw_only=True):
 
 
 class KeyLengthSoak(msgspec.Struct, kw_only=True):
-    """The result of a soak. ``worse_pairs``: comparisons of a block with a worse one, by what was worsened.
+    """The result of a soak. ``worse_pairs``: comparisons of a block with a worse one, by kind of change.
 
-    ``more_key``: those in which the worse block gave more. ``examples`` names sets (by index) that failed.
+    ``more_key``: the comparisons in which the worse block gave more. ``examples`` names sets (by index) that
+    failed.
     """
 
     kinds: dict[str, KindResult]
@@ -73,7 +75,7 @@ class KeyLengthSoak(msgspec.Struct, kw_only=True):
 
     @property
     def failures(self) -> int:
-        """Return how often something happened that must never happen."""
+        """Return the number of forbidden results."""
         return sum(self.more_key.values()) + sum(k.crashed + k.out_of_range for k in self.kinds.values())
 
     def add(self, other: "KeyLengthSoak") -> None:
@@ -98,10 +100,10 @@ def soak_key_lengths(
     compare_one_in: int = 64,
     processes: int | None = None,
 ) -> Iterator[KeyLengthSoak]:
-    """Take ``n_sets`` sets through the estimators and yield the sum so far after every thousand.
+    """Run the estimators on ``n_sets`` sets and yield the sum so far after every thousand.
 
-    One set in ``compare_one_in`` is also compared with worse ones. ``processes``: how many work, as many as
-    there are processors if None; the result does not depend on it.
+    One set in ``compare_one_in`` is also compared with worse ones. ``processes``: their number, None: one per
+    processor; the result does not depend on it.
     """
     done = KeyLengthSoak.empty()
     starts = range(0, n_sets, _CHUNK)
@@ -131,7 +133,7 @@ def _chunk(job: tuple[int, int, int, tuple[str, ...], int]) -> KeyLengthSoak:
 
 
 def variants(inputs: EstimatorInput, estimators: tuple[str, ...]) -> Iterator[tuple[str, EstimatorInput]]:
-    """Yield each estimator with what it is to be asked; ``eur`` comes with both of its statistics.
+    """Yield each estimator with its inputs; ``eur`` comes with both of its statistics.
 
     ``three_state`` and ``wiesemann2024`` have one vacuum rule, and the former one X mode.
     """
@@ -172,7 +174,7 @@ def _look_at(
                 x_mode=inputs.x_mode,
             )
             name = f"set {index}, {estimator}, {what}"
-            aside = KindResult()  # the share of refused sets is that of the drawn sets alone
+            aside = KindResult()  # the share of refused sets counts the drawn sets alone
             after = _estimate(asked, estimator, aside, found, name)
             kind.crashed += aside.crashed
             kind.out_of_range += aside.out_of_range
@@ -199,7 +201,7 @@ def _estimate(
         kind.refused += 1
         found.refused_fields[refused.field] = found.refused_fields.get(refused.field, 0) + 1
         return None
-    except Exception as crash:  # noqa: BLE001  # any other error is what the soak looks for
+    except Exception as crash:  # noqa: BLE001  # the soak looks for any other error
         kind.crashed += 1
         found.examples.append(f"{name}: {type(crash).__name__}: {crash}")
         return None
@@ -210,7 +212,7 @@ def _estimate(
 
 
 def one_step_bits(result: KeyLength) -> float:
-    """Return what one unseen error is worth: exact sampling bounds count whole errors and move in steps."""
+    """Return the bits for one unseen error: exact sampling bounds count whole errors and move in steps."""
     c, phi = result.s_z1_lower, result.phi_z_upper
     if c < 1 or result.length == 0:
         return 0.0

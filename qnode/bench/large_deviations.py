@@ -1,8 +1,8 @@
-"""How likely something very unlikely is: importance sampling by exponential tilting.
+"""The probability of very rare events: importance sampling by exponential tilting.
 
-Counts that are sums of independent events (binomial, Poisson) are drawn from laws tilted so far that the
-event in question happens about half of the time; each sample weighs with the ratio of both laws. A
-probability of 1e-30 then takes some thousand samples (Siegmund, Ann. Stat. 4, 673, 1976). The tilt that puts
+Counts that are sums of independent events (binomial, Poisson) are drawn from tilted laws, under which the
+event occurs about half of the time. Each sample is weighted with the ratio of both laws. A probability of
+1e-30 then needs some thousand samples (Siegmund, Ann. Stat. 4, 673, 1976). The tilt that puts
 the mean on the border of the event, at its most likely point, is the efficient one for a half-space.
 """
 
@@ -32,7 +32,7 @@ class Binomial:
         return self.n * self.p
 
     def tilted(self, tilt: float) -> "Binomial":
-        """Return the law whose probabilities are times exp(tilt x), normalised."""
+        """Return the law with probabilities multiplied by exp(tilt x), normalised."""
         odds = self.p * math.exp(tilt)
         return Binomial(self.n, odds / (1.0 - self.p + odds))
 
@@ -41,7 +41,7 @@ class Binomial:
         return self.n * math.log1p(self.p * math.expm1(tilt))
 
     def draw(self, rng: np.random.Generator, samples: int) -> Samples:
-        """Return that many counts."""
+        """Return ``samples`` counts."""
         return rng.binomial(self.n, self.p, samples).astype(np.float64)
 
 
@@ -52,7 +52,7 @@ class Poisson:
     mean: float
 
     def tilted(self, tilt: float) -> "Poisson":
-        """Return the law whose probabilities are times exp(tilt x), normalised."""
+        """Return the law with probabilities multiplied by exp(tilt x), normalised."""
         return Poisson(self.mean * math.exp(tilt))
 
     def cumulant(self, tilt: float) -> float:
@@ -60,7 +60,7 @@ class Poisson:
         return self.mean * math.expm1(tilt)
 
     def draw(self, rng: np.random.Generator, samples: int) -> Samples:
-        """Return that many counts."""
+        """Return ``samples`` counts."""
         return rng.poisson(self.mean, samples).astype(np.float64)
 
 
@@ -87,9 +87,9 @@ def probability(
     rng: np.random.Generator,
     samples: int,
 ) -> Rare:
-    """Return the probability that ``fails``; it gets one row of counts for each sample.
+    """Return the probability of ``fails``, a function of one row of counts per sample.
 
-    The estimate has no bias for any ``tilts`` (one for each law); good ones make it certain.
+    The estimate is unbiased for all ``tilts`` (one for each law); good tilts make its variance small.
     """
     drawn = [law.tilted(tilt).draw(rng, samples) for law, tilt in zip(laws, tilts, strict=True)]
     log_weight = np.full(samples, math.fsum(law.cumulant(t) for law, t in zip(laws, tilts, strict=True)))
@@ -121,7 +121,7 @@ def _sum_beyond(
     possible = math.fsum(law.n if isinstance(law, Binomial) else math.inf for law in laws)
     if limit < 0.0 if lower else limit > possible:
         return Rare(0.0, 0.0)
-    # The edge itself cannot be a tilted mean.
+    # A tilted mean cannot lie at the edge itself.
     at = min(max(limit, 0.5), possible - 0.5)
     tilt = _bisected(
         lambda t: math.fsum(law.tilted(t).mean for law in laws) - at, -_FARTHEST_TILT, _FARTHEST_TILT
@@ -138,7 +138,7 @@ def border_tilts(laws: Sequence[Law], margin: Callable[[Sequence[float]], float]
     """Return tilts that put the mean on the border of ``margin`` < 0, at its most likely point.
 
     ``margin`` is positive at the mean and about linear over the spread of the counts. At the most likely
-    point the tilts are proportional to the slopes of ``margin`` there, which is found by iteration.
+    point the tilts are proportional to the slopes of ``margin`` there, which iteration finds.
     """
     means = [law.mean for law in laws]
     at, tilts = means, [0.0] * len(laws)
@@ -150,7 +150,7 @@ def border_tilts(laws: Sequence[Law], margin: Callable[[Sequence[float]], float]
         def moved(size: float, direction: Sequence[float] = direction) -> list[float]:
             return [law.tilted(size * one).mean for law, one in zip(laws, direction, strict=True)]
 
-        far = 1e-4  # farther out than the border, but not where the counts are nothing any more
+        far = 1e-4  # beyond the border, but not where the counts vanish
         while margin(moved(far)) > 0.0 and far < _FARTHEST_TILT:
             far *= 1.5
         size = _bisected(lambda size, moved=moved: margin(moved(size)), 0.0, far)  # type: ignore[misc]
@@ -170,7 +170,7 @@ def _slopes(margin: Callable[[Sequence[float]], float], at: Sequence[float]) -> 
 
 
 def _bisected(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a monotone ``function`` changes its sign."""
+    """Return the point at which a monotone ``function`` changes its sign."""
     sign = function(low) > 0.0
     for _ in range(_STEPS):
         middle = 0.5 * (low + high)
@@ -186,8 +186,8 @@ def _bisected(function: Callable[[float], float], low: float, high: float) -> fl
 def log_hypergeometric_at_most(most: int, marked: int, drawn: int, population: int) -> float:
     """Return log Pr[at most ``most`` marked among ``drawn`` of ``population``], summed term by term.
 
-    No importance sampling is needed, and none of the node's code: log-gamma functions for the largest term,
-    ratios of neighbours for the others. ``most`` lies below the mean.
+    It needs neither importance sampling nor the node's code: log-gamma functions give the largest term, and
+    ratios of neighbours the others. ``most`` lies below the mean.
     """
     smallest = max(0, drawn - (population - marked))
     if most < smallest:

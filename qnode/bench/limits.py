@@ -1,4 +1,4 @@
-"""What this machine can do at most: carry-less multiplications, counted bits and copied bytes a second."""
+"""The limits of this machine: carry-less multiplications, counted bits and copied bytes per second."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from qnode.distill.bits.clmul import PORTABLE, intrinsic, multiply_lanes, suppor
 from qnode.distill.bits.words import popcount
 from qnode.kernels import kernel
 
-_CHAINS: Final = 16  # independent products in flight, more than the instruction's latency
+_CHAINS: Final = 16  # independent products at a time, more than the instruction's latency
 _TURNS: Final = 200_000
 _CACHED_WORDS: Final = 1 << 13
 _MEMORY_WORDS: Final = 1 << 24  # 128 MiB, more than a cache holds

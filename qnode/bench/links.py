@@ -1,4 +1,4 @@
-"""The links that are measured: the shipped configuration files, also where only the package is installed."""
+"""The measured links: the shipped configuration files, also if only the package is installed."""
 
 from typing import Final
 

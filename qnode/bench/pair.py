@@ -1,6 +1,6 @@
-"""The fast link as two daemons over TCP and TLS, its hardware recorded: what two processors sustain.
+"""The fast link as two daemons over TCP and TLS with recorded hardware: the rate that two processors sustain.
 
-Nobody fetches keys: both stores take in all of them and are compared at the end, chunk by chunk.
+No encryptor fetches keys: both stores keep all of them, and the end compares the stores chunk by chunk.
 """
 
 import os
@@ -23,7 +23,7 @@ from qnode.loopback.run import run_prepared
 from qnode.operate.status.model import NodeStatus
 from qnode.simulate.recorder import record, steady_clocks
 
-RECORDED_S = 1.0  # 28 million tags, played again and again
+RECORDED_S = 1.0  # 28 million tags, repeated
 ROUND_TRIPS_S = (0.0, 0.010, 0.050)
 _BLOCKS = 4096
 _MOST_CHUNKS = 1 << 25
@@ -72,7 +72,7 @@ def _over(recording: Path, round_trip_s: float, effort: Effort) -> Iterator[Benc
 
 
 def compare_stores(prepared: Prepared) -> int:
-    """Compare every block that both stopped sites hold; return how many chunks that were.
+    """Compare every block that both stopped sites hold; return the number of chunks.
 
     Raises:
         StoresDiffer: a block differs, or there is none to compare.

@@ -1,4 +1,4 @@
-"""An attack on the pooled asymmetry: one photon is damped, two photons are filtered so that nobody sees it.
+"""An attack on the pooled asymmetry: one photon is damped, and two photons are filtered to hide it.
 
 On single photons Eve damps |-> towards |+> with strength g: no more X errors, little bit errors, and a phase
 error of g/2 that only rho and t2 show (security reference 3.4). Two photons of a Z state are |00> or |11>,
@@ -23,7 +23,7 @@ _F_EC = 1.045
 
 @dataclass(frozen=True)
 class _Light:
-    """What arrives of qubits of one photon number: clicks on Z states, and the channel's figures."""
+    """The arriving light of one photon number: clicks on Z states, and the channel's figures."""
 
     yields: float
     rho: float
@@ -34,7 +34,7 @@ class _Light:
 
 @dataclass(frozen=True)
 class Attacked:
-    """One attack: what the node claims, and what holds. ``true_bits``: with s_1 and phase error known."""
+    """One attack: the node's claim and the truth. ``true_bits``: with known s_1 and phase error."""
 
     damping: float
     inputs: EstimatorInput
@@ -44,7 +44,7 @@ class Attacked:
 
     @property
     def rho_by_intensity(self) -> tuple[float, float, float]:
-        """Return rho of signal and decoy, and how many standard deviations lie between them."""
+        """Return rho of signal and decoy, and the distance between them in standard deviations."""
         plus, z, p_z, p_x = self.inputs.n_z_plus, self.inputs.n_z, self.inputs.p_z, self.inputs.p_x
         assert plus is not None  # the attack fills them
         assert p_z is not None

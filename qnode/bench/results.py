@@ -1,4 +1,4 @@
-"""What `qnode bench` finds: one figure a line, with its spread and the machine's limit beside it."""
+"""The results of `qnode bench`: one figure a line, with its spread and the machine's limit."""
 
 import platform
 import statistics
@@ -18,9 +18,9 @@ Unit = Literal[
 class BenchResult(Struct, frozen=True, kw_only=True):
     """One figure: ``median`` of ``runs`` runs in ``unit``, between its tenth and ninetieth percentile.
 
-    ``n_bits`` is the size of the block and ``qber`` its error rate (a fraction), where they matter; ``f`` the
-    disclosed parities over the Shannon limit; ``limit`` what this machine could reach at most, in ``unit``,
-    as far as that can be said.
+    ``n_bits`` is the size of the block and ``qber`` its error rate (a fraction), if they matter. ``f``: the
+    disclosed parities over the Shannon limit. ``limit``: the greatest value that this machine could reach, in
+    ``unit``, if it is known.
     """
 
     name: str
@@ -36,13 +36,13 @@ class BenchResult(Struct, frozen=True, kw_only=True):
 
 
 class PairResult(BenchResult, frozen=True, kw_only=True):
-    """A figure of the pair; ``round_trip_s``: what was added to the classical channel's."""
+    """A figure of the pair; ``round_trip_s``: the round trip added to the classical channel."""
 
     round_trip_s: float
 
 
 class Machine(Struct, frozen=True, kw_only=True):
-    """Where it was measured, and what that machine can do at most on one core."""
+    """The machine of the measurement, and its limits on one core."""
 
     processor: str
     cores: int
@@ -62,7 +62,7 @@ class BenchReport(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure each figure, how often at least, and how long to watch whole links."""
+    """The time for each figure, the least number of runs, and the time for whole links."""
 
     seconds: float
     fewest: int
@@ -75,10 +75,10 @@ THOROUGH = Effort(seconds=3.0, fewest=7, link_s=30.0, pair_s=60.0)
 
 
 def rates(work: Callable[[], float], effort: Effort) -> list[float]:
-    """Return the rate of each of several runs of ``work``, which returns how much it did.
+    """Return the rate of each of several runs of ``work``, which returns its amount of work.
 
-    A run is measured in processor time of the calling thread, so that other work on the machine disturbs it
-    little. One run beforehand, uncounted, compiles kernels and fills caches.
+    A run is measured in processor time of the calling thread, so other work on the machine disturbs it
+    little. A first run compiles kernels and fills caches; it is not counted.
     """
     work()
     found: list[float] = []
@@ -100,7 +100,7 @@ def summary(
     f: float | None = None,
     limit: float | None = None,
 ) -> BenchResult:
-    """Return the figure that several runs amount to."""
+    """Return the figure that summarises several runs."""
     ordered = sorted(found)
     return BenchResult(
         name=name,
@@ -117,7 +117,7 @@ def summary(
 
 
 def processor_name() -> str:
-    """Return the processor's name as the kernel gives it."""
+    """Return the processor's name from the kernel."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""How cost grows with the work: block length, blocks in flight, links side by side; one figure of it all."""
+"""Cost over the amount of work: block length, concurrent blocks, concurrent links; in one figure."""
 
 import multiprocessing
 import time
@@ -20,13 +20,13 @@ from qnode.offline.workers import worker_processes
 from qnode.plan.figure import SAME_BYTES, check_figure
 
 BLOCK_LENGTHS: Final = (10**4, 10**5, 10**6, 10**7, 10**8)
-LONGEST_CORRECTED: Final = 10**7  # a hundred million bits take minutes and say nothing new
+LONGEST_CORRECTED: Final = 10**7  # a hundred million bits take minutes and add no information
 IN_FLIGHT: Final = (1, 2, 4, 8, 16, 32)
 ROUND_TRIPS_S: Final = (0.0001, 0.001, 0.01)  # a room, 100 km, 1000 km of fibre
 FLIGHT_BITS: Final = 1 << 20
 LINKS: Final = (1, 2, 3, 4)
 LINK_BITS: Final = 1 << 22
-_SHORTER: Final = 10  # quick: blocks up to a tenth, flights of up to a quarter
+_SHORTER: Final = 10  # quick: block lengths up to a tenth, concurrent blocks up to a quarter
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def over_block_length(machine: Machine, longest: int) -> list[Curve]:
 
 
 def over_blocks_in_flight(most: int) -> list[Curve]:
-    """Return the throughput of correction, a core a site, over how many blocks are under way at once."""
+    """Return the throughput of correction, one core per site, over the number of concurrent blocks."""
     numbers = [number for number in IN_FLIGHT if number <= most]
     pairs = [Pair.drawn(FLIGHT_BITS, USUAL_QBER, seed) for seed in range(most)]
     return [
@@ -87,7 +87,7 @@ def over_blocks_in_flight(most: int) -> list[Curve]:
 
 
 def over_links(seconds: float) -> list[Curve]:
-    """Return what links in processes of their own correct and amplify together, in wall time."""
+    """Return the combined rate of correction and amplification of links in separate processes."""
     together = []
     for links in LINKS:
         with worker_processes(links, multiprocessing.get_context("spawn")) as workers:
@@ -109,7 +109,7 @@ def _correction_rate(n_bits: int, effort: Effort) -> float:
 
 
 def _link_work(seconds: float) -> float:
-    """Distil blocks for so long, one at least; return how many Mbit."""
+    """Distil blocks for this time, at least one; return their Mbit."""
     pair, length = Pair.drawn(LINK_BITS, USUAL_QBER, seed=1), LINK_BITS // 4
     seed = bytes(seed_length_bytes(LINK_BITS))
     done, ends_s = 0.0, time.monotonic() + seconds

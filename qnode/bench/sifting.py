@@ -1,4 +1,4 @@
-"""Tags to sifted bits, both sides: clock and gates, announcement, look-up, bits of either site."""
+"""From tags to sifted bits, both sides: clock and gates, announcement, look-up, bits of both sites."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -12,14 +12,14 @@ from qnode.offline.synchronise import RunStart, synchronised
 from qnode.simulate.recording import SimulatedRecording
 
 TAGS_S: Final = 0.25  # of the fast link: eight million tags
-# What must pass memory at least: a tag is 9 bytes, so is a click; each is written once and read twice.
+# The least memory traffic: a tag is 9 bytes, a click too; each is written once and read twice.
 _BYTES_A_TAG: Final = 9 * 2 + 9 * 2
-# Alignment is another matter: when the run began is known here better than it is between two sites.
+# Alignment is not measured: the start of the run is known better here than between two sites.
 _KNOWN: Final = RunStart(uncertainty_s=1e-4)
 
 
 def sift(machine: Machine, effort: Effort) -> Iterator[BenchResult]:
-    """Measure the way from the fast link's tags, X arm included, to sifted bits; alignment is left out."""
+    """Measure the path from the fast link's tags, X arm included, to sifted bits, without alignment."""
     # Blocks that end within the recording.
     block = msgspec.structs.replace(FAST.link.block, sifted_bits=1_000_000)
     link = msgspec.structs.replace(FAST.link, block=block)

@@ -1,4 +1,4 @@
-"""Error correction of many made-up blocks: does every one end right, and what does it cost?"""
+"""Error correction of many synthetic blocks: their correctness and their cost."""
 
 import math
 import time
@@ -19,9 +19,9 @@ from qnode.distill.reconcile import (
 
 @dataclass(frozen=True)
 class SoakedBlock:
-    """One block: its errors, what Bob counted, CPU seconds a side, and whether it ended right.
+    """One block: its errors, Bob's counts, CPU seconds per side, and whether the result is right.
 
-    ``failed``: given up, as too many errors should be. ``wrong``: taken for corrected, but different.
+    ``failed``: abandoned, as with too many errors. ``wrong``: counted as corrected, but different.
     """
 
     n_bits: int
@@ -35,7 +35,7 @@ class SoakedBlock:
 
 @dataclass(frozen=True)
 class SoakResult:
-    """Blocks together; rates and f over those that did not fail."""
+    """The sum of blocks; rates and f are over the blocks that did not fail."""
 
     n_blocks: int
     n_bits: int
@@ -76,7 +76,7 @@ class SoakResult:
 
 
 def _least_disclosed_bits(block: SoakedBlock) -> float:
-    """Return n h(e), with the errors that there really were."""
+    """Return n h(e) with the real errors."""
     rate = min(max(block.n_errors, 1), block.n_bits - 1) / block.n_bits
     return -block.n_bits * (rate * math.log2(rate) + (1 - rate) * math.log2(1 - rate))
 
@@ -90,14 +90,14 @@ def soak(
     qber_estimate: float | None = None,
     leak_count: LeakCount = "alice",
 ) -> Iterator[SoakedBlock]:
-    """Reconcile one random block of ``n_bits`` with independent errors after the other, without end.
+    """Reconcile random blocks of ``n_bits`` with independent errors one after the other, without end.
 
     ``seed`` makes keys, errors and public seeds repeatable; the estimate is ``qber`` if none is given.
     """
     rng = np.random.default_rng(seed)
     estimate = qber if qber_estimate is None else qber_estimate
     first, second = Bits.from_bytes(bytes(512), 4096), Bits.from_bytes(bytes(500) + b"\x81" * 12, 4096)
-    _reconcile(method, first, second, 24, bytes(32), 0.01, leak_count)  # compiles what is not compiled yet
+    _reconcile(method, first, second, 24, bytes(32), 0.01, leak_count)  # compiles the missing kernels
     while True:
         alice = Bits.from_bytes(rng.bytes((n_bits + 7) // 8), n_bits)
         errors = _independent_errors(n_bits, qber, rng)

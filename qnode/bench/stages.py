@@ -1,4 +1,4 @@
-"""All that `qnode bench` can measure, by name, in the order of a photon's way."""
+"""All stages of `qnode bench` by name, in the order of a photon's path."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -19,7 +19,7 @@ Stage = Callable[[Machine, Effort], Iterator[BenchResult]]
 
 
 def stages(*, quick: bool) -> Mapping[str, Stage]:
-    """Return the stages this version has; ``quick`` leaves out what takes long."""
+    """Return the stages this version has; ``quick`` omits long measurements."""
     found: dict[str, Stage] = {"sift": sift}
     for method in METHODS:
         found[method] = partial(correction, method, all_sizes=not quick)
@@ -33,7 +33,7 @@ def stages(*, quick: bool) -> Mapping[str, Stage]:
 
 
 def effort(*, quick: bool) -> Effort:
-    """Return how long each figure is measured."""
+    """Return the measuring time of each figure."""
     return QUICK if quick else THOROUGH
 
 

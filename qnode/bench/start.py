@@ -1,4 +1,4 @@
-"""How soon two daemons with compiled kernels make their first key, and what a waiting one holds in memory."""
+"""The time to the first key of two daemons with compiled kernels, and the memory of a waiting daemon."""
 
 import tempfile
 import time
@@ -18,7 +18,7 @@ from qnode.loopback.sites import keep_site
 from qnode.offline.warm import warm
 from qnode.operate.status.model import NodeStatus
 
-_WAITING_S = 3.0  # a daemon has started and found nobody by then
+_WAITING_S = 3.0  # a daemon has started by then and found no peer
 
 
 def start(_machine: Machine, effort: Effort) -> Iterator[BenchResult]:
@@ -31,7 +31,7 @@ def start(_machine: Machine, effort: Effort) -> Iterator[BenchResult]:
 
 
 def _first_key_s() -> float:
-    """Run the Turin link as fast as it goes until a block is key; return when, after the start, that was."""
+    """Run the Turin link at full speed until its first key; return the time since the start."""
 
     def seen(_result: LinkResult, status: NodeStatus) -> bool:
         return status.block.accepted > 0

@@ -1,9 +1,9 @@
-"""What each bound of the estimators really fails with, where it claims an event's epsilon.
+"""The real failure probability of each bound of the estimators, which claims an event's epsilon.
 
-The bounds are the node's own functions. The truth is a channel whose yields, error rates and shares are
-known: which intensity a detected qubit had, which empty qubit is wrong, which qubits fall into the sample
-and which states Alice sent are independent chances then, unequal where Eve treats qubits unequally. How
-likely these chances lead to a bound on the wrong side of the truth: `qnode.bench.large_deviations`.
+The bounds are the node's own functions. The truth is a channel with known yields, error rates and shares.
+Then the intensity of a detected qubit, the errors of vacuum pulses, the choice of the sample and the states
+that Alice sent are independent random events; their probabilities differ where Eve treats qubits differently.
+`qnode.bench.large_deviations` gives the probability that a bound lies on the wrong side of the truth.
 """
 
 import math
@@ -32,19 +32,19 @@ from qnode.distill.keylength.sampling import exact_phase_error
 from qnode.distill.keylength.shares import ShareTerms, odds_lower, rho_of, t2_of
 
 SAMPLES = 40_000
-# Bounds of several counts are asked for each sample; that of shares takes two quantiles each time.
+# Bounds on several counts are computed for each sample; the bound on shares needs two quantiles each time.
 SAMPLES_JOINT = 4000
 SAMPLES_COMPOSED = 600
-# How asymmetric a channel is at least where the limit of an asymmetry is looked at; at 0 it cannot fail.
+# The least asymmetry of a channel in a check of the asymmetry's limit; at 0 the limit cannot fail.
 LEAST_ASYMMETRY = 1e-4
 
 
 @dataclass(frozen=True)
 class Part:
-    """A kind of light: its share of all clicks, rho and t2 for it, and how much light it has in boundaries.
+    """A kind of light: its share of all clicks, its rho and t2, and its amount of light in boundary slots.
 
-    ``boundary`` is 1 where central and boundary slots are equally efficient; it is what Eve, or a mismatch of
-    the detector, makes of that.
+    ``boundary`` is 1 if central and boundary slots are equally efficient; Eve, or a mismatch of the detector,
+    changes it.
     """
 
     share: float
@@ -63,7 +63,7 @@ class Family:
     parts: tuple[Part, ...]
 
 
-# Empty qubits are wrong half of the time. Damping leaves no X error at all and a smaller t2 instead.
+# Vacuum pulses are wrong half of the time. Damping causes no X error, but a smaller t2.
 FAMILIES = (
     Family("honest", (0.004, 0.72, 0.22, 0.056), (0.5, 0.025, 0.025, 0.025), (Part(1.0, 0.5, 0.5),)),
     Family("damping", (0.004, 0.72, 0.22, 0.056), (0.5, 0.001, 0.001, 0.001), (Part(1.0, 0.5, 0.45),)),
@@ -90,7 +90,7 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Block:
-    """The size of what is bounded: expected counts of an honest block, and the source."""
+    """The expected counts of an honest block, and the source."""
 
     n_z: float
     n_z_plus: float
@@ -118,7 +118,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Found:
-    """One bound at one epsilon: what it claims to fail with, and what it fails with."""
+    """One bound at one epsilon: its claimed and its real failure probability."""
 
     bound: str
     family: str
@@ -201,7 +201,7 @@ def _coin_z(block: Block, family: Family, log_inverse: float, rng: np.random.Gen
 
 
 def _coin_x(block: Block, family: Family, log_inverse: float, rng: np.random.Generator) -> Rare:
-    # Of empty clicks in central slots, Alice sent |+> with p_X.
+    # For vacuum clicks in central slots, Alice sent |+> with p_X.
     return _coin(block.c_z / block.p_z * family.photons[0], block.p_x, log_inverse, rng)
 
 
@@ -307,7 +307,7 @@ def joint_asymmetry(block: Block, family: Family, log_inverse: float, rng: np.ra
 
 
 def removed_reference(block: Block, family: Family, log_inverse: float, rng: np.random.Generator) -> Rare:
-    """Return the same of the bound that was removed: sqrt(n ln(1/e)/2) on each count (reference 3.6).
+    """Return the same for the removed bound: sqrt(n ln(1/e)/2) on each count (reference 3.6).
 
     A^u = 1 + t4^u - t2^l - t3^l, each count deviating by as much as a share among that many events would.
     """
@@ -340,9 +340,9 @@ def _by_margin(
     )
 
 
-# How a bound is looked at: what it fails with for a block, a family, a ln(1/e), and random numbers.
+# The check of a bound: its failure probability for a block, a family, a ln(1/e), and random numbers.
 Check = Callable[[Block, Family, float, np.random.Generator], Rare]
-# Name, how many one-sided events the budget gives it, and how it is looked at.
+# Name, number of one-sided events in the budget, and check.
 _CHECKS: tuple[tuple[str, int, Check], ...] = (
     ("labels Z, upper", 1, _z_up),
     ("labels Z, lower", 1, _z_down),

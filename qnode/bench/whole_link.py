@@ -1,4 +1,4 @@
-"""The whole link: both daemons as processes, over TCP and TLS, as fast as they go, to stored keys."""
+"""The whole link: both daemons as processes, over TCP and TLS, at full speed, to stored keys."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,15 +15,15 @@ from qnode.loopback.result import LinkResult
 from qnode.loopback.run import run_prepared
 from qnode.operate.status.model import NodeStatus
 
-_SETTLED_S = 2.0  # a link needs some seconds to reach its stride
+_SETTLED_S = 2.0  # a link needs some seconds to reach its full rate
 
 
 @dataclass
 class Meter:
     """Reads a growing figure from Bob's status and turns it into rates over wall time.
 
-    ``reading``: the figure, 0 before it grows. What comes in the first two seconds after its first growth is
-    not counted; rates are means over at least ``interval_s``.
+    ``reading``: the figure, 0 before it grows. The first two seconds after its first growth are not counted.
+    Rates are means over at least ``interval_s``.
     """
 
     reading: Callable[[NodeStatus], float]
@@ -34,7 +34,7 @@ class Meter:
     _began_s: float | None = None
 
     def see(self, _result: LinkResult, status: NodeStatus) -> bool:
-        """Take a status into account; return whether that is enough."""
+        """Add a status; return whether the measurement is complete."""
         now_s, value = trio.current_time(), self.reading(status)
         if self._began_s is None:
             if value > 0.0:
@@ -51,7 +51,7 @@ class Meter:
 
 
 def run_metered(config: LoopbackConfig, meter: Meter) -> LinkResult:
-    """Run a link in a folder of its own until ``meter`` has seen enough; return what came out."""
+    """Run a link in a folder of its own until ``meter`` has seen enough; return the result."""
     with tempfile.TemporaryDirectory(prefix="qnode-bench-") as directory:
         prepared = prepare(Path(directory), config, Staging())
         outcome = trio.run(partial(run_prepared, prepared, config.link.source.p_z, meter.see, exchange=False))
@@ -68,5 +68,5 @@ def turin(_machine: Machine, effort: Effort) -> Iterator[BenchResult]:
 
 
 def _tag_time_s(status: NodeStatus) -> float:
-    """Return how far the tags have come, once there is lock."""
+    """Return the tag time that has passed since there was lock."""
     return status.quantum.tag_time_s or 0.0 if status.quantum.locked else 0.0

@@ -1,4 +1,4 @@
-"""`qnode bench`: how fast this machine is at each stage and at the whole link, beside what limits it."""
+"""`qnode bench`: the speed of each stage and of the whole link on this machine, with the machine's limits."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     "figure",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Instead draw how the cost grows with the work, as PNG or SVG (needs the extra `plots`).",
+    help="Draw the cost over the amount of work instead, as PNG or SVG (needs the extra `plots`).",
 )
 def bench(as_json: bool, names: tuple[str, ...], quick: bool, figure: Path | None) -> int:
     """Measure every stage on one core, and the whole link on this machine.
 
-    Stages are measured in processor time, so that other work disturbs them little; the whole link in wall
-    time. NAME is sift, cascade, ldpc, verify, amplify, help, start, turin or pair.
+    Stages are measured in processor time, so other work disturbs them little. The whole link is measured in
+    wall time. NAME is sift, cascade, ldpc, verify, amplify, help, start, turin or pair.
     """
-    # Imported here: numerical libraries take a while, and usage errors should not wait for them.
+    # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
     from qnode.bench.limits import measure_machine
     from qnode.bench.results import BenchReport
     from qnode.bench.stages import effort, stages

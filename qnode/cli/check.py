@@ -1,4 +1,4 @@
-"""`qnode check`: what is wrong with a site's file, before anything is started or reloaded."""
+"""`qnode check`: all errors of a site's file, before anything is started or reloaded."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from qnode.cli.main import EXIT_USAGE
 @click.command()
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 def check(path: Path) -> int:
-    """Name all that is wrong with a site's FILE and the files it names; touch nothing.
+    """Name every error in a site's FILE and in the files it names; change nothing.
 
-    Exit 0: nothing is wrong. 64: a site would refuse it, or not work as it says.
+    Exit 0: no error. 64: a site would refuse the file, or would not work as the file describes.
     """
     from qnode.node.check import check_site  # usage errors should not wait for it
 

@@ -78,7 +78,7 @@ def configuration_page(command: str) -> str:
 
 
 class _Page:
-    """``places``: under which heading each kind of table is described."""
+    """``places``: the heading under which each kind of table is described."""
 
     def __init__(self) -> None:
         self.places: dict[type[Struct], str] = {}
@@ -86,7 +86,7 @@ class _Page:
     def tables(self, kind: type[Struct], path: str, *, change: str = "", of: str = "") -> Iterator[str]:
         """Yield heading, introduction and keys of a table, then the tables in it; a file has no ``path``.
 
-        ``change``: what applies a change of a key of which nothing else is said; empty: it is not shown.
+        ``change``: how a change of a key is applied unless the key states it; empty: not shown.
         """
         rows, deeper = [], []
         for key in keys_of(kind):
@@ -146,7 +146,7 @@ def _type(kind: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    """Return a value as TOML has it."""
+    """Return a value in TOML's notation."""
     if value is None or value is msgspec.NODEFAULT:
         return "none"
     if isinstance(value, tuple):

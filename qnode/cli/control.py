@@ -1,7 +1,7 @@
-"""The `qnodectl` command: look at a running node through its control socket, and restore it.
+"""The `qnodectl` command: show a running node through its control socket, and restore it.
 
-Exit codes are an interface: 0 ok, 1 degraded, 2 not running, 3 cannot tell, 64 usage. Everything heavy is
-imported where it is used, so that `qnodectl status` answers at once.
+Exit codes are an interface: 0 ok, 1 degraded, 2 not running, 3 cannot tell, 64 usage. Large modules are
+imported where they are used, so `qnodectl status` answers at once.
 """
 
 import os
@@ -35,9 +35,9 @@ EXIT_OK, EXIT_DEGRADED, EXIT_NOT_RUNNING, EXIT_CANNOT_TELL, EXIT_USAGE = 0, 1, 2
 RESTORE_PATIENCE_S = 60.0
 SOCKETS = Path("/run/qnode")
 SOCKET_NAME = "control.sock"
-# On a narrower terminal `qnodectl checks` leaves out what each check measures.
+# On a narrower terminal `qnodectl checks` omits the description of each check.
 CHECKS_WITH_MEANING_COLUMNS = 120
-# Columns of tables that stand to the right.
+# Columns of tables that are aligned to the right.
 _NUMBERS = frozenset(
     {
         *("chunks", "keys", "refused", "value", "plausible"),
@@ -47,7 +47,7 @@ _NUMBERS = frozenset(
 
 
 class Where:
-    """Which socket to ask, how long to wait for it, and about which link; empty: about all, or the first."""
+    """The socket, the time to wait for it, and the link; an empty link means all of them, or the first."""
 
     def __init__(self, path: Path | None, patience_s: float, link: str = "") -> None:
         self._path = path
@@ -56,11 +56,11 @@ class Where:
 
     @property
     def path(self) -> Path:
-        """Return the socket: the option, the environment's, or the only one of this machine.
+        """Return the socket: from the option or the environment, else the only one of this machine.
 
         Raises:
-            NodeNotRunning: there is none.
-            NoAnswer: there are several.
+            NodeNotRunning: there is no socket.
+            NoAnswer: there are several sockets.
         """
         if self._path is not None:
             return self._path
@@ -90,7 +90,7 @@ class Where:
 @click.version_option(package_name="qnode")
 @click.pass_context
 def qnodectl(context: click.Context, path: Path | None, patience: float, link: str) -> None:
-    """Look at a running node of a QKD link.
+    """Show a running node of a QKD link.
 
     Exit codes: 0 ok, 1 degraded, 2 not running, 3 cannot tell, 64 usage.
     """
@@ -101,7 +101,7 @@ def qnodectl(context: click.Context, path: Path | None, patience: float, link: s
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with everything.")
 @click.pass_obj
 def status(where: Where, as_json: bool) -> int:
-    """Show how the node fares; exits with 1 when it is degraded."""
+    """Show the state of the node; exits with 1 when it is degraded."""
     from qnode.operate.status.model import troubles
 
     raw = ask_status(where.path, patience_s=where.patience_s)
@@ -117,11 +117,15 @@ def status(where: Where, as_json: bool) -> int:
 
 
 @qnodectl.command()
-@click.option("--interval", default=1.0, type=click.FloatRange(0.1, 60.0), help="Seconds between looks.")
-@click.option("--count", default=0, type=click.IntRange(min=0), help="Stop after this many looks (0: never).")
+@click.option(
+    "--interval", default=1.0, type=click.FloatRange(0.1, 60.0), help="Seconds between two updates."
+)
+@click.option(
+    "--count", default=0, type=click.IntRange(min=0), help="Stop after this many updates (0: never)."
+)
 @click.pass_obj
 def watch(where: Where, interval: float, count: int) -> int:
-    """Show the status again and again, until Ctrl-C."""
+    """Show the status repeatedly, until Ctrl-C."""
     from itertools import islice
 
     from qnode.operate.status.screen import status_lines
@@ -145,7 +149,7 @@ def watch(where: Where, interval: float, count: int) -> int:
 @qnodectl.command()
 @click.pass_obj
 def keys(where: Where) -> int:
-    """Show how many keys there are and what became of the others."""
+    """Show the numbers of keys: in the store, delivered, void and expired."""
     from qnode.operate.events.line import printable
     from qnode.operate.status.model import why_no_key
     from qnode.operate.status.screen import keys_rows
@@ -164,7 +168,7 @@ def keys(where: Where) -> int:
 @qnodectl.command()
 @click.pass_obj
 def saes(where: Where) -> int:
-    """Show the encryptors and the keys they got."""
+    """Show the encryptors and the keys delivered to them."""
     from qnode.operate.events.line import printable
     from qnode.operate.status.screen import age, count
 
@@ -183,7 +187,7 @@ def saes(where: Where) -> int:
 @click.argument("name", required=False)
 @click.pass_obj
 def devices(where: Where, name: str | None) -> int:
-    """Show all devices, or everything known about one."""
+    """Show all devices, or all figures of one device."""
     from qnode.operate.status.screen import device_detail, device_line
 
     node = _node(where)
@@ -200,7 +204,7 @@ def devices(where: Where, name: str | None) -> int:
 
 
 @qnodectl.command()
-@click.option("--count", default=50, type=click.IntRange(1, 1000), help="How many of the latest events.")
+@click.option("--count", default=50, type=click.IntRange(1, 1000), help="Number of events to show.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def events(where: Where, count: int, as_json: bool) -> int:
@@ -215,13 +219,11 @@ def events(where: Where, count: int, as_json: bool) -> int:
 
 
 @qnodectl.command()
-@click.option(
-    "--count", default=50, type=click.IntRange(1, KEPT_BLOCKS), help="How many of the latest blocks."
-)
+@click.option("--count", default=50, type=click.IntRange(1, KEPT_BLOCKS), help="Number of blocks to show.")
 @click.option("--csv", "as_csv", is_flag=True, help="Every public figure, as CSV with a line of names.")
 @click.pass_obj
 def blocks(where: Where, count: int, as_csv: bool) -> int:
-    """Show what became of the latest blocks, since the node was started."""
+    """Show the outcomes of the latest blocks since the start of the node."""
     from qnode.operate.status.screen import BLOCK_COLUMNS, block_cells
 
     if as_csv:
@@ -241,7 +243,7 @@ def blocks(where: Where, count: int, as_csv: bool) -> int:
 @qnodectl.command()
 @click.pass_obj
 def checks(where: Where) -> int:
-    """Show what each check of plausibility found in the last corrected block; exit 1 if one failed."""
+    """Show the results of the plausibility checks of the last corrected block; exit 1 if one failed."""
     from qnode.distill.check_table import BY_NAME
     from qnode.operate.events.line import printable
 
@@ -270,10 +272,10 @@ def checks(where: Where) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def restore(where: Where, preshared_key: Path, yes: bool) -> int:
-    """Void every key of this site and begin anew with a new PRESHARED_KEY (a file of mode 0600).
+    """Void every key of this site and start again with a new PRESHARED_KEY (a file of mode 0600).
 
-    For a site that was set back, or whose pads are used up. Run it at both sites with the same file, which
-    neither has loaded before, and delete the file at both when the link is up again.
+    Use it after a restore from a backup, or when the one-time pads are used up. Run it at both sites with
+    the same file, which neither site has loaded before. Delete both copies when the link works again.
     """
     secret = _read_preshared(preshared_key)
     node = _node(where)
@@ -295,7 +297,7 @@ def restore(where: Where, preshared_key: Path, yes: bool) -> int:
 
 
 def _read_preshared(path: Path) -> bytes:
-    """Return what the file holds. Raises UsageError when it cannot be one of a pre-shared key."""
+    """Return the content of the file. Raises UsageError when it cannot be a pre-shared key."""
     try:
         if path.stat().st_mode & 0o077:
             raise click.UsageError(f"{path} can be read by others; run chmod 600 {path}")
@@ -310,13 +312,13 @@ def _read_preshared(path: Path) -> bytes:
 
 
 def _node(where: Where) -> "NodeStatus":
-    """Return the status of the node as the link that was asked about, or the first, sees it."""
+    """Return the status of the node for the requested link, or for the first one."""
     node = decode_status(ask_status(where.path, patience_s=where.patience_s))
     return _of_link(node, where.link) if where.link else node.each_link[0]
 
 
 def _of_link(node: "NodeStatus", link: str) -> "NodeStatus":
-    """Return the status as if ``link`` alone were there; of all links if it is empty."""
+    """Return the status of ``link`` alone; of all links if it is empty."""
     if not link:
         return node
     try:
@@ -336,14 +338,14 @@ def _show_screen(node: "NodeStatus") -> None:
 
 
 def _fitted(lines: list[str]) -> list[str]:
-    """Let lines that the terminal has no room for go on below."""
+    """Wrap lines that are wider than the terminal."""
     from qnode.operate.status.screen import PARTS_COLUMN
 
     return [part for line in lines for part in fitted(line, columns(), PARTS_COLUMN)]
 
 
 def _table(node: "NodeStatus", *headings: str) -> "Table":
-    """Return an empty table that says `simulated` where that is so."""
+    """Return an empty table; its title states `simulated` for a simulated link."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -353,7 +355,7 @@ def _table(node: "NodeStatus", *headings: str) -> "Table":
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for heading in headings:
         is_number = heading in _NUMBERS
-        shown = heading.replace(" ", "\n")  # headings may be lower than wide
+        shown = heading.replace(" ", "\n")  # narrow columns: several lines in a heading
         table.add_column(shown, justify="right" if is_number else "left", no_wrap=is_number)
     return table
 
@@ -361,7 +363,7 @@ def _table(node: "NodeStatus", *headings: str) -> "Table":
 def _print(table: "Table") -> None:
     from rich.console import Console
 
-    # Text from outside is no markup.
+    # Text from outside is not markup.
     console = Console(markup=False, highlight=False, width=columns())
     with console.capture() as text:
         console.print(table)
@@ -369,18 +371,18 @@ def _print(table: "Table") -> None:
 
 
 def _echo(text: str | bytes) -> bool:
-    """Print ``text``; False when the reader (`head`, `grep -q`) has seen enough, which is no error."""
+    """Print ``text``; False when the reader (`head`, `grep -q`) has closed the pipe, which is no error."""
     try:
         click.echo(text)
     except BrokenPipeError:
-        # Left to click it would exit with 1, which says that the node is degraded.
+        # click alone would exit with 1, which means a degraded node.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False
     return True
 
 
 def main() -> None:
-    """Run the command line with the promised exit codes."""
+    """Run the command line with the documented exit codes."""
     try:
         code = qnodectl.main(standalone_mode=False)
     except click.UsageError as error:

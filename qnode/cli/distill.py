@@ -1,4 +1,4 @@
-"""`qnode distill`: the whole way from recorded tags and symbols to key, in one process."""
+"""`qnode distill`: from recorded tags and symbols to key, in one process."""
 
 import sys
 import time
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     "--config",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="How to distil; source and receiver as they were recorded. Default: as it was recorded.",
+    help="Configuration of the link; source and receiver must be those of the recording. Default: as "
+    "recorded.",
 )
 @click.option("--json", "as_json", is_flag=True, help="On stdout print one JSON object, and nothing else.")
 @click.option(
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
     help="Also write a line for each block to this file (- for stdout, which then has nothing else).",
 )
 def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_file: Path | None) -> int:
-    """Distil what `qnode record` has left in FOLDERS, both sites at once, and say what each block gives.
+    """Distil the recordings of `qnode record` in FOLDERS, both sites at once, and show each block's result.
 
-    One folder is the recording of a simulated link; two are those of the two sites of a running link, in
-    either order. No key is kept: this is for studying a link, or a way to distil.
+    One folder is the recording of a simulated link. Two folders are the recordings of the two sites of a
+    running link, in either order. No key is kept: the command serves to study a link or a method.
     """
     forbid_core_dumps()
-    # Imported here: numerical libraries take a while, and usage errors should not wait for them.
+    # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
     from qnode.block.span_policy import RecentBlocks
     from qnode.cli.replay import config_over
     from qnode.errors import ConfigError, DeviceError
@@ -111,10 +112,10 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
 
 
 def _opened(folders: tuple[Path, ...]) -> "Recorded":
-    """Open what was recorded.
+    """Open the recordings.
 
     Raises:
-        ConfigError: it cannot be read, or does not fit together.
+        ConfigError: a recording cannot be read, or the two do not fit together.
     """
     from qnode.errors import ConfigError
     from qnode.offline.recorded import recorded_link

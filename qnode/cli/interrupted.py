@@ -1,4 +1,4 @@
-"""How a command ends on Ctrl-C."""
+"""The end of a command on Ctrl-C."""
 
 import os
 import signal
@@ -10,12 +10,12 @@ EXIT_INTERRUPTED = 130
 
 
 def end_interrupted() -> NoReturn:
-    """Exit as shells expect it, at once: whatever had to be tidied up was, on the way here.
+    """Exit at once, as shells expect; the clean-up was done before this call.
 
-    The interpreter's own end would wait for threads, and ends with a signal instead of a status where the
-    interrupt had come while some module was being made.
+    The interpreter's normal end would wait for threads. It would end with a signal instead of a status if the
+    interrupt came during an import.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it disturbs nothing
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has no effect
     with suppress(OSError):
         sys.stdout.flush()
     with suppress(OSError):

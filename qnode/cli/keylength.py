@@ -23,7 +23,7 @@ from qnode.errors import FieldError
 
 EXIT_REFUSED: Final = 64
 
-# The field writes the rules in several ways; these all mean one of ours.
+# The literature writes the rules in several ways; each of these means one of ours.
 _VACUUM_RULES: Final[Mapping[str, VacuumRule]] = {
     **{rule: rule for rule in choices_of(VacuumRule)},
     "1": "k1",
@@ -39,7 +39,9 @@ _VACUUM_RULES: Final[Mapping[str, VacuumRule]] = {
     "--estimator", metavar="NAME", default=DEFAULT_ESTIMATOR, help=f"One of {', '.join(ESTIMATORS)}."
 )
 @click.option(
-    "--vacuum-rule", metavar="RULE", help="Bound on empty-qubit detections: min, k1, k2, form_a, min3, max3."
+    "--vacuum-rule",
+    metavar="RULE",
+    help="Bound on detections of vacuum pulses: min, k1, k2, form_a, min3, max3.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
@@ -93,7 +95,7 @@ def parse_inputs(data: bytes) -> EstimatorInput:
         FieldError: not a JSON object, a key unknown or missing, a value of the wrong type or impossible.
     """
     try:
-        values = json.loads(data)  # reads NaN and Infinity, so that the refusal can name their field
+        values = json.loads(data)  # accepts NaN and Infinity, so that the refusal can name their field
     except (ValueError, RecursionError) as failed:
         raise FieldError("file", f"not JSON: {failed}") from failed
     if not isinstance(values, dict):
@@ -111,7 +113,7 @@ def parse_inputs(data: bytes) -> EstimatorInput:
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:
-    # An array-like struct takes a longer list without a word, so the length of a pair is looked at here.
+    # An array-like struct accepts a longer list, so the length of a pair is checked here.
     if isinstance(value, list) and len(value) != len(msgspec.structs.fields(Pair)):
         raise FieldError(name, f"expected a pair of numbers, got {len(value)}")
     if name == "vacuum_rule" and isinstance(value, str):

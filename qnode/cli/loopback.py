@@ -34,13 +34,13 @@ from qnode.loopback.sites import SiteFailed
 from qnode.operate.status.model import NodeStatus
 
 LINE_PERIOD_S = 5.0
-# After a recording's last block its keys are still fetched; so long without any they are all compared.
+# After a recording's last block its keys are still fetched. After this time without a key, all are compared.
 LAST_KEYS_S = 3.0
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the options that `loopback` and `replay` share ask for."""
+    """The values of the options that `loopback` and `replay` share."""
 
     data_dir: Path | None
     speed: str
@@ -52,7 +52,7 @@ class Wanted:
 
 @dataclass
 class Run:
-    """One run of the loopback link: what is wanted of it, and whether that was reached."""
+    """One run of the loopback link: its goal, and whether the goal was reached."""
 
     config: LoopbackConfig
     prepared: Prepared
@@ -63,33 +63,33 @@ class Run:
 
 
 def link_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add the options that say how both sites run, the fields of `Wanted`."""
+    """Add the options for the run of both sites, the fields of `Wanted`."""
     options = (
         click.option(
             "--data-dir",
             type=click.Path(path_type=Path, file_okay=False),
-            help="Keep everything here; default: a folder that goes away.",
+            help="Keep all files here; default: a temporary folder.",
         ),
         click.option(
             "--speed",
             default="realtime",
             show_default=True,
-            help="realtime, max, or how many times real time.",
+            help="realtime, max, or a multiple of real time.",
         ),
         click.option(
-            "--until-keys", type=click.IntRange(min=1), help="Stop when so many keys were compared."
+            "--until-keys", type=click.IntRange(min=1), help="Stop when this number of keys was compared."
         ),
         click.option(
             "--duration",
             "duration_s",
             type=click.FloatRange(min=0, min_open=True),
-            help="Stop after so many seconds of wall time.",
+            help="Stop after this many seconds of wall time.",
         ),
         click.option(
             "--rtt-ms",
             type=click.FloatRange(min=0, max=1000),
             default=0.0,
-            help="Make the classical channel's round trip so much longer.",
+            help="Add this to the round trip of the classical channel.",
         ),
         click.option(
             "--json",
@@ -128,7 +128,7 @@ def link_options(command: Callable[..., int]) -> Callable[..., int]:
     type=click.IntRange(1, 16),
     default=1,
     show_default=True,
-    help="So many links from one Alice, each to a Bob of its own.",
+    help="Number of links from one Alice, each to its own Bob.",
 )
 @link_options
 def loopback(
@@ -155,7 +155,7 @@ def loopback(
 def drilled(
     config: LoopbackConfig, name: str, from_s: float | None = None, until_s: float | None = None
 ) -> LoopbackConfig:
-    """Return ``config`` with the changes of a drill behind those that it schedules itself.
+    """Return ``config`` with the changes of a drill added to its own schedule.
 
     Raises:
         ConfigError: there is no such drill, or it would end before it begins.
@@ -168,14 +168,14 @@ def drilled(
 def run_both_sites(
     config: LoopbackConfig, wanted: Wanted, played: Played | None = None, *, links: int = 1
 ) -> int:
-    """Run both sites as ``wanted``, with simulated hardware or with the recording that is ``played``.
+    """Run both sites as ``wanted``, with simulated hardware or with the recording ``played``.
 
-    With several ``links`` there is one Alice, and a Bob a link.
+    With several ``links`` there is one Alice, and one Bob per link.
 
     Returns the exit status.
 
     Raises:
-        ConfigError: something that they need cannot be used.
+        ConfigError: a file or port that the sites need cannot be used.
     """
     speed = _parse_speed(wanted.speed)
     with _data_dir(wanted.data_dir) as directory, sole_use(directory):
@@ -190,7 +190,7 @@ def run_both_sites(
 
 
 def first_of(group: BaseExceptionGroup[Any]) -> BaseException:
-    """Return the first error in a group that is no group itself."""
+    """Return the first error of a group, looking into groups within it."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -198,7 +198,7 @@ def first_of(group: BaseExceptionGroup[Any]) -> BaseException:
 
 
 def _parse_speed(text: str) -> float | None:
-    """Return tag seconds a wall second; None is as fast as possible."""
+    """Return seconds of tags per second of wall time; None means as fast as possible."""
     if text in ("realtime", "max"):
         return 1.0 if text == "realtime" else None
     try:
@@ -237,7 +237,7 @@ def _data_dir(wanted: Path | None) -> Iterator[Path]:
 
 
 async def _run(run: Run, as_json: bool) -> None:
-    """Start the sites, let the encryptors work, and stop when the goal is reached or a signal comes."""
+    """Start the sites, run the encryptors, and stop when the goal is reached or a signal comes."""
     number = len(run.prepared.endpoints.links)
     links = [LoopbackLink(run.prepared, run.config.link.source.p_z, index) for index in range(number)]
     live = not as_json and sys.stdout.isatty()
@@ -288,21 +288,21 @@ async def _stop_on_signal(scope: trio.CancelScope, run: Run) -> None:
 
 
 async def _exchange_keys(scope: trio.CancelScope, run: Run, links: list[LoopbackLink]) -> None:
-    """Compare keys from both ends of each link, until the wanted number of them ends the run."""
+    """Compare keys from both ends of each link, until their number reaches the goal."""
     async with trio.open_nursery() as nursery:
         for index, link in enumerate(links):
             wanted = None
-            if run.until_keys is not None:  # from each link its share
+            if run.until_keys is not None:  # each link contributes its share
                 wanted = run.until_keys // len(links) + (index < run.until_keys % len(links))
             nursery.start_soon(link.exchange_keys, wanted)
     for link in links:
-        await link.look()  # the figures so far may be older than the block of these keys
+        await link.look()  # the present figures may be older than the block of these keys
     run.reached = True
     scope.cancel()
 
 
 async def _stop_when_over(scope: trio.CancelScope, run: Run, link: LoopbackLink) -> None:
-    """End the run once the recording has been played, its blocks are decided and their keys compared."""
+    """End the run when the recording has ended, its blocks are decided and their keys are compared."""
     compared, since_s = -1, 0.0
     while True:
         await trio.sleep(POLL_S)
@@ -318,12 +318,12 @@ async def _stop_when_over(scope: trio.CancelScope, run: Run, link: LoopbackLink)
 
 
 def source_is_over(bob: NodeStatus) -> bool:
-    """Tell whether Bob's source of tags came to its end and all its blocks are decided."""
+    """Return whether Bob's source of tags has ended and all its blocks are decided."""
     return any(device.finished for device in bob.devices) and not bob.block.in_flight
 
 
 async def _watch(links: list[LoopbackLink], live: bool) -> None:
-    """Follow the figures of the links and show them."""
+    """Read and show the figures of the links repeatedly."""
     from rich.console import Group
     from rich.live import Live
 
@@ -348,7 +348,7 @@ async def _watch(links: list[LoopbackLink], live: bool) -> None:
 
 
 def how_to_fetch(prepared: Prepared) -> str:
-    """Return lines for a shell that fetch one key at Alice's and the same key at Bob's."""
+    """Return shell commands that fetch one key at Alice and the same key at Bob."""
     endpoints = prepared.endpoints
     alice, bob = endpoints.saes_of(demo=False)
     at_alice, at_bob = endpoints.sites["alice"].url, endpoints.sites["bob"].url

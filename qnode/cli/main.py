@@ -1,4 +1,4 @@
-"""The `qnode` command: everything that runs, plans or computes (operators look with `qnodectl`)."""
+"""The `qnode` command: everything that runs, plans or computes (operators use `qnodectl`)."""
 
 import importlib
 import sys
@@ -12,7 +12,7 @@ EXIT_USAGE = 64
 
 
 class LazyCommand(NamedTuple):
-    """Where a command is, and what the list of commands says of it, so that the list imports none."""
+    """The place of a command and its short description, so that the list of commands imports none."""
 
     module: str
     attribute: str
@@ -20,32 +20,32 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS = {
-    "run": LazyCommand("qnode.cli.run", "run", "Run one site until it is told to stop."),
-    "check": LazyCommand("qnode.cli.check", "check", "Name all that is wrong with a site's file."),
+    "run": LazyCommand("qnode.cli.run", "run", "Run one site until a signal ends it."),
+    "check": LazyCommand("qnode.cli.check", "check", "Name every error in a site's file."),
     "loopback": LazyCommand(
-        "qnode.cli.loopback", "loopback", "Run both sites of a link on this machine, simulated hardware."
+        "qnode.cli.loopback", "loopback", "Run both sites of a link with simulated hardware."
     ),
     "record": LazyCommand("qnode.cli.record", "record", "Record a simulated link, or a running site."),
     "replay": LazyCommand(
         "qnode.cli.replay", "replay", "Run both sites on this machine, with recorded hardware."
     ),
     "keylength": LazyCommand("qnode.cli.keylength", "keylength", "Estimate the key length of a block."),
-    "plan": LazyCommand("qnode.cli.plan", "plan", "Work out what a link would give before anyone buys it."),
+    "plan": LazyCommand("qnode.cli.plan", "plan", "Compute the key rate of a planned link."),
     "report": LazyCommand("qnode.cli.report", "report", "Make the measured pages of the documentation."),
     "distill": LazyCommand(
-        "qnode.cli.distill", "distill", "Distil a recording, and say what each block gives."
+        "qnode.cli.distill", "distill", "Distil a recording, and show each block's result."
     ),
     "bench": LazyCommand("qnode.cli.bench", "bench", "Measure every stage and the whole link."),
     "soak": LazyCommand("qnode.cli.soak", "soak_command", "Correct many random blocks, and compare."),
     "world": LazyCommand(
-        "qnode.cli.world", "world_command", "Run both nodes through thousands of made-up faults."
+        "qnode.cli.world", "world_command", "Run both nodes through thousands of simulated faults."
     ),
-    "warm": LazyCommand("qnode.cli.warm", "warm", "Compile what a daemon needs ahead of its first start."),
+    "warm": LazyCommand("qnode.cli.warm", "warm", "Compile all kernels before the first start of a daemon."),
 }
 
 
 class LazyGroup(click.Group):
-    """Import a command only when it runs, so that a small one starts fast and the list at once."""
+    """Import a command only when it runs, so that small commands and the list start fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all command names."""
@@ -84,7 +84,7 @@ def main() -> None:
         sys.exit(1)
     except click.Abort:
         end_interrupted()
-    except BaseExceptionGroup as group:  # trio's tasks hand on in groups what interrupted them
+    except BaseExceptionGroup as group:  # trio's tasks put an interrupt into groups
         if group.subgroup(KeyboardInterrupt) is None:
             raise
         end_interrupted()

@@ -61,7 +61,7 @@ def metrics_page(command: str) -> str:
 
 def _row(family: Metric) -> list[str]:
     labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)
-    name = family.samples[0].name  # that of a counter ends with _total
+    name = family.samples[0].name  # the name of a counter ends with _total
     return [f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), family.documentation]
 
 

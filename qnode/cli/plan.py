@@ -1,4 +1,4 @@
-"""`qnode plan`: what a link would give, and the parameters that give the most key, by the analytic model."""
+"""`qnode plan`: the key rate of a link, and the best parameters, from the analytic model."""
 
 import sys
 import textwrap
@@ -61,7 +61,7 @@ _RESULTS: Columns = (
     type=click.FloatRange(0, 200),
     default=0.0,
     show_default=True,
-    help="Loss that is not length: splices, patches, a switch.",
+    help="Loss besides that of the length: splices, patches, a switch.",
 )
 @click.option(
     "--f-ec",
@@ -82,14 +82,14 @@ _RESULTS: Columns = (
 @click.option(
     "--against",
     type=click.Choice(AGAINST),
-    help="Print a curve (at the first loss, where loss is not its axis).",
+    help="Print a curve (at the first loss, unless loss is its axis).",
 )
 @click.option(
     "--points",
     type=click.IntRange(2, 500),
     default=16,
     show_default=True,
-    help="Places on the curve, at most.",
+    help="Most points of the curve.",
 )
 @click.option(
     "--plot",
@@ -114,9 +114,9 @@ def plan(
     plot: Path | None,
     as_json: bool,
 ) -> int:
-    """Work out what a link would give before anyone buys it.
+    """Compute the key rate of a planned link.
 
-    The attenuation is that of the configuration unless --loss-db or --fibre-km says otherwise.
+    The attenuation comes from the configuration unless --loss-db or --fibre-km gives another one.
     """
     try:
         if loss_db and fibre_km:
@@ -216,7 +216,7 @@ def report(found: Answer) -> str:
 
 
 def _uncertainty(cost: UncertaintyCost) -> str:
-    """Say what the uncertainty of the intensities costs, and how to have it back."""
+    """Describe the cost of the uncertainty of the intensities, and the remedy."""
     signal, decoy = cost.mu_uncertainty
     share = "all of the key" if cost.share_of_key is None else f"{cost.share_of_key:.1%} of the key"
     within = f"within {signal:.2%} (signal) and {decoy:.2%} (decoy)"
@@ -232,7 +232,7 @@ def _uncertainty(cost: UncertaintyCost) -> str:
 
 
 def _points(figures: LossFigures) -> Iterator[tuple[list[str], PointFigures]]:
-    """Yield the points at one loss, each with its names: as configured, then the best if there is one."""
+    """Yield the points at one loss with their names: the configured point, then the best one if it exists."""
     length = "" if figures.fibre_km is None else f"{figures.fibre_km:.1f} km"
     yield [length, f"{figures.loss_db:.2f} dB", "now"], figures.now
     if figures.best is not None:

@@ -49,7 +49,7 @@ _TOLERANCES = (
 def plausibility_page(
     configs: Sequence[LoopbackConfig], blocks: int, command: str, tell: Callable[[str], None]
 ) -> str:
-    """Return the page in Markdown; the first link is the one whose intensities are sent wrong."""
+    """Return the page in Markdown; wrong intensities are tried on the first link."""
     parts = [
         "# Plausibility of the counts of a block",
         f"Made by `{command}`; every seed is fixed. Do not edit.",
@@ -151,7 +151,7 @@ def _tails(
 
 # An honest receiver never violates its dead time. The model has no second click of a detector in a slot.
 _NOT_DRAWN: Final = ("dead_time", "double_clicks")
-# Their limits are not tolerances around an expectation: no link can exceed them, or they are wide by nature.
+# Their limits are not tolerances around an expectation: no link can exceed them, or they are always wide.
 _ALWAYS_TOLERANT: Final = (
     "boundary_error", "boundary_plus", "boundary_same", "errors_z", "errors_x", "yield_z", "double_clicks",
     "dead_time", "occupancy",

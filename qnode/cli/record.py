@@ -1,4 +1,4 @@
-"""`qnode record`: what both ends of a simulated link see; tags or symbols, and blocks, of a running site."""
+"""`qnode record`: the data of a simulated link, or tags, symbols and blocks of a running site."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ _EITHER = (
     "--out",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The recording, a new folder: of a simulated link, or with --site of one site's tags or symbols.",
+    help="A new folder for the recording of a simulated link, or with --site of one site's tags or symbols.",
 )
 @click.option(
     "--duration",
@@ -41,7 +41,7 @@ _EITHER = (
 @click.option(
     "--loopable",
     is_flag=True,
-    help="Let both clocks run steadily, so that the recording's end fits its beginning.",
+    help="Keep both clocks steady, so that the end of the recording fits its beginning.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option(
@@ -54,7 +54,7 @@ _EITHER = (
     "--blocks",
     "table_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="With --site: append a line for each block it decides to this CSV file.",
+    help="With --site: append a line for each decided block to this CSV file.",
 )
 @click.option(
     "--link", default="", help="With --site: of this link of a site with several; default: the first."
@@ -71,16 +71,16 @@ def record(
 ) -> int:
     """Record Bob's time tags and Alice's symbols of a simulated link, or a running site.
 
-    With --out alone a simulated link runs for --duration. With --site and --out what the site sees is
-    recorded, from the next block on: Bob's tags, or Alice's symbols of announced slots; whoever reads that
-    knows the keys. With --site and --blocks each block that the site decides becomes a line of public counts;
-    the file is continued when it is there, and without --out a site that is away is waited for (exit status
-    1 when it never answered).
+    With --out alone a simulated link runs for --duration. With --site and --out the command records the data
+    of the site from the next block on: Bob's tags, or Alice's symbols of announced slots. Everyone who reads
+    the recording knows the keys. With --site and --blocks each decided block becomes a line of public counts.
+    An existing file is continued. Without --out the command waits for a site that is not running (exit status
+    1 when the site never answered).
     """
     forbid_core_dumps()
     if socket is not None and (folder or table_file) and not (path or loopable or as_json):
         if folder is not None:
-            # Before anything is imported that starts threads: they would take the signals.
+            # Before any import that starts threads: the threads would take the signals.
             with _told_to_end() as told:
                 return _record_tags(socket, folder, table_file, duration_s, told, link)
         assert table_file is not None
@@ -91,7 +91,7 @@ def record(
 
 
 def _record_link(path: Path | None, folder: Path, duration_s: float, loopable: bool, as_json: bool) -> int:
-    # Imported here: numerical libraries take a while, which the blocks of a site do not need.
+    # Imported here: numerical libraries load slowly, and the blocks of a site do not need them.
     import msgspec
 
     from qnode.cli.loopback import load_loopback
@@ -121,9 +121,9 @@ def _record_link(path: Path | None, folder: Path, duration_s: float, loopable: b
 
 
 class _EndingSignals:
-    """Takes SIGINT and SIGTERM while it is entered; ``first``: the one that came first, if any.
+    """Takes SIGINT and SIGTERM while it is entered; ``first``: the first of them, if any.
 
-    (To block them instead does not do: threads that libraries have started would take them.)
+    Blocking the signals is not enough: threads that libraries have started would take them.
     """
 
     def __init__(self) -> None:
@@ -215,7 +215,7 @@ def _record_tags(
 
 @contextmanager
 def _blocks_meanwhile(socket: Path, table_file: Path | None, link: str) -> Iterator[None]:
-    """Write down the site's blocks in a thread of its own: a busy site may take a while to answer."""
+    """Record the site's blocks in a separate thread: a busy site may answer slowly."""
     if table_file is None:
         yield
         return
@@ -235,7 +235,7 @@ def _blocks_meanwhile(socket: Path, table_file: Path | None, link: str) -> Itera
             over.set()
         try:
             written = work.result() or 0
-            # What was decided since it asked last.
+            # The blocks decided since the last request.
             written += record(duration_s=0.0) or 0
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(table_file)) from None
@@ -244,9 +244,9 @@ def _blocks_meanwhile(socket: Path, table_file: Path | None, link: str) -> Itera
 
 @contextmanager
 def _told_to_end() -> Iterator[Callable[[float], bool]]:
-    """Hand out how to wait so many seconds for a signal to end; True when it has come.
+    """Provide a function that waits a given number of seconds for a signal; True when it has come.
 
-    Blocked, the signals arrive only where they are waited for, never while something is written.
+    The signals are blocked, so they arrive only during this wait, never while a file is written.
     """
     ending = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)

@@ -15,7 +15,7 @@ from qnode.tags.recording import Manifest, check_loopable, open_recording, read_
 from qnode.tags.site_recording import is_site_recording
 from qnode.units import PS_PER_S
 
-# Of the clicks of the Z arm on Z states, what is left of gates and alignment at least.
+# The least share of the Z arm's clicks on Z states that remains after gates and alignment.
 _SIFTED_SHARE = 0.8
 
 
@@ -25,12 +25,13 @@ _SIFTED_SHARE = 0.8
     "--config",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="How the link distils; source and receiver as they were recorded. Default: as it was recorded.",
+    help="Configuration of the link; source and receiver must be those of the recording. Default: as "
+    "recorded.",
 )
-@click.option("--once", is_flag=True, help="Play the recording once, then end; default: again and again.")
+@click.option("--once", is_flag=True, help="Play the recording once, then end; default: repeat it.")
 @link_options
 def replay(folder: Path, path: Path | None, once: bool, **options: Any) -> int:
-    """Run both sites of a link on this machine, with the hardware that was recorded in FOLDER."""
+    """Run both sites of a link on this machine, with the recorded hardware in FOLDER."""
     try:
         config = played_config(folder, path, loop=not once)
         return run_both_sites(config, Wanted(**options), Played(folder, loop=not once))
@@ -40,10 +41,10 @@ def replay(folder: Path, path: Path | None, once: bool, **options: Any) -> int:
 
 
 def played_config(folder: Path, path: Path | None, *, loop: bool) -> LoopbackConfig:
-    """Return what both sites are to have in common when they play the recording in ``folder``.
+    """Return the common configuration of both sites that play the recording in ``folder``.
 
     Raises:
-        ConfigError: the recording cannot be played so, or the file at ``path`` is of another link.
+        ConfigError: the recording cannot be played this way, or the file at ``path`` is of another link.
     """
     if is_site_recording(folder):
         raise ConfigError(f"{folder} is the recording of one site, for qnode distill; it cannot be played")
@@ -58,7 +59,7 @@ def played_config(folder: Path, path: Path | None, *, loop: bool) -> LoopbackCon
 
 
 def _repeats(recorded: Manifest, link: LinkParameters) -> float:
-    """Return how often a block holds the tags of a recording that is played again and again."""
+    """Return how often a block holds the tags of a repeated recording."""
     wanted = link.block.sifted_bits
     if wanted == "auto":
         return max(1.0, link.block.longest_s * PS_PER_S / recorded.span_ps)
@@ -66,10 +67,10 @@ def _repeats(recorded: Manifest, link: LinkParameters) -> float:
 
 
 def config_over(recorded: LinkParameters, folder: Path, path: Path | None) -> LoopbackConfig:
-    """Return what the file at ``path`` says of a link that was recorded in ``folder`` as ``recorded``.
+    """Return the configuration at ``path`` for a link that was recorded in ``folder`` as ``recorded``.
 
     Raises:
-        ConfigError: it is of another link.
+        ConfigError: the file is of another link.
     """
     if path is None:
         return LoopbackConfig(link=recorded)

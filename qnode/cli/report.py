@@ -57,10 +57,10 @@ from qnode.simulate.parameters import ScheduledChange
 
 ATTENUATIONS_DB = (5.5, 10.8, 13.5, 16.3, 19.0, 21.8, 25.0, 28.0)
 INTERCEPTED = (0.0, 0.02, 0.05, 0.10, 0.20, 1.0)
-# A drill's run goes on for so many blocks after Eve has gone, or until nothing is decided for so long.
+# A drill's run continues for this many blocks after Eve's end, or until nothing is decided for that time.
 BLOCKS_WITHOUT_EVE = 3.2
 STALLED_S = 30.0
-# The outage of the lock run, in simulated time, and at which speed: slow enough to time the lock.
+# The outage of the lock run in simulated time, and its speed: slow enough to time the lock.
 DARK_S, LIGHT_S, END_S = 20.0, 30.0, 45.0
 LOCK_SPEED = 4.0
 LOCK_RESOLUTION_S = 0.4
@@ -75,7 +75,7 @@ def report() -> None:
 
 
 def _common(page: Callable[P, str]) -> Callable[..., int]:
-    """Give a page's command --output, and turn what may go wrong into one line and an exit code."""
+    """Give a page's command --output, and turn every error into one line and an exit code."""
 
     @functools.wraps(page)
     def command(output: Path, *args: P.args, **kwargs: P.kwargs) -> int:
@@ -109,7 +109,7 @@ _beside = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("config/fast.toml"),
     show_default=True,
-    help="Another link, shown beside it.",
+    help="A second link for comparison.",
 )
 
 
@@ -124,7 +124,7 @@ def _output(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _options(name: str, blocks: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the options that all pages have."""
+    """Return the options of all pages."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
@@ -134,7 +134,7 @@ def _options(name: str, blocks: int) -> Callable[[Callable[..., Any]], Callable[
                 type=click.IntRange(min=1),
                 default=blocks,
                 show_default=True,
-                help="Blocks that count in each run, after its first.",
+                help="Counted blocks of each run, after its first block.",
             ),
             _configured,
         ):
@@ -171,7 +171,7 @@ def attenuation(path: Path, blocks: int, attenuations_db: tuple[float, ...]) -> 
 @click.option("--drill", "names", multiple=True, help="This drill only; may be given more than once.")
 @_common
 def eve(path: Path, blocks: int, names: tuple[str, ...]) -> str:
-    """Run Eve's drills, and show what the node sees of each and makes of it."""
+    """Run Eve's drills, and show the figures and decisions of the node for each."""
     config = load_loopback(path)
     chosen = [drill_named(name, config.link) for name in names] or list(drills(config.link))
     runs = [_run_drill(config, drill, None, blocks) for drill in chosen]
@@ -188,7 +188,7 @@ def eve(path: Path, blocks: int, names: tuple[str, ...]) -> str:
 @_options("clock", blocks=28)
 @_common
 def clock(path: Path, blocks: int) -> str:
-    """Show what clocks and fibre cost, and how long lock takes."""
+    """Show the cost of clocks and fibre, and the time to lock."""
     config = load_loopback(path)
     ideal = _clocks(config, offset_ppm=0.0, walk=0.0, drift_ns=0.0)
     real = _clocks(config, offset_ppm=30.0, walk=1e-9, drift_ns=10.0)
@@ -228,7 +228,7 @@ def configuration() -> str:
 @_output("metrics")
 @_common
 def metrics() -> str:
-    """List the metrics and alarms of a site, and why blocks are discarded."""
+    """List the metrics and alarms of a site, and the reasons for discarded blocks."""
     return metrics_page("qnode report metrics")
 
 
@@ -245,7 +245,7 @@ def metrics() -> str:
 @_output("plausibility")
 @_common
 def plausibility(path: Path, beside: Path, blocks: int) -> str:
-    """Show every check of plausibility, its chance at honest links, and what wrong intensities do."""
+    """Show every plausibility check, its false alarms, and the effect of wrong intensities."""
     return plausibility_page(
         [load_loopback(path), load_loopback(beside)],
         blocks,
@@ -260,7 +260,7 @@ def plausibility(path: Path, beside: Path, blocks: int) -> str:
 @_output("validity")
 @_common
 def validity(path: Path, beside: Path) -> str:
-    """Compare what each bound of the estimators claims to fail with and what it fails with."""
+    """Compare the claimed and the real failure probability of each bound of the estimators."""
     return validity_page(
         [load_loopback(path), load_loopback(beside)],
         f"qnode report validity --config {_shown(path)} --beside {_shown(beside)}",
@@ -268,7 +268,7 @@ def validity(path: Path, beside: Path) -> str:
 
 
 def _case(name: str, config: LoopbackConfig, blocks: int, before: list[Case]) -> Case:
-    """Run the link and put the model beside it; a run without an efficiency takes that of the one before."""
+    """Run the link and compare it with the model; a run without an efficiency takes the previous one."""
     statuses, outcome = _run_blocks(name, config, blocks + 1)
     found = measured(statuses, config.link, outcome)
     f_ec = found.row.f_ec
@@ -278,13 +278,13 @@ def _case(name: str, config: LoopbackConfig, blocks: int, before: list[Case]) ->
 
 
 def _run_blocks(name: str, config: LoopbackConfig, blocks: int) -> tuple[list[NodeStatus], LinkOutcome]:
-    """Run the link as fast as it goes until so many blocks were decided."""
+    """Run the link at full speed until ``blocks`` blocks were decided."""
     log = BlockLog(blocks, lambda status: _say(f"{name}: block {decided(status)} of {blocks}"))
     return log.statuses, _run(config, None, log.until)
 
 
 def _run_drill(config: LoopbackConfig, drill: Drill, from_s: float | None, blocks: int) -> DrillRun:
-    """Run a drill as fast as it goes until some blocks without Eve were decided."""
+    """Run a drill at full speed until some blocks without Eve were decided."""
     span_s = block_span_s(config)
     from_s, until_s = drill_times(config, from_s, None, blocks)
     wanted_s = until_s + BLOCKS_WITHOUT_EVE * span_s
@@ -336,7 +336,7 @@ def _time_lock(config: LoopbackConfig) -> LockTimes:
 
 
 def _run(config: LoopbackConfig, speed: float | None, until: Until) -> LinkOutcome:
-    """Run the link in a folder that goes away; when it fails, say what the daemons said last."""
+    """Run the link in a temporary folder; after a failure, print the last lines of the daemons."""
     heard: deque[str] = deque(maxlen=LINES_OF_FAILURE)
     with tempfile.TemporaryDirectory(prefix="qnode-") as directory:
         try:
@@ -366,12 +366,12 @@ def _clocks(config: LoopbackConfig, *, offset_ppm: float, walk: float, drift_ns:
 
 
 def _command(name: str, path: Path, blocks: int) -> str:
-    """Return the command that makes a page, without what belongs to one machine."""
+    """Return the command that makes a page, without the paths of one machine."""
     return f"qnode report {name} --config {_shown(path)} --blocks {blocks}"
 
 
 def _shown(path: Path) -> str:
-    """Return ``path`` as a page names it: without the folders of one machine."""
+    """Return ``path`` for a page: without the folders of one machine."""
     return path.name if path.is_absolute() else str(path)
 
 

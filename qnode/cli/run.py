@@ -18,22 +18,22 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's ma
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc reuse the memory of arrays of tags, which come and go many times a second.
+    """Let glibc reuse the memory of arrays of tags, which are made and freed many times a second.
 
-    Two arenas, not one for each worker thread: what one frees serves the others, which halves a busy daemon.
+    Two arenas, not one for each worker thread: all threads share freed memory, which halves a busy daemon.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # another libc has its own ways
+    if mallopt is not None:  # another libc has no such setting
         mallopt(_M_ARENA_MAX, 2)
         mallopt(_M_MMAP_THRESHOLD, 1 << 28)
         mallopt(_M_TRIM_THRESHOLD, 1 << 28)
 
 
 def _import_sparingly() -> None:
-    """Import what costs a start more than it is worth to a daemon, without the part that it never uses."""
-    gc.disable()  # until the site runs: nothing that is imported is garbage
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread a core, for matrices
-    if "rich" not in sys.modules:  # structlog takes it in where it is installed, for tracebacks in colour
+    """Import costly modules without the parts that a daemon never uses."""
+    gc.disable()  # until the site runs: an import leaves no garbage
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start one thread per core for matrices
+    if "rich" not in sys.modules:  # structlog imports it if it is installed, for coloured tracebacks
         sys.modules["rich"] = None  # type: ignore[assignment]
         importlib.import_module("structlog")
         del sys.modules["rich"]
@@ -50,15 +50,15 @@ def _import_sparingly() -> None:
 @click.option("--stop-at-eof", is_flag=True, help="Stop also when standard input ends.")
 def run(path: Path, stop_at_eof: bool) -> int:
     """Run one site until SIGTERM or SIGINT; SIGHUP reloads FILE and certificates."""
-    # A reload that is asked for before the node can do it, or while it stops, must not kill it.
+    # A reload request that comes too early, or during the stop, must not kill the node.
     signal.signal(signal.SIGHUP, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    # Key material must not reach other users' files, nor a core dump.
+    # Key material must reach neither other users' files nor a core dump.
     os.umask(0o077)
     forbid_core_dumps()
     _keep_freed_memory()
     _import_sparingly()
-    # Imported here: numerical libraries take a while, and usage errors should not wait for them.
+    # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
     from qnode.node.process import run_site_until_signal
 
     try:
@@ -70,5 +70,5 @@ def run(path: Path, stop_at_eof: bool) -> int:
         click.echo(f"qnode: {error}", err=True)
         return 1
     finally:
-        # The interpreter's end takes back every handler; what is ignored stays so.
+        # The interpreter removes every handler at its end; an ignored signal stays ignored.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""`qnode soak`: correct many made-up blocks, or estimate many made-up counts, and count what ends wrong."""
+"""`qnode soak`: correct many synthetic blocks, or estimate many synthetic counts, and count the failures."""
 
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -64,15 +64,16 @@ def soak_command(
 ) -> int:
     """Correct errors in many random blocks, both sides on one core, and compare.
 
-    A wrong block is one that was taken for corrected and is not, verification aside. Exit 1 if there is one,
-    or if none was corrected.
+    A block is wrong if it counts as corrected, before verification, but still differs. Exit 1 if there is a
+    wrong block, or if none was corrected.
 
-    With --keylength, possible and impossible sets of counts go through every estimator. Exit 1 if one ends
-    otherwise than in a refusal or a length from 0 to the sifted bits, or if a worse block gives more key.
+    With --keylength, every estimator gets possible and impossible sets of counts. Each set must end in a
+    refusal, or in a length from 0 to the sifted bits, and a worse block must not give more key. Otherwise
+    exit 1.
     """
     if count_sets is not None:
         return _soak_key_lengths(count_sets, estimators, processes, seed, as_json)
-    # Imported here: numerical libraries take a while, and usage errors should not wait for them.
+    # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
     from qnode.bench.soak import SoakResult, soak
     from qnode.errors import FieldError
 

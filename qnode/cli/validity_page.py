@@ -34,7 +34,7 @@ ATTACKS: Final = tuple(
     )
     for n_z, damping in ((1e6, 0.06), (1e7, 0.12), (1e8, 0.06))
 )
-# Of `eur`: its own one-sided events, and those that each bound on the asymmetry adds.
+# One-sided events of `eur`: its own, and those that each bound on the asymmetry adds.
 OWN_EVENTS: Final = 9
 _ASYMMETRIES: Final = (
     ("removed reference", 6, removed_reference),
@@ -95,7 +95,7 @@ def validity_page(configs: Sequence[LoopbackConfig], command: str) -> str:
 
 
 def block_of(config: LoopbackConfig, p_z: float | None = None) -> Block:
-    """Return the block to be expected of a link, for another ``p_z`` of Alice if one is given."""
+    """Return the expected block of a link, with another ``p_z`` of Alice if one is given."""
     link = config.link
     if p_z is not None:
         link = msgspec.structs.replace(link, source=msgspec.structs.replace(link.source, p_z=p_z))

@@ -1,4 +1,4 @@
-"""`qnode warm`: compile everything ahead of the first start."""
+"""`qnode warm`: compile all code before the first start."""
 
 import time
 
@@ -9,14 +9,14 @@ from qnode.kernel_cache import UntrustedCache, cache_directory, trusted
 
 @click.command()
 def warm() -> int:
-    """Compile what a daemon needs and keep the code, so that daemons start at once.
+    """Compile the code of a daemon and keep it, so that daemons start at once.
 
-    That is the machine code of the kernels, and Python's bytecode where it is missing and may be written.
+    The code is the machine code of the kernels, and Python's bytecode where it is missing and may be written.
 
-    Installers and the systemd unit run it; where the code is kept, `QNODE_CACHE_DIR` says. It takes half a
-    minute of processor time after an update, and two seconds when there is nothing to do.
+    Installers and the systemd unit run this command. `QNODE_CACHE_DIR` names the folder of the code. The
+    command takes half a minute of processor time after an update, and two seconds when nothing is missing.
     """
-    # Imported here: numerical libraries take a while, and usage errors should not wait for them.
+    # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
     from qnode.distill.selftest import SelfTestFailed
 
     directory = cache_directory("qnode.distill.amplification.amplify").resolve()

@@ -1,4 +1,4 @@
-"""How wide what people read may be, and how lines that are wider go on below."""
+"""The width of output for people, and the wrapping of wider lines."""
 
 import os
 from contextlib import suppress
@@ -7,7 +7,7 @@ USUAL_COLUMNS = 80
 
 
 def columns() -> int:
-    """Return the width of the terminal, or what the environment says; 80 for a pipe."""
+    """Return the width of the terminal, or the width from the environment; 80 for a pipe."""
     with suppress(KeyError, ValueError):
         return max(1, int(os.environ["COLUMNS"]))
     with suppress(OSError):
@@ -16,10 +16,10 @@ def columns() -> int:
 
 
 def fitted(line: str, width: int, indent: int) -> list[str]:
-    """Return ``line`` as lines of at most ``width``, all but the first indented.
+    """Return ``line`` as lines of at most ``width``; all lines after the first are indented.
 
-    A line ends in a gap of two spaces or more where it has one, else in a space that is not within a number
-    (``1 924``). A word that is longer than a line stays whole.
+    A line is broken at a gap of two or more spaces if it has one, else at a space that is not within a number
+    (``1 924``). A word longer than a line stays whole.
     """
     lines = []
     while len(line) > width:

@@ -1,4 +1,4 @@
-"""`qnode world`: both nodes in a simulated world, thousands of schedules of faults, each from one seed."""
+"""`qnode world`: both nodes in a simulated world with thousands of fault schedules, each from one seed."""
 
 import os
 import sys
@@ -53,13 +53,13 @@ def world_command(
     processes: int | None,
     fresh: bool,
 ) -> int:
-    """Run both nodes in a world whose net, disks, devices, clocks and encryptors fail as a seed says.
+    """Run both nodes in a simulated world; a seed determines the faults.
 
-    Each run of ten simulated minutes is checked against the invariants; one that fails prints the command
-    that replays it. An interrupted command goes on where it was. Exit 1 if an invariant did not hold, or if a
-    planted bug was not found.
+    The net, disks, devices, clocks and encryptors fail. Each run of ten simulated minutes is checked against
+    the invariants. A failed run prints the command that replays it. An interrupted command continues at the
+    same place. Exit 1 if an invariant did not hold, or if a planted bug was not found.
     """
-    # Imported here: numerical libraries take a while, and usage errors should not wait for them.
+    # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
     from qnode.world.campaign import Settings, journal_of, run_many
     from qnode.world.planted import BUGS
     from qnode.world.schedule import FAULTS
@@ -125,7 +125,7 @@ def _run_all(results: "Iterable[SeedResult]", n_seeds: int, settings: "Settings"
 
 
 def _find(bug: str, seeds: range, settings: "Settings", processes: int) -> bool:
-    """Plant ``bug`` and say after how many seeds it was found."""
+    """Plant ``bug`` and print the number of seeds until it was found."""
     import tempfile
     from pathlib import Path
 

@@ -4,12 +4,12 @@ The tag of a transcript T is ``(h_r(T) + s) mod 2^128``: h_r is the polynomial o
 ceil(B/16) over 2^130 - 5 for B bytes, r clamped to 106 bits) with a long-lived secret r of the direction, s
 a fresh one-time pad of 128 bits. h_r is almost Delta-universal: two different transcripts of at most B
 bytes differ by any given value with probability at most ``8 ceil(B/16) 2^-106`` over r (D. J. Bernstein,
-FSE 2005, theorem 3.3). Hence that is the bound of one attempt at forgery; since s hides h_r(T), r may be
-kept for many tags and the bounds add (M. N. Wegman, J. L. Carter, J. Comput. Syst. Sci. 22, 265 (1981);
+FSE 2005, theorem 3.3). Hence this bounds one attempt at forgery. Because s hides h_r(T), r may serve
+for many tags, and the bounds add (M. N. Wegman, J. L. Carter, J. Comput. Syst. Sci. 22, 265 (1981);
 composably: C. Portmann, IEEE Trans. Inf. Theory 60, 4383 (2014)). No computational assumption enters.
 
-h_r(T) is computed as Poly1305 with s = 0, so that the pad leaves the pool only when the transcript is
-complete. Until the pad is added it is as secret as r: two bare hashes of known transcripts give r away.
+h_r(T) is computed as Poly1305 with s = 0, so the pad leaves the pool only when the transcript is complete.
+Until the pad is added, h_r(T) is as secret as r: two bare hashes of known transcripts reveal r.
 """
 
 import hmac
@@ -31,8 +31,8 @@ LARGEST_TRANSCRIPT_BYTES: Final = 1 << 30
 def epsilon_of_tag(n_bytes: int = LARGEST_TRANSCRIPT_BYTES) -> float:
     """Return the probability that one forged tag is accepted, for transcripts of at most ``n_bytes``.
 
-    ``n_bytes`` must cover the forger's transcript as well as the true one; the default, the limit that both
-    ends hold, always does (7e-24) and is what a ledger should add per direction and attempt.
+    ``n_bytes`` must cover the forger's transcript as well as the true one. The default is the limit at both
+    ends and always suffices (7e-24). A ledger should add it per direction and attempt.
     """
     return 8 * -(-n_bytes // 16) * 2.0**-106
 
@@ -46,11 +46,11 @@ class TranscriptHash:
 
 
 class Transcript:
-    """The running hash of what one direction said about one block.
+    """The running hash of the messages of one direction about one block.
 
     Every message enters as direction (1 byte), block (8), counter (8), length (8), payload: the encoding of
-    a sequence of messages is unambiguous. It begins with ``context``, the values that both ends must have
-    in common (in a session: the two hellos, hence protocol version and parameters), entered likewise.
+    a sequence of messages is unambiguous. It begins with ``context``, the values that both ends must have in
+    common (in a session: the two hellos, hence protocol version and parameters), in the same encoding.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Transcript:
         self._n_bytes = n_bytes
 
     def finish(self) -> TranscriptHash:
-        """Close the transcript and return its hash; again if asked again."""
+        """Close the transcript and return its hash; a repeated call returns it again."""
         if self._running is not None:
             self._finished = TranscriptHash(self._running.finalize(), self._n_bytes)
             self._running = None
@@ -104,12 +104,12 @@ def transcript_tag(transcript: TranscriptHash, pad: bytes) -> bytes:
 
 
 def verify_transcript_tag(transcript: TranscriptHash, pad: bytes, tag: bytes) -> bool:
-    """Tell, in constant time, whether ``tag`` is the tag of the transcript under ``pad``."""
+    """Return, in constant time, whether ``tag`` is the tag of the transcript under ``pad``."""
     return hmac.compare_digest(transcript_tag(transcript, pad), tag)
 
 
 class PadPlace(Protocol):
-    """Where a pad lies in its direction's half of the pool."""
+    """The place of a pad in its direction's half of the pool."""
 
     @property
     def segment(self) -> int:
@@ -125,7 +125,7 @@ P_co = TypeVar("P_co", bound=PadPlace, covariant=True)
 
 
 class ReservedPad(Protocol[P_co]):
-    """A pad that will never be given out again."""
+    """A reserved pad; no other caller gets it."""
 
     @property
     def pad_id(self) -> P_co:
@@ -141,11 +141,11 @@ class HashKeyPair(Protocol):
 
     @property
     def send(self) -> bytes:
-        """For what this site sends."""
+        """The key for messages from this site."""
 
     @property
     def receive(self) -> bytes:
-        """For what this site receives."""
+        """The key for messages to this site."""
 
 
 class PadLedger(Protocol[P]):
@@ -169,7 +169,7 @@ class PadLedger(Protocol[P]):
 
 @dataclass(frozen=True)
 class AuthenticationTag:
-    """A tag and the place of the pad it used, as they travel in `TranscriptTag` and `Prepared`."""
+    """A tag and the place of its pad, as in `TranscriptTag` and `Prepared`."""
 
     pad_segment: int
     pad_index: int
@@ -177,7 +177,7 @@ class AuthenticationTag:
 
 
 def make_tag(ledger: PadLedger[P], transcript: TranscriptHash) -> AuthenticationTag:
-    """Spend a pad on ``transcript``. Blocks on the disk.
+    """Make a tag of ``transcript`` with a new pad. Blocks on the disk.
 
     Raises:
         PoolExhausted: no pad is left.
@@ -189,7 +189,7 @@ def make_tag(ledger: PadLedger[P], transcript: TranscriptHash) -> Authentication
 
 
 def verify_tag(ledger: PadLedger[P], transcript: TranscriptHash, pad_id: P, tag: bytes) -> None:
-    """Verify the peer's ``tag`` and use up its pad, in this order, so that a forger burns nothing.
+    """Verify the peer's ``tag`` and use up its pad, in this order, so that a forgery uses up no pad.
 
     Blocks on the disk.
 

@@ -1,7 +1,7 @@
-"""Messages to bytes and back: MessagePack with limits, then types.
+"""Encoding and decoding of messages: MessagePack with limits, then types.
 
-Decoding is strict: one value, nothing behind it, no extension types, text keys, fields within the limits of
-`qnode.link.messages`. What does not fit raises `ProtocolError` and nothing else. After the hello this runs
+Decoding is strict: one value, nothing after it, no extension types, text keys, fields within the limits of
+`qnode.link.messages`. Invalid data raises `ProtocolError` and nothing else. After the hello this runs
 only on payloads whose code has been verified.
 """
 
@@ -28,7 +28,7 @@ def encode(message: Message) -> bytes:
     """Return ``message`` as MessagePack.
 
     Raises:
-        ValueError: a field is outside its limits, which the peer would refuse.
+        ValueError: a field is outside its limits; the peer would refuse it.
     """
     payload = msgspec.msgpack.encode(message)
     try:
@@ -40,7 +40,7 @@ def encode(message: Message) -> bytes:
 
 @functools.cache
 def _checker(kind: type[Message]) -> msgspec.msgpack.Decoder[Message]:
-    # A struct is not checked when it is made; reading back what we wrote is the cheapest check there is.
+    # A struct is not checked when it is made; decoding the encoded message is the cheapest check.
     return msgspec.msgpack.Decoder(kind)
 
 
@@ -48,7 +48,7 @@ def decode(payload: bytes) -> SessionMessage:
     """Return the message that ``payload`` holds.
 
     Raises:
-        ProtocolError: it holds no message that may follow the hello, or a field is outside its limits.
+        ProtocolError: not a message that may follow the hello, or a field is outside its limits.
     """
     message: SessionMessage = _convert(_unpack(payload), _SESSION_KINDS)
     return message

@@ -6,7 +6,7 @@ and the frame's counter (8 bytes) as nonce (NIST SP 800-38D). Direction and coun
 reordered, reflected or spliced frame as invalid as a changed one. The code is verified before a byte of the
 payload is parsed.
 
-This is the seam at which trio's errors become ours: nothing but `LinkError` and its kinds comes out of here.
+Errors of trio become `LinkError` here: this module raises nothing but `LinkError` and its kinds.
 """
 
 import hmac
@@ -35,9 +35,9 @@ class FrameStream:
     def __init__(self, stream: trio.abc.Stream, largest_payload_bytes: int = LARGEST_HELLO_BYTES) -> None:
         self.stream = stream
         self.waiting_since_s: float | None = None
-        """Since when `receive` has been waiting for a frame (trio's clock); None while nobody receives."""
+        """Start of the present wait in `receive` (trio's clock); None while no task receives."""
         self.arriving_bytes = 0
-        """Length of the frame that is arriving, as its prefix says, which nothing has verified yet."""
+        """Length of the arriving frame by its prefix, not verified yet."""
         self._largest_payload_bytes = largest_payload_bytes
         self._received = bytearray()
         self._outgoing: _Coder | None = None
@@ -53,7 +53,7 @@ class FrameStream:
         incoming_key: bytes,
         largest_payload_bytes: int = LARGEST_PAYLOAD_BYTES,
     ) -> None:
-        """Put a code on every frame from here on, in both directions, and change the limit of the payload."""
+        """From now on, put a code on every frame of both directions; change the limit of the payload."""
         self._outgoing = _Coder(outgoing, outgoing_key)
         self._incoming = _Coder(outgoing.reverse, incoming_key)
         self._largest_payload_bytes = largest_payload_bytes
@@ -75,8 +75,8 @@ class FrameStream:
         """Return the payload of the next frame.
 
         Raises:
-            AuthenticationError: the code is wrong: a frame was changed, replayed or left out, or is not
-                the peer's.
+            AuthenticationError: the code is wrong: a frame was changed, replayed or omitted, or is not
+                from the peer.
             ProtocolError: the frame is larger than allowed.
             LinkError: the connection broke, or ended within a frame or without a goodbye.
         """
@@ -115,7 +115,7 @@ class FrameStream:
 
 
 class _Coder:
-    """The code of successive frames of one direction; a key lives for one session: no nonce comes twice."""
+    """The code of successive frames of one direction; a key serves one session, so no nonce occurs twice."""
 
     def __init__(self, direction: Direction, key: bytes) -> None:
         self._prefix = bytes((direction, 0, 0, 0))

@@ -10,7 +10,7 @@ _NOT_FIELDS = ("at", "level", "event", "exception")
 
 
 def render_line(event: Mapping[str, Any], *, coloured: bool = False) -> str:
-    """Return the event's line without a time, for a log that adds its own; see `render_dated_line`."""
+    """Return the event's line without a time, for a log that adds the time; see `render_dated_line`."""
     level = str(event.get("level", "info"))
     shown = f"{level:<8}"
     if coloured and level in _COLOURS:
@@ -20,20 +20,20 @@ def render_line(event: Mapping[str, Any], *, coloured: bool = False) -> str:
 
 
 def render_dated_line(event: Mapping[str, Any], *, coloured: bool = False) -> str:
-    """Return the event's line behind its local time to the millisecond."""
+    """Return the local time to the millisecond, then the event's line."""
     at = datetime.fromtimestamp(float(event.get("at", 0.0))).astimezone()
     return f"{at.isoformat(sep=' ', timespec='milliseconds')} {render_line(event, coloured=coloured)}"
 
 
 def printable(text: str) -> str:
-    """Replace control characters, which a device or a stranger may send, by their escapes."""
+    """Replace control characters, which a device or an unknown host may send, by their escapes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _value(value: Any) -> str:
-    """Write one field: numbers short, text quoted when a reader could not tell where it ends."""
+    """Write one field: numbers short, text quoted if its end would be unclear."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str):

@@ -1,7 +1,7 @@
 """The event log: one line an event, ``noun.verb`` with fields, to stderr; the latest are kept for `qnodectl`.
 
-No bytes are ever written: a processor ahead of every output replaces them by their number, and values of
-types that it does not know by the type's name, so that key material cannot slip into a log.
+The log never contains bytes: a processor before every output replaces them by their number. It replaces
+values of unknown types by the type's name. So key material cannot enter a log by accident.
 """
 
 import json
@@ -25,22 +25,22 @@ from qnode.operate.events.line import render_dated_line, render_line
 from qnode.operate.events.writer import LineLogger, LineStream, LogWriter
 
 KEPT_EVENTS = 1000
-LONGEST_TEXT_CHARACTERS = 20_000  # of a traceback; a field of a driver's babble ends sooner
+LONGEST_TEXT_CHARACTERS = 20_000  # of a traceback; a field with text of a driver ends earlier
 LONGEST_FIELD_CHARACTERS = 1000
 MOST_ITEMS = 64
 DEEPEST_NESTING = 3
-LARGEST_NUMBER_BITS = 64  # what is longer may be a key or a tag
+LARGEST_NUMBER_BITS = 64  # a longer number may be a key or a tag
 
 # syslog priorities, which journald reads from "<n>" at the start of a line
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
-# Messages of exceptions quote what they were given: bytes and arrays in them are key material as well.
+# Messages of exceptions quote their arguments: bytes and arrays in them may be key material too.
 _QUOTED_BYTES = re.compile(r"""\bb(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""", re.DOTALL)
 _QUOTED_ARRAY = re.compile(r"\barray\(\[.*?\](?:,[^()]*)?\)", re.DOTALL)
 
 
 class EventLog:
-    """The latest events, oldest first, and how many lines of the log could not be written."""
+    """The latest events, oldest first, and the number of lines that could not be written."""
 
     def __init__(self, kept: int = KEPT_EVENTS) -> None:
         self._events: deque[dict[str, Any]] = deque(maxlen=kept)
@@ -48,21 +48,21 @@ class EventLog:
 
     @property
     def dropped_lines(self) -> int:
-        """Lines that were given up because nobody took them, since the start."""
+        """The number of lines dropped since the start because no reader took them."""
         return self._writer.dropped_lines if self._writer is not None else 0
 
     def flush(self, longest_s: float = 1.0) -> None:
-        """Wait until all lines are written or given up, for ``longest_s`` at most."""
+        """Wait until all lines are written or dropped, for ``longest_s`` at most."""
         if self._writer is not None:
             self._writer.flush(longest_s)
 
     def take_stderr(self) -> None:
-        """Let all else that is written to stderr, as a traceback at the end, neither wait nor fail either."""
+        """Make all other output to stderr, such as a last traceback, neither wait nor fail."""
         if self._writer is not None:
             sys.stderr = LineStream(self._writer)
 
     def write_to(self, writer: LogWriter) -> None:
-        """Note who writes the lines of these events."""
+        """Set the writer of these events' lines."""
         self._writer = writer
 
     def recent(self, count: int = KEPT_EVENTS) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def configure_log(
     nor fails.
     """
     output = stream or sys.stderr
-    if output is None:  # Python found descriptor 2 closed; no file of ours shall get its number
+    if output is None:  # Python found descriptor 2 closed; no other file may get its number
         output = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     events = EventLog()
     render = _renderer(_format_of(output) if log_format == "auto" else log_format)
@@ -95,7 +95,7 @@ def configure_log(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            # The plain formatter: those that show local variables would show keys.
+            # The plain formatter: formatters that show local variables would show keys.
             structlog.processors.format_exc_info,
             redact,
             _in_order,
@@ -137,7 +137,7 @@ def _logger_factory(output: TextIO, events: EventLog, render: Render) -> Callabl
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace all that may hold key material (a structlog processor); see the module's text."""
+    """Replace everything that may hold key material (a structlog processor); see the module's text."""
     return {
         str(key): _redacted_text(value, LONGEST_TEXT_CHARACTERS) if key == "exception" else _safe(value)
         for key, value in event.items()
@@ -145,7 +145,7 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 
 def _safe(value: Any, depth: int = 0) -> Any:
-    """Return ``value`` as plain data that may be shown: an allowed type, or a note of what stood here."""
+    """Return ``value`` as plain data that may be shown: an allowed type, or a note on the removed value."""
     if isinstance(value, Enum):
         value = value.value
     if value is None or isinstance(value, bool | float):
@@ -175,7 +175,7 @@ def _safe(value: Any, depth: int = 0) -> Any:
 
 
 def _redacted_text(text: str, longest: int) -> str:
-    """Remove quoted bytes and arrays, and what is too long to be read."""
+    """Remove quoted bytes and arrays, and shorten text that is too long."""
     clean = _QUOTED_ARRAY.sub("<array>", _QUOTED_BYTES.sub("<bytes>", text))
     return clean if len(clean) <= longest else f"{clean[:longest]}… ({len(clean) - longest} more)"
 
@@ -187,7 +187,7 @@ def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 
 
 def _format_of(stream: TextIO) -> LogFormat:
-    """Choose how to write from where the stream leads (systemd.exec(5), JOURNAL_STREAM)."""
+    """Choose the format by the destination of the stream (systemd.exec(5), JOURNAL_STREAM)."""
     try:
         number = stream.fileno()
         where = os.fstat(number)
@@ -199,14 +199,14 @@ def _format_of(stream: TextIO) -> LogFormat:
 
 
 def _renderer(log_format: LogFormat) -> Render:
-    """Return the last structlog processor, which makes the text of an event."""
+    """Return the last structlog processor, which makes an event's text."""
 
     def with_traceback(line: str, event: EventDict) -> str:
         return f"{line}\n{event['exception']}" if "exception" in event else line
 
     def journal(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
         priority = f"<{_PRIORITIES.get(event['level'], 6)}>"
-        # Each line is an entry of its own to journald, and needs its priority.
+        # Each line is a separate entry for journald and needs its priority.
         return "\n".join(priority + line for line in with_traceback(render_line(event), event).splitlines())
 
     def dated(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

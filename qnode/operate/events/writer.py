@@ -1,7 +1,7 @@
-"""Lines of the log to a file descriptor from a thread of its own: whoever logs never waits and never fails.
+"""Writes lines of the log to a file descriptor in a separate thread: logging never waits and never fails.
 
-What stderr leads to may be full, dead, or read by nobody. Lines that cannot be written are counted, and the
-next one that can is preceded by a line that says how many.
+The destination of stderr may be full or dead, or have no reader. Lines that cannot be written are counted.
+The next written line follows a line with their number.
 """
 
 import atexit
@@ -18,7 +18,7 @@ _AT_EXIT_S = 1.0
 
 
 class LogWriter:
-    """Writes lines to ``number``, a file descriptor; ``tell_dropped`` words how many were lost."""
+    """Writes lines to ``number``, a file descriptor; ``tell_dropped`` makes the line about lost lines."""
 
     def __init__(self, number: int, tell_dropped: Callable[[int], str]) -> None:
         self._number = number
@@ -35,11 +35,11 @@ class LogWriter:
 
     @property
     def dropped_lines(self) -> int:
-        """How many lines were given up since the start."""
+        """The number of lines dropped since the start."""
         return self._dropped
 
     def put(self, line: str) -> None:
-        """Have ``line`` written, or count it when too much waits already; this never blocks."""
+        """Queue ``line``, or count it as dropped if the queue is full; this never blocks."""
         data = f"{line}\n".encode(errors="backslashreplace")
         with self._changed:
             if self._waiting_bytes + len(data) > MOST_WAITING_BYTES:
@@ -50,7 +50,7 @@ class LogWriter:
             self._changed.notify_all()
 
     def flush(self, longest_s: float) -> bool:
-        """Wait until nothing waits to be written, for ``longest_s`` at most; say whether that came about."""
+        """Wait until the queue is empty, for ``longest_s`` at most; return whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not (self._waiting or self._writing), longest_s)
 
@@ -80,7 +80,7 @@ class LogWriter:
         self._untold += lines
 
     def _write(self, lines: list[bytes]) -> int:
-        """Return how many of ``lines`` were written whole."""
+        """Return the number of ``lines`` that were written completely."""
         try:
             if self._torn:
                 self._write_all(b"\n")
@@ -102,7 +102,7 @@ class LogWriter:
         while data:
             try:
                 written = os.write(self._number, data)
-            except BlockingIOError:  # somebody who shares the descriptor made it so
+            except BlockingIOError:  # another user of the descriptor made it non-blocking
                 select.select([], [self._number], [], 1.0)
                 continue
             data = data[written:]
@@ -116,14 +116,14 @@ class LineLogger:
         self._writer = writer
 
     def msg(self, line: str) -> None:
-        """Have ``line`` written."""
+        """Queue ``line``."""
         self._writer.put(line)
 
     log = debug = info = warn = warning = error = critical = exception = fatal = failure = err = msg
 
 
 class LineStream(io.TextIOBase):
-    """Text that goes the way of the log, a line at a time: for all that would be written to stderr itself."""
+    """A text stream into the log, line by line, for direct output to stderr."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -133,18 +133,18 @@ class LineStream(io.TextIOBase):
         self._begun = ""
 
     def writable(self) -> bool:
-        """Say that this is to be written to."""
+        """Return True: the stream is writable."""
         return True
 
     def write(self, text: str) -> int:
-        """Have whole lines written; the rest waits for its end."""
+        """Queue complete lines; the rest waits for the end of its line."""
         *lines, self._begun = (self._begun + text).split("\n")
         for line in lines:
             self._writer.put(line)
         return len(text)
 
     def flush(self) -> None:
-        """Have a line that has not ended written as it is."""
+        """Queue an unfinished line as it is."""
         begun, self._begun = self._begun, ""
         if begun:
             self._writer.put(begun)

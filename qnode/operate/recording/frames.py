@@ -1,7 +1,7 @@
-"""What a recording of a running site is on its way over the control socket: frames of MessagePack.
+"""The format of a site's recording on the control socket: frames of MessagePack.
 
 A frame is four bytes of length, big endian, and one of the structs below. `Begun` comes first, `Ended` last;
-between them come tags (of Bob) or symbols (of Alice), and each block that was wholly announced. Arrays are
+between them come tags (of Bob) or symbols (of Alice), and each completely announced block. Arrays are
 bytes, little endian. Frames hold key material: they have no repr of their contents.
 """
 
@@ -16,17 +16,17 @@ from qnode.errors import QnodeError
 from qnode.tags.site_recording import RecordedBlock
 
 MOST_FRAME_BYTES: Final = 1 << 24
-# So many tags or symbols a frame: some two megabytes.
+# Tags or symbols of a frame: about two megabytes.
 MOST_ENTRIES: Final = 1 << 18
 _LENGTH_BYTES: Final = 4
 
 
 class Begun(Struct, frozen=True, kw_only=True, tag="begun"):
-    """Whose recording it is, of what: all that comes is of one emission run.
+    """The site and the emission run of the recording; all its data belongs to this run.
 
-    ``began_at_s``: Unix time. ``started_at_s``: when slot 0 left, by Alice's wall clock (from Alice).
+    ``began_at_s``: Unix time. ``started_at_s``: the time of slot 0 by Alice's wall clock (from Alice).
     ``origin_s``: tag time zero, by Bob's wall clock; ``first_slot``: the slot of the first tag, or a little
-    before (from Bob). ``start_uncertainty_s``: of these times.
+    before (from Bob). ``start_uncertainty_s``: the uncertainty of these times.
     """
 
     role: Role
@@ -53,7 +53,7 @@ class Tags(Struct, frozen=True, tag="tags"):
 
 
 class Symbols(Struct, frozen=True, tag="symbols"):
-    """What Alice sent in slots that were announced, or that precede a boundary click: int64, uint8."""
+    """Alice's symbols of announced slots, and of slots before a boundary click: int64, uint8."""
 
     slots: bytes
     symbols: bytes
@@ -63,13 +63,13 @@ class Symbols(Struct, frozen=True, tag="symbols"):
 
 
 class WholeBlock(Struct, frozen=True, tag="block"):
-    """A block was wholly announced; its tags or symbols have come before, all of them."""
+    """A block was completely announced; all its tags or symbols came before."""
 
     block: RecordedBlock
 
 
 class Ended(Struct, frozen=True, tag="ended"):
-    """Why nothing more comes; ``fell_behind``: because this end did not take it fast enough."""
+    """The reason for the end; ``fell_behind``: the reader was too slow."""
 
     because: str
     fell_behind: bool = False
@@ -79,11 +79,11 @@ Frame = Begun | Tags | Symbols | WholeBlock | Ended
 
 
 class BrokenFrame(QnodeError):
-    """What came is no frame of a recording."""
+    """The received data is no frame of a recording."""
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """Return ``frame`` as it is sent."""
+    """Return the encoded ``frame``."""
     buffer = bytearray()
     msgspec.msgpack.Encoder().encode_into(frame, buffer, _LENGTH_BYTES)
     buffer[:_LENGTH_BYTES] = (len(buffer) - _LENGTH_BYTES).to_bytes(_LENGTH_BYTES, "big")
@@ -91,7 +91,7 @@ def encode_frame(frame: Frame) -> bytes:
 
 
 class FrameReader:
-    """Cuts what was received into frames."""
+    """Cuts received bytes into frames."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -101,7 +101,7 @@ class FrameReader:
         """Yield the frames that ``received`` completes.
 
         Raises:
-            BrokenFrame: too long, or none of a recording.
+            BrokenFrame: a frame is too long, or not of a recording.
         """
         self._pending += received
         while len(self._pending) >= _LENGTH_BYTES:
