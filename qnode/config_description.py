@@ -1,7 +1,7 @@
-"""What a key of a configuration file means, said once beside the field that holds it.
+"""The meaning of each key of a configuration file, stated once beside its field.
 
 A field is annotated: ``p_z: Annotated[float, Described("share of ...", limits=FRACTION)]``. The checks of
-values, what a reload applies and docs/configuration.md are made from it.
+values, the effect of a reload and docs/configuration.md are made from it.
 """
 
 import functools
@@ -15,7 +15,7 @@ from msgspec.structs import FieldInfo
 
 
 class Limits(Struct, frozen=True):
-    """The least and the most that a number may be; ``exclusive``: neither of the two. ``text`` says it."""
+    """The least and the greatest value of a number; ``exclusive``: both excluded. ``text`` describes them."""
 
     least: float
     most: float
@@ -26,7 +26,7 @@ class Limits(Struct, frozen=True):
         return self.text or f"{self.least:g} to {self.most:g}"
 
     def allow(self, value: Any) -> bool:
-        """Tell whether a number lies within (not a number does not); what is no number has no limits."""
+        """Return whether a number lies within (NaN does not); other values have no limits."""
         if not isinstance(value, int | float):
             return True
         if self.exclusive:
@@ -35,7 +35,7 @@ class Limits(Struct, frozen=True):
 
 
 class Rule(Struct, frozen=True):
-    """What holds for the value of a key; ``text`` says it."""
+    """A condition on the value of a key; ``text`` describes it."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -44,7 +44,7 @@ class Rule(Struct, frozen=True):
         return self.text
 
     def allow(self, value: Any) -> bool:
-        """Tell whether the rule holds; a value that was left out breaks none."""
+        """Return whether the rule holds; an omitted value breaks no rule."""
         return value is None or self.holds(value)
 
 
@@ -52,10 +52,10 @@ FRACTION: Final = Limits(0.0, 1.0, exclusive=True, text="a fraction between 0 an
 
 
 class Described(Struct, frozen=True):
-    """``meaning``: a text for people. ``unit``: where the name of the key does not end with it.
+    """``meaning``: a text for people. ``unit``: needed if the name of the key does not end with it.
 
-    ``limits``: checked by `beyond_limits`; a text is what a check of several keys together expects.
-    ``reloaded``: a reload applies a change, which else waits for a restart.
+    ``limits``: checked by `beyond_limits`; a text describes a check of several keys together.
+    ``reloaded``: a reload applies a change; otherwise the change waits for a restart.
     """
 
     meaning: str
@@ -65,7 +65,7 @@ class Described(Struct, frozen=True):
 
 
 class DescribedKey(NamedTuple):
-    """A field of a table: its name in the file, its type, what is said of it, and its default."""
+    """A field of a table: its name in the file, its type, its description, and its default."""
 
     name: str
     kind: Any
@@ -87,12 +87,12 @@ def _keys_of(kind: type[Struct]) -> tuple[DescribedKey, ...]:
 
 
 def is_table(kind: Any) -> bool:
-    """Tell whether a value of this type is a table."""
+    """Return whether a value of this type is a table."""
     return isinstance(kind, type) and issubclass(kind, Struct)
 
 
 def plain(kind: Any) -> Any:
-    """Return a type without what is said of it."""
+    """Return a type without its description."""
     return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
 
 
@@ -121,13 +121,13 @@ def check_limits(table: Struct) -> None:
 
 
 def limit_faults(table: Struct, where: str) -> Iterator[str]:
-    """Say of each key of ``table`` beyond its limits what was expected; ``where``: the name of the table."""
+    """Describe each key of ``table`` beyond its limits; ``where``: the name of the table."""
     for key in beyond_limits(table):
         yield fault(table, where, key.name)
 
 
 def fault(table: Struct, where: str, name: str, detail: str = "") -> str:
-    """Say what was expected of the key ``name``, with a ``detail``, and what it is."""
+    """Describe the expected value of the key ``name``, with a ``detail``, and the found value."""
     (key,) = (one for one in keys_of(table) if one.name == name)
     limits, value = key.described.limits, getattr(table, key.field.name)
     shown = list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Read TOML as structs: a wrong file gets one line that says what, where and how to mend it, or all."""
+"""Reads TOML as structs. A wrong file gives one line with error, place and remedy, or all such lines."""
 
 import difflib
 import tomllib
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Impossible(ValueError):
-    """Values that each have the right type and cannot be; ``faults`` names all, the message is the first."""
+    """Values of the right type that are impossible; ``faults`` names all, the message is the first."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__(faults[0])
@@ -49,7 +49,7 @@ def read_tables(path: Path) -> dict[str, Any]:
     """Return the tables of the TOML file at ``path``.
 
     Raises:
-        ConfigError: it cannot be read, or is not TOML.
+        ConfigError: the file cannot be read, or is not TOML.
     """
     try:
         with path.open("rb") as file:
@@ -61,7 +61,7 @@ def read_tables(path: Path) -> dict[str, Any]:
 
 
 def convert(raw: dict[str, Any], kind: type[T], *, where: str, folder: Path | None = None) -> T:
-    """Turn plain tables into ``kind``, refusing unknown keys by name before types are checked.
+    """Convert plain tables to ``kind``; refuse unknown keys by name before types are checked.
 
     Raises:
         ConfigError: as in `load`.
@@ -75,12 +75,12 @@ def convert(raw: dict[str, Any], kind: type[T], *, where: str, folder: Path | No
 
 
 def reading_faults(raw: dict[str, Any], kind: type[Struct]) -> list[str]:
-    """Return all that keeps ``raw`` from being a ``kind``, each as `convert` would say it alone."""
+    """Return all faults of ``raw`` as a ``kind``, each in the words of `convert`."""
     return [*_unknown(raw, kind, ()), *_removed(raw), *_wrong(raw, kind, ())]
 
 
 def usable(raw: Any, kind: type[S], folder: Path) -> S | None:
-    """Return what of ``raw`` is a ``kind``, without regard to unknown keys; None if the rest is none."""
+    """Return ``raw`` as a ``kind`` without its unknown keys; None if that is impossible."""
     try:
         return _convert(_known(raw, kind), kind, folder)
     except msgspec.ValidationError:
@@ -105,7 +105,7 @@ def _convert(raw: Any, kind: type[T], folder: Path | None) -> T:
         if expected is not Path:
             raise NotImplementedError
         if not isinstance(value, str):
-            raise TypeError("Expected `str`")  # worded and placed as msgspec does for other types
+            raise TypeError("Expected `str`")  # the wording and place of msgspec for other types
         if "\0" in value:
             raise ValueError("Expected a path without a null character")
         return (folder / value) if folder is not None else Path(value)
@@ -114,7 +114,7 @@ def _convert(raw: Any, kind: type[T], folder: Path | None) -> T:
 
 
 def _located(message: str, raw: dict[str, Any], kind: Any) -> str:
-    """Turn msgspec's "... - at `$.a.b`" into "[a] b: ...", with the value that was found."""
+    """Turn msgspec's "... - at `$.a.b`" into "[a] b: ...", with the value found there."""
     text, marker, position = message.partition(" - at `")
     if not marker:
         return message
@@ -131,7 +131,7 @@ def _located(message: str, raw: dict[str, Any], kind: Any) -> str:
 
 
 def _kind_of(key: str, kind: Any) -> Any:
-    """Return the kind of what stands under ``key`` in a table of ``kind``; None if that cannot be said."""
+    """Return the kind of the value under ``key`` in a table of ``kind``; None if it is unknown."""
     if typing.get_origin(kind) is dict:
         return typing.get_args(kind)[1]
     structs = [one for one in (kind, *typing.get_args(kind)) if is_table(one)]
@@ -140,7 +140,7 @@ def _kind_of(key: str, kind: Any) -> Any:
 
 
 def _choices(kind: Any) -> list[str]:
-    """Return what a value of ``kind`` may be, where that is one of a few, or one of them or a number."""
+    """Return the choices for a value of ``kind``, if it has a few choices, or such choices or a number."""
     if typing.get_origin(kind) is Literal:
         return [str(choice) for choice in typing.get_args(kind)]
     numbers = {int: "a whole number", float: "a number"}
@@ -154,13 +154,13 @@ def _placed(text: str, table: str, key: str, value: Any, kind: Any) -> str:
         near = difflib.get_close_matches(value, choices, 1, 0.5) if isinstance(value, str) else []
         text = f"expected {' or '.join(choices)}" + (f", did you mean {near[0]}?" if near else "")
     got = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
-    if isinstance(value, dict):  # what is wrong with a table names the key itself
+    if isinstance(value, dict):  # the message about a table names the key itself
         return f"[{table}.{key}] {text}" if table else f"[{key}] {text}"
     return (f"[{table}] " if table else "") + f"{key}: {text[0].lower()}{text[1:]}{got}"
 
 
 def _removed(raw: dict[str, Any]) -> Iterator[str]:
-    """Find values that earlier versions took, and say what stands in their place."""
+    """Find values of earlier versions, and name their replacements."""
     link = raw.get("link")
     estimation = link.get("estimation") if isinstance(link, dict) else None
     if isinstance(estimation, dict) and estimation.get("asymmetry_bound") == "reference":
@@ -171,7 +171,7 @@ def _removed(raw: dict[str, Any]) -> Iterator[str]:
 
 
 def _members(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
-    """Yield each part of ``raw`` that may be a table itself: its value, its kind, and where it stands."""
+    """Yield each part of ``raw`` that may be a table: its value, its kind, and its place."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if is_table(kind) and isinstance(raw, dict):
         fields = {key.name: key.kind for key in keys_of(kind)}
@@ -185,7 +185,7 @@ def _members(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[tuple[Any,
 
 
 def _unknown(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
-    """Walk ``raw`` beside the struct ``kind`` and find the keys that the struct does not have."""
+    """Compare ``raw`` with the struct ``kind`` and find the keys that the struct does not have."""
     if is_table(kind) and isinstance(raw, dict):
         fields = [key.name for key in keys_of(kind)]
         for key, value in raw.items():
@@ -200,7 +200,7 @@ def _unknown(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
 
 
 def _wrong(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
-    """Walk ``raw`` beside the struct ``kind``: what is missing, of another type, or impossible."""
+    """Compare ``raw`` with the struct ``kind``: find missing keys, wrong types and impossible values."""
     found = []
     if is_table(kind) and isinstance(raw, dict):
         place = f"[{'.'.join(table)}] " if table else ""

@@ -1,11 +1,11 @@
-"""Where the machine code of kernels is kept, when it is loaded, and when it is stale.
+"""The cache of the kernels' machine code: its place, its trust, and its age.
 
-It lies in a directory named by package version and processor, in a folder for each module, named by a digest
-of the module's source and of all our modules that it imports, directly or not: a change in any of them,
-helpers and constants included, makes the code stale by construction (numba itself looks only at the file of
-the outermost function). Cached machine code is trusted code: it is loaded only when it and every directory
-above it belong to root or to us and nobody else can write there. A cache that is damaged, full or gone costs
-the time to compile, never the start.
+The cache is a directory named by package version and processor, with a folder for each module. The folder is
+named by a digest of the module's source and of all qnode modules that it imports, directly or not. A change
+in any of them, helpers and constants included, thus makes the code stale. (numba itself checks only the file
+of the outermost function.) Cached machine code is trusted code: it is loaded only if it and every directory
+above it belong to root or to this user, and no other user can write there. A damaged, full or missing cache
+costs the time to compile, but never prevents the start.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ _KEPT: Final = 8  # generations of a module's code, and versions of all: several
 
 
 class UntrustedCache(Exception):
-    """Code from this place is not loaded; the message says why."""
+    """Code from this place is not loaded; the message states the reason."""
 
 
 def cache_base() -> Path:
@@ -70,14 +70,14 @@ def _host_features() -> str:
 
 
 def cache_directory(module: str) -> Path:
-    """Return where the machine code of the kernels of ``module`` is kept."""
+    """Return the folder of the machine code of the kernels of ``module``."""
     version = f"kernels-{__version__}-{processor()}"
     return cache_base() / version / f"{module.removeprefix(f'{PACKAGE}.')}-{sources_digest(module)}"
 
 
 @cache
 def sources_digest(module: str) -> str:
-    """Return the digest of everything of ours that ends up in the code of ``module``."""
+    """Return the digest of all qnode sources that enter the code of ``module``."""
     digest = hashlib.sha256(f"{sys.version} {numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted({*_OURS, *_sources(module)}):
         digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes())
@@ -109,7 +109,7 @@ def _imports(path: Path) -> tuple[str, ...]:
 
 @cache
 def _file_of(name: str) -> Path | None:
-    """Return the file of a module or package; None for anything else that can be imported from one."""
+    """Return the file of a module or package; None for other importable objects."""
     place = _ROOT.joinpath(*name.split(".")[1:])
     for path in (place.with_suffix(".py"), place / "__init__.py"):
         if path.is_file():
@@ -119,17 +119,17 @@ def _file_of(name: str) -> Path | None:
 
 @cache
 def trusted(directory: Path) -> None:
-    """Make ``directory`` if need be and check that nobody else can put code there.
+    """Make ``directory`` if necessary and check that no other user can put code there.
 
     Raises:
-        UntrustedCache: somebody can, or it cannot be made.
+        UntrustedCache: another user can, or the directory cannot be made.
     """
     try:
         is_new = not directory.exists()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (directory, *directory.parents):
             check_owner(path)
-        with suppress(PermissionError):  # root has warmed it for us
+        with suppress(PermissionError):  # root has filled the cache for this user
             os.utime(directory)
         if is_new:
             _forget_old(directory.parent, directory.name.rpartition("-")[0] + "-")
@@ -139,7 +139,7 @@ def trusted(directory: Path) -> None:
 
 
 def check_owner(path: Path) -> None:
-    """Refuse what belongs to others or others may write; a sticky directory keeps our own entries ours."""
+    """Refuse a path that others own or may write; a sticky directory protects this user's entries."""
     status = path.stat()
     if status.st_uid not in (0, os.geteuid()):
         raise UntrustedCache(f"{path} belongs to user {status.st_uid}, neither to root nor to this process")
@@ -150,7 +150,7 @@ def check_owner(path: Path) -> None:
 
 
 def _forget_old(directory: Path, prefix: str) -> None:
-    """Remove all but the latest of our folders whose names begin with ``prefix``."""
+    """Remove all but the latest of this user's folders whose names begin with ``prefix``."""
     folders = [path for path in directory.glob(f"{prefix}*") if path.is_dir() and not path.is_symlink()]
     folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in folders[_KEPT:]:

@@ -1,10 +1,10 @@
-"""The machine code of a kernel: how it gets to a file of the cache, and from there into this process.
+"""The machine code of a kernel: its way to a file of the cache, and from there into this process.
 
-numba loads code as if the next thing were to compile more: it takes in all that it knows about types and
-functions, and reads the code a second time in the form that others can be compiled with. A daemon whose
-kernels are all there needs neither; without them it starts half a second sooner and is 30 MiB smaller. Both
-are still had when they are needed: a kernel that is not there makes numba get ready to compile, and one that
-calls this code makes it read that other form.
+numba prepares for further compilation whenever it loads code: it imports everything about types and
+functions, and reads the code a second time in the form for compiling other kernels. A daemon with all its
+kernels in the cache needs neither; without them it starts half a second sooner and is 30 MiB smaller. Both
+still happen on demand: a missing kernel makes numba prepare to compile, and a kernel that calls this code
+makes it read the other form.
 """
 
 import zlib
@@ -33,7 +33,7 @@ _Runtime: Any = nrt
 
 
 class _Locator(_Locators):  # type: ignore[misc]
-    """Tells numba the directory and the digest."""
+    """Gives numba the directory and the digest."""
 
     def __init__(self, function: Callable[..., Any], directory: Path) -> None:
         self._directory = directory
@@ -45,21 +45,21 @@ class _Locator(_Locators):  # type: ignore[misc]
         return str(self._directory)
 
     def get_source_stamp(self) -> str:
-        """Return what must not have changed."""
+        """Return the digest that must not have changed."""
         return sources_digest(self._function.__module__)
 
     def get_disambiguator(self) -> str:
-        """Tell functions of one name apart."""
+        """Return a string that distinguishes functions of one name."""
         return str(self._function.__code__.co_firstlineno)
 
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_Locator":
-        """Return where ``py_func`` is kept; `trusted` has been asked before."""
+        """Return the locator of ``py_func``; `trusted` was called before."""
         return cls(py_func, _place(py_func.__module__))
 
 
 class _LoadedCode(_Code):  # type: ignore[misc]
-    """A kernel's machine code from a file, and the form that kernels which call it are compiled with."""
+    """A kernel's machine code from a file, and the form for compiling kernels that call it."""
 
     def __init__(self, codegen: Any, name: str, machine_code: bytes, bitcode: bytes) -> None:
         super().__init__(codegen, name)

@@ -1,11 +1,11 @@
-"""Recorded hardware: a transmitter and a time tagger that play a recording, once or again and again.
+"""Recorded hardware: a transmitter and a time tagger that play a recording once or repeatedly.
 
-Both read the same folder and agree by it on the emission run; nothing connects them. Looped, the recorded
-span is repeated: its slots move on by exactly the span, its tags by exactly what the span took on Bob's
-clock, so that clock recovery sees no seam. Each time the time tagger is opened it goes on later in the loop
-than ever before, as no slot of an emission run may be announced twice.
+Both read the same folder and take the emission run from it; nothing connects them. A loop repeats the
+recorded span: each pass moves the slots by exactly the span, and the tags by exactly its duration on Bob's
+clock. So clock recovery sees no seam. Each time the time tagger is opened, it begins later in the loop than
+before, because no slot of an emission run may be announced twice.
 
-The keys of a replay are known to whoever has the recording: both identify themselves as simulated.
+Everyone who has the recording knows the keys of a replay: both devices declare themselves simulated.
 """
 
 import time
@@ -32,8 +32,8 @@ MOST_TAGS = 1 << 19
 BLOCK_S = 0.1
 LONGEST_BLOCK_S = 8.0
 MOST_LAG_S = 1.0
-# A loop that is opened anew goes on where it would be, had it run so many times faster than real time all the
-# time; after 18 hours that begins again, or slot numbers would run out.
+# A loop that is opened again begins where it would be if it had always run this many times faster than real
+# time. After 18 hours this starts again, because slot numbers would run out.
 _AHEAD = 1 << 13
 _AHEAD_MODULUS_S = 1 << 16
 _LAST_SLOT = 1 << 60
@@ -65,7 +65,7 @@ class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class ReplayTransmitter:
-    """Alice's qubit source as it was recorded."""
+    """Alice's recorded qubit source."""
 
     Config: ClassVar[type[Struct]] = TransmitterConfig
 
@@ -80,23 +80,23 @@ class ReplayTransmitter:
         """Open the recording.
 
         Raises:
-            ConfigError: it cannot be read, or cannot be looped.
+            ConfigError: the recording cannot be read or cannot be looped.
         """
         recording = _opened(config.recording, loop=config.loop)
         yield cls(recording, read_symbol_key(config.recording), loop=config.loop)
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What the device says it is."""
+        """The identity that the device reports."""
         return DeviceIdentity("replayed transmitter", f"run-{self._manifest.run_id:x}", simulated=True)
 
     async def runs(self) -> AsyncGenerator[EmissionRun, None]:
-        """Yield the one emission run there is."""
+        """Yield the only emission run."""
         yield EmissionRun(self._manifest.run_id, self._manifest.started_at_s)
         await trio.sleep_forever()
 
     def symbols(self, run_id: int, slots: Slots) -> Codes:
-        """Look up what was sent in ``slots``; `UNKNOWN_SYMBOL` for another run and outside the recording."""
+        """Return the symbols sent in ``slots``; `UNKNOWN_SYMBOL` for other runs and unrecorded slots."""
         manifest = self._manifest
         if run_id != manifest.run_id:
             return np.full(slots.shape[0], UNKNOWN_SYMBOL, np.uint8)
@@ -107,7 +107,7 @@ class ReplayTransmitter:
 
 
 class ReplayTdc:
-    """Bob's time-to-digital converter as it was recorded."""
+    """Bob's recorded time-to-digital converter."""
 
     Config: ClassVar[type[Struct]] = TdcConfig
 
@@ -123,7 +123,7 @@ class ReplayTdc:
         """Open the recording; its tags are mapped into memory, not read.
 
         Raises:
-            ConfigError: it cannot be read, cannot be looped, or has no tags.
+            ConfigError: the recording cannot be read, cannot be looped, or has no tags.
         """
         recording = _opened(config.recording, loop=config.loop)
         first_pass = _pass_of(time.time(), recording) if config.loop else 0
@@ -131,7 +131,7 @@ class ReplayTdc:
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What the device says it is."""
+        """The identity that the device reports."""
         return DeviceIdentity("replayed TDC", f"run-{self._recording.manifest.run_id:x}", simulated=True)
 
     @property
@@ -141,7 +141,7 @@ class ReplayTdc:
 
     @property
     def origin_s(self) -> float:
-        """Bob's time of day of tag time zero, the beginning of the first pass that is played."""
+        """Bob's wall-clock time at tag time zero, the start of the first played pass."""
         manifest = self._recording.manifest
         ahead_slots = self._first_pass * manifest.slots
         return manifest.origin_s + ahead_slots / manifest.link.source.qubit_rate_hz
@@ -158,7 +158,7 @@ class ReplayTdc:
             if self._speed is not None:
                 due_s = began_s + (int(times_ps[last - 1]) + shift_ps) / PS_PER_S / self._speed
                 if not self.paced and trio.current_time() - due_s > MOST_LAG_S:
-                    began_s += trio.current_time() - due_s  # a slow consumer is not to catch up
+                    began_s += trio.current_time() - due_s  # a slow consumer need not catch up
                 await trio.sleep_until(due_s)
             until_ps = max(until_ps, int(times_ps[last - 1]) + shift_ps - manifest.disorder_ps)
             yield await trio.to_thread.run_sync(self._block, first, last, shift_ps, until_ps)
@@ -169,7 +169,7 @@ class ReplayTdc:
                 round_number, first = round_number + 1, 0
 
     def _block_end(self, first: int, until_ps: int) -> int:
-        """Return where the block ends that begins with tag ``first`` and reaches to about ``until_ps``."""
+        """Return the end of the block from tag ``first`` up to about ``until_ps``."""
         times_ps = self._recording.times_ps
         most = min(first + MOST_TAGS, int(times_ps.shape[0]))
         if int(times_ps[most - 1]) <= until_ps:
@@ -192,12 +192,12 @@ def _opened(folder: Path, *, loop: bool) -> Recording:
 
 
 def _pass_of(time_s: float, recording: Recording) -> int:
-    """Return the pass of a loop with which a time tagger begins that is opened at ``time_s``."""
+    """Return the first pass of a loop for a time tagger that is opened at ``time_s``."""
     ahead_slots = int(time_s % _AHEAD_MODULUS_S) * _AHEAD * recording.manifest.link.source.qubit_rate_hz
     return int(ahead_slots // recording.manifest.slots)
 
 
 def _block_ps(passed_ps: int, speed: float | None) -> int:
-    """Return the tag time of a block; short ones at first, so that lock is not late by a block."""
+    """Return the tag time of a block; the first blocks are short, so that lock is not late by a block."""
     longest_s = min(LONGEST_BLOCK_S, max(BLOCK_S, passed_ps / PS_PER_S / 8))
     return int(PS_PER_S * (longest_s if speed is None else min(longest_s, BLOCK_S * speed)))

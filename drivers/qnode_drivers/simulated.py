@@ -1,11 +1,11 @@
-"""Simulated hardware: a transmitter and a time tagger that are joined by a simulated fibre.
+"""Simulated hardware: a transmitter and a time tagger, connected by a simulated fibre.
 
-``fibre`` in their tables is where it is: the path of a private Unix socket, or ``tcp://HOST:PORT`` for a
-trial on two hosts (without host: this machine). At Alice's, ``fibre_peer`` is the address or network from
-which Bob's end may come; without it only this machine. Over TCP everything is in the clear: a warning and the
-status say so.
+``fibre`` in their tables is its address: the path of a private Unix socket, or ``tcp://HOST:PORT`` for a
+trial on two hosts (without host: this machine). At Alice, ``fibre_peer`` is the address or network from which
+Bob's end may connect; by default only this machine. TCP is not encrypted: a warning and the status state
+this.
 
-Simulated keys are not keys: both identify themselves as simulated.
+Simulated keys protect nothing: both devices declare themselves simulated.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -60,7 +60,7 @@ class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def _serial(simulation: SimulationParameters, fibre: FibreAddress) -> str:
-    """Return what tells one simulated device from another, and whether its fibre can be read on the way."""
+    """Return the properties of one simulated device, and whether others can read its fibre."""
     return f"seed-{simulation.seed}" + (" fibre in the clear" if fibre.in_the_clear else "")
 
 
@@ -76,7 +76,7 @@ class SimulatedTransmitter:
     @classmethod
     @asynccontextmanager
     async def open(cls, config: TransmitterConfig) -> AsyncIterator["SimulatedTransmitter"]:
-        """Begin a run and listen for the receiver; left, the light goes out.
+        """Begin a run and listen for the receiver; at the end the light is switched off.
 
         Raises:
             DeviceError: the socket's folder is open to others, or another transmitter uses the address.
@@ -87,7 +87,7 @@ class SimulatedTransmitter:
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What the device says it is."""
+        """The identity that the device reports."""
         return self._identity
 
     def runs(self) -> AsyncGenerator[EmissionRun, None]:
@@ -95,11 +95,11 @@ class SimulatedTransmitter:
         return self._end.runs()
 
     def symbols(self, run_id: int, slots: Slots) -> Codes:
-        """Look up what was sent in ``slots``; `UNKNOWN_SYMBOL` for another run than the present one."""
+        """Return the symbols sent in ``slots``; `UNKNOWN_SYMBOL` for other runs than the present one."""
         return self._end.symbols(run_id, slots)
 
     async def change(self, change: Change) -> None:
-        """Change laser, fibre or Eve, from the next slot on that the receiver has not generated."""
+        """Change laser, fibre or Eve, from the first slot on that the receiver has not yet generated."""
         await self._end.change(change)
 
 
@@ -115,7 +115,7 @@ class SimulatedTdc:
     @classmethod
     @asynccontextmanager
     async def open(cls, config: TdcConfig) -> AsyncIterator["SimulatedTdc"]:
-        """Start at tag time zero and follow the transmitter, whether it is there already or not."""
+        """Start at tag time zero and follow the transmitter, even if it starts later."""
         link = LinkParameters(source=config.source, receiver=ReceiverParameters(p_z=config.receiver_p_z))
         fibre = fibre_at(config.fibre)
         async with open_receiver(fibre, config.simulation, link) as end:
@@ -123,7 +123,7 @@ class SimulatedTdc:
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What the device says it is."""
+        """The identity that the device reports."""
         return self._identity
 
     @property
@@ -133,7 +133,7 @@ class SimulatedTdc:
 
     @property
     def origin_s(self) -> float:
-        """Bob's time of day of tag time zero."""
+        """Bob's wall-clock time at tag time zero."""
         return self._end.origin_s
 
     def tags(self) -> AsyncGenerator[TagBlock, None]:

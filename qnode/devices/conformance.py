@@ -1,11 +1,10 @@
-"""What every driver must do: a kit that a driver's own test calls with a table that opens its device.
+"""The conformance kit for drivers. A driver's own test calls it with the table that opens its device.
 
     async def test_my_driver_conforms():
         await check_driver(MyTdc, {"port": emulator.port})
 
-It fails with an AssertionError that says which promise was broken, where, and how to keep it. It needs no
-test framework, so that a driver shipped apart from this project can be checked the same way. docs/drivers.md
-has the promises.
+It fails with an AssertionError that names the broken promise, the place and the remedy. It needs no test
+framework, so drivers outside this project can use it too. docs/drivers.md lists the promises.
 """
 
 import inspect
@@ -41,7 +40,7 @@ from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots
 
 ANSWER_LIMIT_S = 30.0
 LEAVING_LIMIT_S = 5.0
-BLOCKS_AFTER_CANCELLATION = 100  # what may still be buffered when the wish to leave arrives
+BLOCKS_AFTER_CANCELLATION = 100  # blocks that may still be buffered when the cancellation comes
 SHIPPED_ORDER_WINDOW_PS = ReceiverParameters().order_window_ps
 
 
@@ -53,12 +52,11 @@ async def check_driver(
     order_window_ps: int = SHIPPED_ORDER_WINDOW_PS,
     is_safe: Callable[[], bool] | None = None,
 ) -> None:
-    """Open the device of ``table``, hold it to all promises, and open it again after each end of its use.
+    """Open the device of ``table``, check all promises, and open it again after each end of its use.
 
-    It is cancelled in use, its user fails, and it is cancelled while it opens. ``tag_blocks``: how many
-    blocks a `TagSource` must yield while it is watched. ``order_window_ps``: as the site file that the device
-    is for has it in ``[link.receiver]``. ``is_safe``: whether the hardware, or its emulator, is safe; asked
-    whenever the device was left.
+    The use is cancelled, the user fails, and the opening is cancelled. ``tag_blocks``: the number of blocks
+    that a `TagSource` must yield. ``order_window_ps``: the value of ``[link.receiver]`` in the site file.
+    ``is_safe``: whether the hardware, or its emulator, is safe; called after every close of the device.
 
     Raises:
         AssertionError: naming the driver and the first broken promise.
@@ -77,7 +75,7 @@ async def check_driver(
 
 
 def check_config(driver_class: DriverClass, table: dict[str, Any]) -> msgspec.Struct:
-    """Check that the driver's ``Config`` takes ``table``, is frozen, and refuses unknown keys by name."""
+    """Check that the driver's ``Config`` accepts ``table``, is frozen, and refuses unknown keys by name."""
     config = driver_config(driver_class, table, "conformance")
     promise(driver_class.Config.__struct_config__.frozen, "Config is not frozen: declare it with frozen=True")
     unknown, refusal = "no_driver_has_this_key", ""
@@ -90,11 +88,11 @@ def check_config(driver_class: DriverClass, table: dict[str, Any]) -> msgspec.St
 
 
 class _Failure(Exception):
-    """What befalls a user of the device."""
+    """A failure of the device's user."""
 
 
 class _Visit:
-    """One opening of the device: what is being waited for, and when the device was asked to let go."""
+    """One opening of the device: the awaited step, and the time of the request to close."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
@@ -115,9 +113,9 @@ class _Visit:
             self.scope.cancel()
 
     async def note(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Make a check. A broken promise ends the visit, and is told after it.
+        """Make a check. A broken promise ends the visit and is reported after it.
 
-        On its way out a driver's nursery would put a group around it.
+        Within the visit, a driver's nursery would put the error into a group.
         """
         try:
             await check()
@@ -128,7 +126,7 @@ class _Visit:
 
 @dataclass
 class _Kit:
-    """What is known of one driver over the openings of its device."""
+    """The knowledge about one driver over all openings of its device."""
 
     driver_class: DriverClass
     config: msgspec.Struct
@@ -139,7 +137,7 @@ class _Kit:
     symbols_by_run: dict[int, Codes] = field(default_factory=dict)
 
     async def cancel_in_use(self, tag_blocks: int) -> DeviceIdentity:
-        """Open the device, check what it can do, and cancel while it is in use."""
+        """Open the device, check its abilities, and cancel while it is in use."""
         visit, began = _Visit(), trio.current_time()
         with visit.scope:
             async with self.driver_class.open(self.config) as device:
@@ -159,7 +157,7 @@ class _Kit:
         return self.identity
 
     async def fail_in_use(self) -> None:
-        """Open the device and let its user fail."""
+        """Open the device and raise an error in its user."""
         failed_at, came_out = math.nan, False
         with trio.move_on_after(OPENING_LIMIT_S) as limit:
             try:
@@ -271,7 +269,7 @@ class _Kit:
         )
 
     async def _check_record(self, transmitter: Transmitter, run: EmissionRun) -> None:
-        """Check that symbols can be looked up in threads, again and again, and the unknown is told."""
+        """Check look-ups of symbols in threads, their repetition, and the answer for unknown slots."""
 
         async def lookup(run_id: int, slots: Slots) -> Codes:
             asked = slots.copy()
@@ -316,7 +314,7 @@ class _Kit:
 async def _generator(name: str, items: Any) -> AsyncIterator[Any]:
     """Close an async generator, as the node does, whatever happens inside."""
     if inspect.iscoroutine(items):
-        items.close()  # else Python warns that nobody awaited it
+        items.close()  # otherwise Python warns that it was never awaited
     missing = missing_of_generator(items)
     promise(
         not missing,

@@ -1,4 +1,4 @@
-"""What the conformance kit looks for in the values of a driver, beyond `qnode.devices.contract`."""
+"""Checks of the conformance kit on the values of a driver, in addition to `qnode.devices.contract`."""
 
 import math
 import time
@@ -27,7 +27,7 @@ from qnode.units import PS_PER_S
 MOST_TAGS: Final = 1 << 20
 # Every tag waits until ``until_ps`` has passed it, and Alice's record reaches back about a second.
 MOST_AHEAD_PS: Final = PS_PER_S // 10
-# Of a device's times to this machine's clock: more is not a bad clock but another time scale.
+# Between a device's times and this machine's clock: more means another time scale, not a bad clock.
 MOST_CLOCK_DIFFERENCE_S: Final = 3600.0
 MOST_CLOCK_LEAD_S: Final = 60.0
 EARLIEST_START_S: Final = 1_577_836_800.0  # the year 2020
@@ -41,7 +41,7 @@ _CAPABILITIES: Final[tuple[tuple[str, type, tuple[str, ...]], ...]] = (
 
 
 def promise(kept: object, broken: str) -> None:
-    """Fail with ``broken`` unless ``kept``; asserts would be left out by ``python -O``.
+    """Fail with ``broken`` unless ``kept``; ``python -O`` would omit an assert.
 
     Raises:
         AssertionError: the promise is not kept.
@@ -51,12 +51,12 @@ def promise(kept: object, broken: str) -> None:
 
 
 def sound(fault: str) -> None:
-    """Fail with ``fault``, a text of `qnode.devices.contract`, where there is one."""
+    """Fail with ``fault``, a text of `qnode.devices.contract`, if there is one."""
     promise(not fault, fault)
 
 
 def check_identity(identity: DeviceIdentity) -> None:
-    """Check that the device says who it is."""
+    """Check that the device has an identity."""
     given: object = identity
     promise(
         isinstance(given, DeviceIdentity), f"identity is a {type(given).__name__}, expected a DeviceIdentity"
@@ -70,7 +70,7 @@ def check_identity(identity: DeviceIdentity) -> None:
 
 
 def check_capabilities(device: object) -> None:
-    """Check that the device has a capability that is known, and none by half."""
+    """Check that the device has a known capability, and no incomplete one."""
     for name, capability, members in _CAPABILITIES:
         there = [member for member in members if hasattr(device, member)]
         missing = ", ".join(member for member in members if member not in there)
@@ -86,10 +86,10 @@ def check_capabilities(device: object) -> None:
 
 
 def check_tag_block(block: TagBlock, *, earlier_until_ps: int | None, order_window_ps: int) -> None:
-    """Check one block's types and shapes, and that time goes on.
+    """Check one block's types and shapes, and that its time advances.
 
-    ``earlier_until_ps``: the block before it promised that all earlier tags had been yielded; None: there was
-    none before. ``order_window_ps``: how much later than a tag after it a tag may come.
+    ``earlier_until_ps``: the promise of the block before, None for the first block. ``order_window_ps``: the
+    greatest disorder of the tags.
     """
     sound(tag_block_fault(block))
     times, channels, until_ps = block.times_ps, block.channels, block.until_ps
@@ -134,7 +134,7 @@ def check_tag_block(block: TagBlock, *, earlier_until_ps: int | None, order_wind
 
 
 class TagWatch:
-    """Looks at the tags of one opening, block by block. ``simulated``: its times need not be the present."""
+    """Checks the tags of one opening, block by block. ``simulated``: its times need not be the present."""
 
     def __init__(self, source: TagSource, order_window_ps: int, *, simulated: bool) -> None:
         sound(tag_source_fault(source))
@@ -148,7 +148,7 @@ class TagWatch:
         self.blocks = 0
 
     def see(self, block: TagBlock) -> None:
-        """Check a block, and that nothing has changed that must not."""
+        """Check a block, and that the constant values have not changed."""
         check_tag_block(block, earlier_until_ps=self._until_ps, order_window_ps=self._order_window_ps)
         said = (self._source.paced, self._source.origin_s)
         promise(
@@ -168,7 +168,7 @@ class TagWatch:
         self._until_ps, self.blocks = block.until_ps, self.blocks + 1
 
     def check_progress(self) -> None:
-        """Check, after several blocks, that time went on."""
+        """Check, after several blocks, that the time has advanced."""
         promise(
             self._advanced or self.blocks < 2,
             f"until_ps stood still over {self.blocks} blocks: let it go on when there are no tags",
@@ -198,7 +198,7 @@ def check_emission_run(run: EmissionRun, *, simulated: bool) -> None:
 
 
 def check_symbols(symbols: Codes) -> None:
-    """Check that all symbols are such."""
+    """Check that all symbols are valid."""
     wrong = symbols[~np.isin(symbols, _SYMBOLS)]
     promise(not wrong.size, "symbols() returned codes that are no symbols (see qnode.tags.types)")
 
@@ -210,5 +210,5 @@ def check_same(first: Codes, again: Codes, because: str) -> None:
 
 
 def missing_of_generator(items: Any) -> str:
-    """Return what is missing for ``items`` to be an async generator; "" if nothing is."""
+    """Return the missing part of an async generator; "" if ``items`` is one."""
     return ", ".join(name for name in ("__aiter__", "__anext__", "aclose") if not hasattr(items, name))

@@ -1,8 +1,8 @@
-"""Faults in what a driver hands over that the node cannot work with: wrong types, shapes and figures.
+"""Faults in the data of a driver that the node cannot use: wrong types, shapes and figures.
 
-Each function returns one sentence that says what is wrong and how to mend it, or "" where nothing is. They
-cost next to nothing: the node checks all that it takes, refuses what is wrong with a `DeviceError`, and its
-supervisor opens the device anew. `qnode.devices.conformance` checks the same, and more.
+Each function returns one sentence with the fault and its remedy, or "" if there is none. The checks are
+cheap: the node checks all data, refuses wrong data with a `DeviceError`, and its supervisor opens the device
+again. `qnode.devices.conformance` checks the same, and more.
 """
 
 import math
@@ -13,12 +13,12 @@ import numpy as np
 from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.tags.types import Slots, TagBlock
 
-# A paced source yields a block at least so often, be it an empty one: else its lock is taken back.
+# A paced source yields a block at least this often, if necessary an empty one: else its lock is lost.
 LONGEST_SILENCE_S: Final = 5.0
 
 
 def tag_source_fault(source: TagSource) -> str:
-    """Look at what a source says of itself."""
+    """Check the properties of a source."""
     paced: object = source.paced
     if type(paced) is not bool:
         return f"paced is {_shown(paced)}, expected True or False"
@@ -28,7 +28,7 @@ def tag_source_fault(source: TagSource) -> str:
 
 
 def tag_block_fault(block: object) -> str:
-    """Look at a block's types and shapes, at ``until_ps`` and ``lost``."""
+    """Check a block's types and shapes, ``until_ps`` and ``lost``."""
     if not isinstance(block, TagBlock):
         return f"tags() yielded {_shown(block)}, expected a TagBlock"
     for name, array, dtype in (
@@ -51,7 +51,7 @@ def tag_block_fault(block: object) -> str:
 
 
 def emission_run_fault(run: object) -> str:
-    """Look at a run's number and at when it started."""
+    """Check a run's number and start time."""
     if not isinstance(run, EmissionRun):
         return f"runs() yielded {_shown(run)}, expected an EmissionRun"
     if type(run.run_id) is not int or not 0 <= run.run_id < 2**63:
@@ -65,7 +65,7 @@ def emission_run_fault(run: object) -> str:
 
 
 def symbols_fault(slots: Slots, symbols: Any) -> str:
-    """Look at the answer to a look-up of ``slots``."""
+    """Check the answer to a look-up of ``slots``."""
     if fault := _array_fault("what symbols() returned", symbols, np.uint8):
         return fault
     if symbols.shape != slots.shape:
@@ -77,7 +77,7 @@ def symbols_fault(slots: Slots, symbols: Any) -> str:
 
 
 def readings_fault(readings: object) -> str:
-    """Look at a sensor's readings."""
+    """Check a sensor's readings."""
     if not isinstance(readings, dict) or not readings:
         return f"readings() returned {_shown(readings)}, expected a dict with a figure or more"
     for name, value in readings.items():
@@ -105,7 +105,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Show a number as it is, and of all else the type alone: it may be key."""
+    """Show a number as it is, and only the type of other values: they may be key."""
     if isinstance(value, bool | int | float | np.number | np.bool_ | None):
         return f"{value} ({type(value).__name__})"
     return f"a {type(value).__name__}"

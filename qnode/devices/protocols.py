@@ -1,4 +1,4 @@
-"""What a driver can be: small capabilities that the node asks for by type.
+"""The protocols of drivers: small capabilities that the node recognises by type.
 
 A driver is a class with a frozen msgspec struct ``Config`` and an ``open(config)`` class method that is an
 asynchronous context manager: entered, the device is identified and ready; left, the hardware is safe.
@@ -14,7 +14,7 @@ from qnode.tags.types import Codes, Slots, TagBlock
 
 
 class DeviceIdentity(msgspec.Struct, frozen=True):
-    """What the device says it is."""
+    """The identity that the device reports."""
 
     model: str
     serial: str
@@ -24,8 +24,8 @@ class DeviceIdentity(msgspec.Struct, frozen=True):
 class EmissionRun(msgspec.Struct, frozen=True):
     """One uninterrupted emission of qubits, slots numbered from 0.
 
-    ``run_id``: random number of 63 bits, another for each run. ``started_at_s``: when slot 0 left, Alice's
-    time of day as Unix time, seconds.
+    ``run_id``: random number of 63 bits, different for each run. ``started_at_s``: the time of slot 0 by
+    Alice's wall clock (Unix time, seconds).
     """
 
     run_id: int
@@ -37,7 +37,7 @@ class Device(Protocol):
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What the device says it is."""
+        """The identity that the device reports."""
         ...
 
 
@@ -58,7 +58,7 @@ class Transmitter(Protocol):
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What the device says it is."""
+        """The identity that the device reports."""
         ...
 
     def runs(self) -> AsyncGenerator[EmissionRun, None]:
@@ -66,9 +66,9 @@ class Transmitter(Protocol):
         ...
 
     def symbols(self, run_id: int, slots: Slots) -> Codes:
-        """Look up what was sent in ``slots``; `UNKNOWN_SYMBOL` where the record no longer reaches.
+        """Return the symbols sent in ``slots``; `UNKNOWN_SYMBOL` for slots older than the record.
 
-        Thread-safe and without the GIL's help from an event loop: called in worker threads.
+        Thread-safe: worker threads call it, outside of any event loop.
         """
         ...
 
@@ -79,17 +79,17 @@ class TagSource(Protocol):
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What the device says it is."""
+        """The identity that the device reports."""
         ...
 
     @property
     def paced(self) -> bool:
-        """True when tags come at their own pace (hardware): then a full channel is an overrun."""
+        """True when tags come at their own rate (hardware): then a full channel is an overrun."""
         ...
 
     @property
     def origin_s(self) -> float:
-        """Bob's time of day of tag time zero: Unix time, seconds, as well as the site's clock knows it."""
+        """Bob's wall-clock time (Unix time, seconds) at tag time zero, as exact as the site's clock."""
         ...
 
     def tags(self) -> AsyncGenerator[TagBlock, None]:
@@ -103,7 +103,7 @@ class Sensor(Protocol):
 
     @property
     def identity(self) -> DeviceIdentity:
-        """What the device says it is."""
+        """The identity that the device reports."""
         ...
 
     async def readings(self) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Find drivers by entry point, check their configuration, open them.
 
-A third party's wheel that names a class in the group ``qnode.drivers`` is found like one of ours.
+A package of a third party that names a class in the group ``qnode.drivers`` is found like a shipped driver.
 """
 
 import difflib
@@ -30,7 +30,8 @@ def load_driver(name: str) -> DriverClass:
     """Import the driver class that the entry point ``name`` names.
 
     Raises:
-        ConfigError: no such driver (with a near match), its libraries are missing, or it is no driver.
+        ConfigError: no such driver (with a near match), its libraries are missing, or the class is not a
+        driver.
     """
     found = list(entry_points(group=DRIVER_GROUP, name=name))
     if not found:
@@ -44,7 +45,7 @@ def load_driver(name: str) -> DriverClass:
     try:
         loaded = found[0].load()
     except ImportError as error:
-        # A missing module is an installation's fault (an extra such as qnode[usb]), not the program's.
+        # A missing module is a fault of the installation (an extra such as qnode[usb]), not of the program.
         raise ConfigError(f"driver {name} cannot be imported: {error}") from error
     except AttributeError as error:
         raise ConfigError(f"driver {name}: {found[0].value} does not exist") from error
@@ -57,7 +58,7 @@ def load_driver(name: str) -> DriverClass:
 
 
 def driver_config(driver_class: DriverClass, raw: dict[str, Any], where: str) -> msgspec.Struct:
-    """Turn the device's own table into the driver's ``Config``; ``where`` opens the error's text.
+    """Convert the device's table to the driver's ``Config``; ``where`` begins the error's text.
 
     Raises:
         ConfigError: an unknown key (with a near match) or a value of the wrong type.
@@ -71,7 +72,7 @@ async def open_device(name: str, section: DeviceSection, *, allow_simulated: boo
 
     Raises:
         ConfigError: unknown driver, wrong table, or a simulated device where none is allowed.
-        DeviceError: what the driver found when opening.
+        DeviceError: the driver could not open the device.
     """
     driver_class = load_driver(section.driver)
     config = driver_config(driver_class, section.config, f"[devices.{name}.config]")

@@ -1,4 +1,4 @@
-"""Where a part of the node stands: a state, since when, and because of what."""
+"""The state of a part of the node, with its start time and its reason."""
 
 from msgspec import Struct
 
@@ -6,7 +6,7 @@ from qnode.choices import DeviceState
 
 
 class State(Struct, frozen=True):
-    """One word for where something stands, ``since`` (unix seconds), and ``because`` for people."""
+    """A state in one word, its start ``since`` (Unix seconds), and the reason ``because`` for people."""
 
     state: str
     since: float
@@ -36,10 +36,10 @@ class DeviceStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def well(self) -> bool:
-        """True when nobody needs to look at this device; a source that ended gives nothing any more."""
+        """True when the device needs no attention; a source that ended yields nothing more."""
         return self.state.state == DeviceState.RUNNING
 
     @property
     def finished(self) -> bool:
-        """True for a source that came to its end."""
+        """True for a source that has ended."""
         return self.state.state == DeviceState.FINISHED

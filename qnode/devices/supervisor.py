@@ -1,7 +1,7 @@
-"""Keep one device going: open it, use it, and begin again when it fails.
+"""Keeps one device in operation: opens it, uses it, and starts again when it fails.
 
-One of the three places that catch broadly: a fault in a driver must not take down the node, so it is
-logged with its traceback, shown in the status, and the device is opened anew.
+One of the three places that catch all exceptions: a fault in a driver must not end the node. The supervisor
+logs it with its traceback, shows it in the status, and opens the device again.
 """
 
 import math
@@ -23,7 +23,7 @@ from qnode.errors import ConfigError, DeviceError, QnodeError, TransientDeviceEr
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
-STEADY_S = 60.0  # a device that ran this long begins again with the shortest wait
+STEADY_S = 60.0  # after a run this long, the next failure starts with the shortest wait
 OPENING_LIMIT_S = 150.0  # the slowest known device, a bias controller, settles for about 90 s
 READING_PERIOD_S = 5.0
 
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 class SilenceLimit:
-    """A deadline that every sign of life moves on; made by `silence_limit`."""
+    """A deadline that every sign of life extends; made by `silence_limit`."""
 
     def __init__(self, scope: trio.CancelScope, limit_s: float) -> None:
         self._scope = scope
@@ -42,16 +42,16 @@ class SilenceLimit:
         self._scope.deadline = trio.current_time() + self._limit_s
 
     def hold(self) -> None:
-        """Stop the clock until the next `heard`, for instance while the pipeline takes no more."""
+        """Stop the clock until the next `heard`, for example while the pipeline is full."""
         self._scope.deadline = math.inf
 
 
 @contextmanager
 def silence_limit(limit_s: float) -> Iterator[SilenceLimit]:
-    """Give up on a device that is silent for ``limit_s`` seconds inside the block.
+    """Cancel the block when its device is silent for ``limit_s`` seconds.
 
     Raises:
-        TransientDeviceError: on leaving, when the limit passed.
+        TransientDeviceError: at the end of the block, if the limit passed.
     """
     with trio.CancelScope(deadline=trio.current_time() + limit_s) as scope:
         yield SilenceLimit(scope, limit_s)
@@ -60,7 +60,7 @@ def silence_limit(limit_s: float) -> Iterator[SilenceLimit]:
 
 
 def check_devices(sections: MutableMapping[str, DeviceSection]) -> None:
-    """Load every driver and check its table, so that a wrong file is refused before anything is opened.
+    """Load every driver and check its table, so that a wrong file is refused before any device is opened.
 
     Raises:
         ConfigError: the first fault, naming the device.
@@ -82,16 +82,16 @@ async def supervise(
     allow_simulated: bool,
     now: Callable[[], float] = time.time,
 ) -> None:
-    """Open the device ``name``, run ``use(device)`` inside, and start over with back-off when either fails.
+    """Open the device ``name`` and run ``use(device)``; after a failure, pause and start again.
 
     Returns when ``use`` returns (a source that ended). ``board[name]`` always holds the device's status;
-    ``now`` gives unix seconds. A device that is a `Sensor` is read every few seconds meanwhile, and one that
-    does not answer within the section's ``silence_limit_s`` is restarted.
+    ``now`` gives unix seconds. Meanwhile a `Sensor` is read every few seconds; a sensor
+    that does not answer within the section's ``silence_limit_s`` is opened again.
 
     Raises:
         ConfigError: unknown driver, wrong table, or a simulated device that is not allowed.
-        QnodeError: any that is not the device's (a store or link error from ``use``) passes through, alone
-            without a group around it.
+        QnodeError: an error of another part (a store or link error from ``use``) passes through, without a
+            group around it.
     """
     board[name] = DeviceStatus(
         name=name, driver=section.driver, state=State(DeviceState.STARTING, now(), "opening")
@@ -138,7 +138,7 @@ async def _attempt(
     note: Callable[[DeviceState], None],
     allow_simulated: bool,
 ) -> None:
-    """Open and use the device once; a driver that never comes up is given up."""
+    """Open and use the device once; cancel a driver that takes too long to open."""
     with trio.CancelScope(deadline=trio.current_time() + OPENING_LIMIT_S) as scope:
         async with open_device(name, section, allow_simulated=allow_simulated) as device:
             scope.deadline = math.inf
