@@ -3,14 +3,15 @@
 Everything but `LinkParameters` belongs to one site. Unknown keys are refused with a near match.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
-from qnode.choices import LogLevel
+from qnode.choices import ROLES, LogLevel
 from qnode.choices import Role as Role
-from qnode.config_description import Described, Limits, limit_faults
+from qnode.config_description import Described, Limits, keys_of, limit_faults
 from qnode.config_link import BlockParameters as BlockParameters
 from qnode.config_link import EstimationParameters as EstimationParameters
 from qnode.config_link import KeyParameters as KeyParameters
@@ -21,7 +22,7 @@ from qnode.config_link import ReconciliationParameters as ReconciliationParamete
 from qnode.config_link import SourceParameters as SourceParameters
 from qnode.config_link import Table, link_faults
 from qnode.config_link import check_link_parameters as check_link_parameters
-from qnode.config_reading import Impossible, read_tables
+from qnode.config_reading import Impossible, near_or_known, read_tables
 from qnode.config_reading import convert as convert
 from qnode.config_reading import load as load
 from qnode.config_reading import tables as tables
@@ -236,14 +237,19 @@ def load_site(path: Path) -> tuple[SiteConfig, ...]:
     Raises:
         ConfigError: one line that names the file, the link, the table, the key and what was expected.
     """
-    folder = path.resolve().parent
-    configs = tuple(
-        convert(raw, SiteConfig, where=f"{path}: {name}" if name else str(path), folder=folder)
-        for name, raw in tables_by_link(read_tables(path), str(path))
-    )
+    configs = load_links(path)
     for fault in links_faults(configs):
         raise ConfigError(f"{path}: {fault}")
     return configs
+
+
+def load_links(path: Path) -> tuple[SiteConfig, ...]:
+    """Read the file like `load_site`, without regard to what the links have in common."""
+    folder = path.resolve().parent
+    return tuple(
+        convert(raw, SiteConfig, where=f"{path}: {name}" if name else str(path), folder=folder)
+        for name, raw in tables_by_link(read_tables(path), str(path))
+    )
 
 
 def tables_by_link(raw: dict[str, Any], where: str) -> list[tuple[str, dict[str, Any]]]:
@@ -254,7 +260,8 @@ def tables_by_link(raw: dict[str, Any], where: str) -> list[tuple[str, dict[str,
     parameters of the link, ``peer``, ``store``, ``devices``, and ``role`` if it differs from ``[node]``.
 
     Raises:
-        ConfigError: there is no link, a link is not a table, or a table of one link stands outside it.
+        ConfigError: there is no link, a link is not a table or has a wrong role or an unknown key, or a table
+            of one link stands outside it.
     """
     links = raw.get("link")
     if not isinstance(links, list):
@@ -264,8 +271,17 @@ def tables_by_link(raw: dict[str, Any], where: str) -> list[tuple[str, dict[str,
         raise ConfigError(f"{where}: [{outside[0]}] belongs into each [[link]], where there are several")
     if not links or not all(isinstance(link, dict) for link in links):
         raise ConfigError(f"{where}: [[link]]: expected one table or more")
+    known = (*(key.name for key in keys_of(LinkParameters)), *OF_EACH_LINK)
     result = []
     for number, link in enumerate(links, 1):
+        for key in link:
+            if key not in known:
+                raise ConfigError(
+                    f"{where}: link {number}: [[link]] unknown key {key}{near_or_known(key, known)}"
+                )
+        if link.get("role", "alice") not in ROLES:
+            expected = f"expected {' or '.join(ROLES)}, got {link['role']!r}"
+            raise ConfigError(f"{where}: link {number}: [[link]] role: {expected}")
         own = {name: link[name] for name in OF_EACH_LINK if name in link}
         site = {name: table for name, table in raw.items() if name != "link"}
         role = own.pop("role", None)
@@ -278,16 +294,23 @@ def tables_by_link(raw: dict[str, Any], where: str) -> list[tuple[str, dict[str,
 
 def links_faults(configs: Sequence[SiteConfig]) -> Iterator[str]:
     """Yield the values that several links of one site must not share."""
-    kinds: tuple[tuple[str, Callable[[SiteConfig], object]], ...] = (
-        ("name", lambda one: one.link.name),
-        ("peer.kme_id", lambda one: one.peer.kme_id),
-        ("store.path", lambda one: one.store.path),
-        ("store.anchor", lambda one: one.store.anchor),
-        ("peer.address", lambda one: one.peer.address if one.node.role == "alice" else object()),
-    )
-    for key, value_of in kinds:
-        seen: dict[object, int] = {}
-        for number, config in enumerate(configs, 1):
-            first = seen.setdefault(value_of(config), number)
+    seen: dict[tuple[str, object], tuple[int, str]] = {}
+    for number, config in enumerate(configs, 1):
+        for kind, key, value in _of_one_link_alone(config):
+            first, same = seen.setdefault((kind, value), (number, key))
             if first != number:
-                yield f"[[link]] {key}: {value_of(config)} is that of link {first} and of link {number}"
+                has = f"link {number} has the {same} of link {first}, {value}"
+                yield f"[[link]] {key}: {has}; give it its own"
+
+
+def _of_one_link_alone(config: SiteConfig) -> Iterator[tuple[str, str, object]]:
+    """Yield what no other link may have: the kind of the thing, its key, and its value."""
+    yield "name", "name", config.link.name
+    yield "site", "peer.kme_id", config.peer.kme_id
+    if config.node.role == "alice":
+        yield "address", "peer.address", config.peer.address
+    store = config.store
+    # The one-time pads of a pre-shared key are for one link: two links would use the same ones.
+    for key in ("path", "anchor", "witness", "preshared_key"):
+        if (file := getattr(store, key)) is not None:
+            yield "file", f"store.{key}", os.path.abspath(file)  # noqa: PTH100 - its mount may hang

@@ -4,7 +4,7 @@ import difflib
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -184,17 +184,21 @@ def _members(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[tuple[Any,
         yield from ((raw, option, table) for option in arguments if is_table(option))
 
 
+def near_or_known(key: str, known: Sequence[str]) -> str:
+    """Return the hint for an unknown ``key``: a near match, or what is known."""
+    near = difflib.get_close_matches(key, known, 1, 0.5)
+    return f", did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+
+
 def _unknown(raw: Any, kind: Any, table: tuple[str, ...]) -> Iterator[str]:
     """Compare ``raw`` with the struct ``kind`` and find the keys that the struct does not have."""
     if is_table(kind) and isinstance(raw, dict):
         fields = [key.name for key in keys_of(kind)]
         for key, value in raw.items():
             if key not in fields:
-                near = difflib.get_close_matches(key, fields, 1, 0.5)
                 place = f"[{'.'.join(table)}] " if table else ""
-                hint = f", did you mean {near[0]}?" if near else f"; known: {', '.join(fields)}"
                 noun = "table" if isinstance(value, dict) else "key"
-                yield f"{place}unknown {noun} {key}{hint}"
+                yield f"{place}unknown {noun} {key}{near_or_known(key, fields)}"
     for member in _members(raw, kind, table):
         yield from _unknown(*member)
 

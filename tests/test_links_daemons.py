@@ -72,3 +72,18 @@ def test_three_links_of_one_site_make_keys_and_the_fault_of_one_is_its_own(tmp_p
         sites.start("bob-2")
         eventually(lambda: accepted(sites)[1] > before[1], "the second link makes keys again")
         assert sites.stop(*SITES) == [0, 0, 0, 0]
+
+        # A store that cannot be opened keeps its own link alone from starting.
+        (sites.site_files["alice"].parent / "store-2" / "keys.sqlite").unlink()
+        sites.start("alice", "bob", "bob-3")
+        sites.wait_until_serving("alice", "bob", "bob-3")
+        eventually(lambda: min(accepted(sites)[::2]) >= 1, "blocks of the other links")
+        told = {alarm.name: alarm for alarm in status_of(sites).alarms}["link.failed"]
+        assert told.link == "small-2"
+        assert "the database is gone" in told.text
+        assert status_of(sites).links[1].devices == []
+        assert not status_of(sites).links[1].quantum.locked
+        refused = encryptors(sites.endpoints, 1)[0].get("enc_keys")
+        assert refused.status_code == 503
+        assert "the KME is in trouble" in refused.text
+        assert sites.stop("alice", "bob", "bob-3") == [0, 0, 0]

@@ -33,8 +33,8 @@ a change waits for the next start of the daemon ([operations](operations.md)).""
 _LINKS: Final = """\
 A site with several links has one `[[link]]` for each of them instead of `[link]`. It holds everything that
 belongs to the link: the keys and tables of `[link]`, and {own}. So `[peer.tls]` becomes
-`[link.peer.tls]`. `role` may be omitted if it is the role of `[node]`. Each link needs its own name, peer and
-store, and at Alice its own address."""
+`[link.peer.tls]`. `role` may be omitted if it is the role of `[node]`. Each link needs its own name, peer,
+store and pre-shared key, and at Alice its own address."""
 _LINK: Final = """\
 These tables must be equal at both sites. The sites compare them when they connect; a difference ends the
 session, and both logs name it. Every key may be omitted, and every table except `[link]` itself. Every change

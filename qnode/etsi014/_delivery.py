@@ -37,7 +37,7 @@ class ApiLimits(Struct, frozen=True, kw_only=True):
     max_sae_id_count: int = 8
     max_key_count: int = 1 << 20
     requests_per_sae: int = 8
-    """The number of calls of one SAE that the store handles at a time; further calls wait."""
+    """The number of calls of one SAE that the store of one link handles at a time; further calls wait."""
     answer_s: float = 10.0
     """After this time a call that the store has not answered ends with 503."""
     retry_after_s: int = 2
@@ -113,7 +113,7 @@ class Delivery:
         """The number of answers 401, to SAEs of this site as well."""
         self.unsent = Unsent()
         self._issued = _Issued()
-        self._turns = {sae.sae_id: trio.Semaphore(limits.requests_per_sae) for sae in directory.local}
+        self._turns: dict[tuple[str, str], trio.Semaphore] = {}
 
     def renew(self, directory: SaeDirectory, *, max_key_count: int) -> None:
         """Serve the SAEs of ``directory`` from the next call on; the counts of known SAEs stay."""
@@ -121,7 +121,6 @@ class Delivery:
         self.limits = msgspec.structs.replace(self.limits, max_key_count=max_key_count)
         for sae in directory.local:
             self.usage.setdefault(sae.sae_id, Usage())
-            self._turns.setdefault(sae.sae_id, trio.Semaphore(self.limits.requests_per_sae))
 
     @property
     def extension(self) -> dict[str, Any] | None:
@@ -135,7 +134,7 @@ class Delivery:
             Refusal: 400, 503.
         """
         slave = self._slave(caller, slave_id, "slave_SAE_ID")
-        async with self._turn(caller):
+        async with self._turn(caller, slave.sae_id):
             count = await self._supply.stored_key_count(
                 caller.sae_id, slave.sae_id, self.limits.key_size_bits
             )
@@ -161,7 +160,7 @@ class Delivery:
         number = self._number(request)
         size_bits = self._size_bits(request)
         owner = ("enc_keys", caller.sae_id, slaves, number, size_bits)
-        async with self._turn(caller):
+        async with self._turn(caller, *slaves):
             if client_gone():
                 raise gone()
             if (unsent := self.unsent.take_any(owner)) is not None:
@@ -197,7 +196,7 @@ class Delivery:
         if len(set(key_ids)) < len(key_ids):
             raise malformed("key_IDs are not distinct", "duplicate key_ID", {"field": "key_IDs"})
         owner = ("dec_keys", caller.sae_id, master.sae_id)
-        async with self._turn(caller):
+        async with self._turn(caller, master.sae_id):
             if client_gone():
                 raise gone()
             if (unsent := self.unsent.take(owner, key_ids)) is not None:
@@ -213,12 +212,19 @@ class Delivery:
         self.unsent.hold(given.owner, given.keys)
 
     @asynccontextmanager
-    async def _turn(self, caller: SaeEntry) -> AsyncIterator[None]:
-        """Limit the calls of the caller at the store, and convert its errors into refusals of the API."""
+    async def _turn(self, caller: SaeEntry, *others: str) -> AsyncIterator[None]:
+        """Limit the calls of the caller at the store, and convert its errors into refusals of the API.
+
+        ``others``: the SAEs with which it shares the keys. Each other site has a link and a store of its own.
+        """
         retry = self.limits.retry_after_s
+        sites = {self.directory.kme_of(sae_id) for sae_id in others} - {self.directory.kme_id}
+        turns = self._turns.setdefault(
+            (caller.sae_id, min(sites, default="")), trio.Semaphore(self.limits.requests_per_sae)
+        )
         try:
             with trio.fail_after(self.limits.answer_s):
-                async with self._turns[caller.sae_id]:
+                async with turns:
                     yield
         except NotEnoughKeys as short:
             raise Refusal(

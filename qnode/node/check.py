@@ -24,7 +24,7 @@ from qnode.config import (
     StoreSection,
     TlsFiles,
     links_faults,
-    load_site,
+    load_links,
     tables_by_link,
 )
 from qnode.config_reading import read_tables, reading_faults, usable
@@ -63,7 +63,9 @@ def check_site(path: Path, at: float | None = None) -> Findings:
         folder, now_s = path.resolve().parent, time.time() if at is None else at
         by_link = tables_by_link(read_tables(path), str(path))
         peers = tuple(usable(raw.get("peer"), PeerSection, folder) for _, raw in by_link)
-        kme_ids = tuple(peer.kme_id for peer in peers if peer is not None)
+        # Encryptors are compared with the names of the other sites if all of these are known.
+        known = [peer.kme_id for peer in peers if peer is not None]
+        kme_ids = tuple(dict.fromkeys(known)) if len(known) == len(peers) else None
         of_links = []
         for name, raw in by_link:
             of_link = Findings()
@@ -72,8 +74,8 @@ def check_site(path: Path, at: float | None = None) -> Findings:
             of_links.append((name, of_link))
         findings.faults += _by_link([(name, found.faults) for name, found in of_links])
         findings.notes += _by_link([(name, found.notes) for name, found in of_links])
-        if not findings.faults:
-            findings.faults += links_faults(load_site(path))
+        if not any(reading_faults(raw, SiteConfig) for _, raw in by_link):
+            findings.faults += links_faults(load_links(path))
     return findings
 
 
@@ -85,7 +87,7 @@ def _by_link(found: list[tuple[str, list[str]]]) -> list[str]:
 
 
 def _check_tables(
-    findings: Findings, raw: dict[str, Any], folder: Path, now_s: float, kme_ids: tuple[str, ...]
+    findings: Findings, raw: dict[str, Any], folder: Path, now_s: float, kme_ids: tuple[str, ...] | None
 ) -> None:
     """Check each table separately: an error in one must not hide errors in others."""
     node = usable(raw.get("node"), NodeSection, folder)
@@ -122,16 +124,20 @@ def _check_names(
     node: NodeSection,
     peer: PeerSection,
     saes: tuple[SaeSection, ...],
-    kme_ids: tuple[str, ...],
+    kme_ids: tuple[str, ...] | None,
 ) -> None:
-    """Check the names: of the sites, of the encryptors, and in the link's certificate."""
+    """Check the names: of the sites, of the encryptors, and in the link's certificate.
+
+    ``kme_ids``: of the other sites; None if not all are known.
+    """
     if node.kme_id == peer.kme_id:
         findings.faults.append(f"[peer] kme_id: {peer.kme_id!r} is this site's own; expected the other's")
     with findings.gather():
-        SaeDirectory(node.kme_id, saes, kme_ids)
+        SaeDirectory(node.kme_id, saes, kme_ids or ())
+    sites = (node.kme_id, *(kme_ids or ()))
     for sae in saes:
-        if sae.kme_id not in (node.kme_id, *kme_ids):
-            expected = "expected " + " or ".join(repr(one) for one in (node.kme_id, *kme_ids))
+        if kme_ids is not None and sae.kme_id not in sites:
+            expected = "expected " + " or ".join(repr(one) for one in sites)
             findings.faults.append(f"[etsi014.sae] {sae.sae_id}: kme_id: {expected}, got {sae.kme_id!r}")
     try:
         own = certificates_in(peer.tls.certificate)[0]

@@ -55,6 +55,7 @@ REFRESH_S = 0.5
 EXPIRY_PERIOD_S = 60.0
 WITNESS_PERIOD_S = 1.0
 STORE_RETRY_S = 1.0
+HELLO_THREADS = 4
 
 
 class LinkNode:
@@ -159,6 +160,18 @@ class LinkNode:
         self.saes.renew(directory)
         self._transport.renew(contexts, encryptor_identities(config))
         self.store.most_chunks = config.store.most_chunks
+        self.store.key_lifetime_s = config.store.key_lifetime_s
+
+    def note_stopped(self, because: str) -> None:
+        """Show that this link has stopped because its store cannot be used, after the end of `run`."""
+        log.error("link.failed", reason=because)
+        self.figures.alarms.raise_alarm(
+            AlarmName.LINK_FAILED,
+            f"this link has stopped, restart the node once its store is mended: {because}",
+        )
+        self.figures.note_disconnected("the link has stopped")
+        self.figures.quantum.lose_lock("the link has stopped")
+        self._board.clear()
 
     # Devices
 
@@ -189,6 +202,8 @@ class LinkNode:
             secrets=self._key_store,
             standing=self._read_standing,
             simulated=self._simulated,
+            # A store that hangs must not take the threads that the other links of the site need as well.
+            run_sync=partial(trio.to_thread.run_sync, limiter=trio.CapacityLimiter(HELLO_THREADS)),
         )
         keep = (
             partial(serve_peer, connects_from=peer.connects_from) if node.role == "alice" else connect_to_peer

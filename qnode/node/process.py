@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any, Never, cast
 
 import structlog
 import trio
@@ -66,10 +67,42 @@ def open_link_store(config: SiteConfig) -> KeyStore:
     except FieldError as error:
         store.close()
         raise ConfigError(f"[store] preshared_key: {section.preshared_key}: {error.message}") from None
-    except ConfigError:
+    except BaseException:
         store.close()
         raise
     return store
+
+
+class _UnusableStore:
+    """Stands for the store of one of several links that cannot be opened: each use of it says why."""
+
+    def __init__(self, because: str) -> None:
+        self._because = because
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def __getattr__(self, name: str) -> Any:
+        def refuse(*_args: object, **_options: object) -> Never:
+            raise StoreUnusable(self._because)
+
+        return refuse
+
+
+def _open_store_of(config: SiteConfig, *, several: bool) -> KeyStore:
+    """Open the store of a link; that of one of several links must not keep the others from starting.
+
+    Raises:
+        StoreError: like `open_link_store`, for the only link.
+        ConfigError: like `open_link_store`.
+    """
+    try:
+        return open_link_store(config)
+    except StoreError as error:
+        if not several:
+            raise
+        unusable: Any = _UnusableStore(str(error))
+        return cast(KeyStore, unusable)
 
 
 def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
@@ -90,7 +123,10 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     last_resort.daemon = True
     with ExitStack() as opened:
         opened.callback(last_resort.cancel)  # last, because closing a store may hang as well
-        stores = [opened.enter_context(closing(open_link_store(config))) for config in configs]
+        several = len(configs) > 1
+        stores = [
+            opened.enter_context(closing(_open_store_of(config, several=several))) for config in configs
+        ]
         # Objects from the start live as long as the daemon, and cycles are rare. The garbage collector need
         # not traverse millions of objects a thousand times a second.
         gc.freeze()

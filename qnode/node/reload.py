@@ -64,8 +64,9 @@ def read_trust(configs: Sequence[SiteConfig]) -> Trust:
         raise ConfigError(f"etsi014.tls: {error}") from None
     contexts = tuple(link_contexts(config.peer.tls) for config in configs)
     held = validities("etsi014.tls", ca=section.ca, certificate=section.certificate, crl=section.crl)
-    for files in dict.fromkeys(config.peer.tls for config in configs):
-        held += validities("peer.tls", ca=files.ca, certificate=files.certificate, crl=files.crl)
+    for config in configs:
+        files, where = config.peer.tls, _named("peer.tls", config, several=len(configs) > 1)
+        held += validities(where, ca=files.ca, certificate=files.certificate, crl=files.crl)
     return Trust(settings, context, contexts, held)
 
 
@@ -130,19 +131,15 @@ def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Re
         len(written) == 1 or [one.link.name for one in written] == [one.link.name for one in in_force]
     )
     # Links change only with a restart. Until then the settings of a link stay.
-    shared = {"etsi014": written[0].etsi014, "operate": written[0].operate}
     pairs = [
-        (old, written[index] if same_links else msgspec.structs.replace(old, **shared))
+        (old, written[index] if same_links else _with_site(old, written[0]))
         for index, old in enumerate(in_force)
     ]
     changed = [list(changed_keys(old, new)) for old, new in pairs]
-    configs = []
-    for (old, new), keys in zip(pairs, changed, strict=True):
-        # Encryptors refer to sites by name: if the name of a site changes, they wait for the restart.
-        renamed = any(not {"node.kme_id", "peer.kme_id"}.isdisjoint(keys) for keys in changed)
-        configs.append(
-            _put(old, new, tuple(key for key in APPLIED if not (renamed and key == "etsi014.sae")))
-        )
+    # Encryptors refer to sites by name: if the names of the sites change, they wait for the restart.
+    renamed = _site_names(written) != _site_names(in_force)
+    keys_applied = tuple(key for key in APPLIED if not (renamed and key == "etsi014.sae"))
+    configs = [_put(old, new, keys_applied) for old, new in pairs]
     trust = read_trust(configs)
     weaker = weakness(trusted.validities, trust.validities, time.time())
     if weaker is not None:
@@ -161,6 +158,17 @@ def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Re
         applied=list(dict.fromkeys(applied)),
         waiting=list(dict.fromkeys(waiting)) + ([] if same_links else ["link"]),
     )
+
+
+def _with_site(link: SiteConfig, site: SiteConfig) -> SiteConfig:
+    """Return ``link`` with the tables of ``site`` that are common to all its links."""
+    node = msgspec.structs.replace(site.node, role=link.node.role)
+    return msgspec.structs.replace(link, node=node, etsi014=site.etsi014, operate=site.operate)
+
+
+def _site_names(configs: Sequence[SiteConfig]) -> tuple[str, frozenset[str]]:
+    """Return the names of this site and of those at the other ends of its links."""
+    return configs[0].node.kme_id, frozenset(config.peer.kme_id for config in configs)
 
 
 def _named(key: str, config: SiteConfig, *, several: bool) -> str:

@@ -11,7 +11,7 @@ import trio
 from qnode.choices import NodeState
 from qnode.config import SiteConfig
 from qnode.distill.selftest import self_test
-from qnode.errors import ConfigError, StoreUnusable
+from qnode.errors import ConfigError, StoreError
 from qnode.etsi014 import ApiLimits, Delivery, application
 from qnode.http import Limits, Server
 from qnode.keys import KeyStore
@@ -85,7 +85,7 @@ class SiteNode:
         self._note_certificates()
         async with trio.open_nursery() as nursery:
             for link in self._links:
-                await link.refresh()
+                await self._look_first(link)
             answers = Answers(
                 self._figures.status,
                 self._events.recent,
@@ -117,11 +117,19 @@ class SiteNode:
             async for _ in hangups:
                 await self._reload(notifier)
 
+    async def _look_first(self, link: LinkNode) -> None:
+        """Have the figures of the store from the start; `_run_link` handles the store of one of several."""
+        try:
+            await link.refresh()
+        except StoreError:
+            if len(self._links) == 1:
+                raise
+
     async def _run_link(self, link: LinkNode, contexts: LinkContexts) -> None:
         """Run one link. The failure of its store ends the site only if it is the only link.
 
         Raises:
-            StoreUnusable: the store of the only link can no longer be trusted.
+            StoreError: the store of the only link cannot be used.
         """
         if len(self._links) == 1:
             await link.run(contexts)
@@ -129,14 +137,8 @@ class SiteNode:
         structlog.contextvars.bind_contextvars(link=name)
         try:
             await link.run(contexts)
-        except* StoreUnusable as errors:
-            text = str(_first(errors))
-            log.error("link.failed", reason=text)
-            link.figures.alarms.raise_alarm(
-                AlarmName.LINK_FAILED,
-                f"this link has stopped, restart the node once its store is mended: {text}",
-            )
-            link.figures.note_disconnected("the link has stopped")
+        except* StoreError as errors:
+            link.note_stopped(str(_first(errors)))
 
     def _is_alive(self) -> bool:
         """Return whether any link is alive: links that hang are shown, but end the node only if all hang."""
@@ -163,7 +165,7 @@ class SiteNode:
     def _peer_shares(self, master: str, slave: str) -> bool:
         """Return whether the site of ``slave`` would deliver our ``master``'s keys to it, if known."""
         kme_id = self._delivery.directory.kme_of(slave)
-        return all(
+        return any(
             link.saes.peer_shares(master, slave) for link in self._links if link.config.peer.kme_id == kme_id
         )
 

@@ -1,10 +1,9 @@
 """The key supply of a site with several links: each key comes from the link to the site of its slave."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from uuid import UUID
 
-from qnode.errors import KeyNotFound, LinkDown
+from qnode.errors import KeyNotFound, LinkDown, StoreError
 from qnode.etsi014 import Key, KeySupply, SaeDirectory
 
 
@@ -32,13 +31,15 @@ class SiteKeySupply(KeySupply):
 
         Keys of a pair within this site may come from any link: other slaves of the same key determined it.
         """
-        supplies = [self._between(slave, (master,))]
-        if self.directory.kme_of(master) == self.directory.kme_id:
-            supplies += [supply for supply in self._links.values() if supply is not self._own]
-        for supply in supplies[:-1]:
-            with suppress(KeyNotFound):
+        if self.directory.kme_of(master) != self.directory.kme_id:
+            return await self._between(slave, (master,)).fetch(slave, master, key_ids)
+        troubles: list[StoreError] = []
+        for supply in self._links.values():
+            try:
                 return await supply.fetch(slave, master, key_ids)
-        return await supplies[-1].fetch(slave, master, key_ids)
+            except StoreError as error:  # perhaps another link has the keys
+                troubles.append(error)
+        raise next((one for one in troubles if not isinstance(one, KeyNotFound)), troubles[0])
 
     def _between(self, local: str, others: Iterable[str]) -> KeySupply:
         """Return the supply of the link that joins the sites of these encryptors, at most two.
@@ -48,7 +49,7 @@ class SiteKeySupply(KeySupply):
         """
         sites = {self.directory.kme_of(sae_id) for sae_id in (local, *others)} - {self.directory.kme_id}
         assert len(sites) <= 1, "the interface refuses slaves at several sites"
-        if not sites or len(self._links) == 1:
+        if not sites:
             return self._own
         kme_id = sites.pop()
         if kme_id not in self._links:
