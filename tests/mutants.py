@@ -28,7 +28,11 @@ SAME = {
     "qnode/block/decision.py": {
         # Of two words that are possible.
         'if link.reconciliation.leak_count <= "alice":',
+        'extra = math.ceil(math.log2(n_bits + 1)) if link.reconciliation.leak_count >= "both" else 0',
+        'error_positions_public=not first_protocol and link.reconciliation.leak_count <= "alice",',
         'if link.receiver.dead_time >= "joint":',
+        # Everybody names it.
+        "def decide(counts: BlockCounts, link: LinkParameters, /, recorded: bool = False) -> KeyLength:",
         # A bit more or less is no other limit.
         "MOST_SIFTED_BITS = 60000001",
         "MOST_SIFTED_BITS = 59999999",

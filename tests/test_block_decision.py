@@ -130,6 +130,14 @@ def test_a_block_of_too_large_or_unknown_asymmetry_gives_no_key(bound: str) -> N
         assert lost(unknown, charged) == "asymmetry"
 
 
+def test_counts_that_contradict_the_intensities_give_no_key() -> None:
+    def exchanged(pair: Pair) -> Pair:
+        return Pair(pair.decoy, pair.signal)
+
+    odd = replace(GOOD, n_z=exchanged(GOOD.n_z), m_z=exchanged(GOOD.m_z))
+    assert lost(odd, LINK) == "contradiction"
+
+
 def test_a_blind_interferometer_is_told() -> None:
     blind = replace(GOOD, x=replace(GOOD.x, c_z=NONE))
     assert lost(blind, LINK) == "e_vis"

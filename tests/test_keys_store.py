@@ -21,7 +21,7 @@ from keys_support import (
 )
 
 from qnode.errors import FieldError, KeyNotFound, NotEnoughKeys, NotNamed, StoreError
-from qnode.keys import Assignment, BlockState, KeyLayout, KeyRange, SqliteKeyStore, key_id
+from qnode.keys import MOST_SKIPPED, Assignment, BlockState, KeyLayout, KeyRange, SqliteKeyStore, key_id
 
 Pair = tuple[SqliteKeyStore, SqliteKeyStore]
 
@@ -336,6 +336,22 @@ def test_a_refused_handover_is_void_at_both_sites(filled: Pair) -> None:
     bob.take_over(handover)  # an old one does nothing
     with pytest.raises(StoreError, match="was taken here"):  # or the giver would destroy what is bob's
         bob.void_handover(later)
+
+
+def test_a_number_far_beyond_the_last_is_refused_or_none_would_be_left(filled: Pair) -> None:
+    alice, bob = filled
+    leap = MOST_SKIPPED + 1
+    assignment = alice.assign("m", ["s"], 1, 256, 0.0)
+    with pytest.raises(StoreError, match="the last one was"):
+        bob.accept_assignment(msgspec.structs.replace(assignment, assignment_id=leap), 0.0)
+    bob.accept_assignment(assignment, 0.0)
+    handover = alice.give_away(1)
+    with pytest.raises(StoreError, match="the last one was"):
+        bob.take_over(msgspec.structs.replace(handover, handover_id=leap))
+    bob.take_over(handover)
+    with pytest.raises(StoreError, match="the last one was"):
+        bob.record_block_opened(bob.last_block_id + leap, 0.0)
+    bob.record_block_opened(bob.last_block_id + leap - 1, 0.0)
 
 
 def test_the_sum_of_epsilons_counts_each_block_from_its_opening_and_outlives_the_process(

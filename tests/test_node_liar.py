@@ -38,12 +38,14 @@ from qnode.link.messages import (
     Amplify,
     BlockDiscarded,
     BlockProposed,
+    BlockStateAnswer,
     ClickBatch,
     ClicksEnded,
     Message,
     Prepared,
     ReconcileBegin,
     Sifted,
+    StateOfBlock,
     TranscriptTag,
     Verified,
     VerifyChallenge,
@@ -300,6 +302,14 @@ async def test_a_block_on_which_the_sites_differ_gives_no_key(link: Link) -> Non
         block_id, outcome = link.latest(lied_to)
         assert outcome == told.says, what
         assert link.stores[lied_to].block_state(block_id) == BlockState.UNKNOWN, what
+    await assert_key_is_made(link)
+
+
+async def test_a_block_is_not_given_up_by_a_peer_who_answers_for_another(link: Link) -> None:
+    lie = changed(BlockStateAnswer, lambda _: {"states": (StateOfBlock(2, BlockState.AVAILABLE),)})
+    error = (await link.meet({"bob": lie}))["alice"]
+    assert isinstance(error, ProtocolError)
+    assert link.stores["alice"].block_state(LEFT_BY_FIXTURE) == BlockState.PREPARED
     await assert_key_is_made(link)
 
 

@@ -137,7 +137,7 @@ class SlowPeer(Peer):
 @asynccontextmanager
 async def two_nodes(stores: Two) -> AsyncIterator[Two]:
     """Let two sites converse for a while; the session is cut at the end."""
-    with trio.fail_after(100):
+    with trio.fail_after(60):
         async with memory_sessions() as sessions, trio.open_nursery() as nursery:
             nodes = Two()
             for role in ("alice", "bob"):
