@@ -83,6 +83,7 @@ class Site:
         """Have the process run, and run again a while after each end."""
         while True:
             await self._run_once()
+            self.disk.start()  # what survived is what is tampered with
             for step in self._between:
                 step()
             self._between.clear()
