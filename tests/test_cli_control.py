@@ -25,7 +25,7 @@ from qnode.errors import StoreError
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.control.client import Request, Restored
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
-from qnode.operate.status.model import KeyStatus, NodeStatus
+from qnode.operate.status.model import KeyStatus, LinkStatus, NodeStatus
 
 QNODECTL = str(Path(sys.executable).parent / "qnodectl")
 EVENTS = [
@@ -297,6 +297,36 @@ async def test_restore_carries_the_preshared_key_and_says_what_was_voided(tmp_pa
         key.write_bytes(bytes((1 << 17) + 1))
         too_long = await qnodectl("--socket", path, "restore", "--yes", key)
         assert (too_long.returncode, b"at most 131,072 are taken" in too_long.stderr) == (64, True)
+
+
+def status_of_two_links() -> NodeStatus:
+    """Return the status of a site whose two links are alike but for their names."""
+    one = well_status()
+    links = [
+        LinkStatus(name=name, role="alice", peer=one.peer, quantum=one.quantum) for name in ("turin", "asti")
+    ]
+    return replace(one, links=links)
+
+
+async def test_a_restore_names_its_link_where_there_are_several(tmp_path: Path) -> None:
+    path, key = tmp_path / "control.sock", tmp_path / "new.key"
+    key.write_bytes(SECRET)
+    key.chmod(0o600)
+    of_link = LinkAnswers(decided_blocks, restore=restored)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            answers = Answers(status_of_two_links, recent_events, {"turin": of_link, "asti": of_link})
+            await nursery.start(serve_control, path, answers)
+            unnamed = await qnodectl("--socket", path, "restore", "--yes", key)
+            assert unnamed.returncode == 64
+            assert b"--link (links: turin, asti)" in unnamed.stderr
+            named = await qnodectl("--socket", path, "--link", "asti", "restore", "--yes", key)
+            assert named.returncode == 0, named.stderr
+            request = Request(request="restore", preshared_key=SECRET)
+            async with await trio.open_unix_socket(path) as stream:
+                await stream.send_all(msgspec.json.encode(request) + b"\n")
+                assert b"name it with --link (links: turin, asti)" in await stream.receive_some()
+            nursery.cancel_scope.cancel()
 
 
 def test_a_request_does_not_show_the_preshared_key_that_it_carries() -> None:

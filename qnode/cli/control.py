@@ -278,6 +278,10 @@ def restore(where: Where, preshared_key: Path, yes: bool) -> int:
     the same file, which neither site has loaded before. Delete both copies when the link works again.
     """
     secret = _read_preshared(preshared_key)
+    links = decode_status(ask_status(where.path, patience_s=where.patience_s)).each_link
+    if not where.link and len(links) > 1:
+        names = ", ".join(view.site.link for view in links)
+        raise click.UsageError(f"name the link whose keys are voided with --link (links: {names})")
     node = _node(where)
     known = node.keys
     n_here = known.available_own + known.available_peer + known.prepared + known.assigned + known.stock

@@ -353,6 +353,7 @@ def _make_certificates(directory: Path, links: list[_Link]) -> None:
     last = links[-1]
     if (tls / "complete").exists() and (tls / f"link-{last.site('bob')}.pem").exists():
         return
+    (tls / "complete").unlink(missing_ok=True)  # an interrupted run leaves certificates of two authorities
     tls.mkdir(mode=0o700, exist_ok=True)
     link, etsi = trustme.CA(), trustme.CA()
     link.cert_pem.write_to_path(str(tls / "link-ca.pem"))

@@ -234,6 +234,12 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
                 return
             continue
         if request.request == "restore":
+            if not request.link and len(answers.links) > 1:
+                names = ", ".join(answers.links)
+                refusal = f"a restore voids the keys of one link: name it with --link (links: {names})"
+                if not await _send_or_leave(stream, Response(error=refusal)):
+                    return
+                continue
             if not await _send_or_leave(stream, await _restore(stream, link, request.preshared_key)):
                 return
             continue
