@@ -43,7 +43,7 @@ class DeviceGone(TransientDeviceError):
 
 
 class LinkError(QnodeError):
-    """The classical channel to the peer failed; the session ends and is built anew."""
+    """The classical channel to the peer failed; the session ends and is built again."""
 
 
 class PeerRefused(LinkError):

@@ -146,7 +146,7 @@ class _Files(_CodeFiles):  # type: ignore[misc]
             if Path(self._index_path).exists():
                 check_owner(Path(self._index_path))
             return super()._load_index()
-        except Exception:  # noqa: BLE001 - whatever a damaged file leads to, writing it anew mends it
+        except Exception:  # noqa: BLE001 - a damaged file may raise anything; a new file replaces it
             return {}
 
     def _load_data(self, name: str) -> Any:
@@ -170,7 +170,7 @@ class KernelCache(_CodeCache):  # type: ignore[misc]
         """Return the compiled form of one signature; None when it is not there, or not fit to be loaded."""
         try:
             return self._load_overload(sig, target_context)
-        except Exception:  # noqa: BLE001 - whatever a damaged file leads to, compiling anew mends it
+        except Exception:  # noqa: BLE001 - a damaged file may raise anything; the kernel is compiled again
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -187,7 +187,7 @@ def _place(module: str) -> Path:
 
 def cache_for(function: Callable[..., Any]) -> KernelCache | None:
     """Return the cache of a kernel; None when its place cannot be trusted or the kernel is not of ours."""
-    # The digest follows our own imports only; a kernel declared elsewhere is compiled anew each time.
+    # The digest follows our own imports only; a kernel declared elsewhere is compiled again each time.
     if not function.__module__.startswith(f"{PACKAGE}."):
         return None
     try:

@@ -28,7 +28,7 @@ def network_of(host: str) -> str:
 class Budget:
     """Each key may spend ``burst`` at once (which may be changed), and then ``rate_hz`` per second.
 
-    The latest ``most_keys`` keys are remembered; a forgotten one starts anew.
+    The latest ``most_keys`` keys are remembered; a forgotten one starts again.
     """
 
     def __init__(self, *, rate_hz: float, burst: int, most_keys: int = 4096) -> None:

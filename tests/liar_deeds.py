@@ -1,4 +1,4 @@
-"""What a liar does: at one message of a session, and what of it a peer must take his word for."""
+"""The deeds of a liar at one message of a session, and the statements that a peer must believe."""
 
 import zlib
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ MANNERS = ("omitted", "twice", "after the next one", "with a wrong code", "a hun
 
 @dataclass(frozen=True)
 class Deed:
-    """What a liar does: at one message of his, of the first block.
+    """A deed of a liar at one of its messages, of the first block.
 
     ``field`` and ``how`` name a lie about the message (`lies_about`); without a field ``how`` is one of
-    `MANNERS`, or "extra ..." and "instead ..." with another kind. ``authentic``: his one-time tag, or his
-    proof in a hello, is that of what he says; else it is that of the truth.
+    `MANNERS`, or "extra ..." and "instead ..." with another kind. ``authentic``: its one-time tag, or its
+    proof in a hello, belongs to the lie; otherwise to the truth.
     """
 
     liar: Role
@@ -195,12 +195,12 @@ HIS_WORD: dict[str, dict[str, str]] = {
         "since_2": "by what the peer remembers a store finds that it was restored",
         "software": "it is shown",
     },
-    "emission_run_started": {"": "Alice's runs are known by her word alone"},
+    "emission_run_started": {"": "Alice's runs are known from Alice alone"},
     "alignment_probe_message": {"": "another question, which is answered"},
     "alignment_result": {"": "an offset that was asked for; wrong slots give errors, and no key"},
     "clicks_ended": {
-        "dropped": "Bob counts what he could not announce",
-        "recorded": "Bob says whether he is recorded",
+        "dropped": "Bob counts the clicks that it could not announce",
+        "recorded": "Bob states whether it is recorded",
         "nonce": "any will do",
         "tags": "Bob's counts, within what is plausible",
     },
@@ -209,8 +209,8 @@ HIS_WORD: dict[str, dict[str, str]] = {
         "n_z_plus": "Alice's counts, within what is plausible; both sites must come to the same length",
         "boundary": "Alice's counts, within what is plausible; both sites must come to the same length",
         "decoy_bits": "Alice's counts, within what is plausible; both sites must come to the same length",
-        "dropped": "Alice counts what she no longer knew",
-        "recorded": "Alice says whether she is recorded",
+        "dropped": "Alice counts the clicks that it no longer knew",
+        "recorded": "Alice states whether it is recorded",
     },
     "reconcile_begin": {"qber_estimate": "it chooses how much is asked first", "seed": "any will do"},
     "verify_begin": {"nonce": "any will do"},
@@ -218,20 +218,20 @@ HIS_WORD: dict[str, dict[str, str]] = {
         "m_z": "Bob's count of errors, within its limit; both sites must come to the same length",
         "nonce": "any will do",
     },
-    "amplify": {"seed": "any will do; what the liar makes of his own bits is his"},
+    "amplify": {"seed": "any will do; the liar may do anything with its own bits"},
     "block_discarded": {"": "a block is given up by either site's word"},
     "goodbye": {"": "it is shown"},
-    "saes_registered": {"": "which encryptors he has; differences are an alarm"},
-    "assign": {"": "his own chunks; to whom they go is his word"},
-    "release_assignments": {"": "his own chunks, which are free again"},
-    "void_assignments": {"": "his own chunks, which nobody gets"},
-    "give_away": {"": "his own chunks, which are ours then"},
-    "void_handover": {"": "his own chunks, which nobody gets"},
-    "void_lost": {"": "what he cannot open is given up"},
-    "key_answer": {"": "whether he holds an assignment; what is left open is taken back"},
+    "saes_registered": {"": "its encryptors; differences are an alarm"},
+    "assign": {"": "its own chunks; it chooses their receiver"},
+    "release_assignments": {"": "its own chunks, which are free again"},
+    "void_assignments": {"": "its own chunks, which nobody gets"},
+    "give_away": {"": "its own chunks, which are ours then"},
+    "void_handover": {"": "its own chunks, which nobody gets"},
+    "void_lost": {"": "what it cannot open is given up"},
+    "key_answer": {"": "whether it holds an assignment; open ones are taken back"},
     "block_state_query": {"": "another question, which is answered"},
     "block_state_answer": {
-        "states": "which of the blocks he holds",
+        "states": "which of the blocks it holds",
         "request_id": "an answer that nobody waits for",
     },
 }

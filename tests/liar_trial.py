@@ -278,7 +278,8 @@ class Judge:
         assert self._same_keys(made), "the next session's keys differ"
         left = [site.role for site in link.sites if site.store.unconfirmed_blocks()]
         assert not left, f"a block is left unconfirmed at {left}"
-        # The peer says that his store was set back and is void, or remembers what this one has not done.
+        # The peer states that its store was set back and is void, or remembers things that this site has not
+        # done.
         is_voided = honest.store.positions().era > self._era
         for block_id, outcome in self._rows().items():
             is_here = honest.store.block_state(block_id) == BlockState.AVAILABLE

@@ -576,7 +576,7 @@ async def test_a_good_transmitter_conforms() -> None:
         ("repeats", r"runs\(\) yielded run_id 17 again: draw a new random one"),
         ("ends", r"runs\(\) ended: the node would think that the emission has"),
         ("forgetful", "a slot has another symbol when it is looked up again"),
-        ("run id again", "a slot has another symbol in a later opening: a run that begins anew needs a new"),
+        ("run id again", "a slot has another symbol in a later opening: a run that begins again needs a new"),
         ("liar", r"symbols\(\) knows slots that were never sent"),
         ("any run", r"symbols\(\) knows slots of a run that never was"),
         ("unheard of", r"symbols\(\) returned codes that are no symbols"),

@@ -1,4 +1,4 @@
-"""A peer that says wrong things: his session ends or the block is given up, by name, and all else goes on."""
+"""A peer that sends wrong values: its session ends or the block is discarded, by name; all else continues."""
 
 import random
 import re

@@ -207,7 +207,7 @@ def test_what_cannot_be_used_changes_nothing_and_is_told(
     finally:
         (restored.authority.folder / "server.key").touch(0o600)
         (restored.authority.folder / "server.key").chmod(0o600)
-    assert "STATUS=running; node.reload_failed: all goes on as before the reload" in told
+    assert "STATUS=running; node.reload_failed: the node continues as before the reload" in told
     assert reason in told
     assert reason in restored.last("node.reload_failed")["reason"]
     assert reason in restored.alarms()["node.reload_failed"]

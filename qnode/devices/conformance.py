@@ -301,7 +301,7 @@ class _Kit:
             np.array_equal(first, kept), "symbols() used the array that it returned before: return a new one"
         )
         earlier = self.symbols_by_run.setdefault(run.run_id, kept)
-        check_same(earlier, kept, "in a later opening: a run that begins anew needs a new run_id")
+        check_same(earlier, kept, "in a later opening: a run that begins again needs a new run_id")
         never_sent: Slots = np.array([-1, 2**62], dtype=np.int64)
         answer = await lookup(run.run_id, never_sent)
         promise((answer == UNKNOWN_SYMBOL).all(), "symbols() knows slots that were never sent")

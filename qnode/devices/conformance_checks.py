@@ -106,7 +106,7 @@ def check_tag_block(block: TagBlock, *, earlier_until_ps: int | None, order_wind
         passed_ps = signed_64(until_ps - earlier_until_ps)
         promise(
             passed_ps >= 0,
-            f"until_ps went back by {-passed_ps} ps: raise TransientDeviceError when the clock begins anew",
+            f"until_ps went back by {-passed_ps} ps: raise TransientDeviceError when the clock begins again",
         )
         promise(
             passed_ps <= FURTHEST_JUMP_PS,

@@ -100,7 +100,7 @@ def _array_fault(name: str, array: Any, dtype: type[np.generic]) -> str:
 
 
 def _is_finite(value: Any) -> bool:
-    """Tell whether ``value`` is a finite number; numpy's own, but for float64, cannot be sent on as JSON."""
+    """Return whether ``value`` is a finite number; numpy's types except float64 do not fit into JSON."""
     return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -41,7 +41,7 @@ class HandshakeError(Exception):
 def server_context(settings: TlsSettings) -> AlertingContext:
     """Return a fresh context: at least TLS 1.2, no session tickets, clients checked against the CRL.
 
-    A context is built anew for each reload because OpenSSL ignores a CRL that is not newer than one it has.
+    A context is built again for each reload because OpenSSL ignores a CRL that is not newer than one it has.
 
     Raises:
         ConfigError: naming the file that cannot be used.

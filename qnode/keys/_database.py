@@ -4,7 +4,7 @@ Changes that threads request while another one is written share one transaction,
 and one of the anchor. None returns before both flushes. Each is a savepoint, undone by itself if it fails.
 
 After an I/O error during a commit the contents of the disk are unknown, so the connection is not used again.
-Every later call raises StoreUnusable until the store is opened anew, and SQLite recovers the written data.
+Every later call raises StoreUnusable until the store is opened again, and SQLite recovers the written data.
 After a full disk the transaction is undone, and the next one may succeed.
 """
 
@@ -299,7 +299,7 @@ class Database:
             self._check_usable()
             if group.anchored:
                 connection.execute("UPDATE site SET generation = generation + 1")
-                # A lost anchor is made anew only after the peer has confirmed its contents.
+                # A lost anchor is made again only after the peer has confirmed its contents.
                 if self.anchor is not None or not self._waits_for():
                     positions = read_positions(connection)
             connection.execute("COMMIT")

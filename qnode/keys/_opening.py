@@ -161,7 +161,7 @@ def _run_script(connection: sqlite3.Connection, name: str) -> None:
 
 
 def _check_canary(path: Path, connection: sqlite3.Connection, vault: Vault) -> None:
-    """Refuse a wrong store key; a canary that alone cannot be decrypted is damaged, and made anew."""
+    """Refuse a wrong store key; a canary that alone cannot be decrypted is damaged, and made again."""
     try:
         canary = vault.read(Kind.CANARY, 0, 0, 1)
     except DamagedUnit as error:

@@ -33,7 +33,7 @@ class KeyStore(Protocol):
 
     Every method is synchronous, may be called from any thread, and is one change: on return it is on disk
     (together with concurrent changes of other threads); after an exception nothing has changed. All may
-    raise StoreUnusable after an I/O error (open the store anew), StoreError when the disk is full, and, if
+    raise StoreUnusable after an I/O error (open the store again), StoreError when the disk is full, and, if
     they change something, LinkDown while the peer's confirmation is awaited.
     """
 
@@ -63,7 +63,7 @@ class KeyStore(Protocol):
         When the peer remembers a later generation or era, every chunk is voided (True is returned). The later
         of both numbers and pad positions wins. A store without its anchor is confirmed only by a peer that
         does not wait itself (`peer`) and remembers this store. It then discards entries whose use the peer
-        cannot have seen: assigned keys, and pads under way. With another peer it is voided for good (True):
+        cannot have seen: assigned keys, and pads in transit. With another peer it is voided for good (True):
         see `condition`. Allowed while waiting.
         """
 

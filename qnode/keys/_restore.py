@@ -3,7 +3,7 @@
 The anchor knows the whole progress of a site. The peer knows what it has seen: assignments, hand-overs,
 verified tags, and the generation and sent pads as of the last hello. The peer does not know which assigned
 keys were delivered, or the pads of tags that did not arrive. So a store that only the peer can confirm
-discards its assigned keys, and skips as many pads as can have been under way. The peer cannot confirm
+discards its assigned keys, and skips as many pads as can have been in transit. The peer cannot confirm
 anything while its own store waits, or if it has never met this store. Then nobody knows: every chunk is void,
 every pad is wiped, and only a new pre-shared key at both sites ends the wait.
 """

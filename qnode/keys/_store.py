@@ -471,7 +471,7 @@ def _refuse_to_start_empty(path: Path, anchor: Path, *, create: bool) -> None:
     if anchor.exists():
         raise StoreUnusable(
             f"{path}: the database is gone, but its anchor {anchor} remembers it; restore the database, or "
-            "remove the anchor to begin anew with a new pre-shared key at both sites"
+            "remove the anchor to begin again with a new pre-shared key at both sites"
         )
     log = path.with_name(path.name + "-wal")
     if log.exists():

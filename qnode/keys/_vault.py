@@ -4,7 +4,7 @@ A run of secrets (the chunks of a block, the pads of a segment) is stored in uni
 encrypted with AES-256-GCM under the key of its kind and segment, HMAC-SHA-256(store key, address), with a
 fresh random nonce each time: nothing repeats, even if a block number comes again after a restore. Its address
 is bound as associated data, so a unit copied elsewhere cannot be decrypted. It begins with a bit for each
-live slot. Wiping slots encrypts the unit anew without them, and wiping the last one deletes it.
+live slot. Wiping slots encrypts the unit again without them, and wiping the last one deletes it.
 (`Database.tidy` removes the traces of the old form in the log.)
 
 Units are used instead of single slots, because each encryption is a call: a megabit of key is 30 units or

@@ -1,7 +1,7 @@
 """A witness: a copy of the anchor on another machine, which a snapshot of this machine does not set back.
 
 It follows the store within about a second, so it does not know the exact progress. A store older than its
-witness is voided and waits for the peer, which skips the pads that may have been under way.
+witness is voided and waits for the peer, which skips the pads that may have been in transit.
 """
 
 from pathlib import Path
@@ -55,5 +55,5 @@ class Witness:
             known.close()
 
     def replace(self, own: Positions, lineage: Lineage) -> None:
-        """Start anew with a store that has voided the later state of the witness. Raises OSError."""
+        """Start again with a store that has voided the later state of the witness. Raises OSError."""
         Anchor.create(self._path, self._store_key, self._store_id, own, lineage.own).close()

@@ -81,7 +81,7 @@ def _unpack(payload: bytes) -> Any:
 
 
 def _convert(tree: Any, kinds: dict[str, type[Message]]) -> Any:
-    # The kind is looked up here because msgspec prepares a union anew on every call, which takes 50 us.
+    # The kind is looked up here because msgspec prepares a union again on every call, which takes 50 us.
     kind = tree.get("kind") if isinstance(tree, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise ProtocolError("not a message of this protocol: no known kind")

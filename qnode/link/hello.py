@@ -64,7 +64,7 @@ class SessionSecrets(Protocol):
 
 @dataclass(frozen=True)
 class Standing:
-    """The positions of this site, for the peer: read anew for each hello.
+    """The positions of this site, for the peer: read again for each hello.
 
     ``pool_epoch`` is not sent: the number of the pre-shared key of the session's secrets, or of an earlier
     one.

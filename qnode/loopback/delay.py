@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 _PIECE_BYTES = 256 << 10
-# The limit of data under way in one direction: more than any link here sends in a tenth of a second.
+# The limit of data in transit in one direction: more than any link here sends in a tenth of a second.
 _PIECES_UNDER_WAY = 256
 
 

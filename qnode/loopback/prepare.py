@@ -347,7 +347,7 @@ def _link_tables(directory: Path, name: str, role: Role, link: _Link, staging: S
 def _make_certificates(directory: Path, links: list[_Link]) -> None:
     """Make two authorities, so that an encryptor's certificate is not valid on the link, and vice versa.
 
-    With more links than the folder has certificates for, all are made anew.
+    With more links than the folder has certificates for, all are made again.
     """
     tls = directory / "tls"
     last = links[-1]

@@ -180,7 +180,7 @@ def _check_tls(findings: Findings, where: str, files: TlsFiles, now_s: float) ->
         if one.expired(now_s):
             findings.faults.append(f"{one} has expired ({when}); renew it")
         elif one.begins_at > now_s:
-            findings.faults.append(f"{one} is not valid yet; look at this machine's clock, or make it anew")
+            findings.faults.append(f"{one} is not valid yet; look at this machine's clock, or make it again")
         elif one.expires_within(NOTE_S, now_s):
             findings.notes.append(f"{one} expires in {one.left_s(now_s) / DAY_S:.1f} days ({when})")
 

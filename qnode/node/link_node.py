@@ -211,7 +211,7 @@ class LinkNode:
         await keep(local, self._transport, self.hold_session, on_failure=self._note_failure)
 
     def _read_standing(self) -> Standing:
-        """Return the positions of this site, read anew for each hello (in a thread)."""
+        """Return the positions of this site, read again for each hello (in a thread)."""
         positions = self._key_store.positions()
         standing = msgspec.structs.replace(self._key_store.standing(), time_of_day_s=time.time())
         memory = PeerMemory(self._key_store.view_of_peer(), runs_of(self._key_store.pad_segments()))
@@ -389,7 +389,7 @@ class LinkNode:
             self.figures.alarms.clear_alarm(AlarmName.STORE_STALLED)
             if self.store.unsettled:
                 self.store.unsettled = False
-                self.gate.end_sessions("the key store hung; the sites settle anew what was under way")
+                self.gate.end_sessions("the key store hung; the sites settle the open operations again")
 
     async def _expire(self) -> None:
         while True:

@@ -182,7 +182,7 @@ class SiteNode:
         except ConfigError as error:
             log.error("node.reload_failed", reason=str(error))
             self._figures.alarms.raise_alarm(
-                AlarmName.NODE_RELOAD_FAILED, f"all goes on as before the reload: {error}"
+                AlarmName.NODE_RELOAD_FAILED, f"the node continues as before the reload: {error}"
             )
         else:
             self._apply(found)

@@ -43,7 +43,7 @@ class Recorded(Protocol):
 
     @property
     def block_ids(self) -> tuple[int, ...]:
-        """Numbers of the expected blocks; none if spans are chosen anew."""
+        """Numbers of the expected blocks; none if spans are chosen again."""
         ...
 
     def tags(self) -> Iterator[TagBlock]:
@@ -88,7 +88,7 @@ class RecordedLink:
 
     @property
     def block_ids(self) -> tuple[int, ...]:
-        """Empty: spans are chosen anew."""
+        """Empty: spans are chosen again."""
         return ()
 
     @property

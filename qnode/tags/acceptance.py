@@ -102,7 +102,7 @@ class SlipMonitor:
         self._sums[:] = 0
 
     def slipped(self) -> bool:
-        """Return whether the clicks so far prove a slip; start anew after each decision."""
+        """Return whether the clicks so far prove a slip; start again after each decision."""
         n_early, n_late = int(self._sums[_EARLY_N]), int(self._sums[_LATE_N])
         if min(n_early, n_late) < 16:
             return False

@@ -160,7 +160,7 @@ class OrderWindow:
 
 @kernel
 def _all_right(times: Times, channels: Channels, earliest_ps: int, latest_ps: int) -> bool:
-    """Tell whether all tags are on known channels and within the times where tags may be."""
+    """Return whether all tags are on known channels and within the allowed times."""
     wrong = False
     for i in range(times.size):
         wrong |= (times[i] < earliest_ps) | (times[i] > latest_ps)

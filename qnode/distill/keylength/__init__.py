@@ -83,7 +83,7 @@ def estimate(inputs: EstimatorInput, estimator: str = DEFAULT_ESTIMATOR) -> KeyL
             results.append(chosen(corner))
         except CountsContradiction:
             # Bounds fall with a weaker signal and a stronger decoy, the corner that comes first. Where the
-            # counts exclude that one, the least key lies somewhere inside, and no corner tells it. Where
+            # counts exclude that one, the least key lies somewhere inside, and no corner gives it. Where
             # they exclude another, the intensities do not lie there.
             if not results:
                 raise

@@ -209,7 +209,8 @@ def accidental_cross_clicks(facts: Facts, tags: TagCounts) -> float | None:
     if boundary is None or facts.live_slots <= 0.0:
         return None
     z_slots, x_slots = facts.clicked_slots(tags)
-    # Half of the light in boundary slots is of the qubit before: the Z arm's click tells nothing of that.
+    # Half of the light in boundary slots is of the qubit before: the Z arm's click gives no information about
+    # it.
     of_another = 0.5 * boundary / max(1.0, boundary + facts.counts.x.central)
     together = (1.0 - of_another) * _bunching(facts) + of_another
     return z_slots * x_slots / facts.live_slots * together

@@ -69,7 +69,7 @@ __all__ = [
 Places = npt.NDArray[np.uint64]
 
 # One byte a click until the block ends: the symbol of a Z click that neighbours no boundary click, or this.
-# It has the bit that tells |+> and unknown symbols from those that are kept.
+# It has the bit that distinguishes |+> and unknown symbols from the kept ones.
 _NOT_KEPT: Final = 255
 _STATE_UNKNOWN: Final = UNKNOWN_SYMBOL & 3
 _FIRST_ROOM: Final = 1 << 12

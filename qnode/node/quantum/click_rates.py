@@ -30,7 +30,7 @@ class ClickRates:
         self.forget()
 
     def forget(self) -> None:
-        """Forget everything: lock was lost, slots are numbered anew, or no tags come."""
+        """Forget everything: lock was lost, slots are numbered again, or no tags come."""
         self._stretches = deque[_Stretch]()
         self._slots = self._z = self._x = 0
         self._reached_slot: int | None = None

@@ -13,7 +13,7 @@ from qnode.tags.types import Clicks, SlotRange
 class ClickAnnouncement:
     """Clicks and marks of a run; both are complete below ``reached_slot``.
 
-    ``z_clicks``: the number of clicks of the Z arm. ``numbering`` changes when slots are numbered anew.
+    ``z_clicks``: the number of clicks of the Z arm. ``numbering`` changes when slots are numbered again.
     ``cuts``: slots since the last announcement without lock; ``dropped``: the number of clicks that could
     not be announced. ``can_wait``: the source waits if the node is busy.
     """

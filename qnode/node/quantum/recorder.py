@@ -125,7 +125,7 @@ class BobRecorder:
     def open_block(self, numbering: int, first_slot: int) -> Recording | None:
         """Return the recording of a new block; None if it is not recorded.
 
-        ``numbering`` changes when slots are numbered anew. The returned recording may have ended already, if
+        ``numbering`` changes when slots are numbered again. The returned recording may have ended already, if
         tags of the block were recorded before its opening.
         """
         recording = self._recordings.current
@@ -186,7 +186,7 @@ class BobRecorder:
             first, begun = self._first, self._begun
             if begun is not None and begun.recording is recording:
                 if begun.numbering != passage.numbering:
-                    recording.end("Alice's emission run ended, or the tags or their slots were begun anew")
+                    recording.end("Alice's emission run ended, or the tags or slots started again")
                 return begun.numbering == passage.numbering
             if first is None or first.recording is not recording or first.numbering != passage.numbering:
                 return False

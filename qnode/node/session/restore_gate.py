@@ -51,7 +51,7 @@ class RestoreGate:
             scope.cancel()
 
     async def restore(self, preshared_key: bytes) -> Restored:
-        """Void every chunk, wipe the whole pool, and start anew with ``preshared_key``.
+        """Void every chunk, wipe the whole pool, and start again with ``preshared_key``.
 
         Raises:
             StoreError: the key was loaded here before, or the store cannot be written; nothing has changed.

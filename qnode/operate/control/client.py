@@ -112,7 +112,7 @@ def ask_blocks(
 
 
 def ask_restore(path: Path, preshared_key: bytes, *, link: str = "", patience_s: float) -> Restored:
-    """Have the node void every key of a link and start anew with ``preshared_key``; raises like `ask_status`.
+    """Make the node void every key of a link and start with ``preshared_key``; raises like `ask_status`.
 
     NoAnswer also states why the node refused; nothing has changed then.
     """

@@ -282,7 +282,7 @@ async def _record(stream: trio.SocketStream, answers: Answers, link: LinkAnswers
 
 
 async def _restore(stream: trio.SocketStream, link: LinkAnswers, preshared_key: bytes) -> Response:
-    """Start anew with a new pre-shared key, and return the result."""
+    """Start again with a new pre-shared key, and return the result."""
     try:
         _caller(stream)
         if link.restore is None:

@@ -130,7 +130,7 @@ class Recordings:
         if not self._allowed:
             raise RecordingRefused(
                 "this site may not be recorded: set allow_recording = true in [operate] of its site file and "
-                "start the daemon anew; whoever reads a recording knows the keys"
+                "start the daemon again; whoever reads a recording knows the keys"
             )
         if self._present is not None:
             raise RecordingRefused("this site is being recorded already")

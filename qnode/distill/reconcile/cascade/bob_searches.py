@@ -193,10 +193,10 @@ def continue_searches(
     codes: Octets,
     k_code: int,
 ) -> tuple[int, int, int]:
-    """Take the answers to the other queries: learn the parities below, go on in the odd nodes.
+    """Take the answers to the other queries: learn the parities below, continue in the odd nodes.
 
-    Writes the queries that go on to ``after`` and what is said of the old ones to ``codes``. Returns the next
-    bit of the answers, how many queries and how many bits of codes there are then.
+    Writes the continued queries to ``after``, and the message about the old ones to ``codes``. Returns the
+    next bit of the answers, how many queries and how many bits of codes there are then.
     """
     for t in range(queries.size):
         query = U(queries[U(t)])

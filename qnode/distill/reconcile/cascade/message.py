@@ -4,7 +4,7 @@ A SEARCH or BEGIN request has one octet each of kind, depth and leap (see ``node
 count of starts, and then:
 
 * for each query of the last request that did not reach single bits: one bit for each of the lowest nodes it
-  asked about, set where Bob goes on. Both sides know the nodes, so nothing else need be said;
+  asked about, set where Bob continues. Both sides know the nodes, so nothing else need be said;
 * the queries that begin elsewhere, segment after segment: 32 bits each;
 * if the last request began a pass: one bit for each of its blocks, set where the parities differ.
 

@@ -40,7 +40,7 @@ class Plan:
     ``n_segments`` segments of ``segment_words`` words each are permuted alike, in ``n_positions`` bits each
     (all of them but for short blocks, which are permuted ``bitwise``). ``levels``: log2 of the block length
     of each pass; ``extra_level``: of each pass after a failed check. Pass p begins when fewer than
-    ``early_starts[p]`` searches are under way. Few searches are hurried: they leap over nodes that
+    ``early_starts[p]`` searches are active. Few searches are accelerated: they skip nodes that
     together have at most ``leap_bits`` bits, so that three errors under one are rare, and ask for more
     than one level while that takes at most ``round_budget_bits`` parities. ``disclosure_limit_bits``,
     ``request_limit``, ``flip_limit``: no block that could give a key needs more.
