@@ -16,6 +16,7 @@ import structlog.testing
 from keys_support import memory_folder
 from liar_deeds import NOT_TOLD, TAKEN, Deed, may_be_taken
 from liar_trial import Told, Trial
+from small_link import ROLES
 
 
 def category(answered: str) -> str:
@@ -53,8 +54,8 @@ HEAD = """# What a lie is answered with
 Each row has a message, who says it wrongly, what of it is wrong, and the answers of the honest site, each
 with the lies that it answers. "Not tagged": the one-time tag, or the proof of a hello, is that of the truth.
 Without a field: the message is missing, late, repeated, or another one comes before it or in its place.
-"Taken": it is the peer's own word (`HIS_WORD` in `liar_deeds.py` says why). A third of all lies is here. Made by
-`python tests/liar.py --every 3 --table tests/liar_answers.md`; `test_liar.py` compares.
+"Taken": it is the peer's own word; `HIS_WORD` in `liar_deeds.py` says why. Of most fields a third of the lies
+is here. Made by `python tests/liar.py --every 3 --table tests/liar_answers.md`.
 
 | message | liar | field | answers |
 |---|---|---|---|
@@ -82,16 +83,10 @@ def _listed(answers: dict[str, set[str]]) -> str:
     return "; ".join(f"{what}: {', '.join(sorted(answers[what]))}" for what in sorted(answers))
 
 
-def known_answers() -> dict[tuple[str, str, str], set[str]]:
-    """Return the answers that the table has, by row."""
-    rows = (
-        line.strip("| \n").split(" | ") for line in ANSWERS.read_text().splitlines() if line.startswith("| ")
-    )
-    return {
-        (row[0], row[1], row[2]): {answer.partition(":")[0] for answer in row[3].split("; ")}
-        for row in rows
-        if len(row) == 4
-    }
+def rows_of(page: str) -> set[tuple[str, str, str]]:
+    """Return message, liar and field of each row of a table."""
+    rows = (line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| "))
+    return {(row[0], row[1], row[2]) for row in rows if row[1] in ROLES}
 
 
 def main() -> int:

@@ -218,7 +218,13 @@ HIS_WORD: dict[str, dict[str, str]] = {
         "m_z": "Bob's count of errors, within its limit; both sites must come to the same length",
         "nonce": "any will do",
     },
-    "amplify": {"seed": "any will do; the liar may do anything with its own bits"},
+    "amplify": {
+        "seed": "any will do; the liar may do anything with its own bits",
+        "refill_pads": "within its limits; the liar may do anything with its own bits",
+    },
+    "reconcile_answer": {"payload": "wrong parities cost corrections, and the hash compares the blocks"},
+    "transcript_tag": {"block_id": "a tag of another block is stale; the block waits for its own"},
+    "prepared": {"block_id": "a tag of another block is stale; the next meeting settles the block"},
     "block_discarded": {"": "a block is given up by either site's word"},
     "goodbye": {"": "it is shown"},
     "saes_registered": {"": "its encryptors; differences are an alarm"},
@@ -235,7 +241,7 @@ HIS_WORD: dict[str, dict[str, str]] = {
         "request_id": "an answer that nobody waits for",
     },
 }
-SPOILS_HIS_KEY = ("amplify/seed",)
+SPOILS_HIS_KEY = ("amplify/seed", "amplify/refill_pads")
 
 
 def may_be_taken(deed: Deed) -> str:

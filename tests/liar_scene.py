@@ -100,6 +100,8 @@ class Scene:
         assignments, store = spoken.conversation.keys.assignments, site.store
         for is_wanted in (True, False):
             master, slave = ("sae-a", "sae-b") if site.role == "alice" else ("sae-b", "sae-a")
+            if not store.stored_key_count():
+                return  # the store was voided
             assignment = store.assign(master, [slave], 1, 256, now=0.0)
             held = False
             with trio.move_on_after(ASK_S):

@@ -190,6 +190,7 @@ class Judge:
         self._link = link
         self._deed = deed
         self.about_memory = deed.kind == "hello" and deed.field.startswith(("positions", "since_2"))
+        self.about_memory |= deed.kind == "void_lost" and deed.field.startswith("loss.send_after")
         """A lie about what the peer remembers and holds, by which a restored store is found."""
         self._honest: Role = "bob" if deed.liar == "alice" else "alice"
         self._before = link.site(self._honest).store.last_block_id

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog.testing
 from keys_support import memory_folder
-from liar import category, judged
+from liar import ANSWERS, category, judged, row_of, rows_of
 from liar_deeds import BY_KIND, HELLO, MANNERS, Deed, may_be_taken
 from liar_trial import Trial, is_formal
 from lies import lies_about, payload_of
@@ -38,7 +38,7 @@ def drawn(trial: Trial, liar: Role) -> list[Deed]:
     by_field: dict[tuple[str, str], list[Deed]] = {}
     for deed in trial.deeds():
         if deed.liar == liar:
-            what = re.split(r"[.\[]", deed.field)[0] or deed.how.partition(" ")[0]
+            what = first_part(deed.field) or deed.how.partition(" ")[0]
             by_field.setdefault((deed.kind, what), []).append(deed)
     places = list(by_field)
     rng.shuffle(places)
@@ -53,6 +53,15 @@ def test_every_kind_of_message_is_lied_about_by_whom_it_is_said(trial: Trial) ->
     assert {kind for _, kind in lied} == BY_KIND.keys() - never
     for liar in ROLES:
         assert {kind for who, kind in lied if who == liar} == trial.samples[liar].keys() - never
+
+
+def test_the_table_of_answers_has_a_row_for_each_field_that_can_be_lied_about(trial: Trial) -> None:
+    known = {(kind, liar, first_part(field)) for kind, liar, field in rows_of(ANSWERS.read_text())}
+    assert {(kind, liar, first_part(field)) for kind, liar, field in map(row_of, trial.deeds())} <= known
+
+
+def first_part(field: str) -> str:
+    return re.split(r"[.\[]", field)[0]
 
 
 def test_a_message_of_a_wrong_form_is_refused_before_anybody_acts_on_it(trial: Trial) -> None:
@@ -120,7 +129,8 @@ def test_messages_that_are_missing_late_or_repeated_hold_nothing_up_for_ever(
         ("alice/block_state_answer/states[0].block_id/one less", "session ended ProtocolError"),
         ("alice/hello/last_block_id/the largest", "session ended ProtocolError"),
         ("bob/hello/generation/the largest", "session ended ProtocolError"),
-        ("bob/block_proposed/block_id/the largest", "session ended LinkError"),
+        ("bob/block_proposed/block_id/the largest", "session ended ProtocolError"),
+        ("bob/block_proposed/block_id/one less", "session ended ProtocolError"),
         ("alice/assign/assignment.assignment_id/the largest", "refused"),
         ("bob/give_away/handover.handover_id/the largest", "refused"),
         ("alice/hello/positions.pad_segments[0][1]/negative", "session ended ProtocolError"),

@@ -10,6 +10,7 @@ from qnode.block.outcome import BlockLost
 from qnode.block.span import BlockSpan
 from qnode.choices import LockState
 from qnode.errors import ProtocolError
+from qnode.keys import MOST_SKIPPED
 from qnode.link.messages import (
     AlignmentProbeMessage,
     AlignmentResult,
@@ -72,6 +73,11 @@ class AliceSide:
         if isinstance(message, BlockProposed):
             if not 0 < message.n_slots <= LONGEST_SPAN_SLOTS:
                 raise ProtocolError(f"a block of {message.n_slots} slots was proposed")
+            last_block_id = self._router.context.session.standing.last_block_id
+            if not last_block_id < message.block_id <= last_block_id + MOST_SKIPPED:
+                raise ProtocolError(
+                    f"block {message.block_id} was proposed, though this site was at {last_block_id}"
+                )
             self._figures.quantum.clicks_heard()
             self._figures.quantum.note_lock(LockState.LOCKED)
             channel = self._router.open_channel(message.block_id, back_pressure=True)
