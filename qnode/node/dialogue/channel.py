@@ -29,8 +29,8 @@ class BlockChannel:
     """Send and expect messages of one block.
 
     ``back_pressure``: while `INBOX_MESSAGES` wait, TCP makes the peer wait. Alice needs this when clicks come
-    faster than she looks up symbols. Without it, one more message is an error: Bob reads no message of a
-    block that he still announces, and a full inbox would stop the session.
+    faster than Alice looks up symbols. Without it, one more message is an error: Bob reads no message of a
+    block that it still announces, and a full inbox would stop the session.
     """
 
     def __init__(self, session: Session, block_id: int, *, back_pressure: bool = False) -> None:
