@@ -159,6 +159,7 @@ def test_every_disclosed_bit_of_sample_and_correction_is_charged(leak_count: str
         charged = n_bits + (count_bits if leak_count == "both" else 0)
         disclosed = Disclosed().and_sample(n_bits, link).and_reconciled(700, 900, "cascade")
         assert disclosed == Disclosed(n_bits + 700, charged + 900, "cascade")
+        assert Disclosed(7, 7).and_sample(n_bits, link) == Disclosed(n_bits + 7, charged + 7)
 
 
 def test_a_block_is_of_a_size_that_can_give_key_and_can_be_spoken_of() -> None:
