@@ -214,6 +214,9 @@ def check_settled(link: SmallLink, encryptors: Encryptors) -> None:
     assert here.counts().here == there.counts().here == 0
 
 
+REACHED = 0.9  # of all cuts, at least
+
+
 class Trial:
     """Runs cuts, each on a copy of the same two sites, which have made a block before."""
 
@@ -235,14 +238,14 @@ class Trial:
         self._run(line, blocks, method)
         return line.frames
 
-    def cut(self, cut: Cut) -> None:
-        """Cut a session, and hold both sites to all that must hold.
+    def cut(self, cut: Cut) -> bool:
+        """Cut a session, and hold both sites to all that must hold; False if it ended before the cut.
 
-        Raises AssertionError.
+        What is said at the very end differs by a few bytes from run to run. Raises AssertionError.
         """
         line = Line(cut)
         self._run(line, cut.blocks, cut.method)
-        assert line.is_cut, "the session ended before the cut"
+        return line.is_cut
 
     def _run(self, line: Line, blocks: int, method: str) -> None:
         self._number += 1
@@ -282,12 +285,17 @@ def at_every_frame(trial: Trial, blocks: int, method: str) -> list[Cut]:
 
 
 def failures(trial: Trial, cuts: Iterable[Cut]) -> Iterator[tuple[Cut, str]]:
-    """Yield the cuts after which something does not hold, and what."""
+    """Yield the cuts after which something does not hold, and what; also if many were never reached."""
+    tried = reached = 0
     for cut in cuts:
+        tried += 1
         try:
-            trial.cut(cut)
+            reached += trial.cut(cut)
         except Exception as error:  # noqa: BLE001 - whatever it was, it is told
+            reached += 1
             yield cut, f"{type(error).__name__}: {error}"
+    if reached < REACHED * tried:
+        yield cut, f"only {reached} of {tried} cuts were reached"
 
 
 def repeat(cut: Cut) -> str:
@@ -332,7 +340,8 @@ def main() -> int:
         sender, at = given.at
         with memory_folder() as folder:
             cut = Cut(sender, int(at), not given.keeps, given.blocks, given.method)
-            Trial(folder).cut(cut)
+            if not Trial(folder).cut(cut):
+                print("the session ended before the cut")
         return 0
     with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
         shares = [(number, given.processes, given.every) for number in range(given.processes)]

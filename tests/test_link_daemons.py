@@ -91,7 +91,8 @@ def test_loopback_delivers_keys_at_both_ends_and_prints_one_json_object(tmp_path
     with loopback(tmp_path, "--json", "--until-keys", "100") as link:
         assert link.process.wait(2 * PATIENCE_S) == 0, link.stderr.read_text()[-3000:]
     result = json.loads(link.stdout.read_bytes())
-    assert set(result) == RESULT_NAMES
+    assert set(result) == RESULT_NAMES | {"links"}
+    assert result["links"] == [{"name": "small", **{name: result[name] for name in RESULT_NAMES}}]
     assert result["keys_compared"] >= 100
     assert result["keys_delivered"] >= result["keys_compared"]
     assert result["keys_different"] == 0
@@ -117,7 +118,9 @@ def test_a_second_loopback_on_a_live_folder_is_refused_by_pid_and_writes_nothing
 
 def test_endpoints_file_has_its_frozen_shape(link: Loopback) -> None:
     endpoints = json.loads((link.data / "endpoints.json").read_bytes())
-    assert set(endpoints) == {"version", "ca", "sites", "saes"}
+    assert set(endpoints) == {"version", "ca", "sites", "saes", "links"}
+    (only,) = endpoints["links"]
+    assert only == {"name": "small", "sites": endpoints["sites"], "saes": endpoints["saes"]}
     assert endpoints["version"] == 1
     assert set(endpoints["sites"]) == set(ROLES)
     for site in endpoints["sites"].values():

@@ -37,14 +37,13 @@ _ADDED = (
 )
 
 
-class LinkResult(Struct, frozen=True, kw_only=True):
-    """The result of one link. Fractions, not percent; None: not measured.
+class LoopbackFigures(Struct, frozen=True, kw_only=True):
+    """What came out of one link, or of all. Fractions, not percent; None: not measured.
 
     ``simulated_s`` is the tag time of the decided blocks; ``secret_bits`` count before the
     authentication pool's refill; ``f_ec`` is without verification.
     """
 
-    name: str
     keys_delivered: int
     keys_compared: int
     keys_different: int
@@ -64,7 +63,13 @@ class LinkResult(Struct, frozen=True, kw_only=True):
     simulated: bool
 
 
-class LoopbackResult(LinkResult, frozen=True, kw_only=True):
+class LinkResult(LoopbackFigures, frozen=True, kw_only=True):
+    """The result of the link ``name``."""
+
+    name: str
+
+
+class LoopbackResult(LoopbackFigures, frozen=True, kw_only=True):
     """The one JSON object of `qnode loopback --json`: the sum over ``links``, and each of them.
 
     ``simulated_s`` is the largest of the links, and rates are the sums of the links' rates.
@@ -147,7 +152,8 @@ def result_of_links(links: Sequence[tuple[Ledger, LinkResult]]) -> LoopbackResul
     ledgers, results = [ledger for ledger, _ in links], [result for _, result in links]
     first = results[0]
     if len(results) == 1:
-        return LoopbackResult(**msgspec.structs.asdict(first), links=results)
+        figures = {name: getattr(first, name) for name in LoopbackFigures.__struct_fields__}
+        return LoopbackResult(**figures, links=results)
     total = {name: math.fsum(ledger.total(name) for ledger in ledgers) for name in _SUMMED}
     phase_errors = [one.phase_error_upper for one in results if one.phase_error_upper is not None]
     discarded = Counter[str]()
@@ -155,7 +161,6 @@ def result_of_links(links: Sequence[tuple[Ledger, LinkResult]]) -> LoopbackResul
         discarded.update(one.blocks_discarded)
     p_z, simulated_s = ledgers[0].p_z, max(one.simulated_s for one in results)
     return LoopbackResult(
-        name=", ".join(one.name for one in results),
         wall_s=first.wall_s,
         simulated_s=simulated_s,
         simulated_s_per_wall_s=simulated_s / first.wall_s if first.wall_s else 0.0,
