@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
 
+# On all processors; --dist keeps the tests of a file, and what they share, in one process.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 # Linters, types, import contracts: the same that continuous integration holds.
 check: $(VENV)/.developer

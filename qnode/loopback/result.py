@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import msgspec.structs
 from msgspec import Struct
 
 from qnode.loopback.encryptors import Comparison

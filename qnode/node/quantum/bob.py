@@ -153,7 +153,7 @@ class BobSide:
         self._dropped += announcement.dropped
         if self._current is not None:
             if self._current.span.run_id != announcement.run_id or self._numbering != announcement.numbering:
-                self._abandon(Reason.EMISSION, "slots are counted again")
+                self._abandon(Reason.EMISSION, "slots are counted anew")
             elif self._passed_without_lock(announcement):
                 self._abandon(Reason.LOCK, "no lock for longer than a block")
         self._numbering = announcement.numbering
