@@ -68,7 +68,7 @@ def too_new() -> Iterator[tuple[m.Message, str]]:
     for message in LATER_KINDS:
         yield message, f"{type(message).__name__}: said, but protocol 1 does not know it"
     for whole, later in WHOLE:
-        for name in later:
+        for name in sorted(later):
             old = {other: None for other in later if other != name}
             yield msgspec.structs.replace(whole, **old), f"{name}: said, but protocol 1 does not know it"
 
@@ -76,7 +76,7 @@ def too_new() -> Iterator[tuple[m.Message, str]]:
 def too_old() -> Iterator[tuple[m.Message, str]]:
     """Yield messages that lack what protocol 2 says."""
     for whole, later in WHOLE:
-        for name in later:
+        for name in sorted(later):
             if not later_fields(type(whole))[name].optional:
                 message = msgspec.structs.replace(whole, **{name: None})
                 yield message, f"{name}: not said, but protocol 2 says it"
