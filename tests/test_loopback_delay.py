@@ -1,8 +1,13 @@
 """The relay that makes the loopback link long."""
 
+from pathlib import Path
+
+import msgspec
 import trio
 
 from qnode.loopback.delay import delay_line
+from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
+from qnode.loopback.run import sites_running
 
 ROUND_TRIP_S = 0.2
 
@@ -49,3 +54,15 @@ async def test_a_closed_end_closes_the_other_and_a_missing_target_refuses() -> N
         await listeners[0].aclose()
         async with await trio.open_tcp_stream("127.0.0.1", port) as refused:
             assert await refused.receive_some() == b""
+
+
+async def test_the_lines_of_a_loopback_with_a_longer_round_trip_are_up_while_it_runs(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "data", LoopbackConfig(), Staging(round_trip_s=0.01, links=2))
+    assert len(prepared.lines) == 2
+    sites_elsewhere = msgspec.structs.replace(
+        prepared, site_files={}, endpoints=msgspec.structs.replace(prepared.endpoints, links=[])
+    )
+    with trio.fail_after(60):
+        async with sites_running(sites_elsewhere, lambda site, line: None):
+            for line in prepared.lines:
+                await (await trio.open_tcp_stream("127.0.0.1", line.bob_port)).aclose()

@@ -43,17 +43,18 @@ async def sites_running(prepared: Prepared, tell: Tell) -> AsyncIterator[None]:
         SiteFailed: a daemon refused to start.
         trio.TooSlowError: they do not answer.
     """
-    async with AsyncExitStack() as lines, trio.open_nursery() as nursery:
-        for line in prepared.lines:
+    async with AsyncExitStack() as lines:
+        for line in prepared.lines:  # before the nursery opens: what is entered last must be left first
             await lines.enter_async_context(delay_line(line.bob_port, line.alice_port, line.round_trip_s))
-        for name, site_file in prepared.site_files.items():
-            nursery.start_soon(keep_site, name, site_file, tell)
-        with trio.fail_after(SERVING_S):
-            for link in prepared.endpoints.links:
-                for site in link.sites.values():
-                    await _answer_of(Path(site.control_socket))
-        yield
-        nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            for name, site_file in prepared.site_files.items():
+                nursery.start_soon(keep_site, name, site_file, tell)
+            with trio.fail_after(SERVING_S):
+                for link in prepared.endpoints.links:
+                    for site in link.sites.values():
+                        await _answer_of(Path(site.control_socket))
+            yield
+            nursery.cancel_scope.cancel()
 
 
 class LoopbackLink:
