@@ -54,7 +54,7 @@ fetch() {
 }
 
 qnodectl() { "$(dirname "$qnode")/qnodectl" --socket "$work/run/bob/control.sock" "$@"; }
-accepted() { qnodectl status --json | sed -n 's/^ *"accepted": *\([0-9]*\),*/\1/p'; }
+accepted() { qnodectl status --json | sed -n 's/^ *"accepted": *\([0-9]*\),*/\1/p' | sed 1q; } # of the first link
 
 patience=${PATIENCE:-900}
 fetch "$patience"
