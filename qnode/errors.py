@@ -97,3 +97,10 @@ class NotNamed(StoreError):
 
 class LinkDown(StoreError):
     """The request needs the peer and the link to it is down."""
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return the first error in a group, at any depth; ``error`` itself if it is no group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

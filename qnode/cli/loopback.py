@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from qnode.cli.main import EXIT_USAGE
-from qnode.errors import ConfigError
+from qnode.errors import ConfigError, first_of
 from qnode.loopback.data_dir import sole_use
 from qnode.loopback.drills import drill_named, drill_schedule, drill_times, with_schedule
 from qnode.loopback.prepare import (
@@ -187,14 +187,6 @@ def run_both_sites(
         except* SiteFailed as failed:
             raise ConfigError(str(first_of(failed))) from None
         return 0 if run.reached else 1
-
-
-def first_of(group: BaseExceptionGroup[Any]) -> BaseException:
-    """Return the first error of a group, looking into groups within it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _parse_speed(text: str) -> float | None:

@@ -14,12 +14,12 @@ import trio
 
 from qnode.cli.configuration_page import configuration_page
 from qnode.cli.keylength_page import keylength_page
-from qnode.cli.loopback import first_of, load_loopback
+from qnode.cli.loopback import load_loopback
 from qnode.cli.main import EXIT_USAGE
 from qnode.cli.metrics_page import metrics_page
 from qnode.cli.plausibility_page import plausibility_page
 from qnode.cli.validity_page import validity_page
-from qnode.errors import ConfigError
+from qnode.errors import ConfigError, first_of
 from qnode.loopback.compare import (
     BlockLog,
     Measured,

@@ -20,7 +20,7 @@ from qnode.config import DeviceSection, SiteConfig
 from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus
 from qnode.devices.supervisor import supervise
-from qnode.errors import ConfigError, LinkDown, LinkError, StoreError, StoreUnusable
+from qnode.errors import ConfigError, LinkDown, LinkError, StoreError, StoreUnusable, first_of
 from qnode.etsi014 import SaeDirectory
 from qnode.keys import Assignment, KeyStore, Loss
 from qnode.link.hello import LocalEnd, Standing
@@ -235,7 +235,7 @@ class LinkNode:
         except* StoreUnusable:
             raise
         except* StoreError as errors:
-            text = str(_first(errors))
+            text = str(first_of(errors))
             self.figures.alarms.raise_alarm(AlarmName.STORE_FAILED, text)
             raise LinkError(f"the key store refused: {text}") from None
 
@@ -409,9 +409,3 @@ class LinkNode:
             else:
                 self.figures.alarms.clear_alarm(AlarmName.STORE_FAILED)
                 self.figures.note_uncleared(self.store.uncleared)
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

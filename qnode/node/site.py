@@ -11,7 +11,7 @@ import trio
 from qnode.choices import NodeState
 from qnode.config import SiteConfig
 from qnode.distill.selftest import self_test
-from qnode.errors import ConfigError, StoreError
+from qnode.errors import ConfigError, StoreError, first_of
 from qnode.etsi014 import ApiLimits, Delivery, application
 from qnode.http import Limits, Server
 from qnode.keys import KeyStore
@@ -138,7 +138,7 @@ class SiteNode:
         try:
             await link.run(contexts)
         except* StoreError as errors:
-            link.note_stopped(str(_first(errors)))
+            link.note_stopped(str(first_of(errors)))
 
     def _is_alive(self) -> bool:
         """Return whether any link is alive: links that hang are shown, but end the node only if all hang."""
@@ -148,7 +148,7 @@ class SiteNode:
 
     async def _serve_keys(self, nursery: trio.Nursery) -> None:
         delivery = Delivery(
-            read_directory(self._configs),
+            self._supply.directory,
             self._supply,
             limits=ApiLimits(max_key_count=self._most_chunks()),
             simulated=self._site.node.allow_simulated,
@@ -255,9 +255,3 @@ class SiteNode:
             if (headline := self._figures.headline()) != told:
                 notifier.status(headline)
                 told = headline
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -14,7 +14,7 @@ import trio
 
 from qnode.choices import Role
 from qnode.config import LinkParameters
-from qnode.errors import LinkDown, StoreError, StoreUnusable
+from qnode.errors import LinkDown, StoreError, StoreUnusable, first_of
 from qnode.keys import Condition, KeyStore, open_store
 from qnode.node.link_node import LinkNode
 from qnode.node.reload import read_directory
@@ -127,7 +127,7 @@ class Site:
             pass
         except* StoreUnusable as errors:
             if not self.disk.failed:
-                self.unusable.append(str(_first(errors)))
+                self.unusable.append(str(first_of(errors)))
         finally:
             self._process = self._node = None
             for call in self._calls:
@@ -241,9 +241,3 @@ class Site:
             await node.gate.restore(preshared)
         except (PowerCut, StoreError):
             raise SiteDown from None
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -334,15 +334,9 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
         )
 
 
-_OF_THE_LINK: Final = (
-    "peer",
-    "quantum",
-    "block",
-    "totals",
-    "keys",
-    "authentication",
-    "devices",
-    "recorded_since",
+# The fields that `NodeStatus` has for its first link; alarms it has for all.
+_OF_THE_LINK: Final = tuple(
+    name for name in LinkStatus.__struct_fields__ if name not in ("name", "role", "alarms")
 )
 
 
