@@ -378,7 +378,7 @@ class LinkNode:
     async def _watch_store(self) -> None:
         """Report a store that hangs, release the waiting tasks, and settle their operations later."""
         while True:
-            await trio.sleep(REFRESH_S)
+            await trio.sleep(STALL_S / 3)
             if (stalled_s := self.store.stalled_s) >= STALL_S:
                 text = (
                     f"the key store has not answered for {stalled_s:.0f} s: its disk hangs, no key is served"

@@ -4,6 +4,7 @@ What is done is written down a line a seed, in a file of the cache that belongs 
 settings: an interrupted campaign goes on where it was, and a changed source begins anew.
 """
 
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -22,6 +23,10 @@ from qnode.world.schedule import MOST_FAULTS
 
 HUNG_AFTER_S = 300
 """A run that takes so long has no end; it takes a second or two on a machine with nothing else to do."""
+
+
+COLLECTIONS = (100_000, 20, 20)
+"""The thresholds of the garbage collector in a process that runs seeds: a world has few reference cycles."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -59,6 +64,7 @@ class SeedResult(msgspec.Struct, frozen=True):
 def run_one(seed: int, settings: Settings, keep_log: Callable[[str], None] | None = None) -> SeedResult:
     """Run a seed; an exception that comes out of the node, and a run without an end, are violations too."""
     began_s = time.process_time()
+    gc.set_threshold(*COLLECTIONS)
     try:
         with _limited(HUNG_AFTER_S):
             outcome = run_seed(

@@ -37,7 +37,7 @@ class Threads(Protocol):
 
 
 class InlineThreads:
-    """Work done in the loop, a turn of the scheduler later; the answer comes at once, or as drawn later on.
+    """Work done in the loop: begun or answered a turn of the scheduler later, or both, as drawn.
 
     ``slow_share`` of all work begins late, and as much answers late, by ``late_s`` at the mean.
     """
@@ -50,12 +50,14 @@ class InlineThreads:
     async def run_sync(self, work: Callable[[], T], *, abandon_on_cancel: bool = False) -> T:
         """Return what ``work()`` returns; once begun it is not cancelled, as in a thread."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        drawn = self._rng.random()  # others have a turn before the work, after it, or both
+        if drawn < 0.6:
+            await trio.lowlevel.cancel_shielded_checkpoint()
         await self._be_late()
         try:
             return work()
         finally:
-            if self._rng.random() < 0.5:
+            if drawn >= 0.4:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             await self._be_late()
 

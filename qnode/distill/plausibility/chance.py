@@ -9,6 +9,7 @@ six and more standard deviations and for small counts (Barndorff-Nielsen and Cox
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Final
 
@@ -23,6 +24,7 @@ def standard_deviations(chance: float) -> float:
     return -_NORMAL.inv_cdf(chance)
 
 
+@lru_cache(maxsize=1024)
 def count_limits(least_mean: float, most_mean: float, z: float) -> Limits:
     """Return the limits of a Poisson count whose mean lies between ``least_mean`` and ``most_mean``."""
 
@@ -38,6 +40,7 @@ def count_limits(least_mean: float, most_mean: float, z: float) -> Limits:
     return max(0.0, least), most + 0.5
 
 
+@lru_cache(maxsize=1024)
 def share_limits(n: float, least_share: float, most_share: float, z: float) -> Limits:
     """Return the limits of the share of ``n`` events whose chance lies between the two given ones.
 
@@ -85,6 +88,8 @@ def _limit(deviance: Callable[[float], float], inside: float, outside: float, z:
         return outside
     for _ in range(_BISECTIONS):
         middle = 0.5 * (inside + outside)
+        if middle in (inside, outside):
+            break  # no number lies between them
         if deviance(middle) > z * z:
             outside = middle
         else:

@@ -81,12 +81,17 @@ async def rebalance(store: AsyncStore, giver: Giver, assigner: Assigner, demand:
         LinkError: the session ended; an open hand-over is repeated in the next one.
     """
     own, peer = assigner.assigned_chunks, 0
+    may_be_open = True  # a hand-over, left by an earlier session or by an error in this one
     while True:
         demand.add(assigner.assigned_chunks - own, giver.accepted_chunks - peer)
         own, peer = assigner.assigned_chunks, giver.accepted_chunks
         try:
-            handover = await store.pending_handover() or await _give_away(store, demand)
-            if handover is not None and await giver.hand_over(handover):
+            handover = await store.pending_handover() if may_be_open else None
+            may_be_open = True
+            handover = handover or await _give_away(store, demand)
+            if handover is None:
+                may_be_open = False
+            elif await giver.hand_over(handover):
                 n_chunks = sum(item.count for item in handover.ranges)
                 log.info("handover.done", handover=handover.handover_id, chunks=n_chunks)
         except StoreUnusable:
