@@ -45,7 +45,7 @@ def load_driver(name: str) -> DriverClass:
     try:
         loaded = found[0].load()
     except ImportError as error:
-        # A missing module is a fault of the installation (an extra such as qnode[usb]), not of the program.
+        # A missing module is a fault of the installation (an extra such as qnode[zmq]), not of the program.
         raise ConfigError(f"driver {name} cannot be imported: {error}") from error
     except AttributeError as error:
         raise ConfigError(f"driver {name}: {found[0].value} does not exist") from error
