@@ -1,0 +1,60 @@
+"""Files of records of a fixed length, read in pieces. (A mapped file that another process cuts is fatal.)"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from qnode.errors import ConfigError
+from qnode.tags.formats.model import ReadBlocks, TagFileBlock, TagFileSummary
+
+RawBytes = npt.NDArray[np.uint8]
+DecodePiece = Callable[[RawBytes], TagFileBlock]
+"""Decodes the next piece of whole records into new arrays: the piece is overwritten afterwards."""
+
+
+def fixed_records(
+    path: Path, header_bytes: int, record_bytes: int, new_decoder: Callable[[TagFileSummary], DecodePiece]
+) -> ReadBlocks:
+    """Return what reads the records after a header, with a decoder of its own for each reading.
+
+    A decoder that meets an unsound record says so in ``truncated`` of the summary; the reading ends there.
+
+    Raises:
+        ConfigError: the file ends within its header.
+    """
+    n_bytes = path.stat().st_size
+    if n_bytes < header_bytes:
+        raise ConfigError(f"{path}: ends within its header: {n_bytes} bytes of {header_bytes}")
+
+    def read(most_records: int, summary: TagFileSummary) -> Iterator[TagFileBlock]:
+        decode = new_decoder(summary)
+        buffer = np.empty(most_records * record_bytes, np.uint8)
+        with path.open("rb", buffering=0) as file:
+            file.seek(header_bytes)
+            while not summary.truncated:
+                n_bytes = _fill(file.readinto, buffer)
+                n_records, rest = divmod(n_bytes, record_bytes)
+                if n_records:
+                    summary.records += n_records
+                    yield decode(buffer[: n_records * record_bytes])
+                if rest and not summary.truncated:
+                    summary.truncated = (
+                        f"ends in mid-record: {rest} of {record_bytes} bytes after record {summary.records}"
+                    )
+                if n_bytes < buffer.shape[0]:
+                    return
+
+    return read
+
+
+def _fill(read_into: Callable[[memoryview], int | None], buffer: RawBytes) -> int:
+    """Read until the buffer is full or the file ends; return the number of bytes."""
+    view, n_bytes = buffer.data, 0
+    while n_bytes < len(view):
+        n_read = read_into(view[n_bytes:])
+        if not n_read:
+            break
+        n_bytes += n_read
+    return n_bytes

@@ -1,0 +1,74 @@
+"""Which format a tag file has: by its content, then by its extension."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from qnode.errors import ConfigError
+from qnode.tags.formats.model import TagFile
+from qnode.tags.formats.qutag import looks_like_qutag, open_qutag
+
+_HEAD_BYTES: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Format:
+    """``open``: raises ConfigError if the file cannot have this format."""
+
+    open: Callable[[Path], TagFile]
+    looks_like: Callable[[bytes], bool]
+    extensions: tuple[str, ...]
+
+
+# In the order in which they are tried: the surest signs first.
+_FORMATS: Final = {
+    "qutag": _Format(open_qutag, looks_like_qutag, (".qutag",)),
+}
+FORMATS: Final = tuple(sorted(_FORMATS))
+"""The names of all formats that can be read."""
+
+
+def open_tag_file(path: Path, format: str | None = None) -> TagFile:  # noqa: A002 - the word of the command line
+    """Return the reader of a tag file; ``format`` says what a file is that does not show it.
+
+    Raises:
+        ConfigError: there is no such file, it is empty, it has none of the formats, or not the one named.
+    """
+    if format is not None and format not in _FORMATS:
+        raise ConfigError(f"{path}: {format!r} is no format of tag files; known are {', '.join(FORMATS)}")
+    head = _head(path)
+    name = format or _recognised(path, head)
+    if name is None:
+        raise ConfigError(
+            f"{path}: is no tag file of a known format: it begins with {_shown(head)}; "
+            f"known are {', '.join(FORMATS)}; name the format if it is one of them"
+        )
+    return _FORMATS[name].open(path)
+
+
+def _recognised(path: Path, head: bytes) -> str | None:
+    for name, one in _FORMATS.items():
+        if one.looks_like(head):
+            return name
+    for name, one in _FORMATS.items():
+        if path.suffix.lower() in one.extensions:
+            return name
+    return None
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if not head:
+        raise ConfigError(f"{path}: is empty")
+    return head
+
+
+def _shown(head: bytes) -> str:
+    """Return the first bytes as text, or in hexadecimal."""
+    first = head[:16]
+    return repr(first.decode()) if first.isascii() and first.decode().isprintable() else first.hex(" ")
