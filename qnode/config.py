@@ -188,7 +188,9 @@ class DeviceSection(Table, frozen=True):
     silence_limit_s: Annotated[
         float,
         Described(
-            "a source of tags that yields nothing for this time is opened again", limits=Limits(0.1, 1e6)
+            "a source of tags that yields nothing, or a device that does not answer, for this time is opened "
+            "again",
+            limits=Limits(0.1, 1e6),
         ),
     ] = 10.0
 

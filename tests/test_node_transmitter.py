@@ -104,6 +104,8 @@ async def test_a_device_that_the_site_has_no_use_for_is_refused(tmp_path: Path) 
     config = load(Path(__file__).parent.parent / "config" / "bob.toml", SiteConfig)
     with StoreSite(tmp_path / "bob", "bob").open() as store:
         node = link_node(config, store)
-        said = "driver lamp is of no use at bob: expected a tag source or a sensor, got a Lamp"
+        said = (
+            "driver lamp is of no use at bob: expected a tag source, sensor or other capability, got a Lamp"
+        )
         with pytest.raises(ConfigError, match=said):
             await node._use_device(DeviceSection(driver="lamp"), Lamp())

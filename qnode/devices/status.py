@@ -21,7 +21,7 @@ class DeviceStatus(Struct, frozen=True, kw_only=True):
     """One device as operators see it.
 
     ``state`` is a `DeviceState`. ``retry_at``: unix seconds of the next attempt while waiting.
-    ``readings``: figures of a sensor, units in their names.
+    ``readings``: figures from its capabilities, units in their names.
     """
 
     name: str

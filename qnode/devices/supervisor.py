@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from qnode.choices import DeviceState
 from qnode.config import DeviceSection
 from qnode.devices.contract import readings_fault
-from qnode.devices.protocols import Device, Sensor
+from qnode.devices.protocols import Device
+from qnode.devices.readings import has_readings, read
 from qnode.devices.registry import driver_config, load_driver, open_device
 from qnode.devices.status import DeviceStatus, State
 from qnode.errors import ConfigError, DeviceError, QnodeError, TransientDeviceError
@@ -85,8 +86,8 @@ async def supervise(
     """Open the device ``name`` and run ``use(device)``; after a failure, pause and start again.
 
     Returns when ``use`` returns (a source that ended). ``board[name]`` always holds the device's status;
-    ``now`` gives unix seconds. Meanwhile a `Sensor` is read every few seconds; a sensor
-    that does not answer within the section's ``silence_limit_s`` is opened again.
+    ``now`` gives unix seconds. Meanwhile what the device's capabilities report is read every few seconds; a
+    device that does not answer within the section's ``silence_limit_s`` is opened again.
 
     Raises:
         ConfigError: unknown driver, wrong table, or a simulated device that is not allowed.
@@ -149,7 +150,7 @@ async def _attempt(
             note(DeviceState.RUNNING)
             log.info("device.opened", device=name, model=identity.model, serial=identity.serial)
             async with trio.open_nursery() as nursery:
-                if isinstance(device, Sensor):
+                if has_readings(device):
                     nursery.start_soon(_read, name, device, section.silence_limit_s, board)
                 await use(device)
                 nursery.cancel_scope.cancel()
@@ -157,12 +158,12 @@ async def _attempt(
         raise TransientDeviceError(f"did not open within {OPENING_LIMIT_S:g} s")
 
 
-async def _read(name: str, sensor: Sensor, limit_s: float, board: MutableMapping[str, DeviceStatus]) -> None:
-    """Keep the sensor's readings on the board; none while one of them is no figure."""
+async def _read(name: str, device: Device, limit_s: float, board: MutableMapping[str, DeviceStatus]) -> None:
+    """Keep the device's readings on the board; none while one of them is no figure."""
     told = ""
     while True:
         with silence_limit(limit_s):
-            readings = await sensor.readings()
+            readings = await read(device)
         fault = readings_fault(readings)
         if fault and fault != told:  # no reason to do without its tags
             log.warning("device.readings_refused", device=name, because=fault)

@@ -17,6 +17,7 @@ import trio
 from qnode.block.running_rate import RunningRate
 from qnode.choices import ConnectionState, LockState
 from qnode.config import DeviceSection, SiteConfig
+from qnode.devices.capabilities import capabilities_of
 from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus
 from qnode.devices.supervisor import supervise
@@ -181,13 +182,14 @@ class LinkNode:
             await self.port.use(device)
         elif self._config.node.role == "bob" and isinstance(device, TagSource):
             await self._receiver.use(device, section.silence_limit_s)
-        elif isinstance(device, Sensor):
-            await trio.sleep_forever()  # its supervisor reads the sensor
+        elif isinstance(device, Sensor) or capabilities_of(device):
+            await trio.sleep_forever()  # its supervisor reads it
         else:
             needed = "transmitter" if self._config.node.role == "alice" else "tag source"
             raise ConfigError(
                 f"[devices] driver {section.driver} is of no use at {self._config.node.role}: expected a "
-                f"{needed} or a sensor, got a {type(device).__name__} (docs/drivers.md says what each has)"
+                f"{needed}, sensor or other capability, got a {type(device).__name__} (docs/drivers.md says "
+                "what each has)"
             )
 
     # The link

@@ -321,7 +321,7 @@ def _devices(status: NodeStatus) -> Iterator[Metric]:
     up = GaugeMetricFamily("qkd_device_up", "1 while the device runs.", labels=["device", "driver"])
     restarts = CounterMetricFamily("qkd_device_restarts_total", "Restarts of a device.", labels=["device"])
     reading = GaugeMetricFamily(
-        "qkd_device_reading", "Reading of a sensor; the label names the unit.", labels=["device", "reading"]
+        "qkd_device_reading", "Reading of a device; the label names the unit.", labels=["device", "reading"]
     )
     for device in status.devices:
         up.add_metric([device.name, device.driver], float(device.well))
