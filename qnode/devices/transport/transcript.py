@@ -1,0 +1,53 @@
+"""The last bytes in both directions, with their times, to find out what went wrong."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Final
+
+from msgspec import Struct
+
+KEPT_BYTES: Final = 4096  # in each direction
+
+
+class Exchange(Struct, frozen=True):
+    """Bytes that went together: ``at`` in Unix seconds, ``sent`` by the node or received."""
+
+    at: float
+    sent: bool
+    data: bytes
+
+
+class Transcript:
+    """A record of the last 4 KiB that were sent and the last 4 KiB that were received."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._kept: dict[bool, deque[Exchange]] = {True: deque(), False: deque()}
+        self._bytes = {True: 0, False: 0}
+
+    def note_sent(self, data: bytes) -> None:
+        """Note what the node has sent."""
+        self._note(data, sent=True)
+
+    def note_received(self, data: bytes) -> None:
+        """Note what the device has sent."""
+        self._note(data, sent=False)
+
+    def _note(self, data: bytes, *, sent: bool) -> None:
+        if not data:
+            return
+        kept = self._kept[sent]
+        kept.append(Exchange(self._now(), sent, bytes(data[-KEPT_BYTES:])))
+        self._bytes[sent] += len(kept[-1].data)
+        while self._bytes[sent] - len(kept[0].data) >= KEPT_BYTES:
+            self._bytes[sent] -= len(kept.popleft().data)
+
+    def exchanges(self) -> list[Exchange]:
+        """Return what is kept of both directions, in the order of time."""
+        return sorted([*self._kept[True], *self._kept[False]], key=lambda one: one.at)
+
+
+PRESENT: Final[ContextVar[Transcript | None]] = ContextVar("transcript", default=None)
+"""The record of the device that the present task supervises; it lives on over openings of the device."""

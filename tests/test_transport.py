@@ -1,0 +1,262 @@
+"""Transports over real pseudo-terminals and sockets: bytes, lines, deadlines, and one clear line of error."""
+
+import os
+import tty
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from qnode.config import convert
+from qnode.devices.transport import SerialSettings, Transcript, Transport, check_address, open_transport
+from qnode.devices.transport.lines import Lines
+from qnode.emulate.ports import pty_port, tcp_port
+from qnode.errors import ConfigError, DeviceError, DeviceGone, TransientDeviceError
+
+
+class Echo:
+    """Answers each line with its capitals; some commands make it misbehave."""
+
+    def __init__(self) -> None:
+        self.answers: dict[bytes, bytes] = {}
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        pending = b""
+        while data := await stream.receive_some():
+            *lines, pending = (pending + data).split(b"\r\n")
+            for line in lines:
+                await stream.send_all(self.answers.get(line, line.upper() + b"\r\n"))
+
+
+@asynccontextmanager
+async def opened(kind: str, emulator: Echo) -> AsyncIterator[Transport]:
+    if kind == "serial":
+        async with pty_port(emulator) as path, open_transport(f"serial://{path}") as port:
+            yield port
+    else:
+        async with tcp_port(emulator) as address, open_transport(address) as port:
+            yield port
+
+
+def lines(port: Transport, longest_bytes: int = 4096) -> Lines:
+    return Lines(port, line_end=b"\r\n", command_end=b"\r\n", longest_bytes=longest_bytes)
+
+
+KINDS = pytest.mark.parametrize("kind", ["serial", "tcp"])
+
+
+@KINDS
+async def test_an_instrument_answers_lines_and_both_directions_are_recorded(kind: str) -> None:
+    async with opened(kind, Echo()) as port:
+        with trio.fail_after(20):
+            assert await lines(port).ask("*idn?", limit_s=10) == "*IDN?"
+        exchanges = port.transcript.exchanges()
+    assert [(one.sent, one.data) for one in exchanges] == [(True, b"*idn?\r\n"), (False, b"*IDN?\r\n")]
+
+
+@KINDS
+async def test_what_came_unasked_is_no_answer(kind: str) -> None:
+    echo = Echo()
+    echo.answers[b"first"] = b"A\r\nB\r\nhalf"
+    async with opened(kind, echo) as port:
+        device = lines(port)
+        with trio.fail_after(20):
+            assert await device.ask("first", limit_s=10) == "A"
+            while sum(len(one.data) for one in port.transcript.exchanges() if not one.sent) < 10:
+                await device.receive(limit_s=10)
+            assert await device.ask("second", limit_s=10) == "SECOND"
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"", r"expected an answer to 'go' within 0.2 s, nothing came"),
+        (b"half", r"expected an answer to 'go' within 0.2 s, b'half' came"),
+        (b"\xff" * 3000, r"expected an answer to 'go' of at most 100 bytes, b'.*'... \(.* bytes\) came"),
+        (b"\xff\r\n", r"expected an answer to 'go', b'.xff' came, which is no ascii text"),
+    ],
+)
+async def test_a_bad_answer_is_one_error_with_what_was_expected_and_what_came(
+    kind: str, answer: bytes, told: str
+) -> None:
+    echo = Echo()
+    echo.answers[b"go"] = answer
+    async with opened(kind, echo) as port:
+        with pytest.raises(TransientDeviceError, match=told):
+            await lines(port, longest_bytes=100).ask("go", limit_s=0.2)
+
+
+@KINDS
+async def test_a_large_transfer_passes_both_ways_unchanged(kind: str) -> None:
+    class Mirror(Echo):
+        async def serve(self, stream: trio.abc.Stream) -> None:
+            while data := await stream.receive_some():
+                await stream.send_all(data)
+
+    sent = bytes(range(256)) * 1200
+    got = bytearray()
+    async with opened(kind, Mirror()) as port, trio.open_nursery() as nursery:
+        nursery.start_soon(port.send, sent)
+        with trio.fail_after(60):
+            while len(got) < len(sent):
+                got += await port.receive()
+    assert got == sent
+
+
+async def test_an_unplugged_serial_line_is_a_device_gone() -> None:
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    path = os.ttyname(slave)
+    os.close(slave)
+    async with open_transport(f"serial://{path}") as port:
+        async with trio.open_nursery() as nursery:
+
+            async def receive() -> None:
+                with pytest.raises(DeviceGone, match=r"gone .*: plug it in"):
+                    await port.receive()
+
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            os.close(master)
+        with pytest.raises(DeviceGone):
+            await port.send(b"x")
+        with pytest.raises(DeviceGone):
+            await port.discard()
+
+
+async def test_a_connection_that_the_device_closes_is_a_device_gone() -> None:
+    class Closing(Echo):
+        async def serve(self, stream: trio.abc.Stream) -> None:
+            await stream.aclose()
+
+    async with opened("tcp", Closing()) as port:
+        with pytest.raises(DeviceGone, match="the device closed the connection"):
+            await port.receive()
+
+
+async def test_a_serial_line_in_use_is_refused_and_free_again_afterwards() -> None:
+    async with pty_port(Echo()) as path:
+        async with open_transport(f"serial://{path}"):
+            with pytest.raises(TransientDeviceError, match="in use by another program: end it"):
+                async with open_transport(f"serial://{path}"):
+                    pass
+        async with open_transport(f"serial://{path}?baud=115200") as port:
+            assert await lines(port).ask("again", limit_s=10) == "AGAIN"
+
+
+async def test_a_line_that_is_not_there_names_those_that_are() -> None:
+    with pytest.raises(DeviceGone, match=r"no such line: plug the device in or correct the address \("):
+        async with open_transport("serial:///dev/serial/by-id/usb-none"):
+            pass
+
+
+async def test_a_file_that_is_no_line_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError, match="no serial line: correct the address"):
+        async with open_transport(f"serial://{tmp_path}/file"):
+            pass
+
+
+async def test_a_line_without_permission_names_the_rules_and_the_group() -> None:
+    async with pty_port(Echo()) as path:
+        os.chmod(path, 0)  # noqa: PTH101
+        user = os.geteuid()
+        if user == 0:  # root may open everything
+            os.seteuid(65534)
+        try:
+            told = r"no permission \(group .*, mode 0000\): install systemd/99-qnode.rules, or add"
+            with pytest.raises(DeviceError, match=told):
+                async with open_transport(f"serial://{path}"):
+                    pass
+        finally:
+            os.seteuid(user)
+
+
+async def test_a_port_that_nobody_serves_cannot_be_reached() -> None:
+    async with tcp_port(Echo()) as address:
+        pass
+    with pytest.raises(DeviceGone, match=r"cannot be reached \(Connection refused\): switch the device on"):
+        async with open_transport(address):
+            pass
+
+
+async def test_key_material_is_not_recorded() -> None:
+    async with pty_port(Echo()) as path, open_transport(f"serial://{path}", secret=True) as port:
+        assert await lines(port).ask("tags", limit_s=10) == "TAGS"
+        assert port.transcript.exchanges() == []
+        port.transcript.note_received(b"frame 7")
+        assert [one.data for one in port.transcript.exchanges()] == [b"frame 7"]
+
+
+def test_a_transcript_keeps_the_last_4_kib_of_each_direction_in_order() -> None:
+    times = iter(range(10_000))
+    transcript = Transcript(now=lambda: float(next(times)))
+    transcript.note_sent(b"command")
+    for number in range(5000):
+        transcript.note_received(number.to_bytes(2, "big"))
+    transcript.note_received(b"")
+    exchanges = transcript.exchanges()
+    assert exchanges[0].data == b"command"
+    received = b"".join(one.data for one in exchanges[1:])
+    assert received == b"".join(number.to_bytes(2, "big") for number in range(5000 - 2048, 5000))
+    transcript.note_received(bytes(10_000))
+    assert [len(one.data) for one in transcript.exchanges()] == [7, 4096]
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("/dev/ttyUSB0", "expected serial:///dev/serial/by-id/NAME or tcp://HOST:PORT or usb://"),
+        ("serial://dev/x", "an absolute path"),
+        ("serial:///dev/x?baud=fast", "baud: expected a whole number, got 'fast'"),
+        ("serial:///dev/x?baud=1", "baud: expected 50 to 12,000,000, got 1"),
+        ("serial:///dev/x?speed=9600", r"unknown option speed of serial:// \(known: baud, data_bits"),
+        ("serial:///dev/x?parity=mark", "parity: expected N or E or O, got 'MARK'"),
+        ("serial:///dev/x?baud", "OPTION=VALUE"),
+        ("tcp://host", "expected host:port"),
+        ("tcp://host:0", "expected a port from 1 to 65535"),
+        ("tcp://host:1?x=1", r"unknown option x of tcp:// \(known: none\)"),
+        ("usb://16c0", "expected usb://VENDOR:PRODUCT/SERIAL"),
+        ("zmq://host:1?socket=dealer", "socket: expected req or pull or sub or pair, got 'dealer'"),
+        ("visa://", "expected serial"),
+        ("tcp://host\n:1", "expected serial"),
+    ],
+)
+def test_a_wrong_address_is_refused_with_what_was_expected(address: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        check_address(address)
+
+
+def test_only_the_kinds_that_a_driver_speaks_are_accepted() -> None:
+    assert check_address("tcp://host:5", "serial", "tcp").host_and_port() == ("host", 5)
+    with pytest.raises(ConfigError, match=r"expected serial://.* or tcp://HOST:PORT, got 'usb:"):
+        check_address("usb://1234:5678", "serial", "tcp")
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    find: Callable[[str], None] = lambda name: None  # noqa: E731
+    monkeypatch.setattr("importlib.util.find_spec", find)
+    with pytest.raises(ConfigError, match=r"zmq:// needs pyzmq, .*: pip install 'qnode\[zmq\]'"):
+        check_address("zmq://host:1")
+
+
+class Config(msgspec.Struct, frozen=True):
+    address: str
+
+    def __post_init__(self) -> None:
+        check_address(self.address, "serial", "tcp")
+
+
+def test_a_drivers_table_names_its_place_when_the_address_is_wrong() -> None:
+    with pytest.raises(ConfigError, match=r"^\[devices.tdc.config\]: address: expected serial"):
+        convert({"address": "com1"}, Config, where="[devices.tdc.config]")
+
+
+async def test_the_address_overrides_the_drivers_serial_settings() -> None:
+    settings = SerialSettings(baud=9600, stop_bits=2)
+    found = settings.of_address(check_address("serial:///dev/x?baud=115200&parity=e"))
+    assert found == SerialSettings(baud=115200, parity="E", stop_bits=2)
