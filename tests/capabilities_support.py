@@ -153,8 +153,9 @@ class Bench:
         await trio.sleep(0.001)
         if self.emitting and self.flaw != "changes while it emits":
             raise DeviceError("stop the emission first")
-        if self.flaw != "forgets the pattern":
-            self.chosen = pattern
+        if not 0 < pattern.p_z < 1 and self.flaw != "takes any pattern":
+            raise DeviceError("p_z is no fraction")
+        self.chosen = pattern
 
     async def start_emission(self) -> None:
         """Start."""

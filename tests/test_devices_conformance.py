@@ -385,7 +385,7 @@ class Lax(Metronome):
         (Untold, "identity.simulated is None, expected True or False"),
         (Fickle, "opened again, the device says"),
         (Halved, "has paced, tags but no origin_s, which every TagSource has"),
-        (Bare, "neither TagSource nor Transmitter nor Sensor: the node has no use for it"),
+        (Bare, "neither TagSource nor Transmitter nor Sensor nor Laser .*: the node has no use for it"),
         (Fevered, "temperature_celsius is nan"),
         (Nested, "temperature_celsius is nan"),
         (OneLine, "temperature_celsius is nan"),

@@ -20,6 +20,7 @@ import numpy as np
 import trio
 
 from qnode.config import ReceiverParameters
+from qnode.devices.conformance_capabilities import ANSWER_LIMIT_S, answer, check_abilities, disturb
 from qnode.devices.conformance_checks import (
     TagWatch,
     check_capabilities,
@@ -38,7 +39,6 @@ from qnode.devices.supervisor import OPENING_LIMIT_S
 from qnode.errors import ConfigError
 from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots
 
-ANSWER_LIMIT_S = 30.0
 LEAVING_LIMIT_S = 5.0
 BLOCKS_AFTER_CANCELLATION = 100  # blocks that may still be buffered when the cancellation comes
 SHIPPED_ORDER_WINDOW_PS = ReceiverParameters().order_window_ps
@@ -56,7 +56,9 @@ async def check_driver(
 
     The use is cancelled, the user fails, and the opening is cancelled. ``tag_blocks``: the number of blocks
     that a `TagSource` must yield. ``order_window_ps``: the value of ``[link.receiver]`` in the site file.
-    ``is_safe``: whether the hardware, or its emulator, is safe; called after every close of the device.
+    ``is_safe``: whether the hardware, or its emulator, is safe; called after every close of the device, and
+    after every opening of a laser or attenuator. The kit sets what can be set, within its limits: a laser
+    goes on, a bias moves.
 
     Raises:
         AssertionError: naming the driver and the first broken promise.
@@ -144,6 +146,8 @@ class _Kit:
                 self.opening_s = trio.current_time() - began
                 await visit.note(partial(self._check_device, device))
                 if visit.broken is None:
+                    await visit.note(partial(self._check_abilities, device, visit))
+                if visit.broken is None:
                     await self._use(device, visit, tag_blocks)
                 visit.cancel()
                 await trio.sleep_forever()
@@ -161,7 +165,9 @@ class _Kit:
         failed_at, came_out = math.nan, False
         with trio.move_on_after(OPENING_LIMIT_S) as limit:
             try:
-                async with self.driver_class.open(self.config):
+                async with self.driver_class.open(self.config) as device:
+                    limit.deadline = math.inf
+                    await disturb(device)
                     failed_at = trio.current_time()
                     limit.deadline = failed_at + 2 * LEAVING_LIMIT_S
                     raise _Failure
@@ -198,6 +204,11 @@ class _Kit:
         self.identity = device.identity
         check_capabilities(device)
 
+    async def _check_abilities(self, device: Device, visit: _Visit) -> None:
+        visit.scope.deadline = math.inf  # each answer has a limit of its own
+        await check_abilities(device, self.is_safe)
+        self._check_unchanged(device)
+
     def _check_unchanged(self, device: Device) -> None:
         promise(device.identity == self.identity, "the identity changed while the device was open")
 
@@ -215,9 +226,7 @@ class _Kit:
 
     async def _read(self, sensor: Sensor) -> None:
         for _ in range(2):
-            with trio.move_on_after(ANSWER_LIMIT_S) as limit:
-                sound(readings_fault(await sensor.readings()))
-            promise(not limit.cancelled_caught, f"readings(): nothing within {ANSWER_LIMIT_S:g} s")
+            sound(readings_fault(await answer("readings()", sensor.readings)))
         self._check_unchanged(sensor)
 
     async def _watch_tags(self, source: TagSource, visit: _Visit, wanted: int) -> None:

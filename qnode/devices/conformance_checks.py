@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from qnode.devices.capabilities import CAPABILITIES
 from qnode.devices.contract import emission_run_fault, tag_block_fault, tag_source_fault
 from qnode.devices.protocols import DeviceIdentity, EmissionRun, Sensor, TagSource, Transmitter
 from qnode.tags.tag_time import FURTHEST_JUMP_PS, signed_64
@@ -33,11 +34,10 @@ MOST_CLOCK_LEAD_S: Final = 60.0
 EARLIEST_START_S: Final = 1_577_836_800.0  # the year 2020
 
 _SYMBOLS = (Z_EARLY, Z_LATE, X_PLUS, Z_EARLY | DECOY, Z_LATE | DECOY, X_PLUS | DECOY, UNKNOWN_SYMBOL)
-_CAPABILITIES: Final[tuple[tuple[str, type, tuple[str, ...]], ...]] = (
-    ("TagSource", TagSource, ("paced", "origin_s", "tags")),
-    ("Transmitter", Transmitter, ("runs", "symbols")),
-    ("Sensor", Sensor, ("readings",)),
-)
+_MEMBERS: Final = {
+    one.__name__: [name for name in vars(one) if not name.startswith("_") and name != "identity"]
+    for one in (TagSource, Transmitter, Sensor, *CAPABILITIES)
+}
 
 
 def promise(kept: object, broken: str) -> None:
@@ -71,7 +71,8 @@ def check_identity(identity: DeviceIdentity) -> None:
 
 def check_capabilities(device: object) -> None:
     """Check that the device has a known capability, and no incomplete one."""
-    for name, capability, members in _CAPABILITIES:
+    complete = False
+    for name, members in _MEMBERS.items():
         there = [member for member in members if hasattr(device, member)]
         missing = ", ".join(member for member in members if member not in there)
         promise(
@@ -79,10 +80,8 @@ def check_capabilities(device: object) -> None:
             f"the device has {', '.join(there)} but no {missing}, which every {name} has: the node would not "
             "see that it is one",
         )
-        if there and isinstance(device, capability):
-            return
-    names = " nor ".join(name for name, _, _ in _CAPABILITIES)
-    promise(False, f"the device is neither {names}: the node has no use for it")
+        complete = complete or bool(there)
+    promise(complete, f"the device is neither {' nor '.join(_MEMBERS)}: the node has no use for it")
 
 
 def check_tag_block(block: TagBlock, *, earlier_until_ps: int | None, order_window_ps: int) -> None:
