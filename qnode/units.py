@@ -1,5 +1,6 @@
 """Unit constants. Names elsewhere carry their unit as a suffix (_ps, _s, _hz, _db, _bits)."""
 
+import math
 from typing import Final
 
 PS_PER_S: Final = 1_000_000_000_000
@@ -12,3 +13,8 @@ BULK_BYTES: Final = 8 << 20
 def transmission(attenuation_db: float) -> float:
     """Return the transmitted fraction of light behind ``attenuation_db`` decibels."""
     return float(10.0 ** (-attenuation_db / 10.0))
+
+
+def decibels(ratio: float) -> float:
+    """Return a ratio of powers, above 0, in decibels."""
+    return 10.0 * math.log10(ratio)

@@ -10,13 +10,21 @@ from qnode.choices import Arm, choices_of
 from qnode.config import LinkParameters
 from qnode.simulate.clicks import ClickState, Emission, Knots, Receiver, fill
 from qnode.simulate.detection import CHANCE_BITS, TICK_BITS, TICKS_PER_SLOT
+from qnode.simulate.drift import (
+    bias_rad,
+    fibre_rate,
+    laser_power,
+    phase_rad,
+    phase_steps_rad,
+    x_arm_loss_db,
+)
 from qnode.simulate.jitter import CLIPPED_SIGMAS
 from qnode.simulate.light import arriving_light, attacked, contrast, maker, wrong_bin
 from qnode.simulate.parameters import Settings, SimulationParameters
 from qnode.simulate.symbols import limits
 from qnode.tags.tag_time import signed_64
 from qnode.tags.types import TagBlock
-from qnode.units import PS_PER_S
+from qnode.units import PS_PER_S, decibels, transmission
 
 KNOTS_PER_S = 100
 KNOT_S = 1.0 / KNOTS_PER_S
@@ -45,13 +53,19 @@ class TagGenerator:
 
     Settings and run may change between steps. A change applies from the next knot (10 ms) that is not
     generated yet. With equal changes at equal knots the tags do not depend on the size of the steps, of which
-    ``most_tags`` is the largest.
+    ``most_tags`` is the largest. ``world_s``: the time of the simulated world at tag time zero, for the
+    daily drifts.
     """
 
     def __init__(
-        self, simulation: SimulationParameters, link: LinkParameters, most_tags: int = MOST_TAGS
+        self,
+        simulation: SimulationParameters,
+        link: LinkParameters,
+        most_tags: int = MOST_TAGS,
+        world_s: float = 0.0,
     ) -> None:
         self._most_tags = most_tags
+        self._world_s = world_s
         self._simulation = simulation
         self._link = link
         streams = np.random.SeedSequence(simulation.seed).generate_state(4, np.uint64)
@@ -120,10 +134,18 @@ class TagGenerator:
     def _emission(self, settings: Settings, lit: Lit | None) -> Emission:
         if lit is None:
             settings = msgspec.structs.replace(settings, source_on=False)
+        # Power and polarisation drift so slowly that one value a page is enough.
+        drift, world_s = self._simulation.drift, self._world_s + self._page_start * KNOT_S
+        if drift.laser_daily:
+            dimmer_db = settings.source_attenuation_db - decibels(laser_power(drift, world_s))
+            settings = msgspec.structs.replace(settings, source_attenuation_db=dimmer_db)
+        arriving = arriving_light(self._simulation, self._link, settings)
+        if drift.x_arm_daily_db:
+            arriving[1] *= transmission(x_arm_loss_db(drift, world_s))
         rate = self._link.source.qubit_rate_hz
         burst = settings.eve_burst_hz / rate
         return Emission(
-            arriving=arriving_light(self._simulation, self._link, settings),
+            arriving=arriving,
             contrasts=contrast(self._simulation, self._page.phases_rad + settings.interferometer_phase_rad),
             wrong_bins=wrong_bin(self._simulation, self._page.biases_rad + settings.modulator_bias_rad),
             key=lit.symbol_key if lit is not None else 0,
@@ -162,7 +184,11 @@ class TagGenerator:
         rates = _walk(self._rate_walk, simulation.clock_walk_per_root_s * steps[:, 0])
         phases = _walk(self._phase_rad, simulation.interferometer_drift_rad_per_root_s * steps[:, 1])
         biases = _walk(self._bias_rad, simulation.modulator_drift_rad_per_root_s * steps[:, 2])
-        wander = simulation.fibre_delay_drift_ns_per_hour * 1e-9 / 3600.0
+        drift = simulation.drift
+        knots = np.arange(start, start + PAGE_KNOTS, dtype=np.float64)
+        world_s = self._world_s + knots * KNOT_S
+        phases[1:] += np.cumsum(phase_steps_rad(drift, self._walks, PAGE_KNOTS, KNOT_S))
+        wander = simulation.fibre_delay_drift_ns_per_hour * 1e-9 / 3600.0 + fibre_rate(drift, world_s)
         excess = rates[:-1] + simulation.clock_offset_ppm * 1e-6 + wander
         lasts_ps = np.diff(within) * period
         clock_ps = _walk(self._clock_ps, excess * lasts_ps)
@@ -177,8 +203,8 @@ class TagGenerator:
             seconds_ps=np.full(PAGE_KNOTS, signed_64(second * PS_PER_S), np.int64),
             offsets_ps=clock_ps[:-1] + within[:-1] * period,
             slopes=1.0 + excess,
-            phases_rad=phases[:-1],
-            biases_rad=biases[:-1],
+            phases_rad=phases[:-1] + phase_rad(drift, world_s),
+            biases_rad=biases[:-1] + bias_rad(drift, world_s),
         )
 
 

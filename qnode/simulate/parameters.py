@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from qnode.choices import Arm, DeadTime
 from qnode.config_description import Described, Limits, Rule, check_limits
+from qnode.simulate.drift import DriftParameters
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -99,6 +100,13 @@ class Settings(_Table, frozen=True, kw_only=True):
 
     source_on: Annotated[bool, Described("whether Alice sends light")] = True
     attenuation_db: _Attenuation = 10.8
+    source_attenuation_db: Annotated[
+        float,
+        Described(
+            "attenuation at the end of Alice's source, beyond that which gives the mean photon numbers",
+            limits=Limits(-20.0, 200.0),
+        ),
+    ] = 0.0
     interferometer_phase_rad: Annotated[
         float, Described("added to the phase of the interferometer and its drift", limits=_PHASE)
     ] = 0.0
@@ -183,6 +191,7 @@ class Change(_Table, frozen=True, kw_only=True):
 
     source_on: bool | None = None
     attenuation_db: float | None = None
+    source_attenuation_db: float | None = None
     interferometer_phase_rad: float | None = None
     modulator_bias_rad: float | None = None
     eve_intercept: float | None = None
@@ -227,7 +236,7 @@ class ScheduledChange(Change, frozen=True, kw_only=True):
 class SimulationParameters(_Table, frozen=True, kw_only=True):
     """The simulated fibre, receiver and clocks. Source and splitter are those of the link.
 
-    Drifts are random walks.
+    The drifts here are random walks; `drift` has those with a period.
     """
 
     attenuation_db: _Attenuation = 10.8
@@ -261,6 +270,10 @@ class SimulationParameters(_Table, frozen=True, kw_only=True):
     modulator_drift_rad_per_root_s: Annotated[
         float, Described("drift of the modulator's bias", "rad/√s", limits=Limits(0.0, 10.0))
     ] = 0.0
+    modulator_half_wave_v: Annotated[
+        float, Described("change of the modulator's bias voltage by π", "V", limits=Limits(0.1, 100.0))
+    ] = 5.0
+    drift: DriftParameters = DriftParameters()
     clock_offset_ppm: Annotated[
         float,
         Described("how much faster Bob's clock runs than Alice's", limits=Limits(-1000.0, 1000.0)),

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 import trio
 
@@ -24,6 +25,8 @@ BLOCK_S = 0.1
 # they are short, a third of the time since then, so that lock is not delayed by a block.
 SHORTEST_BLOCK_S = 0.1
 LONGEST_BLOCK_S = 32.0
+# A controller of this end sees the effect of a setting when the tags after it come.
+LONGEST_CONTROLLED_BLOCK_S = 0.5
 # Large blocks reduce the costs per block at both sites.
 MOST_TAGS = 1 << 20
 MOST_LAG_S = 1.0
@@ -41,7 +44,9 @@ class ReceiverEnd:
         self._began_knot = world.began_knot
         self._zero_knot = world.next_knot
         self._claimed_knot = world.next_knot
-        self._generator = TagGenerator(simulation, link, MOST_TAGS)
+        world_s = (world.next_knot - world.began_knot) * KNOT_S
+        self._generator = TagGenerator(simulation, link, MOST_TAGS, world_s)
+        self._phase_rad: float | None = None
         self._run: Run | None = None
         self._last_run_id: int | None = None
         self._change = Change()
@@ -59,6 +64,15 @@ class ReceiverEnd:
         """True in real time only: at any other speed the source waits for a slow consumer."""
         return self._simulation.speed == REALTIME
 
+    @property
+    def phase_rad(self) -> float:
+        """What was set of the interferometer's phase."""
+        return self._phase_rad or 0.0
+
+    def set_phase(self, phase_rad: float) -> None:
+        """Add ``phase_rad`` to the interferometer's phase, from the next tags that are not yet generated."""
+        self._phase_rad = phase_rad
+
     async def tags(self) -> AsyncGenerator[TagBlock, None]:
         """Yield tag blocks of at most 32 seconds and 2^20 tags, as fast as the speed allows."""
         pace = _Pace(self._generator.knot)
@@ -72,7 +86,10 @@ class ReceiverEnd:
             settings, lit = self._settings(knot), self._as_lit(self._run)
             await self._claim(until)
             while self._generator.knot < until:
-                yield await trio.to_thread.run_sync(self._generator.step, until, settings, lit)
+                present = msgspec.structs.replace(
+                    settings, interferometer_phase_rad=settings.interferometer_phase_rad + self.phase_rad
+                )
+                yield await trio.to_thread.run_sync(self._generator.step, until, present, lit)
 
     def _block_end(self, knot: int, speed: float) -> int:
         """Return the end of the next block as a knot; the light does not change within a block."""
@@ -80,7 +97,8 @@ class ReceiverEnd:
         changes = [offset + math.ceil(change.at_s * KNOTS_PER_S) for change in self._simulation.schedule]
         latest = max((at for at in changes if at <= knot), default=0)
         steady_s = (knot - max(latest, self._changed_knot)) * KNOT_S
-        block_s = min(BLOCK_S * speed, LONGEST_BLOCK_S, max(SHORTEST_BLOCK_S, steady_s / 3))
+        longest_s = LONGEST_BLOCK_S if self._phase_rad is None else LONGEST_CONTROLLED_BLOCK_S
+        block_s = min(BLOCK_S * speed, longest_s, max(SHORTEST_BLOCK_S, steady_s / 3))
         until = knot + max(1, round(block_s * KNOTS_PER_S))
         return min([until, *(at for at in changes if at > knot)])
 
