@@ -29,6 +29,7 @@ COMMANDS = {
     "replay": LazyCommand(
         "qnode.cli.replay", "replay", "Run both sites on this machine, with recorded hardware."
     ),
+    "tags": LazyCommand("qnode.cli.tags", "tags", "Show what is in a file of time tags."),
     "keylength": LazyCommand("qnode.cli.keylength", "keylength", "Estimate the key length of a block."),
     "plan": LazyCommand("qnode.cli.plan", "plan", "Compute the key rate of a planned link."),
     "report": LazyCommand("qnode.cli.report", "report", "Make the measured pages of the documentation."),

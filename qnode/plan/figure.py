@@ -1,5 +1,6 @@
 """The figure of a curve, as PNG or SVG; needs the extra ``plots``."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,17 +39,30 @@ def write_figure(path: Path, answer: Answer) -> None:
         ConfigError: like `check_figure`.
         ValueError: the answer has no curve.
     """
-    if answer.curve is None:
+    curve = answer.curve
+    if curve is None:
         raise ValueError("an answer without a curve")
+    save_figure(path, (7.0, 4.5), lambda figure: _draw(figure.add_subplot(), answer, curve))
+
+
+def save_figure(path: Path, size_inches: tuple[float, float], draw: Callable[[Any], None]) -> None:
+    """Let ``draw`` draw on a matplotlib figure, and write it to ``path``.
+
+    Raises:
+        ConfigError: like `check_figure`, or it cannot be written.
+    """
     check_figure(path)
     matplotlib = _matplotlib()
     with matplotlib.rc_context(SAME_BYTES):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(7.0, 4.5), layout="constrained")
-        _draw(figure.add_subplot(), answer, answer.curve)
+        figure = Figure(figsize=size_inches, layout="constrained")
+        draw(figure)
         metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-        figure.savefig(path, dpi=150, metadata=metadata)
+        try:
+            figure.savefig(path, dpi=150, metadata=metadata)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _draw(axes: Any, answer: Answer, curve: CurveFigures) -> None:
