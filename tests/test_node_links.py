@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 import tomli_w
 import trio
+import trio.testing
 from etsi014_support import MemorySupply
 from keys_support import Site as StoreSite
 from keys_support import preshared
@@ -192,3 +194,19 @@ async def test_a_hung_disk_takes_no_thread_that_another_link_needs(
                     nursery.start_soon(ends[0].run_sync, ends[0].standing)
                 await trio.testing.wait_all_tasks_blocked(0.05)
                 assert shared.borrowed_tokens == 0
+
+
+async def test_no_request_uses_a_session_that_ended_while_its_start_was_settled(tmp_path: Path) -> None:
+    with StoreSite(tmp_path, "bob").open() as store:
+        node = link_node(load(CONFIG / "bob.toml", SiteConfig), store)
+        router: Any = SimpleNamespace(
+            settled=trio.Event(),
+            context=SimpleNamespace(session=SimpleNamespace(knows=lambda _kind: False)),
+            keys=SimpleNamespace(accepted_chunks=0, assignments=SimpleNamespace(stalled=False)),
+        )
+        async with trio.open_nursery() as session:
+            session.start_soon(node._serve_requests, router, session)
+            await trio.testing.wait_all_tasks_blocked()
+            router.settled.set()
+            session.cancel_scope.cancel()  # the task is on its way already
+        assert not node.connected

@@ -286,8 +286,11 @@ class LinkNode:
         else:
             self.saes.hear(None)
         self._router = router
-        nursery.start_soon(rebalance, self.store, router.keys, self.supply, self._demand)
-        await self.supply.keep_stock(self.saes.stocked_pairs, lambda: self._config.etsi014.stock_per_pair)
+        try:
+            nursery.start_soon(rebalance, self.store, router.keys, self.supply, self._demand)
+            await self.supply.keep_stock(self.saes.stocked_pairs, lambda: self._config.etsi014.stock_per_pair)
+        finally:
+            self._router = None  # also if the session ended just before the router was set
 
     # The peer's store, for the key supply (`PeerAssignments`)
 

@@ -23,7 +23,7 @@ import qnode.node.dialogue.reconciliation as reconciliation
 from qnode.choices import ROLES, Role
 from qnode.distill.bits import Bits
 from qnode.keys import SqliteKeyStore, StoreCondition
-from qnode.link.messages import Sifted
+from qnode.link.messages import ClicksEnded, Sifted
 from qnode.operate.events.log import redact
 from qnode.world import estimator
 from qnode.world.checker import StoreContents, Violation, check
@@ -145,12 +145,14 @@ class World:
         await self._operators_look()
         healed_s = now_s()
         await trio.sleep(SIFTED_WITHIN_S)
-        if not self._since(
-            healed_s, lambda event: isinstance(event, Said) and isinstance(event.message, Sifted)
-        ):
-            self._fail("I6", f"no clicks were sifted within {SIFTED_WITHIN_S:g} s of {healed_s:.0f} s")
-        await trio.sleep(_BLOCKS_UNTIL_KEY * schedule.block_s)
         room = schedule.most_chunks > 1000
+        # A store that is full discards each block as soon as it is announced.
+        sign: type = Sifted if room else ClicksEnded
+        if not self._since(
+            healed_s, lambda event: isinstance(event, Said) and isinstance(event.message, sign)
+        ):
+            self._fail("I6", f"no {sign.__name__} within {SIFTED_WITHIN_S:g} s of {healed_s:.0f} s")
+        await trio.sleep(_BLOCKS_UNTIL_KEY * schedule.block_s)
         if room and not self._since(healed_s, lambda event: isinstance(event, Confirmed)):
             self._fail("I6", f"no key within {_BLOCKS_UNTIL_KEY} blocks after {healed_s:.0f} s")
         self.encryptors.quiet = True

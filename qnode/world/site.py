@@ -137,7 +137,12 @@ class Site:
             self.store = None
 
     async def _run_node(self) -> None:
-        store = self.open_store()
+        try:
+            store = self.open_store()
+        except StoreUnusable:
+            raise
+        except StoreError:  # the disk is full: the process ends, and is started again
+            return
         self.store = cast(KeyStore, ObservedStore(store, self.role, self.disk, self._history))
         if self._history.preshared and store.pads_left().used == 0 and not store.positions().pool_epoch:
             self.store.load_preshared(self._history.preshared[0])
