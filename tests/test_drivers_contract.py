@@ -7,13 +7,23 @@ contract says fails `make check`, which names the method.
 import tomllib
 from pathlib import Path
 
+from qnode_drivers.optilab_bcb4 import OptilabBcb4
+from qnode_drivers.oz_dd100 import OzDd100
 from qnode_drivers.replay import ReplayTdc, ReplayTransmitter
 from qnode_drivers.simulated import SimulatedTdc, SimulatedTransmitter
 
-from qnode.devices.protocols import TagSource, Transmitter
+from qnode.devices.capabilities import BiasControl, BiasLock, VariableAttenuator
+from qnode.devices.protocols import Sensor, TagSource, Transmitter
 from qnode.devices.registry import DRIVER_GROUP, DriverClass
 
-DRIVERS: list[DriverClass] = [SimulatedTransmitter, ReplayTransmitter, SimulatedTdc, ReplayTdc]
+DRIVERS: list[DriverClass] = [
+    SimulatedTransmitter,
+    ReplayTransmitter,
+    SimulatedTdc,
+    ReplayTdc,
+    OptilabBcb4,
+    OzDd100,
+]
 
 
 class Opened:
@@ -29,6 +39,12 @@ class Opened:
         return device
 
     def replay_tdc(self, device: ReplayTdc) -> TagSource:
+        return device
+
+    def optilab_bcb4(self, device: OptilabBcb4) -> tuple[BiasControl, BiasLock, Sensor]:
+        return device, device, device
+
+    def oz_dd100(self, device: OzDd100) -> VariableAttenuator:
         return device
 
 
