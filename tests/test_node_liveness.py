@@ -57,7 +57,7 @@ class Stuck:
     def __init__(self) -> None:
         self.began, self.may_end = Event(), Event()
 
-    def feed(self, block: TagBlock) -> None:
+    def feed(self, block: TagBlock, _settling_ps: int | None = None) -> None:
         self.began.set()
         self.may_end.wait(60)
 

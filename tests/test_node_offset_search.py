@@ -146,7 +146,7 @@ class AligningAtOnce:
     def aligned(self, _alignment: Alignment) -> None:
         self._state = LockState.LOCKED
 
-    def feed(self, block: TagBlock) -> SyncResult:
+    def feed(self, block: TagBlock, _settling_ps: int | None = None) -> SyncResult:
         probe, self._probe = self._probe, None
         reached = block.until_ps * RATE_HZ // PS_PER_S
         statistics, order = SyncStatistics(), OrderStatistics()

@@ -96,7 +96,7 @@ class LosingLock:
     def restart(self) -> None:
         pass
 
-    def feed(self, block: TagBlock) -> SyncResult:
+    def feed(self, block: TagBlock, _settling_ps: int | None = None) -> SyncResult:
         return SyncResult(
             LockState.SEARCHING,
             NO_CLICKS,

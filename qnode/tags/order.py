@@ -46,13 +46,13 @@ class OrderStatistics:
 class Stretch:
     """Tag times ``first_ps <= t < end_ps`` that something happened to.
 
-    ``lost``: tags are missing, the stretch was dropped. ``late`` or ``unknown_channel``: single tags were
-    dropped, the others stand.
+    ``lost``: tags are missing, the stretch was dropped. ``adjusted``: a setting of the receiver changed.
+    ``late`` or ``unknown_channel``: single tags were dropped, the others stand.
     """
 
     first_ps: int
     end_ps: int
-    reason: Literal["lost", "late", "unknown_channel"]
+    reason: Literal["lost", "adjusted", "late", "unknown_channel"]
 
     def moved(self, by_ps: int) -> "Stretch":
         """Return the stretch with times larger by ``by_ps``."""

@@ -37,6 +37,7 @@ FEWEST_PROBE_CLICKS: Final = 64
 # Alice's record reaches back about a second; the duration of the probe and its transfer must fit.
 LONGEST_PROBE_PS: Final = 2 * PS_PER_S // 5
 FAILURES_BEFORE_SEARCH: Final = 5
+EARLIER_PS: Final = -(1 << 60)  # than any tag
 _NONE: Final = np.empty(0, np.int64)
 
 
@@ -45,11 +46,11 @@ class SyncResult:
     """The result of one feed.
 
     ``clicks``: ascending, one per slot; empty unless locked. ``marks``: other observations in the same slots.
-    ``cuts``: slots without lock or with lost tags, removed before announcement; they contain no click, now or
-    later. ``reached``: every slot below is complete (it stays constant without lock). Each slot is reported
-    once, by the result that reaches beyond it. ``probe``: to be sent to Alice now. ``stretches``: the
-    stretches that the order window marked. ``until_ps``: tag time up to which tags have arrived. Times are
-    those of the TDC, without the wrap of its counter.
+    ``cuts``: slots without lock, with lost tags or under adjustment, removed before announcement; they
+    contain no click, now or later. ``reached``: every slot below is complete (it stays constant without
+    lock). Each slot is reported once, by the result that reaches beyond it. ``probe``: to be sent to Alice
+    now. ``stretches``: the stretches that the order window marked. ``until_ps``: tag time up to which tags
+    have arrived. Times are those of the TDC, without the wrap of its counter.
     """
 
     state: LockState
@@ -101,13 +102,14 @@ class Synchroniser:
         self._receiver = receiver
         self._tags = NO_TAGS
         self._counts = SyncCounts()
+        self._until_ps: int | None = None
         self._forget_run()
 
     def _forget_run(self) -> None:
         self._state = LockState.SEARCHING
         self._clock: BinClock | None = None
         self._search_from_ps: int | None = None
-        self._losses_ps: list[Stretch] = []
+        self._cut_ps: list[Stretch] = []
         self._offset: int | None = None
         self._last_lock: _LastLock | None = None
         self._lock_floor: int | None = None
@@ -134,8 +136,11 @@ class Synchroniser:
         """The tracked clock, None while searching."""
         return self._clock
 
-    def feed(self, block: TagBlock) -> SyncResult:
+    def feed(self, block: TagBlock, settling_ps: int | None = None) -> SyncResult:
         """Process the next tags, in the order in which the TDC yielded them.
+
+        ``settling_ps``: a setting of the receiver changed since the last block; the tags since then are cut,
+        and those of this time after the block.
 
         Raises:
             TransientDeviceError: the TDC's clock has jumped by weeks.
@@ -143,10 +148,14 @@ class Synchroniser:
         block, moved_ps = self._time.take(block)
         if moved_ps:
             self._move(moved_ps)
+        if settling_ps is not None:
+            first_ps = EARLIER_PS if self._until_ps is None else self._until_ps
+            self._cut_ps.append(Stretch(first_ps, block.until_ps + settling_ps + 1, "adjusted"))
+        self._until_ps = block.until_ps
         ordered = self._order.feed(block, self._tags)
         self._tags = ordered.tags
         until = ordered.tags.until_ps
-        self._losses_ps += [stretch for stretch in ordered.stretches if stretch.reason == "lost"]
+        self._cut_ps += [stretch for stretch in ordered.stretches if stretch.reason == "lost"]
         output = Output()
         while self._search(until) if self._clock is None else self._follow(self._clock, until, output):
             pass
@@ -168,9 +177,11 @@ class Synchroniser:
         self._order.move(by_ps)
         self._dead_time.move(by_ps)
         self._tags = self._tags.earlier(by_ps)
-        self._losses_ps = [loss.moved(-by_ps) for loss in self._losses_ps]
+        self._cut_ps = [cut.moved(-by_ps) for cut in self._cut_ps]
         if self._search_from_ps is not None:
             self._search_from_ps -= by_ps
+        if self._until_ps is not None:
+            self._until_ps -= by_ps
         if self._last_lock is not None:
             self._last_lock = replace(self._last_lock, time_ps=self._last_lock.time_ps - by_ps)
         if self._clock is None:
@@ -225,7 +236,7 @@ class Synchroniser:
         if not times.size:
             self._search_from_ps = max(self._search_from_ps, until)
             return False
-        self._losses_ps = [loss for loss in self._losses_ps if loss.end_ps > self._search_from_ps]
+        self._cut_ps = [cut for cut in self._cut_ps if cut.end_ps > self._search_from_ps]
         end = self._search_from_ps + SEARCH_SPAN_PS
         n = int(np.searchsorted(times, end))
         if n >= SEARCH_TAGS:
@@ -254,7 +265,7 @@ class Synchroniser:
         if not tracked.good.size:
             return False
         self._tags = tags.after(tracked.n_tags)
-        good = tracked.good & ~self._with_losses(tracked)
+        good = tracked.good & ~self._to_cut(tracked)
         self._counts.measured(tracked)
         n = tracked.n_tags
         too_close = self._dead_time.see(tags.times_ps[:n], tags.channels[:n])
@@ -287,13 +298,13 @@ class Synchroniser:
         self._held, self._held_marks = NO_CLICKS, NO_MARKS
         self._begin_probe()
 
-    def _with_losses(self, tracked: Tracked) -> npt.NDArray[np.bool_]:
-        """Return which sub-intervals overlap a stretch whose tags were lost."""
+    def _to_cut(self, tracked: Tracked) -> npt.NDArray[np.bool_]:
+        """Return which sub-intervals overlap a stretch with lost tags or under adjustment."""
         hit = np.zeros(tracked.good.shape, np.bool_)
-        for loss in self._losses_ps:
-            hit |= (tracked.starts_ps < loss.end_ps) & (tracked.ends_ps > loss.first_ps)
+        for cut in self._cut_ps:
+            hit |= (tracked.starts_ps < cut.end_ps) & (tracked.ends_ps > cut.first_ps)
         last = int(tracked.ends_ps[-1])
-        self._losses_ps = [loss for loss in self._losses_ps if loss.end_ps > last]
+        self._cut_ps = [cut for cut in self._cut_ps if cut.end_ps > last]
         return hit
 
     def _lock_at(self, tracked: Tracked) -> "_LastLock | None":

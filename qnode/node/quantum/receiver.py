@@ -21,6 +21,7 @@ from qnode.devices.contract import LONGEST_SILENCE_S, tag_block_fault, tag_sourc
 from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.devices.supervisor import silence_limit
 from qnode.errors import DeviceError, LinkError
+from qnode.node.quantum.adjustments import Adjustments, Cut
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.click_rates import ClickRates
 from qnode.node.quantum.clock_watch import ClockWatch
@@ -46,12 +47,14 @@ UNPACED_DEPTH = 4
 class _Arrived:
     """Tags with their time of arrival by a monotonic clock: they may wait while Alice searches.
 
-    ``dropped``: the number of missing tags before the block for which this node had no room.
+    ``dropped``: the number of missing tags before the block for which this node had no room. ``cut``: the
+    tags to be cut because a setting has changed.
     """
 
     block: TagBlock
     at_s: float
     dropped: int = 0
+    cut: Cut | None = None
 
 
 class ClickReceiver(Protocol):
@@ -68,7 +71,10 @@ class ClickReceiver(Protocol):
 
 
 class Receiver:
-    """The pipeline behind Bob's tag source. It outlives sessions, so that lock survives a cut of the link."""
+    """The pipeline behind Bob's tag source. It outlives sessions, so that lock survives a cut of the link.
+
+    ``adjustments``: whoever changes a setting of the receiver does it there.
+    """
 
     def __init__(
         self,
@@ -95,6 +101,7 @@ class Receiver:
         self._faults = TagFaults(figures)
         self._rates = ClickRates(config.link.source.qubit_rate_hz)
         self._watch = ClockWatch()
+        self.adjustments = Adjustments(config.link.source.qubit_rate_hz)
         self._search = OffsetSearch(config.node.start_uncertainty_s, config.link.source.qubit_rate_hz)
 
     async def serve(self, part: BobSide) -> None:
@@ -133,7 +140,7 @@ class Receiver:
                 async with take:
                     async for arrived in take:
                         await self._process(
-                            source, synchroniser, arrived.block, arrived.at_s, arrived.dropped
+                            source, synchroniser, arrived.block, arrived.at_s, arrived.dropped, arrived.cut
                         )
         finally:
             self._heard_at_s = self._noted_at_s = math.inf
@@ -166,7 +173,9 @@ class Receiver:
                         self._offer(put, block)
                         continue
                     silence.hold()
-                    await put.send(_Arrived(block, trio.current_time()))
+                    cut = self.adjustments.due()
+                    await put.send(_Arrived(block, trio.current_time(), cut=cut))
+                    self.adjustments.passed_on(cut)
                     silence.heard()
 
     def _offer(self, put: trio.MemorySendChannel[_Arrived], block: TagBlock) -> None:
@@ -175,12 +184,14 @@ class Receiver:
         lost = self._lost + block.lost
         told = TagBlock(block.times_ps, block.channels, block.until_ps, lost + self._dropped)
         try:
-            put.send_nowait(_Arrived(told, now_s, self._dropped))
+            cut = self.adjustments.due()
+            put.send_nowait(_Arrived(told, now_s, self._dropped, cut))
         except trio.WouldBlock:
             n_tags = block.times_ps.shape[0]
             self._lost, self._dropped = lost, self._dropped + n_tags
             self._faults.no_room(n_tags, now_s)
         else:
+            self.adjustments.passed_on(cut)
             self._lost = self._dropped = 0
             self._faults.room(now_s)
 
@@ -191,6 +202,7 @@ class Receiver:
         block: TagBlock,
         arrived_s: float,
         dropped: int = 0,
+        cut: Cut | None = None,
     ) -> None:
         part = await self._present_part(source)
         run = part.run if part is not None else self._run
@@ -209,7 +221,8 @@ class Receiver:
             self._rates.forget()
             synchroniser.restart()
         passage = Passage(run, self._numbering, self._reached_slot, source.origin_s)
-        result = await trio.to_thread.run_sync(self._feed, synchroniser, block, passage)
+        result = await trio.to_thread.run_sync(self._feed, synchroniser, block, passage, cut)
+        self.adjustments.see(result, cut)
         self._reached_slot = result.reached if result.state is LockState.LOCKED else -1
         z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
         self._note(result, block, "" if part is not None else "not connected to Alice")
@@ -246,11 +259,13 @@ class Receiver:
         self._unannounced += clicks
         self._figures.blocks.dropped(clicks)
 
-    def _feed(self, synchroniser: Synchroniser, block: TagBlock, passage: Passage) -> SyncResult:
+    def _feed(
+        self, synchroniser: Synchroniser, block: TagBlock, passage: Passage, cut: Cut | None = None
+    ) -> SyncResult:
         """Pass the tags to the recorder, and find their clicks (in a thread)."""
         with self._liveness.step():
             self._recorder.hand_on(block, passage)
-            return synchroniser.feed(block)
+            return synchroniser.feed(block, None if cut is None else cut.settling_ps)
 
     async def _present_part(self, source: TagSource) -> BobSide | None:
         """Return the present session's side; an unpaced source waits for one with an emission run."""

@@ -177,7 +177,11 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
     yield from _known(
         "qkd_tag_time_seconds", "Latest tag time that the node has processed.", quantum.tag_time_s
     )
-    yield _counter("qkd_cut_seconds_total", "Tag time discarded because there was no lock.", quantum.cut_s)
+    yield _counter(
+        "qkd_cut_seconds_total",
+        "Tag time discarded without lock, or while a setting changed.",
+        quantum.cut_s,
+    )
     yield _counter("qkd_tags_total", "Time tags received.", totals.tags)
     yield _counter("qkd_tags_lost_total", "Time tags lost by the hardware.", totals.tags_lost)
     yield _counter(
