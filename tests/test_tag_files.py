@@ -3,34 +3,15 @@
 import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tag_files_support import markers_of, read, tags_of
 
 from qnode.errors import ConfigError
-from qnode.tags.formats import FORMATS, TagFile, TagFileBlock, open_tag_file
+from qnode.tags.formats import FORMATS, open_tag_file
 
 TIMES_PS = st.integers(0, 80 * 3600 * 10**12)
-
-
-def read(file: TagFile, most_records: int = 1 << 20) -> TagFileBlock:
-    """Return all tags and markers of a file as one block."""
-    blocks = list(file.blocks(most_records))
-    return TagFileBlock(
-        np.concatenate([np.empty(0, np.int64), *(block.times_ps for block in blocks)]),
-        np.concatenate([np.empty(0, np.int16), *(block.channels for block in blocks)]),
-        np.concatenate([np.empty(0, np.int64), *(block.marker_times_ps for block in blocks)]),
-        np.concatenate([np.empty(0, np.int16), *(block.marker_numbers for block in blocks)]),
-    )
-
-
-def tags_of(block: TagFileBlock) -> list[tuple[int, int]]:
-    return list(zip(block.times_ps.tolist(), block.channels.tolist(), strict=True))
-
-
-def markers_of(block: TagFileBlock) -> list[tuple[int, int]]:
-    return list(zip(block.marker_times_ps.tolist(), block.marker_numbers.tolist(), strict=True))
 
 
 def qutag_bytes(records: list[tuple[int, int]]) -> bytes:

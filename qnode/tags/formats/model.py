@@ -36,7 +36,8 @@ class TagFileBlock:
 class TagFileSummary:
     """What was read of a file so far.
 
-    ``records``: whole records of any kind. ``wraps``: how often the counter of the device began again.
+    ``records``: whole records of any kind. ``wraps``: how often the file says that the device's counter began
+    again; an overflow record of PicoQuant's is one, whatever count it carries.
     ``markers``: counts by number. ``truncated``: why the file is not read to its end, or why its end is not
     the end of the measurement; "" for a file in order.
     """

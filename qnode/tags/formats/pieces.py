@@ -15,11 +15,16 @@ DecodePiece = Callable[[RawBytes], TagFileBlock]
 
 
 def fixed_records(
-    path: Path, header_bytes: int, record_bytes: int, new_decoder: Callable[[TagFileSummary], DecodePiece]
+    path: Path,
+    header_bytes: int,
+    record_bytes: int,
+    new_decoder: Callable[[TagFileSummary], DecodePiece],
+    note: str = "",
 ) -> ReadBlocks:
     """Return what reads the records after a header, with a decoder of its own for each reading.
 
     A decoder that meets an unsound record says so in ``truncated`` of the summary; the reading ends there.
+    ``note``: what else is wrong with the end of the file, for the same place.
 
     Raises:
         ConfigError: the file ends within its header.
@@ -39,11 +44,9 @@ def fixed_records(
                 if n_records:
                     summary.records += n_records
                     yield decode(buffer[: n_records * record_bytes])
-                if rest and not summary.truncated:
-                    summary.truncated = (
-                        f"ends in mid-record: {rest} of {record_bytes} bytes after record {summary.records}"
-                    )
-                if n_bytes < buffer.shape[0]:
+                if n_bytes < buffer.shape[0] and not summary.truncated:
+                    cut = f"ends in mid-record: {rest} of {record_bytes} bytes after record {summary.records}"
+                    summary.truncated = "; ".join(filter(None, (cut if rest else "", note)))
                     return
 
     return read

@@ -7,6 +7,7 @@ from typing import Final
 
 from qnode.errors import ConfigError
 from qnode.tags.formats.model import TagFile
+from qnode.tags.formats.ptu import looks_like_ptu, open_ptu
 from qnode.tags.formats.qutag import looks_like_qutag, open_qutag
 
 _HEAD_BYTES: Final = 1 << 16
@@ -23,6 +24,7 @@ class _Format:
 
 # In the order in which they are tried: the surest signs first.
 _FORMATS: Final = {
+    "ptu": _Format(open_ptu, looks_like_ptu, (".ptu", ".timeres")),
     "qutag": _Format(open_qutag, looks_like_qutag, (".qutag",)),
 }
 FORMATS: Final = tuple(sorted(_FORMATS))
