@@ -7,12 +7,14 @@ contract says fails `make check`, which names the method.
 import tomllib
 from pathlib import Path
 
+from qnode_drivers.open_protocol_tdc import OpenTdc
+from qnode_drivers.open_protocol_transmitter import OpenTransmitter
 from qnode_drivers.optilab_bcb4 import OptilabBcb4
 from qnode_drivers.oz_dd100 import OzDd100
 from qnode_drivers.replay import ReplayTdc, ReplayTransmitter
 from qnode_drivers.simulated import SimulatedTdc, SimulatedTransmitter
 
-from qnode.devices.capabilities import BiasControl, BiasLock, VariableAttenuator
+from qnode.devices.capabilities import BiasControl, BiasLock, Laser, PatternControl, VariableAttenuator
 from qnode.devices.protocols import Sensor, TagSource, Transmitter
 from qnode.devices.registry import DRIVER_GROUP, DriverClass
 
@@ -23,6 +25,8 @@ DRIVERS: list[DriverClass] = [
     ReplayTdc,
     OptilabBcb4,
     OzDd100,
+    OpenTransmitter,
+    OpenTdc,
 ]
 
 
@@ -43,6 +47,12 @@ class Opened:
 
     def optilab_bcb4(self, device: OptilabBcb4) -> tuple[BiasControl, BiasLock, Sensor]:
         return device, device, device
+
+    def open_transmitter(self, device: OpenTransmitter) -> tuple[Transmitter, PatternControl, Laser, Sensor]:
+        return device, device, device, device
+
+    def open_tdc(self, device: OpenTdc) -> tuple[TagSource, Sensor]:
+        return device, device
 
     def oz_dd100(self, device: OzDd100) -> VariableAttenuator:
         return device

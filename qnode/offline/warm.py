@@ -21,6 +21,7 @@ from qnode.offline.workers import worker_processes
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
 from qnode.simulate.symbols import repeated_symbols
+from qnode.tags import open_protocol
 
 _PACKAGES = ("qnode", "qnode_drivers")
 # A bright link locks within a tenth of a second of tags, which are generated quickly.
@@ -80,7 +81,7 @@ def warm_key_length() -> None:
 
 
 def warm_tags() -> None:
-    """Generate tags of a bright link and lock onto them; look symbols up as a looped recording does."""
+    """Generate tags of a bright link and lock onto them, look up symbols of a loop, read frames."""
     recording = SimulatedRecording(_SIMULATION, _LINK)
     state, counts = LockState.SEARCHING, SpanCounts(0, round(_DURATION_S * _LINK.source.qubit_rate_hz))
     for result in synchronised(recording.tags(_DURATION_S), recording.symbols, _LINK, RunStart()):
@@ -89,3 +90,4 @@ def warm_tags() -> None:
     if state is not LockState.LOCKED:
         raise RuntimeError(f"the simulated link did not lock: {state.value}")
     repeated_symbols(0, np.arange(8, dtype=np.int64), _LINK.source, period=4, end=8)
+    open_protocol.warm()
