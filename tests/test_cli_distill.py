@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,17 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.return_value == 64
     assert str(tmp_path) in done.stderr
+
+
+def test_a_recording_of_an_impossible_link_is_refused(recording: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(recording, tmp_path / "impossible")
+    manifest = folder / "recording.toml"
+    text = manifest.read_text()
+    manifest.write_text(re.sub(r"minimum_secret_bits = \d+", "minimum_secret_bits = 1", text))
+    done = run(folder)
+    assert done.return_value == 64
+    (line,) = done.stderr.splitlines()
+    assert f"{manifest}: link.block.minimum_secret_bits: expected 2048" in line
 
 
 def test_two_outputs_do_not_share_stdout(recording: Path) -> None:

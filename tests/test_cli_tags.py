@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from tag_file_exports import write_qutag
 
 from qnode.cli.tags import tags, time_text
 from qnode.units import PS_PER_S
@@ -20,13 +21,6 @@ RECORDED = os.environ.get("QNODE_RECORDED_TAGS", "")
 
 def run(*words: str | Path) -> Any:
     return CliRunner().invoke(tags, [str(word) for word in words], standalone_mode=False)
-
-
-def write_qutag(path: Path, times_ps: "np.ndarray", channels: "np.ndarray") -> Path:
-    records = np.empty(times_ps.size, [("time_ps", "<i8"), ("channel", "<i2")])
-    records["time_ps"], records["channel"] = times_ps, channels
-    path.write_bytes(bytes(40) + records.tobytes())
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,12 @@ from qnode.cli.distill import distill
 from qnode.cli.replay import played_config
 from qnode.config import BlockParameters, EstimationParameters, LinkParameters
 from qnode.errors import ConfigError
-from qnode.offline.recorded_sites import RecordedSites, recorded_sites
+from qnode.offline.recorded_sites import recorded_sites
 from qnode.offline.sifting import sifted_spans
 from qnode.offline.synchronise import RunStart, synchronised
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
+from qnode.tags.recorded_symbols import RecordedSymbols
 from qnode.tags.site_recording import RecordedBlock, SiteManifest, SiteRecordingWriter
 from qnode.tags.synchroniser import SyncResult
 from qnode.tags.types import UNKNOWN_SYMBOL
@@ -65,8 +66,11 @@ def live() -> tuple[SyncResult, ...]:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Record two seconds at both sites, as the nodes would hand them on."""
-    folder = tmp_path_factory.mktemp("recordings")
+    return record_both(tmp_path_factory.mktemp("recordings"))
+
+
+def record_both(folder: Path) -> tuple[Path, Path]:
+    """Record two seconds at both sites, as the nodes would hand them on; return Alice's folder and Bob's."""
     with SiteRecordingWriter(folder / "bob") as writer:
         for block in SIMULATED.tags(2.1):
             writer.add_tags(block.times_ps, block.channels)
@@ -163,10 +167,9 @@ def test_symbols_are_those_that_were_recorded_and_unknown_elsewhere(
 ) -> None:
     slots = np.sort(np.array(known, np.int64))
     codes = (slots % 7).astype(np.uint8)
-    sites = RecordedSites(None, None, slots, codes, ())  # type: ignore[arg-type]
     asked = np.arange(first, first + n * step, step, dtype=np.int64)
     expected = [slot % 7 if slot in known else UNKNOWN_SYMBOL for slot in asked.tolist()]
-    assert sites.symbols(asked).tolist() == expected
+    assert RecordedSymbols(slots, codes)(asked).tolist() == expected
 
 
 def copied(folder: Path, to: Path, manifest: SiteManifest) -> Path:

@@ -3,23 +3,26 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qnode.cli.main import EXIT_USAGE
 from qnode.cli.secrets import forbid_core_dumps
+from qnode.cli.tag_file_options import opened_tag_file, refuse_without_tag_file, tag_file_options
 from qnode.cli.width import columns
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from qnode.config import LinkParameters
     from qnode.offline.recorded import Recorded
+    from qnode.offline.recorded_file import RecordedFile
     from qnode.offline.report import DistillReport
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.argument("recordings", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--config",
     "path",
@@ -34,11 +37,19 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Also write a line for each block to this file (- for stdout, which then has nothing else).",
 )
-def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_file: Path | None) -> int:
-    """Distil the recordings of `qnode record` in FOLDERS, both sites at once, and show each block's result.
+@tag_file_options
+def distill(
+    recordings: tuple[Path, ...],
+    path: Path | None,
+    as_json: bool,
+    table_file: Path | None,
+    **of_file: Any,
+) -> int:
+    """Distil RECORDINGS of `qnode record`, both sites at once, and show each block's result.
 
     One folder is the recording of a simulated link. Two folders are the recordings of the two sites of a
-    running link, in either order. No key is kept: the command serves to study a link or a method.
+    running link, in either order. A folder and a tag file are what Alice sent, and what Bob's time tagger
+    recorded (docs/tag-files.md). No key is kept: the command serves to study a link or a method.
     """
     forbid_core_dumps()
     # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
@@ -46,6 +57,7 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     from qnode.cli.replay import config_over
     from qnode.errors import ConfigError, DeviceError
     from qnode.offline.distillation import distilled_blocks
+    from qnode.offline.recorded_file import RecordedFile
     from qnode.offline.report import report_of, row_of, write_csv
     from qnode.offline.seen import Seen
     from qnode.offline.synchronise import NotAligned, synchronised
@@ -54,8 +66,11 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
         click.echo("qnode: --json and --csv - both want stdout", err=True)
         return EXIT_USAGE
     try:
-        recorded = _opened(folders)
-        link = config_over(recorded.link, folders[0], path).link
+        recorded = _opened(recordings, of_file)
+        of_recorder = not isinstance(recorded, RecordedFile)
+        link = config_over(recorded.link, recordings[0], path, receiver=of_recorder).link
+        if isinstance(recorded, RecordedFile):
+            _tell_faults(recorded, link)
         began_s = time.process_time()
         astray_s = list[float]()
         results = synchronised(
@@ -78,7 +93,7 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
     except (NotAligned, DeviceError) as error:
-        click.echo(f"qnode: {' and '.join(map(str, folders))}: {error}", err=True)
+        click.echo(f"qnode: {' and '.join(map(str, recordings))}: {error}", err=True)
         return 1
     except OSError as error:
         click.echo(f"qnode: {table_file}: cannot be written: {error.strerror}", err=True)
@@ -111,17 +126,28 @@ def distill(folders: tuple[Path, ...], path: Path | None, as_json: bool, table_f
     return 0 if report.blocks_accepted else 1
 
 
-def _opened(folders: tuple[Path, ...]) -> "Recorded":
-    """Open the recordings.
+def _opened(paths: tuple[Path, ...], of_file: dict[str, Any]) -> "Recorded":
+    """Open the recordings; ``of_file``: the options of a tag file.
 
     Raises:
         ConfigError: a recording cannot be read, or the two do not fit together.
     """
     from qnode.errors import ConfigError
     from qnode.offline.recorded import recorded_link
+    from qnode.offline.recorded_file import recorded_file
     from qnode.offline.recorded_sites import recorded_sites
     from qnode.tags.site_recording import is_site_recording
 
+    folders = [path for path in paths if not path.is_file()]
+    files = [path for path in paths if path.is_file()]
+    if len(files) == 1 and len(folders) == 1:
+        return recorded_file(folders[0], opened_tag_file(files[0], **of_file))
+    refuse_without_tag_file(**of_file)
+    if files:
+        raise ConfigError(
+            f"{files[0]} is a file: a tag file is what Bob recorded; name the folder with what Alice sent as "
+            "well, and nothing else"
+        )
     if len(folders) > 2:
         raise ConfigError(f"{len(folders)} folders: expected one of a simulated link, or two of two sites")
     if len(folders) == 2:
@@ -130,6 +156,19 @@ def _opened(folders: tuple[Path, ...]) -> "Recorded":
     if is_site_recording(folder):
         raise ConfigError(f"{folder} is the recording of one site: name the other site's folder as well")
     return recorded_link(folder)
+
+
+def _tell_faults(recorded: "RecordedFile", link: "LinkParameters") -> None:
+    path, survey = recorded.file.path, recorded.survey
+    if survey.truncated:
+        click.echo(f"qnode: {path}: {survey.truncated}; everything before that is used", err=True)
+    if survey.disorder_ps > link.receiver.order_window_ps:
+        click.echo(
+            f"qnode: {path}: tags come up to {survey.disorder_ps} ps late, and order_window_ps in "
+            f"[link.receiver] is {link.receiver.order_window_ps}: the later ones are dropped; set more with "
+            "--config",
+            err=True,
+        )
 
 
 def _table(report: "DistillReport") -> "Table":

@@ -8,10 +8,10 @@ from msgspec.structs import replace
 
 from qnode.cli.loopback import Wanted, link_options, load_loopback, run_both_sites
 from qnode.cli.main import EXIT_USAGE
-from qnode.config import LinkParameters
+from qnode.config import LinkParameters, tables
 from qnode.errors import ConfigError
-from qnode.loopback.prepare import LoopbackConfig, Played
-from qnode.tags.recording import Manifest, check_loopable, open_recording, read_symbol_key
+from qnode.loopback.prepare import LoopbackConfig, Played, parse_loopback_config
+from qnode.tags.recording import MANIFEST, Manifest, check_loopable, open_recording, read_symbol_key
 from qnode.tags.site_recording import is_site_recording
 from qnode.units import PS_PER_S
 
@@ -66,16 +66,20 @@ def _repeats(recorded: Manifest, link: LinkParameters) -> float:
     return max(1.0, wanted / max(1.0, _SIFTED_SHARE * link.source.p_z * recorded.z_tags))
 
 
-def config_over(recorded: LinkParameters, folder: Path, path: Path | None) -> LoopbackConfig:
+def config_over(
+    recorded: LinkParameters, folder: Path, path: Path | None, *, receiver: bool = True
+) -> LoopbackConfig:
     """Return the configuration at ``path`` for a link that was recorded in ``folder`` as ``recorded``.
 
+    ``receiver``: whether Bob's tags are of that recording too.
+
     Raises:
-        ConfigError: the file is of another link.
+        ConfigError: the file is of another link, or the recorded one is impossible.
     """
     if path is None:
-        return LoopbackConfig(link=recorded)
+        return parse_loopback_config({"link": tables(recorded)}, str(folder / MANIFEST))
     config = load_loopback(path)
-    for table in ("source", "receiver"):
+    for table in ("source", "receiver") if receiver else ("source",):
         if getattr(config.link, table) != getattr(recorded, table):
             raise ConfigError(
                 f"{path}: [link.{table}] is not that of the recording {folder}: expected "

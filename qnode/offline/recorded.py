@@ -10,12 +10,12 @@ from qnode.config import LinkParameters
 from qnode.offline.sifting import BothSides, sifted_blocks
 from qnode.offline.synchronise import RunStart
 from qnode.simulate.symbols import symbols
+from qnode.tags.file_tags import MOST_TAGS
 from qnode.tags.recording import Manifest, Recording, open_recording, read_symbol_key
 from qnode.tags.synchroniser import SyncResult
 from qnode.tags.types import Channels, Codes, Slots, TagBlock, Times
 
-MOST_TAGS: Final = 1 << 18
-_UNCERTAINTY_S: Final = 0.010  # of the wall clocks, as a node's default
+START_UNCERTAINTY_S: Final = 0.010  # of the wall clocks, as a node's default
 
 
 class Recorded(Protocol):
@@ -99,13 +99,13 @@ class RecordedLink:
     @property
     def start(self) -> RunStart:
         """The start of slot 0, as known to the sites."""
-        return RunStart(self.manifest.origin_s - self.manifest.started_at_s, _UNCERTAINTY_S)
+        return RunStart(self.manifest.origin_s - self.manifest.started_at_s, START_UNCERTAINTY_S)
 
     def tags(self) -> Iterator[TagBlock]:
         """Yield the tags as the TDC sent them, at most 2^18 at once."""
-        return tag_blocks(
-            self.recording.times_ps, self.recording.channels, self.manifest.disorder_ps, MOST_TAGS
-        )
+        recording = self.recording
+        parts = slices(recording.times_ps, recording.channels, MOST_TAGS)
+        return tag_blocks(parts, self.manifest.disorder_ps)
 
     def symbols(self, slots: Slots) -> Codes:
         """Return the symbols of ``slots``; unknown outside the recording."""
@@ -118,24 +118,31 @@ class RecordedLink:
         return enumerate(sifted_blocks(results, self.symbols, link, recent), 1)
 
 
+def slices(times_ps: Times, channels: Channels, most_tags: int) -> Iterator[tuple[Times, Channels]]:
+    """Yield copies of recorded tags, at most ``most_tags`` at once."""
+    for first in range(0, int(times_ps.shape[0]), most_tags):
+        part = slice(first, first + most_tags)
+        yield times_ps[part].copy(), channels[part].copy()
+
+
 def tag_blocks(
-    times_ps: Times, channels: Channels, disorder_ps: int, most_tags: int, until_ps: int | None = None
+    parts: Iterable[tuple[Times, Channels]], disorder_ps: int, until_ps: int | None = None
 ) -> Iterator[TagBlock]:
-    """Yield recorded tags, at most ``most_tags`` at once.
+    """Yield recorded tags, a block for each part.
 
     ``disorder_ps``: how far a tag may be earlier than one before it. ``until_ps``: no tag came after the last
     one before this time.
     """
-    n_tags = int(times_ps.shape[0])
     latest_ps: int | None = None
-    for first in range(0, n_tags, most_tags):
-        times = times_ps[first : first + most_tags].copy()
-        newest_ps = int(times.max())
+    waiting: tuple[Times, Channels] | None = None
+    for part in parts:
+        if waiting is not None and latest_ps is not None:
+            yield TagBlock(*waiting, latest_ps - disorder_ps)
+        waiting = part
+        newest_ps = int(part[0].max())
         latest_ps = newest_ps if latest_ps is None else max(latest_ps, newest_ps)
-        end_ps = latest_ps - disorder_ps
-        if first + most_tags >= n_tags:  # no tag comes after the last block
-            end_ps = latest_ps + 1 if until_ps is None else max(until_ps, latest_ps + 1)
-        yield TagBlock(times, channels[first : first + most_tags].copy(), end_ps)
+    if waiting is not None and latest_ps is not None:  # no tag comes after the last block
+        yield TagBlock(*waiting, latest_ps + 1 if until_ps is None else max(until_ps, latest_ps + 1))
 
 
 def recorded_link(folder: Path) -> RecordedLink:

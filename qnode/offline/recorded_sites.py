@@ -10,12 +10,13 @@ import numpy as np
 from qnode.block.span_policy import RecentBlocks
 from qnode.config import LinkParameters
 from qnode.errors import ConfigError
-from qnode.offline.recorded import tag_blocks
+from qnode.offline.recorded import slices, tag_blocks
 from qnode.offline.sifting import BothSides, sifted_spans
 from qnode.offline.synchronise import RunStart
+from qnode.tags.recorded_symbols import RecordedSymbols, recorded_symbols
 from qnode.tags.site_recording import AliceRecording, BobRecording, RecordedBlock, open_site_recording
 from qnode.tags.synchroniser import SyncResult
-from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots, TagBlock
+from qnode.tags.types import Codes, Slots, TagBlock
 from qnode.units import PS_PER_S
 
 # Few at once: all tags before the answer to the first probe are dropped.
@@ -26,12 +27,11 @@ _MOST_CLOCK_OFFSET: Final = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class RecordedSites:
-    """Two recordings of one emission run; ``slots`` ascend, with Alice's symbols beside them."""
+    """Two recordings of one emission run, with Alice's symbols sorted by slot."""
 
     alice: AliceRecording
     bob: BobRecording
-    slots: Slots
-    symbol_codes: Codes
+    recorded: RecordedSymbols
     blocks: tuple[RecordedBlock, ...]
 
     def __repr__(self) -> str:
@@ -73,36 +73,19 @@ class RecordedSites:
         times_ps = self.bob.times_ps
         if not times_ps.shape[0]:
             return iter(())
-        first_symbol = int(self.slots[0]) if self.slots.shape[0] else 0
+        slots = self.recorded.slots
+        first_symbol = int(slots[0]) if slots.shape[0] else 0
         # Rather a little late: each probe of clicks before the first symbol is a long search without result.
         first_ps = self._time_of(first_symbol, 1.0 + _MOST_CLOCK_OFFSET)
         end_ps = self._time_of(self.blocks[-1].end_slot, 1.0 + _MOST_CLOCK_OFFSET) + _MARGIN_PS
         # The disorder of tags is negligible here.
         first, end = np.searchsorted(times_ps, (first_ps, end_ps)).tolist()
-        return tag_blocks(
-            times_ps[first:end],
-            self.bob.channels[first:end],
-            self.bob.manifest.disorder_ps,
-            MOST_TAGS,
-            until_ps=end_ps,
-        )
+        parts = slices(times_ps[first:end], self.bob.channels[first:end], MOST_TAGS)
+        return tag_blocks(parts, self.bob.manifest.disorder_ps, until_ps=end_ps)
 
     def symbols(self, slots: Slots) -> Codes:
         """Return the symbols of ``slots``; unknown where Bob announced no click."""
-        n = slots.shape[0]
-        codes = np.full(n, UNKNOWN_SYMBOL, np.uint8)
-        if not n or not self.slots.shape[0]:
-            return codes
-        first, last = int(slots[0]), int(slots[-1])
-        if last - first == n - 1 and bool(np.all(slots[1:] > slots[:-1])):
-            # Alignment requests all slots of a stretch: only few are known, so insert these.
-            low, high = np.searchsorted(self.slots, (first, last + 1))
-            codes[self.slots[low:high] - first] = self.symbol_codes[low:high]
-            return codes
-        places = np.minimum(np.searchsorted(self.slots, slots), self.slots.shape[0] - 1)
-        known = self.slots[places] == slots
-        codes[known] = self.symbol_codes[places[known]]
-        return codes
+        return self.recorded(slots)
 
     def sifted(
         self, results: Iterable[SyncResult], link: LinkParameters, recent: RecentBlocks
@@ -148,14 +131,8 @@ def recorded_sites(one: Path, other: Path) -> RecordedSites:
             f"{where} have no whole block in common ({_numbers(alice.blocks)} and {_numbers(bob.blocks)}): "
             f"record both sites at one time, for several blocks"
         )
-    order = np.argsort(first.slots, kind="stable")
-    return RecordedSites(
-        first,
-        second,
-        first.slots[order],
-        first.symbols[order],
-        tuple(sorted(common, key=lambda block: block.first_slot)),
-    )
+    blocks = tuple(sorted(common, key=lambda block: block.first_slot))
+    return RecordedSites(first, second, recorded_symbols(first), blocks)
 
 
 def _numbers(blocks: tuple[RecordedBlock, ...]) -> str:
