@@ -12,9 +12,19 @@ from qnode_drivers.open_protocol_transmitter import OpenTransmitter
 from qnode_drivers.optilab_bcb4 import OptilabBcb4
 from qnode_drivers.oz_dd100 import OzDd100
 from qnode_drivers.replay import ReplayTdc, ReplayTransmitter
+from qnode_drivers.scpi_attenuator import ScpiAttenuator
+from qnode_drivers.scpi_power_meter import ScpiPowerMeter
+from qnode_drivers.scpi_sensor import ScpiSensor
 from qnode_drivers.simulated import SimulatedTdc, SimulatedTransmitter
 
-from qnode.devices.capabilities import BiasControl, BiasLock, Laser, PatternControl, VariableAttenuator
+from qnode.devices.capabilities import (
+    BiasControl,
+    BiasLock,
+    Laser,
+    PatternControl,
+    PowerMonitor,
+    VariableAttenuator,
+)
 from qnode.devices.protocols import Sensor, TagSource, Transmitter
 from qnode.devices.registry import DRIVER_GROUP, DriverClass
 
@@ -27,6 +37,9 @@ DRIVERS: list[DriverClass] = [
     OzDd100,
     OpenTransmitter,
     OpenTdc,
+    ScpiAttenuator,
+    ScpiPowerMeter,
+    ScpiSensor,
 ]
 
 
@@ -55,6 +68,15 @@ class Opened:
         return device, device
 
     def oz_dd100(self, device: OzDd100) -> VariableAttenuator:
+        return device
+
+    def scpi_attenuator(self, device: ScpiAttenuator) -> VariableAttenuator:
+        return device
+
+    def scpi_power_meter(self, device: ScpiPowerMeter) -> PowerMonitor:
+        return device
+
+    def scpi_sensor(self, device: ScpiSensor) -> Sensor:
         return device
 
 
