@@ -37,6 +37,8 @@ class Transport(ABC):
     async def receive(self, most_bytes: int = RECEIVE_BYTES) -> bytes:
         """Return what has come, 1 byte or more, as soon as there is any; the caller sets a deadline.
 
+        A transport that keeps messages returns one, whatever its length, and b"" if it is empty.
+
         Raises:
             DeviceGone: the device is no longer there.
         """
@@ -51,7 +53,7 @@ class Transport(ABC):
         dropped = 0
         while dropped < MOST_DISCARDED_BYTES:
             data = await self._receive_now()
-            if not data:
+            if data is None:
                 break
             dropped += len(self._noted(data))
         return dropped
@@ -68,5 +70,5 @@ class Transport(ABC):
     async def _receive(self, most_bytes: int) -> bytes: ...
 
     @abstractmethod
-    async def _receive_now(self) -> bytes:
-        """Return what has come, b"" if nothing has; do not wait for it."""
+    async def _receive_now(self) -> bytes | None:
+        """Return what has come, None if nothing has; do not wait for it."""

@@ -43,20 +43,21 @@ class DescriptorTransport(Transport):
     async def _receive(self, most_bytes: int) -> bytes:
         await trio.lowlevel.checkpoint()
         while True:
-            if data := self._read(most_bytes):
+            data = self._read(most_bytes)
+            if data is not None:
                 return data
             await trio.lowlevel.wait_readable(self._descriptor)
 
-    async def _receive_now(self) -> bytes:
+    async def _receive_now(self) -> bytes | None:
         await trio.lowlevel.checkpoint()
         return self._read(RECEIVE_BYTES)
 
-    def _read(self, most_bytes: int) -> bytes:
-        """Return what has come, b"" if nothing has."""
+    def _read(self, most_bytes: int) -> bytes | None:
+        """Return what has come, None if nothing has."""
         try:
             data = os.read(self._descriptor, most_bytes)
         except BlockingIOError:
-            return b""
+            return None
         except OSError as error:
             raise self._gone(error) from None
         if not data:

@@ -37,6 +37,14 @@ def _opener(
         from qnode.devices.transport.serial_line import open_serial
 
         return open_serial(address, serial, transcript, secret=secret)
+    if address.kind == "zmq":
+        from qnode.devices.transport.zeromq import open_zmq
+
+        return open_zmq(address, transcript, secret=secret)
+    if address.kind == "visa":
+        from qnode.devices.transport.visa import open_visa
+
+        return open_visa(address, serial, transcript, secret=secret)
     from qnode.devices.transport.tcp import open_tcp
 
     return open_tcp(address, transcript, secret=secret)

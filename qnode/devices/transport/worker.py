@@ -1,0 +1,73 @@
+"""A thread that makes the blocking calls of one device."""
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+import structlog
+import trio
+
+T = TypeVar("T")
+Call = Callable[[], None]
+
+END_LIMIT_S: Final = 2.0
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Makes calls one at a time, in their order, in a daemon thread of its own.
+
+    A call that never returns is left behind with its thread, so that the node can go on and can stop.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Return what ``function(*arguments)`` returns.
+
+        Cancelled, it leaves the call behind, whose result is lost.
+        """
+        done = trio.Event()
+        result: list[T] = []
+        fault: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                result.append(function(*arguments))
+            except BaseException as error:  # noqa: BLE001 (it is raised in the caller)
+                fault.append(error)
+            self._tell(done)
+
+        self._calls.put(call)
+        await done.wait()
+        if fault:
+            raise fault[0]
+        return result[0]
+
+    async def end(self, last: Call) -> None:
+        """Make the call ``last`` and end the thread; wait a short while, also when cancelled."""
+        self._calls.put(last)
+        self._calls.put(None)
+        with trio.move_on_after(END_LIMIT_S) as scope:
+            scope.shield = True
+            await self._ended.wait()
+        if scope.cancelled_caught:
+            log.error("device.call_hangs", thread=self._name, limit_s=END_LIMIT_S)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+        self._tell(self._ended)
+
+    def _tell(self, event: trio.Event) -> None:
+        with suppress(trio.RunFinishedError):  # the program is ending
+            self._token.run_sync_soon(event.set)
