@@ -154,3 +154,38 @@ PTU_KINDS = {
         most_ticks_apart=10**6, dtimes=2**12, inputs=4, has_sync=False,
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """An event of an S-Fifteen device: inputs that fired, or a rollover. ``ticks``: since the start."""
+
+    ticks: int
+    inputs: frozenset[int]
+    is_rollover: bool = False
+
+    @property
+    def low_bits(self) -> int:
+        return sum(1 << number - 1 for number in self.inputs) | self.is_rollover << 4
+
+
+def a1_content(events: Iterable[Pattern], form: str) -> bytes:
+    """Return a file of TDC2 words, 54 bits of time above 10 others, in one of the forms of ``readevents``."""
+    content = b""
+    for event in events:
+        word = (
+            event.ticks % 2**54 << 10 | 0x20 | event.low_bits
+        )  # bit 5 is set now and then, and means nothing
+        high, low = divmod(word, 2**32)
+        content += {
+            "a1": struct.pack("<II", low, high),
+            "a1-swapped": struct.pack("<II", high, low),
+            "a0": f"{low:08x}\n{high:08x}\n".encode(),
+            "a2": f"{word:016x}\n".encode(),
+        }[form]
+    return content
+
+
+def tdc1_content(events: Iterable[Pattern]) -> bytes:
+    """Return a file of TDC1 words: 27 bits of time above 5 others."""
+    return b"".join(struct.pack("<I", event.ticks % 2**27 << 5 | event.low_bits) for event in events)

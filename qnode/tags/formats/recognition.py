@@ -9,6 +9,18 @@ from qnode.errors import ConfigError
 from qnode.tags.formats.model import TagFile
 from qnode.tags.formats.ptu import looks_like_ptu, open_ptu
 from qnode.tags.formats.qutag import looks_like_qutag, open_qutag
+from qnode.tags.formats.sfifteen import (
+    looks_like_a0,
+    looks_like_a1,
+    looks_like_a2,
+    looks_like_swapped_a1,
+    looks_like_tdc1,
+    open_a0,
+    open_a1,
+    open_a2,
+    open_swapped_a1,
+    open_tdc1,
+)
 
 _HEAD_BYTES: Final = 1 << 16
 
@@ -26,6 +38,11 @@ class _Format:
 _FORMATS: Final = {
     "ptu": _Format(open_ptu, looks_like_ptu, (".ptu", ".timeres")),
     "qutag": _Format(open_qutag, looks_like_qutag, (".qutag",)),
+    "tdc1": _Format(open_tdc1, looks_like_tdc1, (".tdc1",)),
+    "a1": _Format(open_a1, looks_like_a1, (".a1",)),
+    "a1-swapped": _Format(open_swapped_a1, looks_like_swapped_a1, ()),
+    "a0": _Format(open_a0, looks_like_a0, ()),
+    "a2": _Format(open_a2, looks_like_a2, ()),
 }
 FORMATS: Final = tuple(sorted(_FORMATS))
 """The names of all formats that can be read."""
