@@ -71,7 +71,7 @@ def test_a_file_is_read_again_from_its_start(folder: Path) -> None:
         assert (file.summary.records, file.summary.markers) == (2, {100: 1})
 
 
-@pytest.mark.parametrize("content", [b"\xff" * 400, b"no tags\n", b"\x00"])
+@pytest.mark.parametrize("content", [b"\xff" * 400, bytes(400), b"no tags\n", b"\x00", bytes(range(256)) * 4])
 def test_a_file_of_no_known_format_is_refused_with_what_was_found(folder: Path, content: bytes) -> None:
     path = folder / "other"
     path.write_bytes(content)

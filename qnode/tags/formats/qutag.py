@@ -30,7 +30,7 @@ def looks_like_qutag(head: bytes) -> bool:
     times = records["time_ps"].astype(np.int64)
     return bool(
         _is_sound(records["channel"].astype(np.int16)).all()
-        and times.min() >= 0
+        and 0 <= times.min() <= times.max() != 0
         and np.all(np.abs(np.diff(times)) < _LONGEST_STEP_PS)
     )
 

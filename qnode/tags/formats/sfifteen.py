@@ -32,7 +32,7 @@ _PATTERN: Final = 0x0F
 _ROLLOVER: Final = 0x10
 # Two bits for each pattern: the lowest input that fired, less 1.
 _LOWEST: Final = sum(((p & -p).bit_length() - 1) << 2 * p for p in range(1, 16))
-# What is recognised: of so many records at least so many are possible, one after the other within so long.
+# What is recognised: of so many records at least this part is possible, each other than the one before.
 _FEWEST_RECORDS: Final = 16
 _MOST_POSSIBLE: Final = 0.95
 _A1_LONGEST_STEP: Final = 1 << 38
@@ -55,14 +55,14 @@ def looks_like_swapped_a1(head: bytes) -> bool:
 def _are_a1(words: "npt.NDArray[np.uint64]") -> bool:
     # Differences modulo 2^54.
     steps = (np.diff(words >> np.uint64(10)) << np.uint64(64 - _A1_BITS)).view(np.int64) >> (64 - _A1_BITS)
-    return _are_possible(words, np.abs(steps) < _A1_LONGEST_STEP)
+    return _are_possible(words, (steps != 0) & (np.abs(steps) < _A1_LONGEST_STEP))
 
 
 def looks_like_tdc1(head: bytes) -> bool:
     """Tell whether the bytes that a file begins with may be words of a TDC1."""
     words = np.frombuffer(head, "<u4", len(head) // _TDC1_BYTES)
     steps = np.diff(words & np.uint32(0xFFFF_FFE0)).view(np.int32)  # modulo 2^32, as the time in them is
-    return _are_possible(words, steps >= 0)
+    return _are_possible(words, steps > 0)
 
 
 def _are_possible(words: "npt.NDArray[np.unsignedinteger]", are_steps: "npt.NDArray[np.bool_]") -> bool:
