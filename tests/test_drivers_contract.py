@@ -12,6 +12,7 @@ from qnode_drivers.open_protocol_transmitter import OpenTransmitter
 from qnode_drivers.optilab_bcb4 import OptilabBcb4
 from qnode_drivers.oz_dd100 import OzDd100
 from qnode_drivers.replay import ReplayTdc, ReplayTransmitter
+from qnode_drivers.s_fifteen_tdc1 import SFifteenTdc1
 from qnode_drivers.scpi_attenuator import ScpiAttenuator
 from qnode_drivers.scpi_power_meter import ScpiPowerMeter
 from qnode_drivers.scpi_sensor import ScpiSensor
@@ -33,6 +34,7 @@ DRIVERS: list[DriverClass] = [
     ReplayTransmitter,
     SimulatedTdc,
     ReplayTdc,
+    SFifteenTdc1,
     OptilabBcb4,
     OzDd100,
     OpenTransmitter,
@@ -57,6 +59,9 @@ class Opened:
 
     def replay_tdc(self, device: ReplayTdc) -> TagSource:
         return device
+
+    def s_fifteen_tdc1(self, device: SFifteenTdc1) -> tuple[TagSource, Sensor]:
+        return device, device
 
     def optilab_bcb4(self, device: OptilabBcb4) -> tuple[BiasControl, BiasLock, Sensor]:
         return device, device, device

@@ -94,7 +94,5 @@ def test_after_a_gap_the_first_word_is_placed_at_its_time_nearest_to_the_expecte
     for expected in (0, 5 * WRAP_TICKS + 17, 5 * WRAP_TICKS + WRAP_TICKS // 2 - 1, -3 * WRAP_TICKS):
         for away in (0, 1, -1, WRAP_TICKS // 2 - 1, -WRAP_TICKS // 2):
             after = words(((expected + away) % WRAP_TICKS, 1))
-            decoder = Tdc1Decoder()
-            decoder.resume_near(expected, after)
-            times_ps, _ = decoder.decode(after)
+            times_ps, _ = Tdc1Decoder.after_gap(expected, after).decode(after)
             assert times_ps[0] == (expected + away) * TICK_PS

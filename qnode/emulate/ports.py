@@ -3,7 +3,7 @@
 import os
 import tty
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import trio
@@ -51,5 +51,7 @@ async def tcp_port(emulator: Emulator) -> AsyncIterator[str]:
 
 
 async def _serve(emulator: Emulator, stream: trio.abc.Stream) -> None:
-    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the other end has left
+    try:
         await emulator.serve(stream)
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # the other end has left

@@ -29,10 +29,18 @@ _COUNT, _HIGH, _PHASE, _WRAPS, _MARKERS, _UNSOUND = range(6)
 
 
 class Tdc1Decoder:
-    """Decodes the words of one stream, piece after piece."""
+    """Decodes the words of one stream, piece after piece.
 
-    def __init__(self) -> None:
-        self._state = np.array([_NONE, 0, _NONE, 0, 0, 0], np.int64)
+    ``phase``: the count of an earlier marker of the same device, -1 if there was none.
+    """
+
+    def __init__(self, phase: int = _NONE) -> None:
+        self._state = np.array([_NONE, 0, phase, 0, 0, 0], np.int64)
+
+    @property
+    def phase(self) -> int:
+        """The count of the last marker; -1 if there was none."""
+        return int(self._state[_PHASE])
 
     @property
     def reached_ticks(self) -> int:
@@ -67,12 +75,20 @@ class Tdc1Decoder:
         _decode(words, self._state, times_ps, inputs)
         return times_ps, inputs
 
-    def resume_near(self, ticks: int, words: Words) -> None:
-        """Place the first of ``words``, which come after a gap, at its time nearest to ``ticks``."""
+    def copy(self) -> "Tdc1Decoder":
+        """Return a decoder that goes on from here."""
+        other = Tdc1Decoder()
+        other._state = self._state.copy()
+        return other
+
+    @classmethod
+    def after_gap(cls, ticks: int, words: Words, phase: int = _NONE) -> "Tdc1Decoder":
+        """Return a decoder that places the first of ``words`` at its time nearest to ``ticks``."""
         count = int(words[0] >> TIME_SHIFT)
         nearest = ticks + (count - ticks + _HALF_WRAP) % WRAP_TICKS - _HALF_WRAP
-        self._state[_COUNT], self._state[_PHASE] = _NONE, _NONE
-        self._state[_HIGH] = nearest - count
+        decoder = cls(phase)
+        decoder._state[_HIGH] = nearest - count
+        return decoder
 
 
 @kernel
