@@ -22,6 +22,11 @@ from qnode.config_link import ReconciliationParameters as ReconciliationParamete
 from qnode.config_link import SourceParameters as SourceParameters
 from qnode.config_link import Table, link_faults
 from qnode.config_link import check_link_parameters as check_link_parameters
+from qnode.config_monitors import MonitorsSection as MonitorsSection
+from qnode.config_monitors import PhotocurrentMonitor as PhotocurrentMonitor
+from qnode.config_monitors import RandomnessSection as RandomnessSection
+from qnode.config_monitors import ReadingMonitor as ReadingMonitor
+from qnode.config_monitors import monitor_faults
 from qnode.config_reading import Impossible, near_or_known, read_tables
 from qnode.config_reading import convert as convert
 from qnode.config_reading import load as load
@@ -205,6 +210,8 @@ class SiteConfig(Table, frozen=True):
     etsi014: Etsi014Section
     operate: OperateSection
     devices: dict[str, DeviceSection]
+    monitors: MonitorsSection = MonitorsSection()
+    randomness: RandomnessSection | None = None
 
     def __post_init__(self) -> None:
         Impossible.check(self._faults())
@@ -227,10 +234,11 @@ class SiteConfig(Table, frozen=True):
             yield from limit_faults(device, f"devices.{name}")
         yield from limit_faults(self.store, "store")
         yield from limit_faults(self.etsi014, "etsi014")
+        yield from monitor_faults(self.monitors, self.randomness, frozenset(self.devices))
 
 
 # Each of several links has these tables of its own, beside the parameters that it shares with its peer.
-OF_EACH_LINK = ("role", "peer", "store", "devices")
+OF_EACH_LINK = ("role", "peer", "store", "devices", "monitors", "randomness")
 
 
 def load_site(path: Path) -> tuple[SiteConfig, ...]:

@@ -19,6 +19,7 @@ ReadingMonitorName = Literal[
 _UNIT: Final = "of the reading"
 _ANY: Final = Limits(-1e9, 1e9)
 _NOT_NEGATIVE: Final = Limits(0.0, 1e9)
+_CHARGE: Final = Limits(0.0, 1e-3, exclusive=True, text="above 0, below 1 mC")
 _POSITIVE: Final = Rule("a number above 0", lambda value: value > 0.0)
 
 
@@ -53,7 +54,7 @@ class PhotocurrentMonitor(Table, frozen=True):
         str, Described("the figure of the device, for example `z_detector_photocurrent_a`; its unit is A")
     ]
     dark_a: Annotated[float, Described("current without a click", "A", limits=_NOT_NEGATIVE)]
-    charge_per_click_c: Annotated[float, Described("charge of one avalanche", "C", limits=_POSITIVE)]
+    charge_per_click_c: Annotated[float, Described("charge of one avalanche", "C", limits=_CHARGE)]
     noise_a: Annotated[float, Described("standard deviation of one reading", "A", limits=_NOT_NEGATIVE)] = 0.0
     tolerance: Annotated[
         float,

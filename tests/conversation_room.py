@@ -20,10 +20,9 @@ import numpy as np
 import pytest
 import trio
 
-import qnode.node.dialogue.alice
 import qnode.node.dialogue.bob
-import qnode.node.dialogue.reconciliation
 from qnode.block.running_rate import RunningRate
+from qnode.choices import ROLES
 from qnode.config import (
     BlockParameters,
     EstimationParameters,
@@ -51,6 +50,7 @@ from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session, open_session
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.tag_order import TagOrder
+from qnode.node.monitoring.randomness import Draw, system_bytes
 from qnode.node.quantum.alice import AliceSide
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement
@@ -132,16 +132,21 @@ def config_of(role: Role, link: LinkParameters) -> SiteConfig:
     )
 
 
+_SEEDED: dict[Role, Draw] = {}
+
+
 def seed_randomness(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the seeds and nonces that a site draws in a dialogue follow from its role."""
-    for role, modules in (
-        ("alice", [qnode.node.dialogue.alice]),
-        ("bob", [qnode.node.dialogue.bob, qnode.node.dialogue.reconciliation]),
-    ):
+    for role in ROLES:
         drawn = random.Random(f"frozen {role}").randbytes
-        seeded = SimpleNamespace(token_bytes=drawn, compare_digest=secrets.compare_digest)
-        for module in modules:
-            monkeypatch.setattr(module, "secrets", seeded)
+
+        async def draw(number: int, drawn: Callable[[int], bytes] = drawn) -> bytes:
+            return drawn(number)
+
+        monkeypatch.setitem(_SEEDED, role, draw)
+    # The nonces of Bob come from the same bytes as the seeds.
+    seeded = SimpleNamespace(token_bytes=drawn, compare_digest=secrets.compare_digest)
+    monkeypatch.setattr(qnode.node.dialogue.bob, "secrets", seeded)
 
 
 async def _in_loop(function: Any) -> Any:
@@ -237,6 +242,7 @@ async def hold_conversation(
             store=AsyncStore(store, most_chunks=most_chunks),
             tag_order=TagOrder(),
             simulated=True,
+            draw=_SEEDED.get(role, system_bytes),
         )
         conversation = SessionRouter(site, figures.blocks, nursery)
         if role == "alice":

@@ -28,6 +28,7 @@ from qnode.config import (
     BlockParameters,
     EstimationParameters,
     LinkParameters,
+    MonitorsSection,
     ReconciliationParameters,
     Role,
     SourceParameters,
@@ -45,6 +46,8 @@ from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session, open_session
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.tag_order import TagOrder
+from qnode.node.monitoring.randomness import Draw, system_bytes
+from qnode.node.monitoring.watch import MonitorWatch
 from qnode.node.quantum.alice import AliceSide
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement
@@ -179,6 +182,8 @@ class SmallSite:
     async_store: AsyncStore = field(init=False)
     source: TransmitterPort = field(init=False)
     rate: RunningRate = field(init=False)
+    watch: MonitorWatch = field(default_factory=lambda: MonitorWatch(MonitorsSection()))
+    draw: Draw = system_bytes
 
     def __post_init__(self) -> None:
         self.figures = KeepingFigures(config_of(self.role, self.link))
@@ -251,6 +256,8 @@ async def converse(site: SmallSite, stream: trio.abc.Stream, conduct: Conduct) -
             store=site.async_store,
             tag_order=TagOrder(),
             simulated=True,
+            watch=site.watch,
+            draw=site.draw,
         )
         conversation = SessionRouter(context, site.figures.blocks, nursery)
         part: AliceSide | BobSide

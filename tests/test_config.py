@@ -200,13 +200,36 @@ def limited_keys(table: type[msgspec.Struct], path: tuple[str, ...]) -> Iterator
             yield here
         elif get_origin(key.kind) is dict and is_table(get_args(key.kind)[1]):
             yield from limited_keys(get_args(key.kind)[1], (*here, "transmitter"))
-        elif is_table(key.kind):
-            yield from limited_keys(key.kind, here)
+        else:
+            for kind in (key.kind, *get_args(key.kind)):
+                if is_table(kind):
+                    yield from limited_keys(kind, here)
+
+
+MONITORED = """
+[monitors.readings.transmitter]
+monitor = "output_power"
+device = "transmitter"
+reading = "power_w"
+least = 0.9e-6
+most = 1.1e-6
+
+[monitors.photocurrents.transmitter]
+device = "transmitter"
+channel = 0
+reading = "z_detector_photocurrent_a"
+dark_a = 1e-9
+charge_per_click_c = 1e-12
+
+[randomness]
+device = "transmitter"
+min_entropy_bits = 7.0
+"""
 
 
 @pytest.mark.parametrize("number", [-1e30, 1e30, math.nan])
 def test_no_number_of_a_site_file_may_lie_beyond_its_limits(site_file: Path, number: float) -> None:
-    tables = tomllib.loads(site_file.read_text())
+    tables = tomllib.loads(site_file.read_text() + MONITORED)
     places = list(limited_keys(SiteConfig, ()))
     assert ("devices", "transmitter", "silence_limit_s") in places
     for *path, key in places:

@@ -31,7 +31,15 @@ from qnode.block.running_rate import RunningRate
 from qnode.block.sample import sample_of
 from qnode.block.span import BlockSpan
 from qnode.block.span_policy import FIRST_SIFTED_BITS, RecentBlocks, best_span
-from qnode.config import BlockParameters, LinkParameters, SiteConfig, SourceParameters, convert, load
+from qnode.config import (
+    BlockParameters,
+    LinkParameters,
+    MonitorsSection,
+    SiteConfig,
+    SourceParameters,
+    convert,
+    load,
+)
 from qnode.devices.protocols import EmissionRun, Transmitter
 from qnode.distill.bits import Bits
 from qnode.distill.block_counts import BlockCounts
@@ -51,6 +59,8 @@ from qnode.loopback.result import Ledger
 from qnode.node.dialogue import reconciliation
 from qnode.node.dialogue.bob import BobBlock
 from qnode.node.dialogue.tag_order import TagOrder
+from qnode.node.monitoring.randomness import system_bytes
+from qnode.node.monitoring.watch import MonitorWatch
 from qnode.node.quantum.alice import AliceSide
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.receiver_requests import ClickAnnouncement
@@ -73,6 +83,8 @@ from qnode.tags.types import (
 )
 
 Recorder = TypeVar("Recorder", AliceRecorder, BobRecorder)
+
+SEAMS: dict[str, Any] = {"watch": MonitorWatch(MonitorsSection()), "draw": system_bytes}
 
 
 @given(n_bits=st.integers(0, 20_000))
@@ -393,7 +405,7 @@ class _Book:
 async def test_a_block_that_was_given_up_before_its_turn_is_never_proposed() -> None:
     link = LinkParameters(source=SourceParameters(qubit_rate_hz=1_000_000))
     peer, book, rate = _Peer(), _Book(), RunningRate(p_z=0.5)
-    site: Any = SimpleNamespace(link=link, session=peer, store=_Storage(), tag_order=TagOrder())
+    site: Any = SimpleNamespace(link=link, session=peer, store=_Storage(), tag_order=TagOrder(), **SEAMS)
     none = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8))
     old = [ClickAnnouncement(7, 1, none, 2000, slot, (), 0) for slot in (1000, 2000, 3000)]
     new = [ClickAnnouncement(8, 2, none, 2000, slot, (), 0) for slot in (1000, 2000)]
@@ -431,7 +443,7 @@ async def test_a_source_that_can_wait_waits_for_the_first_error_rate(
     storage.counts, storage.most_chunks = counts, 1  # type: ignore[attr-defined]
     if qber_z is not None:
         book.history.error_rate.counted(qber_z)
-    site: Any = SimpleNamespace(link=link, session=peer, store=storage, tag_order=TagOrder())
+    site: Any = SimpleNamespace(link=link, session=peer, store=storage, tag_order=TagOrder(), **SEAMS)
     none, taken = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8)), list[int]()
 
     async def announce(part: BobSide) -> None:
@@ -467,7 +479,7 @@ async def test_marks_and_cuts_count_in_the_block_whose_slots_they_lie_in() -> No
         block=BlockParameters(sifted_bits=1000, longest_s=10.0),
     )
     peer, book, rate = _Peer(), _Book(), RunningRate(p_z=0.5)
-    site: Any = SimpleNamespace(link=link, session=peer, store=_Storage(), tag_order=TagOrder())
+    site: Any = SimpleNamespace(link=link, session=peer, store=_Storage(), tag_order=TagOrder(), **SEAMS)
     none, blocks = Clicks(np.empty(0, np.int64), np.empty(0, np.uint8)), list[BobBlock]()
 
     def marks(*slots: int) -> Marks:
@@ -542,6 +554,7 @@ async def test_alice_cannot_count_more_clicks_of_the_x_arm_than_bob_has_announce
         link=LinkParameters(),
         store=SimpleNamespace(counts=counts, most_chunks=1),
         session=SimpleNamespace(knows=lambda *_: True),
+        **SEAMS,
     )
     book: Any = _Book()
     channel: Any = _Dialogue(sifted)
@@ -625,7 +638,7 @@ async def test_a_block_that_is_announced_as_the_session_ends_is_counted_as_lost(
     link = LinkParameters(source=SourceParameters(qubit_rate_hz=1_000_000))
     book, storage = _Book(), _Storage()
     storage.counts = trio.sleep_forever  # type: ignore[attr-defined]
-    site: Any = SimpleNamespace(link=link, session=_Peer(), store=storage, tag_order=TagOrder())
+    site: Any = SimpleNamespace(link=link, session=_Peer(), store=storage, tag_order=TagOrder(), **SEAMS)
     async with trio.open_nursery() as nursery:
         conversation = SessionRouter(site, book, nursery)  # type: ignore[arg-type]
         part = BobSide(conversation, book, RunningRate(p_z=0.5), nursery, nobody_records(BobRecorder))  # type: ignore[arg-type]

@@ -6,11 +6,16 @@ from typing import Final
 from qnode.choices import Word
 from qnode.distill.check_table import BY_NAME
 from qnode.errors import QnodeError
+from qnode.monitors.table import MONITOR_BY_NAME
+from qnode.monitors.trips import UNWATCHED as _UNWATCHED
 
 
 @unique
 class Reason(Word):
-    """The reasons for a discard; an implausible block has the name of the failed check as reason."""
+    """The reasons for a discard; an implausible block has the name of the failed check as reason.
+
+    So does a block during which a monitor tripped: the name of the monitor.
+    """
 
     ASYMMETRY = "asymmetry", "the bound on the asymmetry between |+> and |-> is above `asymmetry_limit`"
     CONTRADICTION = "contradiction", "no channel gives such counts with these intensities"
@@ -22,15 +27,17 @@ class Reason(Word):
     LOCK = "lock", "there was no lock for longer than a block"
     PEER = "peer", "the other site discarded the block for a reason that this version does not know"
     QBER_Z = "qber_z", "the error rate in Z is above `qber_z_limit`"
+    RANDOMNESS = "randomness", "the source of random numbers is not healthy, or not there"
     RECONCILIATION = "reconciliation", "the errors could not be corrected within their limits"
     STORE = "store", "the store refused the key"
     STORE_FULL = "store_full", "the store holds as many chunks as `most_chunks` allows"
     TOO_FEW_BITS = "too_few_bits", "too few sifted bits to give a key"
     TOO_MANY_BITS = "too_many_bits", "more sifted bits or clicks than fit a message"
+    UNWATCHED = _UNWATCHED, "a monitored reading of a device was missing for longer than `longest_gap_s`"
     VERIFICATION = "verification", "the two sites differ after correction"
 
 
-REASONS: Final = frozenset(BY_NAME) | frozenset(Reason)
+REASONS: Final = frozenset(BY_NAME) | frozenset(MONITOR_BY_NAME) | frozenset(Reason)
 # The public counts of the block are impossible for the configured link.
 IMPLAUSIBLE: Final = frozenset(BY_NAME) | {Reason.CONTRADICTION}
 

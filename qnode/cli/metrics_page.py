@@ -29,7 +29,8 @@ _ALARMS: Final = """\
 `alarm.cleared`. [Operations](operations.md#symptoms) lists the remedies."""
 _REASONS: Final = """\
 A reason is the label of `qkd_blocks_discarded_total`, the outcome in `qnodectl blocks`, and a field of the
-event `block.discarded`. It is one of these words, or the name of a [plausibility check](plausibility.md)."""
+event `block.discarded`. It is one of these words, or the name of a [plausibility check](plausibility.md) or
+of a [monitor](monitors.md)."""
 
 
 def metrics_page(command: str) -> str:

@@ -17,6 +17,7 @@ from qnode.cli.keylength_page import keylength_page
 from qnode.cli.loopback import load_loopback
 from qnode.cli.main import EXIT_USAGE
 from qnode.cli.metrics_page import metrics_page
+from qnode.cli.monitors_page import monitors_page
 from qnode.cli.plausibility_page import plausibility_page
 from qnode.cli.validity_page import validity_page
 from qnode.errors import ConfigError, first_of
@@ -252,6 +253,14 @@ def plausibility(path: Path, beside: Path, blocks: int) -> str:
         f"qnode report plausibility --config {_shown(path)} --beside {_shown(beside)} --blocks {blocks}",
         _say,
     )
+
+
+@report.command()
+@_output("monitors")
+@_common
+def monitors() -> str:
+    """Show every monitor over readings of devices, its false alarms, and its attack."""
+    return monitors_page("qnode report monitors", _say)
 
 
 @report.command()

@@ -82,12 +82,14 @@ async def supervise(
     board: MutableMapping[str, DeviceStatus],
     allow_simulated: bool,
     now: Callable[[], float] = time.time,
+    on_readings: Callable[[dict[str, float]], None] = lambda readings: None,
 ) -> None:
     """Open the device ``name`` and run ``use(device)``; after a failure, pause and start again.
 
     Returns when ``use`` returns (a source that ended). ``board[name]`` always holds the device's status;
     ``now`` gives unix seconds. Meanwhile what the device's capabilities report is read every few seconds; a
-    device that does not answer within the section's ``silence_limit_s`` is opened again.
+    device that does not answer within the section's ``silence_limit_s`` is opened again. ``on_readings`` is
+    called with all sound readings.
 
     Raises:
         ConfigError: unknown driver, wrong table, or a simulated device that is not allowed.
@@ -106,7 +108,7 @@ async def supervise(
     while True:
         attempt_at = trio.current_time()
         try:
-            await _attempt(name, section, use, board, note, allow_simulated)
+            await _attempt(name, section, use, board, note, on_readings, allow_simulated)
         except (Exception, BaseExceptionGroup) as error:
             # Cancellation from outside may come together with a failure; the wait below notices it.
             faults = _leaves(error)
@@ -137,6 +139,7 @@ async def _attempt(
     use: Callable[[Device], Awaitable[None]],
     board: MutableMapping[str, DeviceStatus],
     note: Callable[[DeviceState], None],
+    on_readings: Callable[[dict[str, float]], None],
     allow_simulated: bool,
 ) -> None:
     """Open and use the device once; cancel a driver that takes too long to open."""
@@ -151,14 +154,20 @@ async def _attempt(
             log.info("device.opened", device=name, model=identity.model, serial=identity.serial)
             async with trio.open_nursery() as nursery:
                 if has_readings(device):
-                    nursery.start_soon(_read, name, device, section.silence_limit_s, board)
+                    nursery.start_soon(_read, name, device, section.silence_limit_s, board, on_readings)
                 await use(device)
                 nursery.cancel_scope.cancel()
     if scope.cancelled_caught:
         raise TransientDeviceError(f"did not open within {OPENING_LIMIT_S:g} s")
 
 
-async def _read(name: str, device: Device, limit_s: float, board: MutableMapping[str, DeviceStatus]) -> None:
+async def _read(
+    name: str,
+    device: Device,
+    limit_s: float,
+    board: MutableMapping[str, DeviceStatus],
+    on_readings: Callable[[dict[str, float]], None],
+) -> None:
     """Keep the device's readings on the board; none while one of them is no figure."""
     told = ""
     while True:
@@ -169,6 +178,8 @@ async def _read(name: str, device: Device, limit_s: float, board: MutableMapping
             log.warning("device.readings_refused", device=name, because=fault)
         told = fault
         board[name] = replace(board[name], readings={} if fault else readings)
+        if not fault:
+            on_readings(readings)
         await trio.sleep(READING_PERIOD_S)
 
 

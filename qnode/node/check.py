@@ -19,6 +19,7 @@ from qnode.config import (
     NodeSection,
     OperateSection,
     PeerSection,
+    RandomnessSection,
     SaeSection,
     SiteConfig,
     StoreSection,
@@ -32,6 +33,7 @@ from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
 from qnode.etsi014 import SaeDirectory
 from qnode.link.tls import TlsTransport
+from qnode.node.monitoring.randomness import health_tests
 from qnode.node.secret_files import PRESHARED_KEY_LEAST_BYTES, STORE_KEY_BYTES, read_secret
 from qnode.tls import certificate_names
 from qnode.tls_files import CREDENTIALS, certificates_in, crls_in, load_own, load_trust, validities
@@ -102,6 +104,10 @@ def _check_tables(
             with findings.gather():
                 check_devices({name: section})
     saes = etsi014.sae if etsi014 is not None else ()
+    randomness = usable(raw.get("randomness"), RandomnessSection, folder)
+    if randomness is not None:
+        with findings.gather():
+            health_tests(randomness)
     if node is not None and peer is not None:
         _check_names(findings, node, peer, saes, kme_ids)
     if peer is not None:

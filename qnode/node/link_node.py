@@ -32,6 +32,8 @@ from qnode.link.session import Session
 from qnode.link.tls import LinkContexts, TlsTransport, Transport
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.tag_order import TagOrder
+from qnode.node.monitoring.randomness import DeviceRandomness, system_bytes
+from qnode.node.monitoring.watch import MonitorWatch
 from qnode.node.quantum.alice import AliceSide
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.receiver import ClickReceiver, Receiver
@@ -90,6 +92,12 @@ class LinkNode:
         self.figures = LinkFigures(config, alarms)
         self._board: MutableMapping[str, DeviceStatus] = {}
         self.figures.devices = lambda: list(self._board.values())
+        self.watch = MonitorWatch(config.monitors, self.figures.note_monitors)
+        self.figures.monitors = lambda: self.watch.findings
+        self._randomness = None
+        if config.randomness is not None:
+            failed = partial(self.figures.alarms.raise_alarm, AlarmName.RANDOMNESS_FAILED)
+            self._randomness = DeviceRandomness(config.randomness, failed)
         self.liveness = Liveness()
         self._router: SessionRouter | None = None
         self.port = TransmitterPort(self.liveness)
@@ -99,7 +107,9 @@ class LinkNode:
         )
         self._bob_recorder = BobRecorder(config, self.recordings, simulated=self._simulated)
         self._alice_recorder = AliceRecorder(config, self.recordings, simulated=self._simulated)
-        self._receiver = receiver or Receiver(config, self.figures, self._bob_recorder, self.liveness)
+        self._receiver = receiver or Receiver(
+            config, self.figures, self._bob_recorder, self.liveness, self.watch.tags
+        )
         self.supply = LinkKeySupply(self.store, self)
         self.gate = RestoreGate(self.store)
         self._demand = Demand()
@@ -129,14 +139,16 @@ class LinkNode:
                         supervise,
                         name,
                         section,
-                        partial(self._use_device, section),
+                        partial(self._use_device, name, section),
                         board=self._board,
                         allow_simulated=self._config.node.allow_simulated,
+                        on_readings=partial(self.watch.note, name),
                     )
                 )
             nursery.start_soon(self.keep_link)
             nursery.start_soon(self._keep_fresh)
             nursery.start_soon(self._look_after_lock)
+            nursery.start_soon(self.watch.run)
             if self._config.store.witness is not None:
                 nursery.start_soon(self._keep_witness)
         raise AssertionError("its tasks never end by themselves")
@@ -176,7 +188,17 @@ class LinkNode:
 
     # Devices
 
-    async def _use_device(self, section: DeviceSection, device: Device) -> None:
+    async def _use_device(self, name: str, section: DeviceSection, device: Device) -> None:
+        """Pass a device to the parts of the link that use it."""
+        if self._randomness is None or name != self._randomness.device:
+            await self._use_part(section, device)
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._randomness.use, device, section.silence_limit_s)
+            await self._use_part(section, device)
+            nursery.cancel_scope.cancel()
+
+    async def _use_part(self, section: DeviceSection, device: Device) -> None:
         """Pass a device to the part of the link that uses it."""
         if self._config.node.role == "alice" and isinstance(device, Transmitter):
             await self.port.use(device)
@@ -257,6 +279,8 @@ class LinkNode:
                 store=self.store,
                 tag_order=TagOrder(),
                 simulated=self._simulated,
+                watch=self.watch,
+                draw=system_bytes if self._randomness is None else self._randomness.draw,
             )
             router = SessionRouter(context, self.figures.blocks, nursery)
             router.saes_told = partial(self.saes.hear, router.peer_saes)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from qnode.addresses import host_and_port
-from qnode.config import SiteConfig, load_site
+from qnode.config import OF_EACH_LINK, SiteConfig, load_site
 from qnode.config_description import is_table, keys_of
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
@@ -173,7 +173,7 @@ def _site_names(configs: Sequence[SiteConfig]) -> tuple[str, frozenset[str]]:
 
 def _named(key: str, config: SiteConfig, *, several: bool) -> str:
     """Return the displayed name of a key: with the name of the link, if there are several."""
-    of_link = several and key.partition(".")[0] in ("link", "peer", "store", "devices")
+    of_link = several and key.partition(".")[0] in ("link", *OF_EACH_LINK)
     return f"{config.link.name}: {key}" if of_link else key
 
 

@@ -1,7 +1,6 @@
 """Alice's side of a block: discloses nothing before the whole block is announced, answers Bob, decides."""
 
 import math
-import secrets
 from collections.abc import Callable
 from functools import partial
 
@@ -64,12 +63,13 @@ async def run_alice_block(
     await context.store.record_block_opened(channel.block_id, block_epsilon(context.link))
     await channel.send(BlockAgreed(channel.block_id))
     record = SiftRecord(span.first_slot)
-    announced = await _listen(channel, span, record, lookup, note)
+    announced, began = await _listen(channel, span, record, lookup, note)
     tags = announced.tags
     ended = trio.current_time()
     if recording is not None:
         recording.put(WholeBlock(RecordedBlock(channel.block_id, span.first_slot, span.n_slots)))
     await check_room(context)
+    context.watch.check_now(began)
     sifted = await trio.to_thread.run_sync(record.finish)
     n_z = sifted.n_z
     await channel.send(
@@ -104,10 +104,10 @@ async def run_alice_block(
         late=late_by_intensity(sifted.bits, sifted.decoy) if tags is not None else None,
     )
     observer.verified(channel.block_id, counts)
+    await context.watch.check(began, ended)
     recorded = recording is not None or announced.recorded
     result = await trio.to_thread.run_sync(partial(decide, counts, context.link, recorded=recorded))
-    # The operating system needs several milliseconds for a megabyte of random bytes.
-    seed = await trio.to_thread.run_sync(secrets.token_bytes, seed_length_bytes(len(sifted.bits)))
+    seed = await context.draw(seed_length_bytes(len(sifted.bits)))
     pads = None
     if context.session.knows(Amplify, "refill_pads"):
         pads = refill_pads(await context.store.pads_left(), context.link)
@@ -136,10 +136,10 @@ def _pair(counts: Pair) -> CountPair:
 
 async def _listen(
     channel: BlockChannel, span: BlockSpan, record: SiftRecord, lookup: SymbolLookup, note: Note
-) -> ClicksEnded:
+) -> tuple[ClicksEnded, float]:
     """Look up the symbols of each announced batch at once: Alice's record reaches back about a second.
 
-    Returns Bob's final message.
+    Returns Bob's final message, and when the first one came, by trio's clock.
     """
     parts = PartCounts(span.first_slot, span.n_slots)
 
@@ -150,9 +150,10 @@ async def _listen(
         parts.add(announced.slots, announced.classes == CLASS_Z)
         return len(announced)
 
-    n_clicks = 0
+    n_clicks, began = 0, math.inf
     while True:
         message = await channel.expect(ClickBatch, ClicksEnded, within_s=math.inf)  # as clicks come
+        began = min(began, trio.current_time())
         if isinstance(message, ClicksEnded):
             break
         assert isinstance(message, ClickBatch)
@@ -167,13 +168,13 @@ async def _listen(
             check_tags(message.tags, n_clicks, parts)
     except ProtocolError as error:
         raise ProtocolError(f"block {channel.block_id}: {error}") from None
-    return message
+    return message, began
 
 
 async def _verify(context: BlockContext, channel: BlockChannel, key: Bits, n_z: Pair) -> Pair:
     """Verify Bob's key by a hash with a seed drawn now; return Bob's error counts."""
     tag_bits = verification_bits(context.link, len(key))
-    seed = secrets.token_bytes(tag_bits // 8)
+    seed = await context.draw(tag_bits // 8)
     tag = await trio.to_thread.run_sync(verification_tag, key, seed, tag_bits)
     await channel.send(VerifyChallenge(block_id=channel.block_id, seed=seed, tag=tag))
     verified = await channel.expect(Verified)

@@ -1,5 +1,6 @@
 """Bob's side of a block: announces slot and arm of clicks, corrects towards Alice, checks Alice's counts."""
 
+import math
 import secrets
 from collections.abc import Iterable
 from functools import partial
@@ -66,6 +67,7 @@ class BobBlock:
         self._observer = observer
         self._outcomes: list[Codes] = []
         self._announced = AnnouncedClicks()
+        self._began = math.inf
         self._counts = SpanCounts(span.first_slot, span.n_slots)
 
     async def propose(self) -> None:
@@ -98,6 +100,7 @@ class BobBlock:
         """Announce slot and arm of ``clicks``, all within the span and later than those before."""
         if not len(clicks):
             return
+        self._began = min(self._began, trio.current_time())
         first_slot = int(clicks.slots[0])
         # One or two nanoseconds per click: less than the transfer of a batch to a thread and back.
         payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)
@@ -129,6 +132,8 @@ class BobBlock:
         context, channel = self._context, self.channel
         ended = trio.current_time()
         await check_room(context)
+        began = min(self._began, ended)
+        context.watch.check_now(began)
         tags = self.tag_counts() if context.session.knows(ClicksEnded, "tags") else None
         await channel.send(
             ClicksEnded(
@@ -169,6 +174,7 @@ class BobBlock:
             late=late_by_intensity(corrected, decoy) if tags is not None else None,
         )
         self._observer.verified(channel.block_id, counts)
+        await context.watch.check(began, ended)
         recorded = self.recording is not None or sifted.recorded
         result = await trio.to_thread.run_sync(partial(decide, counts, context.link, recorded=recorded))
         amplify = await channel.expect(Amplify)

@@ -5,7 +5,6 @@ I/O. Steps that may take milliseconds run in a worker thread. The many short ste
 because a transfer to a thread costs more than the step.
 """
 
-import secrets
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +86,7 @@ async def _correct(
     context: BlockContext, channel: BlockChannel, received: Bits, method: str, qber_estimate: float
 ) -> Corrector:
     leak_count, block_id = context.link.reconciliation.leak_count, channel.block_id
-    seed = secrets.token_bytes(SEED_BYTES)
+    seed = await context.draw(SEED_BYTES)
     await channel.send(
         ReconcileBegin(block_id=block_id, method=method, seed=seed, qber_estimate=qber_estimate)
     )

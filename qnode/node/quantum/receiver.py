@@ -21,6 +21,7 @@ from qnode.devices.contract import LONGEST_SILENCE_S, tag_block_fault, tag_sourc
 from qnode.devices.protocols import EmissionRun, TagSource
 from qnode.devices.supervisor import silence_limit
 from qnode.errors import DeviceError, LinkError
+from qnode.node.monitoring.watch import TagCounter
 from qnode.node.quantum.adjustments import Adjustments, Cut
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.click_rates import ClickRates
@@ -82,9 +83,11 @@ class Receiver:
         figures: LinkFigures,
         recorder: BobRecorder,
         liveness: Liveness | None = None,
+        tags: TagCounter | None = None,
     ) -> None:
         self._config = config
         self._liveness = liveness or Liveness()
+        self._tags = tags or TagCounter(frozenset())
         self._recorder = recorder
         self._figures = figures
         self._part: BobSide | None = None
@@ -127,6 +130,7 @@ class Receiver:
         """
         _refuse(tag_source_fault(source))
         self._watch = ClockWatch()
+        self._tags.begin()
         self._faults.begin()
         synchroniser = Synchroniser(self._config.link.source, self._config.link.receiver, os.urandom)
         self._run = None
@@ -168,6 +172,7 @@ class Receiver:
                 async for block in blocks:
                     silence.heard()
                     _refuse(tag_block_fault(block))
+                    self._tags.see(block)
                     if source.paced:
                         self._heard_at_s = trio.current_time()
                         self._offer(put, block)

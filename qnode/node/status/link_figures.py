@@ -10,6 +10,7 @@ from qnode.block.history import BlockHistory
 from qnode.choices import ConnectionState
 from qnode.config import SiteConfig
 from qnode.devices.status import DeviceStatus
+from qnode.distill.check_table import Finding
 from qnode.keys import Counts, Loss, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.status.alarms import Alarms
@@ -44,6 +45,7 @@ class LinkFigures:
         self.keys = KeyStatus()
         self.authentication = AuthenticationStatus()
         self.devices: Callable[[], list[DeviceStatus]] = list
+        self.monitors: Callable[[], dict[str, Finding]] = dict
         self.sae_differences: list[str] = []
         self.recorded_since_s: float | None = None
         self._lost_chunks = self._lost_pads = 0
@@ -61,6 +63,7 @@ class LinkFigures:
             keys=self.keys,
             authentication=self.authentication,
             devices=self.devices(),
+            monitors=self.monitors(),
             alarms=self.alarms.all(),
         )
 
@@ -108,6 +111,13 @@ class LinkFigures:
             epsilon_total=positions.epsilon + pads.used * epsilon_of_tag(),
         )
         self.authentication = AuthenticationStatus(pads_left_send=pads.send, pads_left_receive=pads.receive)
+
+    def note_monitors(self, tripped: str | None) -> None:
+        """Note what the monitors over devices find at present; None: nothing."""
+        if tripped is None:
+            self.alarms.clear_alarm(AlarmName.MONITOR_TRIPPED)
+        else:
+            self.alarms.raise_alarm(AlarmName.MONITOR_TRIPPED, tripped)
 
     def note_uncleared(self, times: int) -> None:
         """Note how many times in a row the store's log could not be cleared of destroyed keys."""

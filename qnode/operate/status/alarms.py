@@ -20,11 +20,19 @@ class AlarmName(Word):
     DEVICE_FINISHED = "device.finished", "a source of tags has ended"
     LINK_FAILED = "link.failed", "one of several links has stopped because its store cannot be used"
     LISTENER_WAITING = "listener.waiting", "the node cannot listen on an address yet; it tries again"
+    MONITOR_TRIPPED = (
+        "monitor.tripped",
+        "a monitored reading of a device is outside its limits or missing; blocks are discarded",
+    )
     NODE_RELOAD_FAILED = "node.reload_failed", "a reload was refused; the node continues as before"
     NODE_RESTART_NEEDED = "node.restart_needed", "the configuration has changes that only a restart applies"
     NODE_STARTING = "node.starting", "the node is not ready yet"
     PEER_DISCONNECTED = "peer.disconnected", "there is no session with the other site"
     QUANTUM_UNLOCKED = "quantum.unlocked", "clicks are not assigned to slots"
+    RANDOMNESS_FAILED = (
+        "randomness.failed",
+        "the random number generator failed a health test; it is not used until the daemon starts again",
+    )
     SAES_DIFFER = "saes.differ", "some pairs of encryptors are in the configuration of one site only"
     STORE_DAMAGED = "store.damaged", "keys or pads could not be decrypted; both sites discarded them"
     STORE_FAILED = "store.failed", "the store cannot be written"

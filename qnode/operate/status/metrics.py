@@ -40,7 +40,7 @@ def _of_links(status: NodeStatus) -> Iterator[Metric]:
     """Yield the families of every link, each sample with the link's name."""
     merged: dict[str, Metric] = {}
     for view in status.each_link:
-        for part in (_link, _quantum, _blocks, _keys, _devices):
+        for part in (_link, _quantum, _blocks, _keys, _devices, _monitors):
             for family in part(view):
                 whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 whole.samples += [
@@ -319,6 +319,25 @@ def _saes(status: NodeStatus) -> Iterator[Metric]:
         if sae.last_key_at is not None:
             last.add_metric([sae.sae_id], sae.last_key_at)
     yield from (delivered, refused, last)
+
+
+def _monitors(status: NodeStatus) -> Iterator[Metric]:
+    """Yield the last readings of the monitors over devices, if there are any."""
+    if not status.monitors:
+        return
+    value = GaugeMetricFamily(
+        "qkd_monitor_value", "Last reading of a monitor over devices.", labels=["monitor", "place"]
+    )
+    limit = GaugeMetricFamily(
+        "qkd_monitor_limit", "The limits of an honest reading.", labels=["monitor", "place", "side"]
+    )
+    for place, one in status.monitors.items():
+        value.add_metric([one.check, place], one.value)
+        for side, at in (("least", one.least), ("most", one.most)):
+            if at is not None:
+                limit.add_metric([one.check, place, side], at)
+    yield value
+    yield limit
 
 
 def _devices(status: NodeStatus) -> Iterator[Metric]:

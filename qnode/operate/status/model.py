@@ -271,6 +271,7 @@ class LinkStatus(Struct, frozen=True, kw_only=True):
     keys: KeyStatus = KeyStatus()
     authentication: AuthenticationStatus = AuthenticationStatus()
     devices: list[DeviceStatus] = []
+    monitors: dict[str, Finding] = {}
     alarms: list[Alarm] = []
     recorded_since: float | None = None
 
@@ -281,10 +282,11 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     ``log_lines_dropped``: lines of the log that could not be written, because nothing read them.
     ``state`` is `starting` or `running`; `troubles` lists the warnings. ``recorded_since``: the start of a
     present recording of tags or symbols of this site; None: there is none. ``certificates``: the validity of
-    each certificate and CRL in use. ``alarms``: of the site and of all links.
+    each certificate and CRL in use. ``monitors``: the last reading of each monitor over devices, by its table
+    below ``[monitors]``. ``alarms``: of the site and of all links.
 
     A site may have several ``links``. Then ``site.role``, ``site.link``, and the fields from ``peer`` to
-    ``devices`` are those of the first link; `each_link` has a view of each.
+    ``monitors`` are those of the first link; `each_link` has a view of each.
     """
 
     at: float
@@ -299,6 +301,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     keys: KeyStatus = KeyStatus()
     authentication: AuthenticationStatus = AuthenticationStatus()
     devices: list[DeviceStatus] = []
+    monitors: dict[str, Finding] = {}
     etsi014: EtsiStatus = EtsiStatus()
     alarms: list[Alarm] = []
     recorded_since: float | None = None
