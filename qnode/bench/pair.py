@@ -17,7 +17,8 @@ from qnode.bench.results import BenchResult, Effort, Machine, PairResult, Unit, 
 from qnode.bench.whole_link import Meter
 from qnode.config import Role, SiteConfig, load
 from qnode.keys import BlockState, open_store
-from qnode.loopback.prepare import Played, Prepared, Staging, prepare
+from qnode.loopback.hardware import Played
+from qnode.loopback.prepare import Prepared, Staging, prepare
 from qnode.loopback.result import LinkResult
 from qnode.loopback.run import run_prepared
 from qnode.operate.status.model import NodeStatus

@@ -18,9 +18,9 @@ from qnode.cli.main import EXIT_USAGE
 from qnode.errors import ConfigError, first_of
 from qnode.loopback.data_dir import sole_use
 from qnode.loopback.drills import drill_named, drill_schedule, drill_times, with_schedule
+from qnode.loopback.hardware import Played
 from qnode.loopback.prepare import (
     LoopbackConfig,
-    Played,
     Prepared,
     Staging,
     parse_loopback_config,
@@ -130,9 +130,17 @@ def link_options(command: Callable[..., int]) -> Callable[..., int]:
     show_default=True,
     help="Number of links from one Alice, each to its own Bob.",
 )
+@click.option(
+    "--devices",
+    type=click.Choice(["simulated", "emulated"]),
+    default="simulated",
+    show_default=True,
+    help="emulated: real drivers, and emulated devices behind their ports, in real time.",
+)
 @link_options
 def loopback(
     path: Path | None,
+    devices: str,
     drill: str | None,
     from_s: float | None,
     until_s: float | None,
@@ -146,7 +154,10 @@ def loopback(
             config = drilled(config, drill, from_s, until_s)
         elif (from_s, until_s) != (None, None):
             raise ConfigError("--drill-from, --drill-until: of which --drill?")
-        return run_both_sites(config, Wanted(**options), links=links)
+        wanted = Wanted(**options)
+        if devices == "emulated" and wanted.speed != "realtime":
+            raise ConfigError("--devices emulated: only in real time, leave --speed away")
+        return run_both_sites(config, wanted, links=links, emulated=devices == "emulated")
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
         return EXIT_USAGE
@@ -166,9 +177,14 @@ def drilled(
 
 
 def run_both_sites(
-    config: LoopbackConfig, wanted: Wanted, played: Played | None = None, *, links: int = 1
+    config: LoopbackConfig,
+    wanted: Wanted,
+    played: Played | None = None,
+    *,
+    links: int = 1,
+    emulated: bool = False,
 ) -> int:
-    """Run both sites as ``wanted``, with simulated hardware or with the recording ``played``.
+    """Run both sites as ``wanted``, with simulated or emulated hardware or with the recording ``played``.
 
     With several ``links`` there is one Alice, and one Bob per link.
 
@@ -179,7 +195,8 @@ def run_both_sites(
     """
     speed = _parse_speed(wanted.speed)
     with _data_dir(wanted.data_dir) as directory, sole_use(directory):
-        prepared = prepare(directory, config, Staging(speed, wanted.rtt_ms / 1000.0, played, links=links))
+        staging = Staging(speed, wanted.rtt_ms / 1000.0, played, links=links, emulated=emulated)
+        prepared = prepare(directory, config, staging)
         ends_by_itself = played is not None and not played.loop
         run = Run(config, prepared, wanted.until_keys, wanted.duration_s, ends_by_itself)
         try:

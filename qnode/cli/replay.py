@@ -10,7 +10,8 @@ from qnode.cli.loopback import Wanted, link_options, load_loopback, run_both_sit
 from qnode.cli.main import EXIT_USAGE
 from qnode.config import LinkParameters, tables
 from qnode.errors import ConfigError
-from qnode.loopback.prepare import LoopbackConfig, Played, parse_loopback_config
+from qnode.loopback.hardware import Played
+from qnode.loopback.prepare import LoopbackConfig, parse_loopback_config
 from qnode.tags.recording import MANIFEST, Manifest, check_loopable, open_recording, read_symbol_key
 from qnode.tags.site_recording import is_site_recording
 from qnode.units import PS_PER_S

@@ -35,18 +35,17 @@ async def pty_port(emulator: Emulator) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def tcp_port(emulator: Emulator) -> AsyncIterator[str]:
-    """Put the emulator behind a TCP port of this machine; gives `tcp://127.0.0.1:PORT`."""
+async def tcp_port(emulator: Emulator, port: int = 0) -> AsyncIterator[str]:
+    """Put the emulator behind a TCP port of this machine, any if 0; gives `tcp://127.0.0.1:PORT`."""
     async with trio.open_nursery() as nursery:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
 
         async def serve(stream: trio.SocketStream) -> None:
             async with stream:
                 await _serve(emulator, stream)
 
         nursery.start_soon(trio.serve_listeners, serve, listeners)
-        port = listeners[0].socket.getsockname()[1]
-        yield f"tcp://127.0.0.1:{port}"
+        yield f"tcp://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         nursery.cancel_scope.cancel()
 
 

@@ -18,6 +18,7 @@ from msgspec import Struct
 from qnode.choices import ROLES, Role, peer_of
 from qnode.config import LinkParameters, check_link_parameters, convert, tables
 from qnode.loopback.data_dir import make_private
+from qnode.loopback.hardware import Played, emulated, played, simulated
 from qnode.simulate.parameters import SimulationParameters
 
 PRESHARED_KEY_BYTES = 64 + 16 * 1024  # session root, two hash keys, 512 one-time pads a direction
@@ -92,13 +93,15 @@ class LongLine(Struct, frozen=True):
 class Prepared(Struct, frozen=True):
     """The folder, ready to run; ``site_files`` by the name of the site: ``alice``, ``bob``, ``bob-2`` ...
 
-    ``lines``: one per link, if the classical channel is lengthened.
+    ``lines``: one per link, if the classical channel is lengthened. ``benches``: the files of the emulated
+    devices by the name of the site.
     """
 
     directory: Path
     site_files: dict[str, Path]
     endpoints: Endpoints
     lines: list[LongLine] = []
+    benches: dict[str, Path] = {}
 
     @property
     def line(self) -> LongLine | None:
@@ -106,19 +109,13 @@ class Prepared(Struct, frozen=True):
         return self.lines[0] if self.lines else None
 
 
-class Played(Struct, frozen=True):
-    """A recording in place of simulated hardware."""
-
-    recording: Path
-    loop: bool
-
-
 class Staging(Struct, frozen=True):
     """The options of a loopback run.
 
     ``speed``: tag seconds a wall second; None is as fast as possible. ``round_trip_s`` is added to that of
     the classical channel. ``played``: a recording instead of a simulation. ``most_chunks``: the limit of the
-    store, if not as shipped. ``links``: the number of links, from one Alice to as many Bobs.
+    store, if not as shipped. ``links``: the number of links, from one Alice to as many Bobs. ``emulated``:
+    the hardware is behind ports, in processes of its own, in real time.
     """
 
     speed: float | None = None
@@ -126,6 +123,7 @@ class Staging(Struct, frozen=True):
     played: Played | None = None
     most_chunks: int | None = None
     links: int = 1
+    emulated: bool = False
 
 
 class _Link(Struct, frozen=True):
@@ -134,6 +132,7 @@ class _Link(Struct, frozen=True):
     number: int
     config: LoopbackConfig
     listen_port: int
+    device_port: int
     line: LongLine | None
 
     @property
@@ -176,13 +175,18 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
         for index, name in enumerate(site_names)
     }
     _make_certificates(directory, links)
-    site_files = {}
+    site_files, benches = {}, {}
     for name in site_names:
         folder = directory / name
         folder.mkdir(mode=0o700, exist_ok=True)
         own = [link for link in links if name in (link.site("alice"), link.site("bob"))]
         site_files[name] = folder / "site.toml"
         site_files[name].write_text(tomli_w.dumps(_site_tables(directory, name, sites[name], own, staging)))
+        if staging.emulated:
+            role: Role = "alice" if name == "alice" else "bob"
+            benches[name] = folder / "bench.toml"
+            on_bench = [_emulated(directory, role, link)[1] for link in own]
+            benches[name].write_text(tomli_w.dumps({"device": on_bench}))
     by_link = [_endpoints(directory, link, sites) for link in links]
     endpoints = Endpoints(
         version=1,
@@ -191,15 +195,16 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
         saes=by_link[0].saes,
         links=by_link,
     )
-    return Prepared(directory, site_files, endpoints, [link.line for link in links if link.line is not None])
+    lines = [link.line for link in links if link.line is not None]
+    return Prepared(directory, site_files, endpoints, lines, benches)
 
 
 def _links(config: LoopbackConfig, staging: Staging) -> list[_Link]:
     """Return the links of one run: equal, but each with its own name and noise."""
-    ports = _free_ports(3 * staging.links)
+    ports = _free_ports(4 * staging.links)
     links = []
     for number in range(1, staging.links + 1):
-        listen, alice, bob = ports[3 * number - 3 : 3 * number]
+        listen, alice, bob, device = ports[4 * number - 4 : 4 * number]
         line = LongLine(bob, alice, staging.round_trip_s) if staging.round_trip_s else None
         own = config
         if number > 1:
@@ -210,7 +215,7 @@ def _links(config: LoopbackConfig, staging: Staging) -> list[_Link]:
                 link=msgspec.structs.replace(config.link, name=name),
                 simulation=msgspec.structs.replace(config.simulation, seed=seed),
             )
-        links.append(_Link(number, own, alice if line else listen, line))
+        links.append(_Link(number, own, alice if line else listen, device, line))
     return links
 
 
@@ -240,32 +245,6 @@ def write_endpoints(prepared: Prepared) -> Path:
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(prepared.endpoints), indent=2) + b"\n")
     partial.replace(path)
     return path
-
-
-def _simulated(directory: Path, role: Role, link: _Link, speed: float | None) -> dict[str, Any]:
-    """Return the device tables of simulated hardware, and make the folder of its fibre."""
-    config, fibre = link.config, directory / "fibre"
-    fibre.mkdir(mode=0o700, exist_ok=True)
-    shared = {
-        "fibre": str(fibre / f"fibre{link.suffix}.sock"),
-        "source": tables(config.link.source),
-        "simulation": tables(
-            msgspec.structs.replace(config.simulation, speed="max" if speed is None else speed)
-        ),
-    }
-    if role == "alice":
-        return {"transmitter": {"driver": "simulated-transmitter", "config": shared}}
-    receiver = {"receiver_p_z": config.link.receiver.p_z}
-    return {"tdc": {"driver": "simulated-tdc", "config": {**shared, **receiver}}}
-
-
-def _played(role: Role, played: Played, speed: float | None) -> dict[str, Any]:
-    """Return the device tables of recorded hardware."""
-    shared = {"recording": str(played.recording.resolve()), "loop": played.loop}
-    if role == "alice":
-        return {"transmitter": {"driver": "replay-transmitter", "config": shared}}
-    pace = {} if speed is None else {"speed": speed}
-    return {"tdc": {"driver": "replay-tdc", "config": {**shared, **pace}}}
 
 
 def _site_tables(
@@ -317,11 +296,6 @@ def _link_tables(directory: Path, name: str, role: Role, link: _Link, staging: S
     shared = directory / f"preshared{link.suffix}.key"
     _write_once(shared, lambda: secrets.token_bytes(PRESHARED_KEY_BYTES))
     _write_once(folder / f"{store.name}.key", lambda: secrets.token_bytes(32))
-    devices = (
-        _simulated(directory, role, link, staging.speed)
-        if staging.played is None
-        else _played(role, staging.played, staging.speed)
-    )
     return {
         "link": tables(link.config.link),
         "peer": {
@@ -340,8 +314,29 @@ def _link_tables(directory: Path, name: str, role: Role, link: _Link, staging: S
             "preshared_key": str(shared),
             **({} if staging.most_chunks is None else {"most_chunks": staging.most_chunks}),
         },
-        "devices": devices,
+        "devices": _devices(directory, role, link, staging),
     }
+
+
+def _devices(directory: Path, role: Role, link: _Link, staging: Staging) -> dict[str, Any]:
+    """Return the device tables of one link at a site."""
+    if staging.played is not None:
+        return played(role, staging.played, staging.speed)
+    if staging.emulated:
+        return _emulated(directory, role, link)[0]
+    fibre = directory / "fibre" / f"fibre{link.suffix}.sock"
+    return simulated(fibre, role, link.config.link, link.config.simulation, staging.speed)
+
+
+def _emulated(directory: Path, role: Role, link: _Link) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the device tables of one link at a site, and its device on the bench."""
+    fibre = directory / "fibre" / f"fibre{link.suffix}.sock"
+    port = (
+        f"tcp://127.0.0.1:{link.device_port}"
+        if role == "alice"
+        else str(fibre.with_name(f"tdc{link.suffix}"))
+    )
+    return emulated(fibre, role, link.config.link, link.config.simulation, port, link.number)
 
 
 def _make_certificates(directory: Path, links: list[_Link]) -> None:

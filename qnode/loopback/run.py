@@ -12,7 +12,7 @@ from qnode.loopback.delay import delay_line
 from qnode.loopback.encryptors import Comparison, run_encryptors
 from qnode.loopback.prepare import LoopbackConfig, Prepared, Staging, prepare
 from qnode.loopback.result import Ledger, LinkResult
-from qnode.loopback.sites import Tell, keep_site
+from qnode.loopback.sites import Tell, keep_bench, keep_site
 from qnode.operate.blocks.row import KEPT_BLOCKS, DecidedBlock
 from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_blocks, ask_events
 from qnode.operate.control.server import ask_node
@@ -47,6 +47,8 @@ async def sites_running(prepared: Prepared, tell: Tell) -> AsyncIterator[None]:
         for line in prepared.lines:  # before the nursery opens: what is entered last must be left first
             await lines.enter_async_context(delay_line(line.bob_port, line.alice_port, line.round_trip_s))
         async with trio.open_nursery() as nursery:
+            for name, bench in prepared.benches.items():
+                nursery.start_soon(keep_bench, name, bench, tell)
             for name, site_file in prepared.site_files.items():
                 nursery.start_soon(keep_site, name, site_file, tell)
             with trio.fail_after(SERVING_S):

@@ -30,8 +30,19 @@ async def keep_site(site: str, site_file: Path, tell: Tell) -> None:
     Raises:
         SiteFailed: it exits at once, twice in a row, or refuses its configuration.
     """
-    # Its standard input comes from this process: if this process is killed, the daemon stops.
-    command = [sys.executable, "-m", "qnode", "run", "--config", str(site_file), "--stop-at-eof"]
+    await _keep(site, ["qnode", "run", "--config", str(site_file), "--stop-at-eof"], tell)
+
+
+async def keep_bench(site: str, bench_file: Path, tell: Tell) -> None:
+    """Run the emulated devices of a site until cancelled, like `keep_site`."""
+    await _keep(
+        site, ["qnode.emulate.bench", str(bench_file)], lambda site, line: tell(site, f"bench: {line}")
+    )
+
+
+async def _keep(site: str, module: list[str], tell: Tell) -> None:
+    # Its standard input comes from this process: if this process is killed, it stops.
+    command = [sys.executable, "-m", *module]
     short_lives = 0
     while True:
         started = trio.current_time()
@@ -46,7 +57,7 @@ async def keep_site(site: str, site_file: Path, tell: Tell) -> None:
         short_lives = short_lives + 1 if trio.current_time() - started < STOP_S else 0
         if process.returncode == EXIT_USAGE or (process.returncode == 1 and short_lives > 1):
             raise SiteFailed(f"{site}: {last[0]}")
-        tell(site, f"the daemon ended ({_how(process.returncode)}); starting it again")
+        tell(site, f"the process ended ({_how(process.returncode)}); starting it again")
         await trio.sleep(RESTART_PAUSE_S)
 
 

@@ -1,0 +1,162 @@
+"""The emulated devices of one site in one process: `python -m qnode.emulate.bench FILE`.
+
+The file lists the devices, each with its kind, its port and its part of the physics:
+
+    [[device]]
+    kind = "open-transmitter"
+    port = "tcp://127.0.0.1:4711"   # or a path, which becomes a link to a pseudo-terminal
+    fibre = "/run/user/1000/fibre.sock"
+
+A further kind of device is a struct with ``port`` and ``emulator()``, in `Device`. The process ends when its
+standard input does.
+"""
+
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import trio
+from msgspec import Struct
+
+from qnode.config import LinkParameters, ReceiverParameters, SourceParameters, load
+from qnode.config_description import FRACTION, Described, check_limits
+from qnode.emulate.open_protocol_tdc import OpenTdcEmulator
+from qnode.emulate.open_protocol_transmitter import OpenTransmitterEmulator
+from qnode.emulate.ports import Emulator, pty_port, tcp_port
+from qnode.errors import ConfigError, QnodeError, first_of
+from qnode.simulate.fibre_address import fibre_at
+from qnode.simulate.parameters import SimulationParameters
+from qnode.simulate.tdc import open_receiver
+
+TCP_PREFIX = "tcp://127.0.0.1:"
+
+
+class BenchDevice(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """An emulated device and its port."""
+
+    port: Annotated[str, Described("tcp://127.0.0.1:PORT, or the path of a link to a pseudo-terminal")]
+    serial_number: Annotated[str, Described("serial number that the device reports")]
+
+    @abstractmethod
+    def emulator(self) -> AbstractAsyncContextManager[Emulator]:
+        """Run the emulator; gives what serves its port."""
+
+
+class _Optics(BenchDevice, frozen=True, kw_only=True):
+    """A device at an end of the simulated fibre; the tables are the same at both ends."""
+
+    fibre: Annotated[str, Described("address of the simulated fibre")]
+    source: SourceParameters = SourceParameters()
+    simulation: SimulationParameters = SimulationParameters()
+
+
+class TransmitterOnBench(_Optics, frozen=True, kw_only=True, tag="open-transmitter"):
+    """Alice's transmitter, of the open device protocol."""
+
+    @asynccontextmanager
+    async def emulator(self) -> AsyncIterator[Emulator]:
+        """Run the transmitter; dark until it is started."""
+        device = OpenTransmitterEmulator(
+            fibre_at(self.fibre), self.simulation, self.source, serial=self.serial_number
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(device.run)
+            yield device
+            nursery.cancel_scope.cancel()
+
+
+class TdcOnBench(_Optics, frozen=True, kw_only=True, tag="open-tdc"):
+    """Bob's detectors and time-to-digital converter, of the open device protocol."""
+
+    receiver_p_z: Annotated[float, Described("as `link.receiver.p_z`", "fraction", limits=FRACTION)] = 0.5
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+
+    @asynccontextmanager
+    async def emulator(self) -> AsyncIterator[Emulator]:
+        """Run detectors and converter; they click from now on."""
+        link = LinkParameters(source=self.source, receiver=ReceiverParameters(p_z=self.receiver_p_z))
+        async with open_receiver(fibre_at(self.fibre), self.simulation, link) as end:
+            device = OpenTdcEmulator(end, serial=self.serial_number)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(device.run)
+                yield device
+                nursery.cancel_scope.cancel()
+
+
+Device = TransmitterOnBench | TdcOnBench
+
+
+class Bench(Struct, frozen=True, forbid_unknown_fields=True):
+    """The devices of one site."""
+
+    device: list[Device]
+
+
+@asynccontextmanager
+async def _port(port: str, emulator: Emulator) -> AsyncIterator[None]:
+    """Put an emulator behind its port."""
+    if port.startswith(TCP_PREFIX):
+        async with tcp_port(emulator, int(port.removeprefix(TCP_PREFIX))):
+            yield
+        return
+    async with pty_port(emulator) as terminal:
+        link = trio.Path(port)
+        await link.unlink(missing_ok=True)
+        await link.symlink_to(terminal)
+        yield
+
+
+async def run_bench(bench: Bench) -> None:
+    """Serve all devices for ever.
+
+    Raises:
+        DeviceError: a device cannot have its end of the fibre.
+        OSError: it cannot have its port.
+    """
+    async with trio.open_nursery() as nursery:
+        for device in bench.device:
+            nursery.start_soon(_serve, device)
+
+
+async def _serve(device: Device) -> None:
+    async with device.emulator() as emulator, _port(device.port, emulator):
+        await trio.sleep_forever()
+
+
+async def _run_until_eof(bench: Bench) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_bench, bench)
+        async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stdin:
+            async for _ in stdin:
+                pass
+        nursery.cancel_scope.cancel()
+
+
+def main() -> int:
+    """Run the bench of the file that the command line names; return the exit status."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    try:
+        bench = load(Path(sys.argv[1]), Bench)
+    except (IndexError, ConfigError) as error:
+        print(f"qnode.emulate.bench: expected a file: {error}", file=sys.stderr)
+        return 64
+    status = 0
+    try:
+        trio.run(_run_until_eof, bench)
+    except* (QnodeError, OSError) as error:
+        print(f"qnode.emulate.bench: {first_of(error)}", file=sys.stderr)
+        status = 1
+    except* KeyboardInterrupt:
+        pass
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

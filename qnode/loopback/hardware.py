@@ -1,0 +1,74 @@
+"""The devices of a loopback run: simulated in the daemons, emulated behind ports, or a recording."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from qnode.choices import Role
+from qnode.config import LinkParameters, tables
+from qnode.simulate.parameters import SimulationParameters
+
+Tables = dict[str, Any]
+
+
+class Played(Struct, frozen=True):
+    """A recording in place of simulated hardware."""
+
+    recording: Path
+    loop: bool
+
+
+def simulated(
+    fibre: Path, role: Role, link: LinkParameters, simulation: SimulationParameters, speed: float | None
+) -> Tables:
+    """Return the device tables of simulated hardware at one end of ``fibre``."""
+    shared = _physics(fibre, link, simulation, speed)
+    if role == "alice":
+        return {"transmitter": {"driver": "simulated-transmitter", "config": shared}}
+    receiver = {"receiver_p_z": link.receiver.p_z}
+    return {"tdc": {"driver": "simulated-tdc", "config": {**shared, **receiver}}}
+
+
+def emulated(
+    fibre: Path, role: Role, link: LinkParameters, simulation: SimulationParameters, port: str, number: int
+) -> tuple[Tables, Tables]:
+    """Return the device tables of real drivers, and the device behind their ``port`` on the site's bench."""
+    place = port if port.startswith("tcp:") else f"serial://{port}"
+    physics = _physics(fibre, link, simulation, 1.0)
+    if role == "alice":
+        serial_number = f"E-TX-{number}"
+        pattern = {
+            "qubit_rate_hz": float(link.source.qubit_rate_hz),
+            "bin_spacing_ps": round(link.source.bin_spacing_ps),
+            "p_z": link.source.p_z,
+            "p": list(link.source.p),
+            "levels": [1.0, link.source.mu[1] / link.source.mu[0]],
+        }
+        config = {"address": place, "serial_number": serial_number, **pattern}
+        device = {"kind": "open-transmitter", "port": port, "serial_number": serial_number, **physics}
+        return {"transmitter": {"driver": "open-transmitter", "config": config}}, device
+    serial_number = f"E-TDC-{number}"
+    receiver = {"receiver_p_z": link.receiver.p_z}
+    device = {"kind": "open-tdc", "port": port, "serial_number": serial_number, **physics, **receiver}
+    config = {"address": place, "serial_number": serial_number}
+    return {"tdc": {"driver": "open-tdc", "config": config}}, device
+
+
+def played(role: Role, recording: Played, speed: float | None) -> Tables:
+    """Return the device tables of recorded hardware."""
+    shared = {"recording": str(recording.recording.resolve()), "loop": recording.loop}
+    if role == "alice":
+        return {"transmitter": {"driver": "replay-transmitter", "config": shared}}
+    pace = {} if speed is None else {"speed": speed}
+    return {"tdc": {"driver": "replay-tdc", "config": {**shared, **pace}}}
+
+
+def _physics(
+    fibre: Path, link: LinkParameters, simulation: SimulationParameters, speed: float | None
+) -> Tables:
+    """Return what both ends of the fibre must know, and make the folder of the fibre."""
+    fibre.parent.mkdir(mode=0o700, exist_ok=True)
+    paced = msgspec.structs.replace(simulation, speed="max" if speed is None else speed)
+    return {"fibre": str(fibre), "source": tables(link.source), "simulation": tables(paced)}

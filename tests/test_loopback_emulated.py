@@ -1,0 +1,69 @@
+"""`qnode loopback --devices emulated`: keys flow through real drivers and the ports of emulated devices."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from daemons_support import PATIENCE_S, write_small_link
+
+from qnode.cli.loopback import loopback
+from qnode.config import LinkParameters, load, load_site
+from qnode.devices.registry import known_drivers
+from qnode.emulate.bench import Bench, TdcOnBench, TransmitterOnBench
+from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
+
+KEYS = 10
+INSTALLED = pytest.mark.skipif(
+    not {"open-tdc", "open-transmitter"} <= set(known_drivers()),
+    reason="this installation is older than the drivers of the open protocol: pip install -e .",
+)
+
+
+@INSTALLED
+@pytest.mark.link
+def test_keys_flow_through_emulated_devices_and_say_that_they_are_simulated(tmp_path: Path) -> None:
+    command = [
+        "loopback",
+        "--config",
+        str(write_small_link(tmp_path / "small.toml")),
+        "--devices",
+        "emulated",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "qnode", *command, "--until-keys", str(KEYS), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_S,
+        check=True,
+    )
+    result = json.loads(done.stdout)
+    assert result["keys_compared"] >= KEYS
+    assert result["keys_different"] == 0
+    assert result["simulated"] is True
+    assert 'model="emulated open TDC"' in done.stderr
+    assert 'model="emulated open transmitter"' in done.stderr
+
+
+@INSTALLED
+def test_site_files_name_the_real_drivers_and_each_bench_the_other_end_of_their_ports(tmp_path: Path) -> None:
+    link = LinkParameters()
+    prepared = prepare(tmp_path, LoopbackConfig(link), Staging(1.0, links=2, emulated=True))
+    for name, site_file in prepared.site_files.items():
+        sections = [section for site in load_site(site_file) for section in site.devices.values()]
+        bench = load(prepared.benches[name], Bench)
+        assert [s.config["serial_number"] for s in sections] == [d.serial_number for d in bench.device]
+        for section, device in zip(sections, bench.device, strict=True):
+            assert section.config["address"] in (device.port, f"serial://{device.port}")
+            assert device.simulation.speed == 1.0
+            assert isinstance(device, TransmitterOnBench if name == "alice" else TdcOnBench)
+
+
+def test_emulated_devices_run_in_real_time_only() -> None:
+    result = CliRunner().invoke(
+        loopback, ["--devices", "emulated", "--speed", "max", "--until-keys", "1"], standalone_mode=False
+    )
+    assert result.return_value == 64
+    assert "real time" in result.output
