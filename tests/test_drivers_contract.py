@@ -11,6 +11,7 @@ from qnode_drivers.open_protocol_tdc import OpenTdc
 from qnode_drivers.open_protocol_transmitter import OpenTransmitter
 from qnode_drivers.optilab_bcb4 import OptilabBcb4
 from qnode_drivers.oz_dd100 import OzDd100
+from qnode_drivers.pymeasure_bridge import Bridge, PymeasureInstrument
 from qnode_drivers.replay import ReplayTdc, ReplayTransmitter
 from qnode_drivers.s_fifteen_tdc1 import SFifteenTdc1
 from qnode_drivers.scpi_attenuator import ScpiAttenuator
@@ -26,7 +27,7 @@ from qnode.devices.capabilities import (
     PowerMonitor,
     VariableAttenuator,
 )
-from qnode.devices.protocols import Sensor, TagSource, Transmitter
+from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
 from qnode.devices.registry import DRIVER_GROUP, DriverClass
 
 DRIVERS: list[DriverClass] = [
@@ -39,6 +40,7 @@ DRIVERS: list[DriverClass] = [
     OzDd100,
     OpenTransmitter,
     OpenTdc,
+    PymeasureInstrument,
     ScpiAttenuator,
     ScpiPowerMeter,
     ScpiSensor,
@@ -73,6 +75,9 @@ class Opened:
         return device, device
 
     def oz_dd100(self, device: OzDd100) -> VariableAttenuator:
+        return device
+
+    def pymeasure(self, device: Bridge) -> Device:
         return device
 
     def scpi_attenuator(self, device: ScpiAttenuator) -> VariableAttenuator:
