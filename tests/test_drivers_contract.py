@@ -18,6 +18,7 @@ from qnode_drivers.scpi_attenuator import ScpiAttenuator
 from qnode_drivers.scpi_power_meter import ScpiPowerMeter
 from qnode_drivers.scpi_sensor import ScpiSensor
 from qnode_drivers.simulated import SimulatedTdc, SimulatedTransmitter
+from qnode_drivers.tag_file import TagFileTdc
 
 from qnode.devices.capabilities import (
     BiasControl,
@@ -35,6 +36,7 @@ DRIVERS: list[DriverClass] = [
     ReplayTransmitter,
     SimulatedTdc,
     ReplayTdc,
+    TagFileTdc,
     SFifteenTdc1,
     OptilabBcb4,
     OzDd100,
@@ -60,6 +62,9 @@ class Opened:
         return device
 
     def replay_tdc(self, device: ReplayTdc) -> TagSource:
+        return device
+
+    def tag_file(self, device: TagFileTdc) -> TagSource:
         return device
 
     def s_fifteen_tdc1(self, device: SFifteenTdc1) -> tuple[TagSource, Sensor]:

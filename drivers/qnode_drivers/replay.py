@@ -18,20 +18,18 @@ import numpy as np
 import trio
 from msgspec import Struct
 
-from qnode.config_description import Described, Limits, check_limits
+from qnode.config_description import Described, check_limits
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.errors import ConfigError
 from qnode.simulate.symbols import repeated_symbols, symbols
+from qnode.tags.recorded_symbols import recorded_symbols
 from qnode.tags.recording import Recording, check_loopable, open_recording, read_symbol_key
+from qnode.tags.site_recording import AliceRecording, is_site_recording, open_site_recording
 from qnode.tags.tag_time import signed_64
-from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots, TagBlock
-from qnode.units import PS_PER_S
+from qnode.tags.types import UNKNOWN_SYMBOL, Codes, Slots, SymbolLookup, TagBlock
+from qnode_drivers.pacing import Pace, Speed, is_paced
 
-REALTIME = 1.0
 MOST_TAGS = 1 << 19
-BLOCK_S = 0.1
-LONGEST_BLOCK_S = 8.0
-MOST_LAG_S = 1.0
 # A loop that is opened again begins where it would be if it had always run this many times faster than real
 # time. After 18 hours this starts again, because slot numbers would run out.
 _AHEAD = 1 << 13
@@ -51,14 +49,7 @@ class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     recording: Annotated[Path, Described("folder of the recording")]
     loop: Annotated[bool, Described("repeat the recording without end")] = False
-    speed: Annotated[
-        float | None,
-        Described(
-            "seconds of tags per second of the wall clock; default: as fast as the node takes them",
-            "ratio",
-            limits=Limits(1e-3, 1e6),
-        ),
-    ] = None
+    speed: Speed = None
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -69,41 +60,35 @@ class ReplayTransmitter:
 
     Config: ClassVar[type[Struct]] = TransmitterConfig
 
-    def __init__(self, recording: Recording, symbol_key: int, *, loop: bool) -> None:
-        self._manifest = recording.manifest
-        self._symbol_key = symbol_key
-        self._loop = loop
+    def __init__(self, run: EmissionRun, lookup: SymbolLookup) -> None:
+        self._run = run
+        self._lookup = lookup
 
     @classmethod
     @asynccontextmanager
     async def open(cls, config: TransmitterConfig) -> AsyncIterator["ReplayTransmitter"]:
-        """Open the recording.
+        """Open the recording of a simulated link, or of Alice's site.
 
         Raises:
-            ConfigError: the recording cannot be read or cannot be looped.
+            ConfigError: the recording cannot be read or cannot be looped, or is Bob's.
         """
-        recording = _opened(config.recording, loop=config.loop)
-        yield cls(recording, read_symbol_key(config.recording), loop=config.loop)
+        yield cls(*_recorded(config.recording, loop=config.loop))
 
     @property
     def identity(self) -> DeviceIdentity:
         """The identity that the device reports."""
-        return DeviceIdentity("replayed transmitter", f"run-{self._manifest.run_id:x}", simulated=True)
+        return DeviceIdentity("replayed transmitter", f"run-{self._run.run_id:x}", simulated=True)
 
     async def runs(self) -> AsyncGenerator[EmissionRun, None]:
         """Yield the only emission run."""
-        yield EmissionRun(self._manifest.run_id, self._manifest.started_at_s)
+        yield self._run
         await trio.sleep_forever()
 
     def symbols(self, run_id: int, slots: Slots) -> Codes:
         """Return the symbols sent in ``slots``; `UNKNOWN_SYMBOL` for other runs and unrecorded slots."""
-        manifest = self._manifest
-        if run_id != manifest.run_id:
+        if run_id != self._run.run_id:
             return np.full(slots.shape[0], UNKNOWN_SYMBOL, np.uint8)
-        source = manifest.link.source
-        if self._loop:
-            return repeated_symbols(self._symbol_key, slots, source, manifest.slots, _LAST_SLOT)
-        return symbols(self._symbol_key, slots, source, manifest.slots)
+        return self._lookup(slots)
 
 
 class ReplayTdc:
@@ -137,7 +122,7 @@ class ReplayTdc:
     @property
     def paced(self) -> bool:
         """True at real time only: at any other speed the source waits for a slow consumer."""
-        return self._speed == REALTIME
+        return is_paced(self._speed)
 
     @property
     def origin_s(self) -> float:
@@ -150,16 +135,12 @@ class ReplayTdc:
         """Yield tag blocks of at most 2^19 tags; a recording that is not looped ends."""
         times_ps, manifest = self._recording.times_ps, self._recording.manifest
         whole_ps, part_ps = int(manifest.span_ps), manifest.span_ps % 1.0
-        began_s = trio.current_time()
+        pace = Pace(self._speed)
         round_number, first, until_ps = 0, 0, 0
         while True:
             shift_ps = round_number * whole_ps + round(round_number * part_ps)
-            last = self._block_end(first, int(times_ps[first]) + _block_ps(until_ps, self._speed))
-            if self._speed is not None:
-                due_s = began_s + (int(times_ps[last - 1]) + shift_ps) / PS_PER_S / self._speed
-                if not self.paced and trio.current_time() - due_s > MOST_LAG_S:
-                    began_s += trio.current_time() - due_s  # a slow consumer need not catch up
-                await trio.sleep_until(due_s)
+            last = self._block_end(first, int(times_ps[first]) + pace.block_ps(until_ps))
+            await pace.wait_until_due(int(times_ps[last - 1]) + shift_ps)
             until_ps = max(until_ps, int(times_ps[last - 1]) + shift_ps - manifest.disorder_ps)
             yield await trio.to_thread.run_sync(self._block, first, last, shift_ps, until_ps)
             first = last
@@ -182,6 +163,21 @@ class ReplayTdc:
         return TagBlock(times_ps, recording.channels[first:last].copy(), until_ps)
 
 
+def _recorded(folder: Path, *, loop: bool) -> tuple[EmissionRun, SymbolLookup]:
+    """Return the emission run, and the symbols in it."""
+    if is_site_recording(folder):
+        alice = open_site_recording(folder)
+        if loop or not isinstance(alice, AliceRecording):
+            raise ConfigError(f"{folder}: expected Alice's recording of her site, played once (loop = false)")
+        assert alice.manifest.started_at_s is not None  # a manifest without it cannot be read
+        return EmissionRun(alice.manifest.run_id, alice.manifest.started_at_s), recorded_symbols(alice)
+    manifest, key = _opened(folder, loop=loop).manifest, read_symbol_key(folder)
+    run, source, n = EmissionRun(manifest.run_id, manifest.started_at_s), manifest.link.source, manifest.slots
+    if loop:
+        return run, lambda slots: repeated_symbols(key, slots, source, n, _LAST_SLOT)
+    return run, lambda slots: symbols(key, slots, source, n)
+
+
 def _opened(folder: Path, *, loop: bool) -> Recording:
     recording = open_recording(folder)
     if loop:
@@ -195,9 +191,3 @@ def _pass_of(time_s: float, recording: Recording) -> int:
     """Return the first pass of a loop for a time tagger that is opened at ``time_s``."""
     ahead_slots = int(time_s % _AHEAD_MODULUS_S) * _AHEAD * recording.manifest.link.source.qubit_rate_hz
     return int(ahead_slots // recording.manifest.slots)
-
-
-def _block_ps(passed_ps: int, speed: float | None) -> int:
-    """Return the tag time of a block; the first blocks are short, so that lock is not late by a block."""
-    longest_s = min(LONGEST_BLOCK_S, max(BLOCK_S, passed_ps / PS_PER_S / 8))
-    return int(PS_PER_S * (longest_s if speed is None else min(longest_s, BLOCK_S * speed)))

@@ -9,15 +9,18 @@ import click
 
 from qnode.cli.main import EXIT_USAGE
 from qnode.cli.secrets import forbid_core_dumps
-from qnode.cli.tag_file_options import opened_tag_file, refuse_without_tag_file, tag_file_options
+from qnode.cli.tag_file_options import (
+    opened_tag_file,
+    refuse_without_tag_file,
+    tag_file_options,
+    tell_faults,
+)
 from qnode.cli.width import columns
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from qnode.config import LinkParameters
     from qnode.offline.recorded import Recorded
-    from qnode.offline.recorded_file import RecordedFile
     from qnode.offline.report import DistillReport
 
 
@@ -70,7 +73,7 @@ def distill(
         of_recorder = not isinstance(recorded, RecordedFile)
         link = config_over(recorded.link, recordings[0], path, receiver=of_recorder).link
         if isinstance(recorded, RecordedFile):
-            _tell_faults(recorded, link)
+            tell_faults(recorded.file, recorded.survey, link)
         began_s = time.process_time()
         astray_s = list[float]()
         results = synchronised(
@@ -156,19 +159,6 @@ def _opened(paths: tuple[Path, ...], of_file: dict[str, Any]) -> "Recorded":
     if is_site_recording(folder):
         raise ConfigError(f"{folder} is the recording of one site: name the other site's folder as well")
     return recorded_link(folder)
-
-
-def _tell_faults(recorded: "RecordedFile", link: "LinkParameters") -> None:
-    path, survey = recorded.file.path, recorded.survey
-    if survey.truncated:
-        click.echo(f"qnode: {path}: {survey.truncated}; everything before that is used", err=True)
-    if survey.disorder_ps > link.receiver.order_window_ps:
-        click.echo(
-            f"qnode: {path}: tags come up to {survey.disorder_ps} ps late, and order_window_ps in "
-            f"[link.receiver] is {link.receiver.order_window_ps}: the later ones are dropped; set more with "
-            "--config",
-            err=True,
-        )
 
 
 def _table(report: "DistillReport") -> "Table":

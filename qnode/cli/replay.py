@@ -8,10 +8,17 @@ from msgspec.structs import replace
 
 from qnode.cli.loopback import Wanted, link_options, load_loopback, run_both_sites
 from qnode.cli.main import EXIT_USAGE
+from qnode.cli.tag_file_options import (
+    opened_tag_file,
+    refuse_without_tag_file,
+    tag_file_options,
+    tell_faults,
+)
 from qnode.config import LinkParameters, tables
 from qnode.errors import ConfigError
-from qnode.loopback.hardware import Played
+from qnode.loopback.hardware import Played, PlayedFile
 from qnode.loopback.prepare import LoopbackConfig, parse_loopback_config
+from qnode.tags.file_tags import FileTags
 from qnode.tags.recording import MANIFEST, Manifest, check_loopable, open_recording, read_symbol_key
 from qnode.tags.site_recording import is_site_recording
 from qnode.units import PS_PER_S
@@ -30,10 +37,33 @@ _SIFTED_SHARE = 0.8
     "recorded.",
 )
 @click.option("--once", is_flag=True, help="Play the recording once, then end; default: repeat it.")
+@click.option(
+    "--tags",
+    "tag_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Bob's tags, played once: a time tagger's file (docs/tag-files.md); FOLDER then says what Alice "
+    "sent: the recording of a simulated link, or of her site.",
+)
+@tag_file_options
 @link_options
-def replay(folder: Path, path: Path | None, once: bool, **options: Any) -> int:
+def replay(
+    folder: Path,
+    path: Path | None,
+    once: bool,
+    tag_file: Path | None,
+    channels: str | None,
+    format_name: str | None,
+    began_at_s: float | None,
+    **options: Any,
+) -> int:
     """Run both sites of a link on this machine, with the recorded hardware in FOLDER."""
     try:
+        if tag_file is not None:
+            file = opened_tag_file(tag_file, channels, format_name, began_at_s)
+            config, played = played_file(folder, path, file)
+            tell_faults(file, file.survey(), config.link)
+            return run_both_sites(config, Wanted(**options), played)
+        refuse_without_tag_file(channels=channels, format_name=format_name, began_at_s=began_at_s)
         config = played_config(folder, path, loop=not once)
         return run_both_sites(config, Wanted(**options), Played(folder, loop=not once))
     except ConfigError as error:
@@ -57,6 +87,30 @@ def played_config(folder: Path, path: Path | None, *, loop: bool) -> LoopbackCon
         plausibility = replace(config.link.plausibility, repeats=_repeats(recording.manifest, config.link))
         config = replace(config, link=replace(config.link, plausibility=plausibility))
     return config
+
+
+def played_file(folder: Path, path: Path | None, file: FileTags) -> tuple[LoopbackConfig, Played]:
+    """Return the configuration of both sites, and their hardware: what ``folder`` recorded, and Bob's file.
+
+    Raises:
+        ConfigError: the recording is not Alice's, it is not known when the file began, or the file at
+            ``path`` is of another link.
+    """
+    # Imported here: a replay of a recording does not need it, and it loads slowly.
+    from qnode.offline.recorded_file import alice_of, began_of
+
+    if is_site_recording(folder):
+        link = alice_of(folder, file).manifest.link
+        began_at_s = began_of(file)
+    else:
+        recording = open_recording(folder)
+        read_symbol_key(folder)
+        link, first_ps = recording.manifest.link, recording.times_ps[:1].sum()
+        recorded_s = recording.manifest.origin_s + float(first_ps) / PS_PER_S
+        began_at_s = recorded_s if file.began_at_s is None else file.began_at_s
+    config = config_over(link, folder, path, receiver=False)
+    played = PlayedFile(file.path, str(file.inputs), began_at_s, file.file.format)
+    return config, Played(folder, loop=False, tag_file=played)
 
 
 def _repeats(recorded: Manifest, link: LinkParameters) -> float:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from qnode.tags.file_tags import FileTags
+    from qnode.config import LinkParameters
+    from qnode.tags.file_tags import FileTags, Survey
 
 
 def tag_file_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -55,3 +56,16 @@ def refuse_without_tag_file(**given: Any) -> None:
     for option, value in given.items():
         if value is not None:
             raise ConfigError(f"{names[option]}: has a meaning only with a tag file")
+
+
+def tell_faults(file: "FileTags", survey: "Survey", link: "LinkParameters") -> None:
+    """Say on stderr what is wrong with a file that is used all the same."""
+    if survey.truncated:
+        click.echo(f"qnode: {file.path}: {survey.truncated}; everything before that is used", err=True)
+    if survey.disorder_ps > link.receiver.order_window_ps:
+        click.echo(
+            f"qnode: {file.path}: tags come up to {survey.disorder_ps} ps late, and order_window_ps in "
+            f"[link.receiver] is {link.receiver.order_window_ps}: the later ones are dropped; set more with "
+            "--config",
+            err=True,
+        )

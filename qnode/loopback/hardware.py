@@ -13,11 +13,21 @@ from qnode.simulate.parameters import SimulationParameters
 Tables = dict[str, Any]
 
 
+class PlayedFile(Struct, frozen=True):
+    """A time tagger's file as Bob's tags: the keys of the driver ``tag-file``."""
+
+    file: Path
+    channels: str
+    began_at_s: float
+    format: str
+
+
 class Played(Struct, frozen=True):
-    """A recording in place of simulated hardware."""
+    """A recording in place of simulated hardware; ``tag_file``: Bob's tags, if the recording lacks them."""
 
     recording: Path
     loop: bool
+    tag_file: PlayedFile | None = None
 
 
 def simulated(
@@ -62,6 +72,9 @@ def played(role: Role, recording: Played, speed: float | None) -> Tables:
     if role == "alice":
         return {"transmitter": {"driver": "replay-transmitter", "config": shared}}
     pace = {} if speed is None else {"speed": speed}
+    if recording.tag_file is not None:
+        file = {**msgspec.structs.asdict(recording.tag_file), "file": str(recording.tag_file.file.resolve())}
+        return {"tdc": {"driver": "tag-file", "config": {**file, **pace}}}
     return {"tdc": {"driver": "replay-tdc", "config": {**shared, **pace}}}
 
 

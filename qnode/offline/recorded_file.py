@@ -92,15 +92,8 @@ def recorded_file(folder: Path, file: FileTags) -> RecordedFile:
     """
     if not is_site_recording(folder):
         return _with_link(folder, file)
-    alice = open_site_recording(folder)
-    if not isinstance(alice, AliceRecording):
-        raise ConfigError(f"{folder} is Bob's recording, and so is {file.path}: Alice's is needed as well")
-    manifest, began_at_s = alice.manifest, file.began_at_s
-    if began_at_s is None:
-        raise ConfigError(
-            f"{file.path}: when did its first tag come? Say --began-at, Unix time in seconds, right to "
-            f"{FURTHEST_S:g} s, or in {file.path.name}.toml beside it: began_at_s"
-        )
+    alice, began_at_s = alice_of(folder, file), began_of(file)
+    manifest = alice.manifest
     assert manifest.started_at_s is not None  # a manifest without it cannot be read
     symbols = recorded_symbols(alice)
     into_run_s = began_at_s - manifest.started_at_s
@@ -119,6 +112,32 @@ def recorded_file(folder: Path, file: FileTags) -> RecordedFile:
         from_ps=round(first_s * PS_PER_S),
         blocks=tuple(sorted(manifest.blocks, key=lambda block: block.first_slot)),
     )
+
+
+def alice_of(folder: Path, file: FileTags) -> AliceRecording:
+    """Open the recording of Alice's site for a tag file of Bob's.
+
+    Raises:
+        ConfigError: it cannot be read, or is Bob's.
+    """
+    alice = open_site_recording(folder)
+    if not isinstance(alice, AliceRecording):
+        raise ConfigError(f"{folder} is Bob's recording, and so is {file.path}: Alice's is needed as well")
+    return alice
+
+
+def began_of(file: FileTags) -> float:
+    """Return when the first tag of the file came, Unix time by Bob's clock.
+
+    Raises:
+        ConfigError: nobody says.
+    """
+    if file.began_at_s is None:
+        raise ConfigError(
+            f"{file.path}: when did its first tag come? Say --began-at, Unix time in seconds, right to "
+            f"{FURTHEST_S:g} s, or in {file.path.name}.toml beside it: began_at_s"
+        )
+    return file.began_at_s
 
 
 def _with_link(folder: Path, file: FileTags) -> RecordedFile:

@@ -22,6 +22,9 @@ class ChannelMap:
     z_delay_ps: int = 0
     x_delay_ps: int = 0
 
+    def __str__(self) -> str:
+        return f"z={self.z_input}{_delay(self.z_delay_ps)},x={self.x_input}{_delay(self.x_delay_ps)}"
+
     @property
     def delay_spread_ps(self) -> int:
         """How much the delays may add to the disorder of the tags."""
@@ -34,6 +37,10 @@ class ChannelMap:
         is_z = is_z[mapped]
         delays_ps = np.where(is_z, np.int64(self.z_delay_ps), np.int64(self.x_delay_ps))
         return times_ps[mapped] + delays_ps, np.where(is_z, np.int8(Z_CHANNEL), np.int8(X_CHANNEL))
+
+
+def _delay(delay_ps: int) -> str:
+    return f"{delay_ps:+}ps" if delay_ps else ""
 
 
 def channel_map(text: str) -> ChannelMap:

@@ -4,7 +4,7 @@ What belongs to a file can be said beside it, in ``NAME.toml`` for the file ``NA
 the caller says takes precedence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -66,7 +66,9 @@ class FileTags:
         """The file."""
         return self.file.path
 
-    def parts(self, most_tags: int = MOST_TAGS, zero_ps: int = 0) -> Iterator[tuple[Times, Channels]]:
+    def parts(
+        self, most_tags: int = MOST_TAGS, zero_ps: int = 0
+    ) -> Generator[tuple[Times, Channels], None, None]:
         """Yield times, counted from ``zero_ps``, and channels, ``most_tags`` at a time, in the file's order.
 
         Raises:

@@ -20,6 +20,7 @@ from qnode.units import PS_PER_S
 LOWEST_HZ: Final = 0.5e6  # below, blinking and dead time look like clocks
 HIGHEST_HZ: Final = 5e9
 LEAST_SIGNIFICANCE: Final = 6.0  # -log10 of the probability that noise shows such a clock
+_OF_SEARCH: Final = 6.0  # log10 of the number of frequencies among which a channel's own are sought
 FOLD_BINS: Final = 200
 
 _BIN_PS: Final = 50
@@ -101,6 +102,7 @@ def _own_frequencies(channel: int, times: Times, unit_ps: float) -> list[float]:
         clock
         for frequency_hz, band_hz in _candidates(times, unit_ps)
         if (clock := _followed(channel, times, frequency_hz, band_hz)) is not None
+        and clock.clock.significance > LEAST_SIGNIFICANCE + _OF_SEARCH
     ]
     if not seen:
         return []
