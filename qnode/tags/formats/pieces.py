@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ def fixed_records(
         with path.open("rb", buffering=0) as file:
             file.seek(header_bytes)
             while not summary.truncated:
-                n_bytes = _fill(file.readinto, buffer)
+                n_bytes = fill(file, buffer)
                 n_records, rest = divmod(n_bytes, record_bytes)
                 if n_records:
                     summary.records += n_records
@@ -52,11 +53,18 @@ def fixed_records(
     return read
 
 
-def _fill(read_into: Callable[[memoryview], int | None], buffer: RawBytes) -> int:
+class CanReadInto(Protocol):
+    """A binary file."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read some bytes and return their number; 0 at the end."""
+
+
+def fill(file: CanReadInto, buffer: RawBytes) -> int:
     """Read until the buffer is full or the file ends; return the number of bytes."""
     view, n_bytes = buffer.data, 0
     while n_bytes < len(view):
-        n_read = read_into(view[n_bytes:])
+        n_read = file.readinto(view[n_bytes:])
         if not n_read:
             break
         n_bytes += n_read

@@ -7,6 +7,7 @@ from typing import Final
 
 from qnode.errors import ConfigError
 from qnode.tags.formats.model import TagFile
+from qnode.tags.formats.npy import looks_like_npy, open_npy
 from qnode.tags.formats.ptu import looks_like_ptu, open_ptu
 from qnode.tags.formats.qutag import looks_like_qutag, open_qutag
 from qnode.tags.formats.sfifteen import (
@@ -21,6 +22,7 @@ from qnode.tags.formats.sfifteen import (
     open_swapped_a1,
     open_tdc1,
 )
+from qnode.tags.formats.text import looks_like_csv, open_csv
 
 _HEAD_BYTES: Final = 1 << 16
 
@@ -37,12 +39,14 @@ class _Format:
 # In the order in which they are tried: the surest signs first.
 _FORMATS: Final = {
     "ptu": _Format(open_ptu, looks_like_ptu, (".ptu", ".timeres")),
+    "npy": _Format(open_npy, looks_like_npy, (".npy", ".npz")),
+    "a0": _Format(open_a0, looks_like_a0, ()),
+    "a2": _Format(open_a2, looks_like_a2, ()),
+    "csv": _Format(open_csv, looks_like_csv, (".csv", ".txt")),
     "qutag": _Format(open_qutag, looks_like_qutag, (".qutag",)),
     "tdc1": _Format(open_tdc1, looks_like_tdc1, (".tdc1",)),
     "a1": _Format(open_a1, looks_like_a1, (".a1",)),
     "a1-swapped": _Format(open_swapped_a1, looks_like_swapped_a1, ()),
-    "a0": _Format(open_a0, looks_like_a0, ()),
-    "a2": _Format(open_a2, looks_like_a2, ()),
 }
 FORMATS: Final = tuple(sorted(_FORMATS))
 """The names of all formats that can be read."""
