@@ -49,6 +49,16 @@ class BlockState(Word):
     VOID = "void", "the block was discarded"
 
 
+class ControllerState(Word):
+    """What a controller of a setting does."""
+
+    WAITING = "waiting", "it waits for its device, or for the first measurement"
+    SETTLING = "settling", "the best setting is not known well yet"
+    FOLLOWING = "following", "the setting follows the best one"
+    HELD = "held", "an operator holds the setting"
+    OUTSIDE = "outside", "what it controls is outside its limits"
+
+
 class LockState(Word):
     """Whether clicks are assigned to slots."""
 

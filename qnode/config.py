@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from qnode.choices import ROLES, LogLevel
 from qnode.choices import Role as Role
+from qnode.config_calibration import CalibrationSection, calibration_faults
 from qnode.config_description import Described, Limits, keys_of, limit_faults
 from qnode.config_link import BlockParameters as BlockParameters
 from qnode.config_link import EstimationParameters as EstimationParameters
@@ -212,6 +213,7 @@ class SiteConfig(Table, frozen=True):
     devices: dict[str, DeviceSection]
     monitors: MonitorsSection = MonitorsSection()
     randomness: RandomnessSection | None = None
+    calibration: CalibrationSection = CalibrationSection()
 
     def __post_init__(self) -> None:
         Impossible.check(self._faults())
@@ -235,10 +237,13 @@ class SiteConfig(Table, frozen=True):
         yield from limit_faults(self.store, "store")
         yield from limit_faults(self.etsi014, "etsi014")
         yield from monitor_faults(self.monitors, self.randomness, frozenset(self.devices))
+        yield from calibration_faults(
+            self.calibration, self.node.role, frozenset(self.devices), self.link.source
+        )
 
 
 # Each of several links has these tables of its own, beside the parameters that it shares with its peer.
-OF_EACH_LINK = ("role", "peer", "store", "devices", "monitors", "randomness")
+OF_EACH_LINK = ("role", "peer", "store", "devices", "monitors", "randomness", "calibration")
 
 
 def load_site(path: Path) -> tuple[SiteConfig, ...]:
@@ -265,9 +270,10 @@ def load_links(path: Path) -> tuple[SiteConfig, ...]:
 def tables_by_link(raw: dict[str, Any], where: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the tables of a site as each of its links sees them, with the link's name in messages.
 
-    A file with one link has ``[link]``, ``[peer]``, ``[store]`` and ``[devices]`` side by side, and the link
-    has no name in messages. With several, ``[[link]]`` holds everything that belongs to one link: the
-    parameters of the link, ``peer``, ``store``, ``devices``, and ``role`` if it differs from ``[node]``.
+    A file with one link has ``[link]``, ``[peer]``, ``[store]``, ``[devices]`` and ``[calibration]`` side by
+    side, and the link has no name in messages. With several, ``[[link]]`` holds everything that belongs to
+    one link: the parameters of the link, ``peer``, ``store``, ``devices``, ``calibration``, and ``role`` if
+    it differs from ``[node]``.
 
     Raises:
         ConfigError: there is no link, a link is not a table or has a wrong role or an unknown key, or a table

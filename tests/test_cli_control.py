@@ -21,11 +21,11 @@ from operate_support import degraded_status, well_status
 
 from qnode.cli.control import main
 from qnode.distill.check_table import Finding
-from qnode.errors import StoreError
+from qnode.errors import ConfigError, StoreError
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.control.client import Request, Restored
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
-from qnode.operate.status.model import KeyStatus, LinkStatus, NodeStatus
+from qnode.operate.status.model import ControllerStatus, KeyStatus, LinkStatus, NodeStatus, State
 
 QNODECTL = str(Path(sys.executable).parent / "qnodectl")
 EVENTS = [
@@ -333,3 +333,39 @@ def test_a_request_does_not_show_the_preshared_key_that_it_carries() -> None:
     request = Request(request="restore", preshared_key=SECRET)
     assert repr(request) == "Request(restore)"
     assert request.__rich_repr__() == [("request", "restore")]
+
+
+# calibrate
+
+FOLLOWING = ControllerStatus(
+    name="phase", device="tdc", state=State("following", 1.8e9), unit="rad",
+    setting=-1.26, best=-1.2, sigma=0.04, drift_per_hour=9.4, moves=7,
+)  # fmt: skip
+
+
+def calibrated(name: str, command: str) -> ControllerStatus:
+    if name != "phase":
+        raise ConfigError(f"no controller {name!r} (controllers: phase)")
+    assert command in ("hold", "-1.5")
+    return replace(FOLLOWING, state=State("held", 1.8e9, f"told {command}"))
+
+
+async def test_an_operator_tells_a_controller_what_to_hold(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    of_link = LinkAnswers(decided_blocks, calibrate=calibrated)
+    status = well_status(controllers=[FOLLOWING])
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            answers = Answers(lambda: status, recent_events, {"turin": of_link})
+            await nursery.start(serve_control, path, answers)
+            shown = await qnodectl("--socket", path, "status")
+            held = await qnodectl("--socket", path, "calibrate", "phase", "hold")
+            below_zero = await qnodectl("--socket", path, "calibrate", "phase", "-1.5")
+            unknown = await qnodectl("--socket", path, "calibrate", "im1", "auto")
+            nursery.cancel_scope.cancel()
+    assert b"control   phase      ok     set -1.26 rad   best -1.2 rad \xc2\xb10.04" in shown.stdout
+    assert (held.returncode, below_zero.returncode) == (0, 0), below_zero.stderr
+    assert b"told hold" in held.stdout
+    assert b"told -1.5" in below_zero.stdout
+    assert unknown.returncode == 3
+    assert b"no controller 'im1' (controllers: phase)" in unknown.stderr

@@ -90,7 +90,7 @@ async def test_a_device_of_any_capability_is_kept_open_and_read_at_either_site(
                 await supervise(
                     "bench",
                     section,
-                    lambda device: node._use_device("device", section, device),
+                    lambda device: node._use_device("bench", section, device),
                     board=board,
                     allow_simulated=False,
                 )

@@ -22,6 +22,7 @@ class Reason(Word):
     DISAGREEMENT = "disagreement", "the two sites computed different lengths or leaks"
     E_VIS = "e_vis", "the error rate of the interferometer is above `e_vis_limit`, or unknown"
     EMISSION = "emission", "the emission run of the block ended, or its symbols are no longer known"
+    INTENSITY = "intensity", "the mean photon numbers were outside their limits, or not measured"
     KEY_LENGTH = "key_length", "fewer secret bits than `minimum_secret_bits`"
     LINK = "link", "the session with the other site ended"
     LOCK = "lock", "there was no lock for longer than a block"

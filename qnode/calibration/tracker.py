@@ -6,8 +6,8 @@ nothing about small errors, so the tracker dithers: stretches at -x + d and -x -
 difference of their signals is ``2 k sin(error) sin(d)``, whatever s0 is.
 
 x and its rate are the two states of a Kalman filter. So a steady drift leaves no lag, and the gain
-follows from the noise of the signal. For large errors the sine keeps the sign of the correction, so the
-tracker finds the extremum from everywhere, and never stays at the opposite one.
+follows from the noise of the signal. Far away the difference says only on which side the extremum lies. If
+the signal itself also says how far, by the cosine of the error, the tracker goes there at once.
 """
 
 import math
@@ -19,6 +19,9 @@ _TURN = 2.0 * math.pi
 _UNKNOWN = math.pi**2 / 3.0
 # Beyond this many deviations the state was wrong (a jump), and the correction counts fully.
 _JUMP_SIGMAS = 4.0
+# With a smaller cosine the error is taken from the cosine, within about `_FAR_VARIANCE`.
+_FAR_COSINE = 0.5
+_FAR_VARIANCE = 0.1
 
 
 class Shape(Struct, frozen=True, kw_only=True):
@@ -38,11 +41,15 @@ class Shape(Struct, frozen=True, kw_only=True):
 
 
 class Stretch(Struct, frozen=True, kw_only=True):
-    """The mean signal of a stretch at one setting; ``at_s``: its middle. ``variance``: of ``signal``."""
+    """The mean signal of a stretch at one setting; ``at_s``: its middle. ``variance``: of ``signal``.
+
+    ``cosine``: of the error, as far as the signal says; 1 if it does not.
+    """
 
     signal: float
     variance: float
     at_s: float
+    cosine: float = 1.0
 
 
 class Tracker:
@@ -129,6 +136,12 @@ class Tracker:
         measured = side * (first.signal - second.signal) / scale
         noise = (first.variance + second.variance) / scale**2
         self.error_rad = min(max(measured, -1.0), 1.0)
+        cosine = (first.cosine + second.cosine) / 2.0
+        if cosine < _FAR_COSINE:
+            error_rad = math.copysign(math.acos(max(cosine, -1.0)), measured)
+            self._x += _wrapped(error_rad - expected_rad)
+            self._p_x, self._p_cross = max(self._p_x, _FAR_VARIANCE), 0.0
+            return
         innovation = self.error_rad - math.sin(expected_rad)
         if innovation**2 > _JUMP_SIGMAS**2 * (self._p_x + noise):
             self._p_x = min(self._p_x + innovation**2, _UNKNOWN)
@@ -168,6 +181,11 @@ def central_slope(p_x: float, visibility: float) -> float:
     """
     contrast = p_x * visibility
     return contrast / (2.0 - contrast) ** 2
+
+
+def central_cosine(central_share: float, p_x: float, visibility: float) -> float:
+    """Return the cosine of the phase error at which the central share is ``central_share``."""
+    return (1.0 - 2.0 * central_share) / (p_x * visibility * (1.0 - central_share))
 
 
 def share(part: int, whole: int) -> tuple[float, float]:

@@ -6,6 +6,7 @@ imported where they are used, so `qnodectl status` answers at once.
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from qnode.operate.control.client import (
     NoAnswer,
     NodeNotRunning,
     ask_blocks,
+    ask_calibrate,
     ask_events,
     ask_restore,
     ask_status,
@@ -265,6 +267,22 @@ def checks(where: Where) -> int:
         table.add_row(*cells[: len(shown)])
     _print(table)
     return EXIT_DEGRADED if failed else EXIT_OK
+
+
+@qnodectl.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("command", metavar="hold|auto|VALUE")
+@click.pass_obj
+def calibrate(where: Where, name: str, command: str) -> int:
+    """Let the controller NAME hold its setting, go on by itself, or hold VALUE (in its own unit).
+
+    `qnodectl status` lists the controllers. Only root and the daemon's own user may do this.
+    """
+    from qnode.operate.status.screen import controller_line
+
+    told = ask_calibrate(where.path, name, command, link=where.link, patience_s=where.patience_s)
+    _echo(f"{command}: " + controller_line(told, time.time()))
+    return EXIT_OK
 
 
 @qnodectl.command()

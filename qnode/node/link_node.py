@@ -30,6 +30,8 @@ from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_pee
 from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session
 from qnode.link.tls import LinkContexts, TlsTransport, Transport
+from qnode.node.calibration.controllers import Controllers
+from qnode.node.calibration.instruments import Instruments
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.tag_order import TagOrder
 from qnode.node.monitoring.randomness import DeviceRandomness, system_bytes
@@ -107,8 +109,16 @@ class LinkNode:
         )
         self._bob_recorder = BobRecorder(config, self.recordings, simulated=self._simulated)
         self._alice_recorder = AliceRecorder(config, self.recordings, simulated=self._simulated)
-        self._receiver = receiver or Receiver(
-            config, self.figures, self._bob_recorder, self.liveness, self.watch.tags
+        tag_receiver = Receiver(config, self.figures, self._bob_recorder, self.liveness, self.watch.tags)
+        self._receiver: ClickReceiver = receiver or tag_receiver
+        self._instruments = Instruments()
+        self.controllers = Controllers(
+            config,
+            self.figures,
+            self._instruments,
+            adjustments=tag_receiver.adjustments,
+            port=self.port,
+            last_block=self._last_block,
         )
         self.supply = LinkKeySupply(self.store, self)
         self.gate = RestoreGate(self.store)
@@ -146,6 +156,7 @@ class LinkNode:
                     )
                 )
             nursery.start_soon(self.keep_link)
+            nursery.start_soon(self.controllers.run)
             nursery.start_soon(self._keep_fresh)
             nursery.start_soon(self._look_after_lock)
             nursery.start_soon(self.watch.run)
@@ -190,6 +201,11 @@ class LinkNode:
 
     async def _use_device(self, name: str, section: DeviceSection, device: Device) -> None:
         """Pass a device to the parts of the link that use it."""
+        use = partial(self._use_beside_controllers, name, section, device)
+        await self._instruments.keep(name, device, section.silence_limit_s, use)
+
+    async def _use_beside_controllers(self, name: str, section: DeviceSection, device: Device) -> None:
+        """Use a device's random numbers, if they are wanted, and the rest of it."""
         if self._randomness is None or name != self._randomness.device:
             await self._use_part(section, device)
             return
@@ -363,6 +379,9 @@ class LinkNode:
 
     # Housekeeping
 
+    async def _last_block(self) -> int:
+        return (await self.store.positions()).last_block_id
+
     async def _keep_fresh(self) -> None:
         while True:
             await trio.sleep(REFRESH_S)
@@ -372,6 +391,7 @@ class LinkNode:
         """Withdraw outdated figures; separate from `_keep_fresh`, which waits for the store."""
         while True:
             await trio.sleep(REFRESH_S)
+            self.controllers.look_after()
             if self._config.node.role == "bob":
                 self._receiver.look_after()
             else:

@@ -91,7 +91,10 @@ class SiteNode:
                 self._events.recent,
                 {
                     link.config.link.name: LinkAnswers(
-                        link.figures.blocks.table.latest, link.recordings, link.gate.restore
+                        link.figures.blocks.table.latest,
+                        link.recordings,
+                        link.gate.restore,
+                        link.controllers.command,
                     )
                     for link in self._links
                 },

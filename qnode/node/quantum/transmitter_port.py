@@ -19,13 +19,17 @@ log = structlog.get_logger()
 
 
 class TransmitterPort:
-    """The transmitter for the rest of the node: whether it is open, and its present emission run."""
+    """The transmitter for the rest of the node: whether it is open, and its present emission run.
+
+    ``unfit``: why the symbols sent at present must not be used; empty if they may.
+    """
 
     def __init__(self, liveness: Liveness | None = None) -> None:
         self._liveness = liveness or Liveness()
         self.transmitter: Transmitter | None = None
         self.run: EmissionRun | None = None
         self.changed = trio.Event()
+        self.unfit = ""
         self._ledger: SlotLedger | None = None
         self._lookup_failed: Callable[[Exception], object] = _nobody_uses_it
 
@@ -87,8 +91,10 @@ class TransmitterPort:
         """Return the symbols of ``slots`` (in any thread).
 
         Raises:
-            BlockLost: this run has ended, or the transmitter failed and will be opened again.
+            BlockLost: this run has ended, the transmitter failed and will be opened again, or it is unfit.
         """
+        if unfit := self.unfit:
+            raise BlockLost(Reason.INTENSITY, unfit)
         lookup_failed, transmitter, run = self._lookup_failed, self.transmitter, self.run
         if transmitter is None or run is None or run.run_id != run_id:
             raise BlockLost(Reason.EMISSION, "the emission run of this block has ended")

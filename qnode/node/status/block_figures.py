@@ -1,6 +1,7 @@
 """The figures of the blocks of one link for operators: an observer of the block dialogues."""
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec.structs
@@ -24,6 +25,14 @@ from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.model import BlockStatus, BlockSummary, Discard
 
 log = structlog.get_logger()
+
+
+OnErrors = Callable[[int, int, int, float], None]
+"""Gets each measured error rate: block, error bits among measured bits, span of the block in s."""
+
+
+def _nobody(_block_id: int, _error_bits: int, _measured_bits: int, _span_s: float) -> None:
+    """Need no error rate."""
 
 
 class _Distilled(NamedTuple):
@@ -55,6 +64,7 @@ class BlockFigures:
         self._last: BlockSummary | None = None
         self._last_discard: Discard | None = None
         self.table = BlockTable(link)
+        self.on_errors: OnErrors = _nobody
 
     def status(self) -> BlockStatus:
         """Return the present view."""
@@ -81,7 +91,7 @@ class BlockFigures:
         self._open[block_id] = msgspec.structs.replace(self._open[block_id], verified=counts, checks=checks)
         self._quantum.show(checks=checks, checks_of_block=block_id)
         self._history.verified(block_id, counts)
-        self._errors(int(counts.m_z.total), int(counts.n_z.total))
+        self._errors(block_id, int(counts.m_z.total), int(counts.n_z.total))
 
     def dropped(self, clicks: int) -> None:
         """Count clicks that were found but could not be used."""
@@ -90,11 +100,14 @@ class BlockFigures:
     def sampled(self, block_id: int, error_bits: int, measured_bits: int) -> None:
         """Note the errors in a disclosed sample of a block."""
         self._history.sampled(block_id, error_bits, measured_bits)
-        self._errors(error_bits, measured_bits)
+        self._errors(block_id, error_bits, measured_bits)
 
-    def _errors(self, error_bits: int, measured_bits: int) -> None:
+    def _errors(self, block_id: int, error_bits: int, measured_bits: int) -> None:
         if measured_bits:
             self._quantum.show(qber_z=error_bits / measured_bits)
+            known = self._open.get(block_id)
+            span_s = known.span_s if known is not None else None
+            self.on_errors(block_id, error_bits, measured_bits, span_s or 0.0)
         self._quantum.count(error_bits=error_bits, measured_bits=measured_bits)
 
     def announced(self, block_id: int, span_s: float) -> None:

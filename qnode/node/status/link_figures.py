@@ -19,6 +19,7 @@ from qnode.node.status.quantum_figures import QuantumFigures
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.model import (
     AuthenticationStatus,
+    ControllerStatus,
     KeyStatus,
     LinkStatus,
     PeerStatus,
@@ -46,6 +47,7 @@ class LinkFigures:
         self.authentication = AuthenticationStatus()
         self.devices: Callable[[], list[DeviceStatus]] = list
         self.monitors: Callable[[], dict[str, Finding]] = dict
+        self.controllers: Callable[[], list[ControllerStatus]] = list
         self.sae_differences: list[str] = []
         self.recorded_since_s: float | None = None
         self._lost_chunks = self._lost_pads = 0
@@ -64,6 +66,7 @@ class LinkFigures:
             authentication=self.authentication,
             devices=self.devices(),
             monitors=self.monitors(),
+            controllers=self.controllers(),
             alarms=self.alarms.all(),
         )
 

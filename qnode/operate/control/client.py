@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from qnode.errors import QnodeError
 from qnode.operate.blocks.row import DecidedBlock
-from qnode.operate.status.model import NodeStatus, SiteStatus
+from qnode.operate.status.model import ControllerStatus, NodeStatus, SiteStatus
 
 LONGEST_PRESHARED_BYTES = 1 << 17
 LONGEST_REQUEST_BYTES = 1 << 18  # room for a pre-shared key in base64
@@ -30,16 +30,19 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     ``interval_s`` is for `subscribe` (the period of the status). `record` is followed by frames
     (`qnode.operate.recording.frames`) until the client has finished sending, or the recording has ended.
-    `restore` voids every key of a link and loads ``preshared_key``, which is secret. ``link``: the link of
-    `blocks`, `record` and `restore`; empty: the first one.
+    `restore` voids every key of a link and loads ``preshared_key``, which is secret. `calibrate` tells
+    ``controller`` a ``command``: hold, auto, or a value. ``link``: the link of `blocks`, `record`, `restore`
+    and `calibrate`; empty: the first one.
     """
 
-    request: Literal["status", "events", "blocks", "subscribe", "record", "restore"]
+    request: Literal["status", "events", "blocks", "subscribe", "record", "restore", "calibrate"]
     count: int = 1000
     after: int | None = None
     interval_s: float = 1.0
     link: str = ""
     preshared_key: bytes = b""
+    controller: str = ""
+    command: str = ""
 
     def __repr__(self) -> str:
         return f"Request({self.request})"
@@ -65,6 +68,7 @@ class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     blocks: list[DecidedBlock] | None = None
     recording: SiteStatus | None = None
     restored: Restored | None = None
+    controller: ControllerStatus | None = None
     error: str | None = None
 
 
@@ -122,6 +126,21 @@ def ask_restore(path: Path, preshared_key: bytes, *, link: str = "", patience_s:
         if restored is None:
             raise NoAnswer("the node answered something else than what it restored")
         return restored
+
+
+def ask_calibrate(
+    path: Path, controller: str, command: str, *, link: str = "", patience_s: float
+) -> ControllerStatus:
+    """Tell a controller to `hold`, to go on by itself (`auto`), or to hold a value; raises like `ask_status`.
+
+    NoAnswer also states why the node refused; nothing has changed then.
+    """
+    request = Request(request="calibrate", controller=controller, command=command, link=link)
+    with _conversation(path, request, patience_s) as lines:
+        told = read_response(next(lines)).controller
+        if told is None:
+            raise NoAnswer("the node answered something else than a controller")
+        return told
 
 
 def follow_status(path: Path, *, interval_s: float, patience_s: float) -> Iterator[NodeStatus]:

@@ -1,9 +1,9 @@
 """The server of the control socket: a Unix stream socket with one JSON object per line.
 
 File permissions decide who may connect. Requests for information change nothing in the node, and no answer
-has key material. Two other requests are allowed to root and the daemon's own user only. `record` sends tags
+has key material. Three other requests are allowed to root and the daemon's own user only. `record` sends tags
 or symbols, which discloses the keys of these blocks; the keys state that, and the site file must allow it.
-`restore` voids every key and loads a new pre-shared key.
+`restore` voids every key and loads a new pre-shared key. `calibrate` tells a controller what to hold.
 """
 
 import difflib
@@ -37,7 +37,7 @@ from qnode.operate.control.client import (
     status_in,
 )
 from qnode.operate.recording.recordings import Recording, RecordingRefused, Recordings
-from qnode.operate.status.model import NodeStatus
+from qnode.operate.status.model import ControllerStatus, NodeStatus
 
 SOCKET_MODE = 0o660
 LONGEST_PATH_BYTES = 107  # of sockaddr_un
@@ -60,13 +60,14 @@ class LinkAnswers:
     """The sources of answers about one link.
 
     ``blocks(count, after)``: the latest decided blocks, of those decided after block ``after`` unless that is
-    None. ``recordings``: the recordings of the link. ``restore(preshared_key)``: raises QnodeError with the
-    reason if nothing has changed.
+    None. ``recordings``: the recordings of the link. ``restore(preshared_key)`` and
+    ``calibrate(controller, command)``: raise QnodeError with the reason if nothing has changed.
     """
 
     blocks: Callable[[int, int | None], list[DecidedBlock]]
     recordings: Recordings = field(default_factory=Recordings)
     restore: Callable[[bytes], Awaitable[Restored]] | None = None
+    calibrate: Callable[[str, str], ControllerStatus] | None = None
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,10 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
             if not await _send_or_leave(stream, await _restore(stream, link, request.preshared_key)):
                 return
             continue
+        if request.request == "calibrate":
+            if not await _send_or_leave(stream, _calibrate(stream, link, request)):
+                return
+            continue
         while True:
             if not await _send_or_leave(stream, _answer(request, answers, link)):
                 return
@@ -292,6 +297,17 @@ async def _restore(stream: trio.SocketStream, link: LinkAnswers, preshared_key: 
         return Response(error=str(refused))
 
 
+def _calibrate(stream: trio.SocketStream, link: LinkAnswers, request: Request) -> Response:
+    """Tell a controller what to do, and return what it does."""
+    try:
+        _caller(stream)
+        if link.calibrate is None:
+            return Response(error="this node has no controllers")
+        return Response(controller=link.calibrate(request.controller, request.command))
+    except QnodeError as refused:
+        return Response(error=str(refused))
+
+
 def _caller(stream: trio.SocketStream) -> tuple[int, int]:
     """Return process and user of a client that could read the daemon's secrets anyway.
 
@@ -302,7 +318,7 @@ def _caller(stream: trio.SocketStream) -> tuple[int, int]:
     process, user, _ = _CREDENTIALS.unpack(credentials)
     if user not in (ROOT, os.geteuid()):
         raise RecordingRefused(
-            f"user {user} may not record or restore this site: only root and the daemon's own user, "
+            f"user {user} may not record, restore or adjust this site: only root and the daemon's own user, "
             f"{os.geteuid()}"
         )
     return process, user

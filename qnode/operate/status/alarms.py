@@ -10,6 +10,7 @@ class AlarmName(Word):
     """Conditions that need attention; the names have the form of events in the log."""
 
     BLOCK_DISCARDED = "block.discarded", "the last block gave no key"
+    CALIBRATION_FAILED = "calibration.failed", "a controller does not hold what it controls"
     CERTIFICATE_EXPIRED = "certificate.expired", "a certificate or CRL in use has expired"
     CERTIFICATE_EXPIRING = "certificate.expiring", "a certificate or CRL in use expires soon"
     COUNTS_IMPLAUSIBLE = (

@@ -40,7 +40,7 @@ def _of_links(status: NodeStatus) -> Iterator[Metric]:
     """Yield the families of every link, each sample with the link's name."""
     merged: dict[str, Metric] = {}
     for view in status.each_link:
-        for part in (_link, _quantum, _blocks, _keys, _devices, _monitors):
+        for part in (_link, _quantum, _blocks, _keys, _devices, _monitors, _controllers):
             for family in part(view):
                 whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 whole.samples += [
@@ -352,6 +352,33 @@ def _devices(status: NodeStatus) -> Iterator[Metric]:
         for name, value in device.readings.items():
             reading.add_metric([device.name, name], value)
     yield from (up, restarts, reading)
+
+
+def _controllers(status: NodeStatus) -> Iterator[Metric]:
+    if not status.controllers:
+        return
+    labels = ["controller", "unit"]
+    families = {
+        "setting": GaugeMetricFamily("qkd_controller_setting", "Present setting.", labels=labels),
+        "best": GaugeMetricFamily("qkd_controller_best", "Estimate of the best setting.", labels=labels),
+        "sigma": GaugeMetricFamily(
+            "qkd_controller_sigma", "Standard error of the best setting.", labels=labels
+        ),
+    }
+    state = GaugeMetricFamily(
+        "qkd_controller_state", "1 for the present state of a controller.", labels=["controller", "state"]
+    )
+    moves = CounterMetricFamily(
+        "qkd_controller_moves_total", "Settings by a controller.", labels=["controller"]
+    )
+    for one in status.controllers:
+        for name, family in families.items():
+            value = getattr(one, name)
+            if value is not None:
+                family.add_metric([one.name, one.unit], value)
+        state.add_metric([one.name, one.state.state], 1)
+        moves.add_metric([one.name], one.moves)
+    yield from (*families.values(), state, moves)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

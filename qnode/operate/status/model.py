@@ -20,6 +20,7 @@ __all__ = [
     "AuthenticationStatus",
     "BlockStatus",
     "BlockSummary",
+    "ControllerStatus",
     "DeviceStatus",
     "Discard",
     "EtsiStatus",
@@ -90,6 +91,24 @@ class QuantumStatus(Struct, frozen=True, kw_only=True):
     def locked(self) -> bool:
         """True while clicks have slots."""
         return self.lock.state == LockState.LOCKED
+
+
+class ControllerStatus(Struct, frozen=True, kw_only=True):
+    """A controller that holds a setting; ``state`` is a `ControllerState`.
+
+    ``setting``: the present one, in ``unit``; ``best``: the estimate of the best one, with its standard error
+    ``sigma``. ``drift_per_hour``: of the best setting. ``moves``: settings since the start of the node.
+    """
+
+    name: str
+    device: str
+    state: State
+    unit: str
+    setting: float | None = None
+    best: float | None = None
+    sigma: float | None = None
+    drift_per_hour: float | None = None
+    moves: int = 0
 
 
 class BlockSummary(Struct, frozen=True, kw_only=True):
@@ -272,6 +291,7 @@ class LinkStatus(Struct, frozen=True, kw_only=True):
     authentication: AuthenticationStatus = AuthenticationStatus()
     devices: list[DeviceStatus] = []
     monitors: dict[str, Finding] = {}
+    controllers: list[ControllerStatus] = []
     alarms: list[Alarm] = []
     recorded_since: float | None = None
 
@@ -286,7 +306,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     below ``[monitors]``. ``alarms``: of the site and of all links.
 
     A site may have several ``links``. Then ``site.role``, ``site.link``, and the fields from ``peer`` to
-    ``monitors`` are those of the first link; `each_link` has a view of each.
+    ``controllers`` are those of the first link; `each_link` has a view of each.
     """
 
     at: float
@@ -302,6 +322,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     authentication: AuthenticationStatus = AuthenticationStatus()
     devices: list[DeviceStatus] = []
     monitors: dict[str, Finding] = {}
+    controllers: list[ControllerStatus] = []
     etsi014: EtsiStatus = EtsiStatus()
     alarms: list[Alarm] = []
     recorded_since: float | None = None

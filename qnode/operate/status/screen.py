@@ -5,10 +5,18 @@ Text from a device or the peer is made printable, so that it cannot control the 
 
 from collections.abc import Iterable
 
-from qnode.choices import DeviceState
+from qnode.choices import ControllerState, DeviceState
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.events.line import printable
-from qnode.operate.status.model import DeviceStatus, NodeStatus, State, store_waits, troubles, why_no_key
+from qnode.operate.status.model import (
+    ControllerStatus,
+    DeviceStatus,
+    NodeStatus,
+    State,
+    store_waits,
+    troubles,
+    why_no_key,
+)
 from qnode.tls_validity import DAY_S
 from qnode.units import CHUNK_BITS
 
@@ -19,6 +27,7 @@ PARTS_COLUMN = 19
 SIMULATED = "SIMULATED: these keys are not keys"
 RECORDED = "whoever reads the recording knows its keys"
 WARN = "WARN"
+_WELL = (ControllerState.FOLLOWING, ControllerState.HELD, ControllerState.SETTLING)
 
 
 class Loud(str):
@@ -55,7 +64,23 @@ def _link_lines(status: NodeStatus) -> list[str]:
     for index, device in enumerate(status.devices):
         line = "  " + ("devices" if index == 0 else "").ljust(10) + device_line(device, status.at)
         lines.append(line if device.well else Loud(line))
+    for index, one in enumerate(status.controllers):
+        line = "  " + ("control" if index == 0 else "").ljust(10) + controller_line(one, status.at)
+        lines.append(line if one.state.state in _WELL else Loud(line))
     return lines
+
+
+def controller_line(one: ControllerStatus, at: float) -> str:
+    """Return one controller's line: name, state, setting, and how well the best setting is known."""
+    unit = one.unit
+    parts = ["" if one.setting is None else f"set {one.setting:.4g} {unit}"]
+    if one.best is not None:
+        parts.append(f"best {one.best:.4g} {unit}" + ("" if one.sigma is None else f" ±{one.sigma:.2g}"))
+    if one.drift_per_hour is not None:
+        parts.append(f"drift {one.drift_per_hour:.2g} {unit}/h")
+    parts.append(_state(one.state, at))
+    verdict = _verdict(one.state.state in _WELL)
+    return f"{printable(one.name):<10} {verdict:<6} " + "   ".join(part for part in parts if part)
 
 
 def trouble_lines(status: NodeStatus) -> list[str]:

@@ -1,0 +1,117 @@
+"""What all controllers have in common: a status, an operator's hold, and a device that may be away."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Never, TypeVar
+
+import msgspec.structs
+import structlog
+import trio
+
+from qnode.choices import ControllerState
+from qnode.errors import ConfigError, DeviceError
+from qnode.operate.status.model import ControllerStatus, State
+
+RETRY_S = 5.0
+AUTO, HOLD = "auto", "hold"
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Controller(ABC):
+    """One controller; a subclass says what it measures and sets.
+
+    ``patience_s``: an alarm is raised if it does not hold its setting for longer than this.
+    """
+
+    def __init__(self, name: str, device: str, unit: str, patience_s: float) -> None:
+        self.status = ControllerStatus(
+            name=name, device=device, unit=unit, state=State(ControllerState.WAITING, time.time())
+        )
+        self._patience_s = patience_s
+        self._limits: tuple[float, float] | None = None
+        self._held = False
+        self._held_at: float | None = None
+        self._commanded = False
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> Never:
+        """Control until cancelled; begin again after a fault of a device."""
+        while True:
+            try:
+                await self._control()
+            except DeviceError as error:
+                self._note(ControllerState.WAITING, str(error), setting=None)
+                log.warning("calibration.waiting", controller=self.status.name, because=str(error))
+                await trio.sleep(RETRY_S)
+
+    @abstractmethod
+    async def _control(self) -> Never:
+        """Control until a device fails.
+
+        Raises:
+            DeviceError: what failed.
+        """
+
+    def command(self, word: str) -> None:
+        """Do as an operator says: `hold`, `auto`, or a value to hold, in the unit of the setting.
+
+        Raises:
+            ConfigError: it is none of these, or outside the limits.
+        """
+        held_at = None
+        if word not in (AUTO, HOLD):
+            held_at = self._value(word)
+        self._held, self._held_at = word != AUTO, held_at
+        log.info("calibration.commanded", controller=self.status.name, command=word)
+        self._commanded = True
+        self._scope.cancel()
+
+    def _value(self, word: str) -> float:
+        status = self.status
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ConfigError(f"{status.name}: expected hold, auto or a value in {status.unit}, got {word!r}")
+        if self._limits is None:
+            raise ConfigError(f"{status.name}: device {status.device} is not open")
+        least, most = self._limits
+        if not least <= value <= most:
+            raise ConfigError(f"{status.name}: expected {least:g} to {most:g} {status.unit}, got {value:g}")
+        return value
+
+    async def _until_commanded(self, question: Callable[[], Awaitable[T]]) -> T | None:
+        """Return the answer, or None as soon as an operator commands."""
+        if self._commanded:
+            self._commanded = False
+            return None
+        with trio.CancelScope() as self._scope:
+            return await question()
+        self._commanded = False
+        return None
+
+    def _note(self, state: ControllerState, because: str = "", **values: float | None) -> None:
+        """Show the state, and values by the names that they have in `ControllerStatus`."""
+        shown = self.status.state.to(state, because, at=time.time())
+        self.status = msgspec.structs.replace(self.status, state=shown, **values)
+
+    def _moved(self, setting: float) -> None:
+        self.status = msgspec.structs.replace(self.status, setting=setting, moves=self.status.moves + 1)
+
+    @property
+    def trouble(self) -> str:
+        """Why an operator should look at this controller; empty if it is well."""
+        status = self.status
+        state = status.state
+        lasting_s = time.time() - state.since
+        outside = state.state == ControllerState.OUTSIDE
+        late = state.state in (ControllerState.WAITING, ControllerState.SETTLING)
+        if not outside and not (late and lasting_s > self._patience_s):
+            return ""
+        return f"{status.name} {state.state}" + (f": {state.because}" if state.because else "")

@@ -1,0 +1,338 @@
+"""Controllers of a link over devices: the phase end to end, bias and power on a bench in memory."""
+
+import math
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import numpy as np
+import pytest
+import trio
+from capabilities_support import Bench
+from qnode_drivers.simulated import SimulatedTdc, SimulatedTransmitter, TdcConfig, TransmitterConfig
+from test_node_receiver import ListeningPart, until
+from trio.testing import MockClock
+
+from qnode.block.outcome import BlockLost
+from qnode.choices import ControllerState
+from qnode.config import DeviceSection, SiteConfig, convert, load
+from qnode.config_calibration import BiasSection, CalibrationSection, IntensitySection, PhaseSection
+from qnode.devices.protocols import EmissionRun
+from qnode.errors import ConfigError
+from qnode.node.calibration.controllers import Controllers
+from qnode.node.calibration.instruments import Instruments
+from qnode.node.quantum.bob import BobSide
+from qnode.node.quantum.receiver import Receiver
+from qnode.node.quantum.receiver_requests import AlignmentRequest, ReceiverRequest
+from qnode.node.quantum.recorder import BobRecorder
+from qnode.node.quantum.transmitter_port import TransmitterPort
+from qnode.node.status.block_table import KnownOfBlock
+from qnode.node.status.link_figures import LinkFigures
+from qnode.node.status.site_figures import SiteFigures
+from qnode.operate.recording.recordings import Recordings
+from qnode.operate.status.metrics import render_metrics
+from qnode.operate.status.model import ControllerStatus
+from qnode.tags.alignment import correlate
+from qnode.tags.types import OUTCOME_CENTRAL, X_PLUS
+
+TOP = Path(__file__).parent.parent
+BOB = load(TOP / "config" / "bob.toml", SiteConfig)
+ALICE = load(TOP / "config" / "alice.toml", SiteConfig)
+TURN_S = 800.0
+
+
+async def no_block() -> int:
+    return 0
+
+
+class AlicesPart(ListeningPart):
+    """A session's part with Alice's symbols: it aligns, and counts clicks in central slots on |+>."""
+
+    def __init__(self, alice: SimulatedTransmitter, run: EmissionRun) -> None:
+        super().__init__()
+        self.run = run
+        self._alice = alice
+        self.cut_s = 0.0
+        self.e_vis = list[tuple[float, float]]()
+
+    async def do(self, request: ReceiverRequest) -> None:
+        if isinstance(request, AlignmentRequest):
+            lookup = lambda slots: self._alice.symbols(self.run.run_id, slots)  # noqa: E731
+            offsets = request.offsets
+            with request.reply:
+                found = await trio.to_thread.run_sync(
+                    correlate, request.probe, lookup, offsets.start, offsets.stop - 1
+                )
+                request.reply.send_nowait(found)
+            return
+        self.cut_s += request.cut_slots / 6e8
+        central = request.clicks.slots[request.clicks.outcomes == OUTCOME_CENTRAL]
+        states = self._alice.symbols(self.run.run_id, central) & 3
+        plus = int((states == X_PLUS).sum())
+        self.e_vis.append((plus, len(states) - plus))
+
+
+def mean_e_vis(counts: list[tuple[float, float]]) -> float:
+    plus, others = (sum(column) for column in zip(*counts, strict=True))
+    return float(plus / others / 2.0)  # p_Z = p_X
+
+
+async def test_the_phase_of_a_drifting_interferometer_is_found_and_held(tmp_path: Path) -> None:
+    """Half a turn away at first, then a turn in 800 s: three times as fast as a laboratory's."""
+    simulation: dict[str, Any] = {
+        "speed": "max",
+        "drift": {"interferometer_turn_s": TURN_S},
+        "schedule": [{"at_s": 0.0, "interferometer_phase_rad": 3.0}],
+        "attenuation_db": 10.8,
+    }
+    table = {"fibre": str(tmp_path / "fibre"), "simulation": simulation}
+    section = PhaseSection(device="tdc", stretch_s=2.0, dither_rad=0.1, settle_s=0.05, rate_rad_per_s=0.02)
+    config = msgspec.structs.replace(BOB, calibration=CalibrationSection(phase=section))
+    figures = LinkFigures(config)
+    receiver = Receiver(config, figures, BobRecorder(config, Recordings(), simulated=True))
+    instruments = Instruments()
+    controllers = Controllers(
+        config, figures, instruments,
+        adjustments=receiver.adjustments, port=TransmitterPort(), last_block=no_block,
+    )  # fmt: skip
+    async with (
+        SimulatedTransmitter.open(msgspec.convert(table, TransmitterConfig)) as alice,
+        SimulatedTdc.open(msgspec.convert(table, TdcConfig)) as bob,
+    ):
+        runs = alice.runs()
+        part = AlicesPart(alice, await anext(runs))
+        receiver._part = cast(BobSide, part)
+
+        async def until_tag_time(second: float) -> None:
+            await until(lambda: (figures.quantum.status.tag_time_s or 0.0) >= second)
+
+        async def use() -> None:
+            await receiver.use(bob, 60.0)
+
+        with trio.fail_after(300):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(instruments.keep, "tdc", bob, 10.0, use)
+                nursery.start_soon(controllers.run)
+                await until_tag_time(40.0)
+                (status,) = figures.status().controllers
+                assert status.state.state == ControllerState.FOLLOWING
+                part.e_vis.clear()
+                await until_tag_time(90.0)
+                held, (status,) = mean_e_vis(part.e_vis), figures.status().controllers
+                controllers.command("phase", "hold")
+                await until_tag_time(100.0)
+                (last,) = figures.status().controllers
+                assert last.state.state == ControllerState.HELD
+                part.e_vis.clear()
+                await until_tag_time(200.0)
+                lost = mean_e_vis(part.e_vis)
+                nursery.cancel_scope.cancel()
+        await runs.aclose()
+    assert held < 0.045
+    assert lost > 0.08
+    assert status.moves == pytest.approx(90.0 / 3.5, abs=8)
+    assert figures.status().controllers[0].moves <= status.moves + 2
+    assert "phase" in render_metrics(SiteFigures(config.node, [figures]).status()).decode()
+
+
+class Room:
+    """Controllers at Alice's over a bench in memory."""
+
+    def __init__(self, section: CalibrationSection, device: Any) -> None:
+        source = msgspec.structs.replace(ALICE.link.source, mu_uncertainty=(0.02, 0.02))
+        link = msgspec.structs.replace(ALICE.link, source=source)
+        devices = {"bench": DeviceSection(driver="bench")}
+        self.config = msgspec.structs.replace(ALICE, link=link, devices=devices, calibration=section)
+        self.figures = LinkFigures(self.config)
+        self.port = TransmitterPort()
+        self.instruments = Instruments()
+        self.device = device
+        self.last_block = 0
+        self.controllers = Controllers(
+            self.config, self.figures, self.instruments,
+            adjustments=None, port=self.port, last_block=self._last_block,
+        )  # fmt: skip
+
+    async def _last_block(self) -> int:
+        return self.last_block
+
+    @property
+    def status(self) -> ControllerStatus:
+        (status,) = self.figures.status().controllers
+        return status
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.instruments.keep, "bench", self.device, 10.0, trio.sleep_forever)
+            await self.controllers.run()
+
+
+BIAS = CalibrationSection(bias={"im1": BiasSection(device="bench", half_wave_v=5.0, least_v=-2.0)})
+
+
+async def feed_blocks(room: Room, bench: Bench, best_v: Callable[[int], float]) -> None:
+    """Report the errors of blocks of 130 s, each with the bias that was set when it was agreed."""
+    random = np.random.default_rng(1)
+    agreed = list[float]()
+    while True:
+        room.last_block += 1
+        agreed.append(bench.bias)
+        await trio.sleep(130.0)
+        number = room.last_block - 1
+        leak = math.sin(math.pi * (agreed.pop(0) - best_v(number)) / 10.0) ** 2
+        errors = int(random.binomial(1_000_000, 0.0087 + 0.98 * leak))
+        room.figures.blocks._open[number] = KnownOfBlock(span_s=130.0)
+        room.figures.blocks.sampled(number, errors, 1_000_000)
+
+
+async def test_a_drifting_bias_is_held_by_the_errors_of_blocks(autojump_clock: MockClock) -> None:
+    bench = Bench()
+    room = Room(BIAS, bench)
+    best = list(np.cumsum(np.random.default_rng(2).normal(0.0, 0.05 * math.sqrt(130 / 3600), 1000)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.run)
+        nursery.start_soon(feed_blocks, room, bench, lambda number: best[number % 1000])
+        await trio.sleep(3 * 3600.0)
+        off = list[float]()
+        for _ in range(400):
+            await trio.sleep(130.0)
+            assert room.status.best is not None
+            off.append(room.status.best - best[room.last_block - 1])
+        nursery.cancel_scope.cancel()
+    assert float(np.sqrt(np.mean(np.square(off)))) < 0.05
+    assert room.status.state.state == ControllerState.FOLLOWING
+    assert room.status.setting == pytest.approx(room.status.best, abs=0.051)
+
+
+async def test_an_operator_holds_a_bias_and_gives_it_back(autojump_clock: MockClock) -> None:
+    bench = Bench()
+    room = Room(BIAS, bench)
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(ConfigError, match="device bench is not open"):
+            room.controllers.command("bias.im1", "1.5")
+        nursery.start_soon(room.run)
+        await trio.sleep(1.0)
+        assert room.controllers.command("bias.im1", "1.5").name == "bias.im1"
+        await trio.sleep(1.0)
+        assert (bench.bias, room.status.state.state) == (1.5, ControllerState.HELD)
+        for word, said in (
+            ("11", "expected -2 to 10 V, got 11"),
+            ("-3", "expected -2 to 10 V, got -3"),
+            ("nan", "expected hold, auto or a value in V, got 'nan'"),
+            ("of", "expected hold, auto or a value in V, got 'of'"),
+        ):
+            with pytest.raises(ConfigError, match=said):
+                room.controllers.command("bias.im1", word)
+        with pytest.raises(ConfigError, match=r"no controller 'im1' \(controllers: bias.im1\)"):
+            room.controllers.command("im1", "hold")
+        room.controllers.command("bias.im1", "auto")
+        await trio.sleep(1.0)
+        assert bench.bias == pytest.approx(0.5 + 0.05)
+        nursery.cancel_scope.cancel()
+
+
+class LitBench(Bench):
+    """A bench whose power follows a laser and the attenuator."""
+
+    laser_w = 1e-3
+    broken = False
+
+    async def power_w(self) -> float:
+        await trio.sleep(0.001)
+        if self.broken:
+            raise OSError("gone")
+        return float(self.laser_w * 10.0 ** (-self.attenuation / 10.0))
+
+
+INTENSITY = CalibrationSection(
+    intensity=IntensitySection(attenuator="bench", monitor="bench", power_w=1e-6, start_db=30.5, period_s=5.0)
+)
+
+
+async def test_the_power_is_held_while_the_laser_drifts_and_blocks_outside_are_discarded(
+    autojump_clock: MockClock,
+) -> None:
+    bench = LitBench()
+    room = Room(INTENSITY, bench)
+    assert room.port.unfit
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.run)
+        await trio.sleep(1.0)
+        assert room.status.state.state == ControllerState.OUTSIDE
+        assert bench.attenuation == pytest.approx(30.4)  # one step from where it starts
+        await trio.sleep(120.0)
+        assert bench.attenuation == pytest.approx(30.0, abs=0.01)
+        assert room.port.unfit == ""
+        for hour in range(24):
+            bench.laser_w = 1e-3 * (1.0 + 0.05 * math.sin(hour / 24.0 * 2.0 * math.pi))
+            await trio.sleep(120.0)
+            assert await bench.power_w() == pytest.approx(1e-6, rel=0.003)
+            assert room.port.unfit == ""
+        bench.laser_w = 0.0
+        before = bench.attenuation
+        await trio.sleep(60.0)
+        assert bench.attenuation == before  # no light is no reason to open the attenuator
+        assert "0 W at the monitor, expected 1e-06 W" in room.port.unfit
+        with pytest.raises(BlockLost, match="intensity"):
+            room.port.lookup(1, np.arange(3))
+        room.controllers.look_after()
+        (alarm,) = room.figures.status().alarms
+        assert alarm.name == "calibration.failed"
+        bench.laser_w = 1e-3
+        await trio.sleep(60.0)
+        assert room.port.unfit == ""
+        room.controllers.look_after()
+        assert not room.figures.status().alarms
+        nursery.cancel_scope.cancel()
+    assert room.port.unfit  # nobody measures
+
+
+async def test_a_fault_that_a_controller_meets_is_raised_where_the_device_is_kept(
+    autojump_clock: MockClock,
+) -> None:
+    bench = LitBench()
+    room = Room(INTENSITY, bench)
+    with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(room.run)
+            await trio.sleep(120.0)
+            bench.broken = True
+            await trio.sleep(10.0)
+    assert room.port.unfit
+
+
+async def test_a_device_without_the_capability_is_named(autojump_clock: MockClock) -> None:
+    room = Room(BIAS, object())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.run)
+        await trio.sleep(1.0)
+        assert room.status.state.because == "device bench (object) is no BiasControl"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"phase": {"device": "tdc"}}, "calibration.phase: this controller works at bob, this site is alice"),
+        (
+            {"bias": {"im1": {"device": "im1", "half_wave_v": 5.0}}},
+            r"calibration.bias.im1.device: no device 'im1' \(devices: transmitter\)",
+        ),
+        ({"bias": {"a": {"device": "transmitter", "half_wave_v": 0.0}}}, "calibration.bias.a.half_wave_v"),
+        (
+            {"intensity": {"attenuator": "transmitter", "monitor": "transmitter", "largest_error": 0.05}},
+            "calibration.intensity.largest_error: 0.05 is more than link.source.mu_uncertainty",
+        ),
+        (
+            {"bias": {"a": {"device": "transmitter", "half_wave_v": 5.0, "least_v": 2.0, "most_v": 1.0}}},
+            "least_v: 2 is not below most_v, 1",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused(table: dict[str, Any], said: str, tmp_path: Path) -> None:
+    raw = tomllib.loads((TOP / "config" / "alice.toml").read_text())
+    raw["calibration"] = table
+    with pytest.raises(ConfigError, match=said):
+        convert(raw, SiteConfig, where="test", folder=tmp_path)
