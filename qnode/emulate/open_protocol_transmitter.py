@@ -43,7 +43,7 @@ Slots = npt.NDArray[np.int64]
 class OpenTransmitterEmulator(OpenDevice):
     """Emits into the simulated ``fibre`` between START and STOP; `run` is its light source.
 
-    ``ring_slots`` of its settings: how far its record reaches back. ``interlock_closed`` may be opened.
+    `RING_SLOTS` of its settings: how far its record reaches back. ``end``: the light, None in the dark.
     """
 
     kind = TRANSMITTER
@@ -61,7 +61,7 @@ class OpenTransmitterEmulator(OpenDevice):
         self._fibre = fibre
         self._simulation = simulation
         self._source = source
-        self._end: TransmitterEnd | None = None
+        self.end: TransmitterEnd | None = None
         self._wanted = False
         self._turned = trio.Event()  # the light was wanted, or not any more, or it came on or went out
         self.settings = {
@@ -93,7 +93,7 @@ class OpenTransmitterEmulator(OpenDevice):
                         await self._until(lambda: not self._wanted)
                         nursery.cancel_scope.cancel()
                 finally:
-                    self._end = None
+                    self.end = None
             self._turn(None)
 
     async def start(self, epoch: int) -> None:
@@ -101,7 +101,7 @@ class OpenTransmitterEmulator(OpenDevice):
         await self.stop()
         self._wanted = True
         self._note_turn()
-        await self._until(lambda: self._end is not None)
+        await self._until(lambda: self.end is not None)
         await super().start(epoch)
 
     async def stop(self) -> None:
@@ -109,7 +109,7 @@ class OpenTransmitterEmulator(OpenDevice):
         await super().stop()
         self._wanted = False
         self._note_turn()
-        await self._until(lambda: self._end is None)
+        await self._until(lambda: self.end is None)
 
     async def make_safe(self) -> None:
         """Switch the laser off."""
@@ -132,15 +132,22 @@ class OpenTransmitterEmulator(OpenDevice):
 
     async def settings_changed(self) -> None:
         """Switch the light as the laser was set."""
-        if self._end is not None:
-            await self._end.change(Change(source_on=bool(self.settings[LASER, 0])))
+        if self.end is not None:
+            await self.end.change(Change(source_on=bool(self.settings[LASER, 0])))
 
     def position(self) -> int:
         """Return how many slots were sent, by the time of day."""
-        if self._end is None:
+        if self.end is None:
             return 0
-        passed_s = time.time() - self._end.emission_run.started_at_s
+        passed_s = time.time() - self.end.emission_run.started_at_s
         return max(0, int(passed_s * self._rate_hz))
+
+    def sent_slots(self) -> int:
+        """Return how many slots of the run Bob's end may have seen: the newest end of the ring."""
+        if self.end is None:
+            return 0
+        alice_s = self.end.present_world().next_knot * KNOT_S + site_offset_s(self._simulation, "alice")
+        return int((alice_s - self.end.emission_run.started_at_s) * self._rate_hz)
 
     async def answer(self, kind: int, payload: bytes) -> list[bytes]:
         """Return the payloads of the answers; those of a READ are several."""
@@ -175,13 +182,11 @@ class OpenTransmitterEmulator(OpenDevice):
         return answers
 
     def _looked_up(self, epoch: int, slots: Slots) -> npt.NDArray[np.uint8]:
-        end = self._end
+        end, head = self.end, self.sent_slots()
         if end is None or epoch != self.epoch:
             return np.full(slots.size, UNKNOWN, np.uint8)
-        run = end.emission_run
-        alice_s = end.present_world().next_knot * KNOT_S + site_offset_s(self._simulation, "alice")
-        head = int((alice_s - run.started_at_s) * self._rate_hz)
-        symbols = end.symbols(run.run_id, slots)  # states and intensities have the same bits on the wire
+        # States and intensities have the same bits on the wire.
+        symbols = end.symbols(end.emission_run.run_id, slots)
         kept = (slots < head) & (slots >= head - self.settings[RING_SLOTS, 0]) & (symbols < UNKNOWN)
         return np.where(kept, symbols, np.uint8(UNKNOWN))
 
@@ -203,7 +208,7 @@ class OpenTransmitterEmulator(OpenDevice):
         )
 
     def _turn(self, end: TransmitterEnd | None) -> None:
-        self._end = end
+        self.end = end
         self._note_turn()
 
     def _note_turn(self) -> None:
