@@ -58,7 +58,7 @@ class VisaTransport(Transport):
         super().__init__(address, transcript, secret=secret)
         self._worker = worker
         self._session = session
-        self._unanswered = False
+        self._unanswered = True  # an earlier user may have left an answer in the instrument
 
     async def _send(self, data: bytes) -> None:
         await self._worker.run(self._session.write, data, _wait_s())
