@@ -125,7 +125,7 @@ async def test_tags_come_in_both_channels_at_the_rate_of_the_clicks() -> None:
     for channel in (0, 1):
         assert np.count_nonzero(channels == channel) == pytest.approx(2000 * passed_s, rel=0.25)
     assert readings["z_rate_hz"] == pytest.approx(2000, rel=0.3)
-    assert readings["lost_words_total"] == 0
+    assert readings["lost_total"] == 0
 
 
 async def test_delays_of_the_configuration_move_each_channel() -> None:
@@ -237,7 +237,7 @@ async def test_bytes_lost_on_the_line_are_counted_and_the_stream_goes_on() -> No
                 pass
             readings = await tdc.readings()
             await blocks.aclose()
-    assert readings["lost_words_total"] >= lost
+    assert readings["lost_total"] >= lost
     assert readings["realignments_total"] >= 1
 
 

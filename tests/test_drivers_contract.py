@@ -18,6 +18,7 @@ from qnode_drivers.scpi_attenuator import ScpiAttenuator
 from qnode_drivers.scpi_power_meter import ScpiPowerMeter
 from qnode_drivers.scpi_sensor import ScpiSensor
 from qnode_drivers.simulated import SimulatedTdc, SimulatedTransmitter
+from qnode_drivers.swabian_time_tagger import SwabianTimeTagger
 from qnode_drivers.tag_file import TagFileTdc
 
 from qnode.devices.capabilities import (
@@ -38,6 +39,7 @@ DRIVERS: list[DriverClass] = [
     ReplayTdc,
     TagFileTdc,
     SFifteenTdc1,
+    SwabianTimeTagger,
     OptilabBcb4,
     OzDd100,
     OpenTransmitter,
@@ -68,6 +70,9 @@ class Opened:
         return device
 
     def s_fifteen_tdc1(self, device: SFifteenTdc1) -> tuple[TagSource, Sensor]:
+        return device, device
+
+    def swabian_time_tagger(self, device: SwabianTimeTagger) -> tuple[TagSource, Sensor]:
         return device, device
 
     def optilab_bcb4(self, device: OptilabBcb4) -> tuple[BiasControl, BiasLock, Sensor]:

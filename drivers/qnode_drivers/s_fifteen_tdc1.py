@@ -13,10 +13,11 @@ from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import check_identity_text
 from qnode.devices.settings import figure
 from qnode.devices.tag_channels import TagChannels
+from qnode.devices.tag_rates import TagRates
 from qnode.devices.transport import Transport, check_address, open_transport
 from qnode.devices.transport.lines import Lines
 from qnode.errors import DeviceError, TransientDeviceError
-from qnode.tags.types import NO_TAGS, X_CHANNEL, TagBlock
+from qnode.tags.types import NO_TAGS, TagBlock
 from qnode.units import PS_PER_S
 from qnode_drivers.s_fifteen_stream import Tdc1Stream
 
@@ -68,8 +69,7 @@ class SFifteenTdc1:
         self._port = port
         self._stream = Tdc1Stream(channels)
         self._first_block = NO_TAGS
-        self._counts = [0, 0]
-        self._counted_from_ps = self._until_ps = 0
+        self._rates = TagRates()
 
     @classmethod
     @asynccontextmanager
@@ -108,7 +108,7 @@ class SFifteenTdc1:
         """Wait until the stream has begun, and note the time of day at its time zero."""
         self._first_block = self._stream.feed(await self._gathered(), trio.current_time())
         self.origin_s = time.time() - self._stream.newest_ps / PS_PER_S
-        self._note(self._first_block)
+        self._rates.see(self._first_block)
 
     async def tags(self) -> AsyncGenerator[TagBlock, None]:
         """Yield the tags of the stream.
@@ -121,27 +121,12 @@ class SFifteenTdc1:
         while True:
             data = await self._gathered()
             block = await trio.to_thread.run_sync(self._stream.feed, data, trio.current_time())
-            self._note(block)
-            yield block
+            yield self._rates.see(block)
 
     async def readings(self) -> dict[str, float]:
         """Return the rates since the last readings, and counts of faults since the opening."""
         await trio.lowlevel.checkpoint()
-        passed_s = (self._until_ps - self._counted_from_ps) / PS_PER_S
-        z, x = self._counts
-        self._counts, self._counted_from_ps = [0, 0], self._until_ps
-        return {
-            "z_rate_hz": z / passed_s if passed_s > 0 else 0.0,
-            "x_rate_hz": x / passed_s if passed_s > 0 else 0.0,
-            "lost_words_total": float(self._stream.lost_words),
-            "realignments_total": float(self._stream.realignments),
-        }
-
-    def _note(self, block: TagBlock) -> None:
-        x = int((block.channels == X_CHANNEL).sum())
-        self._counts[0] += block.channels.shape[0] - x
-        self._counts[1] += x
-        self._until_ps = block.until_ps
+        return {**self._rates.readings(), "realignments_total": float(self._stream.realignments)}
 
     async def _gathered(self) -> bytes:
         """Return the bytes of the next 50 ms, one at least."""
