@@ -13,7 +13,7 @@ import trio
 from qnode.config import convert
 from qnode.devices.transport import SerialSettings, Transcript, Transport, check_address, open_transport
 from qnode.devices.transport.lines import Lines
-from qnode.emulate.ports import pty_port, tcp_port
+from qnode.emulate.ports import pty_port, tcp_port, usb_port
 from qnode.errors import ConfigError, DeviceError, DeviceGone, TransientDeviceError
 
 
@@ -37,7 +37,10 @@ async def opened(kind: str, emulator: Echo) -> AsyncIterator[Transport]:
         async with pty_port(emulator) as path, open_transport(f"serial://{path}") as port:
             yield port
     else:
-        async with tcp_port(emulator) as address, open_transport(address) as port:
+        async with (
+            usb_port(emulator) if kind == "usb" else tcp_port(emulator) as address,
+            open_transport(address) as port,
+        ):
             yield port
 
 
@@ -45,7 +48,7 @@ def lines(port: Transport, longest_bytes: int = 4096) -> Lines:
     return Lines(port, line_end=b"\r\n", command_end=b"\r\n", longest_bytes=longest_bytes)
 
 
-KINDS = pytest.mark.parametrize("kind", ["serial", "tcp"])
+KINDS = pytest.mark.parametrize("kind", ["serial", "tcp", "usb"])
 
 
 @KINDS
@@ -138,6 +141,66 @@ async def test_a_connection_that_the_device_closes_is_a_device_gone() -> None:
             await port.receive()
 
 
+async def test_a_usb_device_that_breaks_off_is_gone() -> None:
+    class Closing(Echo):
+        async def serve(self, stream: trio.abc.Stream) -> None:
+            await stream.send_all(b"last words")
+
+    async with opened("usb", Closing()) as port:
+        with trio.fail_after(30):
+            assert await port.receive() == b"last words"
+            with pytest.raises(DeviceGone, match=r"gone \(No such device\): plug it in"):
+                await port.receive()
+            with pytest.raises(DeviceGone, match=r"gone \(No such device\): plug it in"):
+                await port.send(bytes(4 << 20))
+
+
+async def test_a_usb_device_is_found_by_its_serial_number() -> None:
+    async with usb_port(Echo(), serial="SN 7") as address:
+        async with open_transport(address) as port:
+            with pytest.raises(TransientDeviceError, match="in use by another program: end it"):
+                async with open_transport(address):
+                    pass
+            assert await lines(port).ask("a", limit_s=10) == "A"
+        async with open_transport(address.replace("/SN 7", "")) as port:
+            assert await lines(port).ask("b", limit_s=10) == "B"
+        with pytest.raises(DeviceGone, match=r"expected the serial number SN 8, found SN 7: plug in"):
+            async with open_transport(address.replace("SN 7", "SN 8")):
+                pass
+        with pytest.raises(DeviceGone, match=r"no USB device 1209:0002: plug it in or correct the address"):
+            async with open_transport(address.replace(":0001", ":0002")):
+                pass
+        with pytest.raises(DeviceError, match=r"interface 3 is not there, or has not bulk endpoints"):
+            async with open_transport(f"{address}&interface=3"):
+                pass
+
+
+async def test_a_usb_device_waits_for_a_reader_that_is_slow() -> None:
+    sent = 0
+
+    class Flood(Echo):
+        async def serve(self, stream: trio.abc.Stream) -> None:
+            nonlocal sent
+            while sent < 8 << 20:
+                await stream.send_all(sent.to_bytes(8, "big") * 512)
+                sent += 4096
+
+    got = 0
+    async with opened("usb", Flood()) as port:
+        first = await port.receive(8)
+        await trio.sleep(0.5)
+        assert 0 < sent < 4 << 20  # only what the kernel holds for both sockets
+        pending = bytearray(first)
+        with trio.fail_after(60):
+            while got < 8 << 20:
+                while len(pending) >= 4096:
+                    assert pending[:4096] == got.to_bytes(8, "big") * 512
+                    del pending[:4096]
+                    got += 4096
+                if got < 8 << 20:
+                    pending += await port.receive()
+
+
 async def test_a_serial_line_in_use_is_refused_and_free_again_afterwards() -> None:
     async with pty_port(Echo()) as path:
         async with open_transport(f"serial://{path}"):
@@ -162,7 +225,8 @@ async def test_a_file_that_is_no_line_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_line_without_permission_names_the_rules_and_the_group() -> None:
-    async with pty_port(Echo()) as path:
+    async with pty_port(Echo()) as link:
+        path = os.readlink(link)  # noqa: PTH115
         os.chmod(path, 0)  # noqa: PTH101
         user = os.geteuid()
         if user == 0:  # root may open everything
@@ -203,6 +267,9 @@ def test_a_transcript_keeps_the_last_4_kib_of_each_direction_in_order() -> None:
     assert exchanges[0].data == b"command"
     received = b"".join(one.data for one in exchanges[1:])
     assert received == b"".join(number.to_bytes(2, "big") for number in range(5000 - 2048, 5000))
+    transcript.note_received(bytes(4095))
+    assert received.endswith(transcript.exchanges()[1].data)
+    assert sum(len(one.data) for one in transcript.exchanges()) == 7 + 4096
     transcript.note_received(bytes(10_000))
     assert [len(one.data) for one in transcript.exchanges()] == [7, 4096]
 

@@ -103,7 +103,7 @@ class Bench(Struct, frozen=True, forbid_unknown_fields=True):
 async def _port(port: str, emulator: Emulator) -> AsyncIterator[None]:
     """Put an emulator behind its port."""
     if port.startswith(TCP_PREFIX):
-        async with tcp_port(emulator, int(port.removeprefix(TCP_PREFIX))):
+        async with tcp_port(emulator, port=int(port.removeprefix(TCP_PREFIX))):
             yield
         return
     async with pty_port(emulator) as terminal:

@@ -65,5 +65,10 @@ class DescriptorTransport(Transport):
         return data
 
     def _gone(self, error: OSError | None) -> DeviceGone:
-        why = self._why_gone() or (f"{error.strerror}" if error else "the device closed the connection")
+        return self.gone(
+            self._why_gone() or (f"{error.strerror}" if error else "the device closed the connection")
+        )
+
+    def gone(self, why: str) -> DeviceGone:
+        """Return the error that tells the end."""
         return DeviceGone(f"{self.address}: gone ({why}): plug it in or switch it on, the node tries again")

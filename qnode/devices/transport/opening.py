@@ -37,6 +37,10 @@ def _opener(
         from qnode.devices.transport.serial_line import open_serial
 
         return open_serial(address, serial, transcript, secret=secret)
+    if address.kind == "usb":
+        from qnode.devices.transport.usb_bulk import open_usb
+
+        return open_usb(address, transcript, secret=secret)
     if address.kind == "zmq":
         from qnode.devices.transport.zeromq import open_zmq
 

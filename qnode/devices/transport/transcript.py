@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 KEPT_BYTES: Final = 4096  # in each direction
 
@@ -41,8 +42,11 @@ class Transcript:
         kept = self._kept[sent]
         kept.append(Exchange(self._now(), sent, bytes(data[-KEPT_BYTES:])))
         self._bytes[sent] += len(kept[-1].data)
-        while self._bytes[sent] - len(kept[0].data) >= KEPT_BYTES:
-            self._bytes[sent] -= len(kept.popleft().data)
+        while (excess := self._bytes[sent] - KEPT_BYTES) > 0:
+            oldest = kept.popleft()
+            self._bytes[sent] -= min(excess, len(oldest.data))
+            if excess < len(oldest.data):
+                kept.appendleft(replace(oldest, data=oldest.data[excess:]))
 
     def exchanges(self) -> list[Exchange]:
         """Return what is kept of both directions, in the order of time."""
