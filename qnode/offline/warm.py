@@ -22,6 +22,7 @@ from qnode.simulate.parameters import DetectorParameters, SimulationParameters
 from qnode.simulate.recording import SimulatedRecording
 from qnode.simulate.symbols import repeated_symbols
 from qnode.tags import open_protocol
+from qnode.tags.formats import recognition as tag_files
 
 _PACKAGES = ("qnode", "qnode_drivers")
 # A bright link locks within a tenth of a second of tags, which are generated quickly.
@@ -81,7 +82,7 @@ def warm_key_length() -> None:
 
 
 def warm_tags() -> None:
-    """Generate tags of a bright link and lock onto them, look up symbols of a loop, read frames."""
+    """Lock onto generated tags of a bright link, look up symbols of a loop, read tag files and frames."""
     recording = SimulatedRecording(_SIMULATION, _LINK)
     state, counts = LockState.SEARCHING, SpanCounts(0, round(_DURATION_S * _LINK.source.qubit_rate_hz))
     for result in synchronised(recording.tags(_DURATION_S), recording.symbols, _LINK, RunStart()):
@@ -90,4 +91,5 @@ def warm_tags() -> None:
     if state is not LockState.LOCKED:
         raise RuntimeError(f"the simulated link did not lock: {state.value}")
     repeated_symbols(0, np.arange(8, dtype=np.int64), _LINK.source, period=4, end=8)
+    tag_files.warm()
     open_protocol.warm()

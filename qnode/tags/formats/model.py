@@ -37,14 +37,15 @@ class TagFileSummary:
     """What was read of a file so far.
 
     ``records``: whole records of any kind. ``wraps``: how often the file says that the device's counter began
-    again; an overflow record of PicoQuant's is one, whatever count it carries.
-    ``markers``: counts by number. ``truncated``: why the file is not read to its end, or why its end is not
-    the end of the measurement; "" for a file in order.
+    again; an overflow record of PicoQuant's is one, whatever count it carries. ``markers``: counts by number.
+    ``lost``: tags that the device lost, as the file says. ``truncated``: why the file is not read to its end,
+    or why its end is not the end of the measurement; "" for a file in order.
     """
 
     records: int = 0
     wraps: int = 0
     markers: dict[int, int] = field(default_factory=dict)
+    lost: int = 0
     truncated: str = ""
 
     def count_markers(self, numbers: MarkerNumbers) -> None:

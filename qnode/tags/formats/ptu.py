@@ -8,6 +8,7 @@ where the sync is not known better, times are as right as this. Markers of T3 ar
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,7 @@ RESOLUTION: Final = "MeasDesc_Resolution"
 DEVICE: Final = "HW_Type"
 GENERIC_T2: Final = 0x0001_0207
 GENERIC_T3: Final = 0x0001_0307
+_PICOHARP: Final = (0x0001_0203, 0x0001_0303)
 _LONGEST_TICK_S: Final = 1e-3
 _HYDRAHARP_1_WRAP: Final = 33_552_000
 _PICOHARP_WRAP: Final = 210_698_240
@@ -48,8 +50,8 @@ class _Kind:
 _T2: Final = _Kind(is_t3=False)
 _T3: Final = _Kind(is_t3=True)
 _KINDS: Final = {
-    0x0001_0203: _Kind(is_t3=False, is_picoharp=True, wrap=_PICOHARP_WRAP),  # PicoHarp 300
-    0x0001_0303: _Kind(is_t3=True, is_picoharp=True),
+    _PICOHARP[0]: _Kind(is_t3=False, is_picoharp=True, wrap=_PICOHARP_WRAP),  # PicoHarp 300
+    _PICOHARP[1]: _Kind(is_t3=True, is_picoharp=True),
     0x0001_0204: _Kind(is_t3=False, wrap=_HYDRAHARP_1_WRAP, is_counted=False),  # HydraHarp, version 1
     0x0001_0304: _Kind(is_t3=True, is_counted=False),
     0x0101_0204: _T2,  # HydraHarp, version 2
@@ -157,3 +159,10 @@ def _t3(kind: _Kind, period: Unit, unit: Unit) -> _Decode:
         return decode_t3(words, *units, kind.is_counted, times, channels, state)
 
     return decode
+
+
+def warm() -> None:
+    """Compile the kernels."""
+    unit = Unit(Fraction(1, 3))
+    for record_type in (GENERIC_T2, GENERIC_T3, *_PICOHARP):
+        _decoder(_KINDS[record_type], unit, unit)(TagFileSummary())(np.zeros(RECORD_BYTES, np.uint8))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from qnode.errors import ConfigError
+from qnode.tags.formats import ptu, sfifteen, text
 from qnode.tags.formats.model import TagFile
 from qnode.tags.formats.npy import looks_like_npy, open_npy
 from qnode.tags.formats.ptu import looks_like_ptu, open_ptu
@@ -23,16 +24,17 @@ from qnode.tags.formats.sfifteen import (
     open_tdc1,
 )
 from qnode.tags.formats.text import looks_like_csv, open_csv
+from qnode.tags.formats.ttbin import open_ttbin
 
 _HEAD_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True)
 class _Format:
-    """``open``: raises ConfigError if the file cannot have this format."""
+    """A format. ``open`` raises ConfigError if the file cannot have it."""
 
     open: Callable[[Path], TagFile]
-    looks_like: Callable[[bytes], bool]
+    looks_like: Callable[[bytes], bool] | None
     extensions: tuple[str, ...]
 
 
@@ -43,6 +45,7 @@ _FORMATS: Final = {
     "a0": _Format(open_a0, looks_like_a0, ()),
     "a2": _Format(open_a2, looks_like_a2, ()),
     "csv": _Format(open_csv, looks_like_csv, (".csv", ".txt")),
+    "ttbin": _Format(open_ttbin, None, (".ttbin",)),
     "qutag": _Format(open_qutag, looks_like_qutag, (".qutag",)),
     "tdc1": _Format(open_tdc1, looks_like_tdc1, (".tdc1",)),
     "a1": _Format(open_a1, looks_like_a1, (".a1",)),
@@ -72,7 +75,7 @@ def open_tag_file(path: Path, format: str | None = None) -> TagFile:  # noqa: A0
 
 def _recognised(path: Path, head: bytes) -> str | None:
     for name, one in _FORMATS.items():
-        if one.looks_like(head):
+        if one.looks_like is not None and one.looks_like(head):
             return name
     for name, one in _FORMATS.items():
         if path.suffix.lower() in one.extensions:
@@ -95,3 +98,9 @@ def _shown(head: bytes) -> str:
     """Return the first bytes as text, or in hexadecimal."""
     first = head[:16]
     return repr(first.decode()) if first.isascii() and first.decode().isprintable() else first.hex(" ")
+
+
+def warm() -> None:
+    """Compile the kernels of all formats."""
+    for module in (ptu, sfifteen, text):
+        module.warm()

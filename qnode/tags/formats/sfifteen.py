@@ -168,6 +168,12 @@ def open_tdc1(path: Path) -> TagFile:
     return TagFile(path, "tdc1", "", float(TICK_PS), fixed_records(path, 0, _TDC1_BYTES, new_decoder))
 
 
+def warm() -> None:
+    """Compile the kernels."""
+    _a1_decoder(TagFileSummary(), is_swapped=False)(np.zeros(1, np.uint64))
+    Tdc1Decoder().decode(np.zeros(1, np.uint32))
+
+
 @inline_kernel
 def _clicks(word: np.uint32) -> np.uint32:
     """Return the inputs that fired, none of an event that is no click."""

@@ -83,6 +83,11 @@ def _first_line(head: bytes) -> tuple[list[str], int]:
     return [], at
 
 
+def warm() -> None:
+    """Compile the kernel."""
+    _decode(np.zeros(1, np.uint8), 0, False, np.zeros(1, np.int64), np.zeros(1, np.int16))
+
+
 @inline_kernel
 def _is_blank(byte: np.uint8) -> bool:
     return bool(byte in (_SPACE, _TAB, _RETURN))
