@@ -72,6 +72,17 @@ async def test_nothing_is_set_before_the_most_attenuation_and_the_serial_number_
     assert emulator.heard[-2:] == ["A60.00", "A?"]
 
 
+async def test_a_working_point_is_set_once_it_is_safe_and_left_again() -> None:
+    emulator = OzDd100Emulator()
+    async with opened(emulator, working_db=17.5):
+        assert emulator.heard[:4] == ["CD", "A60.00", "A?", "A17.50"]
+        assert emulator.attenuation_db == 17.5
+    assert emulator.attenuation_db == 60
+    with refused("expected an attenuation in dB of 0 to 60, got 70: not set"):
+        async with opened(emulator, working_db=70.0):
+            pass
+
+
 async def test_another_device_on_the_port_is_refused_and_not_moved() -> None:
     emulator = OzDd100Emulator(serial="999999-99")
     with refused("expected a device with '123456-01' in its identity, .*999999-99.* came: another device"):

@@ -185,6 +185,14 @@ async def test_another_device_is_refused_and_nothing_is_set() -> None:
     assert emulator.heard == ["*IDN?"]
 
 
+async def test_a_working_point_is_set_once_it_is_safe_and_left_again() -> None:
+    emulator = ScpiAttenuatorEmulator(allowed=(":OUTP ON",))
+    async with opened(emulator, working_db=17.5, ready_commands=(":OUTP ON",)):
+        settings = [command for command in emulator.heard if "?" not in command]
+        assert settings == [":INP:ATT 60.000", ":OUTP ON", ":INP:ATT 17.500"]
+    assert emulator.attenuation_db == 60
+
+
 async def test_a_value_outside_the_limits_is_not_sent() -> None:
     emulator = ScpiAttenuatorEmulator()
     async with opened(emulator) as device:

@@ -43,6 +43,10 @@ class OzDd100Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     limits_db: Annotated[
         tuple[float, float], Described("least and most attenuation, the least is the insertion loss")
     ] = (0.0, 60.0)
+    working_db: Annotated[
+        float | None,
+        Described("attenuation once all is safe, where no controller sets it; default: the most"),
+    ] = None
 
     def __post_init__(self) -> None:
         check_address(self.address)
@@ -81,6 +85,8 @@ class OzDd100:
                 await device.set_attenuation_db(config.limits_db[1])
 
             async with kept_safe(device._device, most):
+                if config.working_db is not None:
+                    await device.set_attenuation_db(config.working_db)
                 yield device
 
     async def attenuation_db(self) -> float:

@@ -65,6 +65,10 @@ class ScpiAttenuatorConfig(ScpiConfig, frozen=True, kw_only=True):
     limits_db: Annotated[
         tuple[float, float] | None, Described("least and most attenuation; default: the instrument is asked")
     ] = None
+    working_db: Annotated[
+        float | None,
+        Described("attenuation once all is safe, where no controller sets it; default: the most"),
+    ] = None
     tolerance_db: Annotated[
         float, Described("how far a setting may read back from its value", limits=Limits(1e-4, 1.0))
     ] = 0.05
@@ -141,6 +145,8 @@ class ScpiAttenuator:
             async with kept_safe(scpi.device, device._make_safe):
                 for command in config.ready_commands:
                     await scpi.tell(command, config.commands.errors)
+                if config.working_db is not None:
+                    await device.set_attenuation_db(config.working_db)
                 yield device
 
     async def attenuation_db(self) -> float:
