@@ -53,10 +53,11 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tags = open_recording(recording)
-    export, channels = EXPORTS["qutag"]
-    path = export(tmp_path_factory.mktemp("files"), np.array(tags.times_ps), np.array(tags.channels))
-    path.with_name(path.name + ".toml").write_text(f'channels = "{channels}"\nbegan_at_s = 1700000000.5\n')
-    return path
+    folder = tmp_path_factory.mktemp("files")
+    export = EXPORTS["qutag"](folder, np.array(tags.times_ps), np.array(tags.channels))
+    beside = export.path.with_name(export.path.name + ".toml")
+    beside.write_text(f'channels = "{export.channels}"\nbegan_at_s = 1700000000.5\n')
+    return export.path
 
 
 @asynccontextmanager
@@ -146,7 +147,7 @@ async def test_a_transmitter_plays_the_recording_of_alices_site(tmp_path: Path) 
     async with ReplayTransmitter.open(TransmitterConfig(recording=alice)) as transmitter:
         async with aclosing(transmitter.runs()) as runs:
             run = await anext(runs)
-        slots = np.unique(np.load(alice / "slots.npy"))
+        slots = np.load(alice / "slots.npy")[:10_000]
         assert (run.run_id, run.started_at_s) == (ALICE.run_id, ALICE.started_at_s)
         assert np.array_equal(transmitter.symbols(run.run_id, slots), SIMULATED.symbols(slots))
         assert (transmitter.symbols(run.run_id + 1, slots) == UNKNOWN_SYMBOL).all()
@@ -196,10 +197,10 @@ def test_options_of_a_file_without_a_file_are_refused(recording: Path) -> None:
 def test_a_file_replayed_gives_equal_keys_at_both_sites(tmp_path: Path) -> None:
     record(tmp_path / "recording", SimulationParameters(visibility=0.99), LINK, 30.0)
     tags = open_recording(tmp_path / "recording")
-    export, channels = EXPORTS["qutag"]
-    path = export(tmp_path, np.array(tags.times_ps), np.array(tags.channels))
-    command = [sys.executable, "-m", "qnode", "replay", str(tmp_path / "recording"), "--tags", str(path)]
-    command += ["--channels", channels, "--json", "--speed", "max", "--until-keys", "8", "--duration", "400"]
+    export = EXPORTS["ptu"](tmp_path, np.array(tags.times_ps), np.array(tags.channels))
+    command = [sys.executable, "-m", "qnode", "replay", str(tmp_path / "recording")]
+    command += ["--tags", str(export.path), "--channels", export.channels]
+    command += ["--json", "--speed", "max", "--until-keys", "8", "--duration", "400"]
     done = subprocess.run(command, capture_output=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     result = json.loads(done.stdout)

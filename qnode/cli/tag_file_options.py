@@ -61,7 +61,7 @@ def refuse_without_tag_file(**given: Any) -> None:
 def tell_faults(file: "FileTags", survey: "Survey", link: "LinkParameters") -> None:
     """Say on stderr what is wrong with a file that is used all the same."""
     if survey.truncated:
-        click.echo(f"qnode: {file.path}: {survey.truncated}; everything before that is used", err=True)
+        click.echo(f"qnode: {file.path}: {survey.truncated}; what is sound is used", err=True)
     if survey.disorder_ps > link.receiver.order_window_ps:
         click.echo(
             f"qnode: {file.path}: tags come up to {survey.disorder_ps} ps late, and order_window_ps in "

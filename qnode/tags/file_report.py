@@ -143,7 +143,7 @@ def _warnings(summary: TagFileSummary, inspected: Inspected) -> list[str]:
     """Return what whoever uses the file should know."""
     found = list[str]()
     if summary.truncated:
-        found.append(f"{summary.truncated}; everything before that is counted here")
+        found.append(f"{summary.truncated}; what is sound is counted here, {summary.records} records")
     if not inspected.tags:
         return [*found, "there are no tags of detectors in this file"]
     if inspected.duration_s > _LONGEST_S:
