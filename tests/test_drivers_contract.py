@@ -11,6 +11,7 @@ from qnode_drivers.open_protocol_tdc import OpenTdc
 from qnode_drivers.open_protocol_transmitter import OpenTransmitter
 from qnode_drivers.optilab_bcb4 import OptilabBcb4
 from qnode_drivers.oz_dd100 import OzDd100
+from qnode_drivers.picoquant import PicoQuantTdc
 from qnode_drivers.pymeasure_bridge import Bridge, PymeasureInstrument
 from qnode_drivers.replay import ReplayTdc, ReplayTransmitter
 from qnode_drivers.s_fifteen_tdc1 import SFifteenTdc1
@@ -40,6 +41,7 @@ DRIVERS: list[DriverClass] = [
     TagFileTdc,
     SFifteenTdc1,
     SwabianTimeTagger,
+    PicoQuantTdc,
     OptilabBcb4,
     OzDd100,
     OpenTransmitter,
@@ -70,6 +72,9 @@ class Opened:
         return device
 
     def s_fifteen_tdc1(self, device: SFifteenTdc1) -> tuple[TagSource, Sensor]:
+        return device, device
+
+    def picoquant(self, device: PicoQuantTdc) -> tuple[TagSource, Sensor]:
         return device, device
 
     def swabian_time_tagger(self, device: SwabianTimeTagger) -> tuple[TagSource, Sensor]:
