@@ -1,19 +1,18 @@
 """The bridge to pymeasure with three instruments of that library, against emulators over TCP and serial.
 
-    python tests/pymeasure_trial.py [PYTHON]
+    python tests/pymeasure_trial.py [FOLDER]
 
-PYTHON has pymeasure, pyvisa-py and pyserial installed; without it, an environment is made in a temporary
-folder. Each instrument passes the conformance kit. Ends with 1 if one does not.
+FOLDER is one of Python packages with pymeasure, pyvisa-py and pyserial (the site-packages of another
+environment); without it, they are installed into a temporary folder. Each instrument passes the conformance
+kit. Ends with 1 if one does not.
 """
 
 import re
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -92,7 +91,7 @@ def bias_controller() -> tuple[ScpiEmulator, dict[str, Any]]:
 Made = Callable[[], tuple[ScpiEmulator, dict[str, Any]]]
 
 
-async def show(make: Made, *, serial: bool, python: str) -> bool:
+async def show(make: Made, *, serial: bool, packages: str) -> bool:
     """Check one instrument, and print what it reads."""
     emulator, table = make()
     port: AbstractAsyncContextManager[str] = pty_port(emulator) if serial else tcp_port(emulator)
@@ -103,7 +102,7 @@ async def show(make: Made, *, serial: bool, python: str) -> bool:
             host, number = place.removeprefix("tcp://").split(":")
             resource = f"TCPIP::{host}::{number}::SOCKET"
             ends = {"read_termination": "\n", "write_termination": "\n"}
-        table |= {"resource": resource, "python": python, "arguments": {"visa_library": "@py", **ends}}
+        table |= {"resource": resource, "packages": packages, "arguments": {"visa_library": "@py", **ends}}
         name = table["instrument"].rpartition(":")[2]
         failed: tuple[BaseException, ...] = ()
         try:
@@ -120,23 +119,20 @@ async def show(make: Made, *, serial: bool, python: str) -> bool:
         return not failed
 
 
-async def main(python: str) -> bool:
+async def main(packages: str) -> bool:
     """Check the three."""
-    results = [await show(make, serial=False, python=python) for make in (power_meter, voltage_source)]
-    return all([*results, await show(bias_controller, serial=True, python=python)])
+    results = [await show(make, serial=False, packages=packages) for make in (power_meter, voltage_source)]
+    return all([*results, await show(bias_controller, serial=True, packages=packages)])
 
 
-def environment(folder: str) -> str:
-    """Make an environment with pymeasure and return its Python."""
-    venv.create(folder, with_pip=True)
-    python = str(Path(folder) / "bin" / "python")
-    packages = ("pymeasure==0.16.0", "pyvisa-py==0.8.1", "pyserial==3.5")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-    return python
+PACKAGES = ("pymeasure==0.16.0", "pyvisa-py==0.8.1", "pyserial==3.5")
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         sys.exit(not trio.run(main, sys.argv[1]))
     with tempfile.TemporaryDirectory() as folder:
-        sys.exit(not trio.run(main, environment(folder)))
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, *PACKAGES], check=True
+        )
+        sys.exit(not trio.run(main, folder))

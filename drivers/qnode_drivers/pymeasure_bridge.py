@@ -1,32 +1,26 @@
 """Instruments of the library pymeasure as sensors, attenuators and bias controls, by class and property.
 
-Each instrument lives in a child process: a library that hangs or crashes is a dead child, and the device is
-opened again. The child needs no qnode, so ``python`` may be that of an environment with pymeasure alone.
+Each instrument lives in a process of its own: a library that hangs or crashes is a dead process, and the
+device is opened again.
 """
 
 import functools
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
-import msgspec
-import trio
 from msgspec import Struct
 
 from qnode.config_description import Described, Limits, check_limits
+from qnode.devices.child import FIRST_ANSWER_LIMIT_S, Child, open_child
 from qnode.devices.contract import readings_fault
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import check_identity_text
 from qnode.devices.settings import check_within, confirm, figure, kept_safe
-from qnode.errors import DeviceError, DeviceGone
 
-CHILD: Final = Path(__file__).with_name("pymeasure_child.py")
-STARTING_LIMIT_S: Final = 60.0  # importing the library, opening the instrument
-ENDING_LIMIT_S: Final = 0.6
-LONGEST_LINE: Final = 65536
+LIBRARY: Final = "qnode_drivers.pymeasure_library:PymeasureLibrary"
+REMEDY: Final = "install qnode[pymeasure], or set packages to a folder that has it"
+LEAVING_S: Final = 2.0  # afterwards the process has 2 s to close
 
 
 class BridgedReading(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -65,8 +59,8 @@ class PymeasureConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     arguments: Annotated[
         dict[str, bool | int | float | str], Described("further arguments of the class, such as visa_library")
     ] = {}
-    python: Annotated[
-        str, Described("a Python that has pymeasure installed; default: the one that runs the node")
+    packages: Annotated[
+        str, Described("a folder of Python packages with pymeasure, searched after the node's own")
     ] = ""
     identity: Annotated[str, Described("a text in the answer to *IDN?; another device is refused")] = ""
     ready: Annotated[
@@ -90,77 +84,28 @@ class PymeasureConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ValueError("attenuation.limits: an attenuation is not negative")
 
 
-class Child:
-    """The process of one instrument: a question and its answer at a time."""
-
-    def __init__(self, device: str, process: trio.Process, answer_limit_s: float) -> None:
-        self.device = device
-        self._process = process
-        self._answer_limit_s = answer_limit_s
-        self._lock = trio.Lock()
-        self._number = 0
-        self._pending = b""
-
-    async def ask(self, limit_s: float | None = None, **request: Any) -> Any:
-        """Return the answer to a request.
-
-        Raises:
-            DeviceGone: the process has ended, or hung and was ended.
-            DeviceError: the library raised an error.
-        """
-        async with self._lock:
-            limit_s = self._answer_limit_s if limit_s is None else limit_s
-            if self._process.returncode is not None:
-                raise DeviceGone(f"{self.device}: its process has ended")
-            self._number += 1
-            with trio.move_on_after(limit_s) as scope:
-                said = await self._exchange({**request, "number": self._number})
-            if scope.cancelled_caught:
-                self._process.kill()
-                await self._process.wait()
-                raise DeviceGone(f"{self.device}: the library hung for {limit_s:g} s, its process was ended")
-        if "error" in said:
-            raise DeviceError(f"{self.device}: {request.get('path', 'opening')}: {said['error']}")
-        return said["value"]
-
-    async def _exchange(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            await self._process.stdin.send_all(msgspec.json.encode(request) + b"\n")
-            while True:
-                line, end, rest = self._pending.partition(b"\n")
-                if not end:
-                    data = await self._process.stdout.receive_some()
-                    self._pending += data
-                    if not data or len(self._pending) > LONGEST_LINE:
-                        break
-                    continue
-                self._pending = rest
-                said: dict[str, Any] = msgspec.json.decode(line)
-                if said["number"] == request["number"]:  # an earlier one was cancelled
-                    return said
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        raise DeviceGone(f"{self.device}: its process has ended, the journal has its last words")
-
-
 class Bridge:
     """An open instrument; what of it is used follows from the configuration."""
 
-    def __init__(self, child: Child, config: PymeasureConfig, identity: DeviceIdentity) -> None:
+    def __init__(self, device: str, child: Child, config: PymeasureConfig, identity: DeviceIdentity) -> None:
+        self._device = device
         self._child = child
         self._config = config
         self.identity = identity
 
     async def _get(self, path: str) -> float:
-        return figure(self._child.device, path, str(await self._child.ask(path=path)))
+        said = await self._child.ask("get", limit_s=self._config.answer_limit_s, path=path)
+        return figure(self._device, path, str(said["value"]))
+
+    async def put(self, path: str, value: bool | float | str) -> None:
+        """Set a property, without reading it back."""
+        await self._child.ask("set", limit_s=self._config.answer_limit_s, path=path, value=value)
 
     async def _set(self, setting: BridgedSetting, what: str, value: float) -> None:
-        check_within(self._child.device, f"a value of {what}", value, setting.limits)
-        await self._child.ask(path=setting.property, value=value * setting.scale)
+        check_within(self._device, f"a value of {what}", value, setting.limits)
+        await self.put(setting.property, value * setting.scale)
         await confirm(
-            self._child.device,
+            self._device,
             what,
             value,
             functools.partial(self._read, setting),
@@ -242,49 +187,27 @@ class PymeasureInstrument:
             DeviceError: the class cannot be imported, or does not open the instrument.
         """
         device = f"{config.instrument.partition(':')[2]} at {config.resource}"
-        async with _process(config, device) as child:
-            said = await child.ask(
-                STARTING_LIMIT_S,
+        async with open_child(device, LIBRARY, REMEDY) as child:
+            answer = await child.ask(
+                "open",
+                limit_s=FIRST_ANSWER_LIMIT_S,
                 instrument=config.instrument,
                 resource=config.resource,
-                arguments=config.arguments,
+                options=config.arguments,
+                packages=config.packages,
             )
+            said: str = answer["identity"]
             check_identity_text(device, said, config.identity)
             fields = [field.strip() for field in said.split(",")]
             serial = fields[2] if len(fields) > 2 and fields[2] else "unknown"
             kind = bridged(bool(config.readings), config.attenuation is not None, config.bias is not None)
-            bridge = kind(child, config, DeviceIdentity(" ".join(fields[:2]) or "unknown", serial))
+            bridge = kind(device, child, config, DeviceIdentity(" ".join(fields[:2]) or "unknown", serial))
 
             async def make_safe() -> None:
                 if isinstance(bridge, _WithAttenuation):
                     await bridge.set_attenuation_db(bridge.attenuation_limits_db[1])
 
-            async with kept_safe(device, make_safe):
+            async with kept_safe(device, make_safe, leaving_s=LEAVING_S):
                 for path, value in config.ready.items():
-                    await child.ask(path=path, value=value)
+                    await bridge.put(path, value)
                 yield bridge
-
-
-@asynccontextmanager
-async def _process(config: PymeasureConfig, device: str) -> AsyncIterator[Child]:
-    try:
-        process = await trio.lowlevel.open_process(
-            [config.python or sys.executable, str(CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-    except OSError as error:
-        raise DeviceError(
-            f"{device}: cannot start {config.python or sys.executable}: {error.strerror}"
-        ) from error
-    assert process.stdin is not None
-    try:
-        yield Child(device, process, config.answer_limit_s)
-    finally:
-        with trio.CancelScope(shield=True):
-            await process.stdin.aclose()
-            with trio.move_on_after(ENDING_LIMIT_S):
-                await process.wait()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            if process.stdout is not None:
-                await process.stdout.aclose()

@@ -31,11 +31,16 @@ def main() -> None:
                 adapter = _adapter(sys.argv[2])
             answer = answered(request.number, getattr(adapter, request.call)(**request.arguments) or {})
         except ImportError as error:
-            answer = Answer(request.number, {}, {}, str(error), "missing")
+            answer = Answer(request.number, {}, {}, _one_line(error), "missing")
         except Exception as error:  # noqa: BLE001 - whatever a library raises is for the node to judge
-            answer = Answer(request.number, {}, {}, str(error), type(error).__name__)
+            answer = Answer(request.number, {}, {}, _one_line(error), type(error).__name__)
         channel.sendall(encoded(answer))
     os._exit(0)  # a library's own threads and destructors may hang
+
+
+def _one_line(error: Exception) -> str:
+    """Return the text of an exception as one line."""
+    return " ".join(str(error).split())
 
 
 def _end_with_the_node() -> None:

@@ -52,11 +52,13 @@ async def confirm(
 
 
 @asynccontextmanager
-async def kept_safe(device: str, make_safe: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+async def kept_safe(
+    device: str, make_safe: Callable[[], Awaitable[None]], *, leaving_s: float = LEAVING_S
+) -> AsyncIterator[None]:
     """Make the hardware safe now, and again on every way out, also when this is cancelled.
 
-    On the way out it is tried twice: the answer to an interrupted question may still come. What cannot be
-    made safe then is logged as `device.not_left_safe`; it hides no other error.
+    On the way out it is tried twice, for ``leaving_s`` in all: the answer to an interrupted question may
+    still come. What cannot be made safe then is logged as `device.not_left_safe`; it hides no other error.
 
     Raises:
         DeviceError: ``make_safe`` failed at the beginning.
@@ -67,7 +69,7 @@ async def kept_safe(device: str, make_safe: Callable[[], Awaitable[None]]) -> As
     finally:
         because = "no answer"
         done = False
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVING_S):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + leaving_s):
             for _ in range(2):
                 try:
                     await make_safe()
