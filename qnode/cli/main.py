@@ -32,6 +32,9 @@ COMMANDS = {
     "tags": LazyCommand("qnode.cli.tags", "tags", "Show what is in a file of time tags."),
     "keylength": LazyCommand("qnode.cli.keylength", "keylength", "Estimate the key length of a block."),
     "plan": LazyCommand("qnode.cli.plan", "plan", "Compute the key rate of a planned link."),
+    "driver": LazyCommand(
+        "qnode.cli.driver", "driver", "Begin a driver, check it with its device, record the device."
+    ),
     "report": LazyCommand("qnode.cli.report", "report", "Make the measured pages of the documentation."),
     "distill": LazyCommand(
         "qnode.cli.distill", "distill", "Distil a recording, and show each block's result."

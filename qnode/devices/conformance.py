@@ -20,6 +20,7 @@ import numpy as np
 import trio
 
 from qnode.config import ReceiverParameters
+from qnode.devices.capabilities import capabilities_of
 from qnode.devices.conformance_capabilities import ANSWER_LIMIT_S, answer, check_abilities, disturb
 from qnode.devices.conformance_checks import (
     TagWatch,
@@ -51,6 +52,7 @@ async def check_driver(
     tag_blocks: int = 5,
     order_window_ps: int = SHIPPED_ORDER_WINDOW_PS,
     is_safe: Callable[[], bool] | None = None,
+    told: Callable[[str], None] = lambda promise: None,
 ) -> None:
     """Open the device of ``table``, check all promises, and open it again after each end of its use.
 
@@ -58,20 +60,26 @@ async def check_driver(
     that a `TagSource` must yield. ``order_window_ps``: the value of ``[link.receiver]`` in the site file.
     ``is_safe``: whether the hardware, or its emulator, is safe; called after every close of the device, and
     after every opening of a laser or attenuator. The kit sets what can be set, within its limits: a laser
-    goes on, a bias moves.
+    goes on, a bias moves. ``told`` is called with each promise once it is seen to be kept.
 
     Raises:
         AssertionError: naming the driver and the first broken promise.
     """
     try:
         config = check_config(driver_class, table)
-        kit = _Kit(driver_class, config, order_window_ps, is_safe)
+        told("Config accepts the table, is frozen, and refuses an unknown key by name")
+        kit = _Kit(driver_class, config, order_window_ps, is_safe, told)
         first = await kit.cancel_in_use(tag_blocks)
+        told("cancelled in use: left within 5 s, the cancellation was not hidden")
         await kit.fail_in_use()
+        told("left by an error of its user: within 5 s, the error was not hidden")
         await kit.cancel_while_opening(0.0)
         await kit.cancel_while_opening(kit.opening_s / 2)
+        told("cancelled while opening, at once and half-way: left within 5 s")
+        kit.told = lambda promise: None  # it has told what an opening shows
         again = await kit.cancel_in_use(1)
         promise(again == first, f"opened again, the device says it is {again}; before it was {first}")
+        told("opened again: it is the same device")
     except AssertionError as broken:
         raise AssertionError(f"{driver_class.__name__}: {broken}") from broken
 
@@ -134,6 +142,7 @@ class _Kit:
     config: msgspec.Struct
     order_window_ps: int
     is_safe: Callable[[], bool] | None
+    told: Callable[[str], None]
     opening_s: float = 0.0
     identity: DeviceIdentity = field(default_factory=lambda: DeviceIdentity(model="", serial=""))
     symbols_by_run: dict[int, Codes] = field(default_factory=dict)
@@ -203,11 +212,17 @@ class _Kit:
         check_identity(device.identity)
         self.identity = device.identity
         check_capabilities(device)
+        kinds = [one.__name__ for one in (TagSource, Transmitter, Sensor) if isinstance(device, one)]
+        abilities = ", ".join([*kinds, *capabilities_of(device)])
+        self.told(f"opened in {self.opening_s:.1f} s: {self.identity.model}, serial {self.identity.serial}")
+        self.told(f"its capabilities are whole: {abilities}")
 
     async def _check_abilities(self, device: Device, visit: _Visit) -> None:
         visit.scope.deadline = math.inf  # each answer has a limit of its own
         await check_abilities(device, self.is_safe)
         self._check_unchanged(device)
+        if names := capabilities_of(device):
+            self.told(f"{', '.join(names)}: settings are reached, read back, and refused beyond their limits")
 
     def _check_unchanged(self, device: Device) -> None:
         promise(device.identity == self.identity, "the identity changed while the device was open")
@@ -228,6 +243,7 @@ class _Kit:
         for _ in range(2):
             sound(readings_fault(await answer("readings()", sensor.readings)))
         self._check_unchanged(sensor)
+        self.told("readings: finite figures by name")
 
     async def _watch_tags(self, source: TagSource, visit: _Visit, wanted: int) -> None:
         """Check ``wanted`` blocks, then cancel while the next one is awaited."""
@@ -249,6 +265,7 @@ class _Kit:
                     visit.expect(f"{where}, the next one", limit_s)
                 elif visit.cancelled_at is None:
                     watch.check_progress()
+                    self.told(f"{watch.blocks} blocks of tags: types, order, progress and times are sound")
                     visit.cancel()
         promise(watch.blocks, "tags() ended without a single block")
         promise(
@@ -272,6 +289,7 @@ class _Kit:
                 if visit.cancelled_at is None:
                     await self._check_record(transmitter, run)
                     self._check_unchanged(transmitter)
+                    self.told("symbols: the same in any order and thread, unknown where there are none")
                 visit.cancel()
         promise(
             False, "runs() ended: the node would think that the emission has, wait for the next run instead"

@@ -21,10 +21,11 @@ class Exchange(Struct, frozen=True):
 
 
 class Transcript:
-    """A record of the last 4 KiB that were sent and the last 4 KiB that were received."""
+    """A record of the last ``kept_bytes`` that were sent, and as many that were received."""
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, now: Callable[[], float] = time.time, *, kept_bytes: int = KEPT_BYTES) -> None:
         self._now = now
+        self._most_bytes = kept_bytes
         self._kept: dict[bool, deque[Exchange]] = {True: deque(), False: deque()}
         self._bytes = {True: 0, False: 0}
 
@@ -40,9 +41,9 @@ class Transcript:
         if not data:
             return
         kept = self._kept[sent]
-        kept.append(Exchange(self._now(), sent, bytes(data[-KEPT_BYTES:])))
+        kept.append(Exchange(self._now(), sent, bytes(data[-self._most_bytes :])))
         self._bytes[sent] += len(kept[-1].data)
-        while (excess := self._bytes[sent] - KEPT_BYTES) > 0:
+        while (excess := self._bytes[sent] - self._most_bytes) > 0:
             oldest = kept.popleft()
             self._bytes[sent] -= min(excess, len(oldest.data))
             if excess < len(oldest.data):
