@@ -16,7 +16,7 @@ from qnode.tags.formats.pieces import DecodePiece, RawBytes, fixed_records
 HEADER_BYTES: Final = 40
 RECORD: Final = np.dtype([("time_ps", "<i8"), ("channel", "<i2")])
 _MOST_CHANNELS: Final = 100
-_MARKERS: Final = (*range(100, 105), *range(200, 204))
+MARKERS: Final = (*range(100, 105), *range(200, 204))
 # Within so many records of the start, time makes no greater steps: a day.
 _LONGEST_STEP_PS: Final = 86_400 * 10**12
 
@@ -61,4 +61,4 @@ def _decoder(summary: TagFileSummary) -> DecodePiece:
 
 
 def _is_sound(channels: FileChannels) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-    return ((channels >= 0) & (channels < _MOST_CHANNELS)) | np.isin(channels, _MARKERS)
+    return ((channels >= 0) & (channels < _MOST_CHANNELS)) | np.isin(channels, MARKERS)
