@@ -191,6 +191,10 @@ class DeviceSection(Table, frozen=True):
 
     driver: Annotated[str, Described("name of the driver")]
     config: Annotated[dict[str, Any], Described("the table of the driver (see below)")] = {}  # noqa: RUF012
+    serial_number: Annotated[
+        str | None,
+        Described("the serial number that the device must report; another device in its place is refused"),
+    ] = None
     silence_limit_s: Annotated[
         float,
         Described(

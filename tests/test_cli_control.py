@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from operate_support import degraded_status, well_status
 
 from qnode.cli.control import main
+from qnode.devices.status import Exchange
 from qnode.distill.check_table import Finding
 from qnode.errors import ConfigError, StoreError
 from qnode.operate.blocks.row import DecidedBlock
@@ -46,11 +47,22 @@ def decided_blocks(count: int, after: int | None) -> list[DecidedBlock]:
     return BLOCKS[-count:]
 
 
+def exchanges(device: str) -> list[Exchange] | None:
+    said = (Exchange(1.8e9 + number, sent=number < 2, data=bytes(4096)) for number in range(40))
+    last = (
+        Exchange(1.8e9 + 40, sent=True, data=b"*IDN?\r\n"),
+        Exchange(1.8e9 + 41, sent=False, data=b"\x1b[2J"),
+    )
+    return [*said, *last] if device == "voa" else [] if device == "tdc" else None
+
+
 @asynccontextmanager
 async def served(path: Path, status: NodeStatus) -> AsyncIterator[None]:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            answers = Answers(lambda: status, recent_events, {"turin": LinkAnswers(decided_blocks)})
+            answers = Answers(
+                lambda: status, recent_events, {"turin": LinkAnswers(decided_blocks, exchanges=exchanges)}
+            )
             await nursery.start(serve_control, path, answers)
             yield
             nursery.cancel_scope.cancel()
@@ -107,6 +119,7 @@ async def test_keys_saes_devices_and_events_show_their_part(tmp_path: Path) -> N
     async with served(tmp_path / "s", degraded_status()):
         runs = {name: await qnodectl(*at, name) for name in ("keys", "saes", "devices", "events")}
         one = await qnodectl(*at, "devices", "voa")
+        silent = await qnodectl(*at, "devices", "tdc")
         unknown = await qnodectl(*at, "devices", "vao")
         last = await qnodectl(*at, "events", "--count", "1", "--json")
     assert {run.returncode for run in runs.values()} == {0}
@@ -119,6 +132,11 @@ async def test_keys_saes_devices_and_events_show_their_part(tmp_path: Path) -> N
     assert [line.split()[1] for line in out["devices"].splitlines()] == ["ok", "ok", "WARN"]
     assert [line.split()[3] for line in out["events"].splitlines()] == ["node.started", "block.discarded"]
     assert "retry" in one.stdout.decode()
+    last_bytes = one.stdout.decode().partition("last bytes\n")[2].splitlines()
+    assert [line.split()[1] for line in last_bytes] == ["sent", "sent", *["received"] * 8, "sent", "received"]
+    assert [line.split(maxsplit=2)[2] for line in last_bytes[-2:]] == ["*IDN?\\r\\n", "\\x1b[2J"]
+    assert max(map(len, last_bytes)) <= 80
+    assert "none are recorded" in silent.stdout.decode()
     assert unknown.returncode == 64
     assert b"no device vao (devices: tdc, bias, voa)" in unknown.stderr
     assert json.loads(last.stdout) == EVENTS[1]

@@ -16,6 +16,7 @@ from qnode.devices import registry, supervisor
 from qnode.devices.protocols import Device
 from qnode.devices.status import DeviceStatus
 from qnode.devices.supervisor import silence_limit, supervise
+from qnode.devices.transport.transcript import PRESENT, Transcript
 from qnode.errors import ConfigError, DeviceError, DeviceGone, StoreUnusable, TransientDeviceError
 
 SECTION = DeviceSection(driver="metronome")
@@ -101,15 +102,83 @@ async def test_a_device_that_works_is_running_with_identity_and_readings(
 async def test_failures_are_retried_with_doubling_waits_up_to_thirty_seconds(
     driver: type[Metronome], autojump_clock: trio.testing.MockClock
 ) -> None:
-    use = Failing(lambda: DeviceGone("unplugged"))
+    use = Failing(lambda: TransientDeviceError("silent"))
     status = await supervised(use, 150)
     waits = [later - earlier for earlier, later in zip(use.began_at, use.began_at[1:], strict=False)]
     assert waits == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30])
-    assert (status.state.state, status.state.because) == ("waiting", "unplugged")
+    assert (status.state.state, status.state.because) == ("waiting", "silent")
     assert status.retry_at == pytest.approx(1000 + use.began_at[-1] + 30)
+    assert status.failing_since == 1000.0 + use.began_at[-1]  # it runs for a moment each time
     assert status.restarts == len(use.began_at) - 1
     assert not status.well
     assert driver.opened == driver.left_safe == len(use.began_at)
+
+
+async def test_an_unplugged_device_is_looked_for_every_two_seconds_and_logged_once(
+    driver: type[Metronome], autojump_clock: trio.testing.MockClock
+) -> None:
+    def absent() -> None:
+        if 0.1 < trio.current_time() < 3600:
+            raise DeviceGone("no such line")
+
+    driver.on_open = absent
+    use = Failing(lambda: DeviceGone("unplugged"), failures=1, after_s=1)
+    with capture_logs() as events:
+        status = await supervised(use, 3600 + 5)
+    assert use.began_at[1] - 3600 <= 2.0
+    assert (status.state.state, status.failing_since) == ("running", None)
+    failed = [one for one in events if one["event"] == "device.failed"]
+    told = [one["because"] for one in failed if one["log_level"] != "debug"]
+    assert told == ["unplugged", "no such line"]
+    assert len(failed) > 1000
+
+
+async def test_a_failing_device_says_since_when(
+    driver: type[Metronome], autojump_clock: trio.testing.MockClock
+) -> None:
+    def absent() -> None:
+        raise DeviceGone("no such line")
+
+    driver.on_open = absent
+    status = await supervised(Failing(DeviceGone), 100)
+    assert status.failing_since == 1000.0
+    assert status.retry_at is not None
+
+
+async def test_another_device_in_its_place_is_refused_with_both_serial_numbers(
+    driver: type[Metronome], autojump_clock: trio.testing.MockClock
+) -> None:
+    section = DeviceSection(driver="metronome", serial_number="M-2")
+    use = Failing(DeviceGone)
+    status = await supervised(use, 10, section)
+    assert status.state.because == (
+        "expected serial number M-2, found M-1 (metronome): connect the right device, or "
+        "correct serial_number"
+    )
+    assert use.began_at == []
+    assert driver.opened == driver.left_safe
+    right = DeviceSection(driver="metronome", serial_number="M-1")
+    assert (await supervised(Failing(DeviceGone, failures=0), 10, right)).well
+
+
+async def test_the_last_bytes_outlive_the_openings_of_a_device(
+    driver: type[Metronome], autojump_clock: trio.testing.MockClock
+) -> None:
+    transcripts: dict[str, Transcript] = {}
+
+    def note() -> None:
+        record = PRESENT.get()
+        assert record is transcripts["tdc"]
+        record.note_sent(b"*IDN?")
+
+    driver.on_open = note
+    with trio.move_on_after(5):
+        await supervise(
+            "tdc", SECTION, Failing(DeviceGone), board={}, allow_simulated=False, transcripts=transcripts
+        )
+    assert [one.data for one in transcripts["tdc"].exchanges()] == [b"*IDN?"] * driver.opened
+    assert driver.opened > 1
+    assert PRESENT.get() is None
 
 
 async def test_a_device_that_ran_long_begins_again_with_the_shortest_wait(

@@ -115,7 +115,7 @@ async def test_a_subscriber_gets_one_status_after_another(path: Path) -> None:
         (b'{"request":"statsu"}', "did you mean status?"),
         (
             b'{"request":"shutdown"}',
-            "unknown request (known: status, events, blocks, subscribe, record, restore, calibrate)",
+            "unknown request (known: status, events, blocks, subscribe, exchanges, record, restore, ",
         ),
         (b'{"request":"status","key":1}', "not a request"),
         (b'{"request":"events","count":"all"}', "not a request"),

@@ -94,6 +94,27 @@ async def test_a_bad_answer_is_one_error_with_what_was_expected_and_what_came(
 
 
 @KINDS
+async def test_tasks_that_share_an_instrument_get_their_own_answers(kind: str) -> None:
+    async with opened(kind, Echo()) as port:
+        device = lines(port)
+
+        async def ask(text: str) -> None:
+            for _ in range(20):
+                assert await device.ask(text, limit_s=30) == text.upper()
+
+        async with trio.open_nursery() as nursery:
+            for text in ("a", "b", "c"):
+                nursery.start_soon(ask, text)
+
+
+async def test_a_command_is_one_line_of_text() -> None:
+    async with opened("tcp", Echo()) as port:
+        for command in ("one\ntwo", "23 µm"):
+            with pytest.raises(DeviceError, match=r"line end inside|no ascii text"):
+                await lines(port).ask(command)
+
+
+@KINDS
 async def test_a_large_transfer_passes_both_ways_unchanged(kind: str) -> None:
     class Mirror(Echo):
         async def serve(self, stream: trio.abc.Stream) -> None:

@@ -22,6 +22,7 @@ from qnode.operate.control.client import (
     ask_blocks,
     ask_calibrate,
     ask_events,
+    ask_exchanges,
     ask_restore,
     ask_status,
     decode_status,
@@ -189,8 +190,8 @@ def saes(where: Where) -> int:
 @click.argument("name", required=False)
 @click.pass_obj
 def devices(where: Where, name: str | None) -> int:
-    """Show all devices, or all figures of one device."""
-    from qnode.operate.status.screen import device_detail, device_line
+    """Show all devices, or everything about one device: what is wrong, its figures, its last bytes."""
+    from qnode.operate.status.screen import device_detail, device_line, exchange_lines
 
     node = _node(where)
     if name is None:
@@ -202,6 +203,8 @@ def devices(where: Where, name: str | None) -> int:
         known = ", ".join(device.name for device in node.devices) or "none"
         raise click.UsageError(f"no device {name} (devices: {known})")
     _echo("\n".join(device_detail(found[0], node.at)))
+    exchanges = ask_exchanges(where.path, name, link=where.link, patience_s=where.patience_s)
+    _echo("\n".join(exchange_lines(exchanges, columns())))
     return EXIT_OK
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from qnode.config import DeviceSection, convert
 from qnode.devices.protocols import Device, Driver
-from qnode.errors import ConfigError
+from qnode.errors import ConfigError, DeviceGone
 
 DRIVER_GROUP = "qnode.drivers"
 
@@ -73,6 +73,7 @@ async def open_device(name: str, section: DeviceSection, *, allow_simulated: boo
     Raises:
         ConfigError: unknown driver, wrong table, or a simulated device where none is allowed.
         DeviceError: the driver could not open the device.
+        DeviceGone: another device is in its place.
     """
     driver_class = load_driver(section.driver)
     config = driver_config(driver_class, section.config, f"[devices.{name}.config]")
@@ -81,5 +82,11 @@ async def open_device(name: str, section: DeviceSection, *, allow_simulated: boo
             raise ConfigError(
                 f"[devices.{name}] driver {section.driver} is simulated, and simulated keys are not keys: "
                 "set allow_simulated = true in [node] if that is what you want"
+            )
+        identity, expected = device.identity, section.serial_number
+        if expected is not None and identity.serial != expected:
+            raise DeviceGone(
+                f"expected serial number {expected}, found {identity.serial or 'none'} ({identity.model}): "
+                "connect the right device, or correct serial_number"
             )
         yield device

@@ -17,10 +17,19 @@ class State(Struct, frozen=True):
         return State(str(state), self.since if state == self.state else at, because)
 
 
+class Exchange(Struct, frozen=True):
+    """Bytes that went together: ``at`` in Unix seconds, ``sent`` by the node or received."""
+
+    at: float
+    sent: bool
+    data: bytes
+
+
 class DeviceStatus(Struct, frozen=True, kw_only=True):
     """One device as operators see it.
 
     ``state`` is a `DeviceState`. ``retry_at``: unix seconds of the next attempt while waiting.
+    ``failing_since``: Unix seconds of the first failure since it last ran, None while it runs.
     ``readings``: figures from its capabilities, units in their names.
     """
 
@@ -31,6 +40,7 @@ class DeviceStatus(Struct, frozen=True, kw_only=True):
     serial: str = ""
     simulated: bool = False
     restarts: int = 0
+    failing_since: float | None = None
     retry_at: float | None = None
     readings: dict[str, float] = {}
 

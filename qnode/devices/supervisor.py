@@ -4,6 +4,7 @@ One of the three places that catch all exceptions: a fault in a driver must not 
 logs it with its traceback, shows it in the status, and opens the device again.
 """
 
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -20,10 +21,12 @@ from qnode.devices.protocols import Device
 from qnode.devices.readings import has_readings, read
 from qnode.devices.registry import driver_config, load_driver, open_device
 from qnode.devices.status import DeviceStatus, State
-from qnode.errors import ConfigError, DeviceError, QnodeError, TransientDeviceError
+from qnode.devices.transport.transcript import PRESENT, Transcript
+from qnode.errors import ConfigError, DeviceError, DeviceGone, QnodeError, TransientDeviceError
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
+LONGEST_WAIT_GONE_S = 2.0  # an unplugged device is used again within 5 s of its return
 STEADY_S = 60.0  # after a run this long, the next failure starts with the shortest wait
 OPENING_LIMIT_S = 150.0  # the slowest known device, a bias controller, settles for about 90 s
 READING_PERIOD_S = 5.0
@@ -83,19 +86,40 @@ async def supervise(
     allow_simulated: bool,
     now: Callable[[], float] = time.time,
     on_readings: Callable[[dict[str, float]], None] = lambda readings: None,
+    transcripts: MutableMapping[str, Transcript] | None = None,
 ) -> None:
     """Open the device ``name`` and run ``use(device)``; after a failure, pause and start again.
 
     Returns when ``use`` returns (a source that ended). ``board[name]`` always holds the device's status;
     ``now`` gives unix seconds. Meanwhile what the device's capabilities report is read every few seconds; a
     device that does not answer within the section's ``silence_limit_s`` is opened again. ``on_readings`` is
-    called with all sound readings.
+    called with all sound readings. ``transcripts[name]`` has the last bytes of its transport, also of
+    earlier openings.
 
     Raises:
         ConfigError: unknown driver, wrong table, or a simulated device that is not allowed.
         QnodeError: an error of another part (a store or link error from ``use``) passes through, without a
             group around it.
     """
+    transcript = Transcript(now)
+    if transcripts is not None:
+        transcripts[name] = transcript
+    token = PRESENT.set(transcript)
+    try:
+        await _supervise(name, section, use, board, on_readings, allow_simulated, now)
+    finally:
+        PRESENT.reset(token)
+
+
+async def _supervise(
+    name: str,
+    section: DeviceSection,
+    use: Callable[[Device], Awaitable[None]],
+    board: MutableMapping[str, DeviceStatus],
+    on_readings: Callable[[dict[str, float]], None],
+    allow_simulated: bool,
+    now: Callable[[], float],
+) -> None:
     board[name] = DeviceStatus(
         name=name, driver=section.driver, state=State(DeviceState.STARTING, now(), "opening")
     )
@@ -104,7 +128,7 @@ async def supervise(
         status = board[name]
         board[name] = replace(status, state=status.state.to(state, because, at=now()), retry_at=retry_at)
 
-    wait_s = FIRST_WAIT_S
+    wait_s, told = FIRST_WAIT_S, ""
     while True:
         attempt_at = trio.current_time()
         try:
@@ -119,13 +143,22 @@ async def supervise(
                 raise
             because = _describe(faults)
             known = all(isinstance(fault, DeviceError) for fault in faults)
-            log.warning("device.failed", device=name, because=because, exc_info=None if known else error)
+            is_gone = any(isinstance(fault, DeviceGone) for fault in faults)
+            if board[name].failing_since is None:
+                told = ""
+                board[name] = replace(board[name], failing_since=now())
+            # An unplugged device is looked for every two seconds: once is enough in the log.
+            level = logging.DEBUG if is_gone and because == told else logging.WARNING
+            log.log(level, "device.failed", device=name, because=because, exc_info=None if known else error)
+            told = because
         else:
             note(DeviceState.FINISHED, "the source ended")
             log.info("device.finished", device=name)
             return
         if trio.current_time() - attempt_at >= STEADY_S:
             wait_s = FIRST_WAIT_S
+        if is_gone:
+            wait_s = min(wait_s, LONGEST_WAIT_GONE_S)
         note(DeviceState.WAITING, because, retry_at=now() + wait_s)
         await trio.sleep(wait_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -148,7 +181,11 @@ async def _attempt(
             scope.deadline = math.inf
             identity = device.identity
             board[name] = replace(
-                board[name], model=identity.model, serial=identity.serial, simulated=identity.simulated
+                board[name],
+                model=identity.model,
+                serial=identity.serial,
+                simulated=identity.simulated,
+                failing_since=None,
             )
             note(DeviceState.RUNNING)
             log.info("device.opened", device=name, model=identity.model, serial=identity.serial)

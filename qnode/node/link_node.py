@@ -19,8 +19,9 @@ from qnode.choices import ConnectionState, LockState
 from qnode.config import DeviceSection, SiteConfig
 from qnode.devices.capabilities import capabilities_of
 from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
-from qnode.devices.status import DeviceStatus
+from qnode.devices.status import DeviceStatus, Exchange
 from qnode.devices.supervisor import supervise
+from qnode.devices.transport.transcript import Transcript
 from qnode.errors import ConfigError, LinkDown, LinkError, StoreError, StoreUnusable, first_of
 from qnode.etsi014 import SaeDirectory
 from qnode.keys import Assignment, KeyStore, Loss
@@ -94,6 +95,7 @@ class LinkNode:
         self.figures = LinkFigures(config, alarms)
         self._board: MutableMapping[str, DeviceStatus] = {}
         self.figures.devices = lambda: list(self._board.values())
+        self._transcripts: dict[str, Transcript] = {}
         self.watch = MonitorWatch(config.monitors, self.figures.note_monitors)
         self.figures.monitors = lambda: self.watch.findings
         self._randomness = None
@@ -153,6 +155,7 @@ class LinkNode:
                         board=self._board,
                         allow_simulated=self._config.node.allow_simulated,
                         on_readings=partial(self.watch.note, name),
+                        transcripts=self._transcripts,
                     )
                 )
             nursery.start_soon(self.keep_link)
@@ -198,6 +201,11 @@ class LinkNode:
         self._board.clear()
 
     # Devices
+
+    def exchanges(self, name: str) -> list[Exchange] | None:
+        """Return the last bytes to and from the device ``name``, None if there is none."""
+        transcript = self._transcripts.get(name)
+        return None if transcript is None else transcript.exchanges()
 
     async def _use_device(self, name: str, section: DeviceSection, device: Device) -> None:
         """Pass a device to the parts of the link that use it."""

@@ -95,6 +95,7 @@ class SiteNode:
                         link.recordings,
                         link.gate.restore,
                         link.controllers.command,
+                        link.exchanges,
                     )
                     for link in self._links
                 },

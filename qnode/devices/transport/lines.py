@@ -16,7 +16,7 @@ class Lines:
 
     ``line_end`` ends a line of the device, ``command_end`` one of ours; a carriage return before ``line_end``
     is dropped. A line is at most ``longest_bytes`` long. A message of a transport that keeps messages is a
-    line, with or without its end.
+    line, with or without its end. Tasks may share it: each question has its answer before the next one.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Lines:
         self._longest_bytes = longest_bytes
         self._encoding = encoding
         self._pending = bytearray()
+        self._turn = trio.Lock()
 
     async def tell(self, command: str, *, limit_s: float = ANSWER_LIMIT_S) -> None:
         """Send ``command``.
@@ -43,12 +44,11 @@ class Lines:
             TransientDeviceError: it did not take the command within ``limit_s``.
             DeviceError: the command is not one line of text.
         """
-        try:
-            line = command.encode(self._encoding)
-        except UnicodeEncodeError:
-            raise DeviceError(f"{self.port.address}: {command!r} is no {self._encoding} text") from None
-        if b"\n" in line or b"\r" in line:
-            raise DeviceError(f"{self.port.address}: {command!r} has a line end inside, expected one command")
+        line = self._encoded(command)
+        async with self._turn:
+            await self._send(command, line, limit_s)
+
+    async def _send(self, command: str, line: bytes, limit_s: float) -> None:
         with trio.move_on_after(limit_s) as scope:
             await self.port.send(line + self._command_end)
         if scope.cancelled_caught:
@@ -61,11 +61,13 @@ class Lines:
             DeviceGone: the device is no longer there.
             TransientDeviceError: no whole line within ``limit_s``, one that is too long, or no text.
         """
-        self._pending.clear()
-        await self.port.discard()
-        deadline = trio.current_time() + limit_s
-        await self.tell(command, limit_s=limit_s)
-        return await self._line(f"an answer to {command!r}", limit_s, deadline)
+        line = self._encoded(command)
+        async with self._turn:
+            self._pending.clear()
+            await self.port.discard()
+            deadline = trio.current_time() + limit_s
+            await self._send(command, line, limit_s)
+            return await self._line(f"an answer to {command!r}", limit_s, deadline)
 
     async def receive(self, *, limit_s: float = ANSWER_LIMIT_S) -> str:
         """Return the next line, without its end.
@@ -74,7 +76,17 @@ class Lines:
             DeviceGone: the device is no longer there.
             TransientDeviceError: no whole line within ``limit_s``, one that is too long, or no text.
         """
-        return await self._line("a line", limit_s, trio.current_time() + limit_s)
+        async with self._turn:
+            return await self._line("a line", limit_s, trio.current_time() + limit_s)
+
+    def _encoded(self, command: str) -> bytes:
+        try:
+            line = command.encode(self._encoding)
+        except UnicodeEncodeError:
+            raise DeviceError(f"{self.port.address}: {command!r} is no {self._encoding} text") from None
+        if b"\n" in line or b"\r" in line:
+            raise DeviceError(f"{self.port.address}: {command!r} has a line end inside, expected one command")
+        return line
 
     async def _line(self, what: str, limit_s: float, deadline: float) -> str:
         line = None

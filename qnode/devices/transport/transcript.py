@@ -6,18 +6,11 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
+from qnode.devices.status import Exchange
+
 KEPT_BYTES: Final = 4096  # in each direction
-
-
-class Exchange(Struct, frozen=True):
-    """Bytes that went together: ``at`` in Unix seconds, ``sent`` by the node or received."""
-
-    at: float
-    sent: bool
-    data: bytes
 
 
 class Transcript:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from qnode.devices.status import Exchange
 from qnode.errors import QnodeError
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.status.model import ControllerStatus, NodeStatus, SiteStatus
@@ -28,18 +29,20 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A request: ``count`` is for `events` and `blocks`, ``after`` (a block's number) for `blocks`.
 
-    ``interval_s`` is for `subscribe` (the period of the status). `record` is followed by frames
-    (`qnode.operate.recording.frames`) until the client has finished sending, or the recording has ended.
-    `restore` voids every key of a link and loads ``preshared_key``, which is secret. `calibrate` tells
-    ``controller`` a ``command``: hold, auto, or a value. ``link``: the link of `blocks`, `record`, `restore`
-    and `calibrate`; empty: the first one.
+    ``interval_s`` is for `subscribe` (the period of the status). `exchanges` are the last bytes to and from
+    ``device``. `record` is followed by frames (`qnode.operate.recording.frames`) until the client has
+    finished sending, or the recording has ended. `restore` voids every key of a link and loads
+    ``preshared_key``, which is secret. `calibrate` tells ``controller`` a ``command``: hold, auto, or a
+    value. ``link``: the link of `blocks`, `exchanges`, `record`, `restore` and `calibrate`; empty: the first
+    one.
     """
 
-    request: Literal["status", "events", "blocks", "subscribe", "record", "restore", "calibrate"]
+    request: Literal["status", "events", "blocks", "subscribe", "exchanges", "record", "restore", "calibrate"]
     count: int = 1000
     after: int | None = None
     interval_s: float = 1.0
     link: str = ""
+    device: str = ""
     preshared_key: bytes = b""
     controller: str = ""
     command: str = ""
@@ -66,6 +69,7 @@ class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: msgspec.Raw = msgspec.Raw()
     events: list[dict[str, Any]] | None = None
     blocks: list[DecidedBlock] | None = None
+    exchanges: list[Exchange] | None = None
     recording: SiteStatus | None = None
     restored: Restored | None = None
     controller: ControllerStatus | None = None
@@ -113,6 +117,16 @@ def ask_blocks(
         if blocks is None:
             raise NoAnswer("the node answered something else than blocks")
         return blocks
+
+
+def ask_exchanges(path: Path, device: str, *, link: str = "", patience_s: float) -> list[Exchange]:
+    """Return the last bytes to and from a device, oldest first; raises like `ask_status`."""
+    request = Request(request="exchanges", device=device, link=link)
+    with _conversation(path, request, patience_s) as lines:
+        exchanges = read_response(next(lines)).exchanges
+        if exchanges is None:
+            raise NoAnswer("the node answered something else than the bytes of a device")
+        return exchanges
 
 
 def ask_restore(path: Path, preshared_key: bytes, *, link: str = "", patience_s: float) -> Restored:

@@ -21,6 +21,7 @@ from typing import Any, Never, get_args
 import msgspec
 import trio
 
+from qnode.devices.status import Exchange
 from qnode.errors import ConfigError, QnodeError
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.control.client import (
@@ -62,12 +63,15 @@ class LinkAnswers:
     ``blocks(count, after)``: the latest decided blocks, of those decided after block ``after`` unless that is
     None. ``recordings``: the recordings of the link. ``restore(preshared_key)`` and
     ``calibrate(controller, command)``: raise QnodeError with the reason if nothing has changed.
+    ``exchanges(device)``: the last bytes to and from a device, never key material; None if there is no such
+    device.
     """
 
     blocks: Callable[[int, int | None], list[DecidedBlock]]
     recordings: Recordings = field(default_factory=Recordings)
     restore: Callable[[bytes], Awaitable[Restored]] | None = None
     calibrate: Callable[[str, str], ControllerStatus] | None = None
+    exchanges: Callable[[str], list[Exchange] | None] = lambda device: None
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,11 @@ def _answer(request: Request, answers: Answers, link: LinkAnswers) -> Response:
         return Response(events=answers.events(request.count))
     if request.request == "blocks":
         return Response(blocks=link.blocks(request.count, request.after))
+    if request.request == "exchanges":
+        exchanges = link.exchanges(request.device)
+        if exchanges is None:
+            return Response(error=f"no device {request.device!r}")
+        return Response(exchanges=exchanges)
     return Response(status=msgspec.Raw(msgspec.json.encode(answers.status())))
 
 

@@ -3,9 +3,12 @@
 Text from a device or the peer is made printable, so that it cannot control the terminal.
 """
 
+from collections import deque
 from collections.abc import Iterable
+from datetime import datetime
 
 from qnode.choices import ControllerState, DeviceState
+from qnode.devices.status import Exchange
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.events.line import printable
 from qnode.operate.status.model import (
@@ -24,6 +27,7 @@ _PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
 BLOCK_COLUMNS = ("block", "ago", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret", "outcome")
 # The column in which a long line of `status_lines` continues.
 PARTS_COLUMN = 19
+LAST_EXCHANGES = 9  # in each direction
 SIMULATED = "SIMULATED: these keys are not keys"
 RECORDED = "whoever reads the recording knows its keys"
 WARN = "WARN"
@@ -124,10 +128,37 @@ def device_detail(device: DeviceStatus, at: float) -> list[str]:
         ("because", device.state.because or "-"),
         ("restarts", str(device.restarts)),
     ]
+    if device.failing_since is not None:
+        rows.append(("failing", f"for {age(device.failing_since, at)}"))
     if device.retry_at is not None:
         rows.append(("retry", f"in {duration(max(device.retry_at - at, 0.0))}"))
     rows += [(name, f"{value:.6g}") for name, value in device.readings.items()]
     return [printable(device.name), *(f"  {name:<24} {printable(text)}" for name, text in rows)]
+
+
+def exchange_lines(exchanges: Iterable[Exchange], width: int) -> list[str]:
+    """Return the last bytes to and from a device, control characters escaped, at most a screenful."""
+    last: dict[bool, deque[Exchange]] = {way: deque(maxlen=LAST_EXCHANGES) for way in (True, False)}
+    for one in exchanges:
+        last[one.sent].append(one)
+    shown = sorted([*last[True], *last[False]], key=lambda one: one.at)
+    if not shown:
+        return ["  last bytes               none are recorded; those of tags and symbols never are"]
+    return ["  last bytes", *(_exchange_line(one, width) for one in shown)]
+
+
+def _exchange_line(one: Exchange, width: int) -> str:
+    at = datetime.fromtimestamp(one.at).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    start = f"    {at} {'sent' if one.sent else 'received':<8} "
+    text, room = _escaped(one.data), max(width - len(start), 20)
+    if len(text) > room:
+        half = (room - 5) // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return start + text
+
+
+def _escaped(data: bytes) -> str:
+    return data.decode("latin-1").encode("unicode_escape").decode("ascii")
 
 
 def keys_rows(status: NodeStatus) -> list[tuple[str, str, str]]:
