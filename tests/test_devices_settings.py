@@ -8,7 +8,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from qnode.devices.settings import check_within, confirm, figure, kept_safe
+from qnode.devices.settings import check_plausible, check_within, confirm, figure, kept_safe
 from qnode.errors import DeviceError, DeviceGone, TransientDeviceError
 
 
@@ -22,6 +22,13 @@ def test_a_value_outside_the_limits_names_device_limits_and_value(value: float) 
     check_within("voa", "an attenuation in dB", 60.0, (0.0, 60.0))
     with pytest.raises(DeviceError, match=rf"^voa: expected an attenuation in dB of 0 to 60, got {value:g}"):
         check_within("voa", "an attenuation in dB", value, (0.0, 60.0))
+
+
+@pytest.mark.parametrize("value", [-6.1, 66.1, math.nan, 1e9])
+def test_a_value_that_no_device_within_its_limits_has_was_garbled(value: float) -> None:
+    assert check_plausible("voa", "an attenuation in dB", 60.4, (0.0, 60.0)) == 60.4
+    with pytest.raises(TransientDeviceError, match=r"of 0 to 60, .* came: is it garbled"):
+        check_plausible("voa", "an attenuation in dB", value, (0.0, 60.0))
 
 
 async def test_a_setting_is_read_until_it_is_reached(autojump_clock: MockClock) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from qnode.config_description import Described
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import check_identity_text
-from qnode.devices.settings import check_within, confirm, figure, kept_safe
+from qnode.devices.settings import check_plausible, check_within, confirm, figure, kept_safe
 from qnode.devices.transport import SerialSettings, check_address, open_transport
 from qnode.devices.transport.lines import Lines
 from qnode.errors import DeviceError, TransientDeviceError
@@ -99,7 +99,10 @@ class OzDd100:
             raise DeviceError(
                 f"{self._device}: does not know its attenuation: block the light, send H, try again"
             )
-        return figure(self._device, "A?", found[1])
+        attenuation_db = figure(self._device, "A?", found[1])
+        return check_plausible(
+            self._device, "an attenuation in dB", attenuation_db, self.attenuation_limits_db
+        )
 
     async def set_attenuation_db(self, attenuation_db: float) -> None:
         """Move to an attenuation; returns when it is reached and reads back."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from qnode.config_description import Described, Limits, check_limits
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import Scpi, ScpiConfig, open_scpi
-from qnode.devices.settings import check_within, confirm, kept_safe
+from qnode.devices.settings import check_plausible, check_within, confirm, kept_safe
 from qnode.errors import DeviceError
 
 
@@ -151,7 +151,12 @@ class ScpiAttenuator:
 
     async def attenuation_db(self) -> float:
         """Return the attenuation that the instrument reports."""
-        return abs(await self._scpi.number(self._config.filled("query")) / self._config.commands.scale)
+        attenuation_db = abs(
+            await self._scpi.number(self._config.filled("query")) / self._config.commands.scale
+        )
+        return check_plausible(
+            self._scpi.device, "an attenuation in dB", attenuation_db, self.attenuation_limits_db
+        )
 
     async def set_attenuation_db(self, attenuation_db: float) -> None:
         """Set the attenuation; returns when it reads back."""

@@ -11,6 +11,7 @@ import trio
 from qnode.errors import DeviceError, DeviceGone, TransientDeviceError
 
 READ_BACK_PERIOD_S: Final = 0.1
+MARGIN: Final = 0.1
 LEAVING_S: Final = 4.0  # a driver is left within 5 s
 
 log = structlog.get_logger()
@@ -25,6 +26,21 @@ def check_within(device: str, what: str, value: float, limits: tuple[float, floa
     least, most = limits
     if not least <= value <= most:
         raise DeviceError(f"{device}: expected {what} of {least:g} to {most:g}, got {value:g}: not set")
+
+
+def check_plausible(device: str, what: str, value: float, limits: tuple[float, float]) -> float:
+    """Return a value that was read, if it is not farther outside of ``limits`` than a tenth of their range.
+
+    Raises:
+        TransientDeviceError: it is; an answer was garbled, or another device gave it.
+    """
+    least, most = limits
+    if not least - MARGIN * (most - least) <= value <= most + MARGIN * (most - least):
+        raise TransientDeviceError(
+            f"{device}: expected {what} of {least:g} to {most:g}, {value:g} came: is it garbled, or are the "
+            "limits of the configuration wrong?"
+        )
+    return value
 
 
 async def confirm(
