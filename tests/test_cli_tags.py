@@ -55,6 +55,10 @@ def test_one_json_object_says_what_is_in_a_file(recording: Path) -> None:
         assert row["period_ps"] == pytest.approx(LASER_PS, rel=1e-8)
         assert row["frequency_hz"] == pytest.approx(80_028_151.4, rel=1e-8)
     assert found["periods"][0]["width_ps"] == pytest.approx(6.0, rel=0.05)
+    assert found["dead_times_ps"] == {
+        "1": None,
+        "5": None,
+    }  # the laser's period explains the shortest intervals
     (note,) = found["warnings"]
     assert "begin at 72 h" in note
 
@@ -93,6 +97,18 @@ def test_what_whoever_uses_a_file_should_know_is_said(tmp_path: Path) -> None:
     assert found["gaps"][0]["seconds"] == pytest.approx(3.0, abs=0.01)
     assert found["periods"] == []
     assert "No channel has a period" in run(tmp_path / "a.qutag").stdout
+
+
+def test_a_dead_time_beyond_the_period_of_the_light_is_told_and_so_are_glitches(tmp_path: Path) -> None:
+    pulses = np.cumsum(np.random.default_rng(8).geometric(2e-3, 30_000) + 7)
+    times = np.rint(pulses * LASER_PS).astype(np.int64)
+    times = np.sort(np.append(times, times[100:300:50] + 40_000))
+    path = write_qutag(tmp_path / "dead.qutag", times, np.ones(times.size))
+    found = json.loads(run(path, "--json").stdout)
+    assert found["dead_times_ps"]["1"] == pytest.approx(8 * LASER_PS, rel=0.07)
+    assert found["shortest_intervals_ps"] == {"1": 40_000}
+    (note,) = found["warnings"]
+    assert "channel 1: some tags come 40000 ps after another" in note
 
 
 def test_a_file_without_tags_is_described_too(tmp_path: Path) -> None:

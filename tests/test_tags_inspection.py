@@ -108,7 +108,7 @@ def test_the_dead_time_shows_in_spite_of_a_few_glitches(dead_time_ns: int) -> No
     figures = one(inspected(times, np.ones(times.size)), 1)
     assert figures.shortest_interval_ps == 150
     assert figures.dead_time_ps is not None
-    assert figures.dead_time_ps / 1000 == pytest.approx(dead_time_ns, rel=0.25)
+    assert figures.dead_time_ps / 1000 == pytest.approx(dead_time_ns, rel=0.1)
 
 
 def test_light_without_dead_time_shows_none() -> None:

@@ -92,11 +92,12 @@ class TagFileTdc:
 
     async def tags(self) -> AsyncGenerator[TagBlock, None]:
         """Yield the tags of the file, then end; at real time also empty blocks in a silence."""
-        pace, until_ps, latest_ps = Pace(self._speed), 0, 0
+        pace, until_ps, latest_ps, told_lost = Pace(self._speed), 0, 0, 0
         spread_ps = self._tags.inputs.delay_spread_ps
         with closing(self._tags.parts(MOST_TAGS, self._tags.first_ps)) as parts:
             while (part := await trio.to_thread.run_sync(next, parts, None)) is not None:
                 times, channels = part
+                lost, told_lost = self._tags.lost - told_lost, self._tags.lost
                 progress = np.maximum(np.maximum.accumulate(times), latest_ps)
                 first = 0
                 while first < times.shape[0]:
@@ -110,5 +111,5 @@ class TagFileTdc:
                     latest_ps = int(progress[last - 1])
                     await pace.wait_until_due(latest_ps)
                     until_ps = max(until_ps, latest_ps - spread_ps)
-                    yield TagBlock(times[first:last].copy(), channels[first:last].copy(), until_ps)
-                    first = last
+                    yield TagBlock(times[first:last].copy(), channels[first:last].copy(), until_ps, lost)
+                    first, lost = last, 0

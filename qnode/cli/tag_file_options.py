@@ -62,6 +62,8 @@ def tell_faults(file: "FileTags", survey: "Survey", link: "LinkParameters") -> N
     """Say on stderr what is wrong with a file that is used all the same."""
     if survey.truncated:
         click.echo(f"qnode: {file.path}: {survey.truncated}; what is sound is used", err=True)
+    if survey.lost:
+        click.echo(f"qnode: {file.path}: the device lost {survey.lost} tags, as the file says", err=True)
     if survey.disorder_ps > link.receiver.order_window_ps:
         click.echo(
             f"qnode: {file.path}: tags come up to {survey.disorder_ps} ps late, and order_window_ps in "

@@ -76,8 +76,9 @@ def _intervals(axes: Any, findings: TagFileFindings) -> None:
         edges, color = edges_ns[first : end + 1], f"C{number % 10}"
         density = one.intervals[first:end] / np.diff(edges)
         axes.stairs(density, edges, color=color, linewidth=0.8, label=f"channel {one.channel}")
-        if one.dead_time_ps is not None:
-            axes.axvline(one.dead_time_ps / _PS_PER_NS, color=color, linestyle=":", linewidth=0.8)
+        dead_ps = findings.report.dead_times_ps[str(one.channel)]
+        if dead_ps is not None:
+            axes.axvline(dead_ps / _PS_PER_NS, color=color, linestyle=":", linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("interval to the next tag of the channel (ns); dotted: dead time")

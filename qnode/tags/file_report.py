@@ -16,6 +16,10 @@ _RECORDS_AT_ONCE: Final = 1 << 18
 _USUAL_ORDER_WINDOW_PS: Final = ReceiverParameters().order_window_ps
 _LATE_START_S: Final = 600.0  # a counter that begins later was started before the measurement
 _LONGEST_S: Final = 366 * 86_400.0
+# The period that a channel keeps by itself has at least this vector strength, and explains intervals up to
+# this multiple.
+_OWN_STRENGTH: Final = 0.5
+_OWN_PERIOD: Final = 1.05
 
 
 class PeriodRow(Struct, frozen=True, kw_only=True):
@@ -42,10 +46,11 @@ class TagFileReport(Struct, frozen=True, kw_only=True):
     """The JSON object of `qnode tags --json`.
 
     Channels and markers are numbered as in the file (sync 0, input n is n). ``records``: whole records of
-    any kind. ``out_of_order``: tags earlier than the tag just before, by ``largest_step_back_ps`` at most;
-    ``disorder_ps``: how far a tag is earlier than any tag before it. ``truncated``: whether the file is not
-    sound to its end, ``truncated_reason``: why. ``first_ps``: the earliest time as in the file.
-    ``dead_times_ps``: null where none shows. ``header``: facts by the names in the file.
+    any kind. ``lost``: tags that the device lost, as the file says. ``out_of_order``: tags earlier than the
+    tag just before, by ``largest_step_back_ps`` at most; ``disorder_ps``: how far a tag is earlier than any
+    tag before it. ``truncated``: whether the file is not sound to its end, ``truncated_reason``: why.
+    ``first_ps``: the earliest time as in the file. ``dead_times_ps``: null where none shows beside the
+    channel's own period. ``header``: facts by the names in the file.
     """
 
     format: str
@@ -60,6 +65,7 @@ class TagFileReport(Struct, frozen=True, kw_only=True):
     dead_times_ps: dict[str, float | None]
     markers: dict[str, int]
     wraps: int
+    lost: int
     out_of_order: int
     largest_step_back_ps: int
     disorder_ps: int
@@ -100,6 +106,7 @@ def inspect_file(file: TagFile) -> TagFileFindings:
 def _report(file: TagFile, inspected: Inspected, periods: tuple[Period, ...]) -> TagFileReport:
     summary = file.summary
     by_channel = {str(one.channel): one for one in inspected.channels}
+    dead_times_ps = {name: _dead_time_ps(one, periods) for name, one in by_channel.items()}
     return TagFileReport(
         format=file.format,
         device=file.device,
@@ -110,9 +117,10 @@ def _report(file: TagFile, inspected: Inspected, periods: tuple[Period, ...]) ->
         channels={name: one.tags for name, one in by_channel.items()},
         rates_hz={name: one.rate_hz for name, one in by_channel.items()},
         shortest_intervals_ps={name: one.shortest_interval_ps for name, one in by_channel.items()},
-        dead_times_ps={name: one.dead_time_ps for name, one in by_channel.items()},
+        dead_times_ps=dead_times_ps,
         markers={str(number): count for number, count in sorted(summary.markers.items())},
         wraps=summary.wraps,
+        lost=summary.lost,
         out_of_order=inspected.backward_steps,
         largest_step_back_ps=inspected.largest_step_back_ps,
         disorder_ps=inspected.disorder_ps,
@@ -134,7 +142,14 @@ def _report(file: TagFile, inspected: Inspected, periods: tuple[Period, ...]) ->
             for period in periods
             for one in period.channels
         ],
-        warnings=_warnings(summary, inspected),
+        warnings=[
+            *_warnings(summary, inspected),
+            *(
+                _glitches(one, dead_ps)
+                for name, one in by_channel.items()
+                if (dead_ps := dead_times_ps[name]) is not None and _has_glitches(one, dead_ps)
+            ),
+        ],
         header=dict(file.facts),
     )
 
@@ -144,6 +159,8 @@ def _warnings(summary: TagFileSummary, inspected: Inspected) -> list[str]:
     found = list[str]()
     if summary.truncated:
         found.append(f"{summary.truncated}; what is sound is counted here, {summary.records} records")
+    if summary.lost:
+        found.append(f"the device lost {summary.lost} tags, as the file says")
     if not inspected.tags:
         return [*found, "there are no tags of detectors in this file"]
     if inspected.duration_s > _LONGEST_S:
@@ -172,17 +189,27 @@ def _warnings(summary: TagFileSummary, inspected: Inspected) -> list[str]:
             f"more than {MOST_CHANNELS} channels: {inspected.channels_left_out} tags on the others are not "
             "counted; is the format right?"
         )
-    found += [_glitches(one) for one in inspected.channels if _has_glitches(one)]
     return found
 
 
-def _has_glitches(one: ChannelFigures) -> bool:
-    shortest, dead = one.shortest_interval_ps, one.dead_time_ps
-    return shortest is not None and dead is not None and shortest < 0.5 * dead
+def _dead_time_ps(one: ChannelFigures, periods: tuple[Period, ...]) -> float | None:
+    """Return the dead time of a channel; None where the light's or the clock's own period explains it."""
+    own_ps = [
+        seen.clock.period_ps
+        for period in periods
+        for seen in period.channels
+        if seen.channel == one.channel and seen.clock.vector_strength > _OWN_STRENGTH
+    ]
+    dead_ps = one.dead_time_ps
+    return None if dead_ps is None or dead_ps <= _OWN_PERIOD * max(own_ps, default=0.0) else dead_ps
 
 
-def _glitches(one: ChannelFigures) -> str:
+def _has_glitches(one: ChannelFigures, dead_ps: float) -> bool:
+    return one.shortest_interval_ps is not None and one.shortest_interval_ps < 0.5 * dead_ps
+
+
+def _glitches(one: ChannelFigures, dead_ps: float) -> str:
     return (
         f"channel {one.channel}: some tags come {one.shortest_interval_ps} ps after another, although its "
-        f"dead time is about {one.dead_time_ps:.3g} ps: glitches, or two detectors on one input"
+        f"dead time is about {dead_ps:.3g} ps: glitches, or two detectors on one input"
     )

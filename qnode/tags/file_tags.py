@@ -39,13 +39,14 @@ class TagFileNotes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Survey:
     """The tags of both arms, from one reading of the whole file.
 
-    ``disorder_ps``: how far a tag may be earlier than one before it. ``truncated``: why the file is not sound
-    to its end, or "".
+    ``disorder_ps``: how far a tag may be earlier than one before it. ``lost``: tags that the device lost, as
+    the file says. ``truncated``: why the file is not sound to its end, or "".
     """
 
     z_tags: int
     x_tags: int
     disorder_ps: int
+    lost: int
     truncated: str
 
 
@@ -65,6 +66,11 @@ class FileTags:
     def path(self) -> Path:
         """The file."""
         return self.file.path
+
+    @property
+    def lost(self) -> int:
+        """The tags that the device lost, as the file says, up to where it has been read."""
+        return self.file.summary.lost
 
     def parts(
         self, most_tags: int = MOST_TAGS, zero_ps: int = 0
@@ -103,8 +109,14 @@ class FileTags:
                     f"{self.path}: arm {arm} is at input {number}, which has no tags: "
                     f"qnode tags {self.path} shows the inputs that have some; name them with --channels"
                 )
-        truncated = self.file.summary.truncated
-        return Survey(int(counts[Z_CHANNEL]), int(counts[X_CHANNEL]), disorder.most_ps, truncated)
+        summary = self.file.summary
+        return Survey(
+            z_tags=int(counts[Z_CHANNEL]),
+            x_tags=int(counts[X_CHANNEL]),
+            disorder_ps=disorder.most_ps,
+            lost=summary.lost,
+            truncated=summary.truncated,
+        )
 
 
 def file_tags(path: Path, given: TagFileNotes) -> FileTags:

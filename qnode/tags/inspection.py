@@ -22,7 +22,8 @@ MOST_CHANNELS: Final = 128
 SAMPLE_TAGS: Final = 1 << 16  # the first tags of each channel are kept, to find its period
 RATE_BINS: Final = 1 << 10
 GAPS_KEPT: Final = 16
-_STEPS: Final = 4  # bins of intervals in an octave
+_STEP_BITS: Final = 4
+_STEPS: Final = 1 << _STEP_BITS  # bins of intervals in an octave
 _INTERVAL_BINS: Final = 63 * _STEPS
 _FIRST_SHIFT: Final = 20  # the first bins of the rates are 2^20 ps
 _LAST_SHIFT: Final = 52
@@ -95,7 +96,7 @@ class Inspected:
 
 
 def interval_edges_ps() -> npt.NDArray[np.float64]:
-    """Return the edges of the bins of intervals, four to an octave, from 1 ps up."""
+    """Return the edges of the bins of intervals, sixteen to an octave, from 1 ps up."""
     octaves = np.arange(_INTERVAL_BINS + 1) / _STEPS
     whole = np.floor(octaves)
     return np.asarray(2.0**whole * (1.0 + octaves - whole), np.float64)
@@ -258,8 +259,10 @@ def _scan(
         interval = time - last[row]
         if n > 0 and interval >= 0:
             shortest[row] = min(shortest[row], interval)
-            # The exponent and the first two bits of the fraction of a float number the bins.
-            number = int(np.float64(max(interval, 1)).view(np.int64) >> 50) - (1023 << 2)
+            # The exponent and the first bits of the fraction of a float number the bins.
+            number = int(np.float64(max(interval, 1)).view(np.int64) >> (52 - _STEP_BITS)) - (
+                1023 << _STEP_BITS
+            )
             if number >= _INTERVAL_BINS:  # rounded up to 2^63
                 number = _INTERVAL_BINS - 1
             intervals[row, number] += 1
