@@ -13,6 +13,7 @@ import msgspec.structs
 import trio
 
 from qnode.cli.configuration_page import configuration_page
+from qnode.cli.drift_page import draw_drift, drift_page, drift_runs
 from qnode.cli.keylength_page import keylength_page
 from qnode.cli.loopback import load_loopback
 from qnode.cli.main import EXIT_USAGE
@@ -53,6 +54,7 @@ from qnode.loopback.result import LinkResult
 from qnode.loopback.run import LinkOutcome, Until, run_link
 from qnode.loopback.sites import SiteFailed
 from qnode.operate.status.model import NodeStatus
+from qnode.plan.figure import check_figure
 from qnode.plan.forecast import USUAL_F_EC
 from qnode.simulate.parameters import ScheduledChange
 
@@ -183,6 +185,31 @@ def eve(path: Path, blocks: int, names: tuple[str, ...]) -> str:
         intercepted.append(_case(f"{share:.0%}", case, blocks, intercepted))
     made = made_by(_command("eve", path, blocks) + "".join(f" --drill {name}" for name in names))
     return drill_page(made, _shown(path), config.link, runs, intercepted)
+
+
+@report.command()
+@_output("drift")
+@_configured
+@click.option(
+    "--hours", type=click.FloatRange(min=2.0), default=69.0, show_default=True, help="Simulated time."
+)
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("docs") / "drift.svg",
+    show_default=True,
+    help="The picture, PNG or SVG.",
+)
+@_common
+def calibration(path: Path, hours: float, figure: Path) -> str:
+    """Show a link over days of drift, with its controllers and without, from the analytic model."""
+    check_figure(figure)
+    config = load_loopback(path)
+    runs = drift_runs(config.link, config.simulation, hours)
+    draw_drift(figure, runs)
+    shown = _shown(path)
+    command = f"qnode report calibration --config {shown} --hours {hours:g}"
+    return drift_page(shown, command, hours, runs, figure)
 
 
 @report.command()
