@@ -17,7 +17,7 @@ import trio
 from qnode.devices.settings import kept_safe
 from qnode.devices.transport import SerialSettings, Transport, open_transport
 from qnode.errors import DeviceError, DeviceGone, TransientDeviceError
-from qnode.tags.open_protocol import LONGEST_FRAME_BYTES, ByteArray, ScannedFrame, scan, warm
+from qnode.tags.open_protocol import FRAMES_AT_ONCE, LONGEST_FRAME_BYTES, ByteArray, ScannedFrame, scan, warm
 from qnode_drivers.open_protocol import (
     ANSWER,
     FIRST_HARMLESS_EVENT,
@@ -48,6 +48,10 @@ POLL_S: Final = 1.0
 _CONTROL_REQUESTS: Final = range(1, 16)
 _NOT_NOTED: Final = (*SYMBOL_ANSWERS, Kind.TAGS)
 _RECEIVE_BYTES: Final = 1 << 18
+# During a stream of tags, a receiver that got little waits for more: each receiving has its cost.
+_LITTLE_BYTES: Final = 3072
+_GATHER_S: Final = 0.005
+_GATHER_SERIAL_S: Final = 0.001  # a terminal holds 4095 bytes: a longer pause would hold up its device
 
 FrameHandler = Callable[[ByteArray, ScannedFrame], None]
 
@@ -58,7 +62,7 @@ class OpenProtocolPort:
     """One opened device. ``on_data`` gets tags and symbols, ``on_event`` what the device tells unasked.
 
     ``after_frames`` is called when all frames of what has come were distributed, ``on_failure`` when the
-    device has failed.
+    device has failed. ``gathers``: it streams, and a delay of answers by 5 ms does no harm.
 
     Counts since the opening: ``noise_bytes`` outside of frames, ``broken_frames`` of wrong CRC,
     ``unknown_frames`` of a kind that this driver does not know.
@@ -76,6 +80,7 @@ class OpenProtocolPort:
         self.on_data: FrameHandler = _nobody
         self.after_frames: Callable[[], None] = _nothing
         self.on_event: Callable[[Event], None] = _no_event
+        self.gathers = False
         self.noise_bytes = self.broken_frames = self.unknown_frames = 0
 
     async def send(self, data: bytes) -> None:
@@ -144,9 +149,14 @@ class OpenProtocolPort:
 
     async def read(self) -> None:
         """Receive and distribute frames until cancelled or until the device is gone."""
+        is_serial = self._transport.address.startswith("serial:")
+        gather_s = _GATHER_SERIAL_S if is_serial else _GATHER_S
         try:
             while True:
-                self._take(await self._transport.receive(_RECEIVE_BYTES))
+                data = await self._transport.receive(_RECEIVE_BYTES)
+                self._take(data)
+                if self.gathers and len(data) < _LITTLE_BYTES:
+                    await trio.sleep(gather_s)
         except DeviceError as failure:
             self.failure = None  # of what failed before: nothing can be asked of it any more
             self.fail(failure)
@@ -160,7 +170,7 @@ class OpenProtocolPort:
             for one in found.frames:
                 self._distribute(buffer, one)
             buffer = buffer[found.consumed :]
-            if not found.frames:
+            if len(found.frames) < FRAMES_AT_ONCE:
                 break
         assert buffer.size < LONGEST_FRAME_BYTES
         self._rest = buffer.copy()

@@ -77,31 +77,21 @@ class TagStream:
         numerator, denominator = self._tick
         base_ps, rest = divmod(time * numerator, denominator)
         times, channels = self._times[self._n :], self._channels[self._n :]
-        n = decode_tags(data, frame, signed_64(base_ps), rest, self._tick, times, channels)
-        if n != tags:
+        found, kept = decode_tags(
+            data, frame, signed_64(base_ps), rest, self._tick, self._map, times, channels
+        )
+        if found != tags:
             raise DeviceError(f"a tag frame says it has {tags} tags, its records do not fit that")
         self._next = first + tags
         self._until_ticks = until
-        self._n += self._mapped(n)
+        self._n += kept
+        self.unmapped += found - kept
 
     def take(self) -> list[TagBlock]:
         """Return the blocks of the frames so far, each without a loss inside."""
         self._close()
         blocks, self._blocks = self._blocks, []
         return blocks
-
-    def _mapped(self, n: int) -> int:
-        """Number the new tags' channels as the node does; drop those of channels that nobody uses."""
-        part = slice(self._n, self._n + n)
-        channels = self._map[self._channels[part]]
-        used = channels >= 0
-        kept = int(np.count_nonzero(used))
-        if kept != n:
-            self.unmapped += n - kept
-            self._times[self._n : self._n + kept] = self._times[part][used]
-            channels = channels[used]
-        self._channels[self._n : self._n + kept] = channels
-        return kept
 
     def _close(self) -> None:
         """End the present block, if any frame has come since the last."""

@@ -148,7 +148,7 @@ class OpenTdc:
         self._stream = TagStream(epoch, self._tick, self._channels)  # its first tags come with the answer
         try:
             await self._port.start(epoch)
-            self._running = True
+            self._running = self._port.gathers = True
             while True:
                 self._arrived = trio.Event()
                 self._port.check()
@@ -157,7 +157,7 @@ class OpenTdc:
                     self._port.check()
                 await self._arrived.wait()
         finally:
-            self._stream, self._running = None, False
+            self._stream, self._running, self._port.gathers = None, False, False
             with trio.move_on_after(1.0, shield=True), suppress(DeviceError):
                 await self._port.ask(Kind.STOP)
 

@@ -32,7 +32,7 @@ _FIRST_OPTIONAL_KIND: Final = (
 )
 # A tag lies at most this many ticks from the time of its frame, so that the arithmetic is exact.
 FURTHEST_TICKS: Final = 1 << 40
-_FRAMES_AT_ONCE: Final = 1024
+FRAMES_AT_ONCE: Final = 1024
 
 
 def _crc_tables() -> npt.NDArray[np.uint32]:
@@ -153,7 +153,7 @@ def scan(data: ByteArray) -> Scanned:
     """Find the frames in ``data``, at most 1024; call again with the rest and what comes after it."""
     if not data.flags.writeable:
         data = data.copy()  # one type of array, or the kernel is compiled twice
-    found = np.empty((_FRAMES_AT_ONCE, 4), np.int64)
+    found = np.empty((FRAMES_AT_ONCE, 4), np.int64)
     counts = np.empty(3, np.int64)
     n = _scan(data, found, counts)
     consumed, noise, broken = counts.tolist()
@@ -169,10 +169,11 @@ def _decode(
     rest: int,
     numerator: int,
     denominator: int,
+    numbers: Channels,
     times_ps: Times,
     channels: Channels,
 ) -> int:
-    ticks, n = np.int64(0), 0
+    ticks, tags, n = np.int64(0), 0, 0
     for at in range(first, end, 4):
         word = _word(data, at)
         field = word & _DELTA_MASK
@@ -190,11 +191,12 @@ def _decode(
             if n == times_ps.size:
                 return -1
             times_ps[n] = base_ps + (rest + ticks * numerator) // denominator
-            channels[n] = kind
-            n += 1
+            channels[n] = numbers[kind]
+            n += numbers[kind] >= 0
+            tags += 1
         if ticks > FURTHEST_TICKS or ticks < -FURTHEST_TICKS:
             return -1
-    return n
+    return tags << 16 | n
 
 
 def decode_tags(
@@ -203,17 +205,20 @@ def decode_tags(
     base_ps: int,
     rest: int,
     tick: tuple[int, int],
+    numbers: Channels,
     times_ps: Times,
     channels: Channels,
-) -> int:
-    """Decode the records of a tag frame into the beginning of the arrays; return the number of tags.
+) -> tuple[int, int]:
+    """Decode the records of a tag frame; return how many tags it has, and how many are in the arrays now.
 
     ``base_ps`` and ``rest``: the frame's time as picoseconds, signed, and what is left over in parts of the
-    denominator. ``tick``: numerator and denominator of the tick in picoseconds. -1: no firmware that follows
-    the protocol sends such records, or there are more tags than the arrays hold.
+    denominator. ``tick``: numerator and denominator of the tick in picoseconds. ``numbers``: the
+    channel of each of the 16 inputs, -1 for one whose tags are dropped. -1 tags: no firmware that follows the
+    protocol sends such records, or the arrays are full.
     """
     first, end = frame.start + TAGS_HEAD_BYTES, frame.start + frame.length
-    return _decode(data, first, end, base_ps, rest, tick[0], tick[1], times_ps, channels)
+    both = _decode(data, first, end, base_ps, rest, tick[0], tick[1], numbers, times_ps, channels)
+    return both >> 16, both & 0xFFFF
 
 
 def warm() -> None:
@@ -221,4 +226,5 @@ def warm() -> None:
     data = np.zeros(TAGS_HEAD_BYTES, np.uint8)
     scan(data)
     frame = ScannedFrame(0, 0, 0, TAGS_HEAD_BYTES)
-    decode_tags(data, frame, 0, 0, (1, 1), np.empty(1, np.int64), np.empty(1, np.int8))
+    numbers = np.zeros(16, np.int8)
+    decode_tags(data, frame, 0, 0, (1, 1), numbers, np.empty(1, np.int64), np.empty(1, np.int8))
