@@ -13,7 +13,7 @@ from qnode.config import SourceParameters
 from qnode.emulate.open_protocol import OpenDevice
 from qnode.emulate.open_protocol_tdc import OpenTdcEmulator
 from qnode.emulate.open_protocol_transmitter import OpenTransmitterEmulator
-from qnode.emulate.ports import pty_port, tcp_port
+from qnode.emulate.ports import Faults, pty_port, tcp_port, usb_port
 from qnode.simulate.fibre_address import fibre_at
 from qnode.simulate.parameters import SimulationParameters
 from qnode.tags.types import TagBlock
@@ -103,7 +103,10 @@ def transmitter_emulator(folder: Path, **simulation: object) -> OpenTransmitterE
 
 @asynccontextmanager
 async def at_port(
-    device: OpenTdcEmulator | OpenTransmitterEmulator, kind: str = "tcp", damage: float = 0.0
+    device: OpenTdcEmulator | OpenTransmitterEmulator,
+    kind: str = "tcp",
+    damage: float = 0.0,
+    faults: Faults | None = None,
 ) -> AsyncIterator[str]:
     """Run the emulator behind a port, which damages a share of its bytes; gives its address."""
 
@@ -114,10 +117,13 @@ async def at_port(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(device.run)
         if kind == "tcp":
-            async with tcp_port(Served()) as address:
+            async with tcp_port(Served(), faults) as address:
+                yield address
+        elif kind == "usb":
+            async with usb_port(Served(), faults) as address:
                 yield address
         else:
-            async with pty_port(Served()) as path:
+            async with pty_port(Served(), faults) as path:
                 yield f"serial://{path}"
         nursery.cancel_scope.cancel()
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import trio
 from open_protocol_support import ScriptedSupply, SteadySupply, at_port, is_safe, transmitter_emulator
-from qnode_drivers.open_protocol import Kind
+from qnode_drivers.open_protocol import Entry, Kind, Parameter, encode_entries, frame, start
 from qnode_drivers.open_protocol_tdc import OpenTdc, OpenTdcConfig
 from qnode_drivers.open_protocol_transmitter import OpenTransmitter, OpenTransmitterConfig
 
 from qnode.config import LinkParameters, convert
 from qnode.devices.conformance import check_driver
 from qnode.devices.protocols import EmissionRun
+from qnode.devices.transport import open_transport
 from qnode.devices.transport.transcript import PRESENT, Transcript
 from qnode.emulate.open_protocol import HELLO
 from qnode.emulate.open_protocol_tdc import OpenTdcEmulator
@@ -70,14 +71,14 @@ async def give_when_running(supply: ScriptedSupply, device: OpenTdcEmulator, blo
         await trio.sleep(0.03)
 
 
-@pytest.mark.parametrize("port", ["tcp", "pty"])
+@pytest.mark.parametrize("port", ["tcp", "pty", "usb"])
 async def test_tdc_conforms(port: str) -> None:
     device = OpenTdcEmulator(SteadySupply(), simulated=False)
     async with at_port(device, port) as address:
         await check_driver(OpenTdc, {"address": address}, is_safe=lambda: is_safe(device))
 
 
-@pytest.mark.parametrize("port", ["tcp", "pty"])
+@pytest.mark.parametrize("port", ["tcp", "pty", "usb"])
 async def test_transmitter_conforms(tmp_path: Path, port: str) -> None:
     device = transmitter_emulator(tmp_path)
     async with at_port(device, port) as address:
@@ -245,6 +246,16 @@ async def test_an_interlock_that_opens_ends_the_run_and_keeps_the_laser_off(tmp_
         with pytest.raises(DeviceError, match="interlock"):
             await opened.set_laser(True)
     assert is_safe(device)
+
+
+async def test_a_device_whose_host_has_crashed_becomes_safe_by_itself(tmp_path: Path) -> None:
+    device = transmitter_emulator(tmp_path)
+    device.silent_host_s = 0.1
+    async with at_port(device) as address, open_transport(address) as port:
+        await port.send(frame(Kind.SET, 1, encode_entries([Entry(Parameter.LASER, 0, 1)])))
+        await port.send(frame(Kind.START, 2, start(1)))
+        await until(lambda: device.running and device.settings[6, 0] == 1)
+        await until(lambda: is_safe(device))
 
 
 async def test_neither_tags_nor_symbols_reach_the_record_of_the_last_bytes(tmp_path: Path) -> None:

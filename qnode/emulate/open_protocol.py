@@ -5,11 +5,14 @@ written from the specification and shares no code with the driver.
 """
 
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Final
 
 import trio
+
+SILENT_HOST_S: Final = 10.0
 
 FRAME_START: Final = bytes([0xC5, 0x9A])
 LARGEST_PAYLOAD: Final = 1024
@@ -94,6 +97,8 @@ class OpenDevice:
         self.silent = False
         self.refuses: set[int] = set()
         self.requests: list[int] = []
+        self.silent_host_s = SILENT_HOST_S
+        self._asked_at_s = time.monotonic()
         self._stream: trio.abc.Stream | None = None
         self._sending = trio.Lock()
 
@@ -108,6 +113,14 @@ class OpenDevice:
         finally:
             if self._stream is stream:
                 self._stream = None
+
+    async def watch_host(self) -> None:
+        """Become safe when the host is silent for too long: it may have crashed."""
+        while True:
+            await trio.sleep(self.silent_host_s / 10)
+            if time.monotonic() - self._asked_at_s > self.silent_host_s:
+                await self.stop()
+                await self.make_safe()
 
     async def send(self, data: bytes) -> None:
         """Send to whoever is connected; a host that has left is not waited for."""
@@ -127,6 +140,7 @@ class OpenDevice:
     async def _serve_request(self, kind: int, request: int, payload: bytes) -> None:
         if self.silent:
             return
+        self._asked_at_s = time.monotonic()
         self.requests.append(kind)
         del self.requests[:-1000]
         try:

@@ -76,6 +76,7 @@ class OpenTdcEmulator(OpenDevice):
     async def run(self) -> None:
         """Take clicks for ever, and send them while a host wants them."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.watch_host)
             nursery.start_soon(self._send_waiting)
             async for block in self.supply.tags():
                 if self.running:
@@ -116,13 +117,13 @@ class OpenTdcEmulator(OpenDevice):
         ticks = block.times_ps[used] * denominator // numerator - self._zero_ticks
         channels = block.channels[used].astype(np.uint32)
         until = block.until_ps * denominator // numerator - self._zero_ticks
+        after_reset = ticks >= 0
+        ticks, channels = ticks[after_reset], channels[after_reset]
         self.counted_tags += block.lost
         lost = min(self.overflow_tags, ticks.size)
         self.overflow_tags -= lost
         self._lose(lost)
         ticks, channels = ticks[lost:], channels[lost:]
-        after_zero = int(np.count_nonzero(ticks < 0))  # clicks of before the counter was reset
-        ticks, channels = ticks[after_zero:], channels[after_zero:]
         for first, end in _cuts(ticks):
             self._until = max(self._until, int(ticks[first:end].max()))
             if end == ticks.size:

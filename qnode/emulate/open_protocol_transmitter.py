@@ -81,6 +81,11 @@ class OpenTransmitterEmulator(OpenDevice):
 
     async def run(self) -> None:
         """Emit whenever the host wants it, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.watch_host)
+            nursery.start_soon(self._emit)
+
+    async def _emit(self) -> None:
         while True:
             await self._until(lambda: self._wanted)
             async with open_transmitter(self._fibre, self._simulation, self._present_source()) as end:
