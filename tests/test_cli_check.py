@@ -9,8 +9,11 @@ import pytest
 import trustme
 from daemons_support import alter
 
+from qnode.config import load_site
+from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 from qnode.node.check import check_site
+from qnode.node.reload import read_again, read_trust
 
 NOW = datetime.now(UTC)
 
@@ -101,6 +104,16 @@ def test_impossible_values_are_all_named_once_types_are_right(site_file: Path) -
         "link.source.mu_uncertainty",
         "etsi014.stock_per_pair",
     ]
+
+
+def test_a_health_test_that_never_fires_is_a_fault_and_refused_by_a_reload(site_file: Path) -> None:
+    configs = load_site(site_file)
+    alter(site_file, randomness={"device": "transmitter", "min_entropy_bits": 0.01})
+    (fault,) = check_site(site_file).faults
+    assert "[randomness]" in fault
+    assert "513 of 512 samples, that is never" in fault
+    with pytest.raises(ConfigError, match="that is never"):
+        read_again(site_file, configs, read_trust(configs))
 
 
 def test_what_a_start_would_find_in_secrets_and_folders_is_found(site_file: Path) -> None:

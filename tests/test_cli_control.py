@@ -191,6 +191,21 @@ async def test_checks_show_each_limit_and_exit_with_1_where_one_failed(tmp_path:
     assert b"WARN blinding" in failed.stdout
 
 
+async def test_checks_show_the_monitors_over_devices(tmp_path: Path) -> None:
+    dark = Finding("backward_light", 1e-10, -5e-10, 1.5e-9)
+    bright = replace(dark, value=1e-6, points_to="Trojan horse")
+    unknown = replace(dark, check="of a later version")
+    well = well_status()
+    async with served(tmp_path / "s", replace(well, monitors={"readings.back": dark, "x": unknown})):
+        quiet = await qnodectl("--socket", tmp_path / "s", "checks")
+    async with served(tmp_path / "s", replace(well, monitors={"readings.back": bright})):
+        tripped = await qnodectl("--socket", tmp_path / "s", "checks")
+    assert (quiet.returncode, tripped.returncode) == (0, 1), tripped.stderr
+    assert b"0 of 2 monitors are outside" in quiet.stdout
+    assert b"1 of 1 monitors are outside" in tripped.stdout
+    assert b"WARN Trojan horse" in tripped.stdout
+
+
 async def test_watch_shows_one_look_after_another(tmp_path: Path) -> None:
     async with served(tmp_path / "s", well_status()):
         run = await qnodectl("--socket", tmp_path / "s", "watch", "--interval", "0.1", "--count", "3")

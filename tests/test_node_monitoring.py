@@ -35,6 +35,9 @@ from qnode.devices.capabilities import DetectorState
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.supervisor import READING_PERIOD_S
 from qnode.errors import ConfigError, DeviceError, DeviceGone
+from qnode.link.frames import FrameStream
+from qnode.link.messages import ClicksEnded, Message, Sifted
+from qnode.link.session import Session
 from qnode.node.link_node import LinkNode
 from qnode.node.monitoring.randomness import DRAW_LIMIT_S, DeviceRandomness, health_tests
 from qnode.node.monitoring.watch import MonitorWatch, TagCounter
@@ -69,9 +72,24 @@ def session(
     monitored: Role,
     bob: Callable[[SmallLink, Spoken], Awaitable[None]],
     readings: Callable[[float], dict[str, float] | None],
+    said: list[Message] | None = None,
 ) -> tuple[dict[Role, list[str]], Told]:
-    """Hold a session in which ``monitored`` gets ``readings`` of a time; return outcomes and alarms."""
+    """Hold a session in which ``monitored`` gets ``readings`` of a time; return outcomes and alarms.
+
+    ``said`` gets what that site sends.
+    """
     told = Told()
+
+    def listen(session: Session, _frames: FrameStream) -> None:
+        say = session.send
+
+        async def send(message: Message) -> None:
+            if said is not None:
+                said.append(message)
+            await say(message)
+
+        session.send = send  # type: ignore[method-assign]
+
     with one_loop("monitors"), small_link(folder) as link:
         site = link.site(monitored)
 
@@ -93,6 +111,7 @@ def session(
                 nursery.start_soon(site.watch.run)
                 alice, other = trio.testing.memory_stream_pair()
                 conducts: dict[Role, Conduct] = {"alice": Conduct(idle), "bob": Conduct(partial(bob, link))}
+                conducts[monitored].prepare = listen
                 await link.meet({"alice": alice, "bob": other}, conducts)
                 nursery.cancel_scope.cancel()
 
@@ -125,6 +144,18 @@ def test_both_sites_discard_the_block_during_which_a_monitor_tripped_for_its_nam
     assert "readings.back" in told.all[0]
     assert "Trojan horse" in told.all[0]
     assert told.now is None
+
+
+@pytest.mark.parametrize(("monitored", "kind"), [("alice", Sifted), ("bob", ClicksEnded)])
+def test_nothing_of_a_block_is_disclosed_when_the_trip_is_known_at_its_end(
+    tmp_path: Path, monitored: Role, kind: type[Message]
+) -> None:
+    said: list[Message] = []
+    outcomes, _ = session(
+        tmp_path, monitored, three_blocks, lambda at: BRIGHT if 52.0 < at < 62.0 else DARK, said
+    )
+    assert outcomes[monitored][:3] == ["accepted", "backward_light", "accepted"]
+    assert [getattr(one, "block_id", None) for one in said if isinstance(one, kind)] == [1, 3]
 
 
 @pytest.mark.parametrize("monitored", ROLES)

@@ -32,6 +32,7 @@ from qnode.operate.control.client import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from qnode.distill.check_table import Finding
     from qnode.operate.status.model import NodeStatus
 
 EXIT_OK, EXIT_DEGRADED, EXIT_NOT_RUNNING, EXIT_CANNOT_TELL, EXIT_USAGE = 0, 1, 2, 3, 64
@@ -248,28 +249,43 @@ def blocks(where: Where, count: int, as_csv: bool) -> int:
 @qnodectl.command()
 @click.pass_obj
 def checks(where: Where) -> int:
-    """Show the results of the plausibility checks of the last corrected block; exit 1 if one failed."""
+    """Show the plausibility checks of the last corrected block, and the monitors; exit 1 if one failed."""
     from qnode.distill.check_table import BY_NAME
-    from qnode.operate.events.line import printable
+    from qnode.monitors.table import MONITOR_BY_NAME
 
     node = _node(where)
     found = node.quantum.checks
-    if not found:
+    failed = sum(not one.plausible for one in found)
+    if found:
+        _echo(f"block {node.quantum.checks_of_block}: {failed} of {len(found)} checks failed")
+        meanings = {name: check.what for name, check in BY_NAME.items()}
+        _show_findings(node, "check", [(one.check, one) for one in found], meanings)
+    else:
         _echo("no block was corrected since the node was started")
-        return EXIT_OK
-    failed = [one for one in found if not one.plausible]
-    _echo(f"block {node.quantum.checks_of_block}: {len(failed)} of {len(found)} checks failed")
-    headings = ("check", "value", "plausible", "verdict", "measures")
+    if node.monitors:
+        tripped = sum(not one.plausible for one in node.monitors.values())
+        _echo(f"devices: {tripped} of {len(node.monitors)} monitors are outside their limits")
+        known = {place: MONITOR_BY_NAME.get(one.check) for place, one in node.monitors.items()}
+        meanings = {place: one.what for place, one in known.items() if one is not None}
+        _show_findings(node, "monitor", list(node.monitors.items()), meanings)
+        failed += tripped
+    return EXIT_DEGRADED if failed else EXIT_OK
+
+
+def _show_findings(
+    node: "NodeStatus", title: str, found: "list[tuple[str, Finding]]", meanings: dict[str, str]
+) -> None:
+    """Print one table; ``meanings``: what is measured, by the name in the first column."""
+    from qnode.operate.events.line import printable
+
+    headings = (title, "value", "plausible", "verdict", "measures")
     shown = headings if columns() >= CHECKS_WITH_MEANING_COLUMNS else headings[:-1]
     table = _table(node, *shown)
-    for one in found:
-        known = BY_NAME.get(one.check)
+    for name, one in found:
         verdict = "ok" if one.plausible else f"WARN {printable(one.points_to)}"
-        what = "" if known is None else known.what
-        cells = (printable(one.check), f"{one.value:.6g}", one.limits, verdict, what)
+        cells = (printable(name), f"{one.value:.6g}", one.limits, verdict, meanings.get(name, ""))
         table.add_row(*cells[: len(shown)])
     _print(table)
-    return EXIT_DEGRADED if failed else EXIT_OK
 
 
 @qnodectl.command(context_settings={"ignore_unknown_options": True})

@@ -20,6 +20,7 @@ from qnode.errors import ConfigError
 from qnode.etsi014 import SaeDirectory
 from qnode.http import Limits, TlsSettings, server_context
 from qnode.link.tls import LinkContexts, link_contexts
+from qnode.node.monitoring.randomness import health_tests
 from qnode.node.secret_files import check_tls_keys
 from qnode.tls import AlertingContext
 from qnode.tls_files import validities, weakness
@@ -126,6 +127,8 @@ def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Re
         check_addresses(config)
         check_devices(dict(config.devices))
         check_tls_keys(config)
+        if config.randomness is not None:
+            health_tests(config.randomness)
     read_directory(written)
     same_links = len(written) == len(in_force) and (
         len(written) == 1 or [one.link.name for one in written] == [one.link.name for one in in_force]
