@@ -44,6 +44,9 @@ USUAL_ERROR = mpf("0.1")
 # Where the interval of arm ratios is cut, on the way from what is seen to its upper end.
 CUTS = ("0", "0.15", "0.35")
 RATIO_RESERVE = mpf("0.01")
+# How near the tangent of the best attack is looked for, as a share of the sifted bits, and how often.
+TANGENT = mpf("1e-7")
+MOST_TANGENTS = 12
 
 
 @dataclass
@@ -87,7 +90,7 @@ def _at(inputs: Inputs, signal: Any, decoy: Any) -> dict[str, Any]:
     whole = cone(attacks, ends[0], ends[-1])
     total = sum(block.sifted)
 
-    def least(error: Any, right: Any, cones: list[Any]) -> Any:
+    def least(error: Any, right: Any, cones: list[Any]) -> Attack:
         found = []
         for rows in cones:
             try:
@@ -96,24 +99,29 @@ def _at(inputs: Inputs, signal: Any, decoy: Any) -> dict[str, Any]:
                 continue
         if not found:
             raise Refused({"counts"})
-        return min(found)
+        return min(found, key=lambda one: one.value)
 
-    s_z1 = max(mpf(0), least(mpf(1), mpf(1), [whole]))
-    phi = guess = HALF
-    start = mpf("0.1")
-    if s_z1 > 0:
-        for cones in ([whole], parts):
-            margin = least(start - 1, start, cones)
-            phi = min(phi, max(mpf(0), start - margin / (s_z1 if margin < 0 else total)))
-            guess = min(phi, max(mpf(0), start - 2 * margin / (s_z1 + total)))
-            start = min(mpf("0.499"), phi)
-    at = max(mpf("1e-6"), min(guess, mpf("0.499")))
-    secret = least(1 + mp.log(at, 2), 1 + mp.log(1 - at, 2), parts)
+    s_z1 = max(mpf(0), least(mpf(1), mpf(1), [whole]).value)
+    # The best attack is also the best one for the tangent at its own phase error.
+    low, high = mpf("1e-6"), mpf("0.499")
+    at, secret, proven = mpf("0.1"), mpf(total), -mpf(total)
+    for _ in range(MOST_TANGENTS):
+        attack = least(1 + mp.log(at, 2), 1 + mp.log(1 - at, 2), parts)
+        secret, proven = min(secret, attack.secret), max(proven, attack.value)
+        if secret - max(proven, 0) <= TANGENT * total:
+            break
+        if attack.phase_error > at:
+            low = at
+        else:
+            high = at
+        at = (at + attack.phase_error) / 2
+        if not low < at < high:
+            at = (low + high) / 2
     eps = mpf(inputs["eps_sec"])
     overhead = 2 * mp.log(3 / (2 * eps), 2)
     verification = max(mp.log(2 / mpf(inputs["eps_cor"]), 2), mpf(inputs["verification_bits"]))
     length = secret - mpf(inputs["lambda_ec"]) - overhead - verification
-    return {"s_z1_lower": s_z1, "phi_z_upper": phi, "secret": secret, "length_unfloored": length}
+    return {"s_z1_lower": s_z1, "secret": secret, "length_unfloored": length}
 
 
 def block_of(inputs: Inputs, mu: tuple[Any, Any]) -> Block:
@@ -249,8 +257,31 @@ def divergence(u: Any, v: Any) -> Any:
     return u * mp.log(u / v) - u + v
 
 
-def best_attack(block: Block, error: Any, right: Any, rows: list[list[Any]]) -> Any:
-    """Return the least of error E + right G over all attacks, to 50 digits for the attack that was found.
+@dataclass(frozen=True)
+class Attack:
+    """An attack that keeps the event: phase errors E and right detections G of one photon, and ``value``."""
+
+    value: Any
+    errors: Any
+    right: Any
+
+    @property
+    def phase_error(self) -> Any:
+        """Return d/s, at most 1/2: what is beyond is guessed as well as at 1/2."""
+        s = self.errors + self.right
+        return min(HALF, self.errors / s) if s > 0 else HALF
+
+    @property
+    def secret(self) -> Any:
+        """Return s (1 - h(d/s)), the secret bits that this attack leaves."""
+        s, phi = self.errors + self.right, self.phase_error
+        if phi <= 0:
+            return s
+        return s * (1 + phi * mp.log(phi, 2) + (1 - phi) * mp.log(1 - phi, 2))
+
+
+def best_attack(block: Block, error: Any, right: Any, rows: list[list[Any]]) -> Attack:
+    """Return the attack with the least of error E + right G, which keeps the event to 50 digits.
 
     Raises:
         Refused: no attack leads to these counts.
@@ -261,7 +292,8 @@ def best_attack(block: Block, error: Any, right: Any, rows: list[list[Any]]) -> 
     for back in (0.0, 1e-9, 1e-7, 1e-5, 1e-3):
         strengths, division = search.exact(end + back * (inside - end))
         if kept(block, rows, strengths, division):
-            return error * (division[0] + division[4]) + right * (division[1] + division[5])
+            errors, rights = division[0] + division[4], division[1] + division[5]
+            return Attack(error * errors + right * rights, errors, rights)
     raise AssertionError("the attack that was found does not keep the event")
 
 
@@ -444,9 +476,9 @@ class _Search:
 
 SEED = 43
 # How far the node's bounds may lie below the best attack, as a share of the sifted bits, and in bits. Above
-# it: not at all, but that the tangent of the last bound depends on the bounds before.
-BELOW, BITS = 5e-6, 1.0
-ABOVE = 1e-6
+# an attack that keeps the event they may not lie at all.
+BELOW, BITS = 2e-5, 1.0
+ROUNDING = 1e-6  # of the lengths to floating point, in bits
 # Where the sifted bits are a smaller share of the clicks, floating point does not find good weights, and the
 # node's bound only has to hold.
 SEARCHED = 1e-3
@@ -500,7 +532,7 @@ class Compared:
         if not self.attack_found:
             return not self.searched
         below = BELOW * self.n_z + BITS if self.searched else math.inf
-        return all(-ABOVE * self.n_z <= gap <= below for gap in (self.s_z1_gap, self.secret_gap))
+        return all(-ROUNDING <= gap <= below for gap in (self.s_z1_gap, self.secret_gap))
 
 
 def compare(inputs: Inputs) -> Compared:

@@ -1,6 +1,7 @@
 """The estimator `three_state`: its figures on the link of the field trial, and what it refuses."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from three_state_support import link_inputs
 
+from qnode.bench.count_sets import count_set
+from qnode.bench.keylength_soak import variants
 from qnode.config import LinkParameters, check_link_parameters, convert
 from qnode.distill.counts import Pair
 from qnode.distill.keylength import (
@@ -18,7 +21,8 @@ from qnode.distill.keylength import (
     estimate,
     three_state,
 )
-from qnode.distill.keylength.search import best_weights
+from qnode.distill.keylength.arm_ratio import pieces
+from qnode.distill.keylength.search import Found, best_weights
 from qnode.errors import FieldError
 
 
@@ -84,16 +88,17 @@ def test_whatever_the_search_proposes_the_claim_is_proven(monkeypatch: pytest.Mo
     rng = np.random.default_rng(5)
     search = best_weights
 
-    def spoiled(task: Any) -> tuple[tuple[float, ...], float]:
-        classes, scale = search(task)
-        return tuple(b * math.exp(rng.normal(0.0, 3e-4)) for b in classes), scale * rng.uniform(0.5, 2.0)
+    def spoiled(task: Any, **_: float) -> Found:
+        classes, scale, quotient = search(task)
+        wrong = tuple(b * math.exp(rng.normal(0.0, 3e-4)) for b in classes)
+        return Found(wrong, scale * rng.uniform(0.5, 2.0), quotient * rng.uniform(0.5, 2.0))
 
-    def senseless(task: Any) -> tuple[tuple[float, ...], float]:
-        return (math.nan,) * 15, math.nan
+    def senseless(task: Any, **_: float) -> Found:
+        return Found((math.nan,) * 15, math.nan, math.nan)
 
-    def too_good(task: Any) -> tuple[tuple[float, ...], float]:
-        classes, scale = search(task)
-        return tuple(b * 1.01 for b in classes), scale
+    def too_good(task: Any, **_: float) -> Found:
+        classes, scale, quotient = search(task)
+        return Found(tuple(b * 1.01 for b in classes), scale, 2.0 * quotient)
 
     for proposal in (spoiled, senseless, too_good):
         monkeypatch.setattr(three_state, "best_weights", proposal)
@@ -102,6 +107,19 @@ def test_whatever_the_search_proposes_the_claim_is_proven(monkeypatch: pytest.Mo
             assert result.length <= honest.length
             assert result.s_z1_lower <= honest.s_z1_lower + 1.0
             assert result.phi_z_upper >= honest.phi_z_upper - 1e-4
+
+
+def test_the_tangent_is_the_best_one_to_a_millionth_of_the_sifted_bits() -> None:
+    (_, inputs), *_ = variants(count_set(25, 1920).inputs, ("three_state",))
+    length = estimate(inputs, "three_state").length
+    block = three_state._Block.of(inputs)
+    parts = pieces(block.counts, block.shape, block.emission, block.allowance)
+    best = 0.0
+    for phi in np.linspace(0.15, 0.23, 33):
+        values = three_state._tangent(Fraction(phi))
+        best = max(best, float(min(block.proven(values, part) for part in parts)))
+    overhead = inputs.lambda_ec + 2.0 * math.log2(3.0 / inputs.eps_sec) - 2.0 + inputs.verification_bits
+    assert 0 < best - overhead < length + 1e-6 * inputs.n_z.total + 1.0
 
 
 def test_no_detection_at_all_and_very_few_give_no_key() -> None:

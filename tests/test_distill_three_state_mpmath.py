@@ -40,7 +40,7 @@ def test_agreement_is_neither_above_the_attack_nor_far_below() -> None:
     for changes in (
         {"secret_gap": -2.0},
         {"s_z1_gap": -2.0},
-        {"secret_gap": 7.0},
+        {"secret_gap": 30.0},
         {"node_refused": True},
         {"attack_found": False},
     ):

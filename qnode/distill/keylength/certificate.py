@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from qnode.distill.keylength.enclosure import logarithm
+from qnode.distill.keylength.enclosure import UNITS, down, logarithm_down
 from qnode.distill.keylength.martingale import Allowance, Counts
 from qnode.distill.keylength.yields import CLASSES, Generator, class_index
 
@@ -71,27 +71,32 @@ def proven_sum(
 
     With scale 0, s > 0 is a contradiction: the event does not hold for any division of the clicks.
     """
+    # In units of 1/UNITS. Everything grows with each weight's logarithm and each value, so that rounding
+    # these and every product down rounds the sum down.
     scale = Fraction(weights.scale)
-    logs = [logarithm(Fraction(b)).lower for b in weights.classes]
-    proven = -allowance.constant
-    for a, b, log in zip(map(Fraction, shape), map(Fraction, weights.classes), logs, strict=True):
-        proven += a * log - (b - 1) * a
-    value = {"E": scale * values.error, "G": scale * values.right}
+    logs = [logarithm_down(b) for b in weights.classes]
+    proven = down(-allowance.constant)
+    for a, b, log in zip(shape, weights.classes, logs, strict=True):
+        proven += _times(a, log + down(1 - Fraction(b)))
+    value = {"E": down(scale * values.error), "G": down(scale * values.right), "W": 0, "R": 0}
     pairs = {"P": counts.plus, "C": counts.central, "D": counts.dark}
     for k in (0, 1):
         for kind, pair in pairs.items():
-            proven += logs[class_index(kind, k)] * Fraction(_of(pair, k))
+            proven += _times(_of(pair, k), logs[class_index(kind, k)])
         each = {
-            kind: value.get(kind, Fraction(0))
-            + logs[class_index(kind, k)]
-            - allowance.slopes[class_index(kind, k)]
-            for kind in ("E", "G", "W", "R")
+            kind: x + logs[class_index(kind, k)] + down(-allowance.slopes[class_index(kind, k)])
+            for kind, x in value.items()
         }
         # The worst division of the sifted bits: no more in W than there are errors, the others anywhere.
         worst = min(each["E"], each["G"], each["R"])
-        bits, wrong = Fraction(_of(counts.z, k)), Fraction(_of(counts.wrong, k))
-        proven += bits * worst + wrong * min(Fraction(0), each["W"] - worst)
-    return proven + logs[len(CLASSES) - 1] * Fraction(counts.boundary)
+        proven += _times(_of(counts.z, k), worst) + _times(_of(counts.wrong, k), min(0, each["W"] - worst))
+    return Fraction(proven + _times(counts.boundary, logs[len(CLASSES) - 1]), UNITS)
+
+
+def _times(count: float, units: int) -> int:
+    """Return the product of a count, at least 0, and a number in units, rounded down."""
+    numerator, denominator = count.as_integer_ratio()
+    return numerator * units // denominator
 
 
 def _of(pair: object, k: int) -> float:

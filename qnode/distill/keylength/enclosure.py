@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 # Binary places of the integers below: bounds are within about 2^-150 of the truth, relative to the result.
 _PLACES = 160
-_ONE = 1 << _PLACES
+UNITS = 1 << _PLACES
+"""In one; integers in this module count units of its inverse."""
 _COARSE = 1 << 96
 
 
@@ -41,10 +42,10 @@ def exponential(x: Fraction) -> Enclosure:
         raise ValueError(f"only for arguments that are not negative, got {x}")
     halvings = max(0, (x.numerator // x.denominator).bit_length())
     small = x / (1 << halvings)
-    lower, upper = _taylor(_down(small), up=0), _taylor(_up(small), up=1)
+    lower, upper = _taylor(down(small), up=0), _taylor(_up(small), up=1)
     for _ in range(halvings):
         lower, upper = lower * lower >> _PLACES, (upper * upper >> _PLACES) + 1
-    return Enclosure(Fraction(lower, _ONE), Fraction(upper, _ONE))
+    return Enclosure(Fraction(lower, UNITS), Fraction(upper, UNITS))
 
 
 def logarithm(x: Fraction) -> Enclosure:
@@ -57,16 +58,28 @@ def logarithm(x: Fraction) -> Enclosure:
     """
     if x <= 0:
         raise ValueError(f"only of positive numbers, got {x}")
+    return Enclosure(Fraction(_logarithm(x, up=0), UNITS), Fraction(_logarithm(x, up=1), UNITS))
+
+
+def logarithm_down(x: float) -> int:
+    """Return ln x for x > 0 in units of 1/`UNITS`, rounded down."""
+    return _logarithm(Fraction(x), up=0)
+
+
+def down(x: Fraction) -> int:
+    """Return ``x`` in units of 1/`UNITS`, rounded down."""
+    return x.numerator * UNITS // x.denominator
+
+
+def _logarithm(x: Fraction, *, up: int) -> int:
+    """Return ln x rounded down (``up`` 0) or up (1), for x > 0."""
     if x < 1:
-        inverse = logarithm(1 / x)
-        return Enclosure(-inverse.upper, -inverse.lower)
-    k = (x.numerator // x.denominator).bit_length() - 1
-    m = x / (1 << k)
-    z = (m - 1) / (m + 1)
-    lower, upper = _artanh(_down(z), up=0), _artanh(_up(z), up=1)
-    return Enclosure(
-        Fraction(2 * (lower + k * _HALF_LN2.lower), _ONE), Fraction(2 * (upper + k * _HALF_LN2.upper), _ONE)
-    )
+        return -_logarithm(1 / x, up=1 - up)
+    n, d = x.numerator, x.denominator
+    k = (n // d).bit_length() - 1
+    d <<= k  # x = n/d 2^k, and z = (n - d)/(n + d)
+    z = -((d - n) * UNITS // (n + d)) if up else (n - d) * UNITS // (n + d)
+    return 2 * (_artanh(z, up=up) + k * _HALF_LN2[up])
 
 
 def binary_logarithm(x: Fraction) -> Enclosure:
@@ -75,17 +88,13 @@ def binary_logarithm(x: Fraction) -> Enclosure:
     return Enclosure(natural.lower / LN2.lower, natural.upper / LN2.upper)
 
 
-def _down(x: Fraction) -> int:
-    return x.numerator * _ONE // x.denominator
-
-
 def _up(x: Fraction) -> int:
-    return -(-x.numerator * _ONE // x.denominator)
+    return -(-x.numerator * UNITS // x.denominator)
 
 
 def _taylor(x: int, *, up: int) -> int:
     """Return e^x rounded down (``up`` 0) or up (1), for 0 <= x <= 1."""
-    total, term, n = _ONE + x, x, 1
+    total, term, n = UNITS + x, x, 1
     while term > 1:
         n += 1
         term = (term * x >> _PLACES) // n + up
@@ -116,5 +125,5 @@ class _Integers(NamedTuple):
 
 
 # ln 2 = 2 artanh(1/3)
-_HALF_LN2 = _Integers(_artanh(_down(Fraction(1, 3)), up=0), _artanh(_up(Fraction(1, 3)), up=1))
-LN2 = Enclosure(Fraction(2 * _HALF_LN2.lower, _ONE), Fraction(2 * _HALF_LN2.upper, _ONE))
+_HALF_LN2 = _Integers(_artanh(down(Fraction(1, 3)), up=0), _artanh(_up(Fraction(1, 3)), up=1))
+LN2 = Enclosure(Fraction(2 * _HALF_LN2.lower, UNITS), Fraction(2 * _HALF_LN2.upper, UNITS))

@@ -8,7 +8,7 @@ is concave and the generators' conditions are convex (perspectives of exponentia
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,15 +48,26 @@ class Task:
     values: tuple[float, float]
 
 
-def best_weights(task: Task) -> tuple[tuple[float, ...], float]:
-    """Return weights by class and the scale that prove about the largest quotient of proven sum and scale."""
+class Found(NamedTuple):
+    """Weights by class and their scale, and the quotient of proven sum and scale that they come to, about."""
+
+    classes: tuple[float, ...]
+    scale: float
+    quotient: float
+
+
+def best_weights(task: Task, *, smallest: float = _SMALLEST) -> Found:
+    """Return weights and the scale that prove about the largest quotient of proven sum and scale.
+
+    ``smallest``: about how far from the best one, as a share.
+    """
     problem = _Problem(task)
     v = problem.start()
     first = barrier = 0.1 * abs(problem.proven(v))
-    while barrier > _SMALLEST * first:
+    while barrier > smallest * first:
         problem.centre(v, barrier)
         barrier /= _FALL
-    return tuple(np.exp(problem.logs(v)).tolist()), 1.0 / float(v[_STRETCH])
+    return Found(tuple(np.exp(problem.logs(v)).tolist()), 1.0 / float(v[_STRETCH]), problem.proven(v))
 
 
 class _Problem:

@@ -34,8 +34,14 @@ from qnode.errors import CountsContradiction, FieldError
 
 # Where the search for the phase error begins; only how near it comes depends on it.
 _FIRST_GUESS: Final = Fraction(1, 10)
-# A tangent beyond this has nothing to prove.
+# A tangent beyond this has nothing to prove, and one below the other is too steep.
 _LARGEST_PHASE: Final = Fraction(499, 1000)
+_LEAST_PHASE: Final = Fraction(1, 10**6)
+# The distances of the tangents of a parabola, as shares, and how many of them away its top may lie.
+_TANGENT_STEPS: Final = (Fraction(1, 20), Fraction(1, 60))
+_MOST_STEPS: Final = 6.0
+# Where nothing is proven, the search ends this early.
+_COARSE: Final = 1e-6
 # Weights from floating point are shrunk until they hold exactly; each time by this.
 _SHRINK: Final = 1.0 - 2.0**-40
 _SHRINKS: Final = 4
@@ -71,8 +77,8 @@ def key_length(inputs: EstimatorInput) -> KeyLength:
     s_z1 = block.proven(Values(Fraction(1), Fraction(1)), whole)
     _refuse_contradiction(s_z1, inputs)
     phi, near = _phase_error(block, parts, s_z1)
-    values = _tangent(min(near, _LARGEST_PHASE))
-    secret = min(block.proven(values, part) for part in parts)
+    values = _tangent(_best_tangent(block, parts, near))
+    secret = max(Fraction(0), min(block.proven(values, part) for part in parts))
     _refuse_contradiction(secret, inputs)
     return _result(inputs, block, s_z1=max(0.0, _down(s_z1)), phi=_up(phi), secret=_down(secret))
 
@@ -105,7 +111,7 @@ class _Block:
         cone = generators(self.emission)
         # This holds without any proof: at worst every sifted bit is of the kind that counts least.
         bound = Fraction(self.counts.z.total) * min(Fraction(0), values.error, values.right)
-        classes, scale = best_weights(self._task(values, part))
+        classes, scale, _ = best_weights(self._task(values, part))
         for _ in range(_SHRINKS):
             if not (math.isfinite(scale) and scale > 0.0 and all(0.0 < b < math.inf for b in classes)):
                 break
@@ -115,6 +121,10 @@ class _Block:
                 return max(bound, found)
             classes = tuple(b * _SHRINK for b in classes)
         return bound
+
+    def expected(self, values: Values, part: ArmRatio) -> float:
+        """Return about what `proven` returns, without a proof."""
+        return best_weights(self._task(values, part), smallest=_COARSE).quotient
 
     @cached_property
     def _cone(self) -> tuple[Array, Array]:
@@ -168,9 +178,31 @@ def _phase_error(block: _Block, parts: tuple[ArmRatio, ...], s_z1: Fraction) -> 
     return phi, guess
 
 
+def _best_tangent(block: _Block, parts: tuple[ArmRatio, ...], near: Fraction) -> Fraction:
+    """Return where the tangent touches that proves most, about: the top of parabolas, each nearer to it.
+
+    They are for the arm ratios that prove least at ``near``.
+    """
+    near = max(_LEAST_PHASE, min(near, _LARGEST_PHASE))
+
+    def expected(at: Fraction, part: ArmRatio) -> float:
+        return block.expected(_tangent(min(at, _LARGEST_PHASE)), part)
+
+    worst = min(parts, key=lambda part: expected(near, part))
+    at = near
+    for step in _TANGENT_STEPS:
+        below, middle, above = (expected(at * (1 + side * step), worst) for side in (-1, 0, 1))
+        bend = 2.0 * middle - below - above
+        if not bend > 0.0:
+            return near
+        steps = max(-_MOST_STEPS, min(_MOST_STEPS, 0.5 * (above - below) / bend))
+        at = min(_LARGEST_PHASE, Fraction(float(at * (1 + step * Fraction(steps)))))
+    return at
+
+
 def _tangent(phi: Fraction) -> Values:
     """Return what a one-photon detection counts in the tangent at ``phi``, rounded down."""
-    least = max(phi, Fraction(1, 10**6))
+    least = max(phi, _LEAST_PHASE)
     at = Fraction(float(least))
     return Values(1 + binary_logarithm(at).lower, 1 + binary_logarithm(1 - at).lower)
 
