@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Final
 import trio
 from msgspec import Struct
 
-from qnode.config_description import Described
+from qnode.config_description import Described, Limits, check_limits
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import check_identity_text
 from qnode.devices.settings import check_plausible, check_within, confirm, figure, kept_safe
@@ -41,15 +41,20 @@ class OzDd100Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         str, Described("a text in the answer to CD, such as the serial number; another device is refused")
     ] = ""
     limits_db: Annotated[
-        tuple[float, float], Described("least and most attenuation, the least is the insertion loss")
+        tuple[float, float],
+        Described("least attenuation, the insertion loss, and most", limits="the least first"),
     ] = (0.0, 60.0)
     working_db: Annotated[
         float | None,
-        Described("attenuation once all is safe, where no controller sets it; default: the most"),
+        Described(
+            "attenuation once all is safe, where no controller sets it; default: the most",
+            limits=Limits(0.0, 200.0),
+        ),
     ] = None
 
     def __post_init__(self) -> None:
         check_address(self.address)
+        check_limits(self)
         if not 0 <= self.limits_db[0] < self.limits_db[1]:
             raise ValueError(f"limits_db: expected two figures, the least first, got {list(self.limits_db)}")
 

@@ -22,13 +22,20 @@ LIBRARY: Final = "qnode_drivers.pymeasure_library:PymeasureLibrary"
 REMEDY: Final = "install qnode[pymeasure], or set packages to a folder that has it"
 LEAVING_S: Final = 2.0  # afterwards the process has 2 s to close
 
+FIGURE: Final = Limits(-1e30, 1e30)
+
 
 class BridgedReading(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One figure: a property, times ``scale``, plus ``offset``."""
 
     property: Annotated[str, Described("a property of the class, such as power, or of a channel: voa.power")]
-    scale: Annotated[float, Described("factor from the library's unit to that of the name")] = 1.0
-    offset: Annotated[float, Described("added afterwards, such as 273.15 from °C to K")] = 0.0
+    scale: Annotated[
+        float, Described("factor from the library's unit to that of the name", limits=FIGURE)
+    ] = 1.0
+    offset: Annotated[float, Described("added afterwards, such as 273.15 from °C to K", limits=FIGURE)] = 0.0
+
+    def __post_init__(self) -> None:
+        check_limits(self)
 
 
 class BridgedSetting(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,8 +43,10 @@ class BridgedSetting(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     property: Annotated[str, Described("the property that is set")]
     read: Annotated[str, Described("the property that is read back; default: the same")] = ""
-    limits: Annotated[tuple[float, float], Described("the least and the most, in dB or V")]
-    scale: Annotated[float, Described("the library's figure for 1 dB or 1 V")] = 1.0
+    limits: Annotated[
+        tuple[float, float], Described("the least and the most, in dB or V", limits="the least first")
+    ]
+    scale: Annotated[float, Described("the library's figure for 1 dB or 1 V", limits=FIGURE)] = 1.0
     tolerance: Annotated[float, Described("how far it may read back from its value", limits=Limits(0, 1))] = (
         0.05
     )
@@ -62,7 +71,7 @@ class PymeasureConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     packages: Annotated[
         str, Described("a folder of Python packages with pymeasure, searched after the node's own")
     ] = ""
-    identity: Annotated[str, Described("a text in the answer to *IDN?; another device is refused")] = ""
+    identity: Annotated[str, Described("a text in the answer to `*IDN?`; another device is refused")] = ""
     ready: Annotated[
         dict[str, bool | int | float | str], Described("properties that are set when it is opened, by name")
     ] = {}

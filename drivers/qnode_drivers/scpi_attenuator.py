@@ -61,13 +61,19 @@ class ScpiAttenuatorConfig(ScpiConfig, frozen=True, kw_only=True):
     least: Annotated[str | None, Described("question for the least attenuation")] = None
     most: Annotated[str | None, Described("question for the most attenuation")] = None
     errors: Annotated[str | None, Described("question for errors, after each setting; empty: none")] = None
-    scale: Annotated[float | None, Described("the instrument's figure for 1 dB, such as -1")] = None
+    scale: Annotated[
+        float | None, Described("the instrument's figure for 1 dB, such as -1", limits=Limits(-1e6, 1e6))
+    ] = None
     limits_db: Annotated[
-        tuple[float, float] | None, Described("least and most attenuation; default: the instrument is asked")
+        tuple[float, float] | None,
+        Described("least and most; default: the instrument is asked", limits="the least first"),
     ] = None
     working_db: Annotated[
         float | None,
-        Described("attenuation once all is safe, where no controller sets it; default: the most"),
+        Described(
+            "attenuation once all is safe, where no controller sets it; default: the most",
+            limits=Limits(0.0, 200.0),
+        ),
     ] = None
     tolerance_db: Annotated[
         float, Described("how far a setting may read back from its value", limits=Limits(1e-4, 1.0))

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from msgspec import Struct
 
@@ -11,14 +11,18 @@ from qnode.devices.contract import readings_fault
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import Scpi, ScpiConfig, open_scpi
 
+FIGURE: Final = Limits(-1e30, 1e30)
+
 
 class ScpiReading(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One figure: ``field`` of the answer, times ``scale``, plus ``offset``."""
 
     query: Annotated[str, Described("the question")]
     field: Annotated[int, Described("which of the numbers between commas, from 0", limits=Limits(0, 999))] = 0
-    scale: Annotated[float, Described("factor from the instrument's unit to that of the name")] = 1.0
-    offset: Annotated[float, Described("added afterwards, such as 273.15 from °C to K")] = 0.0
+    scale: Annotated[
+        float, Described("factor from the instrument's unit to that of the name", limits=FIGURE)
+    ] = 1.0
+    offset: Annotated[float, Described("added afterwards, such as 273.15 from °C to K", limits=FIGURE)] = 0.0
 
     def __post_init__(self) -> None:
         check_limits(self)

@@ -36,7 +36,10 @@ class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = None
     began_at_s: Annotated[
         float | None,
-        Described("when the first tag came, Unix time by Bob's clock; default: FILE.toml's"),
+        Described(
+            "when the first tag came, Unix time by Bob's clock; default: FILE.toml's",
+            limits="a time in seconds",
+        ),
     ] = None
     format: Annotated[str | None, Described("format of a file that does not show it")] = None
     speed: Speed = None

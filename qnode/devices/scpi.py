@@ -28,13 +28,12 @@ class ScpiConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ]
     identity: Annotated[
         str,
-        Described("a text in the answer to *IDN?, such as the serial number; another device is refused"),
+        Described("a text in the answer to `*IDN?`, such as the serial number; another device is refused"),
     ] = ""
     line_end: Annotated[Literal["lf", "crlf", "cr"], Described("what ends a line in both directions")] = "lf"
-
     identify: Annotated[
         str | None,
-        Described("question for the identity; empty: none is asked; default: *IDN?, or the preset's"),
+        Described("question for the identity; empty: none is asked; default: `*IDN?`, or the preset's"),
     ] = None
 
     def __post_init__(self) -> None:

@@ -17,8 +17,14 @@ DELAY_LIMITS: Final = Limits(-MOST_DELAY_PS, MOST_DELAY_PS)
 class TagChannels(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The table ``channels``: ``{z = 1, x = 2}``, by the numbers on the device."""
 
-    z: Annotated[int, Described("input of the Z detector, by the number on the device")]
-    x: Annotated[int, Described("input of the X detector, by the number on the device")]
+    z: Annotated[
+        int,
+        Described("input of the Z detector, by the number on the device", limits="an input of the device"),
+    ]
+    x: Annotated[
+        int,
+        Described("input of the X detector, by the number on the device", limits="an input of the device"),
+    ]
     z_delay_ps: Annotated[int, Described("added to the times of the Z detector", limits=DELAY_LIMITS)] = 0
     x_delay_ps: Annotated[int, Described("added to the times of the X detector", limits=DELAY_LIMITS)] = 0
 
