@@ -22,6 +22,7 @@ from operate_support import degraded_status, well_status
 from qnode.cli.control import main
 from qnode.devices.status import Exchange
 from qnode.distill.check_table import Finding
+from qnode.emulate.transcript import Said, read_transcript
 from qnode.errors import ConfigError, StoreError
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.control.client import Request, Restored
@@ -189,6 +190,26 @@ async def test_checks_show_each_limit_and_exit_with_1_where_one_failed(tmp_path:
     assert b"0 of 2 checks failed" in plausible.stdout
     assert b"block 812: 1 of 2 checks failed" in failed.stdout
     assert b"WARN blinding" in failed.stdout
+
+
+async def test_doctor_writes_the_last_bytes_of_a_device_as_a_transcript(tmp_path: Path) -> None:
+    output = tmp_path / "transcript.txt"
+    at = ("--socket", tmp_path / "s", "doctor")
+    async with served(tmp_path / "s", well_status()):
+        written = await qnodectl(*at, "voa", "--output", output)
+        again = await qnodectl(*at, "voa", "--output", output)
+        silent = await qnodectl(*at, "tdc", "--output", tmp_path / "other")
+        unknown = await qnodectl(*at, "vao", "--output", tmp_path / "other")
+        nowhere = await qnodectl(*at, "voa", "--output", tmp_path / "no" / "folder")
+    assert written.returncode == 0, written.stderr
+    said = read_transcript(output)
+    assert said[-1] == Said(sent=False, data=b"\x1b[2J")
+    assert said[-2] == Said(sent=True, data=b"*IDN?\r\n")
+    assert [run.returncode for run in (again, silent, nowhere)] == [64, 1, 64]
+    assert b"is there already" in again.stderr
+    assert b"no bytes are recorded" in silent.stdout
+    assert unknown.returncode != 0
+    assert not (tmp_path / "other").exists()
 
 
 async def test_checks_show_the_monitors_over_devices(tmp_path: Path) -> None:

@@ -210,6 +210,43 @@ def devices(where: Where, name: str | None) -> int:
 
 
 @qnodectl.command()
+@click.argument("name")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The transcript, a new file.",
+)
+@click.pass_obj
+def doctor(where: Where, name: str, output: Path) -> int:
+    """Write the last bytes to and from the device NAME as a transcript, for a test of its driver.
+
+    The file begins in the middle of the conversation, where the record does. `qnode driver record` writes a
+    whole one, of a device that no node uses. Exit 1: there are no bytes.
+    """
+    import time
+
+    from qnode.emulate.transcript import Said, write_transcript
+
+    exchanges = ask_exchanges(where.path, name, link=where.link, patience_s=where.patience_s)
+    if not exchanges:
+        _echo(
+            f"{name}: no bytes are recorded: they are key material, or do not pass through qnode's transports"
+        )
+        return EXIT_DEGRADED
+    if output.exists():
+        raise click.UsageError(f"{output} is there already; name another file")
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(exchanges[0].at))
+    remark = f"{name}, the last bytes since {since}: > sent to the device, < from it."
+    try:
+        write_transcript(output, (Said(one.sent, one.data) for one in exchanges), remark)
+    except OSError as error:
+        raise click.UsageError(f"{output}: {error.strerror}") from None
+    _echo(f"{output}: {sum(len(one.data) for one in exchanges):,} bytes")
+    return EXIT_OK
+
+
+@qnodectl.command()
 @click.option("--count", default=50, type=click.IntRange(1, 1000), help="Number of events to show.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
