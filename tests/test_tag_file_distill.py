@@ -126,6 +126,16 @@ def test_a_tag_file_and_alices_recording_of_her_site_become_key(tmp_path: Path) 
     # The first block began before its clicks were assigned to slots.
     assert [row["block"] for row in report["blocks"]] == [12, 13, 14]
     assert report["blocks_accepted"] == 3
+    for began_at, wrong_time in (
+        (BOB.origin_s - 60.0, "its tags came -60"),
+        (BOB.origin_s + 60.0, "its tags came 60"),
+        (BOB.origin_s * 1e9, "expected Unix time in seconds"),
+        (float("nan"), "expected Unix time in seconds"),
+    ):
+        refused = run(*words, "--began-at", began_at)
+        assert refused.return_value == 64
+        assert wrong_time in refused.stderr
+        assert refused.stderr.count("\n") == 1
     wrong = run(bob, path, "--channels", "z=1,x=2")
     assert wrong.return_value == 64
     assert f"{bob} is Bob's recording, and so is {path}" in wrong.stderr

@@ -14,6 +14,7 @@ from qnode.tags.inspection import (
     Inspection,
     interval_edges_ps,
 )
+from qnode.tags.periods import find_periods
 from qnode.tags.types import Times
 from qnode.units import PS_PER_S
 
@@ -40,7 +41,7 @@ def light(rate_hz: float, seconds: float, *, dead_time_ps: int = 0, seed: int = 
 @settings(max_examples=40)
 @given(
     times=st.lists(st.integers(0, 1 << 45), min_size=1, max_size=60),
-    channels=st.lists(st.sampled_from([0, 1, 7, 300]), min_size=60, max_size=60),
+    channels=st.lists(st.sampled_from([0, 1, 7, -3]), min_size=60, max_size=60),
     at_once=st.integers(1, 60),
 )
 def test_the_figures_are_those_of_the_whole_list_however_it_is_cut(
@@ -67,6 +68,16 @@ def test_the_figures_are_those_of_the_whole_list_however_it_is_cut(
         assert figures.shortest_interval_ps == shortest
         assert figures.intervals.sum() >= np.count_nonzero(later > 0)
         assert np.array_equal(figures.sample_ps, own - t[0])
+
+
+@settings(max_examples=12)
+@given(times=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=100))
+def test_times_that_no_device_has_break_nothing(times: list[int]) -> None:
+    figures = inspected(np.array(times, np.int64), np.ones(len(times)), at_once=7)
+    (only,) = figures.channels
+    assert figures.tags == only.tags == only.rate_bins.sum() == len(times)
+    assert figures.duration_s >= 0.0
+    find_periods({1: only.sample_ps}, 1.0)
 
 
 def test_rates_over_69_hours_fit_into_the_bins() -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from qnode.block.span_policy import RecentBlocks
 from qnode.config import LinkParameters
 from qnode.errors import ConfigError
@@ -97,19 +99,28 @@ def recorded_file(folder: Path, file: FileTags) -> RecordedFile:
     assert manifest.started_at_s is not None  # a manifest without it cannot be read
     symbols = recorded_symbols(alice)
     into_run_s = began_at_s - manifest.started_at_s
-    first_slot = int(symbols.slots[0]) if symbols.slots.shape[0] else 0
+    survey = file.survey()
+    ends_s = np.asarray(symbols.slots[[0, -1]] if symbols.slots.shape[0] else (0, 0))
+    first_s, last_s = (ends_s / manifest.link.source.qubit_rate_hz).tolist()
+    until_s = into_run_s + survey.span_ps / PS_PER_S
     # Rather a little late: each probe of clicks before the first symbol is a long search without result.
-    first_s = first_slot / manifest.link.source.qubit_rate_hz - into_run_s + FURTHEST_S
+    from_s = first_s + FURTHEST_S
+    if into_run_s > last_s + FURTHEST_S or until_s < from_s:
+        raise ConfigError(
+            f"{file.path}: its tags came {into_run_s:.3f} to {until_s:.3f} s after Alice's slot 0, and "
+            f"{folder} has symbols of {first_s:.3f} to {last_s:.3f} s: expected the same time; is it right "
+            f"when the first tag came, {began_at_s:.3f} (--began-at)?"
+        )
     return RecordedFile(
         file=file,
-        survey=file.survey(),
+        survey=survey,
         link=manifest.link,
         simulated=manifest.simulated,
         start=RunStart(into_run_s, manifest.start_uncertainty_s),
         lookup=symbols,
         zero_ps=file.first_ps,
         most_tags=FEW_TAGS,
-        from_ps=round(first_s * PS_PER_S),
+        from_ps=round((from_s - into_run_s) * PS_PER_S),
         blocks=tuple(sorted(manifest.blocks, key=lambda block: block.first_slot)),
     )
 

@@ -21,6 +21,7 @@ from qnode.tags.tag_time import signed_64
 from qnode.tags.types import X_CHANNEL, Z_CHANNEL, Channels, Times
 
 MOST_TAGS: Final = 1 << 18
+_LATEST_S: Final = 4_102_444_800.0  # the year 2100
 
 
 class TagFileNotes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,12 +40,14 @@ class TagFileNotes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Survey:
     """The tags of both arms, from one reading of the whole file.
 
-    ``disorder_ps``: how far a tag may be earlier than one before it. ``lost``: tags that the device lost, as
+    ``span_ps``: from the first to the latest. ``disorder_ps``: how far a tag may be earlier than one before
+    it. ``lost``: tags that the device lost, as
     the file says. ``truncated``: why the file is not sound to its end, or "".
     """
 
     z_tags: int
     x_tags: int
+    span_ps: int
     disorder_ps: int
     lost: int
     truncated: str
@@ -98,9 +101,10 @@ class FileTags:
         Raises:
             ConfigError: it can no longer be read, or an arm has no tags.
         """
-        disorder, counts = Disorder(), np.zeros(2, np.int64)
+        disorder, counts, span_ps = Disorder(), np.zeros(2, np.int64), 0
         for times, channels in self.parts(zero_ps=self.first_ps):
             disorder.see(times)
+            span_ps = max(span_ps, int(times.max()))
             counts += np.bincount(channels, minlength=2)
         arms = (("z", self.inputs.z_input, counts[Z_CHANNEL]), ("x", self.inputs.x_input, counts[X_CHANNEL]))
         for arm, number, count in arms:
@@ -113,6 +117,7 @@ class FileTags:
         return Survey(
             z_tags=int(counts[Z_CHANNEL]),
             x_tags=int(counts[X_CHANNEL]),
+            span_ps=span_ps,
             disorder_ps=disorder.most_ps,
             lost=summary.lost,
             truncated=summary.truncated,
@@ -140,6 +145,8 @@ def file_tags(path: Path, given: TagFileNotes) -> FileTags:
         raise ConfigError(f"{beside if given.channels is None else path}: {error}") from None
     file = open_tag_file(path, given.format or notes.format)
     began_at_s = given.began_at_s if given.began_at_s is not None else notes.began_at_s
+    if began_at_s is not None and not 0.0 <= began_at_s <= _LATEST_S:
+        raise ConfigError(f"{path}: began at {began_at_s:g}: expected Unix time in seconds (date +%s.%N)")
     for times, _ in FileTags(file, inputs, began_at_s, 0).parts():
         return FileTags(file, inputs, began_at_s, int(times[0]))
     raise ConfigError(

@@ -23,6 +23,7 @@ LEAST_SIGNIFICANCE: Final = 6.0  # -log10 of the probability that noise shows su
 _OF_SEARCH: Final = 6.0  # log10 of the number of frequencies among which a channel's own are sought
 FOLD_BINS: Final = 200
 
+_MOST_PS: Final = 1 << 61  # later times are broken records, and their differences would wrap
 _BIN_PS: Final = 50
 _LAG_BINS: Final = 1 << 21
 _MOST_NEIGHBOURS: Final = 64
@@ -36,7 +37,7 @@ _GROWTH: Final = 4
 _STRENGTH_KEPT: Final = 0.8
 _WIDTH_KEPT: Final = 2.0
 _WIDTH_FLOOR: Final = 0.002
-_MOST_SEARCH_BINS: Final = 1 << 22
+_MOST_SEARCH_BINS: Final = 1 << 19
 _SIGMAS: Final = 20.0
 _REGULAR: Final = 0.01  # a channel whose intervals differ by less is itself a clock
 
@@ -73,10 +74,10 @@ class Period:
 def find_periods(samples: Mapping[int, Times], unit_ps: float) -> tuple[Period, ...]:
     """Find the clocks in the first tags of some channels, the fastest first.
 
-    ``samples``: int64 times by channel, in any order. ``unit_ps``: the step of the times; a clock of less
-    than two steps cannot be told from it.
+    ``samples``: int64 times by channel, in any order, from about the first tag of all. ``unit_ps``: the step
+    of the times; a clock of less than two steps cannot be told from it.
     """
-    ordered = {channel: np.sort(times) for channel, times in samples.items()}
+    ordered = {channel: np.sort(times[np.abs(times) < _MOST_PS]) for channel, times in samples.items()}
     frequencies = list[float]()
     for channel, times in ordered.items():
         for frequency_hz in _own_frequencies(channel, times, unit_ps):
