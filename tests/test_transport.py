@@ -107,6 +107,27 @@ async def test_tasks_that_share_an_instrument_get_their_own_answers(kind: str) -
                 nursery.start_soon(ask, text)
 
 
+async def test_a_device_that_takes_nothing_is_told_within_the_limit() -> None:
+    class Deaf(Echo):
+        async def serve(self, stream: trio.abc.Stream) -> None:
+            await trio.sleep_forever()
+
+    async with opened("serial", Deaf()) as port:
+
+        async def fill() -> None:
+            for _ in range(200):
+                await lines(port).tell("1" * 1000, limit_s=0.1)
+
+        with trio.fail_after(60), pytest.raises(TransientDeviceError, match=r"take '1+' within 0.1 s"):
+            await fill()
+
+
+async def test_an_address_that_cannot_be_used_is_the_devices_fault_alone() -> None:
+    with pytest.raises(DeviceError, match="address: expected serial"):
+        async with open_transport("com1"):
+            pass
+
+
 async def test_a_command_is_one_line_of_text() -> None:
     async with opened("tcp", Echo()) as port:
         for command in ("one\ntwo", "23 µm"):

@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from qnode.devices.transport.address import Address, SerialSettings, check_address
+from qnode.devices.transport.address import Address, SerialSettings, WrongAddress, check_address
 from qnode.devices.transport.base import Transport
 from qnode.devices.transport.transcript import PRESENT, Transcript
+from qnode.errors import DeviceError
 
 SERIAL_DEFAULTS = SerialSettings()
 
@@ -20,12 +21,15 @@ async def open_transport(
     key material, and the record of the last bytes holds only what the driver notes itself.
 
     Raises:
-        WrongAddress: the address cannot be used.
         DeviceGone: there is no device at ``address``.
-        DeviceError: it cannot be opened (permission, in use); the message says what to do.
+        DeviceError: it cannot be opened (wrong address, permission, in use); the message says what to do.
     """
+    try:
+        parts = check_address(address)
+    except WrongAddress as error:  # one device without its package must not end the node
+        raise DeviceError(str(error)) from None
     transcript = PRESENT.get() or Transcript()
-    async with _opener(check_address(address), serial, transcript, secret) as transport:
+    async with _opener(parts, serial, transcript, secret) as transport:
         yield transport
 
 

@@ -19,6 +19,7 @@ from qnode.devices.transport.address import Address, SerialSettings
 from qnode.devices.transport.base import Transport
 from qnode.devices.transport.descriptor import DescriptorTransport
 from qnode.devices.transport.transcript import Transcript
+from qnode.devices.transport.worker import Worker
 from qnode.errors import DeviceError, DeviceGone, TransientDeviceError
 
 BY_ID: Final = Path("/dev/serial/by-id")
@@ -34,46 +35,56 @@ async def open_serial(
     address: Address, settings: SerialSettings, transcript: Transcript, *, secret: bool
 ) -> AsyncIterator[Transport]:
     """Open the line exclusively with ``settings``; see `open_transport`."""
-    settings = settings.of_address(address)
-    port = await trio.to_thread.run_sync(_opened, address, settings)
+    worker = Worker(f"serial {address.place}")  # to open and close a broken line may take long
+    line = _Line(address, settings.of_address(address))
+    descriptor = None
     try:
-        yield DescriptorTransport(address.text, transcript, port.fd, secret=secret)
+        descriptor = await worker.run(line.open)
+        yield DescriptorTransport(address.text, transcript, descriptor, secret=secret)
     finally:
-        await _send_rest(port.fd)
-        trio.lowlevel.notify_closing(port.fd)
-        with suppress(OSError, termios.error):
-            fcntl.ioctl(port.fd, termios.TIOCNXCL)
-        with suppress(OSError, termios.error):
-            termios.tcflush(port.fd, termios.TCOFLUSH)  # else the kernel may wait for half a minute
-        port.close()
+        if descriptor is not None:
+            await _send_rest(descriptor)
+            trio.lowlevel.notify_closing(descriptor)
+        await worker.end(line.close)
 
 
-def _opened(address: Address, settings: SerialSettings) -> serial.Serial:
-    path = address.place
-    try:
-        port = serial.Serial(
-            path,
-            settings.baud,
-            settings.data_bits,
-            settings.parity,
-            settings.stop_bits,
-            timeout=0,
-            xonxoff=settings.flow == "xonxoff",
-            rtscts=settings.flow == "rtscts",
-            exclusive=True,
-        )
-    except (OSError, ValueError, termios.error) as error:  # SerialException is an OSError
-        raise _refusal(address, error) from None
-    try:
-        _configure(port.fd)
-        _compare(address, settings, port.fd)
-    except (OSError, termios.error) as error:
-        port.close()
-        raise DeviceGone(f"{address.text}: gone while it was configured ({error})") from None
-    except BaseException:
-        port.close()
-        raise
-    return port
+class _Line:
+    """The calls that may block; each runs in the worker."""
+
+    def __init__(self, address: Address, settings: SerialSettings) -> None:
+        self._address = address
+        self._settings = settings
+        self._port: serial.Serial | None = None
+
+    def open(self) -> int:
+        """Return the descriptor of the configured line."""
+        settings = self._settings
+        try:
+            self._port = serial.Serial(
+                self._address.place,
+                settings.baud,
+                settings.data_bits,
+                settings.parity,
+                settings.stop_bits,
+                timeout=0,
+                xonxoff=settings.flow == "xonxoff",
+                rtscts=settings.flow == "rtscts",
+                exclusive=True,
+            )
+            _configure(self._port.fd)
+            _compare(self._address, settings, self._port.fd)
+        except (OSError, ValueError, termios.error) as error:  # SerialException is an OSError
+            raise _refusal(self._address, error) from None
+        return int(self._port.fd)
+
+    def close(self) -> None:
+        if self._port is None:
+            return
+        with suppress(OSError, termios.error):
+            fcntl.ioctl(self._port.fd, termios.TIOCNXCL)
+        with suppress(OSError, termios.error):
+            termios.tcflush(self._port.fd, termios.TCOFLUSH)  # else the kernel may wait for half a minute
+        self._port.close()
 
 
 def _configure(descriptor: int) -> None:
@@ -113,8 +124,7 @@ def _shown(values: tuple[int, int, str, int]) -> str:
 
 def _refusal(address: Address, error: Exception) -> DeviceError:
     """Return the error for a line that could not be opened, with the remedy."""
-    number = error.args[0] if error.args and isinstance(error.args[0], int) else None
-    number = number or getattr(error, "errno", None)
+    number = _number(error) or _number(error.__context__)
     path, text = Path(address.place), address.text
     if number == errno.ENOENT:
         return DeviceGone(f"{text}: no such line: plug the device in or correct the address{_present()}")
@@ -130,9 +140,15 @@ def _refusal(address: Address, error: Exception) -> DeviceError:
         )
     if number in _GONE:
         return DeviceGone(f"{text}: does not answer ({os.strerror(number or errno.EIO)}): plug it in again")
-    if "Could not configure port" in str(error) or number == errno.EISDIR:
+    if number in (errno.ENOTTY, errno.EISDIR, errno.EINVAL):
         return DeviceError(f"{text}: no serial line: correct the address{_present()}")
     return DeviceError(f"{text}: cannot be opened: {error}")
+
+
+def _number(error: BaseException | None) -> int | None:
+    """Return the number in an error of the system, pyserial or termios, if it has one."""
+    first = error.args[0] if error is not None and error.args else None
+    return first if isinstance(first, int) else None
 
 
 def _present() -> str:

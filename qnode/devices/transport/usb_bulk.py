@@ -5,14 +5,17 @@ device waits: nothing is lost, and nothing grows.
 """
 
 import errno
+import os
 import socket
 import threading
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import trio
+import usb.backend.libusb1
 import usb.core
 import usb.util
 
@@ -86,6 +89,7 @@ class _Bulk:
         self._in: Any = None
         self._out: Any = None
         self._reader: threading.Thread | None = None
+        self._detached: int | None = None
 
     def open(self) -> None:
         try:
@@ -112,6 +116,7 @@ class _Bulk:
                 with suppress(NotImplementedError):
                     if self._device.is_kernel_driver_active(interface.bInterfaceNumber):
                         self._device.detach_kernel_driver(interface.bInterfaceNumber)
+                        self._detached = interface.bInterfaceNumber
                 return interface
         which = "no interface has" if number is None else f"interface {number} is not there, or has not"
         raise DeviceError(
@@ -156,6 +161,9 @@ class _Bulk:
             self._reader.join(JOIN_LIMIT_S)
         if self._device is not None:
             with suppress(usb.core.USBError):  # it may be gone
+                if self._detached is not None:
+                    usb.util.release_interface(self._device, self._detached)
+                    self._device.attach_kernel_driver(self._detached)
                 usb.util.dispose_resources(self._device)
 
 
@@ -174,11 +182,8 @@ def _endpoint(interface: Any, way: int) -> Any:
 def _found(address: Address) -> Any:
     """Return the one device that the address names."""
     vendor, product, serial = address.usb_ids()
-    backend = SocketBackend(address.options["socket"]) if "socket" in address.options else None
-    try:
-        devices = list(usb.core.find(find_all=True, idVendor=vendor, idProduct=product, backend=backend))
-    except usb.core.NoBackendError:
-        raise DeviceError(f"{address.text}: no libusb: apt-get install libusb-1.0-0") from None
+    backend = SocketBackend(address.options["socket"]) if "socket" in address.options else _libusb(address)
+    devices = list(usb.core.find(find_all=True, idVendor=vendor, idProduct=product, backend=backend))
     name = f"{vendor:04x}:{product:04x}"
     if not devices:
         raise DeviceGone(f"{address.text}: no USB device {name}: plug it in or correct the address")
@@ -195,13 +200,24 @@ def _found(address: Address) -> Any:
     return devices[serials.index(serial) if serial else 0]
 
 
+def _libusb(address: Address) -> usb.backend.IBackend:
+    """Return a new context of libusb: an old one learns of new devices only while udev runs beside it."""
+    shared = usb.backend.libusb1.get_backend()
+    if shared is None:
+        raise DeviceError(f"{address.text}: no libusb: apt-get install libusb-1.0-0")
+    return type(shared)(shared.lib)
+
+
 def _serial(address: Address, device: Any) -> str:
     if not device.iSerialNumber:
         return ""
     try:
         return str(device.serial_number)
-    except ValueError:  # pyusb could not even read the languages
-        error = usb.core.USBError("Access denied", None, errno.EACCES)
+    except ValueError:  # pyusb could not even read the languages, and does not say why
+        node = Path(f"/dev/bus/usb/{device.bus:03}/{device.address:03}")
+        is_barred = node.exists() and not os.access(node, os.R_OK | os.W_OK, effective_ids=True)
+        number = errno.EACCES if is_barred else errno.ENODEV
+        error = usb.core.USBError(os.strerror(number), None, number)
     except usb.core.USBError as found:
         error = found
     raise _refusal(address, error)
