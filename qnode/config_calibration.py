@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated
 
+from qnode.choices import Role
 from qnode.config_description import Described, Limits, limit_faults
 from qnode.config_link import SourceParameters, Table
 
@@ -119,8 +120,15 @@ class CalibrationSection(Table, frozen=True):
     intensity: IntensitySection = IntensitySection()
 
 
+def calibration_at(section: CalibrationSection, role: Role) -> CalibrationSection:
+    """Return the controllers of ``section`` that work at the site of ``role``."""
+    if role == "bob":
+        return CalibrationSection(phase=section.phase)
+    return CalibrationSection(bias=section.bias, intensity=section.intensity)
+
+
 def calibration_faults(
-    section: CalibrationSection, role: str, devices: frozenset[str], source: SourceParameters
+    section: CalibrationSection, role: Role, devices: frozenset[str], source: SourceParameters
 ) -> Iterator[str]:
     """Yield what no site of ``role`` with these ``devices`` can have."""
     where = "calibration"

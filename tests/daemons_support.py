@@ -181,11 +181,11 @@ class Sites:
     They are ``alice`` and ``bob``; with several ``links`` also ``bob-2``, ``bob-3`` ...
     """
 
-    def __init__(self, folder: Path, links: int = 1) -> None:
+    def __init__(self, folder: Path, links: int = 1, tables: dict[str, Any] = SMALL_LINK) -> None:
         self.data = folder / "data"
         self._logs = folder / "logs"
         self._logs.mkdir()
-        config = convert(SMALL_LINK, LoopbackConfig, where="the small link")
+        config = convert(tables, LoopbackConfig, where="the small link")
         prepared = prepare(self.data, config, Staging(SPEED, links=links))
         self.site_files, self.endpoints = prepared.site_files, prepared.endpoints
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -233,9 +233,9 @@ class Sites:
 
 
 @contextmanager
-def two_sites(folder: Path, links: int = 1) -> Iterator[Sites]:
+def two_sites(folder: Path, links: int = 1, tables: dict[str, Any] = SMALL_LINK) -> Iterator[Sites]:
     """Hold a prepared folder; what still runs at the end is killed."""
-    sites = Sites(folder, links)
+    sites = Sites(folder, links, tables)
     try:
         yield sites
     finally:

@@ -11,6 +11,8 @@ from qnode.config import LinkParameters, tables
 from qnode.simulate.parameters import SimulationParameters
 
 Tables = dict[str, Any]
+# The names of the devices of each site.
+DEVICES: dict[Role, frozenset[str]] = {"alice": frozenset({"transmitter"}), "bob": frozenset({"tdc"})}
 
 
 class PlayedFile(Struct, frozen=True):

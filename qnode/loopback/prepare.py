@@ -17,21 +17,31 @@ from msgspec import Struct
 
 from qnode.choices import ROLES, Role, peer_of
 from qnode.config import LinkParameters, check_link_parameters, convert, tables
+from qnode.config_calibration import CalibrationSection, calibration_at, calibration_faults
+from qnode.config_reading import Impossible
 from qnode.loopback.data_dir import make_private
-from qnode.loopback.hardware import Played, emulated, played, simulated
+from qnode.loopback.hardware import DEVICES, Played, emulated, played, simulated
 from qnode.simulate.parameters import SimulationParameters
 
 PRESHARED_KEY_BYTES = 64 + 16 * 1024  # session root, two hash keys, 512 one-time pads a direction
 
 
 class LoopbackConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """The file of `qnode loopback`: the link, and the simulated world."""
+    """The file of `qnode loopback`: the link, the simulated world, and the controllers of both sites."""
 
     link: LinkParameters = LinkParameters()
     simulation: SimulationParameters = SimulationParameters()
+    calibration: CalibrationSection = CalibrationSection()
 
     def __post_init__(self) -> None:
         check_link_parameters(self.link)
+        Impossible.check(
+            fault
+            for role in ROLES
+            for fault in calibration_faults(
+                calibration_at(self.calibration, role), role, DEVICES[role], self.link.source
+            )
+        )
 
 
 class SiteEndpoints(Struct, frozen=True):
@@ -315,6 +325,7 @@ def _link_tables(directory: Path, name: str, role: Role, link: _Link, staging: S
             **({} if staging.most_chunks is None else {"most_chunks": staging.most_chunks}),
         },
         "devices": _devices(directory, role, link, staging),
+        "calibration": tables(calibration_at(link.config.calibration, role)),
     }
 
 
