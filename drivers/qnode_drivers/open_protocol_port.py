@@ -44,6 +44,7 @@ from qnode_drivers.open_protocol import (
 ANSWER_S: Final = 0.5
 ATTEMPTS: Final = 4
 POLL_S: Final = 1.0
+MOST_EVENTS_LOGGED: Final = 100  # of one opening
 # Requests have the numbers 1 to 15, those for symbols the rest, so that a late answer is not mistaken.
 _CONTROL_REQUESTS: Final = range(1, 16)
 _NOT_NOTED: Final = (*SYMBOL_ANSWERS, Kind.TAGS)
@@ -81,6 +82,7 @@ class OpenProtocolPort:
         self.after_frames: Callable[[], None] = _nothing
         self.on_event: Callable[[Event], None] = _no_event
         self.gathers = False
+        self._events = 0
         self.noise_bytes = self.broken_frames = self.unknown_frames = 0
 
     async def send(self, data: bytes) -> None:
@@ -197,7 +199,9 @@ class OpenProtocolPort:
             self.unknown_frames += 1
 
     def _tell(self, event: Event) -> None:
-        log.info("device.event", code=event.code, text=event.text)
+        self._events += 1
+        if self._events <= MOST_EVENTS_LOGGED:
+            log.info("device.event", code=event.code, text=event.text)
         if event.code < FIRST_HARMLESS_EVENT:
             self.on_event(event)
 

@@ -89,6 +89,7 @@ class SymbolReader:
 
     async def _exchange(self, batch: list[_Asked]) -> None:
         """Send requests and wait until all are answered, or until nothing has come for a while."""
+        self._port.check()
         data = []
         for one in batch:
             number = _NUMBERS[self._next_number]

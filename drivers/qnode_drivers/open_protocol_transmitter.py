@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, NamedTuple
 
 import numpy as np
 import trio
@@ -113,6 +113,13 @@ def _check_pattern(pattern: PulsePattern) -> None:
         raise ValueError("levels: expected fractions of full scale")
 
 
+class _Present(NamedTuple):
+    """The device's number of the present emission, and the node's."""
+
+    epoch: int
+    run: EmissionRun
+
+
 class OpenTransmitter:
     """A transmitter with its record of symbols in a ring of its own, from which it looks them up."""
 
@@ -123,8 +130,8 @@ class OpenTransmitter:
         self._config = config
         self._identity = DeviceIdentity(hello.model, hello.serial, simulated=hello.simulated)
         self._reader = SymbolReader(port, hello.window)
-        self._epoch: int | None = None
-        self._run: EmissionRun | None = None
+        self._present: _Present | None = None
+        self._rate_hz = config.qubit_rate_hz
         self._changed = trio.Event()
         port.on_event = self._on_event
         wake = port.on_failure
@@ -163,16 +170,16 @@ class OpenTransmitter:
 
     async def runs(self) -> AsyncGenerator[EmissionRun, None]:
         """Switch the light on if the configuration says so, and yield the runs."""
-        if self._config.start and self._run is None:
+        if self._config.start and self._present is None:
             await self.set_laser(True)
             await self.start_emission()
-        told: EmissionRun | None = None
+        told: _Present | None = None
         while True:
             self._changed = trio.Event()
             self._port.check()
-            if self._run is not None and self._run is not told:
-                told = self._run
-                yield told
+            if self._present is not None and self._present is not told:
+                told = self._present
+                yield told.run
             else:
                 await self._changed.wait()
 
@@ -182,11 +189,11 @@ class OpenTransmitter:
         Raises:
             DeviceError: the device has failed, was closed, or does not answer.
         """
-        run, epoch = self._run, self._epoch
-        if run is None or epoch is None or run.run_id != run_id or not slots.size:
+        present = self._present  # at once: another thread may change it
+        if present is None or present.run.run_id != run_id or not slots.size:
             return np.full(slots.size, UNKNOWN_SYMBOL, np.uint8)
         try:
-            return self._reader.symbols(epoch, slots)
+            return self._reader.symbols(present.epoch, slots)
         except (trio.RunFinishedError, trio.Cancelled):
             raise DeviceGone("the device was closed during a look-up of symbols") from None
 
@@ -247,6 +254,7 @@ class OpenTransmitter:
             Entry(Parameter.BIN_SPACING_FS, 0, 1000 * pattern.bin_spacing_ps),
             most_apart=500,
         )
+        self._rate_hz = pattern.qubit_rate_hz
         fractions = [(Parameter.P_Z, 0, pattern.p_z)]
         fractions += [(Parameter.PROBABILITY, i, share) for i, share in enumerate(pattern.probabilities)]
         fractions += [(Parameter.LEVEL, i, level) for i, level in enumerate(pattern.levels)]
@@ -263,7 +271,7 @@ class OpenTransmitter:
 
     async def stop_emission(self) -> None:
         """End the emission run."""
-        self._epoch = self._run = None
+        self._present = None
         await self._port.ask(Kind.STOP)
 
     async def readings(self) -> dict[str, float]:
@@ -279,9 +287,9 @@ class OpenTransmitter:
         """
         values = await self._port.get((Parameter.RING_SLOTS, 0))
         slots = values.get((Parameter.RING_SLOTS, 0), 0)
-        if slots < _SHORTEST_RECORD_S * self._config.qubit_rate_hz:
+        if slots < _SHORTEST_RECORD_S * self._rate_hz:
             raise DeviceError(
-                f"the record of symbols covers {slots / self._config.qubit_rate_hz:.3f} s, expected "
+                f"the record of symbols covers {slots / self._rate_hz:.3f} s, expected "
                 f"{_SHORTEST_RECORD_S:g} s or more: give its ring more memory"
             )
 
@@ -291,21 +299,23 @@ class OpenTransmitter:
         Raises:
             TransientDeviceError: the emission has stopped by itself.
         """
-        if self._epoch is None:
+        if self._present is None:
             return
         if not position.running:
             raise TransientDeviceError("the emission has stopped")
         self._begin(position.epoch, position.position, at_s)
 
     def _begin(self, epoch: int, position: int, at_s: float) -> None:
-        if epoch == self._epoch:
+        if self._present is not None and self._present.epoch == epoch:
             return
-        started_at_s = at_s - position / self._config.qubit_rate_hz
-        self._epoch, self._run = epoch, EmissionRun(secrets.randbits(63), started_at_s)
+        run = EmissionRun(secrets.randbits(63), at_s - position / self._rate_hz)
+        self._present = _Present(epoch, run)
         self._changed.set()
 
     def _on_event(self, event: Event) -> None:
-        if event.code == EventCode.BEGAN_AGAIN and self._epoch is not None:
+        if self._present is None:
+            return
+        if event.code == EventCode.BEGAN_AGAIN:
             self._begin(event.epoch, event.position, time.time())
-        elif self._epoch is not None:
+        else:
             self._port.fail(TransientDeviceError(f"the device stopped by itself: {event.text}"))
