@@ -10,10 +10,15 @@ import pytest
 import trio
 from open_protocol_support import ScriptedSupply, SteadySupply, at_port, is_safe, transmitter_emulator
 from qnode_drivers.open_protocol import Entry, Kind, Parameter, encode_entries, frame, start
-from qnode_drivers.open_protocol_tdc import OpenTdc, OpenTdcConfig
-from qnode_drivers.open_protocol_transmitter import OpenTransmitter, OpenTransmitterConfig
+from qnode_drivers.open_protocol_tdc import OpenTdc, OpenTdcConfig, TdcWithPhase
+from qnode_drivers.open_protocol_transmitter import (
+    OpenTransmitter,
+    OpenTransmitterConfig,
+    TransmitterWithBoth,
+)
 
 from qnode.config import LinkParameters, convert
+from qnode.devices.capabilities import BiasControl, PhaseControl, PowerMonitor
 from qnode.devices.conformance import check_driver
 from qnode.devices.protocols import EmissionRun
 from qnode.devices.transport import open_transport
@@ -73,7 +78,8 @@ async def give_when_running(supply: ScriptedSupply, device: OpenTdcEmulator, blo
 
 @pytest.mark.parametrize("port", ["tcp", "pty", "usb"])
 async def test_tdc_conforms(port: str) -> None:
-    device = OpenTdcEmulator(SteadySupply(), simulated=False)
+    phases: list[float] = []
+    device = OpenTdcEmulator(SteadySupply(), simulated=False, set_phase=phases.append)
     async with at_port(device, port) as address:
         await check_driver(OpenTdc, {"address": address}, is_safe=lambda: is_safe(device))
 
@@ -246,6 +252,45 @@ async def test_an_interlock_that_opens_ends_the_run_and_keeps_the_laser_off(tmp_
         with pytest.raises(DeviceError, match="interlock"):
             await opened.set_laser(True)
     assert is_safe(device)
+
+
+def monitored(device: TransmitterWithBoth) -> tuple[BiasControl, PowerMonitor]:
+    return device, device  # mypy compares the signatures
+
+
+def phased(device: TdcWithPhase) -> PhaseControl:
+    return device
+
+
+async def test_bias_power_and_phase_are_capabilities_of_devices_that_have_them(tmp_path: Path) -> None:
+    device = transmitter_emulator(tmp_path)
+    async with emitting(device) as (opened, _):
+        assert isinstance(opened, TransmitterWithBoth)
+        assert await opened.power_w() == pytest.approx(1e-6)
+        await opened.set_bias_v(1.25)
+        assert device.end is not None
+        half_wave_v = SimulationParameters().modulator_half_wave_v
+        assert device.end.changed.modulator_bias_rad == pytest.approx(np.pi * 1.25 / half_wave_v)
+        assert await opened.bias_v() == 1.25
+        await opened.set_laser(False)
+        assert await opened.power_w() == 0.0
+    for name in ((9, 0), (9, 1), (9, 2), (10, 0)):
+        del device.settings[name]
+    async with emitting(device) as (opened, _):
+        assert not isinstance(opened, BiasControl | PowerMonitor)
+    phases: list[float] = []
+    async with (
+        at_port(OpenTdcEmulator(SteadySupply(), set_phase=phases.append)) as address,
+        OpenTdc.open(OpenTdcConfig(address=address)) as tdc,
+    ):
+        assert isinstance(tdc, TdcWithPhase)
+        await tdc.set_phase_rad(-1.5)
+        assert phases[-1] == pytest.approx(-1.5)
+    async with (
+        at_port(OpenTdcEmulator(SteadySupply())) as address,
+        OpenTdc.open(OpenTdcConfig(address=address)) as tdc,
+    ):
+        assert not isinstance(tdc, PhaseControl)
 
 
 async def test_a_device_whose_host_has_crashed_becomes_safe_by_itself(tmp_path: Path) -> None:

@@ -69,11 +69,14 @@ class Parameter(IntEnum):
     LASER = 6
     INTERLOCK = 7
     RING_SLOTS = 8
+    BIAS_MICROVOLT = 9
+    POWER_FEMTOWATT = 10
     TICK_NUMERATOR = 16
     TICK_DENOMINATOR = 17
     CHANNELS = 18
     THRESHOLD_MICROVOLT = 19
     CLOCK_SOURCE = 20
+    PHASE_MICRORADIAN = 21
 
 
 FRACTION_ONE: Final = 1 << 32  # P_Z, PROBABILITY and LEVEL are in parts of this

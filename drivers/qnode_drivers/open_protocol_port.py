@@ -81,6 +81,7 @@ class OpenProtocolPort:
         self.on_data: FrameHandler = _nobody
         self.after_frames: Callable[[], None] = _nothing
         self.on_event: Callable[[Event], None] = _no_event
+        self.name = "device of the open protocol"
         self.gathers = False
         self._events = 0
         self.noise_bytes = self.broken_frames = self.unknown_frames = 0
@@ -308,7 +309,8 @@ async def open_port(
                 nursery.start_soon(read)
                 try:
                     found = await _identify(port, kind, serial_number)
-                    async with kept_safe(f"{found.model} {found.serial}", port.make_safe):
+                    port.name = f"{found.model} {found.serial}"
+                    async with kept_safe(port.name, port.make_safe):
                         yield port, found
                 finally:
                     port.fail(DeviceGone("the device was closed"))

@@ -28,6 +28,7 @@ from qnode_drivers.open_protocol import (
     read_entries,
     readings_of,
 )
+from qnode_drivers.open_protocol_analogue import AnalogueSetting
 from qnode_drivers.open_protocol_port import OpenProtocolPort, open_port, poll, single_errors
 from qnode_drivers.open_protocol_tags import TagStream
 
@@ -86,6 +87,7 @@ class OpenTdc:
         self._port = port
         self._identity = DeviceIdentity(hello.model, hello.serial, simulated=hello.simulated)
         self._tick = tick
+        self.phase: AnalogueSetting | None = None
         self._origin_s = origin_s
         self._channels = {config.z_input: Z_CHANNEL, config.x_input: X_CHANNEL}
         self._stream: TagStream | None = None
@@ -114,7 +116,10 @@ class OpenTdc:
         ):
             tick = await _configure(port, config)
             position, at_s = await port.now(times=5)
-            device = cls(port, hello, config, tick, at_s - _seconds(position.position, tick))
+            phase = await AnalogueSetting.find(port, Parameter.PHASE_MICRORADIAN, "phase_rad")
+            kind = cls if phase is None else TdcWithPhase
+            device = kind(port, hello, config, tick, at_s - _seconds(position.position, tick))
+            device.phase = phase
             with single_errors():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(poll, port, device._note)
@@ -210,6 +215,30 @@ class OpenTdc:
         what = "began to count anew" if event.code == EventCode.BEGAN_AGAIN else "stopped by itself"
         if self._stream is not None:
             self._port.fail(TransientDeviceError(f"the device {what}: {event.text}"))
+
+
+class TdcWithPhase(OpenTdc):
+    """A converter that also sets the phase of the interferometer: `PhaseControl`."""
+
+    @property
+    def phase_limits_rad(self) -> tuple[float, float]:
+        """The least and the most phase."""
+        assert self.phase is not None
+        return self.phase.limits
+
+    async def phase_rad(self) -> float:
+        """Return the phase that is set."""
+        assert self.phase is not None
+        return await self.phase.read()
+
+    async def set_phase_rad(self, phase_rad: float) -> None:
+        """Set the phase.
+
+        Raises:
+            DeviceError: outside its limits, or it reads back differently.
+        """
+        assert self.phase is not None
+        await self.phase.set(phase_rad)
 
 
 def _seconds(ticks: int, tick: tuple[int, int]) -> float:

@@ -30,6 +30,7 @@ from qnode_drivers.open_protocol import (
     read_entries,
     readings_of,
 )
+from qnode_drivers.open_protocol_analogue import AnalogueSetting
 from qnode_drivers.open_protocol_port import OpenProtocolPort, open_port, poll, single_errors
 from qnode_drivers.open_protocol_symbols import SymbolReader
 
@@ -132,6 +133,7 @@ class OpenTransmitter:
         self._reader = SymbolReader(port, hello.window)
         self._present: _Present | None = None
         self._rate_hz = config.qubit_rate_hz
+        self.bias: AnalogueSetting | None = None
         self._changed = trio.Event()
         port.on_event = self._on_event
         wake = port.on_failure
@@ -154,7 +156,10 @@ class OpenTransmitter:
             port,
             hello,
         ):
-            device = cls(port, hello, config)
+            bias = await AnalogueSetting.find(port, Parameter.BIAS_MICROVOLT, "bias_v")
+            has_monitor = bool(await port.get((Parameter.POWER_FEMTOWATT, 0)))
+            device = _KINDS[bias is not None, has_monitor](port, hello, config)
+            device.bias = bias
             await device.set_pattern(config.pattern)
             await device._check_ring()
             with single_errors():
@@ -319,3 +324,54 @@ class OpenTransmitter:
             self._begin(event.epoch, event.position, time.time())
         else:
             self._port.fail(TransientDeviceError(f"the device stopped by itself: {event.text}"))
+
+
+class TransmitterWithBias(OpenTransmitter):
+    """A transmitter that sets the bias of its modulator: `BiasControl`."""
+
+    @property
+    def bias_limits_v(self) -> tuple[float, float]:
+        """The least and the most bias voltage."""
+        assert self.bias is not None
+        return self.bias.limits
+
+    async def bias_v(self) -> float:
+        """Return the present bias voltage."""
+        assert self.bias is not None
+        return await self.bias.read()
+
+    async def set_bias_v(self, bias_v: float) -> None:
+        """Set the bias voltage.
+
+        Raises:
+            DeviceError: outside its limits, or it reads back differently.
+        """
+        assert self.bias is not None
+        await self.bias.set(bias_v)
+
+
+class TransmitterWithMonitor(OpenTransmitter):
+    """A transmitter that measures its light: `PowerMonitor`."""
+
+    async def power_w(self) -> float:
+        """Return the optical power.
+
+        Raises:
+            DeviceError: the device does not report it any more.
+        """
+        values = await self._port.get((Parameter.POWER_FEMTOWATT, 0))
+        if not values:
+            raise DeviceError("the device does not report its optical power")
+        return values[Parameter.POWER_FEMTOWATT, 0] * 1e-15
+
+
+class TransmitterWithBoth(TransmitterWithBias, TransmitterWithMonitor):
+    """A transmitter with both."""
+
+
+_KINDS: Final[dict[tuple[bool, bool], type[OpenTransmitter]]] = {
+    (False, False): OpenTransmitter,
+    (True, False): TransmitterWithBias,
+    (False, True): TransmitterWithMonitor,
+    (True, True): TransmitterWithBoth,
+}

@@ -83,7 +83,7 @@ class TdcOnBench(_Optics, frozen=True, kw_only=True, tag="open-tdc"):
         """Run detectors and converter; they click from now on."""
         link = LinkParameters(source=self.source, receiver=ReceiverParameters(p_z=self.receiver_p_z))
         async with open_receiver(fibre_at(self.fibre), self.simulation, link) as end:
-            device = OpenTdcEmulator(end, serial=self.serial_number)
+            device = OpenTdcEmulator(end, serial=self.serial_number, set_phase=end.set_phase)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(device.run)
                 yield device

@@ -3,7 +3,7 @@
 import struct
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final, Protocol
 
 import numpy as np
@@ -13,7 +13,8 @@ import trio
 from qnode.emulate.open_protocol import BEGAN_AGAIN, TAGS, TDC, OpenDevice, built_frame
 from qnode.tags.types import TagBlock
 
-TICK_NUMERATOR, TICK_DENOMINATOR, CHANNELS, THRESHOLD, CLOCK_SOURCE = range(16, 21)
+TICK_NUMERATOR, TICK_DENOMINATOR, CHANNELS, THRESHOLD, CLOCK_SOURCE, PHASE = range(16, 22)
+PHASE_LIMITS: Final = (-4_000_000, 4_000_000)  # microradians
 BUFFER_FILL, TAGS_LOST = (3, 0), (5, 0)
 RECORDS_IN_FRAME: Final = 248
 LARGEST_STEP: Final = 1 << 27
@@ -38,6 +39,7 @@ class TagSupply(Protocol):
 class OpenTdcEmulator(OpenDevice):
     """Serves the tags of ``supply``; `run` keeps its time going, connected or not.
 
+    ``set_phase``: sets the interferometer's phase in radians; None: the device has no converter for it.
     ``tick``: picoseconds as numerator and denominator. ``buffer_tags``: what its memory holds while the host
     does not read. Faults: ``drop_frames`` (so many of the next are not sent), ``overflow_tags`` (so many of
     the next tags find no room), `begin_again`.
@@ -53,6 +55,7 @@ class OpenTdcEmulator(OpenDevice):
         tick: tuple[int, int] = (1, 1),
         simulated: bool = True,
         buffer_tags: int = 1 << 20,
+        set_phase: Callable[[float], None] | None = None,
     ) -> None:
         super().__init__("emulated open TDC", serial, simulated=simulated)
         self.supply = supply
@@ -72,6 +75,10 @@ class OpenTdcEmulator(OpenDevice):
         self.settings |= {(THRESHOLD, number): 100_000 for number in range(INPUTS)}
         self.limits = {(CHANNELS, 0): (0, (1 << INPUTS) - 1), (CLOCK_SOURCE, 0): (0, 1)}
         self.limits |= {(THRESHOLD, number): (-2_000_000, 2_000_000) for number in range(INPUTS)}
+        self._set_phase = set_phase
+        if set_phase is not None:
+            least, most = self.limits[PHASE, 0] = PHASE_LIMITS
+            self.settings |= {(PHASE, 0): 0, (PHASE, 1): least, (PHASE, 2): most}
 
     async def run(self) -> None:
         """Take clicks for ever, and send them while a host wants them."""
@@ -81,6 +88,11 @@ class OpenTdcEmulator(OpenDevice):
             async for block in self.supply.tags():
                 if self.running:
                     self._record(block)
+
+    async def settings_changed(self) -> None:
+        """Set the phase."""
+        if self._set_phase is not None:
+            self._set_phase(self.settings[PHASE, 0] * 1e-6)
 
     async def start(self, epoch: int) -> None:
         """Begin to count tags at 0; the clock goes on."""

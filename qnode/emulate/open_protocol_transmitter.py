@@ -1,5 +1,6 @@
 """Emulator of a transmitter that speaks the open device protocol: Alice's end of the simulated fibre."""
 
+import math
 import struct
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from qnode.config import SourceParameters
 from qnode.emulate.open_protocol import (
     BEGAN_AGAIN,
+    GET,
     LOOK_UP,
     NOT_NOW,
     OUT_OF_RANGE,
@@ -24,12 +26,16 @@ from qnode.emulate.open_protocol import (
     Refusal,
     Setting,
 )
+from qnode.simulate.drift import laser_power
 from qnode.simulate.fibre_address import FibreAddress
 from qnode.simulate.generator import KNOT_S
 from qnode.simulate.parameters import Change, SimulationParameters
 from qnode.simulate.transmitter import TransmitterEnd, open_transmitter, site_offset_s
+from qnode.units import transmission
 
-QUBIT_RATE, BIN_SPACING, P_Z, PROBABILITY, LEVEL, LASER, INTERLOCK, RING_SLOTS = range(1, 9)
+QUBIT_RATE, BIN_SPACING, P_Z, PROBABILITY, LEVEL, LASER, INTERLOCK, RING_SLOTS, BIAS, POWER = range(1, 11)
+BIAS_LIMITS: Final = (-10_000_000, 10_000_000)  # microvolts
+NOMINAL_POWER_W: Final = 1e-6  # with the nominal intensities
 ONE: Final = 1 << 32
 UNKNOWN: Final = 15
 SLOTS_IN_ANSWER: Final = 2016
@@ -75,9 +81,14 @@ class OpenTransmitterEmulator(OpenDevice):
             (LASER, 0): 0,
             (INTERLOCK, 0): 1,
             (RING_SLOTS, 0): RING_S * source.qubit_rate_hz,
+            (BIAS, 0): 0,
+            (BIAS, 1): BIAS_LIMITS[0],
+            (BIAS, 2): BIAS_LIMITS[1],
+            (POWER, 0): 0,
         }
         self.limits = {name: (0, ONE) for name in self.settings if name[0] in PATTERN}
         self.limits |= {(QUBIT_RATE, 0): (10**6, 10**13), (BIN_SPACING, 0): (1000, 10**9), (LASER, 0): (0, 1)}
+        self.limits[BIAS, 0] = BIAS_LIMITS
 
     async def run(self) -> None:
         """Emit whenever the host wants it, for ever."""
@@ -89,8 +100,8 @@ class OpenTransmitterEmulator(OpenDevice):
         while True:
             await self._until(lambda: self._wanted)
             async with open_transmitter(self._fibre, self._simulation, self._present_source()) as end:
-                if not self.settings[LASER, 0]:
-                    await end.change(Change(source_on=False))
+                if self._change() != Change(source_on=True, modulator_bias_rad=0.0):
+                    await end.change(self._change())
                 self._turn(end)
                 try:
                     async with trio.open_nursery() as nursery:
@@ -136,9 +147,24 @@ class OpenTransmitterEmulator(OpenDevice):
             raise Refusal(NOT_NOW, "the interlock is open")
 
     async def settings_changed(self) -> None:
-        """Switch the light as the laser was set."""
+        """Switch the light as the laser was set, and move the modulator with its bias."""
         if self.end is not None:
-            await self.end.change(Change(source_on=bool(self.settings[LASER, 0])))
+            await self.end.change(self._change())
+
+    def _change(self) -> Change:
+        half_wave_v = self._simulation.modulator_half_wave_v
+        return Change(
+            source_on=bool(self.settings[LASER, 0]),
+            modulator_bias_rad=math.pi * self.settings.get((BIAS, 0), 0) * 1e-6 / half_wave_v,
+        )
+
+    def power_w(self) -> float:
+        """Return the power at the monitor, before the attenuation to single photons."""
+        if self.end is None or not self.settings[LASER, 0]:
+            return 0.0
+        attenuation_db = self.end.changed.source_attenuation_db
+        power = laser_power(self._simulation.drift, self.end.world_s)
+        return NOMINAL_POWER_W * power * transmission(attenuation_db)
 
     def position(self) -> int:
         """Return how many slots were sent, by the time of day."""
@@ -156,6 +182,8 @@ class OpenTransmitterEmulator(OpenDevice):
 
     async def answer(self, kind: int, payload: bytes) -> list[bytes]:
         """Return the payloads of the answers; those of a READ are several."""
+        if kind == GET and (POWER, 0) in self.settings:
+            self.settings[POWER, 0] = round(self.power_w() * 1e15)
         if kind == LOOK_UP:
             epoch, count, _, first = struct.unpack_from("<IHHQ", payload)
             steps = np.frombuffer(payload, "<u4", offset=16)
