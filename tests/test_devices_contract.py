@@ -129,6 +129,10 @@ def test_an_answer_to_a_look_up_that_is_wrong_is_described_and_not_shown(wrong: 
         ),
         ({"bias_volts": np.float32(1.0)}, "reading bias_volts is 1.0 (float32), expected a finite float"),
         ({"on": True}, "reading on is True (bool)"),
+        (
+            {"detector_temperature_k": -50.0},
+            "reading detector_temperature_k is -50.0 (float), expected kelvins",
+        ),
     ],
 )
 def test_readings_that_are_wrong_are_described(wrong: Any, said: str) -> None:

@@ -121,7 +121,7 @@ async def test_hardware_that_cannot_be_made_safe_is_logged_and_hides_no_error(
     with capture_logs() as events, pytest.raises(ZeroDivisionError):
         await use()
     assert [(event["event"], event["device"], event["because"]) for event in events] == [
-        ("device.not_left_safe", "shutter", str(fault or "no answer"))
+        ("device.not_left_safe", "shutter", str(fault or "not confirmed within 4 s"))
     ]
 
 

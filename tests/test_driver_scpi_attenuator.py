@@ -17,47 +17,32 @@ from qnode.errors import ConfigError, DeviceError
 # Commands of the makers' manuals (Agilent 8156A and 816x, EXFO FVA, JDS Uniphase HA9); the sign of the EXFO
 # FVA-3100 is second-hand.
 HP = b"HEWLETT-PACKARD,HP8156A,3328G00123,1.01\n"
-TRANSCRIPTS: dict[str, Transcript] = {
-    "scpi": [
-        (b"*IDN?\n", HP),
-        (b":INP:ATT? MIN\n", b"+0.00000000E+00\n"),
-        (b":INP:ATT? MAX\n", b"+6.00000000E+01\n"),
-        (b":INP:ATT 60.000\n", b""),
-        (b":SYST:ERR?\n", b'+0,"No error"\n'),
-        (b":INP:ATT?\n", b"+6.00000000E+01\n"),
-        (b":INP:ATT 32.150\n", b""),
-        (b":SYST:ERR?\n", b'+0,"No error"\n'),
-        (b":INP:ATT?\n", b"+3.21500000E+01\n"),
-    ],
-    "keysight-816x": [
-        (b"*IDN?\n", HP),
-        (b":INP2:ATT? MIN\n", b"+0.00000000E+00\n"),
-        (b":INP2:ATT? MAX\n", b"+6.00000000E+01\n"),
-        (b":INP2:ATT 60.000\n", b""),
-        (b":SYST:ERR?\n", b'+0,"No error"\n'),
-        (b":INP2:ATT?\n", b"+6.00000000E+01\n"),
-        (b":INP2:ATT 32.150\n", b""),
-        (b":SYST:ERR?\n", b'+0,"No error"\n'),
-        (b":INP2:ATT?\n", b"+3.21500000E+01\n"),
-    ],
-    "exfo-fva-3100": [
-        (b"*IDN?\n", b"EXFO,FVA-3100,243478,1.2\n"),
-        (b"ATT? MIN\n", b"-1.500\n"),
-        (b"ATT? MAX\n", b"-60.000\n"),
-        (b"ATT -60.000 DB\n", b""),
-        (b"ATT?\n", b"-60.000\n"),
-        (b"ATT -32.150 DB\n", b""),
-        (b"ATT?\n", b"-32.150\n"),
-    ],
-    "jdsu-ha": [
-        (b"IDN?\n", b"JDS,HA9,0,1.0\n"),
-        (b"ATT? MIN\n", b"0.000\n"),
-        (b"ATT? MAX\n", b"100.000\n"),
-        (b"ATT 100.000 DB\n", b""),
-        (b"ATT?\n", b"100.000\n"),
-        (b"ATT 32.150 DB\n", b""),
-        (b"ATT?\n", b"32.150\n"),
-    ],
+NO_ERROR = (b":SYST:ERR?\n", b'+0,"No error"\n')
+LIMITS = [(b":INP:ATT? MIN\n", b"+0.00000000E+00\n"), (b":INP:ATT? MAX\n", b"+6.00000000E+01\n")]
+LIMITS_2 = [(b":INP2:ATT? MIN\n", b"+0.00000000E+00\n"), (b":INP2:ATT? MAX\n", b"+6.00000000E+01\n")]
+LIMITS_FVA = [(b"ATT? MIN\n", b"-1.500\n"), (b"ATT? MAX\n", b"-60.000\n")]
+LIMITS_HA = [(b"ATT? MIN\n", b"0.000\n"), (b"ATT? MAX\n", b"100.000\n")]
+TRANSCRIPTS: dict[str, tuple[Transcript, Transcript, Transcript]] = {  # opened, at its most, at 32.15 dB
+    "scpi": (
+        [(b"*IDN?\n", HP), NO_ERROR, *LIMITS, *LIMITS],
+        [(b":INP:ATT 60.000\n", b""), NO_ERROR, (b":INP:ATT?\n", b"+6.00000000E+01\n")],
+        [(b":INP:ATT 32.150\n", b""), NO_ERROR, (b":INP:ATT?\n", b"+3.21500000E+01\n")],
+    ),
+    "keysight-816x": (
+        [(b"*IDN?\n", HP), NO_ERROR, *LIMITS_2, *LIMITS_2],
+        [(b":INP2:ATT 60.000\n", b""), NO_ERROR, (b":INP2:ATT?\n", b"+6.00000000E+01\n")],
+        [(b":INP2:ATT 32.150\n", b""), NO_ERROR, (b":INP2:ATT?\n", b"+3.21500000E+01\n")],
+    ),
+    "exfo-fva-3100": (
+        [(b"*IDN?\n", b"EXFO,FVA-3100,243478,1.2\n"), *LIMITS_FVA, *LIMITS_FVA],
+        [(b"ATT -60.000 DB\n", b""), (b"ATT?\n", b"-60.000\n")],
+        [(b"ATT -32.150 DB\n", b""), (b"ATT?\n", b"-32.150\n")],
+    ),
+    "jdsu-ha": (
+        [(b"IDN?\n", b"JDS,HA9,0,1.0\n"), *LIMITS_HA, *LIMITS_HA],
+        [(b"ATT 100.000 DB\n", b""), (b"ATT?\n", b"100.000\n")],
+        [(b"ATT 32.150 DB\n", b""), (b"ATT?\n", b"32.150\n")],
+    ),
 }
 
 
@@ -89,8 +74,8 @@ async def opened(emulator: ScpiAttenuatorEmulator, **keys: Any) -> AsyncIterator
 
 @pytest.mark.parametrize("preset", TRANSCRIPTS)
 async def test_it_speaks_as_each_maker_writes(preset: str) -> None:
-    transcript = TRANSCRIPTS[preset]
-    replayed = Replayed([*transcript, *transcript[3 : 3 + (len(transcript) - 3) // 2]])  # and the most again
+    opening, most, middle = TRANSCRIPTS[preset]
+    replayed = Replayed([*opening, *most, *middle, *most])
     async with tcp_port(replayed) as address:
         table = {"address": address, "preset": preset, "channel": 2}
         config = driver_config(ScpiAttenuator, table, "test")
@@ -98,12 +83,14 @@ async def test_it_speaks_as_each_maker_writes(preset: str) -> None:
             await device.set_attenuation_db(32.15)
             limits_db = device.attenuation_limits_db
     assert replayed.left == []
-    assert limits_db == tuple(abs(float(said)) for _, said in transcript[1:3])
+    assert limits_db == tuple(abs(float(said)) for _, said in opening[-2:])
 
 
 @pytest.mark.parametrize("preset", TRANSCRIPTS)
 def test_the_emulator_answers_as_each_maker_writes(preset: str) -> None:
-    assert answered(emulated(preset).answer, TRANSCRIPTS[preset]) == TRANSCRIPTS[preset]
+    opening, most, middle = TRANSCRIPTS[preset]
+    whole = [*opening, *most, *middle]
+    assert answered(emulated(preset).answer, whole) == whole
 
 
 @pytest.mark.parametrize("preset", TRANSCRIPTS)
@@ -175,6 +162,25 @@ async def test_a_fault_while_opening_is_one_clear_line(
     with refused(said):
         async with opened(emulator, limits_db=(0.0, 60.0), settling_s=0.1, errors=errors):
             pass
+
+
+async def test_a_garbled_answer_is_not_taken_for_the_most_attenuation() -> None:
+    emulator = ScpiAttenuatorEmulator()
+    answers = iter(["+0.6", "+60.0"])
+    said = emulator.said
+    emulator.said = (  # type: ignore[method-assign]
+        lambda command: next(answers) if command == ":INP:ATT? MAX" else said(command)
+    )
+    with refused(r"expected limits in dB twice alike, \[0.0, 0.6\] and \[0.0, 60.0\] came: set limits_db"):
+        async with opened(emulator):
+            pass
+
+
+async def test_an_error_of_an_earlier_user_is_not_taken_for_ones_own() -> None:
+    emulator = ScpiAttenuatorEmulator()
+    emulator.errors.extend(['-410,"Query INTERRUPTED"'] * 3)
+    async with opened(emulator):
+        assert emulator.attenuation_db == 60
 
 
 async def test_another_device_is_refused_and_nothing_is_set() -> None:

@@ -21,6 +21,7 @@ async def test_a_power_meter_is_spoken_to_as_the_maker_writes() -> None:
     replayed = Replayed(
         [
             (b"*IDN?\n", f"{METER}\n".encode()),
+            (b"SYST:ERR?\n", b'+0,"No error"\n'),
             (b"SENS:CORR:WAV 1550\n", b""),
             (b"SYST:ERR?\n", b'+0,"No error"\n'),
             (b"MEAS:POW?\n", b"1.23000000E-06\n"),

@@ -85,7 +85,7 @@ class PymeasureConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         module, _, name = self.instrument.partition(":")
         if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
             raise ValueError(f"instrument: expected module:Class, got {self.instrument!r}")
-        if self.readings and (fault := readings_fault(dict.fromkeys(self.readings, 0.0))):
+        if self.readings and (fault := readings_fault(dict.fromkeys(self.readings, 1.0))):
             raise ValueError(f"readings: {fault}")
         if not (self.readings or self.attenuation or self.bias):
             raise ValueError("expected readings, attenuation or bias: there is nothing to use")

@@ -16,7 +16,7 @@ from qnode.config_description import Described, Limits, check_limits
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import Scpi, ScpiConfig, open_scpi
 from qnode.devices.settings import check_plausible, check_within, confirm, kept_safe
-from qnode.errors import DeviceError
+from qnode.errors import TransientDeviceError
 
 
 class Commands(Struct, frozen=True, kw_only=True):
@@ -138,15 +138,8 @@ class ScpiAttenuator:
         """
         async with open_scpi(config, "attenuator") as scpi:
             identity = await scpi.identify(config, config.commands.identify)
-            limits_db = config.limits_db
-            if limits_db is None:
-                ends = [
-                    abs(await scpi.number(config.filled(end)) / config.commands.scale)
-                    for end in ("least", "most")
-                ]
-                limits_db = (math.ceil(1e3 * min(ends)) / 1e3, math.floor(1e3 * max(ends)) / 1e3)
-                if limits_db[0] >= limits_db[1]:
-                    raise DeviceError(f"{scpi.device}: says that its limits are {limits_db}: set limits_db")
+            await scpi.forget(config.commands.errors)
+            limits_db = config.limits_db or await _asked_limits(scpi, config)
             device = cls(scpi, config, identity, limits_db)
             async with kept_safe(scpi.device, device._make_safe):
                 for command in config.ready_commands:
@@ -181,3 +174,17 @@ class ScpiAttenuator:
         await self.set_attenuation_db(self.attenuation_limits_db[1])
         for command in self._config.safe_commands:
             await self._scpi.tell(command, self._config.commands.errors)
+
+
+async def _asked_limits(scpi: Scpi, config: ScpiAttenuatorConfig) -> tuple[float, float]:
+    """Ask for the limits, twice: the most is what is safe, and no garbled answer may name less."""
+    asked = [
+        [abs(await scpi.number(config.filled(end)) / config.commands.scale) for end in ("least", "most")]
+        for _ in range(2)
+    ]
+    least, most = math.ceil(1e3 * min(asked[0])) / 1e3, math.floor(1e3 * max(asked[0])) / 1e3
+    if asked[0] != asked[1] or least >= most:
+        raise TransientDeviceError(
+            f"{scpi.device}: expected limits in dB twice alike, {asked[0]} and {asked[1]} came: set limits_db"
+        )
+    return least, most

@@ -39,7 +39,7 @@ class ScpiSensorConfig(ScpiConfig, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if fault := readings_fault(dict.fromkeys(self.readings, 0.0)):
+        if fault := readings_fault(dict.fromkeys(self.readings, 1.0)):
             raise ValueError(f"readings: {fault}")
 
 
@@ -63,6 +63,8 @@ class ScpiSensor:
         """
         async with open_scpi(config, "instrument") as scpi:
             identity = await scpi.identify(config)
+            if config.ready_commands:
+                await scpi.forget(config.errors)
             for command in config.ready_commands:
                 await scpi.tell(command, config.errors)
             yield cls(scpi, config, identity)

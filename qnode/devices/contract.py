@@ -85,6 +85,8 @@ def readings_fault(readings: object) -> str:
             return f"a reading is named {_shown(name)}, expected an identifier that ends in its unit"
         if not _is_finite(value):
             return f"reading {name} is {_shown(value)}, expected a finite float; leave out what is not known"
+        if name.endswith("_k") and value <= 0:
+            return f"reading {name} is {_shown(value)}, expected kelvins, above 0"
     return ""
 
 

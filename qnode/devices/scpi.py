@@ -90,16 +90,25 @@ class Scpi:
         """
         async with self._lock:
             await self._lines.tell(command, limit_s=ANSWER_LIMIT_S)
-            if not errors:
-                return
-            first = ""
-            for _ in range(ERRORS_READ):
-                said = (await self._lines.ask(errors, limit_s=ANSWER_LIMIT_S)).strip()
-                if said.split(",")[0].strip("+ ") == "0":
-                    break
-                first = first or said
+            first = await self._empty(errors) if errors else ""
         if first:
             raise DeviceError(f"{self.device}: refused {command!r}: {first}")
+
+    async def forget(self, errors: str) -> None:
+        """Take the errors of earlier users out of the instrument's list; ``errors`` is the question."""
+        if errors:
+            async with self._lock:
+                await self._empty(errors)
+
+    async def _empty(self, errors: str) -> str:
+        """Read the list of errors to its end, and return the first; "" if there is none."""
+        first = ""
+        for _ in range(ERRORS_READ):
+            said = (await self._lines.ask(errors, limit_s=ANSWER_LIMIT_S)).strip()
+            if said.split(",")[0].strip("+ ") == "0":
+                break
+            first = first or said
+        return first
 
     async def identify(self, config: ScpiConfig, question: str = "*IDN?") -> DeviceIdentity:
         """Ask who it is, and compare with the configuration; ``question``: unless that names another.

@@ -83,7 +83,7 @@ async def kept_safe(
         await make_safe()
         yield
     finally:
-        because = "no answer"
+        because = f"not confirmed within {leaving_s:g} s"
         done = False
         with trio.CancelScope(shield=True, deadline=trio.current_time() + leaving_s):
             for _ in range(2):
