@@ -75,7 +75,7 @@ class TagFile:
     facts: Mapping[str, int | float | str] = field(default_factory=dict)
     summary: TagFileSummary = field(default_factory=TagFileSummary)
 
-    def blocks(self, most_records: int = 1 << 20) -> Iterator[TagFileBlock]:
+    def blocks(self, most_records: int = 1 << 18) -> Iterator[TagFileBlock]:
         """Read the file from its start, ``most_records`` records at a time.
 
         Times are whole picoseconds. Where ``unit_ps`` is no whole number, each time is the exact time of its
@@ -87,7 +87,8 @@ class TagFile:
         self.summary = TagFileSummary()
         try:
             for block in self.read(most_records, self.summary):
-                self.summary.count_markers(block.marker_numbers)
+                if block.marker_numbers.shape[0]:
+                    self.summary.count_markers(block.marker_numbers)
                 yield block
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be read: {error.strerror or error}") from None

@@ -11,7 +11,8 @@ import numpy as np
 
 from qnode.kernels import kernel
 from qnode.tags.formats.model import FileChannels
-from qnode.tags.formats.ptu_records import FRACTION_BITS, State, Words
+from qnode.tags.formats.ptu_records import State, Words
+from qnode.tags.formats.ticks import Dtimes
 from qnode.tags.types import Times
 
 PICOHARP_T3_BITS: Final = 16
@@ -43,50 +44,38 @@ def decode_picoharp_t2(
             channels[n_tags] = np.int16(kind)
             n_tags += u(1)
         i += u(1)
-    state[0], state[2] = start, state[2] + np.int64(overflows)
+    state[0], state[1] = start, state[1] + np.int64(overflows)
     return int(n_tags), int(n_markers), int(i)
 
 
 @kernel
 def decode_picoharp_t3(
-    words: Words,
-    period: np.int64,
-    period_fraction: np.uint64,
-    wrap: np.int64,
-    wrap_fraction: np.uint64,
-    unit: np.int64,
-    unit_fraction: np.uint64,
-    times: Times,
-    channels: FileChannels,
-    state: State,
+    words: Words, times: Times, dtimes: Dtimes, channels: FileChannels, state: State
 ) -> tuple[int, int, int]:
-    """Decode T3. ``period`` of the sync, ``wrap`` of its number, ``unit`` of dtime: picoseconds."""
-    u, s, n = np.uint64, np.int64, np.uint64(words.shape[0])
-    bits, mask = u(FRACTION_BITS), u((1 << FRACTION_BITS) - 1)
-    start, fraction = state[0], u(state[1])
-    overflows, n_tags, n_markers, i = u(0), u(0), u(0), u(0)
+    """Decode T3: ``times`` in syncs, and ``dtimes`` beside them, 0 for markers."""
+    u, n = np.uint64, np.uint64(words.shape[0])
+    start, overflows, n_tags, n_markers, i = state[0], u(0), u(0), u(0), u(0)
     while i < n:
         word = u(words[i])
-        kind, dtime, number = word >> u(28), (word >> u(16)) & u(0xFFF), word & u(0xFFFF)
-        at_sync, parts = start + s(number) * period, fraction + number * period_fraction
+        kind, dtime, time = word >> u(28), (word >> u(16)) & u(0xFFF), start + np.int64(word & u(0xFFFF))
         if kind == u(15):
             if dtime == u(0):
-                fraction += wrap_fraction
-                start += wrap + s(fraction >> bits)
-                fraction &= mask
+                start += 1 << PICOHARP_T3_BITS
                 overflows += u(1)
             elif dtime > u(15):
                 break
             else:
                 n_markers += u(1)
-                times[n - n_markers] = at_sync + s(parts >> bits)
+                times[n - n_markers] = time
+                dtimes[n - n_markers] = np.uint16(0)
                 channels[n - n_markers] = np.int16(dtime)
         elif kind > u(4) or kind == u(0):
             break
         else:
-            times[n_tags] = at_sync + s(dtime) * unit + s((parts + dtime * unit_fraction) >> bits)
+            times[n_tags] = time
+            dtimes[n_tags] = np.uint16(dtime)
             channels[n_tags] = np.int16(kind)
             n_tags += u(1)
         i += u(1)
-    state[0], state[1], state[2] = start, s(fraction), state[2] + s(overflows)
+    state[0], state[1] = start, state[1] + np.int64(overflows)
     return int(n_tags), int(n_markers), int(i)

@@ -16,11 +16,17 @@ import numpy as np
 
 from qnode.errors import ConfigError
 from qnode.tags.formats.model import FileChannels, TagFile, TagFileBlock, TagFileSummary
-from qnode.tags.formats.picoharp_records import PICOHARP_T3_BITS, decode_picoharp_t2, decode_picoharp_t3
+from qnode.tags.formats.picoharp_records import decode_picoharp_t2, decode_picoharp_t3
 from qnode.tags.formats.pieces import DecodePiece, RawBytes, fixed_records
 from qnode.tags.formats.ptu_header import MAGIC, Facts, read_header
-from qnode.tags.formats.ptu_records import FRACTION_BITS, T2_BITS, T3_BITS, State, Words, decode_t2, decode_t3
-from qnode.tags.formats.ticks import Unit, ticks_to_ps
+from qnode.tags.formats.ptu_records import (
+    T2_BITS,
+    State,
+    Words,
+    decode_t2,
+    decode_t3,
+)
+from qnode.tags.formats.ticks import Unit, to_ps
 from qnode.tags.types import Times
 
 RECORD_BYTES: Final = 4
@@ -100,17 +106,16 @@ _Decode = Callable[[Words, Times, FileChannels, State], tuple[int, int, int]]
 
 def _decoder(kind: _Kind, tick: Unit, unit: Unit) -> Callable[[TagFileSummary], DecodePiece]:
     decode = _t3(kind, tick, unit) if kind.is_t3 else _t2(kind, tick)
-    first_fraction = 1 << (FRACTION_BITS - 1)  # a half: so times are rounded
 
     def new_decoder(summary: TagFileSummary) -> DecodePiece:
-        state = np.array([0, first_fraction, 0], np.int64)
+        state = np.zeros(2, np.int64)
 
         def decode_piece(raw: RawBytes) -> TagFileBlock:
             words = raw.view("<u4")
             n = words.shape[0]
             times, channels = np.empty(n, np.int64), np.empty(n, np.int16)
             n_tags, n_markers, n_sound = decode(words, times, channels, state)
-            summary.wraps = int(state[2])
+            summary.wraps = int(state[1])
             if n_sound < n:
                 summary.records -= n - n_sound
                 summary.truncated = (
@@ -138,25 +143,23 @@ def _t2(kind: _Kind, tick: Unit) -> _Decode:
         else:
             counts = decode_t2(words, unit, wrap, kind.is_counted, times, channels, state)
         if not tick.is_whole:
-            ticks_to_ps(times[: counts[0]], tick)
-            ticks_to_ps(times[times.shape[0] - counts[1] :], tick)
+            to_ps(times[: counts[0]], tick)
+            to_ps(times[times.shape[0] - counts[1] :], tick)
         return counts
 
     return decode
 
 
 def _t3(kind: _Kind, period: Unit, unit: Unit) -> _Decode:
-    wrap = 1 << (PICOHARP_T3_BITS if kind.is_picoharp else T3_BITS)
-    units = (
-        *period.fixed_point(FRACTION_BITS),
-        *period.fixed_point(FRACTION_BITS, wrap),
-        *unit.fixed_point(FRACTION_BITS),
-    )
-
     def decode(words: Words, times: Times, channels: FileChannels, state: State) -> tuple[int, int, int]:
+        dtimes = np.empty(words.shape[0], np.uint16)
         if kind.is_picoharp:
-            return decode_picoharp_t3(words, *units, times, channels, state)
-        return decode_t3(words, *units, kind.is_counted, times, channels, state)
+            counts = decode_picoharp_t3(words, times, dtimes, channels, state)
+        else:
+            counts = decode_t3(words, kind.is_counted, times, dtimes, channels, state)
+        for part in (slice(counts[0]), slice(words.shape[0] - counts[1], None)):  # tags, markers
+            to_ps(times[part], period, dtimes[part], unit)
+        return counts
 
     return decode
 

@@ -6,7 +6,7 @@ the counter wrapped, up to 2^25 - 1 (T2) and 2^10 - 1 (T3); 0 means once.
 
 The kernels fill ``times`` and ``channels`` with tags from the front and with markers from the back, and
 return how many there are and how many records were sound. ``state`` is kept between pieces: the time of the
-latest wrap in picoseconds, its fraction (T3), and the number of overflow records.
+latest wrap, in the unit of ``times``, and the number of overflow records.
 
 Integers are unsigned: numba does not check such an index for being negative, and loops become vectors.
 """
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from qnode.kernels import inline_kernel, kernel
 from qnode.tags.formats.model import FileChannels
+from qnode.tags.formats.ticks import Dtimes
 from qnode.tags.types import Times
 
 Words = npt.NDArray[np.uint32]
@@ -25,9 +26,6 @@ State = npt.NDArray[np.int64]
 
 T2_BITS: Final = 25
 T3_BITS: Final = 10
-# Fraction of a picosecond, of T3: with dtime or the sync number (16 bits at most) it fits in 64 bits, and in
-# 69 hours of 80 MHz the wraps add up to an error of a thousandth of a picosecond.
-FRACTION_BITS: Final = 46
 _TOGETHER: Final = (
     8  # so many records are looked at together: mostly they are tags, or an overflow among them
 )
@@ -101,40 +99,27 @@ def decode_t2(
                 sound = i
                 break
             i += one
-    state[0], state[2] = start, state[2] + s(overflows)
+    state[0], state[1] = start, state[1] + s(overflows)
     return int(n_tags), int(n_markers), int(sound)
 
 
 @kernel
 def decode_t3(
-    words: Words,
-    period: np.int64,
-    period_fraction: np.uint64,
-    wrap: np.int64,
-    wrap_fraction: np.uint64,
-    unit: np.int64,
-    unit_fraction: np.uint64,
-    is_counted: bool,
-    times: Times,
-    channels: FileChannels,
-    state: State,
+    words: Words, is_counted: bool, times: Times, dtimes: Dtimes, channels: FileChannels, state: State
 ) -> tuple[int, int, int]:
-    """Decode T3. ``period`` of the sync, ``wrap`` of its number, ``unit`` of dtime: picoseconds."""
+    """Decode T3: ``times`` in syncs, and ``dtimes`` beside them, 0 for markers."""
     u, s, size, one = np.uint64, np.int64, np.uint64(words.shape[0]), np.uint64(1)
-    mask, together, sound = u(0x3FF), u(_TOGETHER), u(words.shape[0])
-    bits, fraction_mask, dtime_mask = u(FRACTION_BITS), u((1 << FRACTION_BITS) - 1), u(0x7FFF)
+    mask, dtime_mask, together, sound = u(0x3FF), np.uint32(0x7FFF), u(_TOGETHER), u(words.shape[0])
     counted = mask if is_counted else u(0)
-    start, fraction = state[0], u(state[1])
-    overflows, n_tags, n_markers, i = u(0), u(0), u(0), u(0)
+    start, overflows, n_tags, n_markers, i = state[0], u(0), u(0), u(0), u(0)
     while i < sound:
         if i + together <= size:
             are_tags, are_usual = _look_ahead(words, i)
             if are_tags:
                 for j in range(_TOGETHER):
-                    word = u(words[i + u(j)])
-                    number, dtime = word & mask, (word >> u(10)) & dtime_mask
-                    parts = (fraction + number * period_fraction + dtime * unit_fraction) >> bits
-                    times[n_tags + u(j)] = start + s(number) * period + s(dtime) * unit + s(parts)
+                    times[n_tags + u(j)] = start + s(u(words[i + u(j)]) & mask)
+                for j in range(_TOGETHER):
+                    dtimes[n_tags + u(j)] = np.uint16((words[i + u(j)] >> np.uint32(10)) & dtime_mask)
                 for j in range(_TOGETHER):
                     channels[n_tags + u(j)] = np.int16((words[i + u(j)] >> np.uint32(25)) + np.uint32(1))
                 i, n_tags = i + together, n_tags + together
@@ -142,41 +127,35 @@ def decode_t3(
             if are_usual:
                 before = n_tags
                 for j in range(_TOGETHER):  # what an overflow writes, the next tag overwrites
-                    word = u(words[i + u(j)])
-                    number, dtime = word & mask, (word >> u(10)) & dtime_mask
-                    all_if_overflow = s(np.int32(words[i + u(j)])) >> 63
-                    parts = (fraction + number * period_fraction + dtime * unit_fraction) >> bits
-                    times[n_tags] = start + s(number) * period + s(dtime) * unit + s(parts)
-                    channels[n_tags] = np.int16((word >> u(25)) + one)
-                    count = all_if_overflow & s(max(number & counted, one))
-                    fraction += u(count) * wrap_fraction
-                    start += count * wrap + s(fraction >> bits)
-                    fraction &= fraction_mask
+                    word = words[i + u(j)]
+                    number, all_if_overflow = u(word) & mask, s(np.int32(word)) >> 63
+                    times[n_tags] = start + s(number)
+                    dtimes[n_tags] = np.uint16((word >> np.uint32(10)) & dtime_mask)
+                    channels[n_tags] = np.int16((word >> np.uint32(25)) + np.uint32(1))
+                    start += all_if_overflow & s(max(number & counted, one) << u(T3_BITS))
                     n_tags += u(1 + all_if_overflow)
                 i, overflows = i + together, overflows + together - (n_tags - before)
                 continue
         end = min(i + together, size)
         while i < end:
-            word = u(words[i])
-            kind, number, dtime = word >> u(25), word & mask, (word >> u(10)) & dtime_mask
-            at_sync, parts = start + s(number) * period, fraction + number * period_fraction
-            if kind < u(64):
-                times[n_tags] = at_sync + s(dtime) * unit + s((parts + dtime * unit_fraction) >> bits)
-                channels[n_tags] = np.int16(kind + one)
+            word = words[i]
+            kind, number = word >> np.uint32(25), u(word) & mask
+            if kind < np.uint32(64):
+                times[n_tags] = start + s(number)
+                dtimes[n_tags] = np.uint16((word >> np.uint32(10)) & dtime_mask)
+                channels[n_tags] = np.int16(kind + np.uint32(1))
                 n_tags += one
-            elif kind == u(127):
-                wrapped = max(number & counted, one)
-                fraction += wrapped * wrap_fraction
-                start += s(wrapped) * wrap + s(fraction >> bits)
-                fraction &= fraction_mask
+            elif kind == np.uint32(127):
+                start += s(max(number & counted, one) << u(T3_BITS))
                 overflows += one
-            elif u(64) < kind <= u(64 + 15):
+            elif np.uint32(64) < kind <= np.uint32(64 + 15):
                 n_markers += one
-                times[size - n_markers] = at_sync + s(parts >> bits)
-                channels[size - n_markers] = np.int16(kind - u(64))
+                times[size - n_markers] = start + s(number)
+                dtimes[size - n_markers] = np.uint16(0)
+                channels[size - n_markers] = np.int16(kind - np.uint32(64))
             else:
                 sound = i
                 break
             i += one
-    state[0], state[1], state[2] = start, s(fraction), state[2] + s(overflows)
+    state[0], state[1] = start, state[1] + s(overflows)
     return int(n_tags), int(n_markers), int(sound)

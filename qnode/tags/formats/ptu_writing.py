@@ -19,7 +19,7 @@ from qnode.tags.formats.ptu import (
 )
 from qnode.tags.formats.ptu_header import EMPTY, END, FLOAT, INTEGER, MAGIC, TAG, TEXT
 from qnode.tags.formats.ptu_records import T2_BITS, T3_BITS
-from qnode.tags.formats.ticks import Unit, ticks_to_ps
+from qnode.tags.formats.ticks import Unit, to_ps
 from qnode.tags.types import Times
 
 _MOST_INPUTS: Final = 64
@@ -127,7 +127,7 @@ def _value(name: str, value: str | float) -> bytes:
 def _at(syncs: Times, period: Unit) -> Times:
     """Return the times of syncs, as a reader computes them."""
     times = syncs.copy()
-    ticks_to_ps(times, period)
+    to_ps(times, period)
     return times
 
 

@@ -30,7 +30,8 @@ _A1_UNIT_PS: Final = 1000 / 256
 _TDC1_BYTES: Final = 4
 _PATTERN: Final = 0x0F
 _ROLLOVER: Final = 0x10
-# Two bits for each pattern: the lowest input that fired, less 1.
+# Four bits for each pattern: how many inputs fired; two bits: the lowest of them, less 1.
+_COUNTS: Final = sum(p.bit_count() << 4 * p for p in range(16))
 _LOWEST: Final = sum(((p & -p).bit_length() - 1) << 2 * p for p in range(1, 16))
 # What is recognised: of so many records at least this part is possible, each other than the one before.
 _FEWEST_RECORDS: Final = 16
@@ -145,9 +146,9 @@ def _a1_decoder(
 
     def decode(words: "npt.NDArray[np.uint64]") -> TagFileBlock:
         n_tags = _count_a1(words, is_swapped)
-        times, channels = np.empty(n_tags, np.int64), np.empty(n_tags, np.int16)
+        times, channels = np.empty(n_tags + 1, np.int64), np.empty(n_tags + 1, np.int16)
         summary.wraps += _decode_a1(words, is_swapped, times, channels, state)
-        return TagFileBlock(times, channels)
+        return TagFileBlock(times[:n_tags], channels[:n_tags])
 
     return decode
 
@@ -175,46 +176,18 @@ def warm() -> None:
 
 
 @inline_kernel
-def _clicks(word: np.uint32) -> np.uint32:
+def _clicks(word: np.uint64) -> np.uint64:
     """Return the inputs that fired, none of an event that is no click."""
-    rollover = (word >> np.uint32(4)) & np.uint32(1)
-    return word & np.uint32(_PATTERN) & (rollover - np.uint32(1))
-
-
-@inline_kernel
-def _bits(pattern: np.uint32) -> np.uint32:
-    pairs = pattern - ((pattern >> np.uint32(1)) & np.uint32(5))
-    return (pairs & np.uint32(3)) + (pairs >> np.uint32(2))
-
-
-@inline_kernel
-def _add_tags(
-    pattern: np.uint32, time: np.int64, times: Times, channels: FileChannels, n_tags: np.uint64
-) -> np.uint64:
-    """Write the tags of an event and return the number of tags by then."""
-    if pattern == np.uint32(0):
-        return n_tags
-    lowest = (np.uint32(_LOWEST) >> (pattern << np.uint32(1))) & np.uint32(3)
-    times[n_tags] = time
-    channels[n_tags] = np.int16(lowest + np.uint32(1))
-    n_tags += np.uint64(1)
-    others = pattern & (pattern - np.uint32(1))
-    if others:
-        for channel in range(2, 5):
-            if others & np.uint32(1 << (channel - 1)):
-                times[n_tags] = time
-                channels[n_tags] = np.int16(channel)
-                n_tags += np.uint64(1)
-    return n_tags
+    rollover = (word >> np.uint64(4)) & np.uint64(1)
+    return word & np.uint64(_PATTERN) & (rollover - np.uint64(1))
 
 
 @kernel
 def _count_a1(words: "npt.NDArray[np.uint64]", is_swapped: bool) -> int:
-    halves = words.view(np.uint32)
-    first = np.uint64(1 if is_swapped else 0)
     n_tags = np.uint64(0)
+    shift = np.uint64(32 if is_swapped else 0)
     for i in range(np.uint64(words.shape[0])):
-        n_tags += np.uint64(_bits(_clicks(halves[np.uint64(2) * i + first])))
+        n_tags += (np.uint64(_COUNTS) >> (_clicks(words[i] >> shift) << np.uint64(2))) & np.uint64(7)
     return int(n_tags)
 
 
@@ -222,24 +195,37 @@ def _count_a1(words: "npt.NDArray[np.uint64]", is_swapped: bool) -> int:
 def _decode_a1(
     words: "npt.NDArray[np.uint64]", is_swapped: bool, times: Times, channels: FileChannels, state: State
 ) -> int:
-    """Decode, and return the number of rollover events. ``state``: time of the latest wrap, latest ticks."""
+    """Decode, and return the number of rollover events. ``state``: time of the latest wrap, latest ticks.
+
+    There is room for one tag more than there are: an event that is no click writes where the next tag will.
+    """
+    u, s = np.uint64, np.int64
     start, before = state[0], state[1]
-    wrap_ps = np.int64(125 << (_A1_BITS - 5))
-    half = np.int64(1 << (_A1_BITS - 1))
-    n_tags, rollovers = np.uint64(0), np.uint64(0)
-    for i in range(np.uint64(words.shape[0])):
+    wrap_ps, half = s(125 << (_A1_BITS - 5)), s(1 << (_A1_BITS - 1))
+    n_tags, rollovers = u(0), u(0)
+    for i in range(u(words.shape[0])):
         word = words[i]
         if is_swapped:
-            word = word << np.uint64(32) | word >> np.uint64(32)
-        ticks = np.int64(word >> np.uint64(10))
+            word = word << u(32) | word >> u(32)
+        ticks = s(word >> u(10))
         step = ticks - before
         before = ticks
         if step < -half:
             start += wrap_ps
         elif step >= half and start > 0:
             start -= wrap_ps
-        rollovers += (word >> np.uint64(4)) & np.uint64(1)
+        rollovers += (word >> u(4)) & u(1)
+        pattern = _clicks(word)
+        others = pattern & (pattern - u(1))
         time = start + ((ticks * 125 + 16) >> 5)
-        n_tags = _add_tags(_clicks(np.uint32(word)), time, times, channels, n_tags)
+        times[n_tags] = time
+        channels[n_tags] = np.int16(((u(_LOWEST) >> (pattern + pattern)) & u(3)) + u(1))
+        n_tags += u(pattern != u(0))
+        if others:
+            for channel in range(2, 5):
+                if others & u(1 << (channel - 1)):
+                    times[n_tags] = time
+                    channels[n_tags] = np.int16(channel)
+                    n_tags += u(1)
     state[0], state[1] = start, before
     return int(rollovers)

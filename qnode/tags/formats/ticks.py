@@ -5,10 +5,15 @@ from fractions import Fraction
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from qnode.kernels import kernel
 from qnode.tags.types import Times
 
+Dtimes = npt.NDArray[np.uint16]
+
+_HALF_WORD: Final = 0xFFFF_FFFF
+_HALF: Final = 0x8000_0000  # of a picosecond, in 32 bits of fraction
 # Between a float64 and the decimal number that it stands for.
 _NOISE: Final = 4 * float(np.finfo(np.float64).eps)
 
@@ -31,25 +36,37 @@ class Unit:
         """Whether it is a whole number of picoseconds."""
         return self.ps.denominator == 1
 
-    def fixed_point(self, bits: int, times: int = 1) -> tuple[np.int64, np.uint64]:
-        """Return so many units as whole picoseconds and so many bits of fraction."""
-        whole, fraction = divmod(round(self.ps * times * 2**bits), 2**bits)
-        return np.int64(whole), np.uint64(fraction)
+    @property
+    def fixed_point(self) -> tuple[np.uint64, np.uint64, np.uint64]:
+        """Whole picoseconds, and a fraction of 64 bits in two halves. Whole units are below 2^32."""
+        whole, fraction = divmod(round(self.ps * 2**64), 2**64)
+        return np.uint64(whole), np.uint64(fraction >> 32), np.uint64(fraction & _HALF_WORD)
 
 
-def ticks_to_ps(ticks: Times, unit: Unit) -> None:
-    """Replace ticks from 0 on by picoseconds, modulo 2^64."""
-    whole, fraction = unit.fixed_point(64)
-    _ticks_to_ps(ticks, whole, fraction >> np.uint64(32), fraction & np.uint64(0xFFFF_FFFF))
+def to_ps(ticks: Times, unit: Unit, dtimes: Dtimes | None = None, dtime_unit: Unit | None = None) -> None:
+    """Replace ticks from 0 on, with a finer count beside each if there is one, by picoseconds modulo 2^64."""
+    if dtimes is None or dtime_unit is None:
+        dtimes, dtime_unit = np.zeros(ticks.shape[0], np.uint16), Unit(Fraction(0))
+    _to_ps(ticks, *unit.fixed_point, dtimes, *dtime_unit.fixed_point[:2])
 
 
 @kernel
-def _ticks_to_ps(ticks: Times, whole: np.int64, high: np.uint64, low: np.uint64) -> None:
-    """Multiply by whole + high / 2^32 + low / 2^64."""
-    limb, bits = np.uint64(0xFFFF_FFFF), np.uint64(32)
-    for i in range(ticks.shape[0]):
-        upper, lower = np.uint64(ticks[i]) >> bits, np.uint64(ticks[i]) & limb
+def _to_ps(
+    ticks: Times,
+    whole: np.uint64,
+    high: np.uint64,
+    low: np.uint64,
+    dtimes: Dtimes,
+    dtime_whole: np.uint64,
+    dtime_high: np.uint64,
+) -> None:
+    """Multiply, add and round. Factors are half words: processors have vectors for their products."""
+    u, mask, bits = np.uint64, np.uint64(_HALF_WORD), np.uint64(32)
+    whole, high, low = whole & mask, high & mask, low & mask
+    dtime_whole, dtime_high = dtime_whole & mask, dtime_high & mask
+    for i in range(u(ticks.shape[0])):
+        upper, lower, dtime = u(ticks[i]) >> bits, u(ticks[i]) & mask, u(dtimes[i])
         first, second = lower * high, upper * low
-        carried = ((lower * low) >> bits) + (first & limb) + (second & limb) + np.uint64(0x8000_0000)
-        fraction = upper * high + (first >> bits) + (second >> bits) + (carried >> bits)
-        ticks[i] = ticks[i] * whole + np.int64(fraction)
+        parts = ((lower * low) >> bits) + (first & mask) + (second & mask) + dtime * dtime_high + u(_HALF)
+        fraction = upper * high + (first >> bits) + (second >> bits) + (parts >> bits)
+        ticks[i] = np.int64(lower * whole + ((upper * whole) << bits) + dtime * dtime_whole + fraction)
