@@ -13,6 +13,7 @@ from qnode_drivers.optilab_bcb4 import OptilabBcb4
 from qnode_drivers.oz_dd100 import OzDd100
 from qnode_drivers.picoquant import PicoQuantTdc
 from qnode_drivers.pymeasure_bridge import Bridge, PymeasureInstrument
+from qnode_drivers.random_stream import RandomStream
 from qnode_drivers.replay import ReplayTdc, ReplayTransmitter
 from qnode_drivers.s_fifteen_tdc1 import SFifteenTdc1
 from qnode_drivers.scpi_attenuator import ScpiAttenuator
@@ -28,6 +29,7 @@ from qnode.devices.capabilities import (
     Laser,
     PatternControl,
     PowerMonitor,
+    RandomSource,
     VariableAttenuator,
 )
 from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
@@ -47,6 +49,7 @@ DRIVERS: list[DriverClass] = [
     OpenTransmitter,
     OpenTdc,
     PymeasureInstrument,
+    RandomStream,
     ScpiAttenuator,
     ScpiPowerMeter,
     ScpiSensor,
@@ -93,6 +96,9 @@ class Opened:
         return device
 
     def pymeasure(self, device: Bridge) -> Device:
+        return device
+
+    def random_stream(self, device: RandomStream) -> RandomSource:
         return device
 
     def scpi_attenuator(self, device: ScpiAttenuator) -> VariableAttenuator:
