@@ -109,20 +109,32 @@ class _Bulk:
         except usb.core.USBError:
             self._device.set_configuration()
             configuration = self._device.get_active_configuration()
-        number = self._address.number("interface", -1) if "interface" in self._address.options else None
-        for interface in configuration:
-            fits = number is None or interface.bInterfaceNumber == number
-            if fits and all(_endpoint(interface, way) is not None for way in _WAYS):
-                with suppress(NotImplementedError):
-                    if self._device.is_kernel_driver_active(interface.bInterfaceNumber):
-                        self._device.detach_kernel_driver(interface.bInterfaceNumber)
-                        self._detached = interface.bInterfaceNumber
-                return interface
-        which = "no interface has" if number is None else f"interface {number} is not there, or has not"
-        raise DeviceError(
-            f"{self._address.text}: {which} bulk endpoints both ways: correct the address (serial:// names a "
-            "device with a serial class)"
-        )
+        asked = self._address.options.get("interface")
+        text = self._address.text
+        usable = [one for one in configuration if all(_endpoint(one, way) is not None for way in _WAYS)]
+        if asked is None:
+            free = [one for one in usable if not self._has_driver(one)]
+            if usable and not free:
+                raise DeviceError(
+                    f"{text}: a driver of the kernel has it: name its serial line with serial://, or take it "
+                    f"from the driver with ?interface={usable[0].bInterfaceNumber}"
+                )
+            usable = free
+        else:
+            usable = [one for one in usable if one.bInterfaceNumber == int(asked)]
+        if not usable:
+            which = "no interface has" if asked is None else f"interface {asked} is not there, or has not"
+            raise DeviceError(f"{text}: {which} bulk endpoints both ways: correct the address")
+        if self._has_driver(usable[0]):
+            self._device.detach_kernel_driver(usable[0].bInterfaceNumber)
+            self._detached = usable[0].bInterfaceNumber
+        return usable[0]
+
+    def _has_driver(self, interface: Any) -> bool:
+        try:
+            return bool(self._device.is_kernel_driver_active(interface.bInterfaceNumber))
+        except NotImplementedError:
+            return False
 
     def _read_on(self) -> None:
         """Hand on what the device sends, until it is gone or `stop` is set."""
