@@ -28,6 +28,7 @@ from qnode.devices.transport.worker import Worker
 from qnode.errors import DeviceError, DeviceGone, TransientDeviceError
 
 READ_BYTES: Final = 16384
+WRITE_BYTES: Final = 16384
 WAIT_MS: Final = 100  # of one transfer; then the thread looks whether it shall end
 JOIN_LIMIT_S: Final = 1.0
 _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM)
@@ -164,7 +165,7 @@ class _Bulk:
         left = memoryview(data)
         while left and not (given_up.is_set() or self.stop.is_set()):
             with suppress(usb.core.USBTimeoutError):
-                left = left[self._out.write(left, WAIT_MS) :]
+                left = left[self._out.write(left[:WRITE_BYTES], WAIT_MS) :]
 
     def close(self) -> None:
         if self._reader is None:
