@@ -369,3 +369,20 @@ async def test_the_address_overrides_the_drivers_serial_settings() -> None:
     settings = SerialSettings(baud=9600, stop_bits=2)
     found = settings.of_address(check_address("serial:///dev/x?baud=115200&parity=e"))
     assert found == SerialSettings(baud=115200, parity="E", stop_bits=2)
+
+
+async def test_the_last_command_before_a_line_is_closed_reaches_a_slow_device() -> None:
+    """It may be the one that makes the hardware safe."""
+    master, slave = os.openpty()
+    os.set_blocking(master, False)
+    try:
+        tty.setraw(slave)
+        for number in range(120):  # the kernel passes the bytes on when it finds the time
+            async with open_transport(f"serial://{os.ttyname(slave)}") as port:
+                os.write(master, b"x" * 3000)
+                await port.send(b"laser off %d\r\n" % number)
+            await trio.sleep(0.003)
+            assert os.read(master, 100) == b"laser off %d\r\n" % number
+    finally:
+        os.close(master)
+        os.close(slave)

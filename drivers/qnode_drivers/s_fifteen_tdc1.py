@@ -24,6 +24,7 @@ from qnode_drivers.s_fifteen_stream import Tdc1Stream
 GATHERING_S: Final = 0.05
 MOST_GATHERED_BYTES: Final = 1 << 20
 LONGEST_SILENCE_S: Final = 2.0  # it sends a word every 0.27 s or more often
+LEAVING_S: Final = 2.0
 QUIET_S: Final = 0.2
 LONGEST_BABBLE_S: Final = 5.0
 LEVEL_TOLERANCE_V: Final = 0.05
@@ -84,8 +85,8 @@ class SFifteenTdc1:
                 device = await cls._started(port, config)
                 yield device
             finally:
-                with trio.move_on_after(1.0, shield=True), suppress(DeviceError):
-                    await port.send(b"abort\r\n")
+                with trio.move_on_after(LEAVING_S, shield=True), suppress(DeviceError):
+                    await _quieten(port, config.address)
 
     @classmethod
     async def _started(cls, port: Transport, config: Tdc1Config) -> "SFifteenTdc1":

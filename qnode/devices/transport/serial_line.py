@@ -83,7 +83,8 @@ class _Line:
         with suppress(OSError, termios.error):
             fcntl.ioctl(self._port.fd, termios.TIOCNXCL)
         with suppress(OSError, termios.error):
-            termios.tcflush(self._port.fd, termios.TCOFLUSH)  # else the kernel may wait for half a minute
+            if _unsent(self._port.fd):  # else the kernel may wait for half a minute
+                termios.tcflush(self._port.fd, termios.TCOFLUSH)
         self._port.close()
 
 
