@@ -7,6 +7,7 @@ contract says fails `make check`, which names the method.
 import tomllib
 from pathlib import Path
 
+from qnode_drivers.idq_time_controller import IdqTimeController
 from qnode_drivers.open_protocol_tdc import OpenTdc
 from qnode_drivers.open_protocol_transmitter import OpenTransmitter
 from qnode_drivers.optilab_bcb4 import OptilabBcb4
@@ -44,6 +45,7 @@ DRIVERS: list[DriverClass] = [
     SFifteenTdc1,
     SwabianTimeTagger,
     PicoQuantTdc,
+    IdqTimeController,
     OptilabBcb4,
     OzDd100,
     OpenTransmitter,
@@ -75,6 +77,9 @@ class Opened:
         return device
 
     def s_fifteen_tdc1(self, device: SFifteenTdc1) -> tuple[TagSource, Sensor]:
+        return device, device
+
+    def idq_time_controller(self, device: IdqTimeController) -> tuple[TagSource, Sensor]:
         return device, device
 
     def picoquant(self, device: PicoQuantTdc) -> tuple[TagSource, Sensor]:

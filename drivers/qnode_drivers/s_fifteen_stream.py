@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from qnode.devices.device_clock import DeviceClock
 from qnode.devices.tag_channels import TagChannels
 from qnode.errors import TransientDeviceError
 from qnode.tags.formats.tdc1_words import TICK_PS, TIME_SHIFT, WRAP_TICKS, Inputs, Tdc1Decoder, Words
@@ -24,10 +25,8 @@ TICKS_PER_S: Final = PS_PER_S // TICK_PS
 WRAP_S: Final = WRAP_TICKS / TICKS_PER_S
 MUCH_FASTER: Final = 32  # from a wrong byte on, time runs 256 times too fast, or at random
 MOST_EARLY_S: Final = 0.1
-MOST_LATE_S: Final = WRAP_S / 2
 LONGEST_LATE_S: Final = 5.0
 LONGEST_SEARCH_S: Final = 5.0  # in the dark, 25 words take 3.4 s
-_WORST_CLOCK: Final = 1e-3  # relative; the device's crystal has 50 ppm
 _TAIL_BYTES: Final = (HELD_WORDS + 1) * WORD_BYTES
 _DOUBTFUL_BYTES: Final = 8 * WORD_BYTES  # at the beginning of a sound stretch: they may be so by chance
 _MOST_SEARCHED_BYTES: Final = 4096
@@ -47,7 +46,12 @@ class Tdc1Stream:
         self._reached_ticks = self._newest_ticks = 0
         self._pending = b""
         self._unreported = 0
-        self._clock = _DeviceClock()
+        self._clock = DeviceClock(
+            most_early_s=MOST_EARLY_S,
+            most_late_s=WRAP_S / 2,
+            longest_late_s=LONGEST_LATE_S,
+            because="bytes were lost over a whole turn of its counter, or more comes than the line carries",
+        )
         self._searching_since_s: float | None = None
 
     @property
@@ -127,41 +131,6 @@ class Tdc1Stream:
         n_words = -(-n_bytes // WORD_BYTES)
         self.lost_words += n_words
         self._unreported += n_words
-
-
-class _DeviceClock:
-    """The device's clock beside this machine's, on which words may come late, but never early."""
-
-    def __init__(self) -> None:
-        self._lead_s: float | None = None
-        self._lead_at_s = 0.0
-        self._behind_since_s: float | None = None
-
-    def expected_s(self, at_s: float) -> float:
-        """Return the device's time of a word that arrives at ``at_s`` without delay."""
-        return at_s + (self._lead_s or 0.0) - _WORST_CLOCK * (at_s - self._lead_at_s)
-
-    def agrees(self, device_s: float, at_s: float) -> bool:
-        """Note the device's time of a word that came at ``at_s``; False if the word came before its time.
-
-        Raises:
-            TransientDeviceError: words have been late by half a turn of the counter for seconds.
-        """
-        late_s = self.expected_s(at_s) - device_s
-        if self._lead_s is None or late_s <= 0:
-            if self._lead_s is not None and late_s < -MOST_EARLY_S:
-                return False
-            self._lead_s, self._lead_at_s = device_s - at_s, at_s
-        if late_s < MOST_LATE_S:
-            self._behind_since_s = None
-        elif self._behind_since_s is None:
-            self._behind_since_s = at_s
-        elif at_s - self._behind_since_s > LONGEST_LATE_S:
-            raise TransientDeviceError(
-                f"its times are {late_s:.3f} s behind this machine's clock: bytes were lost over a whole "
-                "turn of its counter, or more comes than the line carries"
-            )
-        return True
 
 
 def _words(data: bytes) -> Words:
