@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from tag_files_support import markers_of, read, tags_of
 
+from qnode.cli.tags import tags as tags_command
 from qnode.errors import ConfigError
 from qnode.tags.formats import WRITABLE, TagFileBlock, open_tag_file, write_tag_file
 
@@ -180,3 +182,16 @@ def test_a_written_file_is_its_owners_and_an_interrupted_one_goes(tmp_path: Path
     assert not path.exists()
     write_tag_file(path, [block([(5, 1)], [])], "qutag")
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_command_copies_a_file_into_another_format(tmp_path: Path) -> None:
+    original, copy = tmp_path / "tags.qutag", tmp_path / "tags.PTU"
+    tags = [(72 * 3600 * 10**12 + i * 10**6, i % 2 + 1) for i in range(100)]
+    write_tag_file(original, [block(tags, [])])
+    result = CliRunner().invoke(tags_command, [str(original), "--copy", str(copy)], standalone_mode=False)
+    assert result.return_value == 0, result.output
+    assert tags_of(read(open_tag_file(copy))) == tags
+    for name, said in ("tags.PTU", "File exists"), ("tags.timeres", "cannot be written as 'timeres'"):
+        arguments = [str(original), "--copy", str(tmp_path / name)]
+        result = CliRunner().invoke(tags_command, arguments, standalone_mode=False)
+        assert (result.return_value, said in result.stderr) == (64, True), result.stderr

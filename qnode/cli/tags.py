@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     "(extra plots).",
 )
 @click.option("--format", "format_name", help="The format of a file that does not show it.")
-def tags(file: Path, as_json: bool, picture: Path | None, format_name: str | None) -> int:
+@click.option(
+    "--copy",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what is in the file into a new one, in the open format that its extension names: .ptu, "
+    ".qutag, .a1, .tdc1, .npy or .csv.",
+)
+def tags(file: Path, as_json: bool, picture: Path | None, format_name: str | None, copy: Path | None) -> int:
     """Show what is in the tag FILE of a time tagger: channels, rates, order, gaps, dead times and periods."""
     # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
     import msgspec
@@ -33,12 +39,15 @@ def tags(file: Path, as_json: bool, picture: Path | None, format_name: str | Non
     from qnode.errors import ConfigError
     from qnode.plan.figure import check_figure
     from qnode.tags.file_report import inspect_file
-    from qnode.tags.formats import open_tag_file
+    from qnode.tags.formats import open_tag_file, write_tag_file
 
     try:
         if picture is not None:
             check_figure(picture)
-        findings = inspect_file(open_tag_file(file, format_name))
+        tag_file = open_tag_file(file, format_name)
+        if copy is not None:
+            write_tag_file(copy, tag_file.blocks())
+        findings = inspect_file(tag_file)
         if picture is not None:
             write_picture(picture, file.name, findings)
     except ConfigError as error:

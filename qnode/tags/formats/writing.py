@@ -28,30 +28,32 @@ class _Writer(Protocol):
 def write_tag_file(
     path: Path,
     blocks: Iterable[TagFileBlock],
-    format: str,  # noqa: A002 - the word of the command line
+    format: str | None = None,  # noqa: A002 - the word of the command line
     sync_period_ps: float | None = None,
 ) -> None:
     """Write a new file, for its owner only: who has it and hears the sites' announcements knows the keys.
 
-    ``format``: one of `WRITABLE`. ``sync_period_ps``: writes T3 records of such a sync (ptu). Times are exact
-    where the format's step is a picosecond (ptu with T2 records, qutag, npy, csv), else the nearest step.
+    ``format``: one of `WRITABLE`; without it the extension names it. ``sync_period_ps``: writes T3 records of
+    such a sync (ptu). Times are exact where the format's step is a picosecond (ptu with T2 records, qutag,
+    npy, csv), else the nearest step.
     Nothing is left of a file that cannot be written to its end.
 
     Raises:
         ConfigError: the file is there already or cannot be written; a channel, marker or time that the format
             cannot hold.
     """
-    if format not in WRITABLE:
-        raise ConfigError(f"{path}: cannot be written as {format!r}; possible are {', '.join(WRITABLE)}")
-    if sync_period_ps is not None and format != "ptu":
-        raise ConfigError(f"{path}: a sync period is written into ptu files only, not as {format!r}")
+    name = path.suffix.removeprefix(".").lower() if format is None else format
+    if name not in WRITABLE:
+        raise ConfigError(f"{path}: cannot be written as {name!r}; possible are {', '.join(WRITABLE)}")
+    if sync_period_ps is not None and name != "ptu":
+        raise ConfigError(f"{path}: a sync period is written into ptu files only, not as {name!r}")
     try:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
     try:
         with file:
-            writer = PtuWriter(file, sync_period_ps) if format == "ptu" else _WRITERS[format](file)
+            writer = PtuWriter(file, sync_period_ps) if name == "ptu" else _WRITERS[name](file)
             for block in blocks:
                 writer.add(block)
             writer.close()
