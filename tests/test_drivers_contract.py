@@ -4,6 +4,7 @@ mypy compares every signature: a driver with a method that takes, returns or lac
 contract says fails `make check`, which names the method.
 """
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from qnode_drivers.simulated import SimulatedTdc, SimulatedTransmitter
 from qnode_drivers.swabian_time_tagger import SwabianTimeTagger
 from qnode_drivers.tag_file import TagFileTdc
 
+from qnode.config import DeviceSection, convert
 from qnode.devices.capabilities import (
     BiasControl,
     BiasLock,
@@ -34,7 +36,7 @@ from qnode.devices.capabilities import (
     VariableAttenuator,
 )
 from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
-from qnode.devices.registry import DRIVER_GROUP, DriverClass
+from qnode.devices.registry import DRIVER_GROUP, DriverClass, driver_config
 
 DRIVERS: list[DriverClass] = [
     SimulatedTransmitter,
@@ -121,3 +123,16 @@ def test_every_driver_that_ships_is_held_to_the_contract() -> None:
     shipped = project["entry-points"][DRIVER_GROUP]
     assert {f"{driver.__module__}:{driver.__qualname__}" for driver in DRIVERS} == set(shipped.values())
     assert {name.replace("-", "_") for name in shipped} <= vars(Opened).keys()
+
+
+def test_every_example_of_a_device_is_a_table_that_its_driver_takes() -> None:
+    top = Path(__file__).parent.parent
+    shipped = tomllib.loads((top / "pyproject.toml").read_text())["project"]["entry-points"][DRIVER_GROUP]
+    drivers = {f"{driver.__module__}:{driver.__qualname__}": driver for driver in DRIVERS}
+    shown = set()
+    for example in re.findall(r"```toml\n(.*?)```", (top / "docs" / "devices.md").read_text(), re.DOTALL):
+        for name, raw in tomllib.loads(example).get("devices", {}).items():
+            section = convert(raw, DeviceSection, where=f"[devices.{name}]")
+            driver_config(drivers[shipped[section.driver]], section.config, f"[devices.{name}.config]")
+            shown.add(section.driver)
+    assert {"scpi-attenuator", "optilab-bcb4", "pymeasure"} <= shown

@@ -16,7 +16,7 @@ from qnode.devices.child import FIRST_ANSWER_LIMIT_S, Child, open_child
 from qnode.devices.contract import readings_fault
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import check_identity_text
-from qnode.devices.settings import check_within, confirm, figure, kept_safe
+from qnode.devices.settings import check_plausible, check_within, confirm, figure, kept_safe
 
 LIBRARY: Final = "qnode_drivers.pymeasure_library:PymeasureLibrary"
 REMEDY: Final = "install qnode[pymeasure], or set packages to a folder that has it"
@@ -148,7 +148,8 @@ class _WithAttenuation(Bridge):
 
     async def attenuation_db(self) -> float:
         """Return the attenuation that is read."""
-        return await self._read(self._setting)
+        attenuation_db = await self._read(self._setting)
+        return check_plausible(self._device, "an attenuation in dB", attenuation_db, self._setting.limits)
 
     async def set_attenuation_db(self, attenuation_db: float) -> None:
         """Set the attenuation; returns when it reads back."""
