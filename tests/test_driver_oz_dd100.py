@@ -131,3 +131,11 @@ async def test_a_value_outside_the_limits_is_refused_before_it_is_sent() -> None
         with pytest.raises(DeviceError, match=r"an attenuation in dB of 1.2 to 60, got 0.5: not set"):
             await device.set_attenuation_db(0.5)
         assert len(emulator.heard) == heard
+
+
+async def test_an_attenuation_that_it_cannot_have_is_no_reading() -> None:
+    emulator = OzDd100Emulator()
+    async with opened(emulator) as device:
+        emulator.attenuation_db = 600.0
+        with refused("expected an attenuation in dB of 0 to 60, 600 came: is it garbled"):
+            await device.attenuation_db()

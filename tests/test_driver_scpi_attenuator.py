@@ -176,6 +176,14 @@ async def test_a_garbled_answer_is_not_taken_for_the_most_attenuation() -> None:
             pass
 
 
+async def test_an_attenuation_that_it_cannot_have_is_no_reading() -> None:
+    emulator = ScpiAttenuatorEmulator()
+    async with opened(emulator) as device:
+        emulator.attenuation_db = 600.0
+        with refused("expected an attenuation in dB of 0 to 60, 600 came: is it garbled"):
+            await device.attenuation_db()
+
+
 async def test_an_error_of_an_earlier_user_is_not_taken_for_ones_own() -> None:
     emulator = ScpiAttenuatorEmulator()
     emulator.errors.extend(['-410,"Query INTERRUPTED"'] * 3)
