@@ -423,3 +423,11 @@ async def test_an_operator_tells_a_controller_what_to_hold(tmp_path: Path) -> No
     assert b"told -1.5" in below_zero.stdout
     assert unknown.returncode == 3
     assert b"no controller 'im1' (controllers: phase)" in unknown.stderr
+
+
+async def test_align_shows_page_after_page(tmp_path: Path) -> None:
+    async with served(tmp_path / "s", well_status()):
+        run = await qnodectl("--socket", tmp_path / "s", "align", "--count", "2", "--interval", "0.1")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count(b"KME-ALICE  turin  locked for 1 h") == 2
+    assert b"\x1b" not in run.stdout

@@ -121,6 +121,9 @@ async def test_the_phase_of_a_drifting_interferometer_is_found_and_held(tmp_path
                 part.e_vis.clear()
                 await until_tag_time(90.0)
                 held, (status,) = mean_e_vis(part.e_vis), figures.status().controllers
+                folded = figures.quantum.status.folded
+                assert folded is not None
+                assert folded.visibility == pytest.approx(0.93, abs=0.08)  # 0.95, less dither and noise
                 controllers.command("phase", "hold")
                 await until_tag_time(100.0)
                 (last,) = figures.status().controllers

@@ -151,6 +151,28 @@ def watch(where: Where, interval: float, count: int) -> int:
 
 
 @qnodectl.command()
+@click.option("--interval", default=0.5, type=click.FloatRange(0.1, 60.0), help="Seconds between two pages.")
+@click.option("--count", default=0, type=click.IntRange(min=0), help="Stop after this many pages (0: never).")
+@click.pass_obj
+def align(where: Where, interval: float, count: int) -> int:
+    """Show live rates, visibility and folded histograms at Bob's site, until Ctrl-C.
+
+    For whoever adjusts the optics. Plain text; on a terminal each page replaces the one before.
+    """
+    from itertools import islice
+
+    from qnode.operate.status.bench import bench_lines
+
+    followed = follow_status(where.path, interval_s=interval, patience_s=where.patience_s)
+    clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+    for node in islice(followed, count or None):
+        view = _of_link(node, where.link) if where.link else node.each_link[0]
+        if not _echo(clear + "\n".join([*bench_lines(view), ""])):
+            break
+    return EXIT_OK
+
+
+@qnodectl.command()
 @click.pass_obj
 def keys(where: Where) -> int:
     """Show the numbers of keys: in the store, delivered, void and expired."""

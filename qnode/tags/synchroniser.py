@@ -19,6 +19,7 @@ from qnode.tags.acceptance import GateTable, SlipMonitor, accept, one_per_slot, 
 from qnode.tags.alignment import LONGEST_PROBE_TICKS, MOST_PROBE_CLICKS, Alignment, AlignmentProbe
 from qnode.tags.clock import recover_clock
 from qnode.tags.dead_time import DeadTimeWatch, slots_of
+from qnode.tags.folding import Counts, folded
 from qnode.tags.gates import gates
 from qnode.tags.marks import NO_MARKS, Marks, joined
 from qnode.tags.order import OrderStatistics, OrderWindow, Stretch
@@ -50,7 +51,8 @@ class SyncResult:
     contain no click, now or later. ``reached``: every slot below is complete (it stays constant without
     lock). Each slot is reported once, by the result that reaches beyond it. ``probe``: to be sent to Alice
     now. ``stretches``: the stretches that the order window marked. ``until_ps``: tag time up to which tags
-    have arrived. Times are those of the TDC, without the wrap of its counter.
+    have arrived. Times are those of the TDC, without the wrap of its counter. ``folded``: see
+    `qnode.tags.folding`; None while searching.
     """
 
     state: LockState
@@ -63,6 +65,7 @@ class SyncResult:
     statistics: SyncStatistics
     order: OrderStatistics
     until_ps: int
+    folded: Counts | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ class Synchroniser:
             statistics=self._counts.frozen(self._clock),
             order=self._order.statistics,
             until_ps=self._time.origin_ps + block.until_ps,
+            folded=None if self._clock is None else folded(block, self._clock, self._offset or 0),
         )
 
     def _move(self, by_ps: int) -> None:

@@ -133,6 +133,11 @@ class BinClock:
         return int(self._integers[_START])
 
     @property
+    def tick(self) -> int:
+        """The tick of the last measurement."""
+        return int(self._integers[_TICK])
+
+    @property
     def period_ps(self) -> float:
         """Duration of a tick in Bob's time."""
         return float(self._floats[_PERIOD])

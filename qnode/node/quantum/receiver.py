@@ -26,6 +26,7 @@ from qnode.node.quantum.adjustments import Adjustments, Cut
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.click_rates import ClickRates
 from qnode.node.quantum.clock_watch import ClockWatch
+from qnode.node.quantum.fold_watch import FoldWatch
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ClickAnnouncement, ReceiverRequest
 from qnode.node.quantum.recorder import BobRecorder, Passage
 from qnode.node.quantum.tag_faults import TagFaults
@@ -103,6 +104,7 @@ class Receiver:
         self._heard_at_s = self._noted_at_s = math.inf
         self._faults = TagFaults(figures)
         self._rates = ClickRates(config.link.source.qubit_rate_hz)
+        self._fold = FoldWatch(1.0 - config.link.source.p_z)
         self._watch = ClockWatch()
         self.adjustments = Adjustments(config.link.source.qubit_rate_hz)
         self._search = OffsetSearch(config.node.start_uncertainty_s, config.link.source.qubit_rate_hz)
@@ -338,6 +340,7 @@ class Receiver:
         quantum, statistics = self._figures.quantum, result.statistics
         before, until_s = quantum.status, result.until_ps / PS_PER_S
         self._rates.see(result)
+        self._fold.see(result)
         rates = self._rates.by_arm_hz()
         source = self._config.link.source
         quantum.show(
@@ -350,6 +353,7 @@ class Receiver:
             clock_offset_ppm=statistics.clock_offset_ppm,
             phase_residual_ps=statistics.phase_residual_ps,
             vector_strength=statistics.vector_strength,
+            folded=self._fold.status(),
             cut_s=before.cut_s + sum(cut.end - cut.first for cut in result.cuts) / source.qubit_rate_hz,
         )
         quantum.count(tags=block.times_ps.shape[0], clicks=len(result.clicks))

@@ -54,7 +54,7 @@ class QuantumFigures:
 
     def forget_rates(self) -> None:
         """Note that the click rates are not known."""
-        self.show(click_rates_hz={}, sifted_rate_bits_per_s=None)
+        self.show(click_rates_hz={}, sifted_rate_bits_per_s=None, folded=None)
 
     def clicks_heard(self) -> None:
         """Note at Alice's site that Bob has announced clicks; any thread may call this."""

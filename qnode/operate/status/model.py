@@ -24,6 +24,7 @@ __all__ = [
     "DeviceStatus",
     "Discard",
     "EtsiStatus",
+    "FoldedStatus",
     "HttpStatus",
     "KeyStatus",
     "LinkStatus",
@@ -64,6 +65,18 @@ class PeerStatus(Struct, frozen=True, kw_only=True):
         return self.connection.state == ConnectionState.CONNECTED
 
 
+class FoldedStatus(Struct, frozen=True, kw_only=True):
+    """Bob's latest tags by their place: ``z_bins`` over half a slot, ``x_bins`` over a slot.
+
+    ``visibility``: of the interferometer at its present phase, from the central share of the X clicks.
+    """
+
+    z_bins: list[int]
+    x_bins: list[int]
+    out_of_gate: float | None = None
+    visibility: float | None = None
+
+
 class QuantumStatus(Struct, frozen=True, kw_only=True):
     """The quantum channel; ``lock`` is a `LockState`.
 
@@ -86,6 +99,7 @@ class QuantumStatus(Struct, frozen=True, kw_only=True):
     tag_time_s: float | None = None
     checks: tuple[Finding, ...] = ()
     checks_of_block: int | None = None
+    folded: FoldedStatus | None = None
 
     @property
     def locked(self) -> bool:
