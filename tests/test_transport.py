@@ -1,6 +1,7 @@
 """Transports over real pseudo-terminals and sockets: bytes, lines, deadlines, and one clear line of error."""
 
 import os
+import threading
 import tty
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import trio
 from qnode.config import convert
 from qnode.devices.transport import SerialSettings, Transcript, Transport, check_address, open_transport
 from qnode.devices.transport.lines import Lines
+from qnode.devices.transport.usb_socket import SocketBackend
 from qnode.emulate.ports import pty_port, tcp_port, usb_port
 from qnode.errors import ConfigError, DeviceError, DeviceGone, TransientDeviceError
 
@@ -215,6 +217,40 @@ async def test_a_usb_device_is_found_by_its_serial_number() -> None:
         with pytest.raises(DeviceError, match=r"interface 3 is not there, or has not bulk endpoints"):
             async with open_transport(f"{address}&interface=3"):
                 pass
+
+
+async def test_a_usb_interface_is_left_to_its_kernel_driver_unless_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(SocketBackend, "is_kernel_driver_active", lambda *_: not taken)
+    monkeypatch.setattr(SocketBackend, "detach_kernel_driver", lambda _, handle, number: taken.append(number))
+    monkeypatch.setattr(SocketBackend, "attach_kernel_driver", lambda _, handle, number: taken.remove(number))
+    async with usb_port(Echo()) as address:
+        with pytest.raises(DeviceError, match=r"a driver of the kernel has it: .* with \?interface=0"):
+            async with open_transport(address):
+                pass
+        async with open_transport(f"{address}&interface=0") as port:
+            assert taken == [0]
+            assert await lines(port).ask("a", limit_s=10) == "A"
+        assert taken == []
+
+
+async def test_a_serial_line_whose_opening_hangs_can_be_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qnode.devices.transport.worker.END_LIMIT_S", 0.05)
+    hangs = threading.Event()
+
+    def never_opens(*_: object, **__: object) -> None:
+        hangs.wait()
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("serial.Serial", never_opens)
+    with trio.fail_after(30):
+        with trio.move_on_after(0.1) as scope:
+            async with open_transport("serial:///dev/ttyUSB0"):
+                pass
+        assert scope.cancelled_caught
+    hangs.set()
 
 
 async def test_a_usb_device_waits_for_a_reader_that_is_slow() -> None:

@@ -173,7 +173,7 @@ class _Bulk:
         else:
             self._reader.join(JOIN_LIMIT_S)
         if self._device is not None:
-            with suppress(usb.core.USBError):  # it may be gone
+            with suppress(usb.core.USBError, NotImplementedError):  # it may be gone
                 if self._detached is not None:
                     usb.util.release_interface(self._device, self._detached)
                     self._device.attach_kernel_driver(self._detached)

@@ -27,7 +27,6 @@ class Worker:
         self._name = name
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
-        self._ended = trio.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -55,18 +54,18 @@ class Worker:
 
     async def end(self, last: Call) -> None:
         """Make the call ``last`` and end the thread; wait a short while, also when cancelled."""
-        self._calls.put(last)
-        self._calls.put(None)
-        with trio.move_on_after(END_LIMIT_S) as scope:
-            scope.shield = True
-            await self._ended.wait()
+        try:
+            with trio.move_on_after(END_LIMIT_S) as scope:
+                scope.shield = True
+                await self.run(last)
+        finally:
+            self._calls.put(None)
         if scope.cancelled_caught:
             log.error("device.call_hangs", thread=self._name, limit_s=END_LIMIT_S)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
-        self._tell(self._ended)
 
     def _tell(self, event: trio.Event) -> None:
         with suppress(trio.RunFinishedError):  # the program is ending
