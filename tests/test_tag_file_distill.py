@@ -11,20 +11,23 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from tag_file_exports import EXPORTS, write_qutag
-from test_offline_sites import BOB, record_both
+from test_offline_sites import ALICE, BOB, record_both
 
 from qnode.block.span_policy import RecentBlocks
 from qnode.cli.distill import distill
-from qnode.config import BlockParameters, EstimationParameters, LinkParameters
+from qnode.config import BlockParameters, EstimationParameters, LinkParameters, PlausibilityParameters
 from qnode.offline.distillation import DistilledBlock, distilled_blocks
 from qnode.offline.recorded import Recorded, RecordedLink, recorded_link
 from qnode.offline.recorded_file import recorded_file
 from qnode.offline.synchronise import synchronised
 from qnode.simulate.parameters import DetectorParameters, SimulationParameters
-from qnode.simulate.recorder import record
+from qnode.simulate.recorder import record, steady_clocks
 from qnode.tags.channel_map import ChannelMap, channel_map
 from qnode.tags.file_tags import TagFileNotes, file_tags
+from qnode.tags.recorded_symbols import RepeatedPattern
 from qnode.tags.recording import open_recording
+from qnode.tags.site_recording import SiteRecordingWriter
+from qnode.tags.types import UNKNOWN_SYMBOL
 from qnode.units import PS_PER_S
 
 DETECTOR = DetectorParameters(efficiency=0.5, dead_time_s=1e-6, dark_rate_hz=500.0)
@@ -235,3 +238,51 @@ def test_a_laboratory_may_write_the_recording_of_alice_itself(recording: Path, t
     report = json.loads(done.stdout)
     assert report["blocks_accepted"] >= 1
     assert report["simulated"] is False
+
+
+def test_a_pattern_that_repeats_and_a_tag_file_become_key_without_any_time_of_day(tmp_path: Path) -> None:
+    n_passes, plausibility = 60, PlausibilityParameters(repeats=60.0)
+    record(tmp_path / "loop", steady_clocks(SIMULATION), LINK, 0.02)
+    link = recorded_link(tmp_path / "loop")
+    manifest, tags = link.manifest, link.recording
+    shifts = np.rint(np.arange(n_passes) * manifest.span_ps).astype(np.int64)
+    times = (np.array(tags.times_ps)[None, :] + shifts[:, None]).ravel()
+    path = write_qutag(tmp_path / "bob.qutag", times + 123_456_789_000, np.tile(tags.channels, n_passes) + 1)
+    slots = np.arange(manifest.slots)
+    with SiteRecordingWriter(tmp_path / "alice") as writer:
+        writer.add_symbols(slots, link.symbols(slots))
+        writer.finish(
+            msgspec.structs.replace(
+                ALICE,
+                entries=writer.entries,
+                blocks=(),
+                repeats=True,
+                link=msgspec.structs.replace(LINK, plausibility=plausibility),
+            )
+        )
+    done = run(tmp_path / "alice", path, "--channels", "z=1,x=2", "--json")
+    report = json.loads(done.stdout)
+    assert report["blocks_accepted"] >= 2
+    assert report["simulated"] is True
+    for block in report["blocks"]:
+        assert block["qber_z"] == pytest.approx(0.015, abs=0.005)
+
+
+def test_a_pattern_has_all_slots_and_is_simulated(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="repeats: only symbols of Alice can"):
+        msgspec.structs.replace(ALICE, repeats=True, simulated=False, entries=2).__post_init__()
+    with SiteRecordingWriter(tmp_path / "alice") as writer:
+        writer.add_symbols(np.array([0, 2]), np.zeros(2, np.uint8))
+        writer.finish(msgspec.structs.replace(ALICE, entries=2, repeats=True))
+    path = write_qutag(tmp_path / "some.qutag", np.arange(100) * 10**9, np.arange(100) % 2 + 1)
+    done = run(tmp_path / "alice", path, "--channels", "z=1,x=2")
+    assert done.return_value == 64
+    assert "a pattern that repeats has all slots from 0 on, in order" in done.stderr
+    pattern = RepeatedPattern(np.array([3, 1, 2], np.uint8))
+    assert pattern(np.array([-1, 0, 1, 5, 2**60])).tolist() == [
+        UNKNOWN_SYMBOL,
+        3,
+        1,
+        2,
+        pattern.codes[2**60 % 3],
+    ]

@@ -22,7 +22,7 @@ from qnode.config_description import Described, check_limits
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.errors import ConfigError
 from qnode.simulate.symbols import repeated_symbols, symbols
-from qnode.tags.recorded_symbols import recorded_symbols
+from qnode.tags.recorded_symbols import recorded_symbols, repeated_pattern
 from qnode.tags.recording import Recording, check_loopable, open_recording, read_symbol_key
 from qnode.tags.site_recording import AliceRecording, is_site_recording, open_site_recording
 from qnode.tags.tag_time import signed_64
@@ -170,7 +170,8 @@ def _recorded(folder: Path, *, loop: bool) -> tuple[EmissionRun, SymbolLookup]:
         if loop or not isinstance(alice, AliceRecording):
             raise ConfigError(f"{folder}: expected Alice's recording of her site, played once (loop = false)")
         assert alice.manifest.started_at_s is not None  # a manifest without it cannot be read
-        return EmissionRun(alice.manifest.run_id, alice.manifest.started_at_s), recorded_symbols(alice)
+        run = EmissionRun(alice.manifest.run_id, alice.manifest.started_at_s)
+        return run, repeated_pattern(alice) if alice.manifest.repeats else recorded_symbols(alice)
     manifest, key = _opened(folder, loop=loop).manifest, read_symbol_key(folder)
     run, source, n = EmissionRun(manifest.run_id, manifest.started_at_s), manifest.link.source, manifest.slots
     if loop:

@@ -100,8 +100,8 @@ def played_file(folder: Path, path: Path | None, file: FileTags) -> tuple[Loopba
     from qnode.offline.recorded_file import alice_of, began_of
 
     if is_site_recording(folder):
-        link = alice_of(folder, file).manifest.link
-        began_at_s = began_of(file)
+        alice = alice_of(folder, file)
+        link, began_at_s = alice.manifest.link, began_of(file, alice)
     else:
         recording = open_recording(folder)
         read_symbol_key(folder)

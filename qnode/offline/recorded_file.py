@@ -16,7 +16,7 @@ from qnode.offline.sifting import BothSides, sifted_blocks, sifted_spans
 from qnode.offline.synchronise import RunStart
 from qnode.tags.file_tags import MOST_TAGS, FileTags, Survey
 from qnode.tags.offset_search import FURTHEST_S
-from qnode.tags.recorded_symbols import recorded_symbols
+from qnode.tags.recorded_symbols import recorded_symbols, repeated_pattern
 from qnode.tags.site_recording import (
     AliceRecording,
     RecordedBlock,
@@ -94,12 +94,15 @@ def recorded_file(folder: Path, file: FileTags) -> RecordedFile:
     """
     if not is_site_recording(folder):
         return _with_link(folder, file)
-    alice, began_at_s = alice_of(folder, file), began_of(file)
-    manifest = alice.manifest
+    alice = alice_of(folder, file)
+    manifest, began_at_s = alice.manifest, began_of(file, alice)
     assert manifest.started_at_s is not None  # a manifest without it cannot be read
-    symbols = recorded_symbols(alice)
     into_run_s = began_at_s - manifest.started_at_s
-    survey = file.survey()
+    start, survey = RunStart(into_run_s, manifest.start_uncertainty_s), file.survey()
+    if manifest.repeats:
+        pattern = repeated_pattern(alice)
+        return RecordedFile(file, survey, manifest.link, True, start, lookup=pattern, zero_ps=file.first_ps)
+    symbols = recorded_symbols(alice)
     ends_s = np.asarray(symbols.slots[[0, -1]] if symbols.slots.shape[0] else (0, 0))
     first_s, last_s = (ends_s / manifest.link.source.qubit_rate_hz).tolist()
     until_s = into_run_s + survey.span_ps / PS_PER_S
@@ -116,7 +119,7 @@ def recorded_file(folder: Path, file: FileTags) -> RecordedFile:
         survey=survey,
         link=manifest.link,
         simulated=manifest.simulated,
-        start=RunStart(into_run_s, manifest.start_uncertainty_s),
+        start=start,
         lookup=symbols,
         zero_ps=file.first_ps,
         most_tags=FEW_TAGS,
@@ -137,12 +140,17 @@ def alice_of(folder: Path, file: FileTags) -> AliceRecording:
     return alice
 
 
-def began_of(file: FileTags) -> float:
+def began_of(file: FileTags, alice: AliceRecording) -> float:
     """Return when the first tag of the file came, Unix time by Bob's clock.
+
+    Where a pattern repeats it does not matter: the search finds one of its repetitions.
 
     Raises:
         ConfigError: nobody says.
     """
+    if file.began_at_s is None and alice.manifest.repeats:
+        assert alice.manifest.started_at_s is not None  # a manifest without it cannot be read
+        return alice.manifest.started_at_s
     if file.began_at_s is None:
         raise ConfigError(
             f"{file.path}: when did its first tag come? Say --began-at, Unix time in seconds, right to "

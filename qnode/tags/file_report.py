@@ -12,7 +12,7 @@ from qnode.tags.periods import Period, find_periods
 from qnode.units import PS_PER_S
 
 MOST_SEARCHED: Final = 8  # channels whose period is sought, the busiest
-_RECORDS_AT_ONCE: Final = 1 << 18
+_RECORDS_AT_ONCE: Final = 1 << 16  # arrays that stay in the processor's cache
 _USUAL_ORDER_WINDOW_PS: Final = ReceiverParameters().order_window_ps
 _LATE_START_S: Final = 600.0  # a counter that begins later was started before the measurement
 _LONGEST_S: Final = 366 * 86_400.0

@@ -21,6 +21,7 @@ from qnode.tags.tag_time import signed_64
 from qnode.tags.types import X_CHANNEL, Z_CHANNEL, Channels, Times
 
 MOST_TAGS: Final = 1 << 18
+_RECORDS_AT_ONCE: Final = 1 << 16
 _LATEST_S: Final = 4_102_444_800.0  # the year 2100
 
 
@@ -85,7 +86,7 @@ class FileTags:
         """
         times, channels = np.empty(0, np.int64), np.empty(0, np.int8)
         zero = np.int64(signed_64(zero_ps))
-        for block in self.file.blocks(MOST_TAGS):
+        for block in self.file.blocks(_RECORDS_AT_ONCE):
             more_times, more_channels = self.inputs.apply(block.times_ps, block.channels)
             times = np.concatenate((times, more_times - zero))  # wraps like a counter
             channels = np.concatenate((channels, more_channels))

@@ -51,7 +51,8 @@ class SiteManifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     left, seconds of Alice's wall clock. Bob's has ``origin_s``: tag time zero, seconds of Bob's wall clock,
     ``first_slot``: the slot of the first tag, or a little before, and ``disorder_ps``: how far a tag may be
     earlier than one before it. ``start_uncertainty_s``: of the wall clocks. ``entries``: tags or symbols.
-    ``blocks``: number, first slot and slots of each complete block.
+    ``blocks``: number, first slot and slots of each complete block. ``repeats``: Alice's symbols, of all
+    slots from 0 on, are a pattern that she sent again and again; then its keys protect nothing (simulated).
     """
 
     format: int
@@ -70,12 +71,15 @@ class SiteManifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     origin_s: float | None = None
     first_slot: int = 0
     disorder_ps: int = 0
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"format: expected {FORMAT}, got {self.format}")
         if (self.started_at_s if self.role == "alice" else self.origin_s) is None:
             raise ValueError(f"{'started_at_s' if self.role == 'alice' else 'origin_s'}: is missing")
+        if self.repeats and not (self.role == "alice" and self.simulated and self.entries):
+            raise ValueError("repeats: only symbols of Alice can, with simulated = true")
 
 
 @dataclass(frozen=True, eq=False)
