@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
@@ -23,6 +24,7 @@ from qnode.config import LinkParameters, convert
 from qnode.devices.conformance import check_driver
 from qnode.devices.protocols import TagSource
 from qnode.devices.registry import known_drivers
+from qnode.devices.tag_channels import TagChannels
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import Staging, prepare
 from qnode.simulate.parameters import SimulationParameters
@@ -99,7 +101,7 @@ async def test_tags_at_a_given_speed_come_in_their_time_and_silence_is_told(
 ) -> None:
     times = np.concatenate((np.arange(100) * 10**9, np.arange(100) * 10**9 + 7 * PS_PER_S))
     path = write_qutag(tmp_path / "some.qutag", times, np.arange(200) % 2 + 1)
-    config = TdcConfig(file=path, channels="z=1,x=2", began_at_s=0.0, speed=1.0)
+    config = TdcConfig(file=path, channels=TagChannels(z=1, x=2), began_at_s=0.0, speed=1.0)
     began_s = trio.current_time()
     async with TagFileTdc.open(config) as tdc, aclosing(tdc.tags()) as tags:
         seen = [(trio.current_time() - began_s, block.until_ps, len(block.times_ps)) async for block in tags]
@@ -111,22 +113,22 @@ async def test_tags_at_a_given_speed_come_in_their_time_and_silence_is_told(
 
 
 async def test_a_delay_of_one_arm_is_allowed_for_in_what_is_promised(tmp_path: Path) -> None:
-    times = np.arange(50_000) * 10**6
+    times = np.arange(50_000) * 10**4
     path = write_qutag(tmp_path / "some.qutag", times, np.arange(times.size) % 2 + 1)
-    table = {"file": str(path), "channels": "z=1,x=2-900000000ps", "began_at_s": 0.0}
-    await check_driver(TagFileTdc, table, order_window_ps=900_000_000)
+    table = {"file": str(path), "channels": {"z": 1, "x": 2, "x_delay_ps": -900_000}, "began_at_s": 0.0}
+    await check_driver(TagFileTdc, table, order_window_ps=900_000)
     with pytest.raises(AssertionError, match="behind one before it"):
-        await check_driver(TagFileTdc, table, order_window_ps=100_000_000)
+        await check_driver(TagFileTdc, table, order_window_ps=100_000)
 
 
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ({"channels": "z=1"}, "expected z=INPUT,x=INPUT"),
-        ({"channels": "z=1,x=2"}, "when did its first tag come? Say began_at_s"),
+        ({"channels": {"z": 1, "x": 1}}, "expected two different inputs"),
+        ({"channels": {"z": 1, "x": 2}}, "when did its first tag come? Say began_at_s"),
         ({}, "which inputs were the detectors at?"),
-        ({"channels": "z=8,x=9", "began_at_s": 1.0}, "no tags at inputs 8 and 9"),
-        ({"channels": "z=1,x=2", "began_at_s": 1.0, "format": "nonsense"}, "nonsense"),
+        ({"channels": {"z": 8, "x": 9}, "began_at_s": 1.0}, "no tags at inputs 8 and 9"),
+        ({"channels": {"z": 1, "x": 2}, "began_at_s": 1.0, "format": "nonsense"}, "nonsense"),
     ],
 )
 async def test_a_wrong_table_gets_one_line_that_says_what_to_do(
@@ -163,7 +165,8 @@ def test_both_sites_play_a_recording_and_a_file(recording: Path, exported: Path,
     prepared = prepare(tmp_path / "data", config, Staging(played=played, speed=20.0))
     bob = prepared.site_files["bob"].read_text()
     assert 'driver = "tag-file"' in bob
-    assert 'channels = "z=3,x=1+350ps"' in bob
+    tdc = tomllib.loads(bob)["devices"]["tdc"]["config"]
+    assert tdc["channels"] == {"z": 3, "x": 1, "z_delay_ps": 0, "x_delay_ps": 350}
     assert str(ChannelMap(3, 1, 0, 350)) == "z=3,x=1+350ps"
     assert "began_at_s = 1700000000.5" in bob
     assert "speed = 20.0" in bob

@@ -18,8 +18,8 @@ from msgspec import Struct
 
 from qnode.config_description import Described, check_limits
 from qnode.devices.protocols import DeviceIdentity
+from qnode.devices.tag_channels import TagChannels
 from qnode.errors import ConfigError
-from qnode.tags.channel_map import channel_map
 from qnode.tags.file_tags import FileTags, TagFileNotes, file_tags
 from qnode.tags.types import NO_TAGS, TagBlock
 from qnode_drivers.pacing import Pace, Speed, is_paced
@@ -32,7 +32,8 @@ class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     file: Annotated[Path, Described("the tag file")]
     channels: Annotated[
-        str | None, Described("inputs of the detectors, and delays: z=1,x=2+350ps; default: FILE.toml's")
+        TagChannels | None,
+        Described("inputs of the detectors, as qnode tags shows them; default: FILE.toml's"),
     ] = None
     began_at_s: Annotated[
         float | None,
@@ -46,8 +47,6 @@ class TdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_limits(self)
-        if self.channels is not None:
-            channel_map(self.channels)
 
 
 class TagFileTdc:
@@ -69,7 +68,8 @@ class TagFileTdc:
             ConfigError: it cannot be read, has no tags at the inputs, or something that it does not say is
                 missing.
         """
-        notes = TagFileNotes(channels=config.channels, format=config.format, began_at_s=config.began_at_s)
+        channels = None if config.channels is None else str(config.channels.channel_map)
+        notes = TagFileNotes(channels=channels, format=config.format, began_at_s=config.began_at_s)
         tags = await trio.to_thread.run_sync(file_tags, config.file, notes)
         if tags.began_at_s is None:
             raise ConfigError(

@@ -109,7 +109,10 @@ def played_file(folder: Path, path: Path | None, file: FileTags) -> tuple[Loopba
         recorded_s = recording.manifest.origin_s + float(first_ps) / PS_PER_S
         began_at_s = recorded_s if file.began_at_s is None else file.began_at_s
     config = config_over(link, folder, path, receiver=False)
-    played = PlayedFile(file.path, str(file.inputs), began_at_s, file.file.format)
+    inputs = file.inputs
+    channels = {"z": inputs.z_input, "x": inputs.x_input}
+    channels |= {"z_delay_ps": inputs.z_delay_ps, "x_delay_ps": inputs.x_delay_ps}
+    played = PlayedFile(file.path, channels, began_at_s, file.file.format)
     return config, Played(folder, loop=False, tag_file=played)
 
 

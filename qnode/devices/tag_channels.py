@@ -7,10 +7,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from qnode.config_description import Described, Limits, check_limits
-from qnode.tags.channel_map import ChannelMap
+from qnode.tags.channel_map import MOST_DELAY_PS, ChannelMap
 from qnode.tags.types import TagBlock, Times
 
-MOST_DELAY_PS: Final = 1_000_000  # the default order window: tags of both inputs stay within it
 DELAY_LIMITS: Final = Limits(-MOST_DELAY_PS, MOST_DELAY_PS)
 
 
@@ -33,6 +32,11 @@ class TagChannels(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         if self.z == self.x:
             raise ValueError(f"z and x: expected two different inputs, got {self.z} twice")
 
+    @property
+    def channel_map(self) -> ChannelMap:
+        """The same as a map of inputs to arms."""
+        return ChannelMap(self.z, self.x, self.z_delay_ps, self.x_delay_ps)
+
     def check_inputs(self, first: int, last: int) -> None:
         """Refuse an input that the device does not have.
 
@@ -48,7 +52,7 @@ class TagChannels(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
         ``times_ps`` in order, ``inputs`` of the same shape. ``until_ps``: all earlier times have come.
         """
-        chosen = ChannelMap(self.z, self.x, self.z_delay_ps, self.x_delay_ps)
+        chosen = self.channel_map
         times, channels = chosen.apply(times_ps, inputs)
         if chosen.delay_spread_ps and times.shape[0]:
             order = np.argsort(times - times[0], kind="stable")  # times may wrap

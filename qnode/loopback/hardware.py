@@ -19,7 +19,7 @@ class PlayedFile(Struct, frozen=True):
     """A time tagger's file as Bob's tags: the keys of the driver ``tag-file``."""
 
     file: Path
-    channels: str
+    channels: dict[str, int]
     began_at_s: float
     format: str
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from qnode.tags.types import X_CHANNEL, Z_CHANNEL, Channels, Times
 
-MOST_DELAY_PS: Final = 1_000_000_000
+MOST_DELAY_PS: Final = 1_000_000  # the default order window: tags of both inputs stay within it
 _EXPECTED: Final = "expected z=INPUT,x=INPUT, each with a delay if needed, such as z=1,x=2+350ps"
 _ARM: Final = re.compile(r"(?P<arm>[zx])=(?P<input>-?\d{1,5})(?:(?P<delay>[+-]\d{1,12})ps)?", re.ASCII)
 
