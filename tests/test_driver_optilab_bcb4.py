@@ -90,6 +90,10 @@ def other(emulator: OptilabBcb4Emulator) -> None:
     emulator.answer = lambda command: b"TENMA 72-2540 V2.1\r\n"  # type: ignore[method-assign]
 
 
+def for_another(emulator: OptilabBcb4Emulator) -> None:
+    emulator.answer = lambda command: b"2100044\r\n"  # type: ignore[method-assign]
+
+
 def next_unit(emulator: OptilabBcb4Emulator) -> None:
     emulator.unit = 2
 
@@ -98,6 +102,7 @@ def next_unit(emulator: OptilabBcb4Emulator) -> None:
     ("fault", "said"),
     [
         (other, "as answer to READ1S, 'TENMA 72-2540 V2.1' came: is it another device, or another unit"),
+        (for_another, "as answer to READ1S, '2100044' came: is it another device, or another unit"),
         (next_unit, "expected an answer to 'READ1S' within 2 s, nothing came"),
     ],
 )
