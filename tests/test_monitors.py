@@ -1,7 +1,9 @@
 """Monitors over readings: each trips on its attack and stays quiet in honest hours; cutoffs are exact."""
 
 import math
+import tomllib
 from fractions import Fraction
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -25,7 +27,14 @@ from qnode.bench.monitored_readings import (
     honest_photocurrents,
     sound_generator,
 )
-from qnode.config_monitors import ReadingMonitorName
+from qnode.cli.monitors_page import EXAMPLE, monitors_table
+from qnode.config import convert
+from qnode.config_monitors import (
+    MonitorsSection,
+    RandomnessSection,
+    ReadingMonitorName,
+    monitor_faults,
+)
 from qnode.distill.check_table import Finding
 from qnode.distill.plausibility.chance import standard_deviations
 from qnode.monitors import readings
@@ -59,6 +68,18 @@ def test_every_monitor_names_its_attack_its_limit_and_its_false_alarms() -> None
         assert one.false_alarm
         assert one.what
     assert set(OF_READINGS) < set(MONITOR_BY_NAME)
+
+
+def test_the_page_has_every_monitor_and_an_example_that_is_accepted() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "monitors.md").read_text()
+    assert monitors_table() in page, "run qnode report monitors"
+    assert EXAMPLE in page
+    tables = tomllib.loads(EXAMPLE)
+    monitors = convert(tables["monitors"], MonitorsSection, where="example")
+    randomness = convert(tables["randomness"], RandomnessSection, where="example")
+    devices = frozenset({"diode", "laser", "spd", "qrng"})
+    assert list(monitor_faults(monitors, randomness, devices)) == []
+    assert set(monitors.tables()) == {"readings.back", "readings.interlock", "photocurrents.z"}
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.monitor)

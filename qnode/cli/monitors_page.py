@@ -68,6 +68,35 @@ The cutoffs follow from the stated min-entropy H of a sample and from `alpha_exp
 window would never be reached, so such a table is refused at the start. The tests find a generator that is
 stuck or biased beyond H. They do not find one that computes its output, nor a pattern that repeats."""
 
+EXAMPLE: Final = """\
+[monitors.readings.back]              # at Alice: light that comes back
+monitor = "backward_light"
+device = "diode"                      # [devices.diode], any driver with power_w
+reading = "power_w"
+least = -1e-12                        # a calibrated zero
+most = 5e-12                          # the reflections of an honest line
+noise = 1e-12
+
+[monitors.readings.interlock]
+monitor = "interlock"
+device = "laser"
+reading = "interlock_closed"          # 1: closed
+least = 1.0
+most = 1.0
+
+[monitors.photocurrents.z]            # at Bob: detector of the Z arm
+device = "spd"
+channel = 0
+reading = "z_detector_photocurrent_a"
+dark_a = 1e-9
+charge_per_click_c = 5e-12
+noise_a = 2e-9
+
+[randomness]                          # at Alice: seeds from [devices.qrng]
+device = "qrng"
+min_entropy_bits = 7.0                # of a byte, as its maker states
+"""
+
 
 def monitors_page(command: str, tell: Callable[[str], None]) -> str:
     """Return the page in Markdown; ``command`` made it."""
@@ -76,11 +105,12 @@ def monitors_page(command: str, tell: Callable[[str], None]) -> str:
         f"Made by `{command}`; every seed is fixed. Do not edit.",
         _HOW,
         "## The monitors",
-        _monitors_table(),
+        monitors_table(),
         "A monitor of a reading is a table `[monitors.readings.NAME]`, the photocurrent a table "
         "`[monitors.photocurrents.NAME]`. The limits of a light monitor are in watts at the monitor: for "
         "Alice's output, the mean photon number times the energy of a photon, the qubit rate and the ratio "
         "of the monitor's coupler, within `link.source.mu_uncertainty`.",
+        "```toml\n" + EXAMPLE + "```",
         "## False alarms",
         _FALSE.format(
             sides=2 * len(SETTINGS.tables()),
@@ -101,7 +131,8 @@ def monitors_page(command: str, tell: Callable[[str], None]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _monitors_table() -> str:
+def monitors_table() -> str:
+    """Return the table of all monitors in Markdown."""
     rows = [
         [one.name, one.what, one.low or "(no limit)", one.high or "(no limit)", one.limit, one.false_alarm]
         for one in MONITORS
