@@ -1,7 +1,8 @@
 """S-Fifteen TDC1: the maker's bytes, the conformance kit over a real line, and faults of the line."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,20 @@ import trio
 from qnode_drivers.s_fifteen_stream import TICKS_PER_S, Tdc1Stream
 from qnode_drivers.s_fifteen_tdc1 import SFifteenTdc1, Tdc1Config
 
+from qnode.config import LinkParameters, convert
 from qnode.devices.conformance import check_driver
 from qnode.devices.registry import driver_config
 from qnode.devices.tag_channels import TagChannels
 from qnode.devices.transport.transcript import PRESENT, Transcript
+from qnode.emulate.bench import Bench, run_bench
 from qnode.emulate.clicks import dark_counts
 from qnode.emulate.ports import pty_port, tcp_port
 from qnode.emulate.tdc1 import Tdc1Emulator
 from qnode.errors import ConfigError, DeviceError, DeviceGone, TransientDeviceError
+from qnode.simulate.generator import KNOT_S, Lit, TagGenerator
+from qnode.simulate.parameters import Settings, SimulationParameters
 from qnode.tags.formats.tdc1_words import WRAP_TICKS
+from qnode.tags.types import TagBlock
 from qnode.units import PS_PER_S
 
 CHANNELS = {"z": 1, "x": 2}
@@ -126,6 +132,59 @@ async def test_tags_come_in_both_channels_at_the_rate_of_the_clicks() -> None:
         assert np.count_nonzero(channels == channel) == pytest.approx(2000 * passed_s, rel=0.25)
     assert readings["z_rate_hz"] == pytest.approx(2000, rel=0.3)
     assert readings["lost_total"] == 0
+
+
+async def test_simulated_light_passes_emulator_and_driver_without_a_tag_lost_or_doubled() -> None:
+    seen: list[TagBlock] = []
+
+    async def clicks() -> AsyncGenerator[TagBlock, None]:
+        generator = TagGenerator(SimulationParameters(seed=5), LinkParameters())
+        began_s, knot = trio.current_time(), 0
+        while True:
+            knot += 5
+            await trio.sleep_until(began_s + knot * KNOT_S)
+            seen.append(generator.step(knot, Settings(), Lit(symbol_key=7, first_knot=0)))
+            yield seen[-1]
+
+    emulator = Tdc1Emulator(clicks)
+    with trio.fail_after(120):
+        async with tagging(emulator) as tdc:
+            blocks = tdc.tags()
+            taken = [await anext(blocks) for _ in range(25)]
+            await blocks.aclose()
+            zero = emulator._zero_ticks
+    assert zero is not None
+    until = taken[-1].until_ps // 2000
+    ticks = np.concatenate([block.times_ps for block in seen]) // 2000 - zero
+    sent = np.stack([ticks, np.concatenate([block.channels for block in seen])], 1)
+    sent = np.unique(sent[(ticks >= 0) & (ticks <= until)], axis=0)  # one word for the clicks of a tick
+    got = np.stack(
+        [
+            np.concatenate([block.times_ps for block in taken]) // 2000,
+            np.concatenate([block.channels for block in taken]),
+        ],
+        1,
+    )
+    assert len(sent) > 1000
+    assert np.array_equal(sent, got[np.lexsort((got[:, 1], got[:, 0]))])
+    assert emulator.overflowed == sum(block.lost for block in taken) == 0
+
+
+async def test_it_stands_on_the_bench_of_emulated_devices(tmp_path: Path) -> None:
+    device = {"kind": "s-fifteen-tdc1", "port": str(tmp_path / "tdc"), "serial_number": "00142"}
+    made = convert({"device": [{**device, "fibre": str(tmp_path / "fibre")}]}, Bench, where="bench")
+    with trio.fail_after(120):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_bench, made)
+            while not await trio.Path(tmp_path / "tdc").exists():  # noqa: ASYNC110 - another task makes it
+                await trio.sleep(0.01)
+            opened = config(f"serial://{tmp_path / 'tdc'}", identity="00142")
+            async with SFifteenTdc1.open(opened) as tdc:
+                blocks = tdc.tags()
+                while not (await anext(blocks)).times_ps.shape[0]:
+                    pass  # dark counts
+                await blocks.aclose()
+            nursery.cancel_scope.cancel()
 
 
 async def test_delays_of_the_configuration_move_each_channel() -> None:

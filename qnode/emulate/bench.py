@@ -28,10 +28,11 @@ from qnode.config_description import FRACTION, Described, check_limits
 from qnode.emulate.open_protocol_tdc import OpenTdcEmulator
 from qnode.emulate.open_protocol_transmitter import OpenTransmitterEmulator
 from qnode.emulate.ports import Emulator, pty_port, tcp_port
+from qnode.emulate.tdc1 import Tdc1Emulator
 from qnode.errors import ConfigError, QnodeError, first_of
 from qnode.simulate.fibre_address import fibre_at
 from qnode.simulate.parameters import SimulationParameters
-from qnode.simulate.tdc import open_receiver
+from qnode.simulate.tdc import ReceiverEnd, open_receiver
 
 TCP_PREFIX = "tcp://127.0.0.1:"
 
@@ -70,19 +71,27 @@ class TransmitterOnBench(_Optics, frozen=True, kw_only=True, tag="open-transmitt
             nursery.cancel_scope.cancel()
 
 
-class TdcOnBench(_Optics, frozen=True, kw_only=True, tag="open-tdc"):
-    """Bob's detectors and time-to-digital converter, of the open device protocol."""
+class _Receiver(_Optics, frozen=True, kw_only=True):
+    """Bob's detectors before a time-to-digital converter."""
 
     receiver_p_z: Annotated[float, Described("as `link.receiver.p_z`", "fraction", limits=FRACTION)] = 0.5
 
     def __post_init__(self) -> None:
         check_limits(self)
 
+    def end(self) -> AbstractAsyncContextManager[ReceiverEnd]:
+        """Let the detectors click from now on."""
+        link = LinkParameters(source=self.source, receiver=ReceiverParameters(p_z=self.receiver_p_z))
+        return open_receiver(fibre_at(self.fibre), self.simulation, link)
+
+
+class TdcOnBench(_Receiver, frozen=True, kw_only=True, tag="open-tdc"):
+    """Bob's time-to-digital converter, of the open device protocol."""
+
     @asynccontextmanager
     async def emulator(self) -> AsyncIterator[Emulator]:
-        """Run detectors and converter; they click from now on."""
-        link = LinkParameters(source=self.source, receiver=ReceiverParameters(p_z=self.receiver_p_z))
-        async with open_receiver(fibre_at(self.fibre), self.simulation, link) as end:
+        """Run detectors and converter."""
+        async with self.end() as end:
             device = OpenTdcEmulator(end, serial=self.serial_number, set_phase=end.set_phase)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(device.run)
@@ -90,7 +99,22 @@ class TdcOnBench(_Optics, frozen=True, kw_only=True, tag="open-tdc"):
                 nursery.cancel_scope.cancel()
 
 
-Device = TransmitterOnBench | TdcOnBench
+class Tdc1OnBench(_Receiver, frozen=True, kw_only=True, tag="s-fifteen-tdc1"):
+    """Bob's time tagger, an S-Fifteen TDC1; its ticks of 2 ns need bins further apart than that."""
+
+    @asynccontextmanager
+    async def emulator(self) -> AsyncIterator[Emulator]:
+        """Run detectors and time tagger."""
+        async with self.end() as end:
+            device = Tdc1Emulator(end.tags)
+            device.identity = f"TDC1 {self.serial_number}"
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(device.run)
+                yield device
+                nursery.cancel_scope.cancel()
+
+
+Device = TransmitterOnBench | TdcOnBench | Tdc1OnBench
 
 
 class Bench(Struct, frozen=True, forbid_unknown_fields=True):
