@@ -35,7 +35,9 @@ class Reader:
 
 def _t3_ps(syncs: Any, period_s: float, dtimes: Any, dtime_s: float) -> Any:
     wide = np.longdouble
-    times = syncs.astype(wide) * (wide(period_s) * wide(10) ** 12) + dtimes * round(dtime_s * 1e12)
+    times = syncs.astype(wide) * (wide(period_s) * wide(10) ** 12) + dtimes.astype(np.int64) * round(
+        dtime_s * 1e12
+    )
     return np.floor(times + wide(0.5)).astype(np.int64)
 
 
@@ -47,7 +49,8 @@ def _ptufile(library: Any, path: Path, _format: str) -> Columns:
             times = _t3_ps(records["time"], file.global_resolution, records["dtime"], file.tcspc_resolution)
         else:
             times = records["time"].astype(np.int64) * round(file.global_resolution * 1e12)
-        return times, records["channel"].astype(np.int16) + 1
+        has_sync_channel = file.record_type == 0x0001_0203  # PicoHarp 300
+        return times, records["channel"].astype(np.int16) + (0 if has_sync_channel else 1)
 
 
 def _ptufile_records(library: Any, path: Path) -> object:

@@ -68,6 +68,9 @@ class PtuKind:
             wraps = there
         values: dict[str, int | float | str] = {
             "HW_Type": "Emulated Harp",
+            "Measurement_Mode": 3 if self.is_t3 else 2,
+            "Measurement_SubMode": 0,
+            "TTResultFormat_BitsPerRecord": 32,
             "MeasDesc_Resolution": self.dtime_s,
             "MeasDesc_GlobalResolution": self.ticks_s,
             "TTResultFormat_TTTRRecType": self.record_type,

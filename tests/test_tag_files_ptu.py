@@ -1,6 +1,7 @@
 """PicoQuant's files of each kind are read as they were written: overflows, markers, and how they end."""
 
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
@@ -14,6 +15,7 @@ from tag_files_support import markers_of, read, tags_of
 
 from qnode.errors import ConfigError
 from qnode.tags.formats import TagFileBlock, open_tag_file
+from qnode.tags.formats.ticks import Unit, to_ps
 
 KINDS = pytest.mark.parametrize("kind", PTU_KINDS.values(), ids=PTU_KINDS)
 
@@ -144,13 +146,31 @@ def test_t3_tags_of_one_sync_need_not_ascend(path: Path) -> None:
 
 
 def test_times_stay_exact_in_a_measurement_of_69_hours(path: Path) -> None:
-    kind = PTU_KINDS["multiharp-t3"]
+    kind = replace(PTU_KINDS["multiharp-t3"], ticks_s=1.0000347e-6)
     syncs = int(69 * 3600 / kind.ticks_s)
     events = [Event(INPUT, 1, syncs // 4 * quarter + quarter, quarter) for quarter in range(5)]
     path.write_bytes(kind.content(events)[0])
     file = open_tag_file(path)
     agrees(kind, read(file), events)
-    assert file.summary.wraps > 10**7
+    assert file.summary.wraps > 200_000
+
+
+@given(
+    ticks=st.lists(st.integers(0, 2**62), min_size=1, max_size=20),
+    unit=st.fractions(Fraction(1, 2**20), 10**9),
+    dtimes=st.integers(0, 2**16 - 1),
+    dtime_unit=st.fractions(0, 10**4),
+)
+def test_ticks_become_whole_picoseconds_without_an_error_that_adds_up(
+    ticks: list[int], unit: Fraction, dtimes: int, dtime_unit: Fraction
+) -> None:
+    times = np.array(ticks, np.int64)
+    to_ps(times, Unit(unit), np.full(len(ticks), dtimes, np.uint16), Unit(dtime_unit))
+    for time_ps, number in zip(times.tolist(), ticks, strict=True):
+        exact = number * unit + dtimes * dtime_unit
+        # 64 bits of fraction are right to half of the last for each tick.
+        allowed = Fraction(501, 1000) + Fraction(number, 2**65)
+        assert abs((time_ps - exact + 2**63) % 2**64 - 2**63) <= allowed
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,6 @@ def open_npy(path: Path) -> TagFile:
     if len(header.shape) == 1 and header.dtype.names is None:
         return _of_two_arrays(path, whole, _beside(path))
     kind = _record_type(path, header)
-    n_records = (path.stat().st_size - header.n_bytes) // kind.itemsize
-    said = header.shape[0]
-    note = "" if said == n_records else f"the header says {said} records, the file has {n_records}"
 
     def new_decoder(summary: TagFileSummary) -> DecodePiece:
         def decode(raw: RawBytes) -> TagFileBlock:
@@ -63,7 +60,7 @@ def open_npy(path: Path) -> TagFile:
 
         return decode
 
-    return _tag_file(path, fixed_records(path, header.n_bytes, kind.itemsize, new_decoder, note))
+    return _tag_file(path, fixed_records(path, header.n_bytes, kind.itemsize, new_decoder, header.shape[0]))
 
 
 def check_unit(path: Path, name: str) -> None:

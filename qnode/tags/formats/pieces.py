@@ -20,12 +20,12 @@ def fixed_records(
     header_bytes: int,
     record_bytes: int,
     new_decoder: Callable[[TagFileSummary], DecodePiece],
-    note: str = "",
+    said: int | None = None,
 ) -> ReadBlocks:
     """Return what reads the records after a header, with a decoder of its own for each reading.
 
     A decoder that meets an unsound record says so in ``truncated`` of the summary; the reading ends there.
-    ``note``: what else is wrong with the end of the file, for the same place.
+    ``said``: how many records the header says there are; it is said if they are others.
 
     Raises:
         ConfigError: the file ends within its header.
@@ -47,7 +47,9 @@ def fixed_records(
                     yield decode(buffer[: n_records * record_bytes])
                 if n_bytes < buffer.shape[0] and not summary.truncated:
                     cut = f"ends in mid-record: {rest} of {record_bytes} bytes after record {summary.records}"
-                    summary.truncated = "; ".join(filter(None, (cut if rest else "", note)))
+                    other = f"the header says {said} records, the file has {summary.records}"
+                    is_other = said is not None and said != summary.records
+                    summary.truncated = "; ".join([cut] * bool(rest) + [other] * is_other)
                     return
 
     return read

@@ -87,10 +87,8 @@ def open_ptu(path: Path) -> TagFile:
     tick = _unit(path, facts, GLOBAL_RESOLUTION)
     unit = _unit(path, facts, RESOLUTION) if kind.is_t3 else tick
     new_decoder = _decoder(kind, tick, unit)
-    n_records = (path.stat().st_size - header_bytes) // RECORD_BYTES
-    named = facts.get(RECORDS, 0)
-    note = "" if named == n_records else f"the header says {named} records, the file has {n_records}"
-    read = fixed_records(path, header_bytes, RECORD_BYTES, new_decoder, note)
+    said = facts.get(RECORDS)
+    read = fixed_records(path, header_bytes, RECORD_BYTES, new_decoder, said if isinstance(said, int) else 0)
     return TagFile(path, "ptu", str(facts.get(DEVICE, "")), float(unit.ps), read, facts)
 
 

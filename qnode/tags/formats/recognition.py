@@ -70,7 +70,10 @@ def open_tag_file(path: Path, format: str | None = None) -> TagFile:  # noqa: A0
             f"{path}: is no tag file of a known format: it begins with {_shown(head)}; "
             f"known are {', '.join(FORMATS)}; name the format if it is one of them"
         )
-    return _FORMATS[name].open(path)
+    try:
+        return _FORMATS[name].open(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _recognised(path: Path, head: bytes) -> str | None:

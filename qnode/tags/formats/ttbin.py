@@ -35,7 +35,7 @@ def open_ttbin(path: Path) -> TagFile:
             events = reader.getData(most_records)
             kinds = np.asarray(events.getEventTypes())
             if not kinds.shape[0]:
-                continue
+                return
             summary.records += kinds.shape[0]
             summary.lost += int(np.asarray(events.getMissedEvents())[kinds == _MISSED].sum(dtype=np.int64))
             is_tag = kinds == _TAG
