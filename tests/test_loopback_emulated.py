@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tomli_w
 from click.testing import CliRunner
-from daemons_support import PATIENCE_S, write_small_link
+from daemons_support import PATIENCE_S, SMALL_LINK
 
 from qnode.cli.loopback import loopback
 from qnode.config import LinkParameters, load, load_site
@@ -16,6 +17,17 @@ from qnode.emulate.bench import Bench, TdcOnBench, TransmitterOnBench
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 
 KEYS = 10
+OUT_OF_PHASE = {
+    **SMALL_LINK,
+    "simulation": {
+        **SMALL_LINK["simulation"],
+        "schedule": [{"at_s": 0.0, "interferometer_phase_rad": 2.0}],
+    },
+    "calibration": {
+        "phase": {"device": "tdc", "stretch_s": 1.0, "settle_s": 0.05, "dither_rad": 0.1, "visibility": 0.99},
+        "bias": {"im1": {"device": "transmitter", "half_wave_v": 5.0, "dither_v": 0.1, "stretch_s": 2.0}},
+    },
+}
 INSTALLED = pytest.mark.skipif(
     not {"open-tdc", "open-transmitter"} <= set(known_drivers()),
     reason="this installation is older than the drivers of the open protocol: pip install -e .",
@@ -24,14 +36,11 @@ INSTALLED = pytest.mark.skipif(
 
 @INSTALLED
 @pytest.mark.link
-def test_keys_flow_through_emulated_devices_and_say_that_they_are_simulated(tmp_path: Path) -> None:
-    command = [
-        "loopback",
-        "--config",
-        str(write_small_link(tmp_path / "small.toml")),
-        "--devices",
-        "emulated",
-    ]
+def test_controllers_and_keys_work_through_emulated_devices(tmp_path: Path) -> None:
+    """The interferometer is 2 rad from its best phase: without its controller there is no key."""
+    config = tmp_path / "small.toml"
+    config.write_text(tomli_w.dumps(OUT_OF_PHASE))
+    command = ["loopback", "--config", str(config), "--devices", "emulated"]
     done = subprocess.run(
         [sys.executable, "-m", "qnode", *command, "--until-keys", str(KEYS), "--json"],
         capture_output=True,
