@@ -178,3 +178,28 @@ async def test_a_paced_source_hands_each_cut_on_once() -> None:
     announced = [one for one in part.heard if isinstance(one, ClickAnnouncement)]
     (cut,) = joined_cuts(announced)
     assert (cut.end - cut.first) / SLOT_HZ == pytest.approx(BLOCK_S, abs=0.11)
+
+
+async def test_an_adjustment_before_the_emission_run_is_known_is_cut_and_counted_later() -> None:
+    """Hardware that does not wait yields tags before the session: a block with a cut may be dropped."""
+    blocks = list(RECORDED.blocks(BLOCK_S))
+    run = Pass()
+    adjustments = run.receiver.adjustments
+    with adjustments.adjust(0.05):
+        pass
+    run.receiver._part = None
+    run.source = cast(TagSource, RecordedSource(RECORDED, BLOCK_S, paced=True))
+    for block in blocks[:3]:
+        cut = adjustments.due()
+        assert cut is not None
+        adjustments.passed_on(cut)
+        adjustments.passed_on(adjustments.due())  # the next block, before this one is processed
+        await run.feed(block, cut)
+    run.receiver._part = cast(BobSide, run.part)
+    for block in blocks[3:]:
+        cut = adjustments.due()
+        adjustments.passed_on(cut)
+        await run.feed(block, cut)
+    assert adjustments.due() is None
+    with trio.fail_after(1):
+        assert (await adjustments.x_clicks(0.5)).boundary > 0

@@ -52,7 +52,9 @@ class Adjustments:
         self._running = 0
         self._number = 0
         self._due: Cut | None = None
+        self._passed: Cut | None = None
         self._seen = 0
+        self._seen_cut: Cut | None = None
         self._grown = trio.Event()
         self._begin()
 
@@ -82,13 +84,18 @@ class Adjustments:
 
     def passed_on(self, cut: Cut | None) -> None:
         """Note that a block is on its way to the synchroniser with ``cut``."""
-        if cut is self._due and not self._running:
-            self._due = None
+        if cut is not None and cut is self._due and not self._running:
+            self._due, self._passed = None, cut
+
+    def repeat(self) -> None:
+        """Let the latest cut be due again if its block was dropped on its way to the synchroniser."""
+        if self._due is None and self._passed is not self._seen_cut:
+            self._due = self._passed
 
     def see(self, result: SyncResult, cut: Cut | None) -> None:
         """Count the clicks of one feed of tags, which had this ``cut``."""
         if cut is not None:
-            self._seen = cut.number
+            self._seen, self._seen_cut = cut.number, cut
         if cut is not None or self._seen != self._number or result.state is not LockState.LOCKED:
             self._begin()
             return

@@ -150,6 +150,7 @@ class Receiver:
                         )
         finally:
             self._heard_at_s = self._noted_at_s = math.inf
+            self.adjustments.repeat()
             self._take_back("no source of tags is running")
 
     def look_after(self) -> None:
@@ -215,6 +216,7 @@ class Receiver:
         run = part.run if part is not None else self._run
         if run is None:
             self._figures.quantum.note_lock(LockState.SEARCHING, "no emission run of Alice is known")
+            self.adjustments.repeat()
             return
         # Ignore blocks that were in progress at the last restart, even if they prove misaligned only now.
         misaligned = self._figures.history.misaligned_block_id > self._restarted_after_block_id
