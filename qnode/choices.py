@@ -22,6 +22,9 @@ TagBits = Literal[64, 128]
 DeadTime = Literal["independent", "joint"]
 Arm = Literal["z", "x"]
 
+# Of a controller of a modulator's bias: what the best bias gives.
+BiasAim = Literal["fewest_errors", "least_power", "most_power"]
+
 # Of the log.
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "terminal", "plain", "journal", "json"]

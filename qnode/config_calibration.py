@@ -1,9 +1,9 @@
 """The table ``[calibration]`` of a site: what each controller sets, by how much, within which limits."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
-from qnode.choices import Role
+from qnode.choices import BiasAim, Role
 from qnode.config_description import Described, Limits, limit_faults
 from qnode.config_link import SourceParameters, Table
 
@@ -37,7 +37,10 @@ class PhaseSection(Table, frozen=True):
 
 
 class BiasSection(Table, frozen=True):
-    """At Alice: the controller of one modulator's bias, by the bit errors of blocks. You choose NAME."""
+    """At Alice: the controller of one modulator's bias, by the bit errors of blocks or the light behind it.
+
+    You choose NAME.
+    """
 
     device: Annotated[str, Described("name of the device that sets the bias voltage")] = ""
     half_wave_v: Annotated[
@@ -46,6 +49,24 @@ class BiasSection(Table, frozen=True):
             "change of the bias that leads from the least to the most light", "V", limits=Limits(0.1, 100.0)
         ),
     ] = 5.0
+    seek: Annotated[
+        BiasAim,
+        Described(
+            "what is best: the fewest bit errors of blocks, or the least or the most power at `monitor`"
+        ),
+    ] = "fewest_errors"
+    monitor: Annotated[str, Described("name of the device that measures the power behind the modulator")] = ""
+    full_power_w: Annotated[
+        float, Described("power at the monitor with the most light", "W", limits=Limits(1e-15, 10.0))
+    ] = 1e-6
+    monitor_noise: Annotated[
+        float,
+        Described(
+            "standard deviation of one measurement of the monitor, as a fraction of the full power",
+            "fraction",
+            limits=Limits(1e-6, 0.5),
+        ),
+    ] = 1e-3
     dither_v: Annotated[
         float, Described("step to either side of the best bias", "V", limits=Limits(1e-4, 10.0))
     ] = 0.05
@@ -55,7 +76,10 @@ class BiasSection(Table, frozen=True):
     ] = -1e3
     most_v: Annotated[float, Described("highest bias that is set", "V", limits=Limits(-1e3, 1e3))] = 1e3
     stretch_s: Annotated[
-        float, Described("least tag time of the blocks at each side", limits=Limits(0.0, 1e5))
+        float,
+        Described(
+            "least tag time of the blocks, or time of measurement, at each side", limits=Limits(0.0, 1e5)
+        ),
     ] = 60.0
     walk_v_per_root_hour: Annotated[
         float, Described("expected random walk of the best bias", "V/√h", limits=Limits(1e-6, 10.0))
@@ -112,18 +136,43 @@ class IntensitySection(Table, frozen=True):
     ] = 0.01
 
 
+class DetectorSection(Table, frozen=True):
+    """At Bob: the settings of one detector, which are set when its device opens, and then compared.
+
+    You choose NAME. Settings that are left out stay as they are.
+    """
+
+    device: Annotated[str, Described("name of the device that controls the detector")] = ""
+    channel: Annotated[
+        Literal[0, 1], Described("tag channel of the detector: 0 in the Z arm, 1 in the X arm", "channel")
+    ] = 0
+    bias_v: Annotated[float | None, Described("bias", "V", limits=Limits(-1e4, 1e4))] = None
+    dead_time_s: Annotated[float | None, Described("dead time", limits=Limits(0.0, 1.0))] = None
+    temperature_k: Annotated[float | None, Described("temperature", "K", limits=Limits(0.001, 400.0))] = None
+    tolerance: Annotated[
+        float,
+        Described(
+            "greatest relative difference of what the detector reports from its setting",
+            "fraction",
+            limits=Limits(0.0, 1.0),
+        ),
+    ] = 0.02
+    period_s: Annotated[float, Described("time between two comparisons", limits=Limits(0.1, 3600.0))] = 5.0
+
+
 class CalibrationSection(Table, frozen=True):
     """The controllers of this site. Without a table there is none."""
 
     phase: PhaseSection = PhaseSection()
     bias: dict[str, BiasSection] = {}  # noqa: RUF012
     intensity: IntensitySection = IntensitySection()
+    detectors: dict[str, DetectorSection] = {}  # noqa: RUF012
 
 
 def calibration_at(section: CalibrationSection, role: Role) -> CalibrationSection:
     """Return the controllers of ``section`` that work at the site of ``role``."""
     if role == "bob":
-        return CalibrationSection(phase=section.phase)
+        return CalibrationSection(phase=section.phase, detectors=section.detectors)
     return CalibrationSection(bias=section.bias, intensity=section.intensity)
 
 
@@ -138,8 +187,13 @@ def calibration_faults(
     for name, bias in section.bias.items():
         yield from limit_faults(bias, f"{where}.bias.{name}")
         named.append((f"bias.{name}", "device", bias.device, "alice"))
+        if bias.seek != "fewest_errors":
+            named.append((f"bias.{name}", "monitor", bias.monitor, "alice"))
         if not bias.least_v < bias.most_v:
             yield f"{where}.bias.{name}.least_v: {bias.least_v:g} is not below most_v, {bias.most_v:g}"
+    for name, detector in section.detectors.items():
+        yield from limit_faults(detector, f"{where}.detectors.{name}")
+        named.append((f"detectors.{name}", "device", detector.device, "bob"))
     intensity = section.intensity
     if intensity.attenuator:
         named.append(("intensity", "attenuator", intensity.attenuator, "alice"))

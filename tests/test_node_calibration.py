@@ -16,13 +16,20 @@ from test_node_receiver import ListeningPart, until
 from trio.testing import MockClock
 
 from qnode.block.outcome import BlockLost
-from qnode.choices import ControllerState
+from qnode.choices import BiasAim, ControllerState
 from qnode.config import DeviceSection, SiteConfig, convert, load
-from qnode.config_calibration import BiasSection, CalibrationSection, IntensitySection, PhaseSection
+from qnode.config_calibration import (
+    BiasSection,
+    CalibrationSection,
+    DetectorSection,
+    IntensitySection,
+    PhaseSection,
+)
 from qnode.devices.protocols import EmissionRun
 from qnode.errors import ConfigError
 from qnode.node.calibration.controllers import Controllers
 from qnode.node.calibration.instruments import Instruments
+from qnode.node.quantum.adjustments import Adjustments
 from qnode.node.quantum.bob import BobSide
 from qnode.node.quantum.receiver import Receiver
 from qnode.node.quantum.receiver_requests import AlignmentRequest, ReceiverRequest
@@ -329,6 +336,10 @@ async def test_a_device_without_the_capability_is_named(autojump_clock: MockCloc
             "calibration.intensity.largest_error: 0.05 is more than link.source.mu_uncertainty",
         ),
         (
+            {"bias": {"a": {"device": "transmitter", "seek": "most_power"}}},
+            r"calibration.bias.a.monitor: no device ''",
+        ),
+        (
             {"bias": {"a": {"device": "transmitter", "half_wave_v": 5.0, "least_v": 2.0, "most_v": 1.0}}},
             "least_v: 2 is not below most_v, 1",
         ),
@@ -339,3 +350,78 @@ def test_a_table_that_cannot_be_is_refused(table: dict[str, Any], said: str, tmp
     raw["calibration"] = table
     with pytest.raises(ConfigError, match=said):
         convert(raw, SiteConfig, where="test", folder=tmp_path)
+
+
+class ModulatedBench(Bench):
+    """A bench whose power follows the bias of a modulator with its most light at ``best``."""
+
+    best = 0.8
+
+    async def power_w(self) -> float:
+        await trio.sleep(0.001)
+        return 1e-6 * (0.5 + 0.5 * math.cos(math.pi * (self.bias - self.best) / 5.0))
+
+
+@pytest.mark.parametrize(("seek", "best_v"), [("most_power", 0.8), ("least_power", -4.2)])
+async def test_a_bias_is_held_at_the_most_or_the_least_light(
+    seek: BiasAim, best_v: float, autojump_clock: MockClock
+) -> None:
+    section = BiasSection(
+        device="bench", monitor="bench", seek=seek, half_wave_v=5.0, stretch_s=10.0, least_v=-5.0, most_v=5.0
+    )
+    bench = ModulatedBench()
+    bench.bias = best_v + 1.5 if seek == "least_power" else -1.5
+    room = Room(CalibrationSection(bias={"im2": section}), bench)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.run)
+        await trio.sleep(600.0)
+        assert bench.bias == pytest.approx(best_v, abs=0.1)
+        bench.best += 0.3
+        await trio.sleep(3600.0)
+        assert room.status.best == pytest.approx(best_v + 0.3, abs=0.05)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_detector_is_set_when_it_opens_and_compared_from_then_on(autojump_clock: MockClock) -> None:
+    section = DetectorSection(
+        device="bench", channel=1, dead_time_s=3e-5, temperature_k=230.0, tolerance=0.01
+    )
+    config = msgspec.structs.replace(
+        BOB,
+        devices={"bench": DeviceSection(driver="bench")},
+        calibration=CalibrationSection(detectors={"x": section}),
+    )
+    figures, instruments, bench = LinkFigures(config), Instruments(), Bench()
+    controllers = Controllers(
+        config, figures, instruments,
+        adjustments=Adjustments(6e8), port=TransmitterPort(), last_block=no_block,
+    )  # fmt: skip
+
+    def state() -> str:
+        return figures.status().controllers[0].state.state
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(instruments.keep, "bench", cast(Any, bench), 10.0, trio.sleep_forever)
+        nursery.start_soon(controllers.run)
+        await trio.sleep(1.0)
+        assert bench.detectors[1].dead_time_s == 3e-5
+        assert bench.detectors[1].bias_v == 3.0  # as it was
+        assert bench.detectors[0].dead_time_s == 2e-5
+        assert state() == ControllerState.FOLLOWING
+        bench.detectors[1] = msgspec.structs.replace(bench.detectors[1], temperature_k=240.0)
+        await trio.sleep(10.0)
+        assert state() == ControllerState.SETTLING  # a cooler needs time
+        await trio.sleep(1000.0)
+        assert state() == ControllerState.OUTSIDE
+        assert figures.status().controllers[0].state.because == "temperature_k is 240, set to 230"
+        controllers.look_after()
+        assert [alarm.name for alarm in figures.status().alarms] == ["calibration.failed"]
+        with pytest.raises(ConfigError, match=r"detectors.x: expected hold or auto, got '220'"):
+            controllers.command("detectors.x", "220")
+        controllers.command("detectors.x", "hold")
+        await trio.sleep(1.0)
+        controllers.command("detectors.x", "auto")
+        await trio.sleep(1.0)
+        assert bench.detectors[1].temperature_k == 230.0
+        assert state() == ControllerState.FOLLOWING
+        nursery.cancel_scope.cancel()

@@ -1,8 +1,7 @@
-"""Alice's controller of a modulator's bias, by the bit errors of corrected blocks."""
+"""Alice's controller of a modulator's bias, by the bit errors of corrected blocks or the light behind it."""
 
 import math
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Never
 
 import trio
@@ -10,12 +9,14 @@ import trio
 from qnode.calibration.tracker import Shape, Stretch, Tracker, share
 from qnode.choices import ControllerState
 from qnode.config_calibration import BiasSection
-from qnode.devices.capabilities import BiasControl
+from qnode.devices.capabilities import BiasControl, PowerMonitor
 from qnode.node.calibration.controller import Controller
 from qnode.node.calibration.instruments import Instruments
 
-# A wrong bias x sends sin²(x / 2) of the light into the wrong bin, less the errors of other causes.
+# A wrong bias x sends sin²(x / 2) of the light into the wrong bin, less the errors of other causes; so much
+# more or less light passes the modulator as well.
 SLOPE = 0.49
+MEASUREMENT_S = 1.0
 SETTLED_RAD = 0.1
 PATIENCE_S = 7200.0
 HOUR_S = 3600.0
@@ -65,26 +66,49 @@ class BlockErrors:
         return Stretch(signal=signal, variance=variance, at_s=middle_s, cosine=1.0 - signal / SLOPE)
 
 
-class BiasController(Controller):
-    """Dithers the bias from stretch to stretch of whole blocks.
+Look = Callable[[], Awaitable[Stretch]]
+"""Measures at the present bias, and returns when that is done."""
+
+
+def look_at_errors(section: BiasSection, errors: BlockErrors, last_block: LastBlock) -> Look:
+    """Return a measurement of the errors of whole blocks.
 
     A block counts if it was agreed after the bias was set: it begins later still.
     """
 
+    async def look() -> Stretch:
+        return await errors.after(await last_block(), section.stretch_s)
+
+    return look
+
+
+def look_at_power(section: BiasSection, instruments: Instruments) -> Look:
+    """Return a measurement of the mean power at the monitor; most power counts as the least signal."""
+    sign = -1.0 if section.seek == "most_power" else 1.0
+
+    async def look() -> Stretch:
+        began_s, total, number = trio.current_time(), 0.0, 0
+        while number == 0 or trio.current_time() - began_s < section.stretch_s:
+            await trio.sleep(MEASUREMENT_S)
+            total += await instruments.ask(section.monitor, PowerMonitor, lambda device: device.power_w())
+            number += 1
+        signal = sign * total / number / section.full_power_w
+        middle_s = (began_s + trio.current_time()) / 2.0
+        return Stretch(signal=signal, variance=section.monitor_noise**2 / number, at_s=middle_s)
+
+    return look
+
+
+class BiasController(Controller):
+    """Dithers the bias from one measurement to the next; ``turn``: who measures the same, one at a time."""
+
     def __init__(
-        self,
-        name: str,
-        section: BiasSection,
-        instruments: Instruments,
-        errors: BlockErrors,
-        last_block: LastBlock,
-        turn: trio.Lock,
+        self, name: str, section: BiasSection, instruments: Instruments, look: Look, turn: trio.Lock
     ) -> None:
         super().__init__(f"bias.{name}", section.device, "V", PATIENCE_S)
         self._section = section
         self._instruments = instruments
-        self._errors = errors
-        self._last_block = last_block
+        self._look = look
         self._turn = turn
         self._tracker: Tracker | None = None
         self._last_s = 0.0
@@ -105,15 +129,14 @@ class BiasController(Controller):
                 await self._until_commanded(trio.sleep_forever)
                 tracker.forget_first()
                 continue
-            async with self._turn:  # one modulator at a time: the errors are those of all together
+            async with self._turn:
                 await self._pair(tracker)
 
     async def _pair(self, tracker: Tracker) -> None:
         """Measure at both sides of the best bias."""
         for _ in range(2):
             await self._set(self._volts(tracker.setting_rad))
-            since = await self._last_block()
-            stretch = await self._until_commanded(partial(self._errors.after, since, self._section.stretch_s))
+            stretch = await self._until_commanded(self._look)
             if stretch is None:
                 tracker.forget_first()
                 return

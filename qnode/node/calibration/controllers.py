@@ -6,8 +6,15 @@ import trio
 
 from qnode.config import SiteConfig
 from qnode.errors import ConfigError
-from qnode.node.calibration.bias import BiasController, BlockErrors, LastBlock
+from qnode.node.calibration.bias import (
+    BiasController,
+    BlockErrors,
+    LastBlock,
+    look_at_errors,
+    look_at_power,
+)
 from qnode.node.calibration.controller import Controller
+from qnode.node.calibration.detectors import DetectorController
 from qnode.node.calibration.instruments import Instruments
 from qnode.node.calibration.intensity import IntensityController
 from qnode.node.calibration.phase import PhaseController
@@ -21,7 +28,7 @@ from qnode.operate.status.model import ControllerStatus
 class Controllers:
     """The controllers of one link; none if nothing is configured.
 
-    ``adjustments``: those of Bob's receiver. ``last_block``: see `BiasController`.
+    ``adjustments``: those of Bob's receiver. ``last_block``: see `look_at_errors`.
     """
 
     def __init__(
@@ -39,11 +46,18 @@ class Controllers:
         found = list[Controller]()
         if section.phase.device and adjustments is not None:
             found.append(PhaseController(section.phase, config.link, instruments, adjustments))
+        for name, detector in section.detectors.items():
+            if adjustments is not None:
+                found.append(DetectorController(name, detector, instruments, adjustments))
         if section.intensity.attenuator:
             found.append(IntensityController(section.intensity, instruments, port))
         errors, turn = BlockErrors(), trio.Lock()
         for name, bias in section.bias.items():
-            found.append(BiasController(name, bias, instruments, errors, last_block, turn))
+            if bias.seek == "fewest_errors":  # of all modulators together
+                look, whose = look_at_errors(bias, errors, last_block), turn
+            else:
+                look, whose = look_at_power(bias, instruments), trio.Lock()
+            found.append(BiasController(name, bias, instruments, look, whose))
         if section.bias:
             figures.blocks.on_errors = errors.note
         self._by_name: Mapping[str, Controller] = {one.status.name: one for one in found}
