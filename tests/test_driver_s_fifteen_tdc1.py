@@ -302,7 +302,7 @@ async def test_bytes_lost_on_the_line_are_counted_and_the_stream_goes_on() -> No
 
 async def test_silence_is_an_error_that_passes() -> None:
     emulator = Tdc1Emulator()
-    await refuses(emulator, TransientDeviceError, "silent for 2 s, expected words also when nothing")
+    await refuses(emulator, TransientDeviceError, "silent for 4 s, expected words also when nothing")
     assert emulator.silent
     await refuses(emulator, TransientDeviceError, r"expected an answer to '\*IDN\?' within 2 s, nothing came")
 

@@ -23,7 +23,7 @@ from qnode_drivers.s_fifteen_stream import Tdc1Stream
 
 GATHERING_S: Final = 0.05
 MOST_GATHERED_BYTES: Final = 1 << 20
-LONGEST_SILENCE_S: Final = 2.0  # it sends a word every 0.27 s or more often
+LONGEST_SILENCE_S: Final = 4.0  # it sends a word every 0.27 s or more often
 LEAVING_S: Final = 2.0
 QUIET_S: Final = 0.2
 LONGEST_BABBLE_S: Final = 5.0
@@ -107,7 +107,7 @@ class SFifteenTdc1:
 
     async def _await_first_word(self) -> None:
         """Wait until the stream has begun, and note the time of day at its time zero."""
-        self._first_block = self._stream.feed(await self._gathered(), trio.current_time())
+        self._first_block = await self._fed(await self._gathered())
         self.origin_s = time.time() - self._stream.newest_ps / PS_PER_S
         self._rates.see(self._first_block)
 
@@ -120,14 +120,15 @@ class SFifteenTdc1:
         """
         yield self._first_block
         while True:
-            data = await self._gathered()
-            block = await trio.to_thread.run_sync(self._stream.feed, data, trio.current_time())
-            yield self._rates.see(block)
+            yield self._rates.see(await self._fed(await self._gathered()))
 
     async def readings(self) -> dict[str, float]:
         """Return the rates since the last readings, and counts of faults since the opening."""
         await trio.lowlevel.checkpoint()
         return {**self._rates.readings(), "realignments_total": float(self._stream.realignments)}
+
+    async def _fed(self, data: bytes) -> TagBlock:
+        return await trio.to_thread.run_sync(self._stream.feed, data, trio.current_time())
 
     async def _gathered(self) -> bytes:
         """Return the bytes of the next 50 ms, one at least."""

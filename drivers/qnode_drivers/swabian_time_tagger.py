@@ -113,7 +113,7 @@ class SwabianTimeTagger:
         """
         while True:
             await trio.sleep(PERIOD_S)
-            yield self._rates.see(self._block(await self._read()))
+            yield self._rates.see(await trio.to_thread.run_sync(self._block, await self._read()))
 
     async def readings(self) -> dict[str, float]:
         """Return rates since the last readings, lost tags, and overflows of the USB line."""
