@@ -19,6 +19,8 @@ KNOWN = {
     "19_qutag_80MHz_HBT_sync_filtered.qutag": (267_801, 0, 267_801),
     "200204_HH400_T2_320MHz_HBT.timeres": (409_482, 25_463, 384_019),
     "200213_HH400_T3_80MHz_HBT.timeres": (561_879, 165_553, 396_326),
+    "timestamp7_c1234.Aa1.ts": (2_000, 0, 2_012),
+    **{f"timestamp7_c14_rollover.A{form}.ts": (1_000, 138, 862) for form in ("a0f", "a1fX", "a2f")},
 }
 MOST_APART_PS = 1  # of T3: another reader's arithmetic may round a half the other way
 
