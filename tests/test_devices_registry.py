@@ -8,7 +8,7 @@ import pytest
 
 from qnode.config import DeviceSection
 from qnode.devices.protocols import DeviceIdentity
-from qnode.devices.registry import driver_config, known_drivers, load_driver, open_device
+from qnode.devices.registry import device_opener, driver_config, known_drivers, load_driver
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
 
@@ -107,7 +107,7 @@ def test_all_devices_of_a_file_are_checked_before_any_is_opened() -> None:
 
 async def test_an_opened_device_is_left_safe() -> None:
     section = DeviceSection(driver="third-party-lamp", config={"port": "p"})
-    async with open_device("lamp", section, allow_simulated=False) as device:
+    async with device_opener("lamp", section, allow_simulated=False)() as device:
         assert device.identity == DeviceIdentity("lamp", "p")
         assert vars(device)["is_lit"]
     assert not vars(device)["is_lit"]
@@ -115,8 +115,8 @@ async def test_an_opened_device_is_left_safe() -> None:
 
 async def test_a_simulated_device_needs_permission() -> None:
     section = DeviceSection(driver="third-party-lamp", config={"port": "p", "simulated": True})
-    async with open_device("lamp", section, allow_simulated=True) as device:
+    async with device_opener("lamp", section, allow_simulated=True)() as device:
         assert device.identity.simulated
     with pytest.raises(ConfigError, match="simulated keys are not keys: set allow_simulated = true"):
-        async with open_device("lamp", section, allow_simulated=False):
+        async with device_opener("lamp", section, allow_simulated=False)():
             pass

@@ -161,6 +161,14 @@ async def test_another_device_in_its_place_is_refused_with_both_serial_numbers(
     assert (await supervised(Failing(DeviceGone, failures=0), 10, right)).well
 
 
+async def test_a_package_that_is_exchanged_below_a_running_node_ends_no_device(
+    driver: type[Metronome], autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.on_open = lambda: monkeypatch.setattr(registry, "entry_points", lambda **_: [])
+    status = await supervised(Failing(DeviceGone, failures=1), 10)
+    assert (status.state.state, status.restarts) == ("running", 1)
+
+
 async def test_the_last_bytes_outlive_the_openings_of_a_device(
     driver: type[Metronome], autojump_clock: trio.testing.MockClock
 ) -> None:

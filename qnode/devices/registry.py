@@ -5,8 +5,8 @@ A package of a third party that names a class in the group ``qnode.drivers`` is 
 
 import difflib
 import inspect
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import entry_points
 from typing import Any, TypeAlias, cast
 
@@ -66,27 +66,35 @@ def driver_config(driver_class: DriverClass, raw: dict[str, Any], where: str) ->
     return convert(raw, driver_class.Config, where=where)
 
 
-@asynccontextmanager
-async def open_device(name: str, section: DeviceSection, *, allow_simulated: bool) -> AsyncIterator[Device]:
-    """Open the device that ``section`` describes; leaving makes the hardware safe.
+def device_opener(
+    name: str, section: DeviceSection, *, allow_simulated: bool
+) -> Callable[[], AbstractAsyncContextManager[Device]]:
+    """Load the driver that ``section`` names, and return what opens the device; leaving makes it safe.
+
+    The driver is loaded once: a package that is exchanged below a running node ends no device for good.
 
     Raises:
-        ConfigError: unknown driver, wrong table, or a simulated device where none is allowed.
-        DeviceError: the driver could not open the device.
-        DeviceGone: another device is in its place.
+        ConfigError: unknown driver, wrong table; on opening, a simulated device where none is allowed.
+        DeviceError: on opening, the driver could not open the device.
+        DeviceGone: on opening, another device is in its place.
     """
     driver_class = load_driver(section.driver)
     config = driver_config(driver_class, section.config, f"[devices.{name}.config]")
-    async with driver_class.open(config) as device:
-        if device.identity.simulated and not allow_simulated:
-            raise ConfigError(
-                f"[devices.{name}] driver {section.driver} is simulated, and simulated keys are not keys: "
-                "set allow_simulated = true in [node] if that is what you want"
-            )
-        identity, expected = device.identity, section.serial_number
-        if expected is not None and identity.serial != expected:
-            raise DeviceGone(
-                f"expected serial number {expected}, found {identity.serial or 'none'} ({identity.model}): "
-                "connect the right device, or correct serial_number"
-            )
-        yield device
+
+    @asynccontextmanager
+    async def open_device() -> AsyncIterator[Device]:
+        async with driver_class.open(config) as device:
+            if device.identity.simulated and not allow_simulated:
+                raise ConfigError(
+                    f"[devices.{name}] driver {section.driver} is simulated, and simulated keys are not "
+                    "keys: set allow_simulated = true in [node] if that is what you want"
+                )
+            identity, expected = device.identity, section.serial_number
+            if expected is not None and identity.serial != expected:
+                raise DeviceGone(
+                    f"expected serial number {expected}, found {identity.serial or 'none'} "
+                    f"({identity.model}): connect the right device, or correct serial_number"
+                )
+            yield device
+
+    return open_device

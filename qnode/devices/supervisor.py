@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 import structlog
 import trio
@@ -19,7 +19,7 @@ from qnode.config import DeviceSection
 from qnode.devices.contract import readings_fault
 from qnode.devices.protocols import Device
 from qnode.devices.readings import has_readings, read
-from qnode.devices.registry import driver_config, load_driver, open_device
+from qnode.devices.registry import device_opener, driver_config, load_driver
 from qnode.devices.status import DeviceStatus, State
 from qnode.devices.transport.transcript import PRESENT, Transcript
 from qnode.errors import ConfigError, DeviceError, DeviceGone, QnodeError, TransientDeviceError
@@ -123,6 +123,7 @@ async def _supervise(
     board[name] = DeviceStatus(
         name=name, driver=section.driver, state=State(DeviceState.STARTING, now(), "opening")
     )
+    opener = device_opener(name, section, allow_simulated=allow_simulated)
 
     def note(state: DeviceState, because: str = "", *, retry_at: float | None = None) -> None:
         status = board[name]
@@ -132,7 +133,7 @@ async def _supervise(
     while True:
         attempt_at = trio.current_time()
         try:
-            await _attempt(name, section, use, board, note, on_readings, allow_simulated)
+            await _attempt(name, section, opener, use, board, note, on_readings)
         except (Exception, BaseExceptionGroup) as error:
             # Cancellation from outside may come together with a failure; the wait below notices it.
             faults = _leaves(error)
@@ -169,15 +170,15 @@ async def _supervise(
 async def _attempt(
     name: str,
     section: DeviceSection,
+    opener: Callable[[], AbstractAsyncContextManager[Device]],
     use: Callable[[Device], Awaitable[None]],
     board: MutableMapping[str, DeviceStatus],
     note: Callable[[DeviceState], None],
     on_readings: Callable[[dict[str, float]], None],
-    allow_simulated: bool,
 ) -> None:
     """Open and use the device once; cancel a driver that takes too long to open."""
     with trio.CancelScope(deadline=trio.current_time() + OPENING_LIMIT_S) as scope:
-        async with open_device(name, section, allow_simulated=allow_simulated) as device:
+        async with opener() as device:
             scope.deadline = math.inf
             identity = device.identity
             board[name] = replace(
