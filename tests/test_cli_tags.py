@@ -63,7 +63,8 @@ def test_one_json_object_says_what_is_in_a_file(recording: Path) -> None:
     assert "begin at 72 h" in note
 
 
-def test_people_get_lines_of_at_most_80_columns(recording: Path) -> None:
+def test_people_get_lines_of_at_most_80_columns(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     lines = run(recording).stdout.splitlines()
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
