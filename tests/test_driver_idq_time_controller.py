@@ -172,6 +172,25 @@ async def test_what_does_not_fit_is_refused(fault: dict[str, Any], more: dict[st
         assert not emulator.streams
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (b"\0" * 12, "12 bytes of tags came, expected 8 for each"),
+        (b"\xff" * 8, r"a tag of input 1 lies \d+ ps after the beginning of an acquisition"),
+    ],
+)
+async def test_a_message_that_is_none_is_told(message: bytes, told: str) -> None:
+    async with running(IdqEmulator()) as emulator:
+        device_table = config(table(emulator))
+        async with IdqTimeController.open(device_table) as device:
+            tags = device.tags()
+            await anext(tags)
+            emulator.send_next(1, message)
+            with pytest.raises(TransientDeviceError, match=told):
+                async for _ in tags:
+                    pass
+
+
 async def test_a_silent_device_is_an_error_that_passes() -> None:
     emulator = IdqEmulator()
     emulator.silent = True

@@ -10,6 +10,7 @@ import pytest
 import trio
 from qnode_drivers.s_fifteen_stream import TICKS_PER_S, Tdc1Stream
 from qnode_drivers.s_fifteen_tdc1 import SFifteenTdc1, Tdc1Config
+from supervised_driver_support import supervised
 
 from qnode.config import LinkParameters, convert
 from qnode.devices.conformance import check_driver
@@ -18,7 +19,7 @@ from qnode.devices.tag_channels import TagChannels
 from qnode.devices.transport.transcript import PRESENT, Transcript
 from qnode.emulate.bench import Bench, run_bench
 from qnode.emulate.clicks import dark_counts
-from qnode.emulate.ports import pty_port, tcp_port
+from qnode.emulate.ports import Faults, pty_port, tcp_port
 from qnode.emulate.tdc1 import Tdc1Emulator
 from qnode.errors import ConfigError, DeviceError, DeviceGone, TransientDeviceError
 from qnode.simulate.generator import KNOT_S, Lit, TagGenerator
@@ -387,3 +388,46 @@ async def test_the_record_for_diagnosis_holds_no_tags() -> None:
             await blocks.aclose()
     received = b"".join(one.data for one in record.exchanges() if not one.sent)
     assert received == b"TDC1_00141\r\n-0.500 V\r\n0\r\n"
+
+
+async def test_a_device_that_never_stops_sending_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Babbling(Tdc1Emulator):
+        async def serve(self, stream: trio.abc.Stream) -> None:
+            while True:
+                await stream.send_all(b"U" * 64)
+                await trio.sleep(0.01)
+
+    monkeypatch.setattr("qnode_drivers.s_fifteen_tdc1.LONGEST_BABBLE_S", 0.5)
+    await refuses(Babbling(), TransientDeviceError, r"expected silence after 'abort', .*: is it a TDC1\?")
+
+
+async def test_it_is_in_use_again_after_each_fault_and_no_tag_is_doubled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults, emulator = Faults(seed=3), Tdc1Emulator(dark_counts(5000.0))
+    with trio.fail_after(200):
+        async with pty_port(emulator, faults) as place:
+            table = {"address": f"serial://{place}", "channels": CHANNELS}
+            async with supervised(monkeypatch, SFifteenTdc1, table) as watched:
+                await watched.tags_again()
+                await faults.babble(b"what is this?")
+                await watched.tags_again()
+                for name, on, off in (("halves", True, False), ("noise", 0.01, 0.0)):
+                    setattr(faults, name, on)
+                    await trio.sleep(0.3)
+                    setattr(faults, name, off)
+                    await watched.tags_again()
+                    await trio.sleep(0.5)
+                    await watched.tags_again()
+                assert watched.openings[-1][-1].times_ps.shape[0] > 10
+                n_openings = len(watched.openings)
+                faults.unplug()
+                await trio.sleep(0.2)
+                faults.plug()
+                await watched.tags_again(n_openings)
+    assert sum(block.lost for blocks in watched.openings for block in blocks) > 0
+    for blocks in watched.openings:
+        times = [block.times_ps * 2 + block.channels for block in blocks]
+        together = np.concatenate(times) if times else np.empty(0)
+        assert np.unique(together).shape == together.shape
+        assert (np.diff([block.until_ps for block in blocks]) >= 0).all()

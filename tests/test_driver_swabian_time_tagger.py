@@ -7,6 +7,7 @@ import pytest
 import trio
 from library_drivers_support import use_stand_ins
 from qnode_drivers.swabian_time_tagger import SwabianConfig, SwabianTimeTagger
+from supervised_driver_support import supervised
 
 from qnode.devices.conformance import check_driver
 from qnode.devices.registry import driver_config
@@ -86,6 +87,19 @@ async def test_a_library_that_hangs_is_a_device_to_be_opened_again(monkeypatch: 
     with pytest.raises(TransientDeviceError, match="no answer to read within 1 s, its process was killed"):
         await read(100, serial="HANG")
     assert len((await read(2))[0]) == 2
+
+
+async def test_a_library_that_crashes_again_and_again_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with trio.fail_after(200):
+        table = {"channels": CHANNELS, "serial": "CRASH"}
+        async with supervised(monkeypatch, SwabianTimeTagger, table) as watched:
+            await watched.tags_again()
+            await watched.tags_again(after_openings=1)
+            status = watched.board["tdc"]
+    assert status.restarts >= 1
+    assert "ended by SIGABRT in read" in status.state.because or status.state.state == "running"
 
 
 async def test_a_level_that_reads_back_differently_is_refused() -> None:

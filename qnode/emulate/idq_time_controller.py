@@ -80,6 +80,10 @@ class IdqEmulator:
                 await trio.sleep(POLL_S)
             socket.send((await answer(command)).encode())
 
+    def send_next(self, number: int, message: bytes) -> None:
+        """Send ``message`` as the tags of an input, beside those of its detector."""
+        next(socket for one, socket in self.streams.values() if one == number).send(message, zmq.NOBLOCK)
+
     # The device
 
     async def _device(self, line: str) -> str:
