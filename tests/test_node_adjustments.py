@@ -203,3 +203,10 @@ async def test_an_adjustment_before_the_emission_run_is_known_is_cut_and_counted
     assert adjustments.due() is None
     with trio.fail_after(1):
         assert (await adjustments.x_clicks(0.5)).boundary > 0
+
+
+def test_a_settling_time_goes_on_after_a_restart() -> None:
+    synchroniser = Synchroniser(CONFIG.link.source, CONFIG.link.receiver, np.random.default_rng(1).bytes)
+    synchroniser.feed(next(RECORDED.blocks(BLOCK_S)), 10**12)
+    synchroniser.restart()
+    assert [cut.reason for cut in synchroniser._cut_ps] == ["adjusted"]

@@ -106,13 +106,14 @@ class Synchroniser:
         self._tags = NO_TAGS
         self._counts = SyncCounts()
         self._until_ps: int | None = None
+        self._cut_ps: list[Stretch] = []
         self._forget_run()
 
     def _forget_run(self) -> None:
         self._state = LockState.SEARCHING
         self._clock: BinClock | None = None
         self._search_from_ps: int | None = None
-        self._cut_ps: list[Stretch] = []
+        self._cut_ps = [cut for cut in self._cut_ps if cut.reason == "adjusted"]  # it may still settle
         self._offset: int | None = None
         self._last_lock: _LastLock | None = None
         self._lock_floor: int | None = None
