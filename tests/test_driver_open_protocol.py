@@ -216,6 +216,17 @@ async def test_slots_outside_the_ring_and_of_other_runs_are_unknown(tmp_path: Pa
         assert await looked_up(opened, run.run_id, np.arange(3)) == [UNKNOWN_SYMBOL] * 3
 
 
+async def test_symbols_of_a_count_that_began_meanwhile_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from a device that does not look at the epoch of a request."""
+    device = transmitter_emulator(tmp_path)
+    async with emitting(device) as (opened, run):
+        device.epoch += 1
+        monkeypatch.setattr(device, "_looked_up", lambda _epoch, slots: np.ones(slots.size, np.uint8))
+        assert await looked_up(opened, run.run_id, np.arange(5)) == [UNKNOWN_SYMBOL] * 5
+
+
 async def test_a_transmitter_that_counts_slots_anew_begins_another_run(tmp_path: Path) -> None:
     """Bob's end of the fibre, which has a world of its own, lets Alice's slots begin again."""
     device = transmitter_emulator(tmp_path)
