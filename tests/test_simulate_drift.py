@@ -107,6 +107,13 @@ async def test_alices_bias_acts_and_is_read_back_and_its_monitor_sees_the_power(
         assert await alice.power_w() == 0.0
 
 
+async def test_alices_monitor_sees_a_scheduled_change_of_the_light(tmp_path: Path) -> None:
+    schedule = [{"at_s": 0.0, "source_attenuation_db": -3.0}]
+    table = {"fibre": str(tmp_path / "fibre"), "simulation": {"schedule": schedule}}
+    async with SimulatedTransmitter.open(msgspec.convert(table, TransmitterConfig)) as alice:
+        assert await alice.power_w() == pytest.approx(1.995e-6, rel=0.01)
+
+
 async def test_bobs_phase_acts_on_the_next_tags(tmp_path: Path) -> None:
     table = {"fibre": str(tmp_path / "fibre"), "simulation": {"speed": "max"}}
     async with (

@@ -126,7 +126,7 @@ class SimulatedTransmitter:
 
     async def power_w(self) -> float:
         """Return the power before the fixed attenuation to single photons."""
-        settings = self._end.changed
+        settings = self._end.in_force
         power_w = NOMINAL_POWER_W * laser_power(self._simulation.drift, self._end.world_s)
         return power_w * transmission(settings.source_attenuation_db) if settings.source_on else 0.0
 
