@@ -191,11 +191,12 @@ async def test_a_message_that_is_none_is_told(message: bytes, told: str) -> None
                     pass
 
 
-async def test_a_silent_device_is_an_error_that_passes() -> None:
+async def test_a_silent_device_is_an_error_that_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qnode_drivers.idq_time_controller.ANSWER_LIMIT_S", 0.5)
     emulator = IdqEmulator()
     emulator.silent = True
     async with running(emulator):
-        with pytest.raises(TransientDeviceError, match=r"an answer to '\*IDN\?' within 5 s, nothing"):
+        with pytest.raises(TransientDeviceError, match=r"an answer to '\*IDN\?' within 0.5 s, nothing"):
             await read(emulator, 1)
 
 
