@@ -26,10 +26,11 @@ async def open_transport(
     """
     try:
         parts = check_address(address)
+        settings = serial.of_address(parts)
     except WrongAddress as error:  # one device without its package must not end the node
         raise DeviceError(str(error)) from None
     transcript = PRESENT.get() or Transcript()
-    async with _opener(parts, serial, transcript, secret) as transport:
+    async with _opener(parts, settings, transcript, secret) as transport:
         yield transport
 
 

@@ -36,11 +36,13 @@ async def open_serial(
 ) -> AsyncIterator[Transport]:
     """Open the line exclusively with ``settings``; see `open_transport`."""
     worker = Worker(f"serial {address.place}")  # to open and close a broken line may take long
-    line = _Line(address, settings.of_address(address))
+    line = _Line(address, settings)
     descriptor = None
     try:
         descriptor = await worker.run(line.open)
-        yield DescriptorTransport(address.text, transcript, descriptor, secret=secret)
+        yield DescriptorTransport(
+            address.text, transcript, descriptor, secret=secret, why_gone=lambda: "unplugged"
+        )
     finally:
         if descriptor is not None:
             await _send_rest(descriptor)
