@@ -23,7 +23,7 @@ from qnode.devices.conformance import check_driver
 from qnode.devices.protocols import EmissionRun
 from qnode.devices.transport import open_transport
 from qnode.devices.transport.transcript import PRESENT, Transcript
-from qnode.emulate.open_protocol import HELLO
+from qnode.emulate.open_protocol import HELLO, built_frame
 from qnode.emulate.open_protocol_tdc import OpenTdcEmulator
 from qnode.emulate.open_protocol_transmitter import OpenTransmitterEmulator
 from qnode.errors import ConfigError, DeviceError, DeviceGone, TransientDeviceError
@@ -214,6 +214,27 @@ async def test_slots_outside_the_ring_and_of_other_runs_are_unknown(tmp_path: Pa
         assert await looked_up(opened, run.run_id + 1, np.arange(3)) == [UNKNOWN_SYMBOL] * 3
         device.settings[8, 0] = 0  # the ring is empty
         assert await looked_up(opened, run.run_id, np.arange(3)) == [UNKNOWN_SYMBOL] * 3
+
+
+async def test_a_device_that_refuses_a_look_up_fails_with_its_reason(tmp_path: Path) -> None:
+    device = transmitter_emulator(tmp_path)
+    async with emitting(device) as (opened, run):
+        device.refuses = {Kind.READ}
+        with pytest.raises(DeviceError, match="symbols was refused with error 4: refused by the test"):
+            await looked_up(opened, run.run_id, np.arange(5))
+
+
+async def test_a_frame_of_an_unknown_kind_is_dropped_counted_and_not_recorded() -> None:
+    record = Transcript()
+    token = PRESENT.set(record)
+    device = OpenTdcEmulator(SteadySupply())
+    try:
+        async with at_port(device) as address, OpenTdc.open(OpenTdcConfig(address=address)) as tdc:
+            await device.send(built_frame(0x55, 0, b"from a later version"))
+            assert (await tdc.readings())["unknown_frames_count"] == 1
+    finally:
+        PRESENT.reset(token)
+    assert not any(b"later version" in exchange.data for exchange in record.exchanges())
 
 
 async def test_symbols_of_a_count_that_began_meanwhile_are_not_taken(

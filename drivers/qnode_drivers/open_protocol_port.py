@@ -47,7 +47,9 @@ POLL_S: Final = 1.0
 MOST_EVENTS_LOGGED: Final = 100  # of one opening
 # Requests have the numbers 1 to 15, those for symbols the rest, so that a late answer is not mistaken.
 _CONTROL_REQUESTS: Final = range(1, 16)
-_NOT_NOTED: Final = (*SYMBOL_ANSWERS, Kind.TAGS)
+_SECRET: Final = (*SYMBOL_ANSWERS, Kind.TAGS)
+# What the record of the last bytes may hold: a kind that is not known may have symbols in it.
+_NOTED: Final = (*(kind | ANSWER for kind in Kind if kind < Kind.LOOK_UP), Kind.EVENT, Kind.ERROR)
 _RECEIVE_BYTES: Final = 1 << 18
 # During a stream of tags, a receiver that got little waits for more: each receiving has its cost.
 _LITTLE_BYTES: Final = 3072
@@ -180,14 +182,17 @@ class OpenProtocolPort:
         self.after_frames()
 
     def _distribute(self, buffer: ByteArray, one: ScannedFrame) -> None:
-        if one.kind in _NOT_NOTED:
+        if one.kind in _SECRET:
             try:
                 self.on_data(buffer, one)
             except DeviceError as failure:
                 self.fail(failure)  # and read on: the way out needs answers
             return
         payload = buffer[one.start : one.start + one.length].tobytes()
-        self._transport.transcript.note_received(frame(one.kind, one.request, payload))
+        if one.kind in _NOTED:
+            self._transport.transcript.note_received(frame(one.kind, one.request, payload))
+        else:
+            self.unknown_frames += 1
         if one.kind == Kind.EVENT:
             event = read_event(payload)
             if event is not None:
@@ -196,8 +201,8 @@ class OpenProtocolPort:
             answered, answers = self._answers[one.request]
             answers.append((one.kind, payload))
             answered.set()
-        elif not one.kind & ANSWER:
-            self.unknown_frames += 1
+        elif one.kind == Kind.ERROR and one.request not in _CONTROL_REQUESTS:
+            self.fail(DeviceError(f"a request for symbols was refused with {read_error(payload)}"))
 
     def _tell(self, event: Event) -> None:
         self._events += 1
