@@ -425,3 +425,28 @@ async def test_a_detector_is_set_when_it_opens_and_compared_from_then_on(autojum
         assert bench.detectors[1].temperature_k == 230.0
         assert state() == ControllerState.FOLLOWING
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("seek", "attribute", "said"),
+    [
+        ("fewest_errors", "bias", "device bench: bias_v is nan"),
+        ("most_power", "best", "power_w of bench is nan"),
+    ],
+)
+async def test_what_is_no_number_moves_nothing_and_is_named(
+    seek: BiasAim, attribute: str, said: str, autojump_clock: MockClock
+) -> None:
+    bench = ModulatedBench()
+    setattr(bench, attribute, math.nan)
+    section = BiasSection(device="bench", monitor="bench", seek=seek, stretch_s=10.0)
+    room = Room(CalibrationSection(bias={"im2": section}), bench)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.run)
+        await trio.sleep(4.0)
+        assert (room.status.state.state, room.status.state.because) == (ControllerState.WAITING, said)
+        bench.bias, bench.best = 0.0, 0.8
+        await trio.sleep(600.0)
+        assert room.status.setting is not None
+        assert abs(room.status.setting) < 2.0
+        nursery.cancel_scope.cancel()

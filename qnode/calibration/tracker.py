@@ -151,7 +151,7 @@ class Tracker:
         self._rate += rate_gain * innovation
         most = self._shape.rate_rad_per_s
         self._rate = min(max(self._rate, -most), most)
-        self._p_rate -= rate_gain * self._p_cross
+        self._p_rate = max(self._p_rate - rate_gain * self._p_cross, 0.0)
         self._p_cross *= 1.0 - gain
         self._p_x *= 1.0 - gain
 

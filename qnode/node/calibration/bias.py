@@ -10,7 +10,7 @@ from qnode.calibration.tracker import Shape, Stretch, Tracker, share
 from qnode.choices import ControllerState
 from qnode.config_calibration import BiasSection
 from qnode.devices.capabilities import BiasControl, PowerMonitor
-from qnode.node.calibration.controller import Controller
+from qnode.node.calibration.controller import Controller, figure
 from qnode.node.calibration.instruments import Instruments
 
 # A wrong bias x sends sin²(x / 2) of the light into the wrong bin, less the errors of other causes; so much
@@ -90,7 +90,8 @@ def look_at_power(section: BiasSection, instruments: Instruments) -> Look:
         began_s, total, number = trio.current_time(), 0.0, 0
         while number == 0 or trio.current_time() - began_s < section.stretch_s:
             await trio.sleep(MEASUREMENT_S)
-            total += await instruments.ask(section.monitor, PowerMonitor, lambda device: device.power_w())
+            power_w = await instruments.ask(section.monitor, PowerMonitor, lambda device: device.power_w())
+            total += figure(f"power_w of {section.monitor}", power_w)
             number += 1
         signal = sign * total / number / section.full_power_w
         middle_s = (began_s + trio.current_time()) / 2.0
@@ -181,4 +182,4 @@ class BiasController(Controller):
 
 
 async def _present(device: BiasControl) -> tuple[tuple[float, float], float]:
-    return device.bias_limits_v, await device.bias_v()
+    return device.bias_limits_v, figure("bias_v", await device.bias_v())

@@ -22,6 +22,17 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
+def figure(what: str, value: float) -> float:
+    """Return what a device reports, if it is a finite number.
+
+    Raises:
+        DeviceError: it is none, so no setting can follow from it.
+    """
+    if not math.isfinite(value):
+        raise DeviceError(f"{what} is {value}")
+    return value
+
+
 class Controller(ABC):
     """One controller; a subclass says what it measures and sets.
 

@@ -11,7 +11,7 @@ from qnode.choices import ControllerState
 from qnode.config import LinkParameters
 from qnode.config_calibration import PhaseSection
 from qnode.devices.capabilities import PhaseControl
-from qnode.node.calibration.controller import Controller
+from qnode.node.calibration.controller import Controller, figure
 from qnode.node.calibration.instruments import Instruments
 from qnode.node.quantum.adjustments import Adjustments, XClicks
 
@@ -102,4 +102,4 @@ class PhaseController(Controller):
 
 
 async def _present(device: PhaseControl) -> tuple[tuple[float, float], float]:
-    return device.phase_limits_rad, await device.phase_rad()
+    return device.phase_limits_rad, figure("phase_rad", await device.phase_rad())
