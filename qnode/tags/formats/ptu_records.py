@@ -26,9 +26,7 @@ State = npt.NDArray[np.int64]
 
 T2_BITS: Final = 25
 T3_BITS: Final = 10
-_TOGETHER: Final = (
-    8  # so many records are looked at together: mostly they are tags, or an overflow among them
-)
+_TOGETHER: Final = 8  # so many records are looked at together
 _FIRST_SPECIAL: Final = 0x8000_0000
 _FIRST_OVERFLOW: Final = 0xFE00_0000
 
@@ -36,12 +34,28 @@ _FIRST_OVERFLOW: Final = 0xFE00_0000
 @inline_kernel
 def _look_ahead(words: Words, i: np.uint64) -> tuple[bool, bool]:
     """Tell of the next records whether all are tags, and whether all are tags or overflows."""
+    if i + np.uint64(_TOGETHER) > np.uint64(words.shape[0]):
+        return False, False
     found, others = np.uint32(0), np.uint32(0)
     for j in range(_TOGETHER):
         word = words[i + np.uint64(j)]
         found |= word
         others += np.uint32((word >= np.uint32(_FIRST_SPECIAL)) & (word < np.uint32(_FIRST_OVERFLOW)))
     return bool(found < np.uint32(_FIRST_SPECIAL)), bool(others == np.uint32(0))
+
+
+@inline_kernel
+def _end_of_tags(words: Words, i: np.uint64) -> np.uint64:
+    """Return where the records from ``i`` on, looked at together, are no longer tags alone."""
+    together = np.uint64(_TOGETHER)
+    while i + together <= np.uint64(words.shape[0]):
+        found = np.uint32(0)
+        for j in range(_TOGETHER):
+            found |= words[i + np.uint64(j)]
+        if found >= np.uint32(_FIRST_SPECIAL):
+            break
+        i += together
+    return i
 
 
 @kernel
@@ -54,32 +68,32 @@ def decode_t2(
     channels: FileChannels,
     state: State,
 ) -> tuple[int, int, int]:
-    """Decode T2. ``unit`` and ``wrap``: picoseconds, or ticks."""
+    """Decode T2. ``unit``, below 2^32, and ``wrap``: picoseconds, or ticks."""
     u, s, size, one = np.uint64, np.int64, np.uint64(words.shape[0]), np.uint64(1)
     mask, together, sound = u(0x1FF_FFFF), u(_TOGETHER), u(words.shape[0])
-    counted = mask if is_counted else u(0)
+    counted, unit = mask if is_counted else u(0), unit & u(0xFFFF_FFFF)  # so products are of half words
     start, overflows, n_tags, n_markers, i = state[0], u(0), u(0), u(0), u(0)
     while i < sound:
-        if i + together <= size:
-            are_tags, are_usual = _look_ahead(words, i)
-            if are_tags:
-                for j in range(_TOGETHER):
-                    times[n_tags + u(j)] = start + s((u(words[i + u(j)]) & mask) * unit)
-                for j in range(_TOGETHER):
-                    channels[n_tags + u(j)] = np.int16((words[i + u(j)] >> np.uint32(25)) + np.uint32(1))
-                i, n_tags = i + together, n_tags + together
-                continue
-            if are_usual:
-                before = n_tags
-                for j in range(_TOGETHER):  # what an overflow writes, the next tag overwrites
-                    word = words[i + u(j)]
-                    ticks, all_if_overflow = u(word) & mask, s(np.int32(word)) >> 63
-                    times[n_tags] = start + s(ticks * unit)
-                    channels[n_tags] = np.int16((word >> np.uint32(25)) + np.uint32(1))
-                    start += all_if_overflow & s(max(ticks & counted, one) * wrap)
-                    n_tags += u(1 + all_if_overflow)
-                i, overflows = i + together, overflows + together - (n_tags - before)
-                continue
+        are_tags, are_usual = _look_ahead(words, i)
+        if are_tags:
+            n_alike = _end_of_tags(words, i + together) - i
+            for j in range(n_alike):
+                times[n_tags + j] = start + s((u(words[i + j]) & mask) * unit)
+            for j in range(n_alike):
+                channels[n_tags + j] = np.int16((words[i + j] >> np.uint32(25)) + np.uint32(1))
+            i, n_tags = i + n_alike, n_tags + n_alike
+            continue
+        if are_usual:
+            before = n_tags
+            for j in range(_TOGETHER):  # what an overflow writes, the next tag overwrites
+                word = words[i + u(j)]
+                ticks, all_if_overflow = u(word) & mask, s(np.int32(word)) >> 63
+                times[n_tags] = start + s(ticks * unit)
+                channels[n_tags] = np.int16((word >> np.uint32(25)) + np.uint32(1))
+                start += all_if_overflow & s(max(ticks & counted, one) * wrap)
+                n_tags += u(1 + all_if_overflow)
+            i, overflows = i + together, overflows + together - (n_tags - before)
+            continue
         end = min(i + together, size)
         while i < end:
             kind, ticks = words[i] >> np.uint32(25), u(words[i]) & mask
@@ -113,29 +127,29 @@ def decode_t3(
     counted = mask if is_counted else u(0)
     start, overflows, n_tags, n_markers, i = state[0], u(0), u(0), u(0), u(0)
     while i < sound:
-        if i + together <= size:
-            are_tags, are_usual = _look_ahead(words, i)
-            if are_tags:
-                for j in range(_TOGETHER):
-                    times[n_tags + u(j)] = start + s(u(words[i + u(j)]) & mask)
-                for j in range(_TOGETHER):
-                    dtimes[n_tags + u(j)] = np.uint16((words[i + u(j)] >> np.uint32(10)) & dtime_mask)
-                for j in range(_TOGETHER):
-                    channels[n_tags + u(j)] = np.int16((words[i + u(j)] >> np.uint32(25)) + np.uint32(1))
-                i, n_tags = i + together, n_tags + together
-                continue
-            if are_usual:
-                before = n_tags
-                for j in range(_TOGETHER):  # what an overflow writes, the next tag overwrites
-                    word = words[i + u(j)]
-                    number, all_if_overflow = u(word) & mask, s(np.int32(word)) >> 63
-                    times[n_tags] = start + s(number)
-                    dtimes[n_tags] = np.uint16((word >> np.uint32(10)) & dtime_mask)
-                    channels[n_tags] = np.int16((word >> np.uint32(25)) + np.uint32(1))
-                    start += all_if_overflow & s(max(number & counted, one) << u(T3_BITS))
-                    n_tags += u(1 + all_if_overflow)
-                i, overflows = i + together, overflows + together - (n_tags - before)
-                continue
+        are_tags, are_usual = _look_ahead(words, i)
+        if are_tags:
+            n_alike = _end_of_tags(words, i + together) - i
+            for j in range(n_alike):
+                times[n_tags + j] = start + s(u(words[i + j]) & mask)
+            for j in range(n_alike):
+                dtimes[n_tags + j] = np.uint16((words[i + j] >> np.uint32(10)) & dtime_mask)
+            for j in range(n_alike):
+                channels[n_tags + j] = np.int16((words[i + j] >> np.uint32(25)) + np.uint32(1))
+            i, n_tags = i + n_alike, n_tags + n_alike
+            continue
+        if are_usual:
+            before = n_tags
+            for j in range(_TOGETHER):  # what an overflow writes, the next tag overwrites
+                word = words[i + u(j)]
+                number, all_if_overflow = u(word) & mask, s(np.int32(word)) >> 63
+                times[n_tags] = start + s(number)
+                dtimes[n_tags] = np.uint16((word >> np.uint32(10)) & dtime_mask)
+                channels[n_tags] = np.int16((word >> np.uint32(25)) + np.uint32(1))
+                start += all_if_overflow & s(max(number & counted, one) << u(T3_BITS))
+                n_tags += u(1 + all_if_overflow)
+            i, overflows = i + together, overflows + together - (n_tags - before)
+            continue
         end = min(i + together, size)
         while i < end:
             word = words[i]
