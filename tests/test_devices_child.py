@@ -89,9 +89,8 @@ async def test_a_library_that_crashes_is_gone_and_its_last_words_are_told() -> N
     record = Transcript()
     PRESENT.set(record)
     async with library() as child:
-        with pytest.raises(DeviceGone, match=r"ended by SIGSEGV in crash; it said: .*") as caught:
+        with pytest.raises(DeviceGone, match=r"ended by SIGSEGV in crash; it said: ERR about to crash$"):
             await child.ask("crash", limit_s=START_S)
-    assert "about to crash" in str(caught.value)
     assert b"about to crash" in b"".join(one.data for one in record.exchanges())
 
 

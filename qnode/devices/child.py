@@ -9,6 +9,7 @@ what it prints is kept for diagnosis.
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ FIRST_ANSWER_LIMIT_S: Final = 60.0  # the process starts and imports the library
 CLOSING_LIMIT_S: Final = 2.0
 ENDING_LIMIT_S: Final = 2.0
 SHOWN_CHARACTERS: Final = 300
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # of a terminal
 # Nothing else is passed on: no credentials, no sockets of the service manager.
 ENVIRONMENT: Final = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR"),
@@ -128,8 +130,10 @@ class Child:
 
     def _said(self) -> str:
         """Return the end of what the process printed, to be added to a message."""
-        lines = self._printed.decode(errors="replace").strip().splitlines()
-        return f"; it said: {lines[-1][-SHOWN_CHARACTERS:]}" if lines else ""
+        text = _COLOUR.sub("", self._printed.decode(errors="replace"))
+        lines = ["".join(filter(str.isprintable, line)).strip() for line in text.splitlines()]
+        said = [line for line in lines if line]
+        return f"; it said: {said[-1][-SHOWN_CHARACTERS:]}" if said else ""
 
     async def keep_what_it_prints(self) -> None:
         """Read the output of the process until it ends, so that it never waits for a reader."""

@@ -30,7 +30,7 @@ class MisbehavingLibrary:
         ctypes.PyDLL(None).sleep(1000)
 
     def crash(self) -> None:
-        print("about to crash", file=sys.stderr, flush=True)
+        print("\x1b[0;31mERR about to crash\x1b[0m\n\x07\x1b[0m", file=sys.stderr, flush=True)
         ctypes.string_at(0)
 
     def leave(self) -> None:
