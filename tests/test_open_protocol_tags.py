@@ -188,3 +188,23 @@ def test_frames_of_an_earlier_start_are_dropped() -> None:
     blocks, stream = received([*old.frames, *new.frames])
     assert len(tags_of(blocks)) == 5
     assert (stream.stale_frames, stream.lost) == (len(old.frames), 0)
+
+
+def test_tags_that_nobody_takes_are_dropped_and_counted() -> None:
+    """Each second frame is missing, so that each of the others begins a block."""
+    one = sent([1] * (248 * 200), [0] * (248 * 200))
+    stream = TagStream(EPOCH, (1, 1), CHANNELS)
+    for whole in one.frames[1:-1:2]:
+        data = np.frombuffer(whole, np.uint8)
+        stream.feed(data, scan(data).frames[0])
+    data = np.frombuffer(one.frames[-1], np.uint8)
+    stream.feed(data, scan(data).frames[0])
+    blocks = stream.take()
+    assert len(blocks) < 70
+    last = sent([1] * (248 * 201), [0] * (248 * 201)).frames[-2]
+    data = np.frombuffer(last, np.uint8)
+    stream.feed(data, scan(data).frames[0])
+    blocks += stream.take()
+    tags, lost = len(tags_of(blocks)), sum(block.lost for block in blocks)
+    assert tags + lost == 248 * 201
+    assert stream.lost == lost

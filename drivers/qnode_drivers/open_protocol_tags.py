@@ -17,6 +17,7 @@ from qnode.tags.tag_time import signed_64
 from qnode.tags.types import TagBlock
 
 _ROOM: Final = 1 << 17  # tags of one block
+_MOST_BLOCKS: Final = 64  # when nobody takes them, later tags are dropped and counted
 # More than so many tags cannot have been lost between two frames: the count is broken.
 _MOST_LOST: Final = 1 << 40
 
@@ -87,6 +88,15 @@ class TagStream:
         self._n += kept
         self.unmapped += found - kept
 
+    def counts(self) -> dict[str, float]:
+        """Return what was lost or dropped so far, as readings."""
+        return {
+            "tags_lost_count": float(self.lost),
+            "repeated_frames_count": float(self.repeated_frames),
+            "stale_frames_count": float(self.stale_frames),
+            "unused_input_tags_count": float(self.unmapped),
+        }
+
     def take(self) -> list[TagBlock]:
         """Return the blocks of the frames so far, each without a loss inside."""
         self._close()
@@ -100,6 +110,11 @@ class TagStream:
         ):
             return
         until_ps = signed_64(self._until_ticks * self._tick[0] // self._tick[1])
-        times, channels = self._times[: self._n].copy(), self._channels[: self._n].copy()
-        self._blocks.append(TagBlock(times, channels, until_ps, self._lost_before))
-        self._closed, self._lost_before, self._n = self._until_ticks, 0, 0
+        if len(self._blocks) >= _MOST_BLOCKS:
+            self._lost_before += self._n
+            self.lost += self._n
+        else:
+            times, channels = self._times[: self._n].copy(), self._channels[: self._n].copy()
+            self._blocks.append(TagBlock(times, channels, until_ps, self._lost_before))
+            self._closed, self._lost_before = self._until_ticks, 0
+        self._n = 0

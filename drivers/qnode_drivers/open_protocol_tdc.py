@@ -1,7 +1,6 @@
 """Time-to-digital converter that speaks the open device protocol, over serial, TCP or USB."""
 
 import secrets
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, ClassVar, Final, Literal
@@ -32,9 +31,8 @@ from qnode_drivers.open_protocol_analogue import AnalogueSetting
 from qnode_drivers.open_protocol_port import OpenProtocolPort, open_port, poll, single_errors
 from qnode_drivers.open_protocol_tags import TagStream
 
-# Blocks are this long at least, so that their costs do not matter. A device sends a frame every 50 ms.
+# Blocks are this long at least, so that their costs do not matter.
 BLOCK_S: Final = 0.02
-MOST_WAITING: Final = 64  # blocks; when nobody takes them, the newest are dropped and counted
 _CHANNEL: Final = Limits(0, 15)
 _TICK: Final = range(1, 1 << 16)
 _CLOCKS: Final = ("internal", "external")
@@ -92,10 +90,7 @@ class OpenTdc:
         self._channels = {config.z_input: Z_CHANNEL, config.x_input: X_CHANNEL}
         self._stream: TagStream | None = None
         self._running = False
-        self._waiting = deque[TagBlock]()
         self._arrived = trio.Event()
-        self._taken_at_s = 0.0
-        self._dropped = 0  # tags of blocks that nobody took
         self._counts = dict[str, float]()
         port.on_data = self._on_data
         port.after_frames = self._after_frames
@@ -149,18 +144,18 @@ class OpenTdc:
             DeviceGone: it was unplugged.
         """
         epoch = secrets.randbits(32)
-        self._waiting.clear()
         self._stream = TagStream(epoch, self._tick, self._channels)  # its first tags come with the answer
         try:
             await self._port.start(epoch)
             self._running = self._port.gathers = True
             while True:
-                self._arrived = trio.Event()
-                self._port.check()
-                while self._waiting:
-                    yield self._waiting.popleft()
-                    self._port.check()
                 await self._arrived.wait()
+                self._port.check()
+                await trio.sleep(BLOCK_S)  # what comes in this time belongs to one block
+                self._arrived = trio.Event()
+                for block in self._stream.take():
+                    yield block
+                self._port.check()
         finally:
             self._stream, self._running, self._port.gathers = None, False, False
             with trio.move_on_after(1.0, shield=True), suppress(DeviceError):
@@ -176,26 +171,10 @@ class OpenTdc:
             self._stream.feed(data, one)
 
     def _after_frames(self) -> None:
-        """Hand on what has come, once it is worth a block."""
-        now_s = trio.current_time()
-        if self._stream is None or now_s - self._taken_at_s < BLOCK_S:
-            return
-        self._taken_at_s = now_s
-        for block in self._stream.take():
-            if len(self._waiting) < MOST_WAITING:
-                self._waiting.append(
-                    TagBlock(block.times_ps, block.channels, block.until_ps, block.lost + self._dropped)
-                )
-                self._dropped = 0
-            else:
-                self._dropped += block.times_ps.size + block.lost
-        self._counts = {
-            "tags_lost_count": float(self._stream.lost),
-            "repeated_frames_count": float(self._stream.repeated_frames),
-            "stale_frames_count": float(self._stream.stale_frames),
-            "unused_input_tags_count": float(self._stream.unmapped),
-        }
-        self._arrived.set()
+        """Say that something has come."""
+        if self._stream is not None:
+            self._counts = self._stream.counts()
+            self._arrived.set()
 
     def _wake(self) -> None:
         self._arrived.set()
