@@ -240,6 +240,8 @@ class SiteConfig(Table, frozen=True):
             yield from limit_faults(device, f"devices.{name}")
         yield from limit_faults(self.store, "store")
         yield from limit_faults(self.etsi014, "etsi014")
+        if self.node.role == "alice" and self.monitors.photocurrents:
+            yield "monitors.photocurrents: they are compared with tags, which only Bob's site has"
         yield from monitor_faults(self.monitors, self.randomness, frozenset(self.devices))
         yield from calibration_faults(
             self.calibration, self.node.role, frozenset(self.devices), self.link.source

@@ -370,12 +370,15 @@ async def test_a_draw_waits_for_a_device_that_comes_back_and_not_for_ever(
 async def test_only_a_configured_fallback_continues_without_a_healthy_device(
     autojump_clock: MockClock,
 ) -> None:
+    began = trio.current_time()
     told: list[str] = []
     randomness, generator = (
         DeviceRandomness(replace(SECTION, fallback_to_system=True), told.append),
         Generator(),
     )
     generator.stuck = True
+    assert len(await randomness.draw(100)) == 100  # without the device, a little later
+    assert trio.current_time() - began < DRAW_LIMIT_S / 2
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(used, randomness, generator))
         assert len(await randomness.draw(100)) == 100
@@ -479,6 +482,12 @@ def test_a_site_reads_its_monitors_and_refuses_a_device_that_it_does_not_have() 
     assert site.randomness is None
     with pytest.raises(ValueError, match=r"monitors\.readings\.back\.device: no device diode"):
         replace(site, monitors=MONITORS)
+
+
+def test_a_photocurrent_at_alice_is_refused_because_there_are_no_tags() -> None:
+    monitors = MonitorsSection(photocurrents={"x": replace(CURRENT, device="transmitter")})
+    with pytest.raises(ValueError, match=r"monitors\.photocurrents: they are compared with tags"):
+        replace(load(CONFIG / "alice.toml", SiteConfig), monitors=monitors)
 
 
 # The whole of a link

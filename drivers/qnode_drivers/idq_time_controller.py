@@ -45,7 +45,12 @@ class IdqConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     channels: Annotated[TagChannels, Described("inputs 1 to 4 of the detectors: {z = 1, x = 2}")]
     service: Annotated[str, Described("the DataLinkTarget service, on this host")] = "zmq://127.0.0.1:6060"
     stream_port: Annotated[
-        int, Described("TCP port of the service for the tags of input 1; the next ones follow", "number")
+        int,
+        Described(
+            "TCP port of the service for the tags of input 1; the next ones follow",
+            "number",
+            limits=Limits(1024, 65532, text="1024 to 65532"),
+        ),
     ] = 4242
     z_threshold_v: Annotated[float, Described("threshold of the Z input", limits=_LEVEL)] = 0.5
     x_threshold_v: Annotated[float, Described("threshold of the X input", limits=_LEVEL)] = 0.5
@@ -62,8 +67,6 @@ class IdqConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         check_address(self.address, "zmq")
         check_address(self.service, "zmq")
         self.channels.check_inputs(1, 4)
-        if not 1024 <= self.stream_port <= 65535 - 3:
-            raise ValueError(f"stream_port: expected 1024 to 65532, got {self.stream_port}")
 
 
 class IdqTimeController:

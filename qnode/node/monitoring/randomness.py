@@ -29,6 +29,7 @@ _DIGEST_BYTES: Final = 32
 # SP 800-90C: output has full entropy if the input has 64 bits more.
 _MORE_BITS: Final = 64
 DRAW_LIMIT_S: Final = 60.0
+FALLBACK_LIMIT_S: Final = 5.0  # so that a missing device holds no block up for long
 
 
 async def system_bytes(number: int) -> bytes:
@@ -133,13 +134,14 @@ class DeviceRandomness:
         if self._failed:
             raise _Unavailable(self._failed)
         reply, answer = trio.open_memory_channel[bytes](1)
-        with answer, trio.move_on_after(DRAW_LIMIT_S):
+        limit_s = FALLBACK_LIMIT_S if self._section.fallback_to_system else DRAW_LIMIT_S
+        with answer, trio.move_on_after(limit_s):
             await self._ask.send(_Request(number, reply))
             try:
                 return await answer.receive()
             except trio.EndOfChannel:
                 raise _Unavailable(self._failed or "the device failed while it was read") from None
-        raise _Unavailable(f"{self._section.device} gave no random bytes within {DRAW_LIMIT_S:g} s")
+        raise _Unavailable(f"{self._section.device} gave no random bytes within {limit_s:g} s")
 
     async def _tested(
         self, device: RandomSource, number: int, health: RandomHealth, silence_limit_s: float
