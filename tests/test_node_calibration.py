@@ -3,6 +3,7 @@
 import math
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -449,4 +450,31 @@ async def test_what_is_no_number_moves_nothing_and_is_named(
         await trio.sleep(600.0)
         assert room.status.setting is not None
         assert abs(room.status.setting) < 2.0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_setting_is_made_again_when_its_device_was_opened_again_between_two_measurements(
+    autojump_clock: MockClock,
+) -> None:
+    """A device opens safe: the attenuator at its maximum, and no light. Else nobody would open it."""
+    bench = LitBench()
+    held = CalibrationSection(intensity=INTENSITY.intensity, bias=BIAS.bias)
+    room = Room(held, bench)
+
+    async def keep(for_s: float) -> None:
+        await room.instruments.keep("bench", cast(Any, bench), 10.0, partial(trio.sleep, for_s))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.controllers.run)
+        nursery.start_soon(keep, 301.0)
+        await trio.sleep(1.0)
+        room.controllers.command("bias.im1", "1.5")
+        await trio.sleep(302.0)
+        bench.attenuation, bench.bias = 60.0, 0.0
+        waiting = {one.state.because for one in room.figures.status().controllers}
+        assert waiting == {"device bench was closed"}
+        nursery.start_soon(keep, math.inf)
+        await trio.sleep(120.0)
+        assert bench.attenuation == pytest.approx(30.0, abs=0.01)
+        assert bench.bias == 1.5
         nursery.cancel_scope.cancel()

@@ -106,9 +106,9 @@ class BiasController(Controller):
     def __init__(
         self, name: str, section: BiasSection, instruments: Instruments, look: Look, turn: trio.Lock
     ) -> None:
-        super().__init__(f"bias.{name}", section.device, "V", PATIENCE_S)
+        monitors = () if section.seek == "fewest_errors" else (section.monitor,)
+        super().__init__(f"bias.{name}", (section.device, *monitors), "V", PATIENCE_S, instruments)
         self._section = section
-        self._instruments = instruments
         self._look = look
         self._turn = turn
         self._tracker: Tracker | None = None
@@ -116,7 +116,6 @@ class BiasController(Controller):
 
     async def _control(self) -> Never:
         section = self._section
-        await self._instruments.opened(section.device)
         limits, present_v = await self._instruments.ask(section.device, BiasControl, _present)
         self._limits = max(limits[0], section.least_v), min(limits[1], section.most_v)
         if self._tracker is None:

@@ -12,6 +12,7 @@ import trio
 
 from qnode.choices import ControllerState
 from qnode.errors import ConfigError, DeviceError
+from qnode.node.calibration.instruments import Instruments
 from qnode.operate.status.model import ControllerStatus, State
 
 RETRY_S = 5.0
@@ -36,13 +37,18 @@ def figure(what: str, value: float) -> float:
 class Controller(ABC):
     """One controller; a subclass says what it measures and sets.
 
-    ``patience_s``: an alarm is raised if it does not hold its setting for longer than this.
+    ``devices``: the names of all that it uses, first the one that it sets. ``patience_s``: an alarm is raised
+    if it does not hold its setting for longer than this.
     """
 
-    def __init__(self, name: str, device: str, unit: str, patience_s: float) -> None:
+    def __init__(
+        self, name: str, devices: tuple[str, ...], unit: str, patience_s: float, instruments: Instruments
+    ) -> None:
         self.status = ControllerStatus(
-            name=name, device=device, unit=unit, state=State(ControllerState.WAITING, time.time())
+            name=name, device=devices[0], unit=unit, state=State(ControllerState.WAITING, time.time())
         )
+        self._devices = devices
+        self._instruments = instruments
         self._patience_s = patience_s
         self._limits: tuple[float, float] | None = None
         self._held = False
@@ -51,10 +57,12 @@ class Controller(ABC):
         self._scope = trio.CancelScope()
 
     async def run(self) -> Never:
-        """Control until cancelled; begin again after a fault of a device."""
+        """Control until cancelled; begin again when a device was closed or has failed."""
         while True:
             try:
-                await self._control()
+                await self._instruments.opened(*self._devices)
+                with self._instruments.while_open(*self._devices):
+                    await self._control()
             except DeviceError as error:
                 self._note(ControllerState.WAITING, str(error), setting=None)
                 log.warning("calibration.waiting", controller=self.status.name, because=str(error))
@@ -62,7 +70,7 @@ class Controller(ABC):
 
     @abstractmethod
     async def _control(self) -> Never:
-        """Control until a device fails.
+        """Control the opened devices until one fails.
 
         Raises:
             DeviceError: what failed.

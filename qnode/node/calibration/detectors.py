@@ -26,9 +26,8 @@ class DetectorController(Controller):
     def __init__(
         self, name: str, section: DetectorSection, instruments: Instruments, adjustments: Adjustments
     ) -> None:
-        super().__init__(f"detectors.{name}", section.device, "K", PATIENCE_S + COOLING_S)
+        super().__init__(f"detectors.{name}", (section.device,), "K", PATIENCE_S + COOLING_S, instruments)
         self._section = section
-        self._instruments = instruments
         self._adjustments = adjustments
         self._wanted = DetectorState(
             bias_v=section.bias_v, dead_time_s=section.dead_time_s, temperature_k=section.temperature_k
@@ -46,7 +45,6 @@ class DetectorController(Controller):
 
     async def _control(self) -> Never:
         section, ask = self._section, self._instruments.ask
-        await self._instruments.opened(section.device)
         was_held, set_at_s = True, trio.current_time()
         while True:
             if was_held and not self._held:

@@ -1,7 +1,8 @@
 """The open devices of a link, by name, for its controllers."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import trio
@@ -16,6 +17,7 @@ class _Open(NamedTuple):
     device: Device
     limit_s: float
     failed: Callable[[Exception], None]
+    users: set[trio.CancelScope]
 
 
 class Instruments:
@@ -34,7 +36,7 @@ class Instruments:
             Exception: a controller's question failed with it.
         """
         put, failures = trio.open_memory_channel[Exception](math.inf)
-        self._open[name] = _Open(device, limit_s, put.send_nowait)
+        self._open[name] = _Open(device, limit_s, put.send_nowait, set())
         self._changed.set()
         self._changed = trio.Event()
         try:
@@ -43,12 +45,32 @@ class Instruments:
                 await use()
                 nursery.cancel_scope.cancel()
         finally:
-            del self._open[name]
+            for user in self._open.pop(name).users:
+                user.cancel()
 
-    async def opened(self, name: str) -> None:
-        """Return once the device ``name`` is open."""
-        while name not in self._open:
+    async def opened(self, *names: str) -> None:
+        """Return once all devices ``names`` are open."""
+        while not all(name in self._open for name in names):
             await self._changed.wait()
+
+    @contextmanager
+    def while_open(self, *names: str) -> Iterator[None]:
+        """Leave the block as soon as one of the devices is closed: opened again, it has its safe settings.
+
+        Raises:
+            DeviceError: one is not open, or was closed.
+        """
+        with trio.CancelScope() as scope:
+            openings = [self._opening(name) for name in names]
+            for opening in openings:
+                opening.users.add(scope)
+            try:
+                yield
+            finally:
+                for opening in openings:
+                    opening.users.discard(scope)
+        if scope.cancelled_caught:
+            raise DeviceError(f"device {' or '.join(dict.fromkeys(names))} was closed")
 
     async def ask(self, name: str, capability: Any, question: Callable[[Any], Awaitable[T]]) -> T:
         """Return the answer of the device ``name``, which must have ``capability`` (a protocol).
@@ -56,9 +78,7 @@ class Instruments:
         Raises:
             DeviceError: the device is not open, lacks the capability, refused, failed or did not answer.
         """
-        if name not in self._open:
-            raise DeviceError(f"device {name} is not open")
-        device, limit_s, failed = self._open[name]
+        device, limit_s, failed, _ = self._opening(name)
         if not isinstance(device, capability):
             raise DeviceError(f"device {name} ({type(device).__name__}) is no {capability.__name__}")
         try:
@@ -76,6 +96,11 @@ class Instruments:
         except Exception as error:
             failed(error)
             raise DeviceError(f"device {name} failed: {type(error).__name__}") from error
+
+    def _opening(self, name: str) -> _Open:
+        if name not in self._open:
+            raise DeviceError(f"device {name} is not open")
+        return self._open[name]
 
 
 async def _raise_first(failures: trio.MemoryReceiveChannel[Exception]) -> None:

@@ -22,9 +22,8 @@ class IntensityController(Controller):
     """Holds the power at the monitor; while it is outside, blocks are discarded."""
 
     def __init__(self, section: IntensitySection, instruments: Instruments, port: TransmitterPort) -> None:
-        super().__init__("intensity", section.attenuator, "dB", PATIENCE_S)
+        super().__init__("intensity", (section.attenuator, section.monitor), "dB", PATIENCE_S, instruments)
         self._section = section
-        self._instruments = instruments
         self._port = port
         self._good = 0
         self._port.unfit = "the mean photon numbers were not measured yet"
@@ -38,8 +37,6 @@ class IntensityController(Controller):
 
     async def _hold_power(self) -> Never:
         section, ask = self._section, self._instruments.ask
-        await self._instruments.opened(section.attenuator)
-        await self._instruments.opened(section.monitor)
         limits = await ask(section.attenuator, VariableAttenuator, _limits)
         self._limits = max(limits[0], section.least_db), limits[1]
         target = PowerTarget(

@@ -26,16 +26,15 @@ class PhaseController(Controller):
     def __init__(
         self, section: PhaseSection, link: LinkParameters, instruments: Instruments, adjustments: Adjustments
     ) -> None:
-        super().__init__("phase", section.device, "rad", 300.0 + 30.0 * section.stretch_s)
+        patience_s = 300.0 + 30.0 * section.stretch_s
+        super().__init__("phase", (section.device,), "rad", patience_s, instruments)
         self._section = section
         self._p_x = 1.0 - link.source.p_z
-        self._instruments = instruments
         self._adjustments = adjustments
         self._tracker: Tracker | None = None
         self._last_s = -math.inf
 
     async def _control(self) -> Never:
-        await self._instruments.opened(self._section.device)
         limits, present_rad = await self._instruments.ask(self._section.device, PhaseControl, _present)
         self._limits = limits
         if self._tracker is None:
