@@ -264,7 +264,7 @@ async def test_only_root_and_the_daemons_own_user_may_record(
         # Seen from a daemon of another user: the kernel still says who the caller is.
         monkeypatch.setattr(control, "ROOT", 2**31)
         monkeypatch.setattr(os, "geteuid", lambda: 2**30)
-        with pytest.raises(NoAnswer, match=f"user {os.getuid()} may not record or restore this site"):
+        with pytest.raises(NoAnswer, match=f"user {os.getuid()} may not record, restore or adjust this site"):
             await trio.to_thread.run_sync(partial(record, site.path, tmp_path / "r", Stop()))
         assert site.since_s == []
 

@@ -46,7 +46,7 @@ def bench_lines(status: NodeStatus) -> list[str]:
 def histogram(title: str, bins: Sequence[int]) -> list[str]:
     """Draw a histogram in `ROWS` lines under its title."""
     most = max(bins, default=0)
-    heights = [0 if not most else -(-n * ROWS // most) for n in bins]
+    heights = [round(ROWS * n / most) if most else 0 for n in bins]
     rows = ["".join(BAR if height >= row else " " for height in heights) for row in range(ROWS, 0, -1)]
     return [f"  {title}; highest {most:,}", *(f"  |{row}|" for row in rows), "  +" + "-" * len(bins) + "+"]
 
