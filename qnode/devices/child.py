@@ -92,8 +92,9 @@ class Child:
 
     def kill(self) -> None:
         """End the process, and those that it started, at once."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.returncode is None:  # else its number may belong to another one by now
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _answer(self, number: int) -> Answer:
         """Return the answer to request ``number``; drop those to requests that were given up."""
