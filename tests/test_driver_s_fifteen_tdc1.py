@@ -242,6 +242,57 @@ def test_no_garbled_word_becomes_a_tag(kind: str, seed: int) -> None:
     assert len(got) > 0.8 * len(tags)  # it recovered
 
 
+def pieces(*data: bytes) -> tuple[set[tuple[int, int]], Tdc1Stream]:
+    """Return the tags of pieces that come every 50 ms, and the stream."""
+    stream, got = Tdc1Stream(TagChannels(z=1, x=2)), set[tuple[int, int]]()
+    for number, piece in enumerate(data):
+        block = stream.feed(piece, 0.05 * number)
+        got |= set(zip(block.times_ps.tolist(), block.channels.tolist(), strict=True))
+    return got, stream
+
+
+def fast(n: int, first_ms: int) -> tuple[bytes, set[tuple[int, int]]]:
+    """Return ``n`` words of 1 Mcps from a time on, and their tags."""
+    ticks = first_ms * TICKS_PER_S // 1000 + np.arange(n) * (TICKS_PER_S // 1_000_000) + np.arange(n) % 7
+    data = (ticks % WRAP_TICKS << 5 | 1).astype("<u4").tobytes()
+    return data, {(int(tick) * 2000, 0) for tick in ticks}
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+@pytest.mark.parametrize("first_ms", [1, 3, 9])
+def test_words_garbled_at_the_end_of_a_piece_wait_for_the_next_one(lost: int, first_ms: int) -> None:
+    data, tags = fast(4000, first_ms)
+    cut = 4 * 2000 + 2
+    got, stream = pieces(data[:4000], data[4000:cut] + data[cut + lost : 4 * 2060], data[4 * 2060 :])
+    assert got <= tags
+    assert stream.lost_words > 0
+
+
+def test_words_garbled_between_two_losses_in_a_piece_are_thrown_away() -> None:
+    data, tags = fast(4000, 3)
+    got, stream = pieces(data[:4000], data[4000:6001] + data[6002:9001] + data[9004:], data[:0])
+    assert got <= tags
+    assert stream.lost_words > 0
+
+
+def test_a_word_that_no_device_sends_is_not_dropped_uncounted() -> None:
+    data, tags = fast(4000, 3)
+    altered = bytearray(data)
+    altered[4 * 2000] &= 0xE0  # no input
+    got, stream = pieces(data[:4000], bytes(altered[4000:]), b"")
+    assert got <= tags
+    assert len(tags) - len(got) <= stream.lost_words + 16
+
+
+def test_time_never_goes_back_after_words_were_thrown_away() -> None:
+    data, _ = fast(4000, 200)
+    stream = Tdc1Stream(TagChannels(z=1, x=2))
+    before = stream.feed(data[:8000], 10.0)
+    after = [stream.feed(data[8001:12000], 9.7), stream.feed(data[12000:], 9.7)]  # a clock that was set back
+    assert before.until_ps <= after[0].until_ps <= after[1].until_ps
+    assert stream.realignments >= 1
+
+
 def test_a_sound_stream_loses_nothing_on_a_machine_that_stalls() -> None:
     data, arrivals, tags = traffic(5000.0, 3)
     rng = np.random.default_rng(4)
