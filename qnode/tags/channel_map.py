@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from qnode.choices import Arm, choices_of
 from qnode.tags.types import X_CHANNEL, Z_CHANNEL, Channels, Times
 
 MOST_DELAY_PS: Final = 1_000_000  # the default order window: tags of both inputs stay within it
@@ -60,7 +61,7 @@ def channel_map(text: str) -> ChannelMap:
         if abs(delay_ps) > MOST_DELAY_PS:
             raise ValueError(f"channels: a delay of {delay_ps} ps, expected at most {MOST_DELAY_PS} ps")
         found[arm] = number, delay_ps
-    if set(found) != {"z", "x"}:
+    if set(found) != set(choices_of(Arm)):
         raise ValueError(f"channels: {_EXPECTED}, got {text!r}")
     (z_input, z_delay_ps), (x_input, x_delay_ps) = found["z"], found["x"]
     if z_input == x_input:
