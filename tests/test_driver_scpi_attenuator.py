@@ -207,6 +207,26 @@ async def test_a_working_point_is_set_once_it_is_safe_and_left_again() -> None:
     assert emulator.attenuation_db == 60
 
 
+async def test_the_shutter_is_closed_although_the_attenuator_is_stuck() -> None:
+    emulator = ScpiAttenuatorEmulator(allowed=(":OUTP OFF",))
+    table: dict[str, Any] = {"safe_commands": (":OUTP OFF",), "settling_s": 0.1}
+    async with opened(emulator, **table) as device:
+        await device.set_attenuation_db(20.0)
+        emulator.clamps_db = 20.0
+        emulator.heard.clear()
+    # Before the reading back, which may take longer than the way out has.
+    assert [one for one in emulator.heard if "ERR" not in one][:3] == [
+        ":INP:ATT 60.000",
+        ":OUTP OFF",
+        ":INP:ATT?",
+    ]
+    emulator.heard.clear()
+    with refused("attenuation_db was set to 60 and reads back as 20"):
+        async with opened(emulator, **table):
+            pass
+    assert ":OUTP OFF" in emulator.heard
+
+
 async def test_a_value_outside_the_limits_is_not_sent() -> None:
     emulator = ScpiAttenuatorEmulator()
     async with opened(emulator) as device:

@@ -160,7 +160,13 @@ class ScpiAttenuator:
     async def set_attenuation_db(self, attenuation_db: float) -> None:
         """Set the attenuation; returns when it reads back."""
         check_within(self._scpi.device, "an attenuation in dB", attenuation_db, self.attenuation_limits_db)
+        await self._send(attenuation_db)
+        await self._confirm(attenuation_db)
+
+    async def _send(self, attenuation_db: float) -> None:
         await self._scpi.tell(self._config.filled("setting", attenuation_db), self._config.commands.errors)
+
+    async def _confirm(self, attenuation_db: float) -> None:
         await confirm(
             self._scpi.device,
             "attenuation_db",
@@ -171,9 +177,14 @@ class ScpiAttenuator:
         )
 
     async def _make_safe(self) -> None:
-        await self.set_attenuation_db(self.attenuation_limits_db[1])
-        for command in self._config.safe_commands:
-            await self._scpi.tell(command, self._config.commands.errors)
+        """Set the most and close the shutter, which an attenuator that is stuck must not keep open."""
+        most_db = self.attenuation_limits_db[1]
+        try:
+            await self._send(most_db)
+        finally:
+            for command in self._config.safe_commands:
+                await self._scpi.tell(command, self._config.commands.errors)
+        await self._confirm(most_db)
 
 
 async def _asked_limits(scpi: Scpi, config: ScpiAttenuatorConfig) -> tuple[float, float]:
