@@ -75,6 +75,30 @@ async def test_what_came_unasked_is_no_answer(kind: str) -> None:
             assert await device.ask("second", limit_s=10) == "SECOND"
 
 
+@pytest.mark.parametrize("opens_again", [False, True])
+async def test_a_late_answer_is_not_taken_for_that_to_the_next_question(
+    opens_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Echo):
+        async def serve(self, stream: trio.abc.Stream) -> None:
+            while data := await stream.receive_some():
+                if data.startswith(b"slow"):
+                    await trio.sleep(0.1)
+                await stream.send_all(data.upper())
+
+    monkeypatch.setattr("qnode.devices.transport.lines.QUIET_S", 1.0)
+    with trio.fail_after(60):
+        async with pty_port(Slow()) as path:
+            async with open_transport(f"serial://{path}") as port:
+                device = lines(port)
+                with pytest.raises(TransientDeviceError, match="expected an answer to 'slow'"):
+                    await device.ask("slow", limit_s=0.01)
+                if not opens_again:
+                    assert await device.ask("next", limit_s=20) == "NEXT"
+            async with open_transport(f"serial://{path}") as port:
+                assert await lines(port).ask("last", limit_s=20) == "LAST"
+
+
 @KINDS
 @pytest.mark.parametrize(
     ("answer", "told"),

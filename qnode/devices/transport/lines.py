@@ -9,6 +9,8 @@ from qnode.errors import DeviceError, TransientDeviceError
 
 ANSWER_LIMIT_S: Final = 2.0
 SHOWN_BYTES: Final = 60
+QUIET_S: Final = 0.1  # after so long a silence, no answer to an earlier question is expected any more
+LONGEST_BABBLE_S: Final = 1.0  # a device that never stops sending is not waited for
 
 
 class Lines:
@@ -35,6 +37,7 @@ class Lines:
         self._encoding = encoding
         self._pending = bytearray()
         self._turn = trio.Lock()
+        self._owes_answer = True  # perhaps, to an earlier user
 
     async def tell(self, command: str, *, limit_s: float = ANSWER_LIMIT_S) -> None:
         """Send ``command``.
@@ -57,6 +60,9 @@ class Lines:
     async def ask(self, command: str, *, limit_s: float = ANSWER_LIMIT_S) -> str:
         """Drop what came unasked, send ``command``, and return the line that answers, without its end.
 
+        The first question, and the one after a question without an answer, wait until the device is quiet:
+        the answer to the earlier one may still come.
+
         Raises:
             DeviceGone: the device is no longer there.
             TransientDeviceError: no whole line within ``limit_s``, one that is too long, or no text.
@@ -65,6 +71,9 @@ class Lines:
         async with self._turn:
             self._pending.clear()
             await self.port.discard()
+            if self._owes_answer:
+                await self._drop_late()
+            self._owes_answer = True
             deadline = trio.current_time() + limit_s
             await self._send(command, line, limit_s)
             return await self._line(f"an answer to {command!r}", limit_s, deadline)
@@ -79,6 +88,16 @@ class Lines:
         async with self._turn:
             return await self._line("a line", limit_s, trio.current_time() + limit_s)
 
+    async def _drop_late(self) -> None:
+        if self.port.keeps_messages:
+            return  # its transport knows which question has no answer yet
+        with trio.move_on_after(LONGEST_BABBLE_S):
+            while True:
+                with trio.move_on_after(QUIET_S) as quiet:
+                    await self.port.receive()
+                if quiet.cancelled_caught:
+                    return
+
     def _encoded(self, command: str) -> bytes:
         try:
             line = command.encode(self._encoding)
@@ -90,6 +109,7 @@ class Lines:
 
     async def _line(self, what: str, limit_s: float, deadline: float) -> str:
         line = None
+        self._owes_answer = True
         with trio.CancelScope(deadline=deadline):
             line = await self._next(what)
         if line is None:
@@ -97,11 +117,13 @@ class Lines:
                 f"{self.port.address}: expected {what} within {limit_s:g} s, {self._came(self._pending)}"
             )
         try:
-            return line.decode(self._encoding)
+            text = line.decode(self._encoding)
         except UnicodeDecodeError:
             raise TransientDeviceError(
                 f"{self.port.address}: expected {what}, {self._came(line)}, which is no {self._encoding} text"
             ) from None
+        self._owes_answer = False
+        return text
 
     async def _next(self, what: str) -> bytes:
         searched = 0
