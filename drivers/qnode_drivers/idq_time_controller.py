@@ -171,9 +171,8 @@ class IdqTimeController:
         times_ps = np.frombuffer(message, "<u8")
         if times_ps.shape[0] and int(times_ps.max()) > self._period_ps:
             raise TransientDeviceError(
-                f"{self._device.name}: a tag of input {one} lies {int(times_ps.max())} ps after the "
-                f"beginning of an acquisition of {self._width_ps} ps: RAW{one} has a "
-                "reference, or something else is set"
+                f"{self._device.name}: a tag of input {one} lies beyond the end of its acquisition of "
+                f"{self._width_ps} ps: RAW{one} has a reference, or something else is set"
             )
         if not self._clocks[one].agrees((number + 1) * self._period_ps / PS_PER_S, trio.current_time()):
             raise TransientDeviceError(

@@ -150,7 +150,7 @@ class PicoQuantTdc:
         )
         if n_sound < records.shape[0]:
             raise TransientDeviceError(
-                f"{DEVICE}: record {int(records[n_sound]):#010x} is none of T2 mode: bytes were lost"
+                f"{DEVICE}: a record is none of T2 mode: bytes were lost, or the device is in another mode"
             )
         times_ps, inputs = times_ps[:n_tags], inputs[:n_tags]
         latest_ps = int(self._state[0])  # of the latest overflow
