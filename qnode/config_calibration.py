@@ -113,7 +113,13 @@ class IntensitySection(Table, frozen=True):
     least_db: Annotated[
         float, Described("least attenuation that is set", "dB", limits=Limits(0.0, 200.0))
     ] = 0.0
-    period_s: Annotated[float, Described("time between two measurements", limits=Limits(0.1, 3600.0))] = 5.0
+    period_s: Annotated[
+        float,
+        Described(
+            "time between two measurements; a block is decided after the first one that follows it",
+            limits=Limits(0.1, 60.0),
+        ),
+    ] = 5.0
     largest_step_db: Annotated[
         float, Described("largest step of the attenuation", "dB", limits=Limits(0.001, 10.0))
     ] = 0.1

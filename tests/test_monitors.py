@@ -165,7 +165,7 @@ BAD = Finding("backward_light", 2.0, None, 1.0, "light injected into Alice")
 
 
 def log() -> TripLog:
-    trips = TripLog(["readings.back"], 15.0, 0.0)
+    trips = TripLog({"readings.back": 15.0}, 0.0)
     for at_s in (5.0, 10.0):
         trips.note("readings.back", at_s, GOOD)
     return trips
@@ -178,11 +178,17 @@ def test_a_block_overlaps_a_trip_from_the_last_good_reading_to_the_next_good_one
     trips.note("readings.back", 25.0, GOOD)
     found = trips.first(0.0, 100.0, 26.0)
     assert found is not None
-    assert (found.reason, found.from_s, found.until_s) == ("backward_light", 10.0, 20.0)
+    assert (found.reason, found.from_s, found.until_s) == ("backward_light", 10.0, 25.0)
     assert "light injected into Alice" in found.detail
     assert trips.first(0.0, 9.9, 26.0) is None
-    assert trips.first(20.1, 26.0, 26.0) is None
-    assert trips.first(19.9, 26.0, 26.0) is not None
+    assert trips.first(25.1, 26.0, 26.0) is None
+    assert trips.first(24.9, 26.0, 26.0) is not None
+
+
+def test_a_trip_lasts_until_a_good_reading_comes() -> None:
+    trips = log()
+    trips.note("readings.back", 15.0, BAD)
+    assert trips.first(17.0, 18.0, 18.0) is not None  # nothing says that it is over
 
 
 def test_a_monitor_without_readings_is_blind_from_the_last_one_to_the_next() -> None:
@@ -203,7 +209,7 @@ def test_a_block_is_judged_only_after_a_reading_since_its_end() -> None:
     assert trips.complete(10.0, 11.0)
     assert not trips.complete(10.1, 11.0)
     assert trips.complete(10.1, 25.1)  # blind: nothing more to wait for
-    assert TripLog([], 15.0, 0.0).complete(100.0, 100.0)
+    assert TripLog({}, 0.0).complete(100.0, 100.0)
 
 
 # The generator of random numbers

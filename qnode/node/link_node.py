@@ -119,7 +119,7 @@ class LinkNode:
             self.figures,
             self._instruments,
             adjustments=tag_receiver.adjustments,
-            port=self.port,
+            watch=self.watch,
             last_block=self._last_block,
         )
         self.supply = LinkKeySupply(self.store, self)

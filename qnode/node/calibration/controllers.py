@@ -18,8 +18,8 @@ from qnode.node.calibration.detectors import DetectorController
 from qnode.node.calibration.instruments import Instruments
 from qnode.node.calibration.intensity import IntensityController
 from qnode.node.calibration.phase import PhaseController
+from qnode.node.monitoring.watch import MonitorWatch
 from qnode.node.quantum.adjustments import Adjustments
-from qnode.node.quantum.transmitter_port import TransmitterPort
 from qnode.node.status.link_figures import LinkFigures
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.model import ControllerStatus
@@ -28,7 +28,8 @@ from qnode.operate.status.model import ControllerStatus
 class Controllers:
     """The controllers of one link; none if nothing is configured.
 
-    ``adjustments``: those of Bob's receiver. ``last_block``: see `look_at_errors`.
+    ``adjustments``: those of Bob's receiver. ``watch``: the monitors of the site. ``last_block``: see
+    `look_at_errors`.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Controllers:
         instruments: Instruments,
         *,
         adjustments: Adjustments | None,
-        port: TransmitterPort,
+        watch: MonitorWatch,
         last_block: LastBlock,
     ) -> None:
         section = config.calibration
@@ -50,7 +51,7 @@ class Controllers:
             if adjustments is not None:
                 found.append(DetectorController(name, detector, instruments, adjustments))
         if section.intensity.attenuator:
-            found.append(IntensityController(section.intensity, instruments, port))
+            found.append(IntensityController(section.intensity, instruments, watch))
         errors, turn = BlockErrors(), trio.Lock()
         for name, bias in section.bias.items():
             if bias.seek == "fewest_errors":  # of all modulators together

@@ -5,37 +5,35 @@ from typing import Never
 
 import trio
 
+from qnode.block.outcome import Reason
 from qnode.calibration.hold import PowerTarget, corrected_attenuation_db, intensity_error
 from qnode.choices import ControllerState
 from qnode.config_calibration import IntensitySection
 from qnode.devices.capabilities import PowerMonitor, VariableAttenuator
+from qnode.distill.check_table import Finding
 from qnode.node.calibration.controller import Controller
 from qnode.node.calibration.instruments import Instruments
-from qnode.node.quantum.transmitter_port import TransmitterPort
+from qnode.node.monitoring.watch import MonitorWatch
 
 PATIENCE_S = 60.0
-# After so many good measurements in a row, blocks count again.
-GOOD_AGAIN = 3
+# Without a measurement for this many periods, the intensities are not known.
+LONGEST_GAP_PERIODS = 3.0
+PLACE = "calibration.intensity"
 
 
 class IntensityController(Controller):
-    """Holds the power at the monitor; while it is outside, blocks are discarded."""
+    """Holds the power at the monitor, which ``watch`` watches: a block needs good measurements all the time.
 
-    def __init__(self, section: IntensitySection, instruments: Instruments, port: TransmitterPort) -> None:
+    So from the last one before it to the first one after it.
+    """
+
+    def __init__(self, section: IntensitySection, instruments: Instruments, watch: MonitorWatch) -> None:
         super().__init__("intensity", (section.attenuator, section.monitor), "dB", PATIENCE_S, instruments)
         self._section = section
-        self._port = port
-        self._good = 0
-        self._port.unfit = "the mean photon numbers were not measured yet"
+        self._watch = watch
+        watch.add(PLACE, LONGEST_GAP_PERIODS * section.period_s)
 
     async def _control(self) -> Never:
-        try:
-            await self._hold_power()
-        finally:  # without a measurement the intensities are not known
-            self._good = 0
-            self._port.unfit = "the mean photon numbers are not measured"
-
-    async def _hold_power(self) -> Never:
         section, ask = self._section, self._instruments.ask
         limits = await ask(section.attenuator, VariableAttenuator, _limits)
         self._limits = max(limits[0], section.least_db), limits[1]
@@ -62,12 +60,9 @@ class IntensityController(Controller):
         section = self._section
         error = intensity_error(target, power_w, section.monitor_uncertainty)
         within = error <= section.largest_error
-        self._good = self._good + 1 if within else 0
         because = f"{power_w:.4g} W at the monitor, expected {section.power_w:.4g} W"
-        if not within:
-            self._port.unfit = f"the mean photon numbers are outside their limits ({because})"
-        elif self._good >= GOOD_AGAIN:
-            self._port.unfit = ""
+        points_to = "" if within else f"mean photon numbers that are not the configured ones ({because})"
+        self._watch.see(PLACE, Finding(Reason.INTENSITY, error, None, section.largest_error, points_to))
         state = ControllerState.HELD if self._held else ControllerState.FOLLOWING
         self._note(
             state if within else ControllerState.OUTSIDE, "" if within else because, sigma=None, best=None

@@ -58,6 +58,7 @@ class MonitorWatch:
         self._tables = settings.tables()
         self._alarm = alarm
         self._deviations = deviations_allowed(settings, READING_PERIOD_S)
+        self._longest_gaps_s = dict.fromkeys(self._tables, settings.longest_gap_s)
         self._trips: TripLog | None = None
         self._counted: dict[str, tuple[int, int, int]] = {}
         self._news = trio.Event()
@@ -76,7 +77,6 @@ class MonitorWatch:
 
     def note(self, device: str, readings: Mapping[str, float]) -> None:
         """Judge the readings of ``device``."""
-        trips, now_s = self._log(), trio.current_time()
         for place, one in self._tables.items():
             if one.device != device or one.reading not in readings:
                 continue
@@ -85,13 +85,25 @@ class MonitorWatch:
                 finding = self._judge_current(place, value, one)
             else:
                 finding = reading(value, one, self._deviations)
-            if finding is None:
-                continue
-            before = trips.findings.get(place)
-            trips.note(place, now_s, finding)
-            if not finding.plausible and (before is None or before.plausible):
-                log.warning("monitor.tripped", monitor=finding.check, place=place, reading=str(finding))
+            if finding is not None:
+                self._see(place, finding)
         self._look()
+
+    def add(self, place: str, longest_gap_s: float) -> None:
+        """Watch what a part of this site measures itself, too; before the first reading of all."""
+        self._longest_gaps_s[place] = max(longest_gap_s, self._settings.longest_gap_s)
+
+    def see(self, place: str, finding: Finding) -> None:
+        """Take a reading of an added place; a finding beyond its limits discards blocks as any other."""
+        self._see(place, finding)
+        self._look()
+
+    def _see(self, place: str, finding: Finding) -> None:
+        trips = self._log()
+        before = trips.findings.get(place)
+        trips.note(place, trio.current_time(), finding)
+        if not finding.plausible and (before is None or before.plausible):
+            log.warning("monitor.tripped", monitor=finding.check, place=place, reading=str(finding))
 
     def _judge_current(self, place: str, current_a: float, one: PhotocurrentMonitor) -> Finding | None:
         """Judge a photocurrent by the tags since the last reading; None without tags to compare it with."""
@@ -130,7 +142,7 @@ class MonitorWatch:
 
     def _log(self) -> TripLog:
         if self._trips is None:
-            self._trips = TripLog(self._tables, self._settings.longest_gap_s, trio.current_time())
+            self._trips = TripLog(self._longest_gaps_s, trio.current_time())
         return self._trips
 
     def _look(self) -> None:

@@ -19,17 +19,13 @@ log = structlog.get_logger()
 
 
 class TransmitterPort:
-    """The transmitter for the rest of the node: whether it is open, and its present emission run.
-
-    ``unfit``: why the symbols sent at present must not be used; empty if they may.
-    """
+    """The transmitter for the rest of the node: whether it is open, and its present emission run."""
 
     def __init__(self, liveness: Liveness | None = None) -> None:
         self._liveness = liveness or Liveness()
         self.transmitter: Transmitter | None = None
         self.run: EmissionRun | None = None
         self.changed = trio.Event()
-        self.unfit = ""
         self._ledger: SlotLedger | None = None
         self._lookup_failed: Callable[[Exception], object] = _nobody_uses_it
 
@@ -93,8 +89,6 @@ class TransmitterPort:
         Raises:
             BlockLost: this run has ended, the transmitter failed and will be opened again, or it is unfit.
         """
-        if unfit := self.unfit:
-            raise BlockLost(Reason.INTENSITY, unfit)
         lookup_failed, transmitter, run = self._lookup_failed, self.transmitter, self.run
         if transmitter is None or run is None or run.run_id != run_id:
             raise BlockLost(Reason.EMISSION, "the emission run of this block has ended")
