@@ -8,6 +8,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 from qnode_drivers.idq_time_controller import IdqTimeController
 from qnode_drivers.open_protocol_tdc import OpenTdc
 from qnode_drivers.open_protocol_transmitter import OpenTransmitter
@@ -37,6 +38,7 @@ from qnode.devices.capabilities import (
 )
 from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
 from qnode.devices.registry import DRIVER_GROUP, DriverClass, driver_config
+from qnode.errors import ConfigError
 
 DRIVERS: list[DriverClass] = [
     SimulatedTransmitter,
@@ -123,6 +125,29 @@ def test_every_driver_that_ships_is_held_to_the_contract() -> None:
     shipped = project["entry-points"][DRIVER_GROUP]
     assert {f"{driver.__module__}:{driver.__qualname__}" for driver in DRIVERS} == set(shipped.values())
     assert {name.replace("-", "_") for name in shipped} <= vars(Opened).keys()
+
+
+def test_an_address_of_a_kind_that_the_device_does_not_have_is_refused() -> None:
+    of_every_kind = (
+        "serial:///dev/ttyUSB0",
+        "tcp://localhost:1",
+        "usb://1209:0001",
+        "visa://ASRL1::INSTR",
+        "zmq://localhost:1",
+    )
+    for driver, table, kinds in (
+        (OpenTdc, {}, ("serial", "tcp", "usb")),
+        (OpenTransmitter, {}, ("serial", "tcp", "usb")),
+        (OptilabBcb4, {}, ("serial", "tcp")),
+        (OzDd100, {}, ("serial", "tcp")),
+        (ScpiAttenuator, {}, ("serial", "tcp", "visa")),
+        (ScpiPowerMeter, {}, ("serial", "tcp", "visa")),
+        (ScpiSensor, {"readings": {"cooler_a": {"query": "I?"}}}, ("serial", "tcp", "visa")),
+    ):
+        for address in of_every_kind:
+            if address.partition(":")[0] not in kinds:
+                with pytest.raises(ConfigError, match="address: expected serial:///dev/serial/by-id/NAME or"):
+                    driver_config(driver, {"address": address, **table}, "[devices.one.config]")
 
 
 def test_every_example_of_a_device_is_a_table_that_its_driver_takes() -> None:

@@ -149,6 +149,31 @@ async def test_a_library_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPat
     hangs.set()
 
 
+async def test_a_device_whose_calls_hang_at_each_opening_takes_few_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qnode.devices.transport.worker.END_LIMIT_S", 0.01)
+    hangs, name = threading.Event(), "serial /dev/hangs"
+    threads = threading.active_count()
+    for _ in range(4):
+        worker = Worker(name)
+        with trio.move_on_after(0.01):
+            await worker.run(hangs.wait)
+        await worker.end(lambda: None)
+    for _ in range(10):
+        with pytest.raises(TransientDeviceError, match="4 earlier calls have not returned: unplug the"):
+            Worker(name)
+    assert threading.active_count() <= threads + 4
+    other = Worker("another device")
+    assert await other.run(lambda: 7) == 7
+    await other.end(lambda: None)
+    hangs.set()
+    for one in threading.enumerate():
+        if one.name == name:
+            await trio.to_thread.run_sync(one.join)
+    await Worker(name).end(lambda: None)
+
+
 async def test_an_error_of_a_call_is_raised_where_it_is_awaited() -> None:
     worker = Worker("fails")
     with pytest.raises(ZeroDivisionError):

@@ -64,7 +64,7 @@ class OpenTdcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def __post_init__(self) -> None:
         check_limits(self)
-        check_address(self.address)
+        check_address(self.address, "serial", "tcp", "usb")
         if self.z_input == self.x_input:
             raise ValueError(f"z_input, x_input: expected two different inputs, got {self.z_input} for both")
 

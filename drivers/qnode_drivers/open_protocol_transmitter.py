@@ -77,7 +77,7 @@ class OpenTransmitterConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     def __post_init__(self) -> None:
         check_limits(self)
-        check_address(self.address)
+        check_address(self.address, "serial", "tcp", "usb")
         _check_pattern(self.pattern)
 
     @property

@@ -54,7 +54,7 @@ class OptilabBcb4Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     ] = None
 
     def __post_init__(self) -> None:
-        check_address(self.address)
+        check_address(self.address, "serial", "tcp")
         check_limits(self)
 
 

@@ -53,7 +53,7 @@ class OzDd100Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ] = None
 
     def __post_init__(self) -> None:
-        check_address(self.address)
+        check_address(self.address, "serial", "tcp")
         check_limits(self)
         if not 0 <= self.limits_db[0] < self.limits_db[1]:
             raise ValueError(f"limits_db: expected two figures, the least first, got {list(self.limits_db)}")

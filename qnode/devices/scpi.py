@@ -37,7 +37,7 @@ class ScpiConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = None
 
     def __post_init__(self) -> None:
-        check_address(self.address)
+        check_address(self.address, "serial", "tcp", "visa")
         if self.identity and self.identify == "":
             raise ValueError("identity: there is no question for it, set identify")
 

@@ -9,10 +9,13 @@ from typing import Any, Final, TypeVar
 import structlog
 import trio
 
+from qnode.errors import TransientDeviceError
+
 T = TypeVar("T")
 Call = Callable[[], None]
 
 END_LIMIT_S: Final = 2.0
+MOST_HANGING: Final = 4  # threads of one name: the service may have 256 tasks in all
 
 log = structlog.get_logger()
 
@@ -20,10 +23,19 @@ log = structlog.get_logger()
 class Worker:
     """Makes calls one at a time, in their order, in a daemon thread of its own.
 
-    A call that never returns is left behind with its thread, so that the node can go on and can stop.
+    A call that never returns is left behind with its thread, so that the node can go on and can stop. Few
+    are: a device that hangs at each opening must not take the threads of the others.
+
+    Raises:
+        TransientDeviceError: several threads of the same ``name`` hang.
     """
 
     def __init__(self, name: str) -> None:
+        if sum(one.name == name for one in threading.enumerate()) >= MOST_HANGING:
+            raise TransientDeviceError(
+                f"{name}: {MOST_HANGING} earlier calls have not returned: unplug the device, or switch it "
+                "off and on; if that does not help, restart the node"
+            )
         self._name = name
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
