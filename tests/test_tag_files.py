@@ -1,5 +1,6 @@
 """Tag files of time taggers are recognised and read, and what is wrong with one is said."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -94,3 +95,10 @@ def test_a_missing_or_empty_file_or_an_unknown_format_is_refused(folder: Path) -
         open_tag_file(path)
     with pytest.raises(ConfigError, match="Is a directory"):
         open_tag_file(folder)
+
+
+def test_a_pipe_is_refused_at_once_and_nothing_of_it_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "tags.qutag"
+    os.mkfifo(pipe)  # nobody writes into it: opening it would wait for ever
+    with pytest.raises(ConfigError, match=r"is a pipe or a device, .* save it as a file"):
+        open_tag_file(pipe)

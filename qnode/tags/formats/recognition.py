@@ -88,6 +88,9 @@ def _recognised(path: Path, head: bytes) -> str | None:
 
 def _head(path: Path) -> bytes:
     try:
+        is_stream = path.exists() and not (path.is_file() or path.is_dir())
+        if is_stream:  # opening a pipe would wait for a writer
+            raise ConfigError(f"{path}: is a pipe or a device, and is read more than once: save it as a file")
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
