@@ -1,5 +1,6 @@
 """Times and channels as arrays of numpy and as lines of text are read as they were written."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from tag_files_support import read, tags_of
 from qnode.errors import ConfigError
 from qnode.tags.formats import TagFile, open_tag_file
 
-TAGS = st.lists(st.tuples(st.integers(-(2**63) + 1, 2**63 - 1), st.integers(0, 2**15 - 1)), max_size=40)
+TAGS = st.lists(
+    st.tuples(st.integers(-(2**63) + 1, 2**63 - 1), st.integers(1 - 2**15, 2**15 - 1)), max_size=40
+)
 FEW = [(10**17, 1), (10**17 - 5, 0), (-3, 32_767)]
 
 
@@ -38,13 +41,13 @@ def write_columns(path: Path, tags: list[tuple[int, int]]) -> None:
 
 
 def write_archive(path: Path, tags: list[tuple[int, int]]) -> None:
-    times, channels = columns(tags)
+    times, channels = columns(tags, "<i4")
     with path.open("wb") as file:
         np.savez_compressed(file, channels=channels, times_ps=times)
 
 
 def write_pair(path: Path, tags: list[tuple[int, int]]) -> None:
-    times, channels = columns(tags, "i1" if all(number < 128 for _, number in tags) else ">u4")
+    times, channels = columns(tags, "i1" if all(abs(number) < 128 for _, number in tags) else ">i4")
     np.save(path, times)
     np.save(path.with_name("channels.npy"), channels)
 
@@ -101,13 +104,36 @@ def test_an_archive_that_is_damaged_within_is_not_to_be_relied_on(folder: Path) 
     assert file.summary.truncated.startswith("the archive is damaged, nothing of it can be relied on: ")
 
 
+def damaged_at_each_byte(content: bytes, of_header: range) -> Iterator[bytes]:
+    for at in of_header:
+        for value in (0, ord("("), 0xFF, content[at] ^ 1):
+            yield content[:at] + bytes([value]) + content[at + 1 :]
+
+
+def test_damage_at_any_byte_of_a_header_is_told_in_one_line(folder: Path) -> None:
+    told = set[str]()
+    write_fields(folder / "fields.npy", FEW)
+    write_archive(folder / "archive.npz", FEW)
+    for name, part in (("fields.npy", slice(0, 128)), ("archive.npz", slice(-250, None))):
+        path, content = folder / f"damaged-{name}", (folder / name).read_bytes()
+        for damaged in damaged_at_each_byte(content, range(len(content))[part]):
+            path.write_bytes(damaged)
+            try:
+                read(open_tag_file(path))
+            except ConfigError as error:
+                told.add(str(error))
+    assert told
+    assert all(map(str.isprintable, told))
+
+
 @pytest.mark.parametrize("write", [write_columns, write_archive])
 def test_a_channel_that_is_none_ends_the_reading(folder: Path, write: Any) -> None:
-    path = folder / "negative.npy"
-    write(path, [*FEW, (5, -1), (6, 1)])
-    file = open_tag_file(path)
-    assert tags_of(read(file)) == FEW
-    assert file.summary.truncated == "record 3 has channel -1; expected 0 to 32767"
+    path = folder / "other.npy"
+    for channel in (-32_768, 32_768):
+        write(path, [*FEW, (5, channel), (6, 1)])
+        file = open_tag_file(path)
+        assert tags_of(read(file)) == FEW
+        assert file.summary.truncated == f"record 3 has channel {channel}; expected -32767 to 32767"
 
 
 def refusal(path: Path) -> str:
@@ -183,8 +209,8 @@ def test_text_cut_in_its_last_line_is_read_up_to_it(folder: Path, cut: int) -> N
 @pytest.mark.parametrize(
     "line",
     [
-        "1.5,2", "12", "12,", ",3", "12,3,4", "1e5,3", "12,-1", "12,32768", "9223372036854775808,1", "12 3 4",
-        "--1,2", "x", "12,,3",
+        "1.5,2", "12", "12,", ",3", "12,3,4", "1e5,3", "12,-32768", "12,32768", "9223372036854775808,1",
+        "12 3 4", "--1,2", "x", "12,,3",
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_tag_ends_the_reading(folder: Path, line: str) -> None:

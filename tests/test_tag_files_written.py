@@ -68,7 +68,7 @@ def in_pieces(tags: Numbered, markers: Numbered, n: int) -> list[TagFileBlock]:
 
 
 @pytest.mark.parametrize(
-    ("name", "least", "most"), [("ptu", 0, 64), ("qutag", 0, 99), ("npy", 0, 32_767), ("csv", 0, 32_767)]
+    ("name", "least", "most"), [("ptu", 0, 64), ("qutag", 0, 99), ("npy", -7, 32_767), ("csv", -7, 32_767)]
 )
 @given(data=st.data(), n=st.integers(1, 10))
 def test_tags_are_read_back_as_they_were(

@@ -1,5 +1,7 @@
 """Times and channels as numpy keeps them: int64 picoseconds, and any integer as the number of the channel.
 
+A falling edge may have a negative number, as with Swabian's time taggers.
+
 ``.npy``: an array with two integer fields, or with two columns, time and channel in this order. Two arrays:
 ``.npz`` with ``times_ps`` and ``channels``, or the file ``times_ps.npy`` with ``channels.npy`` beside it, as
 in a recording of qnode. Nothing is read whole.
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Final, cast
 
 import numpy as np
@@ -29,7 +32,9 @@ _CHANNELS: Final = ("channels", "channel")
 _OTHER_UNIT: Final = re.compile(r"(?:^|[^a-zµ])(fs|ns|us|µs|ms|s|seconds)$")
 _MOST_CHANNEL: Final = 32_767
 _LONGEST_HEADER_BYTES: Final = 10_000
-_DAMAGES: Final = (zipfile.BadZipFile, zlib.error, EOFError)
+_SHOWN_CHARACTERS: Final = 200
+# What the libraries raise at damaged bytes (a RuntimeError at an unknown compression).
+_DAMAGES: Final = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, TokenError)
 _READ_HEADER: Final = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -107,8 +112,10 @@ class _Column:
                     raise ValueError(f"of version {version}")
                 shape, is_fortran, dtype = read(file, max_header_size=_LONGEST_HEADER_BYTES)
                 n_bytes = file.tell()
-        except (OSError, ValueError, *_DAMAGES) as error:
-            raise ConfigError(f"{path}: {self.name} cannot be read as an array of numpy: {error}") from None
+        except (OSError, *_DAMAGES) as error:
+            raise ConfigError(
+                f"{path}: {self.name} cannot be read as an array of numpy: {_one_line(error)}"
+            ) from None
         if not shape or (is_fortran and len(shape) > 1):
             raise ConfigError(
                 f"{path}: {self.name}: expected rows, got the shape {shape} in order of columns"
@@ -160,12 +167,13 @@ def _members(path: Path) -> tuple[_Column, _Column]:
     """Return the two arrays of an archive."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
     except _DAMAGES as error:
-        raise ConfigError(f"{path}: cannot be read as an archive of numpy: {error}") from None
+        raise ConfigError(f"{path}: cannot be read as an archive of numpy: {_one_line(error)}") from None
     found = [next((name for name in wanted if name in names), None) for wanted in (_TIMES, _CHANNELS)]
     if None in found:
-        raise ConfigError(f"{path}: expected the arrays times_ps and channels; it has {', '.join(names)}")
+        has = _one_line(", ".join(names))
+        raise ConfigError(f"{path}: expected the arrays times_ps and channels; it has {has}")
 
     def open_member(name: str) -> BufferedIOBase:
         with zipfile.ZipFile(path) as archive:
@@ -208,7 +216,9 @@ def _of_two_arrays(path: Path, times: _Column, channels: _Column) -> TagFile:
                         for file, buffer, kind in zip(files, buffers, kinds, strict=True)
                     )
                 except _DAMAGES as error:
-                    summary.truncated = f"the archive is damaged, nothing of it can be relied on: {error}"
+                    summary.truncated = (
+                        f"the archive is damaged, nothing of it can be relied on: {_one_line(error)}"
+                    )
                     return
                 if n:
                     summary.records += n
@@ -223,13 +233,19 @@ def _of_two_arrays(path: Path, times: _Column, channels: _Column) -> TagFile:
     return _tag_file(path, read)
 
 
+def _one_line(found: object) -> str:
+    """Return the text of an error or of names from a file, which may be of any form."""
+    return "".join(filter(str.isprintable, " ".join(str(found).split())))[:_SHOWN_CHARACTERS]
+
+
 def _block(times: Integers, channels: Integers, summary: TagFileSummary) -> TagFileBlock:
     """Return a block of the records, up to the first channel that is none."""
     n = channels.shape[0]
-    if int(channels.min()) < 0 or int(channels.max()) > _MOST_CHANNEL:
-        n = int(np.argmax((channels < 0) | (channels > _MOST_CHANNEL)))
+    if int(channels.min()) < -_MOST_CHANNEL or int(channels.max()) > _MOST_CHANNEL:
+        n = int(np.argmax((channels < -_MOST_CHANNEL) | (channels > _MOST_CHANNEL)))
         summary.records -= channels.shape[0] - n
         summary.truncated = (
-            f"record {summary.records} has channel {channels[n]}; expected 0 to {_MOST_CHANNEL}"
+            f"record {summary.records} has channel {channels[n]}; "
+            f"expected -{_MOST_CHANNEL} to {_MOST_CHANNEL}"
         )
     return TagFileBlock(times[:n].astype(np.int64), channels[:n].astype(np.int16))

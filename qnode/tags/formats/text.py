@@ -141,7 +141,7 @@ def _decode(
         right, place, is_right_sound = _integer(text, place, end)
         time, channel = (right, left) if is_swapped else (left, right)
         are_sound = is_left_sound and is_right_sound and is_separated and place == end
-        if not are_sound or channel < 0 or channel > _MOST_CHANNEL:
+        if not are_sound or channel < -_MOST_CHANNEL or channel > _MOST_CHANNEL:
             return n_tags, at, _UNSOUND
         times[n_tags], channels[n_tags] = time, np.int16(channel)
         n_tags += 1
