@@ -158,6 +158,21 @@ def test_a_photocurrent_at_its_tolerance_trips_no_more_often_than_its_noise_allo
     assert tripped < n * chance + FAIRLY_SURE * math.sqrt(n * chance)
 
 
+@pytest.mark.parametrize("mean", [5.0, 20.0, 100.0, 1000.0])
+def test_few_clicks_trip_no_more_often_than_the_false_alarms_allow(mean: float) -> None:
+    """By exact tails: the photocurrent is that of the mean, and chance draws the clicks."""
+    chance = 1e-8
+    settings = replace(SETTINGS.photocurrents["z"], dark_a=0.0, noise_a=0.0, tolerance=0.0)
+    current_a, z = settings.charge_per_click_c * mean / PERIOD_S, standard_deviations(chance)
+    low = high = 0.0
+    for count in range(round(mean + 12.0 * math.sqrt(mean)) + 60):
+        found = readings.photocurrent(current_a, count, PERIOD_S, settings, z)
+        likely = math.exp(count * math.log(mean) - mean - math.lgamma(count + 1.0))
+        low, high = low + likely * found.too_low, high + likely * found.too_high
+    assert low <= chance
+    assert high <= chance
+
+
 # Trips and blocks
 
 GOOD = Finding("backward_light", 0.0, None, 1.0)

@@ -539,11 +539,11 @@ async def test_a_running_link_reads_its_monitored_devices_and_raises_alarms(
             assert node._randomness is not None
             assert len(await node._randomness.draw(40)) == 40
             opened[0].detectors[0] = DetectorState(temperature_k=230.0)
-            await trio.sleep(READING_PERIOD_S)
+            await trio.sleep(READING_PERIOD_S + 1.0)
             (alarm,) = node.figures.status().alarms
             assert alarm.name == "monitor.tripped"
             assert "heated by bright light" in alarm.text
             opened[0].detectors[0] = DetectorState(temperature_k=223.0)
-            await trio.sleep(READING_PERIOD_S)
+            await trio.sleep(READING_PERIOD_S + 1.0)
             assert node.figures.status().alarms == []
             nursery.cancel_scope.cancel()

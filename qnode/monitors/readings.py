@@ -45,14 +45,24 @@ def photocurrent(
     A detector in linear mode carries the current of the light that controls it, and clicks no more often.
     """
     charge_c = settings.charge_per_click_c
-    expected_a = settings.dark_a + charge_c * tags / counted_s
-    # The count of an honest detector varies at most as a Poisson count; one more click keeps it above zero.
-    noise_a = math.hypot(settings.noise_a, charge_c * math.sqrt(tags + 1.0) / counted_s)
+    fewest, most = _means(tags, z)
     return _finding(
         "photocurrent",
         current_a,
-        expected_a * (1.0 - settings.tolerance) - z * noise_a,
-        expected_a * (1.0 + settings.tolerance) + z * noise_a,
+        (settings.dark_a + charge_c * fewest / counted_s) * (1.0 - settings.tolerance) - z * settings.noise_a,
+        (settings.dark_a + charge_c * most / counted_s) * (1.0 + settings.tolerance) + z * settings.noise_a,
+    )
+
+
+def _means(count: int, z: float) -> tuple[float, float]:
+    """Return the least and the greatest mean of a Poisson count that yields ``count`` within z deviations.
+
+    The count of an honest detector varies at most so. Few counts say little of a mean that is larger: its own
+    deviation counts, not that of ``count``.
+    """
+    return (
+        max(0.0, count - z * math.sqrt(count + 1.0)),
+        count + 0.5 * z * z + z * math.sqrt(count + 0.25 * z * z),
     )
 
 

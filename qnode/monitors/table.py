@@ -105,7 +105,8 @@ MONITORS: Final[tuple[Monitor, ...]] = (
         "",
         "a generator that prefers some values: it fails, or is biased from outside",
         "SP 800-90B 4.4.2: the critical value of the binomial distribution, by an exact sum",
-        "2^-`alpha_exponent` a window, at the stated min-entropy",
+        "2^-`alpha_exponent` a window by the standard's formula, at the stated min-entropy; up to ten times "
+        "as many, because the first sample always counts itself",
     ),
 )
 MONITOR_BY_NAME: Final = {monitor.name: monitor for monitor in MONITORS}
