@@ -197,6 +197,9 @@ def calibration_faults(
             named.append((f"bias.{name}", "monitor", bias.monitor, "alice"))
         if not bias.least_v < bias.most_v:
             yield f"{where}.bias.{name}.least_v: {bias.least_v:g} is not below most_v, {bias.most_v:g}"
+    yield from _set_twice(where, "bias", {name: bias.device for name, bias in section.bias.items()})
+    channels = {name: f"{one.device}, channel {one.channel}" for name, one in section.detectors.items()}
+    yield from _set_twice(where, "detectors", channels)
     for name, detector in section.detectors.items():
         yield from limit_faults(detector, f"{where}.detectors.{name}")
         named.append((f"detectors.{name}", "device", detector.device, "bob"))
@@ -218,3 +221,12 @@ def calibration_faults(
         elif device not in devices:
             known = ", ".join(sorted(devices)) or "none"
             yield f"{where}.{table}.{key}: no device {device!r} (devices: {known})"
+
+
+def _set_twice(where: str, table: str, devices: dict[str, str]) -> Iterator[str]:
+    """Yield the controllers that would work against one another; ``devices``: what each one sets."""
+    first = dict[str, str]()
+    for name, device in devices.items():
+        before = first.setdefault(device, name)
+        if before != name:
+            yield f"{where}.{table}.{name}.device: {where}.{table}.{before} sets {device} already"

@@ -5,11 +5,12 @@ plausibility, stores on files. Clicks are those of the frozen conversation's mod
 threads is done at once, and all chance follows from a seed: what happens is a function of the seed.
 """
 
+import math
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -346,8 +347,11 @@ class SmallLink:
         with suppress(trio.EndOfChannel):
             await receive.receive()
 
-    async def fill_blocks(self, spoken: Spoken, number: int) -> list[int]:
-        """Bob: announce ``number`` blocks, and wait until all are decided; return their numbers."""
+    async def fill_blocks(self, spoken: Spoken, number: int, arrived_s: float = math.inf) -> list[int]:
+        """Bob: announce ``number`` blocks, and wait until all are decided; return their numbers.
+
+        ``arrived_s``: when their tags arrived.
+        """
         part: BobSide = spoken.part
         await part.ready.wait()
         await part.run_known.wait()
@@ -361,7 +365,7 @@ class SmallLink:
             blocks.append(block)
             middle = (block.span.first_slot + block.span.end_slot) // 2
             for end in (middle, block.span.end_slot):
-                await part.do(announcement(self.reached, end))
+                await part.do(replace(announcement(self.reached, end), arrived_s=arrived_s))
                 self.reached = end
         for block in blocks:
             await block.decided.wait()

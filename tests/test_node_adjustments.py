@@ -153,6 +153,25 @@ def test_of_two_adjustments_before_a_block_the_longer_settling_counts() -> None:
     assert adjustments.due() == Cut(2, 500_000_000_000)
 
 
+def test_of_two_adjustments_at_once_the_longer_settling_counts() -> None:
+    adjustments = Adjustments(6e8)
+    with adjustments.adjust(0.1), adjustments.adjust(0.5):
+        pass
+    assert adjustments.due() == Cut(2, 500_000_000_000)
+
+
+def test_a_settling_time_goes_on_when_the_source_of_tags_is_opened_again() -> None:
+    """The times of the new source say nothing of those of the old one, so all of it is cut again."""
+    run = Pass()
+    adjustments = run.receiver.adjustments
+    with adjustments.adjust(0.5):
+        pass
+    adjustments.passed_on(adjustments.due())
+    assert adjustments.due() is None
+    run.receiver.adjustments.repeat()
+    assert adjustments.due() == Cut(1, 500_000_000_000)
+
+
 async def test_a_paced_source_hands_each_cut_on_once() -> None:
     class Adjusting(RecordedSource):
         async def tags(self):  # type: ignore[no-untyped-def]

@@ -117,7 +117,7 @@ async def test_the_phase_of_a_drifting_interferometer_is_found_and_held(tmp_path
             await until(lambda: (figures.quantum.status.tag_time_s or 0.0) >= second)
 
         async def use() -> None:
-            await receiver.use(bob, 60.0)
+            await receiver.use(bob, 300.0)  # a busy machine
 
         with trio.fail_after(300):
             async with trio.open_nursery() as nursery:
@@ -364,6 +364,10 @@ async def test_a_device_without_the_capability_is_named(autojump_clock: MockCloc
             {"bias": {"a": {"device": "transmitter", "half_wave_v": 5.0, "least_v": 2.0, "most_v": 1.0}}},
             "least_v: 2 is not below most_v, 1",
         ),
+        (
+            {"bias": {"a": {"device": "transmitter"}, "b": {"device": "transmitter"}}},
+            "calibration.bias.b.device: calibration.bias.a sets transmitter already",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_is_refused(table: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -497,4 +501,21 @@ async def test_a_setting_is_made_again_when_its_device_was_opened_again_between_
         await trio.sleep(120.0)
         assert bench.attenuation == pytest.approx(30.0, abs=0.01)
         assert bench.bias == 1.5
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_controller_whose_best_setting_lies_beyond_its_limits_says_so(
+    autojump_clock: MockClock,
+) -> None:
+    section = BiasSection(
+        device="bench", monitor="bench", seek="most_power", stretch_s=10.0, least_v=-0.4, most_v=0.4
+    )
+    room = Room(CalibrationSection(bias={"im2": section}), ModulatedBench())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.run)
+        await trio.sleep(3600.0)
+        assert room.status.state.state == ControllerState.OUTSIDE
+        room.controllers.look_after()
+        (alarm,) = room.figures.status().alarms
+        assert "bias.im2 outside: the best setting lies beyond the limits" in alarm.text
         nursery.cancel_scope.cancel()

@@ -185,6 +185,18 @@ def test_a_reading_after_the_end_of_a_block_discards_it(tmp_path: Path) -> None:
         assert outcomes[role][:1] == ["backward_light"]
 
 
+def test_clicks_that_waited_to_be_announced_are_judged_by_the_time_at_which_they_arrived(
+    tmp_path: Path,
+) -> None:
+    async def one_block(link: SmallLink, spoken: Spoken) -> None:
+        await trio.sleep(61.0)
+        await link.fill_blocks(spoken, 1, arrived_s=33.0)
+
+    outcomes, _ = session(tmp_path, "bob", one_block, lambda at: BRIGHT if 27.0 < at < 37.0 else DARK)
+    for role in ROLES:
+        assert outcomes[role][:1] == ["backward_light"]
+
+
 # Readings
 
 

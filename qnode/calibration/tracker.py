@@ -66,6 +66,8 @@ class Tracker:
         self._at_s: float | None = None
         self._x, self._rate = -setting_rad, 0.0
         self._p_x, self._p_cross, self._p_rate = _UNKNOWN, 0.0, shape.rate_rad_per_s**2
+        self.is_limited = False
+        """The best setting lies beyond the limits, also in its equivalents."""
         self.error_rad: float | None = None
         """The latest measured error, as its sine."""
 
@@ -166,6 +168,7 @@ class Tracker:
         if not least <= near <= most:
             middle = (least + most) / 2.0
             near = middle + _wrapped(best_rad - middle)
+        self.is_limited = not least <= near <= most
         return min(max(near, least), most)
 
 

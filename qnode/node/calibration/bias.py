@@ -160,9 +160,9 @@ class BiasController(Controller):
         spacing_s, self._last_s = stretch.at_s - self._last_s, stretch.at_s
         tracker.observe(stretch, stretch.at_s + spacing_s)
         volts = self._section.half_wave_v / math.pi
-        settled = tracker.sigma_rad < SETTLED_RAD
-        self._note(
-            ControllerState.FOLLOWING if settled else ControllerState.SETTLING,
+        self._track(
+            tracker,
+            SETTLED_RAD,
             best=volts * tracker.centre_rad,
             sigma=volts * tracker.sigma_rad,
             drift_per_hour=-HOUR_S * volts * tracker.rate_rad_per_s,

@@ -10,6 +10,7 @@ import msgspec.structs
 import structlog
 import trio
 
+from qnode.calibration.tracker import Tracker
 from qnode.choices import ControllerState
 from qnode.errors import ConfigError, DeviceError
 from qnode.node.calibration.instruments import Instruments
@@ -119,6 +120,15 @@ class Controller(ABC):
         """Show the state, and values by the names that they have in `ControllerStatus`."""
         shown = self.status.state.to(state, because, at=time.time())
         self.status = msgspec.structs.replace(self.status, state=shown, **values)
+
+    def _track(self, tracker: Tracker, settled_rad: float, **values: float | None) -> None:
+        """Show how well a tracker holds its setting; ``settled_rad``: the standard error that is good."""
+        state, because = ControllerState.FOLLOWING, ""
+        if tracker.sigma_rad >= settled_rad:
+            state = ControllerState.SETTLING
+        elif tracker.is_limited:
+            state, because = ControllerState.OUTSIDE, "the best setting lies beyond the limits"
+        self._note(state, because, **values)
 
     def _moved(self, setting: float) -> None:
         self.status = msgspec.structs.replace(self.status, setting=setting, moves=self.status.moves + 1)

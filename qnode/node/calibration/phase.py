@@ -82,9 +82,9 @@ class PhaseController(Controller):
         cosine = central_cosine(signal, self._p_x, self._section.visibility)
         stretch = Stretch(signal=signal, variance=variance, at_s=clicks.middle_s, cosine=cosine)
         tracker.observe(stretch, clicks.middle_s + spacing_s)
-        settled = tracker.sigma_rad < SETTLED_RAD
-        self._note(
-            ControllerState.FOLLOWING if settled else ControllerState.SETTLING,
+        self._track(
+            tracker,
+            SETTLED_RAD,
             best=tracker.centre_rad,
             sigma=tracker.sigma_rad,
             drift_per_hour=-3600.0 * tracker.rate_rad_per_s,

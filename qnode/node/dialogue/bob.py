@@ -96,11 +96,14 @@ class BobBlock:
             raise LinkError(f"block {self.channel.block_id} was not agreed: {lost}") from None
         self.agreed.set()
 
-    async def announce(self, clicks: Clicks) -> None:
-        """Announce slot and arm of ``clicks``, all within the span and later than those before."""
+    async def announce(self, clicks: Clicks, arrived_s: float = math.inf) -> None:
+        """Announce slot and arm of ``clicks``, all within the span and later than those before.
+
+        ``arrived_s``: when they arrived by trio's clock; they may have waited for the block's agreement.
+        """
         if not len(clicks):
             return
-        self._began = min(self._began, trio.current_time())
+        self._began = min(self._began, arrived_s, trio.current_time())
         first_slot = int(clicks.slots[0])
         # One or two nanoseconds per click: less than the transfer of a batch to a thread and back.
         payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)

@@ -54,7 +54,6 @@ class Adjustments:
         self._due: Cut | None = None
         self._passed: Cut | None = None
         self._seen = 0
-        self._seen_cut: Cut | None = None
         self._grown = trio.Event()
         self._begin()
 
@@ -74,7 +73,8 @@ class Adjustments:
             yield
         finally:
             self._running -= 1
-            self._due = Cut(self._number, settling_ps)
+            # Another one may have ended meanwhile, with a longer settling time.
+            self._due = Cut(self._number, max(settling_ps, self._due.settling_ps))
 
     # The receiver
 
@@ -88,14 +88,17 @@ class Adjustments:
             self._due, self._passed = None, cut
 
     def repeat(self) -> None:
-        """Let the latest cut be due again if its block was dropped on its way to the synchroniser."""
-        if self._due is None and self._passed is not self._seen_cut:
+        """Let the latest cut be due again: its block was dropped, or the source of its tags has ended.
+
+        The settling time may go on with the next source.
+        """
+        if self._due is None:
             self._due = self._passed
 
     def see(self, result: SyncResult, cut: Cut | None) -> None:
         """Count the clicks of one feed of tags, which had this ``cut``."""
         if cut is not None:
-            self._seen, self._seen_cut = cut.number, cut
+            self._seen = cut.number
         if cut is not None or self._seen != self._number or result.state is not LockState.LOCKED:
             self._begin()
             return

@@ -168,7 +168,9 @@ class BobSide:
             first, end = np.searchsorted(clicks.slots, (block.span.first_slot, block.span.end_slot))
             first = max(position, first)
             block.note(announcement.marks, announcement.cuts)
-            await block.announce(Clicks(clicks.slots[first:end], clicks.outcomes[first:end]))
+            await block.announce(
+                Clicks(clicks.slots[first:end], clicks.outcomes[first:end]), announcement.arrived_s
+            )
             position = end
             if announcement.reached_slot < block.span.end_slot:
                 break

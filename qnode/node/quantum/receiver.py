@@ -250,7 +250,7 @@ class Receiver:
             return  # these tags belong to a run that has ended
         # At the end of lock the last slots may have been cut without a click: the block must count them.
         if result.state is LockState.LOCKED or len(result.clicks) or result.cuts or len(result.marks):
-            announcement = self._announcement(run, result, z_clicks, can_wait=not source.paced)
+            announcement = self._announcement(run, result, z_clicks, arrived_s, can_wait=not source.paced)
             if not await self._do(part, announcement):
                 self._unannounced += announcement.dropped
                 self._drop(len(result.clicks))
@@ -322,7 +322,7 @@ class Receiver:
         return True
 
     def _announcement(
-        self, run: EmissionRun, result: SyncResult, z_clicks: int, *, can_wait: bool
+        self, run: EmissionRun, result: SyncResult, z_clicks: int, arrived_s: float, *, can_wait: bool
     ) -> ClickAnnouncement:
         dropped, self._unannounced = self._unannounced, 0
         return ClickAnnouncement(
@@ -335,6 +335,7 @@ class Receiver:
             dropped=dropped,
             can_wait=can_wait,
             marks=result.marks,
+            arrived_s=arrived_s,
         )
 
     def _note(self, result: SyncResult, block: TagBlock, hindrance: str) -> None:

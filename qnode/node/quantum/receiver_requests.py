@@ -1,5 +1,6 @@
 """The requests of Bob's receiver to the present session."""
 
+import math
 from dataclasses import dataclass
 
 import trio
@@ -15,7 +16,8 @@ class ClickAnnouncement:
 
     ``z_clicks``: the number of clicks of the Z arm. ``numbering`` changes when slots are numbered again.
     ``cuts``: slots since the last announcement without lock; ``dropped``: the number of clicks that could
-    not be announced. ``can_wait``: the source waits if the node is busy.
+    not be announced. ``can_wait``: the source waits if the node is busy. ``arrived_s``: when their tags
+    arrived, by trio's clock.
     """
 
     run_id: int
@@ -27,6 +29,7 @@ class ClickAnnouncement:
     dropped: int
     can_wait: bool = False
     marks: Marks = NO_MARKS
+    arrived_s: float = math.inf
 
     @property
     def cut_slots(self) -> int:
