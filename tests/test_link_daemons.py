@@ -21,6 +21,7 @@ from random import Random
 
 import httpx
 import pytest
+import trio
 from daemons_support import (
     PATIENCE_S,
     ROLES,
@@ -43,6 +44,8 @@ from daemons_support import (
 from exchange_support import Exchange
 
 from qnode.config import Role
+from qnode.emulate.oz_dd100 import OzDd100Emulator
+from qnode.emulate.ports import tcp_port
 from qnode.loopback.prepare import Endpoints
 from qnode.operate.status.model import NodeStatus
 
@@ -623,6 +626,45 @@ def test_a_store_that_cannot_be_trusted_is_refused_and_left_alone(
     assert str(store_file) in line
     assert reason in line
     assert (store_file.read_bytes(), store_file.stat().st_ino) == (spoiled, inode)
+
+
+def _refused_with(attenuator: OzDd100Emulator, site_file: Path) -> subprocess.CompletedProcess[str]:
+    """Run a daemon that cannot start, and that has an attenuator."""
+    before = site_file.read_text()
+
+    async def run() -> subprocess.CompletedProcess[str]:
+        async with tcp_port(attenuator) as address:
+            alter(site_file, devices__voa={"driver": "oz-dd100", "config": {"address": address}})
+            return await trio.to_thread.run_sync(run_once, site_file)
+
+    try:
+        return trio.run(run)
+    finally:
+        site_file.write_text(before)
+
+
+def test_a_node_that_cannot_start_darkens_the_light_that_an_earlier_one_left_on(
+    used_store: Sites, store_file: Path
+) -> None:
+    attenuator = OzDd100Emulator()
+    attenuator.attenuation_db = 10.0  # the earlier node was killed
+    _empty(store_file)
+    refused = _refused_with(attenuator, used_store.site_files["alice"])
+    assert refused.returncode == 1
+    assert "not a qnode key store" in refused.stderr
+    assert attenuator.attenuation_db == 60.0
+
+
+def test_a_node_that_finds_another_one_running_leaves_the_devices_alone(used_store: Sites) -> None:
+    attenuator = OzDd100Emulator()
+    attenuator.attenuation_db = 10.0
+    used_store.start("alice")
+    used_store.wait_until_serving("alice")
+    refused = _refused_with(attenuator, used_store.site_files["alice"])
+    assert "another process has this store open" in refused.stderr
+    assert used_store.stop("alice") == [0]
+    assert attenuator.attenuation_db == 10.0
+    assert attenuator.heard == []
 
 
 def test_a_missing_or_readable_secret_is_a_usage_error_that_says_how_to_mend_it(used_store: Sites) -> None:

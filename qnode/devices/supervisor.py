@@ -30,6 +30,7 @@ LONGEST_WAIT_GONE_S = 2.0  # an unplugged device is used again within 5 s of its
 STEADY_S = 60.0  # after a run this long, the next failure starts with the shortest wait
 OPENING_LIMIT_S = 150.0  # the slowest known device, a bias controller, settles for about 90 s
 READING_PERIOD_S = 5.0
+MAKING_SAFE_LIMIT_S = 10.0
 
 log = structlog.get_logger()
 
@@ -75,6 +76,27 @@ def check_devices(sections: MutableMapping[str, DeviceSection]) -> None:
         except ConfigError as error:
             raise ConfigError(f"[devices.{name}] {error}") from error
         driver_config(driver_class, section.config, f"[devices.{name}.config]")
+
+
+async def make_safe(
+    name: str, section: DeviceSection, *, is_serious: bool, limit_s: float = MAKING_SAFE_LIMIT_S
+) -> None:
+    """Open the device ``name`` and leave it at once, which makes its hardware safe.
+
+    For a node that cannot run: an earlier one may have been killed while the light was on. What fails is
+    logged, as a warning if it ``is_serious``.
+    """
+    because = f"not done within {limit_s:g} s"
+    with trio.move_on_after(limit_s):
+        try:
+            async with device_opener(name, section, allow_simulated=True)():
+                pass
+            because = ""
+        except* Exception as errors:  # noqa: BLE001 (a fault in a driver must not keep the others from it)
+            because = _describe(_leaves(errors))
+    if because:
+        level = logging.WARNING if is_serious else logging.DEBUG
+        log.log(level, "device.not_left_safe", device=name, because=because)
 
 
 async def supervise(

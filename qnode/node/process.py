@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Never, cast
 
@@ -16,11 +17,12 @@ import structlog
 import trio
 
 from qnode.config import SiteConfig, load_site
-from qnode.devices.supervisor import check_devices
+from qnode.devices.supervisor import check_devices, make_safe
 from qnode.errors import ConfigError, FieldError, QnodeError, StoreError, StoreUnusable
 from qnode.keys import KeyStore, open_store
 from qnode.node.secret_files import STORE_KEY_BYTES, check_tls_keys, read_secret
 from qnode.node.site import SiteNode
+from qnode.operate.control.server import is_served
 from qnode.operate.events.log import configure_log
 from qnode.operate.notify import from_environment
 
@@ -123,6 +125,7 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     last_resort.daemon = True
     with ExitStack() as opened:
         opened.callback(last_resort.cancel)  # last, because closing a store may hang as well
+        opened.push(partial(_leave_hardware_safe, configs))
         several = len(configs) > 1
         stores = [
             opened.enter_context(closing(_open_store_of(config, several=several))) for config in configs
@@ -141,6 +144,23 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     log.info("node.stopped")
     events.flush()
     return 0
+
+
+def _leave_hardware_safe(configs: Sequence[SiteConfig], _kind: object, error: object, _trace: object) -> None:
+    """Make all hardware safe when the node ends with an error, also one that came before its devices.
+
+    The devices of another daemon of this site, which runs, are left alone.
+    """
+
+    async def make_all_safe() -> None:
+        async with trio.open_nursery() as nursery:
+            for config in configs:
+                is_serious = not config.node.allow_simulated
+                for name, section in config.devices.items():
+                    nursery.start_soon(partial(make_safe, name, section, is_serious=is_serious))
+
+    if error is not None and not is_served(configs[0].operate.control_socket):
+        trio.run(make_all_safe)
 
 
 def _allow_open_files() -> None:

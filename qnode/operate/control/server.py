@@ -198,13 +198,21 @@ def _remove_stale(path: Path) -> None:
         return
     if not stat.S_ISSOCK(kind):
         raise ConfigError(f"control_socket {path}: a file that is no socket lies there; move it away")
+    if is_served(path):
+        raise ConfigError(
+            f"control_socket {path}: another daemon answers there; stop it or choose another path"
+        )
+    path.unlink()
+
+
+def is_served(path: Path) -> bool:
+    """Return whether a daemon has its control socket at ``path``, also one that hangs."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a daemon that hangs has a full queue: EAGAIN means that it runs
-        if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
-            raise ConfigError(
-                f"control_socket {path}: another daemon answers there; stop it or choose another path"
-            )
-    path.unlink()
+        try:
+            return probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
+        except OSError:  # the path is too long
+            return False
 
 
 async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
