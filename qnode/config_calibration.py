@@ -19,7 +19,9 @@ class PhaseSection(Table, frozen=True):
     settle_s: Annotated[
         float,
         Described(
-            "time that the phase needs to settle after a step; its tags are cut", limits=Limits(0.0, 60.0)
+            "time that the phase needs to settle after a step, and the delay of tags in their source; "
+            "the tags of this time are cut",
+            limits=Limits(0.0, 60.0),
         ),
     ] = 0.1
     visibility: Annotated[

@@ -61,8 +61,9 @@ device, after both health tests of SP 800-90B have seen every sample. At each op
 start-up test of {start:,} samples comes first; these samples are discarded. Tested samples are conditioned
 by SHA-256, with 64 bits more of stated min-entropy than output, and the result is added (XOR) to as many
 bytes of the operating system. After a failed test the site uses the device no more until the daemon is
-started again: blocks are discarded as `randomness`, with the alarm `randomness.failed`. With
-`fallback_to_system` the site continues with the operating system alone, under the same alarm.
+started again: blocks that still need a seed are discarded as `randomness`, with the alarm
+`randomness.failed`. With `fallback_to_system` the site continues with the operating system alone, under the
+same alarm.
 
 The cutoffs follow from the stated min-entropy H of a sample and from `alpha_exponent`. A cutoff above its
 window would never be reached, so such a table is refused at the start. The tests find a generator that is
