@@ -381,6 +381,19 @@ async def test_a_device_that_is_not_the_configured_one_is_refused_with_the_reaso
         assert set(device.requests) == {HELLO}  # another device is left as it is
 
 
+@pytest.mark.parametrize("change", [{"kind": 1}, {"serial": "another"}])
+async def test_another_device_in_its_place_counts_as_gone_so_that_the_right_one_is_soon_in_use_again(
+    change: dict[str, Any],
+) -> None:
+    device = OpenTdcEmulator(SteadySupply())
+    for name, value in change.items():
+        setattr(device, name, value)
+    async with at_port(device) as address:
+        with pytest.raises(DeviceGone):
+            async with OpenTdc.open(OpenTdcConfig(address=address, serial_number="E-TDC-1")):
+                pass
+
+
 async def test_a_pattern_that_reads_back_differently_is_refused(tmp_path: Path) -> None:
     device = transmitter_emulator(tmp_path)
 

@@ -297,8 +297,8 @@ async def open_port(
     ``serial_number``: the one that the device must have; "" for any.
 
     Raises:
-        DeviceGone: nothing is there.
-        DeviceError: another kind of device, another serial number, or no common version.
+        DeviceGone: nothing is there, or another kind of device, or one with another serial number.
+        DeviceError: no common version.
     """
     await trio.to_thread.run_sync(warm)
     async with open_transport(address, serial=SerialSettings(baud=baud), secret=True) as transport:
@@ -326,17 +326,17 @@ async def _identify(port: OpenProtocolPort, kind: DeviceKind, serial_number: str
     """Return who answers.
 
     Raises:
-        DeviceError: not the device that is configured.
+        DeviceGone: another device is in its place.
     """
     found = read_hello(await port.ask(Kind.HELLO, hello()))
     if found.kind != kind:
         is_kind = DeviceKind(found.kind).name if found.kind in set(DeviceKind) else f"of kind {found.kind}"
-        raise DeviceError(
+        raise DeviceGone(
             f"expected a {kind.name}, {found.model} {found.serial} is {is_kind}: is the address that of the "
             "other device?"
         )
     if serial_number not in ("", found.serial):
-        raise DeviceError(
+        raise DeviceGone(
             f"expected serial number {serial_number}, {found.model} has {found.serial}: correct the address "
             "or serial_number"
         )
