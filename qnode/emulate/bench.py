@@ -27,7 +27,7 @@ from qnode.config import LinkParameters, ReceiverParameters, SourceParameters, l
 from qnode.config_description import FRACTION, Described, check_limits
 from qnode.emulate.open_protocol_tdc import OpenTdcEmulator
 from qnode.emulate.open_protocol_transmitter import OpenTransmitterEmulator
-from qnode.emulate.ports import Emulator, pty_port, tcp_port
+from qnode.emulate.ports import Emulator, Faults, pty_port, tcp_port
 from qnode.emulate.tdc1 import Tdc1Emulator
 from qnode.errors import ConfigError, QnodeError, first_of
 from qnode.simulate.fibre_address import fibre_at
@@ -124,13 +124,13 @@ class Bench(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @asynccontextmanager
-async def _port(port: str, emulator: Emulator) -> AsyncIterator[None]:
-    """Put an emulator behind its port."""
+async def bench_port(port: str, emulator: Emulator, faults: Faults | None = None) -> AsyncIterator[None]:
+    """Put an emulator behind its port, with ``faults`` if there are to be some."""
     if port.startswith(TCP_PREFIX):
-        async with tcp_port(emulator, port=int(port.removeprefix(TCP_PREFIX))):
+        async with tcp_port(emulator, faults, port=int(port.removeprefix(TCP_PREFIX))):
             yield
         return
-    async with pty_port(emulator) as terminal:
+    async with pty_port(emulator, faults) as terminal:
         link = trio.Path(port)
         await link.unlink(missing_ok=True)
         await link.symlink_to(terminal)
@@ -150,7 +150,7 @@ async def run_bench(bench: Bench) -> None:
 
 
 async def _serve(device: Device) -> None:
-    async with device.emulator() as emulator, _port(device.port, emulator):
+    async with device.emulator() as emulator, bench_port(device.port, emulator):
         await trio.sleep_forever()
 
 
