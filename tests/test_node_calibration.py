@@ -498,7 +498,7 @@ async def test_a_setting_is_made_again_when_its_device_was_opened_again_between_
         waiting = {one.state.because for one in room.figures.status().controllers}
         assert waiting == {"device bench was closed"}
         nursery.start_soon(keep, math.inf)
-        await trio.sleep(120.0)
+        await trio.sleep(5.0)  # from its last setting, not from the first one
         assert bench.attenuation == pytest.approx(30.0, abs=0.01)
         assert bench.bias == 1.5
         nursery.cancel_scope.cancel()

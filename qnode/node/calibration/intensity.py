@@ -31,6 +31,7 @@ class IntensityController(Controller):
         super().__init__("intensity", (section.attenuator, section.monitor), "dB", PATIENCE_S, instruments)
         self._section = section
         self._watch = watch
+        self._last_db = section.start_db
         watch.add(PLACE, LONGEST_GAP_PERIODS * section.period_s)
 
     async def _control(self) -> Never:
@@ -40,9 +41,7 @@ class IntensityController(Controller):
         target = PowerTarget(
             power_w=section.power_w, limits_db=self._limits, largest_step_db=section.largest_step_db
         )
-        present_db = self.status.setting
-        if present_db is None:
-            present_db = min(max(section.start_db, self._limits[0]), self._limits[1])
+        present_db = min(max(self._last_db, self._limits[0]), self._limits[1])
         await self._set(present_db)
         while True:
             if self._held and self._held_at is not None and self._held_at != present_db:
@@ -74,6 +73,7 @@ class IntensityController(Controller):
             VariableAttenuator,
             lambda device: device.set_attenuation_db(attenuation_db),
         )
+        self._last_db = attenuation_db
         self._moved(attenuation_db)
 
 
