@@ -120,6 +120,13 @@ async def test_acquisitions_follow_each_other_without_a_seam() -> None:
     assert sum(block.lost for block in blocks) == 0
 
 
+async def test_a_million_tags_a_second_of_an_input_come_through() -> None:
+    async with running(IdqEmulator(dark_counts(1e6))) as emulator:
+        blocks = await read(emulator, 2)
+    for block in blocks:
+        assert np.count_nonzero(block.channels == 0) == pytest.approx(200_000, rel=0.05)
+
+
 async def test_errors_that_the_device_counts_are_lost() -> None:
     async with running(IdqEmulator()) as emulator:
         device_table = config(table(emulator))

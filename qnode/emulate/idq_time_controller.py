@@ -8,7 +8,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import numpy as np
@@ -182,7 +182,8 @@ class IdqEmulator:
                 channels, [one for one in (0, 1) if self._inputs.get(one, self._z_input) == number]
             )
             chosen = times_ps[ours & (times_ps >= 0) & (times_ps < width_ps)]
-            socket.send(np.sort(chosen).astype("<u8").tobytes(), zmq.NOBLOCK)
+            with suppress(zmq.Again):  # nobody takes it: he has just left
+                socket.send(np.sort(chosen).astype("<u8").tobytes(), zmq.NOBLOCK)
 
 
 def _short(command: str) -> str:

@@ -14,8 +14,8 @@ from qnode.devices.transport.tcp import CONNECT_LIMIT_S
 from qnode.devices.transport.transcript import Transcript
 from qnode.errors import DeviceError, DeviceGone
 
-LONGEST_MESSAGE_BYTES: Final = 1 << 20
-WAITING_MESSAGES: Final = 256  # then the sender waits, or drops if it publishes
+LONGEST_MESSAGE_BYTES: Final = 1 << 23  # 2^20 tags of 8 bytes
+WAITING_MESSAGES: Final = 32  # then the sender waits, or drops if it publishes
 UNSENT_LIMIT_MS: Final = 500  # the wait at the end for messages that are not sent yet
 # The descriptor of a socket tells changes of its state only, and any call takes them away: look again anyway.
 LOOK_AGAIN_S: Final = 0.05
