@@ -17,6 +17,7 @@ import trio
 from storm_ledger import LedgerWriter
 
 from qnode.config import load
+from qnode.emulate.beam import Beam
 from qnode.emulate.bench import Bench, Device, TdcOnBench, bench_port
 from qnode.emulate.open_protocol import BEGAN_AGAIN, TAGS, OpenDevice, built_frame
 from qnode.emulate.open_protocol_tdc import OpenTdcEmulator, TagSupply, tag_payload
@@ -84,7 +85,7 @@ async def emulator(device: Device, ledger: LedgerWriter) -> AsyncIterator[OpenDe
             yield remembering
             nursery.cancel_scope.cancel()
         return
-    async with device.emulator() as plain:
+    async with device.emulator(Beam()) as plain:
         assert isinstance(plain, OpenTransmitterEmulator)
         plain.settings[RING_SLOTS, 0] *= RING_LONGER  # a busy machine may be late to look symbols up
         yield plain

@@ -7,13 +7,15 @@ The file lists the devices, each with its kind, its port and its part of the phy
     port = "tcp://127.0.0.1:4711"   # or a path, which becomes a link to a pseudo-terminal
     fibre = "/run/user/1000/fibre.sock"
 
-A further kind of device is a struct with ``port`` and ``emulator()``, in `Device`. The process ends when its
-standard input does.
+A further kind of device is a struct with ``port`` and ``emulator()``, in `Device`. Those with the same
+``fibre`` share one `Beam`. The process ends when its standard input does.
 """
 
+import math
 import os
 import sys
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -24,10 +26,14 @@ import trio
 from msgspec import Struct
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters, load
-from qnode.config_description import FRACTION, Described, check_limits
+from qnode.config_description import FRACTION, Described, Limits, check_limits
+from qnode.emulate.beam import Beam
 from qnode.emulate.open_protocol_tdc import OpenTdcEmulator
 from qnode.emulate.open_protocol_transmitter import OpenTransmitterEmulator
+from qnode.emulate.optilab_bcb4 import OptilabBcb4Emulator
+from qnode.emulate.oz_dd100 import OzDd100Emulator
 from qnode.emulate.ports import Emulator, Faults, pty_port, tcp_port
+from qnode.emulate.scpi import ScpiEmulator
 from qnode.emulate.tdc1 import Tdc1Emulator
 from qnode.errors import ConfigError, QnodeError, first_of
 from qnode.simulate.fibre_address import fibre_at
@@ -42,16 +48,16 @@ class BenchDevice(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
 
     port: Annotated[str, Described("tcp://127.0.0.1:PORT, or the path of a link to a pseudo-terminal")]
     serial_number: Annotated[str, Described("serial number that the device reports")]
+    fibre: Annotated[str, Described("address of the simulated fibre")]
 
     @abstractmethod
-    def emulator(self) -> AbstractAsyncContextManager[Emulator]:
-        """Run the emulator; gives what serves its port."""
+    def emulator(self, beam: Beam) -> AbstractAsyncContextManager[Emulator]:
+        """Run the emulator, ``beam`` is Alice's light before its fibre; gives what serves its port."""
 
 
 class _Optics(BenchDevice, frozen=True, kw_only=True):
     """A device at an end of the simulated fibre; the tables are the same at both ends."""
 
-    fibre: Annotated[str, Described("address of the simulated fibre")]
     source: SourceParameters = SourceParameters()
     simulation: SimulationParameters = SimulationParameters()
 
@@ -60,10 +66,10 @@ class TransmitterOnBench(_Optics, frozen=True, kw_only=True, tag="open-transmitt
     """Alice's transmitter, of the open device protocol."""
 
     @asynccontextmanager
-    async def emulator(self) -> AsyncIterator[Emulator]:
+    async def emulator(self, beam: Beam) -> AsyncIterator[Emulator]:
         """Run the transmitter; dark until it is started."""
         device = OpenTransmitterEmulator(
-            fibre_at(self.fibre), self.simulation, self.source, serial=self.serial_number
+            fibre_at(self.fibre), self.simulation, self.source, beam=beam, serial=self.serial_number
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(device.run)
@@ -89,7 +95,7 @@ class TdcOnBench(_Receiver, frozen=True, kw_only=True, tag="open-tdc"):
     """Bob's time-to-digital converter, of the open device protocol."""
 
     @asynccontextmanager
-    async def emulator(self) -> AsyncIterator[Emulator]:
+    async def emulator(self, beam: Beam) -> AsyncIterator[Emulator]:
         """Run detectors and converter."""
         async with self.end() as end:
             device = OpenTdcEmulator(end, serial=self.serial_number, set_phase=end.set_phase)
@@ -103,7 +109,7 @@ class Tdc1OnBench(_Receiver, frozen=True, kw_only=True, tag="s-fifteen-tdc1"):
     """Bob's time tagger, an S-Fifteen TDC1; its ticks of 2 ns need bins further apart than that."""
 
     @asynccontextmanager
-    async def emulator(self) -> AsyncIterator[Emulator]:
+    async def emulator(self, beam: Beam) -> AsyncIterator[Emulator]:
         """Run detectors and time tagger."""
         async with self.end() as end:
             device = Tdc1Emulator(end.tags)
@@ -114,7 +120,81 @@ class Tdc1OnBench(_Receiver, frozen=True, kw_only=True, tag="s-fifteen-tdc1"):
                 nursery.cancel_scope.cancel()
 
 
-Device = TransmitterOnBench | TdcOnBench | Tdc1OnBench
+class AttenuatorOnBench(BenchDevice, frozen=True, kw_only=True, tag="oz-dd100"):
+    """An OZ Optics DD-100 behind Alice's transmitter; as it comes, at its most."""
+
+    working_db: Annotated[
+        float,
+        Described("attenuation at which the mean photon numbers are right", limits=Limits(0.0, 20.0)),
+    ] = 20.0
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+
+    @asynccontextmanager
+    async def emulator(self, beam: Beam) -> AsyncIterator[Emulator]:
+        """Run the attenuator."""
+        device = OzDd100Emulator(self.serial_number)
+        device.attenuation_db = device.limits_db[1]
+
+        def attenuate() -> None:
+            beam.attenuator_db = (device.attenuation_db or 0.0) - self.working_db
+            beam.note_change()
+
+        device.moved = attenuate
+        attenuate()
+        yield device
+
+
+class PowerMeterOnBench(BenchDevice, frozen=True, kw_only=True, tag="scpi-power-meter"):
+    """A power meter at a tap behind Alice's attenuator: 1 µW when the mean photon numbers are right."""
+
+    @asynccontextmanager
+    async def emulator(self, beam: Beam) -> AsyncIterator[Emulator]:
+        """Run the power meter."""
+        yield ScpiEmulator(
+            f"QNODE,EMULATED POWER METER,{self.serial_number},1.0",
+            {"MEAS:POW?": lambda: f"{beam.power_behind_w():.6E}"},
+        )
+
+
+class BiasControllerOnBench(BenchDevice, frozen=True, kw_only=True, tag="optilab-bcb4"):
+    """An Optilab BCB-4 at the modulator that makes the bins, whose best bias is that of the least light."""
+
+    half_wave_v: Annotated[
+        float,
+        Described(
+            "change of the bias that leads from the least to the most light", "V", limits=Limits(0.1, 10.0)
+        ),
+    ] = 5.0
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+
+    @asynccontextmanager
+    async def emulator(self, beam: Beam) -> AsyncIterator[Emulator]:
+        """Run the bias controller."""
+        device = OptilabBcb4Emulator(firmware=f"1.3.3 {self.serial_number}")
+        best_v = self.half_wave_v / 2.0
+        device.half_wave_v, device.maximum_v = self.half_wave_v, best_v - self.half_wave_v
+
+        def bias() -> None:
+            beam.biases_rad[self.serial_number] = math.pi * (device.bias_v - best_v) / self.half_wave_v
+            beam.note_change()
+
+        device.moved = bias
+        bias()
+        yield device
+
+
+Device = (
+    TransmitterOnBench
+    | TdcOnBench
+    | Tdc1OnBench
+    | AttenuatorOnBench
+    | PowerMeterOnBench
+    | BiasControllerOnBench
+)
 
 
 class Bench(Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,13 +224,14 @@ async def run_bench(bench: Bench) -> None:
         DeviceError: a device cannot have its end of the fibre.
         OSError: it cannot have its port.
     """
+    beams = defaultdict[str, Beam](Beam)
     async with trio.open_nursery() as nursery:
         for device in bench.device:
-            nursery.start_soon(_serve, device)
+            nursery.start_soon(_serve, device, beams[device.fibre])
 
 
-async def _serve(device: Device) -> None:
-    async with device.emulator() as emulator, bench_port(device.port, emulator):
+async def _serve(device: Device, beam: Beam) -> None:
+    async with device.emulator(beam) as emulator, bench_port(device.port, emulator):
         await trio.sleep_forever()
 
 

@@ -5,7 +5,7 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import trio
 from msgspec.structs import replace
 
 from qnode.config import SourceParameters
+from qnode.emulate.beam import Beam
 from qnode.emulate.open_protocol import (
     BEGAN_AGAIN,
     GET,
@@ -50,6 +51,7 @@ class OpenTransmitterEmulator(OpenDevice):
     """Emits into the simulated ``fibre`` between START and STOP; `run` is its light source.
 
     `RING_SLOTS` of its settings: how far its record reaches back. ``end``: the light, None in the dark.
+    ``beam``: what other instruments do to the light.
     """
 
     kind = TRANSMITTER
@@ -60,10 +62,13 @@ class OpenTransmitterEmulator(OpenDevice):
         simulation: SimulationParameters,
         source: SourceParameters,
         *,
+        beam: Beam | None = None,
         serial: str = "E-TX-1",
         simulated: bool = True,
     ) -> None:
         super().__init__("emulated open transmitter", serial, simulated=simulated)
+        self._beam = beam or Beam()
+        self._beam.power_w = self.power_w
         self._fibre = fibre
         self._simulation = simulation
         self._source = source
@@ -100,12 +105,13 @@ class OpenTransmitterEmulator(OpenDevice):
         while True:
             await self._until(lambda: self._wanted)
             async with open_transmitter(self._fibre, self._simulation, self._present_source()) as end:
-                if self._change() != Change(source_on=True, modulator_bias_rad=0.0):
-                    await end.change(self._change())
+                changed = self._beam.changed
+                await end.change(self._change(end))
                 self._turn(end)
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._watch_runs, end)
+                        nursery.start_soon(self._follow_beam, end, changed)
                         await self._until(lambda: not self._wanted)
                         nursery.cancel_scope.cancel()
                 finally:
@@ -149,22 +155,35 @@ class OpenTransmitterEmulator(OpenDevice):
     async def settings_changed(self) -> None:
         """Switch the light as the laser was set, and move the modulator with its bias."""
         if self.end is not None:
-            await self.end.change(self._change())
+            await self.end.change(self._change(self.end))
 
-    def _change(self) -> Change:
+    async def _follow_beam(self, end: TransmitterEnd, changed: trio.Event) -> None:
+        while True:
+            await changed.wait()
+            changed = self._beam.changed
+            await end.change(self._change(end))
+
+    def _change(self, end: TransmitterEnd) -> Change:
+        """Return what the settings change at ``end``; what they never did stays as it is scheduled."""
         half_wave_v = self._simulation.modulator_half_wave_v
-        return Change(
-            source_on=bool(self.settings[LASER, 0]),
-            modulator_bias_rad=math.pi * self.settings.get((BIAS, 0), 0) * 1e-6 / half_wave_v,
-        )
+        bias_rad = math.pi * self.settings.get((BIAS, 0), 0) * 1e-6 / half_wave_v
+        wanted: dict[str, Any] = {
+            "source_on": bool(self.settings[LASER, 0]),
+            "modulator_bias_rad": bias_rad + sum(self._beam.biases_rad.values()),
+            "attenuator_db": self._beam.attenuator_db,
+        }
+        present = end.changed
+        return Change(**{name: value for name, value in wanted.items() if value != getattr(present, name)})
 
     def power_w(self) -> float:
-        """Return the power at the monitor, before the attenuation to single photons."""
+        """Return the power at the monitor, before any attenuator."""
         if self.end is None or not self.settings[LASER, 0]:
             return 0.0
-        attenuation_db = self.end.changed.source_attenuation_db
+        settings = self.end.in_force
+        if not settings.source_on:
+            return 0.0
         power = laser_power(self._simulation.drift, self.end.world_s)
-        return NOMINAL_POWER_W * power * transmission(attenuation_db)
+        return NOMINAL_POWER_W * power * transmission(settings.source_attenuation_db)
 
     def position(self) -> int:
         """Return how many slots were sent, by the time of day."""

@@ -1,6 +1,7 @@
 """An Optilab BCB-4 bias controller as seen from its serial line, with the modulator that it holds."""
 
 import re
+from collections.abc import Callable
 
 import trio
 
@@ -17,6 +18,7 @@ class OptilabBcb4Emulator:
 
     ``maximum_v``, ``half_wave_v``: the curve of the modulator; a lock finds its point of it at once.
     ``acknowledges``: what answers a setting, None for nothing. ``sticks``: a voltage is not taken over.
+    ``moved`` is called after every setting.
     """
 
     def __init__(self, unit: int = 1, firmware: str = "1.3.3") -> None:
@@ -31,6 +33,7 @@ class OptilabBcb4Emulator:
         self.silent = False
         self.sticks = False
         self.heard: list[str] = []
+        self.moved: Callable[[], None] = lambda: None
 
     @property
     def bias_v(self) -> float:
@@ -49,7 +52,11 @@ class OptilabBcb4Emulator:
         self.heard.append(command)
         if self.silent:
             return b""
-        said = self._read(command) if command.startswith(("READ", "RFW")) else self._set(command)
+        if command.startswith(("READ", "RFW")):
+            said = self._read(command)
+        else:
+            said = self._set(command)
+            self.moved()
         return b"" if said is None else f"{said}\r\n".encode()
 
     def _read(self, command: str) -> str | None:

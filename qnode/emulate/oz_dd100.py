@@ -1,5 +1,7 @@
 """An OZ Optics DD-100 attenuator as seen from its serial line."""
 
+from collections.abc import Callable
+
 import trio
 
 from qnode.emulate.commands import serve_commands
@@ -12,6 +14,7 @@ class OzDd100Emulator:
 
     ``attenuation_db``: None while unknown, as after a fault of the motor. ``limits_db``: Error-6 beyond.
     ``echo``: repeat the commands. ``sticks``: the motor does not move. ``heard``: the commands so far.
+    ``moved`` is called after every move.
     """
 
     def __init__(self, serial: str = "123456-01") -> None:
@@ -22,6 +25,7 @@ class OzDd100Emulator:
         self.silent = False
         self.sticks = False
         self.heard: list[str] = []
+        self.moved: Callable[[], None] = lambda: None
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """Answer one connection."""
@@ -49,6 +53,7 @@ class OzDd100Emulator:
             return [f"Pos:{self._steps()}"]
         if command == "H":
             self.attenuation_db = self.limits_db[0]
+            self.moved()
             return ["Diff=0"]
         if command in ("E0", "E1"):
             self.echo = command == "E1"
@@ -66,6 +71,7 @@ class OzDd100Emulator:
             return ["Error-6"]
         if not self.sticks:
             self.attenuation_db = wanted
+            self.moved()
         return [f"Pos:{self._steps()}"]
 
     def _steps(self) -> int:

@@ -8,11 +8,15 @@ from msgspec import Struct
 
 from qnode.choices import Role
 from qnode.config import LinkParameters, tables
+from qnode.config_calibration import CalibrationSection
 from qnode.simulate.parameters import SimulationParameters
 
 Tables = dict[str, Any]
 # The names of the devices of each site.
 DEVICES: dict[Role, frozenset[str]] = {"alice": frozenset({"transmitter"}), "bob": frozenset({"tdc"})}
+# The instruments that may stand on Alice's emulated bench besides: the driver, and the keys of its table.
+OZ_DD100, POWER_METER, BCB4 = "oz-dd100", "scpi-power-meter", "optilab-bcb4"
+_INSTRUMENTS: dict[str, Tables] = {OZ_DD100: {}, POWER_METER: {}, BCB4: {"point": "minimum"}}
 
 
 class PlayedFile(Struct, frozen=True):
@@ -41,6 +45,37 @@ def simulated(
         return {"transmitter": {"driver": "simulated-transmitter", "config": shared}}
     receiver = {"receiver_p_z": link.receiver.p_z}
     return {"tdc": {"driver": "simulated-tdc", "config": {**shared, **receiver}}}
+
+
+def instruments(section: CalibrationSection) -> dict[str, str]:
+    """Return the drivers of what Alice's controllers have besides the transmitter, by device name."""
+    intensity = section.intensity
+    roles = [(intensity.attenuator, OZ_DD100), (intensity.monitor, POWER_METER)]
+    roles += [(bias.device, BCB4) for bias in section.bias.values()]
+    return {name: driver for name, driver in roles if name and name not in DEVICES["alice"]}
+
+
+def devices_at(role: Role, section: CalibrationSection) -> frozenset[str]:
+    """Return the names of the devices of a site whose controllers are those of ``section``."""
+    return DEVICES[role] | (instruments(section).keys() if role == "alice" else frozenset())
+
+
+def emulated_instruments(
+    fibre: Path, section: CalibrationSection, simulation: SimulationParameters, number: int
+) -> tuple[Tables, list[Tables]]:
+    """Return the device tables of the instruments that ``section`` names, and themselves on Alice's bench."""
+    sections: Tables = {}
+    bench: list[Tables] = []
+    for index, (name, driver) in enumerate(instruments(section).items(), 1):
+        serial_number = f"E-{driver}-{number}-{index}"
+        port = str(fibre.with_name(f"instrument-{number}-{index}"))
+        config = {"address": f"serial://{port}", "identity": serial_number, **_INSTRUMENTS[driver]}
+        sections[name] = {"driver": driver, "config": config}
+        device: Tables = {"kind": driver, "port": port, "serial_number": serial_number, "fibre": str(fibre)}
+        if driver == BCB4:
+            device["half_wave_v"] = simulation.modulator_half_wave_v
+        bench.append(device)
+    return sections, bench
 
 
 def emulated(

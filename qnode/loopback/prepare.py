@@ -19,8 +19,17 @@ from qnode.choices import ROLES, Role, peer_of
 from qnode.config import LinkParameters, check_link_parameters, convert, tables
 from qnode.config_calibration import CalibrationSection, calibration_at, calibration_faults
 from qnode.config_reading import Impossible
+from qnode.errors import ConfigError
 from qnode.loopback.data_dir import make_private
-from qnode.loopback.hardware import DEVICES, Played, emulated, played, simulated
+from qnode.loopback.hardware import (
+    Played,
+    devices_at,
+    emulated,
+    emulated_instruments,
+    instruments,
+    played,
+    simulated,
+)
 from qnode.simulate.parameters import SimulationParameters
 
 PRESHARED_KEY_BYTES = 64 + 16 * 1024  # session root, two hash keys, 512 one-time pads a direction
@@ -39,7 +48,10 @@ class LoopbackConfig(Struct, frozen=True, forbid_unknown_fields=True):
             fault
             for role in ROLES
             for fault in calibration_faults(
-                calibration_at(self.calibration, role), role, DEVICES[role], self.link.source
+                calibration_at(self.calibration, role),
+                role,
+                devices_at(role, self.calibration),
+                self.link.source,
             )
         )
 
@@ -169,6 +181,7 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
     Raises:
         ConfigError: it cannot be used.
     """
+    _check_devices(config, staging)
     directory = directory.resolve()
     make_private(directory)
     (directory / "endpoints.json").unlink(missing_ok=True)  # from an earlier run with other ports
@@ -195,7 +208,7 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
         if staging.emulated:
             role: Role = "alice" if name == "alice" else "bob"
             benches[name] = folder / "bench.toml"
-            on_bench = [_emulated(directory, role, link)[1] for link in own]
+            on_bench = [device for link in own for device in _emulated(directory, role, link)[1]]
             benches[name].write_text(tomli_w.dumps({"device": on_bench}))
     by_link = [_endpoints(directory, link, sites) for link in links]
     endpoints = Endpoints(
@@ -207,6 +220,19 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
     )
     lines = [link.line for link in links if link.line is not None]
     return Prepared(directory, site_files, endpoints, lines, benches)
+
+
+def _check_devices(config: LoopbackConfig, staging: Staging) -> None:
+    """Refuse controllers of instruments that only the emulated bench has.
+
+    Raises:
+        ConfigError: there are such controllers.
+    """
+    missing = ", ".join(instruments(config.calibration))
+    if missing and not staging.emulated:
+        raise ConfigError(
+            f"calibration: no device {missing}: instruments besides the transmitter need --devices emulated"
+        )
 
 
 def _links(config: LoopbackConfig, staging: Staging) -> list[_Link]:
@@ -339,15 +365,22 @@ def _devices(directory: Path, role: Role, link: _Link, staging: Staging) -> dict
     return simulated(fibre, role, link.config.link, link.config.simulation, staging.speed)
 
 
-def _emulated(directory: Path, role: Role, link: _Link) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the device tables of one link at a site, and its device on the bench."""
+def _emulated(directory: Path, role: Role, link: _Link) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the device tables of one link at a site, and its devices on the bench."""
     fibre = directory / "fibre" / f"fibre{link.suffix}.sock"
     port = (
         f"tcp://127.0.0.1:{link.device_port}"
         if role == "alice"
         else str(fibre.with_name(f"tdc{link.suffix}"))
     )
-    return emulated(fibre, role, link.config.link, link.config.simulation, port, link.number)
+    config = link.config
+    sections, device = emulated(fibre, role, config.link, config.simulation, port, link.number)
+    if role == "bob":
+        return sections, [device]
+    more, instruments_on_bench = emulated_instruments(
+        fibre, config.calibration, config.simulation, link.number
+    )
+    return {**sections, **more}, [device, *instruments_on_bench]
 
 
 def _make_certificates(directory: Path, links: list[_Link]) -> None:

@@ -94,7 +94,7 @@ def arriving_light(simulation: SimulationParameters, link: LinkParameters, setti
     """
     through = transmission(settings.attenuation_db + settings.eve_added_loss_db)
     mu = np.array(link.source.mu if settings.mu_sent is None else settings.mu_sent)
-    mu *= transmission(settings.source_attenuation_db)
+    mu *= transmission(settings.source_attenuation_db + settings.attenuator_db)
     split = mu - 1.0 + np.exp(-mu)  # mean of n - 1 photons, if there is at least one
     kept = min(1.0, mu[0] * through / split[0])
     photons = (1.0 - settings.eve_pns) * mu * through + settings.eve_pns * kept * split

@@ -107,6 +107,13 @@ class Settings(_Table, frozen=True, kw_only=True):
             limits=Limits(-20.0, 200.0),
         ),
     ] = 0.0
+    attenuator_db: Annotated[
+        float,
+        Described(
+            "attenuation of Alice's variable attenuator, beyond that which gives the mean photon numbers",
+            limits=Limits(-20.0, 200.0),
+        ),
+    ] = 0.0
     interferometer_phase_rad: Annotated[
         float, Described("added to the phase of the interferometer and its drift", limits=_PHASE)
     ] = 0.0
@@ -192,6 +199,7 @@ class Change(_Table, frozen=True, kw_only=True):
     source_on: bool | None = None
     attenuation_db: float | None = None
     source_attenuation_db: float | None = None
+    attenuator_db: float | None = None
     interferometer_phase_rad: float | None = None
     modulator_bias_rad: float | None = None
     eve_intercept: float | None = None
