@@ -1,5 +1,6 @@
 """S-Fifteen TDC1: the maker's bytes, the conformance kit over a real line, and faults of the line."""
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -332,6 +333,43 @@ def test_babble_is_no_stream() -> None:
 
 
 # Faults at the line
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+@pytest.mark.parametrize("n", [40, 200])
+def test_words_after_a_lost_first_byte_have_the_times_that_the_device_gave_them(lost: int, n: int) -> None:
+    data, tags = fast(4000, 3)
+    stream, got = Tdc1Stream(TagChannels(z=1, x=2)), set[tuple[int, int]]()
+    for number, at in enumerate(range(0, len(data), 4 * n)):  # a machine that runs since 11 days
+        block = stream.feed(data[max(at, lost) : at + 4 * n], 1e6 + n * 1e-6 * number)
+        got |= set(zip(block.times_ps.tolist(), block.channels.tolist(), strict=True))
+    assert stream.realignments == 1
+    assert got <= tags
+    assert len(got) > 3800
+    assert len(tags) - len(got) <= stream.lost_words + 16
+
+
+class FirstByteLost(Tdc1Emulator):
+    """A device whose stream begins within a word."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "streaming" and value:
+            self.lose_bytes = 1
+
+
+async def test_a_stream_that_begins_within_a_word_has_its_time_of_day() -> None:
+    emulator = FirstByteLost(dark_counts(5000.0))
+    with trio.fail_after(60):
+        async with tagging(emulator) as tdc:
+            blocks = tdc.tags()
+            taken = [await anext(blocks) for _ in range(20)]
+            readings = await tdc.readings()
+            await blocks.aclose()
+    now_s = tdc.origin_s + taken[-1].until_ps / PS_PER_S
+    assert now_s == pytest.approx(time.time(), abs=60.0)
+    assert sum(block.lost for block in taken) == readings["lost_total"] > 0
+    assert sum(block.times_ps.shape[0] for block in taken) > 0
 
 
 async def test_bytes_lost_on_the_line_are_counted_and_the_stream_goes_on() -> None:

@@ -36,11 +36,13 @@ class Tdc1Stream:
     """Turns the bytes of one acquisition into tag blocks.
 
     ``lost_words``: thrown away. ``realignments``: how often the beginning of words was found again.
+    ``has_begun``: whether sound words have come.
     """
 
     def __init__(self, channels: TagChannels) -> None:
         self.lost_words = 0
         self.realignments = 0
+        self.has_begun = False
         self._channels = channels
         self._decoder = Tdc1Decoder()
         self._reached_ticks = self._newest_ticks = 0
@@ -91,6 +93,7 @@ class Tdc1Stream:
             return None
         if words.shape[0]:
             self._newest_ticks = all_of_it.reached_ticks
+            self.has_begun = True
         if n_ready:
             self._decoder, self._reached_ticks = ready, reached_ticks
             self._pending = self._pending[n_ready * WORD_BYTES :]
@@ -118,9 +121,11 @@ class Tdc1Stream:
                 )
             return
         words = _words(tail[_DOUBTFUL_BYTES + offset :])
-        # The last word has just come. Time never goes back, even if this machine was late.
-        began = round(self._clock.expected_s(at_s) * TICKS_PER_S) - _passed_ticks(words)
-        began = max(began, self._reached_ticks + WRAP_TICKS // 2)
+        began = self._reached_ticks + WRAP_TICKS // 2
+        if self.has_begun:
+            # The last word has just come. Time never goes back, even if this machine was late.
+            expected = round(self._clock.expected_s(at_s) * TICKS_PER_S) - _passed_ticks(words)
+            began = max(began, expected)
         self._decoder = Tdc1Decoder.after_gap(began, words, self._decoder.phase)
         self._throw_away(len(self._pending) - _TAIL_BYTES + offset)
         self._searching_since_s = None

@@ -17,7 +17,7 @@ from qnode.devices.tag_rates import TagRates
 from qnode.devices.transport import Transport, check_address, open_transport
 from qnode.devices.transport.lines import Lines
 from qnode.errors import DeviceError, TransientDeviceError
-from qnode.tags.types import NO_TAGS, TagBlock
+from qnode.tags.types import TagBlock
 from qnode.units import PS_PER_S
 from qnode_drivers.s_fifteen_stream import Tdc1Stream
 
@@ -69,7 +69,7 @@ class SFifteenTdc1:
         self.origin_s = 0.0
         self._port = port
         self._stream = Tdc1Stream(channels)
-        self._first_block = NO_TAGS
+        self._first_blocks: list[TagBlock] = []
         self._rates = TagRates()
 
     @classmethod
@@ -106,10 +106,10 @@ class SFifteenTdc1:
         return device
 
     async def _await_first_word(self) -> None:
-        """Wait until the stream has begun, and note the time of day at its time zero."""
-        self._first_block = await self._fed(await self._gathered())
+        """Wait until sound words have come, and note the time of day at the time zero of the stream."""
+        while not self._stream.has_begun:
+            self._first_blocks.append(self._rates.see(await self._fed(await self._gathered())))
         self.origin_s = time.time() - self._stream.newest_ps / PS_PER_S
-        self._rates.see(self._first_block)
 
     async def tags(self) -> AsyncGenerator[TagBlock, None]:
         """Yield the tags of the stream.
@@ -118,7 +118,8 @@ class SFifteenTdc1:
             DeviceGone: it was unplugged.
             TransientDeviceError: it is silent, or sends no words.
         """
-        yield self._first_block
+        for block in self._first_blocks:
+            yield block
         while True:
             yield self._rates.see(await self._fed(await self._gathered()))
 
