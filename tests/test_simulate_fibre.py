@@ -2,6 +2,7 @@
 
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -160,6 +161,14 @@ async def test_the_run_goes_on_when_bob_is_killed_and_restarted(tmp_path: Path) 
             assert tags.times_ps[0] < 3 * PS_PER_S
             assert await present_run(alice) == run
             assert qber_z(alice, run, bob, tags) < 0.025
+
+
+async def test_in_real_time_the_world_stays_at_the_time_of_day_when_bob_restarts(tmp_path: Path) -> None:
+    async with transmitter(tmp_path, speed=1.0):
+        for _ in range(3):
+            async with tdc(tmp_path, speed=1.0) as bob:
+                assert bob.origin_s <= time.time() + 0.1
+                await some_tags(bob, 0.2)
 
 
 async def test_times_of_day_are_off_within_the_limit_and_not_alike(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ not passed.
 
 * Both start: the world begins at Alice's wall clock. Alice's end has a run from the start.
 * Bob's process restarts: tag time starts again. The time of the world continues from Bob's last claim, plus
-  the wall time since then (times the speed), and Alice's run continues in it.
+  the wall time since then (times the speed), and Alice's run continues in it. In real time, Bob's end waits
+  until this time has come.
 * Alice's process stops: the light stops at the next knot. A new process begins a new run (new random run_id
   and symbol key) at the time that Bob's end states. Without Alice, Bob's end has dark counts, at most in real
   time.

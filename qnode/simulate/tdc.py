@@ -30,6 +30,7 @@ LONGEST_CONTROLLED_BLOCK_S = 0.5
 # Large blocks reduce the costs per block at both sites.
 MOST_TAGS = 1 << 20
 MOST_LAG_S = 1.0
+MOST_CLAIMED_AHEAD_S = 3.0  # in real time: a claim, the time since it, and some lateness
 CLAIM_AT_MOST_S = 10.0  # of tag time at once, if no speed is set
 NOT_ADMITTED = "closed without an answer; does fibre_peer at Alice's admit this host?"
 
@@ -232,6 +233,10 @@ async def open_receiver(
     joined = await _join(fibre)
     now = int(time.time() * KNOTS_PER_S)
     end = ReceiverEnd(simulation, link, joined.run.world if joined is not None else World(now, now))
+    if end.paced:
+        # The world was claimed ahead: else each restart would take it further from the time of day.
+        ahead_s = (joined.run.world.next_knot * KNOT_S - time.time()) if joined is not None else 0.0
+        await trio.sleep(min(max(0.0, ahead_s), MOST_CLAIMED_AHEAD_S))
     async with background() as nursery:
         if joined is not None:
             end.begin(joined.run, joined.line)
