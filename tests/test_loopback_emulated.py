@@ -21,10 +21,6 @@ from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 KEYS = 10
 OUT_OF_ALIGNMENT: dict[str, Any] = {
     **SMALL_LINK,
-    "link": {
-        **SMALL_LINK["link"],
-        "source": {**SMALL_LINK["link"]["source"], "mu_uncertainty": [0.02, 0.02]},
-    },
     "simulation": {
         **SMALL_LINK["simulation"],
         "schedule": [{"at_s": 0.0, "interferometer_phase_rad": 2.0, "source_attenuation_db": 0.5}],
@@ -33,7 +29,7 @@ OUT_OF_ALIGNMENT: dict[str, Any] = {
         "phase": {"device": "tdc", "stretch_s": 1.0, "settle_s": 0.05, "dither_rad": 0.1, "visibility": 0.99},
         "bias": {
             "im1": {"device": "transmitter", "half_wave_v": 5.0, "dither_v": 0.1, "stretch_s": 2.0},
-            "im2": {"device": "im2-bias", "half_wave_v": 5.0, "dither_v": 0.1, "stretch_s": 2.0},
+            "im2": {"device": "im2-bias", "half_wave_v": 5.0, "dither_v": 0.02, "stretch_s": 2.0},
         },
         "intensity": {
             "attenuator": "voa",
@@ -41,7 +37,6 @@ OUT_OF_ALIGNMENT: dict[str, Any] = {
             "start_db": 20.5,
             "period_s": 1.0,
             "largest_step_db": 1.0,
-            "largest_error": 0.02,
         },
     },
 }
