@@ -47,7 +47,7 @@ def round_half_up(value: Fraction) -> int:
 @given(
     events=patterns(
         st.one_of(st.integers(-30_000_000, 30_000_000), st.integers(0, 2**53 - 1)),
-        st.integers(2**30, 2**54 - 1),
+        st.one_of(st.integers(2**30, 2**54 - 1), st.integers(2**54 - 30_000_000, 2**54 - 1)),
     ),
     most_records=st.sampled_from([1, 7, 1 << 20]),
 )
@@ -61,6 +61,17 @@ def test_a1_words_of_each_form_give_a_tag_for_each_input_that_fired(
     assert got == [((ps + 2**63) % 2**64 - 2**63, number) for ps, number in wanted]
     assert (file.unit_ps, file.summary.records, file.summary.truncated) == (3.90625, len(events), "")
     assert file.summary.wraps == sum(event.is_rollover for event in events)
+
+
+@pytest.mark.parametrize("form", A1_FORMS)
+def test_an_a1_tag_late_over_a_wrap_lies_before_it_also_at_the_beginning_of_a_file(
+    path: Path, form: str
+) -> None:
+    before, after = [2**54 - 256, 2**54 + 512, 2**54 - 512], [256, -512, 768]
+    for ticks in (before, after):
+        path.write_bytes(a1_content([Pattern(one, frozenset({1})) for one in ticks], form))
+        times_ps = read(open_tag_file(path, form), 1).times_ps
+        assert times_ps.tolist() == [int(one * A1_UNIT_PS) for one in ticks]
 
 
 @given(

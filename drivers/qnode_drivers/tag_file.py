@@ -116,3 +116,7 @@ class TagFileTdc:
                     until_ps = max(until_ps, latest_ps - spread_ps)
                     yield TagBlock(times[first:last].copy(), channels[first:last].copy(), until_ps, lost)
                     first, lost = last, 0
+        if self._tags.lost > told_lost:  # after the last tag
+            yield TagBlock(
+                NO_TAGS.times_ps.copy(), NO_TAGS.channels.copy(), until_ps, self._tags.lost - told_lost
+            )

@@ -142,7 +142,7 @@ def _hexadecimal(path: Path, name: str, digits: tuple[range, ...], line_bytes: i
 def _a1_decoder(
     summary: TagFileSummary, is_swapped: bool
 ) -> Callable[["npt.NDArray[np.uint64]"], TagFileBlock]:
-    state = np.zeros(2, np.int64)
+    state = np.array([0, -1], np.int64)
 
     def decode(words: "npt.NDArray[np.uint64]") -> TagFileBlock:
         n_tags = _count_a1(words, is_swapped)
@@ -195,7 +195,8 @@ def _count_a1(words: "npt.NDArray[np.uint64]", is_swapped: bool) -> int:
 def _decode_a1(
     words: "npt.NDArray[np.uint64]", is_swapped: bool, times: Times, channels: FileChannels, state: State
 ) -> int:
-    """Decode, and return the number of rollover events. ``state``: time of the latest wrap, latest ticks.
+    """Decode, and return the number of rollover events. ``state``: time of the latest wrap, latest ticks
+    (-1 before the first).
 
     There is room for one tag more than there are: an event that is no click writes where the next tag will.
     """
@@ -209,11 +210,11 @@ def _decode_a1(
             word = word << u(32) | word >> u(32)
         ticks = s(word >> u(10))
         step = ticks - before
-        before = ticks
         if step < -half:
             start += wrap_ps
-        elif step >= half and start > 0:
+        elif step >= half and before >= 0:
             start -= wrap_ps
+        before = ticks
         rollovers += (word >> u(4)) & u(1)
         pattern = _clicks(word)
         others = pattern & (pattern - u(1))

@@ -1,7 +1,7 @@
 """Swabian Instruments' ``.ttbin``, read by the maker's package (extra ``swabian``); the format is its own.
 
 A falling edge of input n has the channel -n. The package reads all files of a sequence one after the other.
-What its files say of tags that the device lost is counted.
+What its files say of tags that the device lost is counted. An error in the device's stream ends the reading.
 """
 
 import importlib
@@ -15,6 +15,7 @@ from qnode.errors import ConfigError
 from qnode.tags.formats.model import TagFile, TagFileBlock, TagFileSummary
 
 _TAG: Final = 0  # the type of an event that is a tag
+_ERROR: Final = 1
 _MISSED: Final = 4
 _DEVICE_KEYS: Final = ("hardware", "model", "serial")
 
@@ -31,16 +32,31 @@ def open_ttbin(path: Path) -> TagFile:
 
     def read(most_records: int, summary: TagFileSummary) -> Iterator[TagFileBlock]:
         reader = library.FileReader(str(path))
-        while reader.hasData():
-            events = reader.getData(most_records)
-            kinds = np.asarray(events.getEventTypes())
+        while not summary.truncated:
+            try:
+                events = reader.getData(most_records) if reader.hasData() else None
+            except (RuntimeError, ValueError) as error:
+                summary.truncated = (
+                    f"Swabian's package reads no further than record {summary.records}: {error}"
+                )
+                return
+            kinds = np.asarray(events.getEventTypes() if events is not None else ())
             if not kinds.shape[0]:
                 return
-            summary.records += kinds.shape[0]
-            summary.lost += int(np.asarray(events.getMissedEvents())[kinds == _MISSED].sum(dtype=np.int64))
+            if (kinds == _ERROR).any():
+                kinds = kinds[: int(np.argmax(kinds == _ERROR))]
+                summary.truncated = (
+                    f"record {summary.records + kinds.shape[0]} is an error in the device's stream, at which "
+                    "its time jumps"
+                )
+            n = kinds.shape[0]
+            summary.records += n
+            summary.lost += int(
+                np.asarray(events.getMissedEvents())[:n][kinds == _MISSED].sum(dtype=np.int64)
+            )
             is_tag = kinds == _TAG
-            times = np.asarray(events.getTimestamps())[is_tag].astype(np.int64)
-            yield TagFileBlock(times, np.asarray(events.getChannels())[is_tag].astype(np.int16))
+            times = np.asarray(events.getTimestamps())[:n][is_tag].astype(np.int64)
+            yield TagFileBlock(times, np.asarray(events.getChannels())[:n][is_tag].astype(np.int16))
 
     device = " ".join(str(facts[key]) for key in _DEVICE_KEYS if key in facts)
     return TagFile(path, "ttbin", device, 1.0, read, facts)
