@@ -1,8 +1,8 @@
 """IDQ Time Controller: the maker's commands, the conformance kit over real ZeroMQ sockets, and faults."""
 
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import trio
 
 from qnode.devices.conformance import check_driver
 from qnode.devices.registry import driver_config
-from qnode.emulate.clicks import dark_counts
+from qnode.emulate.clicks import BLOCK_S, dark_counts
 from qnode.errors import ConfigError, DeviceError, DeviceGone, TransientDeviceError
 from qnode.tags.types import TagBlock
 from qnode.units import PS_PER_S
@@ -125,6 +125,23 @@ async def test_a_million_tags_a_second_of_an_input_come_through() -> None:
         blocks = await read(emulator, 2)
     for block in blocks:
         assert np.count_nonzero(block.channels == 0) == pytest.approx(200_000, rel=0.05)
+
+
+async def test_times_go_on_exactly_from_one_acquisition_to_the_next() -> None:
+    every_ps = 10**9
+
+    async def comb() -> AsyncGenerator[TagBlock, None]:
+        async with aclosing(dark_counts(0.0)()) as silence:
+            async for block in silence:
+                first_ps = block.until_ps - round(BLOCK_S * PS_PER_S)
+                times_ps = np.arange(first_ps + every_ps // 2, block.until_ps, every_ps)
+                yield TagBlock(times_ps, np.zeros(times_ps.shape[0], np.int8), block.until_ps)
+
+    async with running(IdqEmulator(comb)) as emulator:
+        blocks = await read(emulator, 4)
+    times_ps = np.concatenate([block.times_ps for block in blocks])
+    assert times_ps.shape[0] > 500
+    assert (np.diff(times_ps) == every_ps).all()
 
 
 async def test_errors_that_the_device_counts_are_lost() -> None:

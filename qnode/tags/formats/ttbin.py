@@ -34,13 +34,15 @@ def open_ttbin(path: Path) -> TagFile:
         reader = library.FileReader(str(path))
         while not summary.truncated:
             try:
-                events = reader.getData(most_records) if reader.hasData() else None
+                if not reader.hasData():
+                    return
+                events = reader.getData(most_records)
             except (RuntimeError, ValueError) as error:
                 summary.truncated = (
                     f"Swabian's package reads no further than record {summary.records}: {error}"
                 )
                 return
-            kinds = np.asarray(events.getEventTypes() if events is not None else ())
+            kinds = np.asarray(events.getEventTypes())
             if not kinds.shape[0]:
                 return
             if (kinds == _ERROR).any():
