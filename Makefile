@@ -9,9 +9,10 @@ BIN := $(VENV)/bin
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
 
-# On all processors; --dist keeps the tests of a file, and what they share, in one process.
+# Half as many processes again as processors, for tests of devices wait; --dist keeps the tests of a file, and
+# what they share, in one process.
 test: check
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n $$(( ($$(nproc) * 3 + 1) / 2 )) --dist loadfile
 
 # Linters, types, import contracts: the same that continuous integration holds.
 check: $(VENV)/.developer

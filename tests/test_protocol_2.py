@@ -160,9 +160,9 @@ async def test_both_sites_hold_the_same_counts_and_these_are_what_was_sent_and_d
     spans: dict[int, tuple[int, int]] = {}
     announce = BobBlock.announce
 
-    async def noting(self: BobBlock, clicks: Any) -> None:
+    async def noting(self: BobBlock, clicks: Any, *times: Any) -> None:
         spans[self.channel.block_id] = (self.span.first_slot, self.span.end_slot)
-        await announce(self, clicks)
+        await announce(self, clicks, *times)
 
     monkeypatch.setattr(BobBlock, "announce", noting)
     known = await converse(copied(tmp_path / "data"))
