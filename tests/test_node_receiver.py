@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -370,6 +371,30 @@ async def test_tags_that_find_no_room_are_counted_as_dropped_here() -> None:
     assert "5 lost by the hardware" in alarms["tags.malformed"]
     receiver._faults.room(trio.current_time() + 20.0)
     assert "tags.overrun" not in {alarm.name for alarm in figures.status().alarms}
+
+
+class FailingSource(FastSource):
+    """A source that fails with blocks still on their way, one of which says what was lost before."""
+
+    async def tags(self) -> AsyncGenerator[TagBlock, None]:
+        async with aclosing(super().tags()) as blocks:
+            async for block in blocks:
+                yield block
+                if block.lost:
+                    raise TransientDeviceError("unplugged")
+                await trio.lowlevel.checkpoint()
+
+
+async def test_each_tag_of_a_source_that_fails_is_processed_or_counted_as_dropped() -> None:
+    figures = LinkFigures(CONFIG)
+    receiver = receiver_of(figures)
+    receiver._part = cast(BobSide, KnownRun())
+    with pytest.RaisesGroup(TransientDeviceError, flatten_subgroups=True):
+        await receiver.use(cast(TagSource, FailingSource()), 10.0)
+    totals = figures.status().totals
+    assert totals.tags + totals.tags_dropped == 38 * 1000
+    assert totals.tags_dropped > 1000 * totals.tag_overruns
+    assert totals.tags_lost == 5
 
 
 async def test_clicks_that_can_be_announced_to_nobody_are_counted() -> None:

@@ -46,10 +46,7 @@ class ScpiPowerMeter:
         """
         async with open_scpi(config, "power meter") as scpi:
             identity = await scpi.identify(config)
-            if config.ready_commands:
-                await scpi.forget(config.errors)
-            for command in config.ready_commands:
-                await scpi.tell(command, config.errors)
+            await scpi.make_ready(config.ready_commands, config.errors)
             yield cls(scpi, config, identity)
 
     async def power_w(self) -> float:

@@ -63,10 +63,7 @@ class ScpiSensor:
         """
         async with open_scpi(config, "instrument") as scpi:
             identity = await scpi.identify(config)
-            if config.ready_commands:
-                await scpi.forget(config.errors)
-            for command in config.ready_commands:
-                await scpi.tell(command, config.errors)
+            await scpi.make_ready(config.ready_commands, config.errors)
             yield cls(scpi, config, identity)
 
     async def readings(self) -> dict[str, float]:

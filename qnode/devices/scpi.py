@@ -94,6 +94,17 @@ class Scpi:
         if first:
             raise DeviceError(f"{self.device}: refused {command!r}: {first}")
 
+    async def make_ready(self, commands: tuple[str, ...], errors: str) -> None:
+        """Send commands to an instrument that is just opened; ``errors`` as in `tell`.
+
+        Raises:
+            DeviceError: the instrument reports an error.
+        """
+        if commands:
+            await self.forget(errors)
+        for command in commands:
+            await self.tell(command, errors)
+
     async def forget(self, errors: str) -> None:
         """Take the errors of earlier users out of the instrument's list; ``errors`` is the question."""
         if errors:

@@ -7,7 +7,7 @@ clicks that cannot be announced are dropped and counted.
 import math
 import os
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,6 +101,7 @@ class Receiver:
         self._dropped = self._lost = (
             0  # tags before the next block: dropped by this node, lost by the hardware
         )
+        self._in_hand: _Arrived | None = None  # its tags are not in the figures yet
         self._heard_at_s = self._noted_at_s = math.inf
         self._faults = TagFaults(figures)
         self._rates = ClickRates(config.link.source.qubit_rate_hz)
@@ -144,14 +145,36 @@ class Receiver:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read, source, put, silence_limit_s)
                 async with take:
-                    async for arrived in take:
-                        await self._process(
-                            source, synchroniser, arrived.block, arrived.at_s, arrived.dropped, arrived.cut
-                        )
+                    try:
+                        async for arrived in take:
+                            self._in_hand = arrived
+                            await self._process(
+                                source,
+                                synchroniser,
+                                arrived.block,
+                                arrived.at_s,
+                                arrived.dropped,
+                                arrived.cut,
+                            )
+                    finally:
+                        self._count_waiting(take)
         finally:
             self._heard_at_s = self._noted_at_s = math.inf
             self.adjustments.repeat()
             self._take_back("no source of tags is running")
+
+    def _count_waiting(self, take: trio.MemoryReceiveChannel[_Arrived]) -> None:
+        """Count the tags that wait for their turn when their source fails."""
+        waiting = [] if self._in_hand is None else [self._in_hand]
+        self._in_hand = None
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                waiting.append(take.receive_nowait())
+        self._faults.left_over(
+            sum(arrived.block.times_ps.shape[0] for arrived in waiting),
+            self._lost + sum(arrived.block.lost - arrived.dropped for arrived in waiting),
+        )
+        self._lost = self._dropped = 0
 
     def look_after(self) -> None:
         """Withdraw the figures of the tags if none have come for a while; called from time to time."""
@@ -217,6 +240,7 @@ class Receiver:
         if run is None:
             self._figures.quantum.note_lock(LockState.SEARCHING, "no emission run of Alice is known")
             self.adjustments.repeat()
+            self._in_hand = None
             return
         # Ignore blocks that were in progress at the last restart, even if they prove misaligned only now.
         misaligned = self._figures.history.misaligned_block_id > self._restarted_after_block_id
@@ -231,6 +255,7 @@ class Receiver:
             synchroniser.restart()
         passage = Passage(run, self._numbering, self._reached_slot, source.origin_s)
         result = await trio.to_thread.run_sync(self._feed, synchroniser, block, passage, cut)
+        self._in_hand = None  # from here on its tags are in the figures
         self.adjustments.see(result, cut)
         self._reached_slot = result.reached if result.state is LockState.LOCKED else -1
         z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))

@@ -79,6 +79,10 @@ class TagFaults:
         self._figures.quantum.count(tag_overruns=1, tags_dropped=n_tags)
         self._overrun.fault(now_s, dropped=n_tags)
 
+    def left_over(self, n_tags: int, lost: int) -> None:
+        """Note tags that were not processed when their source ended, and those lost before them."""
+        self._figures.quantum.count(tags_dropped=n_tags, tags_lost=lost)
+
     def look_after(self, now_s: float) -> None:
         """End alarms if no tags come any more; called from time to time."""
         self._malformed.well(now_s)

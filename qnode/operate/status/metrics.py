@@ -194,7 +194,11 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
         "Blocks of tags that arrived when the channel was full.",
         totals.tag_overruns,
     )
-    yield _counter("qkd_tags_dropped_total", "Time tags for which the node had no room.", totals.tags_dropped)
+    yield _counter(
+        "qkd_tags_dropped_total",
+        "Time tags for which the node had no room, or whose source failed before their turn.",
+        totals.tags_dropped,
+    )
     yield _counter("qkd_clicks_total", "Clicks accepted by a gate.", totals.clicks)
     yield _counter(
         "qkd_clicks_dropped_total",
