@@ -241,6 +241,7 @@ class Receiver:
             self._figures.quantum.note_lock(LockState.SEARCHING, "no emission run of Alice is known")
             self.adjustments.repeat()
             self._in_hand = None
+            self._faults.left_over(block.times_ps.shape[0], block.lost - dropped)
             return
         # Ignore blocks that were in progress at the last restart, even if they prove misaligned only now.
         misaligned = self._figures.history.misaligned_block_id > self._restarted_after_block_id

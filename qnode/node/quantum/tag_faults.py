@@ -80,7 +80,7 @@ class TagFaults:
         self._overrun.fault(now_s, dropped=n_tags)
 
     def left_over(self, n_tags: int, lost: int) -> None:
-        """Note tags that were not processed when their source ended, and those lost before them."""
+        """Note tags that could not be processed for another reason, and those lost before them."""
         self._figures.quantum.count(tags_dropped=n_tags, tags_lost=lost)
 
     def look_after(self, now_s: float) -> None:

@@ -196,7 +196,7 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
     )
     yield _counter(
         "qkd_tags_dropped_total",
-        "Time tags for which the node had no room, or whose source failed before their turn.",
+        "Time tags not processed: there was no room, no emission run was known, or their source failed.",
         totals.tags_dropped,
     )
     yield _counter("qkd_clicks_total", "Clicks accepted by a gate.", totals.clicks)
