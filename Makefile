@@ -46,8 +46,8 @@ $(VENV)/.developer: requirements-dev.lock $(VENV)/.installed
 
 # After a change of dependencies in pyproject.toml (needs uv).
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra zmq --extra visa --extra plots --group build -o requirements.lock
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra zmq --extra visa --extra plots --group build --group dev -o requirements-dev.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra zmq --extra visa --extra plots --extra strongswan --extra testbed --group build -o requirements.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra zmq --extra visa --extra plots --extra strongswan --extra testbed --group build --group dev -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) $(VENV)-mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -104,3 +104,7 @@ def first_of(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+class TunnelError(QnodeError):
+    """An encryptor did not do what it was told, or is set so that traffic could pass without a QKD key."""
