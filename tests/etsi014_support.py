@@ -11,8 +11,9 @@ import httpx
 import trustme
 from http_support import Pki, running
 
+from qnode.delivery import ApiLimits, Delivery, Key, SaeDirectory, SaeEntry
 from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed
-from qnode.etsi014 import ApiLimits, Delivery, Key, SaeDirectory, SaeEntry, application
+from qnode.etsi014 import application
 from qnode.http import Server
 
 A, B, C, D = "sae-a", "sae-b", "urn:sae/c d", "sae-d"

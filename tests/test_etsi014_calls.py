@@ -15,8 +15,8 @@ import trio.testing
 from etsi014_support import A, B, C, D, MemorySupply, World, world
 from http_support import Pki
 
+from qnode.delivery import ApiLimits, Key
 from qnode.errors import KeyNotFound, StoreError
-from qnode.etsi014 import ApiLimits, Key
 
 API = "/api/v1/keys"
 NOT_FOUND = "one or more keys specified are not found on KME"

@@ -13,8 +13,8 @@ from cryptography.x509.oid import NameOID
 from etsi014_support import ENTRIES, A, B, D, world
 from http_support import HOST, Pki
 
+from qnode.delivery import Refusal, SaeDirectory, SaeEntry
 from qnode.errors import ConfigError
-from qnode.etsi014 import Refusal, SaeDirectory, SaeEntry
 from qnode.tls import certificate_names
 
 LATER = datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC)

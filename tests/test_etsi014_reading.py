@@ -13,8 +13,8 @@ from etsi014_support import ENTRIES, A, B, MemorySupply
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnode.etsi014 import Delivery, Refusal, SaeDirectory, _reading
-from qnode.etsi014._delivery import KeyRequest
+from qnode.delivery import Delivery, KeyRequest, Refusal, SaeDirectory
+from qnode.etsi014 import _reading
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -15,9 +15,8 @@ from etsi014_support import ENTRIES, A, B, C, MemorySupply, World, world
 from http_support import HOST, Pki
 from trio.testing import MockClock
 
-from qnode.etsi014 import Delivery, Key, SaeDirectory
-from qnode.etsi014._delivery import KeyRequest
-from qnode.etsi014._unsent import HELD_S, MOST_KEYS, Unsent
+from qnode.delivery import Delivery, Key, KeyRequest, SaeDirectory
+from qnode.delivery.unsent import HELD_S, MOST_KEYS, Unsent
 from qnode.http._wire import Wire
 
 API = "/api/v1/keys"

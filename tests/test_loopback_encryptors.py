@@ -10,7 +10,7 @@ import trio.testing
 from etsi014_support import A, B, MemorySupply, World, world
 from http_support import HOST, Pki, respond, running
 
-from qnode.etsi014 import Key
+from qnode.delivery import Key
 from qnode.http import Limits
 from qnode.loopback.encryptors import LEFT_FOR_OTHERS, Comparison, run_encryptors
 from qnode.loopback.https import HttpsClient, NoResponse

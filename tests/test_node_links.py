@@ -20,9 +20,8 @@ from test_node_hung_disk import HungDisk
 
 import qnode.node.link_node
 from qnode.config import SaeSection, SiteConfig, load, load_site
+from qnode.delivery import ApiLimits, Delivery, Key, KeyRequest, SaeDirectory
 from qnode.errors import KeyNotFound, LinkDown, StoreError
-from qnode.etsi014 import ApiLimits, Delivery, Key, SaeDirectory
-from qnode.etsi014._delivery import KeyRequest
 from qnode.link.hello import LocalEnd
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 from qnode.node.reload import Reload, read_again, read_trust

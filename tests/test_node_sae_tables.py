@@ -19,8 +19,8 @@ from test_node_site import CONFIG, end_of
 from trio.testing import MockClock
 
 from qnode.config import Role, SaeSection, SiteConfig, load
+from qnode.delivery import SaeDirectory
 from qnode.errors import LinkError, ProtocolError
-from qnode.etsi014 import SaeDirectory
 from qnode.link.messages import SaesRegistered
 from qnode.link.session import open_session
 from qnode.node.link_node import LinkNode

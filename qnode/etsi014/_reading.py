@@ -8,9 +8,9 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from qnode.delivery.calls import KeyRequest
+from qnode.delivery.refusal import malformed
 from qnode.etsi014._bodies import KeyIdsBody, KeyRequestBody
-from qnode.etsi014._delivery import KeyRequest
-from qnode.etsi014._refusal import malformed
 
 T = TypeVar("T")
 

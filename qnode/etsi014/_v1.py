@@ -12,12 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from qnode.delivery.calls import Delivery, Given
+from qnode.delivery.directory import SaeEntry
+from qnode.delivery.refusal import Refusal, gone
+from qnode.delivery.supply import Key
 from qnode.etsi014 import _reading
 from qnode.etsi014._bodies import ErrorBody, KeyBody, KeyContainerBody, StatusBody
-from qnode.etsi014._delivery import Delivery, Given
-from qnode.etsi014._directory import SaeEntry
-from qnode.etsi014._refusal import Refusal, gone
-from qnode.etsi014._supply import Key
 from qnode.strangers import StrangersLog, network_of
 from qnode.tls import certificate_names
 

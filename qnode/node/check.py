@@ -29,9 +29,9 @@ from qnode.config import (
     tables_by_link,
 )
 from qnode.config_reading import read_tables, reading_faults, usable
+from qnode.delivery import SaeDirectory
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
-from qnode.etsi014 import SaeDirectory
 from qnode.link.tls import TlsTransport
 from qnode.node.monitoring.randomness import health_tests
 from qnode.node.secret_files import PRESHARED_KEY_LEAST_BYTES, STORE_KEY_BYTES, read_secret

@@ -17,13 +17,13 @@ import trio
 from qnode.block.running_rate import RunningRate
 from qnode.choices import ConnectionState, LockState
 from qnode.config import DeviceSection, SiteConfig
+from qnode.delivery import SaeDirectory
 from qnode.devices.capabilities import capabilities_of
 from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus, Exchange
 from qnode.devices.supervisor import supervise
 from qnode.devices.transport.transcript import Transcript
 from qnode.errors import ConfigError, LinkDown, LinkError, StoreError, StoreUnusable, first_of
-from qnode.etsi014 import SaeDirectory
 from qnode.keys import Assignment, KeyStore, Loss
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.messages import SaesRegistered

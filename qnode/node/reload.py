@@ -15,9 +15,9 @@ import msgspec
 from qnode.addresses import host_and_port
 from qnode.config import OF_EACH_LINK, SiteConfig, load_site
 from qnode.config_description import is_table, keys_of
+from qnode.delivery import SaeDirectory
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
-from qnode.etsi014 import SaeDirectory
 from qnode.http import Limits, TlsSettings, server_context
 from qnode.link.tls import LinkContexts, link_contexts
 from qnode.node.monitoring.randomness import health_tests

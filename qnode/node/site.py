@@ -10,9 +10,10 @@ import trio
 
 from qnode.choices import NodeState
 from qnode.config import SiteConfig
+from qnode.delivery import ApiLimits, Delivery
 from qnode.distill.selftest import self_test
 from qnode.errors import ConfigError, StoreError, first_of
-from qnode.etsi014 import ApiLimits, Delivery, application
+from qnode.etsi014 import application
 from qnode.http import Limits, Server
 from qnode.keys import KeyStore
 from qnode.link.tls import LinkContexts

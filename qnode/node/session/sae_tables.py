@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator
 
 import trio
 
+from qnode.delivery import SaeDirectory
 from qnode.errors import ProtocolError
-from qnode.etsi014 import SaeDirectory
 from qnode.link.messages import MANY, Pair, SaesRegistered
 from qnode.link.session import Session
 from qnode.node.dialogue.channel import ANSWER_LIMIT_S

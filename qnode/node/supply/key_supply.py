@@ -13,8 +13,8 @@ from uuid import UUID
 import structlog
 import trio
 
+from qnode.delivery import Key, KeySupply
 from qnode.errors import LinkDown, LinkError, NotEnoughKeys, ShareUsedUp
-from qnode.etsi014 import Key, KeySupply
 from qnode.keys import Assignment, BlockRecord, StoredKey, chunks_per_key
 from qnode.node.supply.async_store import AsyncStore
 from qnode.node.supply.stock import PeerAssignments, SaePair, Stock

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
+from qnode.delivery import Key, KeySupply, SaeDirectory
 from qnode.errors import KeyNotFound, LinkDown, StoreError
-from qnode.etsi014 import Key, KeySupply, SaeDirectory
 
 
 class SiteKeySupply(KeySupply):

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 import trio
 
-from qnode.etsi014._supply import Key
+from qnode.delivery.supply import Key
 
 log = structlog.get_logger()
 

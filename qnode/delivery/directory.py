@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator
 
 from qnode.config import SaeSection
+from qnode.delivery.refusal import malformed, unauthorised
 from qnode.errors import ConfigError
-from qnode.etsi014._refusal import malformed, unauthorised
 from qnode.tls import certificate_names
 
 # An entry is the table of the configuration: sae_id, kme_id, peers, identities.

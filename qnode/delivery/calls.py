@@ -13,11 +13,11 @@ import structlog
 import trio
 from msgspec import UNSET, Struct
 
+from qnode.delivery.directory import SaeDirectory, SaeEntry
+from qnode.delivery.refusal import Refusal, gone, malformed, unauthorised
+from qnode.delivery.supply import Key, KeySupply
+from qnode.delivery.unsent import Unsent
 from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed, ShareUsedUp, StoreError
-from qnode.etsi014._directory import SaeDirectory, SaeEntry
-from qnode.etsi014._refusal import Refusal, gone, malformed, unauthorised
-from qnode.etsi014._supply import Key, KeySupply
-from qnode.etsi014._unsent import Unsent
 
 log = structlog.get_logger()
 
