@@ -23,7 +23,7 @@ import qnode.node.dialogue.reconciliation as reconciliation
 from qnode.choices import ROLES, Role
 from qnode.distill.bits import Bits
 from qnode.keys import SqliteKeyStore, StoreCondition
-from qnode.link.messages import ClicksEnded, Sifted
+from qnode.link.messages import ClickBatch, Sifted
 from qnode.operate.events.log import redact
 from qnode.world import estimator
 from qnode.world.checker import StoreContents, Violation, check
@@ -146,8 +146,8 @@ class World:
         healed_s = now_s()
         await trio.sleep(SIFTED_WITHIN_S)
         room = schedule.most_chunks > 1000
-        # A store that is full discards each block as soon as it is announced.
-        sign: type = Sifted if room else ClicksEnded
+        # A store that is full discards each block before Bob ends its announcement.
+        sign: type = Sifted if room else ClickBatch
         if not self._since(
             healed_s, lambda event: isinstance(event, Said) and isinstance(event.message, sign)
         ):
