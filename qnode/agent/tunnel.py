@@ -93,14 +93,16 @@ class TunnelKind(Protocol):
 
     def __init__(self, config: Any, role: Role) -> None: ...
 
-    def open(self) -> AbstractAsyncContextManager[Tunnel]:
+    def open(self, *, first_key_required: bool) -> AbstractAsyncContextManager[Tunnel]:
         """Check that the encryptor can be controlled, and yield the tunnel.
+
+        ``first_key_required``: no packet may pass before the first key, which is the agent's default.
 
         A key that an earlier run of the agent left in the encryptor stays in use, and on every way out of the
         context the tunnel stays as it is.
 
         Raises:
             TunnelError: the encryptor cannot be controlled, or its settings would let traffic pass without a
-                QKD key.
+                QKD key though ``first_key_required``.
         """
         ...
