@@ -67,11 +67,11 @@ from qnode.node.quantum.receiver_requests import ClickAnnouncement
 from qnode.node.quantum.recorder import AliceRecorder, BobRecorder
 from qnode.node.quantum.slot_ledger import SlotLedger
 from qnode.node.quantum.transmitter_port import TransmitterPort
-from qnode.node.secret_files import read_secret
 from qnode.node.session.router import SessionRouter
 from qnode.node.status.quantum_figures import QuantumFigures
 from qnode.node.supply.async_store import PeerMemory, runs_of
 from qnode.operate.recording.recordings import Recordings
+from qnode.secret_files import read_secret
 from qnode.tags.marks import Marks
 from qnode.tags.types import (
     OUTCOME_BOUNDARY,

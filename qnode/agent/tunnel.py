@@ -51,7 +51,10 @@ class Tunnel(Protocol):
     in use as it was.
     """
 
-    key_size_bits: ClassVar[int]
+    @property
+    def key_size_bits(self) -> int:
+        """The size of the tunnel's key in bits; a class may have it as a constant."""
+        ...
 
     async def prepare(self) -> None:
         """Make sure that the encryptor will start no handshake of its own within the next seconds."""

@@ -1,12 +1,6 @@
 """Checks a site file and all files that it names: finds every error at once, and changes nothing."""
 
-import os
-import ssl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +17,21 @@ from qnode.config import (
     SaeSection,
     SiteConfig,
     StoreSection,
-    TlsFiles,
     links_faults,
     load_links,
     tables_by_link,
 )
+from qnode.config_checks import Findings, check_tls, is_there
 from qnode.config_reading import read_tables, reading_faults, usable
 from qnode.delivery import SaeDirectory
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
 from qnode.link.tls import TlsTransport
 from qnode.node.monitoring.randomness import health_tests
-from qnode.node.secret_files import PRESHARED_KEY_LEAST_BYTES, STORE_KEY_BYTES, read_secret
+from qnode.node.secret_files import PRESHARED_KEY_LEAST_BYTES, STORE_KEY_BYTES
+from qnode.secret_files import read_secret
 from qnode.tls import certificate_names
-from qnode.tls_files import CREDENTIALS, certificates_in, crls_in, load_own, load_trust, validities
-from qnode.tls_validity import DAY_S
-
-NOTE_S = 30 * DAY_S
-
-
-@dataclass
-class Findings:
-    """``faults``: errors that prevent the site from working as configured. ``notes``: further remarks."""
-
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def gather(self, where: str = "") -> Iterator[None]:
-        """Record a ConfigError as a fault; ``where``: its place, if the message does not name it."""
-        try:
-            yield
-        except ConfigError as error:
-            self.faults.append(f"{where}: {error}" if where else str(error))
+from qnode.tls_files import certificates_in
 
 
 def check_site(path: Path, at: float | None = None) -> Findings:
@@ -113,11 +89,11 @@ def _check_tables(
     if peer is not None:
         with findings.gather():
             TlsTransport(peer.address, peer.tls, peer.kme_id).host_and_port()
-        _check_tls(findings, "peer.tls", peer.tls, now_s)
+        check_tls(findings, "peer.tls", peer.tls, now_s)
     if etsi014 is not None:
         with findings.gather():
             host_and_port(etsi014.listen, "etsi014.listen")
-        _check_tls(findings, "etsi014.tls", etsi014.tls, now_s)
+        check_tls(findings, "etsi014.tls", etsi014.tls, now_s)
     if operate is not None and operate.metrics_listen is not None:
         with findings.gather():
             host_and_port(operate.metrics_listen, "operate.metrics_listen")
@@ -149,7 +125,7 @@ def _check_names(
         own = certificates_in(peer.tls.certificate)[0]
         names = certificate_names(own.public_bytes(Encoding.DER))
     except (ConfigError, ValueError):
-        return  # which `_check_tls` reports
+        return  # which `check_tls` reports
     where, named = f"peer.tls.certificate: {peer.tls.certificate}", ", ".join(names) or "nobody"
     if node.kme_id not in names:
         findings.faults.append(f"{where}: names {named}, but the peer expects {node.kme_id} (node.kme_id)")
@@ -157,49 +133,15 @@ def _check_names(
         findings.faults.append(f"{where}: names an encryptor ({named}), which is another role")
 
 
-def _check_tls(findings: Findings, where: str, files: TlsFiles, now_s: float) -> None:
-    """Check the TLS files of a role: own certificate and key, trusted authorities, and expiry."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    known = len(findings.faults)
-    with findings.gather(where):
-        if _is_there(findings, f"{where}.key", files.key):
-            load_own(context, files.certificate, files.key)
-        else:
-            certificates_in(files.certificate)
-    with findings.gather():
-        if os.access(files.key, os.R_OK):  # otherwise already reported
-            read_secret(files.key, f"{where}.key")
-    with findings.gather(where):
-        load_trust(context, files.ca, files.crl)
-    if len(findings.faults) > known:
-        return
-    authorities = certificates_in(files.ca)
-    issuers = {crl.issuer for crl in crls_in(files.crl, authorities)} if files.crl is not None else None
-    for authority in authorities:
-        if issuers is not None and authority.subject not in issuers:
-            named = authority.subject.rfc4514_string()
-            findings.notes.append(
-                f"{where}.crl: has no CRL of {named}: certificates that it issued itself are refused"
-            )
-    for one in validities(where, ca=files.ca, certificate=files.certificate, crl=files.crl):
-        when = f"{datetime.fromtimestamp(one.expires_at, UTC):%Y-%m-%d %H:%M} UTC"
-        if one.expired(now_s):
-            findings.faults.append(f"{one} has expired ({when}); renew it")
-        elif one.begins_at > now_s:
-            findings.faults.append(f"{one} is not valid yet; look at this machine's clock, or make it again")
-        elif one.expires_within(NOTE_S, now_s):
-            findings.notes.append(f"{one} expires in {one.left_s(now_s) / DAY_S:.1f} days ({when})")
-
-
 def _check_store(findings: Findings, store: StoreSection) -> None:
-    if _is_there(findings, "store.store_key", store.store_key):
+    if is_there(findings, "store.store_key", store.store_key):
         with findings.gather():
             key = read_secret(store.store_key, "store.store_key")
             if len(key) != STORE_KEY_BYTES:
                 expected = f"expected {STORE_KEY_BYTES} bytes"
                 raise ConfigError(f"store.store_key: {store.store_key}: {expected}, got {len(key)}")
     # It is read only once, when the store is made.
-    if not _exists(store.path) and _is_there(findings, "store.preshared_key", store.preshared_key):
+    if not _exists(store.path) and is_there(findings, "store.preshared_key", store.preshared_key):
         with findings.gather():
             shared = read_secret(store.preshared_key, "store.preshared_key")
             if len(shared) < PRESHARED_KEY_LEAST_BYTES:
@@ -216,14 +158,6 @@ def _check_store(findings: Findings, store: StoreSection) -> None:
         above = next((folder for folder in path.parents if _exists(folder)), None)
         if above is not None and not above.is_dir():
             findings.faults.append(f"{where}: {path}: {above} is no folder")
-
-
-def _is_there(findings: Findings, where: str, path: Path) -> bool:
-    """Return whether a secret can be checked: a credential exists only inside the running service."""
-    if path.is_relative_to(CREDENTIALS) and not os.access(path, os.R_OK):
-        findings.notes.append(f"{where}: not looked at, as systemd hands {path} over at start")
-        return False
-    return True
 
 
 def _exists(path: Path) -> bool:

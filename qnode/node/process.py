@@ -20,11 +20,12 @@ from qnode.config import SiteConfig, load_site
 from qnode.devices.supervisor import check_devices, make_safe
 from qnode.errors import ConfigError, FieldError, QnodeError, StoreError, StoreUnusable
 from qnode.keys import KeyStore, open_store
-from qnode.node.secret_files import STORE_KEY_BYTES, check_tls_keys, read_secret
+from qnode.node.secret_files import STORE_KEY_BYTES, check_tls_keys
 from qnode.node.site import SiteNode
 from qnode.operate.control.server import is_served
 from qnode.operate.events.log import configure_log
 from qnode.operate.notify import from_environment
+from qnode.secret_files import read_secret
 
 log = structlog.get_logger()
 

@@ -1,12 +1,7 @@
-"""Secret files that no other user may read."""
-
-import os
-import stat
-from pathlib import Path
+"""The secret files of a site."""
 
 from qnode.config import SiteConfig
-from qnode.errors import ConfigError
-from qnode.tls_files import CREDENTIALS
+from qnode.secret_files import read_secret
 
 STORE_KEY_BYTES = 32
 PRESHARED_KEY_LEAST_BYTES = 96  # session root, two hash keys, one pad a direction
@@ -16,20 +11,3 @@ def check_tls_keys(config: SiteConfig) -> None:
     """Refuse private keys that others can read; raises ConfigError."""
     for where, path in (("peer.tls.key", config.peer.tls.key), ("etsi014.tls.key", config.etsi014.tls.key)):
         read_secret(path, where)
-
-
-def read_secret(path: Path, where: str) -> bytes:
-    """Read a secret file; other users must not be able to read it.
-
-    Raises:
-        ConfigError: it cannot be read, or others can read it.
-    """
-    try:
-        # systemd protects its credentials by an access list, which appears as group bits.
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY", CREDENTIALS)
-        guarded = path.is_relative_to(credentials)
-        if not guarded and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"{where}: {path} can be read by others; run chmod 600 {path}")
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{where}: {path}: {error.strerror}") from None
