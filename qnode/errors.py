@@ -108,3 +108,15 @@ def first_of(error: BaseException) -> BaseException:
 
 class TunnelError(QnodeError):
     """An encryptor did not do what it was told, or is set so that traffic could pass without a QKD key."""
+
+
+class KeyManagerError(QnodeError):
+    """A key manager gave no key. It was not asked twice for a key that it may have given away.
+
+    ``not_given``: it refused, so that no key was given. ``retry_after_s``: its own wish, if it had one.
+    """
+
+    def __init__(self, message: str, *, not_given: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.not_given = not_given
+        self.retry_after_s = retry_after_s

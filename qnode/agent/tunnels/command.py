@@ -72,7 +72,7 @@ class CommandTunnel:
         return self._config.key_size_bits
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["CommandTunnel"]:
+    async def open(self, *, first_key_required: bool = True) -> AsyncIterator["CommandTunnel"]:
         """Check that the program is there, and yield the tunnel.
 
         Raises:

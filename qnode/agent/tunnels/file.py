@@ -64,7 +64,7 @@ class FileTunnel:
         return self._config.key_size_bits
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["FileTunnel"]:
+    async def open(self, *, first_key_required: bool = True) -> AsyncIterator["FileTunnel"]:
         """Check that the folder is there and kept in memory, and yield the tunnel.
 
         Raises:
