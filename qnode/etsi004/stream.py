@@ -95,6 +95,10 @@ class KeyStream:
         """Whether no end is connected any more."""
         return End.CONNECTED not in self.ends.values()
 
+    def left_s(self, waited_ms: int) -> float:
+        """Return how long a call that has waited may still wait, by the Timeout of the stream."""
+        return max(0.0, (self.qos.timeout_ms - waited_ms) / 1000.0)
+
     def other(self, sae_id: str) -> str:
         """Return the encryptor at the other end."""
         return self.slave if sae_id == self.master else self.master

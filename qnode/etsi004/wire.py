@@ -7,11 +7,12 @@ bytes and sends no metadata buffer with GET_KEY. Both are read, and OPEN_CONNECT
 """
 
 import struct
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Annotated, Any, TypeAlias
 from uuid import UUID
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct
 
 from qnode.errors import QnodeError
 
@@ -20,6 +21,8 @@ MOST_PAYLOAD_BYTES = 64 * 1024
 MOST_URI_BYTES = 2048
 MIMETYPE_BYTES = 256
 JSON = "application/json"
+
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
 _HEADER = struct.Struct("!3sBI")
 _QOS = struct.Struct("!7I")
@@ -53,17 +56,17 @@ class MalformedMessage(QnodeError):
     """A message that cannot be read; the message says what is wrong."""
 
 
-class Qos(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Qos(Struct, frozen=True, kw_only=True):
     """The quality of service of a stream. A value of 0, or an empty mimetype, is not stated."""
 
-    key_chunk_bytes: int = 0
-    max_bps: int = 0
-    min_bps: int = 0
-    jitter_bps: int = 0
-    priority: int = 0
-    timeout_ms: int = 0
-    ttl_s: int = 0
-    metadata_mimetype: str = ""
+    key_chunk_bytes: Number = 0
+    max_bps: Number = 0
+    min_bps: Number = 0
+    jitter_bps: Number = 0
+    priority: Number = 0
+    timeout_ms: Number = 0
+    ttl_s: Number = 0
+    metadata_mimetype: Annotated[str, Meta(max_length=MIMETYPE_BYTES - 1)] = ""
 
 
 class OpenConnect(Struct, frozen=True, kw_only=True):
@@ -91,13 +94,17 @@ class Close(Struct, frozen=True, kw_only=True):
 
 
 class Got(Struct, frozen=True, kw_only=True):
-    """Answer of GET_KEY. ``metadata_bytes``: the size that the metadata needs, if it was too small."""
+    """Answer of GET_KEY. ``metadata_bytes``: the size that the metadata needs, if it was too small.
+
+    ``extension``: the facts of the metadata, which are not sent as such.
+    """
 
     status: Status
     index: int
-    key: bytes = field(default=b"")
+    key: bytes = b""
     metadata: bytes = b""
     metadata_bytes: int = 0
+    extension: Mapping[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"Got({self.status.name}, index={self.index}, {len(self.key)} bytes)"

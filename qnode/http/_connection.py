@@ -11,18 +11,11 @@ import msgspec
 import trio
 
 from qnode.http._asgi import Application, Message
-from qnode.http._limits import Counters, Limits
+from qnode.http._conversation import Client, ClientGone
 from qnode.http._linger import linger
-from qnode.http._slots import ConnectionSlot
-from qnode.http._wire import Wire
-from qnode.strangers import StrangersLog
 
 _READ_BYTES = 16 * 1024
 _RETRY_AFTER_S = 2
-
-
-class ClientGone(OSError):
-    """The client closed, reset, or stopped reading; an OSError because ASGI requires one."""
 
 
 class _Refused(Exception):
@@ -38,26 +31,16 @@ class _Refused(Exception):
 class Connection:
     """HTTP/1.1 with one client over an open stream."""
 
-    def __init__(
-        self,
-        stream: trio.abc.Stream,
-        wire: Wire,
-        app: Application,
-        limits: Limits,
-        counters: Counters,
-        slot: ConnectionSlot,
-        base_scope: dict[str, Any],
-        strangers: StrangersLog,
-    ) -> None:
-        self._stream = stream
-        self.wire = wire
+    def __init__(self, app: Application, client: Client) -> None:
         self._app = app
-        self._limits = limits
-        self._counters = counters
-        self._slot = slot
-        self._base_scope = base_scope
-        self._strangers = strangers
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
+        self._stream = client.stream
+        self.wire = client.wire
+        self._limits = client.limits
+        self._counters = client.counters
+        self._slot = client.slot
+        self._base_scope = client.scope
+        self._strangers = client.strangers
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=client.limits.head_bytes)
         self._head_only = False
         self.lost: str | None = None
 

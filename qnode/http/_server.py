@@ -13,7 +13,8 @@ import trio
 from qnode.accepting import accept_all
 from qnode.errors import QnodeError
 from qnode.http._asgi import Application
-from qnode.http._connection import ClientGone, Connection
+from qnode.http._connection import Connection
+from qnode.http._conversation import Client, ClientGone, Conversation
 from qnode.http._limits import Counters, Limits
 from qnode.http._linger import linger
 from qnode.http._slots import ConnectionSlot, ConnectionSlots
@@ -30,10 +31,18 @@ _DEFAULT_LIMITS = Limits()
 
 
 class Server:
-    """A running server, as `serve` passes it to `task_status.started`."""
+    """A running server, as `serve` passes it to `task_status.started`.
+
+    It speaks HTTP for ``app``; `ConversationServer` speaks another protocol.
+    """
 
     def __init__(self, app: Application, tls: TlsSettings | None, limits: Limits) -> None:
-        self._app = app
+        self._set_up(partial(Connection, app), tls, limits)
+
+    def _set_up(
+        self, converse: Callable[[Client], Conversation], tls: TlsSettings | None, limits: Limits
+    ) -> None:
+        self._converse = converse
         self._tls = tls
         self._context = server_context(tls) if tls is not None else None
         self._limits = limits
@@ -210,8 +219,8 @@ class Server:
         client = scope["client"]
         slot.proven = True
         slot.wait()
-        connection = Connection(
-            stream, wire, self._app, self._limits, self.counters, slot, scope, self._strangers
+        connection = self._converse(
+            Client(stream, wire, self._limits, self.counters, slot, scope, self._strangers)
         )
         try:
             await connection.run()
@@ -241,6 +250,15 @@ class Server:
         with trio.move_on_after(self._limits.linger_s), contextlib.suppress(trio.BrokenResourceError):
             await stream.send_all(alert)
             await linger(stream)
+
+
+class ConversationServer(Server):
+    """The same server for another protocol: ``converse`` speaks it with one client."""
+
+    def __init__(
+        self, converse: Callable[[Client], Conversation], tls: TlsSettings | None, limits: Limits
+    ) -> None:
+        self._set_up(converse, tls, limits)
 
 
 def _described(error: Exception) -> dict[str, Any]:
