@@ -132,6 +132,13 @@ class SaeSection(Table, frozen=True):
     kme_id: Annotated[str, Described("the site to which it is connected")]
     peers: Annotated[tuple[str, ...], Described("the encryptors with which it shares keys")]
     identities: Annotated[tuple[str, ...], Described("other names that its certificate may carry")] = ()
+    system_id: Annotated[
+        str | None,
+        Described(
+            "its name in SKIP, if it is not its `sae_id`; the same at both sites",
+            limits=f"1 to {SAE_ID_CHARACTERS} characters",
+        ),
+    ] = None
 
 
 class Etsi014Section(Table, frozen=True):
@@ -169,6 +176,15 @@ class Etsi014Section(Table, frozen=True):
         ),
     ] = 256
     sae: Annotated[tuple[SaeSection, ...], Described("", reloaded=True)] = ()
+
+
+class SkipSection(Table, frozen=True):
+    """The interface for Cisco's Secure Key Integration Protocol (SKIP): the encryptors of `[etsi014]`.
+
+    Certificates, encryptors and the limits of connections are those of `[etsi014]`.
+    """
+
+    listen: Annotated[str, Described("host:port where encryptors connect by SKIP")]
 
 
 class OperateSection(Table, frozen=True):
@@ -217,6 +233,7 @@ class SiteConfig(Table, frozen=True):
     devices: dict[str, DeviceSection]
     monitors: MonitorsSection = MonitorsSection()
     randomness: RandomnessSection | None = None
+    skip: SkipSection | None = None
     calibration: CalibrationSection = CalibrationSection()
 
     def __post_init__(self) -> None:
@@ -236,6 +253,9 @@ class SiteConfig(Table, frozen=True):
             if not 0 < len(sae.sae_id) <= SAE_ID_CHARACTERS:
                 shown = sae.sae_id[:20]
                 yield f"etsi014.sae: {shown!r}: sae_id: expected 1 to {SAE_ID_CHARACTERS} characters"
+            if sae.system_id is not None and not 0 < len(sae.system_id) <= SAE_ID_CHARACTERS:
+                shown = sae.sae_id[:20]
+                yield f"etsi014.sae: {shown!r}: system_id: expected 1 to {SAE_ID_CHARACTERS} characters"
         for name, device in self.devices.items():
             yield from limit_faults(device, f"devices.{name}")
         yield from limit_faults(self.store, "store")

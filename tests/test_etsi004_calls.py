@@ -361,7 +361,7 @@ async def test_a_certificate_of_nobody_here_gets_no_stream(pki: Pki, name: str) 
         assert (await application.open_connect(A, B)).status == Status.NO_QKD_CONNECTION
         assert (await application.get_key(0)).status == Status.PEER_NOT_YET_CONNECTED
         assert await application.close() == Status.PEER_NOT_YET_CONNECTED
-        assert sites.calls["alice"].delivery.requests_unauthorised == 3
+        assert sites.calls["alice"].delivery.requests_unauthorised["etsi004"] == 3
 
 
 async def test_malformed_calls_get_a_status_and_bytes_of_another_protocol_a_closed_connection(

@@ -173,7 +173,7 @@ async def test_refusals_of_strangers_are_counted_and_their_lines_are_few(pki: Pk
             client = await place.client(pki.ca.issue_cert("sae-x"), "alice")
             for _ in range(50):
                 await client.get(f"/api/v1/keys/{B}/status")
-            assert place.deliveries["alice"].requests_unauthorised == 50
+            assert place.deliveries["alice"].requests_unauthorised["etsi014"] == 50
     assert len([entry for entry in logs if entry["event"] == "request.refused"]) <= 10
 
 

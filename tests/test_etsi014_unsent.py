@@ -13,10 +13,12 @@ import trio
 import trio.testing
 from etsi014_support import ENTRIES, A, B, C, MemorySupply, World, world
 from http_support import HOST, Pki
+from interface_support import Breaking, ask, der
 from trio.testing import MockClock
 
 from qnode.delivery import Delivery, Key, KeyRequest, SaeDirectory
 from qnode.delivery.unsent import HELD_S, MOST_KEYS, Unsent
+from qnode.etsi014 import application
 from qnode.http._wire import Wire
 
 API = "/api/v1/keys"
@@ -158,6 +160,21 @@ async def test_a_master_gets_keys_that_were_not_sent_with_its_next_equal_request
         wanted = {"key_IDs": [{"key_ID": key_id} for key_id in again]}
         got = (await b.post(f"{API}/{A}/dec_keys", json=wanted)).json()["keys"]
         assert {entry["key_ID"]: entry["key"] for entry in got} == again
+
+
+@pytest.mark.parametrize("nothing_sent", [True, False])
+async def test_a_key_is_given_again_only_if_no_byte_of_its_answer_was_sent(
+    pki: Pki, nothing_sent: bool
+) -> None:
+    supply = MemorySupply()
+    delivery = Delivery(SaeDirectory("bob", ENTRIES), supply)
+    (key,) = await supply.allocate(A, (B,), 1, 256)
+    app, certificate = application(delivery), der(pki.ca.issue_cert(common_name=B))
+    path = f"{API}/{A}/dec_keys?key_ID={key.key_id}"
+    with pytest.raises(OSError, match="connection lost"):
+        await ask(app, certificate, "GET", path, breaking=Breaking(nothing_sent))
+    statuses = [(await ask(app, certificate, "GET", path)).status for _ in range(2)]
+    assert statuses == ([200, 400] if nothing_sent else [400, 400])
 
 
 async def test_unsent_keys_go_to_nobody_else_and_are_no_keys_for_other_slaves() -> None:

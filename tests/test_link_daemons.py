@@ -127,7 +127,7 @@ def test_endpoints_file_has_its_frozen_shape(link: Loopback) -> None:
     assert endpoints["version"] == 1
     assert set(endpoints["sites"]) == set(ROLES)
     for site in endpoints["sites"].values():
-        assert set(site) == {"kme_id", "url", "control_socket", "metrics_url"}
+        assert set(site) == {"kme_id", "url", "control_socket", "metrics_url", "skip_url"}
         assert re.fullmatch(r"https://[^/]+:\d+", site["url"])
     paths = [endpoints["ca"], *(site["control_socket"] for site in endpoints["sites"].values())]
     for sae in endpoints["saes"]:

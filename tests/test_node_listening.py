@@ -119,13 +119,13 @@ def test_a_daemon_whose_ports_are_all_taken_runs_says_so_and_serves_once_they_ar
 ) -> None:
     with two_sites(tmp_path) as sites, ExitStack() as holders:
         taken = {}
-        for place in ("etsi014__listen", "operate__metrics_listen", "peer__address"):
+        for place in ("etsi014__listen", "skip__listen", "operate__metrics_listen", "peer__address"):
             holder = holders.enter_context(socket.create_server((HOST, 0)))
             taken[place] = f"{HOST}:{holder.getsockname()[1]}"
         alter(sites.site_files["alice"], **taken)
         sites.start("alice")
         sites.wait_until_serving("alice")
-        for place in ("etsi014.listen", "operate.metrics_listen"):
+        for place in ("etsi014.listen", "skip.listen", "operate.metrics_listen"):
             assert (
                 f"{place}: cannot listen on {taken[place.replace('.', '__')]}: Address already"
                 in alarm_of(sites)
@@ -143,7 +143,7 @@ def test_a_daemon_whose_ports_are_all_taken_runs_says_so_and_serves_once_they_ar
         alice, _ = encryptors(sites.endpoints)
         alice._url = f"https://{taken['etsi014__listen']}"
         assert alice.get("status").status_code == 200
-        for place in ("operate__metrics_listen", "peer__address"):
+        for place in ("skip__listen", "operate__metrics_listen", "peer__address"):
             host, _, port = taken[place].rpartition(":")
             eventually(partial(_accepts, host, int(port)), f"{place} is listened on")
 

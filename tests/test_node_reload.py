@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import trustme
@@ -226,9 +227,37 @@ def test_a_hangup_renews_the_certificates_of_encryptors_and_of_the_link(restored
     restored.last("node.reloaded")
     url = restored.sites.endpoints.sites["alice"].url.rpartition("//")[2]
     assert presented(url) == renewed.cert_chain_pems[0].bytes()
+    skip_url = restored.sites.endpoints.sites["alice"].skip_url
+    assert presented(skip_url.rpartition("//")[2]) == renewed.cert_chain_pems[0].bytes()
     assert presented(peer_address(restored.file)) == link.cert_chain_pems[0].bytes()
     (tls / "link-alice.pem").write_bytes(kept[0])
     (tls / "link-alice.key").write_bytes(kept[1])
+
+
+def test_skip_admits_and_refuses_the_same_encryptors_through_a_reload(restored: Running) -> None:
+    authority, folder = restored.authority, restored.authority.folder
+    site = restored.sites.endpoints.sites["alice"]
+
+    def capabilities() -> httpx.Response:
+        context = ssl.create_default_context(cafile=str(authority.ca_file))
+        context.load_cert_chain(folder / "sae-alice.pem", folder / "sae-alice.key")
+        return httpx.get(f"{site.skip_url}/capabilities", verify=context, timeout=60, trust_env=False)
+
+    own = authority.write("sae-alice", authority.ca.issue_cert("sae-alice"))
+    tables = tomllib.loads(restored.file.read_text())
+    for sae in tables["etsi014"]["sae"]:
+        sae["system_id"] = f"system of {sae['sae_id']}"
+    assert capabilities().json()["localSystemID"] == "sae-alice"
+    alter(restored.file, etsi014__sae=tables["etsi014"]["sae"])
+    restored.reload()
+    assert capabilities().json()["localSystemID"] == "system of sae-alice"
+    status = restored.status()
+    assert status.skip is not None
+    assert (status.skip.url, status.skip.http.requests_total) == (site.skip_url, 2)
+    authority.revoke(own)
+    restored.reload()
+    with pytest.raises(httpx.TransportError):
+        capabilities()
 
 
 def peer_address(site_file: Path) -> str:
@@ -311,6 +340,7 @@ def test_as_many_clients_may_come_at_once_as_may_stay() -> None:
         ({"store__most_chunks": "many"}, "[store] most_chunks"),
         ({"store__key_lifetime_s": 0.0}, "store.key_lifetime_s: expected 1 to 1e+09, got 0"),
         ({"etsi014__listen": "nowhere"}, "etsi014.listen: expected host:port, got 'nowhere'"),
+        ({"skip__listen": "nowhere"}, "skip.listen: expected host:port, got 'nowhere'"),
         ({"store__most_chunks": -1}, "store.most_chunks: expected 1 to 1e+09, got -1"),
         ({"peer__tls__crl": False}, "[peer.tls] crl: expected `str` (got False)"),
         ({"etsi014__tls__ca": "a\0"}, "[etsi014.tls] ca: expected a path without a null character"),

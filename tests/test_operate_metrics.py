@@ -21,6 +21,7 @@ from qnode.operate.status.model import (
     PeerStatus,
     QuantumStatus,
     SiteStatus,
+    SkipStatus,
     State,
 )
 from qnode.operate.status.screen import status_lines
@@ -90,6 +91,13 @@ def test_refusals_of_the_key_delivery_interface_are_counted() -> None:
     assert found["qkd_http_open_connections"] == 3
     shown = "\n".join(status_lines(replace(well, etsi014=replace(well.etsi014, http=http))))
     assert "33 turned away" in shown
+    skip = SkipStatus(url="https://kme-alice:8444", http=replace(http, handshakes_failed_total=0))
+    both = replace(well, etsi014=replace(well.etsi014, http=http), skip=skip)
+    assert samples(both)["qkd_http_requests_total"] == 1600
+    assert samples(both)["qkd_http_handshakes_failed_total"] == 7
+    assert samples(both)["qkd_http_open_connections"] == 6
+    shown = "\n".join(status_lines(both))
+    assert "skip      ok     https://kme-alice:8444   800 requests   26 turned away" in shown
 
 
 def test_checks_that_failed_are_counted_and_each_shows_its_limits() -> None:

@@ -1,7 +1,7 @@
 """The three calls, independent of the edition of the API."""
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -109,8 +109,8 @@ class Delivery:
         self.simulated = simulated
         self._supply = supply
         self.usage = {sae.sae_id: Usage() for sae in directory.local}
-        self.requests_unauthorised = 0
-        """The number of answers 401, to SAEs of this site as well."""
+        self.requests_unauthorised = Counter[str]()
+        """The number of answers 401 of each interface, to SAEs of this site as well."""
         self.unsent = Unsent()
         self._issued = _Issued()
         self._turns: dict[tuple[str, str], trio.Semaphore] = {}
@@ -146,16 +146,18 @@ class Delivery:
         slave_id: str,
         request: KeyRequest,
         client_gone: Callable[[], bool] = lambda: False,
+        *,
+        named: str = "slave_SAE_ID",
     ) -> Given:
         """Give ``caller`` keys as master; its slaves fetch the same keys at the other site.
 
         No key is used up for a client that has disconnected. Keys of the same request that could not be sent
-        before (`take_back`) are given first.
+        before (`take_back`) are given first. ``named``: the interface's name of the field of ``slave_id``.
 
         Raises:
             Refusal: 400, 503.
         """
-        slaves = self._slaves(caller, slave_id, request)
+        slaves = self._slaves(caller, slave_id, request, named)
         self._check_extensions(request.mandatory)
         number = self._number(request)
         size_bits = self._size_bits(request)
@@ -180,17 +182,20 @@ class Delivery:
         master_id: str,
         key_ids: tuple[UUID, ...],
         client_gone: Callable[[], bool] = lambda: False,
+        *,
+        named: str = "master_SAE_ID",
     ) -> Given:
         """Give ``caller`` as slave the keys that ``master_id`` got.
 
-        No key is used up for a client that has disconnected.
+        No key is used up for a client that has disconnected. ``named``: the interface's name of the field of
+        ``master_id``.
 
         Raises:
             Refusal: 400, 401, 503.
         """
         if not self._issued.names(caller.sae_id, key_ids):
             raise unauthorised("not named as slave")
-        master = self.directory.other(caller, master_id, "master_SAE_ID")
+        master = self.directory.other(caller, master_id, named)
         if not 1 <= len(key_ids) <= self.limits.max_key_per_request:
             raise _out_of_range("key_IDs", "the number of key_IDs", 1, self.limits.max_key_per_request)
         if len(set(key_ids)) < len(key_ids):
@@ -246,14 +251,15 @@ class Delivery:
             raise Refusal(503, message, reason=str(full), retry_after_s=retry) from None
         except StoreError as trouble:
             message = "the KME is in trouble"
-            raise Refusal(503, message, reason=str(trouble), retry_after_s=retry) from None
+            raise Refusal(503, message, reason=str(trouble), retry_after_s=retry, internal=True) from None
         except trio.TooSlowError:
             message = "the KME takes too long"
-            raise Refusal(503, message, reason="store took too long", retry_after_s=retry) from None
+            reason = "store took too long"
+            raise Refusal(503, message, reason=reason, retry_after_s=retry, internal=True) from None
 
-    def _slaves(self, caller: SaeEntry, slave_id: str, request: KeyRequest) -> tuple[str, ...]:
+    def _slaves(self, caller: SaeEntry, slave_id: str, request: KeyRequest, named: str) -> tuple[str, ...]:
         field = "additional_slave_SAE_IDs"
-        slaves = [self._slave(caller, slave_id, "slave_SAE_ID").sae_id]
+        slaves = [self._slave(caller, slave_id, named).sae_id]
         if len(request.additional_slaves) > self.limits.max_sae_id_count:
             raise _out_of_range(field, f"the number of {field}", 0, self.limits.max_sae_id_count)
         for additional in request.additional_slaves:

@@ -11,6 +11,11 @@ from qnode.tls import certificate_names
 SaeEntry = SaeSection
 
 
+def system_id(sae: SaeEntry) -> str:
+    """Return the name of an SAE in SKIP."""
+    return sae.sae_id if sae.system_id is None else sae.system_id
+
+
 class SaeDirectory:
     """The encryptors of both sites, in the view of one site.
 
@@ -18,14 +23,15 @@ class SaeDirectory:
     (``node_names`` and all kme_id) belong to nodes: a certificate with such a name identifies no SAE.
 
     Raises:
-        ConfigError: two SAEs have the same id or identity, one has the name of a node, or a peer is not
-            known; the message names all such errors.
+        ConfigError: two SAEs have the same id, system ID or identity, one has the name of a node, or a peer
+            is not known; the message names all such errors.
     """
 
     def __init__(self, kme_id: str, entries: Iterable[SaeEntry], node_names: Iterable[str] = ()) -> None:
         self.kme_id = kme_id
         self._entries: dict[str, SaeEntry] = {}
         self._by_identity: dict[str, SaeEntry] = {}
+        self._by_system_id: dict[str, SaeEntry] = {}
         faults: list[str] = []
         for entry in entries:
             if entry.sae_id in self._entries:
@@ -43,6 +49,9 @@ class SaeDirectory:
         for peer in entry.peers:
             if peer not in self._entries or peer == entry.sae_id:
                 yield f"{where}: peers: expected other registered SAEs, got {peer!r}"
+        named = self._by_system_id.setdefault(system_id(entry), entry)
+        if named is not entry:
+            yield f"{where}: system_id {system_id(entry)!r} belongs to {named.sae_id} already"
         for identity in entry.identities or (entry.sae_id,):
             if identity in self._node_names:
                 yield f"{where}: {identity!r} names a node, which is another role"
@@ -54,6 +63,10 @@ class SaeDirectory:
     def local(self) -> tuple[SaeEntry, ...]:
         """The SAEs that may call at this site."""
         return tuple(entry for entry in self._entries.values() if entry.kme_id == self.kme_id)
+
+    def peers_of(self, sae: SaeEntry) -> tuple[SaeEntry, ...]:
+        """Return the SAEs with which ``sae`` shares keys."""
+        return tuple(self._entries[peer] for peer in sae.peers if peer in self._entries)
 
     def pairs_abroad(self, but: Collection[str] = ()) -> frozenset[tuple[str, str]]:
         """Return the pairs that share keys between sites: an SAE of this site and one of another.
@@ -104,6 +117,7 @@ class SaeDirectory:
         """
         if sae_id == caller.sae_id:
             raise malformed(f"{field} is the caller's own", "own SAE ID", {"field": field})
-        if sae_id not in caller.peers:
+        entry = self._entries.get(sae_id) if sae_id in caller.peers else None
+        if entry is None:  # also: a reload has removed it since the call began
             raise malformed(f"{field} is not an SAE to share keys with", "unknown SAE", {"field": field})
-        return self._entries[sae_id]
+        return entry

@@ -7,7 +7,10 @@ from qnode.errors import QnodeError
 
 
 class Refusal(QnodeError):
-    """A call that ends without keys: the message for the caller, and the reason for the log only."""
+    """A call that ends without keys: the message for the caller, and the reason for the log only.
+
+    ``internal``: this site is in trouble with its store, and not only short of keys or without its peer.
+    """
 
     def __init__(
         self,
@@ -17,6 +20,7 @@ class Refusal(QnodeError):
         reason: str,
         details: Sequence[Mapping[str, Any]] = (),
         retry_after_s: int | None = None,
+        internal: bool = False,
     ) -> None:
         super().__init__(f"{status} {message}")
         self.status = status
@@ -24,6 +28,7 @@ class Refusal(QnodeError):
         self.reason = reason
         self.details = tuple(details)
         self.retry_after_s = retry_after_s
+        self.internal = internal
 
 
 def malformed(message: str, reason: str, *details: Mapping[str, Any]) -> Refusal:

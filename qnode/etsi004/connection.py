@@ -118,7 +118,7 @@ class StreamConnection:
             self._calls.delivery.usage[caller.sae_id].requests_refused += 1
             log.info("stream.refused", sae=caller.sae_id, client=host, **told)
             return
-        self._calls.delivery.requests_unauthorised += 1
+        self._calls.delivery.requests_unauthorised["etsi004"] += 1
         self._client.strangers.write(
             "info", "stream.refused", self._client.slot.network, trio.current_time(), client=host, **told
         )

@@ -63,6 +63,7 @@ class SiteEndpoints(Struct, frozen=True):
     url: str
     control_socket: str
     metrics_url: str
+    skip_url: str = ""
 
 
 class SaeEndpoint(Struct, frozen=True):
@@ -187,13 +188,14 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
     (directory / "endpoints.json").unlink(missing_ok=True)  # from an earlier run with other ports
     links = _links(config, staging)
     site_names = ["alice", *(link.site("bob") for link in links)]
-    ports = _free_ports(2 * len(site_names))
+    ports = _free_ports(3 * len(site_names))
     sites = {
         name: SiteEndpoints(
             kme_id=f"kme-{name}",
-            url=f"https://127.0.0.1:{ports[2 * index]}",
+            url=f"https://127.0.0.1:{ports[3 * index]}",
             control_socket=str(directory / name / "control.sock"),
-            metrics_url=f"http://127.0.0.1:{ports[2 * index + 1]}/metrics",
+            metrics_url=f"http://127.0.0.1:{ports[3 * index + 1]}/metrics",
+            skip_url=f"https://127.0.0.1:{ports[3 * index + 2]}",
         )
         for index, name in enumerate(site_names)
     }
@@ -314,6 +316,7 @@ def _site_tables(
                 for index, (sae_id, _) in enumerate(link.saes(side))
             ],
         },
+        "skip": {"listen": endpoints.skip_url.removeprefix("https://")},
         "operate": {
             "control_socket": endpoints.control_socket,
             "metrics_listen": urlsplit(endpoints.metrics_url).netloc,

@@ -16,6 +16,7 @@ from qnode.config import (
     RandomnessSection,
     SaeSection,
     SiteConfig,
+    SkipSection,
     StoreSection,
     links_faults,
     load_links,
@@ -94,6 +95,10 @@ def _check_tables(
         with findings.gather():
             host_and_port(etsi014.listen, "etsi014.listen")
         check_tls(findings, "etsi014.tls", etsi014.tls, now_s)
+    skip = usable(raw.get("skip"), SkipSection, folder)
+    if skip is not None:
+        with findings.gather():
+            host_and_port(skip.listen, "skip.listen")
     if operate is not None and operate.metrics_listen is not None:
         with findings.gather():
             host_and_port(operate.metrics_listen, "operate.metrics_listen")

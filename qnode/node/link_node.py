@@ -14,6 +14,7 @@ import msgspec
 import structlog
 import trio
 
+from qnode.block.outcome import BlockLost
 from qnode.block.running_rate import RunningRate
 from qnode.choices import ConnectionState, LockState
 from qnode.config import DeviceSection, SiteConfig
@@ -23,7 +24,7 @@ from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus, Exchange
 from qnode.devices.supervisor import supervise
 from qnode.devices.transport.transcript import Transcript
-from qnode.errors import ConfigError, LinkDown, LinkError, StoreError, StoreUnusable, first_of
+from qnode.errors import ConfigError, DeviceError, LinkDown, LinkError, StoreError, StoreUnusable, first_of
 from qnode.keys import Assignment, KeyStore, Loss
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.messages import SaesRegistered
@@ -35,7 +36,7 @@ from qnode.node.calibration.controllers import Controllers
 from qnode.node.calibration.instruments import Instruments
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.tag_order import TagOrder
-from qnode.node.monitoring.randomness import DeviceRandomness, system_bytes
+from qnode.node.monitoring.randomness import DeviceRandomness, Draw, system_bytes
 from qnode.node.monitoring.watch import MonitorWatch
 from qnode.node.quantum.alice import AliceSide
 from qnode.node.quantum.bob import BobSide
@@ -102,6 +103,7 @@ class LinkNode:
         if config.randomness is not None:
             failed = partial(self.figures.alarms.raise_alarm, AlarmName.RANDOMNESS_FAILED)
             self._randomness = DeviceRandomness(config.randomness, failed)
+        self._draw: Draw = system_bytes if self._randomness is None else self._randomness.draw
         self.liveness = Liveness()
         self._router: SessionRouter | None = None
         self.port = TransmitterPort(self.liveness)
@@ -199,6 +201,17 @@ class LinkNode:
         self.figures.note_disconnected("the link has stopped")
         self.figures.quantum.lose_lock("the link has stopped")
         self._board.clear()
+
+    async def random_bytes(self, number: int) -> bytes:
+        """Return random bytes from the source of the seeds of this link.
+
+        Raises:
+            DeviceError: the source is not healthy or not there.
+        """
+        try:
+            return await self._draw(number)
+        except BlockLost as because:
+            raise DeviceError(str(because)) from None
 
     # Devices
 
@@ -304,7 +317,7 @@ class LinkNode:
                 tag_order=TagOrder(),
                 simulated=self._simulated,
                 watch=self.watch,
-                draw=system_bytes if self._randomness is None else self._randomness.draw,
+                draw=self._draw,
             )
             router = SessionRouter(context, self.figures.blocks, nursery)
             router.saes_told = partial(self.saes.hear, router.peer_saes)

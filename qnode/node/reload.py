@@ -81,12 +81,14 @@ def check_addresses(config: SiteConfig) -> None:
     """Refuse invalid addresses already at a reload; raises ConfigError."""
     host_and_port(config.peer.address, "peer.address")
     host_and_port(config.etsi014.listen, "etsi014.listen")
+    if config.skip is not None:
+        host_and_port(config.skip.listen, "skip.listen")
     if config.operate.metrics_listen is not None:
         host_and_port(config.operate.metrics_listen, "operate.metrics_listen")
 
 
 def connection_limits(config: SiteConfig) -> Limits:
-    """Return the limits for clients of the key delivery interface."""
+    """Return the limits for clients of each key delivery interface."""
     section, least = config.etsi014, Limits()
     return Limits(
         connections=section.most_connections,
@@ -166,7 +168,9 @@ def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Re
 def _with_site(link: SiteConfig, site: SiteConfig) -> SiteConfig:
     """Return ``link`` with the tables of ``site`` that are common to all its links."""
     node = msgspec.structs.replace(site.node, role=link.node.role)
-    return msgspec.structs.replace(link, node=node, etsi014=site.etsi014, operate=site.operate)
+    return msgspec.structs.replace(
+        link, node=node, etsi014=site.etsi014, skip=site.skip, operate=site.operate
+    )
 
 
 def _site_names(configs: Sequence[SiteConfig]) -> tuple[str, frozenset[str]]:

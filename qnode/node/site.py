@@ -8,12 +8,12 @@ from pathlib import Path
 import structlog
 import trio
 
+from qnode import etsi014, skip
 from qnode.choices import NodeState
 from qnode.config import SiteConfig
 from qnode.delivery import ApiLimits, Delivery
 from qnode.distill.selftest import self_test
 from qnode.errors import ConfigError, StoreError, first_of
-from qnode.etsi014 import application
 from qnode.http import Limits, Server
 from qnode.keys import KeyStore
 from qnode.link.tls import LinkContexts
@@ -28,7 +28,7 @@ from qnode.operate.events.log import EventLog, set_log_level
 from qnode.operate.notify import Notifier, feed_watchdog, from_environment
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.metrics_app import metrics_app
-from qnode.operate.status.model import EtsiStatus, HttpStatus, SaeStatus, State
+from qnode.operate.status.model import EtsiStatus, HttpStatus, SaeStatus, SkipStatus, State
 
 log = structlog.get_logger()
 
@@ -159,10 +159,20 @@ class SiteNode:
             simulated=self._site.node.allow_simulated,
             peer_shares=self._peer_shares,
         )
-        server = Server(application(delivery), self._trust.key_delivery, connection_limits(self._site))
-        self._delivery, self._server = delivery, server
+        self._delivery = delivery
+        interfaces = {"etsi014": (etsi014.application(delivery), self._site.etsi014.listen)}
+        if self._site.skip is not None:
+            application = skip.application(delivery, self._links[0].random_bytes)
+            interfaces["skip"] = (application, self._site.skip.listen)
+        self._servers = {
+            name: Server(application, self._trust.key_delivery, connection_limits(self._site))
+            for name, (application, _) in interfaces.items()
+        }
         self._figures.etsi014 = lambda: self._etsi_status(delivery)
-        await start_serving(nursery, server, self._site.etsi014.listen, "etsi014.listen", self._figures)
+        if self._site.skip is not None:
+            self._figures.skip = self._skip_status
+        for name, (_, address) in interfaces.items():
+            await start_serving(nursery, self._servers[name], address, f"{name}.listen", self._figures)
 
     def _most_chunks(self) -> int:
         return max(config.store.most_chunks for config in self._configs)
@@ -201,8 +211,9 @@ class SiteNode:
         for link, config, contexts in zip(self._links, found.configs, trust.link_contexts, strict=True):
             link.renew(config, found.directory, contexts)
         self._supply.directory = found.directory
-        self._server.renew(trust.key_delivery, trust.key_delivery_context)
-        self._server.limit(connection_limits(self._site))
+        for server in self._servers.values():
+            server.renew(trust.key_delivery, trust.key_delivery_context)
+            server.limit(connection_limits(self._site))
         self._delivery.renew(found.directory, max_key_count=self._most_chunks())
         set_log_level(self._site.operate.log_level)
         self._note_certificates()
@@ -226,19 +237,25 @@ class SiteNode:
             )
             for sae in delivery.directory.local
         ]
-        counters = self._server.counters
-        http = HttpStatus(
-            connections_open=self._server.open_connections,
-            requests_unauthorised_total=delivery.requests_unauthorised,
-            **{f"{name}_total": value for name, value in dataclasses.asdict(counters).items()},
-        )
         return EtsiStatus(
             url=f"https://{self._site.etsi014.listen}",
             saes=saes,
-            http=http,
+            http=self._http_status("etsi014"),
             differences=[one for link in self._links for one in link.figures.sae_differences],
             keys_unsent_total=delivery.unsent.held_total,
             keys_lost_total=delivery.unsent.lost_total,
+        )
+
+    def _skip_status(self) -> SkipStatus:
+        assert self._site.skip is not None
+        return SkipStatus(url=f"https://{self._site.skip.listen}", http=self._http_status("skip"))
+
+    def _http_status(self, name: str) -> HttpStatus:
+        server = self._servers[name]
+        return HttpStatus(
+            connections_open=server.open_connections,
+            requests_unauthorised_total=self._delivery.requests_unauthorised[name],
+            **{f"{name}_total": value for name, value in dataclasses.asdict(server.counters).items()},
         )
 
     # Housekeeping

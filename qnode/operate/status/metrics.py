@@ -252,9 +252,11 @@ def _blocks(status: NodeStatus) -> Iterator[Metric]:
 
 
 def _http(status: NodeStatus) -> Iterator[Metric]:
-    http = status.etsi014.http
+    interfaces = [status.etsi014.http, *([] if status.skip is None else [status.skip.http])]
     yield _gauge(
-        "qkd_http_open_connections", "Open connections to the key delivery interface.", http.connections_open
+        "qkd_http_open_connections",
+        "Open connections to the key delivery interfaces, of all interfaces together like each `qkd_http_`.",
+        sum(http.connections_open for http in interfaces),
     )
     yield _counter(
         "qkd_keys_unsent_total",
@@ -279,7 +281,8 @@ def _http(status: NodeStatus) -> Iterator[Metric]:
         ("requests_refused", "Requests refused: not valid HTTP, too large or too slow."),
         ("requests_unauthorised", "Requests answered 401."),
     ):
-        yield _counter(f"qkd_http_{name}_total", text, getattr(http, f"{name}_total"))
+        total = sum(getattr(http, f"{name}_total") for http in interfaces)
+        yield _counter(f"qkd_http_{name}_total", text, total)
 
 
 def _keys(status: NodeStatus) -> Iterator[Metric]:

@@ -33,6 +33,7 @@ __all__ = [
     "QuantumStatus",
     "SaeStatus",
     "SiteStatus",
+    "SkipStatus",
     "State",
     "Totals",
     "Validity",
@@ -235,7 +236,7 @@ class SaeStatus(Struct, frozen=True, kw_only=True):
 
 
 class HttpStatus(Struct, frozen=True, kw_only=True):
-    """Connections of the key delivery interface; the totals are since the daemon started.
+    """Connections of one key delivery interface; the totals are since the daemon started.
 
     Connections are refused while all slots are in use, or after too many failed handshakes from their
     address. They are evicted to make room for a new one. ``requests_refused_total``: malformed HTTP requests.
@@ -278,6 +279,13 @@ class EtsiStatus(Struct, frozen=True, kw_only=True):
     differences: list[str] = []
     keys_unsent_total: int = 0
     keys_lost_total: int = 0
+
+
+class SkipStatus(Struct, frozen=True, kw_only=True):
+    """The interface for SKIP; its encryptors and their keys are those of `EtsiStatus`."""
+
+    url: str = ""
+    http: HttpStatus = HttpStatus()
 
 
 class Alarm(Struct, frozen=True, kw_only=True):
@@ -338,6 +346,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     monitors: dict[str, Finding] = {}
     controllers: list[ControllerStatus] = []
     etsi014: EtsiStatus = EtsiStatus()
+    skip: SkipStatus | None = None
     alarms: list[Alarm] = []
     recorded_since: float | None = None
     log_lines_dropped: int = 0

@@ -15,6 +15,7 @@ from qnode.operate.status.model import (
     ControllerStatus,
     DeviceStatus,
     NodeStatus,
+    SkipStatus,
     State,
     store_waits,
     troubles,
@@ -51,6 +52,8 @@ def status_lines(status: NodeStatus) -> list[str]:
             lines.append(_link_headline(view))
         lines += _link_lines(view)
     lines.append(_etsi(status))
+    if status.skip is not None:
+        lines.append(_skip(status.skip))
     if status.certificates:
         lines.append(_certificates(status))
     return lines + trouble_lines(status)
@@ -342,6 +345,18 @@ def _etsi(status: NodeStatus) -> str:
                 if (turned_away := status.etsi014.http.turned_away)
                 else []
             ),
+        ],
+    )
+
+
+def _skip(skip: SkipStatus) -> str:
+    return _row(
+        "skip",
+        "ok",
+        [
+            printable(skip.url),
+            f"{count(skip.http.requests_total)} requests",
+            *([f"{count(turned_away)} turned away"] if (turned_away := skip.http.turned_away) else []),
         ],
     )
 
