@@ -66,6 +66,14 @@ def test_a_power_cut_between_changes_loses_none(disk: Disk) -> None:
         assert store.last_block_id == 7
 
 
+def test_a_late_thread_of_a_process_that_is_gone_does_nothing(disk: Disk) -> None:
+    store = opened(disk)
+    disk.fail_now()
+    disk.start()
+    with pytest.raises(PowerCut):
+        store.reserve_send_pad()
+
+
 def test_a_database_that_does_not_flush_its_log_loses_what_it_promised(disk: Disk) -> None:
     store = opened(disk)
     store._database._tx.connection.execute("PRAGMA synchronous = NORMAL")

@@ -52,7 +52,7 @@ class Disk:
         self._survived: Path | None = None
         self.full = False
         """No change finds room."""
-        self.connections: list[sqlite3.Connection] = []
+        self.connections: list[_Connection] = []
         """Those that were opened since the last start."""
         self.on_power_cut: Callable[[], None] = lambda: None
         self.folder = self._new_folder()
@@ -98,7 +98,8 @@ class Disk:
         """Use what survived, if power has failed; else go on with what is there."""
         self._fails_at = None
         for connection in self.connections:
-            connection.close()  # of a process that is gone; of one that ended, it is closed already
+            connection.process_gone = True
+            connection.close()  # of one that ended, it is closed already
         self.connections.clear()
         if self._survived is not None:
             shutil.rmtree(self.folder)
@@ -242,8 +243,12 @@ class _Connection(sqlite3.Connection):
     """A connection to a database on one of the disks."""
 
     disk: Disk | None = None
+    process_gone = False
+    """Its threads, late in the world, are gone with it."""
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if self.process_gone:
+            raise PowerCut
         disk = self.disk
         if disk is not None:
             if sql == "COMMIT":
@@ -256,6 +261,10 @@ class _Connection(sqlite3.Connection):
             if sql.startswith("PRAGMA wal_checkpoint"):
                 disk.checkpointed()
         return super().execute(sql, parameters)
+
+    @property
+    def in_transaction(self) -> bool:
+        return not self.process_gone and super().in_transaction
 
 
 @contextmanager
