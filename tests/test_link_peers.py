@@ -31,8 +31,9 @@ from qnode.link.frames import FrameStream
 from qnode.link.hello import LocalEnd
 from qnode.link.peers import FIRST_PAUSE_S, FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.session import Session
-from qnode.link.tls import TlsTransport, certificate_identities, link_contexts
-from qnode.link.unproven import CONNECTIONS_AT_ONCE, CONNECTIONS_HZ, PLACES, Place, Unproven
+from qnode.link.tls import TlsTransport, link_contexts
+from qnode.peer_tls import certificate_identities
+from qnode.unproven import CONNECTIONS_AT_ONCE, CONNECTIONS_HZ, PLACES, Place, Unproven
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from operate_support import well_status
 
 from qnode.errors import ConfigError
 from qnode.operate.blocks.row import DecidedBlock
-from qnode.operate.control import client
+from qnode.operate.control import client, listening
 from qnode.operate.control import server as control
 
 EVENTS = [{"at": 1.0 + i, "level": "info", "event": "block.done", "block": i} for i in range(5)]
@@ -147,7 +147,7 @@ async def test_a_line_without_end_ends_the_connection_only(path: Path) -> None:
 
 async def test_callers_that_leave_or_never_ask_do_no_harm(path: Path) -> None:
     async with served(path):
-        silent = [await trio.open_unix_socket(path) for _ in range(control.CONNECTIONS - 1)]
+        silent = [await trio.open_unix_socket(path) for _ in range(listening.CONNECTIONS - 1)]
         assert await exchange(path, b'{"request":') == []
         assert await control.ask_node(path) == well_status()
         for stream in silent:
@@ -156,7 +156,7 @@ async def test_callers_that_leave_or_never_ask_do_no_harm(path: Path) -> None:
 
 async def test_one_connection_too_many_is_told_so(path: Path) -> None:
     async with served(path):
-        held = [await trio.open_unix_socket(path) for _ in range(control.CONNECTIONS)]
+        held = [await trio.open_unix_socket(path) for _ in range(listening.CONNECTIONS)]
         for stream in held:
             await stream.send_all(b'{"request":"events","count":0}\n')
             await stream.receive_some()
@@ -169,7 +169,7 @@ async def test_one_connection_too_many_is_told_so(path: Path) -> None:
 
 
 async def test_a_caller_that_does_not_read_is_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "SEND_LIMIT_S", 0.05)
+    monkeypatch.setattr(listening, "SEND_LIMIT_S", 0.05)
     monkeypatch.setattr(control, "SHORTEST_INTERVAL_S", 0.0)
     async with served(path), await trio.open_unix_socket(path) as stream:
         await stream.send_all(b'{"request":"subscribe","interval_s":0}\n')
@@ -291,7 +291,7 @@ def refusing(path: Path) -> Iterator[Event]:
 
     def refuse() -> None:
         connection, _ = listener.accept()
-        connection.send(json.dumps({"error": control.FULL}).encode() + b"\n")
+        connection.send(json.dumps({"error": listening.FULL}).encode() + b"\n")
         connection.close()
         refused.set()
 

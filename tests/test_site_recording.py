@@ -24,6 +24,7 @@ from operate_support import well_status
 
 from qnode.config import LinkParameters
 from qnode.errors import ConfigError
+from qnode.operate.control import listening
 from qnode.operate.control import server as control
 from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
@@ -335,7 +336,7 @@ async def test_a_recorder_that_does_not_read_does_not_hold_up_the_daemons_end(tm
         await trio.sleep(0.2)  # until the socket is full
         assert site.recordings._present is not None
         stopping_at = trio.current_time()
-    assert trio.current_time() - stopping_at < control.SEND_LIMIT_S / 2
+    assert trio.current_time() - stopping_at < listening.SEND_LIMIT_S / 2
     await stream.aclose()
 
 

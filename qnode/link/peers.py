@@ -18,8 +18,8 @@ from qnode.link.frames import FrameStream
 from qnode.link.hello import Greeted, LocalEnd, exchange_hello
 from qnode.link.session import Session, open_session
 from qnode.link.tls import Listening, Transport
-from qnode.link.unproven import Unproven, address_of
 from qnode.strangers import StrangersLog, network_of
+from qnode.unproven import Unproven, address_of
 
 HANDSHAKE_LIMIT_S = 10.0
 FIRST_PAUSE_S = 0.02

@@ -17,10 +17,7 @@ import trio
 from qnode.addresses import host_and_port
 from qnode.config import TlsFiles
 from qnode.errors import ConfigError, LinkError, PeerRefused
-from qnode.tls import AlertingContext, certificate_names, release
-from qnode.tls_files import load_own, load_trust
-
-_LINGER_S = 1.0
+from qnode.peer_tls import PeerContexts, peer_contexts, secure
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Transport(Protocol):
     def check(self) -> None:
         """Raise ConfigError if this transport can never work."""
 
-    def renew(self, contexts: "LinkContexts", encryptor_identities: frozenset[str]) -> None:
+    def renew(self, contexts: PeerContexts, encryptor_identities: frozenset[str]) -> None:
         """Use these from the next connection on; an existing session continues."""
 
     async def listen(self) -> Listening:
@@ -50,21 +47,13 @@ class Transport(Protocol):
         """Return a secured stream to the peer, proven. Raises LinkError."""
 
 
-@dataclass(frozen=True)
-class LinkContexts:
-    """The TLS contexts of the files: for accepted streams, and for streams to the peer."""
-
-    server: AlertingContext
-    client: AlertingContext
-
-
-def link_contexts(files: TlsFiles) -> LinkContexts:
+def link_contexts(files: TlsFiles) -> PeerContexts:
     """Read ``files``.
 
     Raises:
         ConfigError: names the unusable file or setting.
     """
-    return LinkContexts(_context(files, server_side=True), _context(files, server_side=False))
+    return peer_contexts(files, "peer.tls")
 
 
 @dataclass
@@ -78,7 +67,7 @@ class TlsTransport:
     files: TlsFiles
     peer_kme_id: str
     encryptor_identities: frozenset[str] = frozenset()
-    _contexts: LinkContexts | None = field(default=None, init=False, repr=False)
+    _contexts: PeerContexts | None = field(default=None, init=False, repr=False)
 
     def check(self) -> None:
         """Check the address and read the files.
@@ -90,7 +79,7 @@ class TlsTransport:
         if self._contexts is None:
             self._contexts = link_contexts(self.files)
 
-    def renew(self, contexts: LinkContexts, encryptor_identities: frozenset[str]) -> None:
+    def renew(self, contexts: PeerContexts, encryptor_identities: frozenset[str]) -> None:
         """Use these from the next connection on; an existing session continues."""
         self._contexts = contexts
         self.encryptor_identities = encryptor_identities
@@ -133,36 +122,14 @@ class TlsTransport:
         return await self._secure(stream, server_side=False)
 
     async def _secure(self, stream: trio.abc.Stream, *, server_side: bool) -> trio.abc.Stream:
-        secured = False
-        tls: trio.SSLStream[trio.abc.Stream] | None = None
         try:
-            try:
-                contexts = self._contexts or link_contexts(self.files)
-            except ConfigError as error:
-                raise LinkError(str(error)) from None
-            context = contexts.server if server_side else contexts.client
-            tls = trio.SSLStream(stream, context, server_side=server_side)
-            outgoing, connection = (
-                context.outgoing,
-                context.connection,
-            )  # of this stream, until the next is wrapped
-            try:
-                await tls.do_handshake()
-            except trio.BrokenResourceError as error:
-                if server_side:
-                    await _send_alert(stream, outgoing)
-                raise _handshake_failure(error.__cause__) from None
-            self._check_identity(tls.getpeercert(binary_form=True))
-            secured = True
-            return _BulkStream(tls, connection)
-        finally:
-            if not secured:
-                await trio.aclose_forcefully(stream)
-                if tls is not None:
-                    release(tls)
+            contexts = self._contexts or link_contexts(self.files)
+        except ConfigError as error:
+            await trio.aclose_forcefully(stream)
+            raise LinkError(str(error)) from None
+        return _BulkStream(*await secure(stream, contexts, self._check_identities, server_side=server_side))
 
-    def _check_identity(self, der: bytes | None) -> None:
-        identities = certificate_identities(der or b"")
+    def _check_identities(self, identities: frozenset[str]) -> None:
         named = ", ".join(sorted(identities)) or "nobody"
         encryptors = identities & self.encryptor_identities
         if encryptors:
@@ -210,50 +177,3 @@ class _BulkStream(trio.abc.Stream):
     async def aclose(self) -> None:
         """Close the connection in order."""
         await self.tls.aclose()
-
-
-def certificate_identities(der: bytes) -> frozenset[str]:
-    """Return the names in a certificate.
-
-    Raises:
-        PeerRefused: ``der`` is not a certificate.
-    """
-    try:
-        return frozenset(certificate_names(der))
-    except ValueError as error:
-        raise PeerRefused(f"the certificate cannot be read: {error}") from None
-
-
-def _context(files: TlsFiles, *, server_side: bool) -> AlertingContext:
-    context = AlertingContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # the identity is pinned by kme_id, not by address
-    if server_side:
-        context.num_tickets = 0  # a resumed session would skip the certificate and the CRL
-    try:
-        load_trust(context, files.ca, files.crl)
-        load_own(context, files.certificate, files.key)
-    except ConfigError as error:
-        raise ConfigError(f"peer.tls: {error}") from None
-    return context
-
-
-def _handshake_failure(cause: BaseException | None) -> LinkError:
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return PeerRefused(f"the certificate is not accepted: {cause.verify_message}")
-    if isinstance(cause, ssl.SSLEOFError) or cause is None:
-        return LinkError("the far end hung up during the TLS handshake")
-    if isinstance(cause, ssl.SSLError) and cause.reason:
-        return LinkError(f"the TLS handshake failed: {cause.reason.lower().replace('_', ' ')}")
-    return LinkError("the connection broke during the TLS handshake")
-
-
-async def _send_alert(stream: trio.abc.Stream, outgoing: ssl.MemoryBIO) -> None:
-    with trio.move_on_after(_LINGER_S):
-        try:
-            await stream.send_all(outgoing.read())
-            # Unread data at close would reset the connection, and the alert could be lost with it.
-            while await stream.receive_some(1 << 14):
-                pass
-        except trio.BrokenResourceError:
-            return

@@ -31,7 +31,7 @@ from qnode.link.messages import SaesRegistered
 from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session
-from qnode.link.tls import LinkContexts, TlsTransport, Transport
+from qnode.link.tls import TlsTransport, Transport
 from qnode.node.calibration.controllers import Controllers
 from qnode.node.calibration.instruments import Instruments
 from qnode.node.dialogue.context import BlockContext
@@ -55,6 +55,7 @@ from qnode.node.supply.key_supply import LinkKeySupply
 from qnode.node.supply.rebalance import Demand, rebalance
 from qnode.operate.recording.recordings import Recordings
 from qnode.operate.status.alarms import AlarmName
+from qnode.peer_tls import PeerContexts
 
 log = structlog.get_logger()
 
@@ -139,7 +140,7 @@ class LinkNode:
         """The configuration of the site from the view of this link, after the last reload."""
         return self._config
 
-    async def run(self, contexts: LinkContexts) -> Never:
+    async def run(self, contexts: PeerContexts) -> Never:
         """Run everything until cancelled; ``contexts``: for TLS with the peer.
 
         Raises:
@@ -183,7 +184,7 @@ class LinkNode:
             nursery.start_soon(self._watch_store)
         raise AssertionError("its tasks never end by themselves")
 
-    def renew(self, config: SiteConfig, directory: SaeDirectory, contexts: LinkContexts) -> None:
+    def renew(self, config: SiteConfig, directory: SaeDirectory, contexts: PeerContexts) -> None:
         """Apply the result of a reload; this cannot fail."""
         self._config = config
         self.saes.renew(directory)

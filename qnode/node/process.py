@@ -22,7 +22,7 @@ from qnode.errors import ConfigError, FieldError, QnodeError, StoreError, StoreU
 from qnode.keys import KeyStore, open_store
 from qnode.node.secret_files import STORE_KEY_BYTES, check_tls_keys
 from qnode.node.site import SiteNode
-from qnode.operate.control.server import is_served
+from qnode.operate.control.listening import is_served
 from qnode.operate.events.log import configure_log
 from qnode.operate.notify import from_environment
 from qnode.secret_files import read_secret

@@ -19,9 +19,10 @@ from qnode.delivery import SaeDirectory
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
 from qnode.http import Limits, TlsSettings, server_context
-from qnode.link.tls import LinkContexts, link_contexts
+from qnode.link.tls import link_contexts
 from qnode.node.monitoring.randomness import health_tests
 from qnode.node.secret_files import check_tls_keys
+from qnode.peer_tls import PeerContexts
 from qnode.tls import AlertingContext
 from qnode.tls_files import validities, weakness
 from qnode.tls_validity import Validity
@@ -45,7 +46,7 @@ class Trust:
 
     key_delivery: TlsSettings
     key_delivery_context: AlertingContext
-    link_contexts: tuple[LinkContexts, ...]
+    link_contexts: tuple[PeerContexts, ...]
     validities: list[Validity]
 
 

@@ -16,7 +16,6 @@ from qnode.distill.selftest import self_test
 from qnode.errors import ConfigError, StoreError, first_of
 from qnode.http import Limits, Server
 from qnode.keys import KeyStore
-from qnode.link.tls import LinkContexts
 from qnode.node.link_node import REFRESH_S, LinkNode
 from qnode.node.listening import start_serving
 from qnode.node.reload import Reload, connection_limits, read_again, read_directory, read_trust
@@ -29,6 +28,7 @@ from qnode.operate.notify import Notifier, feed_watchdog, from_environment
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.metrics_app import metrics_app
 from qnode.operate.status.model import EtsiStatus, HttpStatus, SaeStatus, SkipStatus, State
+from qnode.peer_tls import PeerContexts
 
 log = structlog.get_logger()
 
@@ -130,7 +130,7 @@ class SiteNode:
             if len(self._links) == 1:
                 raise
 
-    async def _run_link(self, link: LinkNode, contexts: LinkContexts) -> None:
+    async def _run_link(self, link: LinkNode, contexts: PeerContexts) -> None:
         """Run one link. The failure of its store ends the site only if it is the only link.
 
         Raises:

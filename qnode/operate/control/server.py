@@ -10,10 +10,9 @@ import difflib
 import errno
 import os
 import socket
-import stat
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Never, get_args
@@ -22,7 +21,7 @@ import msgspec
 import trio
 
 from qnode.devices.status import Exchange
-from qnode.errors import ConfigError, QnodeError
+from qnode.errors import QnodeError
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.control.client import (
     LONGEST_REQUEST_BYTES,
@@ -37,18 +36,17 @@ from qnode.operate.control.client import (
     read_response,
     status_in,
 )
+from qnode.operate.control.listening import (
+    SEND_LIMIT_S,
+    Lines,
+    LineTooLong,
+    send_or_leave,
+    serve_socket,
+)
 from qnode.operate.recording.recordings import Recording, RecordingRefused, Recordings
 from qnode.operate.status.model import ControllerStatus, NodeStatus
 
-SOCKET_MODE = 0o660
-LONGEST_PATH_BYTES = 107  # of sockaddr_un
-CONNECTIONS = 32
-FULL = (
-    f"all {CONNECTIONS} connections to the control socket are taken: end a qnodectl watch or a recorder, or "
-    "try again in a minute"
-)
 SILENCE_LIMIT_S = 60.0  # the longest wait for the next request of a client
-SEND_LIMIT_S = 10.0
 SHORTEST_INTERVAL_S = 0.1
 LONGEST_INTERVAL_S = 60.0
 RECORDING_PAUSE_S = 0.05
@@ -105,24 +103,7 @@ async def serve_control(
         ConfigError: another daemon answers at ``path``, a file that is not a socket exists there, or the
             socket cannot be made.
     """
-    places = trio.CapacityLimiter(CONNECTIONS)
-
-    async def converse(stream: trio.SocketStream) -> None:
-        async with stream:
-            try:
-                places.acquire_on_behalf_of_nowait(stream)
-            except trio.WouldBlock:
-                await _send_or_leave(stream, Response(error=FULL))
-                return
-            try:
-                await _converse(stream, answers)
-            finally:
-                places.release_on_behalf_of(stream)
-
-    with _listening(path) as bound:
-        async with trio.SocketListener(trio.socket.from_stdlib_socket(bound)) as listener:
-            task_status.started()
-            await trio.serve_listeners(converse, [listener])
+    await serve_socket(path, lambda stream: _converse(stream, answers), task_status=task_status)
 
 
 async def ask_node(path: Path) -> NodeStatus:
@@ -136,8 +117,8 @@ async def ask_node(path: Path) -> NodeStatus:
         try:
             with suppress(trio.BrokenResourceError):  # already closed; the reason can be read
                 await stream.send_all(msgspec.json.encode(Request(request="status")) + b"\n")
-            line = await _Lines(stream, LONGEST_RESPONSE_BYTES).next()
-        except (trio.BrokenResourceError, _LineTooLongError) as error:
+            line = await Lines(stream, LONGEST_RESPONSE_BYTES).next()
+        except (trio.BrokenResourceError, LineTooLong) as error:
             raise NoAnswer(f"the node broke off: {error}") from error
     if line is None:
         raise NoAnswer("the node hung up before it answered")
@@ -153,71 +134,9 @@ async def _connect(path: Path) -> trio.SocketStream:
         raise NoAnswer(f"{path}: {error.strerror or error}") from None
 
 
-@contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    """Hold a listening socket at ``path``, and remove its file afterwards."""
-    bound = _bind(path)
-    inode = path.stat().st_ino
-    try:
-        yield bound
-    finally:
-        # A successor may have bound the path again; remove only our own file.
-        if path.exists() and path.stat().st_ino == inode:
-            path.unlink()
-
-
-def _bind(path: Path) -> socket.socket:
-    """Bind and listen at ``path``, and replace a socket file that no daemon serves."""
-    if len(os.fsencode(path)) > LONGEST_PATH_BYTES:
-        raise ConfigError(
-            f"control_socket {path}: longer than a socket's path may be ({LONGEST_PATH_BYTES} bytes)"
-        )
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
-        # Bound but not yet listening, the socket refuses all clients, so there is no time with wrong
-        # permissions.
-        bound.bind(str(path))
-        path.chmod(SOCKET_MODE)
-        bound.listen(CONNECTIONS)
-    except OSError as error:
-        bound.close()
-        raise ConfigError(f"control_socket {path}: {error.strerror or error}") from None
-    except ConfigError:
-        bound.close()
-        raise
-    return bound
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket file of a killed daemon; refuse one that is served, and any other file."""
-    try:
-        kind = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(kind):
-        raise ConfigError(f"control_socket {path}: a file that is no socket lies there; move it away")
-    if is_served(path):
-        raise ConfigError(
-            f"control_socket {path}: another daemon answers there; stop it or choose another path"
-        )
-    path.unlink()
-
-
-def is_served(path: Path) -> bool:
-    """Return whether a daemon has its control socket at ``path``, also one that hangs."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a daemon that hangs has a full queue: EAGAIN means that it runs
-        try:
-            return probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
-        except OSError:  # the path is too long
-            return False
-
-
 async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
     """Answer the requests of one client until it closes, is silent, or violates the framing."""
-    lines = _Lines(stream, LONGEST_REQUEST_BYTES)
+    lines = Lines(stream, LONGEST_REQUEST_BYTES)
     while True:
         line = None
         with trio.move_on_after(SILENCE_LIMIT_S):
@@ -225,21 +144,21 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
                 line = await lines.next()
             except trio.BrokenResourceError:
                 return
-            except _LineTooLongError as error:
-                await _send_or_leave(stream, Response(error=str(error)))
+            except LineTooLong as error:
+                await send_or_leave(stream, Response(error=str(error)))
                 return
         if line is None:
             return
         try:
             request = msgspec.json.decode(line, type=Request)
         except UNREADABLE as error:
-            if not await _send_or_leave(stream, Response(error=_refusal(line, error))):
+            if not await send_or_leave(stream, Response(error=_refusal(line, error))):
                 return
             continue
         link = answers.of_link(request.link)
         if link is None:
             names = ", ".join(answers.links)
-            if not await _send_or_leave(stream, Response(error=f"no link {request.link!r} (links: {names})")):
+            if not await send_or_leave(stream, Response(error=f"no link {request.link!r} (links: {names})")):
                 return
             continue
         if request.request == "record":
@@ -250,18 +169,18 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
             if not request.link and len(answers.links) > 1:
                 names = ", ".join(answers.links)
                 refusal = f"a restore voids the keys of one link: name it with --link (links: {names})"
-                if not await _send_or_leave(stream, Response(error=refusal)):
+                if not await send_or_leave(stream, Response(error=refusal)):
                     return
                 continue
-            if not await _send_or_leave(stream, await _restore(stream, link, request.preshared_key)):
+            if not await send_or_leave(stream, await _restore(stream, link, request.preshared_key)):
                 return
             continue
         if request.request == "calibrate":
-            if not await _send_or_leave(stream, _calibrate(stream, link, request)):
+            if not await send_or_leave(stream, _calibrate(stream, link, request)):
                 return
             continue
         while True:
-            if not await _send_or_leave(stream, _answer(request, answers, link)):
+            if not await send_or_leave(stream, _answer(request, answers, link)):
                 return
             if request.request != "subscribe":
                 break
@@ -287,12 +206,12 @@ async def _record(stream: trio.SocketStream, answers: Answers, link: LinkAnswers
         process, user = _caller(stream)
         recording = link.recordings.begin(user=user, process=process)
     except RecordingRefused as refused:
-        return not await _send_or_leave(stream, Response(error=str(refused)))
+        return not await send_or_leave(stream, Response(error=str(refused)))
     because = "the daemon stopped"
     try:
         status = answers.status()
         site = status.of_link(name).site if name else status.site
-        if await _send_or_leave(stream, Response(recording=site)):
+        if await send_or_leave(stream, Response(recording=site)):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_end_with_caller, stream, recording)
                 await _send_frames(stream, recording)
@@ -389,44 +308,3 @@ def _refusal(line: bytes, error: Exception) -> str:
         return f"not a request: {error}"
     near = difflib.get_close_matches(name, known, 1, 0.5)
     return f"unknown request{f', did you mean {near[0]}?' if near else ''} (known: {', '.join(known)})"
-
-
-async def _send_or_leave(stream: trio.SocketStream, response: Response) -> bool:
-    """Send one line; False when the caller left or does not read."""
-    with trio.move_on_after(SEND_LIMIT_S):
-        try:
-            await stream.send_all(msgspec.json.encode(response) + b"\n")
-        except trio.BrokenResourceError:
-            return False
-        return True
-    return False
-
-
-class _LineTooLongError(Exception):
-    """The other end sent more than a line may hold."""
-
-
-class _Lines:
-    """Cut a stream into lines of at most ``longest`` bytes."""
-
-    def __init__(self, stream: trio.abc.ReceiveStream, longest: int) -> None:
-        self._stream = stream
-        self._longest = longest
-        self._pending = bytearray()
-
-    async def next(self) -> bytes | None:
-        """Return the next line without its end; None when the other end has finished."""
-        searched = 0
-        while (end := self._pending.find(b"\n", searched)) < 0:
-            searched = len(self._pending)
-            if searched > self._longest:
-                raise _LineTooLongError(f"a line is at most {self._longest} bytes")
-            received = await self._stream.receive_some()
-            if not received:
-                return None
-            self._pending += received
-        line = bytes(self._pending[:end])
-        if end > self._longest:
-            raise _LineTooLongError(f"a line is at most {self._longest} bytes")
-        del self._pending[: end + 1]
-        return line

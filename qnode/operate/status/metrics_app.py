@@ -1,7 +1,7 @@
 """The HTTP application for Prometheus."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,8 +13,16 @@ ProvideStatus = Callable[[], NodeStatus]
 _TEXT_FORMAT: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
+T = TypeVar("T")
+
+
 def metrics_app(provide_status: ProvideStatus) -> ASGIApp:
-    """Return an ASGI application that answers ``GET /metrics`` and nothing else."""
+    """Return an ASGI application that answers ``GET /metrics`` with the figures of a node."""
+    return figures_app(provide_status, _rendered)
+
+
+def figures_app(provide: Callable[[], T], render: Callable[[T], bytes]) -> ASGIApp:
+    """Return an ASGI application that answers ``GET /metrics`` and nothing else; a thread runs ``render``."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -27,7 +35,7 @@ def metrics_app(provide_status: ProvideStatus) -> ASGIApp:
             status, kind, body = 405, "text/plain; charset=utf-8", b"Only GET.\n"
             extra = [(b"allow", b"GET, HEAD")]
         else:
-            body = await trio.to_thread.run_sync(_rendered, provide_status())
+            body = await trio.to_thread.run_sync(render, provide())
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode()), *extra]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -1,4 +1,4 @@
-"""Connections at the link's port that have not proven to be the peer: few, and each soon replaced.
+"""Connections at a peer's port that have not proven to be the peer: few, and each soon replaced.
 
 Strangers can connect to the port. The number of unproven connections is limited. If all slots are in use, a
 new connection replaces another one: first one that does not come from the peer's addresses, of these one that
