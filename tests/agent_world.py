@@ -29,7 +29,8 @@ RESTART_S = 2.0
 class Fault:
     """At the ``nth`` time that ``at`` (a message, or a site and its step) comes, ``do`` happens.
 
-    ``do``: cut (before the message), cut_after, kill, fail, hang, lose (the answer), wrong (another key).
+    ``do``: cut (before the message), cut_after, mute (from this message on), kill, fail, hang, lose (the
+    answer), wrong (another key).
     ``for_s``: of a cut.
     """
 
@@ -57,6 +58,7 @@ class World:
     deaths: dict[Site, trio.Event] = field(default_factory=dict)
     conditions: dict[Site, Condition] = field(default_factory=dict)
     line_back_at: float = 0.0
+    muted_at: float = 0.0
     starts: list[float] = field(default_factory=list)
     terms: dict[Site, Terms] = field(default_factory=dict)
     tampers: Callable[[Site, Message], Message] = lambda site, message: message
@@ -212,10 +214,16 @@ class MemoryLine:
         self._site: Site = site
         self._outgoing = outgoing
         self._incoming = incoming
+        self._muted = False
 
     async def send(self, message: Message) -> None:
         name = type(message).__name__
         fault = self._world.passes("message") or self._world.passes(f"message.{name}")
+        if fault is not None and fault.do == "mute":
+            self._muted = True
+            self._world.muted_at = now_s()
+        if self._muted:
+            return
         if fault is not None and fault.do == "cut":
             self._cut(fault)
         await self._sent(encode(self._world.tampers(self._site, message)))

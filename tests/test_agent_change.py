@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from qnode.agent.messages import Held, Load, Message
 from qnode.agent.state import AgentState
+from qnode.world.determinism import now_s
 
 STEPS = ("prepare", "load", "activate", "in_use", "retire", "unload", "enc_keys", "dec_keys", "status")
 FAULTED_S, HEALED_S = 60.0, 60.0
@@ -101,6 +102,21 @@ MESSAGES = ("Hello", "Prepare", "Offer", "Held", "Load", "Activate", "Confirm", 
 def test_a_line_cut_at_any_message_leaves_one_key_at_both_ends(name: str, do: str, for_s: float) -> None:
     faults = [Fault(f"message.{name}", nth, do, for_s) for nth in (2, 3)]
     check(run_world(FAULTED_S + HEALED_S, faults=faults, watch=Watcher(), heal_after_s=FAULTED_S))
+
+
+@pytest.mark.parametrize("name", ["Alive", "Held", "Activate", "Done"])
+def test_a_silent_agent_is_noticed_within_10_s(name: str) -> None:
+    noticed: list[float] = []
+
+    def watch(world: World) -> None:
+        if any("silent for 8 s" in failure for failure in world.failures["responder"]):
+            noticed.append(now_s())
+        if any("silent for 8 s" in failure for failure in world.failures["initiator"]):
+            noticed.append(now_s())
+
+    world = run_world(66.0, faults=[Fault(f"message.{name}", 3, "mute")], watch=watch)
+    check(world)
+    assert noticed[0] - world.muted_at < 10.0
 
 
 @pytest.mark.parametrize("site", SITES)

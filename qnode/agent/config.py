@@ -13,6 +13,7 @@ from msgspec import Struct
 from qnode.addresses import host_and_port
 from qnode.agent.tunnel import Role, TunnelKind
 from qnode.agent.tunnels import KINDS, tunnel_kind
+from qnode.choices import LogLevel
 from qnode.config import SAE_ID_CHARACTERS, TlsFiles
 from qnode.config_checks import Findings, check_tls
 from qnode.config_description import Described, Limits, Rule, limit_faults
@@ -45,6 +46,7 @@ class AgentSection(Table, frozen=True):
         Role, Described("one agent of a tunnel is the initiator, which begins each change of key")
     ]
     run_dir: Annotated[Path, Described("folder of the control socket, in memory (below /run)")]
+    log_level: Annotated[LogLevel, Described("the lowest level that is written")] = "info"
 
 
 class KmeSection(Table, frozen=True):

@@ -125,6 +125,7 @@ class Agent:
         self.peer_trouble = ""
         self.peer_due_at = trio.current_time()
         self._troubles: dict[str, str] = {}
+        self.watched_at = trio.current_time()
         self._begun = False
         self._is_down = False
         self._bytes = 0
@@ -146,6 +147,7 @@ class Agent:
             except TunnelError as error:
                 self.note_trouble("tunnel", str(error))
             looks += 1
+            self.watched_at = trio.current_time()
             self.judge()
             await trio.sleep(WATCH_S)
 

@@ -94,6 +94,11 @@ class TunnelKind(Protocol):
 
     Config: ClassVar[type[Struct]]
 
+    @property
+    def key_size_bits(self) -> int:
+        """The size of the tunnel's key in bits."""
+        ...
+
     def __init__(self, config: Any, role: Role) -> None: ...
 
     def open(self, *, first_key_required: bool) -> AbstractAsyncContextManager[Tunnel]:

@@ -1,10 +1,14 @@
 """`qnode check`: all errors of a site's file, before anything is started or reloaded."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from qnode.cli.main import EXIT_USAGE
+
+if TYPE_CHECKING:
+    from qnode.config_checks import Findings
 
 
 @click.command()
@@ -16,7 +20,11 @@ def check(path: Path) -> int:
     """
     from qnode.node.check import check_site  # usage errors should not wait for it
 
-    found = check_site(path)
+    return tell_findings(path, check_site(path))
+
+
+def tell_findings(path: Path, found: "Findings") -> int:
+    """Print what was found in the file at ``path``, and return the exit code."""
     for note in found.notes:
         click.echo(f"note: {note}")
     for fault in found.faults:

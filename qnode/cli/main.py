@@ -21,6 +21,7 @@ class LazyCommand(NamedTuple):
 
 COMMANDS = {
     "run": LazyCommand("qnode.cli.run", "run", "Run one site until a signal ends it."),
+    "agent": LazyCommand("qnode.cli.agent", "agent", "Change the key of a tunnel beside any key manager."),
     "check": LazyCommand("qnode.cli.check", "check", "Name every error in a site's file."),
     "loopback": LazyCommand(
         "qnode.cli.loopback", "loopback", "Run both sites of a link with simulated hardware."
