@@ -52,7 +52,12 @@ def _operation(interface: Interface, route: Route) -> dict[str, Any]:
         "operationId": f"{route.method.lower()} {route.path}",
         "summary": route.summary,
         "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "minLength": 1, **interface.segments.get(name, {})},
+            }
             for name in _SEGMENT.findall(route.path)
         ]
         + [_parameter(one) for one in route.query],

@@ -60,7 +60,7 @@ class Interface:
     """A complete interface; ``name`` is that of its table in the configuration.
 
     ``closes``: close the connection after each answer. ``fields``: the JSON Schema of fields of bodies, by
-    "Body.field", where limits of the configuration count.
+    "Body.field", where limits of the configuration count. ``segments``: that of segments of paths, by name.
     """
 
     name: str
@@ -73,3 +73,4 @@ class Interface:
     refusal_body: type[Struct]
     closes: bool = False
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    segments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -135,6 +135,7 @@ def interface(delivery: Delivery, random_bytes: RandomBytes) -> Interface:
         refusal=lambda refusal: ErrorBody(refusal.message),
         refusal_body=ErrorBody,
         closes=True,
+        segments={"keyId": {"pattern": f"^{_KEY_ID.pattern}$"}},
     )
 
 

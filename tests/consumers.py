@@ -1,0 +1,335 @@
+"""Clients of other makers against a running loopback, as their makers mean them to be used.
+
+    python tests/consumers.py [NAME ...]
+
+Each of the named clients (all) is installed at a pinned version into an environment of its own, in a
+temporary folder (network; the package index). Then `qnode loopback` runs a small simulated link, and every
+client does what its makers show. Prints one line a step, and ends with 1 if one is not as expected. A step
+may expect that a client fails: then its text says why, and that the fault is not the node's.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from daemons_support import Encryptor, encryptors, eventually, write_small_link
+
+from qnode.loopback.prepare import Endpoints, SaeEndpoint, SiteEndpoints
+
+KEYS_AT_START = 60
+START_S = 600.0
+
+
+class Unexpected(Exception):
+    """A step whose result is not as expected; the text says what was seen."""
+
+
+@dataclass
+class Place:
+    """A running loopback, and the pair of encryptors that anybody may be."""
+
+    folder: Path
+    endpoints: Endpoints
+
+    @property
+    def alice(self) -> SaeEndpoint:
+        return self._encryptors[0].sae
+
+    @property
+    def bob(self) -> SaeEndpoint:
+        return self._encryptors[1].sae
+
+    def site(self, sae: SaeEndpoint) -> SiteEndpoints:
+        """Return the site of an encryptor."""
+        return next(site for site in self.endpoints.sites.values() if site.kme_id == sae.kme)
+
+    @property
+    def _encryptors(self) -> tuple[Encryptor, Encryptor]:
+        return encryptors(self.endpoints)
+
+    def wait_for_keys(self, number: int) -> None:
+        """Return once both encryptors could have so many keys as master."""
+        for one in self._encryptors:
+            eventually(lambda one=one: one.stored() >= number, f"{number} keys", within_s=START_S)  # type: ignore[misc]
+
+
+@dataclass
+class Environment:
+    """An environment of Python with a client in it; ``run`` is for scripts and commands in it."""
+
+    folder: Path
+
+    def run(self, *words: str, expect: int = 0) -> str:
+        """Run one of its commands and return all that it printed.
+
+        Raises:
+            Unexpected: it ended with another code than ``expect``.
+        """
+        command = [str(self.folder / "bin" / words[0]), *words[1:]]
+        plain = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=600, check=False, cwd=self.folder, env=plain
+        )
+        printed = done.stdout + done.stderr
+        if done.returncode != expect:
+            raise Unexpected(f"ended with {done.returncode}: {printed.strip()[-2000:]}")
+        return printed
+
+
+Step = tuple[str, Callable[[Place, Environment], str]]
+
+
+@dataclass
+class Consumer:
+    """A client: its pinned packages, and its steps. A step returns what was seen, or raises Unexpected."""
+
+    name: str
+    packages: tuple[str, ...]
+    steps: list[Step] = field(default_factory=list)
+
+    def step(self, text: str) -> Callable[[Callable[[Place, Environment], str]], None]:
+        """Add a step."""
+        return lambda do: self.steps.append((text, do))
+
+    def install(self, folder: Path) -> Environment:
+        """Install the client into ``folder``, and print the versions."""
+        if not self.packages:
+            folder.mkdir()
+            return Environment(folder)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        python = str(folder / "bin" / "python")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *self.packages], check=True)
+        listed = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True)
+        print(f"{self.name}: {', '.join(listed.stdout.split())}", flush=True)
+        return Environment(folder)
+
+
+def expect(condition: object, seen: object) -> None:
+    """Raise Unexpected with what was seen, unless ``condition`` holds."""
+    if not condition:
+        raise Unexpected(repr(seen))
+
+
+# skip-qkd: Cisco SKIP.
+
+SKIP = Consumer("skip-qkd", ("skip-qkd==1.0.0", "sslpsk3==2.1.0"))
+_SKIP_CLIENT = """
+import json, sys
+from skip_qkd import MTLSConfig, PSKConfig, SkipQKDClient
+address, name, ca, cert, key, call, *words = sys.argv[1:]
+files = MTLSConfig(ca_file=ca, cert_file=cert, key_file=key)
+with SkipQKDClient(server_address=address, server_id=name, mtls_config=files) as client:
+    print(json.dumps(getattr(client, call)(*[int(w) if w.isdigit() and len(w) < 9 else w for w in words])))
+"""
+
+
+def _skip(place: Place, environment: Environment, sae: SaeEndpoint, *words: str, fails: bool = False) -> str:
+    address = place.site(sae).skip_url.removeprefix("https://")
+    files = (place.endpoints.ca, sae.cert, sae.key)
+    call = ("python", "-c", _SKIP_CLIENT, address, sae.sae_id, *files, *words)
+    return environment.run(*call, expect=1 if fails else 0)
+
+
+def _json(printed: str) -> dict[str, object]:
+    found: dict[str, object] = msgspec.json.decode(printed.strip().splitlines()[-1])
+    return found
+
+
+@SKIP.step("capabilities() names this encryptor and its peer")
+def _(place: Place, environment: Environment) -> str:
+    found = _json(_skip(place, environment, place.alice, "capabilities"))
+    expect(found["localSystemID"] == place.alice.sae_id, found)
+    expect(found["remoteSystemID"] == [place.bob.sae_id], found)
+    expect(found["key"] is True and found["entropy"] is True, found)
+    return f"algorithm {found['algorithm']}"
+
+
+@SKIP.step("request_key() at one site and fetch_key_by_id() at the other give the same key, once")
+def _(place: Place, environment: Environment) -> str:
+    for size in ((), ("512",)):
+        got = _json(_skip(place, environment, place.alice, "request_key", place.bob.sae_id, *size))
+        wanted = ("fetch_key_by_id", str(got["keyId"]), place.alice.sae_id)
+        fetched = _json(_skip(place, environment, place.bob, *wanted))
+        expect(fetched == got, "the keys differ")
+        expect(len(str(got["key"])) == (128 if size else 64), len(str(got["key"])))
+        again = _skip(place, environment, place.bob, *wanted, fails=True)
+        expect("Server returned error: HTTP/1.1 400" in again, again)
+    return "256 and 512 bits; a second fetch is refused with 400"
+
+
+@SKIP.step("entropy() gives as many bits as it asks for")
+def _(place: Place, environment: Environment) -> str:
+    for words, bits in (((), 256), (("128",), 128)):
+        found = _json(_skip(place, environment, place.alice, "entropy", *words))
+        expect(found["minentropy"] == bits == 4 * len(str(found["randomStr"])), found["minentropy"])
+    return "256 and 128 bits"
+
+
+@SKIP.step("an unknown system and a wrong size are its errors")
+def _(place: Place, environment: Environment) -> str:
+    for words in (("request_key", "nobody"), ("request_key", place.bob.sae_id, "100")):
+        printed = _skip(place, environment, place.alice, *words, fails=True)
+        expect("RuntimeError: Server returned error: HTTP/1.1 400" in printed, printed)
+    return "RuntimeError with 400"
+
+
+@SKIP.step("its mode with a PSK alone fails before it sends anything (its fault)")
+def _(place: Place, environment: Environment) -> str:
+    address = place.site(place.alice).skip_url.removeprefix("https://")
+    script = (
+        "from skip_qkd import PSKConfig, SkipQKDClient\n"
+        f"psk = PSKConfig(identity='router', psk='00' * 32)\n"
+        f"SkipQKDClient(server_address={address!r}, server_id='router', psk_config=psk).capabilities()\n"
+    )
+    printed = environment.run("python", "-c", script, expect=1)
+    expect("Cannot set verify_mode to CERT_NONE when check_hostname is enabled" in printed, printed)
+    return "ValueError of ssl"
+
+
+# schemathesis: requests made from the descriptions that the node serves.
+
+SCHEMATHESIS = Consumer("schemathesis", ("schemathesis==4.32.5",))
+# 503 is an answer of this interface; a request is right only with names that are registered here.
+_NOT_CHECKED = "not_a_server_error,positive_data_acceptance"
+
+
+def _schemathesis(url: str, place: Place, environment: Environment) -> str:
+    sae = place.alice
+    printed = environment.run(
+        "st",
+        "run",
+        f"{url}/openapi.json",
+        *("--tls-verify", place.endpoints.ca, "--request-cert", sae.cert, "--request-cert-key", sae.key),
+        *("--exclude-checks", _NOT_CHECKED, "--suppress-health-check", "all"),
+        *("--phases", "examples,coverage,fuzzing", "--max-examples", "30"),
+        *("--seed", "1", "--continue-on-failure", "--generation-database", "none"),
+    )
+    found = re.search(r"(\d+) generated, (\d+) passed", printed)
+    if found is None:
+        raise Unexpected(printed[-2000:])
+    return f"{found[1]} requests, {found[2]} passed"
+
+
+@SCHEMATHESIS.step("every answer of ETSI GS QKD 014 is as /openapi.json says")
+def _(place: Place, environment: Environment) -> str:
+    return _schemathesis(place.site(place.alice).url, place, environment)
+
+
+@SCHEMATHESIS.step("every answer of SKIP is as /openapi.json says")
+def _(place: Place, environment: Environment) -> str:
+    return _schemathesis(place.site(place.alice).skip_url, place, environment)
+
+
+# stunnel: routers that speak TLS with a pre-shared key only, as docs/interfaces.md has it.
+
+STUNNEL = Consumer("stunnel", ())
+
+
+@STUNNEL.step("a client with a pre-shared key alone gets SKIP through stunnel beside the node")
+def _(place: Place, environment: Environment) -> str:
+    stunnel = shutil.which("stunnel")
+    if stunnel is None:
+        return "not run: stunnel is not on PATH"
+    folder, sae = environment.folder, place.alice
+    (folder / "router.psk").write_text(f"router:{bytes(range(32)).hex()}\n")
+    bundle = folder / "router.pem"
+    bundle.write_bytes(Path(sae.key).read_bytes() + Path(sae.cert).read_bytes())
+    for path in (folder / "router.psk", bundle):
+        path.chmod(0o600)
+    suites = ("ECDHE-PSK-AES256-CBC-SHA384", "DHE-PSK-AES256-GCM-SHA384")
+    front, between = _free_port(), _free_port()
+    configuration = folder / "stunnel.conf"
+    configuration.write_text(
+        f"foreground = yes\npid =\n"
+        f"[router]\naccept = 127.0.0.1:{front}\nconnect = 127.0.0.1:{between}\n"
+        f"ciphers = {':'.join(suites)}\nsslVersion = TLSv1.2\n"
+        f"PSKsecrets = {folder / 'router.psk'}\n"
+        f"[node]\nclient = yes\naccept = 127.0.0.1:{between}\n"
+        f"connect = {place.site(sae).skip_url.removeprefix('https://')}\ncert = {bundle}\n"
+        f"CAfile = {place.endpoints.ca}\nverifyChain = yes\ncheckHost = {place.site(sae).kme_id}\n"
+    )
+    with (folder / "stunnel.log").open("wb") as log:
+        process = subprocess.Popen([stunnel, str(configuration)], stdout=log, stderr=log)
+    try:
+        eventually(lambda: "Configuration successful" in (folder / "stunnel.log").read_text(), "stunnel")
+        client = ["openssl", "s_client", "-quiet", "-tls1_2", "-connect", f"127.0.0.1:{front}"]
+        client += ["-psk_identity", "router", "-psk", bytes(range(32)).hex()]
+        for suite in suites:
+            done = subprocess.run(
+                [*client, "-cipher", suite],
+                input=b"GET /capabilities HTTP/1.1\r\nHost: router\r\nConnection: close\r\n\r\n",
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
+            expect(b"HTTP/1.1 200" in done.stdout and b'"localSystemID"' in done.stdout, done)
+        return " and ".join(suites)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+CONSUMERS = (SKIP, SCHEMATHESIS, STUNNEL)
+
+
+@contextlib.contextmanager
+def loopback(folder: Path) -> Iterator[Place]:
+    """Run `qnode loopback` over a small simulated link for the time of the block."""
+    data = folder / "loopback"
+    configuration = write_small_link(folder / "small.toml")
+    command = [sys.executable, "-m", "qnode", "loopback", "--config", str(configuration)]
+    with (folder / "loopback.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--data-dir", str(data), "--speed", "4"], stdout=log, stderr=log
+        )
+    try:
+        eventually((data / "endpoints.json").exists, "the loopback serves", within_s=START_S)
+        place = Place(folder, msgspec.json.decode((data / "endpoints.json").read_bytes(), type=Endpoints))
+        place.wait_for_keys(KEYS_AT_START)
+        yield place
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def main(names: list[str]) -> bool:
+    """Run the named consumers, or all, and return whether each step was as expected."""
+    chosen = [one for one in CONSUMERS if not names or one.name in names]
+    unknown = set(names) - {one.name for one in CONSUMERS}
+    if unknown:
+        raise SystemExit(f"unknown: {', '.join(unknown)}; known: {', '.join(one.name for one in CONSUMERS)}")
+    lines, well = [], True
+    with tempfile.TemporaryDirectory() as folder:
+        environments = [one.install(Path(folder) / one.name) for one in chosen]
+        with loopback(Path(folder)) as place:
+            for one, environment in zip(chosen, environments, strict=True):
+                for text, do in one.steps:
+                    try:
+                        seen, right = do(place, environment), True
+                    except (Unexpected, AssertionError, subprocess.TimeoutExpired) as error:
+                        seen, right = str(error), False
+                    well &= right
+                    lines.append(f"{'ok  ' if right else 'FAIL'} {one.name}: {text}: {seen}")
+                    print(lines[-1], flush=True)
+    print(f"{sum(line.startswith('ok') for line in lines)} of {len(lines)} steps as expected")
+    return well
+
+
+if __name__ == "__main__":
+    sys.exit(not main(sys.argv[1:]))
