@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec.structs
 import tomli_w
 from http_support import Pki
+
+from qnode.agent.status import AgentStatus, KeyInUse, LineStatus, StateStatus
+from qnode.tls_validity import Validity
 
 A, B = "sae-a", "sae-b"
 
@@ -45,3 +49,36 @@ def written(folder: Path, tables: dict[str, Any], name: str = "agent.toml") -> P
     path = folder / name
     path.write_text(tomli_w.dumps(tables))
     return path
+
+
+def agent_status(**changes: Any) -> AgentStatus:
+    """Return what an initiator says that is well."""
+    whole = AgentStatus(
+        version="0.2.0",
+        at=1000.0,
+        name="agent-a",
+        role="initiator",
+        kind="command",
+        state=StateStatus(state="ready", since=400.0, because=""),
+        key=KeyInUse(key_id="key-1", since=990.0, said="the program says key-1"),
+        line=LineStatus(peer="agent-b", up_since=300.0, trouble="", peer_trouble=""),
+        kme_url="https://kme:8443",
+        period_s=30.0,
+        stretched_period_s=30.0,
+        longest_s=600.0,
+        next_change_at=1020.0,
+        stored_key_count=12,
+        changes_total=20,
+        changes_failed_total=1,
+        keys_total=21,
+        transferred_bytes_total=123456,
+        last_change_s=0.2,
+        last_differed_s=0.02,
+        longest_differed_s=0.04,
+        differed_counts=(0, 19, 1, 0, 0, 0, 0, 0),
+        differed_sum_s=0.5,
+        certificates=(
+            Validity(kind="certificate", file="line.ca", subject="CN=x", begins_at=1.0, expires_at=2e9),
+        ),
+    )
+    return msgspec.structs.replace(whole, **changes)

@@ -9,9 +9,18 @@ import pytest
 from agent_support import agent_tables, issue, written
 from http_support import Pki
 
-from qnode.agent.config import check_agent, load_agent
+from qnode.agent.config import (
+    AgentSection,
+    KmeSection,
+    LineSection,
+    MetricsSection,
+    RotationSection,
+    check_agent,
+    load_agent,
+)
 from qnode.agent.tunnels import KINDS, tunnel_kind
 from qnode.agent.tunnels.command import CommandConfig, CommandTunnel
+from qnode.agent.tunnels.file import FileConfig
 from qnode.config_description import keys_of
 from qnode.errors import ConfigError
 
@@ -115,3 +124,22 @@ def test_every_key_of_a_kind_of_tunnel_has_its_meaning_beside_it(name: str) -> N
     if importlib.util.find_spec(KINDS[name].partition(":")[0]) is None:
         pytest.skip("not part of this version")
     assert all(key.described.meaning for key in keys_of(tunnel_kind(name).Config))
+
+
+def test_the_page_about_the_agent_names_every_key_of_its_file() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "agent.md").read_text()
+    tables = (
+        AgentSection,
+        KmeSection,
+        LineSection,
+        RotationSection,
+        MetricsSection,
+        CommandConfig,
+        FileConfig,
+    )
+    for table in tables:
+        for key in keys_of(table):
+            assert f"`{key.name}`" in page, (table.__name__, key.name)
+            assert key.described.meaning, (table.__name__, key.name)
+    for kind in KINDS:
+        assert f"`{kind}`" in page

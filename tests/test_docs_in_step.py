@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from qnode.agent.config import load_agent
 from qnode.cli.control import qnodectl
 from qnode.cli.loopback import load_loopback
 from qnode.cli.main import COMMANDS, qnode
@@ -37,7 +38,10 @@ LINKED_FILE = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 @pytest.mark.parametrize("path", sorted((TOP / "config").glob("*.toml")), ids=lambda path: path.name)
 def test_every_key_of_a_shipped_file_is_known_and_every_value_possible(path: Path) -> None:
-    if "node" in tomllib.loads(path.read_text()):
+    tables = tomllib.loads(path.read_text())
+    if "agent" in tables:
+        load_agent(path).make_tunnel()
+    elif "node" in tables:
         check_devices(dict(load(path, SiteConfig).devices))
     else:
         load_loopback(path)

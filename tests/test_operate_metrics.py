@@ -6,10 +6,12 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+from agent_support import agent_status
 from msgspec.structs import replace
 from operate_support import NOW, degraded_status, well_status
 from prometheus_client.parser import text_string_to_metric_families
 
+from qnode.agent.status import render_agent_metrics
 from qnode.distill.check_table import Finding
 from qnode.operate.status.metrics import render_metrics
 from qnode.operate.status.metrics_app import metrics_app
@@ -195,7 +197,7 @@ def test_the_application_answers_get_metrics_and_nothing_else() -> None:
 
 
 def test_each_metric_that_an_alert_uses_exists() -> None:
-    page = render_metrics(degraded_status()).decode()
+    page = (render_metrics(degraded_status()) + render_agent_metrics(agent_status())).decode()
     used = set(re.findall(r"\bqkd_[a-z_]+", RULES.read_text()))
     assert len(used) > 10
     assert {name for name in used if f"\n{name}" not in page} == set()

@@ -6,15 +6,20 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parent.parent / "systemd" / "qnode@.service"
+UNITS = Path(__file__).parent.parent / "systemd"
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
 
 
-def _installed(folder: Path) -> Path:
+@pytest.fixture(params=["qnode", "qnode-agent"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def _installed(folder: Path, name: str) -> Path:
     """Return the unit as an instance whose program exists."""
-    unit = folder / "qnode@alice.service"
-    unit.write_text(UNIT.read_text().replace("/opt/qnode/bin/qnode", "/bin/true"))
+    unit = folder / f"{name}@alice.service"
+    unit.write_text((UNITS / f"{name}@.service").read_text().replace("/opt/qnode/bin/qnode", "/bin/true"))
     return unit
 
 
@@ -24,11 +29,11 @@ def _analyze(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
-    run = _analyze("verify", _installed(tmp_path))
+def test_systemd_understands_every_line_of_the_unit(tmp_path: Path, name: str) -> None:
+    run = _analyze("verify", _installed(tmp_path, name))
     assert (run.returncode, run.stderr) == (0, "")
 
 
-def test_the_sandbox_leaves_little_exposed(tmp_path: Path) -> None:
-    run = _analyze("security", "--offline=yes", "--threshold=15", _installed(tmp_path))
+def test_the_sandbox_leaves_little_exposed(tmp_path: Path, name: str) -> None:
+    run = _analyze("security", "--offline=yes", "--threshold=15", _installed(tmp_path, name))
     assert run.returncode == 0, run.stdout.splitlines()[-1:]

@@ -16,6 +16,7 @@ from msgspec import Struct
 from qnode.agent.figures import Figures
 from qnode.agent.holding import Holding
 from qnode.agent.initiator import lead
+from qnode.agent.key_age import KeyAge
 from qnode.agent.messages import (
     NONCE_BYTES,
     VERSION,
@@ -112,7 +113,9 @@ class Agent:
         key_manager: KeyManager,
         *,
         wall: Callable[[], float] = time.time,
+        key_age: KeyAge | None = None,
     ) -> None:
+        self._key_age = key_age or KeyAge(None)
         self.terms = terms
         self.key_manager = key_manager
         self.holding = Holding(tunnel, wall)
@@ -190,7 +193,12 @@ class Agent:
         """A change is done at this end."""
         self._is_down = False
         self._since_change_bytes = 0
+        current = self.holding.current
+        if current is not None and current.key_id is not None:
+            self._key_age.remember(current.key_id, current.since_unix)
         self.schedule.changed(trio.current_time())
+        # Until the initiator says when the next one is due, and what is wrong now.
+        self.peer_due_at, self.peer_trouble = trio.current_time() + self.terms.period_s, ""
         self.figures.changes += 1
         self.note_trouble("change", "")
         self.judge()
@@ -240,8 +248,11 @@ class Agent:
 
     async def _begin(self) -> None:
         found = await self.holding.look()
-        if found is None and self.terms.first_key_required:
+        if found is not None:
+            self.holding.age_from(self._key_age.since())
+        elif self.terms.first_key_required:
             await self.holding.take_down()
+            self._key_age.forget()
             self._is_down = True
         self._bytes = await self.holding.transferred_bytes()
         self._begun = True
@@ -268,6 +279,7 @@ class Agent:
             return
         if self.terms.take_down_when_too_old:
             await self.holding.take_down()
+            self._key_age.forget()
             self._is_down = True
             log.warning("tunnel.taken_down", age_s=round(age_s), longest_s=self.terms.longest_s)
         self.schedule.ask(trio.current_time())

@@ -87,6 +87,12 @@ class Holding:
                 self.current = self._since(None, found.since)
         return found
 
+    def age_from(self, since_unix: float | None) -> None:
+        """The key in use, of an earlier run, is in use since then at least."""
+        current = self.current
+        if current is not None and current.key_id is None and since_unix is not None:
+            self.current = self._since(None, min(since_unix, current.since_unix))
+
     async def prepare(self) -> None:
         """Prepare the encryptor for a change. Raises TunnelError."""
         async with self._turn:

@@ -16,6 +16,7 @@ import qnode
 from qnode.addresses import host_and_port
 from qnode.agent.config import AgentConfig
 from qnode.agent.core import Agent, Terms
+from qnode.agent.key_age import KeyAge
 from qnode.agent.kme import Etsi014KeyManager, key_manager_context
 from qnode.agent.line import LineKeeper
 from qnode.agent.status import AgentStatus, KeyInUse, LineStatus, StateStatus, render_agent_metrics
@@ -157,7 +158,12 @@ class RunningAgent:
             config.make_tunnel(), first_key_required=config.rotation.first_key == "required"
         )
         self._key_manager = Etsi014KeyManager(config.kme, self._trust.key_manager)
-        self.agent = Agent(terms_of(config), self.tunnel, self._key_manager)
+        self.agent = Agent(
+            terms_of(config),
+            self.tunnel,
+            self._key_manager,
+            key_age=KeyAge(config.agent.run_dir / "key-in-use.json"),
+        )
         self.line = LineKeeper(config.line, self._trust.line, self.agent)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

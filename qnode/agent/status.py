@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from qnode.agent.figures import DIFFERED_BUCKETS_S
 from qnode.agent.state import AgentState
+from qnode.operate.status.validity_metrics import validity_families
 from qnode.tls_validity import Validity
 
 
@@ -132,14 +133,7 @@ class _Collector(Collector):
         )
         if status.role == "initiator":
             yield _differed(status)
-        expiry = GaugeMetricFamily(
-            "qkd_agent_certificate_expiry_timestamp_seconds",
-            "When a certificate or CRL expires.",
-            labels=["file", "subject"],
-        )
-        for one in status.certificates:
-            expiry.add_metric([one.file, one.subject], one.expires_at)
-        yield expiry
+        yield from validity_families(status.certificates)
 
 
 def _differed(status: AgentStatus) -> Metric:

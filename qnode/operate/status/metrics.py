@@ -11,7 +11,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from qnode.distill.check_table import Finding
-from qnode.operate.status.model import NodeStatus, Validity, troubles
+from qnode.operate.status.model import NodeStatus, troubles
+from qnode.operate.status.validity_metrics import validity_families
 from qnode.units import PS_PER_S
 
 
@@ -68,7 +69,7 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
         "Lines of the log that could not be written.",
         status.log_lines_dropped,
     )
-    yield from _validities(status.certificates)
+    yield from validity_families(status.certificates)
 
 
 def _link(status: NodeStatus) -> Iterator[Metric]:
@@ -98,24 +99,6 @@ def _link(status: NodeStatus) -> Iterator[Metric]:
         if left is not None:
             pads.add_metric([direction], left)
     yield pads
-
-
-def _validities(certificates: list[Validity]) -> Iterator[Metric]:
-    labels = ["file", "subject"]
-    begins = GaugeMetricFamily(
-        "qkd_tls_valid_from_timestamp_seconds",
-        "When a certificate or CRL in use became valid.",
-        labels=labels,
-    )
-    expires = GaugeMetricFamily(
-        "qkd_tls_expiry_timestamp_seconds", "When a certificate or CRL in use expires.", labels=labels
-    )
-    # Of two certificates with one name, as during the renewal of an authority, the later one counts.
-    by_expiry = sorted(certificates, key=lambda one: one.expires_at)
-    for names, one in {(one.file, one.subject): one for one in by_expiry}.items():
-        begins.add_metric(names, one.begins_at)
-        expires.add_metric(names, one.expires_at)
-    yield from (begins, expires)
 
 
 def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
