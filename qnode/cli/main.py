@@ -45,6 +45,7 @@ COMMANDS = {
     "world": LazyCommand(
         "qnode.cli.world", "world_command", "Run both nodes through thousands of simulated faults."
     ),
+    "sensors": LazyCommand("qnode.cli.sensors", "sensors", "Run the testbed's sensor chain alone."),
     "warm": LazyCommand("qnode.cli.warm", "warm", "Compile all kernels before the first start of a daemon."),
 }
 
