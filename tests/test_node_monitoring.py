@@ -550,6 +550,7 @@ async def test_a_running_link_reads_its_monitored_devices_and_raises_alarms(
             assert status.alarms == []
             assert node._randomness is not None
             assert len(await node._randomness.draw(40)) == 40
+            assert len(await node.random_bytes(40)) == 40
             opened[0].detectors[0] = DetectorState(temperature_k=230.0)
             await trio.sleep(READING_PERIOD_S + 1.0)
             (alarm,) = node.figures.status().alarms
@@ -559,3 +560,14 @@ async def test_a_running_link_reads_its_monitored_devices_and_raises_alarms(
             await trio.sleep(READING_PERIOD_S + 1.0)
             assert node.figures.status().alarms == []
             nursery.cancel_scope.cancel()
+
+
+async def test_random_bytes_for_encryptors_are_those_of_the_seeds_or_none(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    plain = load(CONFIG / "bob.toml", SiteConfig)
+    with_device = replace(plain, randomness=RandomnessSection(device="tdc", min_entropy_bits=7.0))
+    with StoreSite(tmp_path / "bob", "bob").open() as store:
+        assert len(await link_node(plain, store).random_bytes(5000)) == 5000
+        with pytest.raises(DeviceError, match="randomness: tdc gave no random bytes within 60 s"):
+            await link_node(with_device, store).random_bytes(32)
