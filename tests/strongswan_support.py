@@ -20,6 +20,9 @@ CHARON = Path("/usr/lib/ipsec/charon")
 _SETTINGS = """
 charon {{
     load_modular = yes
+    retransmit_timeout = 0.5
+    retransmit_base = 1.5
+    retransmit_tries = 10
     install_routes = yes
     filelog {{
         log {{

@@ -27,6 +27,7 @@ _KEY_ID: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}")  # charon reads ot
 _SOON_S: Final = 10.0  # a change of key is over by then
 _REKEYING_S: Final = 2.0
 _POLL_S: Final = 0.05
+_ON_THEIR_WAY_S: Final = 0.5  # packets sent under the key before, which wait in queues of a busy machine
 _FAREWELL_S: Final = 1.0  # for the peer's answer when an IKE_SA is ended; then it is ended regardless
 
 _TRANSLATED: Final = (
@@ -175,7 +176,10 @@ class StrongSwanTunnel:
         newest = _newest([one for one in found if self._keys.get(one.spis) == key.key_id])
         if newest is None:
             raise TunnelError(f"strongSwan: no IKE_SA is under key {key.key_id}; nothing was removed")
-        await self._end(one for one in found if one is not newest)
+        older = [one for one in found if one is not newest]
+        if older:
+            await trio.sleep(_ON_THEIR_WAY_S)
+        await self._end(older)
         await self._unload_ppks()
         self._keys = {newest.spis: key.key_id}
         self._loading = None
