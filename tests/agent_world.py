@@ -29,8 +29,8 @@ RESTART_S = 2.0
 class Fault:
     """At the ``nth`` time that ``at`` (a message, or a site and its step) comes, ``do`` happens.
 
-    ``do``: cut (before the message), cut_after, mute (from this message on), kill, fail, hang, lose (the
-    answer), wrong (another key).
+    ``do``: cut (before the message), cut_after, mute (from this message on), replace (the line by a newer
+    one), kill, fail, hang, lose (the answer), wrong (another key).
     ``for_s``: of a cut.
     """
 
@@ -55,6 +55,8 @@ class World:
     encryptors: dict[Site, "Encryptor"] = field(default_factory=dict)
     agents: dict[Site, Agent] = field(default_factory=dict)
     lives: dict[Site, trio.CancelScope] = field(default_factory=dict)
+    talks: dict[Site, trio.CancelScope] = field(default_factory=dict)
+    says_stored: int | None = None
     deaths: dict[Site, trio.Event] = field(default_factory=dict)
     conditions: dict[Site, Condition] = field(default_factory=dict)
     line_back_at: float = 0.0
@@ -81,6 +83,9 @@ class World:
         await trio.sleep(0.01)
         if fault is not None and fault.do == "kill":
             self.lives[site].cancel()
+            await trio.lowlevel.checkpoint()
+        if fault is not None and fault.do == "replace" and site in self.talks:
+            self.talks[site].cancel()
             await trio.lowlevel.checkpoint()
         if fault is not None and fault.do == "hang":
             await trio.sleep(100.0)
@@ -130,6 +135,7 @@ class MemoryTunnel:
         encryptor = self._encryptor
         encryptor.before, encryptor.active = encryptor.active, key.key
         encryptor.world.handshake()
+        await self._step("activated")
 
     async def in_use(self) -> InUse | None:
         await self._step("in_use")
@@ -169,7 +175,7 @@ class MemoryKeyManager:
 
     async def stored_key_count(self) -> int:
         await self._call("status")
-        return self._world.stored
+        return self._world.stored if self._world.says_stored is None else self._world.says_stored
 
     async def new_key(self, size_bits: int) -> TunnelKey:
         self._world.taken_at.append(now_s())
@@ -294,6 +300,7 @@ async def _talk(
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(die_with_agent)
+            world.talks[site] = nursery.cancel_scope
             await agent.converse(MemoryLine(world, site, *ends))
     except* LinkError as errors:
         world.failures[site] += [str(error) for error in errors.exceptions]

@@ -9,7 +9,18 @@ from qnode.agent.messages import Held, Load, Message
 from qnode.agent.state import AgentState
 from qnode.world.determinism import now_s
 
-STEPS = ("prepare", "load", "activate", "in_use", "retire", "unload", "enc_keys", "dec_keys", "status")
+STEPS = (
+    "prepare",
+    "load",
+    "activate",
+    "activated",
+    "in_use",
+    "retire",
+    "unload",
+    "enc_keys",
+    "dec_keys",
+    "status",
+)
 FAULTED_S, HEALED_S = 60.0, 60.0
 
 
@@ -120,11 +131,25 @@ def test_a_silent_agent_is_noticed_within_10_s(name: str) -> None:
 
 
 @pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("do", ["fail", "hang", "kill"])
+@pytest.mark.parametrize("do", ["fail", "hang", "kill", "replace"])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_fails_hangs_or_dies_leaves_one_key_at_both_ends(site: Site, step: str, do: str) -> None:
     faults = [Fault(f"{site}.{step}", nth, do) for nth in (1, 3)]
     check(run_world(FAULTED_S + HEALED_S, faults=faults, watch=Watcher(), heal_after_s=FAULTED_S))
+
+
+def test_a_key_that_a_lost_line_left_half_activated_is_put_back_when_the_line_is_back() -> None:
+    differed: list[float] = []
+
+    def watch(world: World) -> None:
+        if world.encryptors["initiator"].active != world.encryptors["responder"].active:
+            differed.append(now_s())
+
+    world = run_world(25.0, faults=[Fault("responder.activated", 2, "replace")], watch=watch)
+    check(world)
+    of_the_fault = [at for at in differed if 10.0 < at < 11.2]  # the next change begins a second later
+    assert of_the_fault
+    assert max(of_the_fault) - min(of_the_fault) < 0.65
 
 
 @pytest.mark.parametrize(("call", "do"), [("initiator.enc_keys", "lose"), ("responder.dec_keys", "lose")])
@@ -200,7 +225,7 @@ def test_after_any_faults_both_ends_use_one_key_or_say_that_they_do_not(data: st
         Fault,
         st.sampled_from([f"{site}{step}" for site in SITES for step in ("", *(f".{one}" for one in STEPS))]),
         st.integers(1, 30),
-        st.sampled_from(["fail", "hang", "kill", "lose", "wrong"]),
+        st.sampled_from(["fail", "hang", "kill", "replace", "lose", "wrong"]),
     )
     faults = data.draw(st.lists(at_messages | at_steps, max_size=6))
     seed = data.draw(st.integers(0, 1000))

@@ -58,6 +58,12 @@ def test_a_rich_link_keeps_the_agreed_period() -> None:
     assert all(9.9 < gap < 10.5 for gap in gaps)
 
 
+def test_a_key_manager_that_counts_in_its_own_way_is_asked_all_the_same() -> None:
+    world = run_world(65.0, change=lambda world: setattr(world, "says_stored", 0))
+    assert [world.conditions[site].state for site in SITES] == [AgentState.READY] * 2
+    assert len(world.taken_at) >= 2
+
+
 @given(stored=st.integers(0, 20), period_s=st.floats(1.0, 100.0), longest_s=st.floats(200.0, 1000.0))
 def test_the_stretched_period_is_never_shorter_and_at_most_half_the_greatest_age(
     stored: int, period_s: float, longest_s: float

@@ -76,8 +76,8 @@ class _Leader:
             await self._retire_there(holding.active)  # the last line may have been lost before that
 
     async def wait_until_due(self) -> None:
-        """Return when a change is to be begun and the key manager may have a key."""
-        agent, schedule = self._agent, self._agent.schedule
+        """Return when a change is to be begun."""
+        schedule = self._agent.schedule
         while True:
             now = trio.current_time()
             if now >= schedule.look_at():
@@ -85,11 +85,7 @@ class _Leader:
                 now = trio.current_time()
                 schedule.looked(now, stored)
                 if now >= schedule.begin_at():
-                    if stored != 0:
-                        return
-                    schedule.failed(now)
-                    agent.note_trouble("change", "the key manager has no key stored for this pair")
-                    agent.judge()
+                    return
             await self._listen(max(0.0, schedule.look_at() - trio.current_time()))
 
     async def change(self) -> None:
@@ -105,13 +101,19 @@ class _Leader:
             await steps()
             await self._finish(began)
         except (KeyManagerError, TunnelError, StepFailed) as error:
-            wish_s = error.retry_after_s if isinstance(error, KeyManagerError) else None
+            reason, wish_s = str(error), None
+            if isinstance(error, KeyManagerError):
+                wish_s = error.retry_after_s
+                if (
+                    agent.schedule.stored == 0
+                ):  # which some count in their own way, so it was asked all the same
+                    reason += "; it has no key stored for this pair"
             self._failed(wish_s)
             key_id = agent.holding.pending.key.key_id if agent.holding.pending is not None else None
-            log.warning("key.change_failed", key_id=key_id, reason=str(error))
-            agent.note_trouble("change", str(error))
+            log.warning("key.change_failed", key_id=key_id, reason=reason)
+            agent.note_trouble("change", reason)
             agent.judge()
-            await self._cancel(str(error))
+            await self._cancel(reason)
         except BaseException:  # the line is lost: a line that breaks at each change must not use up keys
             if agent.figures.changes == changes:
                 self._failed(None)

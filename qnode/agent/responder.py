@@ -44,6 +44,7 @@ class _OutOfStep(TunnelError):
 async def follow(agent: "Agent", session: "Session") -> None:
     """Answer the initiator until the line is lost (LinkError)."""
     follower = _Follower(agent, session)
+    await agent.holding.unload_unless_activated()  # of a line that was replaced in the middle of a step
     while True:
         await follower.next()
 

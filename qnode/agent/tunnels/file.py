@@ -109,7 +109,10 @@ class FileTunnel:
             return None
         key = self._key
         ours = key is not None and content == key_text(key.key, self._config.key_format)
-        since = self._config.path.stat().st_mtime
+        try:
+            since = self._config.path.stat().st_mtime
+        except FileNotFoundError:
+            return None
         key_id = key.key_id if key is not None and ours else None
         return InUse(key_id, since, f"{self._config.path} has {'this' if ours else 'another'} key")
 
