@@ -11,11 +11,9 @@ FOLDER holds an unpacked kernel package of Debian, whose modules make a USB devi
 The machine runs on this root file system, which it cannot change, without a network. About a minute.
 """
 
-import gzip
 import os
 import subprocess
 import sys
-import tempfile
 import tty
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +22,7 @@ from typing import Final
 
 import trio
 from qnode_drivers.oz_dd100 import OzDd100
+from virtual_machine import run_machine
 
 from qnode.devices.conformance import check_driver
 from qnode.devices.transport import Transport, open_transport
@@ -33,7 +32,6 @@ from qnode.errors import DeviceError, DeviceGone
 
 HERE: Final = Path(__file__).resolve()
 RUN_LIMIT_S: Final = 300
-ROOT_MODULES: Final = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 GADGET_MODULES: Final = ("dummy_hcd", "libcomposite", "usb_f_acm", "usb_f_ss_lb", "cdc_acm")
 GADGET: Final = Path("/sys/kernel/config/usb_gadget/qnode")
 CONTROLLER: Final = "dummy_udc.0"
@@ -45,76 +43,6 @@ STREAM_BYTES: Final = 2 << 20
 GONE_LIMIT_S: Final = 1.0
 RETURN_LIMIT_S: Final = 5.0
 PASSED: Final = "KERNEL-USB-PASSED"
-
-
-# Outside: the virtual machine
-
-
-def needed_modules(modules: Path) -> list[str]:
-    """Return the files of `ROOT_MODULES` and of all that they need."""
-    needs = {}
-    for line in (modules / "modules.dep").read_text().splitlines():
-        file, _, others = line.partition(":")
-        needs[Path(file).name.partition(".")[0].replace("-", "_")] = [file, *others.split()]
-    return sorted({file for name in ROOT_MODULES for file in needs[name]})
-
-
-def archive(files: dict[str, bytes], folders: list[str]) -> bytes:
-    """Return an initial file system: cpio in its "newc" form."""
-    parts = []
-
-    def add(name: str, mode: int, content: bytes) -> None:
-        encoded = name.encode() + b"\0"
-        fields = [0, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(encoded), 0]
-        head = b"070701" + b"".join(b"%08X" % field for field in fields) + encoded
-        for part in (head, content):
-            parts.append(part + bytes(-len(part) % 4))
-
-    for folder in folders:
-        add(folder, 0o040755, b"")
-    for name, content in files.items():
-        add(name, 0o100755, content)
-    add("TRAILER!!!", 0, b"")
-    return b"".join(parts)
-
-
-def init_script(modules: Path) -> str:
-    """Return the first program of the machine: it turns to a changeable copy of this file system."""
-    paths = f"PYTHONPATH={os.pathsep.join(sys.path[1:])} PATH={os.environ['PATH']}"
-    program = f"{sys.executable} -u {HERE} --inside {modules.parents[2]}"
-    inside = f"{paths} HOME=/root {program}; echo o > /proc/sysrq-trigger; read"
-    return f"""#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
-for module in {" ".join(ROOT_MODULES)}; do modprobe $module; done
-mount -t tmpfs tmpfs /mnt; mkdir /mnt/low /mnt/up /mnt/work
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,ro host /mnt/low
-mount -t overlay overlay -o lowerdir=/mnt/low,upperdir=/mnt/up,workdir=/mnt/work /root
-for place in proc sys dev; do mount --move /$place /root/$place; done
-exec switch_root /root /bin/bash -c "{inside}"
-"""
-
-
-def run_machine(folder: Path) -> int:
-    """Boot, show what the inside says, and return 0 if all checks passed."""
-    [kernel], [modules] = (folder / "boot").glob("vmlinuz-*"), (folder / "lib/modules").iterdir()
-    kept = f"lib/modules/{modules.name}"
-    files = {f"{kept}/{file}": (modules / file).read_bytes() for file in needed_modules(modules)}
-    files |= {f"{kept}/{path.name}": path.read_bytes() for path in modules.glob("modules.*")}
-    files |= {"bin/busybox": Path("/usr/bin/busybox").read_bytes(), "init": init_script(modules).encode()}
-    folders = {str(parent) for name in files for parent in Path(name).parents} - {"."}
-    folders |= {"proc", "sys", "dev", "mnt", "root"}
-    with tempfile.NamedTemporaryFile() as initial:
-        initial.write(gzip.compress(archive(files, sorted(folders)), 1))
-        initial.flush()
-        machine = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-machine", "q35", "-m", "1024"]
-        boot = ["-kernel", str(kernel), "-initrd", initial.name, "-append", "console=ttyS0 panic=1 quiet"]
-        screen = ["-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot", "-net", "none"]
-        share = "local,path=/,mount_tag=host,security_model=passthrough,readonly=on,multidevs=remap"
-        command = [*machine, *boot, *screen, "-virtfs", share]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=RUN_LIMIT_S)
-    print(done.stdout.decode(errors="replace"))
-    return 0 if PASSED.encode() in done.stdout else 1
 
 
 # Inside: a device with a serial line and a loop-back of bulk endpoints
@@ -291,6 +219,9 @@ if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "--inside":
         run_inside(sys.argv[2])
     elif len(sys.argv) == 2 and Path(sys.argv[1], "boot").is_dir():
-        sys.exit(run_machine(Path(sys.argv[1]).resolve()))
+        folder = Path(sys.argv[1]).resolve()
+        sys.exit(
+            run_machine(folder, [str(HERE), "--inside", str(folder)], passed=PASSED, limit_s=RUN_LIMIT_S)
+        )
     else:
         sys.exit(__doc__)
