@@ -90,6 +90,12 @@ def test_every_file_that_is_named_is_there(path: Path) -> None:
             assert (path.parent / name).exists(), name
 
 
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(TOP)))
+def test_no_text_has_the_marks_of_an_unfinished_merge(path: Path) -> None:
+    marks = re.compile(r"^(<{7} .*|={7}|>{7} .*)$", re.MULTILINE)
+    assert not marks.findall(path.read_text(errors="replace"))
+
+
 def test_every_page_that_the_program_names_is_there() -> None:
     for path in [*(TOP / "qnode").rglob("*.py"), *(TOP / "drivers").rglob("*.py")]:
         for name in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text()):
