@@ -236,6 +236,11 @@ HIS_WORD: dict[str, dict[str, str]] = {
     "void_lost": {"": "what it cannot open is given up"},
     "key_answer": {"": "whether it holds an assignment; open ones are taken back"},
     "block_state_query": {"": "another question, which is answered"},
+    "stream_request": {"": "another question, which is answered"},
+    "stream_answer": {
+        "answer": "what it knows of its own streams",
+        "request_id": "an answer that nobody waits for",
+    },
     "block_state_answer": {
         "states": "which of the blocks it holds",
         "request_id": "an answer that nobody waits for",

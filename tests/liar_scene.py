@@ -119,6 +119,9 @@ class Scene:
                 done = assignments.take_back([assignment.assignment_id], late=not held)
                 with trio.move_on_after(ASK_S):
                     await done.wait()
+        if self._samples is not None and self._includes("stream_request", "stream_answer"):
+            with trio.move_on_after(ASK_S), suppress(LinkError):  # as the node: the encryptor hears of it
+                await spoken.conversation.ask_about_stream(b"of a stream")
         if self._samples is not None and (self._deed is None or self._deed.liar == site.role):
             await self._more_requests(spoken, site)
 

@@ -116,6 +116,7 @@ def test_the_kinds_on_the_wire_are_frozen() -> None:
         "assign", "void_assignments", "give_away", "void_handover", "key_answer",
         "release_assignments",
         "block_state_query", "block_state_answer", "saes_registered", "void_lost",
+        "stream_request", "stream_answer",
     }  # fmt: skip
 
 

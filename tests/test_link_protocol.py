@@ -19,7 +19,13 @@ from qnode.link.protocol import PROTOCOL, check_said, later_fields, protocol_of
 from qnode.link.session import open_session
 
 KINDS: list[type[m.Message]] = [*get_args(m.SessionMessage), *get_args(m.HelloMessage)]
-LATER_KINDS = (m.ReleaseAssignments(1, b""), m.VoidLost(1, b""), m.SaesRegistered((("a", "b"),)))
+LATER_KINDS = (
+    m.ReleaseAssignments(1, b""),
+    m.VoidLost(1, b""),
+    m.SaesRegistered((("a", "b"),)),
+    m.StreamRequest(1, b""),
+    m.StreamAnswer(1, b""),
+)
 ZEROS = ((0, 0),) * 5
 # A message with all that its protocol says, and what of it came when.
 WHOLE: list[tuple[m.Message, set[str]]] = [

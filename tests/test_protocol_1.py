@@ -43,7 +43,13 @@ ROLES: tuple[Role, Role] = ("alice", "bob")
 KINDS = {
     str(kind.__struct_config__.tag): kind for kind in [*get_args(m.SessionMessage), *get_args(m.HelloMessage)]
 }
-ADDED_IN_PROTOCOL_2 = {"release_assignments", "saes_registered", "void_lost"}
+ADDED_IN_PROTOCOL_2 = {
+    "release_assignments",
+    "saes_registered",
+    "void_lost",
+    "stream_request",
+    "stream_answer",
+}
 RESUMED = 3  # confirmed at the meeting, for which it was not counted then
 ENDED_TOGETHER = (10, 11)  # which of these a site has counted as lost when the session ends is a race
 

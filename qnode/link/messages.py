@@ -426,6 +426,22 @@ class SaesRegistered(Message, frozen=True):
     more: bool = False
 
 
+class StreamRequest(Message, frozen=True):
+    """Ask for something about a key stream whose home is the receiver; its content is the streams' own."""
+
+    since: ClassVar[int] = 2
+    request_id: Identifier
+    request: Opaque
+
+
+class StreamAnswer(Message, frozen=True):
+    """Answer a `StreamRequest`; empty from a site without streams."""
+
+    since: ClassVar[int] = 2
+    request_id: Identifier
+    answer: Opaque
+
+
 BlockDialogue = (
     BlockProposed
     | BlockAgreed
@@ -455,6 +471,8 @@ KeyControl = (
     | BlockStateQuery
     | BlockStateAnswer
     | SaesRegistered
+    | StreamRequest
+    | StreamAnswer
 )
 KeepAlive = Goodbye | Ping | Pong
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import trio
 
 from qnode.errors import LinkError, ProtocolError
-from qnode.link.messages import BlockStateAnswer, KeyAnswer, NodeMessage
+from qnode.link.messages import BlockStateAnswer, KeyAnswer, NodeMessage, StreamAnswer, StreamRequest
 from qnode.link.session import Session
 
-Answer = KeyAnswer | BlockStateAnswer
+Answer = KeyAnswer | BlockStateAnswer | StreamAnswer
 # The longest time for an answer of the peer's key store. Without a limit, a peer that is alive and does not
 # answer would keep encryptors waiting for the whole session.
 ANSWER_LIMIT_S = 60.0
@@ -54,6 +54,17 @@ class PeerRequests:
         if not isinstance(answer, KeyAnswer):
             raise ProtocolError("a request to the key store was answered by something else")
         return answer
+
+    async def ask_about_stream(self, request: bytes) -> bytes:
+        """Like `ask`, for the key streams of the peer.
+
+        Raises:
+            ProtocolError: the answer has another type.
+        """
+        answer = await self.ask(lambda number: StreamRequest(request_id=number, request=request))
+        if not isinstance(answer, StreamAnswer):
+            raise ProtocolError("a request about a key stream was answered by something else")
+        return answer.answer
 
     def take(self, answer: Answer) -> None:
         """Pass an answer to the task that waits for it."""

@@ -19,6 +19,8 @@ from qnode.link.messages import (
     NodeMessage,
     SaesRegistered,
     StateOfBlock,
+    StreamAnswer,
+    StreamRequest,
 )
 from qnode.node.dialogue.channel import BlockChannel, BlockMessage, BlockTag
 from qnode.node.dialogue.context import BlockContext
@@ -33,6 +35,8 @@ log = structlog.get_logger()
 Work = Callable[[BlockChannel], Awaitable[None]]
 RESUME_S = 30.0
 MOST_DETAIL = 1000  # characters; a message has room for no more than 2000
+# Each may wait some seconds for keys or for an encryptor. Further ones get the answer of a site without any.
+MOST_STREAM_REQUESTS = 256
 
 
 class SessionSide(Protocol):
@@ -48,7 +52,8 @@ class SessionSide(Protocol):
 class SessionRouter:
     """One session from the view of the node; ``settled``: earlier operations are settled.
 
-    ``saes_told``: called when the peer has sent its encryptors, in protocol 2.
+    ``saes_told``: called when the peer has sent its encryptors, in protocol 2. ``serve_stream``: answers the
+    peer's requests about key streams.
     """
 
     def __init__(self, context: BlockContext, observer: BlockObserver, nursery: trio.Nursery) -> None:
@@ -61,6 +66,8 @@ class SessionRouter:
         self.settled = trio.Event()
         self.peer_saes = PeerSaes()
         self.saes_told: Callable[[], None] = lambda: None
+        self.serve_stream: Callable[[bytes], Awaitable[bytes]] | None = None
+        self._stream_requests = 0
 
     async def run(self, side: SessionSide) -> None:
         """Settle the open operations of the last session, then route messages until the session ends."""
@@ -86,6 +93,8 @@ class SessionRouter:
                 self._nursery.start_soon(self.keys.serve, message)
             elif isinstance(message, BlockStateQuery):
                 self._nursery.start_soon(self._tell_states, message)
+            elif isinstance(message, StreamRequest):
+                self._nursery.start_soon(self._answer_stream, message)
             elif isinstance(message, SaesRegistered):
                 if self.peer_saes.take(message):
                     self.saes_told()
@@ -100,6 +109,22 @@ class SessionRouter:
             raise LinkError(f"the sites could not settle earlier blocks within {RESUME_S:g} s") from None
         self.settled.set()
         await side.start()
+
+    # Key streams
+
+    async def ask_about_stream(self, request: bytes) -> bytes:
+        """Return the peer's answer about a key stream of its own; raises LinkError."""
+        return await self._requests.ask_about_stream(request)
+
+    async def _answer_stream(self, message: StreamRequest) -> None:
+        answer = b""
+        if self.serve_stream is not None and self._stream_requests < MOST_STREAM_REQUESTS:
+            self._stream_requests += 1
+            try:
+                answer = await self.serve_stream(message.request)
+            finally:
+                self._stream_requests -= 1
+        await self.context.session.send(StreamAnswer(request_id=message.request_id, answer=answer))
 
     # Blocks
 
