@@ -187,6 +187,32 @@ class SkipSection(Table, frozen=True):
     listen: Annotated[str, Described("host:port where encryptors connect by SKIP")]
 
 
+class Etsi004Section(Table, frozen=True):
+    """The interface for key streams, ETSI GS QKD 004: the encryptors of `[etsi014]`.
+
+    Certificates, encryptors and the limits of connections are those of `[etsi014]`.
+    """
+
+    listen: Annotated[str, Described("host:port where applications connect by ETSI GS QKD 004")]
+    most_streams_per_sae: Annotated[
+        int,
+        Described(
+            "most streams to which one encryptor is connected at a time", "streams", limits=Limits(1, 1024)
+        ),
+    ] = 64
+    idle_limit_s: Annotated[
+        float,
+        Described("a stream that neither end has used for this time is closed", limits=Limits(60, 1e7)),
+    ] = 86_400.0
+    uris: Annotated[
+        dict[str, str],
+        Described(
+            "the `sae_id` of applications whose URIs in OPEN_CONNECT do not contain it, by their URIs",
+            limits="URI = sae_id",
+        ),
+    ] = {}  # noqa: RUF012
+
+
 class OperateSection(Table, frozen=True):
     """The interfaces for the operators of this site."""
 
@@ -234,6 +260,7 @@ class SiteConfig(Table, frozen=True):
     monitors: MonitorsSection = MonitorsSection()
     randomness: RandomnessSection | None = None
     skip: SkipSection | None = None
+    etsi004: Etsi004Section | None = None
     calibration: CalibrationSection = CalibrationSection()
 
     def __post_init__(self) -> None:
@@ -256,6 +283,12 @@ class SiteConfig(Table, frozen=True):
             if sae.system_id is not None and not 0 < len(sae.system_id) <= SAE_ID_CHARACTERS:
                 shown = sae.sae_id[:20]
                 yield f"etsi014.sae: {shown!r}: system_id: expected 1 to {SAE_ID_CHARACTERS} characters"
+        if self.etsi004 is not None:
+            yield from limit_faults(self.etsi004, "etsi004")
+            known = {sae.sae_id for sae in self.etsi014.sae}
+            for uri, sae_id in self.etsi004.uris.items():
+                if sae_id not in known:
+                    yield f"etsi004.uris: {uri}: expected the sae_id of an encryptor, got {sae_id!r}"
         for name, device in self.devices.items():
             yield from limit_faults(device, f"devices.{name}")
         yield from limit_faults(self.store, "store")

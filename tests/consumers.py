@@ -18,8 +18,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 import msgspec
 from daemons_support import Encryptor, encryptors, eventually, write_small_link
@@ -32,6 +34,10 @@ START_S = 600.0
 
 class Unexpected(Exception):
     """A step whose result is not as expected; the text says what was seen."""
+
+
+class NotHere(Exception):
+    """A client that cannot be had on this machine; the text says why."""
 
 
 @dataclass
@@ -279,13 +285,105 @@ def _(place: Place, environment: Environment) -> str:
         process.wait()
 
 
+# QUBIP's client of ETSI GS QKD 004: one file of a repository that is no package.
+
+QUBIP = Consumer("qubip", ())
+_QUBIP_URL = "https://github.com/QUBIP/etsi-qkd-004"
+_QUBIP_COMMIT = "acc76c580783b07e964ec6fd9aaf59f5f542463b"
+_QUBIP_CLIENT = """
+import os, sys, uuid
+file, address, source, destination, ca, cert, key, stream_id, least_bps, *indices = sys.argv[1:]
+os.environ.update(CLIENT_CERT_PEM=cert, CLIENT_CERT_KEY=key, SERVER_CERT_PEM=ca)
+os.environ.update(QOS_KEY_CHUNK_SIZE="48", QOS_MIN_BPS=least_bps)
+sys.path.insert(0, os.path.dirname(file))
+import client
+class Shown(client.QKDClient):
+    def parse_get_key_response(self, response):
+        found = super().parse_get_key_response(response)
+        print("key", found[1].hex(), flush=True)
+        return found
+one = Shown()
+one.key_stream_id = uuid.UUID(stream_id)
+host, _, port = address.rpartition(":")
+one.connect(host, int(port))
+try:
+    one.open_connect(source, destination)
+    for index in indices:
+        one.get_key(int(index), 1024)
+    one.close()
+except client.KnownException as error:
+    print("refused", error)
+print("quality", one.qos)
+"""
+
+
+def _qubip_file(folder: Path) -> Path | None:
+    """Return the client's file: QUBIP_CLIENT of the environment, or from its repository."""
+    if (given := os.environ.get("QUBIP_CLIENT")) is not None:
+        return Path(given)
+    there = folder / "etsi-qkd-004"
+    if not there.exists():
+        for words in (
+            ("clone", "-q", _QUBIP_URL, str(there)),
+            ("-C", str(there), "checkout", "-q", _QUBIP_COMMIT),
+        ):
+            if subprocess.run(["git", *words], check=False, timeout=120, capture_output=True).returncode:
+                return None
+    return there / "client" / "client.py"
+
+
+def _qubip(
+    place: Place, environment: Environment, sae: SaeEndpoint, stream_id: int, least_bps: int, *indices: str
+) -> str:
+    file = _qubip_file(environment.folder)
+    if file is None:
+        raise NotHere(f"not run: {_QUBIP_URL} cannot be reached, and QUBIP_CLIENT is not set")
+    files = (place.endpoints.ca, sae.cert, sae.key)
+    names = (f"client://{sae.sae_id}", f"server://{sae.peer_sae_id}")
+    given = (
+        str(file),
+        place.site(sae).etsi004_address,
+        *names,
+        *files,
+        str(UUID(int=stream_id)),
+        str(least_bps),
+    )
+    command = [sys.executable, "-c", _QUBIP_CLIENT, *given, *indices]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise Unexpected(done.stderr[-2000:])
+    return done.stdout + done.stderr
+
+
+@QUBIP.step("both ends of a predefined Key_stream_ID get the same keys")
+def _(place: Place, environment: Environment) -> str:
+    place.wait_for_keys(KEYS_AT_START)
+    indices = ("0", "1", "2", "3")
+    with ThreadPoolExecutor(2) as both:
+        calls = [
+            both.submit(_qubip, place, environment, sae, 4, 0, *indices) for sae in (place.alice, place.bob)
+        ]
+        printed = [one.result() for one in calls]
+    keys = [re.findall("^key ([0-9a-f]+)$", one, re.MULTILINE) for one in printed]
+    expect(keys[0] == keys[1] and len(set(keys[0])) == 4 and len(keys[0][0]) == 96, printed)
+    expect(all("CLOSE status: 0" in one and '"hops":0' in one for one in printed), printed)
+    return f"{len(keys[0])} keys of 48 bytes"
+
+
+@QUBIP.step("a Min_bps that the link cannot give gets a counter-proposal")
+def _(place: Place, environment: Environment) -> str:
+    printed = _qubip(place, environment, place.alice, 0, 2**31, "0")
+    expect("OPEN_CONNECT status: 7" in printed and "GET_KEY failed with status: 3" in printed, printed)
+    return next(line for line in printed.splitlines() if line.startswith("quality"))
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
 
 
-CONSUMERS = (SKIP, SCHEMATHESIS, STUNNEL)
+CONSUMERS = (SKIP, SCHEMATHESIS, STUNNEL, QUBIP)
 
 
 @contextlib.contextmanager
@@ -322,6 +420,8 @@ def main(names: list[str]) -> bool:
                 for text, do in one.steps:
                     try:
                         seen, right = do(place, environment), True
+                    except NotHere as missing:
+                        seen, right = str(missing), True
                     except (Unexpected, AssertionError, subprocess.TimeoutExpired) as error:
                         seen, right = str(error), False
                     well &= right

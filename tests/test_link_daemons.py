@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from random import Random
+from uuid import UUID
 
 import httpx
 import pytest
@@ -41,12 +42,14 @@ from daemons_support import (
     run_once,
     two_sites,
 )
+from etsi004_support import Application
 from exchange_support import Exchange
 
 from qnode.config import Role
 from qnode.emulate.oz_dd100 import OzDd100Emulator
 from qnode.emulate.ports import tcp_port
-from qnode.loopback.prepare import Endpoints
+from qnode.etsi004.wire import Qos, Status
+from qnode.loopback.prepare import Endpoints, SaeEndpoint
 from qnode.operate.status.model import NodeStatus
 
 # The first process on a machine also compiles the kernels, which takes minutes on a slow one.
@@ -127,7 +130,8 @@ def test_endpoints_file_has_its_frozen_shape(link: Loopback) -> None:
     assert endpoints["version"] == 1
     assert set(endpoints["sites"]) == set(ROLES)
     for site in endpoints["sites"].values():
-        assert set(site) == {"kme_id", "url", "control_socket", "metrics_url", "skip_url"}
+        others = {"skip_url", "etsi004_address"}
+        assert set(site) == {"kme_id", "url", "control_socket", "metrics_url", *others}
         assert re.fullmatch(r"https://[^/]+:\d+", site["url"])
     paths = [endpoints["ca"], *(site["control_socket"] for site in endpoints["sites"].values())]
     for sae in endpoints["saes"]:
@@ -150,6 +154,44 @@ def test_the_printed_commands_fetch_the_same_key_at_both_sites(link: Loopback) -
     at_alice, at_bob = (json.loads(answer)["keys"][0] for answer in answers)
     assert at_alice["key_ID"] == at_bob["key_ID"]
     assert at_alice["key"] == at_bob["key"]
+
+
+def test_two_applications_get_the_same_key_stream_at_both_sites(link: Loopback) -> None:
+    endpoints = link.endpoints()
+    eventually(encryptors(endpoints)[0].stored, "keys for a stream")
+    saes = endpoints.saes_of(demo=False)
+    qos = Qos(key_chunk_bytes=40, timeout_ms=60_000, ttl_s=600, metadata_mimetype="application/json")
+    keys: dict[str, list[bytes]] = {}
+
+    async def application(sae: SaeEndpoint, address: str) -> None:
+        context = ssl.create_default_context(cafile=endpoints.ca)
+        context.load_cert_chain(sae.cert, sae.key)
+        host, _, port = address.rpartition(":")
+        async with await trio.open_ssl_over_tcp_stream(host, int(port), ssl_context=context) as stream:
+            one = Application(stream)
+            opened = await one.open_connect(sae.sae_id, sae.peer_sae_id, qos, UUID(int=4))
+            assert opened.status == Status.SUCCESSFUL
+            got = [await one.get_key(index) for index in range(20)]
+            assert all(each.facts["qnode_simulated"] is True for each in got)
+            keys[sae.kme] = [each.key for each in got]
+            assert await one.close() == Status.SUCCESSFUL
+
+    async def both() -> None:
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                for sae in saes:
+                    site = next(one for one in endpoints.sites.values() if one.kme_id == sae.kme)
+                    nursery.start_soon(application, sae, site.etsi004_address)
+
+    trio.run(both)
+    at_alice, at_bob = keys.values()
+    assert at_alice == at_bob
+    assert len({*at_alice}) == 20
+    assert {len(key) for key in at_alice} == {40}
+    status = look_at(endpoints.sites["alice"].control_socket)
+    assert status is not None
+    assert status.etsi004 is not None
+    assert status.etsi004.streams == []
 
 
 def _through_a_shell(commands: list[str]) -> list[str]:

@@ -229,6 +229,8 @@ def test_a_hangup_renews_the_certificates_of_encryptors_and_of_the_link(restored
     assert presented(url) == renewed.cert_chain_pems[0].bytes()
     skip_url = restored.sites.endpoints.sites["alice"].skip_url
     assert presented(skip_url.rpartition("//")[2]) == renewed.cert_chain_pems[0].bytes()
+    etsi004_address = restored.sites.endpoints.sites["alice"].etsi004_address
+    assert presented(etsi004_address) == renewed.cert_chain_pems[0].bytes()
     assert presented(peer_address(restored.file)) == link.cert_chain_pems[0].bytes()
     (tls / "link-alice.pem").write_bytes(kept[0])
     (tls / "link-alice.key").write_bytes(kept[1])
@@ -341,6 +343,9 @@ def test_as_many_clients_may_come_at_once_as_may_stay() -> None:
         ({"store__key_lifetime_s": 0.0}, "store.key_lifetime_s: expected 1 to 1e+09, got 0"),
         ({"etsi014__listen": "nowhere"}, "etsi014.listen: expected host:port, got 'nowhere'"),
         ({"skip__listen": "nowhere"}, "skip.listen: expected host:port, got 'nowhere'"),
+        ({"etsi004__listen": "nowhere"}, "etsi004.listen: expected host:port, got 'nowhere'"),
+        ({"etsi004__uris": {"qkd://app": "nobody"}}, "expected the sae_id of an encryptor, got 'nobody'"),
+        ({"etsi004__idle_limit_s": 1.0}, "etsi004.idle_limit_s: expected 60 to 1e+07, got 1"),
         ({"store__most_chunks": -1}, "store.most_chunks: expected 1 to 1e+09, got -1"),
         ({"peer__tls__crl": False}, "[peer.tls] crl: expected `str` (got False)"),
         ({"etsi014__tls__ca": "a\0"}, "[etsi014.tls] ca: expected a path without a null character"),

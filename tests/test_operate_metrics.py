@@ -17,6 +17,7 @@ from qnode.operate.status.metrics import render_metrics
 from qnode.operate.status.metrics_app import metrics_app
 from qnode.operate.status.model import (
     BlockStatus,
+    Etsi004Status,
     HttpStatus,
     LinkStatus,
     NodeStatus,
@@ -25,6 +26,7 @@ from qnode.operate.status.model import (
     SiteStatus,
     SkipStatus,
     State,
+    StreamStatus,
 )
 from qnode.operate.status.screen import status_lines
 
@@ -100,6 +102,25 @@ def test_refusals_of_the_key_delivery_interface_are_counted() -> None:
     assert samples(both)["qkd_http_open_connections"] == 6
     shown = "\n".join(status_lines(both))
     assert "skip      ok     https://kme-alice:8444   800 requests   26 turned away" in shown
+
+
+def test_key_streams_are_counted_and_shown() -> None:
+    ends = {"sae-a": "connected", "sae-b": "absent"}
+    streams = [
+        StreamStatus(stream_id=name, ends=ends, key_chunk_bytes=32, allocated_total=9, waiting=waiting)
+        for name, waiting in (("one", 3), ("two", 4))
+    ]
+    well = well_status()
+    interface = Etsi004Status(
+        address="127.0.0.1:25575", streams=streams, chunks_allocated_total=50, chunks_left_total=6
+    )
+    status = replace(well, etsi004=interface)
+    found = samples(status)
+    names = ("streams", "stream_chunks_waiting", "stream_chunks_allocated_total", "stream_chunks_left_total")
+    assert [found[f"qkd_{name}"] for name in names] == [2, 7, 50, 6]
+    assert "qkd_streams" not in samples(well)
+    shown = "\n".join(status_lines(status))
+    assert "etsi004   ok     127.0.0.1:25575   2 streams   7 chunks waiting" in shown
 
 
 def test_checks_that_failed_are_counted_and_each_shows_its_limits() -> None:

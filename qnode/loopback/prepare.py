@@ -32,6 +32,7 @@ from qnode.loopback.hardware import (
 )
 from qnode.simulate.parameters import SimulationParameters
 
+PORTS_PER_SITE = 4
 PRESHARED_KEY_BYTES = 64 + 16 * 1024  # session root, two hash keys, 512 one-time pads a direction
 
 
@@ -64,6 +65,7 @@ class SiteEndpoints(Struct, frozen=True):
     control_socket: str
     metrics_url: str
     skip_url: str = ""
+    etsi004_address: str = ""
 
 
 class SaeEndpoint(Struct, frozen=True):
@@ -188,14 +190,15 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
     (directory / "endpoints.json").unlink(missing_ok=True)  # from an earlier run with other ports
     links = _links(config, staging)
     site_names = ["alice", *(link.site("bob") for link in links)]
-    ports = _free_ports(3 * len(site_names))
+    ports = _free_ports(PORTS_PER_SITE * len(site_names))
     sites = {
         name: SiteEndpoints(
             kme_id=f"kme-{name}",
-            url=f"https://127.0.0.1:{ports[3 * index]}",
+            url=f"https://127.0.0.1:{ports[PORTS_PER_SITE * index]}",
             control_socket=str(directory / name / "control.sock"),
-            metrics_url=f"http://127.0.0.1:{ports[3 * index + 1]}/metrics",
-            skip_url=f"https://127.0.0.1:{ports[3 * index + 2]}",
+            metrics_url=f"http://127.0.0.1:{ports[PORTS_PER_SITE * index + 1]}/metrics",
+            skip_url=f"https://127.0.0.1:{ports[PORTS_PER_SITE * index + 2]}",
+            etsi004_address=f"127.0.0.1:{ports[PORTS_PER_SITE * index + 3]}",
         )
         for index, name in enumerate(site_names)
     }
@@ -317,6 +320,7 @@ def _site_tables(
             ],
         },
         "skip": {"listen": endpoints.skip_url.removeprefix("https://")},
+        "etsi004": {"listen": endpoints.etsi004_address},
         "operate": {
             "control_socket": endpoints.control_socket,
             "metrics_listen": urlsplit(endpoints.metrics_url).netloc,

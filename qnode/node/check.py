@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from qnode.addresses import host_and_port
 from qnode.config import (
     DeviceSection,
+    Etsi004Section,
     Etsi014Section,
     NodeSection,
     OperateSection,
@@ -99,6 +100,10 @@ def _check_tables(
     if skip is not None:
         with findings.gather():
             host_and_port(skip.listen, "skip.listen")
+    etsi004 = usable(raw.get("etsi004"), Etsi004Section, folder)
+    if etsi004 is not None:
+        with findings.gather():
+            host_and_port(etsi004.listen, "etsi004.listen")
     if operate is not None and operate.metrics_listen is not None:
         with findings.gather():
             host_and_port(operate.metrics_listen, "operate.metrics_listen")

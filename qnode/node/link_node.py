@@ -6,7 +6,7 @@ it.
 
 import math
 import time
-from collections.abc import Collection, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from functools import partial
 from typing import Never
 
@@ -27,7 +27,7 @@ from qnode.devices.transport.transcript import Transcript
 from qnode.errors import ConfigError, DeviceError, LinkDown, LinkError, StoreError, StoreUnusable, first_of
 from qnode.keys import Assignment, KeyStore, Loss
 from qnode.link.hello import LocalEnd, Standing
-from qnode.link.messages import SaesRegistered
+from qnode.link.messages import SaesRegistered, StreamRequest
 from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_peer
 from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session
@@ -131,6 +131,8 @@ class LinkNode:
         self._failure_log = FailureLog()
         self.saes = SaeTables(directory, config.peer.kme_id, self.figures.note_sae_differences, others)
         peer = config.peer
+        self.serve_stream: Callable[[bytes], Awaitable[bytes]] | None = None
+        """Answers the peer's requests about key streams, if this site has any."""
         self._transport = transport or TlsTransport(
             peer.address, peer.tls, peer.kme_id, encryptor_identities(config)
         )
@@ -322,6 +324,7 @@ class LinkNode:
             )
             router = SessionRouter(context, self.figures.blocks, nursery)
             router.saes_told = partial(self.saes.hear, router.peer_saes)
+            router.serve_stream = self.serve_stream
             self.figures.note_connected(session.peer.software)
             try:
                 if context.role == "alice":
@@ -384,6 +387,27 @@ class LinkNode:
         left_to_the_next = trio.Event()
         left_to_the_next.set()
         return left_to_the_next
+
+    # The peer's key streams
+
+    @property
+    def peer_has_streams(self) -> bool:
+        """Whether there is a session whose protocol knows key streams."""
+        return self._router is not None and self._router.context.session.knows(StreamRequest)
+
+    async def ask_about_stream(self, request: bytes) -> bytes:
+        """Return the peer's answer about a key stream of its own; empty if it has none.
+
+        Raises:
+            LinkDown: the peer cannot be asked, or the session ended before its answer.
+        """
+        router = self._router
+        if router is None or not self.peer_has_streams:
+            raise LinkDown("the peer cannot be asked about key streams")
+        try:
+            return await router.ask_about_stream(request)
+        except LinkError as error:
+            raise LinkDown(str(error)) from None
 
     def _note_failure(self, failure: LinkFailure) -> None:
         self._failure_log.write(failure)

@@ -84,6 +84,8 @@ def check_addresses(config: SiteConfig) -> None:
     host_and_port(config.etsi014.listen, "etsi014.listen")
     if config.skip is not None:
         host_and_port(config.skip.listen, "skip.listen")
+    if config.etsi004 is not None:
+        host_and_port(config.etsi004.listen, "etsi004.listen")
     if config.operate.metrics_listen is not None:
         host_and_port(config.operate.metrics_listen, "operate.metrics_listen")
 
@@ -170,7 +172,7 @@ def _with_site(link: SiteConfig, site: SiteConfig) -> SiteConfig:
     """Return ``link`` with the tables of ``site`` that are common to all its links."""
     node = msgspec.structs.replace(site.node, role=link.node.role)
     return msgspec.structs.replace(
-        link, node=node, etsi014=site.etsi014, skip=site.skip, operate=site.operate
+        link, node=node, etsi014=site.etsi014, skip=site.skip, etsi004=site.etsi004, operate=site.operate
     )
 
 

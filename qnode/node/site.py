@@ -3,14 +3,15 @@
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
 import trio
 
-from qnode import etsi014, skip
+from qnode import etsi004, etsi014, skip
 from qnode.choices import NodeState
-from qnode.config import SiteConfig
+from qnode.config import Etsi004Section, SiteConfig
 from qnode.delivery import ApiLimits, Delivery
 from qnode.distill.selftest import self_test
 from qnode.errors import ConfigError, StoreError, first_of
@@ -21,13 +22,22 @@ from qnode.node.listening import start_serving
 from qnode.node.reload import Reload, connection_limits, read_again, read_directory, read_trust
 from qnode.node.status.alarms import Alarms
 from qnode.node.status.site_figures import SiteFigures
+from qnode.node.supply.peer_streams import LinkedSites
 from qnode.node.supply.site_supply import SiteKeySupply
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
 from qnode.operate.events.log import EventLog, set_log_level
 from qnode.operate.notify import Notifier, feed_watchdog, from_environment
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.metrics_app import metrics_app
-from qnode.operate.status.model import EtsiStatus, HttpStatus, SaeStatus, SkipStatus, State
+from qnode.operate.status.model import (
+    Etsi004Status,
+    EtsiStatus,
+    HttpStatus,
+    SaeStatus,
+    SkipStatus,
+    State,
+    StreamStatus,
+)
 from qnode.peer_tls import PeerContexts
 
 log = structlog.get_logger()
@@ -164,15 +174,38 @@ class SiteNode:
         if self._site.skip is not None:
             application = skip.application(delivery, self._links[0].random_bytes)
             interfaces["skip"] = (application, self._site.skip.listen)
+        tls, limits = self._trust.key_delivery, connection_limits(self._site)
         self._servers = {
-            name: Server(application, self._trust.key_delivery, connection_limits(self._site))
-            for name, (application, _) in interfaces.items()
+            name: Server(application, tls, limits) for name, (application, _) in interfaces.items()
         }
         self._figures.etsi014 = lambda: self._etsi_status(delivery)
         if self._site.skip is not None:
             self._figures.skip = self._skip_status
-        for name, (_, address) in interfaces.items():
+        addresses = {name: address for name, (_, address) in interfaces.items()}
+        if self._site.etsi004 is not None:
+            streams = self._streams(delivery, self._site.etsi004)
+            self._servers["etsi004"] = etsi004.server(streams, tls, limits)
+            addresses["etsi004"] = self._site.etsi004.listen
+            self._figures.etsi004 = lambda: self._streams_status(streams)
+            nursery.start_soon(streams.run)
+        for name, address in addresses.items():
             await start_serving(nursery, self._servers[name], address, f"{name}.listen", self._figures)
+
+    def _streams(self, delivery: Delivery, section: Etsi004Section) -> etsi004.StreamCalls:
+        """Return the calls of key streams; the peers' requests about streams of this site go to them."""
+        links = {link.config.peer.kme_id: link for link in self._links}
+        streams = etsi004.StreamCalls(
+            delivery,
+            self._supply,
+            LinkedSites(links),
+            most_per_sae=section.most_streams_per_sae,
+            idle_limit_s=section.idle_limit_s,
+            link_bps=lambda kme_id: _secret_bits_per_s(links.get(kme_id)),
+            uris=section.uris,
+        )
+        for kme_id, link in links.items():
+            link.serve_stream = partial(streams.peer_calls.serve, kme_id)
+        return streams
 
     def _most_chunks(self) -> int:
         return max(config.store.most_chunks for config in self._configs)
@@ -250,6 +283,26 @@ class SiteNode:
         assert self._site.skip is not None
         return SkipStatus(url=f"https://{self._site.skip.listen}", http=self._http_status("skip"))
 
+    def _streams_status(self, streams: etsi004.StreamCalls) -> Etsi004Status:
+        assert self._site.etsi004 is not None
+        home = streams.home
+        return Etsi004Status(
+            address=self._site.etsi004.listen,
+            http=self._http_status("etsi004"),
+            streams=[
+                StreamStatus(
+                    stream_id=str(one.stream_id),
+                    ends={sae_id: end.value for sae_id, end in one.ends.items()},
+                    key_chunk_bytes=one.qos.key_chunk_bytes,
+                    allocated_total=one.next_index,
+                    waiting=one.waiting,
+                )
+                for one in home.streams
+            ],
+            chunks_allocated_total=home.chunks_allocated,
+            chunks_left_total=home.chunks_left,
+        )
+
     def _http_status(self, name: str) -> HttpStatus:
         server = self._servers[name]
         return HttpStatus(
@@ -277,3 +330,8 @@ class SiteNode:
             if (headline := self._figures.headline()) != told:
                 notifier.status(headline)
                 told = headline
+
+
+def _secret_bits_per_s(link: LinkNode | None) -> float:
+    """Return the rate at which a link yields key now; 0 if there is no such link."""
+    return 0.0 if link is None else link.figures.blocks.secret_bits_per_s(time.time())

@@ -26,6 +26,7 @@ from qnode.operate.status.model import BlockStatus, BlockSummary, Discard
 
 log = structlog.get_logger()
 
+OVERDUE_BLOCKS = 5
 
 OnErrors = Callable[[int, int, int, float], None]
 """Gets each measured error rate: block, error bits among measured bits, span of the block in s."""
@@ -78,6 +79,13 @@ class BlockFigures:
             last=self._last,
             last_discard=self._last_discard,
         )
+
+    def secret_bits_per_s(self, at: float) -> float:
+        """Return the rate of the last block with key; 0 if several more are overdue ``at`` Unix time."""
+        last = self._last
+        if last is None or last.span_s <= 0.0 or at - last.finished_at > OVERDUE_BLOCKS * last.span_s:
+            return 0.0
+        return last.secret_bits / last.span_s
 
     def sifted(self, block_id: int, n_z: Pair, x: XCounts, span: BlockSpan) -> None:
         """Note a block's public counts."""

@@ -10,7 +10,14 @@ from qnode.config import NodeSection
 from qnode.node.status.alarms import Alarms
 from qnode.node.status.link_figures import LinkFigures
 from qnode.operate.status.alarms import AlarmName
-from qnode.operate.status.model import EtsiStatus, NodeStatus, SkipStatus, State, status_of_links
+from qnode.operate.status.model import (
+    Etsi004Status,
+    EtsiStatus,
+    NodeStatus,
+    SkipStatus,
+    State,
+    status_of_links,
+)
 from qnode.tls_validity import DAY_S, Validity
 
 EXPIRY_ALARM_S = 7 * DAY_S
@@ -32,6 +39,7 @@ class SiteFigures:
         self.certificates: list[Validity] = []
         self.etsi014: Callable[[], EtsiStatus] = EtsiStatus
         self.skip: Callable[[], SkipStatus | None] = lambda: None
+        self.etsi004: Callable[[], Etsi004Status | None] = lambda: None
         self.log_lines_dropped: Callable[[], int] = int
         self._unheard: dict[str, str] = {}
 
@@ -46,6 +54,7 @@ class SiteFigures:
             state=self.state,
             etsi014=self.etsi014(),
             skip=self.skip(),
+            etsi004=self.etsi004(),
             log_lines_dropped=self.log_lines_dropped(),
             alarms=self.alarms.all(),
             certificates=self.certificates,

@@ -33,6 +33,7 @@ class _StatusCollector(Collector):
         """Yield all families whose figures are known."""
         yield from _node(self._status)
         yield from _http(self._status)
+        yield from _streams(self._status)
         yield from _saes(self._status)
         yield from _of_links(self._status)
 
@@ -235,7 +236,8 @@ def _blocks(status: NodeStatus) -> Iterator[Metric]:
 
 
 def _http(status: NodeStatus) -> Iterator[Metric]:
-    interfaces = [status.etsi014.http, *([] if status.skip is None else [status.skip.http])]
+    others = [one.http for one in (status.skip, status.etsi004) if one is not None]
+    interfaces = [status.etsi014.http, *others]
     yield _gauge(
         "qkd_http_open_connections",
         "Open connections to the key delivery interfaces, of all interfaces together like each `qkd_http_`.",
@@ -288,6 +290,29 @@ def _keys(status: NodeStatus) -> Iterator[Metric]:
         "qkd_key_chunks_expired_total",
         "Chunks that no encryptor fetched in time, over restarts.",
         keys.expired_total,
+    )
+
+
+def _streams(status: NodeStatus) -> Iterator[Metric]:
+    """Yield the figures of key streams whose home is this site, if it has the interface."""
+    if status.etsi004 is None:
+        return
+    streams = status.etsi004.streams
+    yield _gauge("qkd_streams", "Key streams of this home.", len(streams))
+    yield _gauge(
+        "qkd_stream_chunks_waiting",
+        "Chunks of key streams that an end has not taken yet.",
+        sum(one.waiting for one in streams),
+    )
+    yield _counter(
+        "qkd_stream_chunks_allocated_total",
+        "Chunks allocated for key streams.",
+        status.etsi004.chunks_allocated_total,
+    )
+    yield _counter(
+        "qkd_stream_chunks_left_total",
+        "Chunks that the end at the other site did not take before it closed, or in time; destroyed.",
+        status.etsi004.chunks_left_total,
     )
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "ControllerStatus",
     "DeviceStatus",
     "Discard",
+    "Etsi004Status",
     "EtsiStatus",
     "FoldedStatus",
     "HttpStatus",
@@ -35,6 +36,7 @@ __all__ = [
     "SiteStatus",
     "SkipStatus",
     "State",
+    "StreamStatus",
     "Totals",
     "Validity",
     "status_of_links",
@@ -288,6 +290,32 @@ class SkipStatus(Struct, frozen=True, kw_only=True):
     http: HttpStatus = HttpStatus()
 
 
+class StreamStatus(Struct, frozen=True, kw_only=True):
+    """A key stream whose home is this site. ``waiting``: chunks that an end has not taken yet.
+
+    ``ends``: whether each encryptor is `connected`, `absent` or `closed`. ``allocated_total``: chunks.
+    """
+
+    stream_id: str
+    ends: dict[str, str]
+    key_chunk_bytes: int
+    allocated_total: int
+    waiting: int
+
+
+class Etsi004Status(Struct, frozen=True, kw_only=True):
+    """The interface for key streams; its encryptors and their keys are those of `EtsiStatus`.
+
+    ``chunks_left_total``: allocated chunks that the other end did not take before it closed, or in time.
+    """
+
+    address: str = ""
+    http: HttpStatus = HttpStatus()
+    streams: list[StreamStatus] = []
+    chunks_allocated_total: int = 0
+    chunks_left_total: int = 0
+
+
 class Alarm(Struct, frozen=True, kw_only=True):
     """A condition that needs attention; ``name`` is a noun and a verb as in the event log.
 
@@ -347,6 +375,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     controllers: list[ControllerStatus] = []
     etsi014: EtsiStatus = EtsiStatus()
     skip: SkipStatus | None = None
+    etsi004: Etsi004Status | None = None
     alarms: list[Alarm] = []
     recorded_since: float | None = None
     log_lines_dropped: int = 0

@@ -14,6 +14,7 @@ from qnode.operate.events.line import printable
 from qnode.operate.status.model import (
     ControllerStatus,
     DeviceStatus,
+    Etsi004Status,
     NodeStatus,
     SkipStatus,
     State,
@@ -54,6 +55,8 @@ def status_lines(status: NodeStatus) -> list[str]:
     lines.append(_etsi(status))
     if status.skip is not None:
         lines.append(_skip(status.skip))
+    if status.etsi004 is not None:
+        lines.append(_streams(status.etsi004))
     if status.certificates:
         lines.append(_certificates(status))
     return lines + trouble_lines(status)
@@ -357,6 +360,20 @@ def _skip(skip: SkipStatus) -> str:
             printable(skip.url),
             f"{count(skip.http.requests_total)} requests",
             *([f"{count(turned_away)} turned away"] if (turned_away := skip.http.turned_away) else []),
+        ],
+    )
+
+
+def _streams(interface: Etsi004Status) -> str:
+    http = interface.http
+    return _row(
+        "etsi004",
+        "ok",
+        [
+            printable(interface.address),
+            f"{count(len(interface.streams))} streams",
+            f"{count(sum(one.waiting for one in interface.streams))} chunks waiting",
+            *([f"{count(turned_away)} turned away"] if (turned_away := http.turned_away) else []),
         ],
     )
 
