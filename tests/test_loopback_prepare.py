@@ -22,7 +22,7 @@ def test_certificates_for_more_links_are_made_anew_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_certificates(prepare(tmp_path, LoopbackConfig(), Staging()))
-    write = qnode.loopback.prepare._write_secret
+    write = qnode.loopback.prepare.write_secret
 
     def interrupted(path: Path, content: bytes) -> None:
         if path.name == "demo-bob.pem":
@@ -30,7 +30,7 @@ def test_certificates_for_more_links_are_made_anew_after_an_interruption(
         write(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(qnode.loopback.prepare, "_write_secret", interrupted)
+        patched.setattr(qnode.loopback.prepare, "write_secret", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(tmp_path, LoopbackConfig(), Staging(links=3))
     check_certificates(prepare(tmp_path, LoopbackConfig(), Staging(links=3)))

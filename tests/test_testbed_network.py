@@ -123,7 +123,7 @@ def test_what_a_killed_testbed_left_is_removed_at_the_next_start() -> None:
 async def test_the_sites_reach_each_other_over_the_line_until_it_is_cut(tmp_path: Path) -> None:
 
     async def replies() -> int:
-        command = ping_command(LINE_ADDRESS["office"], 0.05, 5)
+        command = ping_command(LINE_ADDRESS["plant"], LINE_ADDRESS["office"], 0.05, 5)
         said = await trio.run_process(
             network.inside("plant", *command, "-w", "2"), capture_stdout=True, check=False
         )

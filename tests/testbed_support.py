@@ -81,7 +81,7 @@ def tunnel(**changes: Any) -> TunnelSide:
         "changes": 118,
         "failed_changes": 0,
         "keys_used": 118,
-        "differ_p99_s": 0.05,
+        "differ_longest_s": 0.05,
         "direct": path,
         "through": path,
         "pings_sent": 36_000,

@@ -193,7 +193,7 @@ def run_both_sites(
     Raises:
         ConfigError: a file or port that the sites need cannot be used.
     """
-    speed = _parse_speed(wanted.speed)
+    speed = parse_speed(wanted.speed)
     with _data_dir(wanted.data_dir) as directory, sole_use(directory):
         staging = Staging(speed, wanted.rtt_ms / 1000.0, played, links=links, emulated=emulated)
         prepared = prepare(directory, config, staging)
@@ -206,8 +206,12 @@ def run_both_sites(
         return 0 if run.reached else 1
 
 
-def _parse_speed(text: str) -> float | None:
-    """Return seconds of tags per second of wall time; None means as fast as possible."""
+def parse_speed(text: str, option: str = "--speed") -> float | None:
+    """Return seconds of tags per second of wall time; None means as fast as possible.
+
+    Raises:
+        ConfigError: it is none; the message names ``option``.
+    """
     if text in ("realtime", "max"):
         return 1.0 if text == "realtime" else None
     try:
@@ -215,7 +219,7 @@ def _parse_speed(text: str) -> float | None:
     except ValueError:
         speed = 0.0
     if not 0.0 < speed < 1e6:
-        raise ConfigError(f"--speed: expected realtime, max or a positive number, got {text!r}")
+        raise ConfigError(f"{option}: expected realtime, max or a positive number, got {text!r}")
     return speed
 
 

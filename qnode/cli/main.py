@@ -26,6 +26,7 @@ COMMANDS = {
     "loopback": LazyCommand(
         "qnode.cli.loopback", "loopback", "Run both sites of a link with simulated hardware."
     ),
+    "testbed": LazyCommand("qnode.cli.testbed", "testbed", "Run two sites with a tunnel and a sensor chain."),
     "record": LazyCommand("qnode.cli.record", "record", "Record a simulated link, or a running site."),
     "replay": LazyCommand(
         "qnode.cli.replay", "replay", "Run both sites on this machine, with recorded hardware."

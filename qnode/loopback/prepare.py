@@ -140,7 +140,8 @@ class Staging(Struct, frozen=True):
     ``speed``: tag seconds a wall second; None is as fast as possible. ``round_trip_s`` is added to that of
     the classical channel. ``played``: a recording instead of a simulation. ``most_chunks``: the limit of the
     store, if not as shipped. ``links``: the number of links, from one Alice to as many Bobs. ``emulated``:
-    the hardware is behind ports, in processes of its own, in real time.
+    the hardware is behind ports, in processes of its own, in real time. ``alice_host``: the address at which
+    Bob reaches Alice.
     """
 
     speed: float | None = None
@@ -149,6 +150,7 @@ class Staging(Struct, frozen=True):
     most_chunks: int | None = None
     links: int = 1
     emulated: bool = False
+    alice_host: str = "127.0.0.1"
 
 
 class _Link(Struct, frozen=True):
@@ -343,7 +345,7 @@ def _link_tables(directory: Path, name: str, role: Role, link: _Link, staging: S
         "link": tables(link.config.link),
         "peer": {
             "kme_id": f"kme-{link.site(peer_of(role))}",
-            "address": f"127.0.0.1:{link.peer_port(role)}",
+            "address": f"{staging.alice_host}:{link.peer_port(role)}",
             "tls": {
                 "ca": str(tls / "link-ca.pem"),
                 "certificate": str(tls / f"link-{name}.pem"),
@@ -413,17 +415,17 @@ def _make_certificates(directory: Path, links: list[_Link]) -> None:
     for name, (authority, identities) in certificates.items():
         issued = authority.issue_cert(*identities, common_name=identities[0])
         chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
-        _write_secret(tls / f"{name}.pem", chain)
-        _write_secret(tls / f"{name}.key", issued.private_key_pem.bytes())
-    _write_secret(tls / "complete", b"")
+        write_secret(tls / f"{name}.pem", chain)
+        write_secret(tls / f"{name}.key", issued.private_key_pem.bytes())
+    write_secret(tls / "complete", b"")
 
 
 def _write_once(path: Path, make: Any) -> None:
     if not path.exists():
-        _write_secret(path, make())
+        write_secret(path, make())
 
 
-def _write_secret(path: Path, content: bytes) -> None:
+def write_secret(path: Path, content: bytes) -> None:
     """Write a file that only its owner can read, atomically."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)

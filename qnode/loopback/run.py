@@ -54,7 +54,7 @@ async def sites_running(prepared: Prepared, tell: Tell) -> AsyncIterator[None]:
             with trio.fail_after(SERVING_S):
                 for link in prepared.endpoints.links:
                     for site in link.sites.values():
-                        await _answer_of(Path(site.control_socket))
+                        await answer_of(Path(site.control_socket))
             yield
             nursery.cancel_scope.cancel()
 
@@ -86,7 +86,7 @@ class LoopbackLink:
 
     async def look(self) -> NodeStatus:
         """Return Bob's status, as soon as it is available, and add it to the result."""
-        self.status = await _answer_of(self._bob)
+        self.status = await answer_of(self._bob)
         self.ledger.see(self.status)
         return self.status
 
@@ -144,7 +144,8 @@ async def run_prepared(
     return outcome
 
 
-async def _answer_of(control_socket: Path) -> NodeStatus:
+async def answer_of(control_socket: Path) -> NodeStatus:
+    """Return the status of a daemon, as soon as it answers."""
     while True:
         try:
             return await ask_node(control_socket)

@@ -116,11 +116,11 @@ def draw_current(figure: Any, colours: Colours, outcome: Outcome) -> None:
         axes.axvspan(outage.minute, end, color=colours.outage, alpha=0.35, linewidth=0.0)
         axes.annotate(
             f"{outage.what} away",
-            (outage.minute, 1.0),
+            (outage.minute, 0.0),
             xycoords=("data", "axes fraction"),
-            xytext=(2.0, -2.0),
+            xytext=(2.0, 3.0),
             textcoords="offset points",
-            va="top",
+            va="bottom",
             rotation=90.0,
             fontsize=7.5,
             color=colours.faint,

@@ -36,6 +36,10 @@ class OperatorsLine:
         """Let packets pass; return the counts so far."""
         return await self._order(self.quality)
 
+    async def counts(self) -> LineCounts:
+        """Return the counts so far of a line that is not cut."""
+        return await self.mend()
+
     async def _order(self, quality: LineQuality) -> LineCounts:
         assert self._process.stdin is not None
         assert self._process.stdout is not None

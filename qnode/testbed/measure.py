@@ -56,10 +56,10 @@ class PathFigures(Struct, frozen=True, kw_only=True):
     throughput_bits_per_s: float | None
 
 
-def ping_command(address: str, interval_s: float, count: int | None = None) -> list[str]:
-    """Return the command whose output `read_pings` reads."""
+def ping_command(source: str, address: str, interval_s: float, count: int | None = None) -> list[str]:
+    """Return the command whose output `read_pings` reads; it runs until stopped, or ``count`` times."""
     number = [] if count is None else ["-c", str(count)]
-    return ["ping", "-n", "-D", "-O", "-i", f"{interval_s:g}", *number, address]
+    return ["ping", "-n", "-D", "-O", "-i", f"{interval_s:g}", *number, "-I", source, address]
 
 
 def read_pings(lines: Iterable[str]) -> Pings:
@@ -91,7 +91,7 @@ async def measure_path(network: Network, office: str, plant: str) -> PathFigures
     Raises:
         NotMeasured: ping or iperf3 fails.
     """
-    said = await _run(network.inside("plant", *ping_command(office, PING_INTERVAL_S, PINGS)))
+    said = await _run(network.inside("plant", *ping_command(plant, office, PING_INTERVAL_S, PINGS)))
     pings = read_pings(said.splitlines())
     return PathFigures(
         rtt_median_ms=pings.median_ms,

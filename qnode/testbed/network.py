@@ -36,7 +36,10 @@ _TABLE: Final[dict[Site, str]] = {"office": "101", "plant": "102"}
 _MTU: Final = "1500"
 _TUN_QUEUE_PACKETS: Final = "2000"
 
+# The address of each site inside the tunnel.
+TUNNEL_ADDRESS: Final[dict[Site, str]] = {"office": "10.92.1.1", "plant": "10.92.2.1"}
 LOCKS: Final = Path("/run/qnode-testbed")
+WIREGUARD_SOCKETS: Final = Path("/run/wireguard")
 # Interfaces and sockets are named after a run, and an interface may have 15 characters.
 NAME: Final = re.compile(r"[a-z0-9]{1,8}")
 # How long a killed process may take to go.
@@ -56,6 +59,10 @@ class Network(Struct, frozen=True):
         """Return the name of a namespace."""
         return f"qtb-{self.name}-{place}"
 
+    def interface(self, site: Site) -> str:
+        """Return the name of the tunnel's interface at a site: wireguard-go's socket is named after it."""
+        return f"qtb{self.name}{site[0]}"
+
     def inside(self, place: Place, *command: str) -> list[str]:
         """Return ``command``, to be run in a namespace: the process is the command's own."""
         return ["ip", "netns", "exec", self.namespace(place), *command]
@@ -70,7 +77,7 @@ def open_network(name: str) -> Iterator[Network]:
     Raises:
         NetworkRefused: without root or `ip`, or if a run of this name is alive.
     """
-    _check()
+    check_network()
     LOCKS.mkdir(mode=0o700, exist_ok=True)
     with _setting_up():
         remove_leftovers()
@@ -125,9 +132,16 @@ def remove(network: Network) -> None:
             time.sleep(0.05)
         with suppress(NetworkRefused):  # it is gone
             _ip("netns", "del", namespace)
+    for site in SITES:  # a killed wireguard-go leaves its socket
+        (WIREGUARD_SOCKETS / f"{network.interface(site)}.sock").unlink(missing_ok=True)
 
 
-def _check() -> None:
+def check_network() -> None:
+    """Refuse where namespaces cannot be made.
+
+    Raises:
+        NetworkRefused: without root, `ip`, or `/dev/net/tun`.
+    """
     if os.geteuid() != 0:
         raise NetworkRefused(
             "network namespaces need root: run it with sudo, or in a virtual machine as root"
@@ -178,19 +192,24 @@ def _make(network: Network) -> None:
         # The answer to what came through one TUN device goes out by the other: no reverse-path filter.
         for key, value in (("ip_forward", 1), ("conf/all/rp_filter", 0), ("conf/default/rp_filter", 0))
     )
-    _run(network.inside("line", "sh", "-c", settings))
+    run_command(network.inside("line", "sh", "-c", settings))
 
 
 def _pids(namespace: str) -> list[int]:
-    return [int(pid) for pid in _run(["ip", "netns", "pids", namespace]).split()]
+    return [int(pid) for pid in run_command(["ip", "netns", "pids", namespace]).split()]
 
 
 def _ip(*words: str) -> str:
-    return _run(["ip", *words])
+    return run_command(["ip", *words])
 
 
-def _run(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run_command(command: Sequence[str], given: str = "") -> str:
+    """Run a command that sets up the network, and return what it printed; ``given``: its standard input.
+
+    Raises:
+        NetworkRefused: it fails, with its words.
+    """
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = done.stderr.strip() or f"exit {done.returncode}"
         raise NetworkRefused(f"{' '.join(command)}: {said}")

@@ -9,7 +9,7 @@ from msgspec import Struct
 from qnode.testbed.measure import PathFigures
 from qnode.testbed.relay import LineCounts
 
-Cut = Literal["tunnel", "database", "collector"]
+OutageOf = Literal["tunnel", "database", "collector"]
 
 
 class KeyHour(Struct, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class SensorSide(Struct, frozen=True, kw_only=True):
 
 
 class TunnelSide(Struct, frozen=True, kw_only=True):
-    """The tunnel. ``differ_p99_s``: for how long the two ends held different keys in use.
+    """The tunnel. ``differ_longest_s``: longest time in which the ends may have used different keys.
 
     ``direct``, ``through``: the same path without the tunnel and through it. ``pings_lost``: of a ping ten
     times a second through the tunnel, outside the outages of the line; ``pings_lost_in_cut``: in them.
@@ -71,7 +71,7 @@ class TunnelSide(Struct, frozen=True, kw_only=True):
     changes: int
     failed_changes: int
     keys_used: int
-    differ_p99_s: float | None
+    differ_longest_s: float | None
     direct: PathFigures
     through: PathFigures
     pings_sent: int
@@ -85,7 +85,7 @@ class Outage(Struct, frozen=True, kw_only=True):
     ``recovered_s`` is None if that was not seen. ``waiting``: most samples that waited at the plant.
     """
 
-    what: Cut
+    what: OutageOf
     minute: float
     lasted_s: float
     recovered_s: float | None

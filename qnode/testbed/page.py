@@ -93,7 +93,7 @@ def page_of(outcome: Outcome) -> str:
 def title_of(outcome: Outcome) -> str:
     """Return the title of page and picture."""
     keys = "" if outcome.keys is None else f", {outcome.keys.hours:.0f} simulated hours of keys"
-    return f"Testbed: {outcome.minutes:g} minutes of samples through a tunnel with QKD keys{keys}"
+    return f"Testbed: {outcome.minutes:g} min of samples through a tunnel with QKD keys{keys}"
 
 
 def summary(outcome: Outcome) -> str:
@@ -166,14 +166,10 @@ def _about_samples(outcome: Outcome) -> str:
 
 def _about_changes(outcome: Outcome) -> str:
     tunnel = outcome.tunnel
-    differ = (
-        ""
-        if tunnel.differ_p99_s is None
-        else (
-            f" In 99 % of the changes the two ends used different keys for at most "
-            f"{1e3 * tunnel.differ_p99_s:.0f} ms."
-        )
-    )
+    differ = ""
+    if tunnel.differ_longest_s is not None:
+        longest_ms = 1e3 * tunnel.differ_longest_s
+        differ = f" The two ends may have used different keys for at most {longest_ms:.0f} ms at a change."
     return (
         f"{tunnel.kind}: {tunnel.changes} changes of key, {tunnel.failed_changes} failed, {tunnel.keys_used} "
         f"keys used, period {tunnel.period_s:g} s.{differ} Of {tunnel.pings_sent:,} pings, ten a second, "
