@@ -2,6 +2,8 @@
 
 import contextlib
 import http.server
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +19,13 @@ import httpx
 import pytest
 import trio
 
+from qnode.errors import ConfigError
 from qnode.testbed.sensors.alone import Alone, Outage, free_ports, run_alone
 from qnode.testbed.sensors.collector import Absent, Collector, CollectorSettings, Journal, SetAside
 from qnode.testbed.sensors.forwarder import Forwarder
 from qnode.testbed.sensors.influxd import influxd_command
 from qnode.testbed.sensors.influxdb import DatabaseAway, InfluxDb, LineRefused, line_of
+from qnode.testbed.sensors.node_red import PICTURE, check_node_red, node_red_command
 from qnode.testbed.sensors.power_meter import NAMES
 from qnode.testbed.sensors.record import RECORD_BYTES, Reason, Record
 from qnode.testbed.sensors.spool import Spool, acknowledged, set_acknowledged
@@ -361,6 +365,46 @@ async def test_a_killed_influxdb_has_all_that_was_acknowledged(tmp_path: Path) -
             database = InfluxDb(url, "plant")
             assert (await database.stored(identity)).readings == 300
             await database.aclose()
+
+
+@needs_influxd
+@pytest.mark.skipif(
+    not os.environ.get("NODE_RED"), reason="needs NODE_RED, the folder of an installed Node-RED"
+)
+async def test_node_red_draws_the_points_of_the_database(tmp_path: Path) -> None:
+    influx_port, port = free_ports(2)
+    url = f"http://127.0.0.1:{influx_port}"
+    command = node_red_command(
+        Path(os.environ["NODE_RED"]), tmp_path / "node_red", ("127.0.0.1", port), url, "plant"
+    )
+    with influxd(tmp_path / "influxdb", influx_port), subprocess.Popen(command) as node_red:
+        try:
+            database = InfluxDb(url, "plant")
+            await database.create()
+            now_ms = int(time.time()) * 1000
+            stamps = [now_ms - 1000 * n for n in range(60)]
+            await database.write(
+                [line_of(record(n, time_ms=stamp), "ab") for n, stamp in enumerate(stamps, start=1)]
+            )
+            await database.aclose()
+            answer = None
+            with trio.fail_after(PATIENT_S):
+                async with httpx.AsyncClient(trust_env=False) as client:
+                    while answer is None or answer.status_code != 200:
+                        with contextlib.suppress(httpx.ConnectError):
+                            answer = await client.get(f"http://127.0.0.1:{port}{PICTURE}")
+                        await trio.sleep(0.2)
+        finally:
+            node_red.terminate()
+    assert answer.headers["content-type"].startswith("image/svg+xml")
+    assert "up to 230.5 A" in answer.text
+    (points,) = re.findall(r'<polyline [^>]*points="([^"]+)"', answer.text)
+    assert 12 <= len(points.split()) <= 13
+
+
+def test_a_missing_node_red_is_said_with_its_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"node is missing|npm install --prefix .* node-red@4\.1\.8"):
+        check_node_red(tmp_path)
 
 
 @needs_influxd

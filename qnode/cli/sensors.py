@@ -19,6 +19,7 @@ from qnode.errors import ConfigError, QnodeError, first_of
 from qnode.loopback.data_dir import sole_use
 from qnode.testbed.sensors.account import SensorAccount
 from qnode.testbed.sensors.alone import OUTAGES, Alone, Outage, run_alone
+from qnode.testbed.sensors.node_red import check_node_red
 
 
 @click.command()
@@ -50,6 +51,11 @@ from qnode.testbed.sensors.alone import OUTAGES, Alone, Outage, run_alone
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for spool, database and logs; default: a temporary one.",
 )
+@click.option(
+    "--node-red",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Draw the current with the Node-RED that npm installed into this folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="On stdout print one JSON object, and nothing else.")
 def sensors(
     minutes: float,
@@ -57,6 +63,7 @@ def sensors(
     outages: tuple[Outage, ...],
     outage_s: float,
     data_dir: Path | None,
+    node_red: Path | None,
     as_json: bool,
 ) -> int:
     """Run the testbed's sensor chain alone: no namespaces, no tunnel, no root.
@@ -66,7 +73,12 @@ def sensors(
     try:
         with data_folder(data_dir) as directory:
             wanted = Alone(
-                directory=directory, minutes=minutes, source=source, outages=outages, outage_s=outage_s
+                directory=directory,
+                minutes=minutes,
+                source=source,
+                outages=outages,
+                outage_s=outage_s,
+                node_red=node_red,
             )
             return run_sensors(wanted, as_json=as_json)
     except ConfigError as error:
@@ -104,6 +116,8 @@ def run_sensors(wanted: Alone, *, as_json: bool) -> int:
         ConfigError: something is missing, or the folder is in use.
     """
     check_sensor_parts()
+    if wanted.node_red is not None:
+        check_node_red(wanted.node_red)
     account = None
     with sole_use(wanted.directory):
         try:

@@ -13,6 +13,7 @@ from qnode.testbed.parts import keeping
 from qnode.testbed.sensors.account import SensorAccount
 from qnode.testbed.sensors.chain import ChainSettings, PartName, SensorChain
 from qnode.testbed.sensors.forwarder import Forwarder
+from qnode.testbed.sensors.node_red import PICTURE
 
 Outage = Literal["line", "database", "collector", "spool_server", "reader", "plant"]
 OUTAGES: Final[tuple[Outage, ...]] = get_args(Outage)
@@ -29,6 +30,7 @@ class Alone(Struct, frozen=True, kw_only=True):
     source: Literal["modbus", "opcua"] = "modbus"
     outages: tuple[Outage, ...] = ()
     outage_s: float = 30.0
+    node_red: Path | None = None
 
 
 async def run_alone(wanted: Alone, tell: Tell) -> SensorAccount:
@@ -40,7 +42,7 @@ async def run_alone(wanted: Alone, tell: Tell) -> SensorAccount:
     """
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     line_port = listeners[0].socket.getsockname()[1]
-    spool, modbus, opcua, database = free_ports(4)
+    spool, modbus, opcua, database, node_red = free_ports(5)
     settings = ChainSettings(
         directory=wanted.directory,
         spool_address=f"127.0.0.1:{spool}",
@@ -49,12 +51,16 @@ async def run_alone(wanted: Alone, tell: Tell) -> SensorAccount:
         modbus_address=f"127.0.0.1:{modbus}",
         opcua_address=f"127.0.0.1:{opcua}",
         database_address=f"127.0.0.1:{database}",
+        node_red=wanted.node_red,
+        node_red_address=f"127.0.0.1:{node_red}",
     )
     chain, line = SensorChain(settings), Forwarder(spool)
     async with trio.open_nursery() as nursery, keeping(*chain.parts.values()):
         nursery.start_soon(line.serve, listeners[0])
         await chain.begun()
         tell(f"the chain works; database http://127.0.0.1:{database}, logs in {chain.directory}")
+        if wanted.node_red is not None:
+            tell(f"picture: http://127.0.0.1:{node_red}{PICTURE}")
         began = trio.current_time()
         nursery.start_soon(_tell_figures, chain, tell)
         for n, outage in enumerate(wanted.outages):

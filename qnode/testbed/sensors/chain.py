@@ -12,18 +12,20 @@ import tomli_w
 import trio
 from msgspec import Struct
 
+from qnode.addresses import host_and_port
 from qnode.errors import QnodeError
 from qnode.testbed.parts import Part
 from qnode.testbed.sensors.account import AccountSettings, SensorAccount
 from qnode.testbed.sensors.collector import CollectorSettings
 from qnode.testbed.sensors.influxd import influxd_command
+from qnode.testbed.sensors.node_red import node_red_command
 from qnode.testbed.sensors.plant import PlantSettings
 from qnode.testbed.sensors.reader import ReaderSettings
 from qnode.testbed.sensors.record import Record
 from qnode.testbed.sensors.spool import acknowledged, last_record
 from qnode.testbed.sensors.spool_server import SpoolServerSettings
 
-PartName = Literal["plant", "reader", "spool_server", "database", "collector"]
+PartName = Literal["plant", "reader", "spool_server", "database", "collector", "node_red"]
 AT_PLANT: Final[frozenset[PartName]] = frozenset({"plant", "reader", "spool_server"})
 DATABASE: Final = "plant"
 _LOOK_S: Final = 0.25
@@ -39,7 +41,8 @@ class ChainSettings(Struct, frozen=True, kw_only=True):
     ``directory``: for settings, spool, database and logs. ``spool_address``: HOST:PORT where the spool
     server listens. ``collect_from``: where the collector reaches it. ``at_plant``, ``at_edge``: words in
     front of the commands of each place, such as those that run them in a network namespace. The meter and
-    the database listen on the loopback address of their place.
+    the database listen on the loopback address of their place. ``node_red``: the folder where npm has
+    installed Node-RED; None: the chain runs without.
     """
 
     directory: Path
@@ -53,6 +56,8 @@ class ChainSettings(Struct, frozen=True, kw_only=True):
     modbus_address: str = "127.0.0.1:1502"
     opcua_address: str = "127.0.0.1:4840"
     database_address: str = "127.0.0.1:8086"
+    node_red: Path | None = None
+    node_red_address: str = "127.0.0.1:1880"
 
 
 class SensorChain:
@@ -64,12 +69,20 @@ class SensorChain:
         self.spool = self.directory / "spool"
         self.url = f"http://{settings.database_address}"
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.parts: dict[PartName, Part] = {name: self._part(name) for name in get_args(PartName)}
+        names: list[PartName] = [
+            name for name in get_args(PartName) if name != "node_red" or settings.node_red
+        ]
+        self.parts: dict[PartName, Part] = {name: self._part(name) for name in names}
 
     def _part(self, name: PartName) -> Part:
         log = self.directory / f"{name}.log"
         if name == "database":
             command = influxd_command(self.directory / "influxdb", self._settings.database_address)
+        elif name == "node_red":
+            assert self._settings.node_red is not None
+            address = host_and_port(self._settings.node_red_address, "node_red_address")
+            folder = self.directory / "node_red"
+            command = node_red_command(self._settings.node_red, folder, address, self.url, DATABASE)
         else:
             command = _module(name, self._write(name, self._settings_of(name)))
         return Part(name, [*self._at(name), *command], log)
