@@ -363,6 +363,18 @@ def test_every_slot_is_a_reading_or_in_a_gap_with_its_reason(tmp_path: Path) -> 
     assert (records[-1].readings, records[-1].missed) == (3, 8)
 
 
+def test_a_time_stamp_far_away_is_one_gap_and_one_before_it_is_left_out(tmp_path: Path) -> None:
+    value = (1.5,) * len(NAMES)
+    records = spooled(
+        reader_settings(tmp_path), [Outcome(0, value), Outcome(2**35, value), Outcome(5, value)]
+    )
+    assert [(r.time_ms, r.reason, r.polls) for r in records] == [
+        (0, None, 1),
+        (100, "not_polled", 2**32 - 1),
+        (2**35 * 100, None, 1),
+    ]
+
+
 def test_time_stamps_go_on_from_the_spool_when_the_clock_is_behind() -> None:
     ahead_ms = time.time() * 1000 + 3_600_000
     clock = StampClock(ahead_ms)

@@ -69,10 +69,11 @@ class SensorChain:
         self.spool = self.directory / "spool"
         self.url = f"http://{settings.database_address}"
         self.directory.mkdir(parents=True, exist_ok=True)
-        names: list[PartName] = [
-            name for name in get_args(PartName) if name != "node_red" or settings.node_red
-        ]
-        self.parts: dict[PartName, Part] = {name: self._part(name) for name in names}
+        self.parts: dict[PartName, Part] = {
+            name: self._part(name)
+            for name in get_args(PartName)
+            if name != "node_red" or settings.node_red is not None
+        }
 
     def _part(self, name: PartName) -> Part:
         log = self.directory / f"{name}.log"

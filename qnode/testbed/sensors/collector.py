@@ -149,7 +149,7 @@ class Collector:
             after: int | None = None
             while True:
                 with trio.fail_after(_ANSWER_S):
-                    await send(stream, Take(after, self._settings.batch))
+                    await send(stream, Take(self._spool, after, self._settings.batch))
                     batch = await receive(stream, Batch)
                 # What was stored last is acknowledged at the spool now.
                 self._spool, self._acknowledged = batch.spool, batch.after

@@ -9,6 +9,7 @@ from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 from qnode.addresses import host_and_port
+from qnode.errors import QnodeError
 from qnode.testbed.sensors.plant import PlantSettings
 from qnode.testbed.sensors.power_meter import QUANTITIES, to_registers
 
@@ -41,7 +42,12 @@ def power_meter(settings: PlantSettings) -> SimDevice:
 async def show_by_modbus(settings: PlantSettings) -> AsyncIterator[None]:
     """Serve the meter while the body runs."""
     server = ModbusTcpServer(power_meter(settings), address=host_and_port(settings.modbus, "modbus"))
-    await server.serve_forever(background=True)
+    try:
+        await server.serve_forever(background=True)
+    except RuntimeError:  # its log alone knows why
+        raise QnodeError(
+            f"{settings.modbus}: cannot listen there: not an address of this place, or in use"
+        ) from None
     try:
         yield
     finally:

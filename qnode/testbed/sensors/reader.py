@@ -22,7 +22,7 @@ from qnode.testbed.sensors.part import (
     settings_of_command,
     write_status,
 )
-from qnode.testbed.sensors.record import Reason
+from qnode.testbed.sensors.record import MOST_POLLS, Reason
 from qnode.testbed.sensors.slots import Outcome, PollFailed, StampClock, missed_between
 from qnode.testbed.sensors.spool import Spool
 
@@ -117,11 +117,15 @@ class Spooling:
     def _append(self, outcome: Outcome) -> None:
         missed = missed_between(self.last_slot, outcome.slot)
         period_ms = self._settings.period_ms
-        if self.last_slot is not None and outcome.slot <= self.last_slot:
+        if self.last_slot is not None and outcome.slot <= self.last_slot:  # only an OPC UA server does that
+            if not self._reasons["stamped_earlier"]:
+                say("opcua.stamped_earlier: values with time stamps that are spooled already are left out")
+            self._reasons["stamped_earlier"] += 1
             return
         if missed:
-            self.spool.append(missed.start * period_ms, reason=self._between, polls=len(missed))
-            self._reasons[self._between] += len(missed)
+            polls = min(missed.stop - missed.start, MOST_POLLS)
+            self.spool.append(missed.start * period_ms, reason=self._between, polls=polls)
+            self._reasons[self._between] += polls
             self.last_slot = missed.stop - 1
         self.spool.append(outcome.slot * period_ms, outcome.values, outcome.reason)
         self.last_slot, self._between = outcome.slot, self._left_out

@@ -22,6 +22,7 @@ _REASONS: Final = get_args(Reason)
 _BODY: Final = struct.Struct(f"<QqQQB3xI{len(NAMES)}f")
 _CHECKSUM: Final = struct.Struct("<I")
 RECORD_BYTES: Final = _BODY.size + _CHECKSUM.size
+MOST_POLLS: Final = 2**32 - 1
 _NO_VALUES: Final = (0.0,) * len(NAMES)
 
 

@@ -31,11 +31,16 @@ class StampClock:
     def __init__(self, not_before_ms: float) -> None:
         now_ms = time.time() * 1000
         self.behind_ms = max(0.0, not_before_ms - now_ms)
-        self._offset_ms = now_ms + self.behind_ms - time.monotonic() * 1000
+        self._offset_ms = now_ms + self.behind_ms - _since_boot_ms()
 
     def now_ms(self) -> float:
         """Return the present time in milliseconds."""
-        return time.monotonic() * 1000 + self._offset_ms
+        return _since_boot_ms() + self._offset_ms
+
+
+def _since_boot_ms() -> float:
+    """Return the time since the boot, that of sleeping included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) * 1000
 
 
 def missed_between(last: int | None, slot: int) -> range:

@@ -14,6 +14,7 @@ number says. One process appends and deletes (`Spool`), another reads and says w
 import fcntl
 import os
 import secrets
+import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -146,6 +147,7 @@ class Spool:
         except OSError:
             self._lock.close()
             raise SpoolUnusable(f"{folder}: another reader writes this spool; stop it first") from None
+        self._guard = threading.Lock()
         self.last: Record | None = None
         try:
             if not identity(folder):
@@ -182,7 +184,7 @@ class Spool:
         self._file = _path(self._folder, self._first).open("ab", buffering=0)
 
     def _begin_segment(self) -> None:
-        self.sync()
+        os.fdatasync(self._file.fileno())
         path = _path(self._folder, self._next)
         _replace(path, _HEADER)
         self._file.close()
@@ -208,6 +210,10 @@ class Spool:
         Raises:
             OSError: the disk refused; the spool is as before.
         """
+        with self._guard:
+            return self._append(time_ms, values, reason, polls)
+
+    def _append(self, time_ms: int, values: tuple[float, ...], reason: Reason | None, polls: int) -> Record:
         if self._next >= self._first + self._segment_records:
             self._begin_segment()
         last = self.last
@@ -232,11 +238,14 @@ class Spool:
         return record
 
     def sync(self) -> None:
-        """Write everything appended to the disk."""
-        os.fdatasync(self._file.fileno())
+        """Write everything appended to the disk; may be called in a thread of its own."""
+        with self._guard:
+            if not self._file.closed:
+                os.fdatasync(self._file.fileno())
 
     def close(self) -> None:
         """Sync, and let another process write."""
-        self.sync()
-        self._file.close()
-        self._lock.close()
+        with self._guard:
+            os.fdatasync(self._file.fileno())
+            self._file.close()
+            self._lock.close()

@@ -1,15 +1,17 @@
 """What collector and spool server say to each other: frames of MessagePack with their length in front."""
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from qnode.errors import QnodeError
 
 MOST_FRAME_BYTES = 1024 * 1024
 MOST_RECORDS = 2000
+# Random; empty if the spool has not been started yet. It becomes a tag in the database.
+SpoolName = Annotated[str, Meta(pattern=r"\A[0-9a-f]{0,16}\Z")]
 T = TypeVar("T", bound=Struct)
 
 
@@ -18,12 +20,13 @@ class LineBroken(QnodeError):
 
 
 class Take(Struct, frozen=True, forbid_unknown_fields=True):
-    """The collector asks for the records that follow ``after``, and so acknowledges all up to it.
+    """The collector asks for records of ``spool`` after the number ``after``, and acknowledges all up to it.
 
-    None: those that follow the last acknowledged one. The server answers with a `Batch`, empty if nothing
-    came within a second.
+    None: those that follow the last acknowledged one, of whatever spool there is. The server answers with a
+    `Batch`, empty if nothing came within a second.
     """
 
+    spool: SpoolName
     after: int | None
     limit: int
 
@@ -34,7 +37,7 @@ class Batch(Struct, frozen=True, forbid_unknown_fields=True):
     Numbers that are missing below the last one will not come any more.
     """
 
-    spool: str
+    spool: SpoolName
     after: int
     records: tuple[bytes, ...]
 

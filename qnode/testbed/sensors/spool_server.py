@@ -57,7 +57,9 @@ async def serve(folder: Path, stream: trio.SocketStream, slots: trio.CapacityLim
 async def _answer(folder: Path, take: Take) -> Batch:
     known = acknowledged(folder)
     after = known if take.after is None else take.after
-    if take.after is not None and after > known:
+    if take.after is not None and take.spool != identity(folder):
+        raise LineBroken(f"asked for the spool {take.spool!r}, which is not here any more")
+    if after > known:
         if not read_after(folder, after - 1, 1):
             raise LineBroken(f"acknowledged number {after}, which this spool has not given out")
         await trio.to_thread.run_sync(set_acknowledged, folder, after)
