@@ -252,7 +252,7 @@ def _(place: Place, environment: Environment) -> str:
     bundle.write_bytes(Path(sae.key).read_bytes() + Path(sae.cert).read_bytes())
     for path in (folder / "router.psk", bundle):
         path.chmod(0o600)
-    suites = ("ECDHE-PSK-AES256-CBC-SHA384", "DHE-PSK-AES256-GCM-SHA384")
+    suites = ("DHE-PSK-AES256-GCM-SHA384", "DHE-PSK-AES256-CBC-SHA384", "ECDHE-PSK-AES256-CBC-SHA384")
     front, between = _free_port(), _free_port()
     configuration = folder / "stunnel.conf"
     configuration.write_text(
@@ -279,7 +279,7 @@ def _(place: Place, environment: Environment) -> str:
                 check=False,
             )
             expect(b"HTTP/1.1 200" in done.stdout and b'"localSystemID"' in done.stdout, done)
-        return " and ".join(suites)
+        return ", ".join(suites)
     finally:
         process.terminate()
         process.wait()

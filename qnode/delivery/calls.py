@@ -22,6 +22,7 @@ from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed, ShareUs
 log = structlog.get_logger()
 
 SIMULATED = "qnode_simulated"
+NOT_FOUND = "one or more keys specified are not found on KME"
 MOST_LOGGED_KEY_IDS = 4
 MOST_ISSUED_REMEMBERED = 16_384
 
@@ -242,7 +243,7 @@ class Delivery:
         except NotNamed:
             raise unauthorised("not named as slave") from None
         except KeyNotFound as missing:
-            raise malformed("one or more keys specified are not found on KME", str(missing)) from None
+            raise malformed(NOT_FOUND, str(missing)) from None
         except LinkDown:
             message = "the link to the peer KME is down"
             raise Refusal(503, message, reason="link down", retry_after_s=retry) from None

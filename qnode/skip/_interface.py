@@ -12,7 +12,7 @@ from msgspec import UNSET
 from starlette.types import ASGIApp
 
 from qnode.delivery.application import application as serve
-from qnode.delivery.calls import Delivery, Given, KeyRequest
+from qnode.delivery.calls import NOT_FOUND, Delivery, Given, KeyRequest
 from qnode.delivery.directory import SaeEntry, system_id
 from qnode.delivery.interface import Asked, Interface, Parameter, Route
 from qnode.delivery.reading import integer, parameters
@@ -157,13 +157,13 @@ def _remote(delivery: Delivery, caller: SaeEntry, values: dict[str, str]) -> str
 def _statuses() -> Iterator[None]:
     """Give refusals of the delivery the statuses of the draft.
 
-    A key of others is one that was not found (400); an error of the store is 500.
+    A key of others is one that was not found (400, the same text); an error of the store is 500.
     """
     try:
         yield
     except Refusal as refusal:
         if refusal.status == 401:
-            raise malformed("the key was not found", refusal.reason) from None
+            raise malformed(NOT_FOUND, refusal.reason) from None
         if refusal.internal:
             raise Refusal(500, refusal.message, reason=refusal.reason) from None
         raise
