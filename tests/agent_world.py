@@ -57,6 +57,8 @@ class World:
     lives: dict[Site, trio.CancelScope] = field(default_factory=dict)
     talks: dict[Site, trio.CancelScope] = field(default_factory=dict)
     says_stored: int | None = None
+    blocked: bool = False  # no handshake passes between the encryptors
+    same_key: bool = False  # the key managers give the same key again and again
     deaths: dict[Site, trio.Event] = field(default_factory=dict)
     conditions: dict[Site, Condition] = field(default_factory=dict)
     line_back_at: float = 0.0
@@ -74,7 +76,7 @@ class World:
     def handshake(self) -> None:
         """Two encryptors with one key begin to use it; with different ones they go on as before."""
         first, second = (self.encryptors[site].active for site in SITES)
-        if first is not None and first == second:
+        if first is not None and first == second and not self.blocked:
             self.session = first
 
     async def step(self, site: Site, name: str) -> Fault | None:
@@ -88,7 +90,7 @@ class World:
             self.talks[site].cancel()
             await trio.lowlevel.checkpoint()
         if fault is not None and fault.do == "hang":
-            await trio.sleep(100.0)
+            await trio.sleep(30.0)
         return fault
 
 
@@ -184,7 +186,8 @@ class MemoryKeyManager:
             raise KeyManagerError("no key", not_given=True)
         self._world.stored -= 1
         key_id = str(UUID(int=self._world.random.getrandbits(128), version=4))
-        self._world.keys[key_id] = self._world.random.randbytes(size_bits // 8)
+        fresh = self._world.random.randbytes(size_bits // 8)
+        self._world.keys[key_id] = bytes(size_bits // 8) if self._world.same_key else fresh
         if fault == "lose":
             raise KeyManagerError("the answer was lost")
         return TunnelKey(key_id, self._world.keys[key_id])

@@ -21,7 +21,7 @@ STEPS = (
     "dec_keys",
     "status",
 )
-FAULTED_S, HEALED_S = 60.0, 60.0
+FAULTED_S, HEALED_S = 40.0, 45.0
 
 
 class Watcher:
@@ -176,6 +176,36 @@ def test_different_keys_from_the_two_key_managers_are_never_loaded() -> None:
     assert "the two key managers gave different keys" in reason
 
 
+def test_a_loaded_key_is_unloaded_after_two_seconds_of_silence() -> None:
+    held: list[float] = []
+
+    def watch(world: World) -> None:
+        if len(world.encryptors["responder"].loaded) == 2 and world.muted_at:
+            held.append(now_s() - world.muted_at)
+
+    world = run_world(26.0, faults=[Fault("message.Activate", 2, "mute")], watch=watch)
+    check(world)
+    assert 1.8 < max(after for after in held if after < 8.0) < 2.6
+
+
+def test_a_key_that_no_encryptor_confirms_is_given_up() -> None:
+    # Between two attempts: they take 10 s each, with pauses of 1 s and 2 s.
+    world = run_world(22.5, change=lambda world: setattr(world, "blocked", True))
+    for site in SITES:
+        assert world.encryptors[site].active is None
+        assert world.conditions[site].state is AgentState.STARVED
+        assert "does not use the new key after 10 s; there is no tunnel" in world.conditions[site].because
+    assert len(world.taken_at) <= 3
+
+
+def test_a_key_that_comes_twice_is_refused() -> None:
+    world = run_world(30.0, change=lambda world: setattr(world, "same_key", True))
+    for site in SITES:
+        assert world.encryptors[site].loads.total() == 1
+        assert world.conditions[site].state is AgentState.HOLDING
+        assert "twice; look at the key manager" in world.conditions[site].because
+
+
 @pytest.mark.parametrize("kind", [Held, Load])
 def test_a_forged_proof_loads_nothing(kind: type[Held | Load]) -> None:
     def forge(site: Site, message: Message) -> Message:
@@ -212,7 +242,7 @@ def test_two_agents_that_do_not_fit_say_the_difference_at_both_sites(
 
 
 @given(st.data())
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_after_any_faults_both_ends_use_one_key_or_say_that_they_do_not(data: st.DataObject) -> None:
     at_messages = st.builds(
         Fault,
