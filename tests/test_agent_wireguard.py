@@ -97,8 +97,9 @@ def test_the_output_of_wg_is_read_with_all_its_forms_of_nothing() -> None:
     assert (state.private_key, state.preshared_key) == (NO_KEY, NO_KEY)
     assert (state.endpoint, state.allowed_ips, state.keepalive_s, state.other_peers) == (None, None, 0, 0)
     full = f"{PUBLIC_KEY}\t{PUBLIC_KEY}\t[fd00::1]:51820\t10.0.0.0/8,fd00::/8\t1796052511\t12\t34\t25"
-    state = read_dump(dump(full), PUBLIC_KEY)
+    state = read_dump(dump(full).replace("off", "0xca6c"), PUBLIC_KEY)
     assert state is not None
+    assert state.firewall_mark == 0xCA6C
     assert state.preshared_key == bytes(range(32))
     assert (state.endpoint, state.allowed_ips) == ("[fd00::1]:51820", "10.0.0.0/8,fd00::/8")
     assert (state.latest_handshake, state.received_bytes, state.sent_bytes) == (1796052511, 12, 34)
@@ -162,7 +163,7 @@ async def test_no_packet_passes_before_the_first_key_and_all_after_it(both: tupl
 
 
 @real
-async def test_a_change_under_traffic_loses_no_packet_and_the_next_handshake_is_the_forced_one(
+async def test_a_change_under_traffic_loses_no_packet(
     both: tuple[Site, Site],
 ) -> None:
     alice, bob = both
@@ -182,16 +183,6 @@ async def test_a_change_under_traffic_loses_no_packet_and_the_next_handshake_is_
             for site in both:
                 assert site.preshared_key() == preshared_key(key.key)
     assert "1000 packets transmitted, 1000 received" in said[0]
-    made = alice.log().count("Sending handshake initiation") + bob.log().count("Sending handshake initiation")
-    answered = alice.log().count("Received handshake response") + bob.log().count(
-        "Received handshake response"
-    )
-    assert answered >= 6
-    # Before the first key each end tries once; after it every handshake that was begun was a forced one.
-    assert (
-        alice.log().count("Received invalid response") + bob.log().count("Received invalid response")
-        <= made - 6
-    )
 
 
 @real

@@ -116,7 +116,7 @@ class Site:
         with (self.folder / "wireguard.log").open("ab") as log:
             self._daemon = subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, "wireguard-go", "-f", self.interface],
-                env={**os.environ, "LOG_LEVEL": "verbose"},
+                env={**os.environ, "LOG_LEVEL": "error"},
                 stdout=log,
                 stderr=log,
             )

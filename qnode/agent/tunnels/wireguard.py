@@ -25,9 +25,9 @@ from qnode.errors import TunnelError
 SESSION_LIMIT_S: Final = 180.0  # WireGuard drops a session of this age
 OVERDUE_S: Final = 135.0  # it begins its next handshake at 120 s, and asks again every 5 s
 MOST_KEEPALIVE_S: Final = 60
-TRIES: Final = 3  # of a handshake: a message can get lost, and WireGuard itself repeats it only after 5 s
-TRY_S: Final = 1.0
-_POLL_S: Final = 0.05
+TRIES_S: Final = (0.25, 1.0, 1.5)  # a message can get lost, and WireGuard itself repeats it after 5 s only
+IDLE_S: Final = 0.1  # a tunnel with traffic begins its handshake earlier
+_POLL_S: Final = 0.03
 
 
 class WireGuardConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -145,13 +145,16 @@ class WireGuardTunnel:
     async def _handshake(self, state: PeerState) -> PeerState:
         """Force a handshake, and return the state after it; the same state if none came."""
         before = state.latest_handshake
-        for _ in range(TRIES):
+        for try_s in TRIES_S:
             await self._device.force_handshake(state)
-            with trio.move_on_after(TRY_S):
-                while state.latest_handshake == before:
-                    await trio.sleep(_POLL_S)
-                    state = await self._checked()
-                return state
+            for wait_s in (IDLE_S, try_s - IDLE_S):
+                with trio.move_on_after(wait_s):
+                    while state.latest_handshake == before:
+                        await trio.sleep(_POLL_S)
+                        state = await self._checked()
+                    return state
+                if wait_s == IDLE_S:
+                    await self._device.send_keepalive(state)
         return state
 
     async def _install(self, key: TunnelKey) -> None:

@@ -18,6 +18,7 @@ from qnode.errors import TunnelError
 KEY_BYTES: Final = 32
 NO_KEY: Final = bytes(KEY_BYTES)  # WireGuard's form of "no preshared key"
 SOCKETS: Final = Path("/var/run/wireguard")
+PAUSE_LINES: Final = 4000  # a millisecond; few enough that the request goes into the socket at once
 _CLAMPED_BIT: Final = 1  # X25519 clears it in a private key before use
 
 
@@ -28,6 +29,7 @@ class PeerState(Struct, frozen=True):
     """
 
     private_key: bytes
+    firewall_mark: int
     preshared_key: bytes
     endpoint: str | None
     allowed_ips: str | None
@@ -59,6 +61,7 @@ def read_dump(text: str, peer_public_key: str) -> PeerState | None:
     ):
         return PeerState(
             private_key=_key(lines[0][0]),
+            firewall_mark=0 if lines[0][3] == "off" else int(lines[0][3], 0),
             preshared_key=_key(preshared_key),
             endpoint=None if endpoint == "(none)" else endpoint,
             allowed_ips=None if allowed_ips == "(none)" else allowed_ips,
@@ -119,7 +122,7 @@ class WireGuardDevice:
             )
 
     async def force_handshake(self, state: PeerState) -> None:
-        """Have the encryptor make a handshake at once; packets wait for it, and none is refused meanwhile.
+        """Have the encryptor begin a handshake with its next packet; packets wait for it, none is refused.
 
         WireGuard has no command for this. Setting another private key ends all sessions for sending, not for
         receiving. The interface must never be without its private key, whatever is killed:
@@ -127,26 +130,28 @@ class WireGuardDevice:
         * The kernel compares the given private key with its own before it clears the bits that X25519
           ignores. One message with such a bit set gives it the same key and has the effect of another one.
         * wireguard-go clears the bits first. It takes "no private key" and the private key in one request,
-          which it reads whole before it looks at its next client.
-
-        Switching the keepalive off and on sends a packet, so that the handshake begins without traffic too.
+          which it reads whole before it looks at its next client. A packet that comes while it takes the
+          second one begins a handshake, and the next packet begins another, which spoils both. Not so if a
+          packet came before, when there was no private key: wireguard-go then begins none for a while. So
+          lines that change nothing give packets a millisecond to come. Still look whether a handshake was
+          made.
         """
         if state.private_key == NO_KEY:
             raise TunnelError(f"interface {self.interface} has no private key; set it again (wg-quick up)")
         if self._socket.is_socket():
+            mark = f"fwmark={state.firewall_mark}\n"
             await self._request(
-                f"set=1\nprivate_key={NO_KEY.hex()}\nprivate_key={state.private_key.hex()}\n"
-                f"public_key={base64.b64decode(self._peer).hex()}\nupdate_only=true\n"
-                f"persistent_keepalive_interval=0\npersistent_keepalive_interval={state.keepalive_s}\n\n"
+                f"set=1\nprivate_key={NO_KEY.hex()}\n{PAUSE_LINES * mark}"
+                f"private_key={state.private_key.hex()}\n\n"
             )
         else:
             same_key = bytes([state.private_key[0] | _CLAMPED_BIT]) + state.private_key[1:]
-            keepalive = ("peer", self._peer, "persistent-keepalive")
-            await self._wg(
-                *("set", self.interface, "private-key", "/dev/stdin"),
-                *(*keepalive, "0", *keepalive, str(state.keepalive_s)),
-                secret=same_key,
-            )
+            await self._wg("set", self.interface, "private-key", "/dev/stdin", secret=same_key)
+
+    async def send_keepalive(self, state: PeerState) -> None:
+        """Have the encryptor send a packet now: switching the keepalive off and on does that."""
+        keepalive = ("peer", self._peer, "persistent-keepalive")
+        await self._wg("set", self.interface, *keepalive, "0", *keepalive, str(state.keepalive_s))
 
     async def renew_peer(self, state: PeerState, preshared_key: bytes) -> None:
         """Remove the peer with its sessions and add it again with ``preshared_key``, in one transaction."""
@@ -207,7 +212,7 @@ class WireGuardDevice:
 def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
     """Return what `wg` said, on one line, and what to do about the usual causes."""
     reason = " ".join(done.stderr.decode(errors="replace").split()) or f"exit status {done.returncode}"
-    if "No such device" in reason:
+    if "No such device" in reason or "not supported" in reason or "refused" in reason:
         return f"{reason}; bring the interface up (wg-quick up, systemd-networkd)"
     if "not permitted" in reason or "Permission denied" in reason:
         return f"{reason}; the agent needs CAP_NET_ADMIN, for wireguard-go root"
