@@ -1,6 +1,7 @@
 """The change of a key by two agents: both ends use the same key, or say that they do not."""
 
 import pytest
+import structlog.testing
 from agent_world import SITES, Fault, Site, World, run_world, terms_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,7 +75,9 @@ def test_the_key_changes_every_period_and_both_ends_confirm_it() -> None:
 
 
 def test_the_tunnel_is_held_down_until_the_first_key() -> None:
-    world = run_world(30.0, change=lambda world: setattr(world, "stored", 0))
+    with structlog.testing.capture_logs() as events:
+        world = run_world(30.0, change=lambda world: setattr(world, "stored", 0))
+    assert "key.differs" not in {event["event"] for event in events}  # neither has one
     assert [world.encryptors[site].taken_down for site in SITES] == [1, 1]
     for site in SITES:
         condition = world.conditions[site]

@@ -248,7 +248,9 @@ class _Leader:
         """Ask for a change if the other end uses another key; a single sign may be older than the change."""
         agent = self._agent
         agent.note_alive(message)
-        agrees = message.active is not None and message.active == agent.holding.active
+        if message.active is None and agent.holding.active is None:
+            agent.schedule.ask(trio.current_time())  # the first key, or the next one
+        agrees = message.active == agent.holding.active
         self._different = 0 if agrees else self._different + 1
         if self._different == _DIFFERENT_SIGNS:
             log.warning("key.differs", here=agent.holding.active, there=message.active)
