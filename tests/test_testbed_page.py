@@ -114,6 +114,9 @@ def test_what_was_not_reached_is_said(changes: dict[str, Any], said: str) -> Non
 
 def test_nothing_is_said_when_all_was_reached() -> None:
     assert outcome().faults == []
+    short = outcome(minutes=0.5, outages=[], tunnel=tunnel(changes=0), sensors=sensors(due=300))
+    assert short.faults == []  # no change was due
+    assert outcome(minutes=1.0, outages=[], tunnel=tunnel(changes=0)).faults != []
 
 
 def test_blocks_lie_at_their_simulated_time() -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import qnode
@@ -25,12 +26,17 @@ def check_needs(tunnel: TunnelName) -> None:
         ConfigError: it names what is missing, with the command that installs it.
     """
     wanted: Mapping[str, str] = {**PROGRAMS, **KITS[tunnel].programs}
-    packages = sorted({package for program, package in wanted.items() if shutil.which(program) is None})
+    packages = sorted({package for program, package in wanted.items() if not is_there(program)})
     if packages:
         raise ConfigError(f"programs are missing: apt-get install {' '.join(packages)}")
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"{', '.join(missing)}: not installed; install the extra testbed, qnode[testbed]")
+
+
+def is_there(program: str) -> bool:
+    """Return whether a program is in the PATH, or a file at its place."""
+    return Path(program).is_file() if program.startswith("/") else shutil.which(program) is not None
 
 
 def versions(tunnel: TunnelName) -> dict[str, str]:

@@ -34,7 +34,7 @@ td.number, th.number { text-align: right; }
 figure { margin: .5rem 0; } figure svg { display: block; width: 100%; height: auto; }
 figure .narrow { display: none; }
 @media (max-width: 40rem) { figure .wide { display: none; } figure .narrow { display: block; } }
-pre { background: var(--card); padding: .7rem .9rem; overflow-x: auto; font-size: .85rem; }
+pre { background: var(--card); padding: .7rem .9rem; white-space: pre-wrap; font-size: .85rem; }
 """
 
 
@@ -159,7 +159,7 @@ def _about_samples(outcome: Outcome) -> str:
     sensors = outcome.sensors
     missed = ", ".join(f"{number} {reason}" for reason, number in sensors.missed.items())
     return (
-        f"{sensors.read:,} samples read of {sensors.due:,} polls, {sensors.stored:,} in the database, "
+        f"{sensors.read:,} samples read, {sensors.due:,} were due; {sensors.stored:,} in the database, "
         f"{sensors.lost:,} lost{f' (missed polls: {missed})' if missed else ''}."
     )
 

@@ -41,6 +41,8 @@ BINS: Final = 600
 _LOOK_S: Final = 0.25
 _SHOW_S: Final = 0.5
 _SPOOL_PORT: Final = 7600
+# A lost ping is told when the next one is sent.
+_PING_EDGE_S: Final = 1.0
 _METER_SERVES: Final = "plant.ready"
 # Meter and reader stand for devices that do nothing else.
 _IN_TIME: Final = ("nice", "-n", "-10")
@@ -264,9 +266,12 @@ class _RealTime:
         return most
 
     def _in_cut(self, since_s: float) -> bool:
-        """Return whether a lost ping lies in an outage of the line, or a second beside it."""
+        """Return whether a lost ping belongs to an outage of the line: in it, or before all was back."""
         return any(
-            outage.what == "tunnel" and 0.0 <= since_s - 60.0 * outage.minute + 1.0 <= outage.lasted_s + 2.0
+            outage.what == "tunnel"
+            and -_PING_EDGE_S
+            <= since_s - 60.0 * outage.minute
+            <= outage.lasted_s + (outage.recovered_s or 0.0) + _PING_EDGE_S
             for outage in self._outages
         )
 

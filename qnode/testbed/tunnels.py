@@ -66,8 +66,12 @@ KITS: Final[dict[TunnelName, TunnelKit]] = {
     ),
     "strongswan": TunnelKit(
         "strongSwan",
-        {"swanctl": "strongswan-swanctl", "/usr/lib/ipsec/charon": "strongswan-charon"},
-        ("swanctl", "--version"),
+        {
+            "swanctl": "strongswan-swanctl",
+            "/usr/lib/ipsec/charon": "strongswan-charon",
+            "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so": "libcharon-extra-plugins",
+        },
+        ("/usr/lib/ipsec/charon", "--version"),
     ),
 }
 
