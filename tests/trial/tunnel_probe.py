@@ -1,7 +1,7 @@
 """Packets with sequence numbers through a tunnel, at a steady rate, and the list of those that were lost.
 
-    python tests/trial/tunnel_probe.py echo PORT
-    python tests/trial/tunnel_probe.py send ADDRESS PORT PACKETS-A-SECOND FILE
+    python tests/trial/tunnel_probe.py echo ADDRESS PORT
+    python tests/trial/tunnel_probe.py send FROM ADDRESS PORT PACKETS-A-SECOND FILE
 
 `send` runs until SIGTERM, and then writes FILE: {"sent", "lost": [Unix times], "refused": [...], "rtt_ms"}.
 A packet that this machine itself refused to send (no route, no key) is both lost and refused.
@@ -20,10 +20,10 @@ FORM = struct.Struct("!Q")
 LATEST_S = 2.0  # a reply that comes later counts as lost
 
 
-def echo(port: int) -> None:
+def echo(address: str, port: int) -> None:
     """Send every packet back."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
-        end.bind(("", port))
+        end.bind((address, port))
         while True:
             packet, sender = end.recvfrom(2048)
             try:
@@ -32,7 +32,7 @@ def echo(port: int) -> None:
                 continue
 
 
-def send(address: str, port: int, rate: float, file: Path) -> None:
+def send(source: str, address: str, port: int, rate: float, file: Path) -> None:
     """Send until SIGTERM."""
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
@@ -40,6 +40,7 @@ def send(address: str, port: int, rate: float, file: Path) -> None:
     trips: list[float | None] = []
     refused: list[float] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end, selectors.DefaultSelector() as selector:
+        end.bind((source, 0))
         end.setblocking(False)
         selector.register(end, selectors.EVENT_READ)
         due = time.monotonic()
@@ -80,9 +81,9 @@ _SHARES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["echo", port]:
-            echo(int(port))
-        case ["send", address, port, rate, file]:
-            send(address, int(port), float(rate), Path(file))
+        case ["echo", address, port]:
+            echo(address, int(port))
+        case ["send", source, address, port, rate, file]:
+            send(source, address, int(port), float(rate), Path(file))
         case _:
             sys.exit(__doc__)

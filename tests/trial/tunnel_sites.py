@@ -68,4 +68,18 @@ def wireguard() -> Kind:
     )
 
 
-KINDS: dict[str, Callable[[], Kind]] = {"wireguard": wireguard}
+def strongswan() -> Kind:
+    """Return the kind strongSwan, with ESP in user space."""
+    support = importlib.import_module("strongswan_support")
+    # IKE_SA_INIT is exchange 34; a bit of the flags tells an answer. Port 4500 has four zeros before IKE.
+    places = (("udp port 500", 26), ("udp port 4500 and udp[8:4] = 0", 30))
+    wanted = {
+        sign: " or ".join(
+            f"({port} and udp[{at}] = 34 and udp[{at + 1}] & 32 {sign} 0)" for port, at in places
+        )
+        for sign in ("=", "!=")
+    }
+    return Kind(missing=support.missing, sites=support.sites, first=wanted["="], answers=wanted["!="])
+
+
+KINDS: dict[str, Callable[[], Kind]] = {"wireguard": wireguard, "strongswan": strongswan}

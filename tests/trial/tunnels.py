@@ -108,7 +108,14 @@ class Trial:
             self.start_kme(site)
         for site in self.sites:
             self.start_agent(site)
-        self.start("echo", self.bob, sys.executable, str(HERE / "tunnel_probe.py"), "echo", str(PROBE_PORT))
+        echo = (
+            sys.executable,
+            str(HERE / "tunnel_probe.py"),
+            "echo",
+            self.bob.tunnel_address,
+            str(PROBE_PORT),
+        )
+        self.start("echo", self.bob, *echo)
         self.wait_for_change(0.0, FIRST_KEY_LIMIT_S)
 
     def wait_for_change(self, since: float, limit_s: float) -> float | None:
@@ -149,23 +156,16 @@ class Trial:
         probes = self.folder / "probes.json"
         self.start(
             *("probe", self.alice, sys.executable, str(HERE / "tunnel_probe.py"), "send"),
-            *(self.alice.peer_tunnel_address, str(PROBE_PORT), str(PROBES_A_SECOND), str(probes)),
+            *(self.alice.tunnel_address, self.bob.tunnel_address),
+            *(str(PROBE_PORT), str(PROBES_A_SECOND), str(probes)),
         )
         if rate_mbit:
-            self.start("iperf-server", self.bob, "iperf3", "-s")
+            self.start("iperf-server", self.bob, "iperf3", "-s", "-B", self.bob.tunnel_address)
             time.sleep(1)
             protocol = ("-u", "-l", "1300") if self.arguments.udp else ()
             self.start(
-                *(
-                    "iperf",
-                    self.alice,
-                    "iperf3",
-                    "-c",
-                    self.alice.peer_tunnel_address,
-                    *protocol,
-                    "--bidir",
-                    "-J",
-                ),
+                *("iperf", self.alice, "iperf3", "--bidir", "-J", *protocol),
+                *("-B", self.alice.tunnel_address, "-c", self.bob.tunnel_address),
                 *("-b", f"{rate_mbit}M", "-t", str(int(self.arguments.seconds)), "-i", "10"),
             )
         pids = self.daemons()
