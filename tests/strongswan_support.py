@@ -1,8 +1,7 @@
 """Two sites with a real strongSwan each: network namespaces, one cable, charon with ESP in user space.
 
 Each site's charon is controlled over its own socket, and the ends prove who they are with an IKE PSK that
-has nothing to do with QKD. Traffic between the tunnel addresses is routed over the cable, so that it would
-pass in clear if nothing stopped it: what a test finds stopped was stopped by the site.
+has nothing to do with QKD.
 """
 
 import os
@@ -117,6 +116,11 @@ class Site:
         """Run the operator's command."""
         return self.run("swanctl", *arguments, "--uri", f"unix://{self.socket}", check=check)
 
+    def route_in_clear(self) -> None:
+        """Have packets that find no tunnel go over the cable."""
+        peer = self.connection["remote_addrs"][0]
+        self.run("ip", "route", "replace", self.peer_tunnel_address, "via", peer)
+
     def start_daemon(self) -> None:
         """Start charon and load the operator's credentials, as strongSwan's service does."""
         self.socket.unlink(missing_ok=True)
@@ -153,8 +157,11 @@ class Site:
 
 
 @contextmanager
-def sites(mark: str, folder: Path) -> Iterator[tuple[Site, Site]]:
-    """Yield Alice's and Bob's site; ``mark`` (at most 9 characters) begins the names of namespaces."""
+def sites(mark: str, folder: Path, *, routed_in_clear: bool = False) -> Iterator[tuple[Site, Site]]:
+    """Yield Alice's and Bob's site; ``mark`` (at most 9 characters) begins the names of namespaces.
+
+    ``routed_in_clear``: packets that find no tunnel have a route over the cable; without, they have none.
+    """
     pair = []
     secret = secrets.token_hex(32)
     try:
@@ -190,7 +197,10 @@ def sites(mark: str, folder: Path) -> Iterator[tuple[Site, Site]]:
             site.run("ip", "addr", "add", f"{site.address}/24", "dev", "cable")
             site.run("ip", "link", "set", "cable", "up")
             site.run("ip", "addr", "add", f"{site.tunnel_address}/32", "dev", "lo")
-            site.run("ip", "route", "add", other.tunnel_address, "via", other.address)
+            if routed_in_clear:
+                site.route_in_clear()
+            else:
+                site.run("ip", "route", "add", "unreachable", other.tunnel_address)
         for site in pair:
             site.start_daemon()
         yield alice, bob

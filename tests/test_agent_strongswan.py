@@ -92,7 +92,9 @@ class Pair:
 def sites(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[strongswan_support.Site, strongswan_support.Site]]:
-    with strongswan_support.sites("ssw-test", tmp_path_factory.mktemp("sites")) as pair:
+    # What finds no tunnel would pass in clear: what a test finds stopped was stopped by charon.
+    folder = tmp_path_factory.mktemp("sites")
+    with strongswan_support.sites("ssw-test", folder, routed_in_clear=True) as pair:
         yield pair
 
 
@@ -256,6 +258,24 @@ async def test_charon_killed_and_started_again_gets_a_new_key(pair: Pair, end: i
     await pair.change()
     assert pair.ike_sas() == [1, 1]
     assert pings(pair.sites[0], 20) == 20
+
+
+@DAEMON
+async def test_no_packet_passes_in_clear_while_charon_is_dead_and_the_operators_route_is_unreachable(
+    pair: Pair,
+) -> None:
+    await pair.change()
+    alice = pair.sites[0]
+    alice.run("ip", "route", "replace", "unreachable", alice.peer_tunnel_address)
+    cable = Cable(alice)
+    alice.kill_daemon()
+    assert pings(alice, 5) == 0
+    alice.start_daemon()
+    assert pings(alice, 5) == 0
+    await pair.change()
+    assert pings(alice, 20) == 20
+    assert cable.packets_in_clear() == 0
+    alice.route_in_clear()
 
 
 @DAEMON
