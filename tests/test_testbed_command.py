@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from qnode.cli.testbed import run_folder
 from qnode.cli.testbed import testbed as command
 from qnode.errors import ConfigError
 from qnode.testbed import needs
@@ -49,6 +50,15 @@ def test_wrong_arguments_are_refused_before_anything_starts(
 def test_without_root_the_command_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "network namespaces need root: run it with sudo" in refused(tmp_path)
+
+
+def test_the_folder_of_a_run_is_private_and_the_folder_around_it_is_left_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    folder = run_folder(tmp_path, "abc")
+    assert (folder, folder.stat().st_mode & 0o777) == (tmp_path / "abc", 0o700)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    with pytest.raises(ConfigError, match="has an earlier run; give another --name"):
+        run_folder(tmp_path, "abc")
 
 
 def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:

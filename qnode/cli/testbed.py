@@ -13,7 +13,6 @@ import trio
 from qnode.cli.loopback import load_loopback, parse_speed
 from qnode.cli.main import EXIT_USAGE
 from qnode.errors import ConfigError, QnodeError, first_of
-from qnode.loopback.data_dir import make_private
 from qnode.loopback.prepare import LoopbackConfig
 from qnode.testbed.figures import check_figures, write_png
 from qnode.testbed.needs import check_needs
@@ -141,7 +140,7 @@ def testbed(
         config = _config(config_file)
         check_network()
         check_needs(tunnel)
-        folder = _folder(data_dir, name)
+        folder = run_folder(data_dir, name)
         check_figures(folder)
         asked = Asked(
             command=shlex.join(["qnode", *sys.argv[1:]]),
@@ -187,15 +186,15 @@ def _config(path: Path | None) -> LoopbackConfig:
     return load_loopback(beside if beside.exists() else installed)
 
 
-def _folder(data_dir: Path, name: str) -> Path:
+def run_folder(data_dir: Path, name: str) -> Path:
     """Make the folder of this run, which begins empty.
 
     Raises:
         ConfigError: it exists, or cannot be made.
     """
-    make_private(data_dir)
     folder = data_dir.resolve() / name
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
     except FileExistsError:
         raise ConfigError(f"{folder}: has an earlier run; give another --name") from None

@@ -10,7 +10,8 @@ from qnode.agent.status import AgentStatus
 from qnode.errors import QnodeError
 from qnode.operate.control.client import ask_status
 
-_PATIENCE_S: Final = 5.0
+# Longer than any pause of a busy machine.
+_PATIENCE_S: Final = 30.0
 
 
 async def agent_status(control_socket: Path) -> AgentStatus:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -23,7 +23,7 @@ from qnode.testbed.parts import Part, keeping
 from qnode.testbed.progress import Progress
 from qnode.testbed.relay import LineQuality
 from qnode.testbed.sensors.account import SensorAccount
-from qnode.testbed.sensors.chain import ChainSettings, SensorChain
+from qnode.testbed.sensors.chain import ChainSettings, NotDrained, SensorChain
 from qnode.testbed.sites import AgentAtSite, agents, node_parts, prepare_nodes
 from qnode.testbed.timetable import Planned, planned_outages
 from qnode.testbed.tunnels import KITS, TunnelName, site_tunnels
@@ -196,7 +196,8 @@ class _RealTime:
         after = await agent_status(self._initiator.control_socket)
         counts = await self._line.counts()
         self._progress.stage("what waits at the plant is drained")
-        await self._chain.drain()
+        with suppress(NotDrained):  # what is not there counts as lost
+            await self._chain.drain()
         account = await self._chain.account()
         pings = read_pings((await trio.Path(self._ping_log).read_text()).splitlines())
         lost_in_cut = sum(self._in_cut(at_s - began_at_s) for at_s in pings.lost_at)
@@ -301,7 +302,7 @@ def sensor_side(account: SensorAccount, minutes: float, began_at_s: float) -> Se
         due=round(60_000 * minutes / SAMPLE_PERIOD_MS),
         read=account.read,
         stored=account.stored,
-        lost=account.lost,
+        lost=account.read - account.stored,
         missed=account.missed,
         set_aside=account.set_aside,
         currents=current_bins(samples, minutes, BINS),
