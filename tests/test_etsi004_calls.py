@@ -73,7 +73,9 @@ async def test_open_connect_waits_for_the_peer_not_longer_than_the_timeout(pki: 
 async def test_an_id_in_use_is_refused_at_both_sites(pki: Pki) -> None:
     async with two_sites(pki) as sites:
         one, other = await sites.pair()
-        for application, source, peer in ((one, A, B), (other, B, A), (other, B, C)):
+        assert (await one.open_connect(A, B, QOS, one.opened)).status == Status.SUCCESSFUL
+        assert (await other.open_connect(B, A, QOS, one.opened)).status == Status.SUCCESSFUL
+        for application, source, peer in ((one, A, C), (other, B, C)):
             refused = await application.open_connect(source, peer, QOS, one.opened)
             assert refused.status == Status.ID_IN_USE
         third = await sites.application(C, "bob")
@@ -234,6 +236,21 @@ async def test_a_cut_ends_no_stream(pki: Pki) -> None:
 
 def one_id(sites: TwoSites) -> UUID:
     return next(iter(sites.calls["alice"].home.streams)).stream_id
+
+
+async def test_a_peer_site_without_streams_is_no_connection(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_sites(pki) as sites:
+        application = await sites.application(B, "bob")
+
+        async def no_streams(_kme_id: str, _content: bytes) -> bytes:
+            return b""
+
+        monkeypatch.setattr(sites.calls["alice"].peer_calls, "serve", no_streams)
+        assert (await application.open_connect(B, A)).status == Status.NO_QKD_CONNECTION
+        assert (await application.get_key(0)).status == Status.NO_QKD_CONNECTION
+        assert await application.close() == Status.NO_QKD_CONNECTION
 
 
 async def test_an_answer_of_the_home_that_is_lost_costs_no_key(pki: Pki) -> None:

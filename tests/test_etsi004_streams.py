@@ -224,12 +224,34 @@ def test_max_bps_paces_the_allocation() -> None:
     assert isinstance(one.look(A, 3, 102.0), Allocate)
 
 
+def test_an_application_that_was_started_again_opens_its_stream_again() -> None:
+    streams = Streams(1, 100.0)
+    first = streams.open(A, B, ID, QOS, 0.0, 0.0)
+    again = streams.open(A, B, ID, Qos(), 0.0, 0.0)
+    assert (again.status, again.stream, again.qos) == (Status.PEER_NOT_CONNECTED, first.stream, first.qos)
+    assert streams.open(B, A, ID, QOS, 0.0, 0.0).status == Status.SUCCESSFUL
+    assert streams.open(A, B, ID, Qos(), 0.0, 0.0).status == Status.SUCCESSFUL
+
+
+def test_a_stream_that_one_end_has_closed_is_kept_for_the_other_during_its_time_to_live() -> None:
+    streams = Streams(1, 100.0)
+    one = streams.open(A, B, ID, QOS, 0.0, 0.0).stream
+    assert one is not None
+    streams.open(B, A, ID, QOS, 0.0, 0.0)
+    one.add(keys(0, 1), 5.0)
+    assert streams.find(A, ID, 5.0) is one
+    streams.close(one, A)
+    assert streams.expire(14.9) == []
+    assert streams.open(A, B, ID, QOS, 14.9, 0.0).status == Status.ID_IN_USE
+    assert streams.expire(15.0) == [Leftover(B, A, (keys(0, 1)[0].key_id,))]
+    assert streams.open(A, B, ID, QOS, 15.0, 0.0).status == Status.PEER_NOT_CONNECTED
+
+
 def test_an_id_in_use_is_refused_and_free_again_after_both_ends_have_closed() -> None:
     streams = Streams(4, 100.0)
     first = streams.open(A, B, ID, QOS, 0.0, 0.0)
     assert first.status == Status.PEER_NOT_CONNECTED
     assert first.stream is not None
-    assert streams.open(A, B, ID, QOS, 0.0, 0.0).status == Status.ID_IN_USE
     assert streams.open(C, A, ID, QOS, 0.0, 0.0).status == Status.ID_IN_USE
     joined = streams.open(B, A, ID, Qos(key_chunk_bytes=8, min_bps=10**9), 0.0, 0.0)
     assert joined.status == Status.SUCCESSFUL

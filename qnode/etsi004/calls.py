@@ -115,6 +115,8 @@ class StreamCalls:
         self._remember(caller.sae_id, stream_id, _Joined(home, peer, set()))
         if status == Status.PEER_NOT_CONNECTED:
             status = await self._connected(caller.sae_id, stream_id, home, started_s, opened.qos.timeout_ms)
+        if status > Status.PEER_NOT_CONNECTED:  # the stream ended meanwhile, as its home was started again
+            status = Status.NO_QKD_CONNECTION
         return Opened(status, opened.qos, stream_id)
 
     async def get_key(

@@ -52,17 +52,23 @@ class Streams:
     def open(
         self, sae_id: str, peer: str, stream_id: UUID | None, qos: Qos, now_s: float, spare_bps: float
     ) -> Opening:
-        """Connect an end to a new stream, or to the one that the other end has opened."""
+        """Connect an end to a new stream, or to the one that the other end has opened.
+
+        An end that is connected already stays so: its application may have been started again.
+        """
         known = None if stream_id is None else self._streams.get(stream_id)
         master, slave = ends_of(sae_id, peer)
         if known is not None and (
-            (known.master, known.slave) != (master, slave) or known.ends[sae_id] is not End.ABSENT
+            (known.master, known.slave) != (master, slave) or known.ends[sae_id] is End.CLOSED
         ):
             return Opening(Status.ID_IN_USE, known.qos if sae_id in known.ends else qos)
-        if sum(one.ends.get(sae_id) is End.CONNECTED for one in self) >= self.most_per_sae:
+        is_connected = known is not None and known.ends[sae_id] is End.CONNECTED
+        n_connected = sum(one.ends.get(sae_id) is End.CONNECTED for one in self)
+        if not is_connected and n_connected >= self.most_per_sae:
             return Opening(Status.NO_QKD_CONNECTION, qos)
         if known is not None:
-            known.connect(sae_id)
+            if not is_connected:
+                known.connect(sae_id)
             self._used_at_s[known.stream_id] = now_s
             status = Status.SUCCESSFUL if known.both_connected else Status.PEER_NOT_CONNECTED
             return Opening(status, known.qos, known)
@@ -94,11 +100,16 @@ class Streams:
         return _leftover(stream, key_ids)
 
     def expire(self, now_s: float) -> list[Leftover]:
-        """Drop chunks after their time to live, and streams that nobody has used for long."""
+        """Drop chunks after their time to live, and streams that nobody has used for long.
+
+        A stream that one end has closed is kept for the other end no longer than its chunks would be.
+        """
         found: list[Leftover | None] = []
         for stream in self:
             found.append(_leftover(stream, stream.expire(now_s)))
-            if now_s - self._used_at_s[stream.stream_id] >= self.idle_limit_s:
+            half_closed = End.CLOSED in stream.ends.values()
+            limit_s = min(stream.qos.ttl_s, self.idle_limit_s) if half_closed else self.idle_limit_s
+            if now_s - self._used_at_s[stream.stream_id] >= limit_s:
                 for sae_id in stream.ends:
                     found.append(_leftover(stream, stream.close(sae_id)))
                 self._forget(stream)
