@@ -121,6 +121,30 @@ def test_a_key_manager_that_is_away_for_ten_minutes_holds_then_starves_and_is_ba
     assert len(world.taken_at) < 2 + 660 / 10 + 6  # at most a try a period
 
 
+def test_an_initiator_that_never_goes_on_keeps_no_old_key_at_the_responder() -> None:
+    def watch(world: World) -> None:
+        world.agents["responder"].changing = True  # as after a Prepare that nothing follows
+
+    faults = [Fault("initiator.enc_keys", nth, "fail") for nth in range(2, 1000)]
+    world = run_world(200.0, faults=faults, watch=watch)
+    assert world.encryptors["responder"].active is None
+    assert world.encryptors["responder"].taken_down == 2
+
+
+def test_a_tunnel_that_was_away_for_longer_does_not_come_back_with_its_old_key() -> None:
+    def watch(world: World) -> None:
+        if 12.0 < now_s() < 95.0:  # no packet passes between the encryptors, nor between agents and managers
+            world.session, world.blocked = None, True
+        else:
+            world.blocked = False
+
+    faults = [Fault("initiator.enc_keys", nth, "fail") for nth in range(3, 1000)]
+    world = run_world(100.0, faults=faults, watch=watch)
+    for site in SITES:
+        assert world.encryptors[site].active is None
+        assert world.encryptors[site].taken_down == 2
+
+
 def test_an_old_key_is_kept_where_the_file_says_so() -> None:
     faults = [Fault("initiator.enc_keys", nth, "fail") for nth in range(2, 100)]
     world = run_world(100.0, faults=faults, terms=both(take_down_when_too_old=False))

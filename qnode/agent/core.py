@@ -39,8 +39,9 @@ ALIVE_S: Final = 0.5
 LINE_SILENCE_S: Final = 8.0
 HELLO_LIMIT_S: Final = 10.0
 OVERDUE_S: Final = 5.0  # a change may take so long before its absence is a state
+LONGEST_CHANGE_S: Final = 120.0
 WATCH_S: Final = 1.0
-LOOKS_EVERY: Final = 10  # of the watch: how often the encryptor is asked what it uses
+LOOKS_EVERY: Final = 10  # of the watch: how often the encryptor is asked what it uses, and its bytes
 
 log = structlog.get_logger()
 
@@ -144,7 +145,8 @@ class Agent:
                     await self._begin()
                 elif looks % LOOKS_EVERY == 0:
                     await self._look()
-                await self._count()
+                if self.terms.volume_bytes or looks % LOOKS_EVERY == 0:
+                    await self._count()
                 await self._take_down_when_too_old()
                 self.note_trouble("tunnel", "")
             except TunnelError as error:
@@ -274,9 +276,11 @@ class Agent:
             self.schedule.ask(trio.current_time())
 
     async def _take_down_when_too_old(self) -> None:
-        age_s = self.holding.age_s()
-        if age_s is None or age_s <= self.terms.longest_s or self.changing:
+        age_s = self.holding.last_age_s()
+        if age_s is None or age_s <= self.terms.longest_s:
             return
+        if self.changing and age_s <= self.terms.longest_s + LONGEST_CHANGE_S:
+            return  # the new key is about to come; a change that never ends keeps no old key
         if self.terms.take_down_when_too_old:
             await self.holding.take_down()
             self._key_age.forget()

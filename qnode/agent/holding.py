@@ -48,11 +48,16 @@ class Pending:
 
 @dataclass
 class Holding:
-    """One end of the tunnel. Each method of the tunnel runs alone, and ends within `STEP_LIMIT_S`."""
+    """One end of the tunnel. Each method of the tunnel runs alone, and ends within `STEP_LIMIT_S`.
+
+    ``current``: None while there is no tunnel with the peer. ``last``: the key that the encryptor then still
+    holds, with which the tunnel may come back; None: none, as after `take_down`.
+    """
 
     tunnel: Tunnel
     wall: Callable[[], float] = time.time
     current: Current | None = None
+    last: Current | None = None
     pending: Pending | None = None
     proof_of_use: str = ""
     _turn: trio.Lock = field(default_factory=trio.Lock)
@@ -70,6 +75,10 @@ class Holding:
         """Return the age of the key in use; None: there is none."""
         return None if self.current is None else max(0.0, trio.current_time() - self.current.since)
 
+    def last_age_s(self) -> float | None:
+        """Return the age of the key that the encryptor holds, also while there is no tunnel with the peer."""
+        return None if self.last is None else max(0.0, trio.current_time() - self.last.since)
+
     async def look(self) -> InUse | None:
         """Ask the encryptor, and forget a key that it no longer uses.
 
@@ -84,14 +93,18 @@ class Holding:
             if found is None:
                 self.current = None
             elif self.current is None or self.current.key_id not in (None, found.key_id):
-                self.current = self._since(None, found.since)
+                last = self.last
+                if last is not None and last.key_id is not None and last.key_id == found.key_id:
+                    self.current = last
+                else:  # an unknown key, perhaps the last one of a tunnel that was away: no younger than that
+                    self._use(None, found.since if last is None else min(found.since, last.since_unix))
         return found
 
     def age_from(self, since_unix: float | None) -> None:
         """The key in use, of an earlier run, is in use since then at least."""
         current = self.current
         if current is not None and current.key_id is None and since_unix is not None:
-            self.current = self._since(None, min(since_unix, current.since_unix))
+            self._use(None, min(since_unix, current.since_unix))
 
     async def prepare(self) -> None:
         """Prepare the encryptor for a change. Raises TunnelError."""
@@ -109,7 +122,7 @@ class Holding:
             raise TunnelError(f"the key manager gave the key {key.key_id} twice; look at the key manager")
         self._seen += marks
         if self.pending is not None and self.pending.stage == "activated":
-            self.current = self._since(self.pending.key.key_id, self.wall())  # nobody confirmed it
+            self._use(self.pending.key.key_id, self.wall())  # nobody confirmed it
         self.pending = Pending(key)
 
     async def load(self) -> None:
@@ -148,7 +161,7 @@ class Holding:
 
     def commit(self) -> None:
         """Both encryptors use the key of the change: from now on it is the key in use."""
-        self.current = self._since(self.of_change().key.key_id, self.wall())
+        self._use(self.of_change().key.key_id, self.wall())
 
     async def retire(self) -> None:
         """Remove what came before, at the end of a change. Raises TunnelError."""
@@ -177,7 +190,7 @@ class Holding:
         """End the tunnel. Raises TunnelError."""
         async with self._turn:
             await self._limited("take_down", self.tunnel.take_down)
-            self.current = self.pending = None
+            self.current = self.last = self.pending = None
             self.proof_of_use = ""
 
     async def transferred_bytes(self) -> int:
@@ -191,9 +204,10 @@ class Holding:
             raise TunnelError("the key of this change is gone: the tunnel was taken down meanwhile")
         return self.pending
 
-    def _since(self, key_id: str | None, unix: float) -> Current:
+    def _use(self, key_id: str | None, unix: float) -> None:
+        """``key_id`` is in use since then (Unix time)."""
         age_s = max(0.0, self.wall() - unix)
-        return Current(key_id, trio.current_time() - age_s, unix)
+        self.current = self.last = Current(key_id, trio.current_time() - age_s, unix)
 
     async def _limited(self, step: str, call: Callable[[], Awaitable[T]]) -> T:
         try:
