@@ -246,6 +246,23 @@ async def test_a_key_that_only_one_end_activates_is_gone_after_unload_at_both(pa
 
 
 @DAEMON
+async def test_a_key_in_use_both_ways_is_not_taken_back(pair: Pair) -> None:
+    await pair.change()
+    key = new_key()
+    await pair.responder.load(key)
+    await pair.initiator.load(key)
+    await pair.responder.activate(key)
+    await pair.initiator.activate(key)
+    for tunnel in (pair.responder, pair.initiator):
+        with pytest.raises(TunnelError, match="in use both ways already, so it stays"):
+            await tunnel.unload(key)
+    assert await pair.in_use() == {key.key_id}
+    assert pings(pair.sites[0], 20) == 20
+    await pair.change()
+    assert pair.ike_sas() == [1, 1]
+
+
+@DAEMON
 @pytest.mark.parametrize("end", [0, 1])
 async def test_charon_killed_and_started_again_gets_a_new_key(pair: Pair, end: int) -> None:
     await pair.change()

@@ -185,16 +185,23 @@ class StrongSwanTunnel:
         self._loading = None
 
     async def unload(self, key: TunnelKey) -> None:
-        """Remove the PPK, and IKE_SAs that came up or are coming up under it; the one before stays."""
+        """Remove the PPK, and an IKE_SA that came up in part under it; the one before stays.
+
+        Raises:
+            TunnelError: traffic passes both ways under the key, which therefore stays.
+        """
         await self._unload_ppks()
         before = self._loading[1] if self._loading is not None and self._loading[0] == key.key_id else None
+        self._loading = None
+        found = await self._ike_sas()
+        if any(one.complete and self._keys.get(one.spis) == key.key_id for one in found):
+            raise TunnelError(f"strongSwan: key {key.key_id} is in use both ways already, so it stays")
         await self._end(
             one
-            for one in await self._ike_sas()
+            for one in found
             if self._keys.get(one.spis) == key.key_id or (before is not None and one.spis not in before)
         )
         self._keys = {spis: key_id for spis, key_id in self._keys.items() if key_id != key.key_id}
-        self._loading = None
 
     async def take_down(self) -> None:
         """End every IKE_SA and take the connection away, so that no other comes up; packets are dropped."""
