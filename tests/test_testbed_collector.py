@@ -333,6 +333,14 @@ def test_a_journal_with_a_torn_last_line_is_read(tmp_path: Path) -> None:
     assert Journal(path).counts("ab") == (2, 2)
 
 
+def test_a_hole_that_grew_before_it_was_acknowledged_is_counted_once(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    for last in (20, 30, 20):
+        Journal(path).add([Absent("ab", 11, last), Absent("ab", 41, 50), Absent("cd", 1, 5)])
+    assert Journal(path).counts("ab") == (0, 30)
+    assert Journal(path).counts("cd") == (0, 5)
+
+
 @contextmanager
 def running(command: list[str]) -> Iterator[None]:
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -68,7 +68,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.set_aside: dict[tuple[str, int], SetAside] = {}
-        self.absent: dict[tuple[str, int], Absent] = {}
+        self.absent: dict[tuple[str, int, int], Absent] = {}
         for line in path.read_bytes().splitlines() if path.exists() else []:
             try:
                 self._know(msgspec.json.decode(line, type=SetAside | Absent))
@@ -78,7 +78,7 @@ class Journal:
     def _know(self, entry: SetAside | Absent) -> bool:
         if isinstance(entry, SetAside):
             return self.set_aside.setdefault((entry.spool, entry.number), entry) is entry
-        return self.absent.setdefault((entry.spool, entry.first), entry) is entry
+        return self.absent.setdefault((entry.spool, entry.first, entry.last), entry) is entry
 
     def add(self, entries: list[SetAside | Absent]) -> None:
         """Write entries that are new."""
@@ -93,9 +93,13 @@ class Journal:
     def counts(self, spool: str) -> tuple[int, int]:
         """Return how many records of ``spool`` were set aside, and how many were absent."""
         aside = sum(1 for name, _ in self.set_aside if name == spool)
-        return aside, sum(
-            entry.last - entry.first + 1 for entry in self.absent.values() if entry.spool == spool
-        )
+        absent = reach = 0
+        # A hole that grew before it was acknowledged is there twice.
+        for name, first, last in sorted(self.absent):
+            if name == spool:
+                absent += max(0, last - max(first - 1, reach))
+                reach = max(reach, last)
+        return aside, absent
 
 
 class CollectorStatus(Struct, kw_only=True):
