@@ -9,7 +9,6 @@ from qnode.errors import ConfigError
 KINDS: Final = {
     "wireguard": "qnode.agent.tunnels.wireguard:WireGuardTunnel",
     "strongswan": "qnode.agent.tunnels.strongswan:StrongSwanTunnel",
-    "libreswan": "qnode.agent.tunnels.libreswan:LibreswanTunnel",
     "macsec": "qnode.agent.tunnels.macsec:MacsecTunnel",
     "command": "qnode.agent.tunnels.command:CommandTunnel",
     "file": "qnode.agent.tunnels.file:FileTunnel",

@@ -64,8 +64,9 @@ def probe_socket() -> socket.socket:
     """
     try:
         return socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
-    except PermissionError:
-        raise TunnelError("MACsec: this user may not send frames: give the agent CAP_NET_RAW") from None
+    except OSError as error:
+        remedy = "give the agent CAP_NET_RAW and AF_PACKET (RestrictAddressFamilies=)"
+        raise TunnelError(f"MACsec: frames cannot be sent: {error.strerror}: {remedy}") from None
 
 
 class MacsecTunnel:
