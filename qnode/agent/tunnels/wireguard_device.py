@@ -5,6 +5,7 @@ Keys go to `wg` on its standard input and come on its standard output: no argume
 
 import base64
 import os
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -18,7 +19,8 @@ from qnode.errors import TunnelError
 KEY_BYTES: Final = 32
 NO_KEY: Final = bytes(KEY_BYTES)  # WireGuard's form of "no preshared key"
 SOCKETS: Final = Path("/var/run/wireguard")
-PAUSE_LINES: Final = 4000  # a millisecond; few enough that the request goes into the socket at once
+PAUSE_LINES: Final = 15_000  # about 4 ms; 135 kB, which go into the socket at once
+_SEND_BUFFER_BYTES: Final = 1 << 20  # the system gives less, at least 400 kB
 _CLAMPED_BIT: Final = 1  # X25519 clears it in a private key before use
 
 
@@ -133,8 +135,8 @@ class WireGuardDevice:
           which it reads whole before it looks at its next client. A packet that comes while it takes the
           second one begins a handshake, and the next packet begins another, which spoils both. Not so if a
           packet came before, when there was no private key: wireguard-go then begins none for a while. So
-          lines that change nothing give packets a millisecond to come. Still look whether a handshake was
-          made.
+          lines that change nothing give packets some milliseconds to come. Still look whether a handshake
+          was made.
         """
         if state.private_key == NO_KEY:
             raise TunnelError(f"interface {self.interface} has no private key; set it again (wg-quick up)")
@@ -193,6 +195,7 @@ class WireGuardDevice:
         with trio.move_on_after(self._limit_s, shield=True):
             try:
                 async with await trio.open_unix_socket(self._socket) as stream:
+                    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
                     await stream.send_all(request.encode())
                     answer = b""
                     while not answer.endswith(b"\n\n") and (more := await stream.receive_some(1024)):
