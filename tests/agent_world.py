@@ -328,6 +328,11 @@ def terms_of(site: Site, **changes: object) -> Terms:
     return Terms(**{**plain, **changes})  # type: ignore[arg-type]
 
 
+def changes_in_progress(world: World) -> bool:
+    """Return whether an agent is in the middle of a change."""
+    return any(agent.changing or agent.holding.pending is not None for agent in world.agents.values())
+
+
 Watch = Callable[[World], None]
 
 
@@ -340,10 +345,11 @@ def run_world(
     change: Callable[[World], None] = lambda world: None,
     terms: dict[Site, Terms] | None = None,
     heal_after_s: float | None = None,
+    check_at_rest: bool = False,
 ) -> World:
     """Run both agents for a virtual time; ``watch`` looks every 0.1 s.
 
-    After ``heal_after_s`` no fault happens.
+    After ``heal_after_s`` no fault happens. With ``check_at_rest`` a change in progress comes to its end.
     """
     world = World(faults=list(faults or []), terms=terms or {site: terms_of(site) for site in SITES})
     world.encryptors = {site: Encryptor(world) for site in SITES}
@@ -354,7 +360,9 @@ def run_world(
             for site in SITES:
                 nursery.start_soon(_live, world, site)
             nursery.start_soon(_connect, world)
-            while now_s() < for_s:
+            while now_s() < for_s or (
+                check_at_rest and changes_in_progress(world) and now_s() < for_s + 20.0
+            ):
                 await trio.sleep(0.1)
                 if heal_after_s is not None and now_s() >= heal_after_s:
                     world.faults = []

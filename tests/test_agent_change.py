@@ -115,7 +115,11 @@ MESSAGES = ("Hello", "Prepare", "Offer", "Held", "Load", "Activate", "Confirm", 
 @pytest.mark.parametrize("for_s", [0.0, 5.0])
 def test_a_line_cut_at_any_message_leaves_one_key_at_both_ends(name: str, do: str, for_s: float) -> None:
     faults = [Fault(f"message.{name}", nth, do, for_s) for nth in (2, 3)]
-    check(run_world(FAULTED_S + HEALED_S, faults=faults, watch=Watcher(), heal_after_s=FAULTED_S))
+    check(
+        run_world(
+            FAULTED_S + HEALED_S, faults=faults, watch=Watcher(), heal_after_s=FAULTED_S, check_at_rest=True
+        )
+    )
 
 
 @pytest.mark.parametrize("name", ["Alive", "Held", "Activate", "Done"])
@@ -138,7 +142,11 @@ def test_a_silent_agent_is_noticed_within_10_s(name: str) -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_fails_hangs_or_dies_leaves_one_key_at_both_ends(site: Site, step: str, do: str) -> None:
     faults = [Fault(f"{site}.{step}", nth, do) for nth in (1, 3)]
-    check(run_world(FAULTED_S + HEALED_S, faults=faults, watch=Watcher(), heal_after_s=FAULTED_S))
+    check(
+        run_world(
+            FAULTED_S + HEALED_S, faults=faults, watch=Watcher(), heal_after_s=FAULTED_S, check_at_rest=True
+        )
+    )
 
 
 def test_a_key_that_a_lost_line_left_half_activated_is_put_back_when_the_line_is_back() -> None:
@@ -262,5 +270,12 @@ def test_after_any_faults_both_ends_use_one_key_or_say_that_they_do_not(data: st
     )
     faults = data.draw(st.lists(at_messages | at_steps, max_size=6))
     seed = data.draw(st.integers(0, 1000))
-    world = run_world(FAULTED_S + HEALED_S, faults=faults, seed=seed, watch=Watcher(), heal_after_s=FAULTED_S)
+    world = run_world(
+        FAULTED_S + HEALED_S,
+        faults=faults,
+        seed=seed,
+        watch=Watcher(),
+        heal_after_s=FAULTED_S,
+        check_at_rest=True,
+    )
     check(world)
