@@ -228,6 +228,35 @@ class OperateSection(Table, frozen=True):
     log_level: Annotated[LogLevel, Described("the lowest level that is written", reloaded=True)] = "info"
 
 
+class ExpectedSection(Table, frozen=True):
+    """What the link should give, for comparison with what it gives; no key depends on it."""
+
+    secret_bits_per_s: Annotated[
+        float | None,
+        Described(
+            "secret key rate that `qnode plan` predicts", "bits/s", limits=Limits(0.0, 1e12), reloaded=True
+        ),
+    ] = None
+    loss_db: Annotated[
+        float | None,
+        Described(
+            "loss of the fibre and everything else between the sites",
+            limits=Limits(0.0, 200.0),
+            reloaded=True,
+        ),
+    ] = None
+    z_arm_efficiency: Annotated[
+        float,
+        Described(
+            "at Bob: the chance that a photon in the Z arm clicks (loss of the arm and efficiency of its "
+            "detector). The loss in the status is computed with it; with 1 that loss includes the arm's",
+            "probability",
+            limits=Limits(1e-6, 1.0),
+            reloaded=True,
+        ),
+    ] = 1.0
+
+
 class DeviceSection(Table, frozen=True):
     """One device. You choose NAME."""
 
@@ -262,6 +291,7 @@ class SiteConfig(Table, frozen=True):
     skip: SkipSection | None = None
     etsi004: Etsi004Section | None = None
     calibration: CalibrationSection = CalibrationSection()
+    expected: ExpectedSection = ExpectedSection()
 
     def __post_init__(self) -> None:
         Impossible.check(self._faults())
@@ -292,6 +322,7 @@ class SiteConfig(Table, frozen=True):
         for name, device in self.devices.items():
             yield from limit_faults(device, f"devices.{name}")
         yield from limit_faults(self.store, "store")
+        yield from limit_faults(self.expected, "expected")
         yield from limit_faults(self.etsi014, "etsi014")
         if self.node.role == "alice" and self.monitors.photocurrents:
             yield "monitors.photocurrents: they are compared with tags, which only Bob's site has"
@@ -302,7 +333,7 @@ class SiteConfig(Table, frozen=True):
 
 
 # Each of several links has these tables of its own, beside the parameters that it shares with its peer.
-OF_EACH_LINK = ("role", "peer", "store", "devices", "monitors", "randomness", "calibration")
+OF_EACH_LINK = ("role", "peer", "store", "devices", "monitors", "randomness", "calibration", "expected")
 
 
 def load_site(path: Path) -> tuple[SiteConfig, ...]:

@@ -21,6 +21,7 @@ from qnode.config_calibration import CalibrationSection, calibration_at, calibra
 from qnode.config_reading import Impossible
 from qnode.errors import ConfigError
 from qnode.loopback.data_dir import make_private
+from qnode.loopback.expected import expected_tables
 from qnode.loopback.hardware import (
     Played,
     devices_at,
@@ -361,6 +362,11 @@ def _link_tables(directory: Path, name: str, role: Role, link: _Link, staging: S
         },
         "devices": _devices(directory, role, link, staging),
         "calibration": tables(calibration_at(link.config.calibration, role)),
+        **(
+            {}
+            if staging.played is not None
+            else {"expected": expected_tables(link.config.simulation, link.config.link)}
+        ),
     }
 
 

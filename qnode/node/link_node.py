@@ -189,6 +189,7 @@ class LinkNode:
     def renew(self, config: SiteConfig, directory: SaeDirectory, contexts: PeerContexts) -> None:
         """Apply the result of a reload; this cannot fail."""
         self._config = config
+        self.figures.renew(config)
         self.saes.renew(directory)
         self._transport.renew(contexts, encryptor_identities(config))
         self.store.most_chunks = config.store.most_chunks

@@ -5,13 +5,12 @@ therefore clicks per duration of these slots, never per duration of a tag block.
 """
 
 from collections import deque
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from qnode.choices import LockState
+from qnode.node.status.quantum_figures import RATES_WINDOW_S
 from qnode.tags.synchroniser import SyncResult
 from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL
-
-WINDOW_S: Final = 2.0
 
 
 class _Stretch(NamedTuple):
@@ -61,7 +60,7 @@ class ClickRates:
     def _add(self, new: _Stretch) -> None:
         self._stretches.append(new)
         self._count(new, 1)
-        window = WINDOW_S * self._qubit_rate_hz
+        window = RATES_WINDOW_S * self._qubit_rate_hz
         while self._slots - self._stretches[0].slots >= window:
             self._count(self._stretches.popleft(), -1)
 

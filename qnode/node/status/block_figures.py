@@ -21,6 +21,7 @@ from qnode.keys import BlockRecord
 from qnode.node.status.alarms import Alarms
 from qnode.node.status.block_table import BlockTable, KnownOfBlock
 from qnode.node.status.quantum_figures import QuantumFigures
+from qnode.node.status.secret_rate import SecretRate
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.model import BlockStatus, BlockSummary, Discard
 
@@ -62,6 +63,7 @@ class BlockFigures:
         self._undecided: dict[int, tuple[str, str]] = {}
         self._decided_s = 0.0
         self._discarded: dict[str, int] = {}
+        self._rate = SecretRate()
         self._last: BlockSummary | None = None
         self._last_discard: Discard | None = None
         self.table = BlockTable(link)
@@ -78,7 +80,12 @@ class BlockFigures:
             decided_s=self._decided_s,
             last=self._last,
             last_discard=self._last_discard,
+            secret_bits_per_s=self._secret_rate(),
         )
+
+    def _secret_rate(self) -> float | None:
+        overdue = self._last is not None and not self.secret_bits_per_s(time.time())
+        return 0.0 if overdue else self._rate.bits_per_s()
 
     def secret_bits_per_s(self, at: float) -> float:
         """Return the rate of the last block with key; 0 if several more are overdue ``at`` Unix time."""
@@ -197,6 +204,7 @@ class BlockFigures:
             took_s=took_s,
         )
         self._last = summary
+        self._rate.add(summary.finished_at, summary.span_s, summary.secret_bits)
         self._quantum.count(
             secret_bits=result.length,
             lambda_ec_bits=counts.lambda_ec_bits,
@@ -226,6 +234,8 @@ class BlockFigures:
         self._history.lost(reason)
         self._discarded[reason] = self._discarded.get(reason, 0) + 1
         self._last_discard = Discard(block_id=block_id, at=time.time(), reason=reason, detail=detail)
+        if reason != Reason.STORE_FULL:  # its key was not needed
+            self._rate.add(self._last_discard.at, known.span_s or 0.0, 0)
         log.warning(
             "block.discarded",
             block=block_id,

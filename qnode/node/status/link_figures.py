@@ -15,16 +15,21 @@ from qnode.keys import Counts, Loss, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.status.alarms import Alarms
 from qnode.node.status.block_figures import BlockFigures
+from qnode.node.status.key_use import KeyUse
+from qnode.node.status.loss import loss_of
 from qnode.node.status.quantum_figures import QuantumFigures
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.model import (
     AuthenticationStatus,
     ControllerStatus,
+    ExpectedStatus,
     KeyStatus,
     LinkStatus,
     PeerStatus,
+    QuantumStatus,
     State,
 )
+from qnode.units import CHUNK_BITS
 
 log = structlog.get_logger()
 
@@ -36,6 +41,7 @@ class LinkFigures:
 
     def __init__(self, config: SiteConfig, alarms: Alarms | None = None) -> None:
         self._config = config
+        self._use = KeyUse()
         self.alarms = alarms or Alarms()
         self.history = BlockHistory(config.link)
         self.quantum = QuantumFigures()
@@ -59,7 +65,7 @@ class LinkFigures:
             role=self._config.node.role,
             recorded_since=self.recorded_since_s,
             peer=self.peer,
-            quantum=self.quantum.status,
+            quantum=self._quantum(),
             block=self.blocks.status(),
             totals=self.quantum.totals,
             keys=self.keys,
@@ -68,7 +74,27 @@ class LinkFigures:
             monitors=self.monitors(),
             controllers=self.controllers(),
             alarms=self.alarms.all(),
+            expected=ExpectedStatus(
+                secret_bits_per_s=self._config.expected.secret_bits_per_s,
+                loss_db=self._config.expected.loss_db,
+            ),
         )
+
+    def renew(self, config: SiteConfig) -> None:
+        """Use the configuration after a reload."""
+        self._config = config
+
+    def _quantum(self) -> QuantumStatus:
+        """Return the figures of the quantum channel, with the loss if it is known."""
+        status = self.quantum.status
+        out_of_gate = status.folded.out_of_gate if status.folded is not None else None
+        if out_of_gate is None or out_of_gate >= 1.0:
+            return status
+        efficiency = self._config.expected.z_arm_efficiency
+        loss = loss_of(status.click_rates_hz, out_of_gate, self._config.link, efficiency)
+        if loss is None:
+            return status
+        return msgspec.structs.replace(status, loss_db=loss.loss_db, loss_error_db=loss.error_db)
 
     def note_connected(self, software: str) -> None:
         """Note a session with the peer, which runs ``software``."""
@@ -100,6 +126,9 @@ class LinkFigures:
 
     def note_store(self, counts: Counts, pads: PadsLeft, positions: Positions) -> None:
         """Take over the counts of the store."""
+        self._use.see(time.monotonic(), counts.delivered)
+        used_bits_per_s = self._use.bits_per_s()
+        ready_bits = (counts.available_own + counts.available_peer + counts.stock) * CHUNK_BITS
         self.keys = KeyStatus(
             available_own=counts.available_own,
             available_peer=counts.available_peer,
@@ -112,6 +141,8 @@ class LinkFigures:
             # Counted separately, because the tags' part is too small to be added one by one to the blocks'
             # part.
             epsilon_total=positions.epsilon + pads.used * epsilon_of_tag(),
+            used_bits_per_s=used_bits_per_s,
+            lasts_s=ready_bits / used_bits_per_s if used_bits_per_s else None,
         )
         self.authentication = AuthenticationStatus(pads_left_send=pads.send, pads_left_receive=pads.receive)
 

@@ -14,6 +14,7 @@ log = structlog.get_logger()
 
 # A source that waits, such as a simulation, may keep Bob silent for longer than hardware.
 LONGEST_UNANNOUNCED_S = 30.0
+RATES_WINDOW_S = 2.0  # of tag time with lock, which click rates cover
 
 
 class QuantumFigures:

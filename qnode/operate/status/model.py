@@ -25,6 +25,7 @@ __all__ = [
     "Discard",
     "Etsi004Status",
     "EtsiStatus",
+    "ExpectedStatus",
     "FoldedStatus",
     "HttpStatus",
     "KeyStatus",
@@ -86,7 +87,8 @@ class QuantumStatus(Struct, frozen=True, kw_only=True):
     ``e_vis``: visibility error of the X arm. ``asymmetry``: of the X boundary classes. ``click_rates_hz``: by
     arm, over the last two seconds of tag time with lock; empty without lock. ``cut_s``: tag time without
     lock. ``tag_time_s``: the present tag time. ``checks``: the results of the plausibility checks of the last
-    corrected block, ``checks_of_block``.
+    corrected block, ``checks_of_block``. ``loss_db``: loss between the sites by the clicks of the Z arm,
+    within ``loss_error_db``; None where saturated detectors do not tell it, and at Alice's site.
     """
 
     lock: State
@@ -103,6 +105,8 @@ class QuantumStatus(Struct, frozen=True, kw_only=True):
     checks: tuple[Finding, ...] = ()
     checks_of_block: int | None = None
     folded: FoldedStatus | None = None
+    loss_db: float | None = None
+    loss_error_db: float | None = None
 
     @property
     def locked(self) -> bool:
@@ -161,6 +165,8 @@ class BlockStatus(Struct, frozen=True, kw_only=True):
     """Blocks since the start. ``filled``: fraction of the present block; ``in_flight``: being distilled.
 
     ``decided_s``: tag time of the completely announced blocks that are accepted or discarded (Bob).
+    ``secret_bits_per_s``: secret key over the blocks that were decided in the last hour, per second of tag
+    time; discarded blocks count, and it is 0 if several blocks are overdue. None: no block was decided.
     """
 
     current: int | None = None
@@ -171,6 +177,7 @@ class BlockStatus(Struct, frozen=True, kw_only=True):
     decided_s: float = 0.0
     last: BlockSummary | None = None
     last_discard: Discard | None = None
+    secret_bits_per_s: float | None = None
 
 
 class Totals(Struct, frozen=True, kw_only=True):
@@ -206,6 +213,8 @@ class KeyStatus(Struct, frozen=True, kw_only=True):
     chunks for delivery while the link is down. The totals count since the first block of the
     link, across restarts. ``epsilon_total``: the bound on the distance of all its keys together from ideal
     ones (eps_sec + eps_cor of each opened block, and the bound of each used one-time tag).
+    ``used_bits_per_s``: key delivered per second over the last hour; None in the first minute of the daemon.
+    ``lasts_s``: how long the keys that are ready last at this use without new ones; None if none is used.
     """
 
     available_own: int = 0
@@ -217,6 +226,15 @@ class KeyStatus(Struct, frozen=True, kw_only=True):
     void_total: int = 0
     expired_total: int = 0
     epsilon_total: float = 0.0
+    used_bits_per_s: float | None = None
+    lasts_s: float | None = None
+
+
+class ExpectedStatus(Struct, frozen=True, kw_only=True):
+    """What the link should give by `qnode plan`, from the site's file; None: the file does not say it."""
+
+    secret_bits_per_s: float | None = None
+    loss_db: float | None = None
 
 
 class AuthenticationStatus(Struct, frozen=True, kw_only=True):
@@ -339,6 +357,7 @@ class LinkStatus(Struct, frozen=True, kw_only=True):
     totals: Totals = Totals()
     keys: KeyStatus = KeyStatus()
     authentication: AuthenticationStatus = AuthenticationStatus()
+    expected: ExpectedStatus = ExpectedStatus()
     devices: list[DeviceStatus] = []
     monitors: dict[str, Finding] = {}
     controllers: list[ControllerStatus] = []
@@ -370,6 +389,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     totals: Totals = Totals()
     keys: KeyStatus = KeyStatus()
     authentication: AuthenticationStatus = AuthenticationStatus()
+    expected: ExpectedStatus = ExpectedStatus()
     devices: list[DeviceStatus] = []
     monitors: dict[str, Finding] = {}
     controllers: list[ControllerStatus] = []

@@ -291,6 +291,7 @@ def _quantum(status: NodeStatus) -> str:
             "" if quantum.locked else _state(quantum.lock, status.at),
             f"QBER Z {_percent(quantum.qber_z)}  X {_percent(quantum.e_vis)}",
             "" if rate is None else f"sifted {si(rate)}b/s",
+            loss_text(status),
             "" if residual is None else f"clock ±{residual:.0f} ps",
             "  ".join(f"{arm} {si(rate_hz)}cps" for arm, rate_hz in quantum.click_rates_hz.items()),
         ],
@@ -323,12 +324,36 @@ def _keys(status: NodeStatus) -> str:
         WARN if waits else "ok" if ready + keys.stock else "none",
         [
             f"{count(ready)} {'held back' if waits else 'ready'} ({si(ready * CHUNK_BITS)}b)",
+            secret_rate_text(status),
+            lasts_text(status),
             "simulated" if status.simulated else "",
             "" if last is None else f"block {last.block_id}, {age(last.finished_at, status.at)} ago",
             "" if block.current is None else f"block {block.current} {filled}".rstrip(),
             f"{count(block.accepted)} accepted" + (f", {count(discarded)} discarded" if discarded else ""),
         ],
     )
+
+
+def secret_rate_text(status: NodeStatus) -> str:
+    """Return the secret key rate of a link beside the one that it should have; empty if unknown."""
+    rate, expected = status.block.secret_bits_per_s, status.expected.secret_bits_per_s
+    if rate is None:
+        return "" if expected is None else f"plan {si(expected)}b/s"
+    beside = f", {100 * rate / expected:.0f} % of plan" if expected else ""
+    return f"{si(rate)}b/s over 1 h{beside}"
+
+
+def loss_text(status: NodeStatus) -> str:
+    """Return the loss of a link beside the one that it should have; empty if unknown."""
+    loss, error, expected = status.quantum.loss_db, status.quantum.loss_error_db, status.expected.loss_db
+    beside = "" if expected is None else f" (plan {expected:.1f} dB)"
+    return "" if loss is None else f"loss {loss:.1f} ±{error or 0.0:.1f} dB{beside}"
+
+
+def lasts_text(status: NodeStatus) -> str:
+    """Return how long the keys that are ready last at their present use; empty if none is used."""
+    lasts = status.keys.lasts_s
+    return "" if lasts is None else f"last {duration(lasts)} at present use"
 
 
 def _etsi(status: NodeStatus) -> str:
