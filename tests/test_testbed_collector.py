@@ -21,6 +21,7 @@ import trio
 import trio.testing
 
 from qnode.errors import ConfigError
+from qnode.spool import acknowledged, identity, segment_path, set_acknowledged
 from qnode.testbed.sensors.alone import Alone, Outage, free_ports, run_alone
 from qnode.testbed.sensors.collector import Absent, Collector, CollectorSettings, Journal, SetAside
 from qnode.testbed.sensors.forwarder import Forwarder
@@ -29,7 +30,7 @@ from qnode.testbed.sensors.influxdb import DatabaseAway, InfluxDb, LineRefused, 
 from qnode.testbed.sensors.node_red import PICTURE, check_node_red, node_red_command
 from qnode.testbed.sensors.power_meter import NAMES
 from qnode.testbed.sensors.record import RECORD_BYTES, Reason, Record
-from qnode.testbed.sensors.spool import Spool, acknowledged, identity, set_acknowledged
+from qnode.testbed.sensors.spool import ReadingSpool
 from qnode.testbed.sensors.spool_line import Batch, LineBroken, Take, receive, send
 from qnode.testbed.sensors.spool_server import serve
 
@@ -42,13 +43,13 @@ VALUE = (230.5,) * len(NAMES)
 BEGAN_MS = int(time.time()) * 1000 - 3_600_000
 
 
-def fill(folder: Path, readings: int, gaps: tuple[Reason, ...] = (), segment_records: int = 6000) -> str:
-    spool = Spool(folder, 1 << 20, segment_records)
+def fill(folder: Path, readings: int, gaps: tuple[Reason, ...] = (), segment_entries: int = 6000) -> str:
+    spool = ReadingSpool(folder, 1 << 20, segment_entries)
     begin = spool.last.number if spool.last else 0
     for n in range(readings):
-        spool.append(BEGAN_MS + 100 * (begin + n), VALUE)
+        spool.put(BEGAN_MS + 100 * (begin + n), VALUE)
     for n, reason in enumerate(gaps):
-        spool.append(BEGAN_MS + 100 * (begin + readings + n), reason=reason)
+        spool.put(BEGAN_MS + 100 * (begin + readings + n), reason=reason)
     spool.close()
     return spool.identity
 
@@ -223,8 +224,8 @@ async def test_a_collector_that_comes_back_writes_the_same_points_again(tmp_path
 
 
 async def test_records_that_the_spool_dropped_are_counted(tmp_path: Path) -> None:
-    identity = fill(tmp_path / "spool", 35, segment_records=10)
-    (tmp_path / "spool" / f"{11:020d}.spool").unlink()
+    identity = fill(tmp_path / "spool", 35, segment_entries=10)
+    segment_path(tmp_path / "spool", 11).unlink()
     with stand_in() as (url, _):
         async with spool_served(tmp_path / "spool") as spool, collecting(tmp_path, spool, url):
             await until(lambda: acknowledged(tmp_path / "spool") == 35)

@@ -419,7 +419,7 @@ def test_the_meter_is_read_by_an_opcua_subscription_also_after_a_restart(tmp_pat
         tasks = [asyncio.create_task(subscribe(settings, spooling)), asyncio.create_task(spooling.run())]
 
         def readings() -> int:
-            return spooling.spool.last.readings if spooling.spool.last else 0
+            return spooling.spool.last_record.readings if spooling.spool.last_record else 0
 
         await serve_until(lambda: readings() >= 10)
         before = readings()

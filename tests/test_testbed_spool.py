@@ -12,21 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnode.testbed.sensors.power_meter import NAMES
-from qnode.testbed.sensors.record import RECORD_BYTES, DamagedRecord, Reason, Record, decode, encode
-from qnode.testbed.sensors.spool import (
-    Spool,
+from qnode.spool import (
+    HEAD_BYTES,
+    HEADER_BYTES,
     SpoolUnusable,
     acknowledged,
     identity,
-    last_record,
-    read_after,
+    segment_path,
     segments,
     set_acknowledged,
-    whole_records,
 )
+from qnode.testbed.sensors.power_meter import NAMES
+from qnode.testbed.sensors.record import RECORD_BYTES, DamagedRecord, Reason, Record, decode, encode
+from qnode.testbed.sensors.spool import ReadingSpool, last_record, read_after
 
 MOST_BYTES = 1 << 20
+ENTRY_BYTES = HEAD_BYTES + RECORD_BYTES
 floats = st.floats(width=32, allow_nan=False)
 readings = st.lists(floats, min_size=len(NAMES), max_size=len(NAMES)).map(tuple)
 
@@ -74,24 +75,24 @@ def test_a_torn_record_is_refused(record: Record, length: int) -> None:
 
 def test_a_spool_goes_on_after_a_cut_at_every_byte(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
-    with_records = Spool(folder, MOST_BYTES, segment_records=3)
+    with_records = ReadingSpool(folder, MOST_BYTES, segment_entries=3)
     for n in range(5):
-        with_records.append(100 * n, values(n))
+        with_records.put(100 * n, values(n))
     with_records.close()
-    last = folder / f"{segments(folder)[-1]:020d}.spool"
+    last = segment_path(folder, segments(folder)[-1])
     whole, first = last.read_bytes(), segments(folder)[-1]
     for length in range(len(whole)):
         last.write_bytes(whole[:length])
-        kept = first - 1 + whole_records(folder, first)
-        spool = Spool(folder, MOST_BYTES, segment_records=3)
+        kept = first - 1 + max(0, length - HEADER_BYTES) // ENTRY_BYTES
+        spool = ReadingSpool(folder, MOST_BYTES, segment_entries=3)
         assert numbers(folder) == list(range(1, kept + 1)), length
-        appended = spool.append(900, reason="timeout")
+        appended = spool.put(900, reason="timeout")
         assert (appended.number, appended.readings, appended.missed) == (kept + 1, kept, 1), length
         spool.close()
         assert numbers(folder) == list(range(1, kept + 2)), length
         for segment in segments(folder):
             if segment > first:
-                (folder / f"{segment:020d}.spool").unlink()
+                segment_path(folder, segment).unlink()
 
 
 @settings(max_examples=30)
@@ -99,7 +100,7 @@ def test_a_spool_goes_on_after_a_cut_at_every_byte(tmp_path: Path) -> None:
     st.lists(
         st.one_of(
             st.tuples(st.just("append"), st.integers(1, 5)),
-            st.tuples(st.just("crash"), st.binary(max_size=2 * RECORD_BYTES)),
+            st.tuples(st.just("crash"), st.binary(max_size=2 * ENTRY_BYTES)),
             st.tuples(st.just("acknowledge"), st.integers(0, 10)),
         ),
         max_size=30,
@@ -109,21 +110,21 @@ def test_no_number_is_given_twice_and_nothing_unacknowledged_is_lost(
     tmp_path_factory: pytest.TempPathFactory, deeds: list[tuple[str, int | bytes]]
 ) -> None:
     folder = tmp_path_factory.mktemp("spool")
-    spool = Spool(folder, MOST_BYTES, segment_records=4)
+    spool = ReadingSpool(folder, MOST_BYTES, segment_entries=4)
     written: dict[int, Record] = {}
     for deed, amount in deeds:
         if deed == "append":
             assert isinstance(amount, int)
             for _ in range(amount):
-                record = spool.append(100 * len(written), values(len(written)))
+                record = spool.put(100 * len(written), values(len(written)))
                 assert record.number not in written
                 written[record.number] = record
         elif deed == "crash":  # what a torn write may leave behind the last record
             assert isinstance(amount, bytes)
             spool.close()
-            with (folder / f"{segments(folder)[-1]:020d}.spool").open("ab") as file:
+            with (segment_path(folder, segments(folder)[-1])).open("ab") as file:
                 file.write(amount)
-            spool = Spool(folder, MOST_BYTES, segment_records=4)
+            spool = ReadingSpool(folder, MOST_BYTES, segment_entries=4)
         else:
             assert isinstance(amount, int)
             set_acknowledged(folder, max(acknowledged(folder), len(written) - amount))
@@ -135,54 +136,54 @@ def test_no_number_is_given_twice_and_nothing_unacknowledged_is_lost(
 
 
 def test_acknowledged_segments_are_deleted_and_the_number_of_readings_stays(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, MOST_BYTES, segment_records=3)
+    spool = ReadingSpool(tmp_path, MOST_BYTES, segment_entries=3)
     for n in range(12):
-        spool.append(100 * n, values(n))
+        spool.put(100 * n, values(n))
         set_acknowledged(tmp_path, n + 1)
     assert segments(tmp_path) == [7, 10]
     spool.close()
-    again = Spool(tmp_path, MOST_BYTES, segment_records=3)
-    assert again.append(5000, values(1)).readings == 13
+    again = ReadingSpool(tmp_path, MOST_BYTES, segment_entries=3)
+    assert again.put(5000, values(1)).readings == 13
     assert identity(tmp_path) == again.identity
     again.close()
 
 
 def test_a_full_spool_drops_its_oldest_segment(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, 3 * (16 + 10 * RECORD_BYTES), segment_records=10)
-    for n in range(45):
-        spool.append(100 * n, values(n))
-    assert segments(tmp_path) == [21, 31, 41]
-    assert numbers(tmp_path) == list(range(21, 46))
+    spool = ReadingSpool(tmp_path, 4 * (HEADER_BYTES + 10 * ENTRY_BYTES), segment_entries=10)
+    for n in range(55):
+        spool.put(100 * n, values(n))
+    assert segments(tmp_path) == [21, 31, 41, 51]
+    assert numbers(tmp_path) == list(range(21, 56))
     spool.close()
 
 
 def test_a_damaged_record_between_whole_ones_is_a_hole(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, MOST_BYTES)
+    spool = ReadingSpool(tmp_path, MOST_BYTES)
     for n in range(5):
-        spool.append(100 * n, values(n))
+        spool.put(100 * n, values(n))
     spool.close()
-    path = tmp_path / f"{1:020d}.spool"
+    path = segment_path(tmp_path, 1)
     raw = bytearray(path.read_bytes())
-    raw[16 + 2 * RECORD_BYTES + 40] ^= 1
+    raw[HEADER_BYTES + 2 * ENTRY_BYTES + 40] ^= 1
     path.write_bytes(raw)
-    again = Spool(tmp_path, MOST_BYTES)
+    again = ReadingSpool(tmp_path, MOST_BYTES)
     assert numbers(tmp_path) == [1, 2, 4, 5]
-    assert again.append(900, values(1)).number == 6
+    assert again.put(900, values(1)).number == 6
     again.close()
 
 
 def test_only_one_reader_writes_a_spool(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, MOST_BYTES)
-    with pytest.raises(SpoolUnusable, match="another reader"):
-        Spool(tmp_path, MOST_BYTES)
+    spool = ReadingSpool(tmp_path, MOST_BYTES)
+    with pytest.raises(SpoolUnusable, match="another process"):
+        ReadingSpool(tmp_path, MOST_BYTES)
     spool.close()
 
 
 def test_a_segment_of_another_version_is_refused(tmp_path: Path) -> None:
-    Spool(tmp_path, MOST_BYTES).close()
-    (tmp_path / f"{1:020d}.spool").write_bytes(b"something else  " + bytes(10))
+    ReadingSpool(tmp_path, MOST_BYTES).close()
+    (segment_path(tmp_path, 1)).write_bytes(b"something else  " + bytes(10))
     with pytest.raises(SpoolUnusable, match="not a segment of this version"):
-        Spool(tmp_path, MOST_BYTES)
+        ReadingSpool(tmp_path, MOST_BYTES)
 
 
 @contextmanager
@@ -196,13 +197,16 @@ def largest_file(length: int) -> Iterator[None]:
 
 
 def test_a_write_that_the_disk_refuses_leaves_the_spool_as_it_was(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, MOST_BYTES)
-    spool.append(0, values(0))
-    for short in (0, 1, RECORD_BYTES - 1):
-        with largest_file(16 + RECORD_BYTES + short), pytest.raises(OSError, match=r"wrote|too large"):
-            spool.append(100, values(1))
+    spool = ReadingSpool(tmp_path, MOST_BYTES)
+    spool.put(0, values(0))
+    for short in (0, 1, ENTRY_BYTES - 1):
+        with (
+            largest_file(HEADER_BYTES + ENTRY_BYTES + short),
+            pytest.raises(OSError, match=r"wrote|too large"),
+        ):
+            spool.put(100, values(1))
         assert numbers(tmp_path) == [1]
-    assert spool.append(200, values(2)).number == 2
+    assert spool.put(200, values(2)).number == 2
     assert numbers(tmp_path) == [1, 2]
     spool.close()
 
@@ -211,10 +215,10 @@ WRITER = """
 import sys
 from pathlib import Path
 from qnode.testbed.sensors.power_meter import NAMES
-from qnode.testbed.sensors.spool import Spool
-spool = Spool(Path(sys.argv[1]), 1 << 20, segment_records=50)
+from qnode.testbed.sensors.spool import ReadingSpool
+spool = ReadingSpool(Path(sys.argv[1]), 1 << 20, segment_entries=50)
 while True:
-    print(spool.append(0, (1.0,) * len(NAMES)).number, flush=True)
+    print(spool.put(0, (1.0,) * len(NAMES)).number, flush=True)
 """
 
 

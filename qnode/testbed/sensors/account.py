@@ -7,10 +7,11 @@ import msgspec
 import trio
 from msgspec import Struct
 
+from qnode.spool import acknowledged, identity
 from qnode.testbed.sensors.collector import Journal
 from qnode.testbed.sensors.influxdb import READINGS, InfluxDb
 from qnode.testbed.sensors.part import run_trio, settings_of_command
-from qnode.testbed.sensors.spool import acknowledged, identity, last_record
+from qnode.testbed.sensors.spool import last_record
 
 
 class AccountSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from qnode.addresses import host_and_port
 from qnode.errors import QnodeError
+from qnode.spool import acknowledged
 from qnode.testbed.parts import Part
 from qnode.testbed.sensors.account import AccountSettings, SensorAccount
 from qnode.testbed.sensors.collector import CollectorSettings
@@ -22,7 +23,7 @@ from qnode.testbed.sensors.node_red import node_red_command
 from qnode.testbed.sensors.plant import PlantSettings
 from qnode.testbed.sensors.reader import ReaderSettings
 from qnode.testbed.sensors.record import Record
-from qnode.testbed.sensors.spool import acknowledged, last_record
+from qnode.testbed.sensors.spool import last_record
 from qnode.testbed.sensors.spool_server import SpoolServerSettings
 
 PartName = Literal["plant", "reader", "spool_server", "database", "collector", "node_red"]

@@ -24,7 +24,7 @@ from qnode.testbed.sensors.part import (
 )
 from qnode.testbed.sensors.record import MOST_POLLS, Reason
 from qnode.testbed.sensors.slots import Outcome, PollFailed, StampClock, missed_between
-from qnode.testbed.sensors.spool import Spool
+from qnode.testbed.sensors.spool import ReadingSpool
 
 # Outcomes that wait for a slow disk; what comes on top is a gap.
 _MOST_WAITING: Final = 600
@@ -74,8 +74,8 @@ class Spooling:
 
     def __init__(self, settings: ReaderSettings, left_out: Reason) -> None:
         self._settings = settings
-        self.spool = Spool(settings.spool, settings.most_bytes)
-        last = self.spool.last
+        self.spool = ReadingSpool(settings.spool, settings.most_bytes)
+        last = self.spool.last_record
         self.last_slot = None if last is None else last.time_ms // settings.period_ms + last.polls - 1
         self._between: Reason = "not_running"
         self._left_out = left_out
@@ -124,10 +124,10 @@ class Spooling:
             return
         if missed:
             polls = min(missed.stop - missed.start, MOST_POLLS)
-            self.spool.append(missed.start * period_ms, reason=self._between, polls=polls)
+            self.spool.put(missed.start * period_ms, reason=self._between, polls=polls)
             self._reasons[self._between] += polls
             self.last_slot = missed.stop - 1
-        self.spool.append(outcome.slot * period_ms, outcome.values, outcome.reason)
+        self.spool.put(outcome.slot * period_ms, outcome.values, outcome.reason)
         self.last_slot, self._between = outcome.slot, self._left_out
         if outcome.reason is not None:
             self._reasons[outcome.reason] += 1
@@ -142,7 +142,7 @@ class Spooling:
                 say(f"{self._settings.spool}: {error}")
 
     def _tell(self) -> None:
-        last = self.spool.last
+        last = self.spool.last_record
         status = ReaderStatus(
             spool=self.spool.identity,
             number=last.number if last else 0,

@@ -11,9 +11,10 @@ from msgspec import Struct
 
 from qnode.addresses import host_and_port
 from qnode.config_reading import Impossible
+from qnode.spool import acknowledged, identity, set_acknowledged
 from qnode.testbed.sensors.part import address_faults, run_trio, say, settings_of_command
 from qnode.testbed.sensors.record import encode
-from qnode.testbed.sensors.spool import acknowledged, identity, read_after, set_acknowledged
+from qnode.testbed.sensors.spool import read_after
 from qnode.testbed.sensors.spool_line import MOST_RECORDS, Batch, LineBroken, Take, receive, send
 
 LOOK_PERIOD_S = 0.2
