@@ -1,130 +1,42 @@
 """Clients of other makers against a running loopback, as their makers mean them to be used.
 
-    python tests/consumers.py [NAME ...]
+    python tests/consumers.py [NAME ...] [--arnika FILE]
 
-Each of the named clients (all) is installed at a pinned version into an environment of its own, in a
-temporary folder (network; the package index). Then `qnode loopback` runs a small simulated link, and every
-client does what its makers show. Prints one line a step, and ends with 1 if one is not as expected. A step
-may expect that a client fails: then its text says why, and that the fault is not the node's.
+`qnode loopback` runs a small simulated link. Each of the named clients (all) is installed at a pinned version
+into an environment of its own, in a temporary folder (network; the package index), and does what its makers
+show. Prints one line a step, and ends with 1 if one is not as expected. A step may expect that a client
+fails: then its text says why, and that the fault is not the node's. What cannot be had here is told: "none".
 """
 
-import contextlib
+import argparse
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-import msgspec
-from daemons_support import Encryptor, encryptors, eventually, write_small_link
+import consumers_wireguard
+from consumers_etsi014 import ETSI_CLIENT, QKDSEC
+from consumers_support import (
+    KEYS_AT_START,
+    Consumer,
+    Environment,
+    NotHere,
+    Place,
+    Unexpected,
+    expect,
+    free_port,
+    json_in,
+    loopback,
+)
+from consumers_wireguard import ARNIKA, WG_QROTATOR
+from daemons_support import eventually
 
-from qnode.loopback.prepare import Endpoints, SaeEndpoint, SiteEndpoints
-
-KEYS_AT_START = 60
-START_S = 600.0
-
-
-class Unexpected(Exception):
-    """A step whose result is not as expected; the text says what was seen."""
-
-
-class NotHere(Exception):
-    """A client that cannot be had on this machine; the text says why."""
-
-
-@dataclass
-class Place:
-    """A running loopback, and the pair of encryptors that anybody may be."""
-
-    folder: Path
-    endpoints: Endpoints
-
-    @property
-    def alice(self) -> SaeEndpoint:
-        return self._encryptors[0].sae
-
-    @property
-    def bob(self) -> SaeEndpoint:
-        return self._encryptors[1].sae
-
-    def site(self, sae: SaeEndpoint) -> SiteEndpoints:
-        """Return the site of an encryptor."""
-        return next(site for site in self.endpoints.sites.values() if site.kme_id == sae.kme)
-
-    @property
-    def _encryptors(self) -> tuple[Encryptor, Encryptor]:
-        return encryptors(self.endpoints)
-
-    def wait_for_keys(self, number: int) -> None:
-        """Return once both encryptors could have so many keys as master."""
-        for one in self._encryptors:
-            eventually(lambda one=one: one.stored() >= number, f"{number} keys", within_s=START_S)  # type: ignore[misc]
-
-
-@dataclass
-class Environment:
-    """An environment of Python with a client in it; ``run`` is for scripts and commands in it."""
-
-    folder: Path
-
-    def run(self, *words: str, expect: int = 0) -> str:
-        """Run one of its commands and return all that it printed.
-
-        Raises:
-            Unexpected: it ended with another code than ``expect``.
-        """
-        command = [str(self.folder / "bin" / words[0]), *words[1:]]
-        plain = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=600, check=False, cwd=self.folder, env=plain
-        )
-        printed = done.stdout + done.stderr
-        if done.returncode != expect:
-            raise Unexpected(f"ended with {done.returncode}: {printed.strip()[-2000:]}")
-        return printed
-
-
-Step = tuple[str, Callable[[Place, Environment], str]]
-
-
-@dataclass
-class Consumer:
-    """A client: its pinned packages, and its steps. A step returns what was seen, or raises Unexpected."""
-
-    name: str
-    packages: tuple[str, ...]
-    steps: list[Step] = field(default_factory=list)
-
-    def step(self, text: str) -> Callable[[Callable[[Place, Environment], str]], None]:
-        """Add a step."""
-        return lambda do: self.steps.append((text, do))
-
-    def install(self, folder: Path) -> Environment:
-        """Install the client into ``folder``, and print the versions."""
-        if not self.packages:
-            folder.mkdir()
-            return Environment(folder)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        python = str(folder / "bin" / "python")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *self.packages], check=True)
-        listed = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True)
-        print(f"{self.name}: {', '.join(listed.stdout.split())}", flush=True)
-        return Environment(folder)
-
-
-def expect(condition: object, seen: object) -> None:
-    """Raise Unexpected with what was seen, unless ``condition`` holds."""
-    if not condition:
-        raise Unexpected(repr(seen))
-
+from qnode.loopback.prepare import SaeEndpoint
 
 # skip-qkd: Cisco SKIP.
 
@@ -146,14 +58,9 @@ def _skip(place: Place, environment: Environment, sae: SaeEndpoint, *words: str,
     return environment.run(*call, expect=1 if fails else 0)
 
 
-def _json(printed: str) -> dict[str, object]:
-    found: dict[str, object] = msgspec.json.decode(printed.strip().splitlines()[-1])
-    return found
-
-
 @SKIP.step("capabilities() names this encryptor and its peer")
 def _(place: Place, environment: Environment) -> str:
-    found = _json(_skip(place, environment, place.alice, "capabilities"))
+    found = json_in(_skip(place, environment, place.alice, "capabilities"))
     expect(found["localSystemID"] == place.alice.sae_id, found)
     expect(found["remoteSystemID"] == [place.bob.sae_id], found)
     expect(found["key"] is True and found["entropy"] is True, found)
@@ -163,9 +70,9 @@ def _(place: Place, environment: Environment) -> str:
 @SKIP.step("request_key() at one site and fetch_key_by_id() at the other give the same key, once")
 def _(place: Place, environment: Environment) -> str:
     for size in ((), ("512",)):
-        got = _json(_skip(place, environment, place.alice, "request_key", place.bob.sae_id, *size))
+        got = json_in(_skip(place, environment, place.alice, "request_key", place.bob.sae_id, *size))
         wanted = ("fetch_key_by_id", str(got["keyId"]), place.alice.sae_id)
-        fetched = _json(_skip(place, environment, place.bob, *wanted))
+        fetched = json_in(_skip(place, environment, place.bob, *wanted))
         expect(fetched == got, "the keys differ")
         expect(len(str(got["key"])) == (128 if size else 64), len(str(got["key"])))
         again = _skip(place, environment, place.bob, *wanted, fails=True)
@@ -176,7 +83,7 @@ def _(place: Place, environment: Environment) -> str:
 @SKIP.step("entropy() gives as many bits as it asks for")
 def _(place: Place, environment: Environment) -> str:
     for words, bits in (((), 256), (("128",), 128)):
-        found = _json(_skip(place, environment, place.alice, "entropy", *words))
+        found = json_in(_skip(place, environment, place.alice, "entropy", *words))
         expect(found["minentropy"] == bits == 4 * len(str(found["randomStr"])), found["minentropy"])
     return "256 and 128 bits"
 
@@ -253,7 +160,7 @@ def _(place: Place, environment: Environment) -> str:
     for path in (folder / "router.psk", bundle):
         path.chmod(0o600)
     suites = ("DHE-PSK-AES256-GCM-SHA384", "DHE-PSK-AES256-CBC-SHA384", "ECDHE-PSK-AES256-CBC-SHA384")
-    front, between = _free_port(), _free_port()
+    front, between = free_port(), free_port()
     configuration = folder / "stunnel.conf"
     configuration.write_text(
         f"foreground = yes\npid =\n"
@@ -377,59 +284,50 @@ def _(place: Place, environment: Environment) -> str:
     return next(line for line in printed.splitlines() if line.startswith("quality"))
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+CONSUMERS = (SKIP, SCHEMATHESIS, STUNNEL, QUBIP, ETSI_CLIENT, QKDSEC, ARNIKA, WG_QROTATOR)
 
 
-CONSUMERS = (SKIP, SCHEMATHESIS, STUNNEL, QUBIP)
-
-
-@contextlib.contextmanager
-def loopback(folder: Path) -> Iterator[Place]:
-    """Run `qnode loopback` over a small simulated link for the time of the block."""
-    data = folder / "loopback"
-    configuration = write_small_link(folder / "small.toml")
-    command = [sys.executable, "-m", "qnode", "loopback", "--config", str(configuration)]
-    with (folder / "loopback.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--data-dir", str(data), "--speed", "4"], stdout=log, stderr=log
-        )
+def run(one: Consumer, place: Place, folder: Path) -> list[tuple[str, str]]:
+    """Run the steps of a consumer; return for each "ok", "FAIL" or "none" (not run), and its text."""
     try:
-        eventually((data / "endpoints.json").exists, "the loopback serves", within_s=START_S)
-        place = Place(folder, msgspec.json.decode((data / "endpoints.json").read_bytes(), type=Endpoints))
-        place.wait_for_keys(KEYS_AT_START)
-        yield place
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait()
+        environment = one.install(folder / one.name)
+    except NotHere as missing:
+        print(f"none {one.name}: {missing}", flush=True)
+        return [("none", f"{one.name}: {missing}")]
+    lines = []
+    for text, do in one.steps:
+        try:
+            how, seen = "ok", do(place, environment)
+        except NotHere as missing:
+            how, seen = "none", str(missing)
+        except (Unexpected, AssertionError, subprocess.TimeoutExpired) as error:
+            how, seen = "FAIL", str(error)
+        lines.append((how, f"{one.name}: {text}: {seen}"))
+        print(f"{how:4} {lines[-1][1]}", flush=True)
+    return lines
 
 
 def main(names: list[str]) -> bool:
-    """Run the named consumers, or all, and return whether each step was as expected."""
+    """Run the named consumers, or all, and return whether no step was other than expected."""
     chosen = [one for one in CONSUMERS if not names or one.name in names]
     unknown = set(names) - {one.name for one in CONSUMERS}
     if unknown:
         raise SystemExit(f"unknown: {', '.join(unknown)}; known: {', '.join(one.name for one in CONSUMERS)}")
-    lines, well = [], True
-    with tempfile.TemporaryDirectory() as folder:
-        environments = [one.install(Path(folder) / one.name) for one in chosen]
-        with loopback(Path(folder)) as place:
-            for one, environment in zip(chosen, environments, strict=True):
-                for text, do in one.steps:
-                    try:
-                        seen, right = do(place, environment), True
-                    except NotHere as missing:
-                        seen, right = str(missing), True
-                    except (Unexpected, AssertionError, subprocess.TimeoutExpired) as error:
-                        seen, right = str(error), False
-                    well &= right
-                    lines.append(f"{'ok  ' if right else 'FAIL'} {one.name}: {text}: {seen}")
-                    print(lines[-1], flush=True)
-    print(f"{sum(line.startswith('ok') for line in lines)} of {len(lines)} steps as expected")
-    return well
+    with tempfile.TemporaryDirectory() as folder, loopback(Path(folder)) as place:
+        lines = [line for one in chosen for line in run(one, place, Path(folder))]
+    number = {how: sum(line[0] == how for line in lines) for how in ("ok", "FAIL", "none")}
+    print(f"{number['ok']} steps as expected, {number['FAIL']} not, {number['none']} not run")
+    return not number["FAIL"]
 
 
 if __name__ == "__main__":
-    sys.exit(not main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--arnika", type=Path, help="an arnika that was built before")
+    parsed = parser.parse_args()
+    if parsed.arnika is not None and not parsed.arnika.is_file():
+        parser.error(f"--arnika: {parsed.arnika} is no file")
+    consumers_wireguard.arnika_binary = parsed.arnika
+    sys.exit(not main(parsed.names))
