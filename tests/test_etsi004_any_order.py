@@ -38,6 +38,8 @@ class Course:
     given: dict[str, dict[int, bytes]] = field(default_factory=lambda: {A: {}, B: {}})
     ever: dict[str, set[bytes]] = field(default_factory=lambda: {A: set(), B: set()})
     compared: int = 0
+    taken_back: set[bytes] = field(default_factory=set)
+    given_again: int = 0
     seen: set[tuple[str, int]] = field(default_factory=set)
 
     def start(self, kme: str) -> None:
@@ -97,6 +99,11 @@ class Course:
         assert (got.status == Status.SUCCESSFUL) == bool(got.key)
         if not got.key:
             return
+        if self.random.random() < 0.15:  # the client is gone, and no byte of the answer was sent
+            self.calls[kme].take_back(self.entry(kme), asked, got)
+            self.taken_back.add(got.key)
+            return
+        self.given_again += got.key in self.taken_back
         assert got.key not in self.ever[sae], "an end got a chunk twice"
         self.ever[sae].add(got.key)
         if life != self.life:
@@ -143,7 +150,7 @@ def test_every_call_ends_with_equal_bytes_once_or_a_named_status(seed: int) -> N
 
 
 def test_the_courses_reach_what_they_are_for() -> None:
-    compared, seen = 0, set()
+    compared, given_again, seen = 0, 0, set()
 
     async def run(course: Course) -> None:
         course.start("alice")
@@ -155,6 +162,8 @@ def test_the_courses_reach_what_they_are_for() -> None:
         course = Course(Random(seed))
         trio.run(run, course, clock=MockClock(autojump_threshold=0))
         compared += course.compared
+        given_again += course.given_again
         seen |= course.seen
     assert compared > 80
+    assert given_again > 20
     assert seen == {(call, status) for call, statuses in NAMED.items() for status in statuses}

@@ -1,16 +1,17 @@
 """ETSI GS QKD 004 over real TLS between two sites: equal keys, every status, and what wrong clients get."""
 
 import struct
+from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 import trio
 from etsi004_support import NULL, QOS, Application, TwoSites, quiet, two_sites
-from etsi014_support import A, B, C, D, MemorySupply
+from etsi014_support import ENTRIES, A, B, C, D, MemorySupply
 from http_support import Pki, read_all
 
-from qnode.delivery import Key
+from qnode.delivery import Key, SaeDirectory, SaeEntry
 from qnode.errors import ShareUsedUp
 from qnode.etsi004.between import AskDiscard, AskOpen, Told
 from qnode.etsi004.wire import GetKey, Qos, Status, message
@@ -330,6 +331,74 @@ async def test_an_answer_that_was_not_sent_is_given_to_the_same_encryptor_again(
         assert (await one.get_key(0)).status == Status.INSUFFICIENT_KEY
 
 
+async def test_a_chunk_that_was_not_sent_is_never_given_in_a_later_stream_of_the_same_id(pki: Pki) -> None:
+    async with two_sites(pki) as sites:
+        one, other = await sites.pair()
+        entries = {kme: local(sites, kme, sae) for kme, sae in (("alice", A), ("bob", B))}
+        for kme, entry in entries.items():
+            got = await sites.calls[kme].get_key(entry, asked := get(one, 0))
+            sites.calls[kme].take_back(entry, asked, got)
+        assert await one.close() == await other.close() == Status.SUCCESSFUL
+        assert (await one.open_connect(A, B, SHORT, one.opened)).status == Status.PEER_NOT_CONNECTED
+        sites.lines["bob"].lost = 1
+        assert (await other.open_connect(B, A, QOS, one.opened)).status == Status.NO_QKD_CONNECTION
+        assert (await other.get_key(0, stream_id=one.opened)).key == (await one.get_key(0)).key != got.key
+
+
+async def test_an_application_that_opens_its_stream_again_for_each_chunk_never_stops_the_other(
+    pki: Pki,
+) -> None:
+    async with two_sites(pki) as sites:
+        one, other = await sites.pair(SHORT)
+        for index in range(70):
+            assert (await other.open_connect(B, A, SHORT, one.opened)).status == Status.SUCCESSFUL
+            assert (await other.get_key(index)).key == (await one.get_key(index)).key != b""
+
+
+async def test_a_pair_that_a_reload_has_removed_at_either_site_gets_no_more_chunks(pki: Pki) -> None:
+    async with two_sites(pki) as sites:
+        for kme, application in (("alice", 0), ("alice", 1), ("bob", 1)):
+            ends = await sites.pair()
+            assert (await ends[0].get_key(0)).status == Status.SUCCESSFUL
+            entries = [
+                msgspec.structs.replace(sae, peers=tuple({*sae.peers} - {A, B})) if sae.kme_id == kme else sae
+                for sae in ENTRIES
+            ]
+            delivery = sites.calls[kme].delivery
+            before = delivery.directory
+            delivery.renew(SaeDirectory(kme, entries), max_key_count=1000)
+            for index in (0, 1):
+                told = await ends[application].get_key(index)
+                assert told.status == Status.PEER_NOT_YET_CONNECTED, (kme, application, index)
+            delivery.renew(before, max_key_count=1000)
+
+
+async def test_a_client_that_goes_while_its_chunk_is_fetched_can_ask_for_it_again(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_sites(pki) as sites:
+        one, other = await sites.pair()
+        fetch = sites.supply.fetch
+
+        async def slow(*asked: Any) -> list[Key]:
+            keys = await fetch(*asked)
+            await trio.aclose_forcefully(other.stream)
+            await trio.sleep(0.1)
+            return keys
+
+        monkeypatch.setattr(sites.supply, "fetch", slow)
+        with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
+            await other.get_key(0)
+        await trio.testing.wait_all_tasks_blocked(0.3)
+        monkeypatch.setattr(sites.supply, "fetch", fetch)
+        again = await sites.application(B, "bob")
+        assert (await again.get_key(0, stream_id=one.opened)).key == (await one.get_key(0)).key != b""
+
+
+def local(sites: TwoSites, kme: str, sae_id: str) -> SaeEntry:
+    return next(one for one in sites.calls[kme].delivery.directory.local if one.sae_id == sae_id)
+
+
 def get(application: Application, index: int) -> GetKey:
     return GetKey(key_stream_id=application.opened, index=index, metadata_bytes=1024)
 
@@ -338,7 +407,7 @@ async def test_no_key_is_used_up_for_a_client_that_has_gone(pki: Pki) -> None:
     async with two_sites(pki) as sites:
         one, other = await sites.pair()
         for kme, sae in (("alice", A), ("bob", B)):
-            entry = next(one for one in sites.calls[kme].delivery.directory.local if one.sae_id == sae)
+            entry = local(sites, kme, sae)
             got = await sites.calls[kme].get_key(entry, get(one, 0), lambda: True)
             assert got.key == b""
         assert (await other.get_key(0)).key == (await one.get_key(0)).key != b""

@@ -67,11 +67,15 @@ Ask = AskOpen | AskConnected | AskChunk | AskClose | AskDiscard
 
 
 class Told(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer. ``known``: the stream is known here. ``final``: waiting longer is of no use."""
+    """The answer. ``known``: the stream is known here. ``final``: waiting longer is of no use.
+
+    ``again``: the end that opens was connected to this stream already.
+    """
 
     status: Annotated[int, Meta(ge=0, le=255)]
     known: bool = True
     final: bool = True
+    again: bool = False
     stream_id: UUID | None = None
     qos: Qos | None = None
     key_id: UUID | None = None

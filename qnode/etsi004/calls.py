@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Never
+from typing import Never
 from uuid import UUID
 
-import msgspec
 import structlog
 import trio
 
 from qnode.delivery import Delivery, Key, KeySupply, SaeEntry
 from qnode.errors import KeyNotFound, NotNamed, StoreError
+from qnode.etsi004.answers import Facts, refused, success
 from qnode.etsi004.asking import ask_site
 from qnode.etsi004.between import (
     MOST_INDICES,
@@ -27,7 +27,7 @@ from qnode.etsi004.leftovers import FETCH_S, Leftovers
 from qnode.etsi004.naming import sae_named
 from qnode.etsi004.qos import MOST_TIMEOUT_MS
 from qnode.etsi004.serving import PeerCalls
-from qnode.etsi004.stream import Chunk, Refused
+from qnode.etsi004.stream import Chunk, KeyStream, Refused
 from qnode.etsi004.streams import Opening, Streams, ends_of
 from qnode.etsi004.wire import Close, GetKey, Got, OpenConnect, Qos, Status
 
@@ -38,7 +38,6 @@ ASK_AGAIN_S = 0.05
 MOST_REMEMBERED = 4096
 STOCK_HORIZON_S = 3600.0
 """Keys in stock count towards the rate of a link as if they were spread over this time."""
-NOBODY = "nobody"
 
 
 @dataclass(frozen=True)
@@ -48,23 +47,19 @@ class Opened:
     status: Status
     qos: Qos
     stream_id: UUID | None
+    again: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class _Joined:
-    """What this site remembers of a stream whose home is elsewhere; without it, it asks every home."""
+    """What this site remembers of a stream whose home is elsewhere; without it, it asks every home.
+
+    A later stream of the same Key_stream_ID is another one.
+    """
 
     kme_id: str
     peer: str
     taken: set[int]
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What the metadata of a chunk says; ``extension`` is None if its stream wants no metadata."""
-
-    age_ms: int
-    extension: Mapping[str, Any] | None
 
 
 class StreamCalls:
@@ -105,14 +100,15 @@ class StreamCalls:
         home = self.delivery.directory.kme_of(ends_of(caller.sae_id, peer)[0])
         if asked.key_stream_id is not None:
             joined = self._joined.get((caller.sae_id, asked.key_stream_id))
-            if joined is not None and joined.peer not in (peer, NOBODY):
+            if joined is not None and joined.peer != peer:
                 return Opened(Status.ID_IN_USE, asked.qos, asked.key_stream_id)
         started_s = trio.current_time()
         opened = await self._open(caller.sae_id, peer, home, asked)
         stream_id, status = opened.stream_id, opened.status
         if status > Status.PEER_NOT_CONNECTED or stream_id is None:
             return opened
-        self._remember(caller.sae_id, stream_id, _Joined(home, peer, set()))
+        if not opened.again or (caller.sae_id, stream_id) not in self._joined:
+            self._remember(caller.sae_id, stream_id, _Joined(home, peer, set()))
         if status == Status.PEER_NOT_CONNECTED:
             status = await self._connected(caller.sae_id, stream_id, home, started_s, opened.qos.timeout_ms)
         if status > Status.PEER_NOT_CONNECTED:  # the stream ended meanwhile, as its home was started again
@@ -123,21 +119,28 @@ class StreamCalls:
         self, caller: SaeEntry, asked: GetKey, client_gone: Callable[[], bool] = lambda: False
     ) -> Got:
         """Give the caller a chunk of key, once."""
-        if (again := self._sent_again(caller, asked)) is not None:
+        stream = self._of_home(caller, asked.key_stream_id)
+        joined = self._joined.get((caller.sae_id, asked.key_stream_id))
+        if (again := self._sent_again(caller, asked, stream or joined)) is not None:
             return again
         started_s = trio.current_time()
-        if self._is_home(caller, asked.key_stream_id):
-            return await self._chunk_of_home(caller, asked, started_s, client_gone)
+        if stream is not None:
+            return await self._chunk_of_home(caller, stream, asked, started_s, client_gone)
         worst = Status.PEER_NOT_YET_CONNECTED
         for kme_id in self._homes(caller, asked.key_stream_id):
-            told = await self._ask_for_chunk(kme_id, caller.sae_id, asked, started_s)
+            told = await self._ask_for_chunk(kme_id, caller.sae_id, asked, joined, started_s)
             if told is None:
                 worst = Status.NO_QKD_CONNECTION
             elif told.status == Status.SUCCESSFUL and told.key_id is not None and told.qos is not None:
-                facts = _Facts(told.age_ms, told.extension if told.qos.metadata_mimetype else None)
-                got = await self._fetch(caller, asked, told.key_id, told.master, facts, client_gone)
+                if told.master not in caller.peers:  # since a reload
+                    return Got(status=worst, index=asked.index)
+                facts = Facts(told.age_ms, told.extension if told.qos.metadata_mimetype else None)
+                stream_here = joined or _Joined(kme_id, told.master, set())
+                got = await self._fetch(
+                    caller, asked, told.key_id, told.master, facts, stream_here, client_gone
+                )
                 if got.status in (Status.SUCCESSFUL, Status.INSUFFICIENT_KEY):
-                    self._note_taken(caller.sae_id, asked, kme_id)
+                    self._note_taken(caller.sae_id, asked, stream_here)
                 return got
             elif told.known:
                 return Got(status=_status(told), index=asked.index)
@@ -186,8 +189,10 @@ class StreamCalls:
             home, AskOpen(sae_id=sae_id, peer=peer, stream_id=asked.key_stream_id, qos=asked.qos)
         )
         if told is None:
+            if asked.key_stream_id is not None:  # the home may have opened it, and it may be a new one
+                self._joined.pop((sae_id, asked.key_stream_id), None)
             return Opened(Status.NO_QKD_CONNECTION, asked.qos, asked.key_stream_id)
-        return Opened(_status(told), told.qos or asked.qos, told.stream_id)
+        return Opened(_status(told), told.qos or asked.qos, told.stream_id, told.again)
 
     async def _connected(
         self, sae_id: str, stream_id: UUID, home: str, started_s: float, timeout_ms: int
@@ -207,28 +212,31 @@ class StreamCalls:
             await trio.sleep(ASK_AGAIN_S)
 
     async def _chunk_of_home(
-        self, caller: SaeEntry, asked: GetKey, started_s: float, client_gone: Callable[[], bool]
+        self,
+        caller: SaeEntry,
+        stream: KeyStream,
+        asked: GetKey,
+        started_s: float,
+        client_gone: Callable[[], bool],
     ) -> Got:
-        sae_id, stream_id, index = caller.sae_id, asked.key_stream_id, asked.index
-        stream = self.home.streams.find(sae_id, stream_id, started_s)
-        assert stream is not None, "the home has the stream"
+        sae_id, index = caller.sae_id, asked.index
         until_s = started_s + stream.qos.timeout_ms / 1000.0
-        found = await self.home.chunk(sae_id, stream_id, index, until_s)
+        found = await self.home.chunk(stream, sae_id, index, until_s)
         if not isinstance(found, Chunk):
             return Got(status=found.status if isinstance(found, Refused) else found, index=index)
         extension = found.extension if stream.qos.metadata_mimetype else None
-        facts = _Facts(ms_since(found.made_at_s), extension)
+        facts = Facts(ms_since(found.made_at_s), extension)
         if sae_id == stream.slave:
-            got = await self._fetch(caller, asked, found.key_id, stream.master, facts, client_gone)
+            got = await self._fetch(caller, asked, found.key_id, stream.master, facts, stream, client_gone)
             if got.status in (Status.SUCCESSFUL, Status.INSUFFICIENT_KEY):
-                self.home.take(sae_id, stream_id, index)
+                self.home.take(stream, sae_id, index)
             return got
-        if (refused := _refused(asked, facts, client_gone)) is not None:
-            return refused
-        key = self.home.take(sae_id, stream_id, index)
+        if (no := refused(asked, facts, client_gone)) is not None:
+            return no
+        key = self.home.take(stream, sae_id, index)
         if key is None:  # another call of the same encryptor was faster
             return Got(status=Status.INSUFFICIENT_KEY, index=index)
-        return self._counted(caller, asked, key, facts)
+        return self._counted(caller, asked, key, facts, stream)
 
     async def _spare_bps(self, master: str, slave: str, bits: int) -> float:
         """Return the rate that a new stream may be promised: new keys and stock, less what is promised."""
@@ -254,12 +262,13 @@ class StreamCalls:
         asked: GetKey,
         key_id: UUID,
         master: str,
-        facts: _Facts,
+        facts: Facts,
+        stream: object,
         client_gone: Callable[[], bool],
     ) -> Got:
         """Take the slave's bytes from the store of this site, which delivers each key_ID once."""
-        if (refused := _refused(asked, facts, client_gone)) is not None:
-            return refused
+        if (no := refused(asked, facts, client_gone)) is not None:
+            return no
         try:
             with trio.fail_after(FETCH_S):
                 key = (await self._supply.fetch(caller.sae_id, master, (key_id,)))[0]
@@ -269,38 +278,39 @@ class StreamCalls:
             return Got(status=Status.TIMEOUT, index=asked.index)
         except StoreError:
             return Got(status=Status.NO_QKD_CONNECTION, index=asked.index)
-        return self._counted(caller, asked, key, facts)
+        return self._counted(caller, asked, key, facts, stream)
 
-    def _counted(self, caller: SaeEntry, asked: GetKey, key: Key, facts: _Facts) -> Got:
+    def _counted(self, caller: SaeEntry, asked: GetKey, key: Key, facts: Facts, stream: object) -> Got:
         self.delivery.usage[caller.sae_id].add(1)
         log.info("key.streamed", sae=caller.sae_id, stream=str(asked.key_stream_id), index=asked.index)
-        return _success(asked, key.key, facts)
+        return success(asked, key.key, facts, stream)
 
-    def _sent_again(self, caller: SaeEntry, asked: GetKey) -> Got | None:
-        """Return a chunk whose answer could not be sent before; None if there is none."""
-        owner = _owner(caller, asked)
-        unsent = self.delivery.unsent.take_any(owner)
+    def _sent_again(self, caller: SaeEntry, asked: GetKey, stream: object | None) -> Got | None:
+        """Return a chunk of ``stream`` whose answer could not be sent before; None if there is none."""
+        owner = _owner(caller, asked, stream)
+        unsent = self.delivery.unsent.take_any(owner) if stream is not None else None
         if unsent is None:
             return None
-        facts = _Facts(0, unsent[0].extension or None)
-        if (refused := _refused(asked, facts, lambda: False)) is not None:
+        facts = Facts(0, unsent[0].extension or None)
+        if (no := refused(asked, facts, lambda: False)) is not None:
             self.delivery.unsent.hold(owner, unsent)
-            return refused
-        return _success(asked, unsent[0].key, facts)
+            return no
+        return success(asked, unsent[0].key, facts, stream)
 
     def take_back(self, caller: SaeEntry, asked: GetKey, got: Got) -> None:
         """Keep a chunk whose answer was certainly not sent, until the same encryptor asks for it again."""
         key = Key(asked.key_stream_id, got.key, got.extension)
-        self.delivery.unsent.hold(_owner(caller, asked), [key])
+        self.delivery.unsent.hold(_owner(caller, asked, got.stream), [key])
 
     # The peer sites
 
     async def _ask(self, kme_id: str, ask: Ask) -> Told | None:
         return await ask_site(self._peers, kme_id, ask)
 
-    async def _ask_for_chunk(self, kme_id: str, sae_id: str, asked: GetKey, started_s: float) -> Told | None:
+    async def _ask_for_chunk(
+        self, kme_id: str, sae_id: str, asked: GetKey, joined: _Joined | None, started_s: float
+    ) -> Told | None:
         stream_id = asked.key_stream_id
-        joined = self._joined.get((sae_id, stream_id))
         while True:
             taken = tuple(sorted(joined.taken))[:MOST_INDICES] if joined is not None else ()
             waited_ms = ms_since(started_s)
@@ -326,9 +336,10 @@ class StreamCalls:
             return None
         return next((name for name in named if name is not None and name != caller.sae_id), None)
 
-    def _is_home(self, caller: SaeEntry, stream_id: UUID) -> bool:
+    def _of_home(self, caller: SaeEntry, stream_id: UUID) -> KeyStream | None:
+        """Return the stream if this site is its home and the caller is connected to it."""
         stream = self.home.streams.find(caller.sae_id, stream_id, trio.current_time())
-        return stream is not None and stream.other(caller.sae_id) in caller.peers
+        return None if stream is None or stream.other(caller.sae_id) not in caller.peers else stream
 
     def _homes(self, caller: SaeEntry, stream_id: UUID) -> Iterable[str]:
         """Return the other sites that may be the home of a stream of the caller."""
@@ -344,21 +355,23 @@ class StreamCalls:
         while len(self._joined) > MOST_REMEMBERED:
             del self._joined[next(iter(self._joined))]
 
-    def _note_taken(self, sae_id: str, asked: GetKey, kme_id: str) -> None:
-        key = (sae_id, asked.key_stream_id)
-        if key not in self._joined:  # after a restart of this site
-            self._remember(*key, _Joined(kme_id, NOBODY, set()))
-        self._joined[key].taken.add(asked.index)
+    def _note_taken(self, sae_id: str, asked: GetKey, joined: _Joined) -> None:
+        joined.taken.add(asked.index)
+        if (sae_id, asked.key_stream_id) not in self._joined:  # after a restart of this site
+            self._remember(sae_id, asked.key_stream_id, joined)
 
 
-def _owner(caller: SaeEntry, asked: GetKey) -> Hashable:
-    """Return who may get a chunk again whose answer was not sent."""
-    return ("GET_KEY", caller.sae_id, asked.key_stream_id, asked.index)
+def _owner(caller: SaeEntry, asked: GetKey, stream: object) -> Hashable:
+    """Return who may get a chunk again whose answer was not sent.
+
+    A later stream of the same Key_stream_ID has other chunks at the same indices.
+    """
+    return ("GET_KEY", caller.sae_id, stream, asked.index)
 
 
 def _opened(opening: Opening, asked_id: UUID | None) -> Opened:
     stream_id = asked_id if opening.stream is None else opening.stream.stream_id
-    return Opened(opening.status, opening.qos, stream_id)
+    return Opened(opening.status, opening.qos, stream_id, opening.again)
 
 
 def _status(told: Told) -> Status:
@@ -366,29 +379,3 @@ def _status(told: Told) -> Status:
         return Status(told.status)
     except ValueError:  # of a newer peer
         return Status.NO_QKD_CONNECTION
-
-
-def _metadata(asked: GetKey, facts: _Facts) -> bytes:
-    """Return the metadata (JSON); empty if the stream or this call wants none."""
-    if facts.extension is None or not asked.metadata_bytes:
-        return b""
-    told = {f"qnode_{name}": value for name, value in facts.extension.items()}
-    return msgspec.json.encode({"age": facts.age_ms, "hops": 0, **told})
-
-
-def _refused(asked: GetKey, facts: _Facts, client_gone: Callable[[], bool]) -> Got | None:
-    """Return the answer if the call cannot have its chunk, which then stays where it is."""
-    metadata = _metadata(asked, facts)
-    if len(metadata) > asked.metadata_bytes:
-        return Got(status=Status.METADATA_SIZE_INSUFFICIENT, index=asked.index, metadata_bytes=len(metadata))
-    return Got(status=Status.TIMEOUT, index=asked.index) if client_gone() else None
-
-
-def _success(asked: GetKey, key: bytes, facts: _Facts) -> Got:
-    return Got(
-        status=Status.SUCCESSFUL,
-        index=asked.index,
-        key=key,
-        metadata=_metadata(asked, facts),
-        extension=facts.extension or {},
-    )

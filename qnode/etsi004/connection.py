@@ -91,6 +91,8 @@ class StreamConnection:
                 self._note(caller, service, status, status.name.lower())
         sent_before_bytes = self._client.wire.sent_bytes
         try:
+            if got is not None and got.key and self._client.wire.client_gone:
+                raise self._lose("client has disconnected")
             await self._send(message(version, service + 1, content))
         except ClientGone:
             nothing_sent = self._client.wire.sent_bytes == sent_before_bytes

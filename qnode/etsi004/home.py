@@ -68,15 +68,14 @@ class Home:
             await self._change(stream, until_s)
 
     async def chunk(
-        self, sae_id: str, stream_id: UUID, index: int, until_s: float
+        self, stream: KeyStream, sae_id: str, index: int, until_s: float
     ) -> Chunk | Refused | Status:
         """Return the chunk that an end may take now; it is not taken yet.
 
         A `Refused` is final; a bare status is what was missing until ``until_s``.
         """
         while True:
-            stream = self._find(sae_id, stream_id)
-            if stream is None:
+            if self._find(sae_id, stream.stream_id) is not stream:
                 return Refused(Status.PEER_NOT_YET_CONNECTED)
             step = stream.look(sae_id, index, trio.current_time())
             if isinstance(step, Chunk | Refused):
@@ -91,12 +90,10 @@ class Home:
                 return missing
             await self._change(stream, until_s)
 
-    def take(self, sae_id: str, stream_id: UUID, index: int) -> Key | None:
+    def take(self, stream: KeyStream, sae_id: str, index: int) -> Key | None:
         """Note that an end has taken a chunk; return the bytes to the master, once."""
-        stream = self._find(sae_id, stream_id)
-        key = None if stream is None else stream.take(sae_id, index)
-        if stream is not None:
-            self._tell(stream)
+        key = stream.take(sae_id, index)
+        self._tell(stream)
         return key
 
     def close(self, sae_id: str, stream_id: UUID) -> bool:

@@ -55,7 +55,7 @@ class PeerCalls:
         if isinstance(ask, AskConnected):
             return await self._connected(stream, ask)
         for index in ask.taken:
-            self._home.take(ask.sae_id, ask.stream_id, index)
+            self._home.take(stream, ask.sae_id, index)
         if isinstance(ask, AskClose):
             self._home.close(ask.sae_id, ask.stream_id)
             return Told(status=Status.SUCCESSFUL)
@@ -68,7 +68,7 @@ class PeerCalls:
             return Told(status=Status.NO_QKD_CONNECTION)
         opening = await self._home.open(ask.sae_id, ask.peer, ask.stream_id, ask.qos)
         stream_id = None if opening.stream is None else opening.stream.stream_id
-        return Told(status=opening.status, stream_id=stream_id, qos=opening.qos)
+        return Told(status=opening.status, stream_id=stream_id, qos=opening.qos, again=opening.again)
 
     async def _connected(self, stream: KeyStream, ask: AskConnected) -> Told:
         wait_s = stream.left_s(ask.waited_ms)
@@ -80,7 +80,7 @@ class PeerCalls:
     async def _chunk(self, stream: KeyStream, ask: AskChunk) -> Told:
         wait_s = stream.left_s(ask.waited_ms)
         until_s = trio.current_time() + min(wait_s, LONGEST_WAIT_S)
-        found = await self._home.chunk(ask.sae_id, ask.stream_id, ask.index, until_s)
+        found = await self._home.chunk(stream, ask.sae_id, ask.index, until_s)
         if isinstance(found, Refused):
             return Told(status=found.status)
         if not isinstance(found, Chunk):

@@ -11,11 +11,15 @@ from qnode.etsi004.wire import Qos, Status
 
 @dataclass(frozen=True)
 class Opening:
-    """The result of OPEN_CONNECT; ``stream`` is None if it failed."""
+    """The result of OPEN_CONNECT; ``stream`` is None if it failed.
+
+    ``again``: the end was connected to this stream already.
+    """
 
     status: Status
     qos: Qos
     stream: KeyStream | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Streams:
                 known.connect(sae_id)
             self._used_at_s[known.stream_id] = now_s
             status = Status.SUCCESSFUL if known.both_connected else Status.PEER_NOT_CONNECTED
-            return Opening(status, known.qos, known)
+            return Opening(status, known.qos, known, is_connected)
         offer, met = offered(qos, spare_bps)
         if not met:
             return Opening(Status.QOS_NOT_MET, offer)

@@ -96,7 +96,8 @@ class Close(Struct, frozen=True, kw_only=True):
 class Got(Struct, frozen=True, kw_only=True):
     """Answer of GET_KEY. ``metadata_bytes``: the size that the metadata needs, if it was too small.
 
-    ``extension``: the facts of the metadata, which are not sent as such.
+    Not sent: ``extension``, the facts of the metadata, and ``stream``, which tells streams apart that have
+    the same Key_stream_ID one after another.
     """
 
     status: Status
@@ -105,6 +106,7 @@ class Got(Struct, frozen=True, kw_only=True):
     metadata: bytes = b""
     metadata_bytes: int = 0
     extension: Mapping[str, Any] = {}
+    stream: object = None
 
     def __repr__(self) -> str:
         return f"Got({self.status.name}, index={self.index}, {len(self.key)} bytes)"
