@@ -1,5 +1,8 @@
 """Addresses to listen on or connect to, as a site's file writes them."""
 
+import socket
+from contextlib import ExitStack
+
 from qnode.errors import ConfigError
 
 
@@ -20,3 +23,10 @@ def host_and_port(address: str, where: str) -> tuple[str, int]:
             f"{where}: expected host:port, got {address!r}: a part of the host's name is empty or too long"
         ) from None
     return host, int(port)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of 127.0.0.1 that nobody uses now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]

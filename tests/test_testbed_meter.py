@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymodbus.client import AsyncModbusTcpClient
 
+from qnode.addresses import free_ports
 from qnode.config_reading import convert
 from qnode.errors import ConfigError
-from qnode.testbed.sensors.alone import free_ports
 from qnode.testbed.sensors.load_curve import BURST_BEGIN_S, BURST_S, currents_a, measured
 from qnode.testbed.sensors.modbus_meter import ModbusMeter
 from qnode.testbed.sensors.modbus_server import show_by_modbus
@@ -361,6 +361,19 @@ def test_every_slot_is_a_reading_or_in_a_gap_with_its_reason(tmp_path: Path) -> 
         (6, 2000, None, 1),
     ]
     assert (records[-1].readings, records[-1].missed) == (3, 8)
+
+
+def test_a_spool_begins_with_its_first_reading_and_counts_every_poll_from_there(tmp_path: Path) -> None:
+    value = (1.5,) * len(NAMES)
+    away = [Outcome(slot, reason="disconnected") for slot in (7, 8)]
+    records = spooled(
+        reader_settings(tmp_path), away, [*away, Outcome(9, value)], [Outcome(11, reason="timeout")]
+    )
+    assert [(r.time_ms, r.reason, r.polls) for r in records] == [
+        (900, None, 1),
+        (1000, "not_running", 1),
+        (1100, "timeout", 1),
+    ]
 
 
 def test_a_time_stamp_far_away_is_one_gap_and_one_before_it_is_left_out(tmp_path: Path) -> None:

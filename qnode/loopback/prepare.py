@@ -5,7 +5,6 @@ Existing files are kept, so that a second run continues with the same keys and i
 
 import os
 import secrets
-import socket
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ import tomli_w
 import trustme
 from msgspec import Struct
 
+from qnode.addresses import free_ports
 from qnode.choices import ROLES, Role, peer_of
 from qnode.config import LinkParameters, check_link_parameters, convert, tables
 from qnode.config_calibration import CalibrationSection, calibration_at, calibration_faults
@@ -193,7 +193,7 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
     (directory / "endpoints.json").unlink(missing_ok=True)  # from an earlier run with other ports
     links = _links(config, staging)
     site_names = ["alice", *(link.site("bob") for link in links)]
-    ports = _free_ports(PORTS_PER_SITE * len(site_names))
+    ports = free_ports(PORTS_PER_SITE * len(site_names))
     sites = {
         name: SiteEndpoints(
             kme_id=f"kme-{name}",
@@ -245,7 +245,7 @@ def _check_devices(config: LoopbackConfig, staging: Staging) -> None:
 
 def _links(config: LoopbackConfig, staging: Staging) -> list[_Link]:
     """Return the links of one run: equal, but each with its own name and noise."""
-    ports = _free_ports(4 * staging.links)
+    ports = free_ports(4 * staging.links)
     links = []
     for number in range(1, staging.links + 1):
         listen, alice, bob, device = ports[4 * number - 4 : 4 * number]
@@ -438,17 +438,6 @@ def write_secret(path: Path, content: bytes) -> None:
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
     partial.replace(path)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for candidate in sockets:
-            candidate.bind(("127.0.0.1", 0))
-        return [candidate.getsockname()[1] for candidate in sockets]
-    finally:
-        for candidate in sockets:
-            candidate.close()
 
 
 def parse_loopback_config(raw: dict[str, Any], where: str) -> LoopbackConfig:

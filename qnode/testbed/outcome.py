@@ -13,9 +13,13 @@ OutageOf = Literal["tunnel", "database", "collector"]
 
 
 class KeyHour(Struct, frozen=True, kw_only=True):
-    """One block of the key side: its middle in hours of simulated time; None: it gave no such figure."""
+    """A block of the key side, or an hour of them: its middle in hours of simulated time, and its length.
+
+    ``qber_z``: None if no block came as far as that.
+    """
 
     hour: float
+    span_s: float
     secret_bits_per_s: float
     qber_z: float | None
 
@@ -125,11 +129,16 @@ class Outcome(Struct, frozen=True, kw_only=True):
             yield "No sample was read."
         if sensors.lost:
             yield f"{sensors.lost} of {sensors.read} samples are not in the database."
-        if sensors.read < sensors.due:
-            yield f"{sensors.due - sensors.read} of {sensors.due} polls gave no sample."
+        # Samples from before and after the time asked for do not make up for a missed one in it.
+        missed = max(sum(sensors.missed.values()), sensors.due - sensors.read)
+        if missed > 0:
+            yield f"{missed} of {sensors.due} polls gave no sample."
 
     def _tunnel_faults(self) -> Iterator[str]:
         tunnel = self.tunnel
+        for path, words in ((tunnel.direct, "without"), (tunnel.through, "through")):
+            if path.throughput_bits_per_s is None:
+                yield f"iperf3 gave no throughput {words} the tunnel."
         cut_s = math.fsum(one.lasted_s for one in self.outages if one.what == "tunnel")
         # The first change brings the tunnel up; an outage of the line may cost one change on each side of it.
         expected = int((60.0 * self.minutes - cut_s) / tunnel.period_s) - (2 if cut_s else 1)
@@ -154,42 +163,30 @@ def key_hours(blocks: Sequence[tuple[float | None, int, float | None]], end_s: f
     for span_s, secret_bits, qber_z in reversed(blocks):
         if span_s:
             hour = (end_s - span_s / 2.0) / 3600.0
-            points.append(KeyHour(hour=hour, secret_bits_per_s=secret_bits / span_s, qber_z=qber_z))
+            points.append(
+                KeyHour(hour=hour, span_s=span_s, secret_bits_per_s=secret_bits / span_s, qber_z=qber_z)
+            )
             end_s -= span_s
     return points[::-1]
 
 
 def hourly(blocks: Sequence[KeyHour]) -> list[KeyHour]:
-    """Return the means of each full or begun hour, at its middle."""
+    """Return the means over time of each full or begun hour, at its middle."""
     by_hour: dict[int, list[KeyHour]] = {}
     for block in blocks:
         by_hour.setdefault(int(block.hour), []).append(block)
     means = []
     for hour, inside in sorted(by_hour.items()):
-        errors = [block.qber_z for block in inside if block.qber_z is not None]
+        span_s = math.fsum(one.span_s for one in inside)
+        bits = math.fsum(one.secret_bits_per_s * one.span_s for one in inside)
+        rates = [(one.qber_z * one.span_s, one.span_s) for one in inside if one.qber_z is not None]
+        errors, of_s = (math.fsum(column) for column in zip(*rates, strict=True)) if rates else (0.0, 0.0)
         means.append(
             KeyHour(
                 hour=hour + 0.5,
-                secret_bits_per_s=math.fsum(one.secret_bits_per_s for one in inside) / len(inside),
-                qber_z=math.fsum(errors) / len(errors) if errors else None,
+                span_s=span_s,
+                secret_bits_per_s=bits / span_s,
+                qber_z=errors / of_s if of_s else None,
             )
         )
     return means
-
-
-def current_bins(samples: Sequence[tuple[float, float]], minutes: float, bins: int) -> list[CurrentBin]:
-    """Return least, mean and most of samples (minute, ampere) in equal bins; empty bins are left out."""
-    inside: list[list[float]] = [[] for _ in range(bins)]
-    for minute, ampere in samples:
-        if 0.0 <= minute < minutes:
-            inside[int(minute / minutes * bins)].append(ampere)
-    return [
-        CurrentBin(
-            minute=(index + 0.5) * minutes / bins,
-            least_a=min(found),
-            mean_a=math.fsum(found) / len(found),
-            most_a=max(found),
-        )
-        for index, found in enumerate(inside)
-        if found
-    ]

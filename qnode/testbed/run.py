@@ -1,7 +1,6 @@
 """One testbed from its first process to its outcome."""
 
 import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -15,10 +14,10 @@ from qnode.loopback.run import answer_of
 from qnode.testbed.agent_status import agent_status
 from qnode.testbed.key_side import run_key_side
 from qnode.testbed.line import OperatorsLine, open_line
-from qnode.testbed.measure import PathFigures, measure_path, ping_command, read_pings
+from qnode.testbed.measure import PathFigures, Pings, measure_path, ping_command, read_pings
 from qnode.testbed.needs import versions
 from qnode.testbed.network import LINE_ADDRESS, TUNNEL_ADDRESS, Network, Site
-from qnode.testbed.outcome import KeySide, Outage, Outcome, SensorSide, TunnelSide, current_bins
+from qnode.testbed.outcome import CurrentBin, KeySide, Outage, Outcome, SensorSide, TunnelSide
 from qnode.testbed.parts import Part, keeping
 from qnode.testbed.progress import Progress
 from qnode.testbed.relay import LineQuality
@@ -32,18 +31,14 @@ NODES_ANSWER_S: Final = 120.0
 # In real time the first block of the Turin link takes more than two minutes.
 FIRST_KEY_S: Final = 900.0
 RECOVERY_S: Final = 120.0
-METER_S: Final = 60.0
 SAMPLE_PERIOD_MS: Final = 100
 PING_INTERVAL_S: Final = 0.1
-# Samples that wait at the plant while all works: those of some writes to the disk and the database.
-SETTLED_SAMPLES: Final = 50
 BINS: Final = 600
 _LOOK_S: Final = 0.25
 _SHOW_S: Final = 0.5
 _SPOOL_PORT: Final = 7600
 # A lost ping is told when the next one is sent.
 _PING_EDGE_S: Final = 1.0
-_METER_SERVES: Final = "plant.ready"
 # Meter and reader stand for devices that do nothing else.
 _IN_TIME: Final = ("nice", "-n", "-10")
 
@@ -166,22 +161,8 @@ class _RealTime:
 
     async def run(self, paths: tuple[PathFigures, PathFigures], keys: KeySide | None) -> Outcome:
         self._progress.stage("the sensor chain starts")
-        plant = self._chain.parts["plant"]
-        async with keeping(plant):
-            await self._meter_serves()
-            async with keeping(*(part for part in self._chain.parts.values() if part is not plant)):
-                await self._chain.begun()
-                return await self._sample(paths, keys)
-
-    async def _meter_serves(self) -> None:
-        """Wait until the meter answers, so that no poll is missed at the start."""
-        log = trio.Path(self._chain.directory / "plant.log")
-        with trio.move_on_after(METER_S):
-            while True:
-                if await log.exists() and _METER_SERVES in await log.read_text():
-                    return
-                await trio.sleep(_LOOK_S)
-        raise QnodeError(f"the power meter does not answer within {METER_S:g} s; see {log}")
+        async with self._chain.running():
+            return await self._sample(paths, keys)
 
     async def _sample(self, paths: tuple[PathFigures, PathFigures], keys: KeySide | None) -> Outcome:
         asked = self._asked
@@ -198,8 +179,9 @@ class _RealTime:
         self._progress.stage("what waits at the plant is drained")
         with suppress(NotDrained):  # what is not there counts as lost
             await self._chain.drain()
-        account = await self._chain.account()
-        pings = read_pings((await trio.Path(self._ping_log).read_text()).splitlines())
+        began_ms = round(1000 * began_at_s)
+        account = await self._chain.account(began_ms, began_ms + round(60_000 * asked.minutes), BINS)
+        pings = await trio.to_thread.run_sync(self._pings)
         lost_in_cut = sum(self._in_cut(at_s - began_at_s) for at_s in pings.lost_at)
         return Outcome(
             command=asked.command,
@@ -242,9 +224,11 @@ class _RealTime:
         self._now_away = "nothing"
         ended_s = trio.current_time()
         recovered_s = None
+        last = self._chain.last()
         with trio.move_on_after(RECOVERY_S):
-            while (waiting := self._chain.waiting()) > SETTLED_SAMPLES:
-                most = max(most, waiting)
+            # Until the database has what was read up to the end of the outage.
+            while last is not None and self._chain.acknowledged() < last.number:
+                most = max(most, self._chain.waiting())
                 await trio.sleep(_LOOK_S)
             recovered_s = trio.current_time() - ended_s
         self._outages.append(
@@ -265,6 +249,10 @@ class _RealTime:
                 most = max(most, self._chain.waiting())
                 await trio.sleep(_LOOK_S)
         return most
+
+    def _pings(self) -> Pings:
+        with self._ping_log.open() as lines:
+            return read_pings(lines)
 
     def _in_cut(self, since_s: float) -> bool:
         """Return whether a lost ping belongs to an outage of the line: in it, or before all was back."""
@@ -295,9 +283,6 @@ class _RealTime:
 
 def sensor_side(account: SensorAccount, minutes: float, began_at_s: float) -> SensorSide:
     """Return the sensors' part of an outcome from the account of the chain."""
-    samples: Sequence[tuple[float, float]] = [
-        ((time_ms / 1e3 - began_at_s) / 60.0, ampere) for time_ms, ampere in account.currents
-    ]
     return SensorSide(
         due=round(60_000 * minutes / SAMPLE_PERIOD_MS),
         read=account.read,
@@ -305,5 +290,13 @@ def sensor_side(account: SensorAccount, minutes: float, began_at_s: float) -> Se
         lost=account.read - account.stored,
         missed=account.missed,
         set_aside=account.set_aside,
-        currents=current_bins(samples, minutes, BINS),
+        currents=[
+            CurrentBin(
+                minute=(one.time_ms / 1e3 - began_at_s) / 60.0,
+                least_a=one.least,
+                mean_a=one.mean,
+                most_a=one.most,
+            )
+            for one in account.currents
+        ],
     )

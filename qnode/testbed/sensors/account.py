@@ -9,19 +9,25 @@ from msgspec import Struct
 
 from qnode.spool import acknowledged, identity
 from qnode.testbed.sensors.collector import Journal
-from qnode.testbed.sensors.influxdb import READINGS, InfluxDb
+from qnode.testbed.sensors.influxdb import QUESTION_S, READINGS, Extent, InfluxDb
 from qnode.testbed.sensors.part import run_trio, settings_of_command
 from qnode.testbed.sensors.spool import last_record
 
 
 class AccountSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the parts of the chain keep what they know; ``currents``: whether to read them back."""
+    """Where the parts of the chain keep what they know.
+
+    ``bins``: in how many equal parts the current between ``begin_ms`` and ``end_ms`` (Unix time in
+    milliseconds) is read back; 0: it is not.
+    """
 
     spool: Path
     journal: Path
     url: str
     database: str
-    currents: bool = True
+    begin_ms: int = 0
+    end_ms: int = 0
+    bins: int = 0
 
 
 class SensorAccount(Struct, frozen=True, kw_only=True):
@@ -31,7 +37,7 @@ class SensorAccount(Struct, frozen=True, kw_only=True):
     database has them. ``records``: readings and gaps that were numbered. ``waiting``: records that are not
     acknowledged. ``set_aside``: readings that the database refused for good. ``absent``: records that the
     spool dropped. ``lost``: readings that are neither stored nor set aside, and do not wait. ``currents``:
-    current of phase L1 in ampere with Unix time in milliseconds.
+    of phase L1 in ampere.
     """
 
     read: int
@@ -44,7 +50,7 @@ class SensorAccount(Struct, frozen=True, kw_only=True):
     set_aside: int
     absent: int
     lost: int
-    currents: list[tuple[int, float]]
+    currents: list[Extent]
 
 
 async def account(settings: AccountSettings) -> SensorAccount:
@@ -55,10 +61,13 @@ async def account(settings: AccountSettings) -> SensorAccount:
     """
     spool, last = identity(settings.spool), last_record(settings.spool)
     waiting = (last.number if last else 0) - acknowledged(settings.spool)
-    database = InfluxDb(settings.url, settings.database)
+    database = InfluxDb(settings.url, settings.database, QUESTION_S)
     try:
         stored = await database.stored(spool)
-        currents = await database.values(spool, "current_l1_a") if settings.currents else []
+        currents = []
+        if settings.bins:
+            window = settings.begin_ms, settings.end_ms, settings.bins
+            currents = await database.extents(spool, "current_l1_a", *window)
     finally:
         with trio.CancelScope(shield=True):
             await database.aclose()

@@ -1,6 +1,5 @@
 """The sensor chain alone on this machine, without namespaces or a tunnel, through outages as wished."""
 
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Final, Literal, get_args
 import trio
 from msgspec import Struct
 
-from qnode.testbed.parts import keeping
+from qnode.addresses import free_ports
 from qnode.testbed.sensors.account import SensorAccount
 from qnode.testbed.sensors.chain import ChainSettings, PartName, SensorChain
 from qnode.testbed.sensors.forwarder import Forwarder
@@ -55,20 +54,21 @@ async def run_alone(wanted: Alone, tell: Tell) -> SensorAccount:
         node_red_address=f"127.0.0.1:{node_red}",
     )
     chain, line = SensorChain(settings), Forwarder(spool)
-    async with trio.open_nursery() as nursery, keeping(*chain.parts.values()):
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(line.serve, listeners[0])
-        await chain.begun()
-        tell(f"the chain works; database http://127.0.0.1:{database}, logs in {chain.directory}")
-        if wanted.node_red is not None:
-            tell(f"picture: http://127.0.0.1:{node_red}{PICTURE}")
-        began = trio.current_time()
-        nursery.start_soon(_tell_figures, chain, tell)
-        for n, outage in enumerate(wanted.outages):
-            await trio.sleep_until(began + 60 * wanted.minutes * (n + 1) / (len(wanted.outages) + 1))
-            nursery.start_soon(_outage, outage, wanted.outage_s, chain, line, tell)
-        await trio.sleep_until(began + 60 * wanted.minutes)
-        await chain.drain()
-        account = await chain.account()
+        async with chain.running():
+            tell(f"the chain works; database http://127.0.0.1:{database}, logs in {chain.directory}")
+            if wanted.node_red is not None:
+                tell(f"picture: http://127.0.0.1:{node_red}{PICTURE}")
+            nursery.start_soon(_tell_figures, chain, tell)
+            began = trio.current_time()
+            async with trio.open_nursery() as outages:  # waits for the end of the last one
+                for n, outage in enumerate(wanted.outages):
+                    await trio.sleep_until(began + 60 * wanted.minutes * (n + 1) / (len(wanted.outages) + 1))
+                    outages.start_soon(_outage, outage, wanted.outage_s, chain, line, tell)
+                await trio.sleep_until(began + 60 * wanted.minutes)
+            await chain.drain()
+            account = await chain.account()
         nursery.cancel_scope.cancel()
     return account
 
@@ -97,12 +97,3 @@ async def _tell_figures(chain: SensorChain, tell: Tell) -> None:
             f"{time.monotonic() - began:.0f} s: {readings} samples read, {missed} polls missed, "
             f"{chain.waiting()} waiting at the plant"
         )
-
-
-def free_ports(number: int) -> list[int]:
-    """Return ports of the loopback address that nobody uses now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -3,7 +3,8 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -15,11 +16,12 @@ from msgspec import Struct
 from qnode.addresses import host_and_port
 from qnode.errors import QnodeError
 from qnode.spool import acknowledged
-from qnode.testbed.parts import Part
+from qnode.testbed.parts import Part, keeping
 from qnode.testbed.sensors.account import AccountSettings, SensorAccount
-from qnode.testbed.sensors.collector import CollectorSettings
+from qnode.testbed.sensors.collector import COLLECTING, CollectorSettings, CollectorStatus
 from qnode.testbed.sensors.influxd import influxd_command
 from qnode.testbed.sensors.node_red import node_red_command
+from qnode.testbed.sensors.part import read_status
 from qnode.testbed.sensors.plant import PlantSettings
 from qnode.testbed.sensors.reader import ReaderSettings
 from qnode.testbed.sensors.record import Record
@@ -62,7 +64,7 @@ class ChainSettings(Struct, frozen=True, kw_only=True):
 
 
 class SensorChain:
-    """The parts of a chain; run them with `qnode.testbed.parts.keeping(*chain.parts.values())`."""
+    """The parts of a chain, which `running` runs."""
 
     def __init__(self, settings: ChainSettings) -> None:
         self._settings = settings
@@ -70,6 +72,8 @@ class SensorChain:
         self.spool = self.directory / "spool"
         self.url = f"http://{settings.database_address}"
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._collector_status = self.directory / "collector.json"
+        self._collector_status.unlink(missing_ok=True)  # of an earlier run
         self.parts: dict[PartName, Part] = {
             name: self._part(name)
             for name in get_args(PartName)
@@ -123,19 +127,34 @@ class SensorChain:
             url=self.url,
             database=DATABASE,
             journal=self.directory / "journal.jsonl",
-            status=self.directory / "collector.json",
+            status=self._collector_status,
         )
 
-    async def begun(self, deadline_s: float = 60.0) -> None:
-        """Wait until the first record is acknowledged: the whole chain works.
+    @asynccontextmanager
+    async def running(self, deadline_s: float = 60.0) -> AsyncIterator[None]:
+        """Run all parts while the body runs, which begins when a reading has reached the database.
 
-        Raises:
-            NotDrained: it did not within ``deadline_s``.
+        The reader starts last: programs that start beside it would have it miss polls.
+
+        Raises (in groups):
+            NotDrained: a step of the start took longer than ``deadline_s``.
+            PartEnded: a part ended by itself.
         """
-        if not await _within(deadline_s, lambda: acknowledged(self.spool) > 0):
-            raise NotDrained(
-                f"no reading reached the database within {deadline_s:g} s; see {self.directory}/*.log"
-            )
+        reader = self.parts["reader"]
+        async with keeping(*(part for part in self.parts.values() if part is not reader)):
+            if not await _within(deadline_s, self._collector_waits):
+                raise NotDrained(f"no collector after {deadline_s:g} s; see {self.directory}/*.log")
+            before = acknowledged(self.spool)
+            async with keeping(reader):
+                if not await _within(deadline_s, lambda: acknowledged(self.spool) > before):
+                    raise NotDrained(
+                        f"no reading reached the database within {deadline_s:g} s; see {self.directory}/*.log"
+                    )
+                yield
+
+    def _collector_waits(self) -> bool:
+        status = read_status(self._collector_status, CollectorStatus)
+        return status is not None and status.state == COLLECTING
 
     def last(self) -> Record | None:
         """Return the last record of the spool, with the numbers of readings and missed polls so far."""
@@ -144,7 +163,11 @@ class SensorChain:
     def waiting(self) -> int:
         """Return how many records wait at the plant."""
         last = self.last()
-        return (last.number if last else 0) - acknowledged(self.spool)
+        return (last.number if last else 0) - self.acknowledged()
+
+    def acknowledged(self) -> int:
+        """Return the number of the record up to which the database has everything."""
+        return acknowledged(self.spool)
 
     async def drain(self, deadline_s: float = 120.0) -> None:
         """Stop the reader, and wait until everything is in the database.
@@ -156,8 +179,10 @@ class SensorChain:
         if not await _within(deadline_s, lambda: not self.waiting()):
             raise NotDrained(f"{self.waiting()} records still wait after {deadline_s:g} s")
 
-    async def account(self, *, currents: bool = True) -> SensorAccount:
+    async def account(self, begin_ms: int = 0, end_ms: int = 0, bins: int = 0) -> SensorAccount:
         """Return the account of the chain, asked for where the database is.
+
+        ``begin_ms``, ``end_ms``, ``bins``: as in `AccountSettings`.
 
         Raises:
             QnodeError: the database does not answer.
@@ -167,7 +192,9 @@ class SensorChain:
             journal=self.directory / "journal.jsonl",
             url=self.url,
             database=DATABASE,
-            currents=currents,
+            begin_ms=begin_ms,
+            end_ms=end_ms,
+            bins=bins,
         )
         command = [*self._settings.at_edge, *_module("account", self._write("account", settings))]
         done = await trio.run_process(

@@ -21,6 +21,7 @@ from qnode.testbed.sensors.record import DamagedRecord, decode
 from qnode.testbed.sensors.spool_line import Batch, LineBroken, Take, receive, send
 from qnode.testbed.sensors.spool_server import WAIT_S
 
+COLLECTING: Final = "collecting"
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 8.0
 _ANSWER_S: Final = WAIT_S + 5.0
@@ -157,7 +158,7 @@ class Collector:
                     batch = await receive(stream, Batch)
                 # What was stored last is acknowledged at the spool now.
                 self._spool, self._acknowledged = batch.spool, batch.after
-                self._tell("collecting")
+                self._tell(COLLECTING)
                 after = await self._store(batch)
 
     async def _store(self, batch: Batch) -> int:

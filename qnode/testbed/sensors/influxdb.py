@@ -14,6 +14,8 @@ from qnode.testbed.sensors.record import Record
 READINGS: Final = "power_meter"
 GAPS: Final = "power_meter_gap"
 REQUEST_S: Final = 10.0
+# Of questions about a whole run: days of samples on a busy machine.
+QUESTION_S: Final = 300.0
 
 
 class DatabaseAway(QnodeError):
@@ -32,6 +34,15 @@ class Stored(Struct, frozen=True, kw_only=True):
     missed: dict[str, int]
 
 
+class Extent(Struct, frozen=True, kw_only=True):
+    """The values of a quantity between two times; ``time_ms``: the middle, in Unix milliseconds."""
+
+    time_ms: float
+    least: float
+    mean: float
+    most: float
+
+
 def line_of(record: Record, spool: str) -> str:
     """Return the line of ``record``: floats only, for a field's type is fixed by its first value.
 
@@ -47,11 +58,11 @@ def line_of(record: Record, spool: str) -> str:
 
 
 class InfluxDb:
-    """One database of an InfluxDB 1.x server."""
+    """One database of an InfluxDB 1.x server; ``patience_s``: how long an answer may take."""
 
-    def __init__(self, url: str, database: str) -> None:
+    def __init__(self, url: str, database: str, patience_s: float = REQUEST_S) -> None:
         self._database = database
-        self._client = httpx.AsyncClient(base_url=url, timeout=REQUEST_S, trust_env=False)
+        self._client = httpx.AsyncClient(base_url=url, timeout=patience_s, trust_env=False)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -135,24 +146,44 @@ class InfluxDb:
             missed={row["tags"]["reason"]: int(row["values"][0][2]) for row in gaps},
         )
 
-    async def values(self, spool: str, name: str) -> list[tuple[int, float]]:
-        """Return times in Unix milliseconds and values of the quantity ``name`` of ``spool``.
+    async def extents(self, spool: str, name: str, begin_ms: int, end_ms: int, bins: int) -> list[Extent]:
+        """Return least, mean and most of the quantity ``name`` of ``spool`` in up to ``bins`` equal bins.
+
+        ``begin_ms``, ``end_ms``: Unix milliseconds, the end excluded. The database computes them, so days of
+        samples cost no memory here. Empty bins are left out.
 
         Raises:
             DatabaseAway: as in `create`.
         """
-        series = await self._select(f"SELECT {name} FROM {READINGS} WHERE spool='{spool}'")
-        return [(int(time_ms), float(value)) for row in series for time_ms, value in row["values"]]
+        width_ms = -(-(end_ms - begin_ms) // bins)
+        series = await self._select(
+            f"SELECT min({name}), mean({name}), max({name}) FROM {READINGS} WHERE spool='{spool}' "
+            f"AND time >= {begin_ms}ms AND time < {end_ms}ms "
+            f"GROUP BY time({width_ms}ms, {begin_ms % width_ms}ms) fill(none)"
+        )
+        return [
+            Extent(time_ms=time_ms + width_ms / 2, least=least, mean=mean, most=most)
+            for row in series
+            for time_ms, least, mean, most in row["values"]
+        ]
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of a request in one piece.
+    """The body of a request in one piece, as often as it is sent.
 
     The library's own is an async generator, which is left open if the server goes before it has the body.
     """
 
     def __init__(self, content: bytes) -> None:
-        self._pieces = [content]
+        self._content = content
+
+    def __aiter__(self) -> "_Once":
+        return _Once([self._content])
+
+
+class _Once:
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
 
     def __aiter__(self) -> Self:
         return self

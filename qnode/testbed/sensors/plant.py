@@ -34,10 +34,13 @@ async def _main(settings: PlantSettings) -> None:
     from qnode.testbed.sensors.opcua_server import show_by_opcua
 
     ready = asyncio.Event()
-    async with show_by_modbus(settings), asyncio.TaskGroup() as tasks:
+    async with asyncio.TaskGroup() as tasks:
         tasks.create_task(show_by_opcua(settings, ready))
+        # The start of one server would hold up the answers of the other.
         await ready.wait()
-        say("plant.ready")
+        async with show_by_modbus(settings):
+            say("plant.ready")
+            await asyncio.Future()
 
 
 def main() -> None:

@@ -70,7 +70,10 @@ Put = Callable[[Outcome], None]
 
 
 class Spooling:
-    """Takes outcomes and writes them to the spool in the order of their slots; what lies between is a gap."""
+    """Takes outcomes and writes them to the spool in the order of their slots; what lies between is a gap.
+
+    A spool begins with a reading: before the meter has answered once there is nothing to count from.
+    """
 
     def __init__(self, settings: ReaderSettings, left_out: Reason) -> None:
         self._settings = settings
@@ -115,6 +118,10 @@ class Spooling:
             say(f"{self._settings.spool}: {error.strerror or error}: a poll is missed")
 
     def _append(self, outcome: Outcome) -> None:
+        if outcome.reason is not None:
+            self._reasons[outcome.reason] += 1
+            if self.last_slot is None:
+                return
         missed = missed_between(self.last_slot, outcome.slot)
         period_ms = self._settings.period_ms
         if self.last_slot is not None and outcome.slot <= self.last_slot:  # only an OPC UA server does that
@@ -126,11 +133,9 @@ class Spooling:
             polls = min(missed.stop - missed.start, MOST_POLLS)
             self.spool.put(missed.start * period_ms, reason=self._between, polls=polls)
             self._reasons[self._between] += polls
-            self.last_slot = missed.stop - 1
+            self.last_slot, self._between = missed.stop - 1, self._left_out
         self.spool.put(outcome.slot * period_ms, outcome.values, outcome.reason)
         self.last_slot, self._between = outcome.slot, self._left_out
-        if outcome.reason is not None:
-            self._reasons[outcome.reason] += 1
 
     async def _sync_and_tell(self) -> None:
         while True:
@@ -202,15 +207,18 @@ async def _poll_modbus(settings: ReaderSettings, spooling: Spooling) -> None:
         say(f"the clock is {clock.behind_ms / 1000:.1f} s behind the spool: stamps go on from its last one")
     host, port = host_and_port(settings.meter, "meter")
     async with ModbusMeter(host, port, settings.timeout_ms / 1000, settings.device_id) as meter:
+        news = True
 
         async def poll() -> tuple[float, ...]:
+            nonlocal news
             try:
                 values = await meter.read()
             except PollFailed as failed:
-                if spooling.connected:
+                if news:
                     say(f"meter.lost: {failed.reason}: {failed}")
-                spooling.connected = False
+                news = spooling.connected = False
                 raise
+            news = True
             if not spooling.connected:
                 say("meter.read")
             spooling.connected = True

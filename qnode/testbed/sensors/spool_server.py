@@ -57,7 +57,8 @@ async def serve(folder: Path, stream: trio.SocketStream, slots: trio.CapacityLim
 
 async def _answer(folder: Path, take: Take) -> Batch:
     known = acknowledged(folder)
-    after = known if take.after is None else take.after
+    # Another collector may have acknowledged more meanwhile; what is acknowledged may be deleted already.
+    after = known if take.after is None else max(take.after, known)
     if take.after is not None and take.spool != identity(folder):
         raise LineBroken(f"asked for the spool {take.spool!r}, which is not here any more")
     if after > known:
