@@ -5,17 +5,20 @@ from typing import Any
 
 from qnode.testbed.measure import PathFigures
 from qnode.testbed.outcome import (
+    CurrentBin,
     KeySide,
     Outage,
     Outcome,
     SensorSide,
     TunnelSide,
-    current_bins,
     key_hours,
 )
 from qnode.testbed.relay import LineCounts
 
-SAMPLES = [(index / 600, 12.0 + math.sin(index / 50)) for index in range(36_000)]
+CURRENTS = [
+    CurrentBin(minute=(n + 0.5) / 5, least_a=mean - 1.0, mean_a=mean, most_a=mean + 1.0)
+    for n, mean in enumerate(12.0 + math.sin(n / 10) for n in range(300))
+]
 
 
 def outcome(**changes: Any) -> Outcome:
@@ -65,7 +68,7 @@ def sensors(**changes: Any) -> SensorSide:
         "lost": 0,
         "missed": {},
         "set_aside": 0,
-        "currents": current_bins(SAMPLES, 60.0, 300),
+        "currents": CURRENTS,
     }
     return SensorSide(**{**figures, **changes})
 

@@ -116,11 +116,12 @@ def draw_current(figure: Any, colours: Colours, outcome: Outcome) -> None:
         axes.axvspan(outage.minute, end, color=colours.outage, alpha=0.35, linewidth=0.0)
         axes.annotate(
             f"{outage.what} away",
-            (outage.minute, 0.0),
+            (outage.minute, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(2.0, 3.0),
+            xytext=(-2.0, -3.0),
             textcoords="offset points",
-            va="bottom",
+            ha="right",
+            va="top",
             rotation=90.0,
             fontsize=7.5,
             color=colours.faint,
@@ -131,13 +132,18 @@ def draw_current(figure: Any, colours: Colours, outcome: Outcome) -> None:
         [one.least_a for one in bins],
         [one.most_a for one in bins],
         color=colours.first,
-        alpha=0.3,
-        linewidth=0.0,
+        alpha=0.4,
+        linewidth=0.8,  # a peak of one bin shows
     )
     axes.plot(minutes, [one.mean_a for one in bins], color=colours.first, linewidth=1.3)
     axes.set_xlim(0.0, outcome.minutes)
     axes.set_ylim(0.0, 1.08 * axes.get_ylim()[1])
-    axes.set_title("Current of phase 1 (A), as stored", loc="left", fontsize=9.0, color=colours.first)
+    axes.set_title(
+        "Current of phase 1 (A), as stored: mean, least and most",
+        loc="left",
+        fontsize=9.0,
+        color=colours.first,
+    )
     axes.set_xlabel("time (min)", color=colours.faint)
     _plain(axes, colours)
 

@@ -47,7 +47,10 @@ class Pings(Struct, frozen=True, kw_only=True):
 
 
 class PathFigures(Struct, frozen=True, kw_only=True):
-    """One path between the sites. ``throughput_bits_per_s``: one TCP connection from plant to office."""
+    """One path between the sites. ``throughput_bits_per_s``: one TCP connection from plant to office.
+
+    None: no reply came, or iperf3 had no figure in time.
+    """
 
     rtt_median_ms: float | None
     rtt_p99_ms: float | None
@@ -89,7 +92,7 @@ async def measure_path(network: Network, office: str, plant: str) -> PathFigures
     """Measure from the plant to the office between these addresses, with nothing else to send.
 
     Raises:
-        NotMeasured: ping or iperf3 fails.
+        NotMeasured: ping cannot be run.
     """
     said = await _run(network.inside("plant", *ping_command(plant, office, PING_INTERVAL_S, PINGS)))
     pings = read_pings(said.splitlines())
@@ -102,7 +105,7 @@ async def measure_path(network: Network, office: str, plant: str) -> PathFigures
     )
 
 
-async def _throughput(network: Network, office: str, plant: str) -> float:
+async def _throughput(network: Network, office: str, plant: str) -> float | None:
     server = await trio.lowlevel.open_process(
         network.inside("office", "iperf3", "--server", "--one-off", "--bind", office),
         stdin=subprocess.DEVNULL,
@@ -118,7 +121,7 @@ async def _throughput(network: Network, office: str, plant: str) -> float:
                 if isinstance(said, float):
                     return said
                 await trio.sleep(_LISTENING_PAUSE_S)  # the server does not listen yet
-        raise NotMeasured(f"iperf3 from {plant} to {office}: no figure within {_PATIENCE_S:g} s")
+        return None
     finally:
         await stop(server)
 

@@ -29,9 +29,11 @@ def check_needs(tunnel: TunnelName) -> None:
     packages = sorted({package for program, package in wanted.items() if not is_there(program)})
     if packages:
         raise ConfigError(f"programs are missing: apt-get install {' '.join(packages)}")
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    extras = {**dict.fromkeys(PACKAGES, "testbed"), **KITS[tunnel].packages}
+    missing = [name for name in extras if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{', '.join(missing)}: not installed; install the extra testbed, qnode[testbed]")
+        wanted_extras = ",".join(sorted({extras[name] for name in missing}))
+        raise ConfigError(f"{', '.join(missing)}: not installed; pip install 'qnode[{wanted_extras}]'")
 
 
 def is_there(program: str) -> bool:

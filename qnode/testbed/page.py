@@ -22,9 +22,10 @@ p { margin: .4rem 0; } .faint, caption, th { color: var(--faint); }
 .faint { font-size: .9rem; }
 .verdict { border-left: .3rem solid var(--first); background: var(--card); padding: .6rem .9rem; }
 .verdict.failed { border-color: var(--second); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11.5rem, 1fr)); gap: .6rem; }
 .verdict, .tiles { margin: 1rem 0; }
-.tile { background: var(--card); padding: .6rem .8rem; } .tile b { display: block; font-size: 1.35rem; }
+.tile { background: var(--card); padding: .6rem .8rem; } .tile b { display: block; font-size: 1.35rem;
+  white-space: nowrap; }
 .tile span { color: var(--faint); font-size: .85rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -148,19 +149,20 @@ def _about_keys(keys: KeySide) -> str:
     discarded = sum(keys.discarded.values())
     return (
         f"{keys.hours:.1f} simulated hours in {keys.wall_s / 60.0:.1f} minutes: mean "
-        f"{keys.secret_bits_per_s / 1e3:.2f} kbit/s of secret key "
-        f"({keys.secret_bits_per_s / 256:.1f} AES-256 keys a second), QBER {_percent(keys.qber_z)}, "
-        f"{keys.accepted} blocks accepted, {discarded} discarded, {keys.keys:,} keys compared from both "
-        f"ends, {keys.different} different. A dot is a block, the line is the mean of an hour."
+        f"{keys.secret_bits_per_s / 1e3:.2f} kbit/s of secret key, before the share for authentication, "
+        f"QBER {_percent(keys.qber_z)}, {keys.accepted:,} blocks accepted, {discarded:,} discarded. "
+        f"{keys.keys:,} keys of 256 bits were compared from both ends, {keys.different} were different. "
+        f"A dot is a block, also a discarded one; the line is the mean of an hour."
     )
 
 
 def _about_samples(outcome: Outcome) -> str:
     sensors = outcome.sensors
-    missed = ", ".join(f"{number} {reason}" for reason, number in sensors.missed.items())
+    missed = ", ".join(f"{polls:,} {reason.replace('_', ' ')}" for reason, polls in sensors.missed.items())
     return (
-        f"{sensors.read:,} samples read, {sensors.due:,} were due; {sensors.stored:,} in the database, "
-        f"{sensors.lost:,} lost{f' (missed polls: {missed})' if missed else ''}."
+        f"{sensors.read:,} samples read, from just before the {outcome.minutes:g} minutes, in which "
+        f"{sensors.due:,} were due, to just after them. {sensors.stored:,} are in the database, "
+        f"{sensors.lost:,} are lost. Polls without a sample: {missed or 'none'}."
     )
 
 

@@ -51,11 +51,15 @@ class SiteTunnel(Protocol):
 
 
 class TunnelKit(Struct, frozen=True):
-    """How one kind of tunnel is set up. ``programs``: what it runs, each with its Debian package."""
+    """How one kind of tunnel is set up.
+
+    ``programs``: what it runs, each with its Debian package. ``packages``: of Python, each with an extra.
+    """
 
     title: str
     programs: dict[str, str]
     version: Sequence[str]
+    packages: dict[str, str] = {}
 
 
 KITS: Final[dict[TunnelName, TunnelKit]] = {
@@ -72,6 +76,7 @@ KITS: Final[dict[TunnelName, TunnelKit]] = {
             "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so": "libcharon-extra-plugins",
         },
         ("/usr/lib/ipsec/charon", "--version"),
+        {"vici": "strongswan"},
     ),
 }
 
