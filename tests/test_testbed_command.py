@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from qnode.cli.interrupted import ending_signals
 from qnode.cli.testbed import run_folder
 from qnode.cli.testbed import testbed as command
 from qnode.errors import ConfigError
@@ -72,8 +74,24 @@ def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.Monk
 def test_missing_packages_are_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "asyncua" else name)
-    with pytest.raises(ConfigError, match=r"asyncua: not installed; install the extra testbed"):
+    with pytest.raises(ConfigError, match=r"asyncua: not installed; pip install 'qnode\[testbed\]'"):
         check_needs("wireguard")
+
+
+def test_a_tunnel_that_needs_a_package_more_names_both_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "is_there", lambda _program: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"vici: not installed; pip install 'qnode\[strongswan,testbed\]'"):
+        check_needs("strongswan")
+    with pytest.raises(ConfigError, match=r"matplotlib: not installed; pip install 'qnode\[testbed\]'"):
+        check_needs("wireguard")
+
+
+def test_a_closed_terminal_ends_a_run_in_order_except_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda _number: signal.SIG_DFL)
+    assert signal.SIGHUP in ending_signals()
+    monkeypatch.setattr(signal, "getsignal", lambda _number: signal.SIG_IGN)
+    assert ending_signals() == (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.mark.parametrize("minutes", [0.5, 3.0, 60.0, 4000.0])

@@ -1,4 +1,4 @@
-"""The end of a command on Ctrl-C."""
+"""The end of a command by a signal."""
 
 import os
 import signal
@@ -7,6 +7,15 @@ from contextlib import suppress
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 130
+
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals on which a command that has started others stops them and ends.
+
+    SIGHUP comes when a terminal or an ssh connection closes; under nohup it is ignored, and stays so.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,)))
 
 
 def end_interrupted() -> NoReturn:

@@ -1,6 +1,5 @@
 """`qnode loopback`: both sites on this machine, simulated hardware, keys delivered at both ends."""
 
-import signal
 import sys
 import tempfile
 import tomllib
@@ -14,6 +13,7 @@ import click
 import msgspec
 import trio
 
+from qnode.cli.interrupted import ending_signals
 from qnode.cli.main import EXIT_USAGE
 from qnode.errors import ConfigError, first_of
 from qnode.loopback.data_dir import sole_use
@@ -293,7 +293,7 @@ def _line(link: LoopbackLink, status: NodeStatus, *, several: bool) -> str:
 
 
 async def _stop_on_signal(scope: trio.CancelScope, run: Run) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(*ending_signals()) as signals:
         async for _ in signals:
             run.reached = run.until_keys is None and run.duration_s is None
             scope.cancel()

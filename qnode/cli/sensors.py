@@ -1,11 +1,8 @@
 """`qnode sensors`: the testbed's sensor chain alone on this machine."""
 
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -14,6 +11,7 @@ import click
 import msgspec
 import trio
 
+from qnode.cli.interrupted import ending_signals
 from qnode.cli.main import EXIT_USAGE
 from qnode.errors import ConfigError, QnodeError, first_of
 from qnode.loopback.data_dir import sole_use
@@ -49,7 +47,7 @@ from qnode.testbed.sensors.node_red import check_node_red
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for spool, database and logs; default: a temporary one.",
+    help="Folder for spool, database and logs; default: a temporary one, kept only if the run fails.",
 )
 @click.option(
     "--node-red",
@@ -70,20 +68,24 @@ def sensors(
 
     Exit 0 if every sample read is in the database.
     """
+    wanted = Alone(
+        directory=data_dir or Path(tempfile.mkdtemp(prefix="qnode-")),
+        minutes=minutes,
+        source=source,
+        outages=outages,
+        outage_s=outage_s,
+        node_red=node_red,
+    )
     try:
-        with data_folder(data_dir) as directory:
-            wanted = Alone(
-                directory=directory,
-                minutes=minutes,
-                source=source,
-                outages=outages,
-                outage_s=outage_s,
-                node_red=node_red,
-            )
-            return run_sensors(wanted, as_json=as_json)
+        status = run_sensors(wanted, as_json=as_json)
     except ConfigError as error:
         click.echo(f"qnode: {error}", err=True)
-        return EXIT_USAGE
+        status = EXIT_USAGE
+    if data_dir is None and status != 1:
+        shutil.rmtree(wanted.directory)
+    elif status == 1:  # the logs say why
+        click.echo(f"files: {wanted.directory}", err=True)
+    return status
 
 
 def check_sensor_parts() -> None:
@@ -97,16 +99,6 @@ def check_sensor_parts() -> None:
         raise ConfigError(f"testbed: {' and '.join(missing)} missing: pip install 'qnode[testbed]'")
     if shutil.which("influxd") is None:
         raise ConfigError("testbed: influxd is missing: apt-get install influxdb")
-
-
-@contextmanager
-def data_folder(wanted: Path | None) -> Iterator[Path]:
-    """Give the folder ``wanted``, or a temporary one."""
-    if wanted is not None:
-        yield wanted
-        return
-    with tempfile.TemporaryDirectory(prefix="qnode-") as directory:
-        yield Path(directory)
 
 
 def run_sensors(wanted: Alone, *, as_json: bool) -> int:
@@ -140,7 +132,7 @@ async def _run(wanted: Alone) -> SensorAccount | None:
 
 
 async def _stop_on_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(*ending_signals()) as signals:
         async for _ in signals:
             scope.cancel()
 

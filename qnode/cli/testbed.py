@@ -10,6 +10,7 @@ import click
 import msgspec
 import trio
 
+from qnode.cli.interrupted import ending_signals
 from qnode.cli.loopback import load_loopback, parse_speed
 from qnode.cli.main import EXIT_USAGE
 from qnode.errors import ConfigError, QnodeError, first_of
@@ -211,7 +212,7 @@ def _run(asked: Asked, name: str) -> Outcome | None:
         async with trio.open_nursery() as nursery:
 
             async def cancel_on_signal() -> None:
-                with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                with trio.open_signal_receiver(*ending_signals()) as signals:
                     async for _ in signals:
                         progress.stage("interrupted; everything is removed")
                         nursery.cancel_scope.cancel()
@@ -222,7 +223,8 @@ def _run(asked: Asked, name: str) -> Outcome | None:
         return outcome
 
     # Before and after the event loop, a request to end is an exception, so that everything is removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in ending_signals():
+        signal.signal(number, signal.default_int_handler)
     with open_network(name) as network, Progress(on_terminal=sys.stderr.isatty()) as progress:
         return trio.run(until_signal)
 
