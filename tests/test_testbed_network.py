@@ -23,7 +23,7 @@ from qnode.testbed.network import (
     open_network,
     remove_leftovers,
 )
-from qnode.testbed.parts import Part, PartEnded, keeping
+from qnode.testbed.parts import Part, PartEnded, in_time, keeping
 from qnode.testbed.relay import LineQuality
 
 MISSING = [
@@ -176,3 +176,13 @@ async def started(part: Part, before: object = None) -> trio.Process:
 
 def test_locks_lie_in_a_folder_of_root_alone() -> None:
     assert Path("/run/qnode-testbed") == network_module.LOCKS
+
+
+def test_a_machine_without_real_time_priority_gives_the_highest_ordinary_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for status, word in ((0, "chrt"), (1, "nice")):
+        monkeypatch.setattr(
+            subprocess, "run", lambda *_a, status=status, **_k: subprocess.CompletedProcess([], status)
+        )
+        assert in_time()[0] == word

@@ -18,7 +18,7 @@ from qnode.testbed.measure import PathFigures, Pings, measure_path, ping_command
 from qnode.testbed.needs import versions
 from qnode.testbed.network import LINE_ADDRESS, TUNNEL_ADDRESS, Network, Site
 from qnode.testbed.outcome import CurrentBin, KeySide, Outage, Outcome, SensorSide, TunnelSide
-from qnode.testbed.parts import Part, keeping
+from qnode.testbed.parts import Part, in_time, keeping
 from qnode.testbed.progress import Progress
 from qnode.testbed.relay import LineQuality
 from qnode.testbed.sensors.account import SensorAccount
@@ -39,8 +39,6 @@ _SHOW_S: Final = 0.5
 _SPOOL_PORT: Final = 7600
 # A lost ping is told when the next one is sent.
 _PING_EDGE_S: Final = 1.0
-# Meter and reader stand for devices that do nothing else.
-_IN_TIME: Final = ("nice", "-n", "-10")
 
 
 Source = Literal["modbus", "opcua"]
@@ -149,7 +147,8 @@ class _RealTime:
                 directory=asked.folder / "sensors",
                 spool_address=f"{TUNNEL_ADDRESS['plant']}:{_SPOOL_PORT}",
                 collect_from=f"{TUNNEL_ADDRESS['plant']}:{_SPOOL_PORT}",
-                at_plant=network.inside("plant", *_IN_TIME),
+                # Meter and reader stand for devices that do nothing else.
+                at_plant=network.inside("plant", *in_time()),
                 at_edge=network.inside("office"),
                 source=asked.source,
                 period_ms=SAMPLE_PERIOD_MS,
