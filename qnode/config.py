@@ -257,6 +257,21 @@ class ExpectedSection(Table, frozen=True):
     ] = 1.0
 
 
+class PageSection(Table, frozen=True):
+    """The operator's page for browsers, read-only: [the page](page.md)."""
+
+    listen: Annotated[
+        str,
+        Described(
+            "host:port, a loopback address unless there is `[page.tls]`; or `unix:/PATH`, for your proxy"
+        ),
+    ]
+    tls: Annotated[
+        TlsFiles | None,
+        Described("", reloaded=True),
+    ] = None
+
+
 class DeviceSection(Table, frozen=True):
     """One device. You choose NAME."""
 
@@ -290,6 +305,7 @@ class SiteConfig(Table, frozen=True):
     randomness: RandomnessSection | None = None
     skip: SkipSection | None = None
     etsi004: Etsi004Section | None = None
+    page: PageSection | None = None
     calibration: CalibrationSection = CalibrationSection()
     expected: ExpectedSection = ExpectedSection()
 

@@ -130,7 +130,7 @@ def test_endpoints_file_has_its_frozen_shape(link: Loopback) -> None:
     assert endpoints["version"] == 1
     assert set(endpoints["sites"]) == set(ROLES)
     for site in endpoints["sites"].values():
-        others = {"skip_url", "etsi004_address"}
+        others = {"skip_url", "etsi004_address", "page_url"}
         assert set(site) == {"kme_id", "url", "control_socket", "metrics_url", *others}
         assert re.fullmatch(r"https://[^/]+:\d+", site["url"])
     paths = [endpoints["ca"], *(site["control_socket"] for site in endpoints["sites"].values())]
@@ -144,6 +144,18 @@ def test_endpoints_file_has_its_frozen_shape(link: Loopback) -> None:
         peer = by_id[sae["peer_sae_id"]]
         assert (peer["peer_sae_id"], peer["demo"]) == (sae["sae_id"], sae["demo"])
         assert {peer["kme"], sae["kme"]} == {site["kme_id"] for site in endpoints["sites"].values()}
+
+
+def test_the_page_of_each_site_shows_its_link_and_its_figures_over_time(link: Loopback) -> None:
+    for role, site in link.endpoints().sites.items():
+        with httpx.Client(base_url=site.page_url, trust_env=False) as client:
+            assert "text/html" in client.get("/").headers["content-type"]
+            view = client.get("/status").json()
+            assert (view["title"], view["links"][0]["role"]) == (site.kme_id, role)
+            assert view["simulated"]
+            assert set(client.get("/trend/hour").json()["links"]) == {"small"}
+            assert client.post("/").status_code == 405
+        assert f"page of {site.kme_id}: {site.page_url}" in link.stdout.read_text()
 
 
 def test_the_printed_commands_fetch_the_same_key_at_both_sites(link: Loopback) -> None:

@@ -267,7 +267,12 @@ async def _run(run: Run, as_json: bool) -> None:
         async with sites_running(run.prepared, tell):
             endpoints = write_endpoints(run.prepared)
             fetch = how_to_fetch(run.prepared)
-            print(f"endpoints: {endpoints}\n{fetch}", file=sys.stderr if as_json else sys.stdout, flush=True)
+            pages = "\n".join(f"page of {name}: {url}" for name, url in page_urls(run.prepared))
+            print(
+                f"endpoints: {endpoints}\n{fetch}\n{pages}",
+                file=sys.stderr if as_json else sys.stdout,
+                flush=True,
+            )
             nursery.start_soon(_exchange_keys, scope, run, links)
             nursery.start_soon(_watch, links, live)
             if run.ends_by_itself:
@@ -358,6 +363,12 @@ async def _watch(links: list[LoopbackLink], live: bool) -> None:
     finally:
         if view is not None:
             view.stop()
+
+
+def page_urls(prepared: Prepared) -> list[tuple[str, str]]:
+    """Return the operator's page of each site, by its KME."""
+    sites = [site for link in prepared.endpoints.links for site in link.sites.values()]
+    return list({site.kme_id: (site.kme_id, site.page_url) for site in sites}.values())
 
 
 def how_to_fetch(prepared: Prepared) -> str:

@@ -107,7 +107,8 @@ class Server:
         task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve on open ``listeners``, once, as `serve_listeners` does."""
-        self._addresses += [listener.socket.getsockname()[:2] for listener in listeners]
+        names = (listener.socket.getsockname() for listener in listeners)
+        self._addresses += [name[:2] for name in names if isinstance(name, tuple)]
         async with trio.open_nursery() as connections:
             log.info("http.listening", addresses=self.addresses, tls=self._context is not None)
             task_status.started(self)

@@ -33,7 +33,7 @@ from qnode.loopback.hardware import (
 )
 from qnode.simulate.parameters import SimulationParameters
 
-PORTS_PER_SITE = 4
+PORTS_PER_SITE = 5
 PRESHARED_KEY_BYTES = 64 + 16 * 1024  # session root, two hash keys, 512 one-time pads a direction
 
 
@@ -67,6 +67,7 @@ class SiteEndpoints(Struct, frozen=True):
     metrics_url: str
     skip_url: str = ""
     etsi004_address: str = ""
+    page_url: str = ""
 
 
 class SaeEndpoint(Struct, frozen=True):
@@ -202,6 +203,7 @@ def prepare(directory: Path, config: LoopbackConfig, staging: Staging) -> Prepar
             metrics_url=f"http://127.0.0.1:{ports[PORTS_PER_SITE * index + 1]}/metrics",
             skip_url=f"https://127.0.0.1:{ports[PORTS_PER_SITE * index + 2]}",
             etsi004_address=f"127.0.0.1:{ports[PORTS_PER_SITE * index + 3]}",
+            page_url=f"http://127.0.0.1:{ports[PORTS_PER_SITE * index + 4]}/",
         )
         for index, name in enumerate(site_names)
     }
@@ -324,6 +326,7 @@ def _site_tables(
         },
         "skip": {"listen": endpoints.skip_url.removeprefix("https://")},
         "etsi004": {"listen": endpoints.etsi004_address},
+        "page": {"listen": urlsplit(endpoints.page_url).netloc},
         "operate": {
             "control_socket": endpoints.control_socket,
             "metrics_listen": urlsplit(endpoints.metrics_url).netloc,

@@ -13,6 +13,7 @@ from qnode.config import (
     Etsi014Section,
     NodeSection,
     OperateSection,
+    PageSection,
     PeerSection,
     RandomnessSection,
     SaeSection,
@@ -30,6 +31,7 @@ from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
 from qnode.link.tls import TlsTransport
 from qnode.node.monitoring.randomness import health_tests
+from qnode.node.page import check_page
 from qnode.node.secret_files import PRESHARED_KEY_LEAST_BYTES, STORE_KEY_BYTES
 from qnode.secret_files import read_secret
 from qnode.tls import certificate_names
@@ -104,6 +106,12 @@ def _check_tables(
     if etsi004 is not None:
         with findings.gather():
             host_and_port(etsi004.listen, "etsi004.listen")
+    page = usable(raw.get("page"), PageSection, folder)
+    if page is not None:
+        with findings.gather():
+            check_page(page)
+        if page.tls is not None:
+            check_tls(findings, "page.tls", page.tls, now_s)
     if operate is not None and operate.metrics_listen is not None:
         with findings.gather():
             host_and_port(operate.metrics_listen, "operate.metrics_listen")

@@ -5,12 +5,15 @@ Ending the node would not help. The node continues with everything else, reports
 again.
 """
 
+from pathlib import Path
+
 import structlog
 import trio
 
 from qnode.addresses import host_and_port
 from qnode.http import Server
 from qnode.node.status.site_figures import SiteFigures
+from qnode.operate.control.listening import listening_at
 
 RETRY_S = 2.0
 FIRST_ATTEMPT_S = 1.0
@@ -33,6 +36,23 @@ async def start_serving(
     nursery.start_soon(_listen, server, host, port, where, figures, tried)
     with trio.move_on_after(FIRST_ATTEMPT_S):  # a resolver that is down needs long
         await tried.wait()
+
+
+async def serve_at_socket(
+    server: Server,
+    path: Path,
+    where: str,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve at a local socket until cancelled; the permissions of its file decide who may connect.
+
+    Raises:
+        ConfigError: the socket cannot be made, or another program serves it; ``where`` names the key.
+    """
+    with listening_at(path, where) as bound:
+        task_status.started()
+        await server.run([trio.SocketListener(trio.socket.from_stdlib_socket(bound))])
 
 
 async def _listen(

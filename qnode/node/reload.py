@@ -21,6 +21,7 @@ from qnode.errors import ConfigError
 from qnode.http import Limits, TlsSettings, server_context
 from qnode.link.tls import link_contexts
 from qnode.node.monitoring.randomness import health_tests
+from qnode.node.page import check_page, tls_settings
 from qnode.node.secret_files import check_tls_keys
 from qnode.peer_tls import PeerContexts
 from qnode.tls import AlertingContext
@@ -46,6 +47,8 @@ class Trust:
 
     key_delivery: TlsSettings
     key_delivery_context: AlertingContext
+    page: TlsSettings | None
+    page_context: AlertingContext | None
     link_contexts: tuple[PeerContexts, ...]
     validities: list[Validity]
 
@@ -64,12 +67,27 @@ def read_trust(configs: Sequence[SiteConfig]) -> Trust:
         context = server_context(settings)
     except ConfigError as error:
         raise ConfigError(f"etsi014.tls: {error}") from None
+    page, page_context = _read_page(configs[0])
     contexts = tuple(link_contexts(config.peer.tls) for config in configs)
     held = validities("etsi014.tls", ca=section.ca, certificate=section.certificate, crl=section.crl)
     for config in configs:
         files, where = config.peer.tls, _named("peer.tls", config, several=len(configs) > 1)
         held += validities(where, ca=files.ca, certificate=files.certificate, crl=files.crl)
-    return Trust(settings, context, contexts, held)
+    viewing = configs[0].page.tls if configs[0].page is not None else None
+    if viewing is not None:
+        held += validities("page.tls", ca=viewing.ca, certificate=viewing.certificate, crl=viewing.crl)
+    return Trust(settings, context, page, page_context, contexts, held)
+
+
+def _read_page(site: SiteConfig) -> tuple[TlsSettings | None, AlertingContext | None]:
+    """Return the certificates of the page, if it has some; raises ConfigError."""
+    settings = tls_settings(site.page) if site.page is not None else None
+    if settings is None:
+        return None, None
+    try:
+        return settings, server_context(settings)
+    except ConfigError as error:
+        raise ConfigError(f"page.tls: {error}") from None
 
 
 def read_directory(configs: Sequence[SiteConfig]) -> SaeDirectory:
@@ -86,6 +104,8 @@ def check_addresses(config: SiteConfig) -> None:
         host_and_port(config.skip.listen, "skip.listen")
     if config.etsi004 is not None:
         host_and_port(config.etsi004.listen, "etsi004.listen")
+    if config.page is not None:
+        check_page(config.page)
     if config.operate.metrics_listen is not None:
         host_and_port(config.operate.metrics_listen, "operate.metrics_listen")
 
@@ -172,7 +192,13 @@ def _with_site(link: SiteConfig, site: SiteConfig) -> SiteConfig:
     """Return ``link`` with the tables of ``site`` that are common to all its links."""
     node = msgspec.structs.replace(site.node, role=link.node.role)
     return msgspec.structs.replace(
-        link, node=node, etsi014=site.etsi014, skip=site.skip, etsi004=site.etsi004, operate=site.operate
+        link,
+        node=node,
+        etsi014=site.etsi014,
+        skip=site.skip,
+        etsi004=site.etsi004,
+        page=site.page,
+        operate=site.operate,
     )
 
 
@@ -205,6 +231,10 @@ def _put(old: SiteConfig, new: SiteConfig, keys: tuple[str, ...]) -> SiteConfig:
     config = old
     for key in keys:
         table, name = key.split(".")
+        if getattr(old, table) is None or getattr(new, table) is None:
+            continue  # a table that comes or goes waits for a restart
+        if key == "page.tls" and (old.page.tls is None or new.page.tls is None):  # type: ignore[union-attr]
+            continue  # and so does another way to look at the page
         section = msgspec.structs.replace(
             getattr(config, table), **{name: getattr(getattr(new, table), name)}
         )

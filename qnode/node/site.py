@@ -18,8 +18,16 @@ from qnode.errors import ConfigError, StoreError, first_of
 from qnode.http import Limits, Server
 from qnode.keys import KeyStore
 from qnode.node.link_node import REFRESH_S, LinkNode
-from qnode.node.listening import start_serving
-from qnode.node.reload import Reload, connection_limits, read_again, read_directory, read_trust
+from qnode.node.listening import serve_at_socket, start_serving
+from qnode.node.page import OperatorsPage, check_page, socket_path
+from qnode.node.reload import (
+    Reload,
+    connection_limits,
+    encryptor_identities,
+    read_again,
+    read_directory,
+    read_trust,
+)
 from qnode.node.status.alarms import Alarms
 from qnode.node.status.site_figures import SiteFigures
 from qnode.node.supply.peer_streams import LinkedSites
@@ -61,6 +69,7 @@ class SiteNode:
         self._configs = tuple(configs)
         self._config_file = config_file
         self._events = events
+        self._page: Server | None = None
         directory = read_directory(configs)
         several = len(configs) > 1
         peers = {config.peer.kme_id for config in configs}
@@ -117,6 +126,7 @@ class SiteNode:
                 metrics = Server(metrics_app(self._figures.status), None, Limits())
                 address = site.operate.metrics_listen
                 await start_serving(nursery, metrics, address, "operate.metrics_listen", self._figures)
+            await self._serve_page(nursery)
             for link, contexts in zip(self._links, self._trust.link_contexts, strict=True):
                 nursery.start_soon(self._run_link, link, contexts)
             nursery.start_soon(self._keep_fresh, notifier)
@@ -131,6 +141,32 @@ class SiteNode:
             notifier.ready(self._figures.headline())
             async for _ in hangups:
                 await self._reload(notifier)
+
+    async def _serve_page(self, nursery: trio.Nursery) -> None:
+        section = self._site.page
+        if section is None:
+            return
+        check_page(section)
+        page = OperatorsPage(
+            section,
+            self._configs,
+            self._figures.status,
+            {link.config.link.name: link.figures.blocks.table.latest for link in self._links},
+            self._other_roles,
+        )
+        self._page = await page.start(nursery)
+        path = socket_path(section)
+        if path is None:
+            await start_serving(nursery, self._page, section.listen, "page.listen", self._figures)
+        else:
+            await nursery.start(serve_at_socket, self._page, path, "page.listen")
+
+    def _other_roles(self) -> frozenset[str]:
+        """Return the names of encryptors and sites: their certificates are not for viewers of the page."""
+        return encryptor_identities(self._site) | {
+            self._site.node.kme_id,
+            *(config.peer.kme_id for config in self._configs),
+        }
 
     async def _look_first(self, link: LinkNode) -> None:
         """Have the figures of the store from the start; `_run_link` handles the store of one of several."""
@@ -247,6 +283,8 @@ class SiteNode:
         for server in self._servers.values():
             server.renew(trust.key_delivery, trust.key_delivery_context)
             server.limit(connection_limits(self._site))
+        if self._page is not None and trust.page is not None and trust.page_context is not None:
+            self._page.renew(trust.page, trust.page_context)
         self._delivery.renew(found.directory, max_key_count=self._most_chunks())
         set_log_level(self._site.operate.log_level)
         self._note_certificates()

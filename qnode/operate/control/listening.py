@@ -57,16 +57,20 @@ async def serve_socket(
             finally:
                 places.release_on_behalf_of(stream)
 
-    with _listening(path) as bound:
+    with listening_at(path, "control_socket") as bound:
         async with trio.SocketListener(trio.socket.from_stdlib_socket(bound)) as listener:
             task_status.started()
             await trio.serve_listeners(serve, [listener])
 
 
 @contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    """Hold a listening socket at ``path``, and remove its file afterwards."""
-    bound = _bind(path)
+def listening_at(path: Path, where: str) -> Iterator[socket.socket]:
+    """Hold a listening socket at ``path``, and remove its file afterwards.
+
+    Raises:
+        ConfigError: like `serve_socket`; ``where`` names the key of the file.
+    """
+    bound = _bind(path, where)
     inode = path.stat().st_ino
     try:
         yield bound
@@ -76,16 +80,14 @@ def _listening(path: Path) -> Iterator[socket.socket]:
             path.unlink()
 
 
-def _bind(path: Path) -> socket.socket:
+def _bind(path: Path, where: str) -> socket.socket:
     """Bind and listen at ``path``, and replace a socket file that no daemon serves."""
     if len(os.fsencode(path)) > LONGEST_PATH_BYTES:
-        raise ConfigError(
-            f"control_socket {path}: longer than a socket's path may be ({LONGEST_PATH_BYTES} bytes)"
-        )
+        raise ConfigError(f"{where} {path}: longer than a socket's path may be ({LONGEST_PATH_BYTES} bytes)")
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
+        _remove_stale(path, where)
         # Bound but not yet listening, the socket refuses all clients, so there is no time with wrong
         # permissions.
         bound.bind(str(path))
@@ -93,25 +95,23 @@ def _bind(path: Path) -> socket.socket:
         bound.listen(CONNECTIONS)
     except OSError as error:
         bound.close()
-        raise ConfigError(f"control_socket {path}: {error.strerror or error}") from None
+        raise ConfigError(f"{where} {path}: {error.strerror or error}") from None
     except ConfigError:
         bound.close()
         raise
     return bound
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(path: Path, where: str) -> None:
     """Remove the socket file of a killed daemon; refuse one that is served, and any other file."""
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise ConfigError(f"control_socket {path}: a file that is no socket lies there; move it away")
+        raise ConfigError(f"{where} {path}: a file that is no socket lies there; move it away")
     if is_served(path):
-        raise ConfigError(
-            f"control_socket {path}: another daemon answers there; stop it or choose another path"
-        )
+        raise ConfigError(f"{where} {path}: another daemon answers there; stop it or choose another path")
     path.unlink()
 
 

@@ -1,6 +1,7 @@
 """The alarms of a site, each with its meaning."""
 
 from enum import unique
+from typing import Final
 
 from qnode.choices import Word
 
@@ -46,3 +47,62 @@ class AlarmName(Word):
     STORE_WITNESS = "store.witness", "the witness on the other machine cannot be written"
     TAGS_MALFORMED = "tags.malformed", "time tags were dropped because of their order or channel"
     TAGS_OVERRUN = "tags.overrun", "time tags were dropped because the node had no room for them"
+
+
+# What to do about an alarm. An operator reads it beside the alarm's own text, which has the details.
+TO_DO: Final = {
+    AlarmName.BLOCK_DISCARDED: "Look at the reason in qnodectl blocks. One block now and then is no fault.",
+    AlarmName.CALIBRATION_FAILED: (
+        "See qnodectl status for its reason, then the device; hold it with qnodectl calibrate."
+    ),
+    AlarmName.CERTIFICATE_EXPIRED: "Renew the file, run qnode check, reload the daemon.",
+    AlarmName.CERTIFICATE_EXPIRING: "Renew the file before that day, run qnode check, reload the daemon.",
+    AlarmName.COUNTS_IMPLAUSIBLE: (
+        "See qnodectl checks. Either [link] is not this hardware, or somebody is on the fibre."
+    ),
+    AlarmName.DEVICE_FAILED: (
+        "See qnodectl devices with its name: its last error and its last bytes. Look at cable and power."
+    ),
+    AlarmName.DEVICE_FINISHED: "The recording has ended. Restart the daemon to play it again.",
+    AlarmName.LINK_FAILED: "Mend the store that the text names, then restart the daemon.",
+    AlarmName.LISTENER_WAITING: (
+        "Free the address, or correct it in the site's file and restart. The node tries again by itself."
+    ),
+    AlarmName.MONITOR_TRIPPED: (
+        "See qnodectl checks for the reading and its limits. Look at that device, and at who can reach it."
+    ),
+    AlarmName.NODE_RELOAD_FAILED: "Run qnode check on the site's file, correct what it names, reload again.",
+    AlarmName.NODE_RESTART_NEEDED: (
+        "Restart the daemon at a quiet hour, or set the named keys back and reload."
+    ),
+    AlarmName.NODE_STARTING: "Wait. A first start compiles for a minute; run qnode warm before it.",
+    AlarmName.PEER_DISCONNECTED: (
+        "Look at the other site and at the network between the sites. The node connects by itself."
+    ),
+    AlarmName.QUANTUM_UNLOCKED: (
+        "Look at the fibre, at the laser and at the detectors: qnodectl align at Bob's site."
+    ),
+    AlarmName.RANDOMNESS_FAILED: (
+        "Replace the random number generator, or leave out [randomness], then restart the daemon."
+    ),
+    AlarmName.SAES_DIFFER: "Enter each pair of encryptors in the files of both sites and reload both.",
+    AlarmName.STORE_DAMAGED: (
+        "Test the disk and the memory of this machine. Keys made from now on are not affected."
+    ),
+    AlarmName.STORE_FAILED: (
+        "Look at the disk: is it full, read-only or broken? The node continues once it can write."
+    ),
+    AlarmName.STORE_STALLED: "Look at the disk, which does not answer.",
+    AlarmName.STORE_UNCLEARED: "End other programs that have the database open.",
+    AlarmName.STORE_WAITING: (
+        "Let the peer connect. If it was restored from a backup as well, use qnodectl restore at both sites."
+    ),
+    AlarmName.STORE_WITNESS: "Look at the mount of the other machine.",
+    AlarmName.TAGS_MALFORMED: "Compare order_window_ps and the channels with the time tagger.",
+    AlarmName.TAGS_OVERRUN: "Give this machine more processor time, or let fewer counts in.",
+}
+
+
+def to_do(name: str) -> str:
+    """Return what to do about the alarm of this name; empty if it is not known."""
+    return TO_DO.get(AlarmName(name), "") if name in set(AlarmName) else ""

@@ -82,6 +82,12 @@ def _link_lines(status: NodeStatus) -> list[str]:
 
 def controller_line(one: ControllerStatus, at: float) -> str:
     """Return one controller's line: name, state, setting, and how well the best setting is known."""
+    name, verdict, text = controller_parts(one, at)
+    return f"{name:<10} {verdict:<6} {text}"
+
+
+def controller_parts(one: ControllerStatus, at: float) -> tuple[str, str, str]:
+    """Return name, verdict and the rest of a controller's line."""
     unit = one.unit
     parts = ["" if one.setting is None else f"set {one.setting:.4g} {unit}"]
     if one.best is not None:
@@ -90,7 +96,7 @@ def controller_line(one: ControllerStatus, at: float) -> str:
         parts.append(f"drift {one.drift_per_hour:.2g} {unit}/h")
     parts.append(_state(one.state, at))
     verdict = _verdict(one.state.state in _WELL)
-    return f"{printable(one.name):<10} {verdict:<6} " + "   ".join(part for part in parts if part)
+    return printable(one.name), verdict, "   ".join(part for part in parts if part)
 
 
 def trouble_lines(status: NodeStatus) -> list[str]:
@@ -109,6 +115,12 @@ def trouble_lines(status: NodeStatus) -> list[str]:
 
 def device_line(device: DeviceStatus, at: float) -> str:
     """Return one device's line: name, verdict, identity, readings or the error."""
+    name, verdict, text = device_parts(device, at)
+    return f"{name:<10} {verdict:<6} {text}"
+
+
+def device_parts(device: DeviceStatus, at: float) -> tuple[str, str, str]:
+    """Return name, verdict and the rest of a device's line."""
     verdict = _verdict(device.well)
     parts = [f"{printable(device.driver)} {printable(device.serial)}".rstrip()]
     if device.simulated:
@@ -121,7 +133,7 @@ def device_line(device: DeviceStatus, at: float) -> str:
         parts.append(printable(device.state.because or device.state.state))
         if device.retry_at is not None:
             parts.append(f"retry in {duration(max(device.retry_at - at, 0.0))}")
-    return f"{printable(device.name):<10} {verdict:<6} " + "   ".join(parts)
+    return printable(device.name), verdict, "   ".join(parts)
 
 
 def device_detail(device: DeviceStatus, at: float) -> list[str]:
