@@ -126,11 +126,7 @@ async def test_a_viewer_gets_views_as_server_sent_events(autojump_clock: trio.ab
         return {"type": "http.request", "body": b"", "more_body": False}
 
     scope = {"type": "http", "method": "GET", "path": "/live", "headers": [], "extensions": {}}
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(live.run)
-        await Page(live, {}, lambda: NOW)(scope, receive, send)
-        nursery.cancel_scope.cancel()
-    assert live.viewers == 0
+    await Page(live, {}, lambda: NOW)(scope, receive, send)
     assert (b"content-type", b"text/event-stream") in sent[0]["headers"]
     assert not sent[-1].get("more_body", False)
     bodies = [message["body"] for message in sent[1:-1]]
@@ -142,31 +138,33 @@ async def test_a_viewer_gets_views_as_server_sent_events(autojump_clock: trio.ab
         assert json.loads(data[0].removeprefix("data: "))["title"] == present.site.kme_id
 
 
-async def test_all_viewers_share_one_encoding_and_nobody_costs_none(autojump_clock: trio.abc.Clock) -> None:
-    asked = []
+async def test_a_hundred_viewers_share_one_encoding_and_do_not_come_at_once(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    encoded_at: list[float] = []
+    served_at: list[float] = []
 
     def provide() -> NodeStatus:
-        asked.append(trio.current_time())
+        encoded_at.append(trio.current_time())
         return well_status()
 
-    live = Live(provide, lambda _link: [])
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(live.run)
-        await trio.sleep(60)
-        assert asked == []
-        live.viewers = 100
-        seen: list[bytes] = []
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message.get("body"):
+            served_at.append(trio.current_time())
 
-        async def look() -> None:
-            seen.append(await live.next())
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
 
+    app = Page(Live(provide, lambda _link: []), {}, lambda: NOW)
+    scope = {"type": "http", "method": "GET", "path": "/live", "headers": [], "extensions": {}}
+    with trio.move_on_after(60):
         async with trio.open_nursery() as viewers:
             for _ in range(100):
-                viewers.start_soon(look)
-        nursery.cancel_scope.cancel()
-    assert len(asked) == 1
-    assert len(seen) == 100
-    assert all(one is seen[0] for one in seen)
+                viewers.start_soon(app, scope, receive, send)
+    assert len(encoded_at) <= 31
+    assert len(served_at) >= 100 * 29
+    late = [at for at in served_at if at > encoded_at[0]]
+    assert max(late.count(at) for at in set(late)) <= 2
 
 
 async def test_a_viewer_that_does_not_read_is_dropped_and_the_others_go_on(tmp_path: Path) -> None:
@@ -177,11 +175,10 @@ async def test_a_viewer_that_does_not_read_is_dropped_and_the_others_go_on(tmp_p
     server = Server(app, None, Limits(send_s=0.3))
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_at_socket, server, path, "page.listen")
-        nursery.start_soon(live.run)
         slow = await trio.open_unix_socket(path)
         await slow.send_all(b"GET /live HTTP/1.1\r\nhost: page\r\n\r\n")
         with trio.fail_after(60):
-            while server.counters.requests == 0 or live.viewers:  # noqa: ASYNC110
+            while server.counters.requests == 0 or server.open_connections:  # noqa: ASYNC110
                 await trio.sleep(0.05)
             async with await trio.open_unix_socket(path) as quick:
                 await quick.send_all(b"GET /status HTTP/1.1\r\nhost: page\r\nconnection: close\r\n\r\n")
@@ -289,25 +286,25 @@ async def test_hostile_text_stays_text_in_a_real_browser(tmp_path: Path) -> None
     live = Live(lambda: status, lambda _link: [])
     app = Page(live, {"turin": trend()}, lambda: NOW, loopback_only=True)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(live.run)
         server = await nursery.start(
             lambda task_status: serve(app, host=HOST, port=0, task_status=task_status)
         )
-        command = [
+        chromium = [
             str(_chromium()), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
             "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", f"--user-data-dir={tmp_path}", "--timeout=8000", "--dump-dom",
-            f"http://{HOST}:{server.port}/",
+            "--disable-sync", f"--user-data-dir={tmp_path}", "--dump-dom",
         ]  # fmt: skip
-        with trio.fail_after(200):
-            done = await trio.run_process(
-                command,
-                capture_stdout=True,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "HOME": str(tmp_path)},
-            )
+        environment = {**os.environ, "HOME": str(tmp_path)}
+        for patience_ms in (4_000, 20_000, 60_000):  # the last ones are for a busy machine
+            command = [*chromium, f"--timeout={patience_ms}", f"http://{HOST}:{server.port}/"]
+            with trio.fail_after(100):
+                done = await trio.run_process(
+                    command, capture_stdout=True, stderr=subprocess.DEVNULL, env=environment
+                )
+            dom = done.stdout.decode()
+            if "KME-ALICE</title>" in dom and "QBER over the last hour" in dom:
+                break
         nursery.cancel_scope.cancel()
-    dom = done.stdout.decode()
     assert "device.failed" in dom
     assert "&lt;/script&gt;&lt;img src=x" in dom
     assert "<img" not in dom

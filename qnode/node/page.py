@@ -70,6 +70,11 @@ def tls_settings(section: PageSection) -> TlsSettings | None:
     return TlsSettings(certificate=tls.certificate, key=tls.key, client_ca=tls.ca, crl=tls.crl)
 
 
+def _beside(store: Path) -> Path:
+    """Return the file of the figures over time; its name is longer than the store's, so never the same."""
+    return store.with_name(f"{store.name}.trend")
+
+
 class OperatorsPage:
     """The page of a running site. ``other_roles``: names whose certificates are not for viewers."""
 
@@ -82,9 +87,7 @@ class OperatorsPage:
         other_roles: Callable[[], frozenset[str]],
     ) -> None:
         self._provide_status = provide_status
-        self._files = {
-            config.link.name: TrendFile(config.store.path.with_suffix(".trend")) for config in configs
-        }
+        self._files = {config.link.name: TrendFile(_beside(config.store.path)) for config in configs}
         self._live = Live(provide_status, lambda link: latest_blocks[link](SHOWN_BLOCKS))
         self._section = section
         self._other_roles = other_roles
@@ -100,7 +103,6 @@ class OperatorsPage:
             may_look=lambda names: bool(names) and self._other_roles().isdisjoint(names),
             loopback_only=self._section.tls is None and socket_path(self._section) is None,
         )
-        nursery.start_soon(self._live.run)
         nursery.start_soon(self._keep_trends)
         return Server(page, tls_settings(self._section), _LIMITS)
 

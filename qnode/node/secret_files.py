@@ -9,5 +9,8 @@ PRESHARED_KEY_LEAST_BYTES = 96  # session root, two hash keys, one pad a directi
 
 def check_tls_keys(config: SiteConfig) -> None:
     """Refuse private keys that others can read; raises ConfigError."""
-    for where, path in (("peer.tls.key", config.peer.tls.key), ("etsi014.tls.key", config.etsi014.tls.key)):
+    keys = [("peer.tls.key", config.peer.tls.key), ("etsi014.tls.key", config.etsi014.tls.key)]
+    if config.page is not None and config.page.tls is not None:
+        keys.append(("page.tls.key", config.page.tls.key))
+    for where, path in keys:
         read_secret(path, where)

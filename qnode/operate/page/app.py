@@ -13,7 +13,7 @@ import msgspec
 import trio
 from starlette.types import Receive, Scope, Send
 
-from qnode.operate.page.live import Live, event
+from qnode.operate.page.live import PERIOD_S, Live, event
 from qnode.operate.trend.figures import FIGURES
 from qnode.operate.trend.ring import RESOLUTIONS, WINDOWS, Trend
 from qnode.tls import certificate_names
@@ -104,21 +104,19 @@ class Page:
         return None
 
     async def _stream(self, scope: Scope, send: Send) -> None:
-        """Send a view whenever there is a new one; the server drops viewers that do not read."""
+        """Send a view every `PERIOD_S`; the server drops viewers that do not read."""
         await send({"type": "http.response.start", "status": 200, "headers": _headers(b"text/event-stream")})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
             return
-        self._live.viewers += 1
-        try:
-            first = b"retry: 3000\n\n" + event(self._live.present())
-            await send({"type": "http.response.body", "body": first, "more_body": True})
-            ends_at = trio.current_time() + STREAM_S
-            while trio.current_time() < ends_at:
-                body = event(await self._live.next())
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-        finally:
-            self._live.viewers -= 1
+        first = b"retry: 3000\n\n" + event(self._live.present())
+        await send({"type": "http.response.body", "body": first, "more_body": True})
+        ends_at, pause_s = trio.current_time() + STREAM_S, self._live.first_pause_s()
+        while trio.current_time() < ends_at:
+            await trio.sleep(pause_s)
+            body = event(self._live.present())
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            pause_s = PERIOD_S
         await send({"type": "http.response.body"})
 
     def _trend(self, window: str) -> bytes:

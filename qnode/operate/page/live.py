@@ -9,6 +9,7 @@ from qnode.operate.page.view import LatestBlocks, view_of
 from qnode.operate.status.model import NodeStatus
 
 PERIOD_S = 2.0
+_GOLDEN = 0.6180339887498949
 
 
 def event(data: bytes) -> bytes:
@@ -17,37 +18,30 @@ def event(data: bytes) -> bytes:
 
 
 class Live:
-    """The latest view. Viewers wait for the next one; one that is slow misses those in between."""
+    """The present view. It is encoded at most once in `PERIOD_S`, and never while nobody looks.
+
+    It is encoded in the task of a viewer: an error there ends a connection, and not the node.
+    """
 
     def __init__(self, provide_status: Callable[[], NodeStatus], latest_blocks: LatestBlocks) -> None:
         self._provide_status = provide_status
         self._latest_blocks = latest_blocks
-        self._changed = trio.Event()
         self._latest: tuple[float, bytes] | None = None
-        self.viewers = 0
-
-    async def run(self) -> None:
-        """Encode a view every `PERIOD_S` while somebody looks, until cancelled."""
-        while True:
-            await trio.sleep(PERIOD_S)
-            if self.viewers:
-                self._encode()
-                self._changed.set()
-                self._changed = trio.Event()
+        self._phase = 0.0
 
     def present(self) -> bytes:
-        """Return the view as JSON, not older than `PERIOD_S`."""
-        latest = self._latest
-        if latest is None or trio.current_time() - latest[0] > PERIOD_S:
-            return self._encode()
+        """Return the view as JSON, younger than `PERIOD_S`."""
+        now_s, latest = trio.current_time(), self._latest
+        if latest is None or now_s - latest[0] >= PERIOD_S:
+            encoded = msgspec.json.encode(view_of(self._provide_status(), self._latest_blocks))
+            latest = self._latest = (now_s, encoded)
         return latest[1]
 
-    async def next(self) -> bytes:
-        """Wait for the next view, and return it as JSON."""
-        await self._changed.wait()
-        return self.present()
+    def first_pause_s(self) -> float:
+        """Return how long a new viewer waits for its second view.
 
-    def _encode(self) -> bytes:
-        encoded = msgspec.json.encode(view_of(self._provide_status(), self._latest_blocks))
-        self._latest = (trio.current_time(), encoded)
-        return encoded
+        The pauses spread over `PERIOD_S`: many viewers that connect at once, as after a restart, must not
+        take the event loop at once ever after.
+        """
+        self._phase = (self._phase + _GOLDEN) % 1.0
+        return self._phase * PERIOD_S
