@@ -3,6 +3,7 @@
 Everything is counted, so that a fault can be set for the n-th message, step or call.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,6 +66,9 @@ class World:
     muted_at: float = 0.0
     starts: list[float] = field(default_factory=list)
     terms: dict[Site, Terms] = field(default_factory=dict)
+    gone_at: dict[Site, float] = field(
+        default_factory=dict
+    )  # when the encryptor of a site cannot be asked any more
     tampers: Callable[[Site, Message], Message] = lambda site, message: message
     failures: dict[Site, list[str]] = field(default_factory=lambda: {site: [] for site in SITES})
 
@@ -118,7 +122,10 @@ class MemoryTunnel:
         self._names: dict[bytes, str] = {}
 
     async def _step(self, name: str) -> None:
-        fault = await self._encryptor.world.step(self._site, name)
+        world = self._encryptor.world
+        fault = await world.step(self._site, name)
+        if now_s() >= world.gone_at.get(self._site, math.inf):
+            raise TunnelError("the encryptor is gone")
         if fault is not None and fault.do == "fail":
             raise TunnelError(f"{name} failed as planned")
 

@@ -2,12 +2,17 @@
 
 import pytest
 import structlog.testing
-from agent_world import SITES, Fault, Site, World, run_world, terms_of
+import trio
+import trio.testing
+from agent_world import SITES, Encryptor, Fault, MemoryTunnel, Site, World, run_world, terms_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnode.agent.messages import Held, Load, Message
+from qnode.agent.holding import Holding
+from qnode.agent.messages import Activate, Held, Load, Message, Offer
 from qnode.agent.state import AgentState
+from qnode.agent.tunnel import TunnelKey
+from qnode.errors import TunnelError
 from qnode.world.determinism import now_s
 
 STEPS = (
@@ -250,6 +255,45 @@ def test_two_agents_that_do_not_fit_say_the_difference_at_both_sites(
     assert told in world.conditions["initiator"].because
     assert not world.taken_at
     assert told_there in world.conditions["responder"].because
+
+
+def test_a_key_is_not_fetched_in_the_middle_of_another_change() -> None:
+    def second_offer(site: Site, message: Message) -> Message:
+        return Offer(number=message.number, key_id="extra") if isinstance(message, Activate) else message
+
+    def change(world: World) -> None:
+        world.tampers = second_offer
+        world.keys["extra"] = bytes(32)
+
+    world = run_world(20.0, change=change)
+    assert "extra" not in world.fetched
+    assert world.encryptors["responder"].loaded == set()
+    assert "the change to the key" in world.conditions["responder"].because
+
+
+@pytest.mark.parametrize("step", ["load", "activate"])
+async def test_a_tunnel_that_is_taken_down_meanwhile_gets_no_key_of_the_change(step: str) -> None:
+    go = trio.Event()
+
+    class Slow(MemoryTunnel):
+        async def take_down(self) -> None:
+            await go.wait()
+            await super().take_down()
+
+    async def take_step() -> None:
+        with pytest.raises(TunnelError, match="the tunnel was taken down meanwhile"):
+            await getattr(holding, step)()
+
+    encryptor = Encryptor(World(), loaded={bytes(32)})
+    holding = Holding(Slow(encryptor, "initiator"))
+    holding.hold(TunnelKey("key-1", bytes(32)))
+    async with trio.open_nursery() as nursery:
+        for call in (holding.take_down, take_step):
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked()
+        go.set()
+    assert encryptor.active is None
+    assert not encryptor.loads
 
 
 @given(st.data())

@@ -16,11 +16,12 @@ from structlog.typing import EventDict
 
 from qnode.agent.config import LineSection, load_agent
 from qnode.agent.line import LineKeeper, StreamLine
-from qnode.agent.messages import Alive, Line, Message
+from qnode.agent.messages import Alive, Line, Message, encode
 from qnode.errors import LinkError, ProtocolError
 from qnode.peer_tls import peer_contexts
 
 HELLO = Alive(active="key-1", trouble="")
+NO_TEXT = encode(HELLO).replace(b"key-1", b"\xff" * 5)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,7 @@ async def test_an_agent_that_does_not_answer_is_tried_again_with_longer_pauses(p
     ("data", "told"),
     [
         (b"\x00\x00\x00\x03abc", "no message"),
+        (len(NO_TEXT).to_bytes(4, "big") + NO_TEXT, "no message"),
         (b"\x00\x10\x00\x00", "a message of 1048576 bytes; most is 16384"),
         (b"\x00\x00", "closed the line"),
     ],

@@ -3,14 +3,18 @@
 import math
 from pathlib import Path
 
-from agent_world import SITES, Fault, Site, World, run_world, terms_of
+import pytest
+import trio
+from agent_world import SITES, Encryptor, Fault, MemoryTunnel, Site, World, run_world, terms_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qnode.agent.core import Terms
+from qnode.agent.holding import Holding
 from qnode.agent.key_age import KeyAge
 from qnode.agent.schedule import Schedule
 from qnode.agent.state import AgentState
+from qnode.agent.tunnel import TunnelKey
 from qnode.world.determinism import now_s
 
 
@@ -143,6 +147,72 @@ def test_a_tunnel_that_was_away_for_longer_does_not_come_back_with_its_old_key()
     for site in SITES:
         assert world.encryptors[site].active is None
         assert world.encryptors[site].taken_down == 2
+
+
+def test_a_first_key_that_a_lost_line_left_unconfirmed_gets_no_older_than_the_greatest_age() -> None:
+    used_at: list[float] = []
+
+    def watch(world: World) -> None:
+        if any(world.encryptors[site].active is not None for site in SITES):
+            used_at.append(now_s())
+
+    world = run_world(150.0, faults=[Fault("message.Confirm", 1, "cut", 500.0)], watch=watch)
+    assert max(used_at) - min(used_at) < 60.0 + 3.0
+    assert [world.encryptors[site].taken_down for site in SITES] == [2, 2]
+
+
+def test_a_key_ages_from_its_activation_however_late_it_is_confirmed() -> None:
+    used_at: dict[bytes, list[float]] = {}
+
+    def watch(world: World) -> None:
+        for key in {world.encryptors[site].active for site in SITES}:
+            if key is not None:
+                used_at.setdefault(key, []).append(now_s())
+
+    # The second key is in use at both ends when the line breaks; later there is no other one.
+    faults = [Fault("message.Confirm", 2, "cut", 48.0)]
+    faults += [Fault("initiator.enc_keys", nth, "fail") for nth in range(3, 500)]
+    run_world(150.0, faults=faults, watch=watch)
+    second = list(used_at.values())[1]
+    assert 55.0 < max(second) - min(second) < 60.0 + 3.0
+
+
+async def test_an_unconfirmed_key_that_the_next_change_replaces_ages_from_its_activation(
+    autojump_clock: object,
+) -> None:
+    world = World()
+    encryptor = world.encryptors["responder"] = world.encryptors["initiator"] = Encryptor(world)
+    holding = Holding(MemoryTunnel(encryptor, "responder"), trio.current_time)
+    holding.hold(TunnelKey("key-1", bytes(32)))
+    await holding.load()
+    await holding.activate()
+    await trio.sleep(100.0)
+    holding.hold(TunnelKey("key-2", bytes(range(32))))
+    assert holding.current is not None
+    assert holding.current.key_id == "key-1"
+    assert (holding.age_s() or 0.0) >= 100.0
+
+
+def test_a_key_that_is_due_when_the_line_is_back_changes_at_once() -> None:
+    world = run_world(80.0, faults=[Fault("message.Confirm", 2, "cut", 40.0)])
+    back_at = world.line_back_at
+    assert next(at for at in world.taken_at if at > back_at) - back_at < 2.0
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_an_encryptor_that_cannot_be_asked_is_told_all_the_time(site: Site) -> None:
+    seen: set[tuple[AgentState, str]] = set()
+
+    def watch(world: World) -> None:
+        if 61.0 < now_s() < 90.0:
+            condition = world.agents[site].judge()
+            seen.add((condition.state, condition.because))
+
+    def gone(world: World) -> None:
+        world.gone_at[site] = 50.0
+
+    run_world(90.0, terms=both(period_s=1000.0, longest_s=5000.0), watch=watch, change=gone)
+    assert seen == {(AgentState.HOLDING, "the encryptor is gone")}
 
 
 def test_an_old_key_is_kept_where_the_file_says_so() -> None:

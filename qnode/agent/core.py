@@ -140,12 +140,13 @@ class Agent:
         """Watch the tunnel until cancelled: its key's age, its bytes, and what the encryptor says."""
         looks = 0
         while True:
+            asks = looks % LOOKS_EVERY == 0 or bool(self._troubles.get("tunnel"))
             try:
                 if not self._begun:
                     await self._begin()
-                elif looks % LOOKS_EVERY == 0:
+                elif asks:
                     await self._look()
-                if self.terms.volume_bytes or looks % LOOKS_EVERY == 0:
+                if self.terms.volume_bytes or asks:
                     await self._count()
                 await self._take_down_when_too_old()
                 self.note_trouble("tunnel", "")
@@ -226,12 +227,15 @@ class Agent:
         age_s = self.holding.age_s()
         if age_s is None:
             down = "the tunnel is down until a key comes"
-            if self.terms.first_key_required or self._is_down:
+            held_down = self.terms.first_key_required or self._is_down
+            if held_down and self.holding.last_age_s() is None:
                 return AgentState.STARVED, f"no key is in use, {down}" + (f": {why}" if why else "")
             return AgentState.STARVED, "no key is in use" + (f": {why}" if why else "")
         if age_s > self.terms.longest_s:
             old = f"the key is {age_s:.0f} s old, and longest_s is {self.terms.longest_s:g}"
             return AgentState.STARVED, old + (f": {why}" if why else "")
+        if tunnel_trouble := self._troubles.get("tunnel"):
+            return AgentState.HOLDING, tunnel_trouble
         overdue_s = trio.current_time() - self.due_at()
         if overdue_s > OVERDUE_S or (overdue_s > 0 and why):
             return AgentState.HOLDING, why or "a change of key is overdue"

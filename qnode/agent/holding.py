@@ -40,10 +40,14 @@ class Current:
 
 @dataclass
 class Pending:
-    """The key of a change. ``activating``: the other end may already use it."""
+    """The key of a change. ``activating``: the other end may already use it.
+
+    ``since``: when it was first activated here, of `trio.current_time`.
+    """
 
     key: TunnelKey
     stage: Stage = "held"
+    since: float | None = None
 
 
 @dataclass
@@ -77,7 +81,9 @@ class Holding:
 
     def last_age_s(self) -> float | None:
         """Return the age of the key that the encryptor holds, also while there is no tunnel with the peer."""
-        return None if self.last is None else max(0.0, trio.current_time() - self.last.since)
+        # A first key may be in use though the line was lost before both ends confirmed it.
+        since = self.last.since if self.last is not None else self.pending.since if self.pending else None
+        return None if since is None else max(0.0, trio.current_time() - since)
 
     async def look(self) -> InUse | None:
         """Ask the encryptor, and forget a key that it no longer uses.
@@ -122,21 +128,23 @@ class Holding:
             raise TunnelError(f"the key manager gave the key {key.key_id} twice; look at the key manager")
         self._seen += marks
         if self.pending is not None and self.pending.stage == "activated":
-            self._use(self.pending.key.key_id, self.wall())  # nobody confirmed it
+            self.commit()  # nobody confirmed it
         self.pending = Pending(key)
 
     async def load(self) -> None:
         """Load the key of the change. Raises TunnelError."""
-        pending = self.of_change()
         async with self._turn:
+            pending = self.of_change()  # not before its turn, for `take_down` may have come first
             pending.stage = "loaded"  # perhaps in part: what fails is unloaded
             await self._limited("load", lambda: self.tunnel.load(pending.key))
 
     async def activate(self) -> None:
         """Activate the key of the change. Raises TunnelError."""
-        pending = self.of_change()
         async with self._turn:
+            pending = self.of_change()
             pending.stage = "activating"
+            if pending.since is None:
+                pending.since = trio.current_time()
             await self._limited("activate", lambda: self.tunnel.activate(pending.key))
             pending.stage = "activated"
 
@@ -160,8 +168,10 @@ class Holding:
         raise TunnelError(f"the encryptor does not use the new key after {CONFIRM_LIMIT_S:g} s; {said}")
 
     def commit(self) -> None:
-        """Both encryptors use the key of the change: from now on it is the key in use."""
-        self._use(self.of_change().key.key_id, self.wall())
+        """Both encryptors use the key of the change: it is the key in use, since it was activated here."""
+        pending, now = self.of_change(), trio.current_time()
+        since = now if pending.since is None else pending.since
+        self._use(pending.key.key_id, self.wall() - (now - since))
 
     async def retire(self) -> None:
         """Remove what came before, at the end of a change. Raises TunnelError."""

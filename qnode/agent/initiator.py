@@ -64,6 +64,8 @@ class _Leader:
             if theirs == pending.key.key_id:
                 log.info("key.resumed", key_id=theirs)
                 await self._from(self._activate_here)
+                if (holding.age_s() or 0.0) >= agent.schedule.stretched_period_s:
+                    agent.schedule.ask(trio.current_time())  # the line was away for longer
             elif pending.stage == "activated" and theirs is None:
                 # The other agent was restarted after it had activated this key.
                 holding.commit()

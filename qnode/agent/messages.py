@@ -163,7 +163,7 @@ def decode(data: bytes) -> Message:
     """
     try:
         message: Any = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"the other agent sent something that is no message: {error}") from None
     found: Message = message
     return found

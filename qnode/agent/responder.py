@@ -101,7 +101,9 @@ class _Follower:
 
     async def _fetch(self, key_id: str) -> bytes:
         """Take the key that the initiator has taken, and return the proof of it."""
-        agent = self._agent
+        agent, pending = self._agent, self._agent.holding.pending
+        if pending is not None and pending.stage != "activated":
+            raise _OutOfStep(f"the change to the key {pending.key.key_id} has not ended")
         with trio.move_on_after(FETCH_LIMIT_S) as limit:
             for pause_s in (*FETCH_PAUSES_S, None):
                 try:

@@ -9,7 +9,7 @@ class AgentState(Word):
     """What an operator must know about the key of a tunnel."""
 
     READY = "ready", "the key is younger than the agreed period"
-    HOLDING = "holding", "a change of key is due and does not come; the key in use stays"
+    HOLDING = "holding", "a change of key is due and does not come, or the encryptor cannot be asked"
     STARVED = "starved", "there is no key, or it is older than longest_s"
 
 
