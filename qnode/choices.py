@@ -94,6 +94,16 @@ class NodeState(Word):
     RUNNING = "running", "works normally"
 
 
+class Door(Word):
+    """The interface through which a key left its store."""
+
+    ETSI014 = "etsi014", "ETSI GS QKD 014"
+    SKIP = "skip", "Cisco SKIP"
+    ETSI004 = "etsi004", "a key stream, ETSI GS QKD 004: the key is held for its GET_KEY"
+    DISCARDED = "discarded", "nobody got it: the stream of the key was closed before"
+    UNKNOWN = "unknown", "not a request of an encryptor"
+
+
 def choices_of(kind: Any) -> tuple[Any, ...]:
     """Return the values of one of the lists above, in their order."""
     return get_args(kind)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qnode.cli.audit import audit
 from qnode.cli.interrupted import end_interrupted
 from qnode.cli.width import columns, fitted
 from qnode.operate.blocks.row import KEPT_BLOCKS
@@ -394,6 +395,9 @@ def restore(where: Where, preshared_key: Path, yes: bool) -> int:
         f"Run the same with the same file at {node.peer.kme_id}; delete the file at both when the link is up."
     )
     return EXIT_OK
+
+
+qnodectl.add_command(audit)
 
 
 def _read_preshared(path: Path) -> bytes:

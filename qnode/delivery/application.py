@@ -13,6 +13,8 @@ from starlette.routing import Route as PathRoute
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from qnode.audit.door import through
+from qnode.choices import Door
 from qnode.delivery import description
 from qnode.delivery.calls import Delivery, Given
 from qnode.delivery.directory import SaeEntry
@@ -111,7 +113,8 @@ class _Endpoint:
                     await request.body(),
                     lambda: exchange.client_gone,
                 )
-                body = await route.call(asked)
+                with through(Door(self._interface.name)):
+                    body = await route.call(asked)
                 if isinstance(body, Given):
                     given = body
                     if exchange.client_gone:

@@ -8,6 +8,8 @@ from uuid import UUID
 import structlog
 import trio
 
+from qnode.audit.door import through
+from qnode.choices import Door
 from qnode.delivery import Delivery, Key, KeySupply, SaeEntry
 from qnode.errors import KeyNotFound, NotNamed, StoreError
 from qnode.etsi004.answers import Facts, refused, success
@@ -270,7 +272,7 @@ class StreamCalls:
         if (no := refused(asked, facts, client_gone)) is not None:
             return no
         try:
-            with trio.fail_after(FETCH_S):
+            with trio.fail_after(FETCH_S), through(Door.ETSI004):
                 key = (await self._supply.fetch(caller.sae_id, master, (key_id,)))[0]
         except (KeyNotFound, NotNamed):
             return Got(status=Status.INSUFFICIENT_KEY, index=asked.index)

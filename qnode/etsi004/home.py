@@ -7,6 +7,8 @@ from weakref import WeakKeyDictionary
 import structlog
 import trio
 
+from qnode.audit.door import through
+from qnode.choices import Door
 from qnode.delivery import Key, KeySupply
 from qnode.errors import LinkDown, NotEnoughKeys, ShareUsedUp, StoreError
 from qnode.etsi004.qos import offered
@@ -122,7 +124,8 @@ class Home:
                     step = stream.look(sae_id, index, trio.current_time())
                     if not isinstance(step, Allocate):
                         return None
-                    keys = await self._keys(stream, step)
+                    with through(Door.ETSI004):
+                        keys = await self._keys(stream, step)
                     left = stream.add(keys, trio.current_time())
         except (NotEnoughKeys, ShareUsedUp):
             return Status.INSUFFICIENT_KEY

@@ -7,6 +7,8 @@ from uuid import UUID
 import structlog
 import trio
 
+from qnode.audit.door import through
+from qnode.choices import Door
 from qnode.delivery import KeySupply, SaeDirectory
 from qnode.errors import KeyNotFound, NotNamed, StoreError
 from qnode.etsi004.asking import ask_site
@@ -24,7 +26,7 @@ async def discard(supply: KeySupply, slave: str, master: str, key_ids: Iterable[
     """Take keys out of this site's store and give them to nobody; return whether all are gone."""
     for key_id in key_ids:
         try:
-            with trio.fail_after(FETCH_S):
+            with trio.fail_after(FETCH_S), through(Door.DISCARDED):
                 await supply.fetch(slave, master, (key_id,))
         except (KeyNotFound, NotNamed):
             continue  # taken at the last moment, or destroyed before

@@ -183,6 +183,7 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         raise NotNamed(f"{slave_sae} was not named as a slave for one of the keys")
 
     keys: dict[UUID, StoredKey] = {}
+    by_size: dict[int, list[StoredKey]] = {}
     for held in all_held:
         assignment = held.assignment
         by_position = asked[assignment.assignment_id]
@@ -196,6 +197,7 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         named = [by_position[position] for position in positions]
         opened = _keybytes.with_ids(tx, ranges, width, assignment.size_bits, named)
         keys.update(zip(named, opened, strict=True))
+        by_size.setdefault(assignment.size_bits, []).extend(opened)
         held.waiting[slave] &= ~mask
         _add_waiting(tx, assignment, slave_sae, -width * len(positions))
         finished = mask & ~held.wanted
@@ -203,6 +205,8 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         tx.count_gone(delivered=_finish(tx, held, finished, names))
     if len(keys) < len(key_ids):
         raise KeyNotFound("one or more keys are unknown, used or expired")
+    for size_bits, of_size in by_size.items():
+        tx.audit("slave", slave_sae, (master_sae,), size_bits, of_size)
     return [keys[key_id] for key_id in key_ids]
 
 

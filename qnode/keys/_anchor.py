@@ -16,6 +16,7 @@ from typing import Self
 import msgspec
 from msgspec import Struct
 
+from qnode.audit.entries import Head
 from qnode.errors import StoreUnusable
 from qnode.keys._model import Positions
 
@@ -27,6 +28,7 @@ class _Sector(Struct, frozen=True, forbid_unknown_fields=True):
     store_id: bytes
     positions: Positions
     lineage: bytes = b""
+    audit: Head | None = None
 
 
 def fsync_folder(folder: Path) -> None:
@@ -50,14 +52,22 @@ class Anchor:
         self.positions = newest.positions
         self.lineage = newest.lineage
         """The lineage: the copies of the store among which its generation counts."""
+        self.audit = newest.audit
+        """The head of the audit; None in an anchor of a version that had none."""
 
     @classmethod
     def create(
-        cls, path: Path, store_key: bytes, store_id: bytes, positions: Positions, lineage: bytes
+        cls,
+        path: Path,
+        store_key: bytes,
+        store_id: bytes,
+        positions: Positions,
+        lineage: bytes,
+        audit: Head | None = None,
     ) -> Self:
         """Write a new anchor, durably, replacing any existing file, and open it."""
         mac_key = _mac_key(store_key)
-        sector = _Sector(store_id, positions, lineage)
+        sector = _Sector(store_id, positions, lineage, audit)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_name(path.name + ".new")
         draft.unlink(missing_ok=True)
@@ -99,9 +109,9 @@ class Anchor:
         anchor._target = 1 - sectors.index(newest)
         return anchor
 
-    def advance(self, positions: Positions, lineage: bytes) -> None:
+    def advance(self, positions: Positions, lineage: bytes, audit: Head | None = None) -> None:
         """Record `positions` durably before returning. Raises OSError; the file is then in doubt."""
-        sector = _encode(self._mac_key, _Sector(self._store_id, positions, lineage))
+        sector = _encode(self._mac_key, _Sector(self._store_id, positions, lineage, audit))
         written = os.pwrite(self._descriptor, sector, self._target * _SECTOR_BYTES)
         if written != _SECTOR_BYTES:
             raise OSError(f"{self._path}: wrote {written} of {_SECTOR_BYTES} bytes")
@@ -109,6 +119,7 @@ class Anchor:
         self._target = 1 - self._target
         self.positions = positions
         self.lineage = lineage
+        self.audit = audit
 
     def close(self) -> None:
         """Close the file."""

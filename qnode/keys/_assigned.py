@@ -185,6 +185,7 @@ def deliver(tx: Tx, assignment_id: int) -> list[StoredKey]:
     width = chunks_per_key(assignment.size_bits)
     keys = _keybytes.read_keys(tx, assignment.ranges, width, assignment.size_bits)
     tx.count_gone(delivered=_remove(tx, assignment_id, assignment.ranges))
+    tx.audit("master", assignment.master_sae, assignment.slave_saes, assignment.size_bits, keys)
     return keys
 
 
@@ -217,6 +218,7 @@ def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_b
         tx.count_gone(delivered=n_chunks)
     if len(taken) < number:
         raise NotEnoughKeys(number, len(taken))
+    tx.audit("master", master_sae, (slave_sae,), size_bits, taken)
     return taken
 
 

@@ -18,10 +18,13 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import NamedTuple, Protocol
 
+from qnode.audit import ledger
+from qnode.audit.door import present_door
+from qnode.audit.entries import Head, KeyDelivered
 from qnode.choices import Role, peer_of
 from qnode.errors import LinkDown, StoreError, StoreUnusable
 from qnode.keys._anchor import Anchor
-from qnode.keys._model import Loss, PadId, Positions
+from qnode.keys._model import Loss, PadId, Positions, StoredKey
 from qnode.keys._vault import Vault
 
 # The largest number of changes in a commit, so that waiting threads are not delayed for ever.
@@ -91,6 +94,13 @@ class Tx:
             (delivered, void, expired),
         )
 
+    def audit(
+        self, side: str, sae: str, peers: tuple[str, ...], size_bits: int, keys: Iterable[StoredKey]
+    ) -> None:
+        """Record a delivery of keys of one size to an SAE of this site."""
+        key_ids = b"".join(key.key_id.bytes for key in keys)
+        ledger.append(self.connection, KeyDelivered, present_door(), side, sae, peers, size_bits, key_ids)
+
 
 def read_positions(connection: sqlite3.Connection) -> Positions:
     """Return the site's own positions in the open transaction."""
@@ -126,7 +136,7 @@ def read_lineage(connection: sqlite3.Connection) -> Lineage:
 class Follower(Protocol):
     """A follower of the store outside this machine (`qnode.keys._witness.Witness`)."""
 
-    def follow(self, own: Positions, lineage: Lineage) -> None:
+    def follow(self, own: Positions, lineage: Lineage, audit: Head) -> None:
         """Record the progress of the store."""
 
 
@@ -156,7 +166,7 @@ class Database:
         connection: sqlite3.Connection,
         vault: Vault,
         role: Role,
-        new_anchor: Callable[[Positions, bytes], Anchor],
+        new_anchor: Callable[[Positions, bytes, Head], Anchor],
     ) -> None:
         self.path = path
         self.anchor: Anchor | None = None
@@ -171,6 +181,8 @@ class Database:
         """How many times in a row the log could not be cut."""
         self.new_losses: list[Loss] = []
         """New losses, to be reported to people."""
+        self.audit_damage = ""
+        """What the anchor showed to be missing in the audit when the store was opened; empty: nothing."""
 
     @property
     def issued(self) -> Issued:
@@ -335,12 +347,13 @@ class Database:
 
     def _advance(self, positions: Positions) -> None:
         lineage = read_lineage(self._tx.connection).own
+        audit = ledger.head(self._tx.connection)
         try:
             if self.anchor is None:
-                self.anchor = self._new_anchor(positions, lineage)
+                self.anchor = self._new_anchor(positions, lineage, audit)
             else:
                 assert positions.generation >= self.anchor.positions.generation, "the anchor only goes on"
-                self.anchor.advance(positions, lineage)
+                self.anchor.advance(positions, lineage, audit)
         except OSError as error:
             self._unusable = f"the anchor could not be written ({error}); mend its disk and start again"
             raise StoreUnusable(f"{self.path}: {self._unusable}") from error

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from msgspec import Meta, Struct
 
+from qnode.audit.entries import Head
 from qnode.choices import BlockState, Role
 from qnode.errors import FieldError
 from qnode.units import CHUNK_BITS, CHUNK_BYTES
@@ -266,12 +267,26 @@ class Waiting(StrEnum):
 class StoreStanding(Struct, frozen=True, kw_only=True):
     """A site's statement in the hello: why its store waits ('' if it serves), and its progress.
 
-    `time_of_day_s` is its wall clock in Unix seconds.
+    `time_of_day_s` is its wall clock in Unix seconds, `audit` the head of its audit.
     """
 
     waits: Annotated[str, Meta(max_length=32)]
     positions: Positions
     time_of_day_s: Annotated[float, Meta(ge=0.0, le=1e12)] | None = None
+    audit: Head | None = None
+
+
+class AuditStanding(Struct, frozen=True, kw_only=True):
+    """The extent of the audit: entries ever written in the live chain, entries kept in all, its head.
+
+    `damage`: what the anchor showed to be missing when the store was opened; empty: nothing.
+    """
+
+    chains: int
+    entries_total: int
+    entries_kept: int
+    head: Head
+    damage: str = ""
 
 
 class AgeMark(Struct, frozen=True, kw_only=True):

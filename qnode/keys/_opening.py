@@ -5,6 +5,7 @@ import secrets
 import sqlite3
 from pathlib import Path
 
+from qnode.audit import ledger
 from qnode.choices import Role
 from qnode.errors import StoreUnusable
 from qnode.keys import _accepted, _damage, _restore
@@ -38,6 +39,7 @@ def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, pe
             (secrets.token_bytes(16), role, kme_id, peer_kme_id),
         )
         Vault(connection, store_key).put(Kind.CANARY, 0, _CANARY)
+        ledger.begin(connection, "a new store")
         connection.execute("COMMIT")
     finally:
         connection.close()
@@ -79,7 +81,7 @@ def open_database(
         connection,
         vault,
         role,
-        lambda now, lineage: Anchor.create(anchor_path, store_key, store_id, now, lineage),
+        lambda now, lineage, audit: Anchor.create(anchor_path, store_key, store_id, now, lineage, audit),
     )
     database.anchor = anchor
     try:
@@ -149,6 +151,7 @@ def _bring_up_to_date(tx: Tx) -> None:
             _run_script(connection, f"from_v{step}_to_v{step + 1}.sql")
             if step == 1:
                 _accepted.count_waiting(tx)
+                ledger.begin(connection, "a store of a version that had no audit")
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")
@@ -190,8 +193,11 @@ def _check_owner(path: Path, connection: sqlite3.Connection, **wanted: str) -> b
 
 
 def _compare_with_anchor(database: Database, anchor_path: Path) -> None:
+    audited = None if database.anchor is None else database.anchor.audit
     with database.look() as tx:
         own, lineage = read_positions(tx.connection), read_lineage(tx.connection)
+        missing = "" if audited is None else ledger.missing(tx.connection, audited)
+    database.audit_damage = missing
     if database.anchor is None:
         if own == Positions():  # fresh: the creation was interrupted before the anchor
             database.catch_up_anchor()
@@ -213,6 +219,11 @@ def _compare_with_anchor(database: Database, anchor_path: Path) -> None:
             _restore.catch_up_with_anchor(tx, known, reason)
             if _restore.waiting(tx) != Waiting.RESTORE:
                 _restore.wait(tx, Waiting.OLDER, reason)
+            if missing:
+                ledger.begin(tx.connection, f"{reason}: {missing}", audited)
+    elif missing:
+        with database.change(anchored=True, while_waiting=True) as tx:
+            ledger.begin(tx.connection, f"the audit does not continue from its anchor: {missing}", audited)
     elif later:
         database.catch_up_anchor()
 
@@ -221,16 +232,20 @@ def _compare_with_witness(database: Database, witness: Witness) -> None:
     """Void a store that was set back together with its anchor; only the peer knows the rest."""
     with database.look() as tx:
         own, lineage = read_positions(tx.connection), read_lineage(tx.connection)
-    known = witness.later_than(own, lineage)
-    if known is None:
+    later = witness.later_than(own, lineage)
+    if later is None:
         return
+    known, audited = later
     reason = "this machine was set back: the witness knows a later state of its store"
     with database.change(anchored=True, while_waiting=True) as tx:
         _restore.catch_up_with_anchor(tx, known, reason)
         if _restore.waiting(tx) != Waiting.RESTORE:
             _restore.wait(tx, Waiting.ANCHORLESS, reason)
+        ledger.begin(tx.connection, reason, audited)
     with database.look() as tx:
-        witness.replace(read_positions(tx.connection), read_lineage(tx.connection))
+        witness.replace(
+            read_positions(tx.connection), read_lineage(tx.connection), ledger.head(tx.connection)
+        )
 
 
 def _damaged(path: Path, what: str) -> StoreUnusable:

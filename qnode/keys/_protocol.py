@@ -4,10 +4,12 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from qnode.audit.entries import AuditPage
 from qnode.choices import BlockState
 from qnode.keys._model import (
     AgeMark,
     Assignment,
+    AuditStanding,
     BlockRecord,
     Condition,
     Counts,
@@ -295,6 +297,24 @@ class KeyStore(Protocol):
         """Return how many keys of a size this site could assign now (without any stock)."""
 
     # One-time authentication pool
+
+    # The audit (`qnode.audit`); deliveries are recorded by their own calls, in the same transaction
+
+    def record_change(self, what: str, subject: str, details: str = "") -> None:
+        """Record in the audit what an operator changed; no text of it may be secret."""
+        ...
+
+    def audit_standing(self) -> AuditStanding:
+        """Return the extent of the audit."""
+        ...
+
+    def audit_page(self, chain: int, after: int, most_bytes: int) -> AuditPage:
+        """Return about `most_bytes` of the entries of a chain after a number."""
+        ...
+
+    def prune_audit(self, before_s: float) -> int:
+        """Delete some entries from before a time (Unix seconds); return how many, 0 at the end."""
+        ...
 
     def load_preshared(self, data: bytes, *, replace: bool = False) -> None:
         """Load a pre-shared key: session root (32 bytes), r Alice to Bob (16), r Bob to Alice (16), pads.

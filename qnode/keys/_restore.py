@@ -10,6 +10,8 @@ every pad is wiped, and only a new pre-shared key at both sites ends the wait.
 
 import msgspec
 
+from qnode.audit import ledger
+from qnode.audit.entries import PeerHead
 from qnode.errors import FieldError
 from qnode.keys import _accepted, _assigned, _damage, _pool
 from qnode.keys._database import Tx, read_positions
@@ -103,6 +105,8 @@ def confirm_with_peer(tx: Tx, known: Positions, peer: StoreStanding | None) -> b
     if waits == Waiting.ANCHORLESS or set_back:
         _pool.skip_next(tx, MOST_TAGS_UNDER_WAY)
         begin_lineage(tx)
+    if set_back:
+        ledger.begin(tx.connection, reason)
     wait(tx, Waiting.NO, "")
     return voids
 
@@ -181,6 +185,9 @@ def note_peer(tx: Tx, generation: int, peer: StoreStanding | None) -> None:
     tx.connection.execute("UPDATE site SET peer_generation = max(peer_generation, ?)", (generation,))
     if peer is None:
         return
+    if peer.audit is not None:
+        (kme_id,) = tx.connection.execute("SELECT peer_kme_id FROM site").fetchone()
+        ledger.append(tx.connection, PeerHead, kme_id, peer.audit)
     sent = peer.positions.sent
     if sent > PadId(*tx.one("SELECT peer_sent_segment, peer_sent_index FROM site")):
         tx.connection.execute(

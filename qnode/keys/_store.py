@@ -30,6 +30,8 @@ from uuid import UUID
 
 import msgspec
 
+from qnode.audit import ledger
+from qnode.audit.entries import AuditPage, OperatorChanged, Row
 from qnode.choices import BlockState, Role
 from qnode.errors import FieldError, PoolExhausted, StoreError, StoreUnusable
 from qnode.keys import _accepted, _assigned, _blocks, _damage, _handover, _opening, _pool, _ranges, _restore
@@ -39,6 +41,7 @@ from qnode.keys._layout import cut_preshared
 from qnode.keys._model import (
     AgeMark,
     Assignment,
+    AuditStanding,
     BlockRecord,
     Condition,
     Counts,
@@ -103,7 +106,11 @@ class SqliteKeyStore(KeyStore):
 
     def standing(self) -> StoreStanding:
         with self._database.look() as tx:
-            return StoreStanding(waits=_restore.waiting(tx), positions=read_positions(tx.connection))
+            return StoreStanding(
+                waits=_restore.waiting(tx),
+                positions=read_positions(tx.connection),
+                audit=ledger.head(tx.connection),
+            )
 
     def positions(self) -> Positions:
         with self._database.look() as tx:
@@ -314,7 +321,8 @@ class SqliteKeyStore(KeyStore):
             return
         with self._database.look() as tx:
             own, lineage = read_positions(tx.connection), read_lineage(tx.connection)
-        self._database.witness.follow(own, lineage)
+            audit = ledger.head(tx.connection)
+        self._database.witness.follow(own, lineage, audit)
 
     @property
     def uncleared(self) -> int:
@@ -364,6 +372,44 @@ class SqliteKeyStore(KeyStore):
         with self._database.look() as tx:
             return _ranges.n_keys_free(tx, chunks_per_key(size_bits))
 
+    # The audit
+
+    def record_change(self, what: str, subject: str, details: str = "") -> None:
+        # A store that waits for the peer keeps its generation: the peer compares it.
+        with self._database.change(anchored=self.condition().serves, while_waiting=True) as tx:
+            ledger.append(tx.connection, OperatorChanged, what, subject, details)
+
+    def audit_standing(self) -> AuditStanding:
+        with self._database.look() as tx:
+            chains = ledger.chains(tx.connection)
+        return AuditStanding(
+            chains=len(chains),
+            entries_total=chains[-1].last_number,
+            entries_kept=sum(one.last_number - one.pruned_number for one in chains),
+            head=chains[-1].head,
+            damage=self._database.audit_damage,
+        )
+
+    def audit_page(self, chain: int, after: int, most_bytes: int) -> AuditPage:
+        rows: list[Row] = []
+        n_bytes = 0
+        with self._database.look() as tx:
+            for row in ledger.rows(tx.connection, chain, after):
+                rows.append(row)
+                n_bytes += len(row.content)
+                if n_bytes >= most_bytes:
+                    break
+            chains = ledger.chains(tx.connection)
+            anchor = self._database.anchor
+        return AuditPage(chains=chains, rows=rows, anchored=None if anchor is None else anchor.audit)
+
+    def prune_audit(self, before_s: float) -> int:
+        with self._database.look() as tx:
+            if not ledger.is_old(tx.connection, round(before_s * 1e6)):
+                return 0
+        with self._database.change(anchored=True) as tx:
+            return ledger.prune(tx.connection, round(before_s * 1e6))
+
     # One-time authentication pool
 
     def load_preshared(self, data: bytes, *, replace: bool = False) -> None:
@@ -375,6 +421,7 @@ class SqliteKeyStore(KeyStore):
         self._register.begin(key)
         with self._database.change(anchored=True, while_waiting=True) as tx:
             if _pool.has_preshared(tx):
+                ledger.append(tx.connection, OperatorChanged, "restore", "store", "a new pre-shared key")
                 _restore.void_all(tx, "new pre-shared key", read_positions(tx.connection).era + 1)
                 _restore.begin_lineage(tx)
             _pool.replace_preshared(tx, parts)

@@ -6,6 +6,7 @@ witness is voided and waits for the peer, which skips the pads that may have bee
 
 from pathlib import Path
 
+from qnode.audit.entries import Head
 from qnode.errors import StoreUnusable
 from qnode.keys._anchor import Anchor
 from qnode.keys._database import Lineage
@@ -20,8 +21,8 @@ class Witness:
         self._store_key = store_key
         self._store_id = store_id
 
-    def later_than(self, own: Positions, lineage: Lineage) -> Positions | None:
-        """Return the positions of the witness, if the store does not continue from them.
+    def later_than(self, own: Positions, lineage: Lineage) -> tuple[Positions, Head | None] | None:
+        """Return positions and head of the audit of the witness, if the store does not continue from them.
 
         Raises OSError if the file is not reachable; StoreUnusable if it belongs to another store.
         """
@@ -32,9 +33,9 @@ class Witness:
         goes_on = (
             known.lineage in (lineage.own, lineage.before) and own.generation >= known.positions.generation
         )
-        return None if goes_on else known.positions
+        return None if goes_on else (known.positions, known.audit)
 
-    def follow(self, own: Positions, lineage: Lineage) -> None:
+    def follow(self, own: Positions, lineage: Lineage, audit: Head) -> None:
         """Record the progress of the store.
 
         Raises StoreUnusable if the store does not continue from the witness: this machine was set back while
@@ -42,7 +43,7 @@ class Witness:
         """
         known = Anchor.open(self._path, self._store_key, self._store_id)
         if known is None:
-            Anchor.create(self._path, self._store_key, self._store_id, own, lineage.own).close()
+            Anchor.create(self._path, self._store_key, self._store_id, own, lineage.own, audit).close()
             return
         try:
             if known.positions.generation > own.generation:
@@ -50,10 +51,10 @@ class Witness:
                     f"{self._path}: the witness knows a later state: this machine was set back; start again"
                 )
             if known.positions.generation < own.generation:
-                known.advance(own, lineage.own)
+                known.advance(own, lineage.own, audit)
         finally:
             known.close()
 
-    def replace(self, own: Positions, lineage: Lineage) -> None:
+    def replace(self, own: Positions, lineage: Lineage, audit: Head) -> None:
         """Start again with a store that has voided the later state of the witness. Raises OSError."""
-        Anchor.create(self._path, self._store_key, self._store_id, own, lineage.own).close()
+        Anchor.create(self._path, self._store_key, self._store_id, own, lineage.own, audit).close()

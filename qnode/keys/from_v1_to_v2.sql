@@ -58,4 +58,19 @@ WHERE record IS NOT NULL AND EXISTS (
     SELECT 1 FROM json_each(CAST(record AS TEXT), '$.assumptions')
     WHERE value = 'tags or symbols of this block were recorded: whoever reads the recording knows its key'
 );
+CREATE TABLE audit_chain (
+    chain         INTEGER PRIMARY KEY,
+    chain_id      BLOB    NOT NULL UNIQUE,
+    pruned_number INTEGER NOT NULL,
+    pruned_hash   BLOB    NOT NULL,
+    last_number   INTEGER NOT NULL,
+    last_hash     BLOB    NOT NULL
+) STRICT;
+CREATE TABLE audit_entry (
+    chain   INTEGER NOT NULL,
+    number  INTEGER NOT NULL,
+    content BLOB    NOT NULL,
+    hash    BLOB    NOT NULL,
+    PRIMARY KEY (chain, number)
+) STRICT, WITHOUT ROWID;
 PRAGMA user_version = 2;

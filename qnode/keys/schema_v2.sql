@@ -141,3 +141,21 @@ CREATE TABLE sealed_unit (
     sealed  BLOB    NOT NULL,                              -- nonce, then AES-256-GCM
     PRIMARY KEY (kind, segment, unit)
 ) STRICT, WITHOUT ROWID;
+
+-- The audit (qnode/audit): one chain of entries for each life of the store, the last one is live.
+CREATE TABLE audit_chain (
+    chain         INTEGER PRIMARY KEY,
+    chain_id      BLOB    NOT NULL UNIQUE,
+    pruned_number INTEGER NOT NULL,                        -- entries up to here were deleted because of their age
+    pruned_hash   BLOB    NOT NULL,
+    last_number   INTEGER NOT NULL,
+    last_hash     BLOB    NOT NULL
+) STRICT;
+
+CREATE TABLE audit_entry (
+    chain   INTEGER NOT NULL,
+    number  INTEGER NOT NULL,
+    content BLOB    NOT NULL,                              -- MessagePack
+    hash    BLOB    NOT NULL,                              -- SHA-256 of the hash before and the content
+    PRIMARY KEY (chain, number)
+) STRICT, WITHOUT ROWID;

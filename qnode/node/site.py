@@ -116,6 +116,7 @@ class SiteNode:
                         link.gate.restore,
                         link.controllers.command,
                         link.exchanges,
+                        link.store.audit_page,
                     )
                     for link in self._links
                 },

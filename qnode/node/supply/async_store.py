@@ -4,6 +4,7 @@ The store processes one call at a time, and writes waiting calls to the disk tog
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TypeVar
@@ -12,9 +13,11 @@ from uuid import UUID
 import trio
 from msgspec import Struct
 
+from qnode.audit.entries import AuditPage
 from qnode.errors import NotEnoughKeys
 from qnode.keys import (
     Assignment,
+    AuditStanding,
     BlockRecord,
     BlockState,
     Condition,
@@ -40,6 +43,9 @@ T = TypeVar("T")
 MOST_CALLS = 16
 # A disk that needs this long for one call hangs.
 STALL_S = 3.0
+DAY_S = 86_400.0
+# A page is encoded in the event loop.
+AUDIT_PAGE_BYTES = 1 << 18
 
 # A hello has room for this many; pads of older segments beyond them are discarded.
 MOST_RUNS = 2000
@@ -360,6 +366,23 @@ class AsyncStore:
             return self._store.expire(self.now(), lifetime_s)
 
         return await self._call(work)
+
+    async def audit_page(self, chain: int, after: int) -> AuditPage:
+        """Return the next entries of a chain of the audit."""
+        return await self._call(lambda: self._store.audit_page(chain, after, AUDIT_PAGE_BYTES))
+
+    async def audit_standing(self) -> AuditStanding:
+        """Return the extent of the audit."""
+        return await self._call(self._store.audit_standing)
+
+    async def record_change(self, what: str, subject: str, details: str = "") -> None:
+        """Record in the audit what an operator changed."""
+        await self._call(lambda: self._store.record_change(what, subject, details))
+
+    async def prune_audit(self, keep_days: float) -> int:
+        """Delete some entries of the audit that are older; return how many, 0 at the end."""
+        before_s = time.time() - keep_days * DAY_S
+        return await self._call(lambda: self._store.prune_audit(before_s))
 
     @property
     def uncleared(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from qnode.audit.entries import AuditPage
 from qnode.devices.status import Exchange
 from qnode.errors import QnodeError
 from qnode.operate.blocks.row import DecidedBlock
@@ -33,11 +34,13 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ``device``. `record` is followed by frames (`qnode.operate.recording.frames`) until the client has
     finished sending, or the recording has ended. `restore` voids every key of a link and loads
     ``preshared_key``, which is secret. `calibrate` tells ``controller`` a ``command``: hold, auto, or a
-    value. ``link``: the link of `blocks`, `exchanges`, `record`, `restore` and `calibrate`; empty: the first
-    one.
+    value. `audit` asks for entries of the audit's ``chain`` after the number ``after``. ``link``: the link of
+    `blocks`, `exchanges`, `record`, `restore`, `calibrate` and `audit`; empty: the first one.
     """
 
-    request: Literal["status", "events", "blocks", "subscribe", "exchanges", "record", "restore", "calibrate"]
+    request: Literal[
+        "status", "events", "blocks", "subscribe", "exchanges", "record", "restore", "calibrate", "audit"
+    ]
     count: int = 1000
     after: int | None = None
     interval_s: float = 1.0
@@ -46,6 +49,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     preshared_key: bytes = b""
     controller: str = ""
     command: str = ""
+    chain: int = 0
 
     def __repr__(self) -> str:
         return f"Request({self.request})"
@@ -73,6 +77,7 @@ class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     recording: SiteStatus | None = None
     restored: Restored | None = None
     controller: ControllerStatus | None = None
+    audit: AuditPage | None = None
     error: str | None = None
 
 
@@ -127,6 +132,19 @@ def ask_exchanges(path: Path, device: str, *, link: str = "", patience_s: float)
         if exchanges is None:
             raise NoAnswer("the node answered something else than the bytes of a device")
         return exchanges
+
+
+def ask_audit(path: Path, chain: int, after: int, *, link: str = "", patience_s: float) -> AuditPage:
+    """Return the next entries of a chain of the audit (chain 0: only which chains there are).
+
+    Raises like `ask_status`.
+    """
+    request = Request(request="audit", chain=chain, after=after, link=link)
+    with _conversation(path, request, patience_s) as lines:
+        page = read_response(next(lines)).audit
+        if page is None:
+            raise NoAnswer("the node answered something else than its audit")
+        return page
 
 
 def ask_restore(path: Path, preshared_key: bytes, *, link: str = "", patience_s: float) -> Restored:

@@ -20,6 +20,7 @@ from typing import Any, Never, get_args
 import msgspec
 import trio
 
+from qnode.audit.entries import AuditPage
 from qnode.devices.status import Exchange
 from qnode.errors import QnodeError
 from qnode.operate.blocks.row import DecidedBlock
@@ -62,7 +63,7 @@ class LinkAnswers:
     None. ``recordings``: the recordings of the link. ``restore(preshared_key)`` and
     ``calibrate(controller, command)``: raise QnodeError with the reason if nothing has changed.
     ``exchanges(device)``: the last bytes to and from a device, never key material; None if there is no such
-    device.
+    device. ``audit(chain, after)``: entries of the audit; raises QnodeError.
     """
 
     blocks: Callable[[int, int | None], list[DecidedBlock]]
@@ -70,6 +71,7 @@ class LinkAnswers:
     restore: Callable[[bytes], Awaitable[Restored]] | None = None
     calibrate: Callable[[str, str], ControllerStatus] | None = None
     exchanges: Callable[[str], list[Exchange] | None] = lambda device: None
+    audit: Callable[[int, int], Awaitable[AuditPage]] | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,10 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
             if not await send_or_leave(stream, _calibrate(stream, link, request)):
                 return
             continue
+        if request.request == "audit":
+            if not await send_or_leave(stream, await _audit(link, request)):
+                return
+            continue
         while True:
             if not await send_or_leave(stream, _answer(request, answers, link)):
                 return
@@ -231,6 +237,16 @@ async def _restore(stream: trio.SocketStream, link: LinkAnswers, preshared_key: 
         return Response(restored=await link.restore(preshared_key))
     except QnodeError as refused:
         return Response(error=str(refused))
+
+
+async def _audit(link: LinkAnswers, request: Request) -> Response:
+    """Return some entries of the audit."""
+    if link.audit is None:
+        return Response(error="this node has no audit")
+    try:
+        return Response(audit=await link.audit(request.chain, request.after or 0))
+    except QnodeError as trouble:
+        return Response(error=str(trouble))
 
 
 def _calibrate(stream: trio.SocketStream, link: LinkAnswers, request: Request) -> Response:

@@ -1,0 +1,143 @@
+"""`qnodectl audit` on files and on a control socket: exit codes, what is printed, hostile text."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from click.testing import CliRunner, Result
+from keys_support import Site
+from operate_support import well_status
+
+from qnode.audit import ledger
+from qnode.audit.entries import KeyDelivered
+from qnode.cli.control import qnodectl
+from qnode.keys import SqliteKeyStore
+from qnode.node.supply.async_store import AsyncStore
+from qnode.operate.control.client import NoAnswer
+from qnode.operate.control.server import Answers, LinkAnswers, serve_control
+
+HOSTILE = '=cmd|"\x1b[2J\u202e\x9b",\n'
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "alice", "alice")
+
+
+def call(*words: str) -> Result:
+    result = CliRunner().invoke(qnodectl, [*words], standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
+def lived(store: SqliteKeyStore) -> None:
+    for sae in ("sae-1", "sae-2", HOSTILE):
+        with store._database.change(anchored=True) as tx:
+            key_ids = bytes(range(32))
+            ledger.append(tx.connection, KeyDelivered, "skip", "slave", sae, ("peer",), 256, key_ids)
+    store.record_change("sae.removed", "sae-1")
+
+
+def test_a_stopped_nodes_audit_verifies_with_its_head_and_a_kept_one(site: Site) -> None:
+    with site.open() as store:
+        lived(store)
+        head = str(store.audit_standing().head)
+    place = ("audit", "verify", "--from", str(site.path))
+    result = call(*place, "--anchor", str(site.anchor), "--expect", head)
+    assert result.return_value == 0
+    assert "nothing is missing or changed" in result.output
+    assert f"head {head}" in result.output
+    without = call(*place)
+    assert without.return_value == 0
+    assert "no anchor" in without.output
+    wrong = head[:-2] + ("00" if not head.endswith("00") else "01")
+    assert call(*place, "--expect", wrong).return_value == 1
+
+
+def test_a_flipped_bit_is_told_with_file_and_entry(site: Site) -> None:
+    with site.open() as store:
+        lived(store)
+    data = bytearray(site.path.read_bytes())
+    data[data.index(b"sae-2")] ^= 1
+    site.path.write_bytes(data)
+    result = call("audit", "verify", "--from", str(site.path), "--anchor", str(site.anchor))
+    assert result.return_value == 1
+    (line,) = [line for line in result.output.splitlines() if line.startswith(str(site.path))]
+    assert "entry 3: its content was changed" in line
+
+
+def test_an_export_selects_by_encryptor_and_time_and_shows_hostile_text_as_text(site: Site) -> None:
+    with site.open() as store:
+        lived(store)
+    place = ("audit", "export", "--from", str(site.path))
+    of_one = [json.loads(line) for line in call(*place, "--sae", "sae-1").output.splitlines()]
+    assert [one["event"] for one in of_one] == ["key.delivered", "operator.changed"]
+    assert of_one[0]["key_ids"] == [
+        "00010203-0405-0607-0809-0a0b0c0d0e0f",
+        "10111213-1415-1617-1819-1a1b1c1d1e1f",
+    ]
+    assert call(*place, "--until", "2020-01-01").output == ""
+    assert len(call(*place, "--since", "2020-01-01").output.splitlines()) == 5
+    everything = call(*place).output
+    assert all(c.isprintable() for c in everything.replace("\n", ""))
+    assert json.loads(everything.splitlines()[3])["sae"] == HOSTILE
+    table = call(*place, "--csv").output
+    assert all(c.isprintable() for c in table.replace("\n", ""))
+    (row,) = [row for row in csv.DictReader(table.splitlines()) if row["sae"].startswith("'=")]
+    assert row["peers"] == "peer"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("verify", "--expect", "x"), "expected CHAIN:NUMBER:HASH"),
+        (("export", "--since", "yesterday"), "expected a time like"),
+        (("export", "--json", "--csv"), "not both"),
+        (("verify", "--anchor", "a"), "--anchor is for --from"),
+        (("verify", "--from", "no-such-file"), "there is no such file"),
+    ],
+)
+def test_bad_words_get_one_clear_error(words: tuple[str, ...], told: str) -> None:
+    with pytest.raises(Exception, match=told):
+        call("audit", *words)
+
+
+def test_a_file_that_is_no_store_and_one_that_is_open_are_refused(site: Site, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"text" * 2000)
+    with pytest.raises(NoAnswer, match="not a database"):
+        call("audit", "verify", "--from", str(other))
+    with pytest.raises(NoAnswer, match="not an anchor"):
+        call("audit", "verify", "--from", str(other), "--anchor", str(other))
+    with site.open() as store:
+        lived(store)
+        with pytest.raises(NoAnswer, match="without --from"):
+            call("audit", "verify", "--from", str(site.path))
+
+
+async def test_a_running_node_is_verified_through_its_socket_in_pages(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qnode.node.supply.async_store.AUDIT_PAGE_BYTES", 200)
+    path = tmp_path / "control.sock"
+    results: list[Any] = []
+
+    def ask() -> None:
+        for words in (("verify",), ("export",)):
+            results.append(call("--socket", str(path), "audit", *words))
+
+    with site.open() as store:
+        lived(store)
+        link = LinkAnswers(lambda count, after: [], audit=AsyncStore(store, 1000).audit_page)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, path, Answers(well_status, lambda count: [], {"one": link}))
+            await trio.to_thread.run_sync(ask)
+            nursery.cancel_scope.cancel()
+    verified, exported = results
+    assert verified.return_value == 0
+    assert "5 entries in 1 chains: nothing is missing or changed" in verified.output
+    assert len(exported.output.splitlines()) == 5
