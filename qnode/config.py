@@ -272,6 +272,20 @@ class PageSection(Table, frozen=True):
     ] = None
 
 
+class AuditSection(Table, frozen=True):
+    """The record of deliveries and of changes by operators, in the database of each link."""
+
+    keep_days: Annotated[
+        float,
+        Described(
+            "entries are deleted at this age, at most a day later",
+            "days",
+            limits=Limits(1.0, 36_500.0),
+            reloaded=True,
+        ),
+    ] = 730.0
+
+
 class DeviceSection(Table, frozen=True):
     """One device. You choose NAME."""
 
@@ -308,6 +322,7 @@ class SiteConfig(Table, frozen=True):
     page: PageSection | None = None
     calibration: CalibrationSection = CalibrationSection()
     expected: ExpectedSection = ExpectedSection()
+    audit: AuditSection = AuditSection()
 
     def __post_init__(self) -> None:
         Impossible.check(self._faults())
@@ -339,6 +354,7 @@ class SiteConfig(Table, frozen=True):
             yield from limit_faults(device, f"devices.{name}")
         yield from limit_faults(self.store, "store")
         yield from limit_faults(self.expected, "expected")
+        yield from limit_faults(self.audit, "audit")
         yield from limit_faults(self.etsi014, "etsi014")
         if self.node.role == "alice" and self.monitors.photocurrents:
             yield "monitors.photocurrents: they are compared with tags, which only Bob's site has"

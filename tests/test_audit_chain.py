@@ -277,8 +277,8 @@ def test_an_audit_cut_or_changed_while_the_node_was_stopped_is_noted_for_ever(
 ) -> None:
     with sites[0].open() as alice, sites[1].open() as bob:
         fill(alice, bob)
-        alice.record_change("sae.added", "x")
-        alice.record_change("sae.added", "y")
+        alice.record_changes(("sae.added", "x", ""))
+        alice.record_changes(("sae.added", "y", ""))
     connection = sqlite3.connect(sites[0].path)
     connection.execute("DELETE FROM audit_entry WHERE number = 3")
     connection.execute(
@@ -293,7 +293,7 @@ def test_an_audit_cut_or_changed_while_the_node_was_stopped_is_noted_for_ever(
     for _ in range(2):
         with sites[0].open() as alice:
             assert alice.condition().serves
-            alice.record_change("sae.added", "z")
+            alice.record_changes(("sae.added", "z", ""))
     with of_site(sites[0]) as source:
         (finding,) = verify(source).findings
         assert "entry 3" in finding.what
@@ -304,7 +304,7 @@ def test_every_flipped_bit_of_the_audit_in_the_file_is_found_with_the_entry(
 ) -> None:
     with sites[0].open() as alice:
         for i in range(30):
-            alice.record_change("settings.changed", "node", f"unmistakable {i:02}")
+            alice.record_changes(("settings.changed", "node", f"unmistakable {i:02}"))
     data = sites[0].path.read_bytes()
     rng = random.Random(4)
     for i in rng.sample(range(30), 12):

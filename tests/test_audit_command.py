@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from operate_support import well_status
 from qnode.audit import ledger
 from qnode.audit.entries import KeyDelivered
 from qnode.cli.control import qnodectl
+from qnode.config import SaeSection
 from qnode.keys import SqliteKeyStore
+from qnode.node.reload import audited
 from qnode.node.supply.async_store import AsyncStore
 from qnode.operate.control.client import NoAnswer
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
@@ -39,7 +42,7 @@ def lived(store: SqliteKeyStore) -> None:
         with store._database.change(anchored=True) as tx:
             key_ids = bytes(range(32))
             ledger.append(tx.connection, KeyDelivered, "skip", "slave", sae, ("peer",), 256, key_ids)
-    store.record_change("sae.removed", "sae-1")
+    store.record_changes(("sae.removed", "sae-1", ""))
 
 
 def test_a_stopped_nodes_audit_verifies_with_its_head_and_a_kept_one(site: Site) -> None:
@@ -141,3 +144,19 @@ async def test_a_running_node_is_verified_through_its_socket_in_pages(
     assert verified.return_value == 0
     assert "5 entries in 1 chains: nothing is missing or changed" in verified.output
     assert len(exported.output.splitlines()) == 5
+
+
+def test_a_reload_tells_the_audit_encryptors_and_settings_that_it_changes() -> None:
+    one = SaeSection(sae_id="one", kme_id="k", peers=("far",))
+    two = SaeSection(sae_id="two", kme_id="k", peers=("far",))
+    moved = SaeSection(sae_id="two", kme_id="k", peers=("far", "farther"))
+
+    def site(*saes: SaeSection) -> Any:
+        return SimpleNamespace(etsi014=SimpleNamespace(sae=saes))
+
+    found: Any = SimpleNamespace(configs=[site(moved)], applied=["etsi014.sae", "operate.log_level"])
+    assert audited(site(one, two), found) == [
+        ("sae.removed", "one", ""),
+        ("sae.changed", "two", "at k, shares keys with far, farther"),
+        ("settings.changed", "operate.log_level", ""),
+    ]

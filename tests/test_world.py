@@ -7,18 +7,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import trio
 from click.testing import CliRunner
 
+from qnode.audit.entries import KeyDelivered
 from qnode.choices import Role
 from qnode.cli.main import qnode
-from qnode.keys import BlockState
+from qnode.keys import BlockState, StoredKey
 from qnode.world.campaign import SeedResult, Settings, read_journal, run_many, run_one
-from qnode.world.checker import StoreContents, check
+from qnode.world.checker import StoreContents, _audited, check
 from qnode.world.determinism import determined, virtual_clock
-from qnode.world.history import History
+from qnode.world.history import Delivered, History
 from qnode.world.planted import BUGS
 from qnode.world.run import run_seed
 from qnode.world.schedule import FAULTS, LIVENESS_FROM_S, drawn_schedule
@@ -143,10 +145,23 @@ def test_the_replay_command_says_all_that_differs() -> None:
 
 def test_the_checker_says_when_both_sites_may_assign_a_chunk() -> None:
     stores: dict[Role, StoreContents] = {
-        "alice": StoreContents({1: BlockState.AVAILABLE}, {(1, 0): "alice"}, set(), set(), []),
-        "bob": StoreContents({1: BlockState.AVAILABLE}, {(1, 0): "bob"}, set(), set(), []),
+        "alice": StoreContents({1: BlockState.AVAILABLE}, {(1, 0): "alice"}, set(), set(), [], [], 1, []),
+        "bob": StoreContents({1: BlockState.AVAILABLE}, {(1, 0): "bob"}, set(), set(), [], [], 1, []),
     }
     assert [violation.invariant for violation in check(History(lambda: 0.0), stores, met=False)] == ["I2"]
+
+
+def test_the_checker_says_when_a_delivered_key_has_no_entry_or_two() -> None:
+    key = StoredKey(UUID(int=7), bytes(32), None)  # type: ignore[arg-type]
+    history = History(lambda: 0.0)
+    history.events.append(Delivered(0.0, "alice", key=key, slave=None))
+    entry = KeyDelivered(2, 0, "skip", "master", "a", ("b",), 256, key.key_id.bytes)
+    for audited, told in (([entry], []), ([], ["without an entry"]), ([entry, entry], ["two entries"])):
+        contents = StoreContents({}, {}, set(), set(), audited, [], 1, [])
+        nothing = StoreContents({}, {}, set(), set(), [], [], 1, [])
+        found = [one.what for one in _audited(history, {"alice": contents, "bob": nothing})]
+        assert len(found) == len(told)
+        assert all(word in what for word, what in zip(told, found, strict=True))
 
 
 def test_all_is_as_before_after_a_run_and_two_at_once_are_refused() -> None:

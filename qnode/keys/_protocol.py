@@ -300,8 +300,8 @@ class KeyStore(Protocol):
 
     # The audit (`qnode.audit`); deliveries are recorded by their own calls, in the same transaction
 
-    def record_change(self, what: str, subject: str, details: str = "") -> None:
-        """Record in the audit what an operator changed; no text of it may be secret."""
+    def record_changes(self, *changes: tuple[str, str, str]) -> None:
+        """Record in the audit what an operator changed (what, its subject, how); nothing of it is secret."""
         ...
 
     def audit_standing(self) -> AuditStanding:

@@ -374,10 +374,11 @@ class SqliteKeyStore(KeyStore):
 
     # The audit
 
-    def record_change(self, what: str, subject: str, details: str = "") -> None:
+    def record_changes(self, *changes: tuple[str, str, str]) -> None:
         # A store that waits for the peer keeps its generation: the peer compares it.
         with self._database.change(anchored=self.condition().serves, while_waiting=True) as tx:
-            ledger.append(tx.connection, OperatorChanged, what, subject, details)
+            for change in changes:
+                ledger.append(tx.connection, OperatorChanged, *change)
 
     def audit_standing(self) -> AuditStanding:
         with self._database.look() as tx:

@@ -451,6 +451,7 @@ class LinkNode:
         pads = await self.store.pads_left()
         figures.note_store(counts, pads, await self.store.positions())
         self.liveness.store_answered()
+        figures.note_audit(await self.store.audit_standing())
         condition = await self.store.condition()
         if not condition.serves:
             figures.alarms.raise_alarm(AlarmName.STORE_WAITING, f"no key is served: {condition.reason}")
@@ -496,6 +497,8 @@ class LinkNode:
             try:
                 while expired := await self.store.expire(self._config.store.key_lifetime_s):
                     log.info("key.expired", keys=expired)
+                while pruned := await self.store.prune_audit(self._config.audit.keep_days):
+                    log.info("audit.pruned", entries=pruned)
             except StoreUnusable:
                 raise
             except LinkDown:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from qnode.addresses import host_and_port
-from qnode.config import OF_EACH_LINK, SiteConfig, load_site
+from qnode.config import OF_EACH_LINK, SaeSection, SiteConfig, load_site
 from qnode.config_description import is_table, keys_of
 from qnode.delivery import SaeDirectory
 from qnode.devices.supervisor import check_devices
@@ -188,6 +188,23 @@ def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Re
     )
 
 
+def audited(before: SiteConfig, found: Reload) -> list[tuple[str, str, str]]:
+    """Return what a reload changes, for the audit: what, its subject, and how."""
+    old = {sae.sae_id: sae for sae in before.etsi014.sae}
+    new = {sae.sae_id: sae for sae in found.configs[0].etsi014.sae}
+    changes = [("sae.added", name, _sae_words(new[name])) for name in new if name not in old]
+    changes += [("sae.removed", name, "") for name in old if name not in new]
+    changes += [
+        ("sae.changed", name, _sae_words(new[name])) for name in new if name in old and new[name] != old[name]
+    ]
+    changes += [("settings.changed", key, "") for key in found.applied if key != "etsi014.sae"]
+    return changes
+
+
+def _sae_words(sae: SaeSection) -> str:
+    return f"at {sae.kme_id}, shares keys with {', '.join(sae.peers)}"
+
+
 def _with_site(link: SiteConfig, site: SiteConfig) -> SiteConfig:
     """Return ``link`` with the tables of ``site`` that are common to all its links."""
     node = msgspec.structs.replace(site.node, role=link.node.role)
@@ -199,6 +216,7 @@ def _with_site(link: SiteConfig, site: SiteConfig) -> SiteConfig:
         etsi004=site.etsi004,
         page=site.page,
         operate=site.operate,
+        audit=site.audit,
     )
 
 

@@ -22,6 +22,7 @@ from qnode.node.listening import serve_at_socket, start_serving
 from qnode.node.page import OperatorsPage, check_page, socket_path
 from qnode.node.reload import (
     Reload,
+    audited,
     connection_limits,
     encryptor_identities,
     read_again,
@@ -117,6 +118,7 @@ class SiteNode:
                         link.controllers.command,
                         link.exchanges,
                         link.store.audit_page,
+                        link.store.record_changes,
                     )
                     for link in self._links
                 },
@@ -269,10 +271,30 @@ class SiteNode:
             self._figures.alarms.raise_alarm(
                 AlarmName.NODE_RELOAD_FAILED, f"the node continues as before the reload: {error}"
             )
+            notifier.ready(self._figures.headline())
+            return
+        if refused := await self._record_reload(found):
+            log.error("node.reload_failed", reason=refused)
+            self._figures.alarms.raise_alarm(
+                AlarmName.NODE_RELOAD_FAILED,
+                f"the node continues as before the reload, which the audit cannot record: {refused}",
+            )
         else:
             self._apply(found)
             log.info("node.reloaded", applied=found.applied, restart_needed=found.waiting)
         notifier.ready(self._figures.headline())
+
+    async def _record_reload(self, found: Reload) -> str:
+        """Record in the audit of each link what the reload is about to change; say why if none could."""
+        changes = audited(self._site, found)
+        reasons: list[str] = []
+        for link in self._links:
+            try:
+                await link.store.record_changes(*changes)
+            except StoreError as error:  # of one of several links, perhaps
+                log.error("audit.failed", link=link.config.link.name, reason=str(error))
+                reasons.append(str(error))
+        return reasons[0] if len(reasons) == len(self._links) else ""
 
     def _apply(self, found: Reload) -> None:
         """Apply the result of a reload; this cannot fail."""

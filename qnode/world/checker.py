@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from qnode.audit.entries import KeyDelivered
 from qnode.choices import Role
 from qnode.distill.reconcile.cascade.message import Kind
 from qnode.keys import BlockState, KeyLayout
@@ -64,6 +65,12 @@ class StoreContents:
     """Chunks of own assignments that the peer is known to hold, and that are not delivered."""
     held: set[tuple[int, int]]
     """Chunks of the peer's assignments that wait for a slave."""
+    audited: list[KeyDelivered]
+    """Every delivery in its audit."""
+    audit_findings: list[str]
+    """What the verification of its audit finds."""
+    n_chains: int
+    """More than one: its store was set back."""
     secrets: list[bytes] = field(repr=False)
     """Every slot of every sealed unit of chunks, wiped ones too."""
 
@@ -94,6 +101,7 @@ def check(history: History, stores: dict[Role, StoreContents], *, met: bool) -> 
         *_disclosed(history),
         *_nothing_in_the_log(history),
         *_pads_once(history),
+        *_audited(history, stores),
     ]
 
 
@@ -302,6 +310,32 @@ def _pads_once(history: History) -> Iterator[Violation]:
             said = (event.site, event.message.pad_segment, event.message.pad_index)
             if tags.setdefault(event.message.tag, said) != said:
                 yield Violation("I10", f"a tag was said with two pads: {said}")
+
+
+def _audited(history: History, stores: dict[Role, StoreContents]) -> Iterator[Violation]:
+    """Every delivered key is in the audit, once for each of its encryptors, unless entries were lost.
+
+    More entries than deliveries are those of processes that died between their commit and the answer.
+    """
+    for site, contents in stores.items():
+        entries = {"master": set[bytes](), "slave": set[bytes]()}
+        for entry in contents.audited:
+            for i in range(0, len(entry.key_ids), 16):
+                named = entry.key_ids[i : i + 16] + (entry.sae.encode() if entry.side == "slave" else b"")
+                if named in entries[entry.side]:
+                    yield Violation(
+                        "audit", f"{site} has two entries of a delivery of one key to {entry.sae}"
+                    )
+                entries[entry.side].add(named)
+        if contents.n_chains > 1:  # its store was set back: entries are lost, which the audit says
+            continue
+        for finding in contents.audit_findings:
+            yield Violation("audit", f"at {site}: {finding}")
+        for event in history.of(Delivered):
+            side = "master" if event.slave is None else "slave"
+            named = event.key.key_id.bytes + (event.slave or "").encode()
+            if event.site == site and named not in entries[side]:
+                yield Violation("audit", f"key {event.key.key_id} was delivered at {site} without an entry")
 
 
 def _pieces(data: bytes, width: int) -> Iterator[bytes]:

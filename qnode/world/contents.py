@@ -1,9 +1,14 @@
 """What lies in a store, all of it opened: for the checker alone."""
 
-from collections.abc import Iterable
+import sqlite3
+from collections.abc import Iterable, Iterator
 
 from cryptography.exceptions import InvalidTag
 
+from qnode.audit import ledger
+from qnode.audit.entries import Chain, Head, KeyDelivered, Row
+from qnode.audit.entries import decode as decode_entry
+from qnode.audit.verify import verify
 from qnode.keys import BlockState, KeyRange, Release, SqliteKeyStore
 from qnode.keys._accepted import _Held, _parts
 from qnode.keys._assigned import decode, rest_of
@@ -12,6 +17,22 @@ from qnode.keys._vault import SLOT_BYTES, Kind
 from qnode.world.checker import StoreContents
 
 _LIVE_BYTES = 16
+
+
+class _AuditOf:
+    """The audit of an open store."""
+
+    name = "store"
+
+    def __init__(self, connection: sqlite3.Connection, anchored: Head | None) -> None:
+        self._connection = connection
+        self.anchored = anchored
+
+    def chains(self) -> list[Chain]:
+        return ledger.chains(self._connection)
+
+    def rows(self, chain: Chain) -> Iterator[Row]:
+        return ledger.rows(self._connection, chain.chain, chain.pruned_number)
 
 
 def _places(ranges: Iterable[KeyRange]) -> set[tuple[int, int]]:
@@ -39,6 +60,10 @@ def contents_of(store: SqliteKeyStore) -> StoreContents:
             secrets += [
                 slots[i : i + width] for i in range(0, len(slots), width) if any(slots[i : i + width])
             ]
+        audit = _AuditOf(tx.connection, None if database.anchor is None else database.anchor.audit)
+        verified = verify(audit)
+        entries = [decode_entry(row.content) for chain in audit.chains() for row in audit.rows(chain)]
+        audited = [entry for entry in entries if isinstance(entry, KeyDelivered)]
         own = tx.connection.execute(
             "SELECT content, n_taken FROM own_assignment WHERE acknowledged = 1"
         ).fetchall()
@@ -50,6 +75,9 @@ def contents_of(store: SqliteKeyStore) -> StoreContents:
         one = _Held.decode(content, waiting)
         held |= _places(_parts(one, one.wanted))
     return StoreContents(
+        audited=audited,
+        audit_findings=[str(one) for one in verified.findings],
+        n_chains=verified.chains,
         promised=promised,
         held=held,
         blocks={block_id: BlockState(state) for block_id, state in blocks},

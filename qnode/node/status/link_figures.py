@@ -11,7 +11,7 @@ from qnode.choices import ConnectionState
 from qnode.config import SiteConfig
 from qnode.devices.status import DeviceStatus
 from qnode.distill.check_table import Finding
-from qnode.keys import Counts, Loss, PadsLeft, Positions
+from qnode.keys import AuditStanding, Counts, Loss, PadsLeft, Positions
 from qnode.link.authentication import epsilon_of_tag
 from qnode.node.status.alarms import Alarms
 from qnode.node.status.block_figures import BlockFigures
@@ -20,6 +20,7 @@ from qnode.node.status.loss import loss_of
 from qnode.node.status.quantum_figures import QuantumFigures
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.model import (
+    AuditStatus,
     AuthenticationStatus,
     ControllerStatus,
     ExpectedStatus,
@@ -50,6 +51,7 @@ class LinkFigures:
             kme_id=config.peer.kme_id, connection=State(ConnectionState.DISCONNECTED, time.time())
         )
         self.keys = KeyStatus()
+        self.audit = AuditStatus()
         self.authentication = AuthenticationStatus()
         self.devices: Callable[[], list[DeviceStatus]] = list
         self.monitors: Callable[[], dict[str, Finding]] = dict
@@ -69,6 +71,7 @@ class LinkFigures:
             block=self.blocks.status(),
             totals=self.quantum.totals,
             keys=self.keys,
+            audit=self.audit,
             authentication=self.authentication,
             devices=self.devices(),
             monitors=self.monitors(),
@@ -145,6 +148,18 @@ class LinkFigures:
             lasts_s=ready_bits / used_bits_per_s if used_bits_per_s else None,
         )
         self.authentication = AuthenticationStatus(pads_left_send=pads.send, pads_left_receive=pads.receive)
+
+    def note_audit(self, standing: AuditStanding) -> None:
+        """Take over the extent of the audit."""
+        self.audit = AuditStatus(
+            head=str(standing.head),
+            entries_total=standing.entries_total,
+            entries_kept=standing.entries_kept,
+            chains=standing.chains,
+        )
+        if standing.damage:
+            text = f"the audit was cut or changed: {standing.damage}; see qnodectl audit verify"
+            self.alarms.raise_alarm(AlarmName.AUDIT_DAMAGED, text)
 
     def note_monitors(self, tripped: str | None) -> None:
         """Note what the monitors over devices find at present; None: nothing."""

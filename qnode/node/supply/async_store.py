@@ -375,9 +375,9 @@ class AsyncStore:
         """Return the extent of the audit."""
         return await self._call(self._store.audit_standing)
 
-    async def record_change(self, what: str, subject: str, details: str = "") -> None:
-        """Record in the audit what an operator changed."""
-        await self._call(lambda: self._store.record_change(what, subject, details))
+    async def record_changes(self, *changes: tuple[str, str, str]) -> None:
+        """Record in the audit what an operator changed: what, its subject, and how."""
+        await self._call(lambda: self._store.record_changes(*changes))
 
     async def prune_audit(self, keep_days: float) -> int:
         """Delete some entries of the audit that are older; return how many, 0 at the end."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Never, get_args
 
 import msgspec
+import structlog
 import trio
 
 from qnode.audit.entries import AuditPage
@@ -51,8 +52,15 @@ SILENCE_LIMIT_S = 60.0  # the longest wait for the next request of a client
 SHORTEST_INTERVAL_S = 0.1
 LONGEST_INTERVAL_S = 60.0
 RECORDING_PAUSE_S = 0.05
+AUDIT_LIMIT_S = 2.0
 ROOT = 0
 _CREDENTIALS = struct.Struct("iII")  # of SO_PEERCRED: process, user, group
+
+log = structlog.get_logger()
+
+
+async def _nothing_recorded(*changes: tuple[str, str, str]) -> None:
+    """Stand for the audit of a link that has none."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,8 @@ class LinkAnswers:
     None. ``recordings``: the recordings of the link. ``restore(preshared_key)`` and
     ``calibrate(controller, command)``: raise QnodeError with the reason if nothing has changed.
     ``exchanges(device)``: the last bytes to and from a device, never key material; None if there is no such
-    device. ``audit(chain, after)``: entries of the audit; raises QnodeError.
+    device. ``audit(chain, after)``: entries of the audit; ``record_changes(*changes)`` adds entries. Both
+    raise QnodeError.
     """
 
     blocks: Callable[[int, int | None], list[DecidedBlock]]
@@ -72,6 +81,7 @@ class LinkAnswers:
     calibrate: Callable[[str, str], ControllerStatus] | None = None
     exchanges: Callable[[str], list[Exchange] | None] = lambda device: None
     audit: Callable[[int, int], Awaitable[AuditPage]] | None = None
+    record_changes: Callable[..., Awaitable[None]] = _nothing_recorded
 
 
 @dataclass(frozen=True)
@@ -178,7 +188,7 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
                 return
             continue
         if request.request == "calibrate":
-            if not await send_or_leave(stream, _calibrate(stream, link, request)):
+            if not await send_or_leave(stream, await _calibrate(stream, link, request)):
                 return
             continue
         if request.request == "audit":
@@ -215,6 +225,14 @@ async def _record(stream: trio.SocketStream, answers: Answers, link: LinkAnswers
         return not await send_or_leave(stream, Response(error=str(refused)))
     because = "the daemon stopped"
     try:
+        await link.record_changes(("recording.begun", name or "link", f"by user {user}"))
+    except QnodeError as refused:
+        link.recordings.finish("it cannot be recorded in the audit")
+        return not await send_or_leave(stream, Response(error=f"not recorded: the audit refused: {refused}"))
+    except BaseException:
+        link.recordings.finish(because)
+        raise
+    try:
         status = answers.status()
         site = status.of_link(name).site if name else status.site
         if await send_or_leave(stream, Response(recording=site)):
@@ -225,7 +243,17 @@ async def _record(stream: trio.SocketStream, answers: Answers, link: LinkAnswers
         because = "the recorder does not take what is sent"
     finally:
         link.recordings.finish(because)
+        await _record_end(link, name or "link", recording.ended or because)
     return True
+
+
+async def _record_end(link: LinkAnswers, name: str, because: str) -> None:
+    """Record the end of a recording, also while the daemon stops."""
+    with trio.move_on_after(AUDIT_LIMIT_S, shield=True):
+        try:
+            await link.record_changes(("recording.ended", name, because))
+        except QnodeError as error:
+            log.error("audit.failed", reason=str(error))
 
 
 async def _restore(stream: trio.SocketStream, link: LinkAnswers, preshared_key: bytes) -> Response:
@@ -249,13 +277,19 @@ async def _audit(link: LinkAnswers, request: Request) -> Response:
         return Response(error=str(trouble))
 
 
-def _calibrate(stream: trio.SocketStream, link: LinkAnswers, request: Request) -> Response:
+async def _calibrate(stream: trio.SocketStream, link: LinkAnswers, request: Request) -> Response:
     """Tell a controller what to do, and return what it does."""
     try:
-        _caller(stream)
+        _, user = _caller(stream)
         if link.calibrate is None:
             return Response(error="this node has no controllers")
-        return Response(controller=link.calibrate(request.controller, request.command))
+        done = link.calibrate(request.controller, request.command)
+        change = ("calibration.changed", request.controller, f"{request.command} by user {user}")
+        try:
+            await link.record_changes(change)
+        except QnodeError as error:
+            return Response(error=f"done, but the audit could not record it: {error}")
+        return Response(controller=done)
     except QnodeError as refused:
         return Response(error=str(refused))
 

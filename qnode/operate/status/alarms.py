@@ -44,6 +44,7 @@ class AlarmName(Word):
         "encrypted remains of destroyed keys are still in the log of the store",
     )
     STORE_WAITING = "store.waiting", "the store does not release its keys yet"
+    AUDIT_DAMAGED = "audit.damaged", "the record of deliveries does not continue from the anchor"
     STORE_WITNESS = "store.witness", "the witness on the other machine cannot be written"
     TAGS_MALFORMED = "tags.malformed", "time tags were dropped because of their order or channel"
     TAGS_OVERRUN = "tags.overrun", "time tags were dropped because the node had no room for them"

@@ -291,6 +291,13 @@ def _keys(status: NodeStatus) -> Iterator[Metric]:
         "Chunks that no encryptor fetched in time, over restarts.",
         keys.expired_total,
     )
+    yield _counter(
+        "qkd_audit_entries_total",
+        "Entries written in the present chain of the audit.",
+        status.audit.entries_total,
+    )
+    yield _gauge("qkd_audit_entries_kept", "Entries of the audit in the store.", status.audit.entries_kept)
+    yield _gauge("qkd_audit_chains", "Chains of the audit in the store.", status.audit.chains)
 
 
 def _streams(status: NodeStatus) -> Iterator[Metric]:

@@ -17,6 +17,7 @@ from qnode.tls_validity import Validity
 
 __all__ = [
     "Alarm",
+    "AuditStatus",
     "AuthenticationStatus",
     "BlockStatus",
     "BlockSummary",
@@ -237,6 +238,15 @@ class ExpectedStatus(Struct, frozen=True, kw_only=True):
     loss_db: float | None = None
 
 
+class AuditStatus(Struct, frozen=True, kw_only=True):
+    """The record of deliveries: its last entry, the entries kept, the chains in which they are."""
+
+    head: str = ""
+    entries_total: int = 0
+    entries_kept: int = 0
+    chains: int = 0
+
+
 class AuthenticationStatus(Struct, frozen=True, kw_only=True):
     """One-time authentication pads left for each direction."""
 
@@ -356,6 +366,7 @@ class LinkStatus(Struct, frozen=True, kw_only=True):
     block: BlockStatus = BlockStatus()
     totals: Totals = Totals()
     keys: KeyStatus = KeyStatus()
+    audit: AuditStatus = AuditStatus()
     authentication: AuthenticationStatus = AuthenticationStatus()
     expected: ExpectedStatus = ExpectedStatus()
     devices: list[DeviceStatus] = []
@@ -388,6 +399,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     block: BlockStatus = BlockStatus()
     totals: Totals = Totals()
     keys: KeyStatus = KeyStatus()
+    audit: AuditStatus = AuditStatus()
     authentication: AuthenticationStatus = AuthenticationStatus()
     expected: ExpectedStatus = ExpectedStatus()
     devices: list[DeviceStatus] = []
