@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from click.testing import CliRunner, Result
@@ -19,7 +20,7 @@ from qnode.config import SaeSection
 from qnode.keys import SqliteKeyStore
 from qnode.node.reload import audited
 from qnode.node.supply.async_store import AsyncStore
-from qnode.operate.control.client import NoAnswer
+from qnode.operate.control.client import NoAnswer, Request
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
 
 HOSTILE = '=cmd|"\x1b[2J\u202e\x9b",\n'
@@ -160,3 +161,9 @@ def test_a_reload_tells_the_audit_encryptors_and_settings_that_it_changes() -> N
         ("sae.changed", "two", "at k, shares keys with far, farther"),
         ("settings.changed", "operate.log_level", ""),
     ]
+
+
+@pytest.mark.parametrize("place", [{"chain": 2**70}, {"after": 2**70}, {"chain": -1}])
+def test_a_request_for_an_entry_that_no_database_can_have_is_no_request(place: dict[str, int]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(json.dumps({"request": "audit", **place}), type=Request)

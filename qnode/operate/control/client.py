@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from qnode.audit.entries import AuditPage
+from qnode.audit.entries import AuditPage, Number
 from qnode.devices.status import Exchange
 from qnode.errors import QnodeError
 from qnode.operate.blocks.row import DecidedBlock
@@ -42,14 +42,14 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         "status", "events", "blocks", "subscribe", "exchanges", "record", "restore", "calibrate", "audit"
     ]
     count: int = 1000
-    after: int | None = None
+    after: Number | None = None
     interval_s: float = 1.0
     link: str = ""
     device: str = ""
     preshared_key: bytes = b""
     controller: str = ""
     command: str = ""
-    chain: int = 0
+    chain: Number = 0
 
     def __repr__(self) -> str:
         return f"Request({self.request})"
