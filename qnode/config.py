@@ -32,6 +32,8 @@ from qnode.config_reading import Impossible, near_or_known, read_tables
 from qnode.config_reading import convert as convert
 from qnode.config_reading import load as load
 from qnode.config_reading import tables as tables
+from qnode.config_telemetry import TelemetrySection as TelemetrySection
+from qnode.config_telemetry import telemetry_faults
 from qnode.errors import ConfigError
 
 SAE_ID_CHARACTERS = 512
@@ -320,6 +322,7 @@ class SiteConfig(Table, frozen=True):
     skip: SkipSection | None = None
     etsi004: Etsi004Section | None = None
     page: PageSection | None = None
+    telemetry: TelemetrySection | None = None
     calibration: CalibrationSection = CalibrationSection()
     expected: ExpectedSection = ExpectedSection()
     audit: AuditSection = AuditSection()
@@ -350,6 +353,8 @@ class SiteConfig(Table, frozen=True):
             for uri, sae_id in self.etsi004.uris.items():
                 if sae_id not in known:
                     yield f"etsi004.uris: {uri}: expected the sae_id of an encryptor, got {sae_id!r}"
+        if self.telemetry is not None:
+            yield from telemetry_faults(self.telemetry)
         for name, device in self.devices.items():
             yield from limit_faults(device, f"devices.{name}")
         yield from limit_faults(self.store, "store")

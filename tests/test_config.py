@@ -224,6 +224,11 @@ charge_per_click_c = 1e-12
 [randomness]
 device = "transmitter"
 min_entropy_bits = 7.0
+
+[telemetry]
+url = "http://127.0.0.1:8086"
+database = "qkd"
+spool = "telemetry"
 """
 
 

@@ -1,17 +1,13 @@
 """The way from the spool into the database: what is acknowledged, tried again, set aside and counted."""
 
 import contextlib
-import http.server
 import os
 import re
-import shutil
 import subprocess
 import sys
-import threading
 import time
-import urllib.parse
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +15,16 @@ import httpx
 import pytest
 import trio
 import trio.testing
+from influxdb_support import PATIENT_S, influxd, needs_influxd, running, stand_in
 
 from qnode.addresses import free_ports
 from qnode.errors import ConfigError
+from qnode.influxdb import DatabaseAway, LineRefused
 from qnode.spool import acknowledged, identity, segment_path, set_acknowledged
 from qnode.testbed.sensors.alone import Alone, Outage, run_alone
 from qnode.testbed.sensors.collector import Absent, Collector, CollectorSettings, Journal, SetAside
 from qnode.testbed.sensors.forwarder import Forwarder
-from qnode.testbed.sensors.influxd import influxd_command
-from qnode.testbed.sensors.influxdb import DatabaseAway, Extent, InfluxDb, LineRefused, line_of
+from qnode.testbed.sensors.influxdb import Extent, SensorDatabase, line_of
 from qnode.testbed.sensors.node_red import PICTURE, check_node_red, node_red_command
 from qnode.testbed.sensors.power_meter import NAMES
 from qnode.testbed.sensors.record import RECORD_BYTES, Reason, Record
@@ -35,10 +32,6 @@ from qnode.testbed.sensors.spool import ReadingSpool
 from qnode.testbed.sensors.spool_line import Batch, LineBroken, Take, receive, send
 from qnode.testbed.sensors.spool_server import serve
 
-PATIENT_S = 60.0
-needs_influxd = pytest.mark.skipif(
-    shutil.which("influxd") is None, reason="needs Debian's package influxdb (1.x)"
-)
 VALUE = (230.5,) * len(NAMES)
 # Of now: InfluxDB refuses what is older than its retention, and an hour ago is not.
 BEGAN_MS = int(time.time()) * 1000 - 3_600_000
@@ -53,73 +46,6 @@ def fill(folder: Path, readings: int, gaps: tuple[Reason, ...] = (), segment_ent
         spool.put(BEGAN_MS + 100 * (begin + readings + n), reason=reason)
     spool.close()
     return spool.identity
-
-
-class AsSeen(http.server.BaseHTTPRequestHandler):
-    """Answers as InfluxDB 1.6 was seen to answer; the line of number 3 is refused, the others stay."""
-
-    protocol_version = "HTTP/1.1"
-    server: "StandIn"
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
-
-    def do_POST(self) -> None:
-        url = urllib.parse.urlsplit(self.path)
-        query = dict(urllib.parse.parse_qsl(url.query))
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-        with self.server.guard:
-            code, answer = self.server.answer(url.path, query, body)
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-
-class StandIn(http.server.ThreadingHTTPServer):
-    """A database of the test; ``faults`` are the statuses of the next writes."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), AsSeen)
-        self.guard = threading.Lock()
-        self.faults: list[int] = []
-        self.exists = False
-        self.points: dict[str, str] = {}
-        self.writes = 0
-
-    def answer(self, path: str, query: dict[str, str], body: str) -> tuple[int, bytes]:
-        if path == "/query":
-            self.exists = True
-            return 200, b'{"results":[{"statement_id":0}]}'
-        assert query["precision"] == "ms"
-        self.writes += 1
-        if self.faults:
-            return self.faults.pop(0), b'{"error":"timeout"}'
-        if not self.exists:
-            return 404, b'{"error":"database not found: \\"plant\\""}'
-        lines = body.split("\n")
-        for line in lines:
-            series, fields, stamp = line.rsplit(" ", 2)
-            if "number=3.0," not in fields:
-                self.points[f"{series} {stamp}"] = fields
-        if any("number=3.0," in line for line in lines):
-            return 400, b'{"error":"partial write: field type conflict dropped=1"}'
-        return 204, b""
-
-
-@contextmanager
-def stand_in() -> Iterator[tuple[str, StandIn]]:
-    server = StandIn()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @asynccontextmanager
@@ -146,7 +72,7 @@ async def collecting(tmp_path: Path, spool: str, url: str, batch: int = 10) -> A
         status=tmp_path / "collector.json",
         batch=batch,
     )
-    database = InfluxDb(url, "plant")
+    database = SensorDatabase(url, "plant")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Collector(settings, database).run)
         yield
@@ -176,7 +102,7 @@ def test_a_line_has_floats_only_and_its_own_stamp() -> None:
     assert line.startswith("power_meter,spool=ab number=7.0,voltage_l1_n_v=230.5,")
     assert line.endswith(" 1700000000100")
     gap = line_of(record(8, "timeout", polls=3, time_ms=5), "ab")
-    assert gap == "power_meter_gap,spool=ab,reason=timeout number=8.0,polls=3.0 5"
+    assert gap == "power_meter_gap,reason=timeout,spool=ab number=8.0,polls=3.0 5"
 
 
 def test_a_value_that_is_no_number_is_left_out_of_its_line() -> None:
@@ -192,6 +118,7 @@ async def test_every_record_is_stored_and_then_acknowledged(tmp_path: Path) -> N
         async with spool_served(tmp_path / "spool") as spool, collecting(tmp_path, spool, url):
             await until(lambda: acknowledged(tmp_path / "spool") == 37)
         assert len(server.points) == 36  # number 3 is refused
+        assert {query["precision"] for query in server.queries} == {"ms"}
     journal = Journal(tmp_path / "journal.jsonl")
     ((key, entry),) = journal.set_aside.items()
     assert key[1] == 3
@@ -356,34 +283,11 @@ def test_a_hole_that_grew_before_it_was_acknowledged_is_counted_once(tmp_path: P
     assert Journal(path).counts("cd") == (0, 5)
 
 
-@contextmanager
-def running(command: list[str]) -> Iterator[None]:
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def influxd(folder: Path, port: int) -> Iterator[None]:
-    with running(influxd_command(folder, f"127.0.0.1:{port}")):
-        deadline_s = time.monotonic() + PATIENT_S
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"http://127.0.0.1:{port}/ping", trust_env=False).status_code == 204:
-                    break
-            assert time.monotonic() < deadline_s
-            time.sleep(0.1)
-        yield
-
-
 @needs_influxd
 async def test_influxdb_refuses_a_wrong_field_for_good_and_keeps_the_rest(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with influxd(tmp_path, port):
-        database = InfluxDb(f"http://127.0.0.1:{port}", "plant")
+        database = SensorDatabase(f"http://127.0.0.1:{port}", "plant")
         with pytest.raises(DatabaseAway, match="404"):  # which also creates it
             await database.write([line_of(record(1), "ab")])
         stamps = [BEGAN_MS + 100 * n for n in range(1, 8)]
@@ -413,7 +317,7 @@ async def test_the_database_tells_least_mean_and_most_of_each_time_and_leaves_ou
         return line_of(record(number, time_ms=begin_ms + after_ms, values=values), "ab")
 
     with influxd(tmp_path, port):
-        database = InfluxDb(f"http://127.0.0.1:{port}", "plant")
+        database = SensorDatabase(f"http://127.0.0.1:{port}", "plant")
         await database.create()
         samples = [(-1, 9.0), (0, 1.0), (999, 3.0), (2000, 7.0), (3000, 9.0)]
         await database.write([sample(n, *one) for n, one in enumerate(samples, start=1)])
@@ -436,7 +340,7 @@ async def test_a_killed_influxdb_has_all_that_was_acknowledged(tmp_path: Path) -
             with influxd(tmp_path / "influxdb", port):
                 await until(lambda aim=aim: acknowledged(tmp_path / "spool") >= aim)  # type: ignore[misc]
         with influxd(tmp_path / "influxdb", port):
-            database = InfluxDb(url, "plant")
+            database = SensorDatabase(url, "plant")
             assert (await database.stored(identity)).readings == 300
             await database.aclose()
 
@@ -452,7 +356,7 @@ async def test_node_red_draws_the_points_of_the_database(tmp_path: Path) -> None
         Path(os.environ["NODE_RED"]), tmp_path / "node_red", ("127.0.0.1", port), url, "plant"
     )
     with influxd(tmp_path / "influxdb", influx_port), running(command):
-        database = InfluxDb(url, "plant")
+        database = SensorDatabase(url, "plant")
         await database.create()
         now_ms = int(time.time()) * 1000
         stamps = [now_ms - 1000 * n for n in range(60)]

@@ -20,6 +20,7 @@ from qnode.config import (
     SiteConfig,
     SkipSection,
     StoreSection,
+    TelemetrySection,
     links_faults,
     load_links,
     tables_by_link,
@@ -115,6 +116,9 @@ def _check_tables(
     if operate is not None and operate.metrics_listen is not None:
         with findings.gather():
             host_and_port(operate.metrics_listen, "operate.metrics_listen")
+    telemetry = usable(raw.get("telemetry"), TelemetrySection, folder)
+    if telemetry is not None:
+        _check_telemetry(findings, telemetry)
     if store is not None:
         _check_store(findings, store)
 
@@ -176,6 +180,16 @@ def _check_store(findings: Findings, store: StoreSection) -> None:
         above = next((folder for folder in path.parents if _exists(folder)), None)
         if above is not None and not above.is_dir():
             findings.faults.append(f"{where}: {path}: {above} is no folder")
+
+
+def _check_telemetry(findings: Findings, telemetry: TelemetrySection) -> None:
+    for where, path in (("telemetry.password", telemetry.password), ("telemetry.token", telemetry.token)):
+        if path is not None and is_there(findings, where, path):
+            with findings.gather():
+                read_secret(path, where)
+    if telemetry.ca is not None:
+        with findings.gather("telemetry.ca"):
+            certificates_in(telemetry.ca)
 
 
 def _exists(path: Path) -> bool:

@@ -215,6 +215,7 @@ def _with_site(link: SiteConfig, site: SiteConfig) -> SiteConfig:
         skip=site.skip,
         etsi004=site.etsi004,
         page=site.page,
+        telemetry=site.telemetry,
         operate=site.operate,
         audit=site.audit,
     )

@@ -130,6 +130,7 @@ class SiteNode:
                 address = site.operate.metrics_listen
                 await start_serving(nursery, metrics, address, "operate.metrics_listen", self._figures)
             await self._serve_page(nursery)
+            self._start_telemetry(nursery)
             for link, contexts in zip(self._links, self._trust.link_contexts, strict=True):
                 nursery.start_soon(self._run_link, link, contexts)
             nursery.start_soon(self._keep_fresh, notifier)
@@ -170,6 +171,16 @@ class SiteNode:
             self._site.node.kme_id,
             *(config.peer.kme_id for config in self._configs),
         }
+
+    def _start_telemetry(self, nursery: trio.Nursery) -> None:
+        if self._site.telemetry is None:
+            return
+        # Imported when it is configured, so that the start of other sites does not wait for an HTTP client.
+        from qnode.operate.telemetry.writer import Telemetry
+
+        telemetry = Telemetry(self._site.telemetry, self._figures.status, self._figures.alarms)
+        self._figures.telemetry = telemetry.status
+        nursery.start_soon(telemetry.run)
 
     async def _look_first(self, link: LinkNode) -> None:
         """Have the figures of the store from the start; `_run_link` handles the store of one of several."""

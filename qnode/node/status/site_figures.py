@@ -16,6 +16,7 @@ from qnode.operate.status.model import (
     NodeStatus,
     SkipStatus,
     State,
+    TelemetryStatus,
     status_of_links,
 )
 from qnode.tls_validity import DAY_S, Validity
@@ -40,6 +41,7 @@ class SiteFigures:
         self.etsi014: Callable[[], EtsiStatus] = EtsiStatus
         self.skip: Callable[[], SkipStatus | None] = lambda: None
         self.etsi004: Callable[[], Etsi004Status | None] = lambda: None
+        self.telemetry: Callable[[], TelemetryStatus | None] = lambda: None
         self.log_lines_dropped: Callable[[], int] = int
         self._unheard: dict[str, str] = {}
 
@@ -55,6 +57,7 @@ class SiteFigures:
             etsi014=self.etsi014(),
             skip=self.skip(),
             etsi004=self.etsi004(),
+            telemetry=self.telemetry(),
             log_lines_dropped=self.log_lines_dropped(),
             alarms=self.alarms.all(),
             certificates=self.certificates,

@@ -48,6 +48,12 @@ class AlarmName(Word):
     STORE_WITNESS = "store.witness", "the witness on the other machine cannot be written"
     TAGS_MALFORMED = "tags.malformed", "time tags were dropped because of their order or channel"
     TAGS_OVERRUN = "tags.overrun", "time tags were dropped because the node had no room for them"
+    TELEMETRY_AWAY = "telemetry.away", "the database of `[telemetry]` takes no samples; they wait on disk"
+    TELEMETRY_FAILED = (
+        "telemetry.failed",
+        "samples for the database of `[telemetry]` cannot be written to disk",
+    )
+    TELEMETRY_LOST = "telemetry.lost", "samples for the database of `[telemetry]` were lost in the last hour"
 
 
 # What to do about an alarm. An operator reads it beside the alarm's own text, which has the details.
@@ -101,6 +107,11 @@ TO_DO: Final = {
     AlarmName.STORE_WITNESS: "Look at the mount of the other machine.",
     AlarmName.TAGS_MALFORMED: "Compare order_window_ps and the channels with the time tagger.",
     AlarmName.TAGS_OVERRUN: "Give this machine more processor time, or let fewer counts in.",
+    AlarmName.TELEMETRY_AWAY: (
+        "Look at the database and the way to it: 401 or 403 is the user. Samples wait on disk meanwhile."
+    ),
+    AlarmName.TELEMETRY_FAILED: "Look at the disk and at the owner of telemetry.spool; one daemon a folder.",
+    AlarmName.TELEMETRY_LOST: "Give telemetry.spool_bytes more room, or telemetry.interval_s more time.",
 }
 
 

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from qnode.distill.check_table import Finding
 from qnode.operate.status.model import NodeStatus, troubles
+from qnode.operate.status.telemetry_metrics import telemetry_families
 from qnode.operate.status.validity_metrics import validity_families
 from qnode.units import PS_PER_S
 
@@ -31,11 +32,17 @@ class _StatusCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families whose figures are known."""
-        yield from _node(self._status)
-        yield from _http(self._status)
-        yield from _streams(self._status)
-        yield from _saes(self._status)
-        yield from _of_links(self._status)
+        yield from metric_families(self._status)
+
+
+def metric_families(status: NodeStatus) -> Iterator[Metric]:
+    """Yield all families of a status whose figures are known."""
+    yield from _node(status)
+    yield from telemetry_families(status.telemetry)
+    yield from _http(status)
+    yield from _streams(status)
+    yield from _saes(status)
+    yield from _of_links(status)
 
 
 def _of_links(status: NodeStatus) -> Iterator[Metric]:

@@ -376,6 +376,22 @@ class LinkStatus(Struct, frozen=True, kw_only=True):
     recorded_since: float | None = None
 
 
+class TelemetryStatus(Struct, frozen=True, kw_only=True):
+    """The writer to the database at ``url``. ``away``: why it does not take samples; None: it does.
+
+    ``waiting``: samples on disk that it does not have. ``lost_total``: samples that were not written, or lost
+    because their spool was full. ``refused_lines_total``: lines that it refused for good.
+    """
+
+    url: str
+    away: str | None = None
+    waiting: int = 0
+    stored_total: int = 0
+    lost_total: int = 0
+    refused_lines_total: int = 0
+    last_stored_at: float | None = None
+
+
 class NodeStatus(Struct, frozen=True, kw_only=True):
     """One site at the moment ``at``.
 
@@ -408,6 +424,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     etsi014: EtsiStatus = EtsiStatus()
     skip: SkipStatus | None = None
     etsi004: Etsi004Status | None = None
+    telemetry: TelemetryStatus | None = None
     alarms: list[Alarm] = []
     recorded_since: float | None = None
     log_lines_dropped: int = 0

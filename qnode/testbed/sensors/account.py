@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from qnode.spool import acknowledged, identity
 from qnode.testbed.sensors.collector import Journal
-from qnode.testbed.sensors.influxdb import QUESTION_S, READINGS, Extent, InfluxDb
+from qnode.testbed.sensors.influxdb import QUESTION_S, READINGS, Extent, SensorDatabase
 from qnode.testbed.sensors.part import run_trio, settings_of_command
 from qnode.testbed.sensors.spool import last_record
 
@@ -61,7 +61,7 @@ async def account(settings: AccountSettings) -> SensorAccount:
     """
     spool, last = identity(settings.spool), last_record(settings.spool)
     waiting = (last.number if last else 0) - acknowledged(settings.spool)
-    database = InfluxDb(settings.url, settings.database, QUESTION_S)
+    database = SensorDatabase(settings.url, settings.database, patience_s=QUESTION_S)
     try:
         stored = await database.stored(spool)
         currents = []

@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from qnode.addresses import host_and_port
 from qnode.config_reading import Impossible
-from qnode.testbed.sensors.influxdb import DatabaseAway, InfluxDb, line_of
+from qnode.influxdb import InfluxDb
+from qnode.testbed.sensors.influxdb import line_of
 from qnode.testbed.sensors.part import address_faults, run_trio, say, settings_of_command, write_status
 from qnode.testbed.sensors.record import DamagedRecord, decode
 from qnode.testbed.sensors.spool_line import Batch, LineBroken, Take, receive, send
@@ -132,6 +133,9 @@ class Collector:
         )
         write_status(self._settings.status, status)
 
+    def _tell_away(self, because: str) -> None:
+        self._tell(f"waits for the database: {because}")
+
     async def run(self) -> None:
         """Collect until cancelled; whatever fails is tried again after a pause that doubles up to 8 s."""
         pause_s = _FIRST_PAUSE_S
@@ -176,7 +180,7 @@ class Collector:
             if number > before + 1
         ]
         lines = [line_of(record, batch.spool) for record in records]
-        refused = await self._write(lines) if lines else {}
+        refused = await self._database.write_until_taken(lines, self._tell_away) if lines else {}
         aside = [
             SetAside(batch.spool, numbers[place], lines[place], words)
             for place, words in sorted(refused.items())
@@ -185,17 +189,6 @@ class Collector:
             await trio.to_thread.run_sync(self._journal.add, [*absent, *aside])
             say(f"collector.journal: {len(aside)} refused, {sum(_many(entry) for entry in absent)} absent")
         return numbers[-1] if numbers else batch.after
-
-    async def _write(self, lines: list[str]) -> dict[int, str]:
-        """Write until the database has taken or refused each line."""
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                return await self._database.write_each(lines)
-            except DatabaseAway as error:
-                self._tell(f"waits for the database: {error}")
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _many(entry: SetAside | Absent) -> int:
