@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, TextIO
 from uuid import UUID
 
@@ -21,6 +21,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from qnode.choices import LogFormat, LogLevel
+from qnode.operate.events.journal import JOURNAL_SOCKET, PRIORITIES, JournalWriter, entry_of, has_journal
 from qnode.operate.events.line import render_dated_line, render_line
 from qnode.operate.events.writer import LineLogger, LineStream, LogWriter
 
@@ -30,9 +31,6 @@ LONGEST_FIELD_CHARACTERS = 1000
 MOST_ITEMS = 64
 DEEPEST_NESTING = 3
 LARGEST_NUMBER_BITS = 64  # a longer number may be a key or a tag
-
-# syslog priorities, which journald reads from "<n>" at the start of a line
-_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 # Messages of exceptions quote their arguments: bytes and arrays in them may be key material too.
 _QUOTED_BYTES = re.compile(r"""\bb(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")""", re.DOTALL)
@@ -77,11 +75,16 @@ class EventLog:
 
 
 def configure_log(
-    level: LogLevel = "info", log_format: LogFormat = "auto", *, stream: TextIO | None = None
+    level: LogLevel = "info",
+    log_format: LogFormat = "auto",
+    *,
+    stream: TextIO | None = None,
+    journal_socket: Path = JOURNAL_SOCKET,
 ) -> EventLog:
     """Set structlog up for the whole process and return the log of recent events.
 
-    ``auto`` chooses `journal` (a priority before each line) when the stream is journald's, `terminal`
+    ``auto`` chooses `journal` when the stream is journald's (entries with fields to ``journal_socket``, or a
+    priority before each line if there is no such socket), `terminal`
     (coloured) on a terminal, else `plain`; `json` is one JSON object a line. ``stream``: stderr if None. A
     stream that leads out of the process is written by a thread (`LogWriter`), so that logging neither waits
     nor fails.
@@ -90,7 +93,9 @@ def configure_log(
     if output is None:  # Python found descriptor 2 closed; no other file may get its number
         output = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     events = EventLog()
-    render = _renderer(_format_of(output) if log_format == "auto" else log_format)
+    log_format = _format_of(output) if log_format == "auto" else log_format
+    render = _renderer(log_format)
+    journal = journal_socket if log_format == "journal" and _has_journal(output, journal_socket) else None
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -100,10 +105,10 @@ def configure_log(
             redact,
             _in_order,
             events.keep,
-            render,
+            render if journal is None else _as_entry,
         ],
         wrapper_class=_logger_of(level),
-        logger_factory=_logger_factory(output, events, render),
+        logger_factory=_logger_factory(output, events, render, journal),
         cache_logger_on_first_use=False,
     )
     return events
@@ -121,7 +126,9 @@ def _logger_of(level: LogLevel) -> type[structlog.typing.BindableLogger]:
 Render = Callable[[WrappedLogger, str, EventDict], str]
 
 
-def _logger_factory(output: TextIO, events: EventLog, render: Render) -> Callable[..., Any]:
+def _logger_factory(
+    output: TextIO, events: EventLog, render: Render, journal: Path | None
+) -> Callable[..., Any]:
     try:
         number = output.fileno()
     except (OSError, ValueError):
@@ -131,7 +138,9 @@ def _logger_factory(output: TextIO, events: EventLog, render: Render) -> Callabl
         event = {"at": time.time(), "level": "warning", "event": "log.dropped", "lines": lines}
         return render(None, "warning", event)
 
-    writer = LogWriter(number, tell_dropped)
+    writer = (
+        LogWriter(number, tell_dropped) if journal is None else JournalWriter(number, tell_dropped, journal)
+    )
     events.write_to(writer)
     return lambda *_: LineLogger(writer)
 
@@ -186,6 +195,17 @@ def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
     return {**head, **{key: value for key, value in event.items() if key not in head}}
 
 
+def _as_entry(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    return entry_of(event)
+
+
+def _has_journal(stream: TextIO, path: Path) -> bool:
+    try:
+        return has_journal(stream.fileno(), path)
+    except (OSError, ValueError):
+        return False
+
+
 def _format_of(stream: TextIO) -> LogFormat:
     """Choose the format by the destination of the stream (systemd.exec(5), JOURNAL_STREAM)."""
     try:
@@ -205,7 +225,7 @@ def _renderer(log_format: LogFormat) -> Render:
         return f"{line}\n{event['exception']}" if "exception" in event else line
 
     def journal(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-        priority = f"<{_PRIORITIES.get(event['level'], 6)}>"
+        priority = f"<{PRIORITIES.get(event['level'], 6)}>"
         # Each line is a separate entry for journald and needs its priority.
         return "\n".join(priority + line for line in with_traceback(render_line(event), event).splitlines())
 

@@ -38,9 +38,12 @@ class LogWriter:
         """The number of lines dropped since the start."""
         return self._dropped
 
-    def put(self, line: str) -> None:
-        """Queue ``line``, or count it as dropped if the queue is full; this never blocks."""
-        data = f"{line}\n".encode(errors="backslashreplace")
+    def put(self, line: str | bytes) -> None:
+        """Queue ``line``, or count it as dropped if the queue is full; this never blocks.
+
+        Bytes are written as they are.
+        """
+        data = line if isinstance(line, bytes) else f"{line}\n".encode(errors="backslashreplace")
         with self._changed:
             if self._waiting_bytes + len(data) > MOST_WAITING_BYTES:
                 self._count(1)
@@ -115,7 +118,7 @@ class LineLogger:
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
 
-    def msg(self, line: str) -> None:
+    def msg(self, line: str | bytes) -> None:
         """Queue ``line``."""
         self._writer.put(line)
 
