@@ -22,7 +22,7 @@ from qnode.operate.status.metrics import render_metrics
 from qnode.operate.status.model import NodeStatus, SaeStatus, TelemetryStatus
 from qnode.operate.telemetry import writer
 from qnode.operate.telemetry.sample import lines_of, sample_of
-from qnode.operate.telemetry.writer import Telemetry
+from qnode.operate.telemetry.writer import Telemetry, database_of
 from qnode.spool import Entry, acknowledged
 
 
@@ -128,9 +128,13 @@ async def test_an_outage_and_a_restart_lose_no_sample_and_double_none(tmp_path: 
 
 async def test_a_refused_line_is_final_and_counted(tmp_path: Path) -> None:
     with stand_in() as (url, server):
-        async with Site(tmp_path, url).writing() as telemetry:
+        site = Site(tmp_path, url)
+        async with site.writing() as telemetry:
             await until(lambda: telemetry.status().stored_total >= 4)
             assert telemetry.status().refused_lines_total == 1
+            (alarm,) = site.alarms.all()
+            assert alarm.name == AlarmName.TELEMETRY_LOST
+            assert "1 lines refused by the database" in alarm.text
             assert not server.faults
 
 
@@ -223,6 +227,11 @@ def test_a_wrong_table_is_one_clear_fault(tmp_path: Path, key: str, value: str, 
     (told,) = telemetry_faults(section)
     assert fault in told
     assert "hunter2" not in told
+
+
+def test_an_address_that_no_client_can_use_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"telemetry.url: http://h.*IDNA"):
+        database_of(Site(tmp_path, "http://h\u200b.example").section)
 
 
 def test_the_metrics_page_has_the_figures_of_the_writer() -> None:

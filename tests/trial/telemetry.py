@@ -25,8 +25,16 @@ import httpx
 TOP = Path(__file__).resolve().parent.parent.parent
 PATIENT_S = 300.0
 SCRAPE_S = 1
-# What a short loopback does not have: agents, controllers, discarded blocks, a database.
-MAY_BE_EMPTY = ("qkd_agent", "qnode-agent", "qkd_controller", "qkd_blocks_discarded", "qkd_telemetry")
+# What a short loopback lacks: agents, controllers, discarded blocks, a database, a plan, an hour of use.
+MAY_BE_EMPTY = (
+    "qkd_agent",
+    "qnode-agent",
+    "qkd_controller",
+    "qkd_blocks_discarded",
+    "qkd_telemetry",
+    "qkd_planned",
+    "qkd_keys_last",
+)
 
 
 def promtool(*arguments: str) -> bool:

@@ -53,7 +53,7 @@ class AlarmName(Word):
         "telemetry.failed",
         "samples for the database of `[telemetry]` cannot be written to disk",
     )
-    TELEMETRY_LOST = "telemetry.lost", "samples for the database of `[telemetry]` were lost in the last hour"
+    TELEMETRY_LOST = "telemetry.lost", "samples for the database of `[telemetry]` were lost or refused"
 
 
 # What to do about an alarm. An operator reads it beside the alarm's own text, which has the details.

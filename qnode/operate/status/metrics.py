@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from qnode.distill.check_table import Finding
 from qnode.operate.status.model import NodeStatus, troubles
+from qnode.operate.status.plan_metrics import plan_families
 from qnode.operate.status.telemetry_metrics import telemetry_families
 from qnode.operate.status.validity_metrics import validity_families
 from qnode.units import PS_PER_S
@@ -49,7 +50,7 @@ def _of_links(status: NodeStatus) -> Iterator[Metric]:
     """Yield the families of every link, each sample with the link's name."""
     merged: dict[str, Metric] = {}
     for view in status.each_link:
-        for part in (_link, _quantum, _blocks, _keys, _devices, _monitors, _controllers):
+        for part in (_link, _quantum, plan_families, _blocks, _keys, _devices, _monitors, _controllers):
             for family in part(view):
                 whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 whole.samples += [

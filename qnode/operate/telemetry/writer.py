@@ -6,6 +6,7 @@ written again after a crash is the same points. So each sample is stored once, i
 the spool the oldest are lost, which the first sample after them tells (`lines_of`).
 """
 
+import contextlib
 import functools
 import ssl
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+import httpx
 import structlog
 import trio
 
@@ -60,15 +62,20 @@ def database_of(section: TelemetrySection) -> InfluxDb:
             tls = ssl.create_default_context(cafile=section.ca)
         except OSError as error:
             raise ConfigError(f"telemetry.ca: {section.ca}: {error.strerror or error}") from None
-    return InfluxDb(
-        section.url,
-        section.database,
-        precision="ns",
-        user=section.user or "",
-        password=_secret(section.password, "telemetry.password"),
-        token=_secret(section.token, "telemetry.token"),
-        tls=tls,
-    )
+    password = _secret(section.password, "telemetry.password")
+    token = _secret(section.token, "telemetry.token")
+    try:
+        return InfluxDb(
+            section.url,
+            section.database,
+            precision="ns",
+            user=section.user or "",
+            password=password,
+            token=token,
+            tls=tls,
+        )
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(f"telemetry.url: {section.url}: {error}") from None
 
 
 def _secret(path: Path | None, where: str) -> str:
@@ -122,7 +129,8 @@ class Telemetry:
                 nursery.start_soon(self._drain, spool)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_LIMIT_S):
-                await self._in_thread(spool.close)
+                with contextlib.suppress(OSError):
+                    await self._in_thread(spool.close)
                 await self._database.aclose()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -170,10 +178,11 @@ class Telemetry:
 
     def _note_lost(self, samples: int, because: str) -> None:
         self._lost += samples
+        self._note_loss(f"{self._lost} samples since the start, the last ones: {because}")
+
+    def _note_loss(self, text: str) -> None:
         self._lost_at = trio.current_time()
-        self._alarms.raise_alarm(
-            AlarmName.TELEMETRY_LOST, f"{self._lost} samples since the start, the last ones: {because}"
-        )
+        self._alarms.raise_alarm(AlarmName.TELEMETRY_LOST, text)
 
     def _clear_old_loss(self) -> None:
         if self._lost_at is not None and trio.current_time() - self._lost_at > LOST_ALARM_S:
@@ -234,6 +243,9 @@ class Telemetry:
         self._refused += len(refused)
         for place, words in list(refused.items())[:1]:
             log.error("telemetry.refused", lines=len(refused), first=lines[place], reason=words)
+            self._note_loss(
+                f"{self._refused} lines refused by the database since the start, the last: {words}"
+            )
 
 
 def _kept(spool: Spool, status: NodeStatus, at_ns: int) -> Entry:
