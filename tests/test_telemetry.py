@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from daemons_support import alter, eventually, two_sites
 from influxdb_support import PATIENT_S, StandIn, influxd, needs_influxd, stand_in
 from msgspec.structs import replace
 from operate_support import well_status
@@ -23,7 +24,7 @@ from qnode.operate.status.model import NodeStatus, SaeStatus, TelemetryStatus
 from qnode.operate.telemetry import writer
 from qnode.operate.telemetry.sample import lines_of, sample_of
 from qnode.operate.telemetry.writer import Telemetry, database_of
-from qnode.spool import Entry, acknowledged
+from qnode.spool import Entry, acknowledged, last_entry
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -277,3 +278,31 @@ async def test_a_killed_influxdb_gets_each_sample_once(tmp_path: Path) -> None:
     numbers = [int(number) for row in series for _, number in row["values"]]
     assert numbers[:last] == list(range(1, last + 1))
     assert len(set(numbers)) == len(numbers)
+
+
+def test_a_daemon_killed_in_an_outage_writes_each_sample_once_after_its_restart(tmp_path: Path) -> None:
+    with stand_in() as (url, server), two_sites(tmp_path) as sites:
+        server.faults = [503] * 10_000
+        spool = tmp_path / "telemetry"
+        table = {"url": url, "database": "plant", "spool": str(spool), "interval_s": 0.1}
+        alter(sites.site_files["alice"], telemetry=table)
+
+        def spooled(number: int) -> bool:
+            entry = last_entry(spool) if spool.exists() else None
+            return entry is not None and entry.number >= number
+
+        sites.start("alice")
+        eventually(lambda: spooled(3), "samples wait")
+        sites.kill("alice")
+        before = last_entry(spool)
+        assert before is not None
+        sites.start("alice")
+        eventually(lambda: spooled(before.number + 3), "more samples wait")
+        server.faults = []
+        eventually(lambda: acknowledged(spool) > before.number + 3, "the samples are stored")
+        sites.stop("alice")
+        numbers = stored(server)
+        # The stand-in refuses each line with the number 3.
+        assert set(range(1, acknowledged(spool) + 1)) - set(numbers) == {3}
+        assert not any(numbers.values())
+        assert any(name.startswith("qkd,") and "link=" in name for name in server.points)

@@ -21,6 +21,7 @@ systemctl is-active qnode@alice qnode@bob
 for site in alice bob; do
     /opt/qnode/bin/qnodectl --socket "/run/qnode/$site/control.sock" status || true
     systemctl show -p ActiveState,StatusText,NRestarts "qnode@$site"
+    journalctl -u "qnode@$site" QKD_EVENT=node.started -n 1 -o cat | grep node.started # the fields of events
 done
 systemctl stop qnode@alice qnode@bob
 echo "both sites worked as services"
