@@ -15,6 +15,7 @@ import trio
 import trio.lowlevel
 
 from qnode.agent.core import Agent, Terms
+from qnode.agent.key_age import KeyAge
 from qnode.agent.messages import Message, decode, encode
 from qnode.agent.state import Condition
 from qnode.agent.tunnel import InUse, TunnelKey
@@ -108,7 +109,25 @@ class Encryptor:
     before: bytes | None = None
     loads: Counter[str] = field(default_factory=Counter)
     taken_down: int = 0
+    remembered: float | None = None  # since when, as the agent remembers it
     bytes_per_s: float = 1e3
+
+
+class MemoryKeyAge(KeyAge):
+    """What outlives an agent in its folder."""
+
+    def __init__(self, encryptor: Encryptor) -> None:
+        super().__init__(None)
+        self._encryptor = encryptor
+
+    def remember(self, key_id: str, since: float) -> None:
+        self._encryptor.remembered = since
+
+    def forget(self) -> None:
+        self._encryptor.remembered = None
+
+    def since(self) -> float | None:
+        return self._encryptor.remembered
 
 
 class MemoryTunnel:
@@ -273,7 +292,13 @@ async def _live(world: World, site: Site) -> None:
             world.lives[site], world.deaths[site] = scope, trio.Event()
             world.starts.append(now_s())
             tunnel = MemoryTunnel(world.encryptors[site], site)
-            agent = Agent(world.terms[site], tunnel, MemoryKeyManager(world, site), wall=now_s)
+            agent = Agent(
+                world.terms[site],
+                tunnel,
+                MemoryKeyManager(world, site),
+                wall=now_s,
+                key_age=MemoryKeyAge(world.encryptors[site]),
+            )
             world.agents[site] = agent
             await agent.run()
         del world.agents[site]

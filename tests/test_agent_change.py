@@ -91,6 +91,18 @@ def test_the_tunnel_is_held_down_until_the_first_key() -> None:
         assert "no key stored" in condition.because
 
 
+def test_a_tunnel_that_no_earlier_run_remembers_is_held_down_until_the_first_key() -> None:
+    def change(world: World) -> None:
+        world.stored = 0
+        for site in SITES:
+            world.encryptors[site].active = b"of somebody else"
+        world.handshake()
+
+    world = run_world(30.0, change=change)
+    assert [world.encryptors[site].taken_down for site in SITES] == [1, 1]
+    assert [world.encryptors[site].active for site in SITES] == [None, None]
+
+
 def test_a_tunnel_that_may_run_before_the_first_key_is_left_alone() -> None:
     loose = {site: terms_of(site, first_key_required=False) for site in SITES}
     world = run_world(30.0, terms=loose, change=lambda world: setattr(world, "stored", 0))

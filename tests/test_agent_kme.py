@@ -220,6 +220,19 @@ async def test_a_certificate_that_the_key_manager_does_not_know_is_named(pki: Pk
     assert error.value.not_given
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "xn--0"])
+async def test_a_host_that_cannot_be_is_one_error(pki: Pki, host: str) -> None:
+    with pytest.raises(KeyManagerError, match=r"no host has such a name; look at kme\.url") as refused:
+        await manager(pki, 1, url=f"https://{host}:1").new_key(256)
+    assert refused.value.not_given
+
+
+async def test_a_number_of_keys_beyond_every_number_is_refused(pki: Pki) -> None:
+    async with answering(pki, http("200 OK", b'{"stored_key_count": 1' + b"0" * 400 + b"}")) as (port, _):
+        with pytest.raises(KeyManagerError, match="without stored_key_count"):
+            await manager(pki, port).stored_key_count()
+
+
 def test_a_file_that_cannot_be_used_is_named(pki: Pki) -> None:
     with pytest.raises(ConfigError, match=r"kme: .*absent\.pem: cannot be read"):
         key_manager_context(section(pki, 1, certificate=pki.folder / "absent.pem"))

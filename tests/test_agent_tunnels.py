@@ -115,6 +115,18 @@ async def test_a_program_that_fails_says_why_unless_its_words_have_the_key(tmp_p
         assert found.key_id is None
 
 
+async def test_a_program_that_tells_the_key_in_place_of_its_name_is_refused(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    body = f"open({str(kept)!r}, 'a').write(key)\nprint(open({str(kept)!r}).read())\n"
+    events: tuple[Event, ...] = ("activate", "in_use")
+    config = CommandConfig(program=program(tmp_path, body), events=events, timeout_s=60.0)
+    async with CommandTunnel(config, "initiator").open() as tunnel:
+        await tunnel.activate(ONE)
+        with pytest.raises(TunnelError, match="wrote a key for in_use, expected its key_ID") as refused:
+            await tunnel.in_use()
+    assert not shows_key(str(refused.value).encode(), ONE.key)
+
+
 async def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
     config = CommandConfig(program=program(tmp_path, "import time; time.sleep(1000)\n"), timeout_s=1.0)
     async with CommandTunnel(config, "initiator").open() as tunnel:
@@ -182,6 +194,26 @@ async def test_the_program_after_a_file_that_fails_leaves_the_key_before(in_memo
         with pytest.raises(TunnelError, match=r"tunnel\.after: /bin/false: ended with 1"):
             await tunnel.activate(ONE)
     assert (in_memory / "psk").read_text() == "earlier\n"
+
+
+async def test_an_encryptor_that_read_a_key_before_its_program_failed_reads_the_one_before(
+    in_memory: Path,
+) -> None:
+    read = in_memory / "read"
+    after = ("/bin/sh", "-c", f"cat {in_memory}/psk >> {read}; exit 1")
+    (in_memory / "psk").write_text("earlier\n")
+    async with FileTunnel(
+        FileConfig(path=in_memory / "psk", after=after, timeout_s=60.0), "initiator"
+    ).open() as tunnel:
+        with pytest.raises(TunnelError, match="ended with 1"):
+            await tunnel.activate(ONE)
+    assert read.read_text() == base64.b64encode(ONE.key).decode() + "\nearlier\n"
+
+
+async def test_what_others_have_in_the_folder_is_no_error(in_memory: Path) -> None:
+    (in_memory / ".psk.of-others").mkdir()
+    async with FileTunnel(FileConfig(path=in_memory / "psk"), "initiator").open() as tunnel:
+        assert await tunnel.in_use() is None
 
 
 async def test_a_folder_on_a_disk_is_refused_unless_the_file_allows_it(tmp_path: Path) -> None:

@@ -282,6 +282,7 @@ def _url_faults(url: str) -> Iterator[str]:
     try:
         parts = urlsplit(url)
         usable_url = parts.scheme == "https" and parts.hostname and parts.port != 0
+        (parts.hostname or "").encode("idna")  # as the resolver does: UnicodeError is a ValueError
     except ValueError:
         usable_url = False
     if not usable_url or parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:

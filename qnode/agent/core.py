@@ -253,13 +253,14 @@ class Agent:
         return f"{self.terms.peer_name}: {self.peer_trouble}" if self.peer_trouble else ""
 
     async def _begin(self) -> None:
-        found = await self.holding.look()
-        if found is not None:
-            self.holding.age_from(self._key_age.since())
-        elif self.terms.first_key_required:
+        found, since = await self.holding.look(), self._key_age.since()
+        # What no earlier run remembers may have no QKD key; some kinds of tunnels cannot tell.
+        if self.terms.first_key_required and (found is None or since is None):
             await self.holding.take_down()
             self._key_age.forget()
             self._is_down = True
+        else:
+            self.holding.age_from(since)
         self._bytes = await self.holding.transferred_bytes()
         self._begun = True
 

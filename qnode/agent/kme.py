@@ -9,7 +9,7 @@ import binascii
 import re
 import ssl
 from collections.abc import Iterator
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -54,7 +54,7 @@ S = TypeVar("S", bound=Struct)
 class _Status(Struct, frozen=True):
     """The member of a status that is used."""
 
-    stored_key_count: int
+    stored_key_count: Annotated[int, msgspec.Meta(le=2**53)]  # what every reader of a number can hold
 
 
 class _Key(Struct, frozen=True):
@@ -152,6 +152,9 @@ class Etsi014KeyManager:
                     body = await self._body(call, response)
         except httpx.TransportError as error:
             raise self._unanswered(call, error) from None
+        except (httpx.InvalidURL, UnicodeError):
+            reason = "cannot be asked: no host has such a name; look at kme.url"
+            raise KeyManagerError(f"{self._named(call)} {reason}", not_given=True) from None
         except trio.TooSlowError:
             raise KeyManagerError(f"{self._named(call)} gave no whole answer within {limit_s:g} s") from None
         if response.status_code != 200:

@@ -103,7 +103,10 @@ class CommandTunnel:
         """Return what the program says; what was activated if it is not asked."""
         if "in_use" not in self._config.events:
             return self._active
-        words = (await self._run("in_use")).decode(errors="replace").split()
+        output = await self._run("in_use")
+        if any(shows_key(output, key.key) for key in (self._key, self._before) if key is not None):
+            raise TunnelError("tunnel.program: wrote a key for in_use, expected its key_ID")
+        words = output.decode(errors="replace").split()
         if not words:
             return None
         ours = self._active is not None and self._active.key_id == words[0]

@@ -5,6 +5,7 @@ after each replacement, to have the encryptor read the file.
 """
 
 import ctypes
+import glob
 import os
 import subprocess
 import tempfile
@@ -78,8 +79,9 @@ class FileTunnel:
                 f"tunnel.path: {folder} is on a disk, where keys would stay; use a folder below /run, "
                 "or set allow_disk = true"
             )
-        for stale in folder.glob(f".{self._config.path.name}.*"):  # of an agent that was killed
-            stale.unlink(missing_ok=True)
+        for stale in folder.glob(f".{glob.escape(self._config.path.name)}.*"):  # of an agent that was killed
+            with suppress(OSError):  # in a folder that others share it may be theirs
+                stale.unlink()
         yield self
 
     async def prepare(self) -> None:
@@ -100,6 +102,8 @@ class FileTunnel:
             await self._run_after(key)
         except TunnelError:
             self._put_back()
+            with suppress(TunnelError):
+                await self._run_after(self._key)  # the encryptor may have read the new key all the same
             raise
 
     async def in_use(self) -> InUse | None:
