@@ -310,6 +310,26 @@ async def test_a_store_that_hangs_is_500_within_the_deadline(
     assert trio.current_time() == pytest.approx(20.0)
 
 
+async def test_encryptors_take_turns_at_the_random_source(pki: Pki) -> None:
+    entries = [SaeEntry(sae_id=name, kme_id="alice", peers=()) for name in (A, B)]
+    delivery = Delivery(SaeDirectory("alice", entries), MemorySupply())
+    drawing, most = 0, 0
+
+    async def slow_bytes(number: int) -> bytes:
+        nonlocal drawing, most
+        drawing += 1
+        most = max(most, drawing)
+        await trio.lowlevel.checkpoint()
+        drawing -= 1
+        return bytes(number)
+
+    app = skip.application(delivery, slow_bytes)
+    async with trio.open_nursery() as nursery:
+        for name in (A, B, A, B):
+            nursery.start_soon(ask, app, der(_issued(pki, name)), "GET", "/entropy")
+    assert most == 1
+
+
 async def test_entropy_is_limited_for_each_encryptor_and_comes_again(
     pki: Pki, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -47,6 +47,7 @@ def interface(delivery: Delivery, random_bytes: RandomBytes) -> Interface:
     """Return the table of SKIP over ``delivery``."""
     limits = delivery.limits
     budget = Budget(rate_hz=ENTROPY_HZ, burst=ENTROPY_AT_ONCE)
+    source = trio.Lock()  # the seeds of the link wait behind one encryptor at most
     size = {
         "type": "integer",
         "minimum": limits.min_key_size_bits,
@@ -95,7 +96,8 @@ def interface(delivery: Delivery, random_bytes: RandomBytes) -> Interface:
             raise _no_entropy("the entropy for this encryptor is used up; ask again later", "too often")
         try:
             with trio.fail_after(limits.answer_s):
-                data = await random_bytes((bits + 7) // 8)
+                async with source:
+                    data = await random_bytes((bits + 7) // 8)
         except (DeviceError, trio.TooSlowError) as trouble:
             reason = str(trouble) or "random source took too long"
             raise _no_entropy("the random source is not available", reason) from None
