@@ -7,14 +7,16 @@ from uuid import UUID
 import msgspec
 import pytest
 import trio
-from etsi004_support import NULL, QOS, Application, TwoSites, quiet, two_sites
+from etsi004_support import NULL, QOS, Application, Line, TwoSites, quiet, two_sites
 from etsi014_support import ENTRIES, A, B, C, D, MemorySupply
 from http_support import Pki, read_all
 
-from qnode.delivery import Key, SaeDirectory, SaeEntry
+from qnode.delivery import Delivery, Key, SaeDirectory, SaeEntry
 from qnode.errors import ShareUsedUp
-from qnode.etsi004.between import AskDiscard, AskOpen, Told
-from qnode.etsi004.wire import GetKey, Qos, Status, message
+from qnode.etsi004 import StreamCalls
+from qnode.etsi004.between import AskChunk, AskDiscard, AskOpen, Told
+from qnode.etsi004.serving import MOST_WAITING_PER_SAE
+from qnode.etsi004.wire import GetKey, OpenConnect, Qos, Status, message
 
 ID = UUID(int=7)
 SHORT = msgspec.structs.replace(QOS, timeout_ms=50)
@@ -161,6 +163,40 @@ async def test_get_key_waits_for_keys_and_says_when_there_are_none(pki: Pki) -> 
             assert (await application.get_key(0)).status == Status.INSUFFICIENT_KEY
 
 
+async def test_many_calls_that_wait_for_keys_ask_the_store_no_more_often_than_one(
+    pki: Pki, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supply = MemorySupply(chunks=0)
+    sites: dict[str, StreamCalls] = {}
+    for kme in ("alice", "bob"):
+        sites[kme] = StreamCalls(
+            Delivery(SaeDirectory(kme, ENTRIES), supply),
+            supply,
+            Line(kme, sites),
+            most_per_sae=4,
+            idle_limit_s=100.0,
+        )
+    entries = {sae.sae_id: sae for sae in ENTRIES}
+    for sae, other, kme in ((A, B, "alice"), (B, A, "bob")):
+        asked = OpenConnect(source=sae, destination=other, qos=QOS, key_stream_id=ID, padded=True)
+        await sites[kme].open_connect(entries[sae], asked)
+        # The first to open waits for the other one in vain.
+    allocate, times = supply.allocate, 0
+
+    async def counted(*asked: Any) -> list[Key]:
+        nonlocal times
+        times += 1
+        return await allocate(*asked)
+
+    monkeypatch.setattr(supply, "allocate", counted)
+    async with trio.open_nursery() as nursery:
+        for _ in range(30):
+            asked_for = GetKey(key_stream_id=ID, index=0, metadata_bytes=0)
+            nursery.start_soon(sites["alice"].get_key, entries[A], asked_for)
+    assert trio.current_time() > 3.0
+    assert times <= 2 * 5, "twice every half second of its timeout"
+
+
 async def test_an_index_far_ahead_is_refused_at_once(pki: Pki) -> None:
     async with two_sites(pki) as sites:
         for application in await sites.pair(msgspec.structs.replace(QOS, timeout_ms=60_000)):
@@ -219,6 +255,28 @@ async def test_keys_that_nobody_will_take_are_destroyed_at_the_slaves_site_after
         sites.cut(up=True)
         await quiet(list(sites.calls.values()))
         assert not any(sites.supply.owed.values())
+
+
+async def test_a_peer_site_that_does_not_answer_does_not_lengthen_the_life_of_chunks(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with two_sites(pki) as sites:
+        calls = sites.calls["alice"]
+        one, other = await sites.pair(msgspec.structs.replace(QOS, ttl_s=1))
+        await one.get_key(0)
+        monkeypatch.setattr(sites.lines["alice"], "ask", hang)
+        calls.home.close(A, one.opened)
+        calls.home.close(B, one.opened)
+        one, other = await sites.pair(msgspec.structs.replace(QOS, ttl_s=1))
+        await one.get_key(0)
+        sites.nursery.start_soon(calls.run)
+        while next(iter(calls.home.streams)).waiting:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        assert (await other.get_key(0)).status == Status.INSUFFICIENT_KEY
 
 
 async def test_a_cut_ends_no_stream(pki: Pki) -> None:
@@ -473,6 +531,29 @@ async def test_malformed_calls_get_a_status_and_bytes_of_another_protocol_a_clos
         await trio.aclose_forcefully(half)
         assert (await application.open_connect(A, B)).status == Status.SUCCESSFUL
         assert sites.servers["alice"].counters.connections_failed == 0
+
+
+async def test_many_waiting_calls_of_one_encryptor_leave_room_for_those_of_others(pki: Pki) -> None:
+    async with two_sites(pki, MemorySupply(chunks=0)) as sites:
+        one, _ = await sites.pair(QOS)
+        calls = sites.calls["alice"].peer_calls
+        ask = AskChunk(sae_id=B, stream_id=one.opened, index=0, waited_ms=0)
+        answers: list[Told] = []
+
+        async def wait() -> None:
+            answer = await calls.serve("bob", msgspec.msgpack.encode(ask))
+            answers.append(msgspec.msgpack.decode(answer, type=Told))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(MOST_WAITING_PER_SAE):
+                nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert answers == []
+            await wait()
+            assert answers == [Told(status=Status.INSUFFICIENT_KEY, final=False)]
+        assert answers[1:] == [Told(status=Status.INSUFFICIENT_KEY)] * MOST_WAITING_PER_SAE
+        await wait()
+        assert answers[-1].final
 
 
 async def test_a_peer_site_speaks_for_its_own_encryptors_only(pki: Pki) -> None:

@@ -277,6 +277,20 @@ def test_an_encryptor_has_a_limited_number_of_streams() -> None:
     assert streams.open(A, B, None, QOS, 0.0, 0.0).status == Status.SUCCESSFUL
 
 
+def test_streams_that_the_peer_never_joined_make_room_for_new_ones_after_their_timeout() -> None:
+    streams = Streams(2, 1000.0)
+    joined = streams.open(A, B, None, QOS, 0.0, 0.0).stream
+    assert joined is not None
+    streams.open(B, A, joined.stream_id, QOS, 0.0, 0.0)
+    for made in range(3):
+        opened_s = 10.0 * made
+        lone = streams.open(A, B, None, QOS, opened_s, 0.0).stream
+        assert lone is not None
+        refused = streams.open(A, B, None, QOS, opened_s + 4.9, 0.0)
+        assert refused.status == Status.NO_QKD_CONNECTION
+        assert list(streams) == [joined, lone]
+
+
 def test_a_stream_that_nobody_uses_is_forgotten() -> None:
     streams = Streams(2, 100.0)
     one = streams.open(A, B, ID, QOS, 0.0, 0.0).stream

@@ -36,7 +36,7 @@ from qnode.etsi004.wire import Close, GetKey, Got, OpenConnect, Qos, Status
 log = structlog.get_logger()
 
 LOOK_AFTER_S = 1.0
-ASK_AGAIN_S = 0.05
+ASK_AGAIN_S = 0.5
 MOST_REMEMBERED = 4096
 STOCK_HORIZON_S = 3600.0
 """Keys in stock count towards the rate of a link as if they were spread over this time."""
@@ -169,8 +169,16 @@ class StreamCalls:
 
     async def run(self) -> Never:
         """Drop what is too old, and destroy keys that nobody will take, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._destroy_leftovers)
+            while True:
+                self.home.expire()
+                await trio.sleep(LOOK_AFTER_S)
+
+    async def _destroy_leftovers(self) -> Never:
+        """Do so apart from the rest: a peer site may be slow to answer."""
         while True:
-            await self.look_after()
+            await self._leftovers.destroy(self.delivery.directory)
             await trio.sleep(LOOK_AFTER_S)
 
     async def look_after(self) -> None:
@@ -203,6 +211,7 @@ class StreamCalls:
         if home == self.delivery.directory.kme_id:
             return await self.home.connected(sae_id, stream_id, started_s + timeout_ms / 1000.0)
         while True:
+            asked_s = trio.current_time()
             told = await self._ask(
                 home,
                 AskConnected(sae_id=sae_id, stream_id=stream_id, waited_ms=ms_since(started_s)),
@@ -211,7 +220,7 @@ class StreamCalls:
                 return Status.NO_QKD_CONNECTION
             if told.final or ms_since(started_s) > MOST_TIMEOUT_MS:
                 return _status(told)
-            await trio.sleep(ASK_AGAIN_S)
+            await trio.sleep_until(asked_s + ASK_AGAIN_S)
 
     async def _chunk_of_home(
         self,
@@ -315,7 +324,7 @@ class StreamCalls:
         stream_id = asked.key_stream_id
         while True:
             taken = tuple(sorted(joined.taken))[:MOST_INDICES] if joined is not None else ()
-            waited_ms = ms_since(started_s)
+            asked_s, waited_ms = trio.current_time(), ms_since(started_s)
             told = await self._ask(
                 kme_id,
                 AskChunk(
@@ -326,7 +335,7 @@ class StreamCalls:
                 joined.taken.difference_update(taken)
             if told is None or told.final or waited_ms > MOST_TIMEOUT_MS:
                 return told
-            await trio.sleep(ASK_AGAIN_S)
+            await trio.sleep_until(asked_s + ASK_AGAIN_S)
 
     # Names and memory
 

@@ -41,6 +41,7 @@ class Home:
         self._spare_bps = spare_bps
         self._leave = leave
         self._locks: WeakKeyDictionary[KeyStream, trio.Lock] = WeakKeyDictionary()
+        self._short: WeakKeyDictionary[KeyStream, tuple[float, int]] = WeakKeyDictionary()
         self._changes: WeakKeyDictionary[KeyStream, trio.Event] = WeakKeyDictionary()
         self.chunks_allocated = 0
         self.chunks_left = 0
@@ -124,6 +125,9 @@ class Home:
                     step = stream.look(sae_id, index, trio.current_time())
                     if not isinstance(step, Allocate):
                         return None
+                    short_until_s, too_many = self._short.get(stream, (0.0, 0))
+                    if trio.current_time() < short_until_s and step.needed >= too_many:
+                        return Status.INSUFFICIENT_KEY  # as another call has just heard from the store
                     with through(Door.ETSI004):
                         keys = await self._keys(stream, step)
                     left = stream.add(keys, trio.current_time())
@@ -143,12 +147,15 @@ class Home:
     async def _keys(self, stream: KeyStream, step: Allocate) -> list[Key]:
         bits = 8 * stream.qos.key_chunk_bytes
         master, slaves = stream.master, (stream.slave,)
-        try:
-            return await self._supply.allocate(master, slaves, step.needed + step.ahead, bits)
-        except NotEnoughKeys:
-            if not step.ahead:
-                raise
-        return await self._supply.allocate(master, slaves, step.needed, bits)
+        asked_s = trio.current_time()
+        for number in sorted({step.needed + step.ahead, step.needed}, reverse=True):
+            try:
+                return await self._supply.allocate(master, slaves, number, bits)
+            except NotEnoughKeys:
+                if number == step.needed:
+                    self._short[stream] = asked_s + LOOK_AGAIN_S, step.needed
+                    raise
+        raise AssertionError("the last number is what is needed")
 
     def _leave_behind(self, leftover: Leftover | None) -> None:
         if leftover is not None:

@@ -1,5 +1,9 @@
 """What the other site of a stream asks of its home."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import msgspec
 import structlog
 import trio
@@ -23,6 +27,8 @@ from qnode.etsi004.wire import Status
 
 log = structlog.get_logger()
 
+MOST_WAITING_PER_SAE = 16
+
 
 class PeerCalls:
     """The calls of encryptors of peer sites to streams of this home."""
@@ -31,6 +37,7 @@ class PeerCalls:
         self._delivery = delivery
         self._supply = supply
         self._home = home
+        self._waiting = Counter[str]()
 
     async def serve(self, kme_id: str, content: bytes) -> bytes:
         """Answer a request of the site ``kme_id``; empty for one that cannot be read."""
@@ -72,19 +79,18 @@ class PeerCalls:
 
     async def _connected(self, stream: KeyStream, ask: AskConnected) -> Told:
         wait_s = stream.left_s(ask.waited_ms)
-        until_s = trio.current_time() + min(wait_s, LONGEST_WAIT_S)
-        status = await self._home.connected(ask.sae_id, ask.stream_id, until_s)
-        final = status != Status.PEER_NOT_CONNECTED or wait_s <= LONGEST_WAIT_S
-        return Told(status=status, final=final)
+        with self._wait(ask.sae_id, wait_s) as (until_s, final):
+            status = await self._home.connected(ask.sae_id, ask.stream_id, until_s)
+        return Told(status=status, final=final or status != Status.PEER_NOT_CONNECTED)
 
     async def _chunk(self, stream: KeyStream, ask: AskChunk) -> Told:
         wait_s = stream.left_s(ask.waited_ms)
-        until_s = trio.current_time() + min(wait_s, LONGEST_WAIT_S)
-        found = await self._home.chunk(stream, ask.sae_id, ask.index, until_s)
+        with self._wait(ask.sae_id, wait_s) as (until_s, final):
+            found = await self._home.chunk(stream, ask.sae_id, ask.index, until_s)
         if isinstance(found, Refused):
             return Told(status=found.status)
         if not isinstance(found, Chunk):
-            return Told(status=found, final=wait_s <= LONGEST_WAIT_S)
+            return Told(status=found, final=final)
         return Told(
             status=Status.SUCCESSFUL,
             key_id=found.key_id,
@@ -93,6 +99,23 @@ class PeerCalls:
             age_ms=ms_since(found.made_at_s),
             extension=dict(found.extension),
         )
+
+    @contextmanager
+    def _wait(self, sae_id: str, wait_s: float) -> Iterator[tuple[float, bool]]:
+        """Yield until when a call may wait here, and whether its time is over then.
+
+        If many calls of one encryptor wait, more of them do not, so that others can: their site asks again.
+        """
+        now_s = trio.current_time()
+        may_wait = self._waiting[sae_id] < MOST_WAITING_PER_SAE
+        limit_s = LONGEST_WAIT_S if may_wait else 0.0
+        self._waiting[sae_id] += may_wait
+        try:
+            yield now_s + min(wait_s, limit_s), wait_s <= limit_s
+        finally:
+            self._waiting[sae_id] -= may_wait
+            if not self._waiting[sae_id]:
+                del self._waiting[sae_id]
 
     def _are_pair(self, own: str, other: str, kme_id: str) -> bool:
         """Return whether ``own`` is an encryptor of this site that shares keys with ``other`` of that one."""

@@ -68,7 +68,7 @@ class Streams:
             return Opening(Status.ID_IN_USE, known.qos if sae_id in known.ends else qos)
         is_connected = known is not None and known.ends[sae_id] is End.CONNECTED
         n_connected = sum(one.ends.get(sae_id) is End.CONNECTED for one in self)
-        if not is_connected and n_connected >= self.most_per_sae:
+        if not is_connected and n_connected >= self.most_per_sae and not self._forget_unjoined(sae_id, now_s):
             return Opening(Status.NO_QKD_CONNECTION, qos)
         if known is not None:
             if not is_connected:
@@ -118,6 +118,22 @@ class Streams:
                     found.append(_leftover(stream, stream.close(sae_id)))
                 self._forget(stream)
         return [one for one in found if one is not None]
+
+    def _forget_unjoined(self, sae_id: str, now_s: float) -> bool:
+        """Forget the oldest stream of ``sae_id`` that its peer did not join within Timeout, if there is one.
+
+        Such a stream has no keys. Applications that end before their peer joins leave one behind each time.
+        """
+        unjoined = [
+            one
+            for one in self
+            if one.ends.get(sae_id) is End.CONNECTED
+            and one.ends[one.other(sae_id)] is End.ABSENT
+            and now_s - self._used_at_s[one.stream_id] >= one.left_s(0)
+        ]
+        if unjoined:
+            self._forget(min(unjoined, key=lambda one: self._used_at_s[one.stream_id]))
+        return bool(unjoined)
 
     def _forget(self, stream: KeyStream) -> None:
         del self._streams[stream.stream_id], self._used_at_s[stream.stream_id]
