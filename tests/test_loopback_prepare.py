@@ -6,6 +6,7 @@ import pytest
 from cryptography import x509
 
 import qnode.loopback.prepare
+from qnode import secret_files
 from qnode.loopback.prepare import LoopbackConfig, Prepared, Staging, prepare
 
 
@@ -22,7 +23,7 @@ def test_certificates_for_more_links_are_made_anew_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_certificates(prepare(tmp_path, LoopbackConfig(), Staging()))
-    write = qnode.loopback.prepare.write_secret
+    write = secret_files.write_secret
 
     def interrupted(path: Path, content: bytes) -> None:
         if path.name == "demo-bob.pem":

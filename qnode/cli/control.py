@@ -14,6 +14,7 @@ import click
 
 from qnode.cli.audit import audit
 from qnode.cli.interrupted import end_interrupted
+from qnode.cli.pki import pki
 from qnode.cli.width import columns, fitted
 from qnode.operate.blocks.row import KEPT_BLOCKS
 from qnode.operate.control.client import (
@@ -100,6 +101,9 @@ def qnodectl(context: click.Context, path: Path | None, patience: float, link: s
     Exit codes: 0 ok, 1 degraded, 2 not running, 3 cannot tell, 64 usage.
     """
     context.obj = Where(path, patience, link)
+
+
+qnodectl.add_command(pki)
 
 
 @qnodectl.command()

@@ -3,7 +3,6 @@
 Existing files are kept, so that a second run continues with the same keys and identities.
 """
 
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 import tomli_w
-import trustme
 from msgspec import Struct
 
 from qnode.addresses import free_ports
@@ -31,6 +29,11 @@ from qnode.loopback.hardware import (
     played,
     simulated,
 )
+from qnode.pki.authority import Authority, certificate_pem, new_authority
+from qnode.pki.keys import key_pem, make_key
+from qnode.pki.roles import ROLES as CERTIFICATE_ROLES
+from qnode.pki.roles import CertificateRole
+from qnode.secret_files import write_secret
 from qnode.simulate.parameters import SimulationParameters
 
 PORTS_PER_SITE = 5
@@ -412,35 +415,27 @@ def _make_certificates(directory: Path, links: list[_Link]) -> None:
         return
     (tls / "complete").unlink(missing_ok=True)  # an interrupted run leaves certificates of two authorities
     tls.mkdir(mode=0o700, exist_ok=True)
-    link, etsi = trustme.CA(), trustme.CA()
-    link.cert_pem.write_to_path(str(tls / "link-ca.pem"))
-    etsi.cert_pem.write_to_path(str(tls / "etsi014-ca.pem"))
+    keys = {name: make_key("ec") for name in ("link", "sae")}
+    link, etsi = (new_authority(tls, "loopback", name, keys[name]) for name in ("link", "sae"))
+    (tls / "link-ca.pem").write_bytes(certificate_pem(link.certificate))
+    (tls / "etsi014-ca.pem").write_bytes(certificate_pem(etsi.certificate))
     sites = ["alice", *(one.site("bob") for one in links)]
     saes = [sae_id for one in links for role in ROLES for sae_id, _ in one.saes(role)]
-    certificates: dict[str, tuple[trustme.CA, tuple[str, ...]]]
-    certificates = {f"link-{name}": (link, (f"kme-{name}",)) for name in sites}
-    certificates |= {f"kme-{name}": (etsi, (f"kme-{name}", "127.0.0.1", "localhost")) for name in sites}
-    certificates |= {sae_id: (etsi, (sae_id,)) for sae_id in saes}
-    for name, (authority, identities) in certificates.items():
-        issued = authority.issue_cert(*identities, common_name=identities[0])
-        chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
-        write_secret(tls / f"{name}.pem", chain)
-        write_secret(tls / f"{name}.key", issued.private_key_pem.bytes())
+    certificates: dict[str, tuple[Authority, CertificateRole, str]]
+    certificates = {f"link-{name}": (link, CERTIFICATE_ROLES["node"], f"kme-{name}") for name in sites}
+    certificates |= {f"kme-{name}": (etsi, CERTIFICATE_ROLES["kme"], f"kme-{name}") for name in sites}
+    certificates |= {sae_id: (etsi, CERTIFICATE_ROLES["sae"], sae_id) for sae_id in saes}
+    for file, (authority, role, name) in certificates.items():
+        key, hosts = make_key("ec"), ("127.0.0.1", "localhost") if role.name == "kme" else ()
+        issued = authority.issue(keys[authority.name], role, name, key.public_key(), hosts=hosts, days=3650)
+        write_secret(tls / f"{file}.pem", certificate_pem(issued))
+        write_secret(tls / f"{file}.key", key_pem(key))
     write_secret(tls / "complete", b"")
 
 
 def _write_once(path: Path, make: Any) -> None:
     if not path.exists():
         write_secret(path, make())
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-    partial.replace(path)
 
 
 def parse_loopback_config(raw: dict[str, Any], where: str) -> LoopbackConfig:

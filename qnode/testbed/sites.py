@@ -6,9 +6,12 @@ from typing import Any, Final
 
 import msgspec
 import tomli_w
-import trustme
 
-from qnode.loopback.prepare import LoopbackConfig, Prepared, Staging, prepare, write_secret
+from qnode.loopback.prepare import LoopbackConfig, Prepared, Staging, prepare
+from qnode.pki.authority import certificate_pem, new_authority
+from qnode.pki.keys import key_pem, make_key
+from qnode.pki.roles import ROLES as CERTIFICATE_ROLES
+from qnode.secret_files import write_secret
 from qnode.testbed.network import LINE_ADDRESS, ROLE_AT, SITES, Network, Site
 from qnode.testbed.parts import Part
 from qnode.testbed.tunnels import SiteTunnel, other
@@ -56,14 +59,15 @@ def agents(
 ) -> dict[Site, AgentAtSite]:
     """Write certificates and file of each agent, and return them; the one at the office is the initiator."""
     folder.mkdir(mode=0o700)
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(folder / "agents-ca.pem"))
+    authority_key = make_key("ec")
+    authority = new_authority(folder, "testbed", "agent", authority_key)
+    (folder / "agents-ca.pem").write_bytes(certificate_pem(authority.certificate))
     found = {}
     for site in SITES:
-        issued = authority.issue_cert(_name(site), common_name=_name(site))
-        chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
-        write_secret(folder / f"{_name(site)}.pem", chain)
-        write_secret(folder / f"{_name(site)}.key", issued.private_key_pem.bytes())
+        key = make_key("ec")
+        issued = authority.issue(authority_key, CERTIFICATE_ROLES["agent"], _name(site), key.public_key())
+        write_secret(folder / f"{_name(site)}.pem", certificate_pem(issued))
+        write_secret(folder / f"{_name(site)}.key", key_pem(key))
         run_dir = folder / site
         run_dir.mkdir(mode=0o700)
         file = folder / f"{_name(site)}.toml"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import trio
 
-from qnode.loopback.prepare import write_secret
+from qnode.secret_files import write_secret
 from qnode.testbed.network import LINE_ADDRESS, SITES, TUNNEL_ADDRESS, Network, Site, run_command
 from qnode.testbed.parts import Part
 from qnode.testbed.tunnels import other, ready
