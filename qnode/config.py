@@ -28,12 +28,13 @@ from qnode.config_monitors import PhotocurrentMonitor as PhotocurrentMonitor
 from qnode.config_monitors import RandomnessSection as RandomnessSection
 from qnode.config_monitors import ReadingMonitor as ReadingMonitor
 from qnode.config_monitors import monitor_faults
-from qnode.config_reading import Impossible, near_or_known, read_tables
+from qnode.config_reading import Impossible, near_or_known
 from qnode.config_reading import convert as convert
 from qnode.config_reading import load as load
 from qnode.config_reading import tables as tables
 from qnode.config_telemetry import TelemetrySection as TelemetrySection
 from qnode.config_telemetry import telemetry_faults
+from qnode.config_saes import read_site_tables
 from qnode.errors import ConfigError
 
 SAE_ID_CHARACTERS = 512
@@ -177,6 +178,14 @@ class Etsi014Section(Table, frozen=True):
             reloaded=True,
         ),
     ] = 256
+    saes_file: Annotated[
+        Path | None,
+        Described(
+            "a file of further encryptors, which `qnodectl saes` writes; it has tables `[[sae]]` with the "
+            "keys of `[[etsi014.sae]]`, and need not exist",
+            reloaded=True,
+        ),
+    ] = None
     sae: Annotated[tuple[SaeSection, ...], Described("", reloaded=True)] = ()
 
 
@@ -387,10 +396,15 @@ def load_site(path: Path) -> tuple[SiteConfig, ...]:
 
 def load_links(path: Path) -> tuple[SiteConfig, ...]:
     """Read the file like `load_site`, without regard to what the links have in common."""
+    return links_of(read_site_tables(path), path)
+
+
+def links_of(site: dict[str, Any], path: Path) -> tuple[SiteConfig, ...]:
+    """Return the tables ``site`` of the file at ``path`` as each link sees them; raises ConfigError."""
     folder = path.resolve().parent
     return tuple(
         convert(raw, SiteConfig, where=f"{path}: {name}" if name else str(path), folder=folder)
-        for name, raw in tables_by_link(read_tables(path), str(path))
+        for name, raw in tables_by_link(site, str(path))
     )
 
 

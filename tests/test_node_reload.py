@@ -13,10 +13,12 @@ import httpx
 import msgspec
 import pytest
 import trustme
+from click.testing import CliRunner, Result
 from cryptography import x509
 from daemons_support import Encryptor, Sites, alter, encryptors, events_of, eventually, two_sites
 from http_support import Pki
 
+from qnode.cli.control import qnodectl
 from qnode.config import SiteConfig, load
 from qnode.http import Limits
 from qnode.node.reload import connection_limits
@@ -309,6 +311,36 @@ def test_new_saes_limits_and_the_log_level_are_applied_and_the_rest_is_named(res
     )
     restored.reload()  # which says again what is running already
     assert "node.restart_needed" not in restored.alarms()
+
+
+def test_an_encryptor_is_added_and_removed_by_command_at_once_or_not_at_all(restored: Running) -> None:
+    site_file = restored.sites.site_files["alice"]
+    alter(site_file, etsi014__saes_file="more.toml")
+
+    def command(*arguments: str) -> Result:
+        asked = [*arguments, "--config", str(site_file)]
+        done = CliRunner().invoke(qnodectl, ["saes", *asked], standalone_mode=False)
+        restored.manager.until("READY=1")  # at the end of the reload
+        return done
+
+    def known() -> set[str]:
+        return {sae.sae_id for sae in restored.status().etsi014.saes}
+
+    assert "In force now, and after a restart" in command("add", "new-a", "new-b").output
+    assert "new-a" in known()
+    before = site_file.with_name("more.toml").read_bytes()
+    crl_of_another_authority(restored.authority)  # which the node refuses, and `qnode check` only remarks on
+    assert "the node refuses, and nothing was changed" in str(command("add", "other-a", "other-b").exception)
+    assert site_file.with_name("more.toml").read_bytes() == before
+    restored.authority.revoke()
+    assert "In force now" in command("remove", "new-a").output
+    assert "new-a" not in known()
+    socket = restored.sites.endpoints.sites["alice"].control_socket
+    assert (
+        "applied:"
+        in CliRunner().invoke(qnodectl, ["--socket", socket, "reload"], standalone_mode=False).output
+    )
+    restored.manager.until("READY=1")
 
 
 def test_encryptors_wait_with_the_names_of_the_sites_for_a_restart(restored: Running) -> None:

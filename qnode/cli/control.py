@@ -14,7 +14,8 @@ import click
 
 from qnode.cli.audit import audit
 from qnode.cli.interrupted import end_interrupted
-from qnode.cli.pki import pki
+from qnode.cli.pki import pki, say
+from qnode.cli.saes import RELOAD_PATIENCE_S, add_sae, remove_sae
 from qnode.cli.width import columns, fitted
 from qnode.operate.blocks.row import KEPT_BLOCKS
 from qnode.operate.control.client import (
@@ -25,6 +26,7 @@ from qnode.operate.control.client import (
     ask_calibrate,
     ask_events,
     ask_exchanges,
+    ask_reload,
     ask_restore,
     ask_status,
     decode_status,
@@ -196,10 +198,27 @@ def keys(where: Where) -> int:
     return EXIT_OK
 
 
-@qnodectl.command()
+@qnodectl.group(invoke_without_command=True)
+@click.pass_context
+def saes(context: click.Context) -> int:
+    """Show, add and remove encryptors; without a command: the same as `saes list`."""
+    if context.invoked_subcommand is None:
+        return _list_saes(context.obj)
+    return EXIT_OK
+
+
+saes.add_command(add_sae)
+saes.add_command(remove_sae)
+
+
+@saes.command("list")
 @click.pass_obj
-def saes(where: Where) -> int:
+def list_saes(where: Where) -> int:
     """Show the encryptors and the keys delivered to them."""
+    return _list_saes(where)
+
+
+def _list_saes(where: Where) -> int:
     from qnode.operate.events.line import printable
     from qnode.operate.status.screen import age, count
 
@@ -211,6 +230,20 @@ def saes(where: Where) -> int:
         peers = printable(", ".join(sae.peers))
         table.add_row(printable(sae.sae_id), printable(sae.kme_id), peers, delivered, last, refused)
     _print(table)
+    return EXIT_OK
+
+
+@qnodectl.command("reload")
+@click.pass_obj
+def reload_site(where: Where) -> int:
+    """Read the site's file and certificates again, as `systemctl reload`; exit 1: nothing has changed."""
+    reloaded = ask_reload(where.path, patience_s=max(where.patience_s, RELOAD_PATIENCE_S))
+    if reloaded.fault is not None:
+        say(f"the node continues as before: {reloaded.fault}")
+        return EXIT_DEGRADED
+    say(f"applied: {', '.join(reloaded.applied) or 'no setting has changed; certificates are read again'}")
+    if reloaded.waiting:
+        say(f"waits for a restart: {', '.join(reloaded.waiting)}")
     return EXIT_OK
 
 

@@ -22,11 +22,12 @@ from qnode.config import (
     StoreSection,
     TelemetrySection,
     links_faults,
-    load_links,
+    links_of,
     tables_by_link,
 )
 from qnode.config_checks import Findings, check_tls, is_there
-from qnode.config_reading import read_tables, reading_faults, usable
+from qnode.config_reading import reading_faults, usable
+from qnode.config_saes import read_site_tables
 from qnode.delivery import SaeDirectory
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
@@ -39,12 +40,16 @@ from qnode.tls import certificate_names
 from qnode.tls_files import certificates_in
 
 
-def check_site(path: Path, at: float | None = None) -> Findings:
-    """Check the site file at ``path``; ``at``: the present time in Unix seconds."""
+def check_site(path: Path, at: float | None = None, tables: dict[str, Any] | None = None) -> Findings:
+    """Check the site file at ``path``; ``at``: the present time in Unix seconds.
+
+    ``tables``: instead of those in the file.
+    """
     findings = Findings()
     with findings.gather():
         folder, now_s = path.resolve().parent, time.time() if at is None else at
-        by_link = tables_by_link(read_tables(path), str(path))
+        site = read_site_tables(path) if tables is None else tables
+        by_link = tables_by_link(site, str(path))
         peers = tuple(usable(raw.get("peer"), PeerSection, folder) for _, raw in by_link)
         # Encryptors are compared with the names of the other sites if all of these are known.
         known = [peer.kme_id for peer in peers if peer is not None]
@@ -58,7 +63,7 @@ def check_site(path: Path, at: float | None = None) -> Findings:
         findings.faults += _by_link([(name, found.faults) for name, found in of_links])
         findings.notes += _by_link([(name, found.notes) for name, found in of_links])
         if not any(reading_faults(raw, SiteConfig) for _, raw in by_link):
-            findings.faults += links_faults(load_links(path))
+            findings.faults += links_faults(links_of(site, path))
     return findings
 
 

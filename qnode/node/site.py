@@ -33,6 +33,7 @@ from qnode.node.status.alarms import Alarms
 from qnode.node.status.site_figures import SiteFigures
 from qnode.node.supply.peer_streams import LinkedSites
 from qnode.node.supply.site_supply import SiteKeySupply
+from qnode.operate.control.client import Reloaded
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
 from qnode.operate.events.log import EventLog, set_log_level
 from qnode.operate.notify import Notifier, feed_watchdog, from_environment
@@ -69,6 +70,7 @@ class SiteNode:
     ) -> None:
         self._configs = tuple(configs)
         self._config_file = config_file
+        self._reloading = trio.Lock()  # a reload on SIGHUP and one on request
         self._events = events
         self._page: Server | None = None
         directory = read_directory(configs)
@@ -122,6 +124,7 @@ class SiteNode:
                     )
                     for link in self._links
                 },
+                partial(self._reload_when_running, notifier),
             )
             await nursery.start(serve_control, site.operate.control_socket, answers)
             await self._serve_keys(nursery)
@@ -269,8 +272,18 @@ class SiteNode:
 
     # Reload
 
-    async def _reload(self, notifier: Notifier) -> None:
+    async def _reload_when_running(self, notifier: Notifier) -> Reloaded:
+        """Reload on request. Raises ConfigError: the node does not run yet."""
+        if self._figures.state.state != NodeState.RUNNING:
+            raise ConfigError("the node is still starting; try again in a moment")
+        return await self._reload(notifier)
+
+    async def _reload(self, notifier: Notifier) -> Reloaded:
         """Apply the present file and certificates, or continue as before and report the reason."""
+        async with self._reloading:
+            return await self._reload_alone(notifier)
+
+    async def _reload_alone(self, notifier: Notifier) -> Reloaded:
         notifier.reloading()
         try:
             assert self._config_file is not None
@@ -282,18 +295,22 @@ class SiteNode:
             self._figures.alarms.raise_alarm(
                 AlarmName.NODE_RELOAD_FAILED, f"the node continues as before the reload: {error}"
             )
+            reloaded = Reloaded(fault=str(error))
             notifier.ready(self._figures.headline())
-            return
+            return reloaded
         if refused := await self._record_reload(found):
             log.error("node.reload_failed", reason=refused)
             self._figures.alarms.raise_alarm(
                 AlarmName.NODE_RELOAD_FAILED,
                 f"the node continues as before the reload, which the audit cannot record: {refused}",
             )
+            reloaded = Reloaded(fault=f"the audit cannot record the reload: {refused}")
         else:
             self._apply(found)
             log.info("node.reloaded", applied=found.applied, restart_needed=found.waiting)
+            reloaded = Reloaded(applied=found.applied, waiting=found.waiting)
         notifier.ready(self._figures.headline())
+        return reloaded
 
     async def _record_reload(self, found: Reload) -> str:
         """Record in the audit of each link what the reload is about to change; say why if none could."""

@@ -34,12 +34,22 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ``device``. `record` is followed by frames (`qnode.operate.recording.frames`) until the client has
     finished sending, or the recording has ended. `restore` voids every key of a link and loads
     ``preshared_key``, which is secret. `calibrate` tells ``controller`` a ``command``: hold, auto, or a
-    value. `audit` asks for entries of the audit's ``chain`` after the number ``after``. ``link``: the link of
-    `blocks`, `exchanges`, `record`, `restore`, `calibrate` and `audit`; empty: the first one.
+    value. `audit` asks for entries of the audit's ``chain`` after the number ``after``. `reload` reads the
+    site's file and certificates again. ``link``: the link of `blocks`, `exchanges`, `record`, `restore`,
+    `calibrate` and `audit`; empty: the first one.
     """
 
     request: Literal[
-        "status", "events", "blocks", "subscribe", "exchanges", "record", "restore", "calibrate", "audit"
+        "status",
+        "events",
+        "blocks",
+        "subscribe",
+        "exchanges",
+        "record",
+        "restore",
+        "calibrate",
+        "audit",
+        "reload",
     ]
     count: int = 1000
     after: Number | None = None
@@ -67,6 +77,17 @@ class Restored(Struct, frozen=True, kw_only=True):
     pads_receive: int
 
 
+class Reloaded(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The result of a reload: the keys applied, and those that wait for a restart.
+
+    ``fault``: why the node continues as before instead.
+    """
+
+    fault: str | None = None
+    applied: list[str] = []
+    waiting: list[str] = []
+
+
 class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An answer: it has one of its fields. ``status`` stays raw, so that fields of a newer node survive."""
 
@@ -78,6 +99,7 @@ class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     restored: Restored | None = None
     controller: ControllerStatus | None = None
     audit: AuditPage | None = None
+    reloaded: Reloaded | None = None
     error: str | None = None
 
 
@@ -173,6 +195,15 @@ def ask_calibrate(
         if told is None:
             raise NoAnswer("the node answered something else than a controller")
         return told
+
+
+def ask_reload(path: Path, *, patience_s: float) -> Reloaded:
+    """Have the node read its site's file and certificates again; raises like `ask_status`."""
+    with _conversation(path, Request(request="reload"), patience_s) as lines:
+        reloaded = read_response(next(lines)).reloaded
+        if reloaded is None:
+            raise NoAnswer("the node answered something else than a reload")
+        return reloaded
 
 
 def follow_status(path: Path, *, interval_s: float, patience_s: float) -> Iterator[NodeStatus]:

@@ -1,9 +1,10 @@
 """The server of the control socket: a Unix stream socket with one JSON object per line.
 
 File permissions decide who may connect. Requests for information change nothing in the node, and no answer
-has key material. Three other requests are allowed to root and the daemon's own user only. `record` sends tags
+has key material. Four other requests are allowed to root and the daemon's own user only. `record` sends tags
 or symbols, which discloses the keys of these blocks; the keys state that, and the site file must allow it.
 `restore` voids every key and loads a new pre-shared key. `calibrate` tells a controller what to hold.
+`reload` reads the site's file again, as SIGHUP does.
 """
 
 import difflib
@@ -31,6 +32,7 @@ from qnode.operate.control.client import (
     UNREADABLE,
     NoAnswer,
     NodeNotRunning,
+    Reloaded,
     Request,
     Response,
     Restored,
@@ -89,12 +91,13 @@ class Answers:
     """The sources of answers, called for each request.
 
     ``events(count)``: the latest log events, oldest first. ``links``: by name; the first one is
-    the default.
+    the default. ``reload``: as on SIGHUP; raises QnodeError if it cannot be tried at present.
     """
 
     status: Callable[[], NodeStatus]
     events: Callable[[int], list[dict[str, Any]]]
     links: Mapping[str, LinkAnswers]
+    reload: Callable[[], Awaitable[Reloaded]] | None = None
 
     def of_link(self, name: str) -> LinkAnswers | None:
         """Return the sources of a link; None if there is no link of this name."""
@@ -195,6 +198,10 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
             if not await send_or_leave(stream, await _audit(link, request)):
                 return
             continue
+        if request.request == "reload":
+            if not await send_or_leave(stream, await _reload(stream, answers)):
+                return
+            continue
         while True:
             if not await send_or_leave(stream, _answer(request, answers, link)):
                 return
@@ -290,6 +297,17 @@ async def _calibrate(stream: trio.SocketStream, link: LinkAnswers, request: Requ
         except QnodeError as error:
             return Response(error=f"done, but the audit could not record it: {error}")
         return Response(controller=done)
+    except QnodeError as refused:
+        return Response(error=str(refused))
+
+
+async def _reload(stream: trio.SocketStream, answers: Answers) -> Response:
+    """Have the site's file read again, and return the result."""
+    try:
+        _caller(stream)
+        if answers.reload is None:
+            return Response(error="this node cannot reload")
+        return Response(reloaded=await answers.reload())
     except QnodeError as refused:
         return Response(error=str(refused))
 
