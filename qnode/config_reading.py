@@ -52,12 +52,19 @@ def read_tables(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, or is not TOML.
     """
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tables_in(path.read_bytes().decode(), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def tables_in(text: str, where: str) -> dict[str, Any]:
+    """Return the tables of a TOML text; raises ConfigError, which names ``where``."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{where}: not TOML: {error}") from None
 
 
 def convert(raw: dict[str, Any], kind: type[T], *, where: str, folder: Path | None = None) -> T:

@@ -15,6 +15,7 @@ import click
 from qnode.cli.audit import audit
 from qnode.cli.interrupted import end_interrupted
 from qnode.cli.pki import pki, say
+from qnode.cli.preshared import preshared
 from qnode.cli.saes import RELOAD_PATIENCE_S, add_sae, remove_sae
 from qnode.cli.width import columns, fitted
 from qnode.operate.blocks.row import KEPT_BLOCKS
@@ -106,6 +107,7 @@ def qnodectl(context: click.Context, path: Path | None, patience: float, link: s
 
 
 qnodectl.add_command(pki)
+qnodectl.add_command(preshared)
 
 
 @qnodectl.command()

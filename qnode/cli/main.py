@@ -22,6 +22,7 @@ class LazyCommand(NamedTuple):
 COMMANDS = {
     "run": LazyCommand("qnode.cli.run", "run", "Run one site until a signal ends it."),
     "agent": LazyCommand("qnode.cli.agent", "agent", "Change the key of a tunnel beside any key manager."),
+    "setup": LazyCommand("qnode.cli.setup", "setup", "Make the file, secrets and certificates of a site."),
     "check": LazyCommand("qnode.cli.check", "check", "Name every error in a site's file."),
     "loopback": LazyCommand(
         "qnode.cli.loopback", "loopback", "Run both sites of a link with simulated hardware."

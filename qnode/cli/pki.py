@@ -116,7 +116,7 @@ def issue(
 
     stem = out or Path(_file_stem(name))
     key = make_key(kind)
-    certificate, copy = _issued(lab, role, name, key.public_key(), hosts, days)
+    certificate, copy = issued(lab, role, name, key.public_key(), hosts, days)
     paths = stem.with_name(stem.name + ".pem"), stem.with_name(stem.name + ".key")
     if force:  # the copy is new in any case
         write_files([copy])
@@ -200,7 +200,7 @@ def sign(
         raise ConfigError(
             f"{request_file}: also asks for {', '.join(more)}; name what is right with --host, or refuse it"
         )
-    certificate, copy = _issued(lab, role, name, public, hosts, days)
+    certificate, copy = issued(lab, role, name, public, hosts, days)
     target = out or request_file.with_suffix(".pem")
     write_files([NewFile(target, certificate_pem(certificate), PUBLIC_MODE), copy])
     _tell(target, certificate)
@@ -279,7 +279,7 @@ def renew(certificate_file: Path, lab: Path, days: float, out: Path | None) -> i
     ]
     public = old.public_key()
     assert isinstance(public, PublicKey), "the lab signs no others"
-    certificate, copy = _issued(lab, role.name, names[0], public, tuple(names[1:]), days)
+    certificate, copy = issued(lab, role.name, names[0], public, tuple(names[1:]), days)
     target = out or certificate_file
     write_files([copy])
     write_files([NewFile(target, certificate_pem(certificate), PUBLIC_MODE)], replace=True)
@@ -379,10 +379,10 @@ def show(files: tuple[Path, ...]) -> int:
     return 1 if wrong else 0
 
 
-def _issued(
+def issued(
     lab: Path, role: str, name: str, public: Any, hosts: tuple[str, ...], days: float
 ) -> "tuple[x509.Certificate, Any]":
-    """Return a new certificate of the lab, and the copy that it keeps."""
+    """Return a new certificate of the lab, and the copy that it keeps; raises ConfigError."""
     from qnode.pki.authority import Authority
     from qnode.pki.roles import ROLES
 

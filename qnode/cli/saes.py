@@ -1,6 +1,7 @@
 """`qnodectl saes add` and `remove`: encryptors of a running site, without a restart."""
 
 import fcntl
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,8 @@ def add_sae(
         edit.add(peer_sae_id, peer_kme, sae_id, ())
         told = f"{sae_id} of {edit.kme_id} shares keys with {peer_sae_id} of {peer_kme}"
         code = edit.apply(told)
-    say(f"At {peer_kme}, unless it has the pair: qnodectl saes add {peer_sae_id} {sae_id}")
+    mirrored = shlex.join([peer_sae_id, sae_id])
+    say(f"At {peer_kme}, unless it has the pair: qnodectl saes add {mirrored}")
     return code
 
 
@@ -69,7 +71,7 @@ def remove_sae(where: Socket, sae_id: str, path: Path | None) -> int:
     with refusals_told(), _edited(where, path) as edit:
         gone = edit.remove(sae_id)
         code = edit.apply(f"removed: {', '.join(gone)}")
-    say(f"At the other site, unless it is gone there: qnodectl saes remove {sae_id}")
+    say(f"At the other site, unless it is gone there: qnodectl saes remove {shlex.quote(sae_id)}")
     return code
 
 
