@@ -32,9 +32,9 @@ from qnode.config_reading import Impossible, near_or_known
 from qnode.config_reading import convert as convert
 from qnode.config_reading import load as load
 from qnode.config_reading import tables as tables
+from qnode.config_saes import read_site_tables
 from qnode.config_telemetry import TelemetrySection as TelemetrySection
 from qnode.config_telemetry import telemetry_faults
-from qnode.config_saes import read_site_tables
 from qnode.errors import ConfigError
 
 SAE_ID_CHARACTERS = 512

@@ -286,31 +286,26 @@ class SiteNode:
     async def _reload_alone(self, notifier: Notifier) -> Reloaded:
         notifier.reloading()
         try:
-            assert self._config_file is not None
-            found = await trio.to_thread.run_sync(
-                read_again, self._config_file, self._configs, self._trust, abandon_on_cancel=True
-            )
+            reloaded = await self._reload_or_refuse()
         except ConfigError as error:
             log.error("node.reload_failed", reason=str(error))
             self._figures.alarms.raise_alarm(
                 AlarmName.NODE_RELOAD_FAILED, f"the node continues as before the reload: {error}"
             )
             reloaded = Reloaded(fault=str(error))
-            notifier.ready(self._figures.headline())
-            return reloaded
-        if refused := await self._record_reload(found):
-            log.error("node.reload_failed", reason=refused)
-            self._figures.alarms.raise_alarm(
-                AlarmName.NODE_RELOAD_FAILED,
-                f"the node continues as before the reload, which the audit cannot record: {refused}",
-            )
-            reloaded = Reloaded(fault=f"the audit cannot record the reload: {refused}")
-        else:
-            self._apply(found)
-            log.info("node.reloaded", applied=found.applied, restart_needed=found.waiting)
-            reloaded = Reloaded(applied=found.applied, waiting=found.waiting)
         notifier.ready(self._figures.headline())
         return reloaded
+
+    async def _reload_or_refuse(self) -> Reloaded:
+        assert self._config_file is not None
+        found = await trio.to_thread.run_sync(
+            read_again, self._config_file, self._configs, self._trust, abandon_on_cancel=True
+        )
+        if refused := await self._record_reload(found):
+            raise ConfigError(f"the audit cannot record it: {refused}")
+        self._apply(found)
+        log.info("node.reloaded", applied=found.applied, restart_needed=found.waiting)
+        return Reloaded(applied=found.applied, waiting=found.waiting)
 
     async def _record_reload(self, found: Reload) -> str:
         """Record in the audit of each link what the reload is about to change; say why if none could."""
