@@ -248,6 +248,16 @@ def test_the_view_has_the_words_of_qnodectl_status() -> None:
     assert not view.well
 
 
+@pytest.mark.parametrize(("used_bits_per_s", "told"), [(None, "?"), (0.0, "none used at present")])
+def test_a_use_of_keys_that_is_not_known_yet_is_not_called_none(
+    used_bits_per_s: float | None, told: str
+) -> None:
+    status = well_status()
+    keys = replace(status.keys, used_bits_per_s=used_bits_per_s, lasts_s=None)
+    (link,) = view_of(replace(status, keys=keys), lambda _link: []).links
+    assert ("keys", told) in link.facts
+
+
 def test_each_of_several_links_has_its_part() -> None:
     one = well_status()
     names = ("kind", "of")

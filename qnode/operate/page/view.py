@@ -159,6 +159,7 @@ def _facts(status: NodeStatus) -> list[tuple[str, str]]:
     quantum, keys = status.quantum, status.keys
     ready = keys.available_own + keys.available_peer
     e_vis = quantum.e_vis
+    unused = "" if keys.used_bits_per_s is None else "none used at present"
     found = [
         ("secret key rate", secret_rate_text(status)),
         ("QBER Z", "" if quantum.qber_z is None else f"{100 * quantum.qber_z:.2f} %"),
@@ -167,7 +168,7 @@ def _facts(status: NodeStatus) -> list[tuple[str, str]]:
         ("loss", loss_text(status).removeprefix("loss ")),
         ("detectors", "  ".join(f"{arm} {si(rate)}cps" for arm, rate in quantum.click_rates_hz.items())),
         ("keys ready", count(ready)),
-        ("keys", lasts_text(status) or "none used at present"),
+        ("keys", lasts_text(status) or unused),
     ]
     return [(name, text or "?") for name, text in found]
 
