@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: loopback test check mutants format lock clean
+.PHONY: loopback test check tunnels mutants format lock clean
 
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
@@ -21,6 +21,10 @@ check: $(VENV)/.developer
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell README.md CHANGELOG.md SECURITY.md docs qnode drivers tests config systemd
+
+# Real encryptors, the agents beside them, and a minute of the testbed: root, and the packages of docs/testbed.md.
+tunnels: $(VENV)/.developer
+	QNODE_TUNNELS=1 $(BIN)/pytest tests/test_agent_wireguard.py tests/test_agent_strongswan.py tests/test_testbed_command.py
 
 # Every small change of small pure modules, and those that no test notices: for the night. The tool has an
 # environment of its own, for qnode does not depend on it.

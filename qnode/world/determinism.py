@@ -77,6 +77,10 @@ class WallClock:
         """Return the time of day in unix seconds."""
         return TIME_OF_DAY_S + self.set_ahead_s + now_s()
 
+    def time_ns(self) -> int:
+        """Return the time of day in unix nanoseconds."""
+        return round(self.time() * 1e9)
+
 
 def now_s() -> float:
     """Return the seconds since the run began."""
@@ -120,6 +124,7 @@ def determined(seed: int | str, threads: Threads | None = None) -> Iterator[Wall
         (trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
         (trio.to_thread, "run_sync", run_sync),
         (time, "time", clock.time),
+        (time, "time_ns", clock.time_ns),
         (time, "monotonic", now_s),
         (time, "clock_gettime", clock_gettime),
         (os, "urandom", bytes_of.randbytes),

@@ -67,6 +67,10 @@ TO_DO: Final = {
     AlarmName.COUNTS_IMPLAUSIBLE: (
         "See qnodectl checks. Either [link] is not this hardware, or somebody is on the fibre."
     ),
+    AlarmName.AUDIT_DAMAGED: (
+        "Run qnodectl audit verify, and export what is left. Find out whether an old database was put back, "
+        "or somebody changed it."
+    ),
     AlarmName.DEVICE_FAILED: (
         "See qnodectl devices with its name: its last error and its last bytes. Look at cable and power."
     ),
