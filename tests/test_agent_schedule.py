@@ -97,6 +97,19 @@ def test_the_key_changes_after_a_volume() -> None:
     assert 5 <= len(world.taken_at) <= 7
 
 
+def test_a_volume_takes_no_keys_faster_than_the_stretched_period_while_few_are_stored() -> None:
+    def fast_with_few_keys(world: World) -> None:
+        world.encryptors["initiator"].bytes_per_s = 1e6
+        world.stored = 3
+
+    refill = Refill(every_s=15.0)
+    terms = both(period_s=5.0, longest_s=300.0, volume_bytes=1)
+    world = run_world(900.0, terms=terms, watch=refill, change=fast_with_few_keys)
+    assert refill.states == {AgentState.READY}
+    assert len(world.taken_at) <= 900 / 15 + 4
+    assert world.stored >= 1
+
+
 def test_a_key_manager_that_is_away_for_ten_minutes_holds_then_starves_and_is_back_within_a_period() -> None:
     seen: dict[Site, list[tuple[float, AgentState]]] = {site: [] for site in SITES}
     away = range(3, 10_000)

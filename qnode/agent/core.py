@@ -277,7 +277,7 @@ class Agent:
         self._bytes = count
         self.figures.transferred_bytes += passed
         self._since_change_bytes += passed
-        if 0 < self.terms.volume_bytes <= self._since_change_bytes:
+        if 0 < self.terms.volume_bytes <= self._since_change_bytes and not self.schedule.few:
             self.schedule.ask(trio.current_time())
 
     async def _take_down_when_too_old(self) -> None:

@@ -106,9 +106,8 @@ class _Leader:
             reason, wish_s = str(error), None
             if isinstance(error, KeyManagerError):
                 wish_s = error.retry_after_s
-                if (
-                    agent.schedule.stored == 0
-                ):  # which some count in their own way, so it was asked all the same
+                # Some key managers count in their own way, so one that says 0 was asked all the same.
+                if agent.schedule.stored == 0:
                     reason += "; it has no key stored for this pair"
             self._failed(wish_s)
             key_id = agent.holding.pending.key.key_id if agent.holding.pending is not None else None

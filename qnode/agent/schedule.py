@@ -13,7 +13,7 @@ class Schedule:
 
     The rule while few keys are stored: with ``n`` keys at the key manager, fewer than `FEW_KEYS`, the period
     is multiplied by ``FEW_KEYS / n``, up to half of ``longest_s``. So the changes follow the rate at which
-    keys come, and some keys stay for a change that is asked for.
+    keys come, and some keys stay for a change that is asked for. Volume asks for none meanwhile.
     """
 
     period_s: float
@@ -71,9 +71,14 @@ class Schedule:
         return self._stored
 
     @property
+    def few(self) -> bool:
+        """Whether few keys were stored when the key manager was last asked."""
+        return self._stored is not None and self._stored < FEW_KEYS
+
+    @property
     def stretched_period_s(self) -> float:
         """The period by the rule for few keys."""
-        if self._stored is None or self._stored >= FEW_KEYS:
+        if self._stored is None or not self.few:
             return self.period_s
         longest = max(self.period_s, self.longest_s / 2)
         return min(self.period_s * FEW_KEYS / max(1, self._stored), longest)
