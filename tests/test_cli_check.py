@@ -9,7 +9,10 @@ import pytest
 import trustme
 from daemons_support import alter
 
+from qnode.cli.check import tell_findings
+from qnode.cli.main import EXIT_USAGE
 from qnode.config import load_site
+from qnode.config_checks import Findings
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 from qnode.node.check import check_site
@@ -44,6 +47,14 @@ def test_a_file_that_is_right_is_said_to_be_and_nothing_is_touched(site_file: Pa
     code, lines = run(site_file)
     assert (code, lines) == (0, [f"{site_file}: nothing is wrong"])
     assert tree(site_file.parent.parent) == before
+
+
+def test_control_characters_in_what_was_found_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Findings(faults=["the certificate names \x1b[2Jeve"], notes=["a name with \r in it"])
+    assert tell_findings(Path("site.toml"), found) == EXIT_USAGE
+    told = capsys.readouterr().out
+    assert "names \\x1b[2Jeve" in told
+    assert "name with \\r in" in told
 
 
 def test_every_fault_is_named_at_once(site_file: Path) -> None:

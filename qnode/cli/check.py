@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qnode.cli.main import EXIT_USAGE
+from qnode.operate.events.line import printable
 
 if TYPE_CHECKING:
     from qnode.config_checks import Findings
@@ -26,9 +27,9 @@ def check(path: Path) -> int:
 def tell_findings(path: Path, found: "Findings") -> int:
     """Print what was found in the file at ``path``, and return the exit code."""
     for note in found.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"note: {printable(note)}")
     for fault in found.faults:
-        click.echo(f"fault: {fault}")
+        click.echo(f"fault: {printable(fault)}")
     number = len(found.faults)
     told = "nothing is wrong" if number == 0 else f"{number} fault{'s' if number > 1 else ''}"
     click.echo(f"{path}: {told}")

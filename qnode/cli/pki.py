@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from qnode.pki.keys import KeyKind
+    from qnode.pki.roles import RoleName
 
 ROLE_NAMES = ("node", "kme", "sae", "agent")
 KEY_NAMES = ("ec", "rsa", "ed25519")
@@ -100,7 +101,7 @@ def init(name: str, lab: Path, kind: "KeyKind", days: float, crl_days: float, pa
 @_force
 @_explained
 def issue(
-    role: str,
+    role: "RoleName",
     name: str,
     lab: Path,
     hosts: tuple[str, ...],
@@ -142,7 +143,12 @@ def issue(
 @click.option("--key-file", type=_FILE, help="The private key (default: OUT.key); used if it is there.")
 @_explained
 def request(
-    role: str, name: str, hosts: tuple[str, ...], kind: "KeyKind", out: Path | None, key_file: Path | None
+    role: "RoleName",
+    name: str,
+    hosts: tuple[str, ...],
+    kind: "KeyKind",
+    out: Path | None,
+    key_file: Path | None,
 ) -> int:
     """Make a signing request for NAME, and its private key unless there is one.
 
@@ -158,7 +164,7 @@ def request(
     known = key_path.exists()
     key = read_key(key_path) if known else make_key(kind)
     target = stem.with_name(stem.name + ".csr")
-    content = make_request(key, ROLES[role], name, hosts)  # type: ignore[index]
+    content = make_request(key, ROLES[role], name, hosts)
     if not known:
         write_files([NewFile(key_path, key_pem(key))])
     write_files([NewFile(target, content, PUBLIC_MODE)], replace=True)
@@ -177,7 +183,7 @@ def request(
 @click.option("--out", type=_FILE, help="The certificate (default: REQUEST with .pem).")
 @_explained
 def sign(
-    role: str,
+    role: "RoleName",
     name: str,
     request_file: Path,
     lab: Path,
@@ -217,7 +223,9 @@ def sign(
 )
 @click.option("--to", "target", required=True, type=_FILE, help="Where the site's file expects it.")
 @_explained
-def install(role: str, name: str, certificate_file: Path, key_file: Path, ca: Path, target: Path) -> int:
+def install(
+    role: "RoleName", name: str, certificate_file: Path, key_file: Path, ca: Path, target: Path
+) -> int:
     """Put a CERTIFICATE with its chain where the site's file expects it, if nothing is wrong with it.
 
     An earlier one is replaced at once. Then reload the service.
@@ -231,7 +239,7 @@ def install(role: str, name: str, certificate_file: Path, key_file: Path, ca: Pa
 
     chain = certificates_in(certificate_file)
     expected = Expected(
-        role=ROLES[role],  # type: ignore[index]
+        role=ROLES[role],
         name=name,
         anchors=certificates_in(ca),
         key=public_bytes(read_key(key_file)),
@@ -336,7 +344,7 @@ def crl(lab: Path, days: float) -> int:
 @click.option("--crl", "crl_file", type=_FILE, help="The certificate must not be on this list.")
 @_explained
 def check(
-    files: tuple[Path, ...], role: str | None, name: str | None, ca: Path | None, crl_file: Path | None
+    files: tuple[Path, ...], role: "RoleName | None", name: str | None, ca: Path | None, crl_file: Path | None
 ) -> int:
     """Say in one line what is wrong with each FILE: certificates, keys, requests, CRLs.
 
@@ -349,7 +357,7 @@ def check(
 
     anchors = certificates_in(ca) if ca is not None else []
     expected = Expected(
-        role=ROLES[role] if role is not None else None,  # type: ignore[index]
+        role=ROLES[role] if role is not None else None,
         name=name,
         anchors=anchors,
         crls=crls_in(crl_file, anchors) if crl_file is not None else (),
@@ -380,13 +388,13 @@ def show(files: tuple[Path, ...]) -> int:
 
 
 def issued(
-    lab: Path, role: str, name: str, public: Any, hosts: tuple[str, ...], days: float
+    lab: Path, role: "RoleName", name: str, public: Any, hosts: tuple[str, ...], days: float
 ) -> "tuple[x509.Certificate, Any]":
     """Return a new certificate of the lab, and the copy that it keeps; raises ConfigError."""
     from qnode.pki.authority import Authority
     from qnode.pki.roles import ROLES
 
-    kind = ROLES[role]  # type: ignore[index]
+    kind = ROLES[role]
     if hosts and kind.name != "kme":
         raise ConfigError(f"--host: only a key manager (kme) has hosts; a {kind.name}'s only name is its own")
     authority = Authority.at(lab, kind.authority)

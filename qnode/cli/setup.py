@@ -230,7 +230,7 @@ def _new_folders(public: Sequence[Path], private: Sequence[Path]) -> Iterator[No
                 missing.mkdir(mode=0o700)
                 missing.chmod(0o700 if missing in private else 0o755)
         yield
-    except BaseException as error:
+    except BaseException as error:  # also an interrupt leaves nothing half done
         for folder in reversed(made):
             if folder.is_dir():
                 folder.rmdir()

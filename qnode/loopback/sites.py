@@ -53,7 +53,7 @@ async def _keep(site: str, module: list[str], tell: Tell) -> None:
                 nursery.start_soon(_relay, process, site, tell, last)
                 await process.wait()
         finally:
-            await _stop(process)
+            await stop(process)
         short_lives = short_lives + 1 if trio.current_time() - started < STOP_S else 0
         if process.returncode == EXIT_USAGE or (process.returncode == 1 and short_lives > 1):
             raise SiteFailed(f"{site}: {last[0]}")
@@ -81,8 +81,8 @@ async def _relay(process: trio.Process, site: str, tell: Tell, last: list[str]) 
         tell(site, last[0])
 
 
-async def _stop(process: trio.Process) -> None:
-    """Stop the daemon, and kill it if it does not stop."""
+async def stop(process: trio.Process) -> None:
+    """Have a process end, and kill it if it has not ended after `STOP_S` seconds."""
     if process.returncode is not None:
         return
     with trio.CancelScope(shield=True):

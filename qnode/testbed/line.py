@@ -10,8 +10,9 @@ from typing import Final
 import msgspec
 import trio
 
+from qnode.loopback.sites import stop
 from qnode.testbed.network import SITES, Network, Site, route_through_relay
-from qnode.testbed.parts import PartEnded, how, stop
+from qnode.testbed.parts import PartEnded, how
 from qnode.testbed.relay import LineCounts, LineQuality
 
 _DEVICE: Final[dict[Site, str]] = {site: f"relay-{site}" for site in SITES}

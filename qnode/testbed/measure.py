@@ -10,8 +10,8 @@ import trio
 from msgspec import Struct
 
 from qnode.errors import QnodeError
+from qnode.loopback.sites import stop
 from qnode.testbed.network import Network
-from qnode.testbed.parts import stop
 
 PINGS = 300
 PING_INTERVAL_S = 0.01

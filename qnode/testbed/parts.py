@@ -10,9 +10,8 @@ from pathlib import Path
 import trio
 
 from qnode.errors import QnodeError
+from qnode.loopback.sites import stop
 
-# How long a process may take to end by itself before it is killed.
-STOP_S = 10.0
 _LAST_WORDS_BYTES = 2000
 _REAL_TIME = ("chrt", "--rr", "1")
 _FIRST = ("nice", "-n", "-10")
@@ -100,19 +99,6 @@ def in_time() -> Sequence[str]:
         [*_REAL_TIME, "true"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     return _REAL_TIME if done.returncode == 0 else _FIRST  # a container may forbid it
-
-
-async def stop(process: trio.Process) -> None:
-    """Have a process end, and kill it if it does not."""
-    if process.returncode is not None:
-        return
-    with trio.CancelScope(shield=True):
-        process.terminate()
-        with trio.move_on_after(STOP_S):
-            await process.wait()
-            return
-        process.kill()
-        await process.wait()
 
 
 def how(code: int | None) -> str:
