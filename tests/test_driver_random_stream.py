@@ -44,6 +44,31 @@ async def test_it_conforms_over_tcp_with_commands() -> None:
         await check_driver(RandomStream, table, is_safe=lambda: emulator.heard.endswith(b"cmdo\n"))
 
 
+async def test_it_is_left_only_when_its_stream_has_ended() -> None:
+    class Slow(RandomStreamEmulator):
+        async def serve(self, stream: trio.abc.Stream) -> None:
+            await super().serve(trio.StapledStream(stream, SlowlyRead(stream)))
+
+    emulator = Slow(b"cmdO\n", b"cmdo\n")
+    async with opened(emulator, **COMMANDS) as device:
+        await device.random_bytes(100)
+    assert emulator.heard == b"cmdO\ncmdo\n"
+
+
+class SlowlyRead(trio.abc.ReceiveStream):
+    """A stream from which each byte comes a while after it was sent."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        await trio.sleep(0.02)
+        return await self._stream.receive_some(1)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 async def test_it_conforms_over_usb() -> None:
     async with usb_port(RandomStreamEmulator()) as address:
         await check_driver(RandomStream, {"address": address})

@@ -18,6 +18,7 @@ from qnode.errors import DeviceError, TransientDeviceError
 
 SILENCE_LIMIT_S: Final = 5.0
 STOP_LIMIT_S: Final = 1.0
+QUIET_S: Final = 0.1  # so long without a byte, the stream has ended
 
 
 class RandomStreamConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,7 +63,7 @@ class RandomStream:
                 yield cls(port, config)
             finally:
                 with trio.move_on_after(STOP_LIMIT_S, shield=True), suppress(DeviceError):
-                    await _tell(port, config.stop)
+                    await _end(port, config.stop)
 
     async def random_bytes(self, number: int) -> bytes:
         """Return ``number`` bytes of the stream that were not there before; nothing is kept.
@@ -87,3 +88,18 @@ async def _tell(port: Transport, command: str) -> None:
     if command:
         port.transcript.note_sent(command.encode())
         await port.send(command.encode())
+
+
+async def _end(port: Transport, command: str) -> None:
+    """Send the command that ends the stream, and read until it has ended.
+
+    A TCP connection that is closed with unread bytes is reset, and the command may be lost with it.
+    """
+    if not command:
+        return
+    await _tell(port, command)
+    quiet = False
+    while not quiet:
+        with trio.move_on_after(QUIET_S) as wait:
+            await port.receive()
+        quiet = wait.cancelled_caught
