@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: loopback test check tunnels mutants format lock clean
+.PHONY: loopback test check tunnels mutants release-check format lock clean
 
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
@@ -20,7 +20,7 @@ check: $(VENV)/.developer
 	$(BIN)/ruff format --check qnode drivers tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell README.md CHANGELOG.md SECURITY.md docs qnode drivers tests config systemd
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs qnode drivers tests config systemd
 
 # Real encryptors, the agents beside them, and a minute of the testbed: root, and the packages of docs/testbed.md.
 tunnels: $(VENV)/.developer
@@ -32,6 +32,10 @@ mutants: $(VENV)/.developer
 	$(PYTHON) -m venv $(VENV)-mutants
 	$(VENV)-mutants/bin/pip install --quiet cosmic-ray==8.7.0
 	$(BIN)/python tests/mutants.py $(CURDIR)/$(VENV)-mutants/bin/cosmic-ray
+
+# The version in every place; with TAG=vVERSION, whether this tree may get that tag (docs/releases.md).
+release-check:
+	$(PYTHON) tests/release.py $(if $(TAG),--tag $(TAG))
 
 format: $(VENV)/.developer
 	$(BIN)/ruff check --fix qnode drivers tests

@@ -25,7 +25,7 @@ from qnode.simulate.parameters import Change, ScheduledChange, Settings, Simulat
 TOP = Path(__file__).parent.parent
 TEXTS = sorted(
     [
-        *(TOP / name for name in ("README.md", "SECURITY.md", "Makefile", "CHANGELOG.md")),
+        *(TOP / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile", "CHANGELOG.md")),
         *(TOP / "docs").rglob("*.md"),
         *(TOP / "config").iterdir(),
         *(TOP / "systemd").iterdir(),
