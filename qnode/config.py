@@ -142,6 +142,15 @@ class SaeSection(Table, frozen=True):
             limits=f"1 to {SAE_ID_CHARACTERS} characters",
         ),
     ] = None
+    keys_per_minute: Annotated[
+        int | None,
+        Described(
+            "most keys that it gets as master at its site: so many at once, and as many in each minute after "
+            "that. A key counts as one for each 256 bits begun",
+            "keys per minute",
+            limits=Limits(1, 1e6),
+        ),
+    ] = None
 
 
 class Etsi014Section(Table, frozen=True):
@@ -356,6 +365,7 @@ class SiteConfig(Table, frozen=True):
             if sae.system_id is not None and not 0 < len(sae.system_id) <= SAE_ID_CHARACTERS:
                 shown = sae.sae_id[:20]
                 yield f"etsi014.sae: {shown!r}: system_id: expected 1 to {SAE_ID_CHARACTERS} characters"
+            yield from limit_faults(sae, f"etsi014.sae: {sae.sae_id[:20]!r}")
         if self.etsi004 is not None:
             yield from limit_faults(self.etsi004, "etsi004")
             known = {sae.sae_id for sae in self.etsi014.sae}

@@ -11,8 +11,8 @@ from etsi004_support import NULL, QOS, Application, Line, TwoSites, quiet, two_s
 from etsi014_support import ENTRIES, A, B, C, D, MemorySupply
 from http_support import Pki, read_all
 
-from qnode.delivery import Delivery, Key, SaeDirectory, SaeEntry
-from qnode.errors import ShareUsedUp
+from qnode.delivery import Delivery, Key, SaeDirectory, SaeEntry, SaeLimitReached
+from qnode.errors import ShareUsedUp, StoreError
 from qnode.etsi004 import StreamCalls
 from qnode.etsi004.between import AskChunk, AskDiscard, AskOpen, Told
 from qnode.etsi004.serving import MOST_WAITING_PER_SAE
@@ -363,11 +363,12 @@ async def test_two_encryptors_of_one_site_have_a_stream_without_asking_the_other
         assert not any(sites.supply.owed.values())
 
 
-async def test_a_full_share_of_the_slaves_store_is_insufficient_key(
-    pki: Pki, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("reason", [ShareUsedUp("full"), SaeLimitReached(A, 1, 60.0)])
+async def test_a_full_share_of_the_slaves_store_and_the_limit_of_the_master_are_insufficient_key(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch, reason: StoreError
 ) -> None:
     async def full(*_: object) -> list[Key]:
-        raise ShareUsedUp("full")
+        raise reason
 
     async with two_sites(pki) as sites:
         one, _ = await sites.pair(SHORT)

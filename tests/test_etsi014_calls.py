@@ -8,14 +8,15 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import httpx
+import msgspec
 import pytest
 import structlog
 import trio
 import trio.testing
-from etsi014_support import A, B, C, D, MemorySupply, World, world
+from etsi014_support import ENTRIES, A, B, C, D, MemorySupply, World, world
 from http_support import Pki
 
-from qnode.delivery import ApiLimits, Key
+from qnode.delivery import ApiLimits, Key, SaeDirectory
 from qnode.errors import KeyNotFound, StoreError
 
 API = "/api/v1/keys"
@@ -555,3 +556,39 @@ def test_a_key_shows_its_name_and_never_its_bytes() -> None:
     assert "384 bits" in repr(key)
     for text in (repr(key), str(key), pretty_repr(key), pretty_repr([key])):
         assert "s3cret" not in text
+
+
+async def test_a_request_in_progress_is_answered_when_its_encryptor_is_removed_and_the_next_gets_401(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(pki) as place:
+        a, b = await pair(place)
+        delivery, give = place.deliveries["alice"], place.supply.allocate
+        taken, removed = trio.Event(), trio.Event()
+
+        async def slowly(*asked: Any) -> list[Key]:
+            keys = await give(*asked)
+            taken.set()
+            await removed.wait()
+            return keys
+
+        monkeypatch.setattr(place.supply, "allocate", slowly)
+        answers: list[httpx.Response] = []
+
+        async def ask() -> None:
+            answers.append(await a.get(f"{API}/{B}/enc_keys"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await taken.wait()
+            without = tuple(
+                msgspec.structs.replace(entry, peers=tuple(peer for peer in entry.peers if peer != A))
+                for entry in ENTRIES
+                if entry.sae_id != A
+            )
+            delivery.renew(SaeDirectory("alice", without), max_key_count=1)
+            removed.set()
+        keys = keys_of(answers[0])
+        refused(await a.get(f"{API}/{B}/enc_keys"), 401)
+        # The other site, where the encryptor is not removed yet, gives its peer the same key.
+        assert keys_of(await b.post(f"{API}/{A}/dec_keys", json=by_post(list(keys)))) == keys

@@ -1,4 +1,4 @@
-"""`qnodectl saes add` and `remove` change a file beside the site's own, or nothing."""
+"""`qnodectl saes add`, `limit` and `remove` change a file beside the site's own, or nothing."""
 
 import tomllib
 from pathlib import Path
@@ -54,6 +54,11 @@ def test_a_pair_is_added_once_kept_and_removed_and_the_sites_own_file_is_not_tou
         (("add", "new-a", "new-b", "--peer-kme", "kme-nobody"), "expected 'kme-alice' or 'kme-bob'"),
         (("add", "x" * 600, "new-b"), "expected 1 to 512 characters"),
         (("add", "new-a", "new-b", "--identity", "sae-alice"), "belongs to sae-alice already"),
+        (("limit", "demo-alice", "5"), "demo-alice stands there itself: set its keys_per_minute there"),
+        (("limit", "nobody", "5"), "has no encryptor nobody"),
+        (("limit", "demo-alice", "-5"), "No such option"),
+        (("limit", "demo-alice", "many"), "expected a number of keys a minute, or any"),
+        (("limit", "demo-alice", "²"), "expected a number of keys a minute, or any"),
         (("remove", "demo-alice"), "demo-alice stands there itself"),
         (("remove", "\x1b[2J"), "has no encryptor \\x1b[2J"),
     ],
@@ -64,6 +69,26 @@ def test_what_cannot_be_used_is_refused_and_changes_nothing(
     result = run(site_file, *arguments)
     assert reason in str(result.exception)
     assert not site_file.with_name("alice-saes.toml").exists()
+
+
+def test_a_limit_is_set_changed_and_removed_for_encryptors_of_this_site_alone(site_file: Path) -> None:
+    def limits() -> dict[str, int | None]:
+        return {sae.sae_id: sae.keys_per_minute for sae in load_site(site_file)[0].etsi014.sae}
+
+    run(site_file, "add", "new-a", "new-b")
+    for given, kept in (("10", 10), ("600", 600), ("any", None), ("1", 1)):
+        done = run(site_file, "limit", "new-a", given)
+        assert done.exception is None, done.exception
+        assert limits()["new-a"] == kept
+    before = site_file.with_name("alice-saes.toml").read_bytes()
+    assert "is at kme-bob: limit it there" in str(run(site_file, "limit", "new-b", "5").exception)
+    for beyond in ("0", "1000001", "9" * 40):
+        assert "keys_per_minute: expected 1 to 1e+06" in str(
+            run(site_file, "limit", "new-a", beyond).exception
+        )
+    assert site_file.with_name("alice-saes.toml").read_bytes() == before
+    run(site_file, "add", "new-a", "new-c")
+    assert limits()["new-a"] == 1
 
 
 def test_a_site_without_a_file_for_encryptors_says_what_to_enter(site_file: Path) -> None:

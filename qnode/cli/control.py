@@ -16,7 +16,7 @@ from qnode.cli.audit import audit
 from qnode.cli.interrupted import end_interrupted
 from qnode.cli.pki import pki, say
 from qnode.cli.preshared import preshared
-from qnode.cli.saes import RELOAD_PATIENCE_S, add_sae, remove_sae
+from qnode.cli.saes import RELOAD_PATIENCE_S, add_sae, limit_sae, remove_sae
 from qnode.cli.width import columns, fitted
 from qnode.operate.blocks.row import KEPT_BLOCKS
 from qnode.operate.control.client import (
@@ -49,7 +49,7 @@ CHECKS_WITH_MEANING_COLUMNS = 120
 # Columns of tables that are aligned to the right.
 _NUMBERS = frozenset(
     {
-        *("chunks", "keys", "refused", "value", "plausible"),
+        *("chunks", "keys", "refused", "keys/min", "value", "plausible"),
         *("block", "ago", "s", "sifted", "QBER Z", "f_EC", "phase error", "secret"),
     }
 )
@@ -203,7 +203,7 @@ def keys(where: Where) -> int:
 @qnodectl.group(invoke_without_command=True)
 @click.pass_context
 def saes(context: click.Context) -> int:
-    """Show, add and remove encryptors; without a command: the same as `saes list`."""
+    """Show, add, limit and remove encryptors; without a command: the same as `saes list`."""
     if context.invoked_subcommand is None:
         return _list_saes(context.obj)
     return EXIT_OK
@@ -211,12 +211,13 @@ def saes(context: click.Context) -> int:
 
 saes.add_command(add_sae)
 saes.add_command(remove_sae)
+saes.add_command(limit_sae)
 
 
 @saes.command("list")
 @click.pass_obj
 def list_saes(where: Where) -> int:
-    """Show the encryptors and the keys delivered to them."""
+    """Show the encryptors, the keys delivered to them, and their limits."""
     return _list_saes(where)
 
 
@@ -225,12 +226,13 @@ def _list_saes(where: Where) -> int:
     from qnode.operate.status.screen import age, count
 
     node = _node(where)
-    table = _table(node, "SAE", "at KME", "shares keys with", "keys", "last key", "refused")
+    table = _table(node, "SAE", "at KME", "shares keys with", "keys", "last key", "refused", "keys/min")
     for sae in node.etsi014.saes:
         last = "never" if sae.last_key_at is None else f"{age(sae.last_key_at, node.at)} ago"
         delivered, refused = count(sae.keys_delivered_total), count(sae.requests_refused_total)
         peers = printable(", ".join(sae.peers))
-        table.add_row(printable(sae.sae_id), printable(sae.kme_id), peers, delivered, last, refused)
+        limit = "any" if sae.keys_per_minute is None else count(sae.keys_per_minute)
+        table.add_row(printable(sae.sae_id), printable(sae.kme_id), peers, delivered, last, refused, limit)
     _print(table)
     return EXIT_OK
 

@@ -1,11 +1,11 @@
-"""`qnodectl saes add` and `remove`: encryptors of a running site, without a restart."""
+"""`qnodectl saes add`, `remove` and `limit`: encryptors of a running site, without a restart."""
 
 import fcntl
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RELOAD_PATIENCE_S = 60.0
 SITE_FILES = Path("/etc/qnode")
-_HEADER = "# Encryptors of this site. `qnodectl saes add` and `remove` write this file.\n\n"
+_HEADER = "# Encryptors of this site. `qnodectl saes add`, `limit` and `remove` write this file.\n\n"
 _config = click.option(
     "--config",
     "path",
@@ -73,6 +73,29 @@ def remove_sae(where: Socket, sae_id: str, path: Path | None) -> int:
         code = edit.apply(f"removed: {', '.join(gone)}")
     say(f"At the other site, unless it is gone there: qnodectl saes remove {shlex.quote(sae_id)}")
     return code
+
+
+@click.command("limit")
+@click.argument("sae_id")
+@click.argument("keys_per_minute")
+@_config
+@click.pass_obj
+def limit_sae(where: Socket, sae_id: str, keys_per_minute: str, path: Path | None) -> int:
+    """Let SAE_ID of this site get at most KEYS_PER_MINUTE new keys; `any`: no limit.
+
+    It may get so many at once, and as many in each minute after that. A key counts as one for each 256 bits.
+    """
+    limit = None if keys_per_minute == "any" else _positive(keys_per_minute)
+    with refusals_told(), _edited(where, path) as edit:
+        edit.limit(sae_id, limit)
+        words = "any number of keys" if limit is None else f"at most {limit} keys a minute"
+        return edit.apply(f"{sae_id} of {edit.kme_id} may get {words}")
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise click.BadParameter(f"expected a number of keys a minute, or any, got {text!r}")
+    return int(text[:20])
 
 
 class _Edit:
@@ -137,14 +160,32 @@ class _Edit:
         """Remove an encryptor and those that would have no peer left; return their names."""
         if sae_id in self._fixed:
             raise ConfigError(f"{self._path}: {sae_id} stands there itself: remove it there, and reload")
-        if all(sae.get("sae_id") != sae_id for sae in self._saes):
-            raise ConfigError(f"{self._file}: has no encryptor {sae_id}")
+        self._found(sae_id)
         before = [str(sae["sae_id"]) for sae in self._saes]
         for sae in self._saes:
             sae["peers"] = [peer for peer in sae["peers"] if peer != sae_id]
         self._saes = [sae for sae in self._saes if sae["sae_id"] != sae_id and sae["peers"]]
         left = {sae["sae_id"] for sae in self._saes}
         return [name for name in before if name not in left]
+
+    def limit(self, sae_id: str, keys_per_minute: int | None) -> None:
+        """Set or remove the limit of an encryptor of this site; raises ConfigError."""
+        if sae_id in self._fixed:
+            raise ConfigError(
+                f"{self._path}: {sae_id} stands there itself: set its keys_per_minute there, and reload"
+            )
+        found = self._found(sae_id)
+        if found["kme_id"] != self.kme_id:
+            raise ConfigError(f"{sae_id} is at {found['kme_id']}: limit it there")
+        found.pop("keys_per_minute", None)
+        if keys_per_minute is not None:
+            found["keys_per_minute"] = keys_per_minute
+
+    def _found(self, sae_id: str) -> dict[str, Any]:
+        for sae in self._saes:
+            if sae.get("sae_id") == sae_id:
+                return sae
+        raise ConfigError(f"{self._file}: has no encryptor {sae_id}")
 
     def apply(self, told: str) -> int:
         """Check the new entries, write them, and have the node apply them; otherwise all stays as it was.

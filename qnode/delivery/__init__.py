@@ -7,6 +7,7 @@ that a key is delivered once, whatever the interface.
 
 from qnode.delivery.calls import ApiLimits, Delivery, Given, KeyRequest, Stock, Usage
 from qnode.delivery.directory import SaeDirectory, SaeEntry
+from qnode.delivery.key_rate import KeyRate, SaeLimitReached
 from qnode.delivery.refusal import Refusal
 from qnode.delivery.supply import Key, KeySupply
 from qnode.delivery.unsent import Unsent
@@ -16,11 +17,13 @@ __all__ = [
     "Delivery",
     "Given",
     "Key",
+    "KeyRate",
     "KeyRequest",
     "KeySupply",
     "Refusal",
     "SaeDirectory",
     "SaeEntry",
+    "SaeLimitReached",
     "Stock",
     "Unsent",
     "Usage",

@@ -1,5 +1,6 @@
 """The three calls, independent of the edition of the API."""
 
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
@@ -14,6 +15,7 @@ import trio
 from msgspec import UNSET, Struct
 
 from qnode.delivery.directory import SaeDirectory, SaeEntry
+from qnode.delivery.key_rate import SaeLimitReached
 from qnode.delivery.refusal import Refusal, gone, malformed, unauthorised
 from qnode.delivery.supply import Key, KeySupply
 from qnode.delivery.unsent import Unsent
@@ -250,6 +252,10 @@ class Delivery:
         except ShareUsedUp as full:
             message = "keys of this pair wait to be fetched by the slave"
             raise Refusal(503, message, reason=str(full), retry_after_s=retry) from None
+        except SaeLimitReached as reached:
+            message = f"this SAE may get {reached.keys_per_minute} keys of 256 bits a minute"
+            wait_s = math.ceil(reached.wait_s)
+            raise Refusal(503, message, reason="keys_per_minute reached", retry_after_s=wait_s) from None
         except StoreError as trouble:
             message = "the KME is in trouble"
             raise Refusal(503, message, reason=str(trouble), retry_after_s=retry, internal=True) from None

@@ -85,6 +85,11 @@ class SaeDirectory:
         entry = self._entries.get(sae_id)
         return self.kme_id if entry is None else entry.kme_id
 
+    def keys_per_minute(self, sae_id: str) -> int | None:
+        """Return the most keys that an SAE may get in a minute; None: any number."""
+        entry = self._entries.get(sae_id)
+        return None if entry is None else entry.keys_per_minute
+
     def caller(self, certificate: bytes | None) -> SaeEntry:
         """Return the local SAE that ``certificate`` (DER) belongs to.
 

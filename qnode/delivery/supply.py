@@ -42,6 +42,7 @@ class KeySupply(Protocol):
             NotEnoughKeys: fewer are available; none was assigned.
             LinkDown: the peer is needed and not reachable; none was assigned.
             ShareUsedUp: too many keys of these SAEs wait to be fetched; none was assigned.
+            SaeLimitReached: the master has had as many keys as it may; none was assigned.
             StoreError: any other error of the store.
         """
         ...

@@ -9,7 +9,7 @@ import trio
 
 from qnode.audit.door import through
 from qnode.choices import Door
-from qnode.delivery import Key, KeySupply
+from qnode.delivery import Key, KeySupply, SaeLimitReached
 from qnode.errors import LinkDown, NotEnoughKeys, ShareUsedUp, StoreError
 from qnode.etsi004.qos import offered
 from qnode.etsi004.stream import Allocate, Chunk, End, KeyStream, Refused
@@ -131,7 +131,7 @@ class Home:
                     with through(Door.ETSI004):
                         keys = await self._keys(stream, step)
                     left = stream.add(keys, trio.current_time())
-        except (NotEnoughKeys, ShareUsedUp):
+        except (NotEnoughKeys, SaeLimitReached, ShareUsedUp):
             return Status.INSUFFICIENT_KEY
         except (LinkDown, trio.TooSlowError):
             return Status.TIMEOUT
@@ -151,7 +151,7 @@ class Home:
         for number in sorted({step.needed + step.ahead, step.needed}, reverse=True):
             try:
                 return await self._supply.allocate(master, slaves, number, bits)
-            except NotEnoughKeys:
+            except (NotEnoughKeys, SaeLimitReached):
                 if number == step.needed:
                     self._short[stream] = asked_s + LOOK_AGAIN_S, step.needed
                     raise

@@ -202,7 +202,8 @@ def audited(before: SiteConfig, found: Reload) -> list[tuple[str, str, str]]:
 
 
 def _sae_words(sae: SaeSection) -> str:
-    return f"at {sae.kme_id}, shares keys with {', '.join(sae.peers)}"
+    limit = "" if sae.keys_per_minute is None else f", at most {sae.keys_per_minute} keys a minute"
+    return f"at {sae.kme_id}, shares keys with {', '.join(sae.peers)}{limit}"
 
 
 def _with_site(link: SiteConfig, site: SiteConfig) -> SiteConfig:

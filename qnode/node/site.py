@@ -351,6 +351,7 @@ class SiteNode:
                 keys_delivered_total=delivery.usage[sae.sae_id].keys_delivered,
                 last_key_at=delivery.usage[sae.sae_id].last_key_at,
                 requests_refused_total=delivery.usage[sae.sae_id].requests_refused,
+                keys_per_minute=sae.keys_per_minute,
             )
             for sae in delivery.directory.local
         ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
-from qnode.delivery import Key, KeySupply, SaeDirectory
+from qnode.delivery import Key, KeyRate, KeySupply, SaeDirectory
 from qnode.errors import KeyNotFound, LinkDown, StoreError
 
 
@@ -17,6 +17,7 @@ class SiteKeySupply(KeySupply):
         self._links = dict(links)
         self._own = next(iter(self._links.values()))
         self.directory = directory
+        self._rate = KeyRate()
 
     async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
         """Return the number of keys of ``size_bits`` available for the pair now."""
@@ -24,7 +25,9 @@ class SiteKeySupply(KeySupply):
 
     async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
         """Take keys from the link to the slaves' site; raises like `KeySupply.allocate`."""
-        return await self._between(master, slaves).allocate(master, slaves, number, size_bits)
+        supply = self._between(master, slaves)
+        with self._rate.spending(self.directory, master, number, size_bits):
+            return await supply.allocate(master, slaves, number, size_bits)
 
     async def fetch(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
         """Give ``slave`` keys of the link to its master's site; raises like `KeySupply.fetch`.

@@ -255,7 +255,7 @@ class AuthenticationStatus(Struct, frozen=True, kw_only=True):
 
 
 class SaeStatus(Struct, frozen=True, kw_only=True):
-    """One encryptor (``kme_id``: its site)."""
+    """One encryptor (``kme_id``: its site; ``keys_per_minute``: its limit)."""
 
     sae_id: str
     peers: list[str] = []
@@ -263,6 +263,7 @@ class SaeStatus(Struct, frozen=True, kw_only=True):
     keys_delivered_total: int = 0
     last_key_at: float | None = None
     requests_refused_total: int = 0
+    keys_per_minute: int | None = None
 
 
 class HttpStatus(Struct, frozen=True, kw_only=True):
