@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: loopback test check tunnels mutants release-check format lock clean
+.PHONY: loopback test check tunnels mutants release-check wheels format lock clean
 
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
@@ -16,11 +16,11 @@ test: check
 
 # Linters, types, import contracts: the same that continuous integration holds.
 check: $(VENV)/.developer
-	$(BIN)/ruff check qnode drivers tests
-	$(BIN)/ruff format --check qnode drivers tests
+	$(BIN)/ruff check qnode drivers tests install
+	$(BIN)/ruff format --check qnode drivers tests install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs qnode drivers tests config systemd
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs qnode drivers tests config systemd install
 
 # Real encryptors, the agents beside them, and a minute of the testbed: root, and the packages of docs/testbed.md.
 tunnels: $(VENV)/.developer
@@ -37,11 +37,16 @@ mutants: $(VENV)/.developer
 release-check:
 	$(PYTHON) tests/release.py $(if $(TAG),--tag $(TAG))
 
+# qnode and all locked packages as one archive of wheels, for machines like this one that have no network.
+wheels: $(VENV)/.installed
+	install/wheels.sh $(BIN)/python
+
 format: $(VENV)/.developer
-	$(BIN)/ruff check --fix qnode drivers tests
-	$(BIN)/ruff format qnode drivers tests
+	$(BIN)/ruff check --fix qnode drivers tests install
+	$(BIN)/ruff format qnode drivers tests install
 
 $(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) install/check_machine.py $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
@@ -58,4 +63,4 @@ lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra zmq --extra visa --extra plots --extra strongswan --extra testbed --group build --group dev -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-mutants dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

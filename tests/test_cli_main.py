@@ -19,7 +19,7 @@ try:
     main()
 finally:
     imported = {name for name in sys.modules if name.startswith("qnode.cli.")}
-    assert imported == {"qnode.cli.main", "qnode.cli.interrupted"}, imported
+    assert imported == {"qnode.cli.main", "qnode.cli.interrupted", "qnode.cli.version"}, imported
     assert not {"numpy", "numba", "trio", "rich", "msgspec"} & set(sys.modules)
 """
     done = subprocess.run(

@@ -17,6 +17,7 @@ from qnode.cli.interrupted import end_interrupted
 from qnode.cli.pki import pki, say
 from qnode.cli.preshared import preshared
 from qnode.cli.saes import RELOAD_PATIENCE_S, add_sae, limit_sae, remove_sae
+from qnode.cli.version import version_option
 from qnode.cli.width import columns, fitted
 from qnode.operate.blocks.row import KEPT_BLOCKS
 from qnode.operate.control.client import (
@@ -96,7 +97,7 @@ class Where:
     "--patience", default=5.0, type=click.FloatRange(min=0.01), help="Seconds to wait for an answer."
 )
 @click.option("--link", default="", help="Ask about this link of a site with several (default: the first).")
-@click.version_option(package_name="qnode")
+@version_option
 @click.pass_context
 def qnodectl(context: click.Context, path: Path | None, patience: float, link: str) -> None:
     """Show a running node of a QKD link.

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import click
 
 from qnode.cli.interrupted import end_interrupted
+from qnode.cli.version import version_option
 
 EXIT_USAGE = 64
 
@@ -75,7 +76,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup)
-@click.version_option(package_name="qnode")
+@version_option
 def qnode() -> None:
     """Open node software of a quantum key distribution link."""
 
