@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,17 +12,19 @@ import msgspec
 import pytest
 import trio
 from click.testing import CliRunner, Result
-from keys_support import Site
+from keys_support import Site, preshared
 from operate_support import well_status
 
 from qnode.audit import ledger
-from qnode.audit.entries import KeyDelivered
+from qnode.audit.entries import KeyDelivered, OperatorChanged
+from qnode.audit.export_file import ExportSource
+from qnode.audit.verify import verify
 from qnode.cli.control import qnodectl
 from qnode.config import SaeSection
 from qnode.keys import SqliteKeyStore
 from qnode.node.reload import audited
 from qnode.node.supply.async_store import AsyncStore
-from qnode.operate.control.client import NoAnswer, Request
+from qnode.operate.control.client import NoAnswer, Request, Restored
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
 
 HOSTILE = '=cmd|"\x1b[2J\u202e\x9b",\n'
@@ -95,6 +99,83 @@ def test_an_export_selects_by_encryptor_and_time_and_shows_hostile_text_as_text(
     assert row["peers"] == "peer"
 
 
+@pytest.fixture
+def export(site: Site, tmp_path: Path) -> Path:
+    """A whole export of seven entries in two chains, the second without its anchor."""
+    with site.open() as store:
+        lived(store)
+        head = store.audit_standing().head
+        with store._database.change(anchored=True) as tx:
+            ledger.begin(tx.connection, "again", head)
+            ledger.append(tx.connection, OperatorChanged, "sae.added", HOSTILE, "")
+    path = tmp_path / "audit.jsonl"
+    path.write_text(call("audit", "export", "--from", str(site.path)).output)
+    return path
+
+
+def found_in(export: Path, lines: list[str], *words: str) -> list[str]:
+    """Return what the verification of an export with these lines finds."""
+    export.write_text("".join(lines))
+    result = call("audit", "verify", "--from", str(export), *words)
+    found = [line for line in result.output.splitlines() if line.startswith(f"{export}: ")]
+    assert result.return_value == bool(found)
+    return found
+
+
+def test_a_whole_export_verifies_as_the_audit_itself_and_can_be_exported_again(
+    site: Site, export: Path
+) -> None:
+    lines = export.read_text().splitlines(keepends=True)
+    place = ("audit", "verify", "--anchor", str(site.anchor), "--from")
+    of_store, of_export = (call(*place, str(path)).output.splitlines() for path in (site.path, export))
+    assert [line for line in of_export if "lost or changed before" not in line] == [
+        line for line in of_store if "lost or changed before" not in line
+    ]
+    assert "7 entries in 2 chains" in of_export[-2]
+    assert call("audit", "export", "--from", str(export)).output == "".join(lines)
+
+
+def test_a_changed_removed_added_or_torn_line_of_an_export_is_found_and_located(
+    site: Site, export: Path
+) -> None:
+    sound = export.read_text().splitlines(keepends=True)
+    known = found_in(export, sound)  # the second chain says what the first has lost
+    assert len(known) == 1
+    swapped = [sound[0], sound[2], sound[1], *sound[3:]]
+    assert any("entry 2: its number was changed, or its order" in one for one in found_in(export, swapped))
+    other = [*sound[:2], sound[2].replace("sae-2", "sae-3"), *sound[3:]]
+    assert any("entry 3: its content was changed" in one for one in found_in(export, other))
+    assert any("entries 3 to 3 are missing" in one for one in found_in(export, sound[:2] + sound[3:]))
+    assert any("entries up to 1 are gone" in one for one in found_in(export, sound[1:]))
+    assert any("entries up to 3 are gone" in one for one in found_in(export, [*sound, sound[3]]))
+    assert any("chain is gone" in one for one in found_in(export, sound[5:]))
+    for added in (
+        "{}\n",
+        sound[2].replace("{", '{"note":"x",'),
+        sound[2].replace('"at"', '"sae":"y","at"'),
+        "\n",
+    ):
+        lines = [*sound[:2], added, *sound[2:]]
+        assert any("after entry 2: the next line is not one" in one for one in found_in(export, lines)), added
+    assert any("torn" in one for one in found_in(export, [*sound[:-1], sound[-1][:-1]]))
+    shorter = found_in(export, sound[:-1], "--anchor", str(site.anchor))
+    assert any("entries 2 to 2 are missing at the end" in one for one in shorter)
+    assert found_in(export, sound[:-1]) == known  # of an export alone the end cannot be known
+
+
+def test_every_byte_of_an_export_matters(export: Path) -> None:
+    sound = export.read_bytes()
+    known = verify(ExportSource(export, None)).findings
+    assert len(known) == 1
+    rng = random.Random(7)
+    for at in rng.sample(range(12, len(sound)), 150):
+        spoilt = bytearray(sound)
+        spoilt[at] ^= 1 << rng.randrange(8)
+        export.write_bytes(spoilt)
+        found = verify(ExportSource(export, None)).findings
+        assert found not in ([], known), at
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -161,6 +242,40 @@ def test_a_reload_tells_the_audit_encryptors_and_settings_that_it_changes() -> N
         ("sae.changed", "two", "at k, shares keys with far, farther"),
         ("settings.changed", "operate.log_level", ""),
     ]
+
+
+async def test_who_restored_a_site_is_in_its_audit(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, secret = tmp_path / "control.sock", tmp_path / "preshared.key"
+    secret.write_bytes(preshared(30))
+    secret.chmod(0o600)
+
+    def ask() -> None:
+        monkeypatch.setenv("SUDO_USER", "\udcff" + "a" * 100)
+        call("--socket", str(path), "restore", "--yes", str(secret))
+
+    with site.open() as store:
+        store.load_preshared(preshared(20))
+        own = AsyncStore(store, 1000)
+
+        async def restore(preshared_key: bytes) -> Restored:
+            await own.load_preshared(preshared_key)
+            return Restored(void_chunks=0, pads_send=0, pads_receive=0)
+
+        link = LinkAnswers(lambda count, after: [], restore=restore)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, path, Answers(well_status, lambda count: [], {"one": link}))
+            await trio.to_thread.run_sync(ask)
+            nursery.cancel_scope.cancel()
+    lines = call("audit", "export", "--from", str(site.path)).output.splitlines()
+    (entry,) = [one for line in lines if (one := json.loads(line))["event"] == "operator.changed"]
+    by = f"by user {os.geteuid()}, SUDO_USER \\udcff{'a' * 58}"
+    assert (entry["what"], entry["details"]) == ("restore", f"a new pre-shared key, {by}")
+
+
+def test_a_request_without_options_is_understood_by_an_older_node() -> None:
+    assert msgspec.json.encode(Request(request="status")) == b'{"request":"status"}'
 
 
 @pytest.mark.parametrize("place", [{"chain": 2**70}, {"after": 2**70}, {"chain": -1}])

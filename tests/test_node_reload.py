@@ -1,5 +1,7 @@
 """SIGHUP on a running daemon: all or nothing, never its end, and every step told to the service manager."""
 
+import json
+import os
 import signal
 import socket
 import ssl
@@ -313,7 +315,9 @@ def test_new_saes_limits_and_the_log_level_are_applied_and_the_rest_is_named(res
     assert "node.restart_needed" not in restored.alarms()
 
 
-def test_an_encryptor_is_added_and_removed_by_command_at_once_or_not_at_all(restored: Running) -> None:
+def test_an_encryptor_is_added_and_removed_by_command_at_once_or_not_at_all_and_by_whom_is_recorded(
+    restored: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site_file = restored.sites.site_files["alice"]
     alter(site_file, etsi014__saes_file="more.toml")
 
@@ -341,6 +345,16 @@ def test_an_encryptor_is_added_and_removed_by_command_at_once_or_not_at_all(rest
         in CliRunner().invoke(qnodectl, ["--socket", socket, "reload"], standalone_mode=False).output
     )
     restored.manager.until("READY=1")
+    monkeypatch.setenv("SUDO_USER", "anna")
+    alter(restored.file, operate__log_level="warning")
+    CliRunner().invoke(qnodectl, ["--socket", socket, "reload"], standalone_mode=False)
+    restored.manager.until("READY=1")
+    alter(restored.file, operate__log_level="info")
+    restored.reload()
+    exported = CliRunner().invoke(qnodectl, ["--socket", socket, "audit", "export"], standalone_mode=False)
+    entries = [json.loads(line) for line in exported.output.splitlines()]
+    by = [one["details"] for one in entries if one.get("subject") == "operate.log_level"]
+    assert by[-2:] == [f"by user {os.geteuid()}, SUDO_USER anna", "by SIGHUP"]
 
 
 def test_encryptors_wait_with_the_names_of_the_sites_for_a_restart(restored: Running) -> None:

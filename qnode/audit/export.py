@@ -46,13 +46,17 @@ def selected(source: Source, wanted: Wanted) -> Iterator[dict[str, Any]]:
         for row in source.rows(chain):
             entry = decode(row.content)
             if wanted.has(entry):
-                yield _told(chain_id, row, entry)
+                yield told(chain_id, row, entry)
 
 
 def json_lines(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield each entry as one JSON object, in ASCII."""
-    for entry in entries:
-        yield json.dumps(entry, separators=(",", ":"))
+    return map(json_line, entries)
+
+
+def json_line(entry: dict[str, Any]) -> str:
+    """Return an entry as one JSON object, in ASCII."""
+    return json.dumps(entry, separators=(",", ":"))
 
 
 def csv_lines(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
@@ -64,16 +68,17 @@ def csv_lines(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
         yield line.getvalue()
 
 
-def _told(chain_id: str, row: Row, entry: Entry) -> dict[str, Any]:
-    told = {name: _value(name, value) for name, value in fields_of(entry).items()}
-    del told["number"], told["at_us"]
+def told(chain_id: str, row: Row, entry: Entry) -> dict[str, Any]:
+    """Return an entry by field, as it is exported."""
+    fields = {name: _value(name, value) for name, value in fields_of(entry).items()}
+    del fields["number"], fields["at_us"]
     at = datetime.fromtimestamp(entry.at_us // 10**6, UTC).replace(microsecond=entry.at_us % 10**6)
     return {
         "chain": chain_id,
         "number": row.number,
         "at": at.isoformat(timespec="microseconds"),
         "event": kind_of(entry),
-        **told,
+        **fields,
         "hash": row.hash.hex(),
     }
 

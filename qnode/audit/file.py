@@ -94,6 +94,8 @@ def _told(path: Path, error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return f"{path}: a node has this store open; ask the node instead, without --from"
+    if "not a database" in str(error):
+        return f"{path}: this is not a database, nor an export of JSON lines"
     if "no such table" in str(error):
         return f"{path}: this store has no audit: it is of an earlier version, or not a key store"
     return f"{path}: {error}"

@@ -67,12 +67,12 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--from",
         "file",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="The database of a stopped node, or a backup of it, instead of a running node.",
+        help="The database of a stopped node, a backup of it, or a whole export, instead of a running node.",
     )
     anchor = click.option(
         "--anchor",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="With --from: the anchor or the witness of this database, to find entries missing at the end.",
+        help="With --from: the anchor or the witness of this store, to find entries missing at the end.",
     )
     return of_file(anchor(command))
 
@@ -140,6 +140,7 @@ def _source(where: Any, file: Path | None, anchor: Path | None) -> "Iterator[Sou
     """Open what is asked for. Raises NoAnswer if it cannot be read, or not to its end."""
     import msgspec
 
+    from qnode.audit.export_file import ExportSource, is_export
     from qnode.audit.file import FileSource
     from qnode.audit.verify import AuditUnreadable
 
@@ -149,11 +150,14 @@ def _source(where: Any, file: Path | None, anchor: Path | None) -> "Iterator[Sou
         yield NodeSource(where)
         return
     try:
+        if is_export(file):
+            yield ExportSource(file, anchor)
+            return
         with FileSource(file, anchor) as source:
             yield source
     except AuditUnreadable as error:
         raise NoAnswer(str(error)) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, ValueError, OverflowError) as error:  # also a time of no calendar
         raise NoAnswer(f"{file}: an entry cannot be read ({error}); run qnodectl audit verify") from None
 
 

@@ -32,6 +32,7 @@ import msgspec
 
 from qnode.audit import ledger
 from qnode.audit.entries import AuditPage, OperatorChanged, Row
+from qnode.audit.operator import by_operator
 from qnode.choices import BlockState, Role
 from qnode.errors import FieldError, PoolExhausted, StoreError, StoreUnusable
 from qnode.keys import _accepted, _assigned, _blocks, _damage, _handover, _opening, _pool, _ranges, _restore
@@ -378,7 +379,7 @@ class SqliteKeyStore(KeyStore):
         # A store that waits for the peer keeps its generation: the peer compares it.
         with self._database.change(anchored=self.condition().serves, while_waiting=True) as tx:
             for change in changes:
-                ledger.append(tx.connection, OperatorChanged, *change)
+                ledger.append(tx.connection, OperatorChanged, *by_operator(change))
 
     def audit_standing(self) -> AuditStanding:
         with self._database.look() as tx:
@@ -422,7 +423,8 @@ class SqliteKeyStore(KeyStore):
         self._register.begin(key)
         with self._database.change(anchored=True, while_waiting=True) as tx:
             if _pool.has_preshared(tx):
-                ledger.append(tx.connection, OperatorChanged, "restore", "store", "a new pre-shared key")
+                change = ("restore", "store", "a new pre-shared key")
+                ledger.append(tx.connection, OperatorChanged, *by_operator(change))
                 _restore.void_all(tx, "new pre-shared key", read_positions(tx.connection).era + 1)
                 _restore.begin_lineage(tx)
             _pool.replace_preshared(tx, parts)

@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from qnode import etsi004, etsi014, skip
+from qnode.audit.operator import acting
 from qnode.choices import NodeState
 from qnode.config import Etsi004Section, SiteConfig
 from qnode.delivery import ApiLimits, Delivery
@@ -147,7 +148,8 @@ class SiteNode:
             log.info("node.started", role=site.node.role, kme_id=site.node.kme_id, link=", ".join(names))
             notifier.ready(self._figures.headline())
             async for _ in hangups:
-                await self._reload(notifier)
+                with acting("by SIGHUP"):
+                    await self._reload(notifier)
 
     async def _serve_page(self, nursery: trio.Nursery) -> None:
         section = self._site.page

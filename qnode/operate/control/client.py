@@ -5,14 +5,15 @@ key material. The frames after a request to record do (`qnode.operate.recorder.s
 """
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from qnode.audit.entries import AuditPage, Number
 from qnode.devices.status import Exchange
@@ -23,11 +24,12 @@ from qnode.operate.status.model import ControllerStatus, NodeStatus, SiteStatus
 LONGEST_PRESHARED_BYTES = 1 << 17
 LONGEST_REQUEST_BYTES = 1 << 18  # room for a pre-shared key in base64
 LONGEST_RESPONSE_BYTES = 1 << 24
+LONGEST_USER = 64
 # The errors from decoding a line of JSON; the last one comes from thousands of opening brackets.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """A request: ``count`` is for `events` and `blocks`, ``after`` (a block's number) for `blocks`.
 
     ``interval_s`` is for `subscribe` (the period of the status). `exchanges` are the last bytes to and from
@@ -36,7 +38,8 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ``preshared_key``, which is secret. `calibrate` tells ``controller`` a ``command``: hold, auto, or a
     value. `audit` asks for entries of the audit's ``chain`` after the number ``after``. `reload` reads the
     site's file and certificates again. ``link``: the link of `blocks`, `exchanges`, `record`, `restore`,
-    `calibrate` and `audit`; empty: the first one.
+    `calibrate` and `audit`; empty: the first one. ``sudo_user``, for the audit: by sudo the client has become
+    another user than this one, as it says. Defaults are not sent, so that an older node understands.
     """
 
     request: Literal[
@@ -60,6 +63,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     controller: str = ""
     command: str = ""
     chain: Number = 0
+    sudo_user: Annotated[str, Meta(max_length=LONGEST_USER)] = ""
 
     def __repr__(self) -> str:
         return f"Request({self.request})"
@@ -174,7 +178,7 @@ def ask_restore(path: Path, preshared_key: bytes, *, link: str = "", patience_s:
 
     NoAnswer also states why the node refused; nothing has changed then.
     """
-    request = Request(request="restore", preshared_key=preshared_key, link=link)
+    request = Request(request="restore", preshared_key=preshared_key, link=link, sudo_user=_sudo_user())
     with _conversation(path, request, patience_s) as lines:
         restored = read_response(next(lines)).restored
         if restored is None:
@@ -189,7 +193,9 @@ def ask_calibrate(
 
     NoAnswer also states why the node refused; nothing has changed then.
     """
-    request = Request(request="calibrate", controller=controller, command=command, link=link)
+    request = Request(
+        request="calibrate", controller=controller, command=command, link=link, sudo_user=_sudo_user()
+    )
     with _conversation(path, request, patience_s) as lines:
         told = read_response(next(lines)).controller
         if told is None:
@@ -199,7 +205,7 @@ def ask_calibrate(
 
 def ask_reload(path: Path, *, patience_s: float) -> Reloaded:
     """Have the node read its site's file and certificates again; raises like `ask_status`."""
-    with _conversation(path, Request(request="reload"), patience_s) as lines:
+    with _conversation(path, Request(request="reload", sudo_user=_sudo_user()), patience_s) as lines:
         reloaded = read_response(next(lines)).reloaded
         if reloaded is None:
             raise NoAnswer("the node answered something else than a reload")
@@ -227,7 +233,7 @@ def open_recording_stream(
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         with _explained(path, patience_s):
             connection.settimeout(patience_s)
-            _send(connection, path, Request(request="record", link=link))
+            _send(connection, path, Request(request="record", link=link, sudo_user=_sudo_user()))
             line = bytearray()
             # One byte at a time: the data after the line is not read here.
             while (byte := connection.recv(1)) and byte != b"\n" and len(line) < LONGEST_REQUEST_BYTES:
@@ -270,6 +276,12 @@ def status_in(response: Response) -> msgspec.Raw:
     if not bytes(response.status):
         raise NoAnswer("the node answered something else than its status")
     return response.status
+
+
+def _sudo_user() -> str:
+    """Return the user from whom sudo has made the present one; empty without sudo."""
+    name = os.environ.get("SUDO_USER", "")
+    return name.encode("ascii", "backslashreplace").decode()[:LONGEST_USER]
 
 
 @contextmanager

@@ -23,6 +23,7 @@ import structlog
 import trio
 
 from qnode.audit.entries import AuditPage
+from qnode.audit.operator import acting
 from qnode.devices.status import Exchange
 from qnode.errors import QnodeError
 from qnode.operate.blocks.row import DecidedBlock
@@ -177,7 +178,7 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
                 return
             continue
         if request.request == "record":
-            if await _record(stream, answers, link, request.link):
+            if await _record(stream, answers, link, request):
                 return
             continue
         if request.request == "restore":
@@ -187,7 +188,7 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
                 if not await send_or_leave(stream, Response(error=refusal)):
                     return
                 continue
-            if not await send_or_leave(stream, await _restore(stream, link, request.preshared_key)):
+            if not await send_or_leave(stream, await _restore(stream, link, request)):
                 return
             continue
         if request.request == "calibrate":
@@ -199,7 +200,7 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
                 return
             continue
         if request.request == "reload":
-            if not await send_or_leave(stream, await _reload(stream, answers)):
+            if not await send_or_leave(stream, await _reload(stream, answers, request)):
                 return
             continue
         while True:
@@ -223,8 +224,9 @@ def _answer(request: Request, answers: Answers, link: LinkAnswers) -> Response:
     return Response(status=msgspec.Raw(msgspec.json.encode(answers.status())))
 
 
-async def _record(stream: trio.SocketStream, answers: Answers, link: LinkAnswers, name: str) -> bool:
+async def _record(stream: trio.SocketStream, answers: Answers, link: LinkAnswers, request: Request) -> bool:
     """Send a recording until it or the client ends; False if it was refused with an answer."""
+    name = request.link
     try:
         process, user = _caller(stream)
         recording = link.recordings.begin(user=user, process=process)
@@ -232,7 +234,8 @@ async def _record(stream: trio.SocketStream, answers: Answers, link: LinkAnswers
         return not await send_or_leave(stream, Response(error=str(refused)))
     because = "the daemon stopped"
     try:
-        await link.record_changes(("recording.begun", name or "link", f"by user {user}"))
+        with acting(_who(user, request)):
+            await link.record_changes(("recording.begun", name or "link", ""))
     except QnodeError as refused:
         link.recordings.finish("it cannot be recorded in the audit")
         return not await send_or_leave(stream, Response(error=f"not recorded: the audit refused: {refused}"))
@@ -263,13 +266,14 @@ async def _record_end(link: LinkAnswers, name: str, because: str) -> None:
             log.error("audit.failed", reason=str(error))
 
 
-async def _restore(stream: trio.SocketStream, link: LinkAnswers, preshared_key: bytes) -> Response:
+async def _restore(stream: trio.SocketStream, link: LinkAnswers, request: Request) -> Response:
     """Start again with a new pre-shared key, and return the result."""
     try:
-        _caller(stream)
+        _, user = _caller(stream)
         if link.restore is None:
             return Response(error="this node cannot be restored")
-        return Response(restored=await link.restore(preshared_key))
+        with acting(_who(user, request)):
+            return Response(restored=await link.restore(request.preshared_key))
     except QnodeError as refused:
         return Response(error=str(refused))
 
@@ -291,9 +295,9 @@ async def _calibrate(stream: trio.SocketStream, link: LinkAnswers, request: Requ
         if link.calibrate is None:
             return Response(error="this node has no controllers")
         done = link.calibrate(request.controller, request.command)
-        change = ("calibration.changed", request.controller, f"{request.command} by user {user}")
         try:
-            await link.record_changes(change)
+            with acting(_who(user, request)):
+                await link.record_changes(("calibration.changed", request.controller, request.command))
         except QnodeError as error:
             return Response(error=f"done, but the audit could not record it: {error}")
         return Response(controller=done)
@@ -301,13 +305,14 @@ async def _calibrate(stream: trio.SocketStream, link: LinkAnswers, request: Requ
         return Response(error=str(refused))
 
 
-async def _reload(stream: trio.SocketStream, answers: Answers) -> Response:
+async def _reload(stream: trio.SocketStream, answers: Answers, request: Request) -> Response:
     """Have the site's file read again, and return the result."""
     try:
-        _caller(stream)
+        _, user = _caller(stream)
         if answers.reload is None:
             return Response(error="this node cannot reload")
-        return Response(reloaded=await answers.reload())
+        with acting(_who(user, request)):
+            return Response(reloaded=await answers.reload())
     except QnodeError as refused:
         return Response(error=str(refused))
 
@@ -326,6 +331,11 @@ def _caller(stream: trio.SocketStream) -> tuple[int, int]:
             f"{os.geteuid()}"
         )
     return process, user
+
+
+def _who(user: int, request: Request) -> str:
+    """Return who asks, for the audit: the kernel knows the user, the rest is what the client says."""
+    return f"by user {user}" + (f", SUDO_USER {request.sudo_user}" if request.sudo_user else "")
 
 
 async def _end_with_caller(stream: trio.SocketStream, recording: Recording) -> None:
