@@ -98,9 +98,9 @@ def other(role: Role) -> Role:
     return "bob" if role == "alice" else "alice"
 
 
-def copied(folder: Path) -> Path:
-    """Copy the frozen data directories to ``folder``, with the rights that a store asks for."""
-    shutil.copytree(FROZEN / "data", folder)
+def copied(folder: Path, source: Path = FROZEN / "data") -> Path:
+    """Copy frozen data directories to ``folder``, with the rights that a store asks for."""
+    shutil.copytree(source, folder)
     for path in folder.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
     return folder

@@ -16,6 +16,7 @@ from qnode.cli.audit import audit
 from qnode.cli.interrupted import end_interrupted
 from qnode.cli.pki import pki, say
 from qnode.cli.preshared import preshared
+from qnode.cli.rollback import rollback
 from qnode.cli.saes import RELOAD_PATIENCE_S, add_sae, limit_sae, remove_sae
 from qnode.cli.version import version_option
 from qnode.cli.width import columns, fitted
@@ -109,6 +110,7 @@ def qnodectl(context: click.Context, path: Path | None, patience: float, link: s
 
 qnodectl.add_command(pki)
 qnodectl.add_command(preshared)
+qnodectl.add_command(rollback)
 
 
 @qnodectl.command()

@@ -30,6 +30,7 @@ from qnode.keys._model import (
     chunks_per_key,
 )
 from qnode.keys._protocol import KeyStore
+from qnode.keys._rollback import RolledBack, roll_back
 from qnode.keys._store import SqliteKeyStore, open_store
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Positions",
     "PreparedBlock",
     "Release",
+    "RolledBack",
     "SqliteKeyStore",
     "StockItem",
     "StoreCondition",
@@ -63,4 +65,5 @@ __all__ = [
     "chunks_per_key",
     "key_id",
     "open_store",
+    "roll_back",
 ]

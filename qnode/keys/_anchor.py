@@ -24,7 +24,7 @@ _SECTOR_BYTES = 4096
 _N_SECTORS = 2
 
 
-class _Sector(Struct, frozen=True, forbid_unknown_fields=True):
+class _Sector(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     store_id: bytes
     positions: Positions
     lineage: bytes = b""

@@ -3,6 +3,7 @@
 import os
 import secrets
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from qnode.audit import ledger
@@ -31,7 +32,7 @@ def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, pe
     try:
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("BEGIN")
-        _run_script(connection, f"schema_v{SCHEMA_VERSION}.sql")
+        run_script(connection, f"schema_v{SCHEMA_VERSION}.sql")
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute(
@@ -68,11 +69,11 @@ def open_database(
         vault = Vault(connection, store_key)
         _check_canary(path, connection, vault)
         store_id = _check_owner(path, connection, role=role, kme_id=kme_id, peer_kme_id=peer_kme_id)
-        _bring_up_to_date(Tx(connection, vault, role))
+        _bring_up_to_date(path, Tx(connection, vault, role))
         anchor = Anchor.open(anchor_path, store_key, store_id)
     except sqlite3.Error as error:
         connection.close()
-        raise _damaged(path, str(error)) from error
+        raise _refusal(path, error) from error
     except BaseException:
         connection.close()
         raise
@@ -141,24 +142,51 @@ def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def _bring_up_to_date(tx: Tx) -> None:
-    """Convert a store of an earlier version to the present one; each step completely or not at all."""
+def _bring_up_to_date(path: Path, tx: Tx) -> None:
+    """Convert a store of an earlier version to the present one, completely or not at all.
+
+    Raises StoreUnusable if no released version wrote this store; it is unchanged then.
+    """
     connection = tx.connection
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    for step in range(version, SCHEMA_VERSION):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            _run_script(connection, f"from_v{step}_to_v{step + 1}.sql")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for step in range(version, SCHEMA_VERSION):
+            run_script(connection, f"from_v{step}_to_v{step + 1}.sql")
             if step == 1:
                 _accepted.count_waiting(tx)
                 ledger.begin(connection, "a store of a version that had no audit")
-            connection.execute("COMMIT")
-        except BaseException:
+        _check_form(path, connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # SQLite itself has undone it on a full disk
             connection.execute("ROLLBACK")
-            raise
+        raise
 
 
-def _run_script(connection: sqlite3.Connection, name: str) -> None:
+def _check_form(path: Path, connection: sqlite3.Connection) -> None:
+    """Refuse a store without all that this version uses: a version number alone does not show that."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        run_script(fresh, f"schema_v{SCHEMA_VERSION}.sql")
+        missing = _form(fresh) - _form(connection)
+    if missing:
+        raise _between_releases(path, f"no {min(missing)}")
+
+
+def _form(connection: sqlite3.Connection) -> set[str]:
+    """Return the names of all tables, columns, indices and triggers."""
+    names = connection.execute("SELECT type, name FROM sqlite_schema").fetchall()
+    columns = [
+        f"column {name}.{column[1]}"
+        for kind, name in names
+        if kind == "table"
+        for column in connection.execute(f"PRAGMA table_info({name})")
+    ]
+    return {*(f"{kind} {name}" for kind, name in names), *columns}
+
+
+def run_script(connection: sqlite3.Connection, name: str) -> None:
+    """Run the statements of an SQL file of this package, in the open transaction."""
     for statement in Path(__file__).with_name(name).read_text(encoding="utf-8").split(";\n"):
         connection.execute(statement)
 
@@ -246,6 +274,29 @@ def _compare_with_witness(database: Database, witness: Witness) -> None:
         witness.replace(
             read_positions(tx.connection), read_lineage(tx.connection), ledger.head(tx.connection)
         )
+
+
+def _refusal(path: Path, error: sqlite3.Error) -> StoreUnusable:
+    """Return what to say about an error of SQLite while a store is opened."""
+    if str(error).startswith("no such "):
+        return _between_releases(path, str(error))
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StoreUnusable(
+            f"{path}: the disk is full, nothing was changed; free some space and start again"
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+        return StoreUnusable(
+            f"{path}: this user cannot write the store or its folder ({error}); correct their owner and mode"
+        )
+    return _damaged(path, str(error))
+
+
+def _between_releases(path: Path, what: str) -> StoreUnusable:
+    return StoreUnusable(
+        f"{path}: this store is of a version between releases ({what}); run the qnode that wrote it, or move "
+        "the store and its anchor away and load a new pre-shared key at both sites"
+    )
 
 
 def _damaged(path: Path, what: str) -> StoreUnusable:

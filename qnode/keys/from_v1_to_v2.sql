@@ -58,7 +58,8 @@ WHERE record IS NOT NULL AND EXISTS (
     SELECT 1 FROM json_each(CAST(record AS TEXT), '$.assumptions')
     WHERE value = 'tags or symbols of this block were recorded: whoever reads the recording knows its key'
 );
-CREATE TABLE audit_chain (
+-- A store that was rolled back to version 1 has kept its audit.
+CREATE TABLE IF NOT EXISTS audit_chain (
     chain         INTEGER PRIMARY KEY,
     chain_id      BLOB    NOT NULL UNIQUE,
     pruned_number INTEGER NOT NULL,
@@ -66,7 +67,7 @@ CREATE TABLE audit_chain (
     last_number   INTEGER NOT NULL,
     last_hash     BLOB    NOT NULL
 ) STRICT;
-CREATE TABLE audit_entry (
+CREATE TABLE IF NOT EXISTS audit_entry (
     chain   INTEGER NOT NULL,
     number  INTEGER NOT NULL,
     content BLOB    NOT NULL,

@@ -1,0 +1,39 @@
+"""`qnodectl rollback`: a stopped site's stores for the release before, with all their keys."""
+
+from pathlib import Path
+
+import click
+
+from qnode.cli.pki import refusals_told, say
+from qnode.cli.stopped_site import read_store_key, rights_of_owner, store_key_option
+
+
+@click.command()
+@click.argument("site_file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@store_key_option
+def rollback(site_file: Path, store_key: Path | None) -> int:
+    """Write the store of the stopped site of FILE back into the form that release 0.1.0 opens.
+
+    No key is lost and none comes twice: that release goes on where this one stopped. Run it before you
+    install that release, as root or as the daemon's user. If it is interrupted, run it again.
+    """
+    from qnode.config import load_site
+    from qnode.keys import roll_back
+
+    with refusals_told():
+        for config in load_site(site_file):
+            section, node = config.store, config.node
+            key = read_store_key(config, site_file, store_key)
+            with rights_of_owner(section.path):
+                done = roll_back(
+                    section.path,
+                    role=node.role,
+                    store_key=key,
+                    anchor=section.anchor,
+                    witness=section.witness,
+                    kme_id=node.kme_id,
+                    peer_kme_id=config.peer.kme_id,
+                )
+            voided = f", {done.void_chunks:,} had to be voided" if done.void_chunks else ""
+            say(f"{section.path}: ready for release 0.1.0 with {done.kept_chunks:,} chunks{voided}")
+    return 0
