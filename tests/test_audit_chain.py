@@ -254,6 +254,19 @@ def test_what_both_sites_delivered_is_in_their_audits(sites: tuple[Site, Site]) 
             assert not any(key.key in content for key in keys)
 
 
+def test_keys_that_were_taken_from_stock_are_in_the_audit(sites: tuple[Site, Site]) -> None:
+    with sites[0].open() as alice, sites[1].open() as bob:
+        fill(alice, bob)
+        stock = alice.assign("m", ["s"], 3, 256, 0.0, stock=True)
+        bob.accept_assignment(stock, 0.0)
+        alice.acknowledge(stock.assignment_id)
+        keys = alice.take_from_stock("m", "s", 2)
+    with of_site(sites[0]) as source:
+        (entry,) = deliveries(source)
+    assert (entry.side, entry.sae, entry.peers) == ("master", "m", ("s",))
+    assert entry.key_ids == b"".join(key.key_id.bytes for key in keys)
+
+
 def test_a_database_put_back_lacks_entries_and_its_audit_says_so(
     sites: tuple[Site, Site], tmp_path: Path
 ) -> None:

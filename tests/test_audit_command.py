@@ -88,6 +88,7 @@ def test_an_export_selects_by_encryptor_and_time_and_shows_hostile_text_as_text(
         "00010203-0405-0607-0809-0a0b0c0d0e0f",
         "10111213-1415-1617-1819-1a1b1c1d1e1f",
     ]
+    assert len(call(*place, "--sae", "peer").output.splitlines()) == 3  # of whom it has keys
     assert call(*place, "--until", "2020-01-01").output == ""
     assert len(call(*place, "--since", "2020-01-01").output.splitlines()) == 5
     everything = call(*place).output

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from agent_support import agent_status
+from msgspec.structs import replace
+from operate_support import well_status
 
 from qnode.agent.status import render_agent_metrics
+from qnode.operate.status.metrics import render_metrics
 
 TOP = Path(__file__).parent.parent
 RULES = (TOP / "config" / "prometheus-rules.yml").read_text()
@@ -86,6 +89,15 @@ def test_the_board_has_the_fields_that_grafana_demands() -> None:
 def test_the_board_shows_what_an_operator_looks_for() -> None:
     rows = [panel["title"] for panel in PANELS if panel["type"] == "row"]
     assert rows == ["Links", "Rates", "QBER", "Keys", "Devices", "Alarms", "Agents beside encryptors"]
+
+
+def test_a_high_error_rate_is_an_alert_also_when_no_block_gives_key() -> None:
+    expression = re.search(r"alert: QkdQberHigh\n(?:.*#.*\n)? *expr: (\w+) > 0.05\n", RULES)
+    assert expression is not None
+    status = well_status()
+    quantum, block = replace(status.quantum, qber_z=0.12), replace(status.block, last=None)
+    page = render_metrics(replace(status, quantum=quantum, block=block)).decode()
+    assert re.search(rf"^{expression[1]}\{{.*\}} 0.12$", page, re.MULTILINE)
 
 
 @pytest.mark.parametrize("alert", ALERTS)

@@ -53,6 +53,7 @@ def test_the_page_says_what_the_status_says_in_base_units() -> None:
         "qkd_clicks_per_second,arm=z": 60_000.0,
         "qkd_secret_bytes_total": 200_000.0,
         "qkd_blocks_discarded_total,reason=qber_z": 2.0,
+        "qkd_blocks_discarded_total,reason=contradiction": 0.0,  # the first one is an increase
         "qkd_last_block_timestamp_seconds": NOW - 41,
         "qkd_key_chunks,state=available_own": 6481.0,
         "qkd_authentication_pads,direction=send": 812.0,
