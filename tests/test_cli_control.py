@@ -22,9 +22,11 @@ from operate_support import degraded_status, well_status
 from qnode.cli.control import main
 from qnode.devices.status import Exchange
 from qnode.distill.check_table import Finding
+from qnode.distill.selftest import SelfTestFailed
 from qnode.emulate.transcript import Said, read_transcript
 from qnode.errors import ConfigError, StoreError
 from qnode.operate.blocks.row import DecidedBlock
+from qnode.operate.control import server as control
 from qnode.operate.control.client import Request, Restored
 from qnode.operate.control.server import Answers, LinkAnswers, serve_control
 from qnode.operate.status.model import ControllerStatus, KeyStatus, LinkStatus, NodeStatus, State
@@ -423,6 +425,38 @@ async def test_an_operator_tells_a_controller_what_to_hold(tmp_path: Path) -> No
     assert b"told -1.5" in below_zero.stdout
     assert unknown.returncode == 3
     assert b"no controller 'im1' (controllers: phase)" in unknown.stderr
+
+
+async def passes() -> float:
+    return 0.125
+
+
+async def fails() -> float:
+    raise SelfTestFailed("self-test: SHA-256 gives a wrong result on this machine; it must not make keys")
+
+
+async def test_a_self_test_is_told_and_its_failure_is_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, runs = tmp_path / "s", []
+    for self_test in (passes, fails):
+        answers = Answers(well_status, recent_events, {"turin": LinkAnswers(decided_blocks)}, None, self_test)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve_control, path, answers)
+                runs.append(await qnodectl("--socket", path, "selftest"))
+                with monkeypatch.context() as another_user:
+                    another_user.setattr(control, "ROOT", 2**31)
+                    another_user.setattr(os, "geteuid", lambda: 2**30)
+                    refused = await qnodectl("--socket", path, "selftest")
+                nursery.cancel_scope.cancel()
+        assert (refused.returncode, b"only root and the daemon" in refused.stderr) == (3, True)
+    assert [run.returncode for run in runs] == [0, 1]
+    assert runs[0].stdout == b"passed in 0.12 s: distillation, ciphers and hashes\n"
+    assert (
+        b"SHA-256 gives a wrong result on this machine; it must not make keys; the node ends"
+        in runs[1].stdout
+    )
 
 
 async def test_align_shows_page_after_page(tmp_path: Path) -> None:

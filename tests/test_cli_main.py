@@ -49,6 +49,18 @@ assert not {"numpy", "numba", "trio", "cryptography"} & set(sys.modules)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("command", ["run", "agent"])
+def test_a_process_that_holds_keys_leaves_no_core_dump_and_no_file_for_others(command: str) -> None:
+    script = f"""
+import os, resource
+from qnode.cli.{command} import {command}
+{command}.main({["run"] if command == "agent" else []} + ["--config", "/no/such/file"], standalone_mode=False)
+print(*resource.getrlimit(resource.RLIMIT_CORE), oct(os.umask(0)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "0 0 0o77\n", done.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_listed_command_is_there(name: str) -> None:
     command = qnode.get_command(click.Context(qnode), name)

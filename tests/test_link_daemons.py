@@ -249,6 +249,10 @@ def test_qnodectl_tells_ok_degraded_and_not_running_apart(sites: Sites) -> None:
     shown = json.loads(qnodectl(sockets["bob"], "status", "--json").stdout)
     assert shown["simulated"] is True
     assert shown["site"]["role"] == "bob"
+    tested = qnodectl(sockets["bob"], "selftest")
+    assert tested.stdout.startswith("passed in "), tested.stderr
+    again = json.loads(qnodectl(sockets["bob"], "status", "--json").stdout)
+    assert again["self_tested_at"] > shown["self_tested_at"]
 
     sites.kill("bob")
     assert qnodectl(sockets["bob"], "status").returncode == 2

@@ -31,6 +31,7 @@ from qnode.operate.control.client import (
     ask_exchanges,
     ask_reload,
     ask_restore,
+    ask_self_test,
     ask_status,
     decode_status,
     follow_status,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 EXIT_OK, EXIT_DEGRADED, EXIT_NOT_RUNNING, EXIT_CANNOT_TELL, EXIT_USAGE = 0, 1, 2, 3, 64
 RESTORE_PATIENCE_S = 60.0
+SELF_TEST_PATIENCE_S = 60.0
 SOCKETS = Path("/run/qnode")
 SOCKET_NAME = "control.sock"
 # On a narrower terminal `qnodectl checks` omits the description of each check.
@@ -251,6 +253,18 @@ def reload_site(where: Where) -> int:
     say(f"applied: {', '.join(reloaded.applied) or 'no setting has changed; certificates are read again'}")
     if reloaded.waiting:
         say(f"waits for a restart: {', '.join(reloaded.waiting)}")
+    return EXIT_OK
+
+
+@qnodectl.command("selftest")
+@click.pass_obj
+def self_test(where: Where) -> int:
+    """Have the node test its computations now; if one is wrong, the node ends, and this with exit 1."""
+    tested = ask_self_test(where.path, patience_s=max(where.patience_s, SELF_TEST_PATIENCE_S))
+    if tested.fault is not None:
+        say(f"{tested.fault}; the node ends")
+        return EXIT_DEGRADED
+    say(f"passed in {tested.took_s:.2f} s: distillation, ciphers and hashes")
     return EXIT_OK
 
 

@@ -56,16 +56,16 @@ def self_test() -> None:
     corrected = received
     for method in METHODS:
         corrected = _corrected(method, sifted.bits, received)
-        _expect(f"error correction by {method}", corrected.equals(sifted.bits))
+        expect(f"error correction by {method}", corrected.equals(sifted.bits))
     errors = int(np.bitwise_count(received.words ^ sifted.bits.words).sum())
-    _expect("error count", errors_by_intensity(received, corrected, sifted.decoy).total == errors)
+    expect("error count", errors_by_intensity(received, corrected, sifted.decoy).total == errors)
     sizes: tuple[TagBits, TagBits] = (64, 128)
     for tag_bits in sizes:
         seed = bytes(range(tag_bits // 8))
         same = verification_tag(corrected, seed, tag_bits) == verification_tag(sifted.bits, seed, tag_bits)
         differs = verification_tag(received, seed, tag_bits) != verification_tag(sifted.bits, seed, tag_bits)
-        _expect("verification", same and differs)
-    _expect("privacy amplification", _amplifies(sifted.bits))
+        expect("verification", same and differs)
+    expect("privacy amplification", _amplifies(sifted.bits))
 
 
 def _corrected(method: str, ours: Bits, theirs: Bits) -> Bits:
@@ -93,6 +93,7 @@ def _amplifies(key: Bits) -> bool:
     return True
 
 
-def _expect(step: str, right: bool) -> None:
+def expect(step: str, right: bool) -> None:
+    """Raise SelfTestFailed, which names the step, unless its result is right."""
     if not right:
         raise SelfTestFailed(f"self-test: {step} gives a wrong result on this machine; it must not make keys")

@@ -14,7 +14,6 @@ from qnode.audit.operator import acting
 from qnode.choices import NodeState
 from qnode.config import Etsi004Section, SiteConfig
 from qnode.delivery import ApiLimits, Delivery
-from qnode.distill.selftest import self_test
 from qnode.errors import ConfigError, StoreError, first_of
 from qnode.http import Limits, Server
 from qnode.keys import KeyStore
@@ -30,6 +29,7 @@ from qnode.node.reload import (
     read_directory,
     read_trust,
 )
+from qnode.node.self_test import SelfTest
 from qnode.node.status.alarms import Alarms
 from qnode.node.status.site_figures import SiteFigures
 from qnode.node.supply.peer_streams import LinkedSites
@@ -74,6 +74,7 @@ class SiteNode:
         self._reloading = trio.Lock()  # a reload on SIGHUP and one on request
         self._events = events
         self._page: Server | None = None
+        self._self_test = SelfTest()
         directory = read_directory(configs)
         several = len(configs) > 1
         peers = {config.peer.kme_id for config in configs}
@@ -89,6 +90,7 @@ class SiteNode:
         ]
         self._figures = SiteFigures(self._site.node, [link.figures for link in self._links])
         self._figures.log_lines_dropped = lambda: events.dropped_lines
+        self._figures.self_tested_at = lambda: self._self_test.passed_at
         self._supply = SiteKeySupply(
             {link.config.peer.kme_id: link.supply for link in self._links}, directory
         )
@@ -103,6 +105,7 @@ class SiteNode:
 
         Raises:
             ConfigError: an address or file cannot be used.
+            SelfTestFailed: this machine computes wrongly.
         """
         site, notifier = self._site, from_environment()
         self._trust = read_trust(self._configs)
@@ -126,6 +129,7 @@ class SiteNode:
                     for link in self._links
                 },
                 partial(self._reload_when_running, notifier),
+                self._self_test.run,
             )
             await nursery.start(serve_control, site.operate.control_socket, answers)
             await self._serve_keys(nursery)
@@ -140,7 +144,8 @@ class SiteNode:
             nursery.start_soon(self._keep_fresh, notifier)
             nursery.start_soon(self._watch_certificates)
             nursery.start_soon(feed_watchdog, notifier, self._is_alive)
-            await trio.to_thread.run_sync(self_test)
+            await self._self_test.run()
+            nursery.start_soon(self._self_test.repeat)
             for link in self._links:
                 link.tested.set()
             self._figures.state = State(NodeState.RUNNING, time.time())

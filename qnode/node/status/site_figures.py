@@ -43,6 +43,7 @@ class SiteFigures:
         self.etsi004: Callable[[], Etsi004Status | None] = lambda: None
         self.telemetry: Callable[[], TelemetryStatus | None] = lambda: None
         self.log_lines_dropped: Callable[[], int] = int
+        self.self_tested_at: Callable[[], float | None] = lambda: None
         self._unheard: dict[str, str] = {}
 
     def status(self) -> NodeStatus:
@@ -59,6 +60,7 @@ class SiteFigures:
             etsi004=self.etsi004(),
             telemetry=self.telemetry(),
             log_lines_dropped=self.log_lines_dropped(),
+            self_tested_at=self.self_tested_at(),
             alarms=self.alarms.all(),
             certificates=self.certificates,
         )

@@ -36,10 +36,11 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
     ``device``. `record` is followed by frames (`qnode.operate.recording.frames`) until the client has
     finished sending, or the recording has ended. `restore` voids every key of a link and loads
     ``preshared_key``, which is secret. `calibrate` tells ``controller`` a ``command``: hold, auto, or a
-    value. `audit` asks for entries of the audit's ``chain`` after the number ``after``. `reload` reads the
-    site's file and certificates again. ``link``: the link of `blocks`, `exchanges`, `record`, `restore`,
-    `calibrate` and `audit`; empty: the first one. ``sudo_user``, for the audit: by sudo the client has become
-    another user than this one, as it says. Defaults are not sent, so that an older node understands.
+    value. `audit` asks for entries of the audit's ``chain`` after the number ``after``. `selftest` runs the
+    self-test. `reload` reads the site's file and certificates again. ``link``: the link of `blocks`,
+    `exchanges`, `record`, `restore`, `calibrate` and `audit`; empty: the first one. ``sudo_user``, for the
+    audit: by sudo the client has become another user than this one, as it says. Defaults are not sent, so
+    that an older node understands.
     """
 
     request: Literal[
@@ -53,6 +54,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
         "calibrate",
         "audit",
         "reload",
+        "selftest",
     ]
     count: int = 1000
     after: Number | None = None
@@ -92,6 +94,13 @@ class Reloaded(Struct, frozen=True, kw_only=True, omit_defaults=True):
     waiting: list[str] = []
 
 
+class SelfTested(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The result of a self-test: the time that it took, or the step that failed; the node then ends."""
+
+    took_s: float = 0.0
+    fault: str | None = None
+
+
 class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An answer: it has one of its fields. ``status`` stays raw, so that fields of a newer node survive."""
 
@@ -104,6 +113,7 @@ class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     controller: ControllerStatus | None = None
     audit: AuditPage | None = None
     reloaded: Reloaded | None = None
+    self_tested: SelfTested | None = None
     error: str | None = None
 
 
@@ -210,6 +220,15 @@ def ask_reload(path: Path, *, patience_s: float) -> Reloaded:
         if reloaded is None:
             raise NoAnswer("the node answered something else than a reload")
         return reloaded
+
+
+def ask_self_test(path: Path, *, patience_s: float) -> SelfTested:
+    """Have the node run its self-test; raises like `ask_status`."""
+    with _conversation(path, Request(request="selftest"), patience_s) as lines:
+        tested = read_response(next(lines)).self_tested
+        if tested is None:
+            raise NoAnswer("the node answered something else than a self-test")
+        return tested
 
 
 def follow_status(path: Path, *, interval_s: float, patience_s: float) -> Iterator[NodeStatus]:

@@ -1,10 +1,10 @@
 """The server of the control socket: a Unix stream socket with one JSON object per line.
 
 File permissions decide who may connect. Requests for information change nothing in the node, and no answer
-has key material. Four other requests are allowed to root and the daemon's own user only. `record` sends tags
+has key material. Five other requests are allowed to root and the daemon's own user only. `record` sends tags
 or symbols, which discloses the keys of these blocks; the keys state that, and the site file must allow it.
 `restore` voids every key and loads a new pre-shared key. `calibrate` tells a controller what to hold.
-`reload` reads the site's file again, as SIGHUP does.
+`reload` reads the site's file again, as SIGHUP does. `selftest` runs the self-test.
 """
 
 import difflib
@@ -37,6 +37,7 @@ from qnode.operate.control.client import (
     Request,
     Response,
     Restored,
+    SelfTested,
     decode_status,
     read_response,
     status_in,
@@ -93,12 +94,14 @@ class Answers:
 
     ``events(count)``: the latest log events, oldest first. ``links``: by name; the first one is
     the default. ``reload``: as on SIGHUP; raises QnodeError if it cannot be tried at present.
+    ``self_test``: returns its duration in seconds; raises QnodeError if a step gave a wrong result.
     """
 
     status: Callable[[], NodeStatus]
     events: Callable[[int], list[dict[str, Any]]]
     links: Mapping[str, LinkAnswers]
     reload: Callable[[], Awaitable[Reloaded]] | None = None
+    self_test: Callable[[], Awaitable[float]] | None = None
 
     def of_link(self, name: str) -> LinkAnswers | None:
         """Return the sources of a link; None if there is no link of this name."""
@@ -201,6 +204,10 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
             continue
         if request.request == "reload":
             if not await send_or_leave(stream, await _reload(stream, answers, request)):
+                return
+            continue
+        if request.request == "selftest":
+            if not await send_or_leave(stream, await _self_test(stream, answers)):
                 return
             continue
         while True:
@@ -315,6 +322,20 @@ async def _reload(stream: trio.SocketStream, answers: Answers, request: Request)
             return Response(reloaded=await answers.reload())
     except QnodeError as refused:
         return Response(error=str(refused))
+
+
+async def _self_test(stream: trio.SocketStream, answers: Answers) -> Response:
+    """Have the self-test run, and return the result."""
+    try:
+        _caller(stream)
+    except QnodeError as refused:
+        return Response(error=str(refused))
+    if answers.self_test is None:
+        return Response(error="this node has no self-test")
+    try:
+        return Response(self_tested=SelfTested(took_s=await answers.self_test()))
+    except QnodeError as failure:
+        return Response(self_tested=SelfTested(fault=str(failure)))
 
 
 def _caller(stream: trio.SocketStream) -> tuple[int, int]:

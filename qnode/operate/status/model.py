@@ -397,6 +397,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     """One site at the moment ``at``.
 
     ``log_lines_dropped``: lines of the log that could not be written, because nothing read them.
+    ``self_tested_at``: when the self-test last passed (Unix time).
     ``state`` is `starting` or `running`; `troubles` lists the warnings. ``recorded_since``: the start of a
     present recording of tags or symbols of this site; None: there is none. ``certificates``: the validity of
     each certificate and CRL in use. ``monitors``: the last reading of each monitor over devices, by its table
@@ -429,6 +430,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
     alarms: list[Alarm] = []
     recorded_since: float | None = None
     log_lines_dropped: int = 0
+    self_tested_at: float | None = None
     certificates: list[Validity] = []
     links: list[LinkStatus] = []
 
