@@ -113,7 +113,7 @@ def test_estimators_reproduce_the_rates_of_the_reference_link(
     assert rate("eur") == pytest.approx(exact, abs=1.1)
 
 
-# Security reference, supplement S2: secret bits of a block by the bound on the asymmetry.
+# Secret bits of a block by the bound on the asymmetry.
 @pytest.mark.parametrize(
     ("n_z", "shares", "joint"), [(3e5, 33_954, 19_718), (1e6, 174_393, 144_482), (1e7, 2.311e6, 2.200e6)]
 )

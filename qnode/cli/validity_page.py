@@ -84,7 +84,7 @@ def validity_page(configs: Sequence[LoopbackConfig], command: str) -> str:
         "if the other bounds are tight. The same counts reveal the attack: rho of the signal and rho of "
         "the decoy differ, because their shares of pairs differ.",
         "## Why the bound `reference` was removed",
-        "Security reference 3.6 allows each of C_Z, E_same, E_plus, E_dark to deviate by "
+        "It allowed each of C_Z, E_same, E_plus, E_dark to deviate by "
         "sqrt(n ln(1/e)/2). This is right for a share of n events. But n itself is random, with variance n "
         "and not n/4. The table shows the eps_sec that holds on an honest channel: 2 sqrt(9 e + f) + "
         "eps_sec/3, where f is the real failure probability of the bound on the asymmetry.",
