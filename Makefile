@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: loopback test check tunnels mutants release-check wheels format lock clean
+.PHONY: loopback test check tunnels mutants release-check wheels deb format lock clean
 
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
@@ -40,6 +40,10 @@ release-check:
 # qnode and all locked packages as one archive of wheels, for machines like this one that have no network.
 wheels: $(VENV)/.installed
 	install/wheels.sh $(BIN)/python
+
+# The same as a package for the Debian release of this machine.
+deb: wheels
+	install/deb.sh "$$(ls -dt dist/qnode-*/ | head -n 1)" $(BIN)/pip
 
 format: $(VENV)/.developer
 	$(BIN)/ruff check --fix qnode drivers tests install

@@ -55,7 +55,7 @@ def _wheel_faults(running: str, wheels: "list[str]") -> "Iterator[str]":
                 )
     if wheels:
         libc, version = platform.libc_ver()
-        needed = max(_least_glibc(name) for name in wheels)
+        needed = max(least_glibc(name) for name in wheels)
         if libc != "glibc":
             yield "the C library of this system is not glibc, which the wheels need: use another system"
         elif needed > tuple(map(int, version.split(".")[:2])):
@@ -65,7 +65,8 @@ def _wheel_faults(running: str, wheels: "list[str]") -> "Iterator[str]":
             )
 
 
-def _least_glibc(name: str) -> "tuple[int, ...]":
+def least_glibc(name: str) -> "tuple[int, ...]":
+    """Return the oldest glibc with which the wheel of this name works."""
     tags = re.findall(r"manylinux_(\d+)_(\d+)_", name)
     return min(((int(major), int(minor)) for major, minor in tags), default=(2, 17))
 

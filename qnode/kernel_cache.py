@@ -135,7 +135,9 @@ def trusted(directory: Path) -> None:
             _forget_old(directory.parent, directory.name.rpartition("-")[0] + "-")
             _forget_old(directory.parent.parent, "kernels-")
     except OSError as error:
-        raise UntrustedCache(f"{directory}: {error.strerror}") from None
+        raise UntrustedCache(
+            f"{directory}: {error.strerror}; name a folder of this user in QNODE_CACHE_DIR"
+        ) from None
 
 
 def check_owner(path: Path) -> None:

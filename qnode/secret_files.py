@@ -74,7 +74,8 @@ def write_files(files: Sequence[NewFile], *, replace: bool = False) -> None:
                 _take_back(file.path, inode, former.get(file.path))
             raise
     except OSError as error:
-        raise ConfigError(f"{error.filename2 or error.filename}: {error.strerror}") from None
+        # An error of a write, as on a full disk, names no file.
+        raise ConfigError(f"{error.filename2 or error.filename or file.path}: {error.strerror}") from None
     finally:
         for leftover in (*(staging for _, staging, _ in staged), *former.values()):
             leftover.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from hatchling.builders.wheel import WheelBuilder
 from qnode import __version__
 from qnode.cli.control import qnodectl
 from qnode.cli.main import qnode
+from qnode.cli.warm import warm
 from qnode.commit import commit
 
 TOP = Path(__file__).parent.parent
@@ -124,3 +125,58 @@ def test_code_outside_a_checkout_that_was_not_built_has_no_commit(tmp_path: Path
         [sys.executable, "-I", "-c", ask, str(copy)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "None\n"
+
+
+SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))"  # as a full disk
+
+
+def told(code: str, *arguments: str) -> str:
+    """Return the error that ``code`` prints when files cannot grow beyond 8 KiB."""
+    script = f"import sys\nfrom pathlib import Path\n{SMALL_FILES}\n{code}"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_a_first_start_on_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    code = """
+from qnode.errors import StoreUnusable
+from qnode.keys import open_store
+try:
+    open_store(Path(sys.argv[1]), role="alice", store_key=bytes(32), anchor=Path(sys.argv[2]), kme_id="a",
+        peer_kme_id="b", create=True)
+except StoreUnusable as error:
+    print(error, file=sys.stderr)
+"""
+    path = tmp_path / "store" / "keys.sqlite"
+    line = told(code, str(path), str(tmp_path / "anchor"))
+    assert line.startswith(f"{path}: the new store cannot be written")
+    assert line.endswith("make room on its disk, or mend it, and start again\n")
+    assert not path.exists()
+
+
+def test_a_file_of_a_new_site_that_does_not_fit_on_the_disk_is_named(tmp_path: Path) -> None:
+    code = """
+from qnode.errors import ConfigError
+from qnode.secret_files import NewFile, write_files
+try:
+    write_files([NewFile(Path(sys.argv[1]), bytes(10)), NewFile(Path(sys.argv[2]), bytes(20_000))])
+except ConfigError as error:
+    print(error, file=sys.stderr)
+"""
+    first, second = tmp_path / "store.key", tmp_path / "preshared.key"
+    assert told(code, str(first), str(second)) == f"{second}: File too large\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_keep_compiled_code_is_told_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QNODE_CACHE_DIR", "/proc/qnode")
+    done = CliRunner().invoke(warm, standalone_mode=False)
+    assert (done.return_value, done.stderr.count("\n")) == (1, 1)
+    assert "/proc/qnode" in done.stderr
+    assert done.stderr.endswith("name a folder of this user in QNODE_CACHE_DIR\n")

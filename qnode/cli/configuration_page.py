@@ -1,4 +1,4 @@
-"""The page of `qnode report configuration`: every key of the configuration files, from their structs."""
+"""Every key of the configuration files, from their structs; the page of `qnode report configuration`."""
 
 import inspect
 import json
@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -47,11 +47,36 @@ A device of a site names its driver, which reads the table `config` of the devic
 restart."""
 
 
+class DescribedTable(NamedTuple):
+    """A table of a file: its heading, what it is, the titles of what is said of a key, and the keys.
+
+    The texts are Markdown.
+    """
+
+    heading: str
+    what: str
+    titles: list[str]
+    rows: list[list[str]]
+
+    def __str__(self) -> str:
+        parts = [f"### {self.heading}", self.what]
+        if self.rows:
+            parts.append(table(self.titles, self.rows, words=range(len(self.titles))))
+        return "\n\n".join(parts)
+
+
+def site_tables() -> list[DescribedTable]:
+    """Return the tables of a site's file, without those of its drivers."""
+    page = _Page()
+    page.places[LinkParameters] = "[link]"
+    return [*page.tables(SiteConfig, "", change="restart"), *page.tables(LinkParameters, "link")]
+
+
 def configuration_page(command: str) -> str:
     """Return the page in Markdown; ``command`` made it."""
     page = _Page()
     page.places[LinkParameters] = "[link]"
-    parts = [
+    parts: list[str | DescribedTable] = [
         "# Configuration",
         f"Made by `{command}` from the program. Do not edit.",
         _HOW,
@@ -74,7 +99,7 @@ def configuration_page(command: str) -> str:
         driver = load_driver(name)
         if driver.__module__.startswith("qnode_drivers."):
             parts += page.tables(driver.Config, "devices.NAME.config", of=f" of `{name}`")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(map(str, parts)) + "\n"
 
 
 class _Page:
@@ -83,8 +108,10 @@ class _Page:
     def __init__(self) -> None:
         self.places: dict[type[Struct], str] = {}
 
-    def tables(self, kind: type[Struct], path: str, *, change: str = "", of: str = "") -> Iterator[str]:
-        """Yield heading, introduction and keys of a table, then the tables in it; a file has no ``path``.
+    def tables(
+        self, kind: type[Struct], path: str, *, change: str = "", of: str = ""
+    ) -> Iterator[DescribedTable]:
+        """Yield a table, then the tables in it; a file has no ``path``.
 
         ``change``: how a change of a key is applied unless the key states it; empty: not shown.
         """
@@ -102,10 +129,8 @@ class _Page:
                 deeper.append((inner, below, applied))
         if path:
             titles = ["key", "type", "unit", "default", "limits", *(["change"] if change else []), "meaning"]
-            yield f"### {self.places.get(kind, f'[{path}]')}{of}"
-            yield inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
-            if rows:
-                yield table(titles, rows, words=range(len(titles)))
+            what = inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
+            yield DescribedTable(f"{self.places.get(kind, f'[{path}]')}{of}", what, titles, rows)
         for inner, below, applied in deeper:
             yield from self.tables(inner, below, change=applied)
 

@@ -2,12 +2,15 @@
 
 import importlib
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from qnode.cli.interrupted import end_interrupted
 from qnode.cli.version import version_option
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 EXIT_USAGE = 64
 
@@ -50,6 +53,8 @@ COMMANDS = {
     ),
     "sensors": LazyCommand("qnode.cli.sensors", "sensors", "Run the testbed's sensor chain alone."),
     "warm": LazyCommand("qnode.cli.warm", "warm", "Compile all kernels before the first start of a daemon."),
+    "completion": LazyCommand("qnode.cli.completion", "completion", "Print what a shell needs to complete."),
+    "manual": LazyCommand("qnode.cli.manual", "manual", "Write the manual pages."),
 }
 
 
@@ -73,6 +78,17 @@ class LazyGroup(click.Group):
         """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, command.short_help) for name, command in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Return the names that fit, without importing the commands: a Tab should not take seconds."""
+        from click.shell_completion import CompletionItem
+
+        names = [
+            CompletionItem(name, help=command.short_help)
+            for name, command in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.group(cls=LazyGroup)

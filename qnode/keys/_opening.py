@@ -22,7 +22,10 @@ _CANARY = b"qnode canary 16b"
 
 
 def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, peer_kme_id: str) -> None:
-    """Write a fresh, empty store under another name, then rename it: there is never an incomplete store."""
+    """Write a fresh, empty store under another name, then rename it: there is never an incomplete store.
+
+    Raises StoreUnusable, or OSError where it cannot even begin.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
@@ -42,6 +45,11 @@ def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, pe
         Vault(connection, store_key).put(Kind.CANARY, 0, _CANARY)
         ledger.begin(connection, "a new store")
         connection.execute("COMMIT")
+    except sqlite3.Error as error:  # a full or broken disk
+        raise StoreUnusable(
+            f"{path}: the new store cannot be written ({error}): make room on its disk, or mend it, "
+            "and start again"
+        ) from error
     finally:
         connection.close()
     draft.replace(path)

@@ -494,10 +494,14 @@ def open_store(
         raise StoreUnusable(
             f"{anchor}: the anchor must lie outside {folder}, or a restore would take it along"
         )
-    if not path.exists():
+    is_new = not path.exists()
+    if is_new:
         _refuse_to_start_empty(path, anchor, create=create)
-        _opening.create_database(path, role=role, store_key=store_key, kme_id=kme_id, peer_kme_id=peer_kme_id)
     try:
+        if is_new:
+            _opening.create_database(
+                path, role=role, store_key=store_key, kme_id=kme_id, peer_kme_id=peer_kme_id
+            )
         _close_to_others(path)
         database = _opening.open_database(
             path,
