@@ -46,7 +46,7 @@ def _wheel_faults(running: str, wheels: "list[str]") -> "Iterator[str]":
             if wanted != running:
                 yield (
                     f"{sys.executable} is Python {running}; these wheels are for {wanted}: use "
-                    f"python{wanted}, or make the wheels anew (make wheels PYTHON=/usr/bin/python{running})"
+                    f"python{wanted}, or make wheels VENV=.venv-{running} PYTHON=python{running}"
                 )
             if found.group(3) != platform.machine():
                 yield (

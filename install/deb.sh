@@ -7,7 +7,7 @@ wheels=$(realpath "$1") pip=$(realpath --no-symlinks "$2")
 cd "$(dirname "$0")/.."
 unset PYTHONPATH
 umask 022
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) # the same sources give the same package, byte by byte
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) # time stamps are those of the commit
 export SOURCE_DATE_EPOCH PYTHONDONTWRITEBYTECODE=1
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT

@@ -5,7 +5,7 @@
 set -euo pipefail
 python=$(realpath --no-symlinks "$1")
 cd "$(dirname "$0")/.."
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) # the same sources give the same archive, byte by byte
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) # time stamps are those of the commit
 export SOURCE_DATE_EPOCH
 kind=$("$python" -c 'import sys, sysconfig; print("cp%d%d-" % sys.version_info[:2] + sysconfig.get_platform())')
 name=qnode-$("$python" -c 'import qnode; print(qnode.__version__)')-$kind

@@ -15,7 +15,7 @@ tar xf "$archive"
 cd "$(basename "$archive" .tar)"
 sha256sum --check --quiet SHA256SUMS
 "$python" check_machine.py "$work/opt"
-"$python" -m venv "$work/opt"
+"$python" -m venv --clear "$work/opt"
 "$work/opt/bin/pip" install --quiet --no-index --find-links . 'qnode[zmq,visa,strongswan,plots,testbed]'
 cd "$work"
 PATH=$work/opt/bin:$PATH
