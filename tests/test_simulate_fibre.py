@@ -19,7 +19,7 @@ from qnode.config import LinkParameters, SiteConfig, convert, load
 from qnode.devices.conformance import check_driver
 from qnode.devices.protocols import EmissionRun, TagSource, Transmitter
 from qnode.errors import ConfigError, DeviceError
-from qnode.simulate.fibre import Hello, Line, Run, World
+from qnode.simulate.fibre import Hello, Line, Run, Set, World
 from qnode.simulate.fibre_address import UnixFibre, fibre_at
 from qnode.simulate.generator import Lit, TagGenerator
 from qnode.simulate.parameters import Change, SimulationParameters
@@ -368,3 +368,8 @@ def test_the_shipped_sites_find_each_other_on_one_machine_at_real_time() -> None
     listening = [config.etsi014.listen.rpartition(":")[2] for config in (alice, bob)]
     listening += [str(config.operate.metrics_listen).rpartition(":")[2] for config in (alice, bob)]
     assert len(set(listening)) == 4
+
+
+def test_a_change_names_only_the_settings_that_change_so_that_an_older_end_reads_it() -> None:
+    sent = msgspec.json.encode(Set(Change(source_on=True, attenuation_db=3.0)))
+    assert sent == b'{"type":"set","change":{"source_on":true,"attenuation_db":3.0}}'

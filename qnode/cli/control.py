@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qnode.cli.audit import audit
+from qnode.cli.backup import backup
 from qnode.cli.interrupted import end_interrupted
 from qnode.cli.pki import pki, say
 from qnode.cli.preshared import preshared
@@ -112,6 +113,7 @@ def qnodectl(context: click.Context, path: Path | None, patience: float, link: s
 
 qnodectl.add_command(pki)
 qnodectl.add_command(preshared)
+qnodectl.add_command(backup)
 qnodectl.add_command(rollback)
 
 

@@ -1,6 +1,7 @@
 """The durable key store of one site: states of a chunk, their only legal moves, authentication pool."""
 
 from qnode.choices import BlockState
+from qnode.keys._backup import BackupHead, BackupUnusable, read_backup
 from qnode.keys._layout import key_id
 from qnode.keys._model import (
     MOST_SKIPPED,
@@ -30,6 +31,7 @@ from qnode.keys._model import (
     chunks_per_key,
 )
 from qnode.keys._protocol import KeyStore
+from qnode.keys._putting_back import restore_backup
 from qnode.keys._rollback import RolledBack, roll_back
 from qnode.keys._store import SqliteKeyStore, open_store
 
@@ -38,6 +40,8 @@ __all__ = [
     "AgeMark",
     "Assignment",
     "AuditStanding",
+    "BackupHead",
+    "BackupUnusable",
     "BlockRecord",
     "BlockState",
     "Condition",
@@ -65,5 +69,7 @@ __all__ = [
     "chunks_per_key",
     "key_id",
     "open_store",
+    "read_backup",
+    "restore_backup",
     "roll_back",
 ]

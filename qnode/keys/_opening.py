@@ -17,7 +17,7 @@ from qnode.keys._vault import DamagedUnit, Kind, Vault
 from qnode.keys._witness import Witness
 
 SCHEMA_VERSION = 2
-_APPLICATION_ID = 0x514E4F44  # "QNOD"
+APPLICATION_ID = 0x514E4F44  # "QNOD"
 _CANARY = b"qnode canary 16b"
 
 
@@ -36,7 +36,7 @@ def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, pe
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("BEGIN")
         run_script(connection, f"schema_v{SCHEMA_VERSION}.sql")
-        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute(
             "INSERT INTO site (one, store_id, role, kme_id, peer_kme_id) VALUES (1, ?, ?, ?, ?)",
@@ -132,7 +132,7 @@ def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
         if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
             raise StoreUnusable(f"{path}: another process has this store open; stop it first") from error
         raise
-    if application_id != _APPLICATION_ID:
+    if application_id != APPLICATION_ID:
         raise StoreUnusable(
             f"{path}: this file is not a qnode key store; correct the path, or restore the file"
         )

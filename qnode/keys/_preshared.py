@@ -31,11 +31,25 @@ class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
     loaded: bool
 
 
+def loaded_in(content: bytes) -> set[str]:
+    """Return the fingerprints of the pre-shared keys that a register names as loaded."""
+    entries = msgspec.json.decode(content, type=list[_Entry])
+    return {entry.fingerprint for entry in entries if entry.loaded}
+
+
 class PresharedRegister:
     """The register at `path`, read at each access: it is used once per start."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def replace(self, content: bytes) -> None:
+        """Write the register of a backup. Raises StoreUnusable."""
+        self._write(msgspec.json.decode(content, type=list[_Entry]))
+
+    def content(self) -> bytes:
+        """Return what a backup keeps of the register. Raises StoreUnusable if it cannot be read."""
+        return msgspec.json.encode(self._read())
 
     def begin(self, key: str) -> None:
         """Enter a key that is about to be loaded. Raises StoreError if it was loaded before."""

@@ -1,7 +1,7 @@
 """The interface of a key store, independent of its implementation."""
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from qnode.audit.entries import AuditPage
@@ -311,6 +311,9 @@ class KeyStore(Protocol):
     def audit_page(self, chain: int, after: int, most_bytes: int) -> AuditPage:
         """Return about `most_bytes` of the entries of a chain after a number."""
         ...
+
+    def save_backup(self, files: Mapping[str, bytes], software: str) -> BinaryIO:
+        """Return a backup as an open file without a name: all but the keys (`qnode.keys._backup`)."""
 
     def prune_audit(self, before_s: float) -> int:
         """Delete some entries from before a time (Unix seconds); return how many, 0 at the end."""

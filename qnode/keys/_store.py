@@ -22,10 +22,10 @@ The anchor cannot detect a virtual machine that was set back together with its d
 remembers the generation and the pads (`note_peer`, `view_of_peer`), and `confirm_generation` compares.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 from uuid import UUID
 
 import msgspec
@@ -35,7 +35,18 @@ from qnode.audit.entries import AuditPage, OperatorChanged, Row
 from qnode.audit.operator import by_operator
 from qnode.choices import BlockState, Role
 from qnode.errors import FieldError, PoolExhausted, StoreError, StoreUnusable
-from qnode.keys import _accepted, _assigned, _blocks, _damage, _handover, _opening, _pool, _ranges, _restore
+from qnode.keys import (
+    _accepted,
+    _assigned,
+    _backup,
+    _blocks,
+    _damage,
+    _handover,
+    _opening,
+    _pool,
+    _ranges,
+    _restore,
+)
 from qnode.keys._damage import mending
 from qnode.keys._database import Database, read_lineage, read_positions
 from qnode.keys._layout import cut_preshared
@@ -405,6 +416,9 @@ class SqliteKeyStore(KeyStore):
             anchor = self._database.anchor
         return AuditPage(chains=chains, rows=rows, anchored=None if anchor is None else anchor.audit)
 
+    def save_backup(self, files: Mapping[str, bytes], software: str) -> BinaryIO:
+        return _backup.save_backup(self._database, self._register.content(), files, software)
+
     def prune_audit(self, before_s: float) -> int:
         with self._database.look() as tx:
             if not ledger.is_old(tx.connection, round(before_s * 1e6)):
@@ -515,10 +529,15 @@ def open_store(
     except OSError as error:
         raise StoreUnusable(f"{path}: {error}; mend permissions or disk and start again") from error
     try:
-        return SqliteKeyStore(database, PresharedRegister(anchor.with_name(anchor.name + ".preshared")))
+        return SqliteKeyStore(database, PresharedRegister(register_beside(anchor)))
     except BaseException:
         database.close()
         raise
+
+
+def register_beside(anchor: Path) -> Path:
+    """Return the file of the register of pre-shared keys that belongs to an anchor."""
+    return anchor.with_name(anchor.name + ".preshared")
 
 
 def _refuse_to_start_empty(path: Path, anchor: Path, *, create: bool) -> None:

@@ -104,6 +104,14 @@ class Vault:
     def __repr__(self) -> str:
         return "Vault()"
 
+    def over(self, connection: sqlite3.Connection) -> "Vault":
+        """Return a vault with the same key over another database."""
+        return Vault(connection, self._store_key)
+
+    def derived_key(self, purpose: bytes) -> bytes:
+        """Return a key for another purpose, which discloses nothing about the store key."""
+        return hmac.digest(self._store_key, purpose, "sha256")
+
     def put(self, kind: Kind, segment: int, secret: bytes) -> None:
         """Encrypt `secret`, divided into slots of the kind's size, as slots 0, 1, ... of a new segment."""
         width = SLOT_BYTES[kind]

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Never
 
 import msgspec
@@ -32,6 +33,7 @@ from qnode.link.peers import FailureLog, LinkFailure, connect_to_peer, serve_pee
 from qnode.link.protocol import link_for_protocol
 from qnode.link.session import Session
 from qnode.link.tls import TlsTransport, Transport
+from qnode.node.backup import Backups
 from qnode.node.calibration.controllers import Controllers
 from qnode.node.calibration.instruments import Instruments
 from qnode.node.dialogue.context import BlockContext
@@ -216,6 +218,10 @@ class LinkNode:
             return await self._draw(number)
         except BlockLost as because:
             raise DeviceError(str(because)) from None
+
+    def backups(self, config_file: Path | None) -> Backups:
+        """Return what makes backups of this link, with the site's file."""
+        return Backups(self._key_store, self.store, self._config.link.name, config_file)
 
     # Devices
 

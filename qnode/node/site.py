@@ -125,6 +125,7 @@ class SiteNode:
                         link.exchanges,
                         link.store.audit_page,
                         link.store.record_changes,
+                        link.backups(self._config_file).save,
                     )
                     for link in self._links
                 },

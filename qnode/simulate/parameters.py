@@ -193,8 +193,11 @@ class Settings(_Table, frozen=True, kw_only=True):
         check_limits(self)
 
 
-class Change(_Table, frozen=True, kw_only=True):
-    """New values of some `Settings`; a value of None changes nothing."""
+class Change(_Table, frozen=True, kw_only=True, omit_defaults=True):
+    """New values of some `Settings`; a value of None changes nothing.
+
+    Only values that are given are sent, so that the two ends of a fibre may be of different versions.
+    """
 
     source_on: bool | None = None
     attenuation_db: float | None = None

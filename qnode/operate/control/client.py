@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -37,10 +37,10 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
     finished sending, or the recording has ended. `restore` voids every key of a link and loads
     ``preshared_key``, which is secret. `calibrate` tells ``controller`` a ``command``: hold, auto, or a
     value. `audit` asks for entries of the audit's ``chain`` after the number ``after``. `selftest` runs the
-    self-test. `reload` reads the site's file and certificates again. ``link``: the link of `blocks`,
-    `exchanges`, `record`, `restore`, `calibrate` and `audit`; empty: the first one. ``sudo_user``, for the
-    audit: by sudo the client has become another user than this one, as it says. Defaults are not sent, so
-    that an older node understands.
+    self-test. `reload` reads the site's file and certificates again. `backup` is followed by the bytes of a
+    backup, which are secret. ``link``: the link of `blocks`, `exchanges`, `record`, `restore`, `calibrate`,
+    `audit` and `backup`; empty: the first one. ``sudo_user``, for the audit: by sudo the client has become
+    another user than this one, as it says. Defaults are not sent, so that an older node understands.
     """
 
     request: Literal[
@@ -55,6 +55,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
         "audit",
         "reload",
         "selftest",
+        "backup",
     ]
     count: int = 1000
     after: Number | None = None
@@ -81,6 +82,12 @@ class Restored(Struct, frozen=True, kw_only=True):
     void_chunks: int
     pads_send: int
     pads_receive: int
+
+
+class BackupSize(Struct, frozen=True, kw_only=True):
+    """The size of the backup that follows this line."""
+
+    n_bytes: int
 
 
 class Reloaded(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -114,6 +121,7 @@ class Response(Struct, frozen=True, kw_only=True, omit_defaults=True):
     audit: AuditPage | None = None
     reloaded: Reloaded | None = None
     self_tested: SelfTested | None = None
+    backup: BackupSize | None = None
     error: str | None = None
 
 
@@ -249,18 +257,49 @@ def open_recording_stream(
         NodeNotRunning: no node serves ``path``.
         NoAnswer: the site refuses, or does not answer.
     """
+    with _stream(path, Request(request="record", link=link, sudo_user=_sudo_user()), patience_s) as (
+        connection,
+        answer,
+    ):
+        if answer.recording is None:
+            raise NoAnswer("the node answered something else than a recording")
+        yield connection, answer.recording
+
+
+def fetch_backup(path: Path, to: BinaryIO, *, link: str = "", patience_s: float) -> None:
+    """Have the node make a backup of a link, and write it ``to`` a file.
+
+    Raises like `ask_status`; NoAnswer also states why the node refused. Raises OSError if the file cannot be
+    written.
+    """
+    with _stream(path, Request(request="backup", link=link, sudo_user=_sudo_user()), patience_s) as (
+        connection,
+        answer,
+    ):
+        if answer.backup is None:
+            raise NoAnswer("the node answered something else than a backup")
+        missing = answer.backup.n_bytes
+        while missing:
+            with _explained(path, patience_s):
+                piece = connection.recv(min(missing, 1 << 20))
+            if not piece:
+                raise NoAnswer("the node broke off its backup")
+            to.write(piece)
+            missing -= len(piece)
+
+
+@contextmanager
+def _stream(path: Path, request: Request, patience_s: float) -> Iterator[tuple[socket.socket, Response]]:
+    """Send a request; yield the connection behind the line of the answer, and the answer."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         with _explained(path, patience_s):
             connection.settimeout(patience_s)
-            _send(connection, path, Request(request="record", link=link, sudo_user=_sudo_user()))
+            _send(connection, path, request)
             line = bytearray()
             # One byte at a time: the data after the line is not read here.
             while (byte := connection.recv(1)) and byte != b"\n" and len(line) < LONGEST_REQUEST_BYTES:
                 line += byte
-        site = read_response(line).recording
-        if site is None:
-            raise NoAnswer("the node answered something else than a recording")
-        yield connection, site
+        yield connection, read_response(line)
 
 
 def decode_status(raw: msgspec.Raw | bytes) -> NodeStatus:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Never, get_args
+from typing import Any, BinaryIO, Never, get_args
 
 import msgspec
 import structlog
@@ -31,6 +31,7 @@ from qnode.operate.control.client import (
     LONGEST_REQUEST_BYTES,
     LONGEST_RESPONSE_BYTES,
     UNREADABLE,
+    BackupSize,
     NoAnswer,
     NodeNotRunning,
     Reloaded,
@@ -76,7 +77,7 @@ class LinkAnswers:
     ``calibrate(controller, command)``: raise QnodeError with the reason if nothing has changed.
     ``exchanges(device)``: the last bytes to and from a device, never key material; None if there is no such
     device. ``audit(chain, after)``: entries of the audit; ``record_changes(*changes)`` adds entries. Both
-    raise QnodeError.
+    raise QnodeError. ``backup()``: a new backup, an open file; raises QnodeError.
     """
 
     blocks: Callable[[int, int | None], list[DecidedBlock]]
@@ -86,6 +87,7 @@ class LinkAnswers:
     exchanges: Callable[[str], list[Exchange] | None] = lambda device: None
     audit: Callable[[int, int], Awaitable[AuditPage]] | None = None
     record_changes: Callable[..., Awaitable[None]] = _nothing_recorded
+    backup: Callable[[], Awaitable[BinaryIO]] | None = None
 
 
 @dataclass(frozen=True)
@@ -184,13 +186,17 @@ async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
             if await _record(stream, answers, link, request):
                 return
             continue
+        if request.request in ("restore", "backup") and not request.link and len(answers.links) > 1:
+            names = ", ".join(answers.links)
+            refusal = f"a {request.request} is of one link: name it with --link (links: {names})"
+            if not await send_or_leave(stream, Response(error=refusal)):
+                return
+            continue
+        if request.request == "backup":
+            if await _backup(stream, link, request):
+                return
+            continue
         if request.request == "restore":
-            if not request.link and len(answers.links) > 1:
-                names = ", ".join(answers.links)
-                refusal = f"a restore voids the keys of one link: name it with --link (links: {names})"
-                if not await send_or_leave(stream, Response(error=refusal)):
-                    return
-                continue
             if not await send_or_leave(stream, await _restore(stream, link, request)):
                 return
             continue
@@ -283,6 +289,32 @@ async def _restore(stream: trio.SocketStream, link: LinkAnswers, request: Reques
             return Response(restored=await link.restore(request.preshared_key))
     except QnodeError as refused:
         return Response(error=str(refused))
+
+
+async def _backup(stream: trio.SocketStream, link: LinkAnswers, request: Request) -> bool:
+    """Send a backup, and end the conversation; False if it was refused with an answer."""
+    try:
+        _, user = _caller(stream)
+        if link.backup is None:
+            return not await send_or_leave(stream, Response(error="this node has no backup"))
+        with acting(_who(user, request)):
+            content = await link.backup()
+    except QnodeError as refused:
+        return not await send_or_leave(stream, Response(error=str(refused)))
+    with content:
+        n_bytes = content.seek(0, os.SEEK_END)
+        content.seek(0)
+        if await send_or_leave(stream, Response(backup=BackupSize(n_bytes=n_bytes))):
+            with suppress(OSError):
+                await trio.to_thread.run_sync(_send_file, stream.socket.fileno(), content)
+    return True
+
+
+def _send_file(descriptor: int, content: BinaryIO) -> None:
+    """Send a file; raises OSError when the caller is gone or does not read."""
+    with socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(SEND_LIMIT_S)
+        connection.sendfile(content)
 
 
 async def _audit(link: LinkAnswers, request: Request) -> Response:
