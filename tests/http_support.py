@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from qnode.http import Application, Limits, Server, TlsSettings, serve
 
 HOST = "127.0.0.1"
+LIMIT_S = 100.0  # of a server; a trial takes longer
 
 
 class Pki:
@@ -73,7 +74,7 @@ async def running(
     app: Application, tls: TlsSettings | None = None, limits: Limits | None = None
 ) -> AsyncIterator[Server]:
     """Serve ``app`` on a free loopback port for the time of the block."""
-    with trio.fail_after(100):
+    with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
 
             async def start(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
