@@ -185,3 +185,23 @@ def test_what_is_not_toml_is_one_fault(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     (fault,) = check_site(path).faults
     assert fault.startswith(f"{path}: not TOML")
+
+
+@pytest.mark.parametrize("role", ["alice", "bob"])
+def test_every_key_of_a_site_file_of_release_0_1_0_is_known(role: str) -> None:
+    # As that release shipped it; its certificates are not on this machine.
+    found = check_site(Path(__file__).parent / "fixtures" / "site_files_0.1.0" / f"{role}.toml").faults
+    assert [fault for fault in found if "cannot be read: No such file" not in fault] == []
+
+
+def test_a_bound_that_release_0_1_0_offered_is_refused_with_its_successors(tmp_path: Path) -> None:
+    shipped = Path(__file__).parent / "fixtures" / "site_files_0.1.0" / "alice.toml"
+    file = tmp_path / "alice.toml"
+    file.write_text(shipped.read_text() + '\n[link.estimation]\nasymmetry_bound = "reference"\n')
+    fault = next(one for one in check_site(file).faults if "asymmetry_bound" in one)
+    assert 'use "shares" (the default), or "joint" with a peer of protocol 1' in fault
+
+
+def test_a_file_of_loopback_is_named_as_such() -> None:
+    shipped = Path(__file__).parent.parent / "config" / "turin.toml"
+    assert check_site(shipped).faults == ["this is a file of qnode loopback, not of a site: it has no [node]"]

@@ -49,6 +49,9 @@ def check_site(path: Path, at: float | None = None, tables: dict[str, Any] | Non
     with findings.gather():
         folder, now_s = path.resolve().parent, time.time() if at is None else at
         site = read_site_tables(path) if tables is None else tables
+        if "simulation" in site and "node" not in site:
+            findings.faults.append("this is a file of qnode loopback, not of a site: it has no [node]")
+            return findings
         by_link = tables_by_link(site, str(path))
         peers = tuple(usable(raw.get("peer"), PeerSection, folder) for _, raw in by_link)
         # Encryptors are compared with the names of the other sites if all of these are known.
