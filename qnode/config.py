@@ -290,6 +290,14 @@ class PageSection(Table, frozen=True):
         TlsFiles | None,
         Described("", reloaded=True),
     ] = None
+    operators: Annotated[
+        tuple[str, ...],
+        Described(
+            "with `[page.tls]`: the names in the certificates of those who may look; none: everyone with a "
+            "certificate of its authority",
+            reloaded=True,
+        ),
+    ] = ()
 
 
 class AuditSection(Table, frozen=True):

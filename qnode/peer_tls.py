@@ -85,7 +85,7 @@ def _context(files: TlsFiles, where: str, *, server_side: bool) -> AlertingConte
     if server_side:
         context.num_tickets = 0  # a resumed session would skip the certificate and the CRL
     try:
-        load_trust(context, files.ca, files.crl)
+        context.trusted = load_trust(context, files.ca, files.crl)
         load_own(context, files.certificate, files.key)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 import trio
@@ -557,7 +558,7 @@ async def test_a_port_in_use_is_said_and_tried_again(
         nursery.cancel_scope.cancel()
 
 
-async def test_renewed_files_serve_the_next_connection_and_end_no_session(
+async def test_renewed_files_serve_the_next_connection_and_end_a_session_only_if_they_do_not_admit_its_peer(
     authority: trustme.CA, alice_files: Any, bob_files: Any, tmp_path: Path
 ) -> None:
     at_alice = transport(alice_files, "kme-bob")
@@ -573,9 +574,13 @@ async def test_renewed_files_serve_the_next_connection_and_end_no_session(
             async with bob_calling(bob_files, port) as bob:
                 first, at_bob = await alice.session(), await bob.session()
                 alice_files.certificate.write_text("")  # what lies on the disk changes nothing by itself
-                at_alice.renew(link_contexts(new_alice), frozenset())
+                both = tmp_path / "both.pem"
+                both.write_bytes(b"".join(files.ca.read_bytes() for files in (alice_files, new_alice)))
+                at_alice.renew(link_contexts(msgspec.structs.replace(new_alice, ca=both)), frozenset())
                 await first.send(m.BlockDiscarded(1, "still here"))
                 assert await at_bob.receive() == m.BlockDiscarded(1, "still here")
+                at_alice.renew(link_contexts(new_alice), frozenset())
+                assert isinstance((await bob.failure()).error, LinkError)
                 async with bob_calling(bob_files, port) as stranger:
                     assert isinstance((await stranger.failure()).error, PeerRefused)
                 async with bob_calling(new_bob, port) as renewed_bob:

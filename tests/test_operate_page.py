@@ -205,6 +205,48 @@ async def test_a_certificate_of_the_pages_authority_may_look_and_an_encryptors_m
                 await client.get("/status")
 
 
+async def test_the_stream_of_a_viewer_ends_with_the_reload_that_withdraws_its_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qnode.operate.page.app.PERIOD_S", 0.05)
+    pki = Pki(tmp_path)
+    pki.revoke()
+    leaves = {name: pki.ca.issue_cert(name) for name in ("anna", "berta", "carla")}
+    may_look = {"anna", "berta", "carla"}
+    views = dict.fromkeys(leaves, 0)
+    ended = {name: trio.Event() for name in leaves}
+
+    async def watch(name: str, port: int) -> None:
+        async with pki.http_client(leaves[name], port) as client, client.stream("GET", "/live") as live:
+            async for line in live.aiter_lines():
+                views[name] += line.startswith("data: ")
+        ended[name].set()
+
+    app = page(may_look=lambda names: not may_look.isdisjoint(names))
+    async with running(app, pki.settings(crl=True)) as server, trio.open_nursery() as nursery:
+
+        async def see_more(*names: str) -> None:
+            before = dict(views)
+            while any(views[name] < before[name] + 3 for name in names):  # noqa: ASYNC110
+                await trio.sleep(0.05)
+
+        for name in leaves:
+            nursery.start_soon(watch, name, server.port)
+        await see_more(*leaves)
+        pki.revoke(leaves["anna"])
+        server.reload()
+        await ended["anna"].wait()
+        async with pki.http_client(leaves["anna"], server.port) as client:
+            with pytest.raises(httpx.HTTPError):
+                await client.get("/status")
+        may_look.discard("berta")
+        await ended["berta"].wait()
+        async with pki.http_client(leaves["berta"], server.port) as client:
+            assert (await client.get("/status")).status_code == 403
+        await see_more("carla")
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     ("listen", "tls", "told"),
     [
@@ -228,6 +270,12 @@ def test_nobody_looks_without_a_certificate_from_elsewhere(listen: str, tls: boo
     else:
         with pytest.raises(ConfigError, match=told):
             check_page(section)
+
+
+def test_names_of_operators_need_certificates() -> None:
+    section = PageSection(listen="127.0.0.1:9410", operators=("anna",))
+    with pytest.raises(ConfigError, match=r"page.operators: without \[page.tls\]"):
+        check_page(section)
 
 
 def test_every_alarm_says_what_to_do() -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,16 +93,16 @@ def link_files(lab: Path, certificate: Path, crl: Path | None = None) -> TlsFile
     return TlsFiles(ca=lab / "link-ca.pem", certificate=certificate, key=key, crl=crl)
 
 
-def delivery(lab: Path, certificate: Path, crl: Path | None = None) -> ssl.SSLContext:
-    """Return the context of the node's own key delivery interface."""
+def delivery(lab: Path, certificate: Path, crl: Path | None = None, ca: str = "sae") -> ssl.SSLContext:
+    """Return the context of the node's own key delivery interface, or of its page."""
     key = certificate.with_suffix(".key")
     return server_context(
-        TlsSettings(certificate=certificate, key=key, client_ca=lab / "sae-ca.pem", crl=crl)
+        TlsSettings(certificate=certificate, key=key, client_ca=lab / f"{ca}-ca.pem", crl=crl)
     )
 
 
-def encryptor(lab: Path, certificate: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=lab / "sae-ca.pem")
+def encryptor(lab: Path, certificate: Path, ca: str = "sae") -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=lab / f"{ca}-ca.pem")
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
     return context
@@ -126,16 +127,21 @@ def test_no_certificate_is_accepted_in_another_role(lab: Path) -> None:
     node, peer = issue(lab, "node", "kme-alice"), issue(lab, "node", "kme-bob")
     kme, sae = issue(lab, "kme", "kme-alice", "ec", "127.0.0.1"), issue(lab, "sae", "encryptor")
     agent = issue(lab, "agent", "agent")
+    page, operator = issue(lab, "page", "kme-alice", "ec", "127.0.0.1"), issue(lab, "operator", "anna")
     at_link = link_contexts(link_files(lab, node)).server
-    for stranger in (kme, sae, agent):
+    for stranger in (kme, sae, agent, page, operator):
         with pytest.raises(ssl.SSLError):
             shake_hands(at_link, link_contexts(link_files(lab, stranger)).client)
-    for stranger in (peer, kme, agent):
+    for stranger in (peer, kme, agent, page, operator):
         with pytest.raises(ssl.SSLError):
             shake_hands(delivery(lab, kme), encryptor(lab, stranger), "127.0.0.1")
-    for stranger in (node, sae, agent):
+    for stranger in (node, sae, agent, page, operator):
         with pytest.raises(ssl.SSLError):
             shake_hands(delivery(lab, stranger), encryptor(lab, sae), "127.0.0.1")
+    assert shake_hands(delivery(lab, page, ca="operator"), encryptor(lab, operator, "operator"), "127.0.0.1")
+    for stranger in (node, kme, sae, agent, page):
+        with pytest.raises(ssl.SSLError):
+            shake_hands(delivery(lab, page, ca="operator"), encryptor(lab, stranger, "operator"), "127.0.0.1")
 
 
 def test_a_revoked_certificate_and_its_earlier_ones_are_refused_and_others_are_not(lab: Path) -> None:
@@ -159,6 +165,25 @@ def test_a_revoked_certificate_and_its_earlier_ones_are_refused_and_others_are_n
     assert len(found) == 2
     assert found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == 3
     assert "is revoked" in refusal("renew", f"{lost}.pem", "--lab", lab)
+
+
+def test_an_operators_certificate_is_packed_for_a_browser_behind_a_passphrase(tmp_path: Path) -> None:
+    lab, anna = tmp_path / "lab", tmp_path / "anna"
+    run("init", "lab", "--lab", lab)
+    run("issue", "operator", "anna", "--lab", lab, "--out", anna)
+    run("issue", "operator", "other", "--lab", lab, "--out", tmp_path / "other")
+    pack = ("browser", f"{anna}.pem")
+    assert "does not belong" in refusal(*pack, tmp_path / "other.key", given="secret\nsecret\n")
+    made = run(*pack, f"{anna}.key", given="secret\nsecret\n")
+    packed = anna.with_suffix(".p12")
+    assert "secret" not in made.output
+    assert stat.S_IMODE(packed.stat().st_mode) == 0o600
+    with pytest.raises(ValueError, match="password"):
+        pkcs12.load_key_and_certificates(packed.read_bytes(), b"other")
+    key, certificate, _ = pkcs12.load_key_and_certificates(packed.read_bytes(), b"secret")
+    assert certificate == x509.load_pem_x509_certificate(anna.with_suffix(".pem").read_bytes())
+    assert key is not None
+    assert public_bytes(key.public_key()) == public_bytes(certificate.public_key())
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")

@@ -18,7 +18,7 @@ from qnode.config import load_site
 from qnode.link.tls import link_contexts
 from qnode.node.check import check_site
 from qnode.node.reload import read_trust
-from qnode.pki.authority import make_authorities
+from qnode.pki.authority import Authority, make_authorities
 
 
 def run(*arguments: str | Path, given: str | None = "\n" * 20) -> Result:
@@ -83,6 +83,47 @@ def test_for_the_service_secrets_are_its_credentials_and_requests_lead_to_certif
     assert load_site(folder / "alice.toml")[0].store.store_key.parent.name == "qnode@alice.service"
 
 
+def test_a_page_beyond_loopback_has_certificates_of_its_own_and_lists_of_revoked_ones_are_in_place(
+    tmp_path: Path, lab: Path
+) -> None:
+    folder = tmp_path / "etc"
+    made = run("alice", "--folder", folder, "--lab", lab, "--state", tmp_path, "--page", "0.0.0.0:9410")
+    assert made.exception is None, made.exception
+    found = check_site(folder / "alice.toml")
+    assert (found.faults, found.notes) == ([], [])
+    site = load_site(folder / "alice.toml")[0]
+    assert site.page is not None
+    assert site.page.tls is not None
+    for tls, name in ((site.peer.tls, "link"), (site.etsi014.tls, "sae"), (site.page.tls, "operator")):
+        assert tls.crl == folder / "tls" / f"{name}-ca.crl"
+        assert tls.crl.read_bytes() == (lab / f"{name}-ca.crl").read_bytes()
+    trust = read_trust((site,))
+    assert trust.page_context is not None
+
+
+@pytest.mark.parametrize("page", ["127.0.0.1:9410", "unix:/run/qnode/alice/page.sock"])
+def test_a_page_on_this_machine_alone_needs_no_certificates(tmp_path: Path, lab: Path, page: str) -> None:
+    run("alice", "--folder", tmp_path, "--lab", lab, "--state", tmp_path, "--page", page)
+    assert check_site(tmp_path / "alice.toml").faults == []
+    section = load_site(tmp_path / "alice.toml")[0].page
+    assert section is not None
+    assert (section.listen, section.tls) == (page, None)
+    assert not (tmp_path / "alice" / "page-tls.key").exists()
+
+
+def test_a_list_of_revoked_certificates_that_is_not_the_labs_is_not_overwritten(
+    tmp_path: Path, lab: Path
+) -> None:
+    folder = tmp_path / "etc"
+    run("alice", "--folder", folder, "--lab", lab)
+    before = content(folder)
+    authority = Authority.at(lab, "sae")
+    authority.renew_crl(authority.private_key())
+    told = run("bob", "--folder", folder, "--lab", lab, "--preshared-key", folder / "alice" / "preshared.key")
+    assert "sae-ca.crl: is there already, and not the lab's" in str(told.exception)
+    assert content(folder) == before
+
+
 def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "etc"
     run("alice", "--folder", folder)
@@ -96,6 +137,8 @@ def test_an_interrupt_or_a_wrong_answer_leaves_nothing(
 ) -> None:
     folder = tmp_path / "new" / "etc"
     assert run("alice", "--folder", folder, given="kme-alice\n").exception is not None  # input ends
+    wrong = ("alice", "--folder", folder, "--page", "9410")
+    assert "page.listen" in str(run(*wrong).exception)
     assert "[peer] address" not in run("alice", "--folder", folder, "--device", "x=nothing").output
     assert "expected NAME=DRIVER" in str(run("alice", "--folder", folder, "--device", "x=nothing").exception)
     short = tmp_path / "short"

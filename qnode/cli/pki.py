@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qnode.pki.keys import KeyKind
     from qnode.pki.roles import RoleName
 
-ROLE_NAMES = ("node", "kme", "sae", "agent")
+ROLE_NAMES = ("node", "kme", "sae", "agent", "page", "operator")
 KEY_NAMES = ("ec", "rsa", "ed25519")
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _lab = click.option(
@@ -28,7 +28,7 @@ _lab = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the lab's authorities (default: qnode-pki, here).",
 )
-_hosts = click.option("--host", "hosts", multiple=True, help="Name or address of a key manager; repeatable.")
+_hosts = click.option("--host", "hosts", multiple=True, help="Name or address of a kme or page; repeatable.")
 _days = click.option(
     "--days", default=365.0, type=click.FloatRange(min=0.001), help="Validity (default: 365)."
 )
@@ -41,9 +41,10 @@ _role = click.argument("role", type=click.Choice(ROLE_NAMES))
 
 @click.group()
 def pki() -> None:
-    """Make, renew, revoke and check certificates of nodes, key managers, encryptors and agents.
+    """Make, renew, revoke and check certificates of nodes, encryptors, agents and operators.
 
-    Roles: node (its link), kme (its key delivery), sae (an encryptor), agent (its line).
+    Roles: node (its link), kme (its key delivery), sae (an encryptor), agent (its line), page (of a node),
+    operator (who looks at the page).
     """
 
 
@@ -79,7 +80,7 @@ def say(text: str) -> None:
 @click.option("--passphrase", is_flag=True, help="Ask for a passphrase that encrypts the authorities' keys.")
 @_explained
 def init(name: str, lab: Path, kind: "KeyKind", days: float, crl_days: float, passphrase: bool) -> int:
-    """Make the authorities of the lab NAME: of links, of key delivery, of the agents' lines."""
+    """Make the authorities of the lab NAME: of links, key delivery, the agents' lines, and operators."""
     from qnode.pki.authority import make_authorities
 
     secret = None
@@ -110,7 +111,7 @@ def issue(
     out: Path | None,
     force: bool,
 ) -> int:
-    """Make a private key and the lab's certificate for NAME (its kme_id, sae_id or agent's name)."""
+    """Make a private key and the lab's certificate for NAME (kme_id, sae_id, agent's or operator's name)."""
     from qnode.pki.authority import certificate_pem
     from qnode.pki.keys import key_pem, make_key
     from qnode.secret_files import PUBLIC_MODE, NewFile, write_files
@@ -297,6 +298,31 @@ def renew(certificate_file: Path, lab: Path, days: float, out: Path | None) -> i
 
 @pki.command()
 @click.argument("certificate_file", metavar="CERTIFICATE", type=_FILE)
+@click.argument("key_file", metavar="KEY", type=_FILE)
+@click.option("--out", type=_FILE, help="The file for the browser (default: CERTIFICATE with .p12).")
+@_explained
+def browser(certificate_file: Path, key_file: Path, out: Path | None) -> int:
+    """Pack CERTIFICATE and its private KEY for import into a browser (PKCS#12).
+
+    It asks for a passphrase, which the browser asks for once.
+    """
+    from qnode.pki.keys import packed_for_browser, public_bytes, read_key
+    from qnode.secret_files import NewFile, write_files
+    from qnode.tls_files import certificates_in
+
+    own, *chain = certificates_in(certificate_file)
+    key = read_key(key_file)
+    if public_bytes(key) != public_bytes(own.public_key()):
+        raise ConfigError(f"{certificate_file}: does not belong to the key {key_file}")
+    secret = click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True).encode()
+    target = out or certificate_file.with_suffix(".p12")
+    write_files([NewFile(target, packed_for_browser(certificate_file.stem, key, own, chain, secret))])
+    say(f"{target}: import it into the browser, then delete it")
+    return 0
+
+
+@pki.command()
+@click.argument("certificate_file", metavar="CERTIFICATE", type=_FILE)
 @_lab
 @click.option(
     "--days", default=90.0, type=click.FloatRange(min=0.01), help="Validity of the CRL (default: 90)."
@@ -395,8 +421,8 @@ def issued(
     from qnode.pki.roles import ROLES
 
     kind = ROLES[role]
-    if hosts and kind.name != "kme":
-        raise ConfigError(f"--host: only a key manager (kme) has hosts; a {kind.name}'s only name is its own")
+    if hosts and not kind.has_hosts:
+        raise ConfigError(f"--host: only a kme and a page have hosts; a {kind.name}'s only name is its own")
     authority = Authority.at(lab, kind.authority)
     key = authority.private_key(_ask_passphrase)
     certificate = authority.issue(key, kind, name, public, hosts=hosts, days=days)

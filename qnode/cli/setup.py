@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,10 @@ from qnode.cli.site_file import SiteAnswers, site_text
 from qnode.errors import ConfigError
 from qnode.secret_files import PUBLIC_MODE, NewFile, write_files
 
-_SECRETS = ("store", "preshared", "peer-tls", "etsi014-tls")
+if TYPE_CHECKING:
+    from qnode.pki.roles import CertificateRole
+
+_SECRETS = ("store", "preshared", "peer-tls", "etsi014-tls", "page-tls")
 
 
 @click.command()
@@ -29,6 +32,9 @@ _SECRETS = ("store", "preshared", "peer-tls", "etsi014-tls")
 @click.option("--listen", help="host:port where encryptors connect to this site.")
 @click.option("--host", "hosts", multiple=True, help="Name or address that encryptors use; repeatable.")
 @click.option("--metrics", default="127.0.0.1:9400", help="host:port of the metrics.")
+@click.option(
+    "--page", help="host:port of the operator's page, or unix:/PATH; beyond loopback with certificates."
+)
 @click.option("--sae", help="Name of the encryptor at this site.")
 @click.option("--peer-sae", help="Name of the encryptor at the other site.")
 @click.option("--device", "devices", multiple=True, help="NAME=DRIVER; without any: simulated devices.")
@@ -95,6 +101,8 @@ def _answers(role: Role, folder: Path, devices: tuple[str, ...], given: dict[str
         fibre=given["fibre"],
         fibre_peer=given["fibre_peer"],
         devices=dict(_device(one) for one in devices),
+        page=given["page"],
+        revocation=given["lab"] is not None,
         state=None if state is None else state.absolute(),
     )
 
@@ -116,7 +124,7 @@ def _files_of(role: Role, folder: Path) -> list[Path]:
         folder / f"{role}.toml",
         *secret,
         folder / "tls" / f"link-{role}.pem",
-        folder / "tls" / f"kme-{role}.pem",
+        *(folder / "tls" / f"{name}-{role}.pem" for name in ("kme", "page")),
     ]
 
 
@@ -126,6 +134,7 @@ def _files(
     """Return the files of a site, and what its operator does then."""
     from qnode.config import links_of
     from qnode.config_reading import tables_in
+    from qnode.node.reload import check_addresses
     from qnode.node.secret_files import STORE_KEY_BYTES
     from qnode.pki.keys import key_pem, make_key
     from qnode.pki.request import make_request
@@ -134,17 +143,20 @@ def _files(
     role, folder = answers.role, answers.folder
     own, tls, site_file = folder / role, folder / "tls", folder / f"{role}.toml"
     text = site_text(answers)
-    links_of(tables_in(text, str(site_file)), site_file)  # refuses wrong answers
+    for config in links_of(tables_in(text, str(site_file)), site_file):  # refuses wrong answers
+        check_addresses(config)
     preshared = new_preshared_key() if carried is None else read_preshared_key(carried)
     files = [
         NewFile(site_file, text.encode(), PUBLIC_MODE),
         NewFile(own / "store.key", secrets.token_bytes(STORE_KEY_BYTES)),
         NewFile(own / "preshared.key", preshared),
     ]
-    certificates = (
+    certificates: list[tuple[CertificateRole, str, str, tuple[str, ...]]] = [
         (CERTIFICATE_ROLES["node"], "peer-tls", f"link-{role}", ()),
         (CERTIFICATE_ROLES["kme"], "etsi014-tls", f"kme-{role}", hosts),
-    )
+    ]
+    if answers.page_is_public:
+        certificates.append((CERTIFICATE_ROLES["page"], "page-tls", f"page-{role}", hosts))
     wanted = []
     for kind, key_name, name, more in certificates:
         key = make_key("ec")
@@ -162,11 +174,8 @@ def _files(
             ]
         else:
             files += _issued(lab, kind, answers.kme_id, key.public_key(), more, tls / f"{name}.pem")
-            trusted = (lab / ca.name).read_bytes()
-            if not ca.exists():
-                files.append(NewFile(ca, trusted, PUBLIC_MODE))
-            elif ca.read_bytes() != trusted:
-                raise ConfigError(f"{ca}: is there already, and not the lab's; nothing was changed")
+            files += _of_authority(lab, ca)
+            files += _of_authority(lab, ca.with_suffix(".crl"))
     return files, [
         *_next_steps(answers, fingerprint(preshared), made=carried is None),
         *wanted,
@@ -174,8 +183,21 @@ def _files(
     ]
 
 
+def _of_authority(lab: Path, path: Path) -> list[NewFile]:
+    """Return a file of the lab for ``path``, unless the other site on this machine has put it there."""
+    try:
+        content = (lab / path.name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{lab / path.name}: {error.strerror}; make it with qnodectl pki init") from None
+    if not path.exists():
+        return [NewFile(path, content, PUBLIC_MODE)]
+    if path.read_bytes() != content:
+        raise ConfigError(f"{path}: is there already, and not the lab's; nothing was changed")
+    return []
+
+
 def _issued(
-    lab: Path, kind: Any, name: str, public: Any, hosts: tuple[str, ...], path: Path
+    lab: Path, kind: "CertificateRole", name: str, public: Any, hosts: tuple[str, ...], path: Path
 ) -> list[NewFile]:
     from qnode.cli.pki import issued
     from qnode.pki.authority import certificate_pem

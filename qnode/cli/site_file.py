@@ -12,7 +12,8 @@ class SiteAnswers(Struct, frozen=True, kw_only=True):
     """What a site's operator has said.
 
     ``address``: of the link, where Alice listens. ``listen``: of key delivery. ``devices``: driver by name;
-    none: simulated ones over the fibre at ``fibre``. ``folder``: of the site's file. ``state``: of the store;
+    none: simulated ones over the fibre at ``fibre``. ``folder``: of the site's file. ``page``: where the page
+    listens; None: nowhere. ``revocation``: the lists of the authorities are there. ``state``: of the store;
     None: the service manager has folders for state, sockets and secrets.
     """
 
@@ -29,7 +30,17 @@ class SiteAnswers(Struct, frozen=True, kw_only=True):
     fibre: str
     fibre_peer: str | None = None
     devices: dict[str, str] = {}
+    page: str | None = None
+    revocation: bool = False
     state: Path | None = None
+
+    @property
+    def page_is_public(self) -> bool:
+        """Whether viewers of the page come from elsewhere, and so need certificates."""
+        from qnode.config import PageSection
+        from qnode.node.page import needs_certificates
+
+        return self.page is not None and needs_certificates(PageSection(listen=self.page))
 
     def secret(self, name: str) -> Path:
         """Return where the node reads a secret from: a credential of the service, or its file."""
@@ -65,7 +76,7 @@ address = {_text(a.address)}      # Alice listens here, Bob connects to it
 ca = {_text(tls / "link-ca.pem")}
 certificate = {_text(tls / f"link-{role}.pem")}
 key = {_text(a.secret("peer-tls-key"))}
-
+{_crl(a, "link")}
 [store]
 path = {_text(database)}
 anchor = {_text(anchor)}   # outside the database's folder; it detects a restored backup
@@ -82,7 +93,7 @@ saes_file = {_text(f"{role}-saes.toml")}    # `qnodectl saes add` writes it; tho
 ca = {_text(tls / "sae-ca.pem")}
 certificate = {_text(tls / f"kme-{role}.pem")}
 key = {_text(a.secret("etsi014-tls-key"))}
-
+{_crl(a, "sae")}
 [[etsi014.sae]]
 sae_id = {_text(a.sae_id)}
 kme_id = {_text(a.kme_id)}
@@ -98,7 +109,29 @@ control_socket = {_text(control)}
 metrics_listen = {_text(a.metrics)}
 allow_recording = false         # true: root and the daemon's user may record, which discloses the keys
 
-{_devices(a)}"""
+{_page(a)}{_devices(a)}"""
+
+
+def _crl(a: SiteAnswers, authority: str) -> str:
+    """Return the line of the list of revoked certificates; a comment as long as there is none."""
+    hidden = "" if a.revocation else "# "
+    return (
+        f"{hidden}crl = {_text(a.folder / 'tls' / f'{authority}-ca.crl')}    # renew it before it expires\n"
+    )
+
+
+def _page(a: SiteAnswers) -> str:
+    if a.page is None:
+        return ""
+    text = f"[page]\nlisten = {_text(a.page)}\n\n"
+    if a.page_is_public:
+        tls = a.folder / "tls"
+        text += (
+            f"[page.tls]\nca = {_text(tls / 'operator-ca.pem')}\n"
+            f"certificate = {_text(tls / f'page-{a.role}.pem')}\n"
+            f"key = {_text(a.secret('page-tls-key'))}\n{_crl(a, 'operator')}\n"
+        )
+    return text
 
 
 def _devices(a: SiteAnswers) -> str:

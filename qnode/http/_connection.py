@@ -79,6 +79,11 @@ class Connection:
             self._http.start_next_cycle()
             self._slot.wait()
 
+    @property
+    def last_request(self) -> bool:
+        """Whether the connection ends with the present answer."""
+        return self._slot.last_request
+
     async def apologise(self) -> None:
         """Answer 500 without details, if no answer has begun yet."""
         if self._http.our_state is h11.SEND_RESPONSE:
@@ -241,6 +246,11 @@ class _Exchange:
     def client_gone(self) -> bool:
         """Whether the client has closed its side of the connection, or reset it."""
         return self._connection.wire.client_gone
+
+    @property
+    def last_of_connection(self) -> bool:
+        """Whether the connection ends with this answer: a long answer should end soon."""
+        return self._connection.last_request
 
     @property
     def nothing_sent(self) -> bool:

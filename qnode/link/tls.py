@@ -11,13 +11,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakSet
 
+import structlog
 import trio
 
 from qnode.addresses import host_and_port
 from qnode.config import TlsFiles
 from qnode.errors import ConfigError, LinkError, PeerRefused
 from qnode.peer_tls import PeerContexts, peer_contexts, secure
+from qnode.tls import Trusted
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Transport(Protocol):
         """Raise ConfigError if this transport can never work."""
 
     def renew(self, contexts: PeerContexts, encryptor_identities: frozenset[str]) -> None:
-        """Use these from the next connection on; an existing session continues."""
+        """Use these from the next connection on; a session continues if they still admit its peer."""
 
     async def listen(self) -> Listening:
         """Listen for the peer. Raises LinkError: not possible at present."""
@@ -68,6 +73,7 @@ class TlsTransport:
     peer_kme_id: str
     encryptor_identities: frozenset[str] = frozenset()
     _contexts: PeerContexts | None = field(default=None, init=False, repr=False)
+    _streams: "WeakSet[_BulkStream]" = field(default_factory=WeakSet, init=False, repr=False)
 
     def check(self) -> None:
         """Check the address and read the files.
@@ -80,9 +86,11 @@ class TlsTransport:
             self._contexts = link_contexts(self.files)
 
     def renew(self, contexts: PeerContexts, encryptor_identities: frozenset[str]) -> None:
-        """Use these from the next connection on; an existing session continues."""
+        """Use these from the next connection on; cut streams to a peer that they do not admit any more."""
         self._contexts = contexts
         self.encryptor_identities = encryptor_identities
+        for stream in self._streams:
+            self._cut_unless_admitted(stream, contexts)
 
     async def listen(self) -> Listening:
         """Bind to the address.
@@ -127,7 +135,19 @@ class TlsTransport:
         except ConfigError as error:
             await trio.aclose_forcefully(stream)
             raise LinkError(str(error)) from None
-        return _BulkStream(*await secure(stream, contexts, self._check_identities, server_side=server_side))
+        tls, connection = await secure(stream, contexts, self._check_identities, server_side=server_side)
+        trusted = contexts.server.trusted
+        assert trusted is not None, "link_contexts loads it"
+        secured = _BulkStream(tls, connection, stream, trusted)
+        self._streams.add(secured)
+        self._cut_unless_admitted(secured, self._contexts or contexts)  # a reload during the handshake
+        return secured
+
+    def _cut_unless_admitted(self, stream: "_BulkStream", contexts: PeerContexts) -> None:
+        trusted = contexts.server.trusted
+        if trusted is not None and not trusted.still_admits(stream.peer, stream.admitted_by):
+            log.warning("link.cut", reason="the certificate of the peer is not accepted any more")
+            stream.cut()
 
     def _check_identities(self, identities: frozenset[str]) -> None:
         named = ", ".join(sorted(identities)) or "nobody"
@@ -149,9 +169,24 @@ class _BulkStream(trio.abc.Stream):
     a third of the work of the event loop.
     """
 
-    def __init__(self, tls: "trio.SSLStream[trio.abc.Stream]", connection: ssl.SSLObject) -> None:
+    def __init__(
+        self,
+        tls: "trio.SSLStream[trio.abc.Stream]",
+        connection: ssl.SSLObject,
+        wire: trio.abc.Stream,
+        admitted_by: Trusted,
+    ) -> None:
         self.tls = tls
         self._connection = connection
+        self._wire = wire
+        self.peer = tls.getpeercert(binary_form=True) or b""
+        self.admitted_by = admitted_by
+
+    def cut(self) -> None:
+        """Break the connection, so that both ends see it at once."""
+        if isinstance(self._wire, trio.SocketStream):
+            with suppress(OSError):  # it is broken already
+                self._wire.socket.shutdown(trio.socket.SHUT_RDWR)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of ``data``."""

@@ -13,7 +13,7 @@ from qnode.config import PageSection, SiteConfig
 from qnode.errors import ConfigError
 from qnode.http import Limits, Server, TlsSettings
 from qnode.operate.blocks.row import DecidedBlock
-from qnode.operate.page.app import Page
+from qnode.operate.page.app import MayLook, Page
 from qnode.operate.page.live import Live
 from qnode.operate.page.view import SHOWN_BLOCKS
 from qnode.operate.status.model import NodeStatus
@@ -38,19 +38,24 @@ def check_page(section: PageSection) -> None:
     Raises:
         ConfigError: it has no valid form, or is neither a loopback address nor has certificates.
     """
-    path = socket_path(section)
+    path, public = socket_path(section), needs_certificates(section)
     if path is not None:
         if not path.is_absolute():
             raise ConfigError(f"page.listen: expected unix: and an absolute path, got {section.listen!r}")
         if section.tls is not None:
             raise ConfigError("page.tls: a local socket has none; leave it out, or listen on HOST:PORT")
-        return
-    host, _ = host_and_port(section.listen, "page.listen")
-    if section.tls is None and not _is_loopback(host):
+    if section.operators and section.tls is None:
+        raise ConfigError("page.operators: without [page.tls] nobody is asked for a name; leave it out")
+    if section.tls is None and public:
         raise ConfigError(
             f"page.listen: {section.listen}: without certificates only a loopback address or unix:/PATH may "
             "be used; add [page.tls]"
         )
+
+
+def needs_certificates(section: PageSection) -> bool:
+    """Return whether the page listens where others than this machine reach it; raises ConfigError."""
+    return socket_path(section) is None and not _is_loopback(host_and_port(section.listen, "page.listen")[0])
 
 
 def _is_loopback(host: str) -> bool:
@@ -76,7 +81,7 @@ def _beside(store: Path) -> Path:
 
 
 class OperatorsPage:
-    """The page of a running site. ``other_roles``: names whose certificates are not for viewers."""
+    """The page of a running site. ``may_look``: tells by the names in a viewer's certificate."""
 
     def __init__(
         self,
@@ -84,13 +89,13 @@ class OperatorsPage:
         configs: Sequence[SiteConfig],
         provide_status: Callable[[], NodeStatus],
         latest_blocks: Mapping[str, Callable[[int], list[DecidedBlock]]],
-        other_roles: Callable[[], frozenset[str]],
+        may_look: MayLook,
     ) -> None:
         self._provide_status = provide_status
         self._files = {config.link.name: TrendFile(_beside(config.store.path)) for config in configs}
         self._live = Live(provide_status, lambda link: latest_blocks[link](SHOWN_BLOCKS))
         self._section = section
-        self._other_roles = other_roles
+        self._may_look = may_look
 
     async def start(self, nursery: trio.Nursery) -> Server:
         """Read the figures over time, keep them from now on, and return the server of the page."""
@@ -100,7 +105,7 @@ class OperatorsPage:
             self._live,
             {name: file.trend for name, file in self._files.items()},
             time.time,
-            may_look=lambda names: bool(names) and self._other_roles().isdisjoint(names),
+            may_look=self._may_look,
             loopback_only=self._section.tls is None and socket_path(self._section) is None,
         )
         nursery.start_soon(self._keep_trends)

@@ -167,7 +167,7 @@ class SiteNode:
             self._configs,
             self._figures.status,
             {link.config.link.name: link.figures.blocks.table.latest for link in self._links},
-            self._other_roles,
+            self._may_look,
         )
         self._page = await page.start(nursery)
         path = socket_path(section)
@@ -176,12 +176,16 @@ class SiteNode:
         else:
             await nursery.start(serve_at_socket, self._page, path, "page.listen")
 
-    def _other_roles(self) -> frozenset[str]:
-        """Return the names of encryptors and sites: their certificates are not for viewers of the page."""
-        return encryptor_identities(self._site) | {
-            self._site.node.kme_id,
-            *(config.peer.kme_id for config in self._configs),
-        }
+    def _may_look(self, names: list[str]) -> bool:
+        """Return whether a certificate with these names is for viewers of the page.
+
+        Those of encryptors and sites are not; with `page.operators`, only those of the named ones are.
+        """
+        page = self._site.page
+        sites = {self._site.node.kme_id, *(config.peer.kme_id for config in self._configs)}
+        other_role = not (encryptor_identities(self._site) | sites).isdisjoint(names)
+        named = page is None or not page.operators or not set(page.operators).isdisjoint(names)
+        return bool(names) and named and not other_role
 
     def _start_telemetry(self, nursery: trio.Nursery) -> None:
         if self._site.telemetry is None:

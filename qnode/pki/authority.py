@@ -1,7 +1,7 @@
-"""A lab's authorities in one folder: one for links, one for key delivery, one for the agents' lines.
+"""A lab's authorities in one folder: of links, of key delivery, of the agents' lines, of operators.
 
-The folder has `link-ca.pem`, `link-ca.key` and `link-ca.crl`, the same for `sae` and `agent`, and in
-`issued/` a copy of each certificate, so that a lost one can be revoked.
+The folder has `link-ca.pem`, `link-ca.key` and `link-ca.crl`, the same for `sae`, `agent` and `operator`, and
+in `issued/` a copy of each certificate, so that a lost one can be revoked.
 """
 
 import re

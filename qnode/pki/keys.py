@@ -1,6 +1,6 @@
 """Private keys: EC (P-256), RSA (3072 bits) or Ed25519."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    pkcs12,
 )
+from cryptography.x509 import Certificate
 
 from qnode.errors import ConfigError
 from qnode.secret_files import read_secret
@@ -49,6 +51,15 @@ def key_pem(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
         NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
     )
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def packed_for_browser(
+    name: str, key: PrivateKey, own: Certificate, chain: Sequence[Certificate], passphrase: bytes
+) -> bytes:
+    """Return certificate and key in PKCS#12, encrypted; browsers show ``name``."""
+    return pkcs12.serialize_key_and_certificates(
+        name.encode(errors="replace"), key, own, chain, BestAvailableEncryption(passphrase)
+    )
 
 
 def read_key(path: Path, ask_passphrase: Callable[[Path], bytes] | None = None) -> PrivateKey:

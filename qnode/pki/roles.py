@@ -1,8 +1,9 @@
 """The roles of certificates. Each has its authority, its usages and its name.
 
-Link, key delivery and the agents' line have an authority each, so that a certificate of one is worth nothing
-at the others. Key managers and encryptors share one, because each must know the other; there the usages
-differ: a key manager's certificate is a server's, an encryptor's is a client's.
+Link, key delivery, the agents' line and the operator's page have an authority each, so that a certificate of
+one is worth nothing at the others. Key managers and encryptors share one, because each must know the other;
+there the usages differ: a key manager's certificate is a server's, an encryptor's is a client's. The same
+holds for the page and the operators who look at it.
 """
 
 import re
@@ -16,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qnode.errors import ConfigError
 
-RoleName = Literal["node", "kme", "sae", "agent"]
+RoleName = Literal["node", "kme", "sae", "agent", "page", "operator"]
 LONGEST_NAME_CHARACTERS = 512
 _LONGEST_COMMON_NAME = 64  # RFC 5280, upper bound of a common name
 _DNS_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
@@ -34,6 +35,11 @@ class CertificateRole:
     usages: tuple[x509.ObjectIdentifier, ...]
     meaning: str
 
+    @property
+    def has_hosts(self) -> bool:
+        """Whether clients connect by the host's name or address, which the certificate then carries."""
+        return self.usages == (_SERVER,)
+
 
 ROLES: Final = {
     role.name: role
@@ -42,6 +48,8 @@ ROLES: Final = {
         CertificateRole("kme", "sae", (_SERVER,), "a node as key manager for encryptors ([etsi014.tls])"),
         CertificateRole("sae", "sae", (_CLIENT,), "an encryptor"),
         CertificateRole("agent", "agent", (_SERVER, _CLIENT), "an agent on its line ([line])"),
+        CertificateRole("page", "operator", (_SERVER,), "a node for its page ([page.tls])"),
+        CertificateRole("operator", "operator", (_CLIENT,), "an operator who looks at the page"),
     )
 }
 AUTHORITIES: Final = tuple(dict.fromkeys(role.authority for role in ROLES.values()))

@@ -87,7 +87,9 @@ async def day(folder: Path, hours: float) -> tuple[float, float, int]:
         link=SimpleNamespace(name=well_status().site.link), store=SimpleNamespace(path=folder / "keys.sqlite")
     )
     section = PageSection(listen=f"unix:{path}")
-    operators = OperatorsPage(section, [site], status, {site.link.name: lambda n: blocks[-n:]}, frozenset)
+    operators = OperatorsPage(
+        section, [site], status, {site.link.name: lambda n: blocks[-n:]}, lambda _names: True
+    )
     viewer = Viewer(path)
     async with trio.open_nursery() as nursery:
         server = await operators.start(nursery)

@@ -18,7 +18,7 @@ from qnode.operate.trend.figures import FIGURES
 from qnode.operate.trend.ring import RESOLUTIONS, WINDOWS, Trend
 from qnode.tls import certificate_names
 
-# A stream ends after this time, and the browser opens it again, so that revoked viewers do not stay.
+# A stream ends after this time, and the browser opens it again.
 STREAM_S: Final = 600.0
 _TREND_AGE_S: Final = 10.0
 _JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
@@ -104,7 +104,10 @@ class Page:
         return None
 
     async def _stream(self, scope: Scope, send: Send) -> None:
-        """Send a view every `PERIOD_S`; the server drops viewers that do not read."""
+        """Send a view every `PERIOD_S`, until the viewer may look no more.
+
+        The server drops viewers that do not read.
+        """
         await send({"type": "http.response.start", "status": 200, "headers": _headers(b"text/event-stream")})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
@@ -114,10 +117,17 @@ class Page:
         ends_at, pause_s = trio.current_time() + STREAM_S, self._live.first_pause_s()
         while trio.current_time() < ends_at:
             await trio.sleep(pause_s)
+            if self._ends(scope):
+                break
             body = event(self._live.present())
             await send({"type": "http.response.body", "body": body, "more_body": True})
             pause_s = PERIOD_S
         await send({"type": "http.response.body"})
+
+    def _ends(self, scope: Scope) -> bool:
+        """Return whether a reload has withdrawn the certificate of a viewer, or its right to look."""
+        exchange = scope["extensions"].get("qnode.exchange")
+        return (exchange is not None and exchange.last_of_connection) or self._refusal(scope) is not None
 
     def _trend(self, window: str) -> bytes:
         """Return a window of all links as JSON; all viewers get the same bytes for ten seconds."""
