@@ -142,11 +142,14 @@ def refused(client: httpx.Client, path: str) -> bool:
     return False
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_page_is_for_operators_and_a_reload_ends_what_revoked_certificates_have_open(
     sites: Sites,
 ) -> None:
-    eventually(lambda: sites.connected("alice") and sites.connected("bob"), "the sites meet")
+    # The first daemons of a new checkout compile their kernels.
+    eventually(
+        lambda: sites.connected("alice") and sites.connected("bob"), "the sites meet", within_s=3 * PATIENCE_S
+    )
 
     with sites.client("operator", "anna", sites.page) as client:
         assert client.get("/").status_code == 200

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Reloads both running services as an operator does, while an encryptor at each site fetches a key every second: a renewed
-# certificate, a new pair of encryptors, a CRL that is no CRL. Called by services.sh once there are keys.
-#   reload.sh DIR URL-OF-ALICE URL-OF-BOB
+# certificate, a new pair of encryptors, a CRL that is no CRL, a CRL that revokes one of the new pair. Called by services.sh once
+# there are keys.
+#   reload.sh DIR LAB URL-OF-ALICE URL-OF-BOB
 set -euo pipefail
-etc=$1 alice=$2 bob=$3
+etc=$1 lab=$2 alice=$3 bob=$4
 polls=$(mktemp)
 
 as() { # SAE URL
@@ -28,10 +29,8 @@ poll() {
     done
 }
 
-certificate() { # NAME KEY CERTIFICATE MORE-NAMES: for a key that is there
-    openssl req -new -key "$2" -subj "/CN=$1" 2>/dev/null | openssl x509 -req -days 365 -CA "$etc/tls/sae-ca.pem" \
-        -CAkey "$etc/sae-ca.key" -CAcreateserial -out "$3" -extfile <(echo "subjectAltName=DNS:$1$4") 2>/dev/null
-    chmod 644 "$3"
+control() { # SITE WORDS...
+    qnodectl --socket "/run/qnode/$1/control.sock" "${@:2}"
 }
 
 served() { # URL: the fingerprint of the certificate that is served
@@ -44,7 +43,7 @@ trap 'kill $poller 2>/dev/null || true' EXIT
 sleep 5
 
 before=$(served "$alice")
-certificate kme-alice "$etc/alice/etsi014-tls.key" "$etc/tls/kme-alice.pem" ",IP:127.0.0.1"
+qnodectl pki renew "$etc/tls/kme-alice.pem" --lab "$lab"
 systemctl reload qnode@alice
 [ "$(served "$alice")" != "$before" ] || { echo "the renewed certificate is not served"; exit 1; }
 echo "a renewed certificate is served"
@@ -52,30 +51,32 @@ sleep 5
 
 for pair in alice:bob bob:alice; do
     own=${pair%:*} other=${pair#*:}
-    openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$etc/sae/new-$own.key" 2>/dev/null
-    certificate "new-$own" "$etc/sae/new-$own.key" "$etc/sae/new-$own.pem" ""
-    for file in alice bob; do # an array may go on at the end of the file
-        printf '\n[[etsi014.sae]]\nsae_id = "new-%s"\nkme_id = "kme-%s"\npeers = ["new-%s"]\n' "$own" "$own" "$other" \
-            >>"$etc/$file.toml"
-    done
+    qnodectl pki issue sae "new-$own" --lab "$lab" --out "$etc/sae/new-$own"
+    control "$own" saes add "new-$own" "new-$other"
 done
-systemctl reload qnode@alice qnode@bob
 for _ in $(seq 20); do exchange new-alice new-bob >/dev/null && break; sleep 1; done
 exchange new-alice new-bob || { echo "the new pair gets no key"; exit 1; }
 echo "a new pair of encryptors has keys"
 sleep 5
 
-cp "$etc/alice.toml" "$etc/alice.before"
-echo "no CRL" >"$etc/tls/empty.crl"
-sed -i "s#^certificate = \"/etc/qnode/tls/kme-alice.pem\"#&\ncrl = \"$etc/tls/empty.crl\"#" "$etc/alice.toml"
-systemctl reload qnode@alice
+mv "$etc/tls/sae-ca.crl" "$etc/tls/before.crl"
+echo "no CRL" >"$etc/tls/sae-ca.crl"
+if control alice reload; then echo "a CRL that is no CRL is taken"; exit 1; fi
 sleep 2
 systemctl is-active -q qnode@alice
-status=$(/opt/qnode/bin/qnodectl --socket /run/qnode/alice/control.sock status || true)
+status=$(control alice status || true)
 grep -q node.reload_failed <<<"$status" || { echo "the wrong CRL is not shown:"; echo "$status"; exit 1; }
 echo "a CRL that is no CRL is shown, and all goes on"
-mv "$etc/alice.before" "$etc/alice.toml"
-systemctl reload qnode@alice
+mv "$etc/tls/before.crl" "$etc/tls/sae-ca.crl"
+
+qnodectl pki revoke "$etc/sae/new-alice.pem" --lab "$lab"
+as new-alice "$alice/api/v1/keys/new-bob/status" >/dev/null
+cp "$lab/sae-ca.crl" "$etc/tls/fetched.crl"
+mv "$etc/tls/fetched.crl" "$etc/tls/sae-ca.crl"
+control alice reload
+if as new-alice "$alice/api/v1/keys/new-bob/status"; then echo "a revoked encryptor is admitted"; exit 1; fi
+echo "a revoked encryptor is refused"
+for site in alice bob; do control "$site" saes remove "new-$site"; done
 sleep 5
 
 kill $poller
