@@ -74,8 +74,10 @@ def write_files(files: Sequence[NewFile], *, replace: bool = False) -> None:
                 _take_back(file.path, inode, former.get(file.path))
             raise
     except OSError as error:
+        meant = {str(staging): file.path for file, staging, _ in staged}
         # An error of a write, as on a full disk, names no file.
-        raise ConfigError(f"{error.filename2 or error.filename or file.path}: {error.strerror}") from None
+        failed = str(error.filename2 or error.filename or file.path)
+        raise ConfigError(f"{meant.get(failed, failed)}: {error.strerror}") from None
     finally:
         for leftover in (*(staging for _, staging, _ in staged), *former.values()):
             leftover.unlink(missing_ok=True)

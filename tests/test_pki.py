@@ -325,6 +325,13 @@ def test_private_keys_are_for_their_owner_and_never_overwritten_unasked(tmp_path
     assert (tmp_path / "node.key").read_bytes() != before[tmp_path / "node.key"]
 
 
+def test_a_folder_that_is_not_there_is_told_of_by_the_name_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "link.pem"
+    with pytest.raises(ConfigError) as raised:
+        write_files([NewFile(path, b"")])
+    assert str(raised.value) == f"{path}: No such file or directory"
+
+
 def test_an_interrupt_leaves_all_files_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files([NewFile(tmp_path / "old", b"old")])
     files = [NewFile(tmp_path / name, b"new") for name in ("old", "new", "more")]
