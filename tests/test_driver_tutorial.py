@@ -8,7 +8,7 @@ from test_cli_driver import pytest_of, run
 
 PAGE = Path(__file__).parent.parent / "docs" / "driver-tutorial.md"
 FILE = re.compile(r"^\*\*`([\w./-]+)`\*\*\n\n```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^    \$ qnode driver (.*)$", re.MULTILINE)
+COMMAND = re.compile(r"^qnode driver (new .*)$", re.MULTILINE)
 
 
 def test_the_code_of_the_tutorial_is_a_driver_that_passes(tmp_path: Path) -> None:

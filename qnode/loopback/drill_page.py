@@ -149,7 +149,7 @@ def drill_page(
         _HOW,
         "Each drill is a schedule of the simulation. One command runs a drill; `--drill-from` and "
         "`--drill-until` (seconds of simulated time) change its times:",
-        f"```\nqnode loopback --config {config} --speed max --drill blinding\n```",
+        f"```sh\nqnode loopback --config {config} --speed max --drill blinding\n```",
         "The lines under each drill have the same effect in a loopback file, after its `[simulation]` table.",
         "## All drills",
         _summary(runs),
