@@ -15,7 +15,7 @@ PAGES = sorted(
 )
 # What a fence may hold. `sh`: commands to type; `console`: commands after "$ ", and what they print.
 COMMANDS = ("sh", "console")
-OTHERS = ("text", "toml", "python", "yaml", "json")
+OTHERS = ("text", "diff", "toml", "python", "yaml", "json")
 
 _FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`]+)`")

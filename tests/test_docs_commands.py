@@ -32,6 +32,8 @@ NOT_RUN = {
     "qnode plan --optimise": "searches for a minute: tests/test_cli_plan.py",
     "qnode plan --fibre-km": "computes many links: tests/test_cli_plan.py",
     "qnode tags": "needs a recording: tests/test_cli_tags.py",
+    "qnode keylength block.json": "needs the code of the page: tests/test_estimator_tutorial.py",
+    "qnode soak": "needs the code of the page: tests/test_estimator_tutorial.py",
     "qnode driver check": "needs a device: tests/test_cli_driver.py",
     "qnode driver record": "needs a device: tests/test_cli_driver.py",
     "qnodectl calibrate": "asks a running site: tests/test_calibration_hold.py",
