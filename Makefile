@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: loopback test check tunnels mutants release-check wheels deb format lock clean
+.PHONY: loopback test check tunnels mutants test-versions coverage release-check wheels deb format lock clean
 
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
@@ -32,6 +32,15 @@ mutants: $(VENV)/.developer
 	$(PYTHON) -m venv $(VENV)-mutants
 	$(VENV)-mutants/bin/pip install --quiet cosmic-ray==8.7.0
 	$(BIN)/python tests/mutants.py $(CURDIR)/$(VENV)-mutants/bin/cosmic-ray
+
+# The tests on CPython 3.12, 3.13 and 3.14, each in an environment of its own; TESTS="FILE ..." runs those.
+# A version without an interpreter here is named and skipped (exit code 3).
+test-versions:
+	$(PYTHON) tests/versions.py $(or $(TESTS),-n $$(nproc) --dist loadfile)
+
+# Which share of each room the tests run; TESTS="FILE ..." runs those alone.
+coverage: $(VENV)/.developer
+	$(BIN)/python tests/covered.py $(or $(TESTS),-n $$(nproc) --dist loadfile)
 
 # The version in every place; with TAG=vVERSION, whether this tree may get that tag (docs/releases.md).
 release-check:
@@ -67,4 +76,4 @@ lock:
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra zmq --extra visa --extra plots --extra strongswan --extra testbed --group build --group dev -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-mutants dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
