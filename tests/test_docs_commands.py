@@ -19,6 +19,7 @@ from documented import COMMANDS, OTHERS, PAGES, TOP, Command, anchors, commands,
 
 from qnode.cli.control import qnodectl
 from qnode.cli.main import qnode
+from qnode.pki.authority import make_authorities
 
 # A command is not run if it has all words of one of these.
 NOT_RUN = {
@@ -38,6 +39,8 @@ NOT_RUN = {
     "qnode driver record": "needs a device: tests/test_cli_driver.py",
     "qnodectl calibrate": "asks a running site: tests/test_calibration_hold.py",
     "qnodectl devices": "asks a running site: tests/test_cli_control.py",
+    "qnodectl pki browser": "asks for a passphrase: tests/test_pki.py",
+    "qnodectl --socket": "asks a running site: tests/test_link_daemons.py",
     "qnodectl restore": "asks a running site: tests/test_restore_daemons.py",
     "qnode check": "needs the credentials of the service: tests/test_cli_check.py",
     "qnodectl rollback": "needs the store of a site that has run: tests/test_keys_upgrade.py",
@@ -214,6 +217,8 @@ def test_the_commands_of_a_page_work_in_their_order(
     shutil.copytree(TOP / "config", "config")
     for folder in (*FOLDERS, "etc/qnode/tls"):
         Path(folder).mkdir(parents=True, exist_ok=True)
+    if not any("init" in command.words for command in run_of(path)):
+        make_authorities(Path("qnode-pki"), "lab")  # of docs/pki.md
     for command in run_of(path):
         words = [local(word) for word in command.words]
         if words[:2] == ["qnode", "setup"]:

@@ -78,7 +78,8 @@ def test_a_scheduled_change_has_the_keys_of_the_settings() -> None:
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(TOP)))
 def test_every_file_that_is_named_is_there(path: Path) -> None:
     text = path.read_text(errors="replace")
-    for name in NAMED_FILE.findall(text):
+    made = re.findall(r"^\*\*`(.*)`\*\*$", text, re.MULTILINE)  # by a tutorial
+    for name in set(NAMED_FILE.findall(text)) - set(made):
         assert (TOP / name).exists(), name
 
 

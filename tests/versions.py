@@ -74,7 +74,7 @@ def tests_of(version: str, arguments: list[str]) -> str:
     except subprocess.CalledProcessError as error:
         return f"failed: its environment could not be made ({error})"
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
-    command = [programs / "python", "-m", "pytest", *arguments]
+    command = [str(programs / "python"), "-m", "pytest", *arguments]
     passed = subprocess.run(command, cwd=TOP, env=environment, check=False).returncode == 0
     return f"passed, with {python}" if passed else "failed"
 
