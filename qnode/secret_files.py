@@ -41,17 +41,20 @@ class NewFile:
     mode: int = SECRET_MODE
 
 
-def write_files(files: Sequence[NewFile], *, replace: bool = False) -> None:
+def write_files(
+    files: Sequence[NewFile], *, replace: bool = False, remedy: str = "; move it away first"
+) -> None:
     """Write all of ``files``, or none after an error or an interrupt; their folders exist.
 
-    Each is complete on the disk before it gets its name. Without ``replace`` no file is overwritten.
+    Each is complete on the disk before it gets its name. Without ``replace`` no file is overwritten, and
+    the error ends with ``remedy``.
 
     Raises:
         ConfigError: one is there already, or cannot be written.
     """
     present = [str(file.path) for file in files if not replace and os.path.lexists(file.path)]
     if present:
-        raise ConfigError(f"{', '.join(present)}: there already, and never overwritten without --force")
+        raise ConfigError(f"{', '.join(present)}: there already, and never overwritten{remedy}")
     staged: list[tuple[NewFile, Path, int]] = []
     former: dict[Path, Path] = {}
     try:

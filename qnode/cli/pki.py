@@ -129,6 +129,7 @@ def issue(
             *([] if force else [copy]),
         ],
         replace=force,
+        remedy=" without --force",
     )
     _tell(paths[0], certificate)
     say(f"{paths[1]}: private key, only for its owner")
