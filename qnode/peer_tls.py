@@ -8,7 +8,8 @@ import trio
 
 from qnode.config import TlsFiles
 from qnode.errors import ConfigError, LinkError, PeerRefused
-from qnode.tls import AlertingContext, certificate_names, release
+from qnode.streams import TlsStream, Wire
+from qnode.tls import TrustingContext, certificate_names
 from qnode.tls_files import load_own, load_trust
 
 _LINGER_S = 1.0
@@ -18,8 +19,8 @@ _LINGER_S = 1.0
 class PeerContexts:
     """The TLS contexts of the files: for accepted streams, and for streams to the peer."""
 
-    server: AlertingContext
-    client: AlertingContext
+    server: TrustingContext
+    client: TrustingContext
 
 
 def peer_contexts(files: TlsFiles, where: str) -> PeerContexts:
@@ -37,8 +38,8 @@ async def secure(
     check: Callable[[frozenset[str]], None],
     *,
     server_side: bool,
-) -> tuple["trio.SSLStream[trio.abc.Stream]", ssl.SSLObject]:
-    """Secure ``stream``; return it with the state of its TLS. On failure it is closed.
+) -> TlsStream:
+    """Secure ``stream``, which belongs to the result from now on; on failure it is closed.
 
     ``check`` gets the names in the certificate of the far end, and raises PeerRefused.
 
@@ -47,23 +48,22 @@ async def secure(
         LinkError: the handshake failed otherwise.
     """
     secured = False
+    wire = Wire.over(stream) if isinstance(stream, trio.SocketStream) else stream
     context = contexts.server if server_side else contexts.client
-    tls: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(stream, context, server_side=server_side)
-    outgoing, connection = context.outgoing, context.connection  # of this stream, until the next is wrapped
+    tls = TlsStream(wire, context, server_side=server_side)
     try:
         try:
-            await tls.do_handshake()
+            await tls.handshake()
         except trio.BrokenResourceError as error:
             if server_side:
-                await _send_alert(stream, outgoing)
+                await _send_alert(wire, tls.unsent())
             raise _handshake_failure(error.__cause__) from None
-        check(certificate_identities(tls.getpeercert(binary_form=True) or b""))
+        check(certificate_identities(tls.connection.getpeercert(binary_form=True) or b""))
         secured = True
-        return tls, connection
+        return tls
     finally:
         if not secured:
-            await trio.aclose_forcefully(stream)
-            release(tls)
+            await trio.aclose_forcefully(wire)
 
 
 def certificate_identities(der: bytes) -> frozenset[str]:
@@ -78,8 +78,8 @@ def certificate_identities(der: bytes) -> frozenset[str]:
         raise PeerRefused(f"the certificate cannot be read: {error}") from None
 
 
-def _context(files: TlsFiles, where: str, *, server_side: bool) -> AlertingContext:
-    context = AlertingContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+def _context(files: TlsFiles, where: str, *, server_side: bool) -> TrustingContext:
+    context = TrustingContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the identity is pinned by name, not by address
     if server_side:
@@ -102,10 +102,10 @@ def _handshake_failure(cause: BaseException | None) -> LinkError:
     return LinkError("the connection broke during the TLS handshake")
 
 
-async def _send_alert(stream: trio.abc.Stream, outgoing: ssl.MemoryBIO) -> None:
+async def _send_alert(stream: trio.abc.Stream, alert: bytes) -> None:
     with trio.move_on_after(_LINGER_S):
         try:
-            await stream.send_all(outgoing.read())
+            await stream.send_all(alert)
             # Unread data at close would reset the connection, and the alert could be lost with it.
             while await stream.receive_some(1 << 14):
                 pass

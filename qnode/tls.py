@@ -1,10 +1,9 @@
-"""The common TLS code of link and key delivery: names in certificates, and alerts."""
+"""The common TLS code of link and key delivery: names in certificates, and trust."""
 
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -39,15 +38,6 @@ def certificate_names(der: bytes) -> tuple[str, ...]:
     return tuple(names)
 
 
-def release(stream: object) -> None:
-    """Free the memory of a `trio.SSLStream`, which must not be used afterwards.
-
-    trio's stream is part of a reference cycle. Without this, OpenSSL's buffers, tens of kilobytes per
-    connection, would stay until the garbage collector runs, which is rare in a daemon.
-    """
-    vars(stream).clear()
-
-
 @dataclass(frozen=True)
 class Trusted:
     """The trust of a context: certified by ``anchors`` (DER), not revoked by ``crls``; None: no CRLs."""
@@ -74,22 +64,7 @@ class Trusted:
             return False
 
 
-class AlertingContext(ssl.SSLContext):
-    """A context that makes the alert of a failed handshake available.
+class TrustingContext(ssl.SSLContext):
+    """A context that knows whom it trusts; ``trusted`` is None if it admits everybody."""
 
-    `trio.SSLStream` drops OpenSSL's output when a handshake fails, so the far end would see a silent close.
-    ``outgoing`` is the buffer of the stream that was wrapped last, ``connection`` its TLS state.
-    ``trusted``: its trust settings; None: it admits everybody.
-    """
-
-    outgoing: ssl.MemoryBIO
-    connection: ssl.SSLObject
     trusted: Trusted | None = None
-
-    def wrap_bio(
-        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **named: Any
-    ) -> ssl.SSLObject:
-        """Wrap as usual and remember."""
-        self.outgoing = outgoing
-        self.connection = super().wrap_bio(incoming, outgoing, *args, **named)
-        return self.connection

@@ -443,3 +443,17 @@ async def test_connections_that_are_reset_leave_a_bounded_number_of_lines() -> N
             while server.open_connections:
                 await trio.testing.wait_all_tasks_blocked(0.01)
     assert 1 <= sum(entry["event"] == "http.client_gone" for entry in logs) <= 10
+
+
+async def test_whoever_has_to_wait_for_its_handshake_takes_nobody_s_slot() -> None:
+    slots = ConnectionSlots(Limits(connections=2, connections_per_client=2), Counters())
+    first, second = slots.take(HOST), slots.take(HOST)
+    waiting = slots.take(HOST, evicting=False)
+    assert first is not None
+    assert second is not None
+    assert waiting is not None
+    assert waiting.surplus
+    assert not first.scope.cancel_called
+    assert not second.scope.cancel_called
+    slots.take(HOST)
+    assert first.scope.cancel_called

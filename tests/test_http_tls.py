@@ -2,6 +2,7 @@
 
 import datetime
 import gc
+import math
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -435,6 +436,36 @@ async def test_more_handshakes_than_slots_leave_nobody_unserved_for_ever(pki: Pk
                         crowd.start_soon(insist)
             nursery.cancel_scope.cancel()
     assert served == 24
+
+
+async def test_a_refused_connection_is_not_charged_for_a_handshake(pki: Pki) -> None:
+    limits = Limits(
+        connections_per_client=1,
+        surplus_connections=0,
+        failed_handshakes_hz=0.001,
+        failed_handshakes_at_once=2,
+        handshake_wait_s=3600.0,
+    )
+    with structlog.testing.capture_logs():
+        async with running(Door(), pki.settings(), limits) as server:
+            clients = []
+
+            async def connect(number: int) -> None:
+                for _ in range(number):
+                    at = await trio.open_tcp_stream(HOST, server.port, local_address="127.0.0.9")
+                    clients.append(at)
+
+            await connect(2)
+            while server.counters.connections < 2:  # noqa: ASYNC110 - the second takes the slot of the first
+                await trio.sleep(0.01)
+            await connect(20)  # these would have to wait, and there is no slot
+            while server.counters.connections_refused < 20:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            wait_s = server._handshakes.spend("127.0.0.9", trio.current_time(), longest_wait_s=math.inf)
+            assert wait_s is not None
+            assert wait_s < 1500  # for one handshake, not for 21
+            for one in clients:
+                await trio.aclose_forcefully(one)
 
 
 async def test_client_hellos_without_a_certificate_have_a_budget_and_leave_others_their_answers(

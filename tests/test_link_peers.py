@@ -118,9 +118,9 @@ async def test_two_sites_talk_over_tls(alice_files: Any, bob_files: Any) -> None
         assert await at_bob.receive() == m.BlockProposed(1, 1, 0, 10)
         assert await at_bob.receive() == big
         assert at_alice.transcript_hash(1, outgoing=True) == at_bob.transcript_hash(1, outgoing=False)
-        tcp = at_bob._frames.stream.tls.transport_stream  # type: ignore[attr-defined]
-        assert tcp.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)
-        assert at_bob._frames.stream.tls.version() == "TLSv1.3"  # type: ignore[attr-defined]
+        tls: Any = at_bob._frames.stream
+        assert tls.transport._socket.getsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY)
+        assert tls.connection.version() == "TLSv1.3"
 
 
 async def refusal(

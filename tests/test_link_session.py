@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
 from link_room import Greetings, MemoryPadId, MemoryPads, Two, greet_both, local_end, memory_sessions
 from test_protocol_2 import tag_counts
 from trio.testing import MockClock, memory_stream_pair
@@ -327,6 +328,38 @@ async def test_a_node_that_does_not_receive_is_not_taken_for_dead(autojump_clock
             await two.bob.send(m.BlockDiscarded(1, str(number)))
         await trio.sleep(60)
         assert [(await two.alice.receive()).reason for _ in range(100)] == [str(n) for n in range(100)]
+
+
+async def test_a_message_is_delivered_at_once_unless_an_earlier_one_waits_or_is_handled() -> None:
+    at_once: list[str] = []
+
+    def deliver(message: m.NodeMessage) -> bool:
+        assert isinstance(message, m.BlockDiscarded)
+        if message.reason.startswith("waits"):
+            return False
+        at_once.append(message.reason)
+        return True
+
+    async def say(*reasons: str) -> None:
+        for reason in reasons:
+            await two.bob.send(m.BlockDiscarded(1, reason))
+        await trio.testing.wait_all_tasks_blocked()
+
+    async with memory_sessions() as two:
+        two.alice.deliver_at_once = deliver
+        await say("first")
+        assert at_once == ["first"]
+        await say("waits", "behind it")
+        assert at_once == ["first"]
+        assert await two.alice.receive() == m.BlockDiscarded(1, "waits")
+        assert await two.alice.receive() == m.BlockDiscarded(1, "behind it")
+        await say("while it is handled")
+        assert at_once == ["first"]
+        assert await two.alice.receive() == m.BlockDiscarded(1, "while it is handled")
+        with trio.move_on_after(0.01):
+            await two.alice.receive()
+        await say("last")
+        assert at_once == ["first", "last"]
 
 
 async def test_leaving_says_goodbye_and_ends_the_peers_iteration() -> None:

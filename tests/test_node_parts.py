@@ -15,6 +15,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from qnode.block.decision import (
     MOST_ANNOUNCED_CLICKS,
@@ -632,6 +633,24 @@ async def test_a_block_is_corrected_as_suits_the_path_whatever_the_load(
     nothing: Any = None
     with pytest.raises(Chosen, match=r"^0\.02$"):
         await reconciliation.correct(site, nothing, Bits.pack(np.ones(64, np.uint8)), 1.0, 0.01, nothing)
+
+
+async def test_an_answer_that_does_not_come_ends_the_wait_for_it(autojump_clock: MockClock) -> None:
+    site: Any = SimpleNamespace(
+        link=LinkParameters(), session=_Peer(), store=_Storage(), tag_order=TagOrder(), **SEAMS
+    )
+    async with trio.open_nursery() as nursery:
+        conversation = SessionRouter(site, _Book(), nursery)  # type: ignore[arg-type]
+        nursery.start_soon(conversation._check_answers)
+        channel = conversation.open_channel(5)
+        began_s = trio.current_time()
+        with pytest.raises(ProtocolError, match="block 5: no BlockAgreed within 600 s"):
+            await channel.expect(BlockAgreed)
+        assert 600.0 <= trio.current_time() - began_s <= 602.0
+        await trio.sleep(700.0)  # nobody waits
+        channel.deliver_at_once(BlockAgreed(5))
+        assert await channel.expect(BlockAgreed) == BlockAgreed(5)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_block_that_is_announced_as_the_session_ends_is_counted_as_lost() -> None:

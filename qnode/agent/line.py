@@ -162,7 +162,7 @@ class LineKeeper:
         try:
             with self._unproven.place(address, evicted) as place, trio.fail_after(HANDSHAKE_LIMIT_S):
                 await self._unproven.wait_for_turn(stream, place)
-                secured, _ = await secure(stream, self.contexts, self._check, server_side=True)
+                secured = await secure(stream, self.contexts, self._check, server_side=True)
         except LinkError as error:
             self._note_stranger(address, str(error))
         except trio.TooSlowError:
@@ -186,7 +186,7 @@ class LineKeeper:
                         stream = await trio.open_tcp_stream(host, port)
                     except OSError as error:
                         raise LinkError(f"{address} does not answer: {error}") from None
-                    secured, _ = await secure(stream, self.contexts, self._check, server_side=False)
+                    secured = await secure(stream, self.contexts, self._check, server_side=False)
             except LinkError as error:
                 self._tell(str(error))
             except trio.TooSlowError:

@@ -91,7 +91,7 @@ class StreamConnection:
                 self._note(caller, service, status, status.name.lower())
         sent_before_bytes = self._client.wire.sent_bytes
         try:
-            if got is not None and got.key and self._client.wire.client_gone:
+            if got is not None and got.key and self._client.wire.gone:
                 raise self._lose("client has disconnected")
             await self._send(message(version, service + 1, content))
         except ClientGone:
@@ -107,7 +107,7 @@ class StreamConnection:
             content = opened_payload(opened.status, opened.qos, opened.stream_id, padded=asked.padded)
             return opened.status, content
         if isinstance(asked, GetKey):
-            got = await self._calls.get_key(caller, asked, lambda: self._client.wire.client_gone)
+            got = await self._calls.get_key(caller, asked, lambda: self._client.wire.gone)
             return got.status, got
         status = await self._calls.close(caller, asked)
         return status, closed_payload(status)

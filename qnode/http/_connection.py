@@ -245,7 +245,7 @@ class _Exchange:
     @property
     def client_gone(self) -> bool:
         """Whether the client has closed its side of the connection, or reset it."""
-        return self._connection.wire.client_gone
+        return self._connection.wire.gone
 
     @property
     def last_of_connection(self) -> bool:

@@ -6,8 +6,8 @@ import trio
 
 from qnode.http._limits import Counters, Limits
 from qnode.http._slots import ConnectionSlot
-from qnode.http._wire import Wire
 from qnode.strangers import StrangersLog
+from qnode.streams import Wire
 
 
 class ClientGone(OSError):

@@ -16,17 +16,11 @@ class QueuedHandshake(trio.abc.Stream):
 
     def __init__(self, stream: trio.abc.Stream, turns: trio.Lock, slot: ConnectionSlot) -> None:
         self._stream = stream
-        self._turns: trio.Lock | None = turns
+        self._turns = turns
         self._slot = slot
-
-    def open(self) -> None:
-        """End the queueing: later reads are immediate."""
-        self._turns = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Read, then wait for the turn of this stream."""
-        if self._turns is None:
-            return await self._stream.receive_some(max_bytes)
         self._slot.wait()
         data = await self._stream.receive_some(max_bytes)
         self._slot.work()

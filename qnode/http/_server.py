@@ -19,9 +19,9 @@ from qnode.http._limits import Counters, Limits
 from qnode.http._linger import linger
 from qnode.http._slots import ConnectionSlot, ConnectionSlots
 from qnode.http._tls import HandshakeError, TlsSettings, handshake, scope_extension, server_context
-from qnode.http._wire import Wire
 from qnode.strangers import Budget, StrangersLog, network_of
-from qnode.tls import AlertingContext, release
+from qnode.streams import TlsStream, Wire
+from qnode.tls import TrustingContext
 
 _Name: TypeAlias = tuple[str, int]
 
@@ -82,7 +82,7 @@ class Server:
         if self._tls is not None:
             self.renew(self._tls, server_context(self._tls))
 
-    def renew(self, tls: TlsSettings, context: AlertingContext) -> None:
+    def renew(self, tls: TlsSettings, context: TrustingContext) -> None:
         """Check clients against ``context``, made from ``tls``, from now on; otherwise like `reload`."""
         self._tls, self._context = tls, context
         # A client in its handshake is checked at the end of it; if we close now, the client sees a lost
@@ -122,11 +122,16 @@ class Server:
         """Give a slot to a connection, or close it before it causes costs."""
         client, server = _address(accepted.getpeername), _address(accepted.getsockname)
         wait_s = self._wait_for_handshake_s(client[0]) if client is not None else None
-        slot = self._slots.take(client[0]) if client is not None and wait_s is not None else None
-        if client is None or wait_s is None or slot is None:
+        if client is None or wait_s is None:
             accepted.close()
             return
-        wire = Wire(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+        # Whoever has to wait takes nobody's slot: else those that wait would drive each other out for ever.
+        slot = self._slots.take(client[0], evicting=wait_s == 0.0)
+        if slot is None:
+            self._give_back(network_of(client[0]))
+            accepted.close()
+            return
+        wire = Wire(accepted)
         connections.start_soon(self._supervise, wire, slot, wait_s, client, server)
 
     def _wait_for_handshake_s(self, host: str) -> float | None:
@@ -143,6 +148,12 @@ class Server:
         if wait_s is None:
             self.counters.connections_refused += 1
         return wait_s
+
+    def _give_back(self, network: str) -> None:
+        """Take back what a handshake was charged."""
+        self._handshakes.give_back(network)
+        if not self._slots.knows(network):
+            self._handshakes_of_unknown.give_back("")
 
     async def _supervise(
         self, wire: Wire, slot: ConnectionSlot, wait_s: float, client: _Name, server: _Name | None
@@ -173,38 +184,32 @@ class Server:
         secured = await self._secure(wire, self._context, slot, client)
         if secured is None:
             return
-        try:
-            scope["scheme"] = "https"
-            scope["extensions"] = {"tls": scope_extension(secured)}
-            await self._answer(secured, wire, slot, scope)
-        finally:
-            release(secured)
+        scope["scheme"] = "https"
+        scope["extensions"] = {"tls": scope_extension(secured)}
+        await self._answer(secured, wire, slot, scope)
 
     async def _secure(
-        self, stream: trio.abc.Stream, context: AlertingContext, slot: ConnectionSlot, client: _Name
-    ) -> trio.SSLStream[trio.abc.Stream] | None:
+        self, wire: Wire, context: TrustingContext, slot: ConnectionSlot, client: _Name
+    ) -> TlsStream | None:
         """Return the TLS stream of a proven client; None if the handshake failed."""
         turns = self._turns[self._slots.knows(slot.network)]
         try:
             with trio.fail_after(self._limits.handshake_s):
-                secured = await handshake(stream, context, turns, slot)
+                secured = await handshake(wire, context, turns, slot)
         except trio.TooSlowError:
             self._note_stranger(client, slot, "handshake took too long")
             return None
         except HandshakeError as error:
             self._note_stranger(client, slot, str(error))
             slot.wait()
-            await self._turn_away(stream, error.alert)
+            await self._turn_away(wire, error.alert)
             return None
-        der = secured.getpeercert(binary_form=True)
+        der = secured.connection.getpeercert(binary_form=True)
         if der is not None and context.trusted is not None:
             slot.admitted = (der, context.trusted)
         if slot.last_request or (context is not self._context and not self._still_admits(slot)):
-            release(secured)
             return None
-        self._handshakes.give_back(slot.network)
-        if not self._slots.knows(slot.network):
-            self._handshakes_of_unknown.give_back("")
+        self._give_back(slot.network)
         self._slots.prove(slot)
         return secured
 

@@ -61,14 +61,18 @@ class ConnectionSlots:
     def __len__(self) -> int:
         return len(self._taken)
 
-    def take(self, client: str) -> ConnectionSlot | None:
-        """Return a slot for ``client`` (an address), or None if even the surplus slots are in use."""
+    def take(self, client: str, *, evicting: bool = True) -> ConnectionSlot | None:
+        """Return a slot for ``client`` (an address), or None if even the surplus slots are in use.
+
+        With ``evicting`` it may be the slot of a connection that waits.
+        """
         network = network_of(client)
         if self._held[network] >= self.limits.connections_per_client:
             same_client = [slot for slot in self._taken if slot.network == network]
-            has_slot = self._evict(same_client, network)
+            has_slot = evicting and self._evict(same_client, network)
         else:
-            has_slot = len(self._taken) < self.limits.connections or self._evict(self._taken, network)
+            has_free_slot = len(self._taken) < self.limits.connections
+            has_slot = has_free_slot or (evicting and self._evict(self._taken, network))
         if has_slot:
             slot = ConnectionSlot(network)
             self._taken.add(slot)

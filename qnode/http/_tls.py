@@ -12,7 +12,8 @@ from msgspec import Struct
 from qnode.errors import ConfigError
 from qnode.http._handshake_queue import QueuedHandshake
 from qnode.http._slots import ConnectionSlot
-from qnode.tls import AlertingContext, release
+from qnode.streams import TlsStream, Wire
+from qnode.tls import TrustingContext
 from qnode.tls_files import load_own, load_trust
 
 _VERSION_NUMBERS = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
@@ -38,7 +39,7 @@ class HandshakeError(Exception):
         self.alert = alert
 
 
-def server_context(settings: TlsSettings) -> AlertingContext:
+def server_context(settings: TlsSettings) -> TrustingContext:
     """Return a fresh context: at least TLS 1.2, no session tickets, clients checked against the CRL.
 
     A context is built again for each reload because OpenSSL ignores a CRL that is not newer than one it has.
@@ -46,7 +47,7 @@ def server_context(settings: TlsSettings) -> AlertingContext:
     Raises:
         ConfigError: naming the file that cannot be used.
     """
-    context = AlertingContext(ssl.PROTOCOL_TLS_SERVER)
+    context = TrustingContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     context.set_alpn_protocols(["http/1.1"])
@@ -64,30 +65,22 @@ def server_context(settings: TlsSettings) -> AlertingContext:
 
 
 async def handshake(
-    stream: trio.abc.Stream, context: AlertingContext, turns: trio.Lock, slot: ConnectionSlot
-) -> trio.SSLStream[trio.abc.Stream]:
-    """Perform the handshake on ``stream``, queued with all other handshakes; `release` the result at its end.
+    wire: Wire, context: TrustingContext, turns: trio.Lock, slot: ConnectionSlot
+) -> TlsStream:
+    """Perform the handshake on ``wire``, queued with all other handshakes.
 
     Raises:
         HandshakeError: the client's certificate is not acceptable, or the handshake failed otherwise.
     """
-    queued = QueuedHandshake(stream, turns, slot)
-    secured: trio.SSLStream[trio.abc.Stream] = trio.SSLStream(
-        queued, context, server_side=True, https_compatible=True
-    )
-    outgoing = context.outgoing
-    proven = False
+    secured = TlsStream(QueuedHandshake(wire, turns, slot), context, server_side=True)
     try:
-        await secured.do_handshake()
-        if secured.session_reused and certificate_expired(secured.getpeercert() or {}, time.time()):
-            raise HandshakeError("certificate has expired since its session began", b"")
-        proven = True
+        await secured.handshake()
     except trio.BrokenResourceError as error:
-        raise HandshakeError(_reason(error.__cause__), outgoing.read()) from None
-    finally:
-        if not proven:
-            release(secured)
-    queued.open()
+        raise HandshakeError(_reason(error.__cause__), secured.unsent()) from None
+    client = secured.connection
+    if client.session_reused and certificate_expired(client.getpeercert() or {}, time.time()):
+        raise HandshakeError("certificate has expired since its session began", b"")
+    secured.transport = wire
     return secured
 
 
@@ -106,12 +99,12 @@ def _reason(cause: BaseException | None) -> str:
     return "connection lost"
 
 
-def scope_extension(stream: trio.SSLStream[trio.abc.Stream]) -> dict[str, Any]:
+def scope_extension(stream: TlsStream) -> dict[str, Any]:
     """Return a connection's ASGI extension ``tls``; all but ``client_cert_der`` is standard."""
-    der: bytes | None = stream.getpeercert(binary_form=True)
+    der: bytes | None = stream.connection.getpeercert(binary_form=True)
     return {
         "client_cert_der": der,
         "client_cert_chain": [ssl.DER_cert_to_PEM_cert(der)] if der else [],
-        "tls_version": _VERSION_NUMBERS.get(stream.version() or ""),
+        "tls_version": _VERSION_NUMBERS.get(stream.connection.version() or ""),
         "cipher_suite": None,
     }

@@ -10,20 +10,22 @@ Errors of trio become `LinkError` here: this module raises nothing but `LinkErro
 """
 
 import hmac
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import NoReturn
 
 import trio
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from qnode.errors import AuthenticationError, LinkError, ProtocolError
 from qnode.link.directions import Direction
+from qnode.streams import receive_into
 
 LENGTH_BYTES = 4
 CODE_BYTES = 16
 LARGEST_PAYLOAD_BYTES = 16 << 20
 LARGEST_HELLO_BYTES = 64 << 10
-_READ_BYTES = 256 << 10
+# What has come is read ahead into a buffer; a frame that has no room there, into one of its own.
+_HELLO_BUFFER_BYTES = 16 << 10
+_BUFFER_BYTES = 256 << 10
 
 
 class FrameStream:
@@ -39,7 +41,8 @@ class FrameStream:
         self.arriving_bytes = 0
         """Length of the arriving frame by its prefix, not verified yet."""
         self._largest_payload_bytes = largest_payload_bytes
-        self._received = bytearray()
+        self._buffer = memoryview(bytearray(_HELLO_BUFFER_BYTES))
+        self._begin = self._end = 0  # of what has come and was not returned
         self._outgoing: _Coder | None = None
         self._incoming: _Coder | None = None
 
@@ -57,6 +60,9 @@ class FrameStream:
         self._outgoing = _Coder(outgoing, outgoing_key)
         self._incoming = _Coder(outgoing.reverse, incoming_key)
         self._largest_payload_bytes = largest_payload_bytes
+        buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._begin, self._end = 0, self._move(buffer)
+        self._buffer = buffer
 
     async def send(self, payload: bytes) -> None:
         """Send ``payload`` as one frame. Callers take turns.
@@ -68,8 +74,10 @@ class FrameStream:
         if len(payload) > self._largest_payload_bytes:
             raise ValueError(f"a payload of {len(payload)} bytes exceeds {self._largest_payload_bytes}")
         code = self._outgoing.next_code(payload) if self._outgoing else b""
-        with _broken_link():
+        try:
             await self.stream.send_all(b"".join((len(payload).to_bytes(LENGTH_BYTES, "big"), payload, code)))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            _lose(error)
 
     async def receive(self) -> bytes:
         """Return the payload of the next frame.
@@ -80,38 +88,66 @@ class FrameStream:
             ProtocolError: the frame is larger than allowed.
             LinkError: the connection broke, or ended within a frame or without a goodbye.
         """
-        self.waiting_since_s = trio.current_time()
-        try:
-            return await self._receive()
-        finally:
-            self.waiting_since_s = None
-            self.arriving_bytes = 0
-
-    async def _receive(self) -> bytes:
-        await self._fill(LENGTH_BYTES)
-        length = int.from_bytes(self._received[:LENGTH_BYTES], "big")
+        code_bytes = CODE_BYTES if self._incoming else 0
+        if self._end - self._begin < LENGTH_BYTES:
+            await self._wait_for(LENGTH_BYTES)
+        length = int.from_bytes(self._buffer[self._begin : self._begin + LENGTH_BYTES], "big")
         if length > self._largest_payload_bytes:
             raise ProtocolError(f"a frame of {length} bytes exceeds {self._largest_payload_bytes}")
-        self.arriving_bytes = length
-        end = LENGTH_BYTES + length
-        code_bytes = CODE_BYTES if self._incoming else 0
-        await self._fill(end + code_bytes)
-        with memoryview(self._received) as view:
-            payload = bytes(view[LENGTH_BYTES:end])
-            code = bytes(view[end : end + code_bytes])
-        del self._received[: end + code_bytes]
+        whole = LENGTH_BYTES + length + code_bytes
+        if whole > len(self._buffer):
+            rest = await self._wait_for_long(length, length + code_bytes)
+            payload, code = bytes(rest[:length]), bytes(rest[length:])
+        else:
+            if self._end - self._begin < whole:
+                await self._wait_for(whole, length)
+            begin = self._begin + LENGTH_BYTES
+            self._begin += whole
+            payload = bytes(self._buffer[begin : begin + length])
+            code = bytes(self._buffer[begin + length : self._begin])
+        self.waiting_since_s, self.arriving_bytes = None, 0
         if self._incoming and not hmac.compare_digest(self._incoming.next_code(payload), code):
             raise AuthenticationError("the code of a frame does not verify")
         return payload
 
-    async def _fill(self, wanted_bytes: int) -> None:
-        while len(self._received) < wanted_bytes:
-            with _broken_link():
-                data = await self.stream.receive_some(_READ_BYTES)
-            if not data:
-                place = "within a frame" if self._received else "without a goodbye"
-                raise LinkError(f"the peer closed the connection {place}")
-            self._received += data
+    async def _wait_for(self, wanted_bytes: int, arriving_bytes: int = 0) -> None:
+        """Receive until so many bytes are in the buffer."""
+        if self._begin + wanted_bytes > len(self._buffer):
+            self._begin, self._end = 0, self._move(self._buffer)
+        while self._end - self._begin < wanted_bytes:
+            self._end += await self._receive(self._buffer[self._end :], arriving_bytes)
+
+    async def _wait_for_long(self, length: int, wanted_bytes: int) -> memoryview:
+        """Receive a frame, without its length, that has no room in the buffer."""
+        frame = memoryview(bytearray(wanted_bytes))
+        self._begin += LENGTH_BYTES
+        received = self._move(frame)
+        self._begin = self._end = 0
+        while received < wanted_bytes:
+            received += await self._receive(frame[received:], length)
+        return frame
+
+    def _move(self, target: memoryview) -> int:
+        """Copy what is in the buffer to the begin of ``target``; return its number of bytes."""
+        size = self._end - self._begin
+        target[:size] = self._buffer[self._begin : self._end]
+        return size
+
+    async def _receive(self, buffer: memoryview, arriving_bytes: int) -> int:
+        """Receive what has come, noting that a frame is awaited."""
+        if self.waiting_since_s is None:
+            self.waiting_since_s = trio.current_time()
+        self.arriving_bytes = arriving_bytes
+        try:
+            received = await receive_into(self.stream, buffer)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            _lose(error)
+        if not received:
+            within = arriving_bytes or self._end > self._begin
+            raise LinkError(
+                f"the peer closed the connection {'within a frame' if within else 'without a goodbye'}"
+            )
+        return received
 
 
 class _Coder:
@@ -128,12 +164,7 @@ class _Coder:
         return self._cipher.encrypt(nonce, b"", payload)
 
 
-@contextmanager
-def _broken_link() -> Iterator[None]:
-    try:
-        yield
-    except trio.BrokenResourceError as error:
-        reason = error.__cause__ or error
-        raise LinkError(f"the connection broke: {reason}") from None
-    except trio.ClosedResourceError:
+def _lose(error: trio.BrokenResourceError | trio.ClosedResourceError) -> NoReturn:
+    if isinstance(error, trio.ClosedResourceError):
         raise LinkError("the connection is closed") from None
+    raise LinkError(f"the connection broke: {error.__cause__ or error}") from None

@@ -9,7 +9,7 @@ once.
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import TypeGuard
 
@@ -41,6 +41,7 @@ SLOWEST_BYTES_PER_S = 1 << 20  # for one long frame; a shorter one is within the
 _CLOSING_S = 1.0
 _INBOX_MESSAGES = 16
 _ROUND_TRIPS = 150  # five minutes of pings
+_MESSAGES_A_TURN = 16  # are read at most before the other tasks have their turn
 
 
 class Session:
@@ -67,7 +68,14 @@ class Session:
         self._cut_off = False
         self._leaving = False
         self._heard_all = trio.Event()
+        self.deliver_at_once: Callable[[NodeMessage], bool] = lambda _: False
+        """Asked first for each message: deliver it without waiting, or return False to have it wait here.
+
+        It is not asked while an earlier message waits or is handled, so that the order stays.
+        """
         self._inbox_in, self._inbox = trio.open_memory_channel[NodeMessage](_INBOX_MESSAGES)
+        self._waiting = 0  # in the inbox, or taken from it and being handled
+        self._handling = False
         self._pings_in, self._pings = trio.open_memory_channel[Ping](1)
 
     def __repr__(self) -> str:
@@ -78,7 +86,7 @@ class Session:
 
     async def __anext__(self) -> NodeMessage:
         try:
-            return await self._inbox.receive()
+            return await self._take()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
@@ -93,9 +101,17 @@ class Session:
             LinkError: the peer sent a goodbye.
         """
         try:
-            return await self._inbox.receive()
+            return await self._take()
         except trio.EndOfChannel:
             raise LinkError(f"the peer said goodbye: {self.goodbye}") from None
+
+    async def _take(self) -> NodeMessage:
+        # Whoever takes a message has handled the one before.
+        self._waiting -= self._handling
+        self._handling = False
+        message = await self._inbox.receive()
+        self._handling = True
+        return message
 
     async def send(self, message: Message) -> None:
         """Send ``message`` in order; a dialogue message enters its transcript.
@@ -175,7 +191,12 @@ class Session:
         self._heard_all.set()
 
     async def _read_until_goodbye(self) -> None:
+        unbroken = 0
         while True:
+            unbroken += 1
+            if unbroken == _MESSAGES_A_TURN:
+                unbroken = 0
+                await trio.lowlevel.checkpoint()
             payload = await self._frames.receive()
             message = decode(payload)
             check_said(message, self.protocol)
@@ -188,8 +209,10 @@ class Session:
                         await self.send(Goodbye("heard"))
                 return
             if not self._is_for_the_node(message, payload):
-                await trio.lowlevel.checkpoint()
                 continue
+            if not self._waiting and self.deliver_at_once(message):
+                continue
+            self._waiting += 1
             # After the end of the body no task takes the message.
             with suppress(trio.BrokenResourceError):
                 try:

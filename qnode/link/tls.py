@@ -6,12 +6,10 @@ an encryptor is refused even if it names the peer as well: the roles are disjoin
 The security of the key does not depend on TLS.
 """
 
-import ssl
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import structlog
 import trio
@@ -20,6 +18,7 @@ from qnode.addresses import host_and_port
 from qnode.config import TlsFiles
 from qnode.errors import ConfigError, LinkError, PeerRefused
 from qnode.peer_tls import PeerContexts, peer_contexts, secure
+from qnode.streams import TlsStream
 from qnode.tls import Trusted
 
 log = structlog.get_logger()
@@ -73,7 +72,9 @@ class TlsTransport:
     peer_kme_id: str
     encryptor_identities: frozenset[str] = frozenset()
     _contexts: PeerContexts | None = field(default=None, init=False, repr=False)
-    _streams: "WeakSet[_BulkStream]" = field(default_factory=WeakSet, init=False, repr=False)
+    _admitted: WeakKeyDictionary[TlsStream, tuple[bytes, Trusted]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False
+    )
 
     def check(self) -> None:
         """Check the address and read the files.
@@ -89,7 +90,7 @@ class TlsTransport:
         """Use these from the next connection on; cut streams to a peer that they do not admit any more."""
         self._contexts = contexts
         self.encryptor_identities = encryptor_identities
-        for stream in self._streams:
+        for stream in list(self._admitted):
             self._cut_unless_admitted(stream, contexts)
 
     async def listen(self) -> Listening:
@@ -135,17 +136,17 @@ class TlsTransport:
         except ConfigError as error:
             await trio.aclose_forcefully(stream)
             raise LinkError(str(error)) from None
-        tls, connection = await secure(stream, contexts, self._check_identities, server_side=server_side)
-        trusted = contexts.server.trusted
-        assert trusted is not None, "link_contexts loads it"
-        secured = _BulkStream(tls, connection, stream, trusted)
-        self._streams.add(secured)
+        secured = await secure(stream, contexts, self._check_identities, server_side=server_side)
+        assert contexts.server.trusted is not None, "link_contexts loads it"
+        # A closed connection does not know its certificate any more.
+        peer = secured.connection.getpeercert(binary_form=True) or b""
+        self._admitted[secured] = peer, contexts.server.trusted
         self._cut_unless_admitted(secured, self._contexts or contexts)  # a reload during the handshake
         return secured
 
-    def _cut_unless_admitted(self, stream: "_BulkStream", contexts: PeerContexts) -> None:
+    def _cut_unless_admitted(self, stream: TlsStream, contexts: PeerContexts) -> None:
         trusted = contexts.server.trusted
-        if trusted is not None and not trusted.still_admits(stream.peer, stream.admitted_by):
+        if trusted is not None and not trusted.still_admits(*self._admitted[stream]):
             log.warning("link.cut", reason="the certificate of the peer is not accepted any more")
             stream.cut()
 
@@ -160,55 +161,3 @@ class TlsTransport:
     def host_and_port(self) -> tuple[str, int]:
         """Return both parts of the address; raises ConfigError."""
         return host_and_port(self.address, "peer.address")
-
-
-class _BulkStream(trio.abc.Stream):
-    """A `trio.SSLStream` that returns all arrived records, not one per call.
-
-    A record has 16 KiB at most, and each trio call costs a turn of its scheduler. For bulk messages this was
-    a third of the work of the event loop.
-    """
-
-    def __init__(
-        self,
-        tls: "trio.SSLStream[trio.abc.Stream]",
-        connection: ssl.SSLObject,
-        wire: trio.abc.Stream,
-        admitted_by: Trusted,
-    ) -> None:
-        self.tls = tls
-        self._connection = connection
-        self._wire = wire
-        self.peer = tls.getpeercert(binary_form=True) or b""
-        self.admitted_by = admitted_by
-
-    def cut(self) -> None:
-        """Break the connection, so that both ends see it at once."""
-        if isinstance(self._wire, trio.SocketStream):
-            with suppress(OSError):  # it is broken already
-                self._wire.socket.shutdown(trio.socket.SHUT_RDWR)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of ``data``."""
-        await self.tls.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until `send_all` might not block."""
-        await self.tls.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Return what has arrived, at most ``max_bytes``; nothing at the end of the connection."""
-        first = await self.tls.receive_some(max_bytes)
-        if max_bytes is None or not first:
-            return first
-        data = bytearray(first)
-        # Decrypt the received data without waiting. The next call will see again what stops this (the end, an
-        # error, an incomplete record).
-        with suppress(ssl.SSLError):
-            while len(data) < max_bytes and (more := self._connection.read(max_bytes - len(data))):
-                data += more
-        return data
-
-    async def aclose(self) -> None:
-        """Close the connection in order."""
-        await self.tls.aclose()

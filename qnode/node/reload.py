@@ -24,7 +24,7 @@ from qnode.node.monitoring.randomness import health_tests
 from qnode.node.page import check_page, tls_settings
 from qnode.node.secret_files import check_tls_keys
 from qnode.peer_tls import PeerContexts
-from qnode.tls import AlertingContext
+from qnode.tls import TrustingContext
 from qnode.tls_files import validities, weakness
 from qnode.tls_validity import Validity
 
@@ -46,9 +46,9 @@ class Trust:
     """
 
     key_delivery: TlsSettings
-    key_delivery_context: AlertingContext
+    key_delivery_context: TrustingContext
     page: TlsSettings | None
-    page_context: AlertingContext | None
+    page_context: TrustingContext | None
     link_contexts: tuple[PeerContexts, ...]
     validities: list[Validity]
 
@@ -79,7 +79,7 @@ def read_trust(configs: Sequence[SiteConfig]) -> Trust:
     return Trust(settings, context, page, page_context, contexts, held)
 
 
-def _read_page(site: SiteConfig) -> tuple[TlsSettings | None, AlertingContext | None]:
+def _read_page(site: SiteConfig) -> tuple[TlsSettings | None, TrustingContext | None]:
     """Return the certificates of the page, if it has some; raises ConfigError."""
     settings = tls_settings(site.page) if site.page is not None else None
     if settings is None:

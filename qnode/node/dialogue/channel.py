@@ -4,6 +4,7 @@ A session has many blocks at once. Each has an inbox of its own, so that a waiti
 one. A block ends when it is accepted, or by `BlockLost` with the reason.
 """
 
+import math
 from contextlib import suppress
 from typing import TypeVar
 
@@ -39,25 +40,42 @@ class BlockChannel:
         self.prepared = False
         """The block's key is durably prepared at this site: both sites settle its outcome together."""
         self._session = session
-        self._deliver, self._inbox = trio.open_memory_channel[BlockMessage](INBOX_MESSAGES)
+        self._deliver, self._inbox = trio.open_memory_channel[BlockMessage | None](INBOX_MESSAGES)
+        self._answer_by_s = math.inf
 
-    async def deliver(self, message: BlockMessage) -> None:
-        """Put a received message into the inbox (called by the session's reader).
+    @property
+    def must_wait(self) -> bool:
+        """Whether the peer's next message has to wait until this block has read another one."""
+        full = self._deliver.statistics().current_buffer_used >= INBOX_MESSAGES
+        return full and self._back_pressure
+
+    def deliver_at_once(self, message: BlockMessage) -> None:
+        """Put a received message into the inbox, unless it `must_wait`.
 
         Raises:
             ProtocolError: the peer has sent more messages than the dialogue has.
         """
         # A block that has just ended ignores messages that were still on their way.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            if self._back_pressure:
-                await self._deliver.send(message)
-                return
             try:
                 self._deliver.send_nowait(message)
             except trio.WouldBlock:
                 raise ProtocolError(
                     f"block {self.block_id}: more than {INBOX_MESSAGES} messages without a request"
                 ) from None
+
+    async def deliver(self, message: BlockMessage) -> None:
+        """Put a received message into the inbox when there is room."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._deliver.send(message)
+
+    def check_answer(self, now_s: float) -> None:
+        """Wake the task that waits for a message of the peer if its time is over; to be called now and then.
+
+        A cancel scope around each wait would cost more than all the rest of it.
+        """
+        if now_s >= self._answer_by_s and self._inbox.statistics().tasks_waiting_receive:
+            self._deliver.send_nowait(None)
 
     async def send(self, message: BlockMessage) -> None:
         """Send ``message`` to the peer."""
@@ -71,11 +89,11 @@ class BlockChannel:
             ProtocolError: the peer sent another message, or none ``within_s``.
         """
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        try:
-            with trio.fail_after(within_s):
-                message = await self._inbox.receive()
-        except trio.TooSlowError:
-            raise ProtocolError(f"block {self.block_id}: no {wanted} within {within_s:g} s") from None
+        self._answer_by_s = trio.current_time() + within_s
+        message = await self._inbox.receive()
+        self._answer_by_s = math.inf
+        if message is None:
+            raise ProtocolError(f"block {self.block_id}: no {wanted} within {within_s:g} s")
         if isinstance(message, kinds):
             return message
         if isinstance(message, BlockDiscarded):

@@ -34,6 +34,7 @@ log = structlog.get_logger()
 
 Work = Callable[[BlockChannel], Awaitable[None]]
 RESUME_S = 30.0
+ANSWER_CHECK_S = 1.0
 MOST_DETAIL = 1000  # characters; a message has room for no more than 2000
 # Each may wait some seconds for keys or for an encryptor. Further ones get the answer of a site without any.
 MOST_STREAM_REQUESTS = 256
@@ -71,7 +72,9 @@ class SessionRouter:
 
     async def run(self, side: SessionSide) -> None:
         """Settle the open operations of the last session, then route messages until the session ends."""
+        self.context.session.deliver_at_once = self._deliver_at_once
         self._nursery.start_soon(self._begin, side)
+        self._nursery.start_soon(self._check_answers)
         try:
             await self._route(side)
         finally:
@@ -80,17 +83,11 @@ class SessionRouter:
 
     async def _route(self, side: SessionSide) -> None:
         async for message in self.context.session:
-            if isinstance(message, BlockMessage):
-                channel = self._channels.get(message.block_id)
-                if channel is not None:
-                    if isinstance(message, BlockTag):
-                        self.context.tag_order.arrive(message.block_id)
-                    await channel.deliver(message)
-                    continue
-            if isinstance(message, Answer):
-                self._requests.take(message)
-            elif isinstance(message, KeyRequest):
-                self._nursery.start_soon(self.keys.serve, message)
+            if self._deliver_at_once(message):
+                continue
+            if isinstance(message, BlockMessage) and (channel := self._channels.get(message.block_id)):
+                self._note_tag(message)
+                await channel.deliver(message)
             elif isinstance(message, BlockStateQuery):
                 self._nursery.start_soon(self._tell_states, message)
             elif isinstance(message, StreamRequest):
@@ -100,6 +97,32 @@ class SessionRouter:
                     self.saes_told()
             else:
                 await side.handle(message)
+
+    def _deliver_at_once(self, message: NodeMessage) -> bool:
+        """Deliver a message if nobody has to wait for that; the session's reader calls this."""
+        if isinstance(message, BlockMessage):
+            channel = self._channels.get(message.block_id)
+            if channel is None or channel.must_wait:
+                return False
+            self._note_tag(message)
+            channel.deliver_at_once(message)
+        elif isinstance(message, Answer):
+            self._requests.take(message)
+        elif isinstance(message, KeyRequest):
+            self._nursery.start_soon(self.keys.serve, message)
+        else:
+            return False
+        return True
+
+    def _note_tag(self, message: BlockMessage) -> None:
+        if isinstance(message, BlockTag):
+            self.context.tag_order.arrive(message.block_id)
+
+    async def _check_answers(self) -> None:
+        while True:
+            await trio.sleep(ANSWER_CHECK_S)
+            for channel in self._channels.values():
+                channel.check_answer(trio.current_time())
 
     async def _begin(self, side: SessionSide) -> None:
         try:

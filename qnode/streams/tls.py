@@ -1,0 +1,189 @@
+"""TLS over any stream.
+
+The records are made and read by OpenSSL in memory. Receiving never sends: what OpenSSL has to say after the
+handshake (the answer to a new key of the peer) goes out before the next data, in order.
+"""
+
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from qnode.streams.lean import LeanStream
+from qnode.streams.wire import Wire
+
+# Encrypted at once. Larger slices leave the caches of the processor; smaller ones cost more calls.
+_SLICE_BYTES: Final = 128 << 10
+_ARRIVED_BYTES: Final = 256 << 10
+
+# One for each event loop: encrypted bytes stay in it only from the socket to OpenSSL, without a turn between.
+_arrived: trio.lowlevel.RunVar[memoryview] = trio.lowlevel.RunVar("qnode.streams.arrived")
+
+
+class TlsStream(LeanStream):
+    """TLS over ``transport``, after `handshake`.
+
+    An end without TLS's own end is an end like any other: the protocols above have ends of their own.
+    ``connection``: OpenSSL's view, for the certificate of the other end and the version. ``transport`` may be
+    replaced while nothing is sent or received.
+    """
+
+    def __init__(
+        self,
+        transport: trio.abc.Stream,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+    ) -> None:
+        self.transport = transport
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.connection: ssl.SSLObject = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        # OpenSSL returns a number of bytes if it gets a buffer; its type does not say so.
+        self._read_into: Callable[[int, memoryview], int] = self.connection.read  # type: ignore[assignment]
+        self._sending = False
+        self._closed = False
+        self._ended = False
+        self._failure: ssl.SSLError | None = None
+        self._secured = False
+
+    async def handshake(self) -> None:
+        """Do the handshake.
+
+        Raises:
+            BrokenResourceError: it failed; the cause is OpenSSL's error, None if the connection broke.
+                `unsent` is then the alert for the other end.
+        """
+        while True:
+            try:
+                self.connection.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._arrive()
+            except (ssl.SSLError, ssl.CertificateError) as error:
+                raise trio.BrokenResourceError("the TLS handshake failed") from error
+            else:
+                await self._flush()
+                self._secured = True
+                return
+
+    def unsent(self) -> bytes:
+        """Return, once, what OpenSSL has to say and was not sent: the alert after a failed handshake."""
+        return self._outgoing.read()
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Receive as `LeanStream` says."""
+        if self._closed:
+            raise trio.ClosedResourceError("this connection was closed")
+        received = None
+        if self._more() or self._ended or self._failure:
+            await self._turn()
+            received = self._decrypt(buffer)
+        while received is None:
+            await self._arrive()
+            received = self._decrypt(buffer)
+        return received
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of ``data``.
+
+        Raises:
+            BusyResourceError: another task is sending.
+            BrokenResourceError: the connection broke.
+            ClosedResourceError: this stream was closed.
+        """
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this connection")
+        if self._closed:
+            raise trio.ClosedResourceError("this connection was closed")
+        self._sending = True
+        try:
+            with memoryview(data) as rest:
+                for begin in range(0, max(1, len(rest)), _SLICE_BYTES):
+                    self._encrypt(rest[begin : begin + _SLICE_BYTES])
+                    await self.transport.send_all(self._outgoing.read())
+        finally:
+            self._sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait as the transport does."""
+        await self.transport.wait_send_all_might_not_block()
+
+    def cut(self) -> None:
+        """Break the connection, so that both ends see it at once; only over a `Wire`."""
+        if isinstance(self.transport, Wire):
+            self.transport.cut()
+
+    async def aclose(self) -> None:
+        """Say TLS's end, if nothing else is being sent, and close the transport."""
+        closed, self._closed = self._closed, True
+        try:
+            if self._secured and not closed and not self._sending:
+                with suppress(ssl.SSLError):
+                    self.connection.unwrap()
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._flush()
+        finally:
+            await self.transport.aclose()
+
+    def _encrypt(self, piece: memoryview) -> None:
+        try:
+            while piece:
+                piece = piece[self.connection.write(piece) :]
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError("TLS cannot send") from error
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self.transport.send_all(self._outgoing.read())
+
+    def _more(self) -> bool:
+        """Whether something is there that is not decrypted or not returned; perhaps not a whole record."""
+        return self._incoming.pending > 0 or self.connection.pending() > 0
+
+    def _decrypt(self, buffer: memoryview) -> int | None:
+        """Decrypt what has arrived; None if no record is whole, 0 at the end."""
+        if self._failure is not None:
+            raise trio.BrokenResourceError("TLS cannot receive") from self._failure
+        received = 0
+        try:
+            while not self._ended:
+                count = self._read_into(len(buffer) - received, buffer[received:])
+                self._ended = not count
+                received += count
+                if received == len(buffer) or not self._more():
+                    break
+        except ssl.SSLWantReadError:
+            return received or None
+        except ssl.SSLZeroReturnError:
+            self._ended = True
+        except ssl.SSLEOFError:  # without TLS's own end
+            self._ended = True
+        except ssl.SSLError as error:
+            # For the next call, if some data came before it. Its traceback would keep the caller's buffer.
+            self._failure = error.with_traceback(None)
+            if not received:
+                raise trio.BrokenResourceError("TLS cannot receive") from error
+        return received
+
+    async def _arrive(self) -> None:
+        """Pass what comes from the transport to OpenSSL."""
+        if isinstance(self.transport, Wire):
+            try:
+                arrived = _arrived.get()
+            except LookupError:
+                arrived = memoryview(bytearray(_ARRIVED_BYTES))
+                _arrived.set(arrived)
+            received = await self.transport.receive_into(arrived)
+            self._incoming.write(arrived[:received])
+        else:
+            data = await self.transport.receive_some(_ARRIVED_BYTES)
+            received = len(data)
+            self._incoming.write(data)
+        if not received:
+            self._incoming.write_eof()
