@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from tags_generator import symbols
 
 from qnode.distill.bits import Bits
-from qnode.distill.bits.planes import chosen
+from qnode.distill.bits.planes import chosen, spread
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.sifting.codec import CLASS_BOUNDARY, CLASS_CENTRAL, CLASS_Z
+from qnode.distill.sifting.gap_codec import decode_gaps, encode_gaps
 from qnode.distill.sifting.sift import (
     Announced,
     SiftRecord,
@@ -20,6 +21,7 @@ from qnode.distill.sifting.sift import (
     keep_bits,
 )
 from qnode.errors import ProtocolError
+from qnode.node.dialogue.announcement import AnnouncementCodec, announcement_codec
 from qnode.tags.types import (
     DECOY,
     OUTCOME_BOUNDARY,
@@ -34,6 +36,8 @@ from qnode.tags.types import (
 )
 
 CLASSES = np.array([CLASS_Z, CLASS_Z, CLASS_CENTRAL, CLASS_BOUNDARY], np.uint8)
+BOTH_CODECS = [announcement_codec(1), announcement_codec(2)]
+each_codec = pytest.mark.parametrize("codec", BOTH_CODECS, ids=["protocol-1", "protocol-2"])
 
 
 def random_clicks(n: int, mean_gap: float, seed: int) -> tuple[Slots, Codes]:
@@ -50,16 +54,20 @@ def table(sent: dict[int, int]) -> Callable[[Slots], Codes]:
     return lambda slots: np.array([sent.get(int(slot), UNKNOWN_SYMBOL) for slot in slots], np.uint8)
 
 
+@each_codec
 @pytest.mark.parametrize(("mean_gap", "most_bytes"), [(19_000, 2.5), (300, 1.6), (2, 0.6)])
-def test_an_announcement_comes_back_and_is_short(mean_gap: float, most_bytes: float) -> None:
+def test_an_announcement_comes_back_and_is_short(
+    codec: AnnouncementCodec, mean_gap: float, most_bytes: float
+) -> None:
     slots, outcomes = random_clicks(20_000, mean_gap, 1)
-    data = encode_announcement(slots, outcomes, 10**12)
-    back = decode_announcement(data, 10**12, int(slots[-1]) - 10**12 + 1)
+    data = codec.encode(slots, outcomes, 10**12)
+    back = codec.decode(data, 10**12, int(slots[-1]) - 10**12 + 1)
     assert np.array_equal(back.slots, slots)
     assert np.array_equal(back.classes, CLASSES[outcomes])
     assert len(data) / slots.size < most_bytes
 
 
+@each_codec
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
@@ -68,49 +76,58 @@ def test_an_announcement_comes_back_and_is_short(mean_gap: float, most_bytes: fl
     ),
     st.integers(0, 10**13),
 )
-def test_any_ascending_clicks_come_back(clicks: list[tuple[int, int]], first: int) -> None:
+def test_any_ascending_clicks_come_back(
+    codec: AnnouncementCodec, clicks: list[tuple[int, int]], first: int
+) -> None:
     slots = first + np.cumsum([1 + gap for gap, _ in clicks], dtype=np.int64)
     outcomes = np.array([outcome for _, outcome in clicks], np.uint8)
     n_slots = int(slots[-1]) - first + 1 if clicks else 0
-    back = decode_announcement(encode_announcement(slots, outcomes, first), first, n_slots)
+    back = codec.decode(codec.encode(slots, outcomes, first), first, n_slots)
     assert np.array_equal(back.slots, slots)
     assert np.array_equal(back.classes, CLASSES[outcomes])
 
 
-def test_an_announcement_never_tells_early_from_late() -> None:
+@each_codec
+def test_an_announcement_never_tells_early_from_late(codec: AnnouncementCodec) -> None:
     slots, outcomes = random_clicks(1000, 50, 2)
     flipped = np.where(outcomes < 2, outcomes ^ 1, outcomes).astype(np.uint8)
-    assert encode_announcement(slots, outcomes, 0) == encode_announcement(slots, flipped, 0)
+    assert codec.encode(slots, outcomes, 0) == codec.encode(slots, flipped, 0)
 
 
-def test_a_dark_second_within_a_batch_costs_little() -> None:
+@each_codec
+def test_a_dark_second_within_a_batch_costs_little(codec: AnnouncementCodec) -> None:
     slots, outcomes = random_clicks(2000, 100, 3)
     slots[1000:] += 600_000_000
-    near = len(encode_announcement(slots - np.repeat([0, 600_000_000], 1000), outcomes, 10**12))
-    data = encode_announcement(slots, outcomes, 10**12)
-    assert np.array_equal(decode_announcement(data, 10**12, 10**10).slots, slots)
+    near = len(codec.encode(slots - np.repeat([0, 600_000_000], 1000), outcomes, 10**12))
+    data = codec.encode(slots, outcomes, 10**12)
+    assert np.array_equal(codec.decode(data, 10**12, 10**10).slots, slots)
     assert len(data) < 3 * near
 
 
-def test_clicks_out_of_order_are_not_encoded() -> None:
+@each_codec
+def test_clicks_out_of_order_are_not_encoded(codec: AnnouncementCodec) -> None:
     for slots in ([5, 5], [5, 4], [2, 3]):
         with pytest.raises(ValueError, match="ascend"):
-            encode_announcement(np.array(slots, np.int64), np.zeros(2, np.uint8), 3)
+            codec.encode(np.array(slots, np.int64), np.zeros(2, np.uint8), 3)
 
 
-def test_slots_outside_the_span_are_refused() -> None:
-    data = encode_announcement(np.array([10, 20, 30], np.int64), np.array([0, 2, 3], np.uint8), 10)
-    assert len(decode_announcement(data, 10, 21)) == 3
+@each_codec
+def test_slots_outside_the_span_are_refused(codec: AnnouncementCodec) -> None:
+    data = codec.encode(np.array([10, 20, 30], np.int64), np.array([0, 2, 3], np.uint8), 10)
+    assert len(codec.decode(data, 10, 21)) == 3
     for n_slots in (20, 1, 0):
         with pytest.raises(ProtocolError):
-            decode_announcement(data, 10, n_slots)
+            codec.decode(data, 10, n_slots)
 
 
+@each_codec
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 2**40))
-def test_hostile_bytes_are_refused_or_decode_within_their_span(data: bytes, n_slots: int) -> None:
+def test_hostile_bytes_are_refused_or_decode_within_their_span(
+    codec: AnnouncementCodec, data: bytes, n_slots: int
+) -> None:
     try:
-        got = decode_announcement(data, 1000, n_slots)
+        got = codec.decode(data, 1000, n_slots)
     except ProtocolError:
         return
     assert np.all(np.diff(got.slots) > 0)
@@ -119,24 +136,60 @@ def test_hostile_bytes_are_refused_or_decode_within_their_span(data: bytes, n_sl
     assert len(data) >= 5
 
 
+@each_codec
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 7), st.integers(1, 60))
 def test_a_damaged_announcement_never_gives_the_same_clicks_in_another_form(
-    where: int, bit: int, n: int
+    codec: AnnouncementCodec, where: int, bit: int, n: int
 ) -> None:
     slots, outcomes = random_clicks(n, 500, n)
-    data = bytearray(encode_announcement(slots, outcomes, 10**12))
+    data = bytearray(codec.encode(slots, outcomes, 10**12))
     for cut in (0, 4, len(data) - 1):
         with pytest.raises(ProtocolError):
-            decode_announcement(bytes(data[:cut]), 10**12, 10**9)
+            codec.decode(bytes(data[:cut]), 10**12, 10**9)
     with pytest.raises(ProtocolError):
-        decode_announcement(bytes(data) + b"\0", 10**12, 10**9)
+        codec.decode(bytes(data) + b"\0", 10**12, 10**9)
     data[where % len(data)] ^= 1 << bit
     try:
-        got = decode_announcement(bytes(data), 10**12, 10**9)
+        got = codec.decode(bytes(data), 10**12, 10**9)
     except ProtocolError:
         return
     assert not (np.array_equal(got.slots, slots) and np.array_equal(got.classes, CLASSES[outcomes]))
+
+
+@pytest.mark.parametrize(
+    ("click", "x_arm", "boundary"),
+    [(5e-5, 0.49, 0.5), (0.0467, 0.041, 0.5), (0.3, 0.05, 0.3), (1e-3, 0.9, 0.1)],
+    ids=["turin", "fast", "dense", "mostly-x"],
+)
+def test_an_announcement_by_gaps_costs_little_more_than_its_entropy(
+    click: float, x_arm: float, boundary: float
+) -> None:
+    rng = np.random.default_rng(11)
+    n = 100_000
+    slots = np.cumsum(rng.geometric(click, n)).astype(np.int64)
+    of_x = np.where(rng.random(n) < boundary, OUTCOME_BOUNDARY, OUTCOME_CENTRAL)
+    outcomes = np.where(rng.random(n) < x_arm, of_x, rng.integers(0, 2, n)).astype(np.uint8)
+    entropy_bits = n * (_entropy(click) / click + _entropy(x_arm) + x_arm * _entropy(boundary))
+    assert 8 * len(encode_gaps(slots, outcomes, 0)) < 1.1 * entropy_bits
+    if boundary == 0.5:
+        assert 8 * len(encode_gaps(slots, outcomes, 0)) < 1.02 * entropy_bits
+
+
+def _entropy(p: float) -> float:
+    return float(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
+
+
+@given(st.data(), st.integers(0, 400))
+def test_bits_spread_over_a_mask_are_the_chosen_ones_again(data: st.DataObject, n: int) -> None:
+    mask = Bits.pack(np.array(data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)), np.uint8))
+    ones = int(np.bitwise_count(mask.words).sum())
+    bits = Bits.pack(np.array(data.draw(st.lists(st.integers(0, 1), min_size=ones, max_size=ones)), np.uint8))
+    apart = spread(bits, mask)
+    assert not np.any(apart.words & ~mask.words)
+    assert chosen(apart, mask).equals(bits)
+    with pytest.raises(ValueError, match="ones"):
+        spread(Bits.pack(np.zeros(ones + 1, np.uint8)), mask)
 
 
 @settings(max_examples=300, deadline=None)
@@ -158,6 +211,44 @@ def test_whatever_decodes_is_what_its_clicks_encode_to(data: st.DataObject, n: i
         return
     outcomes = np.array([OUTCOME_EARLY, OUTCOME_CENTRAL, OUTCOME_BOUNDARY], np.uint8)[got.classes]
     assert encode_announcement(got.slots, outcomes, 1000) == announcement
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.sampled_from([0, 0, 0, 1, 2, 3])), min_size=1, max_size=40),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=3),
+)
+def test_whatever_decodes_by_gaps_is_what_its_clicks_encode_to(
+    clicks: list[tuple[int, int]], changes: list[tuple[int, int]]
+) -> None:
+    slots = 1000 + np.cumsum([1 + gap for gap, _ in clicks], dtype=np.int64)
+    data = bytearray(encode_gaps(slots, np.array([outcome for _, outcome in clicks], np.uint8), 1000))
+    for where, change in changes:
+        data[where % len(data)] ^= change
+    try:
+        got = decode_gaps(bytes(data), 1000, 10_000)
+    except ProtocolError:
+        return
+    outcomes = np.array([OUTCOME_EARLY, OUTCOME_CENTRAL, OUTCOME_BOUNDARY], np.uint8)[got.classes]
+    assert encode_gaps(got.slots, outcomes, 1000) == bytes(data)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        (0xFFFFFFFF, 0, 0, 0, 0),
+        (1 << 26, 1 << 61, 1 << 26, 0, 0),
+        (1, 1 << 40, 0xFFFFFFFF, 0, 0),
+        (8, 100, 800, 8, 0xFFFFFFFF),
+        (8, 100, 0, 9, 0),
+        (0, 5, 0, 0, 0),
+        (0, 0, 0, 1, 0),
+    ],
+)
+def test_a_head_of_gaps_that_claims_what_its_bytes_do_not_hold_is_refused(head: tuple[int, ...]) -> None:
+    for body in (b"", bytes(100), b"\xff" * 100):
+        with pytest.raises(ProtocolError):
+            decode_gaps(struct.pack("<IQIII", *head) + body, 0, 1 << 62)
 
 
 def test_a_boundary_click_is_one_of_the_x_arm() -> None:

@@ -10,10 +10,9 @@ from qnode.choices import TagBits
 from qnode.distill.amplification.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.reconcile import METHODS, corrector, responder
+from qnode.distill.sifting.gap_codec import decode_gaps, encode_gaps
 from qnode.distill.sifting.sift import (
     SiftRecord,
-    decode_announcement,
-    encode_announcement,
     errors_by_intensity,
     keep_bits,
 )
@@ -46,9 +45,7 @@ def self_test() -> None:
     outcomes[3::11] = OUTCOME_CENTRAL
     outcomes[5::13] = OUTCOME_BOUNDARY
     first_slot = int(slots[0])
-    announced = decode_announcement(
-        encode_announcement(slots, outcomes, first_slot), first_slot, int(slots[-1])
-    )
+    announced = decode_gaps(encode_gaps(slots, outcomes, first_slot), first_slot, int(slots[-1]))
     record = SiftRecord(first_slot)
     record.add(announced, lookup)
     sifted = record.finish()

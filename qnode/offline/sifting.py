@@ -10,11 +10,10 @@ from qnode.block.span_policy import RecentBlocks, choose_span_s
 from qnode.config import LinkParameters
 from qnode.distill.bits import Bits
 from qnode.distill.counts import TagCounts
+from qnode.distill.sifting.gap_codec import decode_gaps, encode_gaps
 from qnode.distill.sifting.sift import (
     SiftedBlock,
     SiftRecord,
-    decode_announcement,
-    encode_announcement,
     keep_bits,
 )
 from qnode.distill.sifting.span_counts import SpanCounts
@@ -69,8 +68,8 @@ class BlockSifter:
         if not len(clicks):
             return
         first = int(clicks.slots[0])
-        payload = encode_announcement(clicks.slots, clicks.outcomes, first)
-        self._record.add(decode_announcement(payload, first, self.end - first), lookup)
+        payload = encode_gaps(clicks.slots, clicks.outcomes, first)
+        self._record.add(decode_gaps(payload, first, self.end - first), lookup)
         self._counts.add_clicks(clicks)
         self._outcomes.append(clicks.outcomes)
         self._announced_bytes += len(payload)

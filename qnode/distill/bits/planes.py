@@ -42,6 +42,37 @@ def _choose(words: Words, masks: Words, out: Words) -> np.uint64:
     return n
 
 
+def spread(bits: Bits, mask: Bits) -> Bits:
+    """Put ``bits`` at the ones of ``mask``, in their order: the inverse of `chosen`.
+
+    Raises:
+        ValueError: ``mask`` has not as many ones as there are bits.
+    """
+    words = np.empty(mask.words.size, np.uint64)
+    n = int(_spread(np.append(bits.words, np.zeros(2, np.uint64)), bits.n_bits, mask.words, words))
+    if n != bits.n_bits:
+        raise ValueError(f"a mask of {n} ones for {bits.n_bits} bits")
+    return Bits(words, mask.n_bits)
+
+
+@kernel
+def _spread(words: Words, n_bits: int, masks: Words, out: Words) -> np.uint64:
+    """Fill ``out``; return the ones of all masks. ``words``: with two more at the end."""
+    n = U(0)
+    for i in range(masks.size):
+        n += popcount(masks[i])
+    if n != U(n_bits):
+        return n
+    moves = np.empty(6, np.uint64)
+    at = U(0)
+    for i in range(masks.size):
+        place = at & U(63)
+        word = words[at >> U(6)] >> place | (words[(at >> U(6)) + U(1)] << U(1)) << (U(63) - place)
+        out[i] = _apart(word, masks[i], moves)
+        at += popcount(masks[i])
+    return n
+
+
 @inline_kernel
 def _together(word: np.uint64, mask: np.uint64) -> np.uint64:
     """Move the bits of ``word`` that ``mask`` names to the low end (Warren, Hacker's Delight, 7-4: compress).
@@ -65,3 +96,24 @@ def _together(word: np.uint64, mask: np.uint64) -> np.uint64:
         word = (word ^ moving) | (moving >> distance)
         zeros_below &= ~odd
     return word
+
+
+@inline_kernel
+def _apart(word: np.uint64, mask: np.uint64, moves: Words) -> np.uint64:
+    """Move the low bits of ``word`` to the ones of ``mask`` (Warren, Hacker's Delight, 7-5: expand)."""
+    kept = mask
+    zeros_below = ~mask << U(1)
+    for step in range(6):
+        odd = zeros_below ^ (zeros_below << U(1))
+        odd ^= odd << U(2)
+        odd ^= odd << U(4)
+        odd ^= odd << U(8)
+        odd ^= odd << U(16)
+        odd ^= odd << U(32)
+        moves[step] = odd & mask
+        mask = (mask ^ moves[step]) | (moves[step] >> (U(1) << U(step)))
+        zeros_below &= ~odd
+    for back in range(6):
+        step = 5 - back
+        word = (word & ~moves[step]) | ((word << (U(1) << U(step))) & moves[step])
+    return word & kept

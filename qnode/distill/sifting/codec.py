@@ -1,5 +1,4 @@
-"""The announcement on the wire: in which slots Bob clicked, in which arm, and in the X arm in which slot
-class.
+"""The announcement of protocol 1: in which slots Bob clicked, in which arm, and in the X arm in which class.
 
 Never the bin of a Z click: an announcement has no place for it.
 

@@ -14,7 +14,7 @@ from qnode.distill.bits import Bits
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.sifting.codec import CLASS_Z
-from qnode.distill.sifting.sift import SiftRecord, decode_announcement, late_by_intensity
+from qnode.distill.sifting.sift import SiftRecord, late_by_intensity
 from qnode.distill.sifting.span_parts import PartCounts
 from qnode.distill.verify import verification_tag
 from qnode.errors import ProtocolError
@@ -28,6 +28,7 @@ from qnode.link.messages import (
     Verified,
     VerifyChallenge,
 )
+from qnode.node.dialogue.announcement import announcement_codec
 from qnode.node.dialogue.channel import BlockChannel
 from qnode.node.dialogue.claimed_counts import check_tags
 from qnode.node.dialogue.commit import authenticate, block_epsilon, check_room, commit, refill_pads
@@ -142,9 +143,10 @@ async def _listen(
     Returns Bob's final message, and when the first one came, by trio's clock.
     """
     parts = PartCounts(span.first_slot, span.n_slots)
+    decode = announcement_codec(channel.protocol).decode
 
     def take(batch: ClickBatch) -> int:
-        announced = decode_announcement(batch.payload, batch.first_slot, span.end_slot - batch.first_slot)
+        announced = decode(batch.payload, batch.first_slot, span.end_slot - batch.first_slot)
         note(announced.slots)
         record.add(announced, lookup)
         parts.add(announced.slots, announced.classes == CLASS_Z)

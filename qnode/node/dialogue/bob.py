@@ -15,7 +15,7 @@ from qnode.distill.amplification.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, TagCounts, XCounts
-from qnode.distill.sifting.sift import encode_announcement, errors_by_intensity, keep_bits, late_by_intensity
+from qnode.distill.sifting.sift import errors_by_intensity, keep_bits, late_by_intensity
 from qnode.distill.sifting.span_counts import SpanCounts
 from qnode.distill.verify import verification_tag
 from qnode.errors import LinkError, ProtocolError
@@ -30,6 +30,7 @@ from qnode.link.messages import (
     VerifyBegin,
     VerifyChallenge,
 )
+from qnode.node.dialogue.announcement import announcement_codec
 from qnode.node.dialogue.channel import BlockChannel
 from qnode.node.dialogue.claimed_counts import AnnouncedClicks, check_sifted
 from qnode.node.dialogue.commit import authenticate, block_epsilon, check_refill, check_room, commit
@@ -106,7 +107,7 @@ class BobBlock:
         self._began = min(self._began, arrived_s, trio.current_time())
         first_slot = int(clicks.slots[0])
         # One or two nanoseconds per click: less than the transfer of a batch to a thread and back.
-        payload = encode_announcement(clicks.slots, clicks.outcomes, first_slot)
+        payload = announcement_codec(self.channel.protocol).encode(clicks.slots, clicks.outcomes, first_slot)
         self._outcomes.append(clicks.outcomes)
         self._announced.add(clicks.outcomes)
         self._counts.add_clicks(clicks)

@@ -44,6 +44,11 @@ class BlockChannel:
         self._answer_by_s = math.inf
 
     @property
+    def protocol(self) -> int:
+        """The protocol of the session."""
+        return self._session.protocol
+
+    @property
     def must_wait(self) -> bool:
         """Whether the peer's next message has to wait until this block has read another one."""
         full = self._deliver.statistics().current_buffer_used >= INBOX_MESSAGES
