@@ -56,6 +56,7 @@ from qnode.link.messages import (
     BlockProposed,
     Sifted,
 )
+from qnode.link.session import deliver_later
 from qnode.loopback.result import Ledger
 from qnode.node.dialogue import reconciliation
 from qnode.node.dialogue.bob import BobBlock
@@ -633,6 +634,40 @@ async def test_a_block_is_corrected_as_suits_the_path_whatever_the_load(
     nothing: Any = None
     with pytest.raises(Chosen, match=r"^0\.02$"):
         await reconciliation.correct(site, nothing, Bits.pack(np.ones(64, np.uint8)), 1.0, 0.01, nothing)
+
+
+class _Leaving(_Peer):
+    """A peer that says goodbye at once."""
+
+    goodbye = "bye"
+    deliver_at_once = staticmethod(deliver_later)
+
+    def __aiter__(self) -> "_Leaving":
+        return self
+
+    async def __anext__(self) -> Any:
+        assert self.deliver_at_once is not deliver_later
+        raise StopAsyncIteration
+
+
+async def test_what_the_session_reads_after_its_router_has_ended_is_served_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session: Any = _Leaving()
+    site: Any = SimpleNamespace(
+        link=LinkParameters(), session=session, store=_Storage(), tag_order=TagOrder(), **SEAMS
+    )
+
+    async def begin(_: Any) -> None:
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        conversation = SessionRouter(site, _Book(), nursery)  # type: ignore[arg-type]
+        monkeypatch.setattr(conversation, "_begin", begin)
+        with pytest.raises(LinkError, match="said goodbye: bye"):
+            await conversation.run(session)
+        nursery.cancel_scope.cancel()
+    assert session.deliver_at_once is deliver_later  # the nursery of whoever serves requests is closed
 
 
 async def test_an_answer_that_does_not_come_ends_the_wait_for_it(autojump_clock: MockClock) -> None:

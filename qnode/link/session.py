@@ -44,6 +44,11 @@ _ROUND_TRIPS = 150  # five minutes of pings
 _MESSAGES_A_TURN = 16  # are read at most before the other tasks have their turn
 
 
+def deliver_later(message: NodeMessage) -> bool:
+    """Deliver nothing at once."""
+    return False
+
+
 class Session:
     """An open session. Any task may send; received messages are taken one by one.
 
@@ -68,7 +73,7 @@ class Session:
         self._cut_off = False
         self._leaving = False
         self._heard_all = trio.Event()
-        self.deliver_at_once: Callable[[NodeMessage], bool] = lambda _: False
+        self.deliver_at_once: Callable[[NodeMessage], bool] = deliver_later
         """Asked first for each message: deliver it without waiting, or return False to have it wait here.
 
         It is not asked while an earlier message waits or is handled, so that the order stays.

@@ -22,6 +22,7 @@ from qnode.link.messages import (
     StreamAnswer,
     StreamRequest,
 )
+from qnode.link.session import deliver_later
 from qnode.node.dialogue.channel import BlockChannel, BlockMessage, BlockTag
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.observer import BlockObserver
@@ -78,6 +79,8 @@ class SessionRouter:
         try:
             await self._route(side)
         finally:
+            # The session still reads for a while, but nobody serves what it reads.
+            self.context.session.deliver_at_once = deliver_later
             self._requests.close()
         raise LinkError(f"the peer said goodbye: {self.context.session.goodbye}")
 
