@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import selectors
 import struct
 import time
@@ -28,7 +27,6 @@ from qnode.testbed.sensors.modbus_meter import ModbusMeter
 from qnode.testbed.sensors.modbus_server import show_by_modbus
 from qnode.testbed.sensors.opcua_reader import SlotCollation, subscribe
 from qnode.testbed.sensors.opcua_server import show_by_opcua
-from qnode.testbed.sensors.part import be_punctual
 from qnode.testbed.sensors.plant import PlantSettings
 from qnode.testbed.sensors.power_meter import BLOCKS, NAMES, QUANTITIES, from_registers, to_registers
 from qnode.testbed.sensors.reader import ReaderSettings, Spooling, poll_on_grid
@@ -452,16 +450,3 @@ def test_the_meter_is_read_by_an_opcua_subscription_also_after_a_restart(tmp_pat
     covered = [record.time_ms // 100 + n for record in records for n in range(record.polls)]
     assert covered == list(range(covered[0], covered[0] + len(covered)))
     assert "not_sent" in {record.reason for record in records}
-
-
-def test_meter_and_reader_run_before_others_where_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(os, "setpriority", lambda which, who, niceness: asked.append(niceness))
-    be_punctual()
-    assert asked == [-10]
-
-    def refuse(which: int, who: int, niceness: int) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "setpriority", refuse)
-    be_punctual()  # no error

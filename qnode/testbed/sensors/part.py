@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +17,6 @@ from qnode.config_reading import load
 from qnode.errors import ConfigError, QnodeError, first_of
 
 EXIT_USAGE = 64
-_PUNCTUAL_NICENESS = -10
 S = TypeVar("S", bound=Struct)
 
 
@@ -50,15 +47,6 @@ def quiet(*libraries: str) -> None:
     """Keep ``libraries`` from logging: what matters of a fault is in the error that they raise."""
     for name in libraries:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def be_punctual() -> None:
-    """Run before the other work of this machine, as far as that is allowed: only root may.
-
-    At a real plant the meter and its reader have machines of their own.
-    """
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, _PUNCTUAL_NICENESS)
 
 
 def say(message: str) -> None:

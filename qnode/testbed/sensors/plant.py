@@ -10,14 +10,7 @@ from msgspec import Meta, Struct
 
 from qnode.config_reading import Impossible
 from qnode.testbed.sensors.load_curve import measured
-from qnode.testbed.sensors.part import (
-    address_faults,
-    be_punctual,
-    quiet,
-    run_asyncio,
-    say,
-    settings_of_command,
-)
+from qnode.testbed.sensors.part import address_faults, quiet, run_asyncio, say, settings_of_command
 
 
 class PlantSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,7 +47,6 @@ def main() -> None:
     """Run the plant whose settings file is the one argument."""
     settings = settings_of_command(PlantSettings)
     quiet("asyncua", "pymodbus.logging")
-    be_punctual()
     run_asyncio(lambda: _main(settings))
 
 

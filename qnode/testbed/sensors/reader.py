@@ -16,7 +16,6 @@ from qnode.addresses import host_and_port
 from qnode.config_reading import Impossible
 from qnode.testbed.sensors.part import (
     address_faults,
-    be_punctual,
     quiet,
     run_asyncio,
     say,
@@ -232,7 +231,6 @@ def main() -> None:
     """Run the reader whose settings file is the one argument."""
     settings = settings_of_command(ReaderSettings)
     quiet("asyncua", "pymodbus.logging")
-    be_punctual()
     run_asyncio(lambda: _main(settings))
 
 
