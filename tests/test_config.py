@@ -1,7 +1,6 @@
 """Configuration: a wrong file gets one line that says what, where, and how to mend it."""
 
 import copy
-import functools
 import math
 import tomllib
 from collections.abc import Iterator
@@ -239,7 +238,10 @@ def test_no_number_of_a_site_file_may_lie_beyond_its_limits(site_file: Path, num
     assert ("devices", "transmitter", "silence_limit_s") in places
     for *path, key in places:
         raw = copy.deepcopy(tables)
-        table = functools.reduce(lambda inner, name: inner.setdefault(name, {}), path, raw)
+        table: Any = raw
+        for name in path:
+            table = table.setdefault(name, {})
+            table = table[0] if isinstance(table, list) else table  # `[[etsi014.sae]]`
         table[key] = int(number) if isinstance(table.get(key), int) and math.isfinite(number) else number
         faults = reading_faults(raw, SiteConfig)
         assert any(key in fault for fault in faults), (path, key, faults)

@@ -243,6 +243,8 @@ def test_whatever_decodes_by_gaps_is_what_its_clicks_encode_to(
         (8, 100, 0, 9, 0),
         (0, 5, 0, 0, 0),
         (0, 0, 0, 1, 0),
+        (1 << 26, 0, 0, 0, 0),
+        (100, 0, 100, 10, 0),
     ],
 )
 def test_a_head_of_gaps_that_claims_what_its_bytes_do_not_hold_is_refused(head: tuple[int, ...]) -> None:

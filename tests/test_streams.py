@@ -251,3 +251,63 @@ async def test_over_takes_trio_s_socket_over() -> None:
     await wire.send_all(b"mine now")
     assert theirs.recv(100) == b"mine now"
     await wire.aclose()
+
+
+async def test_a_message_that_was_cut_off_is_the_last_one(contexts: Contexts) -> None:
+    server, _client = await contexts.secured()
+    with trio.move_on_after(0.05) as scope:
+        await server.send_all(bytes(10_000_000))  # nobody reads
+    assert scope.cancelled_caught
+    with pytest.raises(trio.BrokenResourceError, match="cut off"):
+        await server.send_all(b"more")
+    await server.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await server.send_all(b"more")
+
+
+async def test_an_other_end_that_asks_for_new_keys_without_limit_is_given_up(contexts: Contexts) -> None:
+    server, _client = await contexts.secured()
+    server._outgoing.write(bytes(70_000))  # as many answers
+    with pytest.raises(trio.BrokenResourceError, match="too many new keys"):
+        await server.receive_some()
+
+
+async def test_many_small_records_do_not_keep_other_tasks_waiting(contexts: Contexts) -> None:
+    server, client = await contexts.secured()
+    for _ in range(300):
+        server._encrypt(memoryview(b"x"))
+    await server._flush()
+    await trio.testing.wait_all_tasks_blocked()
+    sizes = []
+    while sum(sizes) < 300:
+        sizes.append(len(await client.receive_some(1000)))
+    assert max(sizes) <= 64
+
+
+class Between(trio.abc.Stream):
+    """A stream over another one, which notes how much it is asked for."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.asked: list[int | None] = []
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        self.asked.append(max_bytes)
+        return await self.stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def test_a_handshake_keeps_no_large_buffer_while_it_waits(contexts: Contexts) -> None:
+    server, client = wires()
+    between = Between(server)
+    await contexts.secured((between, client))
+    assert between.asked
+    assert all(asked is not None and asked <= 16 << 10 for asked in between.asked)

@@ -1,10 +1,10 @@
 """Connection slots: limited in total and per client, and freed by closing connections that only wait.
 
-If all slots are in use, a new connection replaces one that waits for its client. Connections in their
-handshake are replaced before proven clients, clients with many connections before those with few, and then
-the one that has waited longest. So neither a thousand idle connections nor a flood of half-open handshakes
-keeps an encryptor out. If a client uses more connections than it may have, its newest ones get a surplus
-slot, in which a request is answered 503.
+If all slots are in use, a new connection replaces one that waits for its client, unless the new one has to
+wait for its handshake. Connections in their handshake are replaced before proven clients, clients with many
+connections before those with few, and then the one that has waited longest. So neither a thousand idle
+connections nor a flood of half-open handshakes keeps an encryptor out. If a client uses more connections than
+it may have, its newest ones get a surplus slot, in which a request is answered 503.
 """
 
 from collections import Counter, OrderedDict

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qnode.audit import ledger
 from qnode.choices import Role
-from qnode.errors import StoreUnusable
+from qnode.errors import StoreError, StoreUnusable
 from qnode.keys import _accepted, _damage, _restore
 from qnode.keys._anchor import Anchor, fsync_folder
 from qnode.keys._database import Database, Tx, read_lineage, read_positions
@@ -68,8 +68,8 @@ def open_database(
 ) -> Database:
     """Open an existing store: its file, its key, its owner, then its age against the anchor.
 
-    Raises StoreUnusable. A store older than its anchor is returned empty, one without an anchor unchanged;
-    both wait for the peer.
+    Raises StoreUnusable, or StoreError for a full disk. A store older than its anchor is returned empty, one
+    without an anchor unchanged; both wait for the peer.
     """
     connection = _connect(path)
     try:
@@ -284,15 +284,13 @@ def _compare_with_witness(database: Database, witness: Witness) -> None:
         )
 
 
-def _refusal(path: Path, error: sqlite3.Error) -> StoreUnusable:
-    """Return what to say about an error of SQLite while a store is opened."""
+def _refusal(path: Path, error: sqlite3.Error) -> StoreError:
+    """Return what to say about an error of SQLite while a store is opened; a full disk may pass."""
     if str(error).startswith("no such "):
         return _between_releases(path, str(error))
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
-        return StoreUnusable(
-            f"{path}: the disk is full, nothing was changed; free some space and start again"
-        )
+        return StoreError(f"{path}: the disk is full, nothing was changed; free some space and start again")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
         return StoreUnusable(
             f"{path}: this user cannot write the store or its folder ({error}); correct their owner and mode"

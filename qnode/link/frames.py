@@ -37,7 +37,7 @@ class FrameStream:
     def __init__(self, stream: trio.abc.Stream, largest_payload_bytes: int = LARGEST_HELLO_BYTES) -> None:
         self.stream = stream
         self.waiting_since_s: float | None = None
-        """Start of the present wait in `receive` (trio's clock); None while no task receives."""
+        """Start of the present wait in `receive` (trio's clock); None between frames."""
         self.arriving_bytes = 0
         """Length of the arriving frame by its prefix, not verified yet."""
         self._largest_payload_bytes = largest_payload_bytes

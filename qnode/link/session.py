@@ -187,7 +187,7 @@ class Session:
         return self._transcripts.enter(message, payload, outgoing=True)
 
     async def _read(self) -> None:
-        """Read messages into the inbox until the peer sends a goodbye."""
+        """Read messages, for `deliver_at_once` or the inbox, until the peer sends a goodbye."""
         try:
             await self._read_until_goodbye()
         except LinkError:

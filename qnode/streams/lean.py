@@ -13,7 +13,8 @@ CALLS_WITHOUT_A_TURN = 16
 class LeanStream(trio.abc.Stream):
     """A stream that receives into a buffer. One task may send while another receives.
 
-    Each call can be cancelled; unlike trio's own streams, not each one gives way to other tasks.
+    Each call can be cancelled; unlike trio's own streams, not each one gives way to other tasks. Nothing is
+    kept for a connection that waits. After a cancelled `send_all` it is unknown what was sent.
     """
 
     _calls = 0
@@ -23,20 +24,10 @@ class LeanStream(trio.abc.Stream):
         """Put into ``buffer`` what has come, 1 byte or more; return its number of bytes, 0 at the end.
 
         Raises:
-            BusyResourceError: another task is receiving.
+            BusyResourceError: another task waits for what comes.
             BrokenResourceError: the connection broke.
             ClosedResourceError: this stream was closed.
         """
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytearray:
-        """Return what has come, at most ``max_bytes``, as trio's streams do; raises as `receive_into`."""
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
-        data = bytearray(RECEIVE_BYTES if max_bytes is None else max_bytes)
-        with memoryview(data) as buffer:
-            received = await self.receive_into(buffer)
-        del data[received:]
-        return data
 
     async def _turn(self) -> None:
         """Give way to other tasks if there was no wait for long; in any case be cancelled if that is due."""
@@ -55,3 +46,12 @@ async def receive_into(stream: trio.abc.ReceiveStream, buffer: memoryview) -> in
     data = await stream.receive_some(len(buffer))
     buffer[: len(data)] = data
     return len(data)
+
+
+def wanted_bytes(max_bytes: int | None) -> int:
+    """Return how much `receive_some` returns at most; ValueError if ``max_bytes`` is not positive."""
+    if max_bytes is None:
+        return RECEIVE_BYTES
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+    return max_bytes

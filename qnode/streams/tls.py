@@ -1,7 +1,8 @@
 """TLS over any stream.
 
 The records are made and read by OpenSSL in memory. Receiving never sends: what OpenSSL has to say after the
-handshake (the answer to a new key of the peer) goes out before the next data, in order.
+handshake (the answer to a new key of the other end) goes out before the next data, in order. The connection
+breaks if the other end asks for new keys without limit.
 """
 
 import ssl
@@ -11,12 +12,18 @@ from typing import Final
 
 import trio
 
-from qnode.streams.lean import LeanStream
+from qnode.streams import lean
+from qnode.streams.lean import LeanStream, wanted_bytes
 from qnode.streams.wire import Wire
 
 # Encrypted at once. Larger slices leave the caches of the processor; smaller ones cost more calls.
 _SLICE_BYTES: Final = 128 << 10
 _ARRIVED_BYTES: Final = 256 << 10
+# A stream in between, as during the handshakes of a server, keeps a buffer of this size while it waits.
+_BETWEEN_BYTES: Final = 16 << 10
+_MOST_UNSENT_BYTES: Final = 64 << 10
+# Records that are decrypted without a turn of the scheduler; small ones cost as much as large ones.
+_RECORDS_A_TURN: Final = 64
 
 # One for each event loop: encrypted bytes stay in it only from the socket to OpenSSL, without a turn between.
 _arrived: trio.lowlevel.RunVar[memoryview] = trio.lowlevel.RunVar("qnode.streams.arrived")
@@ -47,6 +54,7 @@ class TlsStream(LeanStream):
         # OpenSSL returns a number of bytes if it gets a buffer; its type does not say so.
         self._read_into: Callable[[int, memoryview], int] = self.connection.read  # type: ignore[assignment]
         self._sending = False
+        self._cut_off = False  # what was encrypted was perhaps not sent: nothing can follow it
         self._closed = False
         self._ended = False
         self._failure: ssl.SSLError | None = None
@@ -56,8 +64,8 @@ class TlsStream(LeanStream):
         """Do the handshake.
 
         Raises:
-            BrokenResourceError: it failed; the cause is OpenSSL's error, None if the connection broke.
-                `unsent` is then the alert for the other end.
+            BrokenResourceError: it failed; the cause is OpenSSL's error, and `unsent` the alert for the
+                other end. If the connection broke, the cause is what the transport gives.
         """
         while True:
             try:
@@ -80,14 +88,26 @@ class TlsStream(LeanStream):
         """Receive as `LeanStream` says."""
         if self._closed:
             raise trio.ClosedResourceError("this connection was closed")
-        received = None
-        if self._more() or self._ended or self._failure:
-            await self._turn()
-            received = self._decrypt(buffer)
-        while received is None:
+        await self._turn()
+        while (received := self._decrypt(buffer) if self._has_news() else None) is None:
             await self._arrive()
-            received = self._decrypt(buffer)
         return received
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytearray:
+        """Return what has come, as trio's streams do; raises as `receive_into`."""
+        size = wanted_bytes(max_bytes)
+        if self._closed:
+            raise trio.ClosedResourceError("this connection was closed")
+        await self._turn()
+        while True:
+            if self._has_news():
+                data = bytearray(size)
+                with memoryview(data) as buffer:
+                    received = self._decrypt(buffer)
+                if received is not None:
+                    del data[received:]
+                    return data
+            await self._arrive()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of ``data``.
@@ -101,12 +121,15 @@ class TlsStream(LeanStream):
             raise trio.BusyResourceError("another task is sending on this connection")
         if self._closed:
             raise trio.ClosedResourceError("this connection was closed")
-        self._sending = True
+        if self._cut_off:
+            raise trio.BrokenResourceError("an earlier message was cut off, so nothing more can be sent")
+        self._sending = self._cut_off = True
         try:
             with memoryview(data) as rest:
                 for begin in range(0, max(1, len(rest)), _SLICE_BYTES):
                     self._encrypt(rest[begin : begin + _SLICE_BYTES])
                     await self.transport.send_all(self._outgoing.read())
+            self._cut_off = False
         finally:
             self._sending = False
 
@@ -115,7 +138,7 @@ class TlsStream(LeanStream):
         await self.transport.wait_send_all_might_not_block()
 
     def cut(self) -> None:
-        """Break the connection, so that both ends see it at once; only over a `Wire`."""
+        """Break the connection as `Wire.cut` does; only over a `Wire`."""
         if isinstance(self.transport, Wire):
             self.transport.cut()
 
@@ -123,7 +146,7 @@ class TlsStream(LeanStream):
         """Say TLS's end, if nothing else is being sent, and close the transport."""
         closed, self._closed = self._closed, True
         try:
-            if self._secured and not closed and not self._sending:
+            if self._secured and not closed and not self._cut_off:
                 with suppress(ssl.SSLError):
                     self.connection.unwrap()
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -142,6 +165,9 @@ class TlsStream(LeanStream):
         if self._outgoing.pending:
             await self.transport.send_all(self._outgoing.read())
 
+    def _has_news(self) -> bool:
+        return self._more() or self._incoming.eof or self._ended or self._failure is not None
+
     def _more(self) -> bool:
         """Whether something is there that is not decrypted or not returned; perhaps not a whole record."""
         return self._incoming.pending > 0 or self.connection.pending() > 0
@@ -150,13 +176,17 @@ class TlsStream(LeanStream):
         """Decrypt what has arrived; None if no record is whole, 0 at the end."""
         if self._failure is not None:
             raise trio.BrokenResourceError("TLS cannot receive") from self._failure
-        received = 0
+        received = records = 0
         try:
             while not self._ended:
+                records += 1
                 count = self._read_into(len(buffer) - received, buffer[received:])
                 self._ended = not count
                 received += count
                 if received == len(buffer) or not self._more():
+                    break
+                if records == _RECORDS_A_TURN:
+                    self._calls = lean.CALLS_WITHOUT_A_TURN  # the next call has a turn first
                     break
         except ssl.SSLWantReadError:
             return received or None
@@ -173,6 +203,8 @@ class TlsStream(LeanStream):
 
     async def _arrive(self) -> None:
         """Pass what comes from the transport to OpenSSL."""
+        if self._outgoing.pending > _MOST_UNSENT_BYTES:
+            raise trio.BrokenResourceError("the other end asks for too many new keys")
         if isinstance(self.transport, Wire):
             try:
                 arrived = _arrived.get()
@@ -182,8 +214,9 @@ class TlsStream(LeanStream):
             received = await self.transport.receive_into(arrived)
             self._incoming.write(arrived[:received])
         else:
-            data = await self.transport.receive_some(_ARRIVED_BYTES)
+            data = await self.transport.receive_some(_BETWEEN_BYTES)
             received = len(data)
             self._incoming.write(data)
+        self._calls = 0  # the transport gives way
         if not received:
             self._incoming.write_eof()

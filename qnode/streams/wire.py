@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from qnode.streams.lean import LeanStream
+from qnode.streams.lean import LeanStream, wanted_bytes
 
 # The kernel reports a socket as writable when it holds less than this that it has not sent.
 _UNSENT_BYTES: Final = 128 << 10
@@ -51,6 +51,19 @@ class Wire(LeanStream, trio.abc.HalfCloseableStream):
         while True:
             try:
                 return self._socket.recv_into(buffer)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+                self._calls = 0
+            except OSError as error:
+                raise _trouble(error) from error
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return what has come, as trio's streams do; raises as `receive_into`."""
+        size = wanted_bytes(max_bytes)
+        await self._turn()
+        while True:
+            try:
+                return self._socket.recv(size)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._socket)
                 self._calls = 0
@@ -119,7 +132,7 @@ class Wire(LeanStream, trio.abc.HalfCloseableStream):
                 rest = rest[sent:]
 
     def cut(self) -> None:
-        """Break the connection, so that both ends see it at once."""
+        """Break the connection: both ends see its end after what has already arrived."""
         with suppress(OSError):  # it is broken already, or closed
             self._socket.shutdown(socket.SHUT_RDWR)
 

@@ -78,9 +78,10 @@ def decode_gaps(data: bytes, first_slot: int, n_slots: int) -> Announced:
     most_x_high = n_x + ((n - n_x) >> k_x) if k_x else 0
     x_bits = n_x_high if k_x else n if n_x else 0
     lengths = (n_high, n * k, x_bits, n_x * k_x, n_x)
-    # Each click costs bits here, so that a small message cannot ask for much memory.
+    # Each click costs a high part here, so that a small message cannot ask for much memory.
     whole = _HEAD.size + sum((length + 7) // 8 for length in lengths)
-    if len(data) != whole or n_high > n + (n_empty >> k) or n_x_high > most_x_high:
+    fits = n <= n_high <= n + (n_empty >> k) and (n_x if k_x else 0) <= n_x_high <= most_x_high
+    if len(data) != whole or not fits:
         raise ProtocolError(f"announcement: {len(data)} bytes for {n} clicks and {n_empty} empty slots")
     at, parts = _HEAD.size, []
     for length in lengths:

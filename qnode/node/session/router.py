@@ -102,7 +102,7 @@ class SessionRouter:
                 await side.handle(message)
 
     def _deliver_at_once(self, message: NodeMessage) -> bool:
-        """Deliver a message if nobody has to wait for that; the session's reader calls this."""
+        """Deliver a message if nobody has to wait for that; the session's reader asks this first."""
         if isinstance(message, BlockMessage):
             channel = self._channels.get(message.block_id)
             if channel is None or channel.must_wait:
