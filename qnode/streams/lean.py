@@ -1,5 +1,6 @@
 """What the streams of this room have in common: they receive into a buffer of their caller."""
 
+import operator
 from abc import abstractmethod
 from typing import Final
 
@@ -49,9 +50,9 @@ async def receive_into(stream: trio.abc.ReceiveStream, buffer: memoryview) -> in
 
 
 def wanted_bytes(max_bytes: int | None) -> int:
-    """Return how much `receive_some` returns at most; ValueError if ``max_bytes`` is not positive."""
+    """Return how much `receive_some` returns at most; ValueError or TypeError for no such number."""
     if max_bytes is None:
         return RECEIVE_BYTES
-    if max_bytes < 1:
+    if operator.index(max_bytes) < 1:
         raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
     return max_bytes
