@@ -278,7 +278,7 @@ async def test_many_small_records_do_not_keep_other_tasks_waiting(contexts: Cont
         server._encrypt(memoryview(b"x"))
     await server._flush()
     await trio.testing.wait_all_tasks_blocked()
-    sizes = []
+    sizes: list[int] = []
     while sum(sizes) < 300:
         sizes.append(len(await client.receive_some(1000)))
     assert max(sizes) <= 64
