@@ -10,9 +10,9 @@ loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
 
 # Half as many processes again as processors, for tests of devices wait; --dist keeps the tests of a file, and
-# what they share, in one process.
+# what they share, in one process. tests/conftest.py says which files begin first.
 test: check
-	$(BIN)/pytest -n $$(( ($$(nproc) * 3 + 1) / 2 )) --dist loadfile
+	$(BIN)/pytest -n $$(( ($$(nproc) * 3 + 1) / 2 )) --dist loadfile --no-loadscope-reorder
 
 # Linters, types, import contracts: the same that continuous integration holds.
 check: $(VENV)/.developer
