@@ -1,5 +1,6 @@
 """The conformance kit: it passes a good driver and catches each broken promise."""
 
+import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -524,7 +525,7 @@ class Lamp:
     def __init__(self, fault: str) -> None:
         self.identity = DeviceIdentity("lamp", "L-1")
         self._fault = fault
-        self._asked = 0
+        self._asked = itertools.count(1)
         self._returned = np.zeros(1000, np.uint8)
 
     @classmethod
@@ -542,10 +543,10 @@ class Lamp:
             await trio.sleep_forever()
 
     def symbols(self, run_id: int, slots: Slots) -> Codes:
-        self._asked += 1
+        asked = next(self._asked)  # two threads ask at once
         sent = (slots % 2).astype(np.uint8)
         if self._fault == "forgetful":
-            sent = ((slots + self._asked) % 2).astype(np.uint8)
+            sent = ((slots + asked) % 2).astype(np.uint8)
         if self._fault == "run id again":
             sent = ((slots + (type(self).opened > 1)) % 2).astype(np.uint8)
         if self._fault == "liar":
