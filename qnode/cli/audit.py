@@ -1,7 +1,5 @@
 """`qnodectl audit`: verify and export the record of deliveries, of a running node or of a file."""
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qnode.cli.printing import echo
 from qnode.operate.control.client import NoAnswer, ask_audit
 
 if TYPE_CHECKING:
@@ -90,17 +89,17 @@ def verify(where: Any, file: Path | None, anchor: Path | None, expect: tuple[str
     with _source(where, file, anchor) as source:
         result = verify_audit(source, heads)
     for finding in result.findings:
-        _echo(f"{printable(source.name)}: {printable(str(finding))}")
+        echo(f"{printable(source.name)}: {printable(str(finding))}")
     verdict = f"{len(result.findings)} findings" if result.findings else "nothing is missing or changed"
-    _echo(f"{result.entries:,} entries in {result.chains} chains: {verdict}")
+    echo(f"{result.entries:,} entries in {result.chains} chains: {verdict}")
     if not result.anchored:
-        _echo("no anchor to compare with: entries missing at the end are not found (--anchor)")
+        echo("no anchor to compare with: entries missing at the end are not found (--anchor)")
     elif result.unanchored:
-        _echo(f"the last {result.unanchored:,} entries are newer than the anchor")
+        echo(f"the last {result.unanchored:,} entries are newer than the anchor")
     if result.head is not None:
-        _echo(f"head {result.head}")
+        echo(f"head {result.head}")
     if result.peer_head is not None:
-        _echo(f"head of the other site when they last met {result.peer_head}")
+        echo(f"head of the other site when they last met {result.peer_head}")
     return EXIT_FOUND if result.findings else EXIT_OK
 
 
@@ -130,7 +129,7 @@ def export(
     wanted = Wanted(_time_us("--since", since), _time_us("--until", until), sae)
     with _source(where, file, anchor) as source:
         for line in (csv_lines if as_csv else json_lines)(selected(source, wanted)):
-            if not _echo(line):
+            if not echo(line):
                 break
     return EXIT_OK
 
@@ -180,13 +179,3 @@ def _time_us(option: str, text: str | None) -> int | None:
     except ValueError:
         raise click.UsageError(f"{option} {text!r}: expected a time like 2026-11-30T16:00") from None
     return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e6)
-
-
-def _echo(text: str) -> bool:
-    """Print ``text``; False when the reader has closed the pipe."""
-    try:
-        click.echo(text)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True

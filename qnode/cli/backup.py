@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from qnode.cli.pki import refusals_told, say
+from qnode.cli.printing import refusals_told, say
 from qnode.cli.stopped_site import read_store_key, rights_of_owner, store_key_option
 from qnode.errors import ConfigError
 from qnode.operate.control.client import NoAnswer, fetch_backup

@@ -4,7 +4,6 @@ Exit codes are an interface: 0 ok, 1 degraded, 2 not running, 3 cannot tell, 64 
 imported where they are used, so `qnodectl status` answers at once.
 """
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -15,8 +14,9 @@ import click
 from qnode.cli.audit import audit
 from qnode.cli.backup import backup
 from qnode.cli.interrupted import end_interrupted
-from qnode.cli.pki import pki, say
+from qnode.cli.pki import pki
 from qnode.cli.preshared import preshared
+from qnode.cli.printing import echo, say
 from qnode.cli.rollback import rollback
 from qnode.cli.saes import RELOAD_PATIENCE_S, add_sae, limit_sae, remove_sae
 from qnode.cli.version import version_option
@@ -130,7 +130,7 @@ def status(where: Where, as_json: bool) -> int:
         import msgspec
 
         shown = msgspec.json.encode(node) if where.link else bytes(raw)
-        _echo(msgspec.json.format(shown, indent=2))
+        echo(msgspec.json.format(shown, indent=2))
     else:
         _show_screen(node)
     return EXIT_DEGRADED if troubles(node) else EXIT_OK
@@ -154,7 +154,7 @@ def watch(where: Where, interval: float, count: int) -> int:
     looks = (_of_link(node, where.link) for node in islice(followed, count or None))
     if not sys.stdout.isatty():
         for node in looks:
-            if not _echo("\n".join([*_fitted(status_lines(node)), ""])):
+            if not echo("\n".join([*_fitted(status_lines(node)), ""])):
                 break
         return EXIT_OK
     from rich.live import Live
@@ -183,7 +183,7 @@ def align(where: Where, interval: float, count: int) -> int:
     clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
     for node in islice(followed, count or None):
         view = _of_link(node, where.link) if where.link else node.each_link[0]
-        if not _echo(clear + "\n".join([*bench_lines(view), ""])):
+        if not echo(clear + "\n".join([*bench_lines(view), ""])):
             break
     return EXIT_OK
 
@@ -203,7 +203,7 @@ def keys(where: Where) -> int:
     _print(table)
     reason = why_no_key(node)
     if reason is not None:
-        _echo(f"no key: {printable(reason)}")
+        echo(f"no key: {printable(reason)}")
     return EXIT_OK
 
 
@@ -280,15 +280,15 @@ def devices(where: Where, name: str | None) -> int:
     node = _node(where)
     if name is None:
         for device in node.devices:
-            _echo("\n".join(_fitted([device_line(device, node.at)])))
+            echo("\n".join(_fitted([device_line(device, node.at)])))
         return EXIT_OK
     found = [device for device in node.devices if device.name == name]
     if not found:
         known = ", ".join(device.name for device in node.devices) or "none"
         raise click.UsageError(f"no device {name} (devices: {known})")
-    _echo("\n".join(device_detail(found[0], node.at)))
+    echo("\n".join(device_detail(found[0], node.at)))
     exchanges = ask_exchanges(where.path, name, link=where.link, patience_s=where.patience_s)
-    _echo("\n".join(exchange_lines(exchanges, columns())))
+    echo("\n".join(exchange_lines(exchanges, columns())))
     return EXIT_OK
 
 
@@ -313,7 +313,7 @@ def doctor(where: Where, name: str, output: Path) -> int:
 
     exchanges = ask_exchanges(where.path, name, link=where.link, patience_s=where.patience_s)
     if not exchanges:
-        _echo(
+        echo(
             f"{name}: no bytes are recorded: they are key material, or do not pass through qnode's transports"
         )
         return EXIT_DEGRADED
@@ -325,7 +325,7 @@ def doctor(where: Where, name: str, output: Path) -> int:
         write_transcript(output, (Said(one.sent, one.data) for one in exchanges), remark)
     except OSError as error:
         raise click.UsageError(f"{output}: {error.strerror}") from None
-    _echo(f"{output}: {sum(len(one.data) for one in exchanges):,} bytes")
+    echo(f"{output}: {sum(len(one.data) for one in exchanges):,} bytes")
     return EXIT_OK
 
 
@@ -340,7 +340,7 @@ def events(where: Where, count: int, as_json: bool) -> int:
     from qnode.operate.events.line import render_dated_line
 
     for event in ask_events(where.path, count, patience_s=where.patience_s):
-        _echo(msgspec.json.encode(event) if as_json else render_dated_line(event))
+        echo(msgspec.json.encode(event) if as_json else render_dated_line(event))
     return EXIT_OK
 
 
@@ -356,7 +356,7 @@ def blocks(where: Where, count: int, as_csv: bool) -> int:
         from qnode.operate.blocks.table_file import HEADER, csv_lines
 
         decided = ask_blocks(where.path, count, link=where.link, patience_s=where.patience_s)
-        _echo((HEADER.decode() + csv_lines(decided)).rstrip("\n"))
+        echo((HEADER.decode() + csv_lines(decided)).rstrip("\n"))
         return EXIT_OK
     node = _node(where)
     table = _table(node, *BLOCK_COLUMNS)
@@ -377,14 +377,14 @@ def checks(where: Where) -> int:
     found = node.quantum.checks
     failed = sum(not one.plausible for one in found)
     if found:
-        _echo(f"block {node.quantum.checks_of_block}: {failed} of {len(found)} checks failed")
+        echo(f"block {node.quantum.checks_of_block}: {failed} of {len(found)} checks failed")
         meanings = {name: check.what for name, check in BY_NAME.items()}
         _show_findings(node, "check", [(one.check, one) for one in found], meanings)
     else:
-        _echo("no block was corrected since the node was started")
+        echo("no block was corrected since the node was started")
     if node.monitors:
         tripped = sum(not one.plausible for one in node.monitors.values())
-        _echo(f"devices: {tripped} of {len(node.monitors)} monitors are outside their limits")
+        echo(f"devices: {tripped} of {len(node.monitors)} monitors are outside their limits")
         known = {place: MONITOR_BY_NAME.get(one.check) for place, one in node.monitors.items()}
         meanings = {place: one.what for place, one in known.items() if one is not None}
         _show_findings(node, "monitor", list(node.monitors.items()), meanings)
@@ -420,7 +420,7 @@ def calibrate(where: Where, name: str, command: str) -> int:
     from qnode.operate.status.screen import controller_line
 
     told = ask_calibrate(where.path, name, command, link=where.link, patience_s=where.patience_s)
-    _echo(f"{command}: " + controller_line(told, time.time()))
+    echo(f"{command}: " + controller_line(told, time.time()))
     return EXIT_OK
 
 
@@ -449,7 +449,7 @@ def restore(where: Where, preshared_key: Path, yes: bool) -> int:
         click.confirm(question, abort=True)
     patience_s = max(where.patience_s, RESTORE_PATIENCE_S)
     done = ask_restore(where.path, secret, link=where.link, patience_s=patience_s)
-    _echo(
+    echo(
         f"{node.site.kme_id}: {done.void_chunks:,} chunks are void, {done.pads_send:,} one-time pads to send "
         f"and {done.pads_receive:,} to receive are loaded.\n"
         f"Run the same with the same file at {node.peer.kme_id}; delete the file at both when the link is up."
@@ -498,7 +498,7 @@ def _show_screen(node: "NodeStatus") -> None:
 
     for line in status_lines(node):
         for part in _fitted([line]):
-            _echo(click.style(part, fg="yellow", bold=True) if isinstance(line, Loud) else part)
+            echo(click.style(part, fg="yellow", bold=True) if isinstance(line, Loud) else part)
 
 
 def _fitted(lines: list[str]) -> list[str]:
@@ -531,18 +531,7 @@ def _print(table: "Table") -> None:
     console = Console(markup=False, highlight=False, width=columns())
     with console.capture() as text:
         console.print(table)
-    _echo(text.get().rstrip())
-
-
-def _echo(text: str | bytes) -> bool:
-    """Print ``text``; False when the reader (`head`, `grep -q`) has closed the pipe, which is no error."""
-    try:
-        click.echo(text)
-    except BrokenPipeError:
-        # click alone would exit with 1, which means a degraded node.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
-    return True
+    echo(text.get().rstrip())
 
 
 def main() -> None:

@@ -2,16 +2,15 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from qnode.cli.printing import refusals_told, say
 from qnode.errors import ConfigError
-from qnode.operate.events.line import printable
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -48,15 +47,6 @@ def pki() -> None:
     """
 
 
-@contextmanager
-def refusals_told() -> Iterator[None]:
-    """Convert what cannot be used to one line and exit code 64."""
-    try:
-        yield
-    except ConfigError as error:
-        raise click.UsageError(printable(str(error))) from None
-
-
 def _explained(command: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(command)
     def explained(*arguments: Any, **named: Any) -> int:
@@ -64,11 +54,6 @@ def _explained(command: Callable[..., int]) -> Callable[..., int]:
             return command(*arguments, **named)
 
     return explained
-
-
-def say(text: str) -> None:
-    """Print one line; control characters in it are shown as text."""
-    click.echo(printable(text))
 
 
 @pki.command()

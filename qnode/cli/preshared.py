@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from qnode.cli.pki import refusals_told, say
+from qnode.cli.printing import refusals_told, say
 from qnode.errors import ConfigError
 
 # The session root, two hash keys and 512 one-time pads a direction. The rest fills no pad and is used for

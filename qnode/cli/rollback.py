@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from qnode.cli.pki import refusals_told, say
+from qnode.cli.printing import refusals_told, say
 from qnode.cli.stopped_site import read_store_key, rights_of_owner, store_key_option
 
 

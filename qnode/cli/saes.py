@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from qnode.cli.pki import refusals_told, say
+from qnode.cli.printing import refusals_told, say
 from qnode.errors import ConfigError
 from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_reload
 

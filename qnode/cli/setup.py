@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qnode.choices import ROLES, Role, peer_of
-from qnode.cli.pki import refusals_told, say
 from qnode.cli.preshared import fingerprint, new_preshared_key, read_preshared_key
+from qnode.cli.printing import refusals_told, say
 from qnode.cli.site_file import SiteAnswers, site_text
 from qnode.errors import ConfigError
 from qnode.secret_files import PUBLIC_MODE, NewFile, write_files
