@@ -10,6 +10,7 @@ from qnode.choices import TagBits
 from qnode.distill.amplification.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.reconcile import METHODS, corrector, responder
+from qnode.distill.sifting.codec import decode_announcement, encode_announcement
 from qnode.distill.sifting.gap_codec import decode_gaps, encode_gaps
 from qnode.distill.sifting.sift import (
     SiftRecord,
@@ -45,7 +46,12 @@ def self_test() -> None:
     outcomes[3::11] = OUTCOME_CENTRAL
     outcomes[5::13] = OUTCOME_BOUNDARY
     first_slot = int(slots[0])
-    announced = decode_gaps(encode_gaps(slots, outcomes, first_slot), first_slot, int(slots[-1]))
+    n_slots = int(slots[-1])
+    announced = decode_gaps(encode_gaps(slots, outcomes, first_slot), first_slot, n_slots)
+    of_protocol_1 = encode_announcement(slots, outcomes, first_slot)
+    earlier = decode_announcement(of_protocol_1, first_slot, n_slots)
+    same = np.array_equal(announced.slots, earlier.slots)
+    expect("both announcements", same and np.array_equal(announced.classes, earlier.classes))
     record = SiftRecord(first_slot)
     record.add(announced, lookup)
     sifted = record.finish()

@@ -112,8 +112,9 @@ class Session:
 
     async def _take(self) -> NodeMessage:
         # Whoever takes a message has handled the one before.
-        self._waiting -= self._handling
-        self._handling = False
+        if self._handling:
+            self._waiting -= 1
+            self._handling = False
         message = await self._inbox.receive()
         self._handling = True
         return message

@@ -37,19 +37,12 @@ class TlsStream(LeanStream):
     replaced while nothing is sent or received.
     """
 
-    def __init__(
-        self,
-        transport: trio.abc.Stream,
-        context: ssl.SSLContext,
-        *,
-        server_side: bool,
-        server_hostname: str | None = None,
-    ) -> None:
+    def __init__(self, transport: trio.abc.Stream, context: ssl.SSLContext, *, server_side: bool) -> None:
         self.transport = transport
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.connection: ssl.SSLObject = context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+            self._incoming, self._outgoing, server_side=server_side
         )
         # OpenSSL returns a number of bytes if it gets a buffer; its type does not say so.
         self._read_into: Callable[[int, memoryview], int] = self.connection.read  # type: ignore[assignment]

@@ -3,12 +3,16 @@
 import errno
 import select
 import socket
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import trio
 
 from qnode.streams.lean import LeanStream, wanted_bytes
+
+T = TypeVar("T")
 
 # The kernel reports a socket as writable when it holds less than this that it has not sent.
 _UNSENT_BYTES: Final = 128 << 10
@@ -47,23 +51,18 @@ class Wire(LeanStream, trio.abc.HalfCloseableStream):
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Receive as `LeanStream` says."""
-        await self._turn()
-        while True:
-            try:
-                return self._socket.recv_into(buffer)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
-                self._calls = 0
-            except OSError as error:
-                raise _trouble(error) from error
+        return await self._received(partial(self._socket.recv_into, buffer))
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return what has come, as trio's streams do; raises as `receive_into`."""
-        size = wanted_bytes(max_bytes)
+        return await self._received(partial(self._socket.recv, wanted_bytes(max_bytes)))
+
+    async def _received(self, receive: Callable[[], T]) -> T:
+        """Return what ``receive`` returns as soon as it need not wait."""
         await self._turn()
         while True:
             try:
-                return self._socket.recv(size)
+                return receive()
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._socket)
                 self._calls = 0

@@ -131,6 +131,9 @@ def figures(
         "probes_lost_within_a_change_by_chance": round(
             (len(lost) - within) * share / max(1e-9, 1 - share), 1
         ),
+        "probes_lost_by_change": sorted(
+            (count for begin, end in spans if (count := sum(begin <= at <= end for at in lost))), reverse=True
+        ),
         "lost_at": [{"at": round(at - since, 3), "near_a_change": _near(at, done)} for at in lost[:200]],
         "rtt_ms": {name: round(value, 3) for name, value in probe["rtt_ms"].items()},
         "handshakes_begun": sum(since <= at <= until for at, _ in first),

@@ -96,7 +96,7 @@ def decode_announcement(data: bytes, first_slot: int, n_slots: int) -> Announced
     at = _HEAD.size
     parts = []
     for length in lengths:
-        parts.append(_bits(data[at : at + (length + 7) // 8], length))
+        parts.append(bit_string(data[at : at + (length + 7) // 8], length))
         at += (length + 7) // 8
     high, low, x_arm, boundary = parts
     slots = np.empty(n, np.int64)
@@ -114,8 +114,12 @@ def _layout(n: int, n_empty: int) -> tuple[int, int]:
     return k, n + (n_empty >> k)
 
 
-def _bits(data: bytes, n_bits: int) -> Bits:
-    """Take a bit string whose last byte must be filled up with zeros."""
+def bit_string(data: bytes, n_bits: int) -> Bits:
+    """Return the ``n_bits`` bits of a part, whose last byte must be filled up with zeros.
+
+    Raises:
+        ProtocolError: it is not.
+    """
     if n_bits % 8 and data[-1] >> (n_bits % 8):
         raise ProtocolError("announcement: bits after the last of a part")
     return Bits.from_bytes(data, n_bits)

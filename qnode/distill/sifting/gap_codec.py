@@ -23,14 +23,13 @@ from qnode.distill.bits import Bits
 from qnode.distill.bits.array import Words
 from qnode.distill.bits.planes import chosen, plane, spread
 from qnode.distill.bits.words import popcount, trailing_zeros
-from qnode.distill.sifting.codec import MOST_CLICKS, Announced
+from qnode.distill.sifting.codec import MOST_CLICKS, Announced, bit_string
 from qnode.errors import ProtocolError
 from qnode.kernels import kernel
 from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes, Slots
 
-_HEAD: Final = struct.Struct(
-    "<IQIII"
-)  # clicks n, empty slots e, high parts, clicks of the X arm, their high parts
+# Clicks n, empty slots e, bits of the high parts, clicks of the X arm, bits of their high parts.
+_HEAD: Final = struct.Struct("<IQIII")
 _BOUNDARY_BIT: Final = OUTCOME_BOUNDARY & ~OUTCOME_CENTRAL
 # -ln((sqrt(5) - 1) / 2) in units of 2^-16: the mean gap from which one more low bit pays is 2^k / 0.4812.
 _GOLDEN: Final = 31537
@@ -85,7 +84,7 @@ def decode_gaps(data: bytes, first_slot: int, n_slots: int) -> Announced:
         raise ProtocolError(f"announcement: {len(data)} bytes for {n} clicks and {n_empty} empty slots")
     at, parts = _HEAD.size, []
     for length in lengths:
-        parts.append(_bits(data[at : at + (length + 7) // 8], length))
+        parts.append(bit_string(data[at : at + (length + 7) // 8], length))
         at += (length + 7) // 8
     high, low, x_high, x_low, boundary = parts
     slots = _decoded(high, low, n, k, first_slot)
@@ -114,11 +113,10 @@ def low_bits(n: int, n_empty: int) -> int:
 def _encoded(places: Slots, first: int, n_empty: int) -> tuple[int, bytes]:
     """Return the number of bits of the high parts, and both parts."""
     n = places.shape[0]
-    k = low_bits(n, max(0, n_empty))
-    high, low = (
-        np.zeros((n + (max(0, n_empty) >> k)) // 64 + 1, np.uint64),
-        np.zeros(n * k // 64 + 1, np.uint64),
-    )
+    n_empty = max(0, n_empty)  # below 0 if the places do not ascend, which `_encode` sees
+    k = low_bits(n, n_empty)
+    high = np.zeros((n + (n_empty >> k)) // 64 + 1, np.uint64)
+    low = np.zeros(n * k // 64 + 1, np.uint64)
     n_high = int(_encode(places, first, k, high, low))
     if not n_high:
         raise ValueError("announcement: slots must ascend strictly from first_slot")
@@ -138,13 +136,6 @@ def _positions(bits: Bits, n: int) -> Slots:
     return positions
 
 
-def _bits(data: bytes, n_bits: int) -> Bits:
-    """Take a bit string whose last byte must be filled up with zeros."""
-    if n_bits % 8 and data[-1] >> (n_bits % 8):
-        raise ProtocolError("announcement: bits after the last of a part")
-    return Bits.from_bytes(data, n_bits)
-
-
 @kernel
 def _encode(places: Slots, first: int, k: int, high: Words, low: Words) -> int:
     """Fill zeroed ``high`` and ``low``; return the bits of ``high``, 0 if places do not ascend."""
@@ -156,7 +147,7 @@ def _encode(places: Slots, first: int, k: int, high: Words, low: Words) -> int:
     one, shift = _U(1), _U(k)
     low_mask = (one << shift) - one
     high_word, high_bits = _U(0), _U(0)  # of that word, so far
-    low_word, low_bits_ = _U(0), _U(0)
+    low_word, low_value = _U(0), _U(0)
     fill, place = _U(0), _U(0)
     before = np.int64(first - 1)
     for i in range(places.size):
@@ -169,14 +160,14 @@ def _encode(places: Slots, first: int, k: int, high: Words, low: Words) -> int:
         high[word] = high_bits
         place += one
         field = gap & low_mask
-        low_bits_ |= field << fill
-        low[low_word] = low_bits_
+        low_value |= field << fill
+        low[low_word] = low_value
         fill += shift
         if fill >= _U(64):
             fill -= _U(64)
             low_word += one
-            low_bits_ = (field >> one) >> (shift - fill - one)
-            low[low_word] = low_bits_
+            low_value = (field >> one) >> (shift - fill - one)
+            low[low_word] = low_value
     return int(place)
 
 
