@@ -46,6 +46,8 @@ from qnode.keys import (
     restore_backup,
 )
 from qnode.keys import _backup as backup_module
+from qnode.keys._preshared import loaded_in
+from qnode.keys._store import register_beside
 from qnode.node.backup import Backups
 from qnode.node.supply.async_store import AsyncStore
 from qnode.operate.control.client import NoAnswer
@@ -255,6 +257,45 @@ def test_the_register_of_pre_shared_keys_comes_back_with_the_store(
     put_back(a, path)
     with a.open() as alice, pytest.raises(StoreError, match="was loaded at this site before"):
         alice.load_preshared(preshared(400), replace=True)
+
+
+def test_every_pre_shared_key_of_a_backup_is_in_the_register_again(
+    sites: tuple[Site, Site], tmp_path: Path
+) -> None:
+    a, _ = sites
+    register = register_beside(a.anchor)
+    before = register.read_bytes()
+    with a.open() as alice:
+        alice.load_preshared(preshared(90), replace=True)
+        alice.load_preshared(preshared(91), replace=True)
+        path = saved(alice, tmp_path / "b.tar")
+    lose(a, anchor=True)
+    register.write_bytes(before)  # an older copy of the folder
+    put_back(a, path)
+    with a.open() as alice, pytest.raises(StoreError, match="was loaded at this site before"):
+        alice.load_preshared(preshared(90), replace=True)
+
+
+def test_a_store_is_in_its_place_only_when_its_register_and_anchor_are(
+    sites: tuple[Site, Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = sites
+    with a.open() as alice:
+        path = saved(alice, tmp_path / "b.tar")
+    lose(a, anchor=True)
+
+    def fails(opened: Path, **named: Any) -> None:
+        assert not a.path.exists()
+        assert loaded_in(register_beside(a.anchor).read_bytes())
+        raise StoreError(f"{opened}: another process has this store open; stop it first")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qnode.keys._putting_back.open_store", fails)
+        with pytest.raises(StoreError, match="another process"):
+            put_back(a, path)
+    assert list(a.path.parent.iterdir()) == []
+    put_back(a, path)
+    assert [one.name for one in a.path.parent.iterdir()] == [a.path.name]
 
 
 # Refusals: one line, and nothing has changed

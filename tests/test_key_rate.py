@@ -5,7 +5,7 @@ import trio
 from etsi014_support import MemorySupply
 
 from qnode.config import SaeSection
-from qnode.delivery import Delivery, KeyRequest, Refusal, SaeDirectory, SaeLimitReached
+from qnode.delivery import Delivery, Key, KeyRequest, Refusal, SaeDirectory, SaeLimitReached
 from qnode.errors import LinkDown
 from qnode.node.supply.site_supply import SiteKeySupply
 
@@ -91,6 +91,20 @@ async def test_what_the_store_did_not_give_counts_for_nothing(autojump_clock: tr
     site.store.link_up = True
     await site.take(10)
     await site.wait_s()
+
+
+async def test_a_request_that_was_cancelled_counts_for_nothing(
+    autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site()
+
+    async def hang(*_asked: object) -> list[Key]:
+        return await trio.sleep_forever()
+
+    with monkeypatch.context() as patch, trio.move_on_after(1):
+        patch.setattr(site.store, "allocate", hang)
+        await site.take(10)
+    await site.take(10)
 
 
 async def test_a_reload_changes_the_limit_for_the_next_request(autojump_clock: trio.abc.Clock) -> None:

@@ -1,5 +1,6 @@
 """Stores of earlier versions: opened or refused, never half converted; and back to the release before."""
 
+import errno
 import json
 import os
 import sqlite3
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 from conversation_room import FROZEN, copied, open_copy, other
 from keys_support import STORE_KEYS, Site, add_block, assigned, make_block, preshared
+from test_keys_restore import meet
 from test_protocol_1 import extract_old_code
 
 from qnode.choices import ROLES, Role
@@ -22,6 +24,7 @@ from qnode.cli.control import qnodectl
 from qnode.cli.site_file import SiteAnswers, site_text
 from qnode.errors import StoreError, StoreUnusable
 from qnode.keys import KeyStore, StoreCondition, roll_back
+from qnode.keys._witness import Witness
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SCHEMA_2 = FIXTURES / "schema_2"
@@ -33,7 +36,7 @@ COMMITS_BETWEEN_RELEASES = (
 )
 
 
-def roll_back_copy(folder: Path, role: Role) -> None:
+def roll_back_copy(folder: Path, role: Role, witness: Path | None = None) -> None:
     roll_back(
         folder / role / "db" / "keys.db",
         role=role,
@@ -41,6 +44,7 @@ def roll_back_copy(folder: Path, role: Role) -> None:
         anchor=folder / role / "anchor",
         kme_id=f"kme-{role}",
         peer_kme_id=f"kme-{other(role)}",
+        witness=witness,
     )
 
 
@@ -282,6 +286,34 @@ def test_a_roll_back_that_is_interrupted_is_finished_by_a_second_one(
         assert store.condition().serves
         assert store.pads_left().send == 15
         assert store.positions().era == before.era
+
+
+def test_a_roll_back_whose_witness_fails_twice_voids_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    site, there = Site(folder / "alice", "alice"), Site(folder / "bob", "bob")
+    witness = tmp_path / "w" / "witness"
+    witness.parent.mkdir()
+    with site.open(witness=witness) as store, there.open() as peer:
+        for seed in (20, 30):  # the second begins a lineage
+            for one in (store, peer):
+                one.load_preshared(preshared(seed), replace=seed == 30)
+        add_block(make_block(1, 60), store, peer)
+        meet(store, peer)
+        store.tell_witness()
+        before = store.counts()
+
+    def fails(*_args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Witness, "follow", fails)
+            with pytest.raises(OSError, match="Input/output"):
+                roll_back_copy(folder, "alice", witness)
+    with site.open(witness=witness) as store:
+        assert store.counts() == before
 
 
 # The command

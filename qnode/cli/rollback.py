@@ -14,7 +14,8 @@ from qnode.cli.stopped_site import read_store_key, rights_of_owner, store_key_op
 def rollback(site_file: Path, store_key: Path | None) -> int:
     """Write the store of the stopped site of FILE back into the form that release 0.1.0 opens.
 
-    No key is lost and none comes twice: that release goes on where this one stopped. Run it before you
+    No key comes twice: that release goes on where this one stopped. Keys that the sites were just agreeing on
+    become void when they meet. Run it before you
     install that release, as root or as the daemon's user. If it is interrupted, run it again.
     """
     from qnode.config import load_site

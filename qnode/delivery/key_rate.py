@@ -7,7 +7,7 @@ from typing import Final
 import trio
 
 from qnode.delivery.directory import SaeDirectory
-from qnode.errors import QnodeError, StoreError
+from qnode.errors import StoreError
 
 KEY_BITS: Final = 256
 WINDOW_S: Final = 60.0
@@ -33,7 +33,7 @@ class KeyRate:
 
     @contextmanager
     def spending(self, directory: SaeDirectory, sae_id: str, number: int, size_bits: int) -> Iterator[None]:
-        """Count ``number`` keys for ``sae_id``; an error of the supply within the block counts none.
+        """Count ``number`` keys for ``sae_id``; an error or a cancellation within the block counts none.
 
         Raises:
             SaeLimitReached: the encryptor may not have so many now; none was counted.
@@ -50,6 +50,6 @@ class KeyRate:
         self._paid_until_s[sae_id] = before_s + cost_s
         try:
             yield
-        except QnodeError:
+        except BaseException:  # also one that was cancelled has given nothing
             self._paid_until_s[sae_id] -= cost_s
             raise

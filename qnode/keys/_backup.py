@@ -245,7 +245,7 @@ def _write_archive(
             files[name] = BackupEntry(len(data), hashlib.sha256(data).hexdigest())
         told = msgspec.json.encode(msgspec.structs.replace(head, software=software, files=files))
         content.seek(0)
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
             _add(archive, HEAD_NAME, len(told), BytesIO(told))
             mac = hmac.digest(mac_key, told, "sha256").hex().encode()
             _add(archive, MAC_NAME, len(mac), BytesIO(mac))

@@ -4,12 +4,13 @@ The store in a backup has no keys and waits for its peer, and it keeps doing so 
 that is still there, has said which numbers and one-time pads were used since.
 """
 
+import os
 from pathlib import Path
 from typing import BinaryIO
 
 from qnode.choices import Role
 from qnode.errors import StoreError
-from qnode.keys._anchor import Anchor
+from qnode.keys._anchor import Anchor, fsync_folder
 from qnode.keys._backup import BackupHead, BackupUnusable, extract_store, read_backup, register_in
 from qnode.keys._preshared import PresharedRegister, loaded_in
 from qnode.keys._store import open_store, register_beside
@@ -20,7 +21,8 @@ def restore_backup(
 ) -> BackupHead:
     """Verify the backup ``file`` and put its store to ``store``, where there is none; return its head.
 
-    An anchor that is there stays. Raises BackupUnusable, StoreError or OSError; nothing has changed then.
+    An anchor that is there stays. Raises BackupUnusable, StoreError or OSError; no store is there then, but
+    the anchor may know of the attempt.
     """
     head = read_backup(file, store_key)
     for name, found, wanted in (
@@ -50,20 +52,29 @@ def restore_backup(
             f"{file.name}: is too old: another pre-shared key was loaded since; move the anchor away, start "
             "the node with an empty store, and run qnodectl restore with a new pre-shared key at both sites"
         )
-    extract_store(file, head, store)
+    # Before there is a store: it must never be there without the register of what it has loaded.
+    if loaded_in(saved) - loaded_in(register.content()):
+        register.replace(saved)
+    # The store comes to its place last: a daemon that is started again and again must not open it half done.
+    draft = store.with_name(f"{store.name}.restored")
     try:
-        if not loaded_in(register.content()):
-            register.replace(saved)
+        _remove(draft)
+        extract_store(file, head, draft)
         open_store(
-            store,
+            draft,
             role=role,
             store_key=store_key,
             anchor=anchor,
             kme_id=kme_id,
             peer_kme_id=peer_kme_id,
         ).close()
-    except BaseException:
-        for half_done in (store, store.with_name(f"{store.name}-wal")):
-            half_done.unlink(missing_ok=True)
-        raise
+        os.link(draft, store)  # fails if a store has been made meanwhile
+        fsync_folder(store.parent)
+    finally:
+        _remove(draft)
     return head
+
+
+def _remove(store: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        store.with_name(f"{store.name}{suffix}").unlink(missing_ok=True)

@@ -42,7 +42,8 @@ def roll_back(
     """Convert the store at ``path`` and its anchor for `RELEASE_BEFORE`. No daemon may have it open.
 
     Raises StoreUnusable or StoreError with the reason and the remedy; the store is unchanged then, or
-    complete in its present form. Raises OSError if the witness cannot be written.
+    complete in its present form. Raises OSError if the witness or the anchor
+    cannot be written.
     """
     database = open_database(
         path,
@@ -63,10 +64,10 @@ def roll_back(
                 database.witness.follow(own, read_lineage(tx.connection), ledger.head(tx.connection))
         _convert(database)
         database.tidy()
+        # The release before refuses fields of an anchor that it does not know. The store is still locked.
+        Anchor.create(anchor, store_key, bytes(store_id), own, b"").close()
     finally:
         database.close()
-    # The release before refuses fields of an anchor that it does not know.
-    Anchor.create(anchor, store_key, bytes(store_id), own, b"").close()
     return RolledBack(kept_chunks=kept, void_chunks=void)
 
 
@@ -81,7 +82,10 @@ def _settle(database: Database) -> int:
                 )
             void = _end_releases(tx)
             # A lineage is unknown to the schema before. One that is empty is the same before and after.
-            tx.connection.execute("UPDATE site SET lineage_before = lineage, lineage = x''")
+            # An interrupted roll-back has done so already: a witness may still hold what it remembered.
+            tx.connection.execute(
+                "UPDATE site SET lineage_before = lineage, lineage = x'' WHERE lineage != x''"
+            )
             ledger.append(
                 tx.connection, OperatorChanged, "store.rolled_back", "store", f"for version {RELEASE_BEFORE}"
             )
