@@ -14,6 +14,7 @@ from typing import Any
 import click
 import msgspec
 import pytest
+from archives import unpack
 from conversation_room import FROZEN, copied, open_copy, other
 from keys_support import STORE_KEYS, Site, add_block, assigned, make_block, preshared
 from test_keys_restore import meet
@@ -133,7 +134,7 @@ def test_a_store_of_a_version_between_releases_is_refused_in_one_line_and_unchan
     tmp_path: Path, commit: str
 ) -> None:
     with tarfile.open(BETWEEN_RELEASES) as stores:
-        stores.extractall(tmp_path, filter="data")
+        unpack(stores, tmp_path)
     site = Site(tmp_path / commit, "alice")
     before = site.path.read_bytes()
     with pytest.raises(StoreUnusable, match=r"between releases .*; run the qnode that wrote it") as refusal:

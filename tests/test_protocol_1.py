@@ -15,6 +15,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 import trio
+from archives import unpack
 from conversation_room import (
     FROZEN,
     LINK,
@@ -396,12 +397,7 @@ async def test_todays_site_and_one_of_the_frozen_commit_make_the_same_key(
 
 def extract_old_code(folder: Path) -> None:
     with tarfile.open(FROZEN / "qnode.tar.xz") as code:
-        for entry in code:
-            content = code.extractfile(entry)
-            assert content is not None
-            path = folder / entry.name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.read())
+        unpack(code, folder)
 
 
 def keys_of_block_6(here: SqliteKeyStore, peer: SqliteKeyStore, role: Role) -> int:

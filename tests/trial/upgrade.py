@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import httpx
 import msgspec
+from archives import unpack
 from daemons_support import ROLES, SMALL_LINK, STOP_S, Encryptor, encryptors, eventually
 
 from qnode.choices import Role
@@ -65,7 +66,7 @@ def install_old(folder: Path) -> Path:
     """Install release 0.1.0, with the dependencies of this environment; return its interpreter."""
     archive = subprocess.run(["git", "-C", str(TOP), "archive", COMMIT], capture_output=True, check=True)
     with tarfile.open(fileobj=BytesIO(archive.stdout)) as code:
-        code.extractall(folder / "code", filter="data")
+        unpack(code, folder / "code")
     venv.create(folder / "venv")
     python = folder / "venv" / "bin" / "python"
     (site,) = (folder / "venv").glob("lib/python3.*/site-packages")
