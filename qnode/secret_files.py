@@ -71,7 +71,7 @@ def write_files(
                 else:
                     os.link(staging, file.path)  # fails if somebody has made it meanwhile
             for folder in {file.path.parent for file in files}:
-                _sync_folder(folder)
+                sync_folder(folder)
         except BaseException:
             for file, _, inode in staged:
                 _take_back(file.path, inode, former.get(file.path))
@@ -113,7 +113,8 @@ def _take_back(path: Path, inode: int, former: Path | None) -> None:
             former.replace(path)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

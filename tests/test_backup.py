@@ -1,6 +1,7 @@
 """Backups: what is in them, what is refused, and that nothing comes back that was delivered or used."""
 
 import errno
+import hmac
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import trio
 from archives import unpack
@@ -356,6 +358,85 @@ def test_a_forged_backup_is_refused(backup_of_alice: tuple[Site, Path]) -> None:
     assert_refused(site, path, "not made under this store key, or was changed")
 
 
+def made_by_hand(path: Path, *entries: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for entry, content in entries:
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def link_to(name: str, target: str, kind: bytes) -> tuple[tarfile.TarInfo, bytes]:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, target
+    return entry, b""
+
+
+def test_a_backup_whose_entries_are_links_or_holes_is_refused(
+    backup_of_alice: tuple[Site, Path], tmp_path: Path
+) -> None:
+    site, _ = backup_of_alice
+    hole = tarfile.TarInfo("backup.json")
+    hole.type = tarfile.GNUTYPE_SPARSE
+    for entry in (
+        link_to("backup.json", "backup.json", tarfile.LNKTYPE),
+        link_to("backup.json", "backup.json", tarfile.SYMTYPE),
+        link_to("backup.json", "/etc/passwd", tarfile.SYMTYPE),
+        link_to("backup.json", "", tarfile.CHRTYPE),
+        (hole, b""),
+    ):
+        path = made_by_hand(tmp_path / "hand.tar", entry)
+        assert_refused(site, path, "is no backup")
+    path = tmp_path / "deep.tar"
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 512
+    path.write_bytes((name.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 3000)
+    assert_refused(site, path, "is no backup, or is damaged")
+
+
+def test_a_backup_whose_head_lists_other_files_than_it_has_is_refused(
+    backup_of_alice: tuple[Site, Path], tmp_path: Path
+) -> None:
+    site, whole = backup_of_alice
+    with tarfile.open(whole) as archive:
+        entries = {entry.name: archive.extractfile(entry).read() for entry in archive}  # type: ignore[union-attr]
+    told = json.loads(entries["backup.json"])
+
+    def with_files(files: dict[str, Any], **further: bytes) -> Path:
+        head = json.dumps(told | {"files": files}).encode()
+        mac_key = hmac.digest(STORE_KEYS["alice"], b"qnode backup", "sha256")
+        mac = hmac.digest(mac_key, head, "sha256").hex().encode()
+        contents = entries | {"backup.json": head, "backup.mac": mac} | further
+        named = [(tarfile.TarInfo(name), content) for name, content in contents.items()]
+        return made_by_hand(tmp_path / "hand.tar", *named)
+
+    assert_refused(site, with_files({}), r"is no backup: its backup.json lists no preshared.json")
+    path = with_files(told["files"], **{"saes.toml": b"[[etsi014.sae]]"})
+    assert_refused(site, path, r"its backup.json does not list 'saes.toml'")
+    twice = [(tarfile.TarInfo(name), content) for name, content in entries.items()]
+    path = made_by_hand(tmp_path / "hand.tar", *twice, (tarfile.TarInfo("site.toml"), b"[other]"))
+    assert_refused(site, path, "its entry 'site.toml' is not one of a backup")
+    with pytest.raises(click.UsageError, match=r"lists no preshared\.json"):
+        call("backup", "inspect", str(with_files({})))
+
+
+def test_what_a_killed_node_left_of_a_backup_is_removed_at_the_next_start(
+    sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = sites
+    with a.open() as alice:
+        before = sorted(a.path.parent.iterdir())
+        with monkeypatch.context() as patch:
+            patch.setattr(backup_module, "remove_backup_drafts", lambda _path: None)  # killed before
+            alice.save_backup({}, "").close()
+        assert len(sorted(a.path.parent.iterdir())) == len(before) + 2
+        with pytest.raises(StoreError, match="another process"):
+            a.open()
+        assert len(sorted(a.path.parent.iterdir())) == len(before) + 2  # of a store in use
+    a.open().close()
+    assert [one.name for one in a.path.parent.iterdir()] == [a.path.name]
+
+
 def test_a_backup_of_a_newer_version_is_refused(
     backup_of_alice: tuple[Site, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,7 +530,9 @@ def call(*words: str) -> Result:
     return result
 
 
-async def test_the_command_saves_inspects_and_restores_a_site(tmp_path: Path) -> None:
+async def test_the_command_saves_inspects_and_restores_a_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site, file = site_of(tmp_path)
     key = str(tmp_path / "alice" / "store.key")
     socket, path = tmp_path / "control", tmp_path / "b.tar"
@@ -461,12 +544,16 @@ async def test_the_command_saves_inspects_and_restores_a_site(tmp_path: Path) ->
             answers = Answers(well_status, lambda count: [], {"one": link})
             await nursery.start(serve_control, socket, answers)
 
+            synced: list[Path] = []
+            monkeypatch.setattr("qnode.secret_files.sync_folder", synced.append)
+
             async def ask(*words: str) -> Result:
                 return await trio.to_thread.run_sync(lambda: call("--socket", str(socket), *words))
 
             done = await ask("backup", "save", str(path))
             assert "verified: alice kme-alice (peer kme-bob), saved " in done.output
             assert path.stat().st_mode & 0o777 == 0o600
+            assert synced == [tmp_path]
             with pytest.raises(Exception, match=r"b.tar is there already; name a new file"):
                 await ask("backup", "save", str(path))
             with pytest.raises(NoAnswer, match=r"no backup was written: No such file or directory"):

@@ -7,7 +7,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -780,6 +782,33 @@ def test_the_anchor_of_another_store_is_refused(sites: tuple[Site, Site], tmp_pa
     other.anchor.rename(a.anchor)
     with pytest.raises(StoreUnusable, match="belongs to another store"):
         a.open()
+
+
+def test_a_store_that_is_a_folder_is_refused_in_one_line(sites: tuple[Site, Site]) -> None:
+    a, _ = sites
+    a.path.unlink()
+    a.path.mkdir()
+    with pytest.raises(StoreUnusable, match="cannot write the store or its folder") as refusal:
+        a.open()
+    assert str(a.path) in str(refusal.value)
+
+
+def test_an_opening_that_fails_at_once_leaves_no_connection_behind(
+    sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(sqlite3.Connection):
+        def execute(self, *_args: Any) -> sqlite3.Cursor:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    closed: list[sqlite3.Connection] = []
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Refusing))
+    with pytest.raises(StoreUnusable, match="disk I/O error"):
+        sites[0].open()
+    assert len(closed) == 1
 
 
 def test_a_second_process_is_refused(sites: tuple[Site, Site]) -> None:

@@ -17,6 +17,7 @@ import pytest
 from archives import unpack
 from conversation_room import FROZEN, copied, open_copy, other
 from keys_support import STORE_KEYS, Site, add_block, assigned, make_block, preshared
+from test_keys_damage import settle, spoil
 from test_keys_restore import meet
 from test_protocol_1 import extract_old_code
 
@@ -24,7 +25,7 @@ from qnode.choices import ROLES, Role
 from qnode.cli.control import qnodectl
 from qnode.cli.site_file import SiteAnswers, site_text
 from qnode.errors import StoreError, StoreUnusable
-from qnode.keys import KeyStore, StoreCondition, roll_back
+from qnode.keys import KeyStore, RolledBack, StoreCondition, roll_back
 from qnode.keys._witness import Witness
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -37,8 +38,10 @@ COMMITS_BETWEEN_RELEASES = (
 )
 
 
-def roll_back_copy(folder: Path, role: Role, witness: Path | None = None) -> None:
-    roll_back(
+def roll_back_copy(
+    folder: Path, role: Role, witness: Path | None = None, *, void_open: bool = False
+) -> RolledBack:
+    return roll_back(
         folder / role / "db" / "keys.db",
         role=role,
         store_key=STORE_KEYS[role],
@@ -46,6 +49,7 @@ def roll_back_copy(folder: Path, role: Role, witness: Path | None = None) -> Non
         kme_id=f"kme-{role}",
         peer_kme_id=f"kme-{other(role)}",
         witness=witness,
+        void_open=void_open,
     )
 
 
@@ -179,7 +183,7 @@ def test_a_store_that_went_to_this_version_and_back_is_what_it_was_to_release_0_
     extract_old_code(tmp_path / "code")
     held = json.loads((FROZEN / "data" / role / "holds.json").read_text())
     open_copy(folder, role).close()
-    roll_back_copy(folder, role)
+    roll_back_copy(folder, role, void_open=True)
     frozen = (FROZEN / "schema.sql").read_text().splitlines()[0]
     assert f"-- user_version {schema_of(folder / role / 'db' / 'keys.db')}" == frozen
     seen = run_old(
@@ -206,7 +210,7 @@ def test_keys_delivered_since_the_upgrade_do_not_come_back_with_release_0_1_0(tm
         delivered = alice.deliver_to_master(2)
         assert bob.deliver_to_slave("sae-b", "sae-a", [key.key_id for key in delivered])
         rest = alice.counts()
-    roll_back_copy(folder, "alice")
+    roll_back_copy(folder, "alice", void_open=True)
     script = """
 taken = store.take_from_stock("sae-a", "sae-b", store.stock_count("sae-a", "sae-b"))
 try:
@@ -229,8 +233,11 @@ print(json.dumps([again, [str(key.key_id) for key in taken], msgspec.to_builtins
         assert alice.audit_standing().damage == ""
 
 
-def test_a_store_with_releases_in_progress_goes_back_without_a_key_on_one_side_only(tmp_path: Path) -> None:
-    folder = tmp_path / "data"
+def sites_cut_apart(folder: Path) -> tuple[Site, Site, int]:
+    """Make two sites, cut apart while Alice released 3 keys and 3 of a stock of 4, and agreed on 5.
+
+    Returns the number of the assignment of which nothing was delivered.
+    """
     a, b = Site(folder / "alice", "alice"), Site(folder / "bob", "bob")
     with a.open() as alice, b.open() as bob:
         alice.load_preshared(preshared(20))
@@ -242,12 +249,78 @@ def test_a_store_with_releases_in_progress_goes_back_without_a_key_on_one_side_o
         bob.accept_assignment(stock, now=0.0)
         alice.acknowledge(stock.assignment_id)
         alice.take_from_stock("m", "s", 1)
-        alice.begin_release(stock.assignment_id)
-    roll_back_copy(folder, "alice")
-    with a.open() as alice:
-        assert [one.assignment_id for one in alice.unacknowledged_assignments()] == [untouched]
-        assert alice.counts().void == 3
+        bob.release_accepted(alice.begin_release(stock.assignment_id))
+        alice.assign("m", ["s"], 5, 256, now=0.0)
+        meet(alice, bob)
+    return a, b, untouched
+
+
+def test_a_roll_back_is_refused_until_the_sites_have_settled_what_they_were_agreeing_on(
+    tmp_path: Path,
+) -> None:
+    a, b, _ = sites_cut_apart(tmp_path)
+    with pytest.raises(StoreError, match=r"11 chunks .* not settled; start the node until") as refusal:
+        roll_back_copy(tmp_path, "alice")
+    assert str(a.path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert schema_of(a.path) == 2
+    with a.open() as alice, b.open() as bob:
+        for release in alice.begin_open_releases():
+            bob.release_accepted(release)
+            alice.finish_release(release.assignment.assignment_id)
+    assert roll_back_copy(tmp_path, "alice") == RolledBack(kept_chunks=39, void_chunks=0)
+    with a.open() as alice, b.open() as bob:
+        assert alice.counts().available_own == bob.counts().available_peer == 19
+
+
+def test_a_roll_back_without_the_peer_gives_up_what_was_open_and_counts_it_as_void(tmp_path: Path) -> None:
+    a, b, untouched = sites_cut_apart(tmp_path)
+    done = roll_back_copy(tmp_path, "alice", void_open=True)
+    assert done == RolledBack(kept_chunks=28, void_chunks=11)
+    with a.open() as alice, b.open() as bob:
+        assert alice.counts().void == 3  # of the stock, of which a key was delivered
         assert alice.counts().stock == 0
+        left_open = alice.unacknowledged_assignments()
+        assert [one.assignment_id for one in left_open] == [untouched, untouched + 2]
+        for one in left_open:  # as release 0.1.0 does when the sites meet
+            bob.void_accepted(one)
+            alice.void_assignment(one.assignment_id)
+        counts = alice.counts()
+        assert counts.available_own + counts.available_peer == done.kept_chunks
+
+
+def test_a_roll_back_that_meets_a_damaged_unit_names_the_remedy(tmp_path: Path) -> None:
+    a, b, _ = sites_cut_apart(tmp_path)
+    with a.open() as alice:
+        spoil(alice, "chunk", 1, 0)
+    with pytest.raises(StoreError, match=r"given up by the peer yet; start .*qnodectl restore") as refusal:
+        roll_back_copy(tmp_path, "alice", void_open=True)
+    assert str(a.path) in str(refusal.value)
+    with a.open() as alice, b.open() as bob:
+        settle(alice, bob)
+        for release in alice.begin_open_releases():
+            bob.release_accepted(release)
+            alice.finish_release(release.assignment.assignment_id)
+    assert roll_back_copy(tmp_path, "alice").void_chunks == 0
+
+
+def test_a_roll_back_makes_the_checks_of_files_that_an_opening_makes(tmp_path: Path) -> None:
+    site = Site(tmp_path / "alice", "alice")
+    site.open().close()
+    for place, mode in ((site.path.parent, 0o755), (site.path, 0o644)):
+        place.chmod(mode)
+    roll_back_copy(tmp_path, "alice")
+    assert site.path.parent.stat().st_mode & 0o777 == 0o700
+    assert site.path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(StoreUnusable, match="the anchor must lie outside"):
+        roll_back(
+            site.path,
+            role="alice",
+            store_key=STORE_KEYS["alice"],
+            anchor=site.path.with_name("anchor"),
+            kme_id="kme-alice",
+            peer_kme_id="kme-bob",
+        )
 
 
 def test_a_store_that_waits_for_its_peer_is_not_rolled_back(tmp_path: Path) -> None:

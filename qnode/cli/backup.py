@@ -41,6 +41,7 @@ def save(where: Any, path: Path) -> int:
     As root, or as the daemon's user. The node goes on delivering keys.
     """
     from qnode.keys import read_backup
+    from qnode.secret_files import sync_folder
 
     if os.path.lexists(path):
         raise click.UsageError(f"{path} is there already; name a new file")
@@ -56,6 +57,7 @@ def save(where: Any, path: Path) -> int:
         with _refusals(), partial.open("rb") as written:
             head = read_backup(written)
         os.link(partial, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise NoAnswer(f"{path}: no backup was written: {error.strerror}") from None
     finally:

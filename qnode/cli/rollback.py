@@ -11,11 +11,16 @@ from qnode.cli.stopped_site import read_store_key, rights_of_owner, store_key_op
 @click.command()
 @click.argument("site_file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @store_key_option
-def rollback(site_file: Path, store_key: Path | None) -> int:
+@click.option(
+    "--void-open",
+    is_flag=True,
+    help="Void the keys that the sites are still agreeing on or freeing, instead of refusing.",
+)
+def rollback(site_file: Path, store_key: Path | None, void_open: bool) -> int:
     """Write the store of the stopped site of FILE back into the form that release 0.1.0 opens.
 
-    No key comes twice: that release goes on where this one stopped. Keys that the sites were just agreeing on
-    become void when they meet. Run it before you
+    No key comes twice: that release goes on where this one stopped. It is refused while the sites have not
+    settled which keys they agreed on: start the node until it has met its peer. Run it before you
     install that release, as root or as the daemon's user. If it is interrupted, run it again.
     """
     from qnode.config import load_site
@@ -34,7 +39,8 @@ def rollback(site_file: Path, store_key: Path | None) -> int:
                     witness=section.witness,
                     kme_id=node.kme_id,
                     peer_kme_id=config.peer.kme_id,
+                    void_open=void_open,
                 )
-            voided = f", {done.void_chunks:,} had to be voided" if done.void_chunks else ""
+            voided = f", {done.void_chunks:,} are given up" if done.void_chunks else ""
             say(f"{section.path}: ready for release 0.1.0 with {done.kept_chunks:,} chunks{voided}")
     return 0

@@ -6,7 +6,7 @@ one-time pads and the numbers), what must not be lost with the disk (the audit),
 in it are encrypted under the store key, which is not in it; nor are private keys of certificates.
 
 The file is a tar archive. Its first entry, `backup.json`, has the length and the hash of every other one;
-`backup.mac` authenticates it under the store key.
+`backup.mac` authenticates it under the store key. It has no other entries.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ import os
 import sqlite3
 import tarfile
 import time
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final, NamedTuple
@@ -32,12 +32,19 @@ from qnode.keys import _restore
 from qnode.keys._anchor import fsync_folder
 from qnode.keys._database import Database, Tx, read_positions
 from qnode.keys._model import Waiting
-from qnode.keys._opening import APPLICATION_ID, SCHEMA_VERSION, run_script
+from qnode.keys._opening import (
+    APPLICATION_ID,
+    BACKUP_DRAFTS,
+    SCHEMA_VERSION,
+    remove_backup_drafts,
+    run_script,
+)
 from qnode.keys._vault import Kind
 
 HEAD_NAME, MAC_NAME, STORE_NAME, REGISTER_NAME = "backup.json", "backup.mac", "store.sqlite", "preshared.json"
 FORMAT: Final = 1
 _LONGEST_HEAD_BYTES = 1 << 16
+_MOST_ENTRIES = 64
 _PIECE_BYTES = 1 << 20
 _AUDIT_ENTRIES_AT_ONCE = 512
 _KEY_KINDS = (Kind.CHUNK, Kind.BLOCK_SECRET)
@@ -83,18 +90,15 @@ def save_backup(database: Database, register: bytes, files: Mapping[str, bytes],
     ``register``: the register of pre-shared keys. ``files``: further ones by name. Deliveries wait for
     milliseconds at a time. Raises StoreError if the disk is full, StoreUnusable like every method of a store.
     """
-    path = database.path.with_name(f"{database.path.name}.backup")
-    copy = path.with_name(f"{path.name}.copy")
+    path, copy = (database.path.with_name(f"{database.path.name}{ending}") for ending in BACKUP_DRAFTS)
     try:
         try:
             head, mac_key = _copy_without_keys(database, copy)
-            path.unlink(missing_ok=True)  # of a node that was killed
             with _new_file(path) as archive:
                 _write_archive(archive, head, mac_key, copy, {REGISTER_NAME: register, **files}, software)
             return path.open("rb")
         finally:
-            for leftover in (path, copy):
-                leftover.unlink(missing_ok=True)
+            remove_backup_drafts(database.path)
     except sqlite3.Error as error:
         raise StoreError(f"{copy}: no backup was made ({error}); check space and disk") from None
     except OSError as error:
@@ -107,14 +111,14 @@ def read_backup(file: BinaryIO, store_key: bytes | None = None) -> BackupHead:
     Raises BackupUnusable with the reason.
     """
     with _opened(file) as archive:
-        return _verified(file.name, archive, store_key)
+        return _verified(archive, store_key)
 
 
 def register_in(file: BinaryIO, head: BackupHead) -> bytes:
     """Return the register of pre-shared keys in a backup. Raises BackupUnusable if it has changed since."""
     content = BytesIO()
     with _opened(file) as archive:
-        _extract(file.name, archive, REGISTER_NAME, head.files[REGISTER_NAME], content)
+        archive.extract(REGISTER_NAME, head.files[REGISTER_NAME], content)
     return content.getvalue()
 
 
@@ -127,7 +131,7 @@ def extract_store(file: BinaryIO, head: BackupHead, store: Path) -> None:
     draft.unlink(missing_ok=True)
     try:
         with _opened(file) as archive, _new_file(draft) as content:
-            _extract(file.name, archive, STORE_NAME, head.files[STORE_NAME], content)
+            archive.extract(STORE_NAME, head.files[STORE_NAME], content)
             os.fsync(content.fileno())
         os.link(draft, store)  # fails if a store has been made meanwhile
         fsync_folder(store.parent)
@@ -265,19 +269,79 @@ def _new_file(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb")
 
 
-def _opened(file: BinaryIO) -> tarfile.TarFile:
+class _Archive:
+    """The entries of a backup that is read."""
+
+    def __init__(self, path: str, tar: tarfile.TarFile) -> None:
+        self.path = path
+        self._tar = tar
+        self._entries: dict[str, tarfile.TarInfo] = {}
+        # One after another: a lookup by name follows links, also those to themselves.
+        while (entry := tar.next()) is not None:
+            plain = entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not entry.issparse()
+            if (
+                not plain
+                or entry.size < 0
+                or entry.name in self._entries
+                or len(self._entries) == _MOST_ENTRIES
+            ):
+                raise BackupUnusable(f"{path}: is no backup: its entry {entry.name!r} is not one of a backup")
+            self._entries[entry.name] = entry
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._entries)
+
+    def read(self, name: str) -> bytes:
+        """Return an entry that is not listed in the head."""
+        entry = self._entries.get(name)
+        content = None if entry is None else self._tar.extractfile(entry)
+        if content is None:
+            raise BackupUnusable(f"{self.path}: is no backup: it has no {name}")
+        try:
+            data = content.read(_LONGEST_HEAD_BYTES + 1)
+        except (tarfile.TarError, OSError) as error:
+            raise BackupUnusable(f"{self.path}: is no backup, or is damaged ({error})") from None
+        if not 0 < len(data) <= _LONGEST_HEAD_BYTES:
+            raise BackupUnusable(f"{self.path}: its {name} is damaged")
+        return data
+
+    def extract(self, name: str, told: BackupEntry, to: BinaryIO) -> None:
+        """Write an entry to ``to``; raises BackupUnusable unless it has its length and hash."""
+        hashed, missing = hashlib.sha256(), told.n_bytes
+        entry = self._entries.get(name)
+        content = None if entry is None else self._tar.extractfile(entry)
+        try:
+            while content is not None and (piece := content.read(_PIECE_BYTES)):
+                hashed.update(piece)
+                missing -= len(piece)
+                to.write(piece)
+        except tarfile.TarError:  # its end is missing
+            missing = -1
+        if missing or hashed.hexdigest() != told.sha256:
+            raise BackupUnusable(f"{self.path}: its {name} is damaged; use another backup")
+        to.flush()
+
+
+@contextmanager
+def _opened(file: BinaryIO) -> Iterator[_Archive]:
     try:
         file.seek(0)
-        return tarfile.open(fileobj=file, mode="r:")
+        tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  # closed below
+        archive = _Archive(file.name, tar)
     except OSError as error:
-        raise BackupUnusable(f"{file.name}: {error.strerror}") from None
-    except tarfile.TarError as error:
+        raise BackupUnusable(f"{file.name}: {error.strerror or error}") from None
+    # tarfile raises others as well for headers that nobody writes.
+    except (tarfile.TarError, ValueError, ArithmeticError, RecursionError) as error:
         raise BackupUnusable(f"{file.name}: is no backup, or is damaged ({error})") from None
+    with tar:
+        yield archive
 
 
-def _verified(path: str, archive: tarfile.TarFile, store_key: bytes | None) -> BackupHead:
-    told = _read(path, archive, HEAD_NAME)
-    mac = _read(path, archive, MAC_NAME)
+def _verified(archive: _Archive, store_key: bytes | None) -> BackupHead:
+    path = archive.path
+    told = archive.read(HEAD_NAME)
+    mac = archive.read(MAC_NAME)
     try:
         head = msgspec.json.decode(told, type=BackupHead)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -290,32 +354,12 @@ def _verified(path: str, archive: tarfile.TarFile, store_key: bytes | None) -> B
             raise BackupUnusable(
                 f"{path}: was not made under this store key, or was changed; give its own key"
             )
+    listed = {HEAD_NAME, MAC_NAME, *head.files}
+    if lacking := {STORE_NAME, REGISTER_NAME} - head.files.keys():
+        raise BackupUnusable(f"{path}: is no backup: its {HEAD_NAME} lists no {min(lacking)}")
+    if further := archive.names - listed:
+        raise BackupUnusable(f"{path}: is no backup: its {HEAD_NAME} does not list {min(further)!r}")
     for name, entry in head.files.items():
         with Path(os.devnull).open("wb") as nowhere:
-            _extract(path, archive, name, entry, nowhere)
+            archive.extract(name, entry, nowhere)
     return head
-
-
-def _read(path: str, archive: tarfile.TarFile, name: str) -> bytes:
-    try:
-        content = archive.extractfile(name)
-        data = b"" if content is None else content.read(_LONGEST_HEAD_BYTES + 1)
-    except (KeyError, tarfile.TarError, OSError) as error:
-        raise BackupUnusable(f"{path}: is no backup, or is damaged ({error})") from None
-    if not 0 < len(data) <= _LONGEST_HEAD_BYTES:
-        raise BackupUnusable(f"{path}: its {name} is damaged")
-    return data
-
-
-def _extract(path: str, archive: tarfile.TarFile, name: str, entry: BackupEntry, to: BinaryIO) -> None:
-    """Write an entry of a backup to ``to``; raises BackupUnusable unless it has its length and hash."""
-    hashed, missing = hashlib.sha256(), entry.n_bytes
-    with suppress(KeyError, tarfile.TarError):
-        content = archive.extractfile(name)
-        while content is not None and (piece := content.read(_PIECE_BYTES)):
-            hashed.update(piece)
-            missing -= len(piece)
-            to.write(piece)
-    if missing or hashed.hexdigest() != entry.sha256:
-        raise BackupUnusable(f"{path}: its {name} is damaged; use another backup")
-    to.flush()

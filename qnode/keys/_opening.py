@@ -18,6 +18,8 @@ from qnode.keys._witness import Witness
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x514E4F44  # "QNOD"
+BACKUP_DRAFTS = (".backup.new", ".backup.copy")
+"""What follows the name of a store in the names of the drafts of its backups."""
 _CANARY = b"qnode canary 16b"
 
 
@@ -68,12 +70,19 @@ def open_database(
 ) -> Database:
     """Open an existing store: its file, its key, its owner, then its age against the anchor.
 
-    Raises StoreUnusable, or StoreError for a full disk. A store older than its anchor is returned empty, one
-    without an anchor unchanged; both wait for the peer.
+    Raises StoreUnusable, or StoreError for a full disk; OSError if its mode cannot be set. A store older than
+    its anchor is returned empty, one without an anchor unchanged; both wait for the peer.
     """
-    connection = _connect(path)
+    check_place_of_anchor(path, anchor_path)
+    _close_to_others(path)
     try:
+        connection = _connect(path)
+    except sqlite3.Error as error:
+        raise _refusal(path, error) from error
+    try:
+        _set_up(connection)
         _check_schema(path, connection)
+        remove_backup_drafts(path)
         vault = Vault(connection, store_key)
         _check_canary(path, connection, vault)
         store_id = _check_owner(path, connection, role=role, kme_id=kme_id, peer_kme_id=peer_kme_id)
@@ -107,21 +116,45 @@ def open_database(
     return database
 
 
+def check_place_of_anchor(path: Path, anchor: Path) -> None:
+    """Refuse an anchor in the folder of its store, by StoreUnusable."""
+    folder = path.resolve().parent
+    if anchor.resolve().is_relative_to(folder):
+        raise StoreUnusable(
+            f"{anchor}: the anchor must lie outside {folder}, or a restore would take it along"
+        )
+
+
+def _close_to_others(path: Path) -> None:
+    path.parent.chmod(0o700)
+    for file in (path, path.with_name(path.name + "-wal")):
+        if file.exists():
+            file.chmod(0o600)
+
+
+def remove_backup_drafts(path: Path) -> None:
+    """Remove the drafts of a backup of the store at ``path``, which is open here: nobody makes one."""
+    for ending in BACKUP_DRAFTS:
+        path.with_name(f"{path.name}{ending}").unlink(missing_ok=True)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         f"{path.resolve().as_uri()}?mode=rw",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         timeout=0,
     )
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
     # Exclusive: a second process is refused, and the log needs no shared-memory file.
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
-    return connection
 
 
 def _check_schema(path: Path, connection: sqlite3.Connection) -> None:

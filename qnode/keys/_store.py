@@ -503,11 +503,7 @@ def open_store(
     """
     if len(store_key) != 32:
         raise FieldError("store_key", f"must be 32 bytes, is {len(store_key)}")
-    folder = path.resolve().parent
-    if anchor.resolve().is_relative_to(folder):
-        raise StoreUnusable(
-            f"{anchor}: the anchor must lie outside {folder}, or a restore would take it along"
-        )
+    _opening.check_place_of_anchor(path, anchor)
     is_new = not path.exists()
     if is_new:
         _refuse_to_start_empty(path, anchor, create=create)
@@ -516,7 +512,6 @@ def open_store(
             _opening.create_database(
                 path, role=role, store_key=store_key, kme_id=kme_id, peer_kme_id=peer_kme_id
             )
-        _close_to_others(path)
         database = _opening.open_database(
             path,
             role=role,
@@ -551,10 +546,3 @@ def _refuse_to_start_empty(path: Path, anchor: Path, *, create: bool) -> None:
         raise StoreUnusable(f"{path}: the database is gone, but its log {log} is there; restore the database")
     if not create:
         raise StoreUnusable(f"{path}: there is no key store; create one, or correct the path")
-
-
-def _close_to_others(path: Path) -> None:
-    path.parent.chmod(0o700)
-    for file in (path, path.with_name(path.name + "-wal")):
-        if file.exists():
-            file.chmod(0o600)

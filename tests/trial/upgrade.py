@@ -251,6 +251,20 @@ def put_back(trial: Trial, ledger: Ledger, n_keys: int) -> None:
     print(f"alice's disk lost and put back: {len(ledger.given)} keys given so far, none of them again")
 
 
+def roll_back(trial: Trial, one: Role) -> None:
+    """Roll a stopped site back, as docs/operations.md says."""
+    while True:
+        done = trial.run(NEW, "qnode.cli.control", "rollback", str(trial.site_files[one]))
+        if "are not settled" not in done.stderr:
+            break
+        print(f"  {done.stderr.strip().splitlines()[-1]}")
+        trial.start(one, NEW)
+        trial.wait_for_link()
+        trial.stop(one)
+    assert done.returncode == 0, done.stderr
+    print(f"  {done.stdout.strip()}")
+
+
 def run(trial: Trial, n_keys: int) -> int:
     """Go through all combinations of versions; return the exit status."""
     ledger = Ledger(trial.endpoints)
@@ -272,9 +286,7 @@ def run(trial: Trial, n_keys: int) -> int:
             ledger.give(n_keys)
             trial.stop(one)
             if version == OLD:
-                done = trial.run(NEW, "qnode.cli.control", "rollback", str(trial.site_files[one]))
-                assert done.returncode == 0, done.stderr
-                print(f"  {done.stdout.strip()}")
+                roll_back(trial, one)
             trial.start(one, version)
         peer = trial.wait_for_link()
         ledger.fetch()
