@@ -1,5 +1,8 @@
 """The limit of an encryptor: how many keys it gets at once and in time, whatever the interface."""
 
+import math
+from typing import Any
+
 import pytest
 import trio
 from etsi014_support import MemorySupply
@@ -69,7 +72,22 @@ async def test_a_long_key_counts_as_one_for_each_256_bits_begun(autojump_clock: 
     await site.take(2, 257)
     await site.take(1, 1280)
     await site.wait_s()
-    assert 0.0 < await Site().wait_s(1, 65_536) <= MINUTE_S  # never possible
+
+
+async def test_a_request_for_more_than_the_limit_is_refused_for_good(autojump_clock: trio.abc.Clock) -> None:
+    for number, size_bits in ((11, 256), (1, 65_536), (6, 264)):
+        site = Site()
+        assert await site.wait_s(number, size_bits) == math.inf
+        delivery = Delivery(site.supply.directory, site.supply)
+        caller = next(sae for sae in delivery.directory.local if sae.sae_id == "a")
+        with pytest.raises(Refusal) as refusal:
+            await delivery.allocate(caller, "b", KeyRequest(number=number, size_bits=size_bits))
+        assert (refusal.value.status, refusal.value.retry_after_s) == (400, None)
+        assert refusal.value.message == (
+            "this SAE may get 10 keys of 256 bits a minute, and this request alone is for more; "
+            "ask for fewer or shorter keys"
+        )
+        await site.take(10)
 
 
 async def test_only_the_limited_encryptor_waits_and_only_as_master_at_its_site(
@@ -105,6 +123,34 @@ async def test_a_request_that_was_cancelled_counts_for_nothing(
         patch.setattr(site.store, "allocate", hang)
         await site.take(10)
     await site.take(10)
+
+
+async def test_a_call_that_fails_late_leaves_no_more_than_if_it_had_not_been_made(
+    autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site()
+    give = site.store.allocate
+
+    async def slow(*asked: Any) -> list[Key]:
+        if asked[2] == 5:
+            await trio.sleep(50.0)
+            raise LinkDown("the session ended")
+        return await give(*asked)
+
+    monkeypatch.setattr(site.store, "allocate", slow)
+    async with trio.open_nursery() as nursery:
+
+        async def fails() -> None:
+            with pytest.raises(LinkDown):
+                await site.take(5)
+
+        nursery.start_soon(fails)
+        await trio.sleep(40.0)
+        assert await site.wait_s(6) == pytest.approx(6.0)  # the open call may still succeed
+        await site.take(4)
+    # Ten seconds after the four keys: less than two of them are paid.
+    assert await site.wait_s(8) == pytest.approx(2.0)
+    await site.take(7)
 
 
 async def test_a_reload_changes_the_limit_for_the_next_request(autojump_clock: trio.abc.Clock) -> None:

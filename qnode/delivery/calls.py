@@ -15,7 +15,7 @@ import trio
 from msgspec import UNSET, Struct
 
 from qnode.delivery.directory import SaeDirectory, SaeEntry
-from qnode.delivery.key_rate import SaeLimitReached
+from qnode.delivery.key_rate import AboveSaeLimit, SaeLimitReached
 from qnode.delivery.refusal import Refusal, gone, malformed, unauthorised
 from qnode.delivery.supply import Key, KeySupply
 from qnode.delivery.unsent import Unsent
@@ -252,6 +252,12 @@ class Delivery:
         except ShareUsedUp as full:
             message = "keys of this pair wait to be fetched by the slave"
             raise Refusal(503, message, reason=str(full), retry_after_s=retry) from None
+        except AboveSaeLimit as above:
+            message = (
+                f"this SAE may get {above.keys_per_minute} keys of 256 bits a minute, and this request alone "
+                "is for more; ask for fewer or shorter keys"
+            )
+            raise malformed(message, "more than keys_per_minute") from None
         except SaeLimitReached as reached:
             message = f"this SAE may get {reached.keys_per_minute} keys of 256 bits a minute"
             wait_s = math.ceil(reached.wait_s)

@@ -42,7 +42,8 @@ class KeySupply(Protocol):
             NotEnoughKeys: fewer are available; none was assigned.
             LinkDown: the peer is needed and not reachable; none was assigned.
             ShareUsedUp: too many keys of these SAEs wait to be fetched; none was assigned.
-            SaeLimitReached: the master has had as many keys as it may; none was assigned.
+            SaeLimitReached: the master has had as many keys as it may; none was assigned. AboveSaeLimit: it
+                may never have so many at once.
             StoreError: any other error of the store.
         """
         ...
