@@ -18,6 +18,8 @@ from qnode.tls import UNREADABLE, Trusted
 from qnode.tls_validity import Kind, Validity
 
 CREDENTIALS = Path("/run/credentials")
+# The word that systemd/qnode@.service hands over for a file that is not there.
+_NO_CREDENTIAL = b"none"
 _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 
@@ -28,7 +30,11 @@ def load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         ConfigError: names the unusable file, and the remedy.
     """
     certificates_in(certificate)
-    _read(key)
+    if _read(key) == _NO_CREDENTIAL:
+        raise ConfigError(
+            f"{key}: the service has no such file: put the private key where LoadCredential= of its unit "
+            "names it, and restart"
+        )
     try:
         context.load_cert_chain(certificate, key, lambda: _refuse_encrypted(key))
     except ssl.SSLError as error:

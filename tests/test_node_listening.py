@@ -131,6 +131,13 @@ def test_a_daemon_whose_ports_are_all_taken_runs_says_so_and_serves_once_they_ar
                 in alarm_of(sites)
             )
 
+        status = sites.status("alice")
+        assert status is not None
+        assert status.skip is not None
+        for one in (status.etsi014, status.skip):
+            assert f"{one.away}; " in f"{alarm_of(sites)}; "
+            assert "Address already in use" in (one.away or "")
+
         def waits_for_the_link() -> bool:
             status = sites.status("alice")
             return status is not None and "peer.address: cannot listen" in (
@@ -140,6 +147,9 @@ def test_a_daemon_whose_ports_are_all_taken_runs_says_so_and_serves_once_they_ar
         eventually(waits_for_the_link, "the link's port is named as taken")
         holders.close()
         eventually(lambda: not alarm_of(sites), "all is listened on")
+        status = sites.status("alice")
+        assert status is not None
+        assert status.etsi014.away is None
         alice, _ = encryptors(sites.endpoints)
         alice._url = f"https://{taken['etsi014__listen']}"
         assert alice.get("status").status_code == 200

@@ -12,8 +12,10 @@ from qnode.operate.status.model import (
     Alarm,
     BlockStatus,
     Discard,
+    Etsi004Status,
     KeyStatus,
     NodeStatus,
+    SkipStatus,
     State,
     troubles,
     why_no_key,
@@ -96,6 +98,21 @@ def test_the_screen_reads_like_the_operators_example() -> None:
         assert expected in screen
     assert "no key" not in screen
     assert "imulated" not in screen
+
+
+def test_an_interface_that_cannot_listen_is_not_ok_and_says_why() -> None:
+    taken = "cannot listen on 192.0.2.1:8443: Address already in use"
+    status = well_status()
+    status = replace(
+        status,
+        etsi014=replace(status.etsi014, away=taken),
+        skip=SkipStatus(url="https://192.0.2.1:8444", away=taken),
+        etsi004=Etsi004Status(address="192.0.2.1:8445", away=taken),
+    )
+    for name in ("etsi014", "skip", "etsi004"):
+        (line,) = [one for one in status_lines(status) if one.startswith(f"  {name} ")]
+        assert line.startswith(f"  {name:<9} WARN   {taken}   ")
+        assert isinstance(line, Loud)
 
 
 def test_simulated_keys_are_said_to_be_simulated_loudly() -> None:

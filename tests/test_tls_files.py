@@ -75,6 +75,15 @@ async def test_an_issuing_authority_alone_lets_its_clients_in_and_no_others(
         )
 
 
+def test_a_private_key_that_the_service_was_not_given_is_named_as_missing(tmp_path: Path) -> None:
+    unit = (CONFIG.parent / "systemd" / "qnode@.service").read_text()
+    (default,) = re.findall(r"^SetCredential=page-tls-key:(.*)$", unit, re.MULTILINE)
+    key = tmp_path / "page-tls-key"
+    key.write_text(default)
+    with pytest.raises(ConfigError, match="page-tls-key: the service has no such file: put the private key"):
+        server_context(replace(Pki(tmp_path).settings(), key=key))
+
+
 async def test_an_issuing_authority_alone_is_held_against_its_crl(tmp_path: Path) -> None:
     pki = Pki(tmp_path)
     issuing = pki.ca.create_child_ca()

@@ -369,6 +369,7 @@ class SiteNode:
         ]
         return EtsiStatus(
             url=f"https://{self._site.etsi014.listen}",
+            away=self._figures.obstacle("etsi014.listen"),
             saes=saes,
             http=self._http_status("etsi014"),
             differences=[one for link in self._links for one in link.figures.sae_differences],
@@ -378,13 +379,18 @@ class SiteNode:
 
     def _skip_status(self) -> SkipStatus:
         assert self._site.skip is not None
-        return SkipStatus(url=f"https://{self._site.skip.listen}", http=self._http_status("skip"))
+        return SkipStatus(
+            url=f"https://{self._site.skip.listen}",
+            away=self._figures.obstacle("skip.listen"),
+            http=self._http_status("skip"),
+        )
 
     def _streams_status(self, streams: etsi004.StreamCalls) -> Etsi004Status:
         assert self._site.etsi004 is not None
         home = streams.home
         return Etsi004Status(
             address=self._site.etsi004.listen,
+            away=self._figures.obstacle("etsi004.listen"),
             http=self._http_status("etsi004"),
             streams=[
                 StreamStatus(

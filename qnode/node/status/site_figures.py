@@ -75,13 +75,16 @@ class SiteFigures:
         if because is None:
             self._unheard.pop(where, None)
         else:
-            self._unheard[where] = f"{where}: {because}"
+            self._unheard[where] = because
         if self._unheard:
-            self.alarms.raise_alarm(
-                AlarmName.LISTENER_WAITING, "; ".join(self._unheard.values()) + "; trying again"
-            )
+            told = "; ".join(f"{key}: {obstacle}" for key, obstacle in self._unheard.items())
+            self.alarms.raise_alarm(AlarmName.LISTENER_WAITING, f"{told}; trying again")
         else:
             self.alarms.clear_alarm(AlarmName.LISTENER_WAITING)
+
+    def obstacle(self, where: str) -> str | None:
+        """Return why the node does not listen on the address of the key ``where``; None: no obstacle."""
+        return self._unheard.get(where)
 
     def look_at_certificates(self, at: float) -> None:
         """Show which `certificates` have expired at ``at`` (Unix seconds), or will expire soon."""

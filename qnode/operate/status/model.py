@@ -302,9 +302,11 @@ class EtsiStatus(Struct, frozen=True, kw_only=True):
 
     ``keys_unsent_total``: keys whose answer could not be sent because the client had disconnected, and which
     waited for a repeated request. ``keys_lost_total``: the keys among them that were not requested in time.
+    ``away``: why it cannot listen on its address; None: it listens.
     """
 
     url: str = ""
+    away: str | None = None
     saes: list[SaeStatus] = []
     http: HttpStatus = HttpStatus()
     differences: list[str] = []
@@ -313,9 +315,10 @@ class EtsiStatus(Struct, frozen=True, kw_only=True):
 
 
 class SkipStatus(Struct, frozen=True, kw_only=True):
-    """The interface for SKIP; its encryptors and their keys are those of `EtsiStatus`."""
+    """The interface for SKIP; its encryptors and their keys are those of `EtsiStatus`, and so is ``away``."""
 
     url: str = ""
+    away: str | None = None
     http: HttpStatus = HttpStatus()
 
 
@@ -333,12 +336,13 @@ class StreamStatus(Struct, frozen=True, kw_only=True):
 
 
 class Etsi004Status(Struct, frozen=True, kw_only=True):
-    """The interface for key streams; its encryptors and their keys are those of `EtsiStatus`.
+    """The interface for key streams; its encryptors, their keys and ``away`` are those of `EtsiStatus`.
 
     ``chunks_left_total``: allocated chunks that the other end did not take before it closed, or in time.
     """
 
     address: str = ""
+    away: str | None = None
     http: HttpStatus = HttpStatus()
     streams: list[StreamStatus] = []
     chunks_allocated_total: int = 0

@@ -374,9 +374,9 @@ def _etsi(status: NodeStatus) -> str:
     refused = sum(sae.requests_refused_total for sae in saes)
     return _row(
         "etsi014",
-        "ok",
+        _verdict(status.etsi014.away is None),
         [
-            printable(status.etsi014.url),
+            printable(status.etsi014.away or status.etsi014.url),
             f"{len(saes)} SAE{'' if len(saes) == 1 else 's'}",
             "no key yet" if last is None else f"last key {age(last, status.at)} ago",
             f"{count(refused)} refused",
@@ -392,9 +392,9 @@ def _etsi(status: NodeStatus) -> str:
 def _skip(skip: SkipStatus) -> str:
     return _row(
         "skip",
-        "ok",
+        _verdict(skip.away is None),
         [
-            printable(skip.url),
+            printable(skip.away or skip.url),
             f"{count(skip.http.requests_total)} requests",
             *([f"{count(turned_away)} turned away"] if (turned_away := skip.http.turned_away) else []),
         ],
@@ -405,9 +405,9 @@ def _streams(interface: Etsi004Status) -> str:
     http = interface.http
     return _row(
         "etsi004",
-        "ok",
+        _verdict(interface.away is None),
         [
-            printable(interface.address),
+            printable(interface.away or interface.address),
             f"{count(len(interface.streams))} streams",
             f"{count(sum(one.waiting for one in interface.streams))} chunks waiting",
             *([f"{count(turned_away)} turned away"] if (turned_away := http.turned_away) else []),
