@@ -14,10 +14,11 @@ def commit() -> str | None:
     try:
         return (here / RECORD).read_text().strip()
     except FileNotFoundError:
-        return _of_checkout(here.parent)
+        return commit_of(here.parent)
 
 
-def _of_checkout(top: Path) -> str | None:
+def commit_of(top: Path) -> str | None:
+    """Return the commit of the checkout at ``top``; None if it is not known."""
     if not (top / ".git").exists():
         return None
     import subprocess  # slow to import, and seldom needed

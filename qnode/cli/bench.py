@@ -26,12 +26,44 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Draw the cost over the amount of work instead, as PNG or SVG (needs the extra `plots`).",
 )
-def bench(as_json: bool, names: tuple[str, ...], quick: bool, figure: Path | None) -> int:
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Run this code and the checkout DIR in turn, and print the ratios.",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=4),
+    default=6,
+    show_default=True,
+    help="Pairs of runs of each case (with --against).",
+)
+def bench(
+    as_json: bool,
+    names: tuple[str, ...],
+    quick: bool,
+    figure: Path | None,
+    against: Path | None,
+    pairs: int,
+) -> int:
     """Measure every stage on one core, and the whole link on this machine.
 
     Stages are measured in processor time, so other work disturbs them little. The whole link is measured in
     wall time. NAME is sift, cascade, ldpc, verify, amplify, help, start, turin or pair.
+
+    With --against, both checkouts run in turn, by the same Python and its packages. Processor time of all
+    daemons counts. Each ratio (this over the other) has the interval that holds the true one with a
+    probability of 95 %. NAME is pair, turin, channel, announcement, delivery, far-away, amplify, sift,
+    cascade, ldpc or verify.
     """
+    if against is not None:
+        from qnode.cli.bench_against import bench_against
+
+        if figure is not None:
+            click.echo("qnode: --against: not together with --scaling", err=True)
+            return EXIT_USAGE
+        return bench_against(against, names, pairs=pairs, quick=quick, as_json=as_json)
     # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
     from qnode.bench.limits import measure_machine
     from qnode.bench.results import BenchReport
