@@ -133,16 +133,14 @@ async def test_the_phase_of_a_drifting_interferometer_is_found_and_held(tmp_path
                 assert folded is not None
                 assert folded.visibility == pytest.approx(0.93, abs=0.08)  # 0.95, less dither and noise
                 controllers.command("phase", "hold")
-                await until_tag_time(100.0)
-                (last,) = figures.status().controllers
-                assert last.state.state == ControllerState.HELD
+                await until(lambda: figures.status().controllers[0].state.state == ControllerState.HELD)
                 part.e_vis.clear()
-                await until_tag_time(200.0)
+                await until_tag_time((figures.quantum.status.tag_time_s or 0.0) + 120.0)
                 lost = mean_e_vis(part.e_vis)
                 nursery.cancel_scope.cancel()
         await runs.aclose()
     assert held < 0.045
-    assert lost > 0.065  # 0.072 if the drift begins to count at 100 s
+    assert lost > 0.065  # of 120 s of drift, at least
     assert status.moves == pytest.approx(90.0 / 3.5, abs=8)
     assert figures.status().controllers[0].moves <= status.moves + 2
     assert "phase" in render_metrics(SiteFigures(config.node, [figures]).status()).decode()
