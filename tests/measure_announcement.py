@@ -9,7 +9,7 @@ click in ten slots. Times are nanoseconds of one core for a click, the best of n
 import argparse
 from functools import partial
 
-from qnode.bench.against.inside.announcement import LINKS, best_ns
+from qnode.bench.against.inside.announcement import LINKS, best_ns, encoded
 from qnode.node.dialogue.announcement import announcement_codec
 
 
@@ -26,9 +26,10 @@ def main() -> None:
         entropy = law.entropy_bits
         for protocol in (1, 2):
             codec = announcement_codec(protocol)
-            data = codec.encode(slots, outcomes, first)
+            encode = partial(encoded, codec.encode, slots, outcomes, first)
+            data = encode()
             bits = 8 * len(data) / n
-            encoding_ns = best_ns(partial(codec.encode, slots, outcomes, first), n)
+            encoding_ns = best_ns(encode, n)
             decoding_ns = best_ns(partial(codec.decode, data, first, n_slots), n)
             print(
                 f"{name:6} protocol {protocol}: {bits:6.2f} bits a click, entropy {entropy:.2f}, ratio"

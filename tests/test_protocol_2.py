@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 import trio
 from conversation_room import Known, copied, hold_conversation, open_copy, photons, seed_randomness
@@ -17,6 +18,7 @@ import qnode.node.dialogue.alice
 import qnode.node.dialogue.bob
 from qnode.config import LinkParameters, Role
 from qnode.distill.counts import SPAN_PARTS, Pair, TagCounts, XCounts
+from qnode.distill.sifting.announced import Announced
 from qnode.distill.sifting.span_parts import PartCounts
 from qnode.errors import LinkError, PeerRefused, ProtocolError
 from qnode.link.frames import FrameStream
@@ -25,6 +27,7 @@ from qnode.link.messages import Sifted
 from qnode.link.protocol import link_for_protocol, parameters_of_protocol_1, parameters_since_protocol_2
 from qnode.node.dialogue.bob import BobBlock
 from qnode.node.dialogue.claimed_counts import AnnouncedClicks, check_sifted, check_tags
+from qnode.tags.types import OUTCOME_CENTRAL, OUTCOME_EARLY, Clicks, Slots
 
 replace = msgspec.structs.replace
 
@@ -239,10 +242,15 @@ def tag_counts(**changes: Any) -> TagCounts:
     return TagCounts(**(values | changes))
 
 
+def said(slots: Slots, is_z: npt.NDArray[np.bool_]) -> Announced:
+    outcomes = np.where(is_z, OUTCOME_EARLY, OUTCOME_CENTRAL).astype(np.uint8)
+    return Announced.of(Clicks(slots, outcomes))
+
+
 def parts() -> PartCounts:
     counted = PartCounts(100, 10 * SPAN_PARTS)
     slots = np.array([100, 101, *range(115, 100 + 10 * SPAN_PARTS, 10)])
-    counted.add(slots, np.arange(slots.size) != 1)
+    counted.add(said(slots, np.arange(slots.size) != 1))
     return counted
 
 
@@ -327,8 +335,8 @@ def test_clicks_are_counted_in_the_part_of_the_span_that_the_formula_names(
     slots = np.array([slot for slot, _ in clicks], np.int64)
     is_z = np.array([is_z for _, is_z in clicks], np.bool_)
     counted = PartCounts(first, n_slots)
-    counted.add(slots[:split], is_z[:split])
-    counted.add(slots[split:], is_z[split:])
+    counted.add(said(slots[:split], is_z[:split]))
+    counted.add(said(slots[split:], is_z[split:]))
     expected = {True: [0] * SPAN_PARTS, False: [0] * SPAN_PARTS}
     for slot, of_z in clicks:
         expected[of_z][(slot - first) * SPAN_PARTS // n_slots] += 1

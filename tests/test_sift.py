@@ -1,4 +1,5 @@
 import struct
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -8,18 +9,13 @@ from hypothesis import strategies as st
 from tags_generator import symbols
 
 from qnode.distill.bits import Bits
-from qnode.distill.bits.planes import chosen, spread
+from qnode.distill.bits.planes import chosen, joined, ones_before, plane, spread
+from qnode.distill.bits.words import HAS_EXTRACT
 from qnode.distill.counts import Pair, XCounts
-from qnode.distill.sifting.codec import CLASS_BOUNDARY, CLASS_CENTRAL, CLASS_Z
+from qnode.distill.sifting.announced import Announced
+from qnode.distill.sifting.codec import decode_announcement, encode_announcement
 from qnode.distill.sifting.gap_codec import decode_gaps, encode_gaps
-from qnode.distill.sifting.sift import (
-    Announced,
-    SiftRecord,
-    decode_announcement,
-    encode_announcement,
-    errors_by_intensity,
-    keep_bits,
-)
+from qnode.distill.sifting.sift import SiftedBlock, SiftRecord, errors_by_intensity, keep_bits
 from qnode.errors import ProtocolError
 from qnode.node.dialogue.announcement import AnnouncementCodec, announcement_codec
 from qnode.tags.types import (
@@ -27,15 +23,17 @@ from qnode.tags.types import (
     OUTCOME_BOUNDARY,
     OUTCOME_CENTRAL,
     OUTCOME_EARLY,
+    OUTCOME_LATE,
     UNKNOWN_SYMBOL,
     X_PLUS,
     Z_EARLY,
     Z_LATE,
+    Clicks,
     Codes,
     Slots,
 )
 
-CLASSES = np.array([CLASS_Z, CLASS_Z, CLASS_CENTRAL, CLASS_BOUNDARY], np.uint8)
+CLASS_Z, CLASS_CENTRAL, CLASS_BOUNDARY = OUTCOME_EARLY, OUTCOME_CENTRAL, OUTCOME_BOUNDARY
 BOTH_CODECS = [announcement_codec(1), announcement_codec(2)]
 each_codec = pytest.mark.parametrize("codec", BOTH_CODECS, ids=["protocol-1", "protocol-2"])
 
@@ -47,7 +45,15 @@ def random_clicks(n: int, mean_gap: float, seed: int) -> tuple[Slots, Codes]:
 
 
 def announced(*clicks: tuple[int, int]) -> Announced:
-    return Announced(np.array([c[0] for c in clicks], np.int64), np.array([c[1] for c in clicks], np.uint8))
+    return said(np.array([c[0] for c in clicks], np.int64), np.array([c[1] for c in clicks], np.uint8))
+
+
+def said(slots: Slots, outcomes: Codes) -> Announced:
+    return Announced.of(Clicks(slots, outcomes))
+
+
+def kept_of(outcomes: Codes, keep: Bits) -> Bits:
+    return keep_bits(plane(outcomes, OUTCOME_LATE), plane(outcomes, OUTCOME_CENTRAL), keep)
 
 
 def table(sent: dict[int, int]) -> Callable[[Slots], Codes]:
@@ -60,10 +66,9 @@ def test_an_announcement_comes_back_and_is_short(
     codec: AnnouncementCodec, mean_gap: float, most_bytes: float
 ) -> None:
     slots, outcomes = random_clicks(20_000, mean_gap, 1)
-    data = codec.encode(slots, outcomes, 10**12)
+    data = codec.encode(said(slots, outcomes), 10**12)
     back = codec.decode(data, 10**12, int(slots[-1]) - 10**12 + 1)
-    assert np.array_equal(back.slots, slots)
-    assert np.array_equal(back.classes, CLASSES[outcomes])
+    assert back.equals(said(slots, outcomes))
     assert len(data) / slots.size < most_bytes
 
 
@@ -82,24 +87,23 @@ def test_any_ascending_clicks_come_back(
     slots = first + np.cumsum([1 + gap for gap, _ in clicks], dtype=np.int64)
     outcomes = np.array([outcome for _, outcome in clicks], np.uint8)
     n_slots = int(slots[-1]) - first + 1 if clicks else 0
-    back = codec.decode(codec.encode(slots, outcomes, first), first, n_slots)
-    assert np.array_equal(back.slots, slots)
-    assert np.array_equal(back.classes, CLASSES[outcomes])
+    back = codec.decode(codec.encode(said(slots, outcomes), first), first, n_slots)
+    assert back.equals(said(slots, outcomes))
 
 
 @each_codec
 def test_an_announcement_never_tells_early_from_late(codec: AnnouncementCodec) -> None:
     slots, outcomes = random_clicks(1000, 50, 2)
     flipped = np.where(outcomes < 2, outcomes ^ 1, outcomes).astype(np.uint8)
-    assert codec.encode(slots, outcomes, 0) == codec.encode(slots, flipped, 0)
+    assert codec.encode(said(slots, outcomes), 0) == codec.encode(said(slots, flipped), 0)
 
 
 @each_codec
 def test_a_dark_second_within_a_batch_costs_little(codec: AnnouncementCodec) -> None:
     slots, outcomes = random_clicks(2000, 100, 3)
     slots[1000:] += 600_000_000
-    near = len(codec.encode(slots - np.repeat([0, 600_000_000], 1000), outcomes, 10**12))
-    data = codec.encode(slots, outcomes, 10**12)
+    near = len(codec.encode(said(slots - np.repeat([0, 600_000_000], 1000), outcomes), 10**12))
+    data = codec.encode(said(slots, outcomes), 10**12)
     assert np.array_equal(codec.decode(data, 10**12, 10**10).slots, slots)
     assert len(data) < 3 * near
 
@@ -108,12 +112,12 @@ def test_a_dark_second_within_a_batch_costs_little(codec: AnnouncementCodec) -> 
 def test_clicks_out_of_order_are_not_encoded(codec: AnnouncementCodec) -> None:
     for slots in ([5, 5], [5, 4], [2, 3]):
         with pytest.raises(ValueError, match="ascend"):
-            codec.encode(np.array(slots, np.int64), np.zeros(2, np.uint8), 3)
+            codec.encode(said(np.array(slots, np.int64), np.zeros(2, np.uint8)), 3)
 
 
 @each_codec
 def test_slots_outside_the_span_are_refused(codec: AnnouncementCodec) -> None:
-    data = codec.encode(np.array([10, 20, 30], np.int64), np.array([0, 2, 3], np.uint8), 10)
+    data = codec.encode(announced((10, 0), (20, 2), (30, 3)), 10)
     assert len(codec.decode(data, 10, 21)) == 3
     for n_slots in (20, 1, 0):
         with pytest.raises(ProtocolError):
@@ -132,7 +136,8 @@ def test_hostile_bytes_are_refused_or_decode_within_their_span(
         return
     assert np.all(np.diff(got.slots) > 0)
     assert not len(got) or (got.slots[0] >= 1000 and got.slots[-1] < 1000 + n_slots)
-    assert set(got.classes) <= {CLASS_Z, CLASS_CENTRAL, CLASS_BOUNDARY}
+    assert len(got.x_arm) == len(got)
+    assert len(got.boundary) == np.bitwise_count(got.x_arm.words).sum()
     assert len(data) >= 5
 
 
@@ -143,7 +148,7 @@ def test_a_damaged_announcement_never_gives_the_same_clicks_in_another_form(
     codec: AnnouncementCodec, where: int, bit: int, n: int
 ) -> None:
     slots, outcomes = random_clicks(n, 500, n)
-    data = bytearray(codec.encode(slots, outcomes, 10**12))
+    data = bytearray(codec.encode(said(slots, outcomes), 10**12))
     for cut in (0, 4, len(data) - 1):
         with pytest.raises(ProtocolError):
             codec.decode(bytes(data[:cut]), 10**12, 10**9)
@@ -154,7 +159,7 @@ def test_a_damaged_announcement_never_gives_the_same_clicks_in_another_form(
         got = codec.decode(bytes(data), 10**12, 10**9)
     except ProtocolError:
         return
-    assert not (np.array_equal(got.slots, slots) and np.array_equal(got.classes, CLASSES[outcomes]))
+    assert not got.equals(said(slots, outcomes))
 
 
 @pytest.mark.parametrize(
@@ -171,9 +176,9 @@ def test_an_announcement_by_gaps_costs_little_more_than_its_entropy(
     of_x = np.where(rng.random(n) < boundary, OUTCOME_BOUNDARY, OUTCOME_CENTRAL)
     outcomes = np.where(rng.random(n) < x_arm, of_x, rng.integers(0, 2, n)).astype(np.uint8)
     entropy_bits = n * (_entropy(click) / click + _entropy(x_arm) + x_arm * _entropy(boundary))
-    assert 8 * len(encode_gaps(slots, outcomes, 0)) < 1.1 * entropy_bits
+    assert 8 * len(encode_gaps(said(slots, outcomes), 0)) < 1.1 * entropy_bits
     if boundary == 0.5:
-        assert 8 * len(encode_gaps(slots, outcomes, 0)) < 1.02 * entropy_bits
+        assert 8 * len(encode_gaps(said(slots, outcomes), 0)) < 1.02 * entropy_bits
 
 
 def _entropy(p: float) -> float:
@@ -209,8 +214,7 @@ def test_whatever_decodes_is_what_its_clicks_encode_to(data: st.DataObject, n: i
         got = decode_announcement(announcement, 1000, 10_000)
     except ProtocolError:
         return
-    outcomes = np.array([OUTCOME_EARLY, OUTCOME_CENTRAL, OUTCOME_BOUNDARY], np.uint8)[got.classes]
-    assert encode_announcement(got.slots, outcomes, 1000) == announcement
+    assert encode_announcement(got, 1000) == announcement
 
 
 @settings(max_examples=400, deadline=None)
@@ -222,15 +226,14 @@ def test_whatever_decodes_by_gaps_is_what_its_clicks_encode_to(
     clicks: list[tuple[int, int]], changes: list[tuple[int, int]]
 ) -> None:
     slots = 1000 + np.cumsum([1 + gap for gap, _ in clicks], dtype=np.int64)
-    data = bytearray(encode_gaps(slots, np.array([outcome for _, outcome in clicks], np.uint8), 1000))
+    data = bytearray(encode_gaps(said(slots, np.array([outcome for _, outcome in clicks], np.uint8)), 1000))
     for where, change in changes:
         data[where % len(data)] ^= change
     try:
         got = decode_gaps(bytes(data), 1000, 10_000)
     except ProtocolError:
         return
-    outcomes = np.array([OUTCOME_EARLY, OUTCOME_CENTRAL, OUTCOME_BOUNDARY], np.uint8)[got.classes]
-    assert encode_gaps(got.slots, outcomes, 1000) == bytes(data)
+    assert encode_gaps(got, 1000) == bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -254,8 +257,8 @@ def test_a_head_of_gaps_that_claims_what_its_bytes_do_not_hold_is_refused(head: 
 
 
 def test_a_boundary_click_is_one_of_the_x_arm() -> None:
-    data = bytearray(encode_announcement(np.array([5]), np.zeros(1, np.uint8), 0))
-    assert decode_announcement(bytes(data), 0, 10).classes.tolist() == [CLASS_Z]
+    data = bytearray(encode_announcement(announced((5, CLASS_Z)), 0))
+    assert decode_announcement(bytes(data), 0, 10).equals(announced((5, CLASS_Z)))
     data[-1] |= 1  # the bit that says boundary, beside that of the arm
     with pytest.raises(ProtocolError, match="outside the X arm"):
         decode_announcement(bytes(data), 0, 10)
@@ -378,6 +381,87 @@ def test_batches_must_ascend() -> None:
             record.add(announced((slot, CLASS_Z)), symbols)
 
 
+def sifted_click_by_click(
+    slots: Slots, outcomes: Codes, sent: Callable[[Slots], Codes], first_slot: int
+) -> tuple[list[int], list[int], Pair, XCounts, int, int]:
+    """Sift click by click: kept ones and their symbols, those on plus, X counts, boundary, unknown."""
+    kept, plus, unknown, boundary, x = dict[int, int](), list[int](), 0, 0, Counter[tuple[str, int]]()
+    for i, (slot, outcome) in enumerate(zip(slots.tolist(), outcomes.tolist(), strict=True)):
+        symbol, before = (int(one) for one in sent(np.array([slot, max(0, slot - 1)], np.int64)))
+        state, own_intensity = symbol & 3, symbol >> 2 & 1
+        if outcome < OUTCOME_CENTRAL:
+            unknown += state == 3
+            if state < 2:
+                kept[i] = symbol
+            elif state == 2:
+                plus.append(i)
+            continue
+        if outcome == OUTCOME_BOUNDARY and i and slots[i - 1] == slot - 1:
+            kept.pop(i - 1, None)
+            plus = [j for j in plus if j != i - 1]
+        before = UNKNOWN_SYMBOL if slot - 1 < first_slot else before
+        if state == 3 or (outcome == OUTCOME_BOUNDARY and before & 3 == 3):
+            unknown += 1
+        elif outcome == OUTCOME_CENTRAL:
+            x["c_plus" if state == 2 else "c_z", own_intensity] += 1
+        else:
+            boundary += 1
+            kind = {(0, 0): "e_same", (1, 1): "e_same", (0, 2): "e_plus", (2, 1): "e_plus", (0, 1): "e_dark"}
+            of_own = before & 3 == 0
+            if name := kind.get((before & 3, state)):
+                x[name, own_intensity if of_own else before >> 2 & 1] += 1
+    decoys = sum(int(sent(slots[j : j + 1])[0]) >> 2 & 1 for j in plus)
+    names = ("c_plus", "c_z", "e_same", "e_plus", "e_dark")
+    counts = XCounts(*(Pair(float(x[name, 0]), float(x[name, 1])) for name in names))
+    on_plus = Pair(float(len(plus) - decoys), float(decoys))
+    return list(kept), list(kept.values()), on_plus, counts, boundary, unknown
+
+
+@each_codec
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.tuples(st.one_of(st.just(0), st.integers(0, 40)), st.integers(0, 3)), max_size=150),
+    st.lists(st.integers(0, 150), max_size=3),
+    st.integers(0, 5),
+    st.integers(0, 2**32),
+)
+def test_announced_bytes_sift_to_what_sifting_click_by_click_gives(
+    codec: AnnouncementCodec, clicks: list[tuple[int, int]], borders: list[int], first: int, seed: int
+) -> None:
+    slots = first - 1 + np.cumsum([1 + gap for gap, _ in clicks], dtype=np.int64)
+    outcomes = np.array([outcome for _, outcome in clicks], np.uint8)
+    sent = np.random.default_rng(seed).choice(
+        np.array([0, 1, 2, 4, 5, 6, UNKNOWN_SYMBOL], np.uint8), (int(slots[-1]) + 1) if clicks else 0
+    )
+    record, begin = SiftRecord(first), 0
+    for end in [*sorted(min(border, len(clicks)) for border in borders), len(clicks)]:
+        part = said(slots[begin:end], outcomes[begin:end])
+        base = int(slots[begin]) if begin < end else first
+        record.add(codec.decode(codec.encode(part, base), base, 10**9), lambda asked: sent[asked])
+        begin = end
+    block: SiftedBlock = record.finish()
+    kept, symbols_kept, on_plus, x, boundary, unknown = sifted_click_by_click(
+        slots, outcomes, lambda asked: sent[asked], first
+    )
+    assert np.flatnonzero(block.keep.unpack()).tolist() == kept
+    assert block.bits.unpack().tolist() == [symbol & 1 for symbol in symbols_kept]
+    assert block.decoy.unpack().tolist() == [symbol >> 2 for symbol in symbols_kept]
+    assert (block.n_z_plus, block.x_counts) == (on_plus, x)
+    assert (block.boundary, block.unknown) == (boundary, unknown)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 200), max_size=6), st.integers(0, 2**32))
+def test_joined_bits_are_those_of_the_parts_and_counted_up_to_any_place(sizes: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [rng.integers(0, 2, size).astype(np.uint8) for size in sizes]
+    whole = np.concatenate([np.zeros(0, np.uint8), *parts])
+    together = joined([Bits.pack(part) for part in parts])
+    assert together.equals(Bits.pack(whole))
+    places = range(whole.size + 1)
+    assert ones_before(together, places) == [int(whole[:place].sum()) for place in places]
+
+
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 10_001])
 def test_both_sides_keep_the_same_bits_and_the_counts_are_those_of_a_plain_sift(n: int) -> None:
     slots, outcomes = random_clicks(n, 3, n)
@@ -386,10 +470,10 @@ def test_both_sides_keep_the_same_bits_and_the_counts_are_those_of_a_plain_sift(
     record = SiftRecord()
     for part in np.array_split(np.arange(n), 7):
         first = int(slots[part[0]]) if part.size else 0
-        data = encode_announcement(slots[part], outcomes[part], first)
+        data = encode_announcement(said(slots[part], outcomes[part]), first)
         record.add(decode_announcement(data, first, 10**9), symbols)
     block = record.finish()
-    bits = keep_bits(outcomes, block.keep)
+    bits = kept_of(outcomes, block.keep)
     assert bits.equals(block.bits)
     next_to_boundary = np.zeros(n, np.bool_)
     next_to_boundary[:-1] = (slots[:-1] + 1 == slots[1:]) & (outcomes[1:] == 3)
@@ -411,10 +495,10 @@ def test_both_sides_keep_the_same_bits_and_the_counts_are_those_of_a_plain_sift(
 
 def test_a_mask_that_does_not_fit_is_refused() -> None:
     outcomes = np.array([0, 1, 2, 3], np.uint8)
-    assert list(keep_bits(outcomes, Bits.pack(np.array([1, 1, 0, 0], np.uint8))).unpack()) == [0, 1]
+    assert list(kept_of(outcomes, Bits.pack(np.array([1, 1, 0, 0], np.uint8))).unpack()) == [0, 1]
     for mask in ([1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0, 0]):
         with pytest.raises(ProtocolError):
-            keep_bits(outcomes, Bits.pack(np.array(mask, np.uint8)))
+            kept_of(outcomes, Bits.pack(np.array(mask, np.uint8)))
 
 
 @settings(max_examples=100, deadline=None)
@@ -422,8 +506,9 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
 def test_chosen_bits_are_those_of_the_mask_in_their_order(n: int, share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     bits, mask = rng.integers(0, 2, n).astype(np.uint8), (rng.random(n) < share).astype(np.uint8)
-    got = chosen(Bits.pack(bits), Bits.pack(mask))
-    assert got.equals(Bits.pack(bits[mask == 1]))
+    for portable in (True, not HAS_EXTRACT):
+        got = chosen(Bits.pack(bits), Bits.pack(mask), portable=portable)
+        assert got.equals(Bits.pack(bits[mask == 1]))
 
 
 def test_a_mask_of_another_length_chooses_nothing() -> None:

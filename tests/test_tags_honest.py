@@ -9,6 +9,7 @@ import pytest
 
 from qnode.config import LinkParameters, SourceParameters, convert
 from qnode.distill.counts import TagCounts
+from qnode.distill.sifting.announced import Announced
 from qnode.distill.sifting.span_counts import SpanCounts
 from qnode.offline.synchronise import RunStart, synchronised
 from qnode.simulate.parameters import SimulationParameters
@@ -41,7 +42,7 @@ def counted(
                 left_s = duration_s - first / link.source.qubit_rate_hz - 0.05
                 counts = SpanCounts(first, round(left_s * link.source.qubit_rate_hz))
             continue
-        counts.add_clicks(result.clicks)
+        counts.add_clicks(Announced.of(result.clicks))
         counts.add_marks(result.marks)
         counts.add_cuts(result.cuts)
     assert counts is not None

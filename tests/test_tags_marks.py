@@ -16,6 +16,7 @@ from tags_generator import PERIOD_PS, Link, Recorded
 from qnode.choices import LockState
 from qnode.config import ReceiverParameters, SourceParameters
 from qnode.distill.counts import SPAN_PARTS, TagCounts
+from qnode.distill.sifting.announced import Announced
 from qnode.distill.sifting.span_counts import SpanCounts
 from qnode.tags.alignment import Alignment
 from qnode.tags.dead_time import DeadTimeWatch, slots_of
@@ -105,7 +106,7 @@ def counted(results: Iterable[SyncResult], spans: Sequence[tuple[int, int]]) -> 
     counts = [SpanCounts(first, end - first) for first, end in spans]
     for result in results:
         for span in counts:
-            span.add_clicks(result.clicks)
+            span.add_clicks(Announced.of(result.clicks))
             span.add_marks(result.marks)
             span.add_cuts(result.cuts)
     assert result.reached >= max(end for _, end in spans)
@@ -366,7 +367,7 @@ def test_each_slot_is_live_or_cut_once_and_in_one_part(
     marks = Marks(slots, slots[::2], slots[::3], slots[::5])
     counts, begin = SpanCounts(first, n), 0
     for end in [*sorted(min(border, len(gaps)) for border in borders), len(gaps)]:
-        counts.add_clicks(Clicks(slots[begin:end], outcomes[begin:end]))
+        counts.add_clicks(Announced.of(Clicks(slots[begin:end], outcomes[begin:end])))
         begin = end
     counts.add_marks(marks.below(40))
     counts.add_marks(marks.since(40))

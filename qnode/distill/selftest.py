@@ -9,7 +9,9 @@ import numpy as np
 from qnode.choices import TagBits
 from qnode.distill.amplification.amplify import amplify, seed_length_bytes
 from qnode.distill.bits import Bits
+from qnode.distill.bits.planes import joined, plane
 from qnode.distill.reconcile import METHODS, corrector, responder
+from qnode.distill.sifting.announced import Announced
 from qnode.distill.sifting.codec import decode_announcement, encode_announcement
 from qnode.distill.sifting.gap_codec import decode_gaps, encode_gaps
 from qnode.distill.sifting.sift import (
@@ -19,7 +21,7 @@ from qnode.distill.sifting.sift import (
 )
 from qnode.distill.verify import verification_tag
 from qnode.errors import QnodeError
-from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes, Slots
+from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, OUTCOME_LATE, Clicks, Codes, Slots
 
 N_CLICKS = 20_000
 ERROR_EVERY = 70
@@ -47,15 +49,17 @@ def self_test() -> None:
     outcomes[5::13] = OUTCOME_BOUNDARY
     first_slot = int(slots[0])
     n_slots = int(slots[-1])
-    announced = decode_gaps(encode_gaps(slots, outcomes, first_slot), first_slot, n_slots)
-    of_protocol_1 = encode_announcement(slots, outcomes, first_slot)
-    earlier = decode_announcement(of_protocol_1, first_slot, n_slots)
-    same = np.array_equal(announced.slots, earlier.slots)
-    expect("both announcements", same and np.array_equal(announced.classes, earlier.classes))
+    said = Announced.of(Clicks(slots, outcomes))
+    heard = (
+        decode_gaps(encode_gaps(said, first_slot), first_slot, n_slots),
+        decode_announcement(encode_announcement(said, first_slot), first_slot, n_slots),
+    )
+    expect("both announcements", all(announced.equals(said) for announced in heard))
     record = SiftRecord(first_slot)
-    record.add(announced, lookup)
+    record.add(heard[0], lookup)
     sifted = record.finish()
-    received = keep_bits(outcomes, sifted.keep)
+    late = joined([plane(outcomes, OUTCOME_LATE)])
+    received = keep_bits(late, said.x_arm, sifted.keep)
     corrected = received
     for method in METHODS:
         corrected = _corrected(method, sifted.bits, received)

@@ -9,7 +9,9 @@ from qnode.block.running_rate import CLICKS_FOR_RATE
 from qnode.block.span_policy import RecentBlocks, choose_span_s
 from qnode.config import LinkParameters
 from qnode.distill.bits import Bits
+from qnode.distill.bits.planes import joined, plane
 from qnode.distill.counts import TagCounts
+from qnode.distill.sifting.announced import Announced
 from qnode.distill.sifting.gap_codec import decode_gaps, encode_gaps
 from qnode.distill.sifting.sift import (
     SiftedBlock,
@@ -19,7 +21,7 @@ from qnode.distill.sifting.sift import (
 from qnode.distill.sifting.span_counts import SpanCounts
 from qnode.tags.site_recording import RecordedBlock
 from qnode.tags.synchroniser import SyncResult
-from qnode.tags.types import OUTCOME_LATE, Clicks, Codes, SymbolLookup
+from qnode.tags.types import OUTCOME_LATE, Clicks, SymbolLookup
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class BlockSifter:
         self._first, self.end = first_slot, end_slot
         self._record = SiftRecord(first_slot)
         self._counts = SpanCounts(first_slot, end_slot - first_slot)
-        self._outcomes: list[Codes] = []
+        self._late: list[Bits] = []
+        self._x_arm: list[Bits] = []
         self._announced_bytes = 0
 
     def add(self, result: SyncResult, lookup: SymbolLookup) -> None:
@@ -68,20 +71,21 @@ class BlockSifter:
         if not len(clicks):
             return
         first = int(clicks.slots[0])
-        payload = encode_gaps(clicks.slots, clicks.outcomes, first)
+        announced = Announced.of(clicks)
+        payload = encode_gaps(announced, first)
         self._record.add(decode_gaps(payload, first, self.end - first), lookup)
-        self._counts.add_clicks(clicks)
-        self._outcomes.append(clicks.outcomes)
+        self._counts.add_clicks(announced)
+        self._late.append(plane(clicks.outcomes, OUTCOME_LATE))
+        self._x_arm.append(announced.x_arm)
         self._announced_bytes += len(payload)
 
     def finish(self) -> BothSides:
         """Close the block."""
         tags = self._counts.tag_counts()
         span = Span(self._first, self.end, self.end - self._first - sum(tags.live_slots))
-        outcomes = np.concatenate(self._outcomes) if self._outcomes else np.zeros(0, np.uint8)
         alice = self._record.finish()
-        received = keep_bits(outcomes, alice.keep)
-        return BothSides(span, outcomes.shape[0], self._announced_bytes, alice, received, tags)
+        received = keep_bits(joined(self._late), joined(self._x_arm), alice.keep)
+        return BothSides(span, len(alice.keep), self._announced_bytes, alice, received, tags)
 
 
 def sifted_blocks(

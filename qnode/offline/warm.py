@@ -14,6 +14,7 @@ from qnode.distill.bits import Bits
 from qnode.distill.counts import Pair
 from qnode.distill.keylength import EstimatorInput, estimate
 from qnode.distill.selftest import self_test
+from qnode.distill.sifting.announced import Announced
 from qnode.distill.sifting.span_counts import SpanCounts
 from qnode.kernel_code import KernelCache
 from qnode.offline.synchronise import RunStart, synchronised
@@ -87,7 +88,7 @@ def warm_tags() -> None:
     state, counts = LockState.SEARCHING, SpanCounts(0, round(_DURATION_S * _LINK.source.qubit_rate_hz))
     for result in synchronised(recording.tags(_DURATION_S), recording.symbols, _LINK, RunStart()):
         state = result.state
-        counts.add_clicks(result.clicks)
+        counts.add_clicks(Announced.of(result.clicks))
     if state is not LockState.LOCKED:
         raise RuntimeError(f"the simulated link did not lock: {state.value}")
     repeated_symbols(0, np.arange(8, dtype=np.int64), _LINK.source, period=4, end=8)

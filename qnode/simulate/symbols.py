@@ -38,21 +38,12 @@ def symbol_code(key: np.uint64, slot: np.uint64, z_limit: np.uint64, signal_limi
 
 @kernel
 def _symbols(
-    key: np.uint64, slots: Slots, end: int, z_limit: np.uint64, signal_limit: np.uint64, codes: Codes
-) -> None:
+    key: np.uint64, slots: Slots, first: int, end: int, z_limit: np.uint64, signal_limit: np.uint64,
+    codes: Codes,
+) -> None:  # fmt: skip
     for i in range(slots.shape[0]):
-        code = np.uint8(symbol_code(key, U(slots[i]), z_limit, signal_limit))
+        code = np.uint8(symbol_code(key, U(slots[i] - first), z_limit, signal_limit))
         codes[i] = code if 0 <= slots[i] < end else _UNKNOWN
-
-
-@kernel
-def _repeated(slots: Slots, period: int, within: Slots) -> None:
-    first = 0
-    for i in range(slots.shape[0]):
-        slot = slots[i]
-        if not 0 <= slot - first < period:  # rare, because slots come in order: a division is slow
-            first = slot // period * period
-        within[i] = slot - first
 
 
 def limits(source: SourceParameters) -> tuple[np.uint64, np.uint64]:
@@ -62,16 +53,22 @@ def limits(source: SourceParameters) -> tuple[np.uint64, np.uint64]:
 
 def symbols(key: int, slots: Slots, source: SourceParameters, end: int = 2**63 - 1) -> Codes:
     """Look up the symbol codes of ``slots``, shape ``(n,)``; outside ``0 <= slot < end`` they are unknown."""
-    codes = np.empty(slots.shape[0], np.uint8)
-    z_limit, signal_limit = limits(source)
-    _symbols(U(key), slots, end, z_limit, signal_limit, codes)
-    return codes
+    return _looked_up(key, slots, source, 0, end)
 
 
 def repeated_symbols(key: int, slots: Slots, source: SourceParameters, period: int, end: int) -> Codes:
     """Look up symbol codes of a run that repeats those of the first ``period`` slots."""
-    within = np.empty_like(slots)
-    _repeated(slots, period, within)
-    codes = symbols(key, within, source, period)
+    first = int(slots[0]) // period * period if slots.shape[0] else 0
+    if not slots.shape[0] or (int(slots.min()) >= first and int(slots.max()) < first + period):
+        return _looked_up(key, slots, source, first, end)
+    codes = _looked_up(key, slots % period, source, 0, period)
     codes[(slots < 0) | (slots >= end)] = UNKNOWN_SYMBOL
+    return codes
+
+
+def _looked_up(key: int, slots: Slots, source: SourceParameters, first: int, end: int) -> Codes:
+    """Look up symbol codes of a run that begins, or begins again, at slot ``first``."""
+    codes = np.empty(slots.shape[0], np.uint8)
+    z_limit, signal_limit = limits(source)
+    _symbols(U(key), slots, first, end, z_limit, signal_limit, codes)
     return codes

@@ -32,8 +32,9 @@ class Bits:
     @classmethod
     def pack(cls, bits: npt.NDArray[np.uint8]) -> "Bits":
         """Pack ``bits`` (uint8 zeros and ones, shape ``(n,)``)."""
-        packed = np.packbits(bits, bitorder="little")
-        return cls.from_bytes(packed.tobytes(), bits.shape[0])
+        words = np.zeros((bits.shape[0] + 63) // 64, np.uint64)
+        words.view(np.uint8)[: (bits.shape[0] + 7) // 8] = np.packbits(bits, bitorder="little")
+        return cls(words, bits.shape[0])
 
     @classmethod
     def from_bytes(cls, data: bytes, n_bits: int) -> "Bits":

@@ -1,10 +1,12 @@
 """Sifting on packed bits: one bit of many codes, and those bits that a mask names moved together."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qnode.distill.bits import Bits
 from qnode.distill.bits.array import Words
-from qnode.distill.bits.words import popcount
+from qnode.distill.bits.words import HAS_EXTRACT, extract, popcount
 from qnode.kernels import inline_kernel, kernel
 from qnode.tags.types import Codes
 
@@ -16,8 +18,52 @@ def plane(codes: Codes, place: int) -> Bits:
     return Bits.pack(codes & np.uint8(place))
 
 
-def chosen(bits: Bits, mask: Bits) -> Bits:
+@inline_kernel
+def plane_word(codes: Codes, first: int, n: int, shift: np.uint8) -> np.uint64:
+    """Return the bits ``shift`` of n codes from ``first`` on, n at most 64; a loop of vector instructions."""
+    word = U(0)
+    for i in range(n):
+        word |= U((codes[first + i] >> shift) & np.uint8(1)) << U(i)
+    return word
+
+
+def joined(parts: Sequence[Bits]) -> Bits:
+    """Return the bits of all parts, one behind the other."""
+    n_bits = sum(part.n_bits for part in parts)
+    words, at = np.zeros(n_bits // 64 + 2, np.uint64), 0
+    for part in parts:
+        _append(part.words, words, at)
+        at += part.n_bits
+    return Bits(words[: (n_bits + 63) // 64], n_bits)
+
+
+@kernel
+def _append(words: Words, out: Words, at: int) -> None:
+    for w in range(words.size):
+        put_word(words[w], out, U(at + 64 * w))
+
+
+@inline_kernel
+def put_word(word: np.uint64, out: Words, at: np.uint64) -> None:
+    """Put 64 bits into ``out`` from bit ``at`` on, where it has no ones yet; one more word is cleared."""
+    place = at & U(63)
+    out[at >> U(6)] |= word << place
+    out[(at >> U(6)) + U(1)] = (word >> U(1)) >> (U(63) - place)
+
+
+def ones_before(bits: Bits, places: Sequence[int]) -> list[int]:
+    """Return how many of the bits before each of ``places`` (0 to ``bits.n_bits``) are ones."""
+    below = np.concatenate(([0], np.cumsum(np.bitwise_count(bits.words), dtype=np.int64)))
+    words = np.append(bits.words, U(0))
+    at = np.asarray(places, np.int64)
+    masks = (U(1) << (at & 63).astype(np.uint64)) - U(1)
+    return [int(n) for n in below[at >> 6] + np.bitwise_count(words[at >> 6] & masks)]
+
+
+def chosen(bits: Bits, mask: Bits, *, portable: bool = not HAS_EXTRACT) -> Bits:
     """Return those of ``bits`` that ``mask`` (of the same length) names, in their order.
+
+    ``portable``: without the processor's instruction for it, which gives the same.
 
     Raises:
         ValueError: the lengths differ.
@@ -25,19 +71,17 @@ def chosen(bits: Bits, mask: Bits) -> Bits:
     if bits.n_bits != mask.n_bits:
         raise ValueError(f"a mask of {mask.n_bits} bits for {bits.n_bits}")
     words = np.zeros(bits.words.size + 1, np.uint64)
-    n = int(_choose(bits.words, mask.words, words))
+    n = int(_choose(bits.words, mask.words, words, portable))
     return Bits(words[: (n + 63) // 64], n)
 
 
 @kernel
-def _choose(words: Words, masks: Words, out: Words) -> np.uint64:
+def _choose(words: Words, masks: Words, out: Words, portable: bool) -> np.uint64:
     """Put the chosen bits of all words one behind the other into zeroed ``out``; return how many."""
     n = U(0)
     for i in range(words.size):
-        together = _together(words[i], masks[i])
-        place = n & U(63)
-        out[n >> U(6)] |= together << place
-        out[(n >> U(6)) + U(1)] = (together >> U(1)) >> (U(63) - place)
+        together = _together(words[i], masks[i]) if portable else extract(words[i], masks[i])
+        put_word(together, out, n)
         n += popcount(masks[i])
     return n
 

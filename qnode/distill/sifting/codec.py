@@ -1,7 +1,5 @@
 """The announcement of protocol 1: in which slots Bob clicked, in which arm, and in the X arm in which class.
 
-Never the bin of a Z click: an announcement has no place for it.
-
 A batch is a 12-byte head (clicks n, empty slots before the last of them e) and four bit strings, each from a
 whole byte on, least significant bit first. With e_i the empty slots before click i, which never fall:
 
@@ -16,47 +14,36 @@ unevenly the clicks lie. No field's place depends on another field's value, whic
 """
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from qnode.distill.bits import Bits
 from qnode.distill.bits.array import Words
-from qnode.distill.bits.planes import plane
+from qnode.distill.bits.planes import chosen, spread
 from qnode.distill.bits.words import popcount, trailing_zeros
+from qnode.distill.sifting.announced import Announced
 from qnode.errors import ProtocolError
 from qnode.kernels import kernel
-from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes, Slots
-
-CLASS_Z: Final = 0
-CLASS_CENTRAL: Final = 1
-CLASS_BOUNDARY: Final = 2
+from qnode.tags.types import Slots
 
 MOST_CLICKS: Final = 1 << 26
+# A field of the low parts is read from two words, also if it has no bits and stands behind the last one.
+SPARE_WORDS: Final = 2
+NO_CLICKS_ANNOUNCED: Final = Announced(
+    np.empty(0, np.int64), Bits(np.empty(0, np.uint64), 0), Bits(np.empty(0, np.uint64), 0)
+)
 _HEAD: Final = struct.Struct("<IQ")
 
 
-@dataclass(frozen=True, eq=False)
-class Announced:
-    """Announced clicks: ``slots`` int64, strictly ascending; ``classes`` uint8 (`CLASS_Z`, ...)."""
-
-    slots: Slots
-    classes: Codes
-
-    def __len__(self) -> int:
-        return int(self.slots.shape[0])
-
-
-def encode_announcement(slots: Slots, outcomes: Codes, first_slot: int) -> bytes:
-    """Encode a batch of clicks; ``slots`` strictly ascending, none before ``first_slot``.
-
-    Early and late clicks encode alike.
+def encode_announcement(announced: Announced, first_slot: int) -> bytes:
+    """Encode a batch of clicks; none is before ``first_slot``.
 
     Raises:
         ValueError: the slots do not ascend, or begin before ``first_slot``.
     """
-    n = slots.shape[0]
+    slots, n = announced.slots, len(announced)
     if not n:
         return _HEAD.pack(0, 0)
     n_empty = int(slots[-1]) - first_slot + 1 - n
@@ -69,8 +56,8 @@ def encode_announcement(slots: Slots, outcomes: Codes, first_slot: int) -> bytes
             _HEAD.pack(n, n_empty),
             high.tobytes()[: (n_high + 7) // 8],
             low.tobytes()[: (n * k + 7) // 8],
-            plane(outcomes, OUTCOME_CENTRAL).to_bytes(),
-            Bits.pack((outcomes == OUTCOME_BOUNDARY).view(np.uint8)).to_bytes(),
+            announced.x_arm.to_bytes(),
+            spread(announced.boundary, announced.x_arm).to_bytes(),
         )
     )
 
@@ -85,7 +72,7 @@ def decode_announcement(data: bytes, first_slot: int, n_slots: int) -> Announced
         raise ProtocolError(f"announcement: {len(data)} bytes are no head")
     n, n_empty = _HEAD.unpack_from(data)
     if not n and not n_empty and len(data) == _HEAD.size:
-        return Announced(np.empty(0, np.int64), np.empty(0, np.uint8))
+        return NO_CLICKS_ANNOUNCED
     if not 0 < n <= MOST_CLICKS or n + n_empty > n_slots:
         raise ProtocolError(f"announcement: {n} clicks and {n_empty} empty slots in a span of {n_slots}")
     k, n_high = _layout(n, n_empty)
@@ -93,19 +80,14 @@ def decode_announcement(data: bytes, first_slot: int, n_slots: int) -> Announced
     # Each click costs bits here, so that a small message cannot ask for much memory.
     if len(data) != _HEAD.size + sum((length + 7) // 8 for length in lengths):
         raise ProtocolError(f"announcement: {len(data)} bytes for {n} clicks and {n_empty} empty slots")
-    at = _HEAD.size
-    parts = []
-    for length in lengths:
-        parts.append(bit_string(data[at : at + (length + 7) // 8], length))
-        at += (length + 7) // 8
-    high, low, x_arm, boundary = parts
+    high, low, x_arm, boundary = parts_of(data, _HEAD.size, lengths)
     slots = np.empty(n, np.int64)
-    fields = np.append(low.words, np.zeros(2, np.uint64))
-    if not _decode(high.words, fields, n_empty, k, first_slot, slots):
+    if not _decode(high, low, n_empty, k, first_slot, slots):
         raise ProtocolError("announcement: its clicks do not fit its head")
-    if np.any(boundary.words & ~x_arm.words):
+    if np.any(boundary & ~x_arm):
         raise ProtocolError("announcement: a boundary click outside the X arm")
-    return Announced(slots, x_arm.unpack() + boundary.unpack())
+    of_x = Bits(x_arm[:-SPARE_WORDS], n)
+    return Announced(slots, of_x, chosen(Bits(boundary[:-SPARE_WORDS], n), of_x))
 
 
 def _layout(n: int, n_empty: int) -> tuple[int, int]:
@@ -114,15 +96,22 @@ def _layout(n: int, n_empty: int) -> tuple[int, int]:
     return k, n + (n_empty >> k)
 
 
-def bit_string(data: bytes, n_bits: int) -> Bits:
-    """Return the ``n_bits`` bits of a part, whose last byte must be filled up with zeros.
+def parts_of(data: bytes, at: int, lengths: Sequence[int]) -> list[Words]:
+    """Return the bit strings from byte ``at`` of ``data`` on, each with `SPARE_WORDS` more at its end.
 
     Raises:
-        ProtocolError: it is not.
+        ProtocolError: the last byte of one is not filled up with zeros.
     """
-    if n_bits % 8 and data[-1] >> (n_bits % 8):
-        raise ProtocolError("announcement: bits after the last of a part")
-    return Bits.from_bytes(data, n_bits)
+    octets = np.frombuffer(data, np.uint8)
+    parts = list[Words]()
+    for n_bits in lengths:
+        words, n_octets = np.zeros((n_bits + 63) // 64 + SPARE_WORDS, np.uint64), (n_bits + 7) // 8
+        words.view(np.uint8)[:n_octets] = octets[at : at + n_octets]
+        at += n_octets
+        if n_bits % 8 and data[at - 1] >> (n_bits % 8):
+            raise ProtocolError("announcement: bits after the last of a part")
+        parts.append(words)
+    return parts
 
 
 @kernel

@@ -21,37 +21,33 @@ import numpy as np
 
 from qnode.distill.bits import Bits
 from qnode.distill.bits.array import Words
-from qnode.distill.bits.planes import chosen, plane, spread
-from qnode.distill.bits.words import popcount, trailing_zeros
-from qnode.distill.sifting.codec import MOST_CLICKS, Announced, bit_string
+from qnode.distill.bits.words import load, popcount, trailing_zeros
+from qnode.distill.sifting.announced import Announced
+from qnode.distill.sifting.codec import MOST_CLICKS, NO_CLICKS_ANNOUNCED, SPARE_WORDS, parts_of
 from qnode.errors import ProtocolError
 from qnode.kernels import kernel
-from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes, Slots
+from qnode.tags.types import Slots
 
 # Clicks n, empty slots e, bits of the high parts, clicks of the X arm, bits of their high parts.
 _HEAD: Final = struct.Struct("<IQIII")
-_BOUNDARY_BIT: Final = OUTCOME_BOUNDARY & ~OUTCOME_CENTRAL
 # -ln((sqrt(5) - 1) / 2) in units of 2^-16: the mean gap from which one more low bit pays is 2^k / 0.4812.
 _GOLDEN: Final = 31537
-_MOST_SLOTS: Final = 1 << 60
+_MOST_SLOTS: Final = 1 << 56  # so that low parts have at most 57 bits, which eight octets hold
 _U = np.uint64
 
 
-def encode_gaps(slots: Slots, outcomes: Codes, first_slot: int) -> bytes:
-    """Encode a batch of clicks; ``slots`` strictly ascending, none before ``first_slot``.
-
-    Early and late clicks encode alike.
+def encode_gaps(announced: Announced, first_slot: int) -> bytes:
+    """Encode a batch of clicks; none is before ``first_slot``.
 
     Raises:
         ValueError: the slots do not ascend, or begin before ``first_slot``.
     """
-    n = slots.shape[0]
+    slots, x_arm, boundary = announced.slots, announced.x_arm, announced.boundary
+    n = len(announced)
     if not n:
         return _HEAD.pack(0, 0, 0, 0, 0)
     n_empty = int(slots[-1]) - first_slot + 1 - n
     n_high, gaps = _encoded(slots, first_slot, n_empty)
-    x_arm = plane(outcomes, OUTCOME_CENTRAL)
-    boundary = chosen(plane(outcomes, _BOUNDARY_BIT), x_arm)
     n_x, n_x_high, x_bytes = boundary.n_bits, 0, b""
     if low_bits(n_x, n - n_x):
         n_x_high, x_bytes = _encoded(_positions(x_arm, n_x), 0, n - n_x)
@@ -70,7 +66,7 @@ def decode_gaps(data: bytes, first_slot: int, n_slots: int) -> Announced:
         raise ProtocolError(f"announcement: {len(data)} bytes are no head")
     n, n_empty, n_high, n_x, n_x_high = _HEAD.unpack_from(data)
     if not any((n, n_empty, n_high, n_x, n_x_high)) and len(data) == _HEAD.size:
-        return Announced(np.empty(0, np.int64), np.empty(0, np.uint8))
+        return NO_CLICKS_ANNOUNCED
     if not 0 < n <= MOST_CLICKS or n + n_empty > min(n_slots, _MOST_SLOTS) or n_x > n:
         raise ProtocolError(f"announcement: {n} clicks and {n_empty} empty slots in a span of {n_slots}")
     k, k_x = low_bits(n, n_empty), low_bits(n_x, n - n_x)
@@ -82,27 +78,22 @@ def decode_gaps(data: bytes, first_slot: int, n_slots: int) -> Announced:
     fits = n <= n_high <= n + (n_empty >> k) and (n_x if k_x else 0) <= n_x_high <= most_x_high
     if len(data) != whole or not fits:
         raise ProtocolError(f"announcement: {len(data)} bytes for {n} clicks and {n_empty} empty slots")
-    at, parts = _HEAD.size, []
-    for length in lengths:
-        parts.append(bit_string(data[at : at + (length + 7) // 8], length))
-        at += (length + 7) // 8
-    high, low, x_high, x_low, boundary = parts
-    slots = _decoded(high, low, n, k, first_slot)
+    high, low, x_high, x_low, boundary = parts_of(data, _HEAD.size, lengths)
+    slots = _decoded(high, n_high, low, n, k, first_slot)
     if int(slots[-1]) - first_slot + 1 - n != n_empty:
         raise ProtocolError("announcement: its clicks do not fit its head")
+    if k_x or not n_x:
+        x_arm = np.zeros((n + 63) // 64, np.uint64)
     if k_x:
-        classes = np.zeros(n, np.uint8)
-        positions = _decoded(x_high, x_low, n_x, k_x, 0)
+        positions = _decoded(x_high, n_x_high, x_low, n_x, k_x, 0)
         if positions[-1] >= n:
             raise ProtocolError("announcement: a click of the X arm after the last click")
-        _put_rare(positions, boundary.words, classes)
-        return Announced(slots, classes)
-    if not n_x:
-        return Announced(slots, np.zeros(n, np.uint8))
-    try:
-        return Announced(slots, x_high.unpack() + spread(boundary, x_high).unpack())
-    except ValueError:
-        raise ProtocolError("announcement: the clicks of the X arm do not fit the head") from None
+        _put_ones(positions, x_arm)
+    elif n_x:
+        x_arm = x_high[:-SPARE_WORDS]
+        if int(np.bitwise_count(x_arm).sum()) != n_x:
+            raise ProtocolError("announcement: the clicks of the X arm do not fit the head")
+    return Announced(slots, Bits(x_arm, n), Bits(boundary[:-SPARE_WORDS], n_x))
 
 
 def low_bits(n: int, n_empty: int) -> int:
@@ -123,9 +114,9 @@ def _encoded(places: Slots, first: int, n_empty: int) -> tuple[int, bytes]:
     return n_high, high.tobytes()[: (n_high + 7) // 8] + low.tobytes()[: (n * k + 7) // 8]
 
 
-def _decoded(high: Bits, low: Bits, n: int, k: int, first: int) -> Slots:
+def _decoded(high: Words, n_high: int, low: Words, n: int, k: int, first: int) -> Slots:
     places = np.empty(n, np.int64)
-    if not _decode(high.words, high.n_bits, np.append(low.words, np.zeros(2, np.uint64)), k, first, places):
+    if not _decode(high, n_high, low, k, first, places):
         raise ProtocolError("announcement: its high parts do not fit its head")
     return places
 
@@ -179,7 +170,7 @@ def _decode(high: Words, n_high: int, low: Words, k: int, first: int, places: Sl
         n_ones += popcount(high[w])
     if n_ones != _U(places.size):
         return False
-    one, six, low_63 = _U(1), _U(6), _U(63)
+    one, three, six, seven = _U(1), _U(3), _U(6), _U(7)
     shift = _U(k)
     low_mask = (one << shift) - one
     i, at, lows, here = _U(0), _U(0), _U(0), _U(0)  # `lows`: the sum of the low parts
@@ -189,8 +180,7 @@ def _decode(high: Words, n_high: int, low: Words, k: int, first: int, places: Sl
         while word != _U(0):
             here = base + trailing_zeros(word)
             word &= word - one
-            bit = at & low_63
-            lows += (low[at >> six] >> bit | (low[(at >> six) + one] << one) << (low_63 - bit)) & low_mask
+            lows += load(low, at >> three) >> (at & seven) & low_mask
             at += shift
             # Before the one of click i there are i others, so the zeros are the sum of the high parts.
             places[i] = first + np.int64(((here - i) << shift) + lows + i)
@@ -211,8 +201,7 @@ def _list_ones(words: Words, positions: Slots) -> None:
 
 
 @kernel
-def _put_rare(positions: Slots, boundary: Words, classes: Codes) -> None:
-    """Give the clicks at ``positions`` the classes of the X arm."""
-    for j in range(positions.size):
-        bit = boundary[j >> 6] >> _U(j & 63) & _U(1)
-        classes[positions[j]] = np.uint8(_U(1) + bit)
+def _put_ones(positions: Slots, words: Words) -> None:
+    """Set the bits of ``words`` at ``positions``."""
+    for position in positions:
+        words[position >> 6] |= _U(1) << _U(position & 63)

@@ -36,43 +36,21 @@ import numpy.typing as npt
 
 from qnode.distill.bits import Bits
 from qnode.distill.bits.array import Words
-from qnode.distill.bits.planes import chosen, plane
-from qnode.distill.bits.words import trailing_zeros
+from qnode.distill.bits.planes import chosen, plane_word, put_word
+from qnode.distill.bits.words import popcount, trailing_zeros
 from qnode.distill.counts import Pair, XCounts
-from qnode.distill.sifting.codec import (
-    CLASS_BOUNDARY,
-    CLASS_Z,
-    Announced,
-    decode_announcement,
-    encode_announcement,
-)
+from qnode.distill.sifting.announced import Announced
 from qnode.errors import ProtocolError
 from qnode.kernels import kernel
-from qnode.tags.types import (
-    DECOY,
-    OUTCOME_CENTRAL,
-    OUTCOME_LATE,
-    UNKNOWN_SYMBOL,
-    X_PLUS,
-    Z_EARLY,
-    Z_LATE,
-    Codes,
-    Slots,
-    SymbolLookup,
-)
+from qnode.tags.types import UNKNOWN_SYMBOL, X_PLUS, Z_EARLY, Z_LATE, Codes, Slots, SymbolLookup
 
-__all__ = [
-    "Announced", "SiftRecord", "SiftedBlock", "decode_announcement", "encode_announcement",
-    "errors_by_intensity", "keep_bits", "late_by_intensity",
-]  # fmt: skip
+Planes = npt.NDArray[np.uint64]
 
-Places = npt.NDArray[np.uint64]
-
-# One byte a click until the block ends: the symbol of a Z click that neighbours no boundary click, or this.
-# It has the bit that distinguishes |+> and unknown symbols from the kept ones.
-_NOT_KEPT: Final = 255
+# Four bits a click until the block ends, each in a row of its own: it would be kept, it would be if Alice had
+# sent Z in its place; its bit, its intensity.
+_KEEP, _PLUS, _LATE, _DECOY = range(4)
 _STATE_UNKNOWN: Final = UNKNOWN_SYMBOL & 3
-_FIRST_ROOM: Final = 1 << 12
+_FIRST_ROOM: Final = 1 << 6  # words
 
 # Rows of the counts of X clicks, two for each class (signal, decoy), and one for what is not counted.
 _C_PLUS, _C_Z, _E_SAME, _E_PLUS, _E_DARK, _UNKNOWN, _NOT_COUNTED = range(0, 14, 2)
@@ -135,7 +113,7 @@ class SiftRecord:
 
     def __init__(self, first_slot: int = 0) -> None:
         self._first_slot = first_slot
-        self._codes: Codes = np.empty(_FIRST_ROOM, np.uint8)
+        self._planes: Planes = np.zeros((4, _FIRST_ROOM), np.uint64)
         self._n = 0
         self._last_slot = -1
         self._unknown = 0
@@ -163,20 +141,17 @@ class SiftRecord:
                 f"announcement of slot {int(announced.slots[0])} after slot {self._last_slot}: not ascending"
             )
         self._reserve(n)
-        symbols = lookup(announced.slots)
-        is_x = Bits.pack(announced.classes)
-        n_x = int(np.bitwise_count(is_x.words).sum())
-        x_clicks, slots_before = np.empty(n_x, np.uint64), np.empty(n_x + 1, np.int64)
-        n_boundary = int(_x_arm(announced.slots, announced.classes, is_x.words, x_clicks, slots_before))
-        slots_before = slots_before[:n_boundary]
-        before = lookup(np.maximum(slots_before, 0))
-        if n_boundary and slots_before[0] < self._first_slot:
+        x_arm, boundary = announced.x_arm.words, announced.boundary.words
+        slots_before = np.empty(announced.n_boundary + 1, np.int64)
+        _before_boundary(announced.slots, x_arm, boundary, slots_before)
+        symbols, before = lookup(announced.slots), lookup(np.maximum(slots_before[:-1], 0))
+        if before.shape[0] and slots_before[0] < self._first_slot:
             before[0] = UNKNOWN_SYMBOL  # of the block before, whose key it may be in; or before slot 0
-        codes = self._codes[: self._n + n]
-        self._unknown += int(_note_z(announced.classes, symbols, codes[self._n :]))
-        _count_x(
-            announced.slots, announced.classes, symbols, x_clicks, np.append(before, np.uint8(0)),
-            self._last_slot, codes, self._x_kinds,
+        self._unknown += int(
+            _sift(
+                announced.slots, x_arm, boundary, symbols, np.append(before, np.uint8(0)), self._last_slot,
+                self._n, self._planes, self._x_kinds,
+            )
         )  # fmt: skip
         self._n += n
         self._last_slot = int(announced.slots[-1])
@@ -184,11 +159,13 @@ class SiftRecord:
     def finish(self) -> SiftedBlock:
         """Close the block: what to disclose and what to keep. The record is not to be used further."""
         n = self._n
-        codes = self._codes[:n]
-        keep = Bits.pack(((codes & X_PLUS) == 0).view(np.uint8))
-        bits, decoy = (chosen(plane(codes, place), keep) for place in (Z_LATE, DECOY))
-        n_z_plus = Pair(*(float(np.count_nonzero(codes == X_PLUS | place)) for place in (0, DECOY)))
-        codes[:] = 0
+        n_words = (n + 63) // 64
+        keep = Bits(self._planes[_KEEP, :n_words].copy(), n)
+        bits, decoy = (chosen(Bits(self._planes[row, :n_words], n), keep) for row in (_LATE, _DECOY))
+        n_plus = int(np.bitwise_count(self._planes[_PLUS]).sum())
+        n_plus_decoy = int(np.bitwise_count(self._planes[_PLUS] & self._planes[_DECOY]).sum())
+        n_z_plus = Pair(float(n_plus - n_plus_decoy), float(n_plus_decoy))
+        self._planes[:] = 0
         n_decoy = int(np.bitwise_count(decoy.words).sum())
         c = np.zeros(_NOT_COUNTED + 1, np.int64)
         np.add.at(c, _ROWS, self._x_kinds)
@@ -205,26 +182,28 @@ class SiftRecord:
         )
 
     def _reserve(self, n: int) -> None:
-        if self._n + n > self._codes.size:
-            room = np.empty(max(2 * self._codes.size, self._n + n), np.uint8)
-            room[: self._n] = self._codes[: self._n]
-            self._codes[:] = 0
-            self._codes = room
+        needed, room = (self._n + n) // 64 + 2, self._planes.shape[1]
+        if needed > room:
+            planes = np.zeros((4, max(2 * room, needed)), np.uint64)
+            planes[:, :room] = self._planes
+            self._planes[:] = 0
+            self._planes = planes
 
 
-def keep_bits(outcomes: Codes, keep: Bits) -> Bits:
-    """Return Bob's sifted bits: those of ``outcomes`` (uint8, one per announced click) that ``keep`` selects.
+def keep_bits(late: Bits, x_arm: Bits, keep: Bits) -> Bits:
+    """Return Bob's sifted bits: those of ``late`` (one for each announced click) that ``keep`` selects.
+
+    ``x_arm``: the clicks of the X arm.
 
     Raises:
         ProtocolError: the mask has another length, or selects a click of the X arm (the mask comes from the
         peer).
     """
-    n = outcomes.shape[0]
-    if keep.n_bits != n:
-        raise ProtocolError(f"keep mask of {keep.n_bits} bits for {n} announced clicks")
-    if np.any(plane(outcomes, OUTCOME_CENTRAL).words & keep.words):
+    if keep.n_bits != late.n_bits:
+        raise ProtocolError(f"keep mask of {keep.n_bits} bits for {late.n_bits} announced clicks")
+    if np.any(x_arm.words & keep.words):
         raise ProtocolError("keep mask names a click of the X arm")
-    return chosen(plane(outcomes, OUTCOME_LATE), keep)
+    return chosen(late, keep)
 
 
 def errors_by_intensity(before: Bits, after: Bits, decoy: Bits) -> Pair:
@@ -255,48 +234,65 @@ def late_by_intensity(key: Bits, decoy: Bits) -> Pair:
 # The passes below take no branch on what a click or a symbol is: those are random, and a wrong guess costs
 # more than all the rest.
 @kernel
-def _x_arm(slots: Slots, classes: Codes, is_x: Words, x_clicks: Places, slots_before: Slots) -> np.uint64:
-    """List the clicks of the X arm, and the slots before boundary clicks; return how many of the latter."""
-    n_x = np.uint64(0)
-    n_boundary = np.uint64(0)
-    for w in range(is_x.size):
-        word = is_x[w]
+def _before_boundary(slots: Slots, x_arm: Words, boundary: Words, slots_before: Slots) -> None:
+    """List the slots before boundary clicks; ``slots_before`` has room for one more."""
+    one, low_63 = np.uint64(1), np.uint64(63)
+    x, n = np.uint64(0), np.uint64(0)
+    for w in range(x_arm.size):
+        word = x_arm[w]
         while word != np.uint64(0):
             i = (np.uint64(w) << np.uint64(6)) + trailing_zeros(word)
-            word &= word - np.uint64(1)
-            x_clicks[n_x] = i
-            slots_before[n_boundary] = slots[i] - 1
-            n_x += np.uint64(1)
-            n_boundary += np.uint64(classes[i] == CLASS_BOUNDARY)
-    return n_boundary
+            word &= word - one
+            slots_before[n] = slots[i] - 1
+            n += boundary[x >> np.uint64(6)] >> (x & low_63) & one
+            x += one
 
 
 @kernel
-def _note_z(classes: Codes, symbols: Codes, codes: Codes) -> np.int64:
-    """Keep the symbols of Z clicks; return how many are not known."""
-    unknown = np.int64(0)
-    for i in range(classes.size):
-        is_z = classes[i] == CLASS_Z
-        codes[i] = (symbols[i] & 7) if is_z else _NOT_KEPT
-        unknown += np.int64(is_z and (symbols[i] & 3) == _STATE_UNKNOWN)
+def _sift(
+    slots: Slots, x_arm: Words, boundary: Words, symbols: Codes, before: Codes, last_slot: int, n: int,
+    planes: Planes, kinds: npt.NDArray[np.int64],
+) -> np.uint64:  # fmt: skip
+    """Append clicks to the first ``n`` of ``planes``; return how many of the Z arm have no known symbol.
+
+    Those of the X arm are counted by kind (see `_rows`).
+    """
+    one, six, low_63, all_ones = np.uint64(1), np.uint64(6), np.uint64(63), ~np.uint64(0)
+    unknown = np.uint64(0)
+    x, b = np.uint64(0), np.uint64(0)
+    for w in range(x_arm.size):
+        n_here = min(64, slots.size - 64 * w)
+        late = plane_word(symbols, 64 * w, n_here, np.uint8(0))
+        plus = plane_word(symbols, 64 * w, n_here, np.uint8(1))
+        decoy = plane_word(symbols, 64 * w, n_here, np.uint8(2))
+        of_z = ~x_arm[w] & (all_ones >> np.uint64(64 - n_here))
+        unknown += popcount(of_z & late & plus)
+        at = np.uint64(n + 64 * w)
+        word = x_arm[w]
+        before_word = np.uint64(0)
+        while word != np.uint64(0):
+            place = trailing_zeros(word)
+            word &= word - one
+            i = (np.uint64(w) << six) + place
+            is_boundary = boundary[x >> six] >> (x & low_63) & one
+            x += one
+            symbol = (
+                late >> place & one | (plus >> place & one) << one | (decoy >> place & one) << np.uint64(2)
+            )
+            symbol_before = np.uint64(before[b]) & np.uint64(7)
+            b += is_boundary
+            kinds[is_boundary << six | symbol_before << np.uint64(3) | symbol] += 1
+            # The qubit before a boundary click leaves the key; the click itself is not in it.
+            previous = slots[i - one] if i else np.int64(last_slot)
+            adjacent = is_boundary & np.uint64(previous == slots[i] - 1)
+            of_z &= ~((adjacent << place) >> one)
+            before_word |= adjacent & np.uint64(place == 0)
+        if before_word != 0 and at != 0:
+            gone = ~(one << ((at - one) & low_63))
+            planes[_KEEP, (at - one) >> six] &= gone
+            planes[_PLUS, (at - one) >> six] &= gone
+        put_word(of_z & ~plus, planes[_KEEP], at)
+        put_word(of_z & plus & ~late, planes[_PLUS], at)
+        put_word(late, planes[_LATE], at)
+        put_word(decoy, planes[_DECOY], at)
     return unknown
-
-
-@kernel
-def _count_x(
-    slots: Slots, classes: Codes, symbols: Codes, x_clicks: Places, before: Codes, last_slot: int,
-    codes: Codes, kinds: npt.NDArray[np.int64],
-) -> None:  # fmt: skip
-    """Count the clicks of the X arm by kind (see `_rows`). ``codes`` end with those of the batch."""
-    one, seven = np.uint64(1), np.uint64(7)
-    first = np.uint64(codes.size - slots.size)
-    b = np.uint64(0)
-    for i in x_clicks:
-        is_boundary = np.uint64(classes[i] == CLASS_BOUNDARY)
-        symbol, symbol_before = np.uint64(symbols[i]) & seven, np.uint64(before[b]) & seven
-        b += is_boundary
-        kinds[(is_boundary << np.uint64(6)) | (symbol_before << np.uint64(3)) | symbol] += 1
-        # The qubit before a boundary click leaves the key; the click itself is not in it.
-        previous = slots[i - one] if i else np.int64(last_slot)
-        adjacent = is_boundary & np.uint64(previous == slots[i] - 1) & np.uint64(first + i != 0)
-        codes[first + i - adjacent] = _NOT_KEPT

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from qnode.distill.counts import SPAN_PARTS, TagCounts
+from qnode.distill.sifting.announced import Announced
 from qnode.distill.sifting.span_parts import PartCounts
 from qnode.tags.marks import Marks
-from qnode.tags.types import OUTCOME_LATE, Clicks, SlotRange, Slots
+from qnode.tags.types import SlotRange, Slots
 
 
 class SpanCounts:
@@ -19,9 +20,9 @@ class SpanCounts:
         self._marks = [0, 0, 0, 0]
         self._cuts: list[tuple[int, int]] = []
 
-    def add_clicks(self, clicks: Clicks) -> None:
+    def add_clicks(self, announced: Announced) -> None:
         """Take clicks that are announced, one a slot, each click once."""
-        self._clicks.add(clicks.slots, clicks.outcomes <= OUTCOME_LATE)
+        self._clicks.add(announced)
 
     def add_marks(self, marks: Marks) -> None:
         """Take marks, each once."""

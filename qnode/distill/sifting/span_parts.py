@@ -1,10 +1,10 @@
 """Clicks of a block by part of its span (`SPAN_PARTS`) and arm: Bob sends them, Alice counts them as well."""
 
 import numpy as np
-import numpy.typing as npt
 
+from qnode.distill.bits.planes import ones_before
 from qnode.distill.counts import SPAN_PARTS
-from qnode.tags.types import Slots
+from qnode.distill.sifting.announced import Announced
 
 
 class PartCounts:
@@ -19,15 +19,14 @@ class PartCounts:
         self._z = [0] * SPAN_PARTS
         self._x = [0] * SPAN_PARTS
 
-    def add(self, slots: Slots, is_z: npt.NDArray[np.bool_]) -> None:
-        """Count clicks within the span, ascending; ``is_z``: which are of the Z arm."""
-        bounds = np.searchsorted(slots, self.edges)
+    def add(self, announced: Announced) -> None:
+        """Count clicks within the span."""
+        bounds = np.searchsorted(announced.slots, self.edges).tolist()
+        x_before = ones_before(announced.x_arm, bounds)
         for part in range(SPAN_PARTS):
-            first, end = int(bounds[part]), int(bounds[part + 1])
-            if first < end:
-                n_z = int(np.count_nonzero(is_z[first:end]))
-                self._z[part] += n_z
-                self._x[part] += end - first - n_z
+            n_x = x_before[part + 1] - x_before[part]
+            self._z[part] += bounds[part + 1] - bounds[part] - n_x
+            self._x[part] += n_x
 
     @property
     def slots(self) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ from qnode.distill.amplification.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, XCounts
-from qnode.distill.sifting.codec import CLASS_Z
 from qnode.distill.sifting.sift import SiftRecord, late_by_intensity
 from qnode.distill.sifting.span_parts import PartCounts
 from qnode.distill.verify import verification_tag
@@ -149,7 +148,7 @@ async def _listen(
         announced = decode(batch.payload, batch.first_slot, span.end_slot - batch.first_slot)
         note(announced.slots)
         record.add(announced, lookup)
-        parts.add(announced.slots, announced.classes == CLASS_Z)
+        parts.add(announced)
         return len(announced)
 
     n_clicks, began = 0, math.inf

@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from qnode.distill.sifting.codec import Announced, decode_announcement, encode_announcement
+from qnode.distill.sifting.announced import Announced
+from qnode.distill.sifting.codec import decode_announcement, encode_announcement
 from qnode.distill.sifting.gap_codec import decode_gaps, encode_gaps
-from qnode.tags.types import Codes, Slots
 
 
 class AnnouncementCodec(NamedTuple):
     """Both directions; see `encode_gaps` and `decode_gaps`."""
 
-    encode: Callable[[Slots, Codes, int], bytes]
+    encode: Callable[[Announced, int], bytes]
     decode: Callable[[bytes, int, int], Announced]
 
 

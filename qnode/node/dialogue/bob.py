@@ -13,8 +13,10 @@ from qnode.block.outcome import BlockLost, Reason
 from qnode.block.span import BlockSpan
 from qnode.distill.amplification.amplify import seed_length_bytes
 from qnode.distill.bits import Bits
+from qnode.distill.bits.planes import joined, plane
 from qnode.distill.block_counts import BlockCounts
 from qnode.distill.counts import Pair, TagCounts, XCounts
+from qnode.distill.sifting.announced import Announced
 from qnode.distill.sifting.sift import errors_by_intensity, keep_bits, late_by_intensity
 from qnode.distill.sifting.span_counts import SpanCounts
 from qnode.distill.verify import verification_tag
@@ -39,7 +41,7 @@ from qnode.node.dialogue.observer import BlockObserver
 from qnode.node.dialogue.reconciliation import correct
 from qnode.operate.recording.recordings import Recording
 from qnode.tags.marks import Marks
-from qnode.tags.types import Clicks, Codes, SlotRange
+from qnode.tags.types import OUTCOME_LATE, Clicks, SlotRange
 
 NONCE_BYTES = 16
 
@@ -66,7 +68,8 @@ class BobBlock:
         self.decided = trio.Event()
         self._context = context
         self._observer = observer
-        self._outcomes: list[Codes] = []
+        self._late: list[Bits] = []
+        self._x_arm: list[Bits] = []
         self._announced = AnnouncedClicks()
         self._began = math.inf
         self._counts = SpanCounts(span.first_slot, span.n_slots)
@@ -107,10 +110,12 @@ class BobBlock:
         self._began = min(self._began, arrived_s, trio.current_time())
         first_slot = int(clicks.slots[0])
         # One or two nanoseconds per click: less than the transfer of a batch to a thread and back.
-        payload = announcement_codec(self.channel.protocol).encode(clicks.slots, clicks.outcomes, first_slot)
-        self._outcomes.append(clicks.outcomes)
-        self._announced.add(clicks.outcomes)
-        self._counts.add_clicks(clicks)
+        announced = Announced.of(clicks)
+        payload = announcement_codec(self.channel.protocol).encode(announced, first_slot)
+        self._late.append(plane(clicks.outcomes, OUTCOME_LATE))
+        self._x_arm.append(announced.x_arm)
+        self._announced.add(announced)
+        self._counts.add_clicks(announced)
         await self.channel.send(
             ClickBatch(block_id=self.channel.block_id, first_slot=first_slot, payload=payload)
         )
@@ -200,14 +205,15 @@ class BobBlock:
         self._observer.accepted(channel.block_id, counts, result, self.span, trio.current_time() - ended)
 
     def _keep(self, sifted: Sifted) -> tuple[Bits, Bits]:
-        outcomes = np.concatenate(self._outcomes) if self._outcomes else np.zeros(0, np.uint8)
-        self._outcomes.clear()
+        late, x_arm = joined(self._late), joined(self._x_arm)
+        self._late.clear()
+        self._x_arm.clear()
         try:
             keep = Bits.from_bytes(sifted.keep_mask, self._announced.total)
             decoy = Bits.from_bytes(sifted.decoy_bits, sifted.n_kept)
         except ValueError as error:
             raise ProtocolError(f"block {self.channel.block_id}: {error}") from None
-        received = keep_bits(outcomes, keep)
+        received = keep_bits(late, x_arm, keep)
         if len(received) != sifted.n_kept:
             raise ProtocolError(f"block {self.channel.block_id}: the keep mask does not fit its count")
         return received, decoy

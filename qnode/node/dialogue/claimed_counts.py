@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from qnode.distill.counts import TagCounts, XCounts
+from qnode.distill.sifting.announced import Announced
 from qnode.distill.sifting.span_parts import PartCounts
 from qnode.errors import ProtocolError
 from qnode.link.messages import Sifted
-from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes
 
 
 @dataclass
@@ -24,13 +22,12 @@ class AnnouncedClicks:
         """The sum."""
         return self.z + self.central + self.boundary
 
-    def add(self, outcomes: Codes) -> None:
+    def add(self, announced: Announced) -> None:
         """Count further clicks."""
-        central = int(np.count_nonzero(outcomes == OUTCOME_CENTRAL))
-        boundary = int(np.count_nonzero(outcomes == OUTCOME_BOUNDARY))
-        self.central += central
+        n_x, boundary = announced.boundary.n_bits, announced.n_boundary
+        self.central += n_x - boundary
         self.boundary += boundary
-        self.z += outcomes.shape[0] - central - boundary
+        self.z += len(announced) - n_x
 
 
 def check_tags(tags: TagCounts, n_clicks: int, parts: PartCounts) -> None:

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Codes, Slots
+from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL, Clicks, Codes, Slots
 
 RUNS = 9
 
@@ -72,10 +73,18 @@ def codec() -> tuple[Any, Any]:
             continue
         if hasattr(found, "announcement_codec"):
             latest = found.announcement_codec(import_module("qnode.link.protocol").PROTOCOL)
+            if find_spec("qnode.distill.sifting.announced") is not None:
+                return partial(encoded, latest.encode), latest.decode
             return latest.encode, latest.decode
         return found.encode_announcement, found.decode_announcement
     earliest: Any = import_module("qnode.distill.sift_codec")  # 0.1.0
     return earliest.encode_announcement, earliest.decode_announcement
+
+
+def encoded(encode: Callable[[Any, int], bytes], slots: Slots, outcomes: Codes, first_slot: int) -> bytes:
+    """Encode clicks by a function that takes what is announced of them, as those since 0.2.0 do."""
+    announced: Any = import_module("qnode.distill.sifting.announced")
+    return encode(announced.Announced.of(Clicks(slots, outcomes)), first_slot)
 
 
 def main() -> None:
