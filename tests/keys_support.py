@@ -3,6 +3,7 @@
 import base64
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,13 @@ class Site:
         """Put a backup in the database's place, leaving the anchor alone."""
         shutil.rmtree(self.path.parent)
         shutil.copytree(backup.path.parent, self.path.parent)
+
+
+def sqlite_of(store: SqliteKeyStore) -> sqlite3.Connection:
+    """Return the connection of a store to its file."""
+    connection = store._database._tx.connection
+    assert isinstance(connection, sqlite3.Connection)
+    return connection
 
 
 def make_block(block_id: int, n_chunks: int, *, layout: KeyLayout = LAYOUT, seed: int = 1) -> PreparedBlock:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
-from keys_support import Site, add_block, make_block, memory_folder, pairs
+from keys_support import Site, add_block, make_block, memory_folder, pairs, sqlite_of
 
 from qnode.errors import KeyNotFound, ShareUsedUp, StoreError
 from qnode.keys import Assignment, KeyRange, SqliteKeyStore, StoredKey
@@ -262,9 +262,9 @@ def test_keys_that_wait_cost_nothing_at_the_opening_and_are_found_when_asked_for
     with sites[1].open(create=False) as bob:
         assert opened == ["canary"]
         statements: list[str] = []
-        bob._database._tx.connection.set_trace_callback(statements.append)
+        sqlite_of(bob).set_trace_callback(statements.append)
         assert bob.counts().assigned == n_keys
-        bob._database._tx.connection.set_trace_callback(None)
+        sqlite_of(bob).set_trace_callback(None)
         assert not [sql for sql in statements if "assignment" in sql]
         newest, oldest = keys[-1], keys[0]
         assert pairs(bob.deliver_to_slave("s", "m", [newest.key_id])) == pairs([newest])

@@ -18,6 +18,7 @@ from keys_support import (
     memory_folder,
     pairs,
     preshared,
+    sqlite_of,
 )
 
 from qnode.errors import FieldError, KeyNotFound, NotEnoughKeys, NotNamed, StoreError
@@ -505,7 +506,7 @@ def test_a_log_that_somebody_reads_is_cleared_when_he_has_done_and_tries_in_vain
         store.load_preshared(preshared(64))
         for block_id in (1, 2):
             add_block(make_block(block_id, 40), store)
-        reader = store._database._tx.connection.execute("SELECT * FROM sealed_unit")
+        reader = sqlite_of(store).execute("SELECT * FROM sealed_unit")
         assert reader.fetchone() is not None
         for times in (1, 2):
             assert not store._database.tidy()

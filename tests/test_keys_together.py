@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared
+from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared, sqlite_of
 
 from qnode.errors import KeyNotFound, NotEnoughKeys, StoreError, StoreUnusable
 from qnode.keys import BlockState, Counts, Pad, PadsLeft, SqliteKeyStore, StoredKey
@@ -26,7 +26,7 @@ class Crowd:
     def run(self, *moves: Callable[[], object]) -> list[object]:
         """Make the moves in one crowd; return what each gave, or its error."""
         database = self.store._database
-        connection = database._tx.connection
+        connection = sqlite_of(self.store)
 
         def note(statement: str) -> None:
             self.commits += statement == "COMMIT"

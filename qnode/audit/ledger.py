@@ -6,9 +6,9 @@ database are never taken for later ones, and several processes on one database w
 """
 
 import secrets
-import sqlite3
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from qnode.audit.entries import (
@@ -24,27 +24,29 @@ from qnode.audit.entries import (
     encode,
     genesis,
 )
+from qnode.sql import Statements
 
 _CHAINS = "SELECT chain, chain_id, pruned_number, pruned_hash, last_number, last_hash FROM audit_chain"
 # Old entries are deleted a day's worth at a time: each time adds an entry that says so.
 PRUNED_TOGETHER_US = 86_400_000_000
 MOST_PRUNED_AT_ONCE = 4096
+READ_AT_ONCE = 256
 
 
-def begin(connection: sqlite3.Connection, because: str, lost: Head | None = None) -> None:
+def begin(connection: Statements, because: str, lost: Head | None = None) -> None:
     """Begin a new chain, which is live from now on."""
     heads = tuple(one.head for one in chains(connection))
     chain_id = secrets.token_bytes(CHAIN_ID_BYTES)
     start = genesis(chain_id)
     connection.execute(
-        "INSERT INTO audit_chain (chain_id, pruned_number, pruned_hash, last_number, last_hash) "
-        "VALUES (?, 0, ?, 0, ?)",
+        "INSERT INTO audit_chain (chain, chain_id, pruned_number, pruned_hash, last_number, last_hash) "
+        "SELECT coalesce(max(chain), 0) + 1, ?, 0, ?, 0, ? FROM audit_chain",
         (chain_id, start, start),
     )
     append(connection, ChainBegun, because, heads, lost)
 
 
-def append(connection: sqlite3.Connection, kind: type[Entry], *fields: Any) -> None:
+def append(connection: Statements, kind: type[Entry], *fields: Any) -> None:
     """Append an entry to the live chain: its number and the time of day, then ``fields``."""
     chain, last_number, last_hash = connection.execute(
         "SELECT chain, last_number, last_hash FROM audit_chain ORDER BY chain DESC LIMIT 1"
@@ -61,27 +63,31 @@ def append(connection: sqlite3.Connection, kind: type[Entry], *fields: Any) -> N
     )
 
 
-def chains(connection: sqlite3.Connection) -> list[Chain]:
+def chains(connection: Statements) -> list[Chain]:
     """Return all chains, the live one last."""
     return [Chain(*row) for row in connection.execute(f"{_CHAINS} ORDER BY chain")]
 
 
-def head(connection: sqlite3.Connection) -> Head:
+def head(connection: Statements) -> Head:
     """Return the head of the live chain."""
     return Chain(*connection.execute(f"{_CHAINS} ORDER BY chain DESC LIMIT 1").fetchone()).head
 
 
-def rows(connection: sqlite3.Connection, chain: int, after: int, limit: int = -1) -> Iterator[Row]:
-    """Yield the entries of a chain after a number, in order, at most ``limit`` of them."""
-    found = connection.execute(
-        "SELECT number, content, hash FROM audit_entry WHERE chain = ? AND number > ? "
-        "ORDER BY number LIMIT ?",
-        (chain, after, limit),
-    )
-    return map(Row._make, found)
+def rows(connection: Statements, chain: int, after: int) -> Iterator[Row]:
+    """Yield the entries of a chain after a number, in order; only some are in memory at a time."""
+    while True:
+        found = connection.execute(
+            "SELECT number, content, hash FROM audit_entry WHERE chain = ? AND number > ? "
+            "ORDER BY number LIMIT ?",
+            (chain, after, READ_AT_ONCE),
+        ).fetchall()
+        yield from map(Row._make, found)
+        if len(found) < READ_AT_ONCE:
+            return
+        after = found[-1][0]
 
 
-def missing(connection: sqlite3.Connection, known: Head) -> str:
+def missing(connection: Statements, known: Head) -> str:
     """Say how the audit does not continue from a head that was known before; empty if it does."""
     for one in chains(connection):
         if one.chain_id != known.chain_id:
@@ -97,14 +103,14 @@ def missing(connection: sqlite3.Connection, known: Head) -> str:
     return f"the whole chain {known.chain_id.hex()} is missing"
 
 
-def is_old(connection: sqlite3.Connection, before_us: int) -> bool:
+def is_old(connection: Statements, before_us: int) -> bool:
     """Return whether `prune` would delete entries."""
     oldest = chains(connection)[0]
-    first = next(rows(connection, oldest.chain, oldest.pruned_number, 1), None)
+    first = next(rows(connection, oldest.chain, oldest.pruned_number), None)
     return first is not None and decode(first.content).at_us < before_us - PRUNED_TOGETHER_US
 
 
-def prune(connection: sqlite3.Connection, before_us: int) -> int:
+def prune(connection: Statements, before_us: int) -> int:
     """Delete the oldest entries, of before a time, if the first is a day older; return their number.
 
     They are deleted in their order only: one that is not old keeps all after it. The last entry of the live
@@ -113,7 +119,7 @@ def prune(connection: sqlite3.Connection, before_us: int) -> int:
     known = chains(connection)
     oldest = known[0]
     last = None
-    for row in rows(connection, oldest.chain, oldest.pruned_number, MOST_PRUNED_AT_ONCE):
+    for row in islice(rows(connection, oldest.chain, oldest.pruned_number), MOST_PRUNED_AT_ONCE):
         limit_us = before_us if last is not None else before_us - PRUNED_TOGETHER_US
         is_live_head = len(known) == 1 and row.number == oldest.last_number
         if decode(row.content).at_us >= limit_us or is_live_head:

@@ -99,7 +99,7 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
     tx.connection.execute(
         "INSERT INTO peer_assignment (assignment_id, content, waiting, chunks_per_key, keys_left, stock, "
         "accepted_at) VALUES (?,?,?,?,?,?,?)",
-        (assignment.assignment_id, content, held.encoded(), width, n_keys, assignment.stock, now),
+        (assignment.assignment_id, content, held.encoded(), width, n_keys, int(assignment.stock), now),
     )
     tx.connection.execute(
         "UPDATE site SET peer_last_assignment_id = max(peer_last_assignment_id, ?)",
@@ -261,8 +261,8 @@ def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) 
         return
     master_sae = assignment.master_sae
     tx.connection.execute(
-        "INSERT INTO waiting_pair (master_sae, slave_sae, chunks) VALUES (?1, ?2, ?3) "
-        "ON CONFLICT DO UPDATE SET chunks = chunks + ?3",
+        "INSERT INTO waiting_pair (master_sae, slave_sae, chunks) VALUES (?, ?, ?) "
+        "ON CONFLICT (master_sae, slave_sae) DO UPDATE SET chunks = waiting_pair.chunks + excluded.chunks",
         (master_sae, slave_sae, n_chunks),
     )
     if n_chunks < 0:

@@ -84,7 +84,7 @@ def assign(
             size_bits,
             width,
             number,
-            stock,
+            int(stock),
             now,
         ),
     )
@@ -237,7 +237,7 @@ def stock_items(tx: Tx) -> list[StockItem]:
     """Return the stock of keys of one chunk, oldest first."""
     rows = tx.connection.execute(
         "SELECT assignment_id, master_sae, slave_sae, n_keys - n_taken, assigned_at FROM own_assignment "
-        "INDEXED BY own_stock WHERE stock = 1 AND acknowledged = ? AND size_bits = ?",
+        "WHERE stock = 1 AND +acknowledged = ? AND size_bits = ?",  # by the index of stock, not that of age
         (_PEER_HOLDS, CHUNK_BITS),
     )
     items = [

@@ -40,6 +40,7 @@ from qnode.keys._opening import (
     run_script,
 )
 from qnode.keys._vault import Kind
+from qnode.sql import Statements
 
 HEAD_NAME, MAC_NAME, STORE_NAME, REGISTER_NAME = "backup.json", "backup.mac", "store.sqlite", "preshared.json"
 FORMAT: Final = 1
@@ -84,13 +85,16 @@ class BackupUnusable(StoreError):
     """A backup cannot be used: it is damaged, or not of this site."""
 
 
-def save_backup(database: Database, register: bytes, files: Mapping[str, bytes], software: str) -> BinaryIO:
+def save_backup(
+    database: Database, beside: Path, register: bytes, files: Mapping[str, bytes], software: str
+) -> BinaryIO:
     """Make a backup of a store in use; return it as an open file without a name, at its start.
 
-    ``register``: the register of pre-shared keys. ``files``: further ones by name. Deliveries wait for
-    milliseconds at a time. Raises StoreError if the disk is full, StoreUnusable like every method of a store.
+    ``beside``: the file in whose folder it is written. ``register``: the register of pre-shared keys.
+    ``files``: further ones by name. Deliveries wait for milliseconds at a time. Raises StoreError if the disk
+    is full, StoreUnusable like every method of a store.
     """
-    path, copy = (database.path.with_name(f"{database.path.name}{ending}") for ending in BACKUP_DRAFTS)
+    path, copy = (beside.with_name(f"{beside.name}{ending}") for ending in BACKUP_DRAFTS)
     try:
         try:
             head, mac_key = _copy_without_keys(database, copy)
@@ -98,7 +102,7 @@ def save_backup(database: Database, register: bytes, files: Mapping[str, bytes],
                 _write_archive(archive, head, mac_key, copy, {REGISTER_NAME: register, **files}, software)
             return path.open("rb")
         finally:
-            remove_backup_drafts(database.path)
+            remove_backup_drafts(beside)
     except sqlite3.Error as error:
         raise StoreError(f"{copy}: no backup was made ({error}); check space and disk") from None
     except OSError as error:
@@ -158,7 +162,7 @@ def _copy_without_keys(database: Database, path: Path) -> tuple[BackupHead, byte
                 content = [_next_entries(tx.connection, *reached)]
                 complete = len(content[0].rows) < _AUDIT_ENTRIES_AT_ONCE
                 if complete:
-                    content += _everything_else(tx.connection)
+                    content += _everything_else(tx.connection, copy)
                     head = _head_of(tx)
                     void = Tx(copy, tx.vault.over(copy), tx.role)
                     mac_key = tx.vault.derived_key(b"qnode backup")
@@ -176,7 +180,7 @@ class _Rows(NamedTuple):
     rows: list[tuple[object, ...]]
 
 
-def _next_entries(source: sqlite3.Connection, chain: int, number: int) -> _Rows:
+def _next_entries(source: Statements, chain: int, number: int) -> _Rows:
     """Return the next entries of the audit, which only grows."""
     rows = source.execute(
         "SELECT chain, number, content, hash FROM audit_entry WHERE (chain, number) > (?, ?) "
@@ -186,12 +190,12 @@ def _next_entries(source: sqlite3.Connection, chain: int, number: int) -> _Rows:
     return _Rows("INSERT INTO audit_entry (chain, number, content, hash) VALUES (?,?,?,?)", rows.fetchall())
 
 
-def _everything_else(source: sqlite3.Connection) -> list[_Rows]:
-    """Return all that a backup has besides the entries of the audit."""
+def _everything_else(source: Statements, copy: sqlite3.Connection) -> list[_Rows]:
+    """Return all that a backup has besides the entries of the audit, for the tables of ``copy``."""
     kinds = [kind for kind in Kind if kind not in _KEY_KINDS]
     found = []
     for table in (*_WHOLE_TABLES, "sealed_unit"):
-        names = [row[1] for row in source.execute(f"PRAGMA table_info({table})")]
+        names = [row[1] for row in copy.execute(f"PRAGMA table_info({table})")]
         columns, places = ", ".join(names), ", ".join("?" * len(names))
         chosen, values = "", list[Kind]()
         if table == "sealed_unit":

@@ -1,20 +1,19 @@
-"""One SQLite connection with one writer at a time; each change is durable or undone.
+"""One connection to a database with one writer at a time; each change is durable or undone.
 
 Changes that threads request while another one is written share one transaction, and so one flush of the log
 and one of the anchor. None returns before both flushes. Each is a savepoint, undone by itself if it fails.
 
 After an I/O error during a commit the contents of the disk are unknown, so the connection is not used again.
-Every later call raises StoreUnusable until the store is opened again, and SQLite recovers the written data.
+Every later call raises StoreUnusable until the store is opened again, and the database recovers the written
+data.
 After a full disk the transaction is undone, and the next one may succeed.
 """
 
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Event, Lock
 from typing import NamedTuple, Protocol
 
@@ -24,8 +23,10 @@ from qnode.audit.entries import Head, KeyDelivered
 from qnode.choices import Role, peer_of
 from qnode.errors import LinkDown, StoreError, StoreUnusable
 from qnode.keys._anchor import Anchor
+from qnode.keys._engine import Engine
 from qnode.keys._model import Loss, PadId, Positions, StoredKey
 from qnode.keys._vault import Vault
+from qnode.sql import Statements
 
 # The largest number of changes in a commit, so that waiting threads are not delayed for ever.
 _MOST_TOGETHER = 64
@@ -69,7 +70,7 @@ class Issued:
 class Tx:
     """An open transaction of one site's store, for the functions of the parts of the store."""
 
-    connection: sqlite3.Connection
+    connection: Statements
     vault: Vault
     role: Role
     issued: Issued = field(default_factory=Issued, repr=False)
@@ -102,7 +103,7 @@ class Tx:
         ledger.append(self.connection, KeyDelivered, present_door(), side, sae, peers, size_bits, key_ids)
 
 
-def read_positions(connection: sqlite3.Connection) -> Positions:
+def read_positions(connection: Statements) -> Positions:
     """Return the site's own positions in the open transaction."""
     row = connection.execute(
         "SELECT generation, era, pool_epoch, last_block_id, last_assignment_id, last_handover_id, "
@@ -128,7 +129,7 @@ class Lineage(NamedTuple):
     before: bytes
 
 
-def read_lineage(connection: sqlite3.Connection) -> Lineage:
+def read_lineage(connection: Statements) -> Lineage:
     """Return the store's lineage in the open transaction."""
     return Lineage(*connection.execute("SELECT lineage, lineage_before FROM site").fetchone())
 
@@ -162,17 +163,17 @@ class Database:
 
     def __init__(
         self,
-        path: Path,
-        connection: sqlite3.Connection,
+        engine: Engine,
         vault: Vault,
         role: Role,
         new_anchor: Callable[[Positions, bytes, Head], Anchor],
     ) -> None:
-        self.path = path
+        self.name = engine.name
         self.anchor: Anchor | None = None
         self.witness: Follower | None = None
         self._new_anchor = new_anchor
-        self._tx = Tx(connection, vault, role)
+        self._engine = engine
+        self._tx = Tx(engine.statements, vault, role)
         self._lock = Lock()
         self._arriving: deque[None] = deque()
         self._group: _Group | None = None
@@ -196,7 +197,7 @@ class Database:
             self._check_usable()
             try:
                 yield self._tx
-            except sqlite3.Error as error:
+            except self._engine.error as error:
                 raise self._translated(error) from error
 
     @contextmanager
@@ -213,7 +214,10 @@ class Database:
             self._check_usable()
             group = self._group
             try:
-                connection.execute("BEGIN IMMEDIATE" if group is None else "SAVEPOINT change")
+                if group is None:
+                    self._engine.begin()
+                else:
+                    connection.execute("SAVEPOINT change")
                 if not while_waiting:
                     self._check_serving()
                 yield self._tx
@@ -222,7 +226,7 @@ class Database:
             except BaseException as error:
                 self._tx.after_commit.clear()
                 self._undo(error)
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, self._engine.error):
                     raise self._translated(error) from error
                 raise
             if group is None:
@@ -239,36 +243,30 @@ class Database:
             self._advance(read_positions(self._tx.connection))
 
     def tidy(self) -> bool:
-        """Move the log into the database and truncate it: encrypted traces of wiped slots are removed.
+        """Remove encrypted traces of wiped slots, where the database can.
 
-        While another process reads, it tries again for a moment; False, and counted, if that does not help.
+        If something prevents it, it tries again for a moment; False, and counted, if that does not help.
         """
         for pause_s in _TIDY_PAUSES_S:
             time.sleep(pause_s)
-            if self._cut_log():
+            if self._remove_traces():
                 self.untidied = 0
                 return True
         self.untidied += 1
         return False
 
-    def _cut_log(self) -> bool:
+    def _remove_traces(self) -> bool:
         with self._turn(alone=True):
             self._check_usable()
             try:
-                busy, *_ = self._tx.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF in (
-                    sqlite3.SQLITE_BUSY,
-                    sqlite3.SQLITE_LOCKED,
-                ):
-                    return False
+                return self._engine.remove_traces()
+            except self._engine.error as error:
                 raise self._translated(error) from error
-        return not busy
 
     def close(self) -> None:
         """Close database and anchor; closing twice is fine."""
         with self._turn(alone=True):
-            self._tx.connection.close()
+            self._engine.close()
             if self.anchor is not None:
                 self.anchor.close()
                 self.anchor = None
@@ -314,12 +312,12 @@ class Database:
                 # A lost anchor is made again only after the peer has confirmed its contents.
                 if self.anchor is not None or not self._waits_for():
                     positions = read_positions(connection)
-            connection.execute("COMMIT")
+            self._engine.commit()
             for step in group.after_commit:
                 step()
             if positions is not None:
                 self._advance(positions)
-        except sqlite3.Error as error:
+        except self._engine.error as error:
             self._roll_back()
             group.error = self._translated(error)
         except StoreUnusable as error:
@@ -327,14 +325,14 @@ class Database:
             group.error = error
         except BaseException as error:
             self._unusable = f"a transaction ended half done ({type(error).__name__}); start again"
-            group.error = StoreUnusable(f"{self.path}: {self._unusable}")
+            group.error = StoreUnusable(f"{self.name}: {self._unusable}")
             raise
         finally:
             group.done.set()
 
     def _check_usable(self) -> None:
         if self._unusable:
-            raise StoreUnusable(f"{self.path}: {self._unusable}")
+            raise StoreUnusable(f"{self.name}: {self._unusable}")
 
     def _waits_for(self) -> str:
         (reason,) = self._tx.connection.execute("SELECT awaiting_peer FROM site").fetchone()
@@ -343,7 +341,7 @@ class Database:
     def _check_serving(self) -> None:
         reason = self._waits_for()
         if reason:
-            raise LinkDown(f"{self.path}: waits for the peer to confirm its generation ({reason})")
+            raise LinkDown(f"{self.name}: waits for the peer to confirm its generation ({reason})")
 
     def _advance(self, positions: Positions) -> None:
         lineage = read_lineage(self._tx.connection).own
@@ -356,43 +354,40 @@ class Database:
                 self.anchor.advance(positions, lineage, audit)
         except OSError as error:
             self._unusable = f"the anchor could not be written ({error}); mend its disk and start again"
-            raise StoreUnusable(f"{self.path}: {self._unusable}") from error
+            raise StoreUnusable(f"{self.name}: {self._unusable}") from error
 
     def _undo(self, error: BaseException) -> None:
-        """Undo the present change, and only that if SQLite can."""
+        """Undo the present change, and only that if the database can."""
         connection, group = self._tx.connection, self._group
         if group is None:
             self._roll_back()
-        elif connection.in_transaction:
+        elif self._engine.in_transaction:
             try:
                 connection.execute("ROLLBACK TO change")
                 connection.execute("RELEASE change")
                 return
-            except sqlite3.Error as failure:
+            except self._engine.error as failure:
                 error = failure
                 self._roll_back()
-        if group is not None:  # SQLite has undone the earlier ones as well, as with a full disk
+        if group is not None:  # the earlier ones are undone as well, as with a full disk
             self._group = None
             group.error = (
                 self._translated(error)
-                if isinstance(error, sqlite3.Error)
-                else StoreError(f"{self.path}: a transaction was undone; nothing was changed")
+                if isinstance(error, self._engine.error)
+                else StoreError(f"{self.name}: a transaction was undone; nothing was changed")
             )
             group.done.set()
 
     def _roll_back(self) -> None:
-        if not self._tx.connection.in_transaction:
+        if not self._engine.in_transaction:
             return
         try:
-            self._tx.connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
+            self._engine.roll_back()
+        except self._engine.error as error:
             self._unusable = f"a failed transaction could not be undone ({error}); start again"
 
-    def _translated(self, error: sqlite3.Error) -> StoreError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return StoreError(f"{self.path}: the disk is full, nothing was changed; free some space")
-        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            self._unusable = f"{error}; check the disk, then start again or restore the database"
-            return StoreUnusable(f"{self.path}: {self._unusable}")
-        return StoreError(f"{self.path}: {error}")
+    def _translated(self, error: Exception) -> StoreError:
+        told = self._engine.translated(error)
+        if isinstance(told, StoreUnusable):
+            self._unusable = str(told)
+        return type(told)(f"{self.name}: {told}")

@@ -103,5 +103,6 @@ def _was_void(tx: Tx, handover: Handover) -> bool | None:
 
 def _remember(tx: Tx, handover: Handover, *, void: bool) -> None:
     tx.connection.execute(
-        "UPDATE site SET peer_last_handover_id = ?, peer_last_handover_void = ?", (handover.handover_id, void)
+        "UPDATE site SET peer_last_handover_id = ?, peer_last_handover_void = ?",
+        (handover.handover_id, int(void)),
     )

@@ -13,8 +13,10 @@ from qnode.keys import _accepted, _damage, _restore
 from qnode.keys._anchor import Anchor, fsync_folder
 from qnode.keys._database import Database, Tx, read_lineage, read_positions
 from qnode.keys._model import Positions, Waiting
+from qnode.keys._sqlite import SqliteEngine
 from qnode.keys._vault import DamagedUnit, Kind, Vault
 from qnode.keys._witness import Witness
+from qnode.sql import Statements
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x514E4F44  # "QNOD"
@@ -86,7 +88,7 @@ def open_database(
         vault = Vault(connection, store_key)
         _check_canary(path, connection, vault)
         store_id = _check_owner(path, connection, role=role, kme_id=kme_id, peer_kme_id=peer_kme_id)
-        _bring_up_to_date(path, Tx(connection, vault, role))
+        _bring_up_to_date(path, connection, Tx(connection, vault, role))
         anchor = Anchor.open(anchor_path, store_key, store_id)
     except sqlite3.Error as error:
         connection.close()
@@ -95,8 +97,7 @@ def open_database(
         connection.close()
         raise
     database = Database(
-        path,
-        connection,
+        SqliteEngine(path, connection),
         vault,
         role,
         lambda now, lineage, audit: Anchor.create(anchor_path, store_key, store_id, now, lineage, audit),
@@ -183,12 +184,11 @@ def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def _bring_up_to_date(path: Path, tx: Tx) -> None:
+def _bring_up_to_date(path: Path, connection: sqlite3.Connection, tx: Tx) -> None:
     """Convert a store of an earlier version to the present one, completely or not at all.
 
     Raises StoreUnusable if no released version wrote this store; it is unchanged then.
     """
-    connection = tx.connection
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -226,7 +226,7 @@ def _form(connection: sqlite3.Connection) -> set[str]:
     return {*(f"{kind} {name}" for kind, name in names), *columns}
 
 
-def run_script(connection: sqlite3.Connection, name: str) -> None:
+def run_script(connection: Statements, name: str) -> None:
     """Run the statements of an SQL file of this package, in the open transaction."""
     for statement in Path(__file__).with_name(name).read_text(encoding="utf-8").split(";\n"):
         connection.execute(statement)

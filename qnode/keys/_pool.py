@@ -28,7 +28,7 @@ def add_segment(tx: Tx, segment: int, a_to_b: bytes, b_to_a: bytes, *, confirmed
             tx.vault.put(_KINDS[direction], segment, pads)
             tx.connection.execute(
                 "INSERT INTO pad_segment (direction, segment, count, confirmed) VALUES (?,?,?,?)",
-                (direction, segment, len(pads) // PAD_BYTES, confirmed),
+                (direction, segment, len(pads) // PAD_BYTES, int(confirmed)),
             )
 
 

@@ -8,6 +8,8 @@ anything while its own store waits, or if it has never met this store. Then nobo
 every pad is wiped, and only a new pre-shared key at both sites ends the wait.
 """
 
+import secrets
+
 import msgspec
 
 from qnode.audit import ledger
@@ -24,6 +26,7 @@ _MOST_TAGS_OF_A_BLOCK = 4
 _NUMBERS = ("generation", "era", "pool_epoch", "last_block_id", "last_assignment_id", "last_handover_id")
 # Two for each block in progress: a session cannot have more tags on their way to the peer.
 MOST_TAGS_UNDER_WAY = 64
+LINEAGE_BYTES = 16
 
 
 def void_all(tx: Tx, reason: str, era: int) -> None:
@@ -151,7 +154,9 @@ def begin_lineage(tx: Tx) -> None:
 
     Generations count within a lineage, so that such a copy does not count as a later state of this store.
     """
-    tx.connection.execute("UPDATE site SET lineage_before = lineage, lineage = randomblob(16)")
+    tx.connection.execute(
+        "UPDATE site SET lineage_before = lineage, lineage = ?", (secrets.token_bytes(LINEAGE_BYTES),)
+    )
 
 
 def view_of_peer(tx: Tx) -> Positions:

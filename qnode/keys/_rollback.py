@@ -8,6 +8,7 @@ That release cannot free keys that were assigned and not delivered. So a roll-ba
 have met and settled what they were agreeing on. If the peer does not come back, such keys can be voided.
 """
 
+import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,14 +95,14 @@ def _settle(database: Database, *, void_open: bool) -> _Void:
         with database.change(anchored=True) as tx:
             if _damage.open_losses(tx):
                 raise StoreError(
-                    f"{database.path}: entries that could not be decrypted are not given up by the peer yet; "
+                    f"{database.name}: entries that could not be decrypted are not given up by the peer yet; "
                     f"{_MEET}, or load a new pre-shared key first (qnodectl restore)"
                 )
             # The peer may not know an assignment, or may have freed it already. Only a meeting tells.
             n_open = _chunks_assigned(tx, "acknowledged IN (0, 2)")
             if n_open and not void_open:
                 raise StoreError(
-                    f"{database.path}: {n_open:,} chunks that the sites were agreeing on or freeing are not "
+                    f"{database.name}: {n_open:,} chunks that the sites were agreeing on or freeing are not "
                     f"settled; {_MEET}, or give them up with --void-open: nobody has been given them"
                 )
             void = _end_releases(tx)
@@ -150,11 +151,13 @@ def _chunks_assigned(tx: Tx, which: str) -> int:
 
 def _convert(database: Database) -> None:
     with database.look() as tx:
-        tx.connection.execute("BEGIN IMMEDIATE")
+        connection = tx.connection
+        assert isinstance(connection, sqlite3.Connection), "the release before knows no other database"
+        connection.execute("BEGIN IMMEDIATE")
         try:
-            run_script(tx.connection, f"from_v{_SCHEMA_BEFORE + 1}_to_v{_SCHEMA_BEFORE}.sql")
-            tx.connection.execute("COMMIT")
+            run_script(connection, f"from_v{_SCHEMA_BEFORE + 1}_to_v{_SCHEMA_BEFORE}.sql")
+            connection.execute("COMMIT")
         except BaseException:
-            if tx.connection.in_transaction:
-                tx.connection.execute("ROLLBACK")
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise

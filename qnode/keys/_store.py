@@ -1,4 +1,4 @@
-"""The key store of one site on SQLite: every method is one change, durable when it returns.
+"""The key store of one site in a database: every method is one change, durable when it returns.
 
 A restored database is always detected, at whatever point a crash comes. A transaction that consumes or
 decides something (a delivery, a pad, a block's number or state, a change of owner, an expiry) raises the
@@ -82,18 +82,19 @@ from qnode.units import CHUNK_BITS
 _EXPIRED_AT_ONCE = 16
 
 
-class SqliteKeyStore(KeyStore):
-    """`qnode.keys.KeyStore` documents the methods."""
+class SqlKeyStore(KeyStore):
+    """`qnode.keys.KeyStore` documents the methods. ``beside``: the file in whose folder backups are made."""
 
-    def __init__(self, database: Database, register: PresharedRegister) -> None:
+    def __init__(self, database: Database, register: PresharedRegister, beside: Path) -> None:
         self._database = database
         self._register = register
+        self._beside = beside
         with suppress(PoolExhausted), database.look() as tx:
             # By an earlier version, or by an interrupted start; without a head there is no pool.
             register.finish(preshared_fingerprint(_pool.head(tx)))
 
     def __repr__(self) -> str:
-        return f"SqliteKeyStore({str(self._database.path)!r})"
+        return f"{type(self).__name__}({self._database.name!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -417,7 +418,7 @@ class SqliteKeyStore(KeyStore):
         return AuditPage(chains=chains, rows=rows, anchored=None if anchor is None else anchor.audit)
 
     def save_backup(self, files: Mapping[str, bytes], software: str) -> BinaryIO:
-        return _backup.save_backup(self._database, self._register.content(), files, software)
+        return _backup.save_backup(self._database, self._beside, self._register.content(), files, software)
 
     def prune_audit(self, before_s: float) -> int:
         with self._database.look() as tx:
@@ -482,6 +483,10 @@ class SqliteKeyStore(KeyStore):
             _pool.keep_only(tx, segments)
 
 
+class SqliteKeyStore(SqlKeyStore):
+    """The store in a file of SQLite."""
+
+
 def open_store(
     path: Path,
     *,
@@ -524,7 +529,7 @@ def open_store(
     except OSError as error:
         raise StoreUnusable(f"{path}: {error}; mend permissions or disk and start again") from error
     try:
-        return SqliteKeyStore(database, PresharedRegister(register_beside(anchor)))
+        return SqliteKeyStore(database, PresharedRegister(register_beside(anchor)), path)
     except BaseException:
         database.close()
         raise

@@ -13,7 +13,6 @@ Units are used instead of single slots, because each encryption is a call: a meg
 
 import hmac
 import secrets
-import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,6 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from qnode.errors import StoreUnusable
+from qnode.sql import Statements
 
 SLOTS_PER_UNIT = 128
 _LIVE_BYTES = SLOTS_PER_UNIT // 8
@@ -96,7 +96,7 @@ class _Unit:
 class Vault:
     """The encrypted units of one store. Every method runs in the caller's transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, store_key: bytes) -> None:
+    def __init__(self, connection: Statements, store_key: bytes) -> None:
         self._connection = connection
         self._store_key = store_key
         self._ciphers: dict[tuple[Kind, int], AESGCM] = {}
@@ -104,7 +104,7 @@ class Vault:
     def __repr__(self) -> str:
         return "Vault()"
 
-    def over(self, connection: sqlite3.Connection) -> "Vault":
+    def over(self, connection: Statements) -> "Vault":
         """Return a vault with the same key over another database."""
         return Vault(connection, self._store_key)
 

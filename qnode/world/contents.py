@@ -1,6 +1,5 @@
 """What lies in a store, all of it opened: for the checker alone."""
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 
 from cryptography.exceptions import InvalidTag
@@ -14,6 +13,7 @@ from qnode.keys._accepted import _Held, _parts
 from qnode.keys._assigned import decode, rest_of
 from qnode.keys._database import Database
 from qnode.keys._vault import SLOT_BYTES, Kind
+from qnode.sql import Statements
 from qnode.world.checker import StoreContents
 
 _LIVE_BYTES = 16
@@ -24,7 +24,7 @@ class _AuditOf:
 
     name = "store"
 
-    def __init__(self, connection: sqlite3.Connection, anchored: Head | None) -> None:
+    def __init__(self, connection: Statements, anchored: Head | None) -> None:
         self._connection = connection
         self.anchored = anchored
 

@@ -1,0 +1,49 @@
+"""What differs between the databases of a store: a connection with its transactions and its errors.
+
+The SQL of the parts of the store is the same for each (`qnode.sql`); so are the anchor and the groups of
+changes (`qnode.keys._database`).
+"""
+
+from typing import Protocol
+
+from qnode.errors import StoreError
+from qnode.sql import Statements
+
+
+class Engine(Protocol):
+    """One connection to a database that no other process uses for this store."""
+
+    name: str
+    """The database in messages: its path or its address, without secrets."""
+    error: type[Exception]
+    """The root of the errors that statements raise."""
+
+    @property
+    def statements(self) -> Statements:
+        """The connection, for the parts of the store."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+
+    def begin(self) -> None:
+        """Begin a transaction that writes."""
+
+    def commit(self) -> None:
+        """Make the open transaction durable. After an error it is unknown whether it is, or it is undone."""
+
+    def roll_back(self) -> None:
+        """Undo the open transaction."""
+
+    def translated(self, error: Exception) -> StoreError:
+        """Return what to say about an error of a statement.
+
+        StoreUnusable, with a text that does not name the database: its contents are in doubt, and it must be
+        opened again.
+        """
+
+    def remove_traces(self) -> bool:
+        """Remove encrypted traces of wiped slots; False if something prevents that for the moment."""
+
+    def close(self) -> None:
+        """Close the connection."""
