@@ -162,7 +162,8 @@ class Etsi014Section(Table, frozen=True):
         int,
         Described(
             "most keys reserved for a pair that requests keys, so that it still gets keys while the "
-            "link is cut. All pairs together have at most an eighth of the site's keys",
+            "link is cut. All pairs together have at most an eighth of the site's keys. Half of it also "
+            "serves for answers without a round trip; 0: no keys are agreed ahead",
             "keys",
             limits=Limits(0, 4096),
             reloaded=True,

@@ -17,6 +17,7 @@ from keys_support import LAYOUT, STORE_KEYS, Site, add_block, assigned, make_blo
 
 from qnode.errors import FieldError, KeyNotFound, LinkDown, PoolExhausted, StoreError, StoreUnusable
 from qnode.keys import (
+    Assignment,
     BlockState,
     Handover,
     KeyRange,
@@ -88,9 +89,23 @@ def consume_as_slave(store: SqliteKeyStore) -> object:
     return store.deliver_to_slave("t", "n", [key_id(make_block(1, 20).key[:32], 10)])
 
 
+def accept_stock(store: SqliteKeyStore) -> object:
+    stock = Assignment(
+        assignment_id=2,
+        owner="bob",
+        master_sae="n",
+        slave_saes=("t",),
+        size_bits=256,
+        ranges=(KeyRange(1, 15, 1),),
+        stock=True,
+    )
+    return store.accept_assignment(stock, 0.0)
+
+
 @pytest.mark.parametrize(
     "consume",
     [
+        accept_stock,
         consume_as_master,
         consume_pad,
         lambda store: store.confirm_receive_pad(PadId(0, 0)),

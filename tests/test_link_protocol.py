@@ -32,6 +32,7 @@ WHOLE: list[tuple[m.Message, set[str]]] = [
     (m.ClicksEnded(1, 17, 0, bytes(16), False, tag_counts()), {"tags"}),
     (m.Sifted(1, b"k", b"d", 4, ZEROS, 0, False, (0, 0), 0), {"n_z_plus", "boundary"}),
     (m.Amplify(1, 2048, b"seed", 100, 2), {"refill_pads"}),
+    (m.Assign(1, b"", 3), {"taken_chunks"}),
     (m.KeyAnswer(1, False, "full", True), {"share_used_up"}),
 ]
 

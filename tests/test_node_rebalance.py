@@ -102,8 +102,8 @@ class Peer:
     def __init__(self, conversation: SessionRouter) -> None:
         self._conversation = conversation
 
-    async def announce(self, assignment: Any) -> None:
-        await self._conversation.keys.assignments.announce(assignment)
+    async def announce(self, assignment: Any, taken_chunks: int = 0) -> None:
+        await self._conversation.keys.assignments.announce(assignment, taken_chunks)
 
     @property
     def connected(self) -> bool:
@@ -128,8 +128,8 @@ class SlowPeer(Peer):
         super().__init__(conversation)
         self.announced, self.go_on = trio.Event(), trio.Event()
 
-    async def announce(self, assignment: Any) -> None:
-        await super().announce(assignment)
+    async def announce(self, assignment: Any, taken_chunks: int = 0) -> None:
+        await super().announce(assignment, taken_chunks)
         self.announced.set()
         await self.go_on.wait()
 

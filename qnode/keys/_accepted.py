@@ -9,8 +9,8 @@ exist.
 **Share.** Keys that nobody fetches would fill the store until they expire, and then no block has room. The
 waiting keys of a pair are limited to `SHARE` times the space that all pairs together leave free. A single
 pair can thus use four fifths of the store, and there is always some space for the next pair (the dynamic
-threshold of shared memory in switches). A pair without waiting keys is never refused. Stock has its own limit
-and does not count.
+threshold of shared memory in switches). A pair without waiting keys is never refused. Stock counts from its
+acceptance: how much of it the master has got is not known here.
 """
 
 from collections.abc import Iterable, Sequence, Set
@@ -257,7 +257,7 @@ def _waiting(tx: Tx, master_sae: str, slave_sae: str) -> int:
 
 def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) -> None:
     """Count chunks that begin (or, if negative, cease) to wait for a slave."""
-    if assignment.stock or not n_chunks:
+    if not n_chunks:
         return
     master_sae = assignment.master_sae
     tx.connection.execute(
@@ -267,7 +267,7 @@ def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) 
     )
     if n_chunks < 0:
         tx.connection.execute(
-            "DELETE FROM waiting_pair WHERE master_sae = ? AND slave_sae = ? AND chunks = 0",
+            "DELETE FROM waiting_pair WHERE master_sae = ? AND slave_sae = ? AND chunks <= 0",
             (master_sae, slave_sae),
         )
 

@@ -16,7 +16,7 @@ One flush of the anchor per transaction, so per batch of keys and for all concur
 that distinguishes a backup made just before a delivery from the database after it. `assign`, `acknowledge`,
 `accept_assignment` and the voiding of assignments do not change the generation: if a restore loses
 them and nothing was consumed since, no key is delivered twice, because the peer refuses chunks that it has
-seen in use.
+seen in use. Only the acceptance of stock does, because the peer delivers it for long without asking again.
 
 The anchor cannot detect a virtual machine that was set back together with its disk. The peer can: it
 remembers the generation and the pads (`note_peer`, `view_of_peer`), and `confirm_generation` compares.
@@ -286,7 +286,7 @@ class SqlKeyStore(KeyStore):
     def accept_assignment(
         self, assignment: Assignment, now: float, *, most_chunks: int | None = None
     ) -> None:
-        with self._database.change(anchored=False) as tx:
+        with self._database.change(anchored=assignment.stock) as tx:
             _accepted.accept(tx, assignment, now, most_chunks)
 
     @mending

@@ -87,7 +87,7 @@ CREATE TABLE peer_assignment (
 ) STRICT;
 CREATE INDEX peer_age ON peer_assignment (stock, accepted_at);
 
--- Chunks that wait at this site for one slave, by pair, without stock: for its share of the store.
+-- Chunks that wait at this site for one slave, by pair: for its share of the store.
 CREATE TABLE waiting_pair (
     master_sae TEXT    NOT NULL,
     slave_sae  TEXT    NOT NULL,

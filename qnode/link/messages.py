@@ -338,10 +338,14 @@ class BlockDiscarded(Message, frozen=True):
 
 
 class Assign(Message, frozen=True):
-    """Make an assignment durable at the peer; its content is the key store's."""
+    """Make an assignment durable at the peer; its content is the key store's.
+
+    ``taken_chunks``: what the sender's encryptors have got of its stock since its last such message.
+    """
 
     request_id: Identifier
     assignment: Opaque
+    taken_chunks: Annotated[Count | UnsetType, Since(2, optional=True)] = UNSET
 
 
 class KeyAnswer(Message, frozen=True):

@@ -381,11 +381,11 @@ class LinkNode:
         """Whether the peer can free assignments."""
         return self._router is not None and self._router.keys.assignments.can_release
 
-    async def announce(self, assignment: Assignment) -> None:
+    async def announce(self, assignment: Assignment, taken_chunks: int = 0) -> None:
         """Return when the peer holds ``assignment``; raises LinkError, ShareUsedUp."""
         if self._router is None:
             raise LinkError("not connected")
-        await self._router.keys.assignments.announce(assignment)
+        await self._router.keys.assignments.announce(assignment, taken_chunks)
 
     def take_back(self, assignment_ids: Sequence[int], *, late: bool = False) -> trio.Event:
         """Release undelivered assignments, in this session if possible."""

@@ -13,13 +13,14 @@ from uuid import UUID
 import structlog
 import trio
 
+import qnode.keys._assigned as assigned
 import qnode.keys._opening as opening
 import qnode.keys._pool as pool
 import qnode.keys._ranges as ranges
 import qnode.keys._restore as restore
 import qnode.node.dialogue.bob as bob
 from qnode.block.disclosed import Disclosed
-from qnode.keys import Assignment, BlockState, PreparedBlock, SqliteKeyStore, StoredKey
+from qnode.keys import Assignment, BlockState, PreparedBlock, Release, SqliteKeyStore, StoredKey
 from qnode.keys._vault import Kind, Vault
 from qnode.link.session import Session
 from qnode.node.session.assignments import Assignments
@@ -105,10 +106,10 @@ def _pad_used_again() -> list[Change]:
 
 def _announced_later() -> list[Change]:
     def announce(real: Any) -> Any:
-        async def announce(self: Assignments, assignment: Assignment) -> None:
+        async def announce(self: Assignments, assignment: Assignment, taken_chunks: int = 0) -> None:
             async def work() -> None:
                 try:
-                    await real(self, assignment)
+                    await real(self, assignment, taken_chunks)
                 except Exception as error:  # noqa: BLE001 - a bug does not care
                     structlog.get_logger().warning("bug.announce", reason=str(error))
 
@@ -118,6 +119,34 @@ def _announced_later() -> list[Change]:
         return announce
 
     return [(Assignments, "announce", announce)]
+
+
+def _agreed_unheard() -> list[Change]:
+    def assign(real: Any) -> Any:
+        async def assign(self: AsyncStore, *args: Any, stock: bool = False) -> Assignment:
+            assignment: Assignment = await real(self, *args, stock=stock)
+            if stock:
+                await self.acknowledge(assignment.assignment_id)
+            return assignment
+
+        return assign
+
+    return [(AsyncStore, "assign", assign)]
+
+
+def _released_is_delivered() -> list[Change]:
+    def begin_release(real: Any) -> Any:
+        def begin_release(tx: Any, assignment_id: int) -> Release:
+            release: Release = real(tx, assignment_id)
+            tx.connection.execute(
+                "UPDATE own_assignment SET acknowledged = 1 WHERE assignment_id = ? AND stock = 1",
+                (assignment_id,),
+            )
+            return release
+
+        return begin_release
+
+    return [(assigned, "begin_release", begin_release)]
 
 
 def _giver_keeps() -> list[Change]:
@@ -220,6 +249,10 @@ BUGS = {
     "wipes-nothing": Bug("delivered chunks stay in their sealed units", ("I5",), _wipes_nothing),
     "pad-used-again": Bug("every second pad stays in the pool", ("I10", "I3", "I6"), _pad_used_again),
     "announced-later": Bug("a master gets keys before the peer holds them", ("I3",), _announced_later),
+    "agreed-unheard": Bug("keys count as agreed ahead before the peer holds them", ("I3",), _agreed_unheard),
+    "released-is-delivered": Bug(
+        "keys agreed ahead are delivered while the peer frees them", ("I3", "I5"), _released_is_delivered
+    ),
     "giver-keeps": Bug("chunks given to the peer stay assignable here", ("I2", "I5"), _giver_keeps),
     "always-equal": Bug("the verification hash is taken to be equal", ("I1",), _always_equal),
     "sample-for-nothing": Bug("a disclosed sample is not charged", ("I8",), _sample_for_nothing),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 import trio
+from msgspec import UNSET, UnsetType
 
 from qnode.errors import LinkError, NotOpen, ProtocolError, ShareUsedUp, StoreError, StoreUnusable
 from qnode.keys import Assignment, Release
@@ -70,11 +71,11 @@ class Assignments:
         self._resumed_up_to = (await store.positions()).last_assignment_id
         await self.release(left_open)
 
-    async def announce(self, assignment: Assignment) -> None:
+    async def announce(self, assignment: Assignment, taken_chunks: int = 0) -> None:
         """Announce ``assignment`` to the peer; returns when the peer holds it durably.
 
         A caller that does not wait for it must `take_back` the assignment; the answer is processed in any
-        case.
+        case. ``taken_chunks``: what encryptors got of the stock since the last announcement.
 
         Raises:
             ShareUsedUp: the peer accepts no more for this pair.
@@ -83,7 +84,7 @@ class Assignments:
         if assignment.assignment_id <= self._resumed_up_to:
             raise LinkError("a new session has begun since, in which this assignment was taken back")
         announcement = self._announcing[assignment.assignment_id] = _Announcement()
-        self._nursery.start_soon(self._announce, assignment, announcement)
+        self._nursery.start_soon(self._announce, assignment, taken_chunks, announcement)
         await announcement.over.wait()
         answer = announcement.answer
         if answer is None:
@@ -93,11 +94,14 @@ class Assignments:
         if not answer.ok:
             raise LinkError(f"the peer refused an assignment: {answer.error}")
 
-    async def _announce(self, assignment: Assignment, announcement: _Announcement) -> None:
+    async def _announce(self, assignment: Assignment, taken_chunks: int, announcement: _Announcement) -> None:
         content = msgspec.msgpack.encode(assignment)
+        told: int | UnsetType = UNSET
+        if taken_chunks and self._context.session.knows(Assign, "taken_chunks"):
+            told = taken_chunks
         try:
             announcement.answer = await self._ask(
-                lambda number: Assign(request_id=number, assignment=content)
+                lambda number: Assign(request_id=number, assignment=content, taken_chunks=told)
             )
         except ProtocolError:
             raise

@@ -32,7 +32,7 @@ T = TypeVar("T")
 class KeyControl:
     """The key control of one session.
 
-    ``accepted_chunks``: the number of chunks that the peer's encryptors have requested in this session.
+    ``accepted_chunks``: the number of chunks that the peer's encryptors got in this session, as far as told.
     """
 
     def __init__(self, context: BlockContext, requests: PeerRequests, nursery: trio.Nursery) -> None:
@@ -72,6 +72,8 @@ class KeyControl:
             if isinstance(message, Assign):
                 assignment = _decoded(message.assignment, Assignment)
                 by_shares = self._context.session.knows(KeyAnswer, "share_used_up")
+                if message.taken_chunks is not UNSET:
+                    self.accepted_chunks += message.taken_chunks
                 await store.accept_assignment(assignment, by_shares=by_shares)
                 if not assignment.stock:
                     self.accepted_chunks += sum(item.count for item in assignment.ranges)

@@ -1,13 +1,13 @@
 """Keys for encryptors: both stores together answer the requests of ETSI GS QKD 014.
 
 A key is assigned durably at the peer before it is delivered here, so that the request of the other encryptor
-always finds it. An assignment that was not acknowledged in time becomes free again at both sites when the
-peer responds. Until then encryptors are answered from the stock, or at once with an error.
+always finds it. Most requests are answered from keys that were agreed ahead (`stock`), without a round trip.
+For the others an assignment is made at once. One that was not acknowledged in time becomes free again at both
+sites when the peer responds. Until then encryptors are answered from the stock, or at once with an error.
 """
 
 import math
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from uuid import UUID
 
 import structlog
@@ -15,7 +15,7 @@ import trio
 
 from qnode.delivery import Key, KeySupply
 from qnode.errors import LinkDown, LinkError, NotEnoughKeys, ShareUsedUp
-from qnode.keys import Assignment, BlockRecord, StoredKey, chunks_per_key
+from qnode.keys import BlockRecord, StoredKey, chunks_per_key
 from qnode.node.supply.async_store import AsyncStore
 from qnode.node.supply.stock import PeerAssignments, SaePair, Stock
 from qnode.units import CHUNK_BITS
@@ -39,7 +39,7 @@ class LinkKeySupply(KeySupply):
         self._stock = Stock(store, peer)
         self._held_off: dict[SaePair, tuple[float, str]] = {}
         self.assigned_chunks = 0
-        """The number of chunks assigned on request: the demand at this site."""
+        """The number of chunks delivered to masters: the demand at this site."""
 
     async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
         """Return the number of keys available now; while the link is down, the number in stock."""
@@ -50,25 +50,48 @@ class LinkKeySupply(KeySupply):
         return free + in_stock if self._peer.can_release else free
 
     async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
-        """Assign ``number`` keys to master and slaves at both sites and return them.
+        """Deliver ``number`` keys to the master that the peer holds for the slaves.
 
-        While the peer is not reachable, keys of the default size for one slave come from the stock.
+        Keys of the default size for one slave come from the stock; if that is low, only while the peer is not
+        reachable, or there are no others.
 
         Raises:
             NotEnoughKeys: nothing was taken.
             ShareUsedUp: nothing was taken; keys of this pair must be fetched first.
             LinkDown: the peer did not acknowledge in time; these keys become free again.
         """
-        if len(slaves) == 1 and size_bits == CHUNK_BITS:
-            self._stock.note_asked(SaePair(master, slaves[0]))
+        pair = SaePair(master, slaves[0]) if len(slaves) == 1 and size_bits == CHUNK_BITS else None
+        if pair is not None:
+            self._stock.note_asked(pair, number)
         if not self._peer.connected:
-            return await self._from_stock(master, slaves, number, size_bits)
+            return await self._from_stock(pair, number)
+        # A peer of protocol 1 cannot be told of the demand.
+        if pair is not None and self._peer.can_release:
+            keys = await self._stock.take_ahead(pair, number)
+            if keys is not None:
+                return self._given(keys, number)
+        try:
+            return await self._agree(pair, master, slaves, number, size_bits)
+        except (NotEnoughKeys, ShareUsedUp) as refusal:
+            keys = None if pair is None else await self._stock.take(pair, number)
+            if keys is not None:
+                return self._given(keys, number)
+            if isinstance(refusal, ShareUsedUp) or not await self._free_for(
+                refusal, master, slaves, size_bits
+            ):
+                raise
+        return await self._agree(pair, master, slaves, number, size_bits)
+
+    async def _agree(
+        self, pair: SaePair | None, master: str, slaves: tuple[str, ...], number: int, size_bits: int
+    ) -> list[Key]:
+        """Assign keys, agree on them with the peer, and deliver them."""
         self._check_hold_off(master, slaves)
-        assignment = await self._assign(master, slaves, number, size_bits)
+        assignment = await self._store.assign(master, slaves, number, size_bits)
         these = [assignment.assignment_id]
         try:
             with trio.fail_after(self._patience_s()):
-                await self._peer.announce(assignment)
+                await self._peer.announce(assignment, self._stock.told_chunks())
             keys = await self._store.deliver_to_master(assignment.assignment_id)
         except ShareUsedUp as full:
             self._peer.take_back(these)
@@ -76,16 +99,19 @@ class LinkKeySupply(KeySupply):
             raise
         except trio.TooSlowError:
             self._peer.take_back(these, late=True)
-            return await self._from_stock(master, slaves, number, size_bits)
+            return await self._from_stock(pair, number)
         except LinkError:
             self._peer.take_back(these)
-            return await self._from_stock(master, slaves, number, size_bits)
+            return await self._from_stock(pair, number)
         except BaseException:
             # The caller has disconnected, or the disk is full. Unacknowledged keys never expire: without this
             # they would fill the store during the session.
             self._peer.take_back(these)
             raise
-        self.assigned_chunks += sum(item.count for item in assignment.ranges)
+        return self._given(keys, sum(item.count for item in assignment.ranges))
+
+    def _given(self, keys: list[StoredKey], n_chunks: int) -> list[Key]:
+        self.assigned_chunks += n_chunks
         return _for_delivery(keys)
 
     def _patience_s(self) -> float:
@@ -94,14 +120,12 @@ class LinkKeySupply(KeySupply):
             return MOST_ACKNOWLEDGE_S
         return min(ACKNOWLEDGE_S + 2.0 * round_trip_s, MOST_ACKNOWLEDGE_S)
 
-    async def _assign(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> Assignment:
-        try:
-            return await self._store.assign(master, slaves, number, size_bits)
-        except NotEnoughKeys as short:
-            missing = chunks_per_key(size_bits) * (short.asked - short.available)
-            if not await self._stock.take_back_for(SaePair(master, slaves[0]), missing):
-                raise
-        return await self._store.assign(master, slaves, number, size_bits)
+    async def _free_for(
+        self, short: NotEnoughKeys, master: str, slaves: tuple[str, ...], size_bits: int
+    ) -> bool:
+        """Free the missing keys of a request from the stock, if that is possible."""
+        missing = chunks_per_key(size_bits) * (short.asked - short.available)
+        return await self._stock.take_back_for(SaePair(master, slaves[0]), missing)
 
     def _check_hold_off(self, master: str, slaves: tuple[str, ...]) -> None:
         """Send no request for a pair whose share of the peer's store was used up recently."""
@@ -116,14 +140,11 @@ class LinkKeySupply(KeySupply):
         for slave in slaves:
             self._held_off[SaePair(master, slave)] = until_s, str(full)
 
-    async def _from_stock(
-        self, master: str, slaves: tuple[str, ...], number: int, size_bits: int
-    ) -> list[Key]:
-        if len(slaves) == 1 and size_bits == CHUNK_BITS:
-            with suppress(NotEnoughKeys):
-                keys = await self._store.take_from_stock(master, slaves[0], number, size_bits)
-                return _for_delivery(keys)
-        raise LinkDown("the other site cannot be reached to agree on keys")
+    async def _from_stock(self, pair: SaePair | None, number: int) -> list[Key]:
+        keys = None if pair is None else await self._stock.take(pair, number)
+        if keys is None:
+            raise LinkDown("the other site cannot be reached to agree on keys")
+        return self._given(keys, number)
 
     async def keep_stock(
         self, pairs: Callable[[], Collection[SaePair]], stock_per_pair: Callable[[], int]

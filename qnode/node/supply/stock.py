@@ -1,32 +1,43 @@
-"""The stock: keys set aside for pairs of encryptors, for the time when the sites cannot reach each other.
+"""The stock: keys agreed ahead with the other site, for pairs of encryptors that ask.
 
-Only pairs that ask have a stock. All of them have the same size, together at most `SHARE` of the keys that
-their site may assign. The stock takes nothing from other pairs: a pair that finds too few free keys takes
-back, by agreement with the peer, its own stock and the stock of pairs that have not asked recently. A stock
-that was not used for `DEMAND_S` becomes free again instead of expiring. A stock survives a restart.
+A pair's stock has two parts. Its *reserve* is for the time when the sites cannot reach each other. The
+reserves of all pairs have the same size, together at most `SHARE` of the keys that the site may assign. What
+a pair has *ahead* is as much as it requested over the last `AHEAD_S`. For this the pairs share at most
+another `SHARE`, and none has more than another that requests as much. While the link is up, requests are
+answered from the stock without a round trip, as long as half the reserve stays. A stock that becomes low is
+filled up meanwhile.
+
+Only pairs that ask have a stock. It takes nothing from other pairs: a pair that finds too few free keys takes
+back, by agreement with the peer, its own stock and the stock of pairs that have not asked recently. What a
+pair no longer needs ahead, and a stock that was not used for `DEMAND_S`, become free again instead of
+expiring. A stock survives a restart.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 import trio
 
 from qnode.errors import LinkError, NotEnoughKeys, ShareUsedUp
-from qnode.keys import Assignment, StockItem
+from qnode.keys import Assignment, StockItem, StoredKey
 from qnode.node.supply.async_store import AsyncStore
 from qnode.units import CHUNK_BITS
 
 SHARE = 1 / 8
+AHEAD_S: Final = 5.0
 DEMAND_S = 86_400.0
 PERIOD_S = 5.0
 IDLE_PERIOD_S = 600.0  # while no pair has asked
 # If the stock was too small for a request, the stocks of others are checked again only after this time.
 LOOK_AGAIN_S = 1.0
+# The peer computes the key_IDs of an assignment at once.
+MOST_KEYS_AT_ONCE: Final = 4096
+MOST_FILLED_AT_ONCE: Final = 16
 
 log = structlog.get_logger()
 
@@ -46,8 +57,10 @@ class PeerAssignments(Protocol):
     def can_release(self) -> bool:
         """Whether the peer can free assignments; otherwise they can only be voided."""
 
-    async def announce(self, assignment: Assignment) -> None:
+    async def announce(self, assignment: Assignment, taken_chunks: int = 0) -> None:
         """Return once the peer holds ``assignment``; a caller that does not wait for it takes it back.
+
+        ``taken_chunks``: what encryptors have got of the stock since the last call.
 
         Raises:
             ShareUsedUp: the peer accepts no more for this pair.
@@ -72,10 +85,32 @@ class SaePair:
 
 @dataclass(frozen=True)
 class StockPlan:
-    """The changes of a stock: assignments to take back, keys to set aside."""
+    """The changes of a stock: assignments to take back, keys to set aside.
+
+    ``reserve``: the size of each pair's reserve. ``most_ahead``: how many keys a pair has ahead at most.
+    """
 
     take_back: list[int] = field(default_factory=list)
     set_aside: dict[SaePair, int] = field(default_factory=dict)
+    reserve: int = 0
+    most_ahead: int = 0
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the stock is as it should be."""
+        return not self.take_back and not self.set_aside
+
+    def kept_back(self) -> int:
+        """Return how many keys a pair keeps for a cut while the link is up: half of its reserve."""
+        return (self.reserve + 1) // 2
+
+    def wanted(self, recent_keys: int) -> int:
+        """Return the size of the stock of a pair that has requested ``recent_keys`` over `AHEAD_S`."""
+        return self.reserve + min(recent_keys, self.most_ahead)
+
+    def is_low(self, n_keys: int, wanted: int) -> bool:
+        """Return whether half of what a stock of ``wanted`` keys gives while the link is up is used."""
+        return 2 * n_keys < wanted + self.kept_back()
 
 
 def pair_of(item: StockItem) -> SaePair:
@@ -83,37 +118,75 @@ def pair_of(item: StockItem) -> SaePair:
     return SaePair(item.master_sae, item.slave_sae)
 
 
-def plan_stock(
-    items: Sequence[StockItem], asking: Collection[SaePair], n_free: int, stock_per_pair: int, now: float
-) -> StockPlan:
-    """Return the changes of a stock of ``items`` for the pairs ``asking``, with ``n_free`` free chunks.
+def level(wishes: Collection[int], budget: int) -> int:
+    """Return the largest number to which ``wishes`` can be limited so that their sum fits ``budget``."""
+    rest, left = budget, len(wishes)
+    for wish in sorted(wishes):
+        if wish * left > rest:
+            return rest // left
+        rest -= wish
+        left -= 1
+    return budget
 
-    ``now`` is in the seconds of `StockItem.assigned_at`. A new plan after the changes is empty.
+
+def plan_stock(
+    items: Sequence[StockItem],
+    asking: Mapping[SaePair, int],
+    n_free: int,
+    stock_per_pair: int,
+    now: float,
+    coming: Mapping[SaePair, int] | None = None,
+) -> StockPlan:
+    """Return the changes of a stock of ``items`` with ``n_free`` free chunks.
+
+    ``asking``: the pairs that ask, with the keys that each requested over `AHEAD_S`. ``now`` is in the
+    seconds of `StockItem.assigned_at`. ``coming``: keys on their way into the stock. A new plan after the
+    changes changes nothing.
     """
-    result = StockPlan()
-    held = Counter[SaePair]()
+    held = Counter(coming or {})
     for item in items:
         held[pair_of(item)] += item.n_keys
     n_held = sum(held[pair] for pair in asking)
-    budget = int(SHARE * (n_free + held.total()))
-    if not stock_per_pair:
-        budget = n_held = 0
-    each = min(stock_per_pair, max(1, budget // max(1, len(asking))))
-    # When the store runs empty, only a stock of more than twice the mean counts as surplus.
-    most = 2 * max(each, n_held // max(1, len(asking)))
-    for item in items:
-        surplus = pair_of(item) in asking and held[pair_of(item)] > most
+    budget = int(SHARE * (n_free + held.total())) if stock_per_pair else 0
+    result = StockPlan(
+        reserve=min(stock_per_pair, max(1, budget // max(1, len(asking)))),
+        most_ahead=level(asking.values(), budget),
+    )
+    wanted = {pair: result.wanted(recent) for pair, recent in asking.items()}
+    # When the store runs empty, only a reserve of more than twice the mean counts as surplus.
+    mean = min(n_held // max(1, len(asking)), stock_per_pair)
+    left = held.copy()
+    for item in reversed(items):
+        pair = pair_of(item)
+        surplus = pair in wanted and left[pair] > 2 * max(wanted[pair], mean)
         if surplus or not stock_per_pair or now - item.assigned_at > DEMAND_S:
             result.take_back.append(item.assignment_id)
-    ids = set(result.take_back)
-    taken_back = {pair_of(item) for item in items if item.assignment_id in ids}
-    room = min(budget - n_held, n_free)
-    for pair in asking:
-        number = min(each - held[pair], room)
-        if number > 0 and 2 * held[pair] < each and pair not in taken_back:
+            left[pair] -= item.n_keys
+    room = min(budget + sum(wanted.values()) - result.reserve * len(wanted) - n_held, n_free)
+    for pair, number in wanted.items():
+        number = min(number - held[pair], room)
+        if number > 0 and result.is_low(held[pair], wanted[pair]) and left[pair] == held[pair]:
             result.set_aside[pair] = number
             room -= number
     return result
+
+
+@dataclass
+class _Asking:
+    """A pair that asks: when last, and how many keys over about the `AHEAD_S` before."""
+
+    at_s: float
+    keys: float = 0.0
+
+    def add(self, number: int) -> None:
+        """Count a request for keys."""
+        now_s = trio.current_time()
+        self.keys = number + self.keys * math.exp((self.at_s - now_s) / AHEAD_S)
+        self.at_s = now_s
+
+    def recent_keys(self) -> int:
+        """Return the keys requested recently, as of now."""
+        return round(self.keys * math.exp((self.at_s - trio.current_time()) / AHEAD_S))
 
 
 class Stock:
@@ -122,24 +195,86 @@ class Stock:
     def __init__(self, store: AsyncStore, peer: PeerAssignments) -> None:
         self._store = store
         self._peer = peer
-        self._asked_at_s: dict[SaePair, float] = {}
-        self._newly_asked = trio.Event()
+        self._pairs: dict[SaePair, _Asking] = {}
+        self._plan = StockPlan()
+        # What the store has, as far as known here: the store decides.
+        self._held = Counter[SaePair]()
+        self._coming: dict[SaePair, int] = {}
+        self._low: set[SaePair] = set()
+        self._changed = trio.Event()
+        self._look_now = False
         self._in_hand: set[int] = set()
         self._nothing_until_s = -math.inf
+        self._untold_chunks = 0
 
-    def note_asked(self, pair: SaePair) -> None:
-        """Remember that a pair asks: it gets a stock, or keeps the one it has."""
-        if pair not in self._asked_at_s:
-            self._newly_asked.set()
-        self._asked_at_s[pair] = trio.current_time()
+    def note_asked(self, pair: SaePair, number: int) -> None:
+        """Remember that a pair requests keys: it gets a stock, or keeps the one it has."""
+        asking = self._pairs.get(pair)
+        if asking is None:
+            asking = self._pairs[pair] = _Asking(trio.current_time())
+            self._look_now = True
+            self._changed.set()
+        asking.add(number)
+
+    async def take_ahead(self, pair: SaePair, number: int) -> list[StoredKey] | None:
+        """Deliver keys agreed ahead while the link is up; None if they do not suffice beside the reserve."""
+        enough = self._held[pair] - number >= self._plan.kept_back()
+        keys = await self.take(pair, number) if enough else None
+        asking = self._pairs.get(pair)
+        if asking is not None and self._plan.is_low(
+            self._held[pair], self._plan.wanted(asking.recent_keys())
+        ):
+            self._low.add(pair)
+            self._changed.set()
+        return keys
+
+    async def take(self, pair: SaePair, number: int) -> list[StoredKey] | None:
+        """Deliver keys of the pair's stock, the reserve included; None if they do not suffice."""
+        self._held[pair] -= number
+        try:
+            keys = await self._store.take_from_stock(pair.master, pair.slave, number, CHUNK_BITS)
+        except NotEnoughKeys as short:
+            self._held[pair] = short.available
+            return None
+        self._untold_chunks += number
+        return keys
+
+    def told_chunks(self) -> int:
+        """Return the chunks that encryptors got of the stock since the last call, for the peer."""
+        told, self._untold_chunks = self._untold_chunks, 0
+        return told
 
     async def keep(self, pairs: Callable[[], Collection[SaePair]], stock_per_pair: Callable[[], int]) -> None:
         """During a session, keep a stock for those of ``pairs`` that ask."""
-        while True:
-            self._newly_asked = trio.Event()
-            await self._look_after(self._asking(pairs()), stock_per_pair())
-            with trio.move_on_after(PERIOD_S if self._asked_at_s else IDLE_PERIOD_S):
-                await self._newly_asked.wait()
+        self._coming.clear()
+        at_once = trio.CapacityLimiter(MOST_FILLED_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+
+            def fill(pair: SaePair, number: int) -> None:
+                self._coming[pair] = number
+                nursery.start_soon(self._fill, at_once, pair, number)
+
+            while True:
+                self._changed = trio.Event()
+                self._look_now = False
+                for pair, number in (await self._look_after(pairs(), stock_per_pair())).items():
+                    fill(pair, number)
+                with trio.move_on_after(PERIOD_S if self._pairs else IDLE_PERIOD_S):
+                    while not self._look_now:
+                        await self._changed.wait()
+                        self._changed = trio.Event()
+                        low, self._low = self._low, set()
+                        for pair in low:
+                            self._fill_up(pair, fill)
+
+    def _fill_up(self, pair: SaePair, fill: Callable[[SaePair, int], None]) -> None:
+        """Let a stock that is low be filled up."""
+        asking = self._pairs.get(pair)
+        if asking is None or pair in self._coming:
+            return
+        wanted = self._plan.wanted(asking.recent_keys())
+        if self._plan.is_low(self._held[pair], wanted):
+            fill(pair, wanted - self._held[pair])
 
     async def take_back_for(self, pair: SaePair, n_chunks: int) -> bool:
         """Free ``n_chunks`` of stock for a pair with too few keys: its own, and that of pairs not asking.
@@ -170,37 +305,60 @@ class Stock:
         await self._take_back(chosen)
         return True
 
-    def _asking(self, pairs: Collection[SaePair] | None = None) -> dict[SaePair, float]:
-        """Return the pairs that asked recently; others, and those not in ``pairs``, are forgotten."""
-        known = self._asked_at_s if pairs is None else set(pairs)
+    def _asking(self, pairs: Collection[SaePair] | None = None) -> dict[SaePair, int]:
+        """Return the keys that each pair requested recently; pairs that do not ask, or are not in ``pairs``,
+        are forgotten.
+        """
+        known = self._pairs if pairs is None else set(pairs)
         since_s = trio.current_time() - DEMAND_S
-        self._asked_at_s = {
-            pair: at_s for pair, at_s in self._asked_at_s.items() if at_s >= since_s and pair in known
+        self._pairs = {
+            pair: asking for pair, asking in self._pairs.items() if asking.at_s >= since_s and pair in known
         }
-        return self._asked_at_s
+        return {pair: asking.recent_keys() for pair, asking in self._pairs.items()}
 
-    async def _look_after(self, asking: Collection[SaePair], stock_per_pair: int) -> None:
+    async def _look_after(self, pairs: Collection[SaePair], stock_per_pair: int) -> dict[SaePair, int]:
+        """Plan the stock, and take back what is too much; return the keys to set aside."""
+        asking = self._asking(pairs)
         items = await self._store.stock_items()
+        self._held = Counter()
+        for item in items:
+            self._held[pair_of(item)] += item.n_keys
         if not items and not asking:
-            return
+            self._plan = StockPlan()
+            return {}
         counts = await self._store.counts()
-        plan = plan_stock(items, asking, counts.available_own, stock_per_pair, self._store.now())
+        self._plan = plan = plan_stock(
+            items, asking, counts.available_own, stock_per_pair, self._store.now(), self._coming
+        )
         if plan.take_back and self._peer.can_release:
             await self._take_back([one for one in plan.take_back if one not in self._in_hand])
-        for pair, number in plan.set_aside.items():
-            with suppress(NotEnoughKeys):  # an encryptor took the keys first
-                await self._set_aside(pair, number)
+        return {pair: number for pair, number in plan.set_aside.items() if pair not in self._coming}
 
-    async def _set_aside(self, pair: SaePair, number: int) -> None:
+    async def _fill(self, at_once: trio.CapacityLimiter, pair: SaePair, number: int) -> None:
+        """Set keys aside for a pair."""
+        try:
+            async with at_once:
+                while number > 0:
+                    part = min(number, MOST_KEYS_AT_ONCE)
+                    with suppress(NotEnoughKeys):  # an encryptor took the keys first
+                        if not await self._set_aside(pair, part):
+                            return
+                    number -= part
+        finally:
+            self._coming.pop(pair, None)
+
+    async def _set_aside(self, pair: SaePair, number: int) -> bool:
         assignment = await self._store.assign(pair.master, (pair.slave,), number, CHUNK_BITS, stock=True)
         try:
-            await self._peer.announce(assignment)
+            await self._peer.announce(assignment, self.told_chunks())
         except (LinkError, ShareUsedUp) as error:
             log.warning("stock.refused", master=pair.master, slave=pair.slave, reason=str(error))
             await self._peer.take_back([assignment.assignment_id]).wait()
-            return
+            return False
         await self._store.acknowledge(assignment.assignment_id)
-        log.info("stock.filled", master=pair.master, slave=pair.slave, keys=number)
+        self._held[pair] += number
+        log.debug("stock.filled", master=pair.master, slave=pair.slave, keys=number)
+        return True
 
     async def _take_back(self, assignment_ids: list[int]) -> None:
         if not assignment_ids:
