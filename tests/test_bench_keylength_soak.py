@@ -22,7 +22,7 @@ def last(n_sets: int, **options: Any) -> KeyLengthSoak:
 
 @pytest.fixture(scope="module")
 def soaked() -> KeyLengthSoak:
-    return last(1500, compare_one_in=30)
+    return last(700, compare_one_in=20)
 
 
 def test_no_estimator_crashes_or_gives_more_bits_than_were_sifted(soaked: KeyLengthSoak) -> None:

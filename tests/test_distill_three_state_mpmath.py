@@ -12,7 +12,7 @@ from qnode.distill.keylength.certificate import ArmRatio
 from qnode.distill.keylength.yields import generators
 
 
-@pytest.mark.parametrize("index", range(16))
+@pytest.mark.parametrize("index", range(8))
 def test_the_certified_bound_lies_just_below_the_best_attack(index: int) -> None:
     found = compare(inputs_of_case(index))
     assert found.agrees, found

@@ -58,8 +58,8 @@ def accidental(counts: TagCounts, source: SourceParameters) -> float:
 
 
 @pytest.mark.parametrize("hold_off", ["independent", "joint"])
-def test_an_honest_receiver_at_turin_never_clicks_too_soon_in_four_minutes(hold_off: HoldOff) -> None:
-    counts, source = counted("turin", 240.0, 62.5e-6, hold_off, hold_off, seed=41)
+def test_an_honest_receiver_at_turin_never_clicks_too_soon(hold_off: HoldOff) -> None:
+    counts, source = counted("turin", 100.0, 62.5e-6, hold_off, hold_off, seed=41)
     assert counts.too_close == 0
     assert counts.double_clicks == 0
     clicks = sum(counts.z_clicks) + sum(counts.x_clicks)
@@ -67,7 +67,7 @@ def test_an_honest_receiver_at_turin_never_clicks_too_soon_in_four_minutes(hold_
     if hold_off == "independent":
         expected = accidental(counts, source)
         assert abs(counts.cross_clicks - expected) < 5.0 * expected**0.5
-        assert counts.cross_clicks > 50
+        assert counts.cross_clicks > 20
     else:  # whoever clicks first blanks the other before its light of the same slot is told
         assert counts.cross_clicks < 10
 

@@ -249,7 +249,7 @@ def test_failed_alignments_ask_for_longer_probes_and_in_the_end_for_a_new_clock(
 def test_alice_accepts_the_probes_of_a_series_however_long_blocks_of_tags_are(block_s: float) -> None:
     synchroniser = Synchroniser(SOURCE, RECEIVER, np.random.default_rng(1).bytes)
     probes = []
-    for block in Link(rate_hz=12_000).tags(4.0, seed=10).blocks(block_s):
+    for block in Link(rate_hz=12_000).tags(2.5, seed=10).blocks(block_s):
         probe = synchroniser.feed(block).probe
         if probe is not None:
             probes.append(probe)
