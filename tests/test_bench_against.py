@@ -166,7 +166,7 @@ def test_a_checkout_says_what_an_announced_click_costs() -> None:
 
 def test_messages_of_both_ends_and_a_handshake_are_measured(tmp_path: Path) -> None:
     with staged(Checkout.this(), tmp_path, "turin") as sites:
-        ends = both_ends(Checkout.this(), sites, 20, 2)
+        ends = both_ends(Checkout.this(), sites, 1)
         assert handshake_s(sites, Encryptors.of(sites).contexts["alice"]) > 0.0
     figures = channel_figures(*ends)
     assert json.dumps(sorted(ends[0])) == '["bare_ns", "bare_us", "byte_ns", "code_ns", "round_us"]'

@@ -1,6 +1,5 @@
 """Both daemons of a link, of any version, seen from outside: processor time, memory, status."""
 
-import os
 import shutil
 import subprocess
 import threading
@@ -22,6 +21,7 @@ from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status
 _POLL_S: Final = 0.1
 _PATIENCE_S: Final = 300.0
 _STOP_S: Final = 20.0
+_CPUCLOCK_SCHED: Final = 2  # of Linux, include/linux/posix-timers.h: the clock of a process as scheduled
 
 Status = dict[str, Any]
 
@@ -90,7 +90,7 @@ class Daemon:
             CaseFailed: it ended.
         """
         if self.process.poll() is not None:
-            raise CaseFailed(f"{self.role}'s daemon ended: {last_line(self.log.read_text(errors='replace'))}")
+            raise self._ended()
         try:
             found: Status = msgspec.json.decode(ask_status(self.control_socket, patience_s=10.0))
         except (NodeNotRunning, NoAnswer):
@@ -98,9 +98,18 @@ class Daemon:
         return found
 
     def processor_s(self) -> float:
-        """Return the processor time that it and its ended children have used, to a hundredth of a second."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+        """Return the processor time that all its threads have used, ended ones included.
+
+        Raises:
+            CaseFailed: it ended.
+        """
+        try:
+            return time.clock_gettime(~self.process.pid << 3 | _CPUCLOCK_SCHED)
+        except OSError:
+            raise self._ended() from None
+
+    def _ended(self) -> CaseFailed:
+        return CaseFailed(f"{self.role}'s daemon ended: {last_line(self.log.read_text(errors='replace'))}")
 
     def peak_mib(self) -> float:
         """Return its peak resident memory."""

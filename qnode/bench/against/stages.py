@@ -13,7 +13,6 @@ from qnode.bench.against.daemons import Staged, staged
 MESSAGE = "1 kB message / bare TLS"
 BULK = "bulk byte / its primitives"
 _CLICKS: Final = 300_000
-_BATCHES: Final = 40
 
 
 def stage(name: str) -> Case:
@@ -64,25 +63,24 @@ def announcement(checkout: Checkout, _folder: Path, *, quick: bool) -> Measure:
 
 def channel(checkout: Checkout, folder: Path, *, quick: bool) -> Measure:
     """Measure messages of a block between two processes over the link's TLS."""
-    rounds = 500 if quick else 2000
+    parts = 10 if quick else 30
 
     def measure() -> Figures:
         with staged(checkout, folder, "turin") as sites:
-            return channel_figures(*both_ends(checkout, sites, rounds, _BATCHES))
+            return channel_figures(*both_ends(checkout, sites, parts))
 
     return measure
 
 
-def both_ends(checkout: Checkout, sites: Staged, rounds: int, batches: int) -> list[dict[str, float]]:
+def both_ends(checkout: Checkout, sites: Staged, parts: int) -> list[dict[str, float]]:
     """Run `inside/channel.py` at both sites; return what both printed.
 
     Raises:
         CaseFailed: one of them failed.
     """
-    words = (str(INSIDE / "channel.py"), str(rounds), str(batches))
     processes = [
         subprocess.Popen(
-            checkout.command(words[0], site_file, *words[1:]),
+            checkout.command(str(INSIDE / "channel.py"), site_file, str(parts)),
             env=checkout.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

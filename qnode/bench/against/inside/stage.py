@@ -4,7 +4,7 @@
     stage.py prepare LINK FOLDER OPTIONS
 
 LINK is `fast` or `turin`. OPTIONS, an object of JSON: ``recording`` (a folder; without it the devices are
-simulated), ``loop``, ``round_trip_s``, ``sifted_bits`` (of a block). `prepare` prints what clients need.
+simulated), ``loop``, ``round_trip_s``. `prepare` prints what clients need.
 """
 
 import json
@@ -13,14 +13,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import msgspec.structs
-
 from qnode.bench.links import FAST, TURIN
 from qnode.loopback.prepare import LoopbackConfig, Prepared, Staging, prepare
 from qnode.simulate.recorder import record, steady_clocks
 
 LINKS = {"fast": FAST, "turin": TURIN}
-# Simulated seconds: 28 and 10 million tags.
+# Simulated seconds: 28 million tags, two blocks and a half; 10 million tags, played in a loop.
 RECORDED_S = {"fast": 1.0, "turin": 320.0}
 MOST_CHUNKS = 1 << 25  # no store becomes full
 
@@ -36,10 +34,6 @@ def played(recording: str, *, loop: bool) -> Any:
 
 def staged(folder: Path, config: LoopbackConfig, options: dict[str, Any]) -> Prepared:
     """Prepare both sites in ``folder``."""
-    if "sifted_bits" in options:
-        block = msgspec.structs.replace(config.link.block, sifted_bits=options["sifted_bits"])
-        link = msgspec.structs.replace(config.link, block=block)
-        config = msgspec.structs.replace(config, link=link)
     staging = Staging(
         round_trip_s=options.get("round_trip_s", 0.0),
         played=played(options["recording"], loop=options["loop"]) if "recording" in options else None,
