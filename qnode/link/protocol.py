@@ -57,6 +57,8 @@ def check_said(message: msgspec.Struct, protocol: int) -> None:
         ProtocolError: names the kind or field.
     """
     kind = type(message)
+    if _as_in_protocol_1(kind):
+        return
     block = f"block {message.block_id}: " if hasattr(message, "block_id") else ""
     if protocol_of(kind) > protocol:
         raise ProtocolError(f"{block}{kind.__name__}: said, but protocol {protocol} does not know it")
@@ -67,6 +69,12 @@ def check_said(message: msgspec.Struct, protocol: int) -> None:
             raise ProtocolError(f"{block}{name}: said, but protocol {protocol} does not know it")
         if not said and since.protocol <= protocol and not since.optional:
             raise ProtocolError(f"{block}{name}: not said, but protocol {protocol} says it")
+
+
+@cache
+def _as_in_protocol_1(kind: type[msgspec.Struct]) -> bool:
+    """Return whether every protocol has this kind of message, with the same fields."""
+    return protocol_of(kind) == OLDEST_PROTOCOL and not later_fields(kind)
 
 
 # The link parameters of protocol 1, in the order of its digest.

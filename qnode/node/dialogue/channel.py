@@ -5,7 +5,8 @@ one. A block ends when it is accepted, or by `BlockLost` with the reason.
 """
 
 import math
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable
 from typing import TypeVar
 
 import trio
@@ -40,8 +41,14 @@ class BlockChannel:
         self.prepared = False
         """The block's key is durably prepared at this site: both sites settle its outcome together."""
         self._session = session
-        self._deliver, self._inbox = trio.open_memory_channel[BlockMessage | None](INBOX_MESSAGES)
-        self._answer_by_s = math.inf
+        self._inbox: deque[BlockMessage] = deque()
+        self._room = trio.lowlevel.ParkingLot()  # messages that wait for the inbox
+        self._closed = False
+        # A memory channel would cost several turns and objects for each message.
+        self._expecting: trio.lowlevel.Task | None = None
+        self._arrived: BlockMessage | None = None
+        self._within_s = math.inf
+        self._since_s: float | None = None
 
     @property
     def protocol(self) -> int:
@@ -51,36 +58,42 @@ class BlockChannel:
     @property
     def must_wait(self) -> bool:
         """Whether the peer's next message has to wait until this block has read another one."""
-        full = self._deliver.statistics().current_buffer_used >= INBOX_MESSAGES
-        return full and self._back_pressure
+        return self._back_pressure and len(self._inbox) >= INBOX_MESSAGES
 
     def deliver_at_once(self, message: BlockMessage) -> None:
-        """Put a received message into the inbox, unless it `must_wait`.
+        """Pass a received message to the task that expects it, or into the inbox, unless it `must_wait`.
 
         Raises:
             ProtocolError: the peer has sent more messages than the dialogue has.
         """
-        # A block that has just ended ignores messages that were still on their way.
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            try:
-                self._deliver.send_nowait(message)
-            except trio.WouldBlock:
-                raise ProtocolError(
-                    f"block {self.block_id}: more than {INBOX_MESSAGES} messages without a request"
-                ) from None
+        if self._closed:  # a block that has just ended ignores messages that were still on their way
+            return
+        if self._expecting is not None:
+            self._wake(message)
+        elif len(self._inbox) < INBOX_MESSAGES:
+            self._inbox.append(message)
+        else:
+            raise ProtocolError(
+                f"block {self.block_id}: more than {INBOX_MESSAGES} messages without a request"
+            )
 
     async def deliver(self, message: BlockMessage) -> None:
-        """Put a received message into the inbox when there is room."""
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._deliver.send(message)
+        """Pass a received message on when there is room."""
+        while self._expecting is None and len(self._inbox) >= INBOX_MESSAGES and not self._closed:
+            await self._room.park()
+        self.deliver_at_once(message)
 
     def check_answer(self, now_s: float) -> None:
-        """Wake the task that waits for a message of the peer if its time is over; to be called now and then.
+        """Wake the task that waits for a message of the peer if its time is over; to be called each second.
 
         A cancel scope around each wait would cost more than all the rest of it.
         """
-        if now_s >= self._answer_by_s and self._inbox.statistics().tasks_waiting_receive:
-            self._deliver.send_nowait(None)
+        if self._expecting is None:
+            return
+        if self._since_s is None:
+            self._since_s = now_s
+        elif now_s >= self._since_s + self._within_s:
+            self._wake(None)
 
     async def send(self, message: BlockMessage) -> None:
         """Send ``message`` to the peer."""
@@ -93,20 +106,42 @@ class BlockChannel:
             BlockLost: the peer discarded the block.
             ProtocolError: the peer sent another message, or none ``within_s``.
         """
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        self._answer_by_s = trio.current_time() + within_s
-        message = await self._inbox.receive()
-        self._answer_by_s = math.inf
-        if message is None:
-            raise ProtocolError(f"block {self.block_id}: no {wanted} within {within_s:g} s")
+        message = await self._next(within_s)
         if isinstance(message, kinds):
             return message
         if isinstance(message, BlockDiscarded):
             raise BlockLost(reason_from_peer(message.reason), printable(message.detail), told=True)
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        if message is None:
+            raise ProtocolError(f"block {self.block_id}: no {wanted} within {within_s:g} s")
         raise ProtocolError(f"block {self.block_id}: expected {wanted}, got {type(message).__name__}")
+
+    async def _next(self, within_s: float) -> BlockMessage | None:
+        """Return the next message, None if none comes ``within_s``."""
+        if self._inbox:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            message = self._inbox.popleft()
+            self._room.unpark()
+            return message
+        self._within_s, self._since_s = within_s, None
+        self._expecting = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._give_up)
+        arrived, self._arrived = self._arrived, None
+        return arrived
+
+    def _wake(self, message: BlockMessage | None) -> None:
+        assert self._expecting is not None
+        self._arrived = message
+        trio.lowlevel.reschedule(self._expecting)
+        self._expecting = None
+
+    def _give_up(self, _raise_cancel: Callable[[], None]) -> trio.lowlevel.Abort:
+        self._expecting = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def close(self) -> None:
         """Discard the rest of the inbox, and the transcripts."""
-        self._deliver.close()
-        self._inbox.close()
+        self._closed = True
+        self._inbox.clear()
+        self._room.unpark_all()
         self._session.drop_transcript(self.block_id)
