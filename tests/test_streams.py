@@ -11,7 +11,7 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qnode.streams import TlsStream, Wire, lean, receive_into
+from qnode.streams import LeanStream, TlsStream, Wire, lean, receive_into
 
 HOST = "site.example"
 Pair = tuple[trio.abc.Stream, trio.abc.Stream]
@@ -283,6 +283,33 @@ async def test_many_small_records_do_not_keep_other_tasks_waiting(contexts: Cont
     while sum(sizes) < 300:
         sizes.append(len(await client.receive_some(1000)))
     assert max(sizes) <= 64
+
+
+async def test_what_cannot_be_sent_at_once_goes_out_before_what_is_sent_next(contexts: Contexts) -> None:
+    async def finish(sender: LeanStream) -> None:
+        await sender.send_all(b"c")
+        assert sender.send_at_once(b"d")
+        await sender.aclose()
+
+    for sender, receiver in (wires(), await contexts.secured()):
+        assert sender.send_at_once(b"a")
+        assert not sender.send_at_once(b"b" * 4_000_000)  # more than a socket takes
+        with pytest.raises(trio.BusyResourceError):
+            sender.send_at_once(b"too early")
+        arrived = bytearray()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(finish, sender)
+            while received := await receiver.receive_some():
+                arrived += received
+        assert arrived == b"a" + b"b" * 4_000_000 + b"cd"
+
+
+async def test_what_is_sent_at_once_on_a_closed_stream_is_refused(contexts: Contexts) -> None:
+    for sender, receiver in (wires(), await contexts.secured()):
+        await receiver.aclose()
+        await sender.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            sender.send_at_once(b"x")
 
 
 class Between(trio.abc.Stream):

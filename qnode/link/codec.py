@@ -16,7 +16,6 @@ from qnode.errors import ProtocolError
 from qnode.link.messages import MANY, HelloMessage, Message, SessionMessage
 from qnode.units import BULK_BYTES
 
-
 _HELLO_KINDS = {str(kind.__struct_config__.tag): kind for kind in get_args(HelloMessage)}
 _encoder = msgspec.msgpack.Encoder()
 # Each field of these messages has its type, and each sequence its limit: nothing is unpacked without both.
@@ -67,9 +66,10 @@ def decode_hello(payload: bytes) -> HelloMessage:
     if not isinstance(kind, str) or kind not in _HELLO_KINDS:
         raise ProtocolError("not a message of this protocol: no known kind")
     try:
-        return msgspec.convert(tree, _HELLO_KINDS[kind], builtin_types=(bytes,))
+        message: HelloMessage = msgspec.convert(tree, _HELLO_KINDS[kind], builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise ProtocolError(f"not a message of this protocol: {error}") from None
+    return message
 
 
 def _unpack(payload: bytes) -> Any:
@@ -86,4 +86,3 @@ def _unpack(payload: bytes) -> Any:
         )
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(f"not a MessagePack value within limits: {type(error).__name__}") from None
-

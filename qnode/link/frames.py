@@ -10,6 +10,7 @@ Errors of trio become `LinkError` here: this module raises nothing but `LinkErro
 """
 
 import hmac
+import struct
 from typing import NoReturn
 
 import trio
@@ -17,15 +18,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from qnode.errors import AuthenticationError, LinkError, ProtocolError
 from qnode.link.directions import Direction
-from qnode.streams import receive_into
+from qnode.streams import LeanStream, receive_into
 
-LENGTH_BYTES = 4
+_LENGTH = struct.Struct(">I")
+LENGTH_BYTES = _LENGTH.size
 CODE_BYTES = 16
+_NONCE = struct.Struct(">B3xQ")
 LARGEST_PAYLOAD_BYTES = 16 << 20
 LARGEST_HELLO_BYTES = 64 << 10
 # What has come is read ahead into a buffer; a frame that has no room there, into one of its own.
 _HELLO_BUFFER_BYTES = 16 << 10
 _BUFFER_BYTES = 256 << 10
+_SHORT_BYTES = 64 << 10  # sent at once if possible
 
 
 class FrameStream:
@@ -36,15 +40,31 @@ class FrameStream:
 
     def __init__(self, stream: trio.abc.Stream, largest_payload_bytes: int = LARGEST_HELLO_BYTES) -> None:
         self.stream = stream
-        self.waiting_since_s: float | None = None
-        """Start of the present wait in `receive` (trio's clock); None between frames."""
+        self.waits = False
+        """A frame is awaited in `receive`."""
+        self.received_frames = 0
         self.arriving_bytes = 0
         """Length of the arriving frame by its prefix, not verified yet."""
         self._largest_payload_bytes = largest_payload_bytes
         self._buffer = memoryview(bytearray(_HELLO_BUFFER_BYTES))
         self._begin = self._end = 0  # of what has come and was not returned
+        self._long: memoryview | None = None  # a frame of its own, of which so much has come
+        self._long_end = 0
+        self._held: list[bytes] = []
+        self._rest_is_left = False  # of what was to be sent at once
         self._outgoing: _Coder | None = None
         self._incoming: _Coder | None = None
+        self._code_bytes = 0
+
+    @property
+    def stream(self) -> trio.abc.Stream:
+        """The stream, which tests replace."""
+        return self._stream
+
+    @stream.setter
+    def stream(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._lean = stream if isinstance(stream, LeanStream) else None
 
     def __repr__(self) -> str:
         return f"FrameStream({'authenticated' if self._incoming else 'in clear'})"
@@ -59,6 +79,7 @@ class FrameStream:
         """From now on, put a code on every frame of both directions; change the limit of the payload."""
         self._outgoing = _Coder(outgoing, outgoing_key)
         self._incoming = _Coder(outgoing.reverse, incoming_key)
+        self._code_bytes = CODE_BYTES
         self._largest_payload_bytes = largest_payload_bytes
         buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._begin, self._end = 0, self._move(buffer)
@@ -71,61 +92,145 @@ class FrameStream:
             ValueError: the payload is larger than a frame may be.
             LinkError: the connection is broken.
         """
+        frame = self._frame(payload)
+        if len(frame) <= _SHORT_BYTES and self.can_hold:
+            self._held.append(frame)
+            if self.send_held():
+                return
+            frame = b""
+        await self._send_all(frame)
+
+    @property
+    def can_hold(self) -> bool:
+        """Whether frames can be held and then sent at once."""
+        return self._lean is not None and not self._rest_is_left
+
+    def hold(self, payload: bytes) -> None:
+        """Keep a frame of ``payload``, if `can_hold`, for `send_held`, which is to be called before any wait.
+
+        Raises:
+            ValueError: the payload is larger than a frame may be.
+        """
+        self._held.append(self._frame(payload))
+
+    def send_held(self) -> bool:
+        """Send all frames that are held, as far as that need not wait; return whether nothing was left.
+
+        What is left goes out before the next frame, or by `send_rest`. No other task may be sending.
+
+        Raises:
+            LinkError: the connection is broken.
+        """
+        if not self._held:
+            return True
+        assert self._lean is not None, "see can_hold"
+        data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+        self._held.clear()
+        try:
+            self._rest_is_left = not self._lean.send_at_once(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            _lose(error)
+        return not self._rest_is_left
+
+    async def send_rest(self) -> None:
+        """Send what `send_held` has left. Callers take turns with those of `send`. Raises LinkError."""
+        await self._send_all(b"")
+
+    async def _send_all(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            _lose(error)
+        self._rest_is_left = False
+
+    def _frame(self, payload: bytes) -> bytes:
         if len(payload) > self._largest_payload_bytes:
             raise ValueError(f"a payload of {len(payload)} bytes exceeds {self._largest_payload_bytes}")
         code = self._outgoing.next_code(payload) if self._outgoing else b""
-        try:
-            await self.stream.send_all(b"".join((len(payload).to_bytes(LENGTH_BYTES, "big"), payload, code)))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            _lose(error)
+        return b"".join((_LENGTH.pack(len(payload)), payload, code))
 
     async def receive(self) -> bytes:
-        """Return the payload of the next frame.
+        """Return the payload of the next frame; raises as `next` and `wait`."""
+        while (payload := self.next()) is None:
+            await self.wait()
+        return payload
+
+    def next(self) -> bytes | None:
+        """Return the payload of the next frame if it is here; otherwise None, and `wait` has to be called.
 
         Raises:
             AuthenticationError: the code is wrong: a frame was changed, replayed or omitted, or is not
                 from the peer.
             ProtocolError: the frame is larger than allowed.
-            LinkError: the connection broke, or ended within a frame or without a goodbye.
         """
-        code_bytes = CODE_BYTES if self._incoming else 0
-        if self._end - self._begin < LENGTH_BYTES:
-            await self._wait_for(LENGTH_BYTES)
-        length = int.from_bytes(self._buffer[self._begin : self._begin + LENGTH_BYTES], "big")
-        if length > self._largest_payload_bytes:
-            raise ProtocolError(f"a frame of {length} bytes exceeds {self._largest_payload_bytes}")
-        whole = LENGTH_BYTES + length + code_bytes
-        if whole > len(self._buffer):
-            rest = await self._wait_for_long(length, length + code_bytes)
-            payload, code = bytes(rest[:length]), bytes(rest[length:])
+        if self._long is not None:
+            if self._long_end < len(self._long):
+                return None
+            frame, self._long = self._long, None
+            begin, length = 0, self.arriving_bytes
         else:
-            if self._end - self._begin < whole:
-                await self._wait_for(whole, length)
-            begin = self._begin + LENGTH_BYTES
-            self._begin += whole
-            payload = bytes(self._buffer[begin : begin + length])
-            code = bytes(self._buffer[begin + length : self._begin])
-        self.waiting_since_s, self.arriving_bytes = None, 0
-        if self._incoming and not hmac.compare_digest(self._incoming.next_code(payload), code):
+            begin, here = self._begin, self._end - self._begin
+            if here < LENGTH_BYTES:
+                return None
+            frame = self._buffer
+            (length,) = _LENGTH.unpack_from(frame, begin)
+            if length > self._largest_payload_bytes:
+                raise ProtocolError(f"a frame of {length} bytes exceeds {self._largest_payload_bytes}")
+            if here < LENGTH_BYTES + length + self._code_bytes:
+                self.arriving_bytes = length
+                return None
+            begin += LENGTH_BYTES
+            self._begin = begin + length + self._code_bytes
+        end = begin + length
+        payload = bytes(frame[begin:end])
+        self.waits, self.arriving_bytes = False, 0
+        self.received_frames += 1
+        if self._incoming and not hmac.compare_digest(
+            self._incoming.next_code(payload), frame[end : end + CODE_BYTES]
+        ):
             raise AuthenticationError("the code of a frame does not verify")
         return payload
 
-    async def _wait_for(self, wanted_bytes: int, arriving_bytes: int = 0) -> None:
-        """Receive until so many bytes are in the buffer."""
-        if self._begin + wanted_bytes > len(self._buffer):
-            self._begin, self._end = 0, self._move(self._buffer)
-        while self._end - self._begin < wanted_bytes:
-            self._end += await self._receive(self._buffer[self._end :], arriving_bytes)
+    async def wait(self) -> None:
+        """Receive more of what comes.
 
-    async def _wait_for_long(self, length: int, wanted_bytes: int) -> memoryview:
-        """Receive a frame, without its length, that has no room in the buffer."""
-        frame = memoryview(bytearray(wanted_bytes))
-        self._begin += LENGTH_BYTES
-        received = self._move(frame)
-        self._begin = self._end = 0
-        while received < wanted_bytes:
-            received += await self._receive(frame[received:], length)
-        return frame
+        Raises:
+            LinkError: the connection broke, or ended within a frame or without a goodbye.
+        """
+        self.waits = True
+        buffer = self._room()
+        try:
+            if self._lean is not None:
+                received = await self._lean.receive_into(buffer)
+            else:
+                received = await receive_into(self._stream, buffer)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            _lose(error)
+        if not received:
+            within = self._long is not None or self._end > self._begin
+            raise LinkError(
+                f"the peer closed the connection {'within a frame' if within else 'without a goodbye'}"
+            )
+        if self._long is not None:
+            self._long_end += received
+        else:
+            self._end += received
+
+    def _room(self) -> memoryview:
+        """Return where the rest of the arriving frame has room, and perhaps others behind it."""
+        wanted_bytes = LENGTH_BYTES + self.arriving_bytes + self._code_bytes
+        if self._long is None and wanted_bytes > len(self._buffer):
+            frame = memoryview(bytearray(self.arriving_bytes + self._code_bytes))
+            self._begin += LENGTH_BYTES
+            self._long, self._long_end = frame, self._move(frame)
+            self._begin = self._end = 0
+        if self._long is not None:
+            return self._long[self._long_end :]
+        if self._begin == self._end:
+            self._begin = self._end = 0
+        elif self._begin + wanted_bytes > len(self._buffer):
+            self._begin, self._end = 0, self._move(self._buffer)
+        return self._buffer[self._end :]
 
     def _move(self, target: memoryview) -> int:
         """Copy what is in the buffer to the begin of ``target``; return its number of bytes."""
@@ -133,33 +238,17 @@ class FrameStream:
         target[:size] = self._buffer[self._begin : self._end]
         return size
 
-    async def _receive(self, buffer: memoryview, arriving_bytes: int) -> int:
-        """Receive what has come, noting that a frame is awaited."""
-        if self.waiting_since_s is None:
-            self.waiting_since_s = trio.current_time()
-        self.arriving_bytes = arriving_bytes
-        try:
-            received = await receive_into(self.stream, buffer)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            _lose(error)
-        if not received:
-            within = arriving_bytes or self._end > self._begin
-            raise LinkError(
-                f"the peer closed the connection {'within a frame' if within else 'without a goodbye'}"
-            )
-        return received
-
 
 class _Coder:
     """The code of successive frames of one direction; a key serves one session, so no nonce occurs twice."""
 
     def __init__(self, direction: Direction, key: bytes) -> None:
-        self._prefix = bytes((direction, 0, 0, 0))
+        self._direction = int(direction)
         self._counter = 0
         self._cipher = AESGCM(key)
 
     def next_code(self, payload: bytes) -> bytes:
-        nonce = self._prefix + self._counter.to_bytes(8, "big")
+        nonce = _NONCE.pack(self._direction, self._counter)
         self._counter += 1
         return self._cipher.encrypt(nonce, b"", payload)
 

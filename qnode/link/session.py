@@ -11,7 +11,6 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from typing import TypeGuard
 
 import trio
 
@@ -29,7 +28,6 @@ from qnode.link.messages import (
     NodeMessage,
     Ping,
     Pong,
-    SessionMessage,
     printable,
 )
 from qnode.link.protocol import check_said, protocol_of
@@ -41,7 +39,7 @@ SLOWEST_BYTES_PER_S = 1 << 20  # for one long frame; a shorter one is within the
 _CLOSING_S = 1.0
 _INBOX_MESSAGES = 16
 _ROUND_TRIPS = 150  # five minutes of pings
-_MESSAGES_A_TURN = 16  # are read at most before the other tasks have their turn
+_MESSAGES_A_TURN = 16  # are read, or sent, at most before the other tasks have their turn
 
 
 def deliver_later(message: NodeMessage) -> bool:
@@ -70,7 +68,9 @@ class Session:
         self._frames = frames
         self._transcripts = Transcripts(greeted.hash_keys, outgoing_direction(local.role), greeted.hellos)
         self._turn = trio.Lock()
+        self._unbroken = 0
         self._cut_off = False
+        self._rest_is_left = trio.Event()
         self._leaving = False
         self._heard_all = trio.Event()
         self.deliver_at_once: Callable[[NodeMessage], bool] = deliver_later
@@ -133,24 +133,29 @@ class Session:
         """
         check_said(message, self.protocol)
         payload = encode(message)
-        # A free lock is taken without a turn of the scheduler, which costs more than the encoding.
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._take_turn()
         try:
-            self._turn.acquire_nowait()
-        except trio.WouldBlock:
-            await self._turn.acquire()
-        try:
-            if self.goodbye is not None and not isinstance(message, Goodbye):
-                raise LinkError(f"the peer said goodbye: {self.goodbye}")
-            if self._cut_off:
-                raise LinkError("an earlier message was cut off, so nothing more can be sent")
-            if isinstance(message, DialogueMessage) and not self._enter(message, payload):
+            if not self._enter(message, payload):
                 return
             self._cut_off = True
             await self._frames.send(payload)
             self._cut_off = False
         finally:
             self._turn.release()
+
+    def send_at_once(self, message: Message) -> bool:
+        """Send a short message without waiting: it goes out when the reader has read all that has come.
+
+        Only for `deliver_at_once`. False, and nothing is sent, while another message is being sent. Raises
+        as `send`.
+        """
+        if self._turn.locked() or not self._frames.can_hold:
+            return False
+        check_said(message, self.protocol)
+        payload = encode(message)
+        if self._enter(message, payload):
+            self._frames.hold(payload)
+        return True
 
     @property
     def path_round_trip_s(self) -> float:
@@ -184,8 +189,51 @@ class Session:
         """The number of dialogue messages ignored because their block had been dropped."""
         return self._transcripts.stale_messages
 
-    def _enter(self, message: DialogueMessage, payload: bytes) -> bool:
+    async def _take_turn(self) -> None:
+        # A free lock is taken without a turn of the scheduler, which costs more than the encoding. But one
+        # task must not send for ever while the others wait.
+        self._unbroken += 1
+        if self._unbroken < _MESSAGES_A_TURN:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._unbroken = 0
+            await trio.lowlevel.checkpoint()
+        try:
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            await self._turn.acquire()
+
+    def _enter(self, message: Message, payload: bytes) -> bool:
+        """Enter a dialogue message into its transcript; return whether the message is to be sent."""
+        if self.goodbye is not None and not isinstance(message, Goodbye):
+            raise LinkError(f"the peer said goodbye: {self.goodbye}")
+        if self._cut_off:
+            raise LinkError("an earlier message was cut off, so nothing more can be sent")
+        if not isinstance(message, DialogueMessage):
+            return True
         return self._transcripts.enter(message, payload, outgoing=True)
+
+    def _send_held(self) -> None:
+        """Send what was said at once, as far as that need not wait; `_send_rests` does the rest."""
+        try:
+            if not self._frames.send_held():
+                self._rest_is_left.set()
+        except LinkError:  # the reader sees this error too, after all earlier messages of the peer
+            self._cut_off = True
+
+    async def _send_rests(self) -> None:
+        with suppress(LinkError):
+            while True:
+                await self._rest_is_left.wait()
+                self._rest_is_left = trio.Event()
+                await self._take_turn()
+                try:
+                    if not self._cut_off:
+                        self._cut_off = True
+                        await self._frames.send_rest()
+                        self._cut_off = False
+                finally:
+                    self._turn.release()
 
     async def _read(self) -> None:
         """Read messages, for `deliver_at_once` or the inbox, until the peer sends a goodbye."""
@@ -198,46 +246,53 @@ class Session:
 
     async def _read_until_goodbye(self) -> None:
         unbroken = 0
-        while True:
+        while self.goodbye is None:
+            payload = self._frames.next()
+            if payload is None:
+                self._send_held()
+                await self._frames.wait()
+                continue
             unbroken += 1
             if unbroken == _MESSAGES_A_TURN:
                 unbroken = 0
+                self._send_held()
                 await trio.lowlevel.checkpoint()
-            payload = await self._frames.receive()
             message = decode(payload)
             check_said(message, self.protocol)
-            if isinstance(message, Goodbye):
-                self.goodbye = printable(message.reason)
-                # Closed here only: after an error the body must be cancelled, not see an orderly end.
-                self._inbox_in.close()
-                if not self._leaving:
-                    with suppress(LinkError):
-                        await self.send(Goodbye("heard"))
-                return
-            if not self._is_for_the_node(message, payload):
+            if isinstance(message, DialogueMessage):
+                if not self._transcripts.enter(message, payload, outgoing=False):
+                    continue
+            elif isinstance(message, Goodbye | Ping | Pong):
+                await self._keep_alive(message)
                 continue
-            if not self._waiting and self.deliver_at_once(message):
-                continue
-            self._waiting += 1
-            # After the end of the body no task takes the message.
-            with suppress(trio.BrokenResourceError):
-                try:
-                    self._inbox_in.send_nowait(message)
-                except trio.WouldBlock:
-                    await self._inbox_in.send(message)
+            if self._waiting or not self.deliver_at_once(message):
+                await self._deliver(message)
 
-    def _is_for_the_node(self, message: SessionMessage, payload: bytes) -> TypeGuard[NodeMessage]:
-        """Enter a dialogue message into its transcript; handle keep-alive and stale messages here."""
-        if isinstance(message, DialogueMessage):
-            return self._transcripts.enter(message, payload, outgoing=False)
+    async def _deliver(self, message: NodeMessage) -> None:
+        """Put a message into the inbox, as soon as there is room."""
+        self._send_held()
+        self._waiting += 1
+        # After the end of the body no task takes the message.
+        with suppress(trio.BrokenResourceError):
+            try:
+                self._inbox_in.send_nowait(message)
+            except trio.WouldBlock:
+                await self._inbox_in.send(message)
+
+    async def _keep_alive(self, message: Goodbye | Ping | Pong) -> None:
         if isinstance(message, Ping):
             self._answer_later(message)
-            return False
-        if isinstance(message, Pong):
+        elif isinstance(message, Pong):
             self.round_trip_s = max(0.0, trio.current_time() - message.sent_ns / 1e9)
             self._round_trips_s.append(self.round_trip_s)
-            return False
-        return True
+        else:
+            self._send_held()
+            self.goodbye = printable(message.reason)
+            # Closed here only: after an error the body must be cancelled, not see an orderly end.
+            self._inbox_in.close()
+            if not self._leaving:
+                with suppress(LinkError):
+                    await self.send(Goodbye("heard"))
 
     def _answer_later(self, ping: Ping) -> None:
         # The reader must never wait to send: two sites that both wait would block each other for ever.
@@ -265,10 +320,12 @@ class Session:
         frame arrives, the limit is a second longer for each MiB of its prefix, which may be forged: 26 s at
         most.
         """
+        received_frames, since_s = -1, trio.current_time()
         while self.goodbye is None:
             limit_s = SILENCE_LIMIT_S + self._frames.arriving_bytes / SLOWEST_BYTES_PER_S
-            waiting_since_s = self._frames.waiting_since_s
-            if waiting_since_s is not None and trio.current_time() - waiting_since_s >= limit_s:
+            if not self._frames.waits or self._frames.received_frames != received_frames:
+                received_frames, since_s = self._frames.received_frames, trio.current_time()
+            elif trio.current_time() - since_s >= limit_s:
                 raise LinkError(f"nothing was heard from the peer for {limit_s:.0f} s")
             await trio.sleep(PING_INTERVAL_S / 2)
 
@@ -299,6 +356,7 @@ async def open_session(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session._read)
+            nursery.start_soon(session._send_rests)
             nursery.start_soon(session._answer_pings)
             nursery.start_soon(session._send_pings)
             nursery.start_soon(session._watch_for_silence)

@@ -30,6 +30,14 @@ class LeanStream(trio.abc.Stream):
             ClosedResourceError: this stream was closed.
         """
 
+    @abstractmethod
+    def send_at_once(self, data: bytes) -> bool:
+        """Send as much of ``data`` as need not wait; return whether that is all.
+
+        The next `send_all` sends the rest first; it has to come before another `send_at_once`. Raises as
+        `send_all`.
+        """
+
     async def _turn(self) -> None:
         """Give way to other tasks if there was no wait for long; in any case be cancelled if that is due."""
         self._calls += 1

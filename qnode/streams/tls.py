@@ -48,10 +48,13 @@ class TlsStream(LeanStream):
         self._read_into: Callable[[int, memoryview], int] = self.connection.read  # type: ignore[assignment]
         self._sending = False
         self._cut_off = False  # what was encrypted was perhaps not sent: nothing can follow it
+        self._rest_is_left = False  # of what was to be sent at once; the transport has it
         self._closed = False
         self._ended = False
+        self._drained = True  # OpenSSL has nothing from which it could make another byte
         self._failure: ssl.SSLError | None = None
         self._secured = False
+        self._arrived: memoryview | None = None
 
     async def handshake(self) -> None:
         """Do the handshake.
@@ -82,8 +85,10 @@ class TlsStream(LeanStream):
         if self._closed:
             raise trio.ClosedResourceError("this connection was closed")
         await self._turn()
-        while (received := self._decrypt(buffer) if self._has_news() else None) is None:
+        received = None if self._drained else self._decrypt(buffer)
+        while received is None:
             await self._arrive()
+            received = self._decrypt(buffer)
         return received
 
     async def receive_some(self, max_bytes: int | None = None) -> bytearray:
@@ -93,7 +98,7 @@ class TlsStream(LeanStream):
             raise trio.ClosedResourceError("this connection was closed")
         await self._turn()
         while True:
-            if self._has_news():
+            if not self._drained:
                 data = bytearray(size)
                 with memoryview(data) as buffer:
                     received = self._decrypt(buffer)
@@ -110,21 +115,26 @@ class TlsStream(LeanStream):
             BrokenResourceError: the connection broke.
             ClosedResourceError: this stream was closed.
         """
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this connection")
-        if self._closed:
-            raise trio.ClosedResourceError("this connection was closed")
-        if self._cut_off:
-            raise trio.BrokenResourceError("an earlier message was cut off, so nothing more can be sent")
+        self._check_sending()
         self._sending = self._cut_off = True
         try:
             with memoryview(data) as rest:
                 for begin in range(0, max(1, len(rest)), _SLICE_BYTES):
                     self._encrypt(rest[begin : begin + _SLICE_BYTES])
                     await self.transport.send_all(self._outgoing.read())
-            self._cut_off = False
+            self._cut_off = self._rest_is_left = False
         finally:
             self._sending = False
+
+    def send_at_once(self, data: bytes) -> bool:
+        """Send as `LeanStream` says."""
+        self._check_sending()
+        if self._rest_is_left:
+            raise trio.BusyResourceError("a rest has to be sent first")
+        assert isinstance(self.transport, LeanStream)
+        self._encrypt(data)
+        self._rest_is_left = not self.transport.send_at_once(self._outgoing.read())
+        return not self._rest_is_left
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait as the transport does."""
@@ -147,19 +157,25 @@ class TlsStream(LeanStream):
         finally:
             await self.transport.aclose()
 
-    def _encrypt(self, piece: memoryview) -> None:
+    def _check_sending(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this connection")
+        if self._closed:
+            raise trio.ClosedResourceError("this connection was closed")
+        if self._cut_off:
+            raise trio.BrokenResourceError("an earlier message was cut off, so nothing more can be sent")
+
+    def _encrypt(self, data: bytes | memoryview) -> None:
+        written = 0
         try:
-            while piece:
-                piece = piece[self.connection.write(piece) :]
+            while written < len(data):  # a record each time
+                written += self.connection.write(data[written:] if written else data)
         except ssl.SSLError as error:
             raise trio.BrokenResourceError("TLS cannot send") from error
 
     async def _flush(self) -> None:
         if self._outgoing.pending:
             await self.transport.send_all(self._outgoing.read())
-
-    def _has_news(self) -> bool:
-        return self._more() or self._incoming.eof or self._ended or self._failure is not None
 
     def _more(self) -> bool:
         """Whether something is there that is not decrypted or not returned; perhaps not a whole record."""
@@ -173,15 +189,19 @@ class TlsStream(LeanStream):
         try:
             while not self._ended:
                 records += 1
-                count = self._read_into(len(buffer) - received, buffer[received:])
+                count = self._read_into(len(buffer) - received, buffer[received:] if received else buffer)
                 self._ended = not count
                 received += count
-                if received == len(buffer) or not self._more():
+                if not self._more():
+                    self._drained = not (self._ended or self._incoming.eof)
+                    break
+                if received == len(buffer):
                     break
                 if records == _RECORDS_A_TURN:
                     self._calls = lean.CALLS_WITHOUT_A_TURN  # the next call has a turn first
                     break
         except ssl.SSLWantReadError:
+            self._drained = True
             return received or None
         except ssl.SSLZeroReturnError:
             self._ended = True
@@ -194,22 +214,30 @@ class TlsStream(LeanStream):
                 raise trio.BrokenResourceError("TLS cannot receive") from error
         return received
 
+    def _shared(self) -> memoryview:
+        """Return the buffer of this event loop."""
+        try:
+            self._arrived = _arrived.get()
+        except LookupError:
+            self._arrived = memoryview(bytearray(_ARRIVED_BYTES))
+            _arrived.set(self._arrived)
+        return self._arrived
+
     async def _arrive(self) -> None:
         """Pass what comes from the transport to OpenSSL."""
         if self._outgoing.pending > _MOST_UNSENT_BYTES:
             raise trio.BrokenResourceError("the other end asks for too many new keys")
         if isinstance(self.transport, Wire):
-            try:
-                arrived = _arrived.get()
-            except LookupError:
-                arrived = memoryview(bytearray(_ARRIVED_BYTES))
-                _arrived.set(arrived)
-            received = await self.transport.receive_into(arrived)
+            arrived = self._arrived or self._shared()
+            while (received := self.transport.receive_now(arrived)) is None:
+                await self.transport.wait_to_receive()
+                self._calls = 0
             self._incoming.write(arrived[:received])
         else:
             data = await self.transport.receive_some(_BETWEEN_BYTES)
             received = len(data)
             self._incoming.write(data)
-        self._calls = 0  # the transport gives way
+            self._calls = 0  # the transport gives way
+        self._drained = False
         if not received:
             self._incoming.write_eof()

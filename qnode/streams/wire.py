@@ -3,16 +3,12 @@
 import errno
 import select
 import socket
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
 from qnode.streams.lean import LeanStream, wanted_bytes
-
-T = TypeVar("T")
 
 # The kernel reports a socket as writable when it holds less than this that it has not sent.
 _UNSENT_BYTES: Final = 128 << 10
@@ -30,6 +26,7 @@ class Wire(LeanStream, trio.abc.HalfCloseableStream):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         self._socket = connected
         self._sending = False
+        self._rest = b""  # of what was to be sent at once
         self._half_closed = False
         self.sent_bytes = 0
         """The number of bytes of which some may have reached the other end."""
@@ -51,23 +48,36 @@ class Wire(LeanStream, trio.abc.HalfCloseableStream):
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Receive as `LeanStream` says."""
-        return await self._received(partial(self._socket.recv_into, buffer))
+        await self._turn()
+        while (received := self.receive_now(buffer)) is None:
+            await self.wait_to_receive()
+        return received
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return what has come, as trio's streams do; raises as `receive_into`."""
-        return await self._received(partial(self._socket.recv, wanted_bytes(max_bytes)))
-
-    async def _received(self, receive: Callable[[], T]) -> T:
-        """Return what ``receive`` returns as soon as it need not wait."""
+        size = wanted_bytes(max_bytes)
         await self._turn()
         while True:
             try:
-                return receive()
+                return self._socket.recv(size)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
-                self._calls = 0
+                await self.wait_to_receive()
             except OSError as error:
                 raise _trouble(error) from error
+
+    def receive_now(self, buffer: memoryview) -> int | None:
+        """Receive what is here already, as `receive_into`; None if nothing is."""
+        try:
+            return self._socket.recv_into(buffer)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _trouble(error) from error
+
+    async def wait_to_receive(self) -> None:
+        """Wait until there is something to receive; raises as `receive_into`."""
+        await trio.lowlevel.wait_readable(self._socket)
+        self._calls = 0
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of ``data``; if the first byte cannot be sent, ``sent_bytes`` shows it.
@@ -80,10 +90,29 @@ class Wire(LeanStream, trio.abc.HalfCloseableStream):
         self._begin_to_send()
         try:
             await self._turn()
+            if self._rest:
+                unsent, self._rest = self._rest, b""
+                await self._send(memoryview(unsent))
             with memoryview(data) as rest:
                 await self._send(rest)
         finally:
             self._sending = False
+
+    def send_at_once(self, data: bytes) -> bool:
+        """Send as `LeanStream` says."""
+        if self._rest:
+            raise trio.BusyResourceError("a rest has to be sent first")
+        self._begin_to_send()
+        self._sending = False
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise _trouble(error) from error
+        self.sent_bytes += sent
+        self._rest = data[sent:]
+        return not self._rest
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until something can be sent; raises as `send_all`."""

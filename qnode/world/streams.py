@@ -18,6 +18,8 @@ from types import MappingProxyType
 
 import trio
 
+from qnode.streams import LeanStream
+
 WINDOW_BYTES = 1 << 20
 NO_CHANGES: Mapping[int, int] = MappingProxyType({})
 
@@ -206,7 +208,7 @@ class Connection:
             way.faults = Faults(delay_s=way.faults.delay_s)
 
 
-class End(trio.abc.Stream):
+class End(LeanStream):
     """One end of a connection."""
 
     def __init__(self, connection: Connection, outgoing: _Way, incoming: _Way) -> None:
@@ -215,6 +217,7 @@ class End(trio.abc.Stream):
         self._incoming = incoming
         self._closed = False
         self._sending = self._receiving = False
+        self._rest = b""  # of what was to be sent at once
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of ``data``; waits while too much is under way.
@@ -228,22 +231,31 @@ class End(trio.abc.Stream):
         self._sending = True
         try:
             await trio.lowlevel.checkpoint()
-            left = bytes(data)
-            while True:
-                self._check()
-                if self._outgoing.nobody_reads and not self._outgoing.silent:
-                    self.connection.cut("the far end was closed")
-                    self._check()
-                room = self._outgoing.room_bytes
-                part, left = left[:room], left[room:]
-                if part and not self._outgoing.put(part):
-                    self.connection.cut()
-                    self._check()
-                if not left:
-                    return
+            left, self._rest = self._rest + bytes(data), b""
+            while left := self._put(left):
                 await self._outgoing.wait_for_change()
         finally:
             self._sending = False
+
+    def send_at_once(self, data: bytes) -> bool:
+        """Send as `LeanStream` says."""
+        if self._sending or self._rest:
+            raise trio.BusyResourceError("a rest has to be sent first")
+        self._rest = self._put(data)
+        return not self._rest
+
+    def _put(self, data: bytes) -> bytes:
+        """Send what there is room for; return the rest."""
+        self._check()
+        if self._outgoing.nobody_reads and not self._outgoing.silent:
+            self.connection.cut("the far end was closed")
+            self._check()
+        room = self._outgoing.room_bytes
+        part, left = data[:room], data[room:]
+        if part and not self._outgoing.put(part):
+            self.connection.cut()
+            self._check()
+        return left
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until there is room to send."""
@@ -252,6 +264,12 @@ class End(trio.abc.Stream):
         while self._outgoing.room_bytes <= 0:
             await self._outgoing.wait_for_change()
             self._check()
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Receive as `LeanStream` says."""
+        data = await self.receive_some(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return bytes that have arrived, nothing at the end.

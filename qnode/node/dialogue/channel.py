@@ -12,7 +12,7 @@ from typing import TypeVar
 import trio
 
 from qnode.block.outcome import BlockLost, reason_from_peer
-from qnode.errors import ProtocolError
+from qnode.errors import ProtocolError, QnodeError
 from qnode.link.messages import BlockDiscarded, DialogueMessage, Prepared, TranscriptTag, printable
 from qnode.link.session import Session
 
@@ -47,6 +47,9 @@ class BlockChannel:
         # A memory channel would cost several turns and objects for each message.
         self._expecting: trio.lowlevel.Task | None = None
         self._arrived: BlockMessage | None = None
+        self._reply: Callable[[BlockMessage], BlockMessage | None] | None = None
+        self._unsent: BlockMessage | None = None
+        self._failure: QnodeError | None = None
         self._within_s = math.inf
         self._since_s: float | None = None
 
@@ -69,7 +72,8 @@ class BlockChannel:
         if self._closed:  # a block that has just ended ignores messages that were still on their way
             return
         if self._expecting is not None:
-            self._wake(message)
+            if not self._replied(message):
+                self._wake(message)
         elif len(self._inbox) < INBOX_MESSAGES:
             self._inbox.append(message)
         else:
@@ -106,7 +110,12 @@ class BlockChannel:
             BlockLost: the peer discarded the block.
             ProtocolError: the peer sent another message, or none ``within_s``.
         """
-        message = await self._next(within_s)
+        while (message := await self._next(within_s)) is not None and self._unsent is not None:
+            unsent, self._unsent = self._unsent, None
+            await self.send(unsent)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
         if isinstance(message, kinds):
             return message
         if isinstance(message, BlockDiscarded):
@@ -115,6 +124,60 @@ class BlockChannel:
         if message is None:
             raise ProtocolError(f"block {self.block_id}: no {wanted} within {within_s:g} s")
         raise ProtocolError(f"block {self.block_id}: expected {wanted}, got {type(message).__name__}")
+
+    async def converse(
+        self,
+        reply: Callable[[M], BlockMessage | None],
+        takes_long: Callable[[M], bool],
+        *kinds: type[M],
+    ) -> M:
+        """Send what ``reply`` returns for each message, until it returns None; return the message then.
+
+        A reply that does not take long is made and sent where the message is read: a round without a turn of
+        this task costs half. One that takes long is made in a worker thread. Raises as `expect`, and what
+        ``reply`` raises.
+        """
+        ended = False
+
+        def reply_at_once(message: BlockMessage) -> BlockMessage | None:
+            nonlocal ended
+            if not isinstance(message, kinds) or takes_long(message):
+                return None
+            made = reply(message)
+            ended = made is None
+            return made
+
+        while True:
+            self._reply = reply_at_once
+            try:
+                message = await self.expect(*kinds)
+            finally:
+                self._reply = None
+            if ended:
+                return message
+            if takes_long(message):
+                made = await trio.to_thread.run_sync(reply, message)
+            else:
+                made = reply(message)
+            if made is None:
+                return message
+            await self.send(made)
+
+    def _replied(self, message: BlockMessage) -> bool:
+        """Reply to a message of a conversation; False if the task has to do something."""
+        if self._reply is None:
+            return False
+        try:
+            made = self._reply(message)
+            if made is None:
+                return False
+            if self._session.send_at_once(made):
+                self._since_s = None
+                return True
+            self._unsent = made
+        except QnodeError as error:  # it is the task's
+            self._failure = error
+        return False
 
     async def _next(self, within_s: float) -> BlockMessage | None:
         """Return the next message, None if none comes ``within_s``."""

@@ -1,8 +1,8 @@
 """The correction of one block between the sites: the messages, and the place of the computation.
 
 Bob requests and Alice answers, for the whole block at once. The methods (`qnode.distill.reconcile`) do no
-I/O. Steps that may take milliseconds run in a worker thread. The many short steps run in the event loop,
-because a transfer to a thread costs more than the step.
+I/O. Steps that may take milliseconds run in a worker thread. The many short steps are taken where the
+message is read (`BlockChannel.converse`): a transfer to a thread, or to another task, costs more than a step.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from qnode.distill.reconcile import (
 )
 from qnode.errors import FieldError, ProtocolError
 from qnode.link.messages import (
+    DialogueMessage,
     ReconcileAnswer,
     ReconcileBegin,
     ReconcileRequest,
@@ -93,14 +94,16 @@ async def _correct(
     machine = await trio.to_thread.run_sync(
         lambda: corrector(method, received, seed=seed, qber_estimate=qber_estimate, leak_count=leak_count)
     )
-    request: bytes | None = machine.start()
-    while request is not None:
-        await channel.send(ReconcileRequest(block_id=block_id, payload=request))
-        answer = (await channel.expect(ReconcileAnswer)).payload
-        if machine.takes_long(answer):
-            request = await trio.to_thread.run_sync(machine.receive, answer)
-        else:
-            request = machine.receive(answer)
+
+    def ask_on(answer: ReconcileAnswer) -> ReconcileRequest | None:
+        request = machine.receive(answer.payload)
+        return None if request is None else ReconcileRequest(block_id=block_id, payload=request)
+
+    def takes_long(answer: ReconcileAnswer) -> bool:
+        return machine.takes_long(answer.payload)
+
+    await channel.send(ReconcileRequest(block_id=block_id, payload=machine.start()))
+    await channel.converse(ask_on, takes_long, ReconcileAnswer)
     return machine
 
 
@@ -126,8 +129,23 @@ async def answer_corrections(context: BlockContext, channel: BlockChannel, key: 
     disclosed = Disclosed()
     machine: Responder | None = None
     method = ""
+
+    def answer(message: DialogueMessage) -> ReconcileAnswer | None:
+        if machine is None or not isinstance(message, ReconcileRequest):
+            return None
+        return ReconcileAnswer(block_id=channel.block_id, payload=machine.respond(message.payload))
+
+    def takes_long(message: DialogueMessage) -> bool:
+        return (
+            machine is not None
+            and isinstance(message, ReconcileRequest)
+            and machine.takes_long(message.payload)
+        )
+
     while True:
-        message = await channel.expect(ReconcileBegin, ReconcileRequest, VerifyBegin, SampleRequest)
+        message = await channel.converse(
+            answer, takes_long, ReconcileBegin, ReconcileRequest, VerifyBegin, SampleRequest
+        )
         if isinstance(message, SampleRequest):
             sample = sample_of(key)
             disclosed = disclosed.and_sample(len(sample), context.link)
@@ -138,16 +156,10 @@ async def answer_corrections(context: BlockContext, channel: BlockChannel, key: 
             machine, method = await _responder(context.link, key, message), message.method
         elif machine is None:
             raise ProtocolError(f"block {channel.block_id}: {type(message).__name__} before correction began")
-        elif isinstance(message, VerifyBegin):
-            return disclosed.and_reconciled(machine.disclosed_bits, machine.leaked_bits, method)
+        elif not isinstance(message, VerifyBegin):
+            raise AssertionError("every request of a correction that has begun is answered")
         else:
-            assert isinstance(message, ReconcileRequest)
-            request = message.payload
-            if machine.takes_long(request):
-                answer = await trio.to_thread.run_sync(machine.respond, request)
-            else:
-                answer = machine.respond(request)
-            await channel.send(ReconcileAnswer(block_id=channel.block_id, payload=answer))
+            return disclosed.and_reconciled(machine.disclosed_bits, machine.leaked_bits, method)
 
 
 async def _responder(link: LinkParameters, key: Bits, begin: ReconcileBegin) -> Responder:
