@@ -21,6 +21,8 @@ opt=$root/opt/qnode doc=$root/usr/share/doc/qnode
     'qnode[zmq,visa,strongswan]'
 rm "$opt"/bin/[Aa]ctivate*
 grep -rlI --null -F "$root" "$opt" | xargs --null sed -i "s|$root||g" # the final place, in scripts and pyvenv.cfg
+# Hashes of scripts are those from before: of the folder of this build, another one each time.
+find "$opt" -path '*.dist-info/RECORD' -exec sed -i 's|^\(\.\./\.\./\.\./bin/[^,]*\),.*|\1,,|' {} +
 # Bytecode that needs no time stamps, so that nobody, not even root, writes into the package's folders.
 "$opt/bin/python3" -m compileall -q --invalidation-mode unchecked-hash -s "$root" -p / "$opt/lib" >/dev/null || true
 
@@ -83,4 +85,4 @@ EOF
 (cd "$root" && find . -type f -not -path './DEBIAN/*' -printf '%P\0' | sort --zero-terminated | xargs --null md5sum >DEBIAN/md5sums)
 package=dist/qnode_${version}_$architecture.deb
 dpkg-deb --root-owner-group -Zzstd --build "$root" "$package" >/dev/null
-sha256sum "$package"
+sha256sum "$package" # the same for the same commit, wheels and system

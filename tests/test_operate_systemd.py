@@ -1,5 +1,6 @@
 """The unit file as systemd itself judges it, where systemd is installed."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,6 +33,13 @@ def _analyze(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 def test_systemd_understands_every_line_of_the_unit(tmp_path: Path, name: str) -> None:
     run = _analyze("verify", _installed(tmp_path, name))
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_compiling_before_the_start_ends_before_the_limit_that_would_fail_the_start() -> None:
+    unit = (UNITS / "qnode@.service").read_text()
+    (warm_min,) = re.findall(r"^ExecStartPre=-/usr/bin/timeout (\d+)m .*/qnode warm$", unit, re.MULTILINE)
+    (start_min,) = re.findall(r"^TimeoutStartSec=(\d+)min$", unit, re.MULTILINE)
+    assert int(warm_min) < int(start_min)
 
 
 def test_the_sandbox_leaves_little_exposed(tmp_path: Path, name: str) -> None:
