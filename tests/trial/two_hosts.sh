@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Two hosts in two network namespaces with nothing but a cable between them: both sites from the shipped site files with the
-# simulated fibre over TCP, a key fetched at both, a cut of the cable, and another key. Needs root, iproute2, curl and openssl;
+# Two hosts in two network namespaces with nothing but a cable between them: both sites as docs/two-hosts.md sets them up, with
+# the simulated fibre over TCP, a key fetched at both, a cut of the cable, and another key. Needs root, iproute2 and curl;
 # all traffic stays within the two namespaces, which go away at the end. `SPEED=20` runs it faster than real time.
 #   tests/trial/two_hosts.sh [QNODE]        QNODE: the program, default .venv/bin/qnode
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-config=$(realpath "$here/../../config")
-qnode=$(realpath "${1:-$here/../../.venv/bin/qnode}")
+qnode=$(realpath --no-symlinks "${1:-$here/../../.venv/bin/qnode}")
 work=$(mktemp -d /tmp/qnode-two-hosts.XXXXXX)
 chmod 711 "$work"
 mark=qn$$
@@ -24,7 +23,22 @@ finish() {
 trap finish EXIT
 
 declare -A address=([alice]=10.77.0.1 [bob]=10.77.0.2)
-"$here/secrets.sh" "$work/etc" "${address[alice]}" "${address[bob]}"
+lab=$work/lab
+qnodectl() { "$(dirname "$qnode")/qnodectl" "$@"; }
+qnodectl pki init trial --lab "$lab" >/dev/null
+site() { # ROLE PEER OPTIONS...
+    "$qnode" setup "$1" --folder "$work/$1" --state "$work/$1/state" --lab "$lab" --link-name trial \
+        --kme-id "kme-$1" --peer-kme-id "kme-$2" --sae "encryptor-$1" --peer-sae "encryptor-$2" \
+        --address "${address[alice]}:7400" --listen "${address[$1]}:8443" --host "${address[$1]}" \
+        --fibre "tcp://${address[alice]}:7401" "${@:3}" >/dev/null
+    qnodectl pki issue sae "encryptor-$1" --lab "$lab" --out "$work/encryptors/sae/encryptor-$1" >/dev/null
+    [ -z "${SPEED:-}" ] || sed -i "s#^config = { fibre = \"[^\"]*\"#&, simulation = { speed = $SPEED.0 }#" "$work/$1/$1.toml"
+}
+mkdir -p -m 700 "$work/encryptors/sae" "$work/encryptors/tls" "$work/carried"
+site alice bob --fibre-peer "${address[bob]}"
+cp "$work/alice/alice/preshared.key" "$work/carried/"
+site bob alice --preshared-key "$work/carried/preshared.key"
+cp "$lab/sae-ca.pem" "$work/encryptors/tls/"
 
 for site in alice bob; do ip netns add "$mark-$site"; done
 ip link add "$mark-a" netns "$mark-alice" type veth peer name "$mark-b" netns "$mark-bob"
@@ -35,29 +49,22 @@ for site in alice bob; do
 done
 
 for site in alice bob; do
-    # The three lines of docs/two-hosts.md, and folders of our own.
-    sed -e "s#127.0.0.1:7400#${address[alice]}:7400#" \
-        -e "s#tcp://127.0.0.1:7401\"#tcp://${address[alice]}:7401\"${SPEED:+, simulation = { speed = $SPEED.0 \}}#" \
-        -e "s#/etc/qnode#$work/etc#" \
-        -e "s#/run/credentials/qnode@$site.service/\([a-z0-9-]*\)-key#$work/etc/$site/\1.key#" \
-        -e "s#/var/lib/qnode-anchor/$site#$work/$site/anchor#; s#/var/lib/qnode/$site#$work/$site/store#" \
-        -e "s#/run/qnode#$work/run#" "$config/$site.toml" >"$work/$site.toml"
-    [ $site = bob ] || sed -i "s#\(fibre = \"[^\"]*\"\)#\1, fibre_peer = \"${address[bob]}\"#" "$work/$site.toml"
-    mkdir -p -m 700 "$work/$site/store" "$work/$site/anchor" "$work/run/$site"
-    ip netns exec "$mark-$site" "$qnode" run --config "$work/$site.toml" 2>"$work/$site.log" &
+    "$qnode" check "$work/$site/$site.toml"
+    ip netns exec "$mark-$site" "$qnode" run --config "$work/$site/$site.toml" 2>"$work/$site.log" &
     pids+=($!)
 done
 
 fetch() {
-    "$here/fetch.sh" "$work/etc" "https://${address[alice]}:8443" "https://${address[bob]}:8444" "$1" \
+    "$here/fetch.sh" "$work/encryptors" "https://${address[alice]}:8443" "https://${address[bob]}:8443" "$1" \
         ip netns exec "$mark-alice" -- ip netns exec "$mark-bob"
 }
 
-qnodectl() { "$(dirname "$qnode")/qnodectl" --socket "$work/run/bob/control.sock" "$@"; }
-accepted() { qnodectl status --json | sed -n 's/^ *"accepted": *\([0-9]*\),*/\1/p' | sed 1q; } # of the first link
+at_bob() { qnodectl --socket "$work/bob/state/bob/control.sock" "$@"; }
+accepted() { at_bob status --json | sed -n 's/^ *"accepted": *\([0-9]*\),*/\1/p' | sed 1q; } # of the first link
 
 patience=${PATIENCE:-900}
 fetch "$patience"
+qnodectl preshared wipe "$work/carried/preshared.key" "$work"/{alice/alice,bob/bob}/preshared.key
 echo "the cable is out for 15 s"
 ip -n "$mark-alice" link set "$mark-a" down
 sleep 15
@@ -69,6 +76,6 @@ until [ "$(accepted)" -gt "$before" ]; do
 done
 echo "a block was accepted $(($(date +%s) - began)) s after the cable was back"
 fetch 60
-qnodectl status || true
+at_bob status || true
 grep -h "fibre\." "$work"/*.log
 echo "both sites worked on two hosts"
