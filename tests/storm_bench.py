@@ -2,7 +2,8 @@
 
 BENCH is the file of `qnode.emulate.bench`. Each line on standard input is a fault, and is answered by `ok`
 when it has happened: ``noise X``, ``silent 0|1``, ``halves 0|1``, ``babble``, ``begin-again``, ``unplug``,
-``plug``, ``plug-wrong``. The clicks of a time-to-digital converter are written to LEDGER.
+``plug``, ``plug-wrong``, ``forget S`` (a transmitter remembers its symbols for S seconds). The clicks of a
+time-to-digital converter are written to LEDGER.
 """
 
 import os
@@ -21,12 +22,12 @@ from qnode.emulate.beam import Beam
 from qnode.emulate.bench import Bench, Device, TdcOnBench, bench_port
 from qnode.emulate.open_protocol import BEGAN_AGAIN, TAGS, OpenDevice, built_frame
 from qnode.emulate.open_protocol_tdc import OpenTdcEmulator, TagSupply, tag_payload
-from qnode.emulate.open_protocol_transmitter import RING_SLOTS, OpenTransmitterEmulator
+from qnode.emulate.open_protocol_transmitter import QUBIT_RATE, RING_S, RING_SLOTS, OpenTransmitterEmulator
 from qnode.emulate.ports import Faults
 from qnode.simulate.tdc import ReceiverEnd
 from qnode.tags.types import NO_TAGS, TagBlock
 
-RING_LONGER = 15
+LONG_RING_S = 15 * RING_S  # a busy machine may be late to look symbols up
 
 
 class Remembering(OpenTdcEmulator):
@@ -87,7 +88,7 @@ async def emulator(device: Device, ledger: LedgerWriter) -> AsyncIterator[OpenDe
         return
     async with device.emulator(Beam()) as plain:
         assert isinstance(plain, OpenTransmitterEmulator)
-        plain.settings[RING_SLOTS, 0] *= RING_LONGER  # a busy machine may be late to look symbols up
+        plain.settings[RING_SLOTS, 0] = round(LONG_RING_S * plain.settings[QUBIT_RATE, 0] / 1000)
         yield plain
 
 
@@ -115,6 +116,8 @@ async def happen(words: list[str], device: OpenDevice, faults: Faults, chance: r
         case ["plug-wrong"]:
             dark: TagSupply = _Dark()
             faults.plug(OpenTdcEmulator(dark, serial="another"))
+        case ["forget", after_s] if isinstance(device, OpenTransmitterEmulator):
+            device.settings[RING_SLOTS, 0] = round(float(after_s) * device.settings[QUBIT_RATE, 0] / 1000)
         case _:
             raise ValueError(f"unknown fault: {words}")
 

@@ -1,4 +1,4 @@
-"""Sites for the trial of the alerts: with a schedule, in the dark, with certificates of any age."""
+"""Sites for the trial of the alerts: with a schedule, with emulated devices, with certificates of any age."""
 
 import contextlib
 import os
@@ -40,18 +40,18 @@ class SlowSites(Sites):
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
 
-class DarkSites(Sites):
-    """Two daemons whose devices are behind ports, and so little light that there is nothing to do.
+class EmulatedSites(Sites):
+    """Two daemons whose devices are behind ports; ``attenuation_db``: by default there is too little light.
 
     ``benches``: the files of the devices by site.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, attenuation_db: float = 60.0) -> None:
         self.data, self._logs = folder / "data", folder / "logs"
         self._logs.mkdir()
-        tables = {**SLOW, "simulation": {**SLOW["simulation"], "attenuation_db": 60.0}}
+        tables = {**SLOW, "simulation": {**SLOW["simulation"], "attenuation_db": attenuation_db}}
         staging = Staging(1.0, emulated=True)
-        prepared = prepare(self.data, convert(tables, LoopbackConfig, where="the dark link"), staging)
+        prepared = prepare(self.data, convert(tables, LoopbackConfig, where="the emulated link"), staging)
         self.site_files, self.endpoints = prepared.site_files, prepared.endpoints
         self.benches = prepared.benches
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
