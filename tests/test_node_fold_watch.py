@@ -13,7 +13,7 @@ from test_node_receiver import CONFIG
 from qnode.node.quantum.fold_watch import FEWEST_TAGS, FoldWatch
 from qnode.operate.status.bench import bench_lines, histogram
 from qnode.operate.status.model import FoldedStatus
-from qnode.tags.folding import BINS, MOST_TAGS
+from qnode.tags.folding import BINS, MOST_FOLDED
 from qnode.tags.synchroniser import Synchroniser, SyncResult
 from qnode.tags.types import TagBlock
 
@@ -66,7 +66,7 @@ async def test_of_a_long_block_the_last_tags_are_folded() -> None:
     run = Pass()
     for block in list(RECORDED.blocks(0.1))[:10]:
         await run.feed(block)
-    assert run.receiver._fold._bins.sum() <= 10 * MOST_TAGS
+    assert run.receiver._fold._bins.sum() <= 10 * MOST_FOLDED
 
 
 def test_without_a_clock_nothing_is_shown() -> None:

@@ -21,6 +21,7 @@ from qnode.errors import ConfigError
 from qnode.offline.recorded import recorded_link
 from qnode.simulate.parameters import SimulationParameters
 from qnode.simulate.recorder import record, steady_clocks
+from qnode.tags.arrays import give_back, mapped
 from qnode.tags.recording import open_recording
 from qnode.tags.types import UNKNOWN_SYMBOL, X_PLUS, Z_CHANNEL, TagBlock
 from qnode.units import PS_PER_S
@@ -223,3 +224,27 @@ def test_a_replay_of_a_recording_once_ends_when_it_is_over(tmp_path: Path) -> No
     assert b"the recording is over" in done.stderr
     result = json.loads(done.stdout)
     assert sum(result["blocks_discarded"].values()) + result["blocks_accepted"] >= 1
+
+
+def test_memory_of_played_tags_is_given_back_and_they_can_be_played_again(tmp_path: Path) -> None:
+    path = tmp_path / "row.npy"
+    row = np.arange(1 << 18, dtype=np.int64)
+    np.save(path, row)
+    again = mapped(path, np.int64)
+    assert again.sum() == row.sum()
+    before = resident_kb(path)
+    assert before > 1900
+    give_back(again, 0, row.size // 2)
+    assert resident_kb(path) < before - 900
+    give_back(again, row.size // 2, row.size)
+    assert resident_kb(path) < 100
+    assert np.array_equal(again, row)
+    give_back(row, 0, row.size)  # of memory that is no file's there is nothing to give back
+    assert row[-1] == row.size - 1
+
+
+def resident_kb(path: Path) -> int:
+    """Return how much of a file this process has in memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.endswith(str(path)))
+    return next(int(line.split()[1]) for line in lines[at:] if line.startswith("Rss:"))

@@ -22,6 +22,7 @@ from qnode.config_description import Described, check_limits
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.errors import ConfigError
 from qnode.simulate.symbols import repeated_symbols, symbols
+from qnode.tags.arrays import give_back
 from qnode.tags.recorded_symbols import recorded_symbols, repeated_pattern
 from qnode.tags.recording import Recording, check_loopable, open_recording, read_symbol_key
 from qnode.tags.site_recording import AliceRecording, is_site_recording, open_site_recording
@@ -160,7 +161,11 @@ class ReplayTdc:
     def _block(self, first: int, last: int, shift_ps: int, until_ps: int) -> TagBlock:
         recording = self._recording
         times_ps = recording.times_ps[first:last] + np.int64(signed_64(shift_ps))  # wraps, as hardware does
-        return TagBlock(times_ps, recording.channels[first:last].copy(), until_ps)
+        channels = recording.channels[first:last].copy()
+        # Otherwise the daemon grows by the whole recording while it is played.
+        give_back(recording.times_ps, first, last)
+        give_back(recording.channels, first, last)
+        return TagBlock(times_ps, channels, until_ps)
 
 
 def _recorded(folder: Path, *, loop: bool) -> tuple[EmissionRun, SymbolLookup]:

@@ -158,7 +158,7 @@ class _Rate:
         cut = sum(one.end - one.first for one in result.cuts)
         self._slots += result.reached - self._reached - cut
         self._reached = result.reached
-        self._z_clicks += int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
+        self._z_clicks += result.z_clicks
 
     @property
     def known(self) -> bool:

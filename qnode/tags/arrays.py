@@ -1,8 +1,9 @@
 """The files of a recording: rows of numbers that grow while a link runs, in a folder of their own."""
 
+import mmap
 import os
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,19 @@ def mapped(path: Path, kind: type[Kind]) -> npt.NDArray[Kind]:
         expected = np.dtype(kind).name
         raise ConfigError(f"{path}: expected a row of {expected}, got {array.dtype}, {array.ndim} dimensions")
     return np.asarray(array)
+
+
+def give_back(array: npt.NDArray[Any], first: int, end: int) -> None:
+    """Give back the memory of entries ``first`` to ``end - 1`` of a `mapped` row; they can be read again."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if not isinstance(owner, mmap.mmap) or first >= end:
+        return
+    start = array.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
+    begin, until = ((start + entry * array.itemsize) // mmap.PAGESIZE for entry in (first, end))
+    if begin < until:
+        owner.madvise(mmap.MADV_DONTNEED, begin * mmap.PAGESIZE, (until - begin) * mmap.PAGESIZE)
 
 
 class Disorder:

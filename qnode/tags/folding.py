@@ -14,22 +14,20 @@ from qnode.tags.types import X_CHANNEL, Z_CHANNEL, TagBlock
 
 BINS: Final = 48
 # So many tags at the end of a block are enough, and near enough to the present clock.
-MOST_TAGS: Final = 4096
+MOST_FOLDED: Final = 4096
 
 Counts = npt.NDArray[np.int64]
 
 
 def folded(tags: TagBlock, clock: BinClock, offset: int) -> Counts:
-    """Count the last tags of a block by arm and place, shape ``(2, BINS)``, the Z arm first.
+    """Count tags by arm and place, shape ``(2, BINS)``, the Z arm first.
 
     ``offset``: of ticks from slots, as far as known. A tick of the clock lies in the middle of the Z arm's
     span. In the X arm's span the boundary lies at a quarter, the centre at three quarters, about.
     """
-    times_ps, channels = tags.times_ps[-MOST_TAGS:], tags.channels[-MOST_TAGS:]
     tick = clock.tick
-    places = (times_ps - clock.time_of(tick)) / clock.period_ps + 0.5  # in ticks since the start of `tick`
-    in_z = places[channels == Z_CHANNEL] % 1.0
-    in_x = (places[channels == X_CHANNEL] + (tick + offset) % 2) % 2.0 / 2.0
-    return np.stack(
-        [np.bincount((part * BINS).astype(np.int64) % BINS, minlength=BINS) for part in (in_z, in_x)]
-    )
+    places = (tags.times_ps - clock.time_of(tick)) / clock.period_ps + 0.5  # in ticks since that of `tick`
+    in_z = places[tags.channels == Z_CHANNEL]
+    in_x = (places[tags.channels == X_CHANNEL] + (tick + offset) % 2) / 2.0
+    bins = [((part - np.floor(part)) * BINS).astype(np.int64) for part in (in_z, in_x)]
+    return np.stack([np.bincount(np.minimum(of_arm, BINS - 1), minlength=BINS) for of_arm in bins])

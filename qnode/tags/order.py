@@ -11,6 +11,7 @@ from typing import Final, Literal
 import numpy as np
 
 from qnode.kernels import kernel
+from qnode.tags.tag_time import signed_64
 from qnode.tags.types import NO_TAGS, X_CHANNEL, Z_CHANNEL, Channels, TagBlock, Times
 from qnode.units import PS_PER_S
 
@@ -93,23 +94,32 @@ class OrderWindow:
             self._horizon_ps, self._until_ps = self._horizon_ps - by_ps, self._until_ps - by_ps
         self._gaps = [gap.moved(-by_ps) for gap in self._gaps]
 
-    def feed(self, block: TagBlock, unused: TagBlock = NO_TAGS) -> OrderedTags:
+    def feed(self, block: TagBlock, unused: TagBlock = NO_TAGS, origin_ps: int = 0) -> OrderedTags:
         """Take the next block; return all tags that no later tag can precede any more.
 
         ``unused``: the last tags of the result before, which the caller has no use for yet: they come again.
+        ``origin_ps``: times are counted from this time of the block, modulo 2^64.
         """
         before = self._statistics
-        until = block.until_ps if self._until_ps is None else max(self._until_ps, block.until_ps)
+        until = signed_64(block.until_ps - origin_ps)
+        if self._until_ps is not None:
+            until = max(self._until_ps, until)
         horizon = until - self._window_ps
         if self._horizon_ps is not None:
             horizon = max(horizon, self._horizon_ps)
 
-        times, channels = block.times_ps, block.channels
         earliest = self._horizon_ps if self._horizon_ps is not None else _ANY_TIME_PS
         latest = until + FURTHEST_AHEAD_PS
         n_late = n_ahead = n_unknown = 0
         stretches: list[Stretch] = []
-        if not _all_right(times, channels, earliest, latest):
+        n_before = unused.times_ps.shape[0] + self._times.shape[0]
+        n_all = n_before + block.times_ps.shape[0]
+        all_times, all_channels = np.empty(n_all, np.int64), np.empty(n_all, np.int8)
+        np.concatenate((unused.times_ps, self._times), out=all_times[:n_before])
+        np.concatenate((unused.channels, self._channels), out=all_channels[:n_before])
+        times, channels = all_times[n_before:], all_channels[n_before:]
+        origin = np.int64(signed_64(origin_ps))
+        if not _counted_from(block.times_ps, block.channels, origin, earliest, latest, times, channels):
             known = (channels == Z_CHANNEL) | (channels == X_CHANNEL)
             late, ahead = times < earliest, times > latest
             n_late, n_ahead, n_unknown = (int(np.count_nonzero(wrong)) for wrong in (late, ahead, ~known))
@@ -120,12 +130,13 @@ class OrderWindow:
                 stretches.append(Stretch(marked_from, horizon, "unknown_channel"))
             right = known & ~late & ~ahead
             times, channels = times[right], channels[right]
+            all_times = np.concatenate((all_times[:n_before], times))
+            all_channels = np.concatenate((all_channels[:n_before], channels))
         if block.lost and self._until_ps is not None:
             resumed = max(int(times.min()), self._until_ps) if times.size else until
             # Both ends lie within the window of disorder about what was seen.
             self._gaps.append(Stretch(self._until_ps - self._window_ps, resumed + self._window_ps, "lost"))
-        times = np.concatenate((unused.times_ps, self._times, times))
-        channels = np.concatenate((unused.channels, self._channels, channels))
+        times, channels = all_times, all_channels
         displaced = _sort_nearly_sorted(times, channels, _MOVES_PER_TAG * times.size + 1024)
         if displaced < 0:
             order = np.argsort(times, kind="stable")
@@ -159,12 +170,18 @@ class OrderWindow:
 
 
 @kernel
-def _all_right(times: Times, channels: Channels, earliest_ps: int, latest_ps: int) -> bool:
-    """Return whether all tags are on known channels and within the allowed times."""
+def _counted_from(
+    times: Times, channels: Channels, origin: np.int64, earliest_ps: int, latest_ps: int, to_times: Times,
+    to_channels: Channels,
+) -> bool:  # fmt: skip
+    """Copy tags; return whether all are on known channels and within the allowed times."""
     wrong = False
     for i in range(times.size):
-        wrong |= (times[i] < earliest_ps) | (times[i] > latest_ps)
-        wrong |= (channels[i] != Z_CHANNEL) & (channels[i] != X_CHANNEL)
+        time, channel = times[i] - origin, channels[i]  # wraps like the counter
+        wrong |= (time < earliest_ps) | (time > latest_ps)
+        wrong |= (channel != Z_CHANNEL) & (channel != X_CHANNEL)
+        to_times[i] = time
+        to_channels[i] = channel
     return not wrong
 
 

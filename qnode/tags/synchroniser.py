@@ -8,6 +8,7 @@ been miscounted, leads back to ``aligning``.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from qnode.tags.acceptance import GateTable, SlipMonitor, accept, one_per_slot, 
 from qnode.tags.alignment import LONGEST_PROBE_TICKS, MOST_PROBE_CLICKS, Alignment, AlignmentProbe
 from qnode.tags.clock import recover_clock
 from qnode.tags.dead_time import DeadTimeWatch, slots_of
-from qnode.tags.folding import Counts, folded
+from qnode.tags.folding import MOST_FOLDED, Counts, folded
 from qnode.tags.gates import gates
 from qnode.tags.marks import NO_MARKS, Marks, joined
 from qnode.tags.order import OrderStatistics, OrderWindow, Stretch
@@ -27,7 +28,7 @@ from qnode.tags.output import Output
 from qnode.tags.sync_statistics import SyncCounts, SyncStatistics
 from qnode.tags.tag_time import TagTime
 from qnode.tags.tracking import GOES_ON, LOST, BinClock, Integers, Tracked
-from qnode.tags.types import NO_CLICKS, NO_TAGS, X_CHANNEL, Clicks, SlotRange, Slots, TagBlock
+from qnode.tags.types import NO_CLICKS, NO_TAGS, OUTCOME_LATE, X_CHANNEL, Clicks, SlotRange, Slots, TagBlock
 from qnode.units import PS_PER_S
 
 SEARCH_TAGS: Final = 2048
@@ -66,6 +67,11 @@ class SyncResult:
     order: OrderStatistics
     until_ps: int
     folded: Counts | None = None
+
+    @cached_property
+    def z_clicks(self) -> int:
+        """The number of clicks of the Z arm."""
+        return int(np.count_nonzero(self.clicks.outcomes <= OUTCOME_LATE))
 
 
 @dataclass(frozen=True)
@@ -149,14 +155,15 @@ class Synchroniser:
         Raises:
             TransientDeviceError: the TDC's clock has jumped by weeks.
         """
-        block, moved_ps = self._time.take(block)
+        moved_ps = self._time.take(block)
         if moved_ps:
             self._move(moved_ps)
+        last_tags = self._time.local(block.last(MOST_FOLDED))
         if settling_ps is not None:
             first_ps = EARLIER_PS if self._until_ps is None else self._until_ps
-            self._cut_ps.append(Stretch(first_ps, block.until_ps + settling_ps + 1, "adjusted"))
-        self._until_ps = block.until_ps
-        ordered = self._order.feed(block, self._tags)
+            self._cut_ps.append(Stretch(first_ps, last_tags.until_ps + settling_ps + 1, "adjusted"))
+        self._until_ps = last_tags.until_ps
+        ordered = self._order.feed(block, self._tags, self._time.origin_ps)
         self._tags = ordered.tags
         until = ordered.tags.until_ps
         self._cut_ps += [stretch for stretch in ordered.stretches if stretch.reason == "lost"]
@@ -173,8 +180,8 @@ class Synchroniser:
             stretches=tuple(stretch.moved(self._time.origin_ps) for stretch in ordered.stretches),
             statistics=self._counts.frozen(self._clock),
             order=self._order.statistics,
-            until_ps=self._time.origin_ps + block.until_ps,
-            folded=None if self._clock is None else folded(block, self._clock, self._offset or 0),
+            until_ps=self._time.origin_ps + last_tags.until_ps,
+            folded=None if self._clock is None else folded(last_tags, self._clock, self._offset or 0),
         )
 
     def _move(self, by_ps: int) -> None:

@@ -38,8 +38,8 @@ class TagTime:
         """Tag time at which local time is zero; 0 before the first tags."""
         return self._origin_ps or 0
 
-    def take(self, block: TagBlock) -> tuple[TagBlock, int]:
-        """Return the block in local time, and the reduction (ps) of earlier local times.
+    def take(self, block: TagBlock) -> int:
+        """Note the next block; return the reduction (ps) of earlier local times.
 
         Raises:
             TransientDeviceError: its clock has jumped by weeks.
@@ -52,5 +52,9 @@ class TagTime:
             raise TransientDeviceError(f"its clock has jumped by {days:.0f} days")
         moved_ps = until_ps if until_ps > MOST_LOCAL_PS else 0
         self._origin_ps += moved_ps
-        times_ps = block.times_ps - np.int64(signed_64(self._origin_ps))  # wraps like the counter
-        return replace(block, times_ps=times_ps, until_ps=until_ps - moved_ps), moved_ps
+        return moved_ps
+
+    def local(self, block: TagBlock) -> TagBlock:
+        """Return a block, after `take`, in local time."""
+        times_ps = block.times_ps - np.int64(signed_64(self.origin_ps))  # wraps like the counter
+        return replace(block, times_ps=times_ps, until_ps=signed_64(block.until_ps - self.origin_ps))

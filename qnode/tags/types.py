@@ -51,6 +51,11 @@ class TagBlock:
         """Return the block without its first ``n`` tags."""
         return TagBlock(self.times_ps[n:], self.channels[n:], self.until_ps, self.lost)
 
+    def last(self, n: int) -> "TagBlock":
+        """Return the block with at most its last ``n`` tags."""
+        first = max(0, self.times_ps.shape[0] - n)
+        return TagBlock(self.times_ps[first:], self.channels[first:], self.until_ps, self.lost)
+
     def earlier(self, by_ps: int) -> "TagBlock":
         """Return the block with times smaller by ``by_ps``."""
         return TagBlock(self.times_ps - by_ps, self.channels, self.until_ps - by_ps, self.lost)

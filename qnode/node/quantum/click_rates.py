@@ -10,7 +10,6 @@ from typing import NamedTuple
 from qnode.choices import LockState
 from qnode.node.status.quantum_figures import RATES_WINDOW_S
 from qnode.tags.synchroniser import SyncResult
-from qnode.tags.types import OUTCOME_BOUNDARY, OUTCOME_CENTRAL
 
 
 class _Stretch(NamedTuple):
@@ -46,9 +45,7 @@ class ClickRates:
         slots = result.reached - before - cut
         if slots <= 0:
             return
-        outcomes = result.clicks.outcomes
-        x = int(((outcomes == OUTCOME_CENTRAL) | (outcomes == OUTCOME_BOUNDARY)).sum())
-        self._add(_Stretch(slots, len(outcomes) - x, x))
+        self._add(_Stretch(slots, result.z_clicks, len(result.clicks) - result.z_clicks))
 
     def by_arm_hz(self) -> dict[str, float]:
         """Return the rate of each arm, `z` and `x`; empty if unknown."""

@@ -11,7 +11,6 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import structlog
 import trio
 
@@ -35,7 +34,7 @@ from qnode.node.status.liveness import Liveness
 from qnode.tags.alignment import Alignment
 from qnode.tags.offset_search import OffsetSearch
 from qnode.tags.synchroniser import Synchroniser, SyncResult
-from qnode.tags.types import OUTCOME_LATE, TagBlock
+from qnode.tags.types import TagBlock
 from qnode.units import PS_PER_S
 
 log = structlog.get_logger()
@@ -259,7 +258,6 @@ class Receiver:
         self._in_hand = None  # from here on its tags are in the figures
         self.adjustments.see(result, cut)
         self._reached_slot = result.reached if result.state is LockState.LOCKED else -1
-        z_clicks = int(np.count_nonzero(result.clicks.outcomes <= OUTCOME_LATE))
         self._note(result, block, "" if part is not None else "not connected to Alice")
         self._noted_at_s = trio.current_time() if source.paced else math.inf
         self._faults.see(result.order, dropped, arrived_s)
@@ -276,7 +274,7 @@ class Receiver:
             return  # these tags belong to a run that has ended
         # At the end of lock the last slots may have been cut without a click: the block must count them.
         if result.state is LockState.LOCKED or len(result.clicks) or result.cuts or len(result.marks):
-            announcement = self._announcement(run, result, z_clicks, arrived_s, can_wait=not source.paced)
+            announcement = self._announcement(run, result, arrived_s, can_wait=not source.paced)
             if not await self._do(part, announcement):
                 self._unannounced += announcement.dropped
                 self._drop(len(result.clicks))
@@ -348,14 +346,14 @@ class Receiver:
         return True
 
     def _announcement(
-        self, run: EmissionRun, result: SyncResult, z_clicks: int, arrived_s: float, *, can_wait: bool
+        self, run: EmissionRun, result: SyncResult, arrived_s: float, *, can_wait: bool
     ) -> ClickAnnouncement:
         dropped, self._unannounced = self._unannounced, 0
         return ClickAnnouncement(
             run_id=run.run_id,
             numbering=self._numbering,
             clicks=result.clicks,
-            z_clicks=z_clicks,
+            z_clicks=result.z_clicks,
             reached_slot=result.reached,
             cuts=result.cuts,
             dropped=dropped,
