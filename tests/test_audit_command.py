@@ -24,8 +24,9 @@ from qnode.config import SaeSection
 from qnode.keys import SqliteKeyStore
 from qnode.node.reload import audited
 from qnode.node.supply.async_store import AsyncStore
+from qnode.operate.control.answers import Answers, LinkAnswers
 from qnode.operate.control.client import NoAnswer, Request, Restored
-from qnode.operate.control.server import Answers, LinkAnswers, serve_control
+from qnode.operate.control.server import serve_control
 
 HOSTILE = '=cmd|"\x1b[2J\u202e\x9b",\n'
 

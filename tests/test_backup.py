@@ -53,8 +53,9 @@ from qnode.keys._preshared import loaded_in
 from qnode.keys._store import register_beside
 from qnode.node.backup import Backups
 from qnode.node.supply.async_store import AsyncStore
+from qnode.operate.control.answers import Answers, LinkAnswers
 from qnode.operate.control.client import NoAnswer
-from qnode.operate.control.server import Answers, LinkAnswers, serve_control
+from qnode.operate.control.server import serve_control
 
 
 @pytest.fixture

@@ -26,9 +26,10 @@ from qnode.distill.selftest import SelfTestFailed
 from qnode.emulate.transcript import Said, read_transcript
 from qnode.errors import ConfigError, StoreError
 from qnode.operate.blocks.row import DecidedBlock
-from qnode.operate.control import server as control
+from qnode.operate.control import requests
+from qnode.operate.control.answers import Answers, LinkAnswers
 from qnode.operate.control.client import Request, Restored
-from qnode.operate.control.server import Answers, LinkAnswers, serve_control
+from qnode.operate.control.server import serve_control
 from qnode.operate.status.model import ControllerStatus, KeyStatus, LinkStatus, NodeStatus, State
 
 QNODECTL = str(Path(sys.executable).parent / "qnodectl")
@@ -446,7 +447,7 @@ async def test_a_self_test_is_told_and_its_failure_is_exit_1(
                 await nursery.start(serve_control, path, answers)
                 runs.append(await qnodectl("--socket", path, "selftest"))
                 with monkeypatch.context() as another_user:
-                    another_user.setattr(control, "ROOT", 2**31)
+                    another_user.setattr(requests, "ROOT", 2**31)
                     another_user.setattr(os, "geteuid", lambda: 2**30)
                     refused = await qnodectl("--socket", path, "selftest")
                 nursery.cancel_scope.cancel()

@@ -19,7 +19,8 @@ from qnode.cli.main import main
 from qnode.config import LinkParameters
 from qnode.node.status.block_table import BlockTable, KnownOfBlock
 from qnode.operate.blocks.table_file import HEADER, csv_lines, open_block_table
-from qnode.operate.control.server import Answers, LinkAnswers, serve_control
+from qnode.operate.control.answers import Answers, LinkAnswers
+from qnode.operate.control.server import serve_control
 from qnode.operate.recorder.blocks import record_blocks
 
 QNODE = str(Path(sys.executable).parent / "qnode")

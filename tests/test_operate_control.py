@@ -8,7 +8,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import trio
@@ -19,8 +19,10 @@ from operate_support import well_status
 
 from qnode.errors import ConfigError
 from qnode.operate.blocks.row import DecidedBlock
-from qnode.operate.control import client, listening
+from qnode.operate.control import client, listening, requests
 from qnode.operate.control import server as control
+from qnode.operate.control.answers import Answers, LinkAnswers
+from qnode.operate.control.requests import REQUESTS
 
 EVENTS = [{"at": 1.0 + i, "level": "info", "event": "block.done", "block": i} for i in range(5)]
 
@@ -43,7 +45,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "alice" / "control.sock"
 
 
-ANSWERS = control.Answers(well_status, recent_events, {"turin": control.LinkAnswers(decided_blocks)})
+ANSWERS = Answers(well_status, recent_events, {"turin": LinkAnswers(decided_blocks)})
 
 
 @asynccontextmanager
@@ -93,6 +95,10 @@ async def test_decided_blocks_arrive_as_they_were_kept(path: Path) -> None:
     assert newest == BLOCKS[-1:]
     assert later == BLOCKS[1:]
     assert none == []
+
+
+def test_each_request_that_a_client_can_make_is_answered() -> None:
+    assert [*REQUESTS] == [*get_args(client.Request.__annotations__["request"])]
 
 
 async def test_several_requests_share_a_connection(path: Path) -> None:
@@ -170,7 +176,7 @@ async def test_one_connection_too_many_is_told_so(path: Path) -> None:
 
 async def test_a_caller_that_does_not_read_is_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "SEND_LIMIT_S", 0.05)
-    monkeypatch.setattr(control, "SHORTEST_INTERVAL_S", 0.0)
+    monkeypatch.setattr(requests, "SHORTEST_INTERVAL_S", 0.0)
     async with served(path), await trio.open_unix_socket(path) as stream:
         await stream.send_all(b'{"request":"subscribe","interval_s":0}\n')
         # Idle for longer than the limit: the sender was clogged, and has given up.

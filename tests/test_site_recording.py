@@ -24,10 +24,10 @@ from operate_support import well_status
 
 from qnode.config import LinkParameters
 from qnode.errors import ConfigError
-from qnode.operate.control import listening
-from qnode.operate.control import server as control
+from qnode.operate.control import listening, requests, sending
+from qnode.operate.control.answers import Answers, LinkAnswers
 from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status
-from qnode.operate.control.server import Answers, LinkAnswers, serve_control
+from qnode.operate.control.server import serve_control
 from qnode.operate.recorder.site import Recorded, record_site
 from qnode.operate.recording.frames import (
     MOST_FRAME_BYTES,
@@ -263,7 +263,7 @@ async def test_only_root_and_the_daemons_own_user_may_record(
 ) -> None:
     async with Site(tmp_path / "s").served() as site:
         # Seen from a daemon of another user: the kernel still says who the caller is.
-        monkeypatch.setattr(control, "ROOT", 2**31)
+        monkeypatch.setattr(requests, "ROOT", 2**31)
         monkeypatch.setattr(os, "geteuid", lambda: 2**30)
         with pytest.raises(NoAnswer, match=f"user {os.getuid()} may not record, restore or adjust this site"):
             await trio.to_thread.run_sync(partial(record, site.path, tmp_path / "r", Stop()))
@@ -313,7 +313,7 @@ async def test_a_recorder_that_falls_behind_keeps_a_whole_beginning(tmp_path: Pa
 async def test_a_recorder_that_does_not_read_never_holds_up_the_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "SEND_LIMIT_S", 0.2)
+    monkeypatch.setattr(sending, "SEND_LIMIT_S", 0.2)
     async with Site(tmp_path / "s").served() as site:
         async with await trio.open_unix_socket(site.path) as stream:
             await stream.send_all(b'{"request":"record"}\n')

@@ -34,8 +34,9 @@ from qnode.node.status.alarms import Alarms
 from qnode.node.status.site_figures import SiteFigures
 from qnode.node.supply.peer_streams import LinkedSites
 from qnode.node.supply.site_supply import SiteKeySupply
+from qnode.operate.control.answers import Answers, LinkAnswers
 from qnode.operate.control.client import Reloaded
-from qnode.operate.control.server import Answers, LinkAnswers, serve_control
+from qnode.operate.control.server import serve_control
 from qnode.operate.events.log import EventLog, set_log_level
 from qnode.operate.notify import Notifier, feed_watchdog, from_environment
 from qnode.operate.status.alarms import AlarmName
