@@ -10,7 +10,8 @@ from uuid import UUID
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from starlette.types import ASGIApp
+
+from qnode.asgi import Application
 
 TYPES = {
     "object": dict,
@@ -48,7 +49,7 @@ class Breaking:
 
 
 async def ask(
-    app: ASGIApp,
+    app: Application,
     certificate: bytes | None,
     method: str,
     target: str,

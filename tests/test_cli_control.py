@@ -297,7 +297,7 @@ async def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None
 
 
 def test_status_imports_nothing_heavy() -> None:
-    heavy = ["numpy", "numba", "trio", "rich", "structlog", "starlette", "prometheus_client"]
+    heavy = ["numpy", "numba", "trio", "rich", "structlog", "prometheus_client"]
     program = (
         "import sys, qnode.cli.control, qnode.operate.status.screen;"
         f"print([name for name in {heavy} if name in sys.modules])"

@@ -15,9 +15,9 @@ from http_support import Pki
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interface_support import ask, check_described, der, mismatch, operation
-from starlette.types import ASGIApp
 
 from qnode import etsi014, skip
+from qnode.asgi import Application
 from qnode.delivery import Delivery, Key, SaeDirectory
 from qnode.errors import DeviceError, LinkDown, NotEnoughKeys, StoreError
 
@@ -65,7 +65,7 @@ class Place:
         self.supply = WoefulSupply(chunks=10**7)
         self.supply.extension = {"estimator": "rusca2018"}
         delivery = Delivery(SaeDirectory("bob", ENTRIES), self.supply, simulated=True)
-        self.apps: dict[str, ASGIApp] = {
+        self.apps: dict[str, Application] = {
             "etsi014": etsi014.application(delivery),
             "skip": skip.application(delivery, self._random_bytes),
         }

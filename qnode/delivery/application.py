@@ -1,18 +1,15 @@
 """Serves an interface for encryptors as an ASGI application: the caller, its answer, unsent keys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import quote
 
 import msgspec
 import structlog
 import trio
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route as PathRoute
-from starlette.routing import Router
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from qnode.asgi import Application, Receive, Scope, Send
 from qnode.audit.door import through
 from qnode.choices import Door
 from qnode.delivery import description
@@ -43,7 +40,7 @@ class _Unknown:
     nothing_sent = False
 
 
-def application(delivery: Delivery, interface: Interface) -> ASGIApp:
+def application(delivery: Delivery, interface: Interface) -> Application:
     """Return the ASGI application of ``interface``; it also serves its description at /openapi.json.
 
     The server must put the client's certificate into the scope, as ``qnode.http`` does.
@@ -53,26 +50,58 @@ def application(delivery: Delivery, interface: Interface) -> ASGIApp:
     for route in interface.routes:
         by_path.setdefault(route.path, {})[route.method] = route
     by_path[description.PATH] = {"GET": msgspec.json.encode(description.description(interface))}
-
-    async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = Refusal(404, "no such path", reason="no such path")
-        await _refused(interface, refusal)(scope, receive, send)
-
-    router = Router(
-        [
-            PathRoute(path, _Endpoint(delivery, interface, strangers, routes))
-            for path, routes in by_path.items()
-        ],
-        redirect_slashes=False,
-        default=not_found,
-    )
+    paths = [(_Path(path), _Endpoint(delivery, interface, strangers, by_path[path])) for path in by_path]
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        # Routes match the undecoded path, because a decoded SAE ID may contain a slash.
-        raw = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
-        await router({**scope, "path": raw.decode("ascii")}, receive, send)
+        # Paths match undecoded, because a decoded SAE ID may contain a slash.
+        segments = _undecoded_path(scope).split("/")
+        for path, endpoint in paths:
+            values = path.match(segments)
+            if values is not None:
+                await endpoint(scope, receive, send, values)
+                return
+        await _refused(interface, Refusal(404, "no such path", reason="no such path")).send_by(send)
 
     return app
+
+
+class _Path:
+    """A path whose variable segments are names in braces."""
+
+    def __init__(self, template: str) -> None:
+        self._segments = template.split("/")
+        self._names = {
+            i: segment[1:-1] for i, segment in enumerate(self._segments) if segment.startswith("{")
+        }
+        self._fixed = [(i, segment) for i, segment in enumerate(self._segments) if i not in self._names]
+        self._fixed.reverse()  # the paths of an interface differ at their ends
+
+    def match(self, segments: Sequence[str]) -> dict[str, str] | None:
+        """Return the variable segments of a path by name, None for another path; none of them is empty."""
+        if len(segments) != len(self._segments) or any(segments[i] != fixed for i, fixed in self._fixed):
+            return None
+        values = {name: segments[i] for i, name in self._names.items()}
+        return values if all(values.values()) else None
+
+
+@dataclass
+class _Answer:
+    """An answer in JSON; no proxy may keep a copy of a key."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    async def send_by(self, send: Send) -> None:
+        """Send the answer."""
+        own = [
+            (b"cache-control", b"no-store"),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(self.body)),
+        ]
+        headers = own + self.headers
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
 
 
 class _Endpoint:
@@ -93,24 +122,24 @@ class _Endpoint:
         self._strangers = strangers
         self._routes = routes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, exchange = Request(scope, receive), _exchange(scope)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, values: Mapping[str, str]) -> None:
+        exchange = _exchange(scope)
         caller: SaeEntry | None = None
         given: Given | None = None
         try:
-            route = self._routes.get(request.method)
+            route = self._routes.get(scope["method"])
             if route is None:
                 raise Refusal(405, "method not allowed", reason="method not allowed")
             tls: dict[str, Any] = scope.get("extensions", {}).get("tls", {})
             caller = self._delivery.directory.caller(tls.get("client_cert_der"))
             if isinstance(route, bytes):
-                response = _response(self._interface, 200, route)
+                answer = _answer(self._interface, 200, route)
             else:
                 asked = Asked(
                     caller,
-                    request.path_params,
+                    values,
                     scope["query_string"],
-                    await request.body(),
+                    await _body(receive),
                     lambda: exchange.client_gone,
                 )
                 with through(Door(self._interface.name)):
@@ -121,15 +150,15 @@ class _Endpoint:
                         self._delivery.take_back(given)
                         raise gone()
                     body = self._interface.container(given.keys)
-                response = _response(self._interface, 200, msgspec.json.encode(body))
+                answer = _answer(self._interface, 200, msgspec.json.encode(body))
         except Refusal as refusal:
             given = None
             self._note(scope, caller, refusal)
-            response = _refused(self._interface, refusal)
+            answer = _refused(self._interface, refusal)
             if refusal.status == 405:
-                response.headers["allow"] = ", ".join(self._routes)
+                answer.headers.append((b"allow", ", ".join(self._routes).encode()))
         try:
-            await response(scope, receive, send)
+            await answer.send_by(send)
         except OSError:
             if given is not None and exchange.nothing_sent:
                 self._delivery.take_back(given)
@@ -144,7 +173,7 @@ class _Endpoint:
         client = scope["client"][0] if scope.get("client") else ""
         told = {
             "method": scope["method"],
-            "path": scope["path"],
+            "path": _undecoded_path(scope),
             "status": refusal.status,
             "reason": refusal.reason,
             "client": client,
@@ -157,19 +186,36 @@ class _Endpoint:
             self._strangers.write("info", "request.refused", network, trio.current_time(), sae=None, **told)
 
 
-def _refused(interface: Interface, refusal: Refusal) -> Response:
-    response = _response(interface, refusal.status, msgspec.json.encode(interface.refusal(refusal)))
+def _refused(interface: Interface, refusal: Refusal) -> _Answer:
+    answer = _answer(interface, refusal.status, msgspec.json.encode(interface.refusal(refusal)))
     if refusal.retry_after_s is not None:
-        response.headers["retry-after"] = str(refusal.retry_after_s)
-    return response
+        answer.headers.append((b"retry-after", b"%d" % refusal.retry_after_s))
+    return answer
 
 
-def _response(interface: Interface, status: int, body: bytes) -> Response:
-    # No proxy may keep a copy of a key.
-    headers = {"cache-control": "no-store"}
-    if interface.closes:
-        headers["connection"] = "close"
-    return Response(body, status, headers, media_type="application/json")
+def _answer(interface: Interface, status: int, body: bytes) -> _Answer:
+    return _Answer(status, body, [(b"connection", b"close")] if interface.closes else [])
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return the whole body of a request.
+
+    Raises:
+        Refusal: 400; the client has disconnected.
+    """
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise gone()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _undecoded_path(scope: Scope) -> str:
+    raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    return raw.decode("ascii")
 
 
 def _exchange(scope: Scope) -> _Exchange:

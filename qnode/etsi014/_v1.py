@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.types import ASGIApp
-
+from qnode.asgi import Application
 from qnode.delivery.application import application as serve
 from qnode.delivery.calls import Delivery, Given
 from qnode.delivery.interface import Asked, Interface, Parameter, Route
@@ -26,7 +25,7 @@ _VENDOR = "qnode_"
 _REFUSALS = (400, 401, 503)
 
 
-def application(delivery: Delivery) -> ASGIApp:
+def application(delivery: Delivery) -> Application:
     """Return the ASGI application of ``delivery``: /api/v1/keys/{SAE_ID}/status, enc_keys, dec_keys."""
     return serve(delivery, interface(delivery))
 

@@ -5,7 +5,7 @@ at once that does not read. This one is small because it does nothing else. `Con
 for a protocol other than HTTP.
 """
 
-from qnode.http._asgi import Application, Receive, Scope, Send
+from qnode.asgi import Application, Receive, Scope, Send
 from qnode.http._conversation import Client, ClientGone, Conversation
 from qnode.http._limits import Counters, Limits
 from qnode.http._server import ConversationServer, Server, serve, serve_listeners

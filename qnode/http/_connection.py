@@ -3,6 +3,7 @@
 import contextlib
 import time
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -10,12 +11,18 @@ import h11
 import msgspec
 import trio
 
-from qnode.http._asgi import Application, Message
+from qnode.asgi import Application, Message
 from qnode.http._conversation import Client, ClientGone
 from qnode.http._linger import linger
 
 _READ_BYTES = 16 * 1024
 _RETRY_AFTER_S = 2
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    """Return the value of a Date field, made once a second."""
+    return formatdate(second, usegmt=True).encode()
 
 
 class _Refused(Exception):
@@ -95,14 +102,14 @@ class Connection:
         Raises:
             ClientGone: the client does not read.
         """
-        data = b"".join(self._http.send(event) or b"" for event in events)
+        data = b"".join([self._http.send(event) or b"" for event in events])
         try:
-            with trio.fail_after(self._limits.send_s):
+            with trio.move_on_after(self._limits.send_s) as deadline:
                 await self._stream.send_all(data)
-        except trio.TooSlowError:
-            raise self._lose("client does not read") from None
         except trio.BrokenResourceError:
             raise self._lose("connection lost") from None
+        if deadline.cancelled_caught:
+            raise self._lose("client does not read")
 
     async def read(self, most: int = _READ_BYTES) -> bool:
         """Pass the next bytes of the client to the parser; False at the end of the stream.
@@ -135,29 +142,30 @@ class Connection:
 
     def response(self, status: int, headers: list[tuple[bytes, bytes]]) -> h11.Response:
         """Return the head of a response, with the headers common to all answers of this server."""
-        own = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+        own = [(b"date", _date(int(time.time())))]
         if self._slot.last_request or trio.current_time() - self._slot.opened > self._limits.age_s:
             own.append((b"connection", b"close"))
         return h11.Response(status_code=status, headers=[*headers, *own])
 
     async def _read_head(self) -> h11.Request | None:
         """Return the next request, or None when the client has none."""
-        taken = len(self._http.trailing_data[0])
-        with trio.move_on_after(self._limits.head_s if taken else self._limits.idle_s) as deadline:
+        idle = True
+        with trio.move_on_after(self._limits.idle_s) as deadline:
             while True:
                 event = self._next_event()
                 if isinstance(event, h11.Request):
                     return event
                 if isinstance(event, h11.ConnectionClosed):
                     return None
+                taken = len(self._http.trailing_data[0])
+                if idle and taken:
+                    idle = False
+                    deadline.deadline = trio.current_time() + self._limits.head_s
                 room = self._limits.head_bytes - taken
                 if room <= 0:
                     raise _Refused(431, "request head is too large")
                 await self.read(min(room, _READ_BYTES))
-                if taken == 0:
-                    deadline.deadline = trio.current_time() + self._limits.head_s
-                taken = len(self._http.trailing_data[0])
-        if taken:
+        if not idle:
             raise _Refused(408, "request head took too long")
         return None
 
@@ -171,20 +179,27 @@ class Connection:
         if int(fields.get(b"content-length", b"0")) > self._limits.body_bytes:
             raise _Refused(413, "request body is too large")
         body = bytearray()
+        if self._take_body(body):
+            return bytes(body)
         with trio.move_on_after(self._limits.body_s):
             if self._http.they_are_waiting_for_100_continue:
                 await self.transmit(h11.InformationalResponse(status_code=100, headers=[]))
-            while True:
-                event = self._next_event()
-                if isinstance(event, h11.EndOfMessage):
-                    return bytes(body)
-                if isinstance(event, h11.Data):
-                    body += event.data
-                    if len(body) > self._limits.body_bytes:
-                        raise _Refused(413, "request body is too large")
-                else:
-                    await self.read()
+            while not self._take_body(body):
+                await self.read()
+            return bytes(body)
         raise _Refused(408, "request body took too long")
+
+    def _take_body(self, body: bytearray) -> bool:
+        """Add what has arrived to ``body``; return whether it is complete."""
+        while True:
+            event = self._next_event()
+            if isinstance(event, h11.EndOfMessage):
+                return True
+            if not isinstance(event, h11.Data):
+                return False
+            body += event.data
+            if len(body) > self._limits.body_bytes:
+                raise _Refused(413, "request body is too large")
 
     def _next_event(self) -> object:
         try:

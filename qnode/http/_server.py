@@ -11,8 +11,8 @@ import structlog
 import trio
 
 from qnode.accepting import accept_all
+from qnode.asgi import Application
 from qnode.errors import QnodeError
-from qnode.http._asgi import Application
 from qnode.http._connection import Connection
 from qnode.http._conversation import Client, ClientGone, Conversation
 from qnode.http._limits import Counters, Limits

@@ -1,6 +1,7 @@
 """Blocks: their numbers, the two-step commit, voiding, and forgetting finished ones."""
 
 import hashlib
+from functools import lru_cache
 
 import msgspec
 
@@ -157,6 +158,11 @@ def fingerprint(tx: Tx, block_id: int) -> bytes:
 def record_of(tx: Tx, block_id: int) -> BlockRecord:
     """Return the record of a block that was prepared."""
     (record,) = tx.connection.execute("SELECT record FROM block WHERE block_id = ?", (block_id,)).fetchone()
+    return _decoded(record)
+
+
+@lru_cache(maxsize=16)
+def _decoded(record: bytes | str) -> BlockRecord:
     return msgspec.json.decode(record, type=BlockRecord)
 
 

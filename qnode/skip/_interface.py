@@ -9,8 +9,8 @@ from uuid import UUID
 import structlog
 import trio
 from msgspec import UNSET
-from starlette.types import ASGIApp
 
+from qnode.asgi import Application
 from qnode.delivery.application import application as serve
 from qnode.delivery.calls import NOT_FOUND, Delivery, Given, KeyRequest
 from qnode.delivery.directory import SaeEntry, system_id
@@ -35,7 +35,7 @@ _REMOTE = Parameter("remoteSystemID", {"type": "string", "minLength": 1}, requir
 RandomBytes = Callable[[int], Awaitable[bytes]]
 
 
-def application(delivery: Delivery, random_bytes: RandomBytes) -> ASGIApp:
+def application(delivery: Delivery, random_bytes: RandomBytes) -> Application:
     """Return the ASGI application of SKIP: /capabilities, /key, /key/{keyId}, /entropy.
 
     ``random_bytes(number)`` returns random bytes of full entropy, or raises DeviceError.

@@ -37,6 +37,7 @@ from qnode.keys import (
 )
 from qnode.link.authentication import AuthenticationTag, TranscriptHash, make_tag, verify_tag
 from qnode.node.supply.key_clock import KeyClock
+from qnode.units import CHUNK_BITS
 
 T = TypeVar("T")
 
@@ -239,9 +240,17 @@ class AsyncStore:
 
     async def stock_count(self, master: str, slave: str) -> int:
         """Return the number of keys of the default size that are assigned in advance for a pair."""
+        return await self._call(lambda: self._stock_count(master, slave))
 
-        def work() -> int:
-            return 0 if self._peer_may_have_expired_stock() else self._store.stock_count(master, slave)
+    def _stock_count(self, master: str, slave: str) -> int:
+        return 0 if self._peer_may_have_expired_stock() else self._store.stock_count(master, slave)
+
+    async def stock_and_free(self, master: str, slave: str, size_bits: int) -> tuple[int, int]:
+        """Return how many keys of a size are assigned in advance for a pair, and how many could be now."""
+
+        def work() -> tuple[int, int]:
+            in_stock = self._stock_count(master, slave) if size_bits == CHUNK_BITS else 0
+            return in_stock, self._store.stored_key_count(size_bits)
 
         return await self._call(work)
 
@@ -392,10 +401,6 @@ class AsyncStore:
     async def counts(self) -> Counts:
         """Return chunk counts by state."""
         return await self._call(self._store.counts)
-
-    async def stored_key_count(self, size_bits: int) -> int:
-        """Return the number of keys of a size that this site could assign now."""
-        return await self._call(lambda: self._store.stored_key_count(size_bits))
 
     async def recent_blocks(self, number: int) -> list[StoredBlock]:
         """Return the latest blocks, newest first."""

@@ -43,10 +43,9 @@ class LinkKeySupply(KeySupply):
 
     async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
         """Return the number of keys available now; while the link is down, the number in stock."""
-        in_stock = await self._store.stock_count(master, slave) if size_bits == CHUNK_BITS else 0
+        in_stock, free = await self._store.stock_and_free(master, slave, size_bits)
         if not self._peer.connected:
             return in_stock
-        free = await self._store.stored_key_count(size_bits)
         return free + in_stock if self._peer.can_release else free
 
     async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:

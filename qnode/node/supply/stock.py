@@ -221,11 +221,11 @@ class Stock:
         enough = self._held[pair] - number >= self._plan.kept_back()
         keys = await self.take(pair, number) if enough else None
         asking = self._pairs.get(pair)
-        if asking is not None and self._plan.is_low(
-            self._held[pair], self._plan.wanted(asking.recent_keys())
-        ):
-            self._low.add(pair)
-            self._changed.set()
+        if asking is not None and pair not in self._coming:
+            wanted = self._plan.wanted(asking.recent_keys())
+            if self._plan.is_low(self._held[pair], wanted):
+                self._low.add(pair)
+                self._changed.set()
         return keys
 
     async def take(self, pair: SaePair, number: int) -> list[StoredKey] | None:

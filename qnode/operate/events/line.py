@@ -1,8 +1,10 @@
 """Write an event as a line for people: ``info     block.done  block=812 qber_z=0.0162 took_s=0.84``."""
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31;1"}
@@ -21,8 +23,19 @@ def render_line(event: Mapping[str, Any], *, coloured: bool = False) -> str:
 
 def render_dated_line(event: Mapping[str, Any], *, coloured: bool = False) -> str:
     """Return the local time to the millisecond, then the event's line."""
-    at = datetime.fromtimestamp(float(event.get("at", 0.0))).astimezone()
-    return f"{at.isoformat(sep=' ', timespec='milliseconds')} {render_line(event, coloured=coloured)}"
+    at = float(event.get("at", 0.0))
+    second = math.floor(at)
+    time, zone = _local_time(second)
+    milliseconds = min(round(1e6 * (at - second)) // 1000, 999)
+    return f"{time}.{milliseconds:03d}{zone} {render_line(event, coloured=coloured)}"
+
+
+@lru_cache(maxsize=2)
+def _local_time(second: int) -> tuple[str, str]:
+    """Return the local time of a second, and its difference from UTC; made once a second."""
+    at = datetime.fromtimestamp(second).astimezone()
+    text = at.isoformat(sep=" ", timespec="seconds")
+    return text[:19], text[19:]
 
 
 def printable(text: str) -> str:

@@ -185,7 +185,9 @@ def _safe(value: Any, depth: int = 0) -> Any:
 
 def _redacted_text(text: str, longest: int) -> str:
     """Remove quoted bytes and arrays, and shorten text that is too long."""
-    clean = _QUOTED_ARRAY.sub("<array>", _QUOTED_BYTES.sub("<bytes>", text))
+    clean = text
+    if "b'" in text or 'b"' in text or "array(" in text:
+        clean = _QUOTED_ARRAY.sub("<array>", _QUOTED_BYTES.sub("<bytes>", text))
     return clean if len(clean) <= longest else f"{clean[:longest]}… ({len(clean) - longest} more)"
 
 

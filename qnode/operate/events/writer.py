@@ -9,12 +9,15 @@ import io
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
 MOST_WAITING_BYTES = 4 << 20
 _MOST_AT_ONCE_BYTES = 64 << 10
 _AT_EXIT_S = 1.0
+# Lines of a busy time are written together: to wake the thread for each costs more than to write it.
+_PAUSE_S = 0.02
 
 
 class LogWriter:
@@ -59,6 +62,7 @@ class LogWriter:
 
     def _work(self) -> None:
         while True:
+            time.sleep(_PAUSE_S)
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
                 lines = self._take()

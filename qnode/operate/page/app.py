@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 import trio
-from starlette.types import Receive, Scope, Send
 
+from qnode.asgi import Receive, Scope, Send
 from qnode.operate.page.live import PERIOD_S, Live, event
 from qnode.operate.trend.figures import FIGURES
 from qnode.operate.trend.ring import RESOLUTIONS, WINDOWS, Trend

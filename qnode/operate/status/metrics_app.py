@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 import trio
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from qnode.asgi import Application, Receive, Scope, Send
 from qnode.operate.status.model import NodeStatus
 
 ProvideStatus = Callable[[], NodeStatus]
@@ -16,12 +16,12 @@ _TEXT_FORMAT: Final = "text/plain; version=0.0.4; charset=utf-8"
 T = TypeVar("T")
 
 
-def metrics_app(provide_status: ProvideStatus) -> ASGIApp:
+def metrics_app(provide_status: ProvideStatus) -> Application:
     """Return an ASGI application that answers ``GET /metrics`` with the figures of a node."""
     return figures_app(provide_status, _rendered)
 
 
-def figures_app(provide: Callable[[], T], render: Callable[[T], bytes]) -> ASGIApp:
+def figures_app(provide: Callable[[], T], render: Callable[[T], bytes]) -> Application:
     """Return an ASGI application that answers ``GET /metrics`` and nothing else; a thread runs ``render``."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
