@@ -13,7 +13,7 @@ from qnode.agent.tunnel import TunnelKey
 from qnode.agent.tunnels import macsec
 from qnode.agent.tunnels.macsec import MacsecConfig, MacsecTunnel
 from qnode.agent.tunnels.macsec_associations import Orders, key_identifier, read_interface
-from qnode.agent.tunnels.programs import run_program
+from qnode.agent.tunnels.programs import output_of
 from qnode.errors import TunnelError
 
 ADDRESSES = ("02:00:00:00:00:0a", "02:00:00:00:00:0b")
@@ -294,7 +294,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[Line]:
             ends[0].take(order)
         return ""
 
-    monkeypatch.setattr(macsec, "run_program", run)
+    monkeypatch.setattr(macsec, "output_of", run)
     monkeypatch.setattr(macsec, "probe_socket", lambda: Probes(ends[0], ends[1]))
     return ends
 
@@ -420,7 +420,7 @@ async def test_a_key_of_another_size_is_refused(lines: list[Line]) -> None:
 
 async def test_a_program_that_fails_is_told_without_the_key() -> None:
     with pytest.raises(TunnelError, match=r'cat: argument "\(key\)" is wrong') as caught:
-        await run_program(
+        await output_of(
             ["sh", "-c", 'echo "cat: argument \\"$(cat)\\" is wrong" >&2; exit 1'], text="ab12", secret="ab12"
         )
     assert "ab12" not in str(caught.value)
@@ -428,4 +428,4 @@ async def test_a_program_that_fails_is_told_without_the_key() -> None:
 
 async def test_a_program_that_is_not_there_is_told() -> None:
     with pytest.raises(TunnelError, match=r"no-such-program: cannot be run: No such file or directory"):
-        await run_program(["no-such-program"])
+        await output_of(["no-such-program"])

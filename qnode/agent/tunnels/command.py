@@ -7,16 +7,14 @@ its standard error is the reason.
 """
 
 import os
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, ClassVar, Literal
 
-import trio
-
 from qnode.agent.tunnel import InUse, Role, TunnelKey
 from qnode.agent.tunnels.key_text import KeyFormat, KeySize, key_text, shows_key
+from qnode.agent.tunnels.programs import Ended, run_program
 from qnode.config_description import Described, Limits, check_limits
 from qnode.config_link import Table
 from qnode.errors import TunnelError
@@ -156,37 +154,23 @@ class CommandTunnel:
         gets_key = key is not None and event in ("load", "activate")
         standard_input = key_text(key.key, self._config.key_format) if key is not None and gets_key else b""
         where = f"tunnel.program: {self._config.program[0]} {event}"
-        environment = {**os.environ, "QNODE_EVENT": event, "QNODE_ROLE": self._role}
+        environment: dict[str, str] = {"QNODE_EVENT": event, "QNODE_ROLE": self._role}
         environment["QNODE_KEY_ID"] = key.key_id if key is not None else ""
-        try:
-            with trio.fail_after(self._config.timeout_s):
-                ended = await trio.run_process(
-                    [*self._config.program, event, *key_id],
-                    stdin=standard_input,
-                    capture_stdout=True,
-                    capture_stderr=True,
-                    check=False,
-                    env=environment,
-                    deliver_cancel=_end,
-                )
-        except OSError as error:
-            raise TunnelError(f"{where}: cannot be run: {error.strerror or error}") from None
-        except trio.TooSlowError:
-            raise TunnelError(f"{where}: not done within {self._config.timeout_s:g} s") from None
-        if ended.returncode != 0:
-            told = _reason(ended, key)
-            raise TunnelError(f"{where}: ended with {ended.returncode}{told}")
-        return ended.stdout[:_LONGEST_OUTPUT_BYTES]
+        ended = await run_program(
+            [*self._config.program, event, *key_id],
+            named=where,
+            given=standard_input,
+            limit_s=self._config.timeout_s,
+            environment=environment,
+        )
+        if ended.status != 0:
+            raise TunnelError(f"{where}: ended with {ended.status}{_reason(ended, key)}")
+        return ended.output[:_LONGEST_OUTPUT_BYTES]
 
 
-def _reason(ended: "subprocess.CompletedProcess[bytes]", key: TunnelKey | None) -> str:
+def _reason(ended: Ended, key: TunnelKey | None) -> str:
     """Return the last words of the program, unless they have the key."""
-    if key is not None and shows_key(ended.stderr, key.key):
+    if key is not None and shows_key(ended.errors, key.key):
         return " (its words are not shown, for they have the key)"
-    lines = ended.stderr.decode(errors="replace").strip().splitlines()
+    lines = ended.errors.decode(errors="replace").strip().splitlines()
     return f": {lines[-1][:LONGEST_REASON_CHARACTERS]}" if lines else ""
-
-
-async def _end(process: trio.Process) -> None:
-    """End a program that takes too long."""
-    process.kill()

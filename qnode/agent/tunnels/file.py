@@ -7,17 +7,15 @@ after each replacement, to have the encryptor read the file.
 import ctypes
 import glob
 import os
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import trio
-
 from qnode.agent.tunnel import InUse, Role, TunnelKey
 from qnode.agent.tunnels.key_text import KeyFormat, KeySize, key_text
+from qnode.agent.tunnels.programs import run_program
 from qnode.config_description import Described, Limits, check_limits
 from qnode.config_link import Table
 from qnode.errors import TunnelError
@@ -164,24 +162,16 @@ class FileTunnel:
         if not self._config.after:
             return
         where = f"tunnel.after: {self._config.after[0]}"
-        environment = {**os.environ, "QNODE_KEY_ID": key.key_id if key is not None else ""}
-        environment["QNODE_ROLE"] = self._role
-        try:
-            with trio.fail_after(self._config.timeout_s):
-                ended = await trio.run_process(
-                    list(self._config.after),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    check=False,
-                    env=environment,
-                    deliver_cancel=_end,
-                )
-        except OSError as error:
-            raise TunnelError(f"{where}: cannot be run: {error.strerror or error}") from None
-        except trio.TooSlowError:
-            raise TunnelError(f"{where}: not done within {self._config.timeout_s:g} s") from None
-        if ended.returncode != 0:
-            raise TunnelError(f"{where}: ended with {ended.returncode}")
+        environment = {"QNODE_KEY_ID": key.key_id if key is not None else "", "QNODE_ROLE": self._role}
+        ended = await run_program(
+            self._config.after,
+            named=where,
+            limit_s=self._config.timeout_s,
+            environment=environment,
+            kept=False,
+        )
+        if ended.status != 0:
+            raise TunnelError(f"{where}: ended with {ended.status}")
 
 
 def kept_in_memory(folder: Path) -> bool:
@@ -210,8 +200,3 @@ def _replace_file(path: Path, text: bytes) -> None:
             raise
     except OSError as error:
         raise TunnelError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-async def _end(process: trio.Process) -> None:
-    """End a program that takes too long."""
-    process.kill()

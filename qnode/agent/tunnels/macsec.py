@@ -23,7 +23,7 @@ import structlog
 
 from qnode.agent.tunnel import InUse, Role, TunnelKey
 from qnode.agent.tunnels.macsec_associations import Interface, Orders, key_identifier, read_interface
-from qnode.agent.tunnels.programs import run_program
+from qnode.agent.tunnels.programs import output_of
 from qnode.config_description import Described, Limits, check_limits
 from qnode.config_link import Table
 from qnode.errors import TunnelError
@@ -206,7 +206,7 @@ class MacsecTunnel:
 
     async def _look(self) -> Interface:
         """Return what stands in the kernel."""
-        interface = read_interface(await run_program(["ip", "-s", "-j", "macsec", "show", self._name]))
+        interface = read_interface(await output_of(["ip", "-s", "-j", "macsec", "show", self._name]))
         if interface is None:
             raise TunnelError(
                 f"{self._name}: no MACsec interface: ip link add link LINE {self._name} type macsec …"
@@ -223,7 +223,7 @@ class MacsecTunnel:
         """Have ``ip`` carry out all orders, from its standard input: an argument would show the key."""
         text = "".join(f"{order}\n" for order in orders)
         if orders:
-            await run_program(["ip", "-batch", "-"], text=text, secret=secret)
+            await output_of(["ip", "-batch", "-"], text=text, secret=secret)
 
     def _send_probe(self) -> None:
         """Send the peer one frame; a full queue or an interface that is down is no error here."""

@@ -4,9 +4,7 @@ Keys go to `wg` on its standard input and come on its standard output: no argume
 """
 
 import base64
-import os
 import socket
-import subprocess
 import time
 from pathlib import Path
 from typing import Final
@@ -14,6 +12,7 @@ from typing import Final
 import trio
 from msgspec import Struct
 
+from qnode.agent.tunnels.programs import Ended, run_program
 from qnode.errors import TunnelError
 
 KEY_BYTES: Final = 32
@@ -168,26 +167,19 @@ class WireGuardDevice:
 
     async def _wg(self, *arguments: str, secret: bytes | None = None) -> str:
         """Run `wg`. A change that has begun is not cancelled: it takes milliseconds."""
-        given = b"" if secret is None else base64.b64encode(secret) + b"\n"
         said = f"`wg {arguments[0]} {self.interface}`"
-        with trio.move_on_after(self._limit_s, shield=True):
-            try:
-                done = await trio.run_process(
-                    ["wg", *arguments],
-                    stdin=given,
-                    capture_stdout=True,
-                    capture_stderr=True,
-                    check=False,
-                    env={**os.environ, "LC_ALL": "C"},
-                )
-            except OSError as error:
-                raise TunnelError(
-                    f"{said} cannot be run: {error.strerror}; install wireguard-tools"
-                ) from None
-            if done.returncode:
-                raise TunnelError(f"{said} failed: {_reason(done)}")
-            return done.stdout.decode()
-        raise TunnelError(f"{said} did not end within {self._limit_s:g} s")
+        done = await run_program(
+            ["wg", *arguments],
+            named=said,
+            given=b"" if secret is None else base64.b64encode(secret) + b"\n",
+            limit_s=self._limit_s,
+            environment={"LC_ALL": "C"},
+            to_its_end=True,
+            remedy="; install wireguard-tools",
+        )
+        if done.status:
+            raise TunnelError(f"{said} failed: {_reason(done)}")
+        return done.output.decode()
 
     async def _request(self, request: str) -> None:
         """Send one request to wireguard-go and read its answer."""
@@ -212,9 +204,9 @@ class WireGuardDevice:
         raise TunnelError(f"{said} did not answer within {self._limit_s:g} s")
 
 
-def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
+def _reason(done: Ended) -> str:
     """Return what `wg` said, on one line, and what to do about the usual causes."""
-    reason = " ".join(done.stderr.decode(errors="replace").split()) or f"exit status {done.returncode}"
+    reason = " ".join(done.errors.decode(errors="replace").split()) or f"exit status {done.status}"
     if "No such device" in reason or "not supported" in reason or "refused" in reason:
         return f"{reason}; bring the interface up (wg-quick up, systemd-networkd)"
     if "not permitted" in reason or "Permission denied" in reason:
