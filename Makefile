@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: loopback test check tunnels mutants test-versions coverage release-check wheels deb format lock clean
+.PHONY: loopback test check test-postgresql tunnels mutants test-versions coverage release-check wheels deb format lock clean
 
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
@@ -21,6 +21,12 @@ check: $(VENV)/.developer
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs qnode drivers tests config systemd install
+
+# The tests that the stores in SQLite and in PostgreSQL share, on a real server (Debian's package postgresql).
+test-postgresql: $(VENV)/.developer
+	QNODE_POSTGRESQL=1 $(BIN)/pytest -n $$(nproc) --dist loadfile tests/test_keys_store.py tests/test_keys_moves.py \
+	  tests/test_keys_pool.py tests/test_keys_release.py tests/test_keys_restore.py tests/test_keys_damage.py \
+	  tests/test_keys_together.py tests/test_keys_states.py tests/test_postgresql.py
 
 # Real encryptors, the agents beside them, and a minute of the testbed: root, and the packages of docs/testbed.md.
 tunnels: $(VENV)/.developer
@@ -72,8 +78,8 @@ $(VENV)/.developer: requirements-dev.lock $(VENV)/.installed
 
 # After a change of dependencies in pyproject.toml (needs uv).
 lock:
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra zmq --extra visa --extra plots --extra strongswan --extra testbed --group build -o requirements.lock
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra zmq --extra visa --extra plots --extra strongswan --extra testbed --group build --group dev -o requirements-dev.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra zmq --extra visa --extra plots --extra postgresql --extra strongswan --extra testbed --group build -o requirements.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra zmq --extra visa --extra plots --extra postgresql --extra strongswan --extra testbed --group build --group dev -o requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) $(VENV)-* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -70,6 +70,13 @@ class StoreUnusable(StoreError):
     """The store is damaged, of a newer schema, or older than its anchor: the node must not start over it."""
 
 
+class StoreAway(StoreError):
+    """The database server of a store is not reachable or does not serve; the store opens it again by itself.
+
+    Whether the change in progress was made is known when it is back.
+    """
+
+
 class NotEnoughKeys(StoreError):
     """Fewer keys are available than asked for; nothing was taken."""
 

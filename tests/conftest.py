@@ -1,7 +1,11 @@
 """What holds for every test: made-up examples are the same in each run, and none fails for being slow."""
 
+import os
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, settings
+from postgresql_support import PostgresqlSite, Server, missing, running_server
 
 settings.register_profile(
     "patient", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -40,3 +44,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first."""
     place = {name: number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A server of PostgreSQL for the tests of a process."""
+    if because := missing():
+        pytest.skip(because)
+    with running_server() as server:
+        yield server
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """With QNODE_POSTGRESQL=1, run the tests that both stores share on PostgreSQL instead of SQLite."""
+    of_sqlite = metafunc.definition.get_closest_marker("sqlite") is not None
+    if "each_store" in metafunc.fixturenames and os.environ.get("QNODE_POSTGRESQL") and not of_sqlite:
+        metafunc.parametrize("each_store", ["postgresql"], indirect=True)
+
+
+@pytest.fixture
+def each_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the sites of a test module have their stores in SQLite, or in PostgreSQL."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        server = request.getfixturevalue("postgresql")
+        monkeypatch.setattr(PostgresqlSite, "server", server, raising=False)
+        monkeypatch.setattr(request.module, "Site", PostgresqlSite)

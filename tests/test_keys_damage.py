@@ -11,6 +11,8 @@ from test_keys_states import flip_a_bit
 from qnode.errors import KeyNotFound, NotEnoughKeys, PoolExhausted, StoreError, StoreUnusable
 from qnode.keys import KeyRange, Loss, PadId, SqliteKeyStore, StoreCondition
 
+pytestmark = pytest.mark.usefixtures("each_store")
+
 N_CHUNKS = 600
 Pair = tuple[SqliteKeyStore, SqliteKeyStore]
 
@@ -45,6 +47,19 @@ def spoil(store: SqliteKeyStore, kind: str, segment: int, unit: int) -> None:
         tx.connection.execute(
             f"UPDATE sealed_unit SET sealed = ? WHERE {where}", (spoilt, kind, segment, unit)
         )
+
+
+def test_a_unit_of_which_only_bytes_are_left_counts_as_one_that_does_not_open(stores: Pair) -> None:
+    alice, bob = stores
+    with alice._database.change(anchored=False) as tx:
+        where = "kind = 'chunk' AND segment = ? AND unit = ?"
+        tx.connection.execute(f"UPDATE sealed_unit SET sealed = ? WHERE {where}", (b"x", 1, 0))
+    with pytest.raises(StoreError):
+        alice.deliver_to_master(assigned(alice, bob, 4))
+    (loss,) = alice.new_losses()
+    assert loss.n_chunks == 128
+    settle(alice, bob)
+    same_at_both(alice, bob)
 
 
 def same_at_both(alice: SqliteKeyStore, bob: SqliteKeyStore) -> None:

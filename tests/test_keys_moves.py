@@ -19,6 +19,8 @@ from qnode.errors import KeyNotFound, NotEnoughKeys, ShareUsedUp, StoreError
 from qnode.keys import Assignment, SqliteKeyStore, StoredKey, key_id
 from qnode.keys._accepted import SHARE
 
+pytestmark = pytest.mark.usefixtures("each_store")
+
 N_CHUNKS = 24
 MOST_CHUNKS = 30
 TTL_S = 100.0

@@ -9,6 +9,8 @@ from keys_support import LAYOUT, Site, add_block, make_block, preshared
 from qnode.errors import FieldError, PoolExhausted, StoreError
 from qnode.keys import KeyLayout, PadId, PadsLeft, SqliteKeyStore
 
+pytestmark = pytest.mark.usefixtures("each_store")
+
 Pair = tuple[SqliteKeyStore, SqliteKeyStore]
 
 
@@ -104,6 +106,7 @@ def test_a_block_confirmed_after_a_later_ones_pads_are_in_use_gives_none_for_sen
     assert alice.reserve_send_pad().pad_id == PadId(2, 1)
 
 
+@pytest.mark.sqlite
 def test_reserved_pads_do_not_come_back_after_a_crash(stores: Pair, tmp_path: Path) -> None:
     alice, _ = stores
     used = [alice.reserve_send_pad() for _ in range(2)]

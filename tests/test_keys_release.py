@@ -11,6 +11,8 @@ from qnode.keys import Assignment, KeyRange, SqliteKeyStore, StoredKey
 from qnode.keys._accepted import SHARE
 from qnode.keys._vault import Vault
 
+pytestmark = pytest.mark.usefixtures("each_store")
+
 Pair = tuple[SqliteKeyStore, SqliteKeyStore]
 
 
@@ -239,6 +241,7 @@ def test_a_pair_whose_slave_never_fetches_leaves_room_and_the_next_one_has_its_s
         assert bob.counts().void == 0
 
 
+@pytest.mark.sqlite
 def test_keys_that_wait_cost_nothing_at_the_opening_and_are_found_when_asked_for(
     sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,8 @@ from qnode.keys._anchor import Anchor
 from qnode.keys._preshared import preshared_fingerprint
 from qnode.keys._restore import MOST_TAGS_UNDER_WAY
 
+pytestmark = pytest.mark.usefixtures("each_store")
+
 SERVING = StoreCondition.SERVING
 WAITING = StoreCondition.NEEDS_PEER_CONFIRMATION
 HALTED = StoreCondition.NEEDS_RESTORE
@@ -393,6 +395,7 @@ def test_what_a_store_without_its_anchor_gives_up_is_neither_free_nor_in_stock_a
         assert not store.new_losses()  # nothing is damaged
 
 
+@pytest.mark.sqlite
 def test_a_preshared_key_is_not_loaded_again_when_database_and_anchor_are_gone(
     sites: tuple[Site, Site],
 ) -> None:
@@ -651,6 +654,7 @@ def test_an_anchor_that_was_changed_is_not_believed(tmp_path: Path) -> None:
     assert Anchor.open(path, bytes(31) + b"k", store_id) is None
 
 
+@pytest.mark.sqlite
 def test_a_commit_and_its_step_of_the_anchor_are_flushed_before_a_key_is_handed_out(
     sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -690,6 +694,7 @@ def test_results_are_withheld_and_the_store_stops_when_the_anchor_cannot_be_writ
         assert alice.reserve_send_pad().pad_id == PadId(0, 1)
 
 
+@pytest.mark.sqlite
 def test_a_full_disk_changes_nothing_and_passes(sites: tuple[Site, Site]) -> None:
     a, _ = sites
     with a.open() as alice:
@@ -707,6 +712,7 @@ def test_a_full_disk_changes_nothing_and_passes(sites: tuple[Site, Site]) -> Non
         assert alice.counts().prepared == 3000
 
 
+@pytest.mark.sqlite
 def test_a_fresh_store_whose_creation_was_cut_short_opens(tmp_path: Path) -> None:
     site = Site(tmp_path, "alice")
     site.open().close()
@@ -717,6 +723,7 @@ def test_a_fresh_store_whose_creation_was_cut_short_opens(tmp_path: Path) -> Non
     assert site.anchor.exists()
 
 
+@pytest.mark.sqlite
 def test_a_store_that_is_gone_is_not_replaced_by_an_empty_one(
     sites: tuple[Site, Site], tmp_path: Path
 ) -> None:
@@ -751,6 +758,7 @@ def another_database(path: Path) -> None:
     connection.close()
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -799,6 +807,7 @@ def test_the_anchor_of_another_store_is_refused(sites: tuple[Site, Site], tmp_pa
         a.open()
 
 
+@pytest.mark.sqlite
 def test_a_store_that_is_a_folder_is_refused_in_one_line(sites: tuple[Site, Site]) -> None:
     a, _ = sites
     a.path.unlink()
@@ -808,6 +817,7 @@ def test_a_store_that_is_a_folder_is_refused_in_one_line(sites: tuple[Site, Site
     assert str(a.path) in str(refusal.value)
 
 
+@pytest.mark.sqlite
 def test_an_opening_that_fails_at_once_leaves_no_connection_behind(
     sites: tuple[Site, Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -832,6 +842,7 @@ def test_a_second_process_is_refused(sites: tuple[Site, Site]) -> None:
         a.open()
 
 
+@pytest.mark.sqlite
 def test_files_are_for_their_owner_alone(sites: tuple[Site, Site]) -> None:
     a, _ = sites
     a.path.chmod(0o644)
@@ -855,6 +866,7 @@ for assignment_id in range(1, 100):
 """
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("n_lines", [1, 7, 20])
 def test_a_killed_process_has_delivered_nothing_that_comes_back(tmp_path: Path, n_lines: int) -> None:
     a, b = Site(tmp_path / "a", "alice"), Site(tmp_path / "b", "bob")

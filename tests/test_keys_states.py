@@ -27,6 +27,8 @@ from qnode.keys import (
     key_id,
 )
 
+pytestmark = pytest.mark.usefixtures("each_store")
+
 SAES = ("s1", "s2")
 N_CHUNKS = 9
 TTL_S = 100.0

@@ -24,6 +24,8 @@ from keys_support import (
 from qnode.errors import FieldError, KeyNotFound, NotEnoughKeys, NotNamed, StoreError
 from qnode.keys import MOST_SKIPPED, Assignment, BlockState, KeyLayout, KeyRange, SqliteKeyStore, key_id
 
+pytestmark = pytest.mark.usefixtures("each_store")
+
 Pair = tuple[SqliteKeyStore, SqliteKeyStore]
 
 
@@ -497,6 +499,7 @@ def test_impossible_requests_name_the_field(filled: Pair) -> None:
             KeyLayout(**layout)
 
 
+@pytest.mark.sqlite
 def test_a_log_that_somebody_reads_is_cleared_when_he_has_done_and_tries_in_vain_are_counted(
     tmp_path: Path,
 ) -> None:

@@ -9,10 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared, sqlite_of
+from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared
 
 from qnode.errors import KeyNotFound, NotEnoughKeys, StoreError, StoreUnusable
 from qnode.keys import BlockState, Counts, Pad, PadsLeft, SqliteKeyStore, StoredKey
+
+pytestmark = pytest.mark.usefixtures("each_store")
 
 
 class Crowd:
@@ -26,10 +28,11 @@ class Crowd:
     def run(self, *moves: Callable[[], object]) -> list[object]:
         """Make the moves in one crowd; return what each gave, or its error."""
         database = self.store._database
-        connection = sqlite_of(self.store)
+        commit = database._engine.commit
 
-        def note(statement: str) -> None:
-            self.commits += statement == "COMMIT"
+        def count() -> None:
+            self.commits += 1
+            commit()
 
         def one(number: int, move: Callable[[], object]) -> None:
             try:
@@ -38,7 +41,7 @@ class Crowd:
                 self.results[number] = error
 
         threads = [threading.Thread(target=one, args=(number, move)) for number, move in enumerate(moves)]
-        connection.set_trace_callback(note)
+        database._engine.commit = count  # type: ignore[method-assign]
         with database._lock:
             for number, thread in enumerate(threads):
                 thread.start()
@@ -46,7 +49,7 @@ class Crowd:
                     time.sleep(0.0005)
         for thread in threads:
             thread.join(60)
-        connection.set_trace_callback(None)
+        database._engine.commit = commit  # type: ignore[method-assign]
         return [self.results[number] for number in range(len(moves))]
 
 
@@ -108,6 +111,7 @@ def test_two_who_ask_for_the_same_keys_together_are_not_both_served(tmp_path: Pa
             bob.accept_assignment(assignment, 0.0)  # type: ignore[arg-type]  # refuses a chunk used twice
 
 
+@pytest.mark.sqlite
 def test_when_the_disk_is_full_all_are_told_and_nothing_has_changed(tmp_path: Path) -> None:
     site = Site(tmp_path / "a", "alice")
     with site.open() as store:
@@ -133,6 +137,7 @@ def test_when_the_disk_is_full_all_are_told_and_nothing_has_changed(tmp_path: Pa
         store.prepare(make_block(1, 5000))
 
 
+@pytest.mark.sqlite
 def test_a_reader_is_served_though_the_disk_is_full_for_a_writer_beside_it(tmp_path: Path) -> None:
     with Site(tmp_path / "a", "alice").open() as store:
         store.load_preshared(preshared(64))
@@ -168,6 +173,7 @@ def test_when_the_anchor_cannot_be_written_nobody_gets_a_key(tmp_path: Path) -> 
             store._database.anchor = None  # closed already
 
 
+@pytest.mark.sqlite
 def test_after_an_error_of_the_disk_nothing_that_waited_is_committed(tmp_path: Path) -> None:
     site = Site(tmp_path / "a", "alice")
     with site.open() as store:

@@ -59,7 +59,7 @@ async def test_a_full_disk_ends_the_session_and_a_broken_one_the_node(
         if disk == "full":
             database._tx.connection.execute("PRAGMA query_only = ON")  # every change is refused
         else:
-            database._unusable = "disk I/O error"
+            database._end("disk I/O error")
         node = link_node(load(CONFIG / f"{role}.toml", SiteConfig), {"alice": alice, "bob": bob}[role])
         node.tested.set()
         expected: type[Exception] = LinkError if disk == "full" else StoreUnusable
@@ -206,7 +206,7 @@ async def test_a_store_that_breaks_ends_the_node_with_one_error(tmp_path: Path) 
                     for _ in range(4):
                         nursery.start_soon(node.refresh)
                     await trio.sleep(0.1)
-                    store._database._unusable = "disk I/O error"
+                    store._database._end("disk I/O error")
 
         with pytest.raises(BaseExceptionGroup) as caught:
             await break_while_several_look()
@@ -241,7 +241,7 @@ async def test_a_store_that_breaks_stops_its_link_and_no_other(tmp_path: Path) -
             store.load_preshared(preshared(64))
         site = SiteNode([config, other], stores, EventLog())
         broken, well = site._links
-        stores[0]._database._unusable = "disk I/O error"
+        stores[0]._database._end("disk I/O error")
 
         async def look(link: LinkNode, *_: object) -> None:
             async with trio.open_nursery() as nursery:

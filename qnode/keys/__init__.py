@@ -33,7 +33,7 @@ from qnode.keys._model import (
 from qnode.keys._protocol import KeyStore
 from qnode.keys._putting_back import restore_backup
 from qnode.keys._rollback import RolledBack, roll_back
-from qnode.keys._store import SqliteKeyStore, open_store
+from qnode.keys._store import SqliteKeyStore, SqlKeyStore, open_store
 
 __all__ = [
     "MOST_SKIPPED",
@@ -59,6 +59,7 @@ __all__ = [
     "PreparedBlock",
     "Release",
     "RolledBack",
+    "SqlKeyStore",
     "SqliteKeyStore",
     "StockItem",
     "StoreCondition",

@@ -33,7 +33,8 @@ Chunks = set[tuple[int, int]]
 class Mendable(Protocol):
     """A store whose calls discard units that cannot be decrypted."""
 
-    _database: Database
+    @property
+    def _database(self) -> Database: ...
 
 
 S = TypeVar("S", bound=Mendable)

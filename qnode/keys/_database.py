@@ -21,7 +21,7 @@ from qnode.audit import ledger
 from qnode.audit.door import present_door
 from qnode.audit.entries import Head, KeyDelivered
 from qnode.choices import Role, peer_of
-from qnode.errors import LinkDown, StoreError, StoreUnusable
+from qnode.errors import LinkDown, StoreAway, StoreError, StoreUnusable
 from qnode.keys._anchor import Anchor
 from qnode.keys._engine import Engine
 from qnode.keys._model import Loss, PadId, Positions, StoredKey
@@ -177,13 +177,18 @@ class Database:
         self._lock = Lock()
         self._arriving: deque[None] = deque()
         self._group: _Group | None = None
-        self._unusable = ""
+        self._ended: StoreError | None = None
         self.untidied = 0
         """How many times in a row the log could not be cut."""
         self.new_losses: list[Loss] = []
         """New losses, to be reported to people."""
         self.audit_damage = ""
         """What the anchor showed to be missing in the audit when the store was opened; empty: nothing."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the database's server is gone: a new connection may find it again."""
+        return isinstance(self._ended, StoreAway)
 
     @property
     def issued(self) -> Issued:
@@ -263,6 +268,14 @@ class Database:
             except self._engine.error as error:
                 raise self._translated(error) from error
 
+    def let_go(self) -> None:
+        """Close the connection and the anchor of a database that is away, so that it can be opened again."""
+        with self._lock:
+            self._engine.close()
+            if self.anchor is not None:
+                self.anchor.close()
+                self.anchor = None
+
     def close(self) -> None:
         """Close database and anchor; closing twice is fine."""
         with self._turn(alone=True):
@@ -270,7 +283,8 @@ class Database:
             if self.anchor is not None:
                 self.anchor.close()
                 self.anchor = None
-            self._unusable = self._unusable or "the store was closed"
+            if self._ended is None or self.is_away:
+                self._ended = StoreUnusable("the store was closed")
 
     @contextmanager
     def _turn(self, *, alone: bool = False) -> Iterator[None]:
@@ -320,19 +334,23 @@ class Database:
         except self._engine.error as error:
             self._roll_back()
             group.error = self._translated(error)
-        except StoreUnusable as error:
+        except StoreError as error:
             self._roll_back()
             group.error = error
         except BaseException as error:
-            self._unusable = f"a transaction ended half done ({type(error).__name__}); start again"
-            group.error = StoreUnusable(f"{self.name}: {self._unusable}")
+            group.error = self._end(f"a transaction ended half done ({type(error).__name__}); start again")
             raise
         finally:
             group.done.set()
 
     def _check_usable(self) -> None:
-        if self._unusable:
-            raise StoreUnusable(f"{self.name}: {self._unusable}")
+        if self._ended is not None:
+            raise type(self._ended)(f"{self.name}: {self._ended}")
+
+    def _end(self, because: str) -> StoreError:
+        """Use the connection no more; return the error."""
+        self._ended = StoreUnusable(because)
+        return StoreUnusable(f"{self.name}: {because}")
 
     def _waits_for(self) -> str:
         (reason,) = self._tx.connection.execute("SELECT awaiting_peer FROM site").fetchone()
@@ -353,8 +371,8 @@ class Database:
                 assert positions.generation >= self.anchor.positions.generation, "the anchor only goes on"
                 self.anchor.advance(positions, lineage, audit)
         except OSError as error:
-            self._unusable = f"the anchor could not be written ({error}); mend its disk and start again"
-            raise StoreUnusable(f"{self.name}: {self._unusable}") from error
+            told = self._end(f"the anchor could not be written ({error}); mend its disk and start again")
+            raise told from error
 
     def _undo(self, error: BaseException) -> None:
         """Undo the present change, and only that if the database can."""
@@ -384,10 +402,11 @@ class Database:
         try:
             self._engine.roll_back()
         except self._engine.error as error:
-            self._unusable = f"a failed transaction could not be undone ({error}); start again"
+            if not isinstance(self._translated(error), StoreAway):
+                self._end(f"a failed transaction could not be undone ({error}); start again")
 
     def _translated(self, error: Exception) -> StoreError:
         told = self._engine.translated(error)
-        if isinstance(told, StoreUnusable):
-            self._unusable = str(told)
+        if isinstance(told, StoreUnusable | StoreAway) and self._ended is None:
+            self._ended = told
         return type(told)(f"{self.name}: {told}")

@@ -38,8 +38,8 @@ class Engine(Protocol):
     def translated(self, error: Exception) -> StoreError:
         """Return what to say about an error of a statement.
 
-        StoreUnusable, with a text that does not name the database: its contents are in doubt, and it must be
-        opened again.
+        Its text does not name the database. StoreUnusable: the contents are in doubt. StoreAway: the server
+        is gone. After both the connection is not used again.
         """
 
     def remove_traces(self) -> bool:

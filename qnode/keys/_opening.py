@@ -12,6 +12,7 @@ from qnode.errors import StoreError, StoreUnusable
 from qnode.keys import _accepted, _damage, _restore
 from qnode.keys._anchor import Anchor, fsync_folder
 from qnode.keys._database import Database, Tx, read_lineage, read_positions
+from qnode.keys._engine import Engine
 from qnode.keys._model import Positions, Waiting
 from qnode.keys._sqlite import SqliteEngine
 from qnode.keys._vault import DamagedUnit, Kind, Vault
@@ -42,12 +43,7 @@ def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, pe
         run_script(connection, f"schema_v{SCHEMA_VERSION}.sql")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute(
-            "INSERT INTO site (one, store_id, role, kme_id, peer_kme_id) VALUES (1, ?, ?, ?, ?)",
-            (secrets.token_bytes(16), role, kme_id, peer_kme_id),
-        )
-        Vault(connection, store_key).put(Kind.CANARY, 0, _CANARY)
-        ledger.begin(connection, "a new store")
+        fill(connection, role=role, store_key=store_key, kme_id=kme_id, peer_kme_id=peer_kme_id)
         connection.execute("COMMIT")
     except sqlite3.Error as error:  # a full or broken disk
         raise StoreUnusable(
@@ -58,6 +54,16 @@ def create_database(path: Path, *, role: Role, store_key: bytes, kme_id: str, pe
         connection.close()
     draft.replace(path)
     fsync_folder(path.parent)
+
+
+def fill(connection: Statements, *, role: Role, store_key: bytes, kme_id: str, peer_kme_id: str) -> None:
+    """Enter what a new store has, into its empty tables."""
+    connection.execute(
+        "INSERT INTO site (one, store_id, role, kme_id, peer_kme_id) VALUES (1, ?, ?, ?, ?)",
+        (secrets.token_bytes(16), role, kme_id, peer_kme_id),
+    )
+    Vault(connection, store_key).put(Kind.CANARY, 0, _CANARY)
+    ledger.begin(connection, "a new store")
 
 
 def open_database(
@@ -86,19 +92,38 @@ def open_database(
         _check_schema(path, connection)
         remove_backup_drafts(path)
         vault = Vault(connection, store_key)
-        _check_canary(path, connection, vault)
-        store_id = _check_owner(path, connection, role=role, kme_id=kme_id, peer_kme_id=peer_kme_id)
+        check_canary(str(path), connection, vault)
+        store_id = check_owner(str(path), connection, role=role, kme_id=kme_id, peer_kme_id=peer_kme_id)
         _bring_up_to_date(path, connection, Tx(connection, vault, role))
-        anchor = Anchor.open(anchor_path, store_key, store_id)
     except sqlite3.Error as error:
         connection.close()
         raise _refusal(path, error) from error
     except BaseException:
         connection.close()
         raise
+    return judged(SqliteEngine(path, connection), role, store_key, store_id, anchor_path, witness_path)
+
+
+def judged(
+    engine: Engine,
+    role: Role,
+    store_key: bytes,
+    store_id: bytes,
+    anchor_path: Path,
+    witness_path: Path | None,
+) -> Database:
+    """Compare an open store with its anchor and witness; the connection is closed after an error.
+
+    Raises StoreUnusable; OSError if the witness is not reachable.
+    """
+    try:
+        anchor = Anchor.open(anchor_path, store_key, store_id)
+    except BaseException:
+        engine.close()
+        raise
     database = Database(
-        SqliteEngine(path, connection),
-        vault,
+        engine,
+        Vault(engine.statements, store_key),
         role,
         lambda now, lineage, audit: Anchor.create(anchor_path, store_key, store_id, now, lineage, audit),
     )
@@ -209,12 +234,12 @@ def _check_form(path: Path, connection: sqlite3.Connection) -> None:
     """Refuse a store without all that this version uses: a version number alone does not show that."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
         run_script(fresh, f"schema_v{SCHEMA_VERSION}.sql")
-        missing = _form(fresh) - _form(connection)
+        missing = form_of(fresh) - form_of(connection)
     if missing:
         raise _between_releases(path, f"no {min(missing)}")
 
 
-def _form(connection: sqlite3.Connection) -> set[str]:
+def form_of(connection: sqlite3.Connection) -> set[str]:
     """Return the names of all tables, columns, indices and triggers."""
     names = connection.execute("SELECT type, name FROM sqlite_schema").fetchall()
     columns = [
@@ -232,17 +257,17 @@ def run_script(connection: Statements, name: str) -> None:
         connection.execute(statement)
 
 
-def _check_canary(path: Path, connection: sqlite3.Connection, vault: Vault) -> None:
-    """Refuse a wrong store key; a canary that alone cannot be decrypted is damaged, and made again."""
+def check_canary(name: str, connection: Statements, vault: Vault) -> None:
+    """Refuse a wrong store key, by StoreUnusable; a canary that alone cannot be decrypted is made again."""
     try:
         canary = vault.read(Kind.CANARY, 0, 0, 1)
     except DamagedUnit as error:
         others = [kind for kind in Kind if kind != Kind.CANARY]
         if not vault.opens_any(others):
             raise StoreUnusable(
-                f"{path}: the store key does not open this store; give the right key file"
+                f"{name}: the store key does not open this store; give the right key file"
             ) from error
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN")
         vault.drop(Kind.CANARY)
         vault.put(Kind.CANARY, 0, _CANARY)
         connection.execute("COMMIT")
@@ -250,12 +275,13 @@ def _check_canary(path: Path, connection: sqlite3.Connection, vault: Vault) -> N
     assert canary == _CANARY
 
 
-def _check_owner(path: Path, connection: sqlite3.Connection, **wanted: str) -> bytes:
+def check_owner(name: str, connection: Statements, **wanted: str) -> bytes:
+    """Return the store's own identity. Raises StoreUnusable if it is of another site or link."""
     row = connection.execute("SELECT store_id, role, kme_id, peer_kme_id FROM site").fetchone()
-    for name, found in zip(("role", "kme_id", "peer_kme_id"), row[1:], strict=True):
-        if wanted[name] != found:
+    for field, found in zip(("role", "kme_id", "peer_kme_id"), row[1:], strict=True):
+        if wanted[field] != found:
             raise StoreUnusable(
-                f"{path}: {name} of this store is {found!r}, configured is {wanted[name]!r}; correct the "
+                f"{name}: {field} of this store is {found!r}, configured is {wanted[field]!r}; correct the "
                 "configuration or the path"
             )
     return bytes(row[0])

@@ -86,15 +86,19 @@ class SqlKeyStore(KeyStore):
     """`qnode.keys.KeyStore` documents the methods. ``beside``: the file in whose folder backups are made."""
 
     def __init__(self, database: Database, register: PresharedRegister, beside: Path) -> None:
-        self._database = database
+        self._opened = database
         self._register = register
         self._beside = beside
         with suppress(PoolExhausted), database.look() as tx:
             # By an earlier version, or by an interrupted start; without a head there is no pool.
             register.finish(preshared_fingerprint(_pool.head(tx)))
 
+    @property
+    def _database(self) -> Database:
+        return self._opened
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._database.name!r})"
+        return f"{type(self).__name__}({self._opened.name!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +107,7 @@ class SqlKeyStore(KeyStore):
         self.close()
 
     def close(self) -> None:
-        self._database.close()
+        self._opened.close()
 
     # Condition and restore
 
@@ -339,7 +343,7 @@ class SqlKeyStore(KeyStore):
 
     @property
     def uncleared(self) -> int:
-        return self._database.untidied
+        return self._opened.untidied
 
     def give_away(self, number: int) -> Handover:
         with self._database.change(anchored=True) as tx:

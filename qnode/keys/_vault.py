@@ -210,7 +210,7 @@ class Vault:
             content = self._cipher(kind, segment).decrypt(
                 row[0][:_NONCE_BYTES], row[0][_NONCE_BYTES:], _address(kind, segment, span.unit)
             )
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: too short to have a nonce
             raise DamagedUnit(
                 kind, segment, span.unit, "does not open: the database is damaged; check its disk"
             ) from None

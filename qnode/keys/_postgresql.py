@@ -1,0 +1,228 @@
+"""A store's database on a PostgreSQL server, in a schema of its own, with psycopg.
+
+One process at a time uses a store: its session holds an advisory lock, which the server lets go with the
+session. A session that ends, for whatever reason, ends the connection for good, so nothing is ever written
+without the lock; the store then opens anew (`qnode.keys._postgresql_store`).
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from msgspec import Struct
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.numeric import NumericLoader
+
+from qnode.errors import ConfigError, StoreAway, StoreError, StoreUnusable
+from qnode.secret_files import read_secret
+from qnode.sql import Statements
+
+_LOCK_CLASS = 0x514E4F44  # "QNOD"
+_PLACE = re.compile(r"\?(\d*)")
+# A server that is not heard for about ten seconds is gone, for both ends.
+_DEFAULTS = {
+    "application_name": "qnode",
+    "target_session_attrs": "read-write",
+    "connect_timeout": "3",
+    "keepalives_idle": "4",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+_SETTINGS = (
+    "SET tcp_keepalives_idle = 4",
+    "SET tcp_keepalives_interval = 2",
+    "SET tcp_keepalives_count = 3",
+    "SET tcp_user_timeout = 10000",
+    "SET idle_in_transaction_session_timeout = 0",
+    "SET jit = off",
+)
+# Classes and codes of errors (PostgreSQL, appendix A).
+_AWAY = ("08", "57P", "25006", "53300")  # connection, shutdown, read-only, too many connections
+_DAMAGED = ("XX001", "XX002", "58030")
+_FULL = "53100"
+
+
+class PostgresqlAddress(Struct, frozen=True, kw_only=True):
+    """Where a store lies: libpq's parameters without a password, the file of the password, and the schema."""
+
+    parameters: str
+    password_file: Path | None = None
+    schema: str = "qnode"
+
+    def __str__(self) -> str:
+        known = conninfo_to_dict(self.parameters)
+        place = known.get("host") or known.get("hostaddr") or known.get("service") or "local"
+        return f"postgresql {place}/{known.get('dbname', '')}/{self.schema}"
+
+
+def check_parameters(parameters: str) -> None:
+    """Refuse parameters that libpq does not understand, and a password among them, by ConfigError."""
+    try:
+        known = conninfo_to_dict(parameters)
+    except psycopg.Error as error:
+        raise ConfigError(f"[store] postgresql: {_first_line(error)}") from None
+    if "password" in known:
+        raise ConfigError("[store] postgresql: has a password; put it into a file and name it password_file")
+
+
+@lru_cache(maxsize=1024)
+def _numbered(sql: str) -> str:
+    """Return a statement with the places for values as PostgreSQL writes them."""
+    numbers = iter(range(1, 1000))
+    return _PLACE.sub(lambda place: f"${place[1] or next(numbers)}", sql)
+
+
+class _Whole(NumericLoader):  # type: ignore[misc, unused-ignore]  # without psycopg it is Any
+    """Sums of whole numbers are of the type numeric; all others of it there are not."""
+
+    def load(self, data: Any) -> Any:
+        return int(super().load(data))
+
+
+class _Statements:
+    """The connection, for the parts of the store (`qnode.sql.Statements`)."""
+
+    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Sequence[Any] = (), /) -> "psycopg.Cursor[Any]":
+        return self._connection.cursor().execute(_numbered(sql), values)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object:
+        with self._connection.cursor() as cursor:
+            cursor.executemany(_numbered(sql), rows)
+        return cursor
+
+
+class PostgresqlEngine:
+    """A session on a server (`qnode.keys._engine.Engine`)."""
+
+    error: type[Exception] = psycopg.Error
+
+    def __init__(self, name: str, connection: "psycopg.Connection[Any]") -> None:
+        self.name = name
+        self.connection = connection
+        self.statements: Statements = _Statements(connection)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        status = self.connection.info.transaction_status
+        return status in (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self.connection.execute("BEGIN")
+
+    def commit(self) -> None:
+        """Make the transaction durable, also on a synchronous standby."""
+        done = self.connection.execute("COMMIT").statusmessage
+        if done != "COMMIT":  # of a transaction with a failed statement, PostgreSQL undoes all
+            raise psycopg.errors.InFailedSqlTransaction("a statement failed, the transaction was undone")
+
+    def roll_back(self) -> None:
+        """Undo the open transaction."""
+        self.connection.execute("ROLLBACK")
+
+    def translated(self, error: Exception) -> StoreError:
+        """Return what to say about an error; a session that ended may be replaced."""
+        code = getattr(error, "sqlstate", None) or ""
+        text = _first_line(error)
+        if self.connection.closed or code.startswith(_AWAY):
+            return StoreAway(f"the database is away ({text}); no key is served until it is back")
+        if code == _FULL:
+            return StoreError("the database's disk is full, nothing was changed; free some space")
+        if code in _DAMAGED:
+            return StoreUnusable(
+                f"{text}; check the database's disk, or fail over to a standby, then start again"
+            )
+        return StoreError(text)
+
+    def remove_traces(self) -> bool:
+        """Nothing to do: the server clears and reuses pages by itself, and its log is its own."""
+        return True
+
+    def close(self) -> None:
+        """End the session; the lock is free when this returns, if the server still answers."""
+        if self.connection.info.transaction_status == pq.TransactionStatus.IDLE:
+            with suppress(psycopg.Error):
+                self.connection.execute("SELECT pg_advisory_unlock_all()")
+        self.connection.close()
+
+
+def connect(address: PostgresqlAddress) -> PostgresqlEngine:
+    """Begin a session that holds the lock of the store; its schema may not exist yet.
+
+    Raises StoreAway if the server does not let us in; StoreUnusable if another process has the store open, or
+    the server cannot keep keys; ConfigError for the file of the password.
+    """
+    parameters: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(address.parameters)}
+    if address.password_file is not None:
+        secret = read_secret(address.password_file, "store.password_file")
+        parameters["password"] = secret.decode("utf-8", "replace").rstrip("\r\n")
+    name = str(address)
+    try:
+        connection = psycopg.connect(autocommit=True, cursor_factory=psycopg.RawCursor, **parameters)
+    except psycopg.Error as error:
+        raise StoreAway(f"{name}: cannot be reached: {_first_line(error)}") from None
+    engine = PostgresqlEngine(name, connection)
+    try:
+        _set_up(engine, address)
+    except psycopg.Error as error:
+        engine.close()
+        raise StoreAway(f"{name}: {_first_line(error)}") from None
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _set_up(engine: PostgresqlEngine, address: PostgresqlAddress) -> None:
+    connection = engine.connection
+    connection.adapters.register_loader("numeric", _Whole)
+    (process_id,) = _one(engine, "SELECT pg_backend_pid()")
+    if process_id != connection.info.backend_pid:
+        raise StoreUnusable(
+            f"{engine.name}: a connection pooler is in between: the lock of the store needs a session of its "
+            "own; connect to the server itself, or let the pooler keep sessions"
+        )
+    for setting in _SETTINGS:
+        connection.execute(setting)
+    quoted = address.schema.replace('"', '""')
+    connection.execute(f'SET search_path TO "{quoted}"')
+    fsync, whole_pages, synchronous = _one(
+        engine,
+        "SELECT current_setting('fsync'), current_setting('full_page_writes'), "
+        "current_setting('synchronous_commit')",
+    )
+    if (fsync, whole_pages) != ("on", "on"):
+        raise StoreUnusable(
+            f"{engine.name}: the server has fsync = {fsync} and full_page_writes = {whole_pages}: a power "
+            "cut could bring delivered keys back; set both to on"
+        )
+    if synchronous in ("off", "local"):
+        connection.execute("SET synchronous_commit = on")
+    (is_free,) = _one(
+        engine, "SELECT pg_try_advisory_lock(?, ?)", _LOCK_CLASS, _signed(zlib.crc32(address.schema.encode()))
+    )
+    if not is_free:
+        raise StoreUnusable(f"{engine.name}: another process has this store open; stop it first")
+
+
+def _one(engine: PostgresqlEngine, sql: str, *values: object) -> Any:
+    return engine.statements.execute(sql, values).fetchone()
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 32) if number >= 1 << 31 else number
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

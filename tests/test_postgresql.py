@@ -1,0 +1,320 @@
+"""The store on a PostgreSQL server: what a server can do to it that a file cannot.
+
+The tests that both stores share run on it with ``make test-postgresql``.
+"""
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from keys_support import add_block, assigned, make_block, pairs, preshared
+from postgresql_support import PostgresqlSite, Server, missing
+
+import qnode.keys
+from qnode.errors import ConfigError, KeyNotFound, LinkDown, StoreAway, StoreError, StoreUnusable
+from qnode.keys import StoreCondition, StoredKey
+from qnode.keys._opening import SCHEMA_VERSION
+
+BACK_WITHIN_S = 60
+
+needs_server = pytest.mark.skipif(bool(missing()), reason=missing() or "nothing is missing")
+
+
+@pytest.fixture(autouse=True)
+def sites_on_a_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("skipif"):
+        server = request.getfixturevalue("postgresql")
+        monkeypatch.setattr(PostgresqlSite, "server", server, raising=False)
+        monkeypatch.setattr("qnode.keys._postgresql_store.RETRY_S", 0.05)
+
+
+@contextmanager
+def stores(folder: Path) -> Iterator[tuple[Any, Any]]:
+    with (
+        PostgresqlSite(folder / "a", "alice").open() as alice,
+        PostgresqlSite(folder / "b", "bob").open() as bob,
+    ):
+        for store in (alice, bob):
+            store.load_preshared(preshared(64))
+        for block_id in (1, 2):
+            add_block(make_block(block_id, 40), alice, bob)
+        yield alice, bob
+
+
+def when_back(call: Callable[[], Any]) -> Any:
+    """Return what a call gives once the server is back."""
+    until = time.monotonic() + BACK_WITHIN_S
+    while True:
+        try:
+            return call()
+        except StoreAway:
+            assert time.monotonic() < until, "the store does not come back"
+            time.sleep(0.05)
+
+
+def end_sessions(server: Server) -> None:
+    """End every session of a store, as a restart of the server does."""
+    with server.admin() as session:
+        session.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'qnode' "
+            "AND pid != pg_backend_pid()"
+        )
+
+
+def columns(schema: str) -> set[tuple[str, str]]:
+    """Return the tables and columns that an SQL file creates."""
+    text = Path(qnode.keys.__file__).with_name(schema).read_text()
+    return {
+        (table, line.split()[0])
+        for table, body in re.findall(r"CREATE TABLE (\w+) \(\n(.*?)\n\)", text, re.DOTALL)
+        for line in body.split("\n")
+        if not line.lstrip().startswith(("PRIMARY", "--"))
+    }
+
+
+def test_both_databases_have_the_same_tables_and_columns() -> None:
+    of_file = columns(f"schema_v{SCHEMA_VERSION}.sql")
+    of_server = columns(f"schema_v{SCHEMA_VERSION}_postgresql.sql")
+    assert {item for item in of_server if item[0] != "schema_version"} == of_file
+    assert len(of_file) > 60
+
+
+@needs_server
+def test_keys_are_the_same_at_both_sites_and_are_given_once(tmp_path: Path) -> None:
+    with stores(tmp_path) as (alice, bob):
+        keys = alice.deliver_to_master(assigned(alice, bob, 4))
+        ids = [key.key_id for key in keys]
+        assert pairs(bob.deliver_to_slave("s", "m", ids)) == pairs(keys)
+        with pytest.raises(KeyNotFound):
+            bob.deliver_to_slave("s", "m", ids)
+        assert alice.stored_key_count() == 36
+        assert alice.counts().delivered == bob.counts().delivered == 4
+        assert alice.audit_page(1, 0, 1000).rows
+
+
+@needs_server
+def test_a_second_process_is_refused_as_long_as_the_first_has_the_store(tmp_path: Path) -> None:
+    site = PostgresqlSite(tmp_path / "a", "alice")
+    with site.open(), pytest.raises(StoreUnusable, match="another process has this store open"):
+        site.open()
+    site.open(create=False).close()
+
+
+@needs_server
+def test_a_store_whose_session_was_ended_opens_again_by_itself(tmp_path: Path) -> None:
+    with stores(tmp_path) as (alice, bob):
+        before = alice.counts(), alice.positions()
+        end_sessions(PostgresqlSite.server)
+        with pytest.raises(StoreAway, match="is away"):
+            alice.reserve_send_pad()
+        assert alice.new_losses() == []
+        assert when_back(lambda: (alice.counts(), alice.positions())) == before
+        assert alice.condition().state == StoreCondition.SERVING
+        keys = alice.deliver_to_master(when_back(lambda: assigned(alice, bob, 2)))
+        assert pairs(when_back(lambda: bob.deliver_to_slave("s", "m", [keys[0].key_id]))) == pairs(keys[:1])
+
+
+@needs_server
+@pytest.mark.parametrize("arrived", [False, True])
+def test_a_delivery_whose_commit_is_in_doubt_is_never_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrived: bool
+) -> None:
+    with stores(tmp_path) as (alice, bob):
+        assignment = assigned(alice, bob, 3)
+        generation = alice.positions().generation
+        engine = alice._database._engine
+        commit = engine.commit
+
+        def cut() -> None:
+            if arrived:
+                commit()
+            end_sessions(PostgresqlSite.server)
+            commit()
+
+        monkeypatch.setattr(engine, "commit", cut)
+        with pytest.raises(StoreAway):
+            alice.deliver_to_master(assignment)
+        when_back(alice.counts)
+        assert alice.positions().generation == generation + arrived
+        assert alice._database.anchor.positions.generation == generation + arrived
+        if arrived:
+            with pytest.raises(StoreError):
+                alice.deliver_to_master(assignment)
+        else:
+            assert len(alice.deliver_to_master(assignment)) == 3
+
+
+@needs_server
+def test_an_older_database_that_comes_back_is_found_by_its_anchor(tmp_path: Path) -> None:
+    site, peer = PostgresqlSite(tmp_path / "a", "alice"), PostgresqlSite(tmp_path / "b", "bob")
+    with site.open() as alice, peer.open() as bob:
+        for store in (alice, bob):
+            store.load_preshared(preshared(64))
+        add_block(make_block(1, 40), alice, bob)
+        backup = site.copy_to(tmp_path / "backup")
+        alice.deliver_to_master(assigned(alice, bob, 3))
+        end_sessions(PostgresqlSite.server)
+        site.restore_database_from(backup)
+        condition = when_back(alice.condition)
+        assert condition.state == StoreCondition.NEEDS_PEER_CONFIRMATION
+        assert "older" in condition.reason
+        with pytest.raises(LinkDown):
+            alice.assign("m", ["s"], 1, 256, 0.0)
+        assert alice.counts().available_own == 0
+
+
+@needs_server
+def test_a_server_that_is_killed_under_load_loses_no_key_that_was_given_and_gives_none_twice(
+    tmp_path: Path,
+) -> None:
+    server = PostgresqlSite.server
+    got: list[list[StoredKey]] = []
+    with stores(tmp_path) as (alice, bob):
+        stopped = threading.Event()
+
+        def take() -> None:
+            while not stopped.is_set():
+                try:
+                    got.append(alice.deliver_to_master(assigned(alice, bob, 1)))
+                except StoreAway:
+                    time.sleep(0.02)
+                except StoreError:  # no keys are left, or its commit was in doubt
+                    if len(got) > 2 and stopped.wait(0.02):
+                        return
+
+        taker = threading.Thread(target=take)
+        taker.start()
+        for _ in range(2):
+            enough = len(got) + 2
+            until = time.monotonic() + BACK_WITHIN_S
+            while len(got) < enough and time.monotonic() < until:
+                time.sleep(0.01)
+            server.stop("KILL")
+            server.start()
+        when_back(alice.counts)
+        when_back(bob.counts)
+        stopped.set()
+        taker.join(BACK_WITHIN_S)
+        keys = [key for some in got for key in some]
+        assert len({key.key_id for key in keys}) == len(keys) >= 4
+        for key in keys:
+            fetched = when_back(partial(bob.deliver_to_slave, "s", "m", [key.key_id]))
+            assert pairs(fetched) == pairs([key])
+        assert alice.condition().state == StoreCondition.SERVING
+
+
+@needs_server
+def test_a_database_that_became_read_only_is_away_and_comes_back(tmp_path: Path) -> None:
+    with stores(tmp_path) as (alice, _):
+        alice._database._engine.connection.execute("SET default_transaction_read_only = on")
+        with pytest.raises(StoreAway, match="read-only"):
+            alice.reserve_send_pad()
+        assert when_back(alice.reserve_send_pad)
+
+
+def spoil(site: PostgresqlSite, statement: str) -> None:
+    with site.server.admin() as session:
+        session.execute(f"SET search_path TO {site.schema}")
+        session.execute(statement)
+
+
+@needs_server
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("UPDATE schema_version SET version = 3", "schema 3, but this qnode knows"),
+        ("ALTER TABLE site DROP COLUMN lineage", "no column site.lineage"),
+        ("UPDATE site SET kme_id = 'another'", "kme_id of this store is 'another'"),
+        ("DROP TABLE schema_version", "no key store; name another schema"),
+        ("UPDATE sealed_unit SET sealed = 'x'", "the store key does not open this store"),
+    ],
+)
+def test_a_schema_that_cannot_be_trusted_is_refused_and_mended_it_serves(
+    tmp_path: Path, statement: str, told: str
+) -> None:
+    site = PostgresqlSite(tmp_path / "a", "alice")
+    with site.open() as store:
+        backup = site.copy_to(tmp_path / "backup")
+        spoil(site, statement)
+        end_sessions(site.server)
+        for _ in range(2):
+            with pytest.raises(StoreAway):
+                store.counts()
+        time.sleep(0.06)
+        with pytest.raises(StoreAway, match=told):
+            store.counts()
+        site.restore_database_from(backup)
+        assert when_back(store.counts).delivered == 0
+    spoil(site, statement)
+    with pytest.raises(StoreUnusable, match=told):
+        site.open()
+
+
+@needs_server
+def test_a_store_that_is_gone_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    site = PostgresqlSite(tmp_path / "a", "alice")
+    with pytest.raises(StoreUnusable, match="there is no key store"):
+        site.open(create=False)
+    site.open().close()
+    spoil(site, f"DROP SCHEMA {site.schema} CASCADE")
+    with pytest.raises(StoreUnusable, match=r"its anchor .* remembers it"):
+        site.open()
+
+
+@needs_server
+def test_a_server_that_does_not_flush_is_refused(tmp_path: Path) -> None:
+    site = PostgresqlSite(tmp_path / "a", "alice")
+    with site.server.admin() as session:
+        session.execute("ALTER SYSTEM SET full_page_writes = off")
+        session.execute("SELECT pg_reload_conf()")
+    try:
+        until = time.monotonic() + BACK_WITHIN_S
+        told = ""
+        while "full_page_writes = off" not in told:
+            assert time.monotonic() < until
+            try:
+                site.open().close()
+            except StoreError as error:
+                told = str(error)
+    finally:
+        with site.server.admin() as session:
+            session.execute("ALTER SYSTEM RESET full_page_writes")
+            session.execute("SELECT pg_reload_conf()")
+
+
+@needs_server
+def test_a_password_in_the_parameters_is_refused_and_one_in_a_file_is_in_no_text(tmp_path: Path) -> None:
+    from qnode.keys._postgresql import PostgresqlAddress, check_parameters, connect
+
+    with pytest.raises(ConfigError, match="password_file") as refusal:
+        check_parameters("host=h password=hunter2")
+    assert "hunter2" not in str(refusal.value)
+    with pytest.raises(ConfigError, match="postgresql"):
+        check_parameters("no such = thing")
+    secret = tmp_path / "password"
+    secret.write_text("hunter2\n")
+    address = PostgresqlAddress(parameters=PostgresqlSite.server.parameters, password_file=secret)
+    with pytest.raises(ConfigError, match="can be read by others"):
+        connect(address)
+    secret.chmod(0o600)
+    engine = connect(address)
+    try:
+        assert "hunter2" not in f"{address!r}{address}{engine.name}"
+    finally:
+        engine.close()
+    with pytest.raises(StoreAway, match="cannot be reached") as refused:
+        connect(PostgresqlAddress(parameters="host=/nowhere", password_file=secret))
+    assert "hunter2" not in str(refused.value)
+
+
+def test_without_a_server_in_its_file_a_node_does_not_import_the_driver() -> None:
+    look = "import sys, qnode.node.process, qnode.cli.main; sys.exit('psycopg' in sys.modules)"
+    subprocess.run([sys.executable, "-c", look], check=True)
