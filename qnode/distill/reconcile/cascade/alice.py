@@ -27,6 +27,7 @@ from qnode.errors import ProtocolError
 _COMPLAINTS = {
     FollowStatus.NO_SUCH_NODE: "a search at no node of a begun pass",
     FollowStatus.NOT_IN_ORDER: "searches that start in no order",
+    FollowStatus.PADDING_IS_SET: "padding bits are set",
 }
 
 
@@ -41,10 +42,11 @@ class CascadeResponder:
         self._seed = seed
         self._leak_count: LeakCount = leak_count
         self._key = key
-        self._layout = Layout.of(plan)
         self._shuffles = Shuffles.of(plan)
+        layout = Layout.of(plan)
+        self._layout = layout.packed()
         # The memory of a slot is not used before its pass begins.
-        self._words = np.empty(int(self._layout.n_records), np.uint64)
+        self._words = np.empty(int(layout.n_records), np.uint64)
         self._levels = np.array([plan.level(slot) for slot in range(plan.n_slots)], np.int64)
         self._queries = QueryList(plan.n_segments)  # of the last request
         self._spare = QueryList(plan.n_segments)
@@ -137,19 +139,14 @@ class CascadeResponder:
         plan, before, after = self._plan, self._queries, self._spare
         slot = max(0, plan.slot(self._begun_passes - 1))
         n_blocks = plan.n_blocks(slot) if self._last_kind is Kind.BEGIN else 0
-        n_code_octets = (self._n_codes + 7) // 8
-        starts_end = n_code_octets + 4 * request.n_starts
         n_all_blocks = plan.n_segments * n_blocks
         body = request.body
-        if body.shape[0] != starts_end + (n_all_blocks + 7) // 8:
+        n_octets = (self._n_codes + 7) // 8 + 4 * request.n_starts + (n_all_blocks + 7) // 8
+        if body.shape[0] != n_octets:
             raise ProtocolError("reconciliation: a request of the wrong length")
-        codes, odd_blocks = body[:n_code_octets], body[starts_end:]
-        for bits, count in ((codes, self._n_codes), (odd_blocks, n_all_blocks)):
-            if count % 8 and bits[-1] >> (count % 8):
-                raise ProtocolError("reconciliation: padding bits are set")
         after.reserve(1 + self._n_codes + request.n_starts + n_all_blocks)
         status, after.n, n_answers, n_codes = follow_request(
-            codes, np.frombuffer(body[n_code_octets:starts_end], "<u4").astype(np.uint32), odd_blocks,
+            body, self._n_codes, request.n_starts,
             self._depth, self._leap, slot, n_blocks, self._levels, min(self._begun_passes, plan.n_slots),
             self._layout, before.nodes, before.counts, after.nodes, after.counts, request.depth, request.leap,
         )  # fmt: skip
@@ -163,7 +160,7 @@ class CascadeResponder:
         answers = np.empty((n_answers + 63) // 64, np.uint64)
         queries = self._queries
         answer_queries(self._words, queries.nodes, queries.n, self._depth, self._leap, self._layout, answers)
-        return answers.astype("<u8").tobytes()[: (n_answers + 7) // 8]
+        return answers.astype("<u8", copy=False).tobytes()[: (n_answers + 7) // 8]
 
     def _disclose(self, n_bits: int) -> None:
         """Count before anything is sent."""

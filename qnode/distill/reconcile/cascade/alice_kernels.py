@@ -22,6 +22,7 @@ from qnode.distill.reconcile.cascade.nodes import (
     levels_below,
     read_bit,
     record_below,
+    unpacked,
 )
 from qnode.distill.reconcile.cascade.plan import MAX_DEPTH
 from qnode.distill.reconcile.cascade.shuffle import Table, permute_segment
@@ -36,25 +37,27 @@ class FollowStatus(IntEnum):
     GOOD = 0
     NO_SUCH_NODE = 1
     NOT_IN_ORDER = 2
+    PADDING_IS_SET = 3
 
 
 _GOOD = int(FollowStatus.GOOD)
 _NO_SUCH_NODE = int(FollowStatus.NO_SUCH_NODE)
 _NOT_IN_ORDER = int(FollowStatus.NOT_IN_ORDER)
+_PADDING_IS_SET = int(FollowStatus.PADDING_IS_SET)
 
 
 @kernel
 def follow_request(
-    codes: Octets,
-    starts: Queries,
-    odd_blocks: Octets,
+    body: Octets,
+    n_said: int,
+    n_starts: int,
     depth: int,
     leap: int,
     block_slot: int,
     n_blocks: int,
     levels: Levels,
     begun: int,
-    layout: Layout,
+    packed_layout: Words,
     before: Queries,
     before_counts: Counts,
     after: Queries,
@@ -67,10 +70,18 @@ def follow_request(
     Returns a ``FollowStatus``, how many queries there are, how many parities answer them, and how many bits
     Bob will say about them.
 
-    ``depth`` and ``leap`` are those of the last request, whose queries are ``before``; ``codes`` has the bits
-    that ``expected_bits`` says. ``n_blocks`` blocks of each segment in ``block_slot`` were disclosed last
-    time (or none). ``after`` has room for a query per code bit, all starts and all blocks.
+    ``depth`` and ``leap`` are those of the last request, whose queries are ``before``. ``body`` (see
+    ``message``) begins with the ``n_said`` bits about them that ``expected_bits`` says, and has ``n_starts``
+    starts. ``n_blocks`` blocks of each segment in ``block_slot`` were disclosed last time (or none).
+    ``after`` has room for a query per code bit, all starts and all blocks.
     """
+    layout = unpacked(packed_layout)
+    starts_begin = (n_said + 7) >> 3
+    starts_end = starts_begin + 4 * n_starts
+    codes, odd_blocks = body[:starts_begin], body[starts_end:]
+    if _padding_is_set(codes, n_said) or _padding_is_set(odd_blocks, int(layout.n_segments) * n_blocks):
+        return _PADDING_IS_SET, 0, 0, 0
+    starts = body[starts_begin:starts_end]
     n = 0
     t = 0
     k = 0
@@ -113,8 +124,8 @@ def follow_request(
                         after[U(n)] = (below << U(7)) | U(1)
                         n += 1
                     k += 1
-        while n_started < starts.size:
-            query = U(starts[U(n_started)])
+        while n_started < n_starts:
+            query = _start_at(starts, n_started)
             its_segment = _segment_of_start(query, levels, begun, layout)
             if its_segment == layout.n_segments:
                 return _NO_SUCH_NODE, 0, 0, 0
@@ -130,10 +141,25 @@ def follow_request(
                 after[U(n)] = (above << U(7)) | block_heap(block_level, U(i))
                 n += int(read_bit(odd_blocks, int(segment) * n_blocks + i))
         after_counts[U(segment)] = n - first
-    if n_started != starts.size:
+    if n_started != n_starts:
         return _NOT_IN_ORDER, 0, 0, 0
     n_answers, n_codes = expected_bits(after, n, next_depth, next_leap, layout)
     return _GOOD, n, n_answers, n_codes
+
+
+@inline_kernel
+def _padding_is_set(octets: Octets, n_bits: int) -> bool:
+    """Return whether bits behind ``n_bits`` are set in the last octet."""
+    return n_bits & 7 != 0 and U(octets[U(n_bits) >> U(3)]) >> (U(n_bits) & U(7)) != U(0)
+
+
+@inline_kernel
+def _start_at(starts: Octets, i: int) -> np.uint64:
+    """Return a start, which has four octets, the lowest one first."""
+    query = U(0)
+    for octet in range(4):
+        query |= U(starts[U(4 * i + octet)]) << U(8 * octet)
+    return query
 
 
 @inline_kernel
@@ -161,9 +187,10 @@ def _segment_of_start(query: np.uint64, levels: Levels, begun: int, layout: Layo
 
 @kernel
 def answer_queries(
-    words: Words, nodes: Queries, n_queries: int, depth: int, leap: int, layout: Layout, answers: Words
+    words: Words, nodes: Queries, n_queries: int, depth: int, leap: int, packed_layout: Words, answers: Words
 ) -> None:
     """Write the parities that the queries ask for, packed (``answers`` has just the words they need)."""
+    layout = unpacked(packed_layout)
     gathered = U(0)
     n_gathered = U(0)
     n_words = U(0)
@@ -222,13 +249,14 @@ def begin_pass(
     n_blocks: int,
     forward: Table,
     bitwise: bool,
-    layout: Layout,
+    packed_layout: Words,
     parities: Octets,
 ) -> None:
     """Permute all segments into ``slot``, fill the layers above, and write the block parities, packed.
 
     Slot 0 permutes ``key``, dealt to the segments; the others permute slot 0. ``parities`` is zero.
     """
+    layout = unpacked(packed_layout)
     spare = np.empty(layout.segment_words, np.uint64)
     permuted = np.empty(layout.segment_words, np.uint64)
     layer = block_layer(level)

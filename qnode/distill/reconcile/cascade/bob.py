@@ -42,10 +42,11 @@ class CascadeCorrector:
         self._seed = seed
         self._leak_count: LeakCount = leak_count
         self._key = key
-        self._layout = Layout.of(plan)
         self._shuffles = Shuffles.of(plan)
+        layout = Layout.of(plan)
+        self._layout = layout.packed()
         # The memory of a slot is not used before its pass begins.
-        self._records = np.empty(RECORD_WORDS * int(self._layout.n_records), np.uint64)
+        self._records = np.empty(RECORD_WORDS * int(layout.n_records), np.uint64)
         self._layers = np.array(
             [(plan.level(slot) - 1) // MAX_DEPTH for slot in range(plan.n_slots)], np.int64
         )
@@ -131,7 +132,7 @@ class CascadeCorrector:
                 self._found = np.empty(n_places, np.uint32)
                 self._places = np.empty((plan.n_slots, n_places), np.uint32)
         codes = np.zeros((self._n_codes + 7) // 8, np.uint8)
-        odd_blocks = np.zeros_like(block_parities)
+        odd_blocks = np.zeros(block_parities.shape[0], np.uint8)
         if n_blocks:
             shuffles.draw(self._seed, self._begun_passes)
             self._begun_passes += 1

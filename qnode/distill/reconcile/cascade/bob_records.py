@@ -24,6 +24,7 @@ from qnode.distill.reconcile.cascade.nodes import (
     block_layer,
     first_record,
     read_bit,
+    unpacked,
 )
 from qnode.distill.reconcile.cascade.shuffle import (
     Table,
@@ -177,8 +178,9 @@ def begin_segment(
 
 
 @kernel
-def restore_key(records: Words, forward: Table, bitwise: bool, layout: Layout, key: Words) -> None:
+def restore_key(records: Words, forward: Table, bitwise: bool, packed_layout: Words, key: Words) -> None:
     """Write the bits of pass 0 in the order of the key."""
+    layout = unpacked(packed_layout)
     permuted = np.empty(layout.segment_words, np.uint64)
     spare = np.empty_like(permuted)
     for segment in range(layout.n_segments):

@@ -7,7 +7,7 @@ import numpy as np
 from qnode.distill.reconcile.base.words import U
 from qnode.distill.reconcile.cascade.bob_records import Levels, begin_segment, flip
 from qnode.distill.reconcile.cascade.bob_searches import continue_searches, end_searches, start_searches
-from qnode.distill.reconcile.cascade.nodes import Counts, Layout, Octets, Queries, Words, expected_bits
+from qnode.distill.reconcile.cascade.nodes import Counts, Octets, Queries, Words, expected_bits, unpacked
 from qnode.distill.reconcile.cascade.plan import MAX_DEPTH, MAX_LEAP
 from qnode.distill.reconcile.cascade.shuffle import Table
 from qnode.kernels import kernel
@@ -43,7 +43,7 @@ def absorb_answers(
     inverse: Table,
     bitwise: bool,
     begun: int,
-    layout: Layout,
+    packed_layout: Words,
     found: Table,
     places: Table,
     codes: Octets,
@@ -68,6 +68,7 @@ def absorb_answers(
     ``odd_blocks`` (zero before). ``found`` and ``places`` have room for the flips of one segment;
     ``leap_bits`` and ``round_budget_bits`` are the plan's. Returns the fields of a `Progress`.
     """
+    layout = unpacked(packed_layout)
     # Not plain zeros, for which numba would compile the helpers once more.
     n = t = k = k_code = n_starts = n_all_flips = int(np.int64(0))
     spare = np.empty(layout.segment_words if n_blocks > 0 else U(0), np.uint64)
