@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qnode.cli.printing import echo
+from qnode.cli.where import Where
 from qnode.operate.control.client import NoAnswer, ask_audit
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ EXIT_OK, EXIT_FOUND = 0, 1
 
 
 class NodeSource:
-    """The audit of a running node, asked in pages; ``where``: see `qnode.cli.control.Where`."""
+    """The audit of a running node, asked in pages."""
 
-    def __init__(self, where: Any) -> None:
+    def __init__(self, where: Where) -> None:
         self._where = where
         self.name = str(where.path)
         page = self._page(0, 0)
@@ -80,7 +81,7 @@ def _source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_source_options
 @click.option("--expect", multiple=True, metavar="HEAD", help="A head that an earlier verification printed.")
 @click.pass_obj
-def verify(where: Any, file: Path | None, anchor: Path | None, expect: tuple[str, ...]) -> int:
+def verify(where: Where, file: Path | None, anchor: Path | None, expect: tuple[str, ...]) -> int:
     """Verify every entry, the chains, and the anchor; exit 1 if anything is missing or was changed."""
     from qnode.audit.verify import verify as verify_audit
     from qnode.operate.events.line import printable
@@ -112,7 +113,7 @@ def verify(where: Any, file: Path | None, anchor: Path | None, expect: tuple[str
 @click.option("--csv", "as_csv", is_flag=True, help="CSV with a line of names.")
 @click.pass_obj
 def export(
-    where: Any,
+    where: Where,
     file: Path | None,
     anchor: Path | None,
     since: str | None,
@@ -135,7 +136,7 @@ def export(
 
 
 @contextmanager
-def _source(where: Any, file: Path | None, anchor: Path | None) -> "Iterator[Source]":
+def _source(where: Where, file: Path | None, anchor: Path | None) -> "Iterator[Source]":
     """Open what is asked for. Raises NoAnswer if it cannot be read, or not to its end."""
     import msgspec
 

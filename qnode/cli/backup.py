@@ -5,12 +5,13 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from qnode.cli.printing import refusals_told, say
 from qnode.cli.stopped_site import read_store_key, rights_of_owner, store_key_option
+from qnode.cli.where import Where
 from qnode.errors import ConfigError
 from qnode.operate.control.client import NoAnswer, fetch_backup
 
@@ -35,7 +36,7 @@ def backup() -> None:
 @backup.command()
 @click.argument("path", metavar="FILE", type=_FILE)
 @click.pass_obj
-def save(where: Any, path: Path) -> int:
+def save(where: Where, path: Path) -> int:
     """Write a backup of the running node to the new FILE (mode 0600), and verify it.
 
     As root, or as the daemon's user. The node goes on delivering keys.

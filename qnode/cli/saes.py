@@ -5,11 +5,14 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from qnode.cli.exits import EXIT_OK
 from qnode.cli.printing import refusals_told, say
+from qnode.cli.shown import print_table, table_of
+from qnode.cli.where import Where, node_of
 from qnode.errors import ConfigError
 from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_reload
 
@@ -27,15 +30,39 @@ _config = click.option(
 )
 
 
-class Socket(Protocol):
-    """Where the node listens: ``path`` raises NodeNotRunning and NoAnswer."""
+@click.group(invoke_without_command=True)
+@click.pass_context
+def saes(context: click.Context) -> int:
+    """Show, add, limit and remove encryptors; without a command: the same as `saes list`."""
+    if context.invoked_subcommand is None:
+        return _list_saes(context.obj)
+    return EXIT_OK
 
-    @property
-    def path(self) -> Path:
-        """The control socket."""
+
+@saes.command("list")
+@click.pass_obj
+def list_saes(where: Where) -> int:
+    """Show the encryptors, the keys delivered to them, and their limits."""
+    return _list_saes(where)
 
 
-@click.command("add")
+def _list_saes(where: Where) -> int:
+    from qnode.operate.events.line import printable
+    from qnode.operate.status.screen import age, count
+
+    node = node_of(where)
+    table = table_of(node, "SAE", "at KME", "shares keys with", "keys", "last key", "refused", "keys/min")
+    for sae in node.etsi014.saes:
+        last = "never" if sae.last_key_at is None else f"{age(sae.last_key_at, node.at)} ago"
+        delivered, refused = count(sae.keys_delivered_total), count(sae.requests_refused_total)
+        peers = printable(", ".join(sae.peers))
+        limit = "any" if sae.keys_per_minute is None else count(sae.keys_per_minute)
+        table.add_row(printable(sae.sae_id), printable(sae.kme_id), peers, delivered, last, refused, limit)
+    print_table(table)
+    return EXIT_OK
+
+
+@saes.command("add")
 @click.argument("sae_id")
 @click.argument("peer_sae_id")
 @click.option("--identity", "identities", multiple=True, help="Name in its certificate, if not SAE_ID.")
@@ -43,7 +70,7 @@ class Socket(Protocol):
 @_config
 @click.pass_obj
 def add_sae(
-    where: Socket,
+    where: Where,
     sae_id: str,
     peer_sae_id: str,
     identities: tuple[str, ...],
@@ -62,11 +89,11 @@ def add_sae(
     return code
 
 
-@click.command("remove")
+@saes.command("remove")
 @click.argument("sae_id")
 @_config
 @click.pass_obj
-def remove_sae(where: Socket, sae_id: str, path: Path | None) -> int:
+def remove_sae(where: Where, sae_id: str, path: Path | None) -> int:
     """Let SAE_ID get no more keys at this site; do the same at the other site."""
     with refusals_told(), _edited(where, path) as edit:
         gone = edit.remove(sae_id)
@@ -75,12 +102,12 @@ def remove_sae(where: Socket, sae_id: str, path: Path | None) -> int:
     return code
 
 
-@click.command("limit")
+@saes.command("limit")
 @click.argument("sae_id")
 @click.argument("keys_per_minute")
 @_config
 @click.pass_obj
-def limit_sae(where: Socket, sae_id: str, keys_per_minute: str, path: Path | None) -> int:
+def limit_sae(where: Where, sae_id: str, keys_per_minute: str, path: Path | None) -> int:
     """Let SAE_ID of this site get at most KEYS_PER_MINUTE new keys; `any`: no limit.
 
     It may get so many at once, and as many in each minute after that. A key counts as one for each 256 bits.
@@ -101,7 +128,7 @@ def _positive(text: str) -> int:
 class _Edit:
     """One change of the file of encryptors of the site at ``path``, for its node behind ``socket``."""
 
-    def __init__(self, path: Path, where: Socket, *, named: bool) -> None:
+    def __init__(self, path: Path, where: Where, *, named: bool) -> None:
         from qnode.config import links_of
         from qnode.config_reading import read_tables
         from qnode.config_saes import read_saes, saes_file, with_saes
@@ -230,7 +257,7 @@ class _Edit:
 
 
 @contextmanager
-def _edited(where: Socket, path: Path | None) -> Iterator[_Edit]:
+def _edited(where: Where, path: Path | None) -> Iterator[_Edit]:
     """Yield an edit of a site's file that nobody else edits at the same time."""
     named = path is not None
     if path is None:
