@@ -149,7 +149,7 @@ def test_an_interrupt_or_a_wrong_answer_leaves_nothing(
     def interrupted(folder: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(secret_files, "_sync_folder", interrupted)
+    monkeypatch.setattr(secret_files, "sync_folder", interrupted)
     assert run("alice", "--folder", folder).exception is not None
     assert not folder.parent.exists()
 
