@@ -4,6 +4,8 @@ import io
 import json
 import random
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from qnode.bench.against import compare as module
 from qnode.bench.against.case import Figures, Measure
 from qnode.bench.against.checkout import CaseFailed, Checkout
 from qnode.bench.against.compare import CASES, Compared, compare
-from qnode.bench.against.daemons import blocks_of, secret_bits, sifted_bits, staged, tag_time_s
+from qnode.bench.against.daemons import Daemon, blocks_of, secret_bits, sifted_bits, staged, tag_time_s
 from qnode.bench.against.delivery import Encryptors, handshake_s
 from qnode.bench.against.ratio import in_turn, ratio_of, student_quantile
 from qnode.bench.against.stages import BULK, MESSAGE, both_ends, channel_figures
@@ -153,6 +155,29 @@ def test_the_figures_of_a_status_have_their_names() -> None:
     assert sifted_bits(status) == well_status().totals.sifted_bits
     assert secret_bits(status) == well_status().totals.secret_bits
     assert tag_time_s(status) == well_status().quantum.tag_time_s
+
+
+def test_the_processor_time_of_a_daemon_counts_its_ended_threads(tmp_path: Path) -> None:
+    work = "x = threading.Thread(target=sum, args=(range(10**6),)); x.start(); x.join()"
+    script = f"import sys, threading; {work}; print('ready', flush=True); input(); sys.exit('cannot go on')"
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as told,
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told
+        ) as process,
+    ):
+        daemon = Daemon("alice", process, tmp_path / "socket", log)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        first_s, second_s = daemon.processor_s(), daemon.processor_s()
+        assert 0.005 < first_s <= second_s < first_s + 0.005
+        assert daemon.peak_mib() > 1.0
+        assert daemon.status() is None
+        process.communicate(b"\n")
+        for ask in (daemon.processor_s, daemon.status):
+            with pytest.raises(CaseFailed, match="alice's daemon ended: cannot go on"):
+                ask()
 
 
 def test_a_checkout_says_what_an_announced_click_costs() -> None:

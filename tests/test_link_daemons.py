@@ -21,6 +21,7 @@ from random import Random
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 import trio
 from daemons_support import (
@@ -45,11 +46,15 @@ from daemons_support import (
 from etsi004_support import Application
 from exchange_support import Exchange
 
+from qnode.bench.against.checkout import CaseFailed
+from qnode.bench.against.daemons import Staged
+from qnode.bench.against.delivery import Encryptors
+from qnode.bench.against.inside.stage import outside
 from qnode.config import Role
 from qnode.emulate.oz_dd100 import OzDd100Emulator
 from qnode.emulate.ports import tcp_port
 from qnode.etsi004.wire import Qos, Status
-from qnode.loopback.prepare import Endpoints, SaeEndpoint
+from qnode.loopback.prepare import Endpoints, Prepared, SaeEndpoint
 from qnode.operate.status.model import NodeStatus
 
 # The first process on a machine also compiles the kernels, which takes minutes on a slow one.
@@ -166,6 +171,21 @@ def test_the_printed_commands_fetch_the_same_key_at_both_sites(link: Loopback) -
     at_alice, at_bob = (json.loads(answer)["keys"][0] for answer in answers)
     assert at_alice["key_ID"] == at_bob["key_ID"]
     assert at_alice["key"] == at_bob["key"]
+
+
+def test_the_clients_of_bench_get_the_same_key_at_both_ends(link: Loopback) -> None:
+    prepared = Prepared(link.data, {}, link.endpoints())
+    clients = Encryptors.of(msgspec.convert(outside(prepared), Staged))
+
+    def fetched() -> bool:
+        try:
+            clients.pairs(1, keeps=True)
+            clients.pairs(1, keeps=False)
+        except CaseFailed:  # not enough keys yet
+            return False
+        return True
+
+    eventually(fetched, "two keys")
 
 
 def test_two_applications_get_the_same_key_stream_at_both_sites(link: Loopback) -> None:

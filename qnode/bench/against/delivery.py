@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException, HTTPSConnection
@@ -100,13 +100,12 @@ class Encryptors:
             CaseFailed: an answer failed, or a key differs.
         """
         alice, bob = (self.client(role, keeps=keeps) for role in ("alice", "bob"))
-        for _ in range(number):
-            (ours,) = alice.call("enc_keys")["keys"]
-            (theirs,) = bob.call(f"dec_keys?key_ID={ours['key_ID']}")["keys"]
-            if ours["key"] != theirs["key"]:
-                raise CaseFailed("a key differs between the sites")
-        alice.close()
-        bob.close()
+        with closing(alice), closing(bob):
+            for _ in range(number):
+                (ours,) = alice.call("enc_keys")["keys"]
+                (theirs,) = bob.call(f"dec_keys?key_ID={ours['key_ID']}")["keys"]
+                if ours["key"] != theirs["key"]:
+                    raise CaseFailed("a key differs between the sites")
 
 
 def delivery(checkout: Checkout, folder: Path, *, quick: bool) -> Measure:
@@ -125,9 +124,9 @@ def delivery(checkout: Checkout, folder: Path, *, quick: bool) -> Measure:
                 spent[name] = 1e3 * (link.processor_s() - began_s) / 2 / (number * _CONNECTIONS)
 
             def ask() -> None:
-                client = encryptors.client("alice", keeps=False)
-                for _ in range(statuses):
-                    client.call("status")
+                with closing(encryptors.client("alice", keeps=False)) as client:
+                    for _ in range(statuses):
+                        client.call("status")
 
             began_s = link.alice.processor_s()
             _at_once(ask)
@@ -144,14 +143,13 @@ def far_away(checkout: Checkout, folder: Path, *, quick: bool) -> Measure:
 
     def median_s(round_trip_s: float) -> float:
         with _with_keys(checkout, folder, recording, round_trip_s=round_trip_s) as (sites, _link):
-            alice = Encryptors.of(sites).client("alice")
             took = []
-            for _ in range(requests):
-                began_s = time.perf_counter()
-                alice.call("enc_keys")
-                took.append(time.perf_counter() - began_s)
-                time.sleep(_PAUSE_S)
-            alice.close()
+            with closing(Encryptors.of(sites).client("alice")) as alice:
+                for _ in range(requests):
+                    began_s = time.perf_counter()
+                    alice.call("enc_keys")
+                    took.append(time.perf_counter() - began_s)
+                    time.sleep(_PAUSE_S)
             return statistics.median(took)
 
     def measure() -> Figures:
