@@ -340,7 +340,7 @@ def test_an_interrupt_leaves_all_files_as_they_were(tmp_path: Path, monkeypatch:
     def interrupted(folder: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(secret_files, "_sync_folder", interrupted)
+    monkeypatch.setattr(secret_files, "sync_folder", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_files(files, replace=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old": b"old"}
