@@ -4,6 +4,7 @@ Everything but `LinkParameters` belongs to one site. Unknown keys are refused wi
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_network
 from pathlib import Path
@@ -88,10 +89,34 @@ class PeerSection(Table, frozen=True):
     ] = ()
 
 
+class PostgresqlSection(Table, frozen=True):
+    """A PostgreSQL server that holds the store, instead of a file (extra `postgresql`)."""
+
+    parameters: Annotated[
+        str,
+        Described(
+            "the connection as libpq writes it, without a password: `host=db1,db2 dbname=qnode user=qnode "
+            "sslmode=verify-full`"
+        ),
+    ]
+    password_file: Annotated[
+        Path | None, Described("the password of this user, readable by the daemon's user alone")
+    ] = None
+    schema: Annotated[
+        str,
+        Described(
+            "the schema of this store; each link of a site has its own", limits="1 to 63 letters, digits, _"
+        ),
+    ] = "qnode"
+
+
 class StoreSection(Table, frozen=True):
     """Where keys are kept, the secret that encrypts them, and the files that detect a restored database."""
 
-    path: Annotated[Path, Described("the database")]
+    path: Annotated[
+        Path,
+        Described("the database; with `[store.postgresql]` only the place beside which small files lie"),
+    ]
     anchor: Annotated[
         Path, Described("a small file that detects a restored database; outside the database's folder")
     ]
@@ -109,6 +134,7 @@ class StoreSection(Table, frozen=True):
             "restored from a backup"
         ),
     ] = None
+    postgresql: Annotated[PostgresqlSection | None, Described("")] = None
     key_lifetime_s: Annotated[
         float,
         Described(
@@ -361,6 +387,9 @@ class SiteConfig(Table, frozen=True):
         yield from link_faults(self.link)
         if self.link.plausibility.repeats > 1.0 and not self.node.allow_simulated:
             yield "link.plausibility.repeats: more than 1 is for recordings, set allow_simulated"
+        server = self.store.postgresql
+        if server is not None and not re.fullmatch(r"[A-Za-z0-9_]{1,63}", server.schema):
+            yield f"store.postgresql.schema: expected 1 to 63 letters, digits or _, got {server.schema!r}"
         for one in self.peer.connects_from:
             try:
                 ip_network(one, strict=False)
@@ -486,6 +515,8 @@ def _of_one_link_alone(config: SiteConfig) -> Iterator[tuple[str, str, object]]:
     if config.node.role == "alice":
         yield "address", "peer.address", config.peer.address
     store = config.store
+    if (server := store.postgresql) is not None:
+        yield "store", "store.postgresql", (server.parameters, server.schema)
     # The one-time pads of a pre-shared key are for one link: two links would use the same ones.
     for key in ("path", "anchor", "witness", "preshared_key"):
         if (file := getattr(store, key)) is not None:

@@ -70,10 +70,11 @@ class StoreUnusable(StoreError):
     """The store is damaged, of a newer schema, or older than its anchor: the node must not start over it."""
 
 
-class StoreAway(StoreError):
+class StoreAway(StoreError, LinkError):
     """The database server of a store is not reachable or does not serve; the store opens it again by itself.
 
-    Whether the change in progress was made is known when it is back.
+    Whether the change in progress was made is known when it is back. So a session ends with it, and the next
+    one settles what was open.
     """
 
 

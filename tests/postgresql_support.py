@@ -19,6 +19,8 @@ from keys_support import STORE_KEYS, Site
 
 from qnode import keys
 from qnode.choices import Role, peer_of
+from qnode.config import PostgresqlSection
+from qnode.keys import open_server_store
 from qnode.keys._opening import SCHEMA_VERSION
 
 psycopg: Any
@@ -143,12 +145,10 @@ class PostgresqlSite(Site):
     def open(
         self, *, create: bool = True, store_key: bytes | None = None, witness: Path | None = None
     ) -> Any:
-        from qnode.keys._postgresql import PostgresqlAddress
-        from qnode.keys._postgresql_store import open_postgresql_store
-
         self.folder.mkdir(parents=True, exist_ok=True)
-        return open_postgresql_store(
-            PostgresqlAddress(parameters=self.server.parameters, schema=self.schema),
+        return open_server_store(
+            PostgresqlSection(parameters=self.server.parameters, schema=self.schema),
+            beside=self.anchor,
             role=self.role,
             store_key=store_key or STORE_KEYS[self.role],
             anchor=self.anchor,

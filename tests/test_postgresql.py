@@ -9,21 +9,30 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from keys_support import add_block, assigned, make_block, pairs, preshared
+import test_keys_states
+import trio
+from daemons_support import alter
+from keys_support import add_block, assigned, make_block, memory_folder, pairs, preshared
+from link_room import link_node
 from postgresql_support import PostgresqlSite, Server, missing
 
 import qnode.keys
+from qnode.config import PostgresqlSection, SiteConfig, load
 from qnode.errors import ConfigError, KeyNotFound, LinkDown, StoreAway, StoreError, StoreUnusable
 from qnode.keys import StoreCondition, StoredKey
 from qnode.keys._opening import SCHEMA_VERSION
+from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
+from qnode.node.check import check_site
+from qnode.node.process import open_link_store
 
 BACK_WITHIN_S = 60
+CONFIG = Path(__file__).parent.parent / "config"
 
 needs_server = pytest.mark.skipif(bool(missing()), reason=missing() or "nothing is missing")
 
@@ -98,6 +107,19 @@ def test_keys_are_the_same_at_both_sites_and_are_given_once(tmp_path: Path) -> N
         assert alice.stored_key_count() == 36
         assert alice.counts().delivered == bob.counts().delivered == 4
         assert alice.audit_page(1, 0, 1000).rows
+
+
+@needs_server
+def test_random_moves_losses_crashes_and_restores_break_no_invariant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The property test of both stores; ``make test-postgresql`` makes ten times as many moves."""
+    monkeypatch.setattr(test_keys_states, "Site", PostgresqlSite)
+    with memory_folder() as folder, closing(test_keys_states.TwoSites(folder, 1)) as two:
+        moves = test_keys_states.WEIGHTS
+        for move in two.rng.choices(list(moves), list(moves.values()), k=180):
+            move(two)
+            two.every_chunk_is_accounted_for()
+            two.what_is_available_here_is_at_least_prepared_there()
+        assert len(two.masters_got) > 8
 
 
 @needs_server
@@ -292,7 +314,7 @@ def test_a_server_that_does_not_flush_is_refused(tmp_path: Path) -> None:
 
 @needs_server
 def test_a_password_in_the_parameters_is_refused_and_one_in_a_file_is_in_no_text(tmp_path: Path) -> None:
-    from qnode.keys._postgresql import PostgresqlAddress, check_parameters, connect
+    from qnode.keys._postgresql import check_parameters, connect, name_of
 
     with pytest.raises(ConfigError, match="password_file") as refusal:
         check_parameters("host=h password=hunter2")
@@ -301,18 +323,68 @@ def test_a_password_in_the_parameters_is_refused_and_one_in_a_file_is_in_no_text
         check_parameters("no such = thing")
     secret = tmp_path / "password"
     secret.write_text("hunter2\n")
-    address = PostgresqlAddress(parameters=PostgresqlSite.server.parameters, password_file=secret)
+    address = PostgresqlSection(parameters=PostgresqlSite.server.parameters, password_file=secret)
     with pytest.raises(ConfigError, match="can be read by others"):
         connect(address)
     secret.chmod(0o600)
     engine = connect(address)
     try:
-        assert "hunter2" not in f"{address!r}{address}{engine.name}"
+        assert "hunter2" not in f"{address!r}{name_of(address)}{engine.name}"
     finally:
         engine.close()
     with pytest.raises(StoreAway, match="cannot be reached") as refused:
-        connect(PostgresqlAddress(parameters="host=/nowhere", password_file=secret))
+        connect(PostgresqlSection(parameters="host=/nowhere", password_file=secret))
     assert "hunter2" not in str(refused.value)
+
+
+@needs_server
+async def test_the_status_names_a_server_that_is_away_until_it_is_back(tmp_path: Path) -> None:
+    with stores(tmp_path) as (alice, _):
+        node = link_node(load(CONFIG / "alice.toml", SiteConfig), alice)
+        await node.refresh()
+        assert node.figures.status().alarms == []
+        PostgresqlSite.server.stop()
+        await node.refresh()
+        (alarm,) = node.figures.status().alarms
+        assert alarm.name == "store.failed"
+        assert "is away" in alarm.text
+        with pytest.raises(StoreAway):
+            await node.store.assign("m", ("s",), 1, 256)
+        PostgresqlSite.server.start()
+        with trio.fail_after(BACK_WITHIN_S):
+            while True:
+                with suppress(StoreAway):
+                    await node.store.expire(1e6)
+                    break
+                await trio.sleep(0.05)
+        assert (await node.store.counts()).available_own == 40
+        assert node.store.unsettled  # the next session settles what was open
+        assert node.liveness.is_alive()
+
+
+@needs_server
+def test_a_site_file_that_names_a_server_has_its_store_there(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path / "data", LoopbackConfig(), Staging(1.0))
+    file = prepared.site_files["alice"]
+    alter(file, store__postgresql={"parameters": PostgresqlSite.server.parameters, "schema": "of_a_site"})
+    assert check_site(file).faults == []
+    config = load(file, SiteConfig)
+    with closing(open_link_store(config)) as store:
+        assert store.pads_left().send > 0
+        assert repr(store).startswith("PostgresqlKeyStore(")
+    assert not config.store.path.exists()
+    with closing(open_link_store(config)) as store:
+        assert store.condition().state == StoreCondition.SERVING
+    alter(file, store__postgresql__parameters="host=/nowhere password=hunter2")
+    (fault,) = check_site(file).faults
+    assert "has a password" in fault
+    assert "hunter2" not in fault
+    alter(file, store__postgresql={"parameters": "host=h", "schema": "two words"})
+    with pytest.raises(ConfigError, match=r"store.postgresql.schema"):
+        load(file, SiteConfig)
+    alter(file, store__postgresql=None)
+    with pytest.raises(StoreUnusable, match="its anchor"):
+        open_link_store(load(file, SiteConfig))
 
 
 def test_without_a_server_in_its_file_a_node_does_not_import_the_driver() -> None:

@@ -113,6 +113,10 @@ def _put_back(file: BinaryIO, config: "SiteConfig", store_key: bytes) -> str:
     from qnode.keys import restore_backup
 
     section, node = config.store, config.node
+    if section.postgresql is not None:
+        raise ConfigError(
+            "[store.postgresql]: a backup is put back into a file; restore the server's own backup"
+        )
     head = restore_backup(
         file,
         section.path,

@@ -6,6 +6,7 @@ import click
 
 from qnode.cli.printing import refusals_told, say
 from qnode.cli.stopped_site import read_store_key, rights_of_owner, store_key_option
+from qnode.errors import ConfigError
 
 
 @click.command()
@@ -27,7 +28,10 @@ def rollback(site_file: Path, store_key: Path | None, void_open: bool) -> int:
     from qnode.keys import roll_back
 
     with refusals_told():
-        for config in load_site(site_file):
+        configs = load_site(site_file)
+        if any(config.store.postgresql is not None for config in configs):
+            raise ConfigError("[store.postgresql]: release 0.1.0 knows no store on a server")
+        for config in configs:
             section, node = config.store, config.node
             key = read_store_key(config, site_file, store_key)
             with rights_of_owner(section.path):

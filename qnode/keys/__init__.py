@@ -33,6 +33,7 @@ from qnode.keys._model import (
 from qnode.keys._protocol import KeyStore
 from qnode.keys._putting_back import restore_backup
 from qnode.keys._rollback import RolledBack, roll_back
+from qnode.keys._server import check_address, open_server_store
 from qnode.keys._store import SqliteKeyStore, SqlKeyStore, open_store
 
 __all__ = [
@@ -67,8 +68,10 @@ __all__ = [
     "StoredBlock",
     "StoredKey",
     "Waiting",
+    "check_address",
     "chunks_per_key",
     "key_id",
+    "open_server_store",
     "open_store",
     "read_backup",
     "restore_backup",

@@ -10,15 +10,14 @@ import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import psycopg
-from msgspec import Struct
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import NumericLoader
 
+from qnode.config import PostgresqlSection
 from qnode.errors import ConfigError, StoreAway, StoreError, StoreUnusable
 from qnode.secret_files import read_secret
 from qnode.sql import Statements
@@ -49,17 +48,11 @@ _DAMAGED = ("XX001", "XX002", "58030")
 _FULL = "53100"
 
 
-class PostgresqlAddress(Struct, frozen=True, kw_only=True):
-    """Where a store lies: libpq's parameters without a password, the file of the password, and the schema."""
-
-    parameters: str
-    password_file: Path | None = None
-    schema: str = "qnode"
-
-    def __str__(self) -> str:
-        known = conninfo_to_dict(self.parameters)
-        place = known.get("host") or known.get("hostaddr") or known.get("service") or "local"
-        return f"postgresql {place}/{known.get('dbname', '')}/{self.schema}"
+def name_of(address: PostgresqlSection) -> str:
+    """Return the address in messages: host, database and schema."""
+    known = conninfo_to_dict(address.parameters)
+    place = known.get("host") or known.get("hostaddr") or known.get("service") or "local"
+    return f"postgresql {place}/{known.get('dbname', '')}/{address.schema}"
 
 
 def check_parameters(parameters: str) -> None:
@@ -67,9 +60,11 @@ def check_parameters(parameters: str) -> None:
     try:
         known = conninfo_to_dict(parameters)
     except psycopg.Error as error:
-        raise ConfigError(f"[store] postgresql: {_first_line(error)}") from None
+        raise ConfigError(f"[store.postgresql] parameters: {_first_line(error)}") from None
     if "password" in known:
-        raise ConfigError("[store] postgresql: has a password; put it into a file and name it password_file")
+        raise ConfigError(
+            "[store.postgresql] parameters: has a password; put it into a file and name it password_file"
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -157,7 +152,7 @@ class PostgresqlEngine:
         self.connection.close()
 
 
-def connect(address: PostgresqlAddress) -> PostgresqlEngine:
+def connect(address: PostgresqlSection) -> PostgresqlEngine:
     """Begin a session that holds the lock of the store; its schema may not exist yet.
 
     Raises StoreAway if the server does not let us in; StoreUnusable if another process has the store open, or
@@ -165,9 +160,9 @@ def connect(address: PostgresqlAddress) -> PostgresqlEngine:
     """
     parameters: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(address.parameters)}
     if address.password_file is not None:
-        secret = read_secret(address.password_file, "store.password_file")
+        secret = read_secret(address.password_file, "store.postgresql.password_file")
         parameters["password"] = secret.decode("utf-8", "replace").rstrip("\r\n")
-    name = str(address)
+    name = name_of(address)
     try:
         connection = psycopg.connect(autocommit=True, cursor_factory=psycopg.RawCursor, **parameters)
     except psycopg.Error as error:
@@ -184,7 +179,7 @@ def connect(address: PostgresqlAddress) -> PostgresqlEngine:
     return engine
 
 
-def _set_up(engine: PostgresqlEngine, address: PostgresqlAddress) -> None:
+def _set_up(engine: PostgresqlEngine, address: PostgresqlSection) -> None:
     connection = engine.connection
     connection.adapters.register_loader("numeric", _Whole)
     (process_id,) = _one(engine, "SELECT pg_backend_pid()")

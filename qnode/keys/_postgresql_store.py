@@ -15,11 +15,12 @@ from pathlib import Path
 import psycopg
 
 from qnode.choices import Role
+from qnode.config import PostgresqlSection
 from qnode.errors import ConfigError, FieldError, StoreAway, StoreError, StoreUnusable
 from qnode.keys._database import Database
 from qnode.keys._model import Loss
 from qnode.keys._opening import SCHEMA_VERSION, check_canary, check_owner, fill, form_of, judged, run_script
-from qnode.keys._postgresql import PostgresqlAddress, PostgresqlEngine, connect
+from qnode.keys._postgresql import PostgresqlEngine, connect, name_of
 from qnode.keys._preshared import PresharedRegister
 from qnode.keys._store import SqlKeyStore, register_beside
 from qnode.keys._vault import Vault
@@ -28,7 +29,7 @@ RETRY_S = 1.0
 
 
 class PostgresqlKeyStore(SqlKeyStore):
-    """The store on a server. ``open_again``: returns it open, or raises like `open_postgresql_store`."""
+    """The store on a server. ``open_again``: returns it open, or raises like `open_server_store`."""
 
     def __init__(
         self,
@@ -78,21 +79,18 @@ class PostgresqlKeyStore(SqlKeyStore):
 
 
 def open_postgresql_store(
-    address: PostgresqlAddress,
+    address: PostgresqlSection,
     *,
+    beside: Path,
     role: Role,
     store_key: bytes,
     anchor: Path,
     kme_id: str,
     peer_kme_id: str,
-    create: bool = False,
-    witness: Path | None = None,
+    create: bool,
+    witness: Path | None,
 ) -> PostgresqlKeyStore:
-    """Open the store at ``address``, or create it if its schema is empty or missing and ``create`` is set.
-
-    The other arguments are those of `qnode.keys.open_store`. Raises StoreUnusable, StoreAway if the server
-    cannot be reached, ConfigError for the file of the password, FieldError for a store key of another length.
-    """
+    """Open or create a store like `qnode.keys.open_server_store`, once the driver is known to be there."""
     if len(store_key) != 32:
         raise FieldError("store_key", f"must be 32 bytes, is {len(store_key)}")
 
@@ -120,10 +118,12 @@ def open_postgresql_store(
     try:
         database = opened(create)
     except OSError as error:
-        raise StoreUnusable(f"{address}: {error}; mend permissions or disk and start again") from error
+        raise StoreUnusable(
+            f"{name_of(address)}: {error}; mend permissions or disk and start again"
+        ) from error
     try:
         register = PresharedRegister(register_beside(anchor))
-        return PostgresqlKeyStore(database, register, anchor, lambda: opened(False))
+        return PostgresqlKeyStore(database, register, beside, lambda: opened(False))
     except BaseException:
         database.close()
         raise

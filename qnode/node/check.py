@@ -31,6 +31,7 @@ from qnode.config_saes import read_site_tables
 from qnode.delivery import SaeDirectory
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError
+from qnode.keys import check_address
 from qnode.link.tls import TlsTransport
 from qnode.node.monitoring.randomness import health_tests
 from qnode.node.page import check_page
@@ -170,8 +171,17 @@ def _check_store(findings: Findings, store: StoreSection) -> None:
             if len(key) != STORE_KEY_BYTES:
                 expected = f"expected {STORE_KEY_BYTES} bytes"
                 raise ConfigError(f"store.store_key: {store.store_key}: {expected}, got {len(key)}")
+    made = store.path
+    if (server := store.postgresql) is not None:
+        made = store.anchor  # nobody asks the server here
+        with findings.gather():
+            check_address(server)
+        secret = server.password_file
+        if secret is not None and is_there(findings, "store.postgresql.password_file", secret):
+            with findings.gather():
+                read_secret(secret, "store.postgresql.password_file")
     # It is read only once, when the store is made.
-    if not _exists(store.path) and is_there(findings, "store.preshared_key", store.preshared_key):
+    if not _exists(made) and is_there(findings, "store.preshared_key", store.preshared_key):
         with findings.gather():
             shared = read_secret(store.preshared_key, "store.preshared_key")
             if len(shared) < PRESHARED_KEY_LEAST_BYTES:

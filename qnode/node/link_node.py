@@ -25,7 +25,16 @@ from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
 from qnode.devices.status import DeviceStatus, Exchange
 from qnode.devices.supervisor import supervise
 from qnode.devices.transport.transcript import Transcript
-from qnode.errors import ConfigError, DeviceError, LinkDown, LinkError, StoreError, StoreUnusable, first_of
+from qnode.errors import (
+    ConfigError,
+    DeviceError,
+    LinkDown,
+    LinkError,
+    StoreAway,
+    StoreError,
+    StoreUnusable,
+    first_of,
+)
 from qnode.keys import Assignment, KeyStore, Loss
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.messages import SaesRegistered, StreamRequest
@@ -433,7 +442,11 @@ class LinkNode:
     # Housekeeping
 
     async def _last_block(self) -> int:
-        return (await self.store.positions()).last_block_id
+        while True:
+            try:
+                return (await self.store.positions()).last_block_id
+            except StoreAway:
+                await trio.sleep(STORE_RETRY_S)
 
     async def _keep_fresh(self) -> None:
         while True:
@@ -451,7 +464,14 @@ class LinkNode:
                 self.figures.quantum.look_after_lock()
 
     async def refresh(self) -> None:
-        """Update the figures of the store."""
+        """Update the figures of the store; while its server is away, show that."""
+        try:
+            await self._look_at_store()
+        except StoreAway as error:
+            self.liveness.store_answered()  # it did, and a restart of the node would not mend it
+            self.figures.alarms.raise_alarm(AlarmName.STORE_FAILED, str(error))
+
+    async def _look_at_store(self) -> None:
         figures = self.figures
         counts = await self.store.counts()
         pads = await self.store.pads_left()
@@ -472,6 +492,8 @@ class LinkNode:
             await trio.sleep(WITNESS_PERIOD_S)
             try:
                 await trio.to_thread.run_sync(self._key_store.tell_witness, abandon_on_cancel=True)
+            except StoreAway:
+                continue  # `refresh` shows it
             except OSError as error:
                 text = f"the witness cannot be written ({error.strerror or error}); mend its mount"
                 self.figures.alarms.raise_alarm(AlarmName.STORE_WITNESS, text)
@@ -492,7 +514,7 @@ class LinkNode:
             self.figures.alarms.clear_alarm(AlarmName.STORE_STALLED)
             if self.store.unsettled:
                 self.store.unsettled = False
-                self.gate.end_sessions("the key store hung; the sites settle the open operations again")
+                self.gate.end_sessions("the key store was away; the sites settle the open operations again")
 
     async def _expire(self) -> None:
         while True:

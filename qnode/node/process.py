@@ -19,7 +19,7 @@ import trio
 from qnode.config import SiteConfig, load_site
 from qnode.devices.supervisor import check_devices, make_safe
 from qnode.errors import ConfigError, FieldError, QnodeError, StoreError, StoreUnusable
-from qnode.keys import KeyStore, open_store
+from qnode.keys import KeyStore, open_server_store, open_store
 from qnode.node.secret_files import STORE_KEY_BYTES, check_tls_keys
 from qnode.node.site import SiteNode
 from qnode.operate.control.listening import is_served
@@ -42,25 +42,17 @@ def open_link_store(config: SiteConfig) -> KeyStore:
 
     Raises:
         StoreUnusable: the existing store cannot be trusted; it is never replaced.
+        StoreAway: the server of its database cannot be reached.
         ConfigError: a secret is missing, has a wrong length, or is readable by others.
     """
-    section, node = config.store, config.node
+    section = config.store
     check_tls_keys(config)
     store_key = read_secret(section.store_key, "store.store_key")
     if len(store_key) != STORE_KEY_BYTES:
         raise ConfigError(
             f"[store] store_key: {section.store_key}: expected {STORE_KEY_BYTES} bytes, got {len(store_key)}"
         )
-    store = open_store(
-        section.path,
-        role=node.role,
-        store_key=store_key,
-        anchor=section.anchor,
-        witness=section.witness,
-        kme_id=node.kme_id,
-        peer_kme_id=config.peer.kme_id,
-        create=True,
-    )
+    store = _open(config, store_key)
     condition = store.condition()
     if not condition.serves:
         log.error("store.waiting", reason=condition.reason)
@@ -74,6 +66,32 @@ def open_link_store(config: SiteConfig) -> KeyStore:
         store.close()
         raise
     return store
+
+
+def _open(config: SiteConfig, store_key: bytes) -> KeyStore:
+    section, node = config.store, config.node
+    if section.postgresql is None:
+        return open_store(
+            section.path,
+            role=node.role,
+            store_key=store_key,
+            anchor=section.anchor,
+            witness=section.witness,
+            kme_id=node.kme_id,
+            peer_kme_id=config.peer.kme_id,
+            create=True,
+        )
+    return open_server_store(
+        section.postgresql,
+        beside=section.path,
+        role=node.role,
+        store_key=store_key,
+        anchor=section.anchor,
+        witness=section.witness,
+        kme_id=node.kme_id,
+        peer_kme_id=config.peer.kme_id,
+        create=True,
+    )
 
 
 class _UnusableStore:

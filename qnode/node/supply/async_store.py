@@ -14,7 +14,7 @@ import trio
 from msgspec import Struct
 
 from qnode.audit.entries import AuditPage
-from qnode.errors import NotEnoughKeys
+from qnode.errors import NotEnoughKeys, StoreAway
 from qnode.keys import (
     Assignment,
     AuditStanding,
@@ -106,7 +106,7 @@ class AsyncStore:
         self._threads = trio.CapacityLimiter(MOST_CALLS)
         self._calls: set[_Call] = set()
         self.unsettled = False
-        """An abandoned call has ended: a new session must settle its effects."""
+        """A call was abandoned, or lost with the database's server: a new session must settle its effects."""
         self.on_loss: Callable[[Loss], None] = lambda loss: None
         """The callback for an entry that could not be decrypted and was discarded."""
 
@@ -117,6 +117,9 @@ class AsyncStore:
         def tracked() -> T:
             try:
                 return work()
+            except StoreAway:
+                self.unsettled = True
+                raise
             finally:
                 call.ended = True
                 if call.abandoned:
