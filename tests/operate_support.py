@@ -5,6 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from qnode.distill.check_table import Finding
+from qnode.operate.status.interfaces import EtsiStatus, SaeStatus
 from qnode.operate.status.model import (
     Alarm,
     AuthenticationStatus,
@@ -12,12 +13,10 @@ from qnode.operate.status.model import (
     BlockSummary,
     DeviceStatus,
     Discard,
-    EtsiStatus,
     KeyStatus,
     NodeStatus,
     PeerStatus,
     QuantumStatus,
-    SaeStatus,
     SiteStatus,
     State,
     Totals,

@@ -8,20 +8,17 @@ from operate_support import NOW, degraded_status, well_status
 from prometheus_client.parser import text_string_to_metric_families
 
 from qnode.distill.check_table import Finding
+from qnode.operate.status.interfaces import Etsi004Status, HttpStatus, SkipStatus, StreamStatus
 from qnode.operate.status.metrics import render_metrics
 from qnode.operate.status.metrics_app import metrics_app
 from qnode.operate.status.model import (
     BlockStatus,
-    Etsi004Status,
-    HttpStatus,
     LinkStatus,
     NodeStatus,
     PeerStatus,
     QuantumStatus,
     SiteStatus,
-    SkipStatus,
     State,
-    StreamStatus,
 )
 from qnode.operate.status.screen import status_lines
 

@@ -30,7 +30,8 @@ from qnode.operate.page.app import Page, page_file
 from qnode.operate.page.live import Live
 from qnode.operate.page.view import view_of
 from qnode.operate.status.alarms import TO_DO, AlarmName
-from qnode.operate.status.model import Alarm, LinkStatus, NodeStatus, SaeStatus, State, status_of_links
+from qnode.operate.status.interfaces import SaeStatus
+from qnode.operate.status.model import Alarm, LinkStatus, NodeStatus, State, status_of_links
 from qnode.operate.status.screen import status_lines
 from qnode.operate.trend.figures import FIGURES
 from qnode.operate.trend.ring import Trend

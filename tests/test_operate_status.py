@@ -7,20 +7,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from operate_support import NOW, degraded_status, well_status
 
+from qnode.operate.status.interfaces import Etsi004Status, SkipStatus
 from qnode.operate.status.metrics import render_metrics
-from qnode.operate.status.model import (
-    Alarm,
-    BlockStatus,
-    Discard,
-    Etsi004Status,
-    KeyStatus,
-    NodeStatus,
-    SkipStatus,
-    State,
-    troubles,
-    why_no_key,
-)
+from qnode.operate.status.model import Alarm, BlockStatus, Discard, KeyStatus, NodeStatus, State
 from qnode.operate.status.screen import SIMULATED, Loud, device_detail, duration, si, status_lines
+from qnode.operate.status.troubles import troubles, why_no_key
 
 
 def test_a_transition_keeps_the_age_of_an_unchanged_state() -> None:

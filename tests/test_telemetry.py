@@ -19,8 +19,9 @@ from qnode.errors import ConfigError
 from qnode.influxdb import InfluxDb, escaped
 from qnode.node.status.alarms import Alarms
 from qnode.operate.status.alarms import AlarmName
+from qnode.operate.status.interfaces import SaeStatus
 from qnode.operate.status.metrics import render_metrics
-from qnode.operate.status.model import NodeStatus, SaeStatus, TelemetryStatus
+from qnode.operate.status.model import NodeStatus, TelemetryStatus
 from qnode.operate.telemetry import writer
 from qnode.operate.telemetry.sample import lines_of, sample_of
 from qnode.operate.telemetry.writer import Telemetry, database_of

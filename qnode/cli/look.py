@@ -37,7 +37,7 @@ CHECKS_WITH_MEANING_COLUMNS = 120
 @click.pass_obj
 def status(where: Where, as_json: bool) -> int:
     """Show the state of the node; exits with 1 when it is degraded."""
-    from qnode.operate.status.model import troubles
+    from qnode.operate.status.troubles import troubles
 
     raw = ask_status(where.path, patience_s=where.patience_s)
     node = of_link(decode_status(raw), where.link)
@@ -108,8 +108,8 @@ def align(where: Where, interval: float, count: int) -> int:
 def keys(where: Where) -> int:
     """Show the numbers of keys: in the store, delivered, void and expired."""
     from qnode.operate.events.line import printable
-    from qnode.operate.status.model import why_no_key
     from qnode.operate.status.screen import keys_rows
+    from qnode.operate.status.troubles import why_no_key
 
     node = node_of(where)
     table = table_of(node, "", "chunks", "")

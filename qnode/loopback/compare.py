@@ -14,7 +14,8 @@ from qnode.errors import QnodeError
 from qnode.loopback.prepare import LoopbackConfig
 from qnode.loopback.result import LinkResult
 from qnode.loopback.run import LinkOutcome
-from qnode.operate.status.model import BlockSummary, NodeStatus, why_no_key
+from qnode.operate.status.model import BlockSummary, NodeStatus
+from qnode.operate.status.troubles import why_no_key
 from qnode.plan.forecast import forecast
 from qnode.simulate.parameters import Settings
 

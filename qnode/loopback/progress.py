@@ -6,7 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from qnode.loopback.result import LinkResult
-from qnode.operate.status.model import NodeStatus, why_no_key
+from qnode.operate.status.model import NodeStatus
+from qnode.operate.status.troubles import why_no_key
 
 
 def progress_line(result: LinkResult, bob: NodeStatus) -> str:

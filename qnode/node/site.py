@@ -40,16 +40,16 @@ from qnode.operate.control.server import serve_control
 from qnode.operate.events.log import EventLog, set_log_level
 from qnode.operate.notify import Notifier, feed_watchdog, from_environment
 from qnode.operate.status.alarms import AlarmName
-from qnode.operate.status.metrics_app import metrics_app
-from qnode.operate.status.model import (
+from qnode.operate.status.interfaces import (
     Etsi004Status,
     EtsiStatus,
     HttpStatus,
     SaeStatus,
     SkipStatus,
-    State,
     StreamStatus,
 )
+from qnode.operate.status.metrics_app import metrics_app
+from qnode.operate.status.model import State
 from qnode.peer_tls import PeerContexts
 
 log = structlog.get_logger()

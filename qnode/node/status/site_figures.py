@@ -10,15 +10,8 @@ from qnode.config import NodeSection
 from qnode.node.status.alarms import Alarms
 from qnode.node.status.link_figures import LinkFigures
 from qnode.operate.status.alarms import AlarmName
-from qnode.operate.status.model import (
-    Etsi004Status,
-    EtsiStatus,
-    NodeStatus,
-    SkipStatus,
-    State,
-    TelemetryStatus,
-    status_of_links,
-)
+from qnode.operate.status.interfaces import Etsi004Status, EtsiStatus, SkipStatus
+from qnode.operate.status.model import NodeStatus, State, TelemetryStatus, status_of_links
 from qnode.tls_validity import DAY_S, Validity
 
 EXPIRY_ALARM_S = 7 * DAY_S

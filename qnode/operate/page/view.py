@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.status.alarms import to_do
-from qnode.operate.status.model import NodeStatus, troubles, why_no_key
+from qnode.operate.status.model import NodeStatus
 from qnode.operate.status.screen import (
     BLOCK_COLUMNS,
     RECORDED,
@@ -28,6 +28,7 @@ from qnode.operate.status.screen import (
     si,
     status_lines,
 )
+from qnode.operate.status.troubles import troubles, why_no_key
 
 SHOWN_BLOCKS = 12
 

@@ -12,9 +12,10 @@ from prometheus_client.registry import Collector
 
 from qnode.block.outcome import Reason
 from qnode.distill.check_table import Finding
-from qnode.operate.status.model import NodeStatus, troubles
+from qnode.operate.status.model import NodeStatus
 from qnode.operate.status.plan_metrics import plan_families
 from qnode.operate.status.telemetry_metrics import telemetry_families
+from qnode.operate.status.troubles import troubles
 from qnode.operate.status.validity_metrics import validity_families
 from qnode.units import PS_PER_S
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 import msgspec.structs
 from msgspec import Struct
 
-from qnode.choices import ConnectionState, LockState, NodeState, Role
+from qnode.choices import ConnectionState, LockState, Role
 from qnode.devices.status import DeviceStatus, State
 from qnode.distill.check_table import Finding
-from qnode.operate.status.alarms import AlarmName
+from qnode.operate.status.interfaces import Etsi004Status, EtsiStatus, SkipStatus
 from qnode.tls_validity import Validity
 
 __all__ = [
@@ -24,27 +24,18 @@ __all__ = [
     "ControllerStatus",
     "DeviceStatus",
     "Discard",
-    "Etsi004Status",
-    "EtsiStatus",
     "ExpectedStatus",
     "FoldedStatus",
-    "HttpStatus",
     "KeyStatus",
     "LinkStatus",
     "NodeStatus",
     "PeerStatus",
     "QuantumStatus",
-    "SaeStatus",
     "SiteStatus",
-    "SkipStatus",
     "State",
-    "StreamStatus",
     "Totals",
     "Validity",
     "status_of_links",
-    "store_waits",
-    "troubles",
-    "why_no_key",
 ]
 
 
@@ -254,101 +245,6 @@ class AuthenticationStatus(Struct, frozen=True, kw_only=True):
     pads_left_receive: int | None = None
 
 
-class SaeStatus(Struct, frozen=True, kw_only=True):
-    """One encryptor (``kme_id``: its site; ``keys_per_minute``: its limit)."""
-
-    sae_id: str
-    peers: list[str] = []
-    kme_id: str = ""
-    keys_delivered_total: int = 0
-    last_key_at: float | None = None
-    requests_refused_total: int = 0
-    keys_per_minute: int | None = None
-
-
-class HttpStatus(Struct, frozen=True, kw_only=True):
-    """Connections of one key delivery interface; the totals are since the daemon started.
-
-    Connections are refused while all slots are in use, or after too many failed handshakes from their
-    address. They are evicted to make room for a new one. ``requests_refused_total``: malformed HTTP requests.
-    ``requests_unauthorised_total``: answered 401, to a certificate that names no SAE of this site, or to an
-    SAE that was not named for a key.
-    """
-
-    connections_open: int = 0
-    connections_total: int = 0
-    connections_refused_total: int = 0
-    connections_evicted_total: int = 0
-    connections_failed_total: int = 0
-    handshakes_failed_total: int = 0
-    requests_total: int = 0
-    requests_refused_total: int = 0
-    requests_unauthorised_total: int = 0
-
-    @property
-    def turned_away(self) -> int:
-        """The number of refusals of clients that are not an encryptor, or exceed a limit."""
-        return (
-            self.connections_refused_total
-            + self.connections_evicted_total
-            + self.handshakes_failed_total
-            + self.requests_refused_total
-            + self.requests_unauthorised_total
-        )
-
-
-class EtsiStatus(Struct, frozen=True, kw_only=True):
-    """The key delivery interface. ``differences``: pairs of encryptors that one site alone has, in words.
-
-    ``keys_unsent_total``: keys whose answer could not be sent because the client had disconnected, and which
-    waited for a repeated request. ``keys_lost_total``: the keys among them that were not requested in time.
-    ``away``: why it cannot listen on its address; None: it listens.
-    """
-
-    url: str = ""
-    away: str | None = None
-    saes: list[SaeStatus] = []
-    http: HttpStatus = HttpStatus()
-    differences: list[str] = []
-    keys_unsent_total: int = 0
-    keys_lost_total: int = 0
-
-
-class SkipStatus(Struct, frozen=True, kw_only=True):
-    """The interface for SKIP; its encryptors and their keys are those of `EtsiStatus`, and so is ``away``."""
-
-    url: str = ""
-    away: str | None = None
-    http: HttpStatus = HttpStatus()
-
-
-class StreamStatus(Struct, frozen=True, kw_only=True):
-    """A key stream whose home is this site. ``waiting``: chunks that an end has not taken yet.
-
-    ``ends``: whether each encryptor is `connected`, `absent` or `closed`. ``allocated_total``: chunks.
-    """
-
-    stream_id: str
-    ends: dict[str, str]
-    key_chunk_bytes: int
-    allocated_total: int
-    waiting: int
-
-
-class Etsi004Status(Struct, frozen=True, kw_only=True):
-    """The interface for key streams; its encryptors, their keys and ``away`` are those of `EtsiStatus`.
-
-    ``chunks_left_total``: allocated chunks that the other end did not take before it closed, or in time.
-    """
-
-    address: str = ""
-    away: str | None = None
-    http: HttpStatus = HttpStatus()
-    streams: list[StreamStatus] = []
-    chunks_allocated_total: int = 0
-    chunks_left_total: int = 0
-
-
 class Alarm(Struct, frozen=True, kw_only=True):
     """A condition that needs attention; ``name`` is a noun and a verb as in the event log.
 
@@ -402,7 +298,7 @@ class NodeStatus(Struct, frozen=True, kw_only=True):
 
     ``log_lines_dropped``: lines of the log that could not be written, because nothing read them.
     ``self_tested_at``: when the self-test last passed (Unix time).
-    ``state`` is `starting` or `running`; `troubles` lists the warnings. ``recorded_since``: the start of a
+    ``state`` is `starting` or `running`; `troubles.py` lists the warnings. ``recorded_since``: the start of a
     present recording of tags or symbols of this site; None: there is none. ``certificates``: the validity of
     each certificate and CRL in use. ``monitors``: the last reading of each monitor over devices, by its table
     below ``[monitors]``. ``alarms``: of the site and of all links.
@@ -484,66 +380,3 @@ def status_of_links(
         **{name: getattr(first, name) for name in _OF_THE_LINK},
         **of_the_site,
     )
-
-
-def troubles(status: NodeStatus) -> list[Alarm]:
-    """Return all warnings, the node's own alarms last; empty means that the site is ok."""
-    found = []
-    if status.state.state != NodeState.RUNNING:
-        found.append(_alarm(AlarmName.NODE_STARTING, status.state))
-    views = status.each_link
-    for view in views:
-        link = view.site.link if len(views) > 1 else None
-        if not view.peer.connected:
-            found.append(_alarm(AlarmName.PEER_DISCONNECTED, view.peer.connection, link))
-        if not view.quantum.locked:
-            found.append(_alarm(AlarmName.QUANTUM_UNLOCKED, view.quantum.lock, link))
-        for device in view.devices:
-            if not device.well:
-                name = AlarmName.DEVICE_FINISHED if device.finished else AlarmName.DEVICE_FAILED
-                found.append(_alarm(name, device.state, link, subject=device.name))
-    return found + status.alarms
-
-
-def _alarm(name: AlarmName, state: State, link: str | None = None, subject: str = "") -> Alarm:
-    """Return the alarm for a bad state."""
-    text = f"{subject} {state.state}".strip() + (f": {state.because}" if state.because else "")
-    return Alarm(name=str(name), since=state.since, text=text, link=link)
-
-
-def store_waits(status: NodeStatus) -> bool:
-    """Return whether the store waits and delivers no keys; its alarm states the reason."""
-    return any(alarm.name == AlarmName.STORE_WAITING for alarm in status.alarms)
-
-
-def why_no_key(status: NodeStatus) -> str | None:
-    """Explain in one line why no key is ready; None when there is one.
-
-    The order is: a store that waits, devices, the peer, lock, the outcome of the last block.
-    """
-    if store_waits(status):
-        return f"the store holds its keys back (see {AlarmName.STORE_WAITING})"
-    if status.keys.available_own + status.keys.available_peer + status.keys.stock:
-        return None
-    failed = next((device for device in status.devices if not device.well), None)
-    if failed is not None:
-        return f"device {failed.name} is {failed.state.state}" + _because(failed.state)
-    if not status.peer.connected:
-        return "the peer is not connected" + _because(status.peer.connection)
-    if not status.quantum.locked:
-        return "no lock on the quantum channel" + _because(status.quantum.lock)
-    block = status.block
-    last, discard = block.last, block.last_discard
-    if discard is not None and (last is None or discard.at >= last.finished_at):
-        detail = f": {discard.detail}" if discard.detail else ""
-        return f"block {discard.block_id} was discarded ({discard.reason}){detail}"
-    if last is not None:
-        return f"all keys are used; block {last.block_id} was the last to give key"
-    if block.filled is not None:
-        return f"the first block is {100 * block.filled:.0f} % full"
-    return "the first block has not begun"
-
-
-def _because(state: State) -> str:
-    """Append the reason, if one is known."""
-    return f": {state.because}" if state.because else ""

@@ -11,17 +11,9 @@ from qnode.choices import ControllerState, DeviceState
 from qnode.devices.status import Exchange
 from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.events.line import printable
-from qnode.operate.status.model import (
-    ControllerStatus,
-    DeviceStatus,
-    Etsi004Status,
-    NodeStatus,
-    SkipStatus,
-    State,
-    store_waits,
-    troubles,
-    why_no_key,
-)
+from qnode.operate.status.interfaces import Etsi004Status, SkipStatus
+from qnode.operate.status.model import ControllerStatus, DeviceStatus, NodeStatus, State
+from qnode.operate.status.troubles import store_waits, troubles, why_no_key
 from qnode.tls_validity import DAY_S
 from qnode.units import CHUNK_BITS
 
