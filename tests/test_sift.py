@@ -493,6 +493,18 @@ def test_both_sides_keep_the_same_bits_and_the_counts_are_those_of_a_plain_sift(
     assert block.x_counts.c_plus.decoy == np.sum(kind[central] == (X_PLUS | DECOY))
 
 
+def test_symbols_may_lie_apart_in_memory() -> None:
+    slots, outcomes = random_clicks(1000, 3, 5)
+    blocks = []
+    for lookup in (symbols, lambda asked: np.repeat(symbols(asked), 2)[::2]):
+        record = SiftRecord()
+        record.add(said(slots, outcomes), lookup)
+        blocks.append(record.finish())
+    assert blocks[0].bits.equals(blocks[1].bits)
+    assert blocks[0].keep.equals(blocks[1].keep)
+    assert blocks[0].x_counts == blocks[1].x_counts
+
+
 def test_a_mask_that_does_not_fit_is_refused() -> None:
     outcomes = np.array([0, 1, 2, 3], np.uint8)
     assert list(kept_of(outcomes, Bits.pack(np.array([1, 1, 0, 0], np.uint8))).unpack()) == [0, 1]

@@ -6,11 +6,13 @@ import numpy as np
 
 from qnode.distill.bits import Bits
 from qnode.distill.bits.array import Words
-from qnode.distill.bits.words import HAS_EXTRACT, extract, popcount
+from qnode.distill.bits.words import HAS_EXTRACT, extract, load, popcount
 from qnode.kernels import inline_kernel, kernel
 from qnode.tags.types import Codes
 
 U = np.uint64
+# The lowest bit of each of eight octets; a product with the second has them side by side in its top octet.
+_LOWEST, _GATHER = U(0x0101_0101_0101_0101), U(0x0102_0408_1020_4080)
 
 
 def plane(codes: Codes, place: int) -> Bits:
@@ -19,12 +21,22 @@ def plane(codes: Codes, place: int) -> Bits:
 
 
 @inline_kernel
-def plane_word(codes: Codes, first: int, n: int, shift: np.uint8) -> np.uint64:
-    """Return the bits ``shift`` of n codes from ``first`` on, n at most 64; a loop of vector instructions."""
-    word = U(0)
-    for i in range(n):
-        word |= U((codes[first + i] >> shift) & np.uint8(1)) << U(i)
-    return word
+def three_planes(codes: Codes, first: int, n: int) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """Return the bits 1, 2 and 4 of n codes from ``first`` on, n at most 64."""
+    low, middle, high = U(0), U(0), U(0)
+    if n == 64:
+        for i in range(8):
+            octets, place = load(codes, U(first + 8 * i)), U(8 * i)
+            low |= (octets & _LOWEST) * _GATHER >> U(56) << place
+            middle |= (octets >> U(1) & _LOWEST) * _GATHER >> U(56) << place
+            high |= (octets >> U(2) & _LOWEST) * _GATHER >> U(56) << place
+    else:
+        for i in range(n):
+            code = U(codes[first + i])
+            low |= (code & U(1)) << U(i)
+            middle |= (code >> U(1) & U(1)) << U(i)
+            high |= (code >> U(2) & U(1)) << U(i)
+    return low, middle, high
 
 
 def joined(parts: Sequence[Bits]) -> Bits:

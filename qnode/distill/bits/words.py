@@ -59,17 +59,20 @@ def _extract(_context: Any, _word: Any, _mask: Any) -> Any:
     return types.uint64(types.uint64, types.uint64), build
 
 
-def _load(_context: Any, words: Any, _octet: Any) -> Any:
+def _load(_context: Any, array: Any, _octet: Any) -> Any:
+    if array.layout != "C":
+        return None  # a type error where the kernel is compiled
+
     def build(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         octets = builder.bitcast(data, ir.IntType(8).as_pointer())
         place = builder.bitcast(builder.gep(octets, [arguments[1]]), ir.IntType(64).as_pointer())
         return builder.load(place, align=1)
 
-    return types.uint64(words, types.uint64), build
+    return types.uint64(array, types.uint64), build
 
 
 extract = cast("Callable[[np.uint64, np.uint64], np.uint64]", intrinsic(_extract))
 """Move the bits of a word that a mask names to the low end. Only with `HAS_EXTRACT`."""
-load = cast("Callable[[npt.NDArray[np.uint64], np.uint64], np.uint64]", intrinsic(_load))
-"""Return the eight octets of an array of words from any octet on."""
+load = cast("Callable[[npt.NDArray[np.generic], np.uint64], np.uint64]", intrinsic(_load))
+"""Return the eight octets of an array from any octet on."""

@@ -137,7 +137,7 @@ def _encode(places: Slots, first: int, k: int, high: Words, low: Words) -> int:
         return 0
     one, shift = _U(1), _U(k)
     low_mask = (one << shift) - one
-    high_word, high_bits = _U(0), _U(0)  # of that word, so far
+    high_word, high_value = _U(0), _U(0)  # the word in which ones are put at present, and those so far
     low_word, low_value = _U(0), _U(0)
     fill, place = _U(0), _U(0)
     before = np.int64(first - 1)
@@ -145,20 +145,21 @@ def _encode(places: Slots, first: int, k: int, high: Words, low: Words) -> int:
         gap = _U(places[i] - before - 1)
         before = places[i]
         place += gap >> shift
-        word = place >> _U(6)
-        high_bits = (high_bits if word == high_word else _U(0)) | (one << (place & _U(63)))
-        high_word = word
-        high[word] = high_bits
+        if place >> _U(6) != high_word:
+            high[high_word] = high_value
+            high_word, high_value = place >> _U(6), _U(0)
+        high_value |= one << (place & _U(63))
         place += one
         field = gap & low_mask
         low_value |= field << fill
-        low[low_word] = low_value
         fill += shift
         if fill >= _U(64):
+            low[low_word] = low_value
             fill -= _U(64)
             low_word += one
             low_value = (field >> one) >> (shift - fill - one)
-            low[low_word] = low_value
+    high[high_word] = high_value
+    low[low_word] = low_value
     return int(place)
 
 

@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from qnode.distill.bits import Bits
 from qnode.distill.bits.array import Words
-from qnode.distill.bits.planes import chosen, plane_word, put_word
+from qnode.distill.bits.planes import chosen, put_word, three_planes
 from qnode.distill.bits.words import popcount, trailing_zeros
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.sifting.announced import Announced
@@ -144,7 +144,8 @@ class SiftRecord:
         x_arm, boundary = announced.x_arm.words, announced.boundary.words
         slots_before = np.empty(announced.n_boundary + 1, np.int64)
         _before_boundary(announced.slots, x_arm, boundary, slots_before)
-        symbols, before = lookup(announced.slots), lookup(np.maximum(slots_before[:-1], 0))
+        symbols = np.ascontiguousarray(lookup(announced.slots))  # a driver may return a part of something
+        before = lookup(np.maximum(slots_before[:-1], 0))
         if before.shape[0] and slots_before[0] < self._first_slot:
             before[0] = UNKNOWN_SYMBOL  # of the block before, whose key it may be in; or before slot 0
         self._unknown += int(
@@ -262,9 +263,7 @@ def _sift(
     x, b = np.uint64(0), np.uint64(0)
     for w in range(x_arm.size):
         n_here = min(64, slots.size - 64 * w)
-        late = plane_word(symbols, 64 * w, n_here, np.uint8(0))
-        plus = plane_word(symbols, 64 * w, n_here, np.uint8(1))
-        decoy = plane_word(symbols, 64 * w, n_here, np.uint8(2))
+        late, plus, decoy = three_planes(symbols, 64 * w, n_here)
         of_z = ~x_arm[w] & (all_ones >> np.uint64(64 - n_here))
         unknown += popcount(of_z & late & plus)
         at = np.uint64(n + 64 * w)
@@ -276,9 +275,7 @@ def _sift(
             i = (np.uint64(w) << six) + place
             is_boundary = boundary[x >> six] >> (x & low_63) & one
             x += one
-            symbol = (
-                late >> place & one | (plus >> place & one) << one | (decoy >> place & one) << np.uint64(2)
-            )
+            symbol = np.uint64(symbols[i]) & np.uint64(7)
             symbol_before = np.uint64(before[b]) & np.uint64(7)
             b += is_boundary
             kinds[is_boundary << six | symbol_before << np.uint64(3) | symbol] += 1
