@@ -6,10 +6,11 @@ import random
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import msgspec.structs
 import pytest
 from click.testing import CliRunner
 from operate_support import well_status
@@ -19,7 +20,15 @@ from qnode.bench.against import compare as module
 from qnode.bench.against.case import Figures, Measure
 from qnode.bench.against.checkout import CaseFailed, Checkout
 from qnode.bench.against.compare import CASES, Compared, compare
-from qnode.bench.against.daemons import Daemon, blocks_of, secret_bits, sifted_bits, staged, tag_time_s
+from qnode.bench.against.daemons import (
+    Daemon,
+    Staged,
+    blocks_of,
+    secret_bits,
+    sifted_bits,
+    staged,
+    tag_time_s,
+)
 from qnode.bench.against.delivery import Encryptors, handshake_s
 from qnode.bench.against.ratio import in_turn, ratio_of, student_quantile
 from qnode.bench.against.stages import BULK, MESSAGE, both_ends, channel_figures
@@ -189,10 +198,21 @@ def test_a_checkout_says_what_an_announced_click_costs() -> None:
         assert one["decoding_ns"] > 0.0
 
 
-def test_messages_of_both_ends_and_a_handshake_are_measured(tmp_path: Path) -> None:
-    with staged(Checkout.this(), tmp_path, "turin") as sites:
-        ends = both_ends(Checkout.this(), sites, 1)
-        assert handshake_s(sites, Encryptors.of(sites).contexts["alice"]) > 0.0
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Staged]:
+    with staged(Checkout.this(), tmp_path_factory.mktemp("sites"), "turin") as prepared:
+        yield prepared
+
+
+def test_an_end_of_the_channel_that_fails_ends_the_other(sites: Staged) -> None:
+    broken = msgspec.structs.replace(sites, site_files={**sites.site_files, "bob": "nowhere.toml"})
+    with pytest.raises(CaseFailed, match="ConfigError"):
+        both_ends(Checkout.this(), broken, 1)
+
+
+def test_messages_of_both_ends_and_a_handshake_are_measured(sites: Staged) -> None:
+    ends = both_ends(Checkout.this(), sites, 1)
+    assert handshake_s(sites, Encryptors.of(sites).contexts["alice"]) > 0.0
     figures = channel_figures(*ends)
     assert json.dumps(sorted(ends[0])) == '["bare_ns", "bare_us", "byte_ns", "code_ns", "round_us"]'
     assert min(statistics.fmean(end.values()) for end in ends) > 0.0

@@ -1,6 +1,7 @@
 """Stages on one core, as `qnode bench` of each checkout measures them; announcements; messages."""
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from qnode.bench.against.daemons import Staged, staged
 MESSAGE = "1 kB message / bare TLS"
 BULK = "bulk byte / its primitives"
 _CLICKS: Final = 300_000
+_PATIENCE_S: Final = 300.0
+_POLL_S: Final = 0.05
 
 
 def stage(name: str) -> Case:
@@ -88,15 +91,21 @@ def both_ends(checkout: Checkout, sites: Staged, parts: int) -> list[dict[str, f
         )
         for site_file in sites.site_files.values()
     ]
+    deadline_s = time.monotonic() + _PATIENCE_S
     try:
-        ended = [(*process.communicate(), process.returncode) for process in processes]
+        # An end whose other end has failed waits for it.
+        while None in (codes := [process.poll() for process in processes]) and not any(codes):
+            if time.monotonic() > deadline_s:
+                raise CaseFailed(f"no end of the messages within {_PATIENCE_S:g} s")
+            time.sleep(_POLL_S)
     finally:
         for process in processes:
             process.kill()
-    for _, told, code in ended:
+        ended = [process.communicate() for process in processes]
+    for code, (_, told) in zip(codes, ended, strict=True):
         if code:
             raise CaseFailed(last_line(told))
-    return [msgspec.json.decode(said) for said, _, _ in ended]
+    return [msgspec.json.decode(said) for said, _ in ended]
 
 
 def channel_figures(*ends: dict[str, float]) -> Figures:
