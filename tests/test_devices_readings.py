@@ -83,14 +83,14 @@ async def test_a_device_of_any_capability_is_kept_open_and_read_at_either_site(
     with StoreSite(tmp_path / role, role).open() as store:
         node = link_node(config, store)
         section = DeviceSection(driver="bench")
-        board = node._board
+        board = node.devices.board
         async with trio.open_nursery() as nursery:
 
             async def run() -> None:
                 await supervise(
                     "bench",
                     section,
-                    lambda device: node._use_device("bench", section, device),
+                    lambda device: node.devices.use("bench", section, device),
                     board=board,
                     allow_simulated=False,
                 )

@@ -108,4 +108,4 @@ async def test_a_device_that_the_site_has_no_use_for_is_refused(tmp_path: Path) 
             "driver lamp is of no use at bob: expected a tag source, sensor or other capability, got a Lamp"
         )
         with pytest.raises(ConfigError, match=said):
-            await node._use_part(DeviceSection(driver="lamp"), Lamp())
+            await node.devices._use_part(DeviceSection(driver="lamp"), Lamp())

@@ -6,7 +6,7 @@ it.
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Never
@@ -18,15 +18,9 @@ import trio
 from qnode.block.outcome import BlockLost
 from qnode.block.running_rate import RunningRate
 from qnode.choices import ConnectionState, LockState
-from qnode.config import DeviceSection, SiteConfig
+from qnode.config import SiteConfig
 from qnode.delivery import SaeDirectory
-from qnode.devices.capabilities import capabilities_of
-from qnode.devices.protocols import Device, Sensor, TagSource, Transmitter
-from qnode.devices.status import DeviceStatus, Exchange
-from qnode.devices.supervisor import supervise
-from qnode.devices.transport.transcript import Transcript
 from qnode.errors import (
-    ConfigError,
     DeviceError,
     LinkDown,
     LinkError,
@@ -44,9 +38,9 @@ from qnode.link.session import Session
 from qnode.link.tls import TlsTransport, Transport
 from qnode.node.backup import Backups
 from qnode.node.calibration.controllers import Controllers
-from qnode.node.calibration.instruments import Instruments
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.dialogue.tag_order import TagOrder
+from qnode.node.link_devices import LinkDevices
 from qnode.node.monitoring.randomness import DeviceRandomness, Draw, system_bytes
 from qnode.node.monitoring.watch import MonitorWatch
 from qnode.node.quantum.alice import AliceSide
@@ -106,9 +100,6 @@ class LinkNode:
         # A site that admits simulated devices always marks its keys as simulated.
         self._simulated = config.node.allow_simulated
         self.figures = LinkFigures(config, alarms)
-        self._board: MutableMapping[str, DeviceStatus] = {}
-        self.figures.devices = lambda: list(self._board.values())
-        self._transcripts: dict[str, Transcript] = {}
         self.watch = MonitorWatch(config.monitors, self.figures.note_monitors)
         self.figures.monitors = lambda: self.watch.findings
         self._randomness = None
@@ -127,11 +118,12 @@ class LinkNode:
         self._alice_recorder = AliceRecorder(config, self.recordings, simulated=self._simulated)
         tag_receiver = Receiver(config, self.figures, self._bob_recorder, self.liveness, self.watch.tags)
         self._receiver: ClickReceiver = receiver or tag_receiver
-        self._instruments = Instruments()
+        self.devices = LinkDevices(config, self.watch, self._randomness, self.port, self._receiver)
+        self.figures.devices = lambda: list(self.devices.board.values())
         self.controllers = Controllers(
             config,
             self.figures,
-            self._instruments,
+            self.devices.instruments,
             adjustments=tag_receiver.adjustments,
             watch=self.watch,
             last_block=self._last_block,
@@ -161,19 +153,7 @@ class LinkNode:
         """
         self._transport.renew(contexts, encryptor_identities(self._config))
         async with trio.open_nursery() as nursery:
-            for name, section in self._config.devices.items():
-                nursery.start_soon(
-                    partial(
-                        supervise,
-                        name,
-                        section,
-                        partial(self._use_device, name, section),
-                        board=self._board,
-                        allow_simulated=self._config.node.allow_simulated,
-                        on_readings=partial(self.watch.note, name),
-                        transcripts=self._transcripts,
-                    )
-                )
+            nursery.start_soon(self.devices.run)
             nursery.start_soon(self.keep_link)
             nursery.start_soon(self.controllers.run)
             nursery.start_soon(self._keep_fresh)
@@ -215,7 +195,7 @@ class LinkNode:
         )
         self.figures.note_disconnected("the link has stopped")
         self.figures.quantum.lose_lock("the link has stopped")
-        self._board.clear()
+        self.devices.board.clear()
 
     async def random_bytes(self, number: int) -> bytes:
         """Return random bytes from the source of the seeds of this link.
@@ -231,44 +211,6 @@ class LinkNode:
     def backups(self, config_file: Path | None) -> Backups:
         """Return what makes backups of this link, with the site's file."""
         return Backups(self._key_store, self.store, self._config.link.name, config_file)
-
-    # Devices
-
-    def exchanges(self, name: str) -> list[Exchange] | None:
-        """Return the last bytes to and from the device ``name``, None if there is none."""
-        transcript = self._transcripts.get(name)
-        return None if transcript is None else transcript.exchanges()
-
-    async def _use_device(self, name: str, section: DeviceSection, device: Device) -> None:
-        """Pass a device to the parts of the link that use it."""
-        use = partial(self._use_beside_controllers, name, section, device)
-        await self._instruments.keep(name, device, section.silence_limit_s, use)
-
-    async def _use_beside_controllers(self, name: str, section: DeviceSection, device: Device) -> None:
-        """Use a device's random numbers, if they are wanted, and the rest of it."""
-        if self._randomness is None or name != self._randomness.device:
-            await self._use_part(section, device)
-            return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._randomness.use, device, section.silence_limit_s)
-            await self._use_part(section, device)
-            nursery.cancel_scope.cancel()
-
-    async def _use_part(self, section: DeviceSection, device: Device) -> None:
-        """Pass a device to the part of the link that uses it."""
-        if self._config.node.role == "alice" and isinstance(device, Transmitter):
-            await self.port.use(device)
-        elif self._config.node.role == "bob" and isinstance(device, TagSource):
-            await self._receiver.use(device, section.silence_limit_s)
-        elif isinstance(device, Sensor) or capabilities_of(device):
-            await trio.sleep_forever()  # its supervisor reads it
-        else:
-            needed = "transmitter" if self._config.node.role == "alice" else "tag source"
-            raise ConfigError(
-                f"[devices] driver {section.driver} is of no use at {self._config.node.role}: expected a "
-                f"{needed}, sensor or other capability, got a {type(device).__name__} (docs/drivers.md says "
-                "what each has)"
-            )
 
     # The link
 

@@ -123,7 +123,7 @@ class SiteNode:
                         link.recordings,
                         link.gate.restore,
                         link.controllers.command,
-                        link.exchanges,
+                        link.devices.exchanges,
                         link.store.audit_page,
                         link.store.record_changes,
                         link.backups(self._config_file).save,
