@@ -17,7 +17,8 @@ def problems(fault: Fault) -> Iterator[str]:
     """Yield why a fault could not be planted, or its tests not be run."""
     try:
         planted = fault.planted_in(TOP)
-        ast.parse(planted)
+        if fault.file.endswith(".py"):
+            ast.parse(planted)
     except (OSError, ValueError, SyntaxError) as error:
         yield f"{fault.name}: {error}"
     if fault.old == fault.new or not fault.tests:

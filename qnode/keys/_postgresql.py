@@ -165,7 +165,7 @@ def connect(address: PostgresqlSection) -> PostgresqlEngine:
     name = name_of(address)
     try:
         connection = psycopg.connect(autocommit=True, cursor_factory=psycopg.RawCursor, **parameters)
-    except psycopg.Error as error:
+    except (psycopg.Error, ValueError) as error:  # ValueError: a file of the password that is none
         raise StoreAway(f"{name}: cannot be reached: {_first_line(error)}") from None
     engine = PostgresqlEngine(name, connection)
     try:

@@ -160,7 +160,11 @@ def _create(
     quoted = schema.replace('"', '""')
     script = Path(__file__).with_name(f"schema_v{SCHEMA_VERSION}_postgresql.sql").read_text(encoding="utf-8")
     with engine.connection.transaction():
-        engine.connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{quoted}"')
+        there = engine.statements.execute(
+            "SELECT 1 FROM pg_namespace WHERE nspname = ?", (schema,)
+        ).fetchone()
+        if there is None:  # the right to make one is needed only then
+            engine.connection.execute(f'CREATE SCHEMA "{quoted}"')
         engine.connection.execute(script)
         fill(engine.statements, role=role, store_key=store_key, kme_id=kme_id, peer_kme_id=peer_kme_id)
 
