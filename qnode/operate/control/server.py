@@ -1,10 +1,11 @@
 """The server of the control socket: a Unix stream socket with one JSON object per line.
 
 File permissions decide who may connect. Requests for information change nothing in the node, and no answer
-has key material. Five other requests are allowed to root and the daemon's own user only. `record` sends tags
+has key material. Six other requests are allowed to root and the daemon's own user only. `record` sends tags
 or symbols, which discloses the keys of these blocks; the keys state that, and the site file must allow it.
-`restore` voids every key and loads a new pre-shared key. `calibrate` tells a controller what to hold.
-`reload` reads the site's file again, as SIGHUP does. `selftest` runs the self-test.
+`backup` sends the store without its keys. `restore` voids every key and loads a new pre-shared key.
+`calibrate` tells a controller what to hold. `reload` reads the site's file again, as SIGHUP does. `selftest`
+runs the self-test.
 """
 
 import difflib
