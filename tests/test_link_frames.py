@@ -51,7 +51,19 @@ async def received(data: bytes, receiver: Direction = B2A) -> list[bytes]:
 
 
 async def test_payloads_arrive_whole_and_in_order() -> None:
-    payloads = [b"", b"one", random.Random(1).randbytes(100_000)]
+    # About what is sent at once, and what has room in the buffer of a receiver.
+    sizes = [
+        0,
+        3,
+        (64 << 10) - 20,
+        64 << 10,
+        (64 << 10) + 1,
+        (256 << 10) - 20,
+        (256 << 10) - 19,
+        1_000_000,
+        5,
+    ]
+    payloads = [random.Random(size).randbytes(size) for size in sizes]
     assert await received(b"".join(await recorded(*payloads))) == payloads
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from qnode.errors import ProtocolError
 from qnode.link import messages as m
 from qnode.link.codec import decode, decode_hello, encode
+from qnode.units import BULK_BYTES
 
 KINDS: list[type[m.Message]] = [*get_args(m.SessionMessage), *get_args(m.HelloMessage)]
 
@@ -176,6 +177,15 @@ def test_hostile_msgpack_is_refused(payload: bytes) -> None:
 def test_a_message_outside_its_limits_is_not_sent() -> None:
     with pytest.raises(ValueError, match=r"ClicksEnded cannot be sent: .*\$\.nonce"):
         encode(m.ClicksEnded(1, 2, 3, b"short", False))
+
+
+def test_a_long_message_is_checked_like_a_short_one() -> None:
+    payload = bytes(100_000)
+    good = m.ClickBatch(1, 2, payload)
+    assert decode(encode(good)) == good
+    for wrong in (m.ClickBatch(1, -2, payload), m.ClickBatch(1, 2, bytes(BULK_BYTES + 1))):
+        with pytest.raises(ValueError, match="ClickBatch cannot be sent"):
+            encode(wrong)
 
 
 def test_a_message_shows_no_payload() -> None:

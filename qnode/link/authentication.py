@@ -72,7 +72,7 @@ class Transcript:
     def __repr__(self) -> str:
         return f"Transcript({self._n_messages} entries, {self._n_bytes} bytes)"
 
-    def enter(self, payload: bytes) -> None:
+    def enter(self, payload: bytes | memoryview) -> None:
         """Append one message.
 
         Raises:
@@ -84,7 +84,7 @@ class Transcript:
             raise ProtocolError("a message of the block dialogue after the end of its transcript")
         if n_bytes > LARGEST_TRANSCRIPT_BYTES:
             raise ProtocolError(f"a transcript of more than {LARGEST_TRANSCRIPT_BYTES} bytes")
-        if len(payload) < _COPIED_BYTES:
+        if isinstance(payload, bytes) and len(payload) < _COPIED_BYTES:
             self._running.update(head + payload)
         else:
             self._running.update(head)

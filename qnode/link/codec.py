@@ -17,6 +17,7 @@ from qnode.link.messages import MANY, HelloMessage, Message, SessionMessage
 from qnode.units import BULK_BYTES
 
 _HELLO_KINDS = {str(kind.__struct_config__.tag): kind for kind in get_args(HelloMessage)}
+_LONG_BYTES = 64 << 10
 _encoder = msgspec.msgpack.Encoder()
 # Each field of these messages has its type, and each sequence its limit: nothing is unpacked without both.
 _decoder: msgspec.msgpack.Decoder[SessionMessage] = msgspec.msgpack.Decoder(SessionMessage)
@@ -29,20 +30,25 @@ def encode(message: Message) -> bytes:
         ValueError: a field is outside its limits; the peer would refuse it.
     """
     payload = _encoder.encode(message)
+    kind = type(message)
     try:
-        _checker(type(message)).decode(payload)
+        # A struct is not checked when it is made; decoding the encoded message is the cheapest check.
+        if len(payload) < _LONG_BYTES:
+            _checker(kind).decode(payload)
+        else:  # without a copy of its bytes
+            tree = msgspec.to_builtins(message, builtin_types=(bytes,))
+            msgspec.convert(tree, kind, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
-        raise ValueError(f"{type(message).__name__} cannot be sent: {error}") from None
+        raise ValueError(f"{kind.__name__} cannot be sent: {error}") from None
     return payload
 
 
 @functools.cache
 def _checker(kind: type[Message]) -> msgspec.msgpack.Decoder[Message]:
-    # A struct is not checked when it is made; decoding the encoded message is the cheapest check.
     return msgspec.msgpack.Decoder(kind)
 
 
-def decode(payload: bytes) -> SessionMessage:
+def decode(payload: bytes | memoryview) -> SessionMessage:
     """Return the message that ``payload`` holds.
 
     Raises:
@@ -54,7 +60,7 @@ def decode(payload: bytes) -> SessionMessage:
         raise ProtocolError(f"not a message of this protocol: {error}") from None
 
 
-def decode_hello(payload: bytes) -> HelloMessage:
+def decode_hello(payload: bytes | memoryview) -> HelloMessage:
     """Return the message of the hello that ``payload`` holds.
 
     Raises:
@@ -72,7 +78,7 @@ def decode_hello(payload: bytes) -> HelloMessage:
     return message
 
 
-def _unpack(payload: bytes) -> Any:
+def _unpack(payload: bytes | memoryview) -> Any:
     try:
         return msgpack.unpackb(
             payload,

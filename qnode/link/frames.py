@@ -92,13 +92,15 @@ class FrameStream:
             ValueError: the payload is larger than a frame may be.
             LinkError: the connection is broken.
         """
-        frame = self._frame(payload)
-        if len(frame) <= _SHORT_BYTES and self.can_hold:
-            self._held.append(frame)
-            if self.send_held():
-                return
-            frame = b""
-        await self._send_all(frame)
+        if len(payload) > _SHORT_BYTES:
+            for part in self._parts(payload):  # without a copy of the payload
+                await self._send_all(part)
+        elif self.can_hold:
+            self.hold(payload)
+            if not self.send_held():
+                await self.send_rest()
+        else:
+            await self._send_all(b"".join(self._parts(payload)))
 
     @property
     def can_hold(self) -> bool:
@@ -111,7 +113,7 @@ class FrameStream:
         Raises:
             ValueError: the payload is larger than a frame may be.
         """
-        self._held.append(self._frame(payload))
+        self._held.append(b"".join(self._parts(payload)))
 
     def send_held(self) -> bool:
         """Send all frames that are held, as far as that need not wait; return whether nothing was left.
@@ -143,20 +145,23 @@ class FrameStream:
             _lose(error)
         self._rest_is_left = False
 
-    def _frame(self, payload: bytes) -> bytes:
+    def _parts(self, payload: bytes) -> tuple[bytes, bytes, bytes]:
+        """Return length, payload and code."""
         if len(payload) > self._largest_payload_bytes:
             raise ValueError(f"a payload of {len(payload)} bytes exceeds {self._largest_payload_bytes}")
         code = self._outgoing.next_code(payload) if self._outgoing else b""
-        return b"".join((_LENGTH.pack(len(payload)), payload, code))
+        return _LENGTH.pack(len(payload)), payload, code
 
     async def receive(self) -> bytes:
         """Return the payload of the next frame; raises as `next` and `wait`."""
         while (payload := self.next()) is None:
             await self.wait()
-        return payload
+        return bytes(payload)
 
-    def next(self) -> bytes | None:
+    def next(self) -> bytes | memoryview | None:
         """Return the payload of the next frame if it is here; otherwise None, and `wait` has to be called.
+
+        The payload of a long frame is not copied once more: it is a view of a buffer of its own.
 
         Raises:
             AuthenticationError: the code is wrong: a frame was changed, replayed or omitted, or is not
@@ -182,7 +187,7 @@ class FrameStream:
             begin += LENGTH_BYTES
             self._begin = begin + length + self._code_bytes
         end = begin + length
-        payload = bytes(frame[begin:end])
+        payload = frame[begin:end] if frame is not self._buffer else bytes(frame[begin:end])
         self.waits, self.arriving_bytes = False, 0
         self.received_frames += 1
         if self._incoming and not hmac.compare_digest(
@@ -247,7 +252,7 @@ class _Coder:
         self._counter = 0
         self._cipher = AESGCM(key)
 
-    def next_code(self, payload: bytes) -> bytes:
+    def next_code(self, payload: bytes | memoryview) -> bytes:
         nonce = _NONCE.pack(self._direction, self._counter)
         self._counter += 1
         return self._cipher.encrypt(nonce, b"", payload)

@@ -25,7 +25,7 @@ class Transcripts:
         self.stale_messages = 0
         """The number of messages dropped with their block."""
 
-    def enter(self, message: DialogueMessage, payload: bytes, *, outgoing: bool) -> bool:
+    def enter(self, message: DialogueMessage, payload: bytes | memoryview, *, outgoing: bool) -> bool:
         """Append ``payload`` to the transcript of its block and direction; False when the message is stale.
 
         Raises:
