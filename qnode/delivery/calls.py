@@ -3,10 +3,9 @@
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -22,6 +21,8 @@ from qnode.delivery.unsent import Unsent
 from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed, ShareUsedUp, StoreError
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 SIMULATED = "qnode_simulated"
 NOT_FOUND = "one or more keys specified are not found on KME"
@@ -137,10 +138,11 @@ class Delivery:
             Refusal: 400, 503.
         """
         slave = self._slave(caller, slave_id, "slave_SAE_ID")
-        async with self._turn(caller, slave.sae_id):
-            count = await self._supply.stored_key_count(
-                caller.sae_id, slave.sae_id, self.limits.key_size_bits
-            )
+
+        async def count_keys() -> int:
+            return await self._supply.stored_key_count(caller.sae_id, slave.sae_id, self.limits.key_size_bits)
+
+        count = await self._in_turn(count_keys, caller, slave.sae_id)
         return Stock(caller, slave, min(count, self.limits.max_key_count))
 
     async def allocate(
@@ -165,12 +167,17 @@ class Delivery:
         number = self._number(request)
         size_bits = self._size_bits(request)
         owner = ("enc_keys", caller.sae_id, slaves, number, size_bits)
-        async with self._turn(caller, *slaves):
+
+        async def allocated() -> list[Key] | Given:
             if client_gone():
                 raise gone()
             if (unsent := self.unsent.take_any(owner)) is not None:
                 return _given_again(owner, unsent)
-            keys = await self._supply.allocate(caller.sae_id, slaves, number, size_bits)
+            return await self._supply.allocate(caller.sae_id, slaves, number, size_bits)
+
+        keys = await self._in_turn(allocated, caller, *slaves)
+        if isinstance(keys, Given):
+            return keys
         assert len(keys) == number, "a supply gives all keys or none"
         assert all(8 * len(key.key) == size_bits for key in keys), "a supply gives keys of the size asked for"
         self._issued.add(slaves, keys)
@@ -204,12 +211,17 @@ class Delivery:
         if len(set(key_ids)) < len(key_ids):
             raise malformed("key_IDs are not distinct", "duplicate key_ID", {"field": "key_IDs"})
         owner = ("dec_keys", caller.sae_id, master.sae_id)
-        async with self._turn(caller, master.sae_id):
+
+        async def fetched() -> list[Key] | Given:
             if client_gone():
                 raise gone()
             if (unsent := self.unsent.take(owner, key_ids)) is not None:
                 return _given_again(owner, unsent)
-            keys = await self._supply.fetch(caller.sae_id, master.sae_id, key_ids)
+            return await self._supply.fetch(caller.sae_id, master.sae_id, key_ids)
+
+        keys = await self._in_turn(fetched, caller, master.sae_id)
+        if isinstance(keys, Given):
+            return keys
         assert tuple(key.key_id for key in keys) == key_ids, "a supply gives all keys or none, in order"
         self.usage[caller.sae_id].add(len(keys))
         log.info("key.fetched", slave=caller.sae_id, master=master.sae_id, **_named(list(key_ids)))
@@ -219,21 +231,27 @@ class Delivery:
         """Keep keys whose answer was certainly not sent, until the same SAE requests them again."""
         self.unsent.hold(given.owner, given.keys)
 
-    @asynccontextmanager
-    async def _turn(self, caller: SaeEntry, *others: str) -> AsyncIterator[None]:
+    async def _in_turn(self, work: Callable[[], Awaitable[T]], caller: SaeEntry, *others: str) -> T:
         """Limit the calls of the caller at the store, and convert its errors into refusals of the API.
 
         ``others``: the SAEs with which it shares the keys. Each other site has a link and a store of its own.
         """
         retry = self.limits.retry_after_s
         sites = {self.directory.kme_of(sae_id) for sae_id in others} - {self.directory.kme_id}
-        turns = self._turns.setdefault(
-            (caller.sae_id, min(sites, default="")), trio.Semaphore(self.limits.requests_per_sae)
-        )
+        place = caller.sae_id, min(sites, default="")
+        turns = self._turns.get(place)
+        if turns is None:
+            turns = self._turns[place] = trio.Semaphore(self.limits.requests_per_sae)
         try:
-            with trio.fail_after(self.limits.answer_s):
-                async with turns:
-                    yield
+            with trio.move_on_after(self.limits.answer_s):
+                try:
+                    turns.acquire_nowait()  # without a turn of the scheduler
+                except trio.WouldBlock:
+                    await turns.acquire()
+                try:
+                    return await work()
+                finally:
+                    turns.release()
         except NotEnoughKeys as short:
             raise Refusal(
                 503,
@@ -265,10 +283,9 @@ class Delivery:
         except StoreError as trouble:
             message = "the KME is in trouble"
             raise Refusal(503, message, reason=str(trouble), retry_after_s=retry, internal=True) from None
-        except trio.TooSlowError:
-            message = "the KME takes too long"
-            reason = "store took too long"
-            raise Refusal(503, message, reason=reason, retry_after_s=retry, internal=True) from None
+        message = "the KME takes too long"
+        reason = "store took too long"
+        raise Refusal(503, message, reason=reason, retry_after_s=retry, internal=True)
 
     def _slaves(self, caller: SaeEntry, slave_id: str, request: KeyRequest, named: str) -> tuple[str, ...]:
         field = "additional_slave_SAE_IDs"

@@ -161,7 +161,8 @@ class Server:
         """Run one connection, so that its failure affects no other one."""
         with slot.scope:
             try:
-                await trio.sleep(wait_s)
+                if wait_s:
+                    await trio.sleep(wait_s)
                 await self._serve(wire, slot, client, server)
             finally:
                 self._slots.leave(slot)

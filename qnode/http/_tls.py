@@ -3,6 +3,7 @@
 import ssl
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,17 @@ def _reason(cause: BaseException | None) -> str:
     return "connection lost"
 
 
+@lru_cache(maxsize=1024)
+def _pem(der: bytes) -> str:
+    return ssl.DER_cert_to_PEM_cert(der)
+
+
 def scope_extension(stream: TlsStream) -> dict[str, Any]:
     """Return a connection's ASGI extension ``tls``; all but ``client_cert_der`` is standard."""
     der: bytes | None = stream.connection.getpeercert(binary_form=True)
     return {
         "client_cert_der": der,
-        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(der)] if der else [],
+        "client_cert_chain": [_pem(der)] if der else [],
         "tls_version": _VERSION_NUMBERS.get(stream.connection.version() or ""),
         "cipher_suite": None,
     }
