@@ -20,6 +20,7 @@ from qnode.errors import NotEnoughKeys, ShareUsedUp
 from qnode.keys import StockItem
 from qnode.node.supply import key_supply as supply_room
 from qnode.node.supply import stock as room
+from qnode.node.supply.key_supply import LinkKeySupply
 from qnode.node.supply.stock import SHARE, SaePair, StockPlan, level, pair_of, plan_stock
 
 PATIENCE_S = 30.0
@@ -161,3 +162,31 @@ async def test_keys_agreed_ahead_that_nobody_fetches_count_for_the_share_of_thei
                     await supply.allocate("m", ("s",), 8, 256)
             assert stores.bob.counts().assigned <= 0.8 * 1000
             await nodes.alice.supply.allocate("n", ("t",), 8, 256)
+
+
+async def test_when_keys_are_short_whoever_takes_all_new_ones_leaves_the_others_their_share(
+    stores: Two,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "PERIOD_S", 1e6)
+
+    async def take_all_of(supply: LinkKeySupply, pair: SaePair) -> None:
+        with suppress(NotEnoughKeys):
+            while True:
+                await supply.allocate(pair.master, (pair.slave,), 1, 256)
+
+    with trio.fail_after(PATIENCE_S):
+        async with two_nodes(stores) as nodes, supplied(nodes, [ME, *THOUSAND[:2]]) as (supply, _):
+            for block_id in (1, 2):
+                for node in (nodes.bob, nodes.alice):
+                    node.store.record_block_opened(block_id, 0.0)
+                    node.store.prepare(make_block(block_id, 200))
+                for node in (nodes.bob, nodes.alice):
+                    await node.storage.confirm(block_id)
+                if block_id == 1:
+                    for pair in (*THOUSAND[:2], ME):
+                        await take_all_of(supply, pair)
+            await until(lambda: supply._stock._held[ME] > 0)
+            for pair in THOUSAND[:2]:
+                await take_all_of(supply, pair)
+            await supply.allocate("m", ("s",), 1, 256)

@@ -107,6 +107,8 @@ class AsyncStore:
         self._calls: set[_Call] = set()
         self.unsettled = False
         """A call was abandoned, or lost with the database's server: a new session must settle its effects."""
+        self.on_new_keys: Callable[[], None] = lambda: None
+        """The callback for keys that can be assigned from now on."""
         self.on_loss: Callable[[Loss], None] = lambda loss: None
         """The callback for an entry that could not be decrypted and was discarded."""
 
@@ -189,6 +191,7 @@ class AsyncStore:
     async def confirm(self, block_id: int) -> None:
         """Make a prepared block available."""
         await self._call(lambda: self._store.confirm(block_id))
+        self.on_new_keys()
 
     async def void_block(self, block_id: int, reason: str) -> None:
         """Void a block."""
@@ -321,6 +324,7 @@ class AsyncStore:
     async def take_over(self, handover: Handover) -> None:
         """Take over the chunks that the peer gave."""
         await self._call(lambda: self._store.take_over(handover))
+        self.on_new_keys()
 
     async def void_handover(self, handover: Handover) -> None:
         """Void the chunks of a refused hand-over."""

@@ -72,6 +72,7 @@ class LinkKeySupply(KeySupply):
         try:
             return await self._agree(pair, master, slaves, number, size_bits)
         except (NotEnoughKeys, ShareUsedUp) as refusal:
+            self._stock.note_short()
             keys = None if pair is None else await self._stock.take(pair, number)
             if keys is not None:
                 return self._given(keys, number)

@@ -7,10 +7,11 @@ another `SHARE`, and none has more than another that requests as much. While the
 answered from the stock without a round trip, as long as half the reserve stays. A stock that becomes low is
 filled up meanwhile.
 
-Only pairs that ask have a stock. It takes nothing from other pairs: a pair that finds too few free keys takes
-back, by agreement with the peer, its own stock and the stock of pairs that have not asked recently. What a
-pair no longer needs ahead, and a stock that was not used for `DEMAND_S`, become free again instead of
-expiring. A stock survives a restart.
+Only pairs that ask have a stock. When keys are short, new ones fill the stocks first, so that pairs that take
+all they can get do not keep others from theirs. Otherwise a stock takes nothing from other pairs. A pair that
+finds too few free keys takes back, by agreement with the peer, its own stock and the stock of pairs that have
+not asked recently. What a pair no longer needs ahead, and a stock that was not used for `DEMAND_S`, become
+free again instead of expiring. A stock survives a restart.
 """
 
 import math
@@ -33,7 +34,8 @@ AHEAD_S: Final = 5.0
 DEMAND_S = 86_400.0
 PERIOD_S = 5.0
 IDLE_PERIOD_S = 600.0  # while no pair has asked
-# If the stock was too small for a request, the stocks of others are checked again only after this time.
+# If the stock was too small for a request, the stocks of others are checked again only after this time. After
+# a stock was taken back, it is planned again after this time.
 LOOK_AGAIN_S = 1.0
 # The peer computes the key_IDs of an assignment at once.
 MOST_KEYS_AT_ONCE: Final = 4096
@@ -203,6 +205,8 @@ class Stock:
         self._low: set[SaePair] = set()
         self._changed = trio.Event()
         self._look_now = False
+        self._short = False
+        store.on_new_keys = self._note_new_keys
         self._in_hand: set[int] = set()
         self._nothing_until_s = -math.inf
         self._untold_chunks = 0
@@ -215,6 +219,16 @@ class Stock:
             self._look_now = True
             self._changed.set()
         asking.add(number)
+
+    def note_short(self) -> None:
+        """Remember that a request found too few keys: of the next ones each pair gets its share first."""
+        self._short = True
+
+    def _note_new_keys(self) -> None:
+        if self._short:
+            self._short = False
+            self._look_now = True
+            self._changed.set()
 
     async def take_ahead(self, pair: SaePair, number: int) -> list[StoredKey] | None:
         """Deliver keys agreed ahead while the link is up; None if they do not suffice beside the reserve."""
@@ -259,7 +273,10 @@ class Stock:
                 self._look_now = False
                 for pair, number in (await self._look_after(pairs(), stock_per_pair())).items():
                     fill(pair, number)
-                with trio.move_on_after(PERIOD_S if self._pairs else IDLE_PERIOD_S):
+                pause_s = PERIOD_S if self._pairs else IDLE_PERIOD_S
+                if self._plan.take_back:  # these pairs may have none until they are looked at again
+                    pause_s = LOOK_AGAIN_S
+                with trio.move_on_after(pause_s):
                     while not self._look_now:
                         await self._changed.wait()
                         self._changed = trio.Event()
