@@ -63,6 +63,21 @@ class Server:
                 "max_connections = 30\nmax_wal_size = 128MB\n"
             )
 
+    def create_standby(self, primary: "Server") -> None:
+        """Create a standby of a running server instead."""
+        self.folder.chmod(0o755)
+        self._as_owner("mkdir", "-m", "700", str(self.data), own_folder=True)
+        self._run(
+            "pg_basebackup", "--host", str(primary.folder), "--username", "qnode", "--pgdata", str(self.data),
+            "--write-recovery-conf", "--checkpoint=fast", "--no-sync",
+        )  # fmt: skip
+        with (self.data / "postgresql.conf").open("a") as settings:
+            settings.write(f"unix_socket_directories = '{self.folder}'\n")
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._run("pg_ctl", "promote", "--pgdata", str(self.data), "--wait")
+
     def start(self) -> None:
         arguments = [*self._prefix(), str(_BINARIES[-1].with_name("postgres")), "-D", str(self.data)]
         with (self.folder / "log").open("ab") as log:
@@ -114,14 +129,17 @@ class Server:
 
 
 @contextmanager
-def running_server() -> Iterator[Server]:
-    """Lend a server in memory, where there is such a folder."""
+def running_server(copy_of: Server | None = None) -> Iterator[Server]:
+    """Lend a server in memory, where there is such a folder; ``copy_of``: a standby of that one."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(
         prefix="postgresql-", dir=memory if memory.is_dir() else None, ignore_cleanup_errors=True
     ) as folder:
         server = Server(Path(folder))
-        server.create()
+        if copy_of is None:
+            server.create()
+        else:
+            server.create_standby(copy_of)
         server.start()
         try:
             yield server

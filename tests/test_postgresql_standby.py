@@ -1,0 +1,88 @@
+"""A primary server that is lost, and a standby that is promoted: with and without the last commits."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from keys_support import Site, add_block, assigned, make_block, pairs, preshared
+from postgresql_support import PostgresqlSite, Server, missing, running_server
+
+from qnode.errors import StoreAway
+from qnode.keys import StoreCondition
+
+ASKED = bool(os.environ.get("QNODE_POSTGRESQL"))
+REASON = missing() if ASKED else "QNODE_POSTGRESQL is not set (make test-postgresql)"
+
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
+
+WITHIN_S = 60
+
+
+class TwoServers:
+    """A primary and its standby; the parameters of a store name both."""
+
+    def __init__(self, primary: Server, standby: Server) -> None:
+        self.primary, self.standby = primary, standby
+
+    @property
+    def parameters(self) -> str:
+        return f"host={self.primary.folder},{self.standby.folder} dbname=postgres user=qnode"
+
+    def admin(self) -> object:
+        return self.primary.admin()
+
+
+@pytest.fixture
+def servers() -> Iterator[TwoServers]:
+    with running_server() as primary, running_server(copy_of=primary) as standby:
+        yield TwoServers(primary, standby)
+
+
+def wait_for_standby(servers: TwoServers, state: str) -> None:
+    until = time.monotonic() + WITHIN_S
+    with servers.primary.admin() as session:
+        while session.execute("SELECT sync_state FROM pg_stat_replication").fetchall() != [(state,)]:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_a_promoted_standby_serves_on_if_it_has_every_commit_and_voids_all_if_not(
+    servers: TwoServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synchronous: bool
+) -> None:
+    monkeypatch.setattr(PostgresqlSite, "server", servers, raising=False)
+    if synchronous:
+        with servers.primary.admin() as session:
+            session.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            session.execute("SELECT pg_reload_conf()")
+    wait_for_standby(servers, "sync" if synchronous else "async")
+    with PostgresqlSite(tmp_path / "a", "alice").open() as alice, Site(tmp_path / "b", "bob").open() as bob:
+        for store in (alice, bob):
+            store.load_preshared(preshared(64))
+        add_block(make_block(1, 40), alice, bob)
+        if not synchronous:
+            servers.standby.stop()
+        keys = alice.deliver_to_master(assigned(alice, bob, 4))
+        before = alice.positions(), alice.counts()
+        servers.primary.stop("KILL")
+        if not synchronous:
+            servers.standby.start()
+        servers.standby.promote()
+        until = time.monotonic() + WITHIN_S
+        while True:
+            try:
+                condition = alice.condition()
+                break
+            except StoreAway:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        if synchronous:
+            assert condition.state == StoreCondition.SERVING
+            assert (alice.positions(), alice.counts()) == before
+        else:
+            assert condition.state == StoreCondition.NEEDS_PEER_CONFIRMATION
+            assert "older" in condition.reason
+            assert alice.counts().available_own == alice.counts().available_peer == 0
+        assert pairs(bob.deliver_to_slave("s", "m", [key.key_id for key in keys])) == pairs(keys)
