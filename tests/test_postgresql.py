@@ -292,6 +292,38 @@ def test_a_store_that_is_gone_is_not_replaced_by_an_empty_one(tmp_path: Path) ->
 
 
 @needs_server
+def test_a_schema_that_vanishes_under_a_running_store_is_told(tmp_path: Path) -> None:
+    with stores(tmp_path) as (alice, _):
+        spoil_schema = f"DROP SCHEMA {re.sub('.*/', '', alice._opened.name)} CASCADE"
+        with PostgresqlSite.server.admin() as session:
+            session.execute(spoil_schema)
+        with pytest.raises(StoreAway):
+            alice.counts()
+        time.sleep(0.06)
+        with pytest.raises(StoreAway, match=r"its anchor .* remembers it"):
+            alice.counts()
+
+
+@needs_server
+async def test_a_server_that_cancels_a_statement_is_told_and_does_not_end_the_node(tmp_path: Path) -> None:
+    with stores(tmp_path) as (alice, _):
+        node = link_node(load(CONFIG / "alice.toml", SiteConfig), alice)
+        connection = alice._database._engine.connection
+        with PostgresqlSite.server.admin() as session, session.transaction():
+            session.execute(
+                f"LOCK TABLE {re.sub('.*/', '', alice._opened.name)}.site IN ACCESS EXCLUSIVE MODE"
+            )
+            connection.execute("SET statement_timeout = 20")
+            await node.refresh()
+            (alarm,) = node.figures.status().alarms
+            assert alarm.name == "store.failed"
+            assert "statement timeout" in alarm.text
+        connection.execute("SET statement_timeout = 0")
+        assert (await node.store.counts()).available_own == 40
+        assert node.liveness.is_alive()
+
+
+@needs_server
 def test_a_server_that_does_not_flush_is_refused(tmp_path: Path) -> None:
     site = PostgresqlSite(tmp_path / "a", "alice")
     with site.server.admin() as session:

@@ -43,7 +43,10 @@ _SETTINGS = (
     "SET jit = off",
 )
 # Classes and codes of errors (PostgreSQL, appendix A).
-_AWAY = ("08", "57P", "25006", "53300")  # connection, shutdown, read-only, too many connections
+_AWAY = (
+    *("08", "57P", "25006", "53300"),  # connection, shutdown, read-only, too many connections
+    *("3F000", "42P01", "42703", "42501"),  # schema, table, column or right taken away: opening says more
+)
 _DAMAGED = ("XX001", "XX002", "58030")
 _FULL = "53100"
 

@@ -387,7 +387,9 @@ class LinkNode:
         while True:
             try:
                 return (await self.store.positions()).last_block_id
-            except StoreAway:
+            except StoreUnusable:
+                raise
+            except StoreError:  # its server is away
                 await trio.sleep(STORE_RETRY_S)
 
     async def _keep_fresh(self) -> None:
@@ -406,10 +408,12 @@ class LinkNode:
                 self.figures.quantum.look_after_lock()
 
     async def refresh(self) -> None:
-        """Update the figures of the store; while its server is away, show that."""
+        """Update the figures of the store; while its server is away or refuses, show that."""
         try:
             await self._look_at_store()
-        except StoreAway as error:
+        except StoreUnusable:
+            raise
+        except StoreError as error:
             self.liveness.store_answered()  # it did, and a restart of the node would not mend it
             self.figures.alarms.raise_alarm(AlarmName.STORE_FAILED, str(error))
 
