@@ -140,6 +140,8 @@ def test_what_is_not_to_be_had_of_a_checkout_is_said(monkeypatch: pytest.MonkeyP
 
     (one,) = both(monkeypatch, lambda: {"cost": 3.0}, failing)
     assert (one.ratio, one.note) == (None, "not to be had of the other checkout: no such module")
+    cost, size = both(monkeypatch, lambda: {"cost": 3.0, "size": 1.0}, lambda: {"cost": 4.0})
+    assert (cost.note, size.note) == ("", "not to be had of the other checkout")
 
 
 def test_the_table_fits_80_columns_and_has_no_row_without_figures() -> None:

@@ -89,7 +89,8 @@ def compare(
                 found = []
                 for number, (mine, its) in enumerate(in_turn(ours, theirs, pairs), 1):
                     found.append((mine, its))
-                    told = ", ".join(f"{figure} {mine[figure]:.4g} ({its[figure]:.4g})" for figure in mine)
+                    both = [figure for figure in mine if figure in its]
+                    told = ", ".join(f"{figure} {mine[figure]:.4g} ({its[figure]:.4g})" for figure in both)
                     tell(f"{number} of {pairs}: {told}")
             except CaseFailed as error:
                 yield Compared(case=name, name=name, note=str(error))
@@ -121,6 +122,9 @@ def _blaming(side: str) -> Iterator[None]:
 def compared(name: str, ours: list[Figures], theirs: list[Figures]) -> Iterator[Compared]:
     """Yield each figure of the runs of both, in pairs."""
     for figure in ours[0]:
+        if figure not in theirs[0]:
+            yield Compared(case=name, name=figure, note=f"not to be had of {OTHER} checkout")
+            continue
         mine = [one[figure] for one in ours]
         other = [one[figure] for one in theirs]
         ratio = ratio_of(mine, other)
