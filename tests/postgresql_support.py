@@ -1,6 +1,7 @@
 """A PostgreSQL server of Debian for tests, and a site whose store lies in it.
 
-Without Debian's package postgresql, or without psycopg, tests are skipped with that reason.
+Tests with it are for `make test-postgresql`. Without Debian's package postgresql, or without psycopg, they
+are skipped with that reason.
 """
 
 import importlib
@@ -36,6 +37,8 @@ STARTS_WITHIN_S = 60
 
 def missing() -> str:
     """Say what a test with PostgreSQL lacks here; empty if nothing."""
+    if not os.environ.get("QNODE_POSTGRESQL"):
+        return "QNODE_POSTGRESQL is not set (make test-postgresql)"
     if psycopg is None:
         return "psycopg is not installed: pip install 'qnode[postgresql]'"
     if not _BINARIES:

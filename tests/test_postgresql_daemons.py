@@ -1,6 +1,5 @@
 """Two real sites, one with its store on a real PostgreSQL server that goes away (make test-postgresql)."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +7,11 @@ import pytest
 from daemons_support import ROLES, Sites, alter, encryptors, eventually, run_once, two_sites
 from postgresql_support import Server, missing
 
-ASKED = bool(os.environ.get("QNODE_POSTGRESQL"))
-REASON = missing() if ASKED else "QNODE_POSTGRESQL is not set (make test-postgresql)"
-
-pytestmark = [pytest.mark.link, pytest.mark.timeout(600), pytest.mark.skipif(bool(REASON), reason=REASON)]
+pytestmark = [
+    pytest.mark.link,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(bool(missing()), reason=missing() or "nothing is missing"),
+]
 
 
 @pytest.fixture
