@@ -15,6 +15,7 @@ import trio
 from msgspec import Struct
 
 from qnode.bench.against.checkout import CaseFailed, Checkout, last_line
+from qnode.choices import ROLES
 from qnode.loopback.delay import delay_line
 from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status
 
@@ -202,7 +203,7 @@ def running(checkout: Checkout, sites: Staged) -> Iterator[Link]:
     with ExitStack() as stack:
         if sites.line is not None:
             stack.enter_context(_relay(*sites.line))
-        daemons = {role: stack.enter_context(_daemon(checkout, role, sites)) for role in ("alice", "bob")}
+        daemons = {role: stack.enter_context(_daemon(checkout, role, sites)) for role in ROLES}
         link = Link(**daemons)
         link.wait(lambda bob: True, "status")
         yield link

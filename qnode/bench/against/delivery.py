@@ -18,6 +18,7 @@ import msgspec
 from qnode.bench.against.case import Figures, Measure
 from qnode.bench.against.checkout import CaseFailed, Checkout
 from qnode.bench.against.daemons import Link, Staged, Status, blocks_of, recorded, running, staged
+from qnode.choices import ROLES
 
 KEPT = "ETSI pair, 10 kept, ms a site"
 NEW = "ETSI pair, new each, ms a site"
@@ -100,7 +101,7 @@ class Encryptors:
         Raises:
             CaseFailed: an answer failed, or a key differs.
         """
-        alice, bob = (self.client(role, keeps=keeps) for role in ("alice", "bob"))
+        alice, bob = (self.client(role, keeps=keeps) for role in ROLES)
         with closing(alice), closing(bob):
             for _ in range(number):
                 (ours,) = alice.call("enc_keys")["keys"]

@@ -55,7 +55,7 @@ def outside(prepared: Prepared) -> dict[str, Any]:
         "ca": prepared.endpoints.ca,
         "saes": {
             role: {"sae_id": sae.sae_id, "certificate": sae.cert, "key": sae.key}
-            for role, sae in zip(("alice", "bob"), saes, strict=True)
+            for role, sae in zip(prepared.endpoints.sites, saes, strict=True)
         },
         "kme_certificate": str(prepared.directory / "tls" / "kme-alice.pem"),
         "kme_key": str(prepared.directory / "tls" / "kme-alice.key"),
