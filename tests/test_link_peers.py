@@ -25,7 +25,7 @@ from msgspec.structs import replace as replace_files
 from trio.testing import MockClock
 
 from qnode.config import LinkParameters, SourceParameters
-from qnode.errors import AuthenticationError, ConfigError, LinkError, PeerRefused
+from qnode.errors import AuthenticationError, ConfigError, LinkError, PeerRefused, StoreError
 from qnode.link import messages as m
 from qnode.link import peers
 from qnode.link.frames import FrameStream
@@ -485,6 +485,33 @@ async def test_a_newer_session_replaces_a_half_open_one(alice_files: Any, bob_fi
             assert await at_bob.receive() == m.BlockDiscarded(1, "to the newer")
             with pytest.raises(trio.WouldBlock):
                 old._inbox.receive_nowait()
+
+
+async def test_a_key_store_that_refuses_a_read_of_the_hello_is_told_and_asked_again(
+    autojump_clock: MockClock,
+) -> None:
+    secrets = MemoryPads("bob")
+    refusing: Any = MemoryPads("bob")
+    failures: list[LinkFailure] = []
+
+    class Way:
+        def check(self) -> None:
+            pass
+
+        async def connect(self) -> trio.abc.Stream:
+            return trio.testing.memory_stream_pair()[0]
+
+    def refuse() -> Any:
+        raise StoreError("canceling statement due to statement timeout")
+
+    way: Any = Way()
+    for name in ("session_root", "hash_keys"):
+        setattr(refusing, name, refuse)
+    for end in (local_end("bob", secrets=secrets, standing=refuse), local_end("bob", secrets=refusing)):
+        with trio.move_on_after(2 * FIRST_PAUSE_S + 1):
+            await connect_to_peer(end, way, Site().handle, on_failure=failures.append)
+    assert len(failures) >= 4
+    assert all("statement timeout" in str(failure.error) for failure in failures)
 
 
 async def test_an_error_of_the_node_is_not_swallowed(alice_files: Any, bob_files: Any) -> None:

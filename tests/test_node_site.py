@@ -14,7 +14,7 @@ from link_room import greet_both, link_node, local_end
 
 import qnode.node.link_node
 from qnode.config import Role, SiteConfig, load
-from qnode.errors import ConfigError, LinkError, PeerRefused, StoreError, StoreUnusable
+from qnode.errors import ConfigError, LinkError, PeerRefused, StoreAway, StoreError, StoreUnusable
 from qnode.keys import SqliteKeyStore
 from qnode.link.hello import LocalEnd, Standing
 from qnode.link.peers import LinkFailure
@@ -230,6 +230,40 @@ async def test_a_site_whose_store_waits_shows_that_it_holds_its_keys_back(tmp_pa
         screen = "\n".join(status_lines(status))
         assert "keys      WARN   8 held back" in screen
         assert "no key: the store holds its keys back" in screen
+
+
+async def test_a_store_that_waits_for_its_peer_is_not_shown_as_failed_once_it_answers(tmp_path: Path) -> None:
+    site = StoreSite(tmp_path / "b", "bob")
+    with site.open() as store:
+        store.load_preshared(preshared(64))
+        add_block(make_block(1, 8), store)
+    site.anchor.unlink()
+    with site.open() as store:
+        node = link_node(load(CONFIG / "bob.toml", SiteConfig), store)
+        node.figures.alarms.raise_alarm(AlarmName.STORE_FAILED, "the database is away")
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node._expire)
+                while node.figures.alarms.has_alarm(AlarmName.STORE_FAILED):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+
+
+async def test_the_witness_goes_on_after_a_read_that_the_store_refused_and_ends_with_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qnode.node.link_node, "WITNESS_PERIOD_S", 0.01)
+    told: list[Exception] = [StoreError("statement timeout"), StoreAway("away"), StoreUnusable("damaged")]
+
+    def tell() -> None:
+        raise told.pop(0)
+
+    with StoreSite(tmp_path / "b", "bob").open() as store:
+        node = link_node(load(CONFIG / "bob.toml", SiteConfig), store)
+        monkeypatch.setattr(store, "tell_witness", tell)
+        with trio.fail_after(60), pytest.raises(StoreUnusable):
+            await node._keep_witness()
+    assert told == []
 
 
 async def test_a_store_that_breaks_stops_its_link_and_no_other(tmp_path: Path) -> None:

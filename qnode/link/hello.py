@@ -17,7 +17,15 @@ from msgspec import UNSET, UnsetType
 
 from qnode import __version__
 from qnode.config import LinkParameters, Role
-from qnode.errors import AuthenticationError, ConfigError, LinkError, PeerRefused, ProtocolError
+from qnode.errors import (
+    AuthenticationError,
+    ConfigError,
+    LinkError,
+    PeerRefused,
+    ProtocolError,
+    StoreError,
+    StoreUnusable,
+)
 from qnode.link.authentication import HashKeyPair
 from qnode.link.codec import decode_hello, encode
 from qnode.link.directions import outgoing_direction
@@ -122,11 +130,12 @@ async def exchange_hello(frames: FrameStream, local: LocalEnd, *, connected: boo
         PeerRefused: the sites do not fit, or the peer refused; the message states the reason.
         AuthenticationError: the peer does not know the session root.
         PoolExhausted: no pre-shared key was loaded here.
-        LinkError: the connection failed, or the peer violated the protocol.
+        LinkError: the connection failed, the peer violated the protocol, or the key store refused a read.
+        StoreUnusable: the key store can no longer be trusted.
     """
-    standing = await local.run_sync(local.standing)  # before the secrets, so it is never of a later key
-    session_root = await local.run_sync(local.secrets.session_root)
-    hash_keys = await local.run_sync(local.secrets.hash_keys)
+    standing = await _read(local, local.standing)  # before the secrets, so it is never of a later key
+    session_root = await _read(local, local.secrets.session_root)
+    hash_keys = await _read(local, local.secrets.hash_keys)
     ours = _our_hello(local, standing)
     our_payload = encode(ours)
     if connected:
@@ -147,6 +156,16 @@ async def exchange_hello(frames: FrameStream, local: LocalEnd, *, connected: boo
     await _exchange_proofs(frames, local, keys, hellos, connected=connected)
     frames.authenticate(keys.outgoing, keys.outgoing_frames, keys.incoming_frames)
     return Greeted(theirs, min(local.protocol, theirs.protocol), hellos, hash_keys, standing)
+
+
+async def _read(local: LocalEnd, read: Callable[[], T]) -> T:
+    """Return what the key store answers; that it refuses a read now ends this connection, not the node."""
+    try:
+        return await local.run_sync(read)
+    except StoreUnusable:
+        raise
+    except StoreError as error:
+        raise LinkError(f"the key store refused: {error}") from None
 
 
 def find_differences(local: LocalEnd, ours: Hello, theirs: Hello) -> list[str]:

@@ -24,7 +24,6 @@ from qnode.errors import (
     DeviceError,
     LinkDown,
     LinkError,
-    StoreAway,
     StoreError,
     StoreUnusable,
     first_of,
@@ -438,7 +437,9 @@ class LinkNode:
             await trio.sleep(WITNESS_PERIOD_S)
             try:
                 await trio.to_thread.run_sync(self._key_store.tell_witness, abandon_on_cancel=True)
-            except StoreAway:
+            except StoreUnusable:
+                raise
+            except StoreError:
                 continue  # `refresh` shows it
             except OSError as error:
                 text = f"the witness cannot be written ({error.strerror or error}); mend its mount"
@@ -475,8 +476,8 @@ class LinkNode:
                     log.info("audit.pruned", entries=pruned)
             except StoreUnusable:
                 raise
-            except LinkDown:
-                continue  # a restored store changes nothing before the peer has confirmed it
+            except LinkDown:  # a restored store changes nothing before the peer has confirmed it, but answers
+                self.figures.alarms.clear_alarm(AlarmName.STORE_FAILED)
             except StoreError as error:
                 self.figures.alarms.raise_alarm(AlarmName.STORE_FAILED, str(error))
             else:
