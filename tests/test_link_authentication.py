@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from link_room import MemoryPadId, MemoryPads
 
-from qnode.errors import AuthenticationError, PoolExhausted, ProtocolError, StoreUnusable
+from qnode.errors import (
+    AuthenticationError,
+    PoolExhausted,
+    ProtocolError,
+    StoreAway,
+    StoreError,
+    StoreUnusable,
+)
 from qnode.link import authentication
 from qnode.link.authentication import (
     Transcript,
@@ -143,12 +150,13 @@ def test_each_seal_spends_another_pad_until_none_is_left() -> None:
         make_tag(alice, finished)
 
 
-def test_an_unusable_pool_is_not_taken_for_a_forgery() -> None:
+@pytest.mark.parametrize("error", [StoreUnusable("the disk is gone"), StoreAway("the database is away")])
+def test_an_unusable_pool_is_not_taken_for_a_forgery(error: StoreError) -> None:
     class BrokenPads(MemoryPads):
         def receive_pad(self, pad_id: Any) -> bytes:
-            raise StoreUnusable("the disk is gone")
+            raise error
 
-    with pytest.raises(StoreUnusable):
+    with pytest.raises(type(error)):
         verify_tag(BrokenPads("bob"), transcript_of().finish(), MemoryPadId(0, 0), bytes(16))
 
 

@@ -18,7 +18,7 @@ from keys_support import add_block, make_block, memory_folder, preshared
 from link_room import Two, greet_both, local_end, memory_sessions
 
 from qnode.config import LinkParameters
-from qnode.errors import LinkDown, LinkError, NotEnoughKeys, StoreError
+from qnode.errors import LinkDown, LinkError, NotEnoughKeys, StoreAway, StoreError
 from qnode.keys import Handover, SqliteKeyStore
 from qnode.link import messages as m
 from qnode.link.hello import LocalEnd, Standing
@@ -308,6 +308,23 @@ async def test_keys_that_a_full_disk_keeps_from_their_master_end_neither_session
         connection.execute("PRAGMA query_only = OFF")
         assert len(await nodes.alice.supply.allocate("m", ("s",), 8, 256)) == 8
     assert len(stores.alice.unacknowledged_assignments()) == 1  # for the next session
+
+
+async def test_a_request_whose_result_a_lost_server_hides_is_not_answered_and_ends_the_session(
+    stores: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_block(make_block(1, 40), stores.alice, stores.bob)
+    with pytest.RaisesGroup(LinkError, flatten_subgroups=True, allow_unwrapped=True):
+        async with two_nodes(stores) as nodes:
+            take = nodes.bob.storage.take_over
+
+            async def in_doubt(handover: Any) -> None:
+                await take(handover)
+                raise StoreAway("the database is away")
+
+            monkeypatch.setattr(nodes.bob.storage, "take_over", in_doubt)
+            await nodes.alice.conversation.keys.hand_over(stores.alice.give_away(10))
+    assert stores.alice.pending_handover() is not None  # the next session settles it
 
 
 async def test_key_control_that_cannot_be_read_ends_the_session(stores: Two) -> None:

@@ -20,7 +20,7 @@ from typing import Final, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from qnode.errors import AuthenticationError, ProtocolError, StoreError, StoreUnusable
+from qnode.errors import AuthenticationError, ProtocolError, StoreAway, StoreError, StoreUnusable
 from qnode.link.directions import Direction
 
 HASH_KEY_BYTES: Final = 16
@@ -201,11 +201,11 @@ def verify_tag(ledger: PadLedger[P], transcript: TranscriptHash, pad_id: P, tag:
 
     Raises:
         AuthenticationError: the tag is wrong, or its pad is used or unknown. Nothing has changed.
-        StoreUnusable: the pool cannot be read.
+        StoreUnusable, StoreAway: the pool cannot be read.
     """
     try:
         pad = ledger.receive_pad(pad_id)
-    except StoreUnusable:
+    except (StoreUnusable, StoreAway):
         raise
     except StoreError as error:
         raise AuthenticationError(f"the tag names a pad that cannot be used: {error}") from None

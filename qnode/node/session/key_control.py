@@ -7,7 +7,7 @@ import structlog
 import trio
 from msgspec import UNSET, UnsetType
 
-from qnode.errors import LinkError, ProtocolError, ShareUsedUp, StoreError, StoreUnusable
+from qnode.errors import LinkError, ProtocolError, ShareUsedUp, StoreAway, StoreError, StoreUnusable
 from qnode.keys import Assignment, Handover, Loss, Release
 from qnode.link.messages import (
     Assign,
@@ -64,7 +64,11 @@ class KeyControl:
         return answer.ok
 
     async def serve(self, message: KeyRequest) -> None:
-        """Perform a request of the peer at this site's key store, and answer when it is durable."""
+        """Perform a request of the peer at this site's key store, and answer when it is durable.
+
+        Raises:
+            StoreAway: whether it was performed is not known; the next session settles it.
+        """
         store = self._context.store
         ok, told = True, None
         share_used_up: bool | UnsetType = UNSET
@@ -88,6 +92,8 @@ class KeyControl:
                 await store.accept_loss(_decoded(message.loss, Loss))
             else:
                 await store.void_handover(_decoded(message.handover, Handover))
+        except StoreAway:
+            raise
         except StoreError as error:
             ok, told = False, str(error)[:500]
             share_used_up = isinstance(error, ShareUsedUp) or UNSET
