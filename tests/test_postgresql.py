@@ -26,6 +26,7 @@ import qnode.keys
 from qnode.config import PostgresqlSection, SiteConfig, load
 from qnode.errors import ConfigError, KeyNotFound, LinkDown, StoreAway, StoreError, StoreUnusable
 from qnode.keys import StoreCondition, StoredKey
+from qnode.keys._database import Issued
 from qnode.keys._opening import SCHEMA_VERSION
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 from qnode.node.check import check_site
@@ -292,6 +293,81 @@ def test_a_store_that_is_gone_is_not_replaced_by_an_empty_one(tmp_path: Path) ->
 
 
 @needs_server
+def test_a_store_that_its_role_may_not_use_is_not_taken_for_one_that_is_gone(tmp_path: Path) -> None:
+    server = PostgresqlSite.server
+    plain = PostgresqlSection(parameters=f"host={server.folder} dbname=postgres user=plain", schema="dumped")
+
+    def begin() -> Any:
+        return qnode.keys.open_server_store(
+            plain, beside=tmp_path / "no" / "keys.db", role="alice", store_key=bytes(32),
+            anchor=tmp_path / "anchor", kme_id="a", peer_kme_id="b", create=True,
+        )  # fmt: skip
+
+    with server.admin() as session:
+        session.execute("CREATE ROLE plain LOGIN")
+        session.execute("GRANT CREATE ON DATABASE postgres TO plain")
+        try:
+            begin().close()
+            session.execute("REASSIGN OWNED BY plain TO qnode")  # as a dump restored without owners
+            with pytest.raises(StoreUnusable, match="the role plain may not use the schema dumped; GRANT"):
+                begin()
+            session.execute("GRANT USAGE ON SCHEMA dumped TO plain")
+            with pytest.raises(StoreUnusable, match=r"plain may not use the table dumped\.\w+; GRANT"):
+                begin()
+            session.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dumped TO plain")
+            begin().close()
+        finally:
+            session.execute("DROP SCHEMA IF EXISTS dumped CASCADE")
+            session.execute("DROP OWNED BY plain")
+            session.execute("DROP ROLE plain")
+
+
+@needs_server
+def test_a_backup_is_made_in_a_folder_that_was_never_made_and_drafts_of_a_crash_go(tmp_path: Path) -> None:
+    beside = tmp_path / "no" / "keys.db"
+    address = PostgresqlSection(parameters=PostgresqlSite.server.parameters, schema="backed_up")
+
+    def begin() -> Any:
+        return qnode.keys.open_server_store(
+            address, beside=beside, role="alice", store_key=bytes(32), anchor=tmp_path / "anchor",
+            kme_id="a", peer_kme_id="b", create=True,
+        )  # fmt: skip
+
+    with closing(begin()) as store:
+        store.save_backup({}, "x").close()
+    assert beside.parent.stat().st_mode & 0o777 == 0o700
+    draft = beside.with_name("keys.db.backup.new")
+    draft.write_bytes(b"left by a crash")
+    with closing(begin()) as store:
+        assert not draft.exists()
+        store.save_backup({}, "x").close()
+
+
+@needs_server
+def test_keys_are_fetched_from_one_and_the_same_database_while_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stores(tmp_path) as (alice, bob):
+        ids = [key.key_id for key in alice.deliver_to_master(assigned(alice, bob, 2))]
+        may_lack = Issued.may_lack
+        lost: list[bool] = []
+
+        def and_the_session_ends(self: Issued, names: Any) -> bool:
+            lacks = may_lack(self, names)
+            if not lost:
+                lost.append(True)
+                end_sessions(PostgresqlSite.server)
+                with pytest.raises(StoreAway):
+                    bob.counts()
+            return lacks
+
+        monkeypatch.setattr(Issued, "may_lack", and_the_session_ends)
+        with pytest.raises(StoreAway):  # not KeyNotFound, which would be final
+            bob.deliver_to_slave("s", "m", ids)
+        assert len(when_back(partial(bob.deliver_to_slave, "s", "m", ids))) == 2
+
+
+@needs_server
 def test_a_schema_that_vanishes_under_a_running_store_is_told(tmp_path: Path) -> None:
     with stores(tmp_path) as (alice, _):
         spoil_schema = f"DROP SCHEMA {re.sub('.*/', '', alice._opened.name)} CASCADE"
@@ -353,6 +429,15 @@ def test_a_password_in_the_parameters_is_refused_and_one_in_a_file_is_in_no_text
     assert "hunter2" not in str(refusal.value)
     with pytest.raises(ConfigError, match="postgresql"):
         check_parameters("no such = thing")
+    for typed in (
+        "host=h password=two hunter2",
+        "host=h sslpassword=hunter2",
+        "postgresql://user:hunter2%zz@host/database",
+        "postgresql://user:hunter2@host/database",
+    ):
+        with pytest.raises(ConfigError) as refusal:
+            check_parameters(typed)
+        assert "hunter2" not in str(refusal.value)
     secret = tmp_path / "password"
     secret.write_text("hunter2\n")
     address = PostgresqlSection(parameters=PostgresqlSite.server.parameters, password_file=secret)

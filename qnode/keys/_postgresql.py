@@ -49,6 +49,7 @@ _AWAY = (
 )
 _DAMAGED = ("XX001", "XX002", "58030")
 _FULL = "53100"
+_PASSWORDS = {"password", "sslpassword"}
 
 
 def name_of(address: PostgresqlSection) -> str:
@@ -63,8 +64,11 @@ def check_parameters(parameters: str) -> None:
     try:
         known = conninfo_to_dict(parameters)
     except psycopg.Error as error:
-        raise ConfigError(f"[store.postgresql] parameters: {_first_line(error)}") from None
-    if "password" in known:
+        # What libpq tells may quote a password that was typed here.
+        may_have_password = "pass" in parameters.lower() or "@" in parameters
+        told = "libpq does not understand them" if may_have_password else _first_line(error)
+        raise ConfigError(f"[store.postgresql] parameters: {told}") from None
+    if not _PASSWORDS.isdisjoint(known):
         raise ConfigError(
             "[store.postgresql] parameters: has a password; put it into a file and name it password_file"
         )

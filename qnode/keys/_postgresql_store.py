@@ -19,7 +19,16 @@ from qnode.config import PostgresqlSection
 from qnode.errors import ConfigError, FieldError, StoreAway, StoreError, StoreUnusable
 from qnode.keys._database import Database
 from qnode.keys._model import Loss
-from qnode.keys._opening import SCHEMA_VERSION, check_canary, check_owner, fill, form_of, judged, run_script
+from qnode.keys._opening import (
+    SCHEMA_VERSION,
+    check_canary,
+    check_owner,
+    fill,
+    form_of,
+    judged,
+    remove_backup_drafts,
+    run_script,
+)
 from qnode.keys._postgresql import PostgresqlEngine, connect, name_of
 from qnode.keys._preshared import PresharedRegister
 from qnode.keys._store import SqlKeyStore, register_beside
@@ -116,7 +125,13 @@ def open_postgresql_store(
         return judged(engine, role, store_key, store_id, anchor, witness)
 
     try:
+        beside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         database = opened(create)
+        try:
+            remove_backup_drafts(beside)
+        except OSError:
+            database.close()
+            raise
     except OSError as error:
         raise StoreUnusable(
             f"{name_of(address)}: {error}; mend permissions or disk and start again"
@@ -130,17 +145,45 @@ def open_postgresql_store(
 
 
 def _has_store(engine: PostgresqlEngine, schema: str) -> bool:
-    """Return whether the schema has a store. Raises StoreUnusable if it has something else."""
+    """Return whether the schema has a store.
+
+    Raises StoreUnusable if it has something else, and if this role may not use it.
+    """
+    # information_schema shows only what this role may use: a store without rights would look like none.
+    allowed = engine.statements.execute(
+        "SELECT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = ?", (schema,)
+    ).fetchone()
+    if allowed == (False,):
+        raise _without_rights(engine, f"the schema {schema}")
     rows = engine.statements.execute(
-        "SELECT table_name FROM information_schema.tables WHERE table_schema = ?", (schema,)
-    )
+        "SELECT c.relname, has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') "
+        "AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE') "
+        "FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = ? AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
+        (schema,),
+    ).fetchall()
     tables = {row[0] for row in rows}
     if tables and "schema_version" not in tables:
         raise StoreUnusable(
             f"{engine.name}: this schema has other tables ({min(tables)}) and no key store; name "
             "another schema"
         )
+    closed = {table for table, is_allowed in rows if not is_allowed} & _own_tables()
+    if closed:
+        raise _without_rights(engine, f"the table {schema}.{min(closed)}")
     return bool(tables)
+
+
+def _own_tables() -> set[str]:
+    return {item.split()[1].partition(".")[0] for item in _wanted_columns()} | {"schema_version"}
+
+
+def _without_rights(engine: PostgresqlEngine, what: str) -> StoreUnusable:
+    role = engine.connection.info.user
+    return StoreUnusable(
+        f"{engine.name}: the role {role} may not use {what}; GRANT it the rights, or make it the owner "
+        "of the schema and its tables"
+    )
 
 
 def _refuse_to_start_empty(name: str, anchor: Path, *, create: bool) -> None:
@@ -181,11 +224,15 @@ def _check_form(engine: PostgresqlEngine, schema: str) -> None:
         "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = ?", (schema,)
     )
     found = {f"column {table}.{column}" for table, column in rows}
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
-        run_script(fresh, f"schema_v{SCHEMA_VERSION}.sql")
-        missing = {item for item in form_of(fresh) if item.startswith("column ")} - found
+    missing = _wanted_columns() - found
     if missing:
         raise StoreUnusable(
             f"{engine.name}: this store is of a version between releases (no {min(missing)}); run the qnode "
             "that wrote it, or name an empty schema and load a new pre-shared key at both sites"
         )
+
+
+def _wanted_columns() -> set[str]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        run_script(fresh, f"schema_v{SCHEMA_VERSION}.sql")
+        return {item for item in form_of(fresh) if item.startswith("column ")}

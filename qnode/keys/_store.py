@@ -306,10 +306,11 @@ class SqlKeyStore(KeyStore):
     @mending
     def deliver_to_slave(self, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[StoredKey]:
         names = [key_id.bytes for key_id in key_ids]
-        while self._database.issued.may_lack(names):
-            with self._database.look() as tx:
+        database = self._database  # one that is opened anew meanwhile knows other positions
+        while database.issued.may_lack(names):
+            with database.look() as tx:
                 _accepted.name_more(tx)
-        with self._database.change(anchored=True) as tx:
+        with database.change(anchored=True) as tx:
             return _accepted.deliver(tx, slave_sae, master_sae, key_ids)
 
     # Expiry and ownership
