@@ -3,6 +3,8 @@
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 import trio
@@ -14,6 +16,10 @@ from qnode.errors import ProtocolError
 from qnode.link import messages as m
 from qnode.link.session import Session
 from qnode.node.dialogue.channel import INBOX_MESSAGES, BlockChannel
+from qnode.node.dialogue.context import BlockContext
+from qnode.node.dialogue.observer import BlockObserver
+from qnode.node.dialogue.tag_order import TagOrder
+from qnode.node.session.router import SessionRouter
 from qnode.world import streams
 from qnode.world.streams import Connection
 
@@ -71,8 +77,66 @@ async def channels() -> AsyncIterator[tuple[Two, Two]]:
         yield sessions, both
 
 
+@asynccontextmanager
+async def routed() -> AsyncIterator[tuple[Two, Two, Two]]:
+    """Two sessions, a router at each, and their channels of blocks 1 and 2."""
+    connection = Connection()
+    async with memory_sessions(Two(connection.a, connection.b)) as sessions, trio.open_nursery() as nursery:
+        firsts, seconds = list[BlockChannel](), list[BlockChannel]()
+        for session in (sessions.alice, sessions.bob):
+            context = cast(BlockContext, OnlySession(session))
+            router = SessionRouter(context, cast(BlockObserver, None), nursery)
+            session.deliver_at_once = router._deliver_at_once
+            nursery.start_soon(router._route, Nobody())
+            firsts.append(router.open_channel(1))
+            seconds.append(router.open_channel(2))
+        for block_id, (ours, theirs) in enumerate((firsts, seconds), 1):
+            await theirs.send(m.BlockProposed(block_id, 1, 1000 * block_id, 1000))
+            await ours.expect(m.BlockProposed)
+        yield sessions, Two(*firsts), Two(*seconds)
+        nursery.cancel_scope.cancel()
+
+
+@dataclass
+class OnlySession:
+    """Of a block's context, the session."""
+
+    session: Session
+    role: str = "alice"
+    link: None = None
+    store: None = None
+    tag_order: TagOrder = field(default_factory=TagOrder)
+
+
+class Nobody:
+    """The side of a site at which nobody handles what the router does not know."""
+
+    async def start(self) -> None: ...
+
+    async def handle(self, message: m.NodeMessage) -> None: ...
+
+
 async def answer_all(channel: BlockChannel) -> Asked:
     return await channel.converse(answer, never, m.ReconcileRequest, m.VerifyBegin)
+
+
+@pytest.mark.parametrize("another_sends", [False, True], ids=["alone", "beside a long message"])
+async def test_a_reply_to_a_message_that_waited_behind_another_goes_out_at_once_and_in_order(
+    another_sends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qnode.link.session.PING_INTERVAL_S", 1e6)  # no other message takes it along
+    with trio.fail_after(8.0):
+        async with routed() as (sessions, first, second), trio.open_nursery() as nursery:
+            nursery.start_soon(answer_all, first.alice)
+            await trio.testing.wait_all_tasks_blocked()
+            await sessions.bob.send(m.AlignmentProbeMessage(1, 1, b"", 0, 0))  # for the router's task
+            await first.bob.send(request(7))
+            if another_sends:
+                await trio.testing.wait_all_tasks_blocked()
+                await second.alice.send(m.SampleAnswer(2, bytes(100_000)))
+                await second.bob.expect(m.SampleAnswer)
+            assert await first.bob.expect(m.ReconcileAnswer) == answer(request(7))
+            nursery.cancel_scope.cancel()
 
 
 class Steps(trio.abc.Instrument):

@@ -93,6 +93,7 @@ class FrameStream:
             LinkError: the connection is broken.
         """
         if len(payload) > _SHORT_BYTES:
+            assert not self._held, "held frames go out before any wait"
             for part in self._parts(payload):  # without a copy of the payload
                 await self._send_all(part)
         elif self.can_hold:

@@ -70,6 +70,7 @@ class Session:
         self._transcripts = Transcripts(greeted.hash_keys, outgoing_direction(local.role), greeted.hellos)
         self._turn = trio.Lock()
         self._unbroken = 0
+        self._delivering = False
         self._cut_off = False
         self._rest_is_left = trio.Event()
         self._leaving = False
@@ -147,10 +148,11 @@ class Session:
     def send_at_once(self, message: Message) -> bool:
         """Send a short message without waiting: it goes out when the reader has read all that has come.
 
-        Only for `deliver_at_once`. False, and nothing is sent, while another message is being sent. Raises
-        as `send`.
+        Only within `deliver_at_once`, as the reader calls it: whatever another task would have kept could be
+        overtaken. False, and nothing is sent, elsewhere, and while another message is being sent. Raises as
+        `send`.
         """
-        if self._turn.locked() or not self._frames.can_hold:
+        if not self._delivering or self._turn.locked() or not self._frames.can_hold:
             return False
         check_said(message, self.protocol)
         payload = encode(message)
@@ -266,8 +268,17 @@ class Session:
             elif isinstance(message, Goodbye | Ping | Pong):
                 await self._keep_alive(message)
                 continue
-            if self._waiting or not self.deliver_at_once(message):
+            if not self._delivered_at_once(message):
                 await self._deliver(message)
+
+    def _delivered_at_once(self, message: NodeMessage) -> bool:
+        if self._waiting:
+            return False
+        self._delivering = True
+        try:
+            return self.deliver_at_once(message)
+        finally:
+            self._delivering = False
 
     async def _deliver(self, message: NodeMessage) -> None:
         """Put a message into the inbox, as soon as there is room."""
