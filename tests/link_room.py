@@ -140,12 +140,18 @@ async def memory_sessions(streams: Two | None = None) -> AsyncIterator[Two]:
     ends = Two(local_end("alice"), local_end("bob"))
     greeted = await greet_both(ends.alice, ends.bob, streams)
     frames = greeted.frames
+    failure: Exception | None = None
     async with AsyncExitStack() as stack:
         alice: Session = await stack.enter_async_context(
             open_session(frames.alice, ends.alice, greeted.alice)
         )
         bob: Session = await stack.enter_async_context(open_session(frames.bob, ends.bob, greeted.bob))
-        yield Two(alice, bob)
+        try:
+            yield Two(alice, bob)
+        except Exception as error:  # noqa: BLE001 - a session without a goodbye would hide it
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 def tls_files(

@@ -4,6 +4,7 @@ from collections import Counter
 from contextlib import suppress
 
 import pytest
+import structlog
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +83,66 @@ def test_what_is_on_its_way_into_the_stock_is_not_set_aside_again() -> None:
     assert plan_stock([], {ME: 100}, 20_000, 0, 0.0) == StockPlan()  # switched off
 
 
+def test_an_even_excess_becomes_free_again_but_not_the_reserve_that_pairs_have_as_free_keys_run_out() -> None:
+    pairs = dict.fromkeys(THOUSAND[:20], 0)
+    items = [
+        StockItem(
+            assignment_id=i,
+            master_sae=pair.master,
+            slave_sae=pair.slave,
+            n_keys=n_keys,
+            assigned_at=0.0,
+        )
+        for i, (pair, n_keys) in enumerate([*((pair, 25) for pair in pairs), *((pair, 48) for pair in pairs)])
+    ]
+    plan = plan_stock(items, pairs, 0, 256, 0.0, kept_before=25)
+    assert sorted(plan.take_back) == list(range(20, 40))
+    assert plan_stock(items[:20], pairs, 0, 256, 0.0, kept_before=25).changes_nothing
+
+
 # Two sites
+
+
+async def test_stocks_that_are_filled_up_between_two_looks_stay_within_both_shares(
+    stores: Two,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "PERIOD_S", 1e6)
+    monkeypatch.setattr(room, "AHEAD_S", 1e-9)  # nobody has asked lately
+    add_block(make_block(1, 8000), stores.alice, stores.bob)
+    pairs = THOUSAND[:20]
+    with trio.fail_after(PATIENCE_S):
+        async with two_nodes(stores) as nodes, supplied(nodes, pairs) as (supply, _):
+            stock = supply._stock
+            for pair in pairs:
+                await supply.allocate(pair.master, (pair.slave,), 1, 256)
+            await until(lambda: not stock._look_now and not stock._coming and stock._plan.reserve < 26)
+            monkeypatch.setattr(room, "AHEAD_S", 1e6)
+            for pair in pairs:
+                for _ in range(4):
+                    await supply.allocate(pair.master, (pair.slave,), 16, 256)
+                await until(lambda: not stock._low and not stock._look_now and not stock._coming)
+            assert 250 < stores.alice.counts().stock <= 2 * SHARE * 4000
+
+
+async def test_a_stock_that_the_peer_refused_is_not_announced_again_at_once(
+    stores: Two,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supply_room, "HOLD_OFF_S", 1e6)
+    monkeypatch.setattr(room, "HOLD_OFF_S", 1e6)
+    add_block(make_block(1, 4000), stores.alice, stores.bob)
+    with trio.fail_after(PATIENCE_S), structlog.testing.capture_logs() as logs:
+        async with two_nodes(stores) as nodes, supplied(nodes, [ME]) as (supply, _):
+            put_behind_gate(nodes.bob, 1000).gate.set()
+            n_refused = 0
+            while n_refused < 10:
+                try:
+                    await supply.allocate("m", ("s",), 8, 256)
+                except ShareUsedUp:
+                    n_refused += 1
+                await until(lambda: not supply._stock._low and not supply._stock._coming)
+    assert sum(line["event"] == "stock.refused" for line in logs) == 1
 
 
 async def test_who_asks_is_answered_without_the_peer_while_agreed_keys_last(

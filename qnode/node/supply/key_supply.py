@@ -17,15 +17,13 @@ from qnode.delivery import Key, KeySupply
 from qnode.errors import LinkDown, LinkError, NotEnoughKeys, ShareUsedUp
 from qnode.keys import BlockRecord, StoredKey, chunks_per_key
 from qnode.node.supply.async_store import AsyncStore
-from qnode.node.supply.stock import PeerAssignments, SaePair, Stock
+from qnode.node.supply.stock import HOLD_OFF_S, PeerAssignments, SaePair, Stock
 from qnode.units import CHUNK_BITS
 
 # An encryptor waits this long for the peer's acknowledgement, plus two measured round trips; together not
 # longer than the limit of its call.
 ACKNOWLEDGE_S = 2.0
 MOST_ACKNOWLEDGE_S = 8.0
-# For a pair whose share of the peer's store is used up, the next request to the peer comes after this time.
-HOLD_OFF_S = 2.0
 
 log = structlog.get_logger()
 

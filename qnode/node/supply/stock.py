@@ -8,17 +8,18 @@ answered from the stock without a round trip, as long as half the reserve stays.
 filled up meanwhile.
 
 Only pairs that ask have a stock. When keys are short, new ones fill the stocks first, so that pairs that take
-all they can get do not keep others from theirs. Otherwise a stock takes nothing from other pairs. A pair that
-finds too few free keys takes back, by agreement with the peer, its own stock and the stock of pairs that have
-not asked recently. What a pair no longer needs ahead, and a stock that was not used for `DEMAND_S`, become
-free again instead of expiring. A stock survives a restart.
+all they can get do not keep others from theirs; a reserve stays as others use up the free keys. Otherwise a
+stock takes nothing from other pairs. A pair that finds too few free keys takes back, by agreement with the
+peer, its own stock and the stock of pairs that have not asked recently. What a pair no longer needs ahead,
+and a stock that was not used for `DEMAND_S`, become free again instead of expiring. It survives a restart.
 """
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import structlog
@@ -37,6 +38,8 @@ IDLE_PERIOD_S = 600.0  # while no pair has asked
 # If the stock was too small for a request, the stocks of others are checked again only after this time. After
 # a stock was taken back, it is planned again after this time.
 LOOK_AGAIN_S = 1.0
+# After the peer refused keys for a pair, as its share is used up, the next are announced after this time.
+HOLD_OFF_S = 2.0
 # The peer computes the key_IDs of an assignment at once.
 MOST_KEYS_AT_ONCE: Final = 4096
 MOST_FILLED_AT_ONCE: Final = 16
@@ -90,12 +93,16 @@ class StockPlan:
     """The changes of a stock: assignments to take back, keys to set aside.
 
     ``reserve``: the size of each pair's reserve. ``most_ahead``: how many keys a pair has ahead at most.
+    ``kept_reserve``: the reserve that a pair keeps as others use up the free keys. ``room``: how many more
+    keys the stocks may have until the next plan.
     """
 
     take_back: list[int] = field(default_factory=list)
     set_aside: dict[SaePair, int] = field(default_factory=dict)
     reserve: int = 0
     most_ahead: int = 0
+    kept_reserve: int = 0
+    room: int = 0
 
     @property
     def changes_nothing(self) -> bool:
@@ -138,39 +145,41 @@ def plan_stock(
     stock_per_pair: int,
     now: float,
     coming: Mapping[SaePair, int] | None = None,
+    kept_before: int = sys.maxsize,
 ) -> StockPlan:
     """Return the changes of a stock of ``items`` with ``n_free`` free chunks.
 
     ``asking``: the pairs that ask, with the keys that each requested over `AHEAD_S`. ``now`` is in the
-    seconds of `StockItem.assigned_at`. ``coming``: keys on their way into the stock. A new plan after the
-    changes changes nothing.
+    seconds of `StockItem.assigned_at`. ``coming``: keys on their way into the stock. ``kept_before``:
+    the `StockPlan.kept_reserve` of the plan before, if there was one. A new plan after the changes changes
+    nothing.
     """
     held = Counter(coming or {})
     for item in items:
         held[pair_of(item)] += item.n_keys
     n_held = sum(held[pair] for pair in asking)
     budget = int(SHARE * (n_free + held.total())) if stock_per_pair else 0
-    result = StockPlan(
-        reserve=min(stock_per_pair, max(1, budget // max(1, len(asking)))),
-        most_ahead=level(asking.values(), budget),
-    )
+    reserve = min(stock_per_pair, max(1, budget // max(1, len(asking))))
+    # The reserve that is planned shrinks with the free keys; the one that a pair has stays.
+    mean = n_held // max(1, len(asking))
+    kept_reserve = max(reserve, min(mean, stock_per_pair, kept_before))
+    result = StockPlan(reserve=reserve, most_ahead=level(asking.values(), budget), kept_reserve=kept_reserve)
     wanted = {pair: result.wanted(recent) for pair, recent in asking.items()}
-    # When the store runs empty, only a reserve of more than twice the mean counts as surplus.
-    mean = min(n_held // max(1, len(asking)), stock_per_pair)
     left = held.copy()
     for item in reversed(items):
         pair = pair_of(item)
-        surplus = pair in wanted and left[pair] > 2 * max(wanted[pair], mean)
+        surplus = pair in wanted and left[pair] > 2 * max(wanted[pair], kept_reserve)
         if surplus or not stock_per_pair or now - item.assigned_at > DEMAND_S:
             result.take_back.append(item.assignment_id)
             left[pair] -= item.n_keys
-    room = min(budget + sum(wanted.values()) - result.reserve * len(wanted) - n_held, n_free)
+    room = min(budget + sum(wanted.values()) - reserve * len(wanted) - n_held, n_free)
     for pair, number in wanted.items():
         number = min(number - held[pair], room)
         if number > 0 and result.is_low(held[pair], wanted[pair]) and left[pair] == held[pair]:
             result.set_aside[pair] = number
             room -= number
-    return result
+    room = min(2 * budget - n_held, n_free) - sum(result.set_aside.values())
+    return replace(result, room=max(0, room))
 
 
 @dataclass
@@ -202,6 +211,9 @@ class Stock:
         # What the store has, as far as known here: the store decides.
         self._held = Counter[SaePair]()
         self._coming: dict[SaePair, int] = {}
+        self._room = 0
+        self._kept_reserve = sys.maxsize
+        self._held_off_until_s: dict[SaePair, float] = {}
         self._low: set[SaePair] = set()
         self._changed = trio.Event()
         self._look_now = False
@@ -261,6 +273,7 @@ class Stock:
     async def keep(self, pairs: Callable[[], Collection[SaePair]], stock_per_pair: Callable[[], int]) -> None:
         """During a session, keep a stock for those of ``pairs`` that ask."""
         self._coming.clear()
+        self._held_off_until_s.clear()
         at_once = trio.CapacityLimiter(MOST_FILLED_AT_ONCE)
         async with trio.open_nursery() as nursery:
 
@@ -287,11 +300,22 @@ class Stock:
     def _fill_up(self, pair: SaePair, fill: Callable[[SaePair, int], None]) -> None:
         """Let a stock that is low be filled up."""
         asking = self._pairs.get(pair)
-        if asking is None or pair in self._coming:
+        if asking is None or not self._may_fill(pair):
             return
         wanted = self._plan.wanted(asking.recent_keys())
-        if self._plan.is_low(self._held[pair], wanted):
-            fill(pair, wanted - self._held[pair])
+        if not self._plan.is_low(self._held[pair], wanted):
+            return
+        number = min(wanted - self._held[pair], self._room)
+        if number > 0:
+            self._room -= number
+            fill(pair, number)
+        elif self._plan.room > 0:  # otherwise nothing was filled up since the last look
+            self._look_now = True
+
+    def _may_fill(self, pair: SaePair) -> bool:
+        """Return whether keys can be announced for a pair: none is on its way, or was refused recently."""
+        held_off_until_s = self._held_off_until_s.get(pair, -math.inf)
+        return pair not in self._coming and trio.current_time() >= held_off_until_s
 
     async def take_back_for(self, pair: SaePair, n_chunks: int) -> bool:
         """Free ``n_chunks`` of stock for a pair with too few keys: its own, and that of pairs not asking.
@@ -341,15 +365,22 @@ class Stock:
         for item in items:
             self._held[pair_of(item)] += item.n_keys
         if not items and not asking:
-            self._plan = StockPlan()
+            self._plan, self._room = StockPlan(), 0
             return {}
         counts = await self._store.counts()
         self._plan = plan = plan_stock(
-            items, asking, counts.available_own, stock_per_pair, self._store.now(), self._coming
+            items,
+            asking,
+            counts.available_own,
+            stock_per_pair,
+            self._store.now(),
+            self._coming,
+            self._kept_reserve,
         )
+        self._kept_reserve, self._room = plan.kept_reserve, plan.room
         if plan.take_back and self._peer.can_release:
             await self._take_back([one for one in plan.take_back if one not in self._in_hand])
-        return {pair: number for pair, number in plan.set_aside.items() if pair not in self._coming}
+        return {pair: number for pair, number in plan.set_aside.items() if self._may_fill(pair)}
 
     async def _fill(self, at_once: trio.CapacityLimiter, pair: SaePair, number: int) -> None:
         """Set keys aside for a pair."""
@@ -370,6 +401,7 @@ class Stock:
             await self._peer.announce(assignment, self.told_chunks())
         except (LinkError, ShareUsedUp) as error:
             log.warning("stock.refused", master=pair.master, slave=pair.slave, reason=str(error))
+            self._held_off_until_s[pair] = trio.current_time() + HOLD_OFF_S
             await self._peer.take_back([assignment.assignment_id]).wait()
             return False
         await self._store.acknowledge(assignment.assignment_id)
