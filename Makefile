@@ -4,14 +4,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: loopback test check test-postgresql tunnels mutants test-versions coverage release-check wheels deb format lock clean
+.PHONY: loopback test tests-alone check test-postgresql tunnels mutants test-versions coverage release-check wheels deb format lock clean
 
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
 
 # Half as many processes again as processors, for tests of devices wait; --dist keeps the tests of a file, and
 # what they share, in one process. tests/conftest.py says which files begin first.
-test: check
+test: $(VENV)/.developer
+	$(MAKE) --no-print-directory --jobs=2 check tests-alone
+
+tests-alone: $(VENV)/.developer
 	$(BIN)/pytest -n $$(( ($$(nproc) * 3 + 1) / 2 )) --dist loadfile --no-loadscope-reorder
 
 # Linters, types, import contracts: the same that continuous integration holds.
