@@ -265,7 +265,7 @@ def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) 
         "ON CONFLICT (master_sae, slave_sae) DO UPDATE SET chunks = waiting_pair.chunks + excluded.chunks",
         (master_sae, slave_sae, n_chunks),
     )
-    if n_chunks < 0:
+    if n_chunks < 0:  # below 0: stock of a store that did not count it when it came
         tx.connection.execute(
             "DELETE FROM waiting_pair WHERE master_sae = ? AND slave_sae = ? AND chunks <= 0",
             (master_sae, slave_sae),

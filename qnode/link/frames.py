@@ -6,7 +6,7 @@ and the frame's counter (8 bytes) as nonce (NIST SP 800-38D). Direction and coun
 reordered, reflected or spliced frame as invalid as a changed one. The code is verified before a byte of the
 payload is parsed.
 
-Errors of trio become `LinkError` here: this module raises nothing but `LinkError` and its kinds.
+Errors of a connection become `LinkError` or one of its kinds here.
 """
 
 import hmac
@@ -35,13 +35,13 @@ _SHORT_BYTES = 64 << 10  # sent at once if possible
 class FrameStream:
     """Frames on ``stream``; one task may send while another receives.
 
-    A `send` or `receive` that was cancelled in the middle of a frame leaves the stream unusable.
+    A `send` that was cancelled in the middle of a frame leaves the stream unusable for sending.
     """
 
     def __init__(self, stream: trio.abc.Stream, largest_payload_bytes: int = LARGEST_HELLO_BYTES) -> None:
         self.stream = stream
         self.waits = False
-        """A frame is awaited in `receive`."""
+        """No whole frame is here, and `wait` was called for one."""
         self.received_frames = 0
         self.arriving_bytes = 0
         """Length of the arriving frame by its prefix, not verified yet."""
@@ -106,7 +106,7 @@ class FrameStream:
     @property
     def can_hold(self) -> bool:
         """Whether frames can be held and then sent at once."""
-        return self._lean is not None and not self._rest_is_left
+        return self._lean is not None and self._lean.can_send_at_once and not self._rest_is_left
 
     def hold(self, payload: bytes) -> None:
         """Keep a frame of ``payload``, if `can_hold`, for `send_held`, which is to be called before any wait.

@@ -72,7 +72,7 @@ class Session:
         self._unbroken = 0
         self._delivering = False
         self._cut_off = False
-        self._rest_is_left = trio.Event()
+        self._rest_to_send = trio.Event()
         self._leaving = False
         self._heard_all = trio.Event()
         self.deliver_at_once: Callable[[NodeMessage], bool] = deliver_later
@@ -193,8 +193,8 @@ class Session:
         return self._transcripts.stale_messages
 
     async def _take_turn(self) -> None:
-        # A free lock is taken without a turn of the scheduler, which costs more than the encoding. But one
-        # task must not send for ever while the others wait.
+        # A free lock is taken without a turn of the scheduler, which costs more than the encoding. But tasks
+        # that send without a wait must let the others have their turn now and then.
         self._unbroken += 1
         if self._unbroken < _MESSAGES_A_TURN:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -220,15 +220,15 @@ class Session:
         """Send what was said at once, as far as that need not wait; `_send_rests` does the rest."""
         try:
             if not self._frames.send_held():
-                self._rest_is_left.set()
+                self._rest_to_send.set()
         except LinkError:  # the reader sees this error too, after all earlier messages of the peer
             self._cut_off = True
 
     async def _send_rests(self) -> None:
         with suppress(LinkError):
             while True:
-                await self._rest_is_left.wait()
-                self._rest_is_left = trio.Event()
+                await self._rest_to_send.wait()
+                self._rest_to_send = trio.Event()
                 await self._take_turn()
                 try:
                     if not self._cut_off:

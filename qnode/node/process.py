@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -70,20 +70,10 @@ def open_link_store(config: SiteConfig) -> KeyStore:
 
 def _open(config: SiteConfig, store_key: bytes) -> KeyStore:
     section, node = config.store, config.node
-    if section.postgresql is None:
-        return open_store(
-            section.path,
-            role=node.role,
-            store_key=store_key,
-            anchor=section.anchor,
-            witness=section.witness,
-            kme_id=node.kme_id,
-            peer_kme_id=config.peer.kme_id,
-            create=True,
-        )
-    return open_server_store(
-        section.postgresql,
-        beside=section.path,
+    opened: Callable[..., KeyStore] = partial(open_store, section.path)
+    if section.postgresql is not None:
+        opened = partial(open_server_store, section.postgresql, beside=section.path)
+    return opened(
         role=node.role,
         store_key=store_key,
         anchor=section.anchor,

@@ -14,11 +14,16 @@ CALLS_WITHOUT_A_TURN = 16
 class LeanStream(trio.abc.Stream):
     """A stream that receives into a buffer. One task may send while another receives.
 
-    Each call can be cancelled; unlike trio's own streams, not each one gives way to other tasks. Nothing is
-    kept for a connection that waits. After a cancelled `send_all` it is unknown what was sent.
+    Each call can be cancelled; unlike trio's own streams, not each one gives way to other tasks. No buffer is
+    kept for a connection that waits to receive. After a cancelled `send_all` it is unknown what was sent.
     """
 
     _calls = 0
+
+    @property
+    def can_send_at_once(self) -> bool:
+        """Whether `send_at_once` may be called."""
+        return True
 
     @abstractmethod
     async def receive_into(self, buffer: memoryview) -> int:

@@ -126,6 +126,11 @@ class TlsStream(LeanStream):
         finally:
             self._sending = False
 
+    @property
+    def can_send_at_once(self) -> bool:
+        """Whether the transport can."""
+        return isinstance(self.transport, LeanStream)
+
     def send_at_once(self, data: bytes) -> bool:
         """Send as `LeanStream` says."""
         self._check_sending()

@@ -207,12 +207,11 @@ class Stock:
         self._store = store
         self._peer = peer
         self._pairs: dict[SaePair, _Asking] = {}
-        self._plan = StockPlan()
+        self._plan = StockPlan(kept_reserve=sys.maxsize)
         # What the store has, as far as known here: the store decides.
         self._held = Counter[SaePair]()
         self._coming: dict[SaePair, int] = {}
         self._room = 0
-        self._kept_reserve = sys.maxsize
         self._held_off_until_s: dict[SaePair, float] = {}
         self._low: set[SaePair] = set()
         self._changed = trio.Event()
@@ -375,9 +374,9 @@ class Stock:
             stock_per_pair,
             self._store.now(),
             self._coming,
-            self._kept_reserve,
+            self._plan.kept_reserve,
         )
-        self._kept_reserve, self._room = plan.kept_reserve, plan.room
+        self._room = plan.room
         if plan.take_back and self._peer.can_release:
             await self._take_back([one for one in plan.take_back if one not in self._in_hand])
         return {pair: number for pair, number in plan.set_aside.items() if self._may_fill(pair)}
