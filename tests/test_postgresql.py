@@ -70,6 +70,18 @@ def when_back(call: Callable[[], Any]) -> Any:
             time.sleep(0.05)
 
 
+def wait_until_told(call: Callable[[], Any], reason: str) -> None:
+    """Wait until a call of a store that is away says that ``reason`` (a pattern)."""
+    until = time.monotonic() + BACK_WITHIN_S
+    while True:
+        with pytest.raises(StoreAway) as told:
+            call()
+        if re.search(reason, str(told.value)):
+            return
+        assert time.monotonic() < until, str(told.value)
+        time.sleep(0.02)
+
+
 def end_sessions(server: Server) -> None:
     """End every session of a store, as a restart of the server does."""
     with server.admin() as session:
@@ -268,12 +280,7 @@ def test_a_schema_that_cannot_be_trusted_is_refused_and_mended_it_serves(
         backup = site.copy_to(tmp_path / "backup")
         spoil(site, statement)
         end_sessions(site.server)
-        for _ in range(2):
-            with pytest.raises(StoreAway):
-                store.counts()
-        time.sleep(0.06)
-        with pytest.raises(StoreAway, match=told):
-            store.counts()
+        wait_until_told(store.counts, told)
         site.restore_database_from(backup)
         assert when_back(store.counts).delivered == 0
     spoil(site, statement)
@@ -373,11 +380,7 @@ def test_a_schema_that_vanishes_under_a_running_store_is_told(tmp_path: Path) ->
         spoil_schema = f"DROP SCHEMA {re.sub('.*/', '', alice._opened.name)} CASCADE"
         with PostgresqlSite.server.admin() as session:
             session.execute(spoil_schema)
-        with pytest.raises(StoreAway):
-            alice.counts()
-        time.sleep(0.06)
-        with pytest.raises(StoreAway, match=r"its anchor .* remembers it"):
-            alice.counts()
+        wait_until_told(alice.counts, r"its anchor .* remembers it")
 
 
 @needs_server
@@ -477,6 +480,65 @@ async def test_the_status_names_a_server_that_is_away_until_it_is_back(tmp_path:
         assert (await node.store.counts()).available_own == 40
         assert node.store.unsettled  # the next session settles what was open
         assert node.liveness.is_alive()
+
+
+def site_on_server(folder: Path, schema: str, parameters: str = "") -> SiteConfig:
+    file = prepare(folder, LoopbackConfig(), Staging(1.0)).site_files["alice"]
+    alter(
+        file,
+        store__postgresql={"parameters": parameters or PostgresqlSite.server.parameters, "schema": schema},
+    )
+    return load(file, SiteConfig)
+
+
+@needs_server
+async def test_a_store_whose_server_is_away_at_the_start_is_shown_and_opens_by_itself(tmp_path: Path) -> None:
+    config = site_on_server(tmp_path, "away_at_start")
+    for last_block_id in (0, 1):  # a new store, which needs its pre-shared key, and one that is there
+        PostgresqlSite.server.stop()
+        with closing(open_link_store(config)) as store:
+            node, began = link_node(config, store), time.time()
+            await node.refresh()
+            (alarm,) = node.figures.status().alarms
+            assert alarm.name == "store.failed"
+            assert "cannot be reached" in alarm.text
+            assert alarm.since >= began
+            PostgresqlSite.server.start()
+            with trio.fail_after(BACK_WITHIN_S):
+                while True:
+                    with suppress(StoreAway):
+                        positions = await node.store.positions()
+                        break
+                    await trio.sleep(0.02)
+            assert (positions.pool_epoch, positions.last_block_id) == (1, last_block_id)
+            assert (await node.store.pads_left()).send > 0
+            if last_block_id == 0:
+                await node.store.record_block_opened(1, 0.0)
+
+
+@needs_server
+def test_a_store_away_at_the_start_is_closed_at_once(tmp_path: Path) -> None:
+    store = open_link_store(site_on_server(tmp_path, "never_there", "host=/nowhere"))
+    with pytest.raises(StoreAway, match="cannot be reached"):
+        store.counts()
+    assert store.new_losses() == []
+    assert store.uncleared == 0
+    assert "away" in repr(store)
+    store.close()
+    with pytest.raises(StoreUnusable, match="was closed"):
+        store.counts()
+
+
+@needs_server
+def test_a_role_that_may_not_make_its_schema_is_refused_at_the_start(tmp_path: Path) -> None:
+    with PostgresqlSite.server.admin() as session:
+        session.execute("CREATE ROLE bare LOGIN")
+        parameters = PostgresqlSite.server.parameters.replace("user=qnode", "user=bare")
+        try:
+            with pytest.raises(StoreUnusable, match=r"permission denied .* GRANT the role bare"):
+                open_link_store(site_on_server(tmp_path, "not_allowed", parameters))
+        finally:
+            session.execute("DROP ROLE bare")
 
 
 @needs_server

@@ -1,4 +1,4 @@
-"""Two real sites, one with its store on a real PostgreSQL server that goes away (make test-postgresql)."""
+"""Two real sites, one with its store on a PostgreSQL server that comes and goes (make test-postgresql)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,18 +26,23 @@ def test_while_the_server_of_a_site_is_away_encryptors_get_503_and_afterwards_ke
     alter(
         sites.site_files["alice"], store__postgresql={"parameters": postgresql.parameters, "schema": "alice"}
     )
-    sites.start(*ROLES)
+    postgresql.stop()
+    sites.start(*ROLES)  # both are ready
     alice, bob = encryptors(sites.endpoints)
-    eventually(lambda: min(alice.stored(), bob.stored()) >= 8, "keys in both directions", within_s=300)
-    before = alice.assign(4)
-    assert bob.fetch_soon(list(before)) == before
-    waiting = alice.assign(2)
 
     def alarms() -> list[str]:
         status = sites.status("alice")
         return (
             [] if status is None else [alarm.text for alarm in status.alarms if alarm.name == "store.failed"]
         )
+
+    eventually(lambda: any("cannot be reached" in text for text in alarms()), "told at the start")
+    assert alice.post("enc_keys", {"number": 1}).status_code == 503
+    postgresql.start()
+    eventually(lambda: min(alice.stored(), bob.stored()) >= 8, "keys in both directions", within_s=300)
+    before = alice.assign(4)
+    assert bob.fetch_soon(list(before)) == before
+    waiting = alice.assign(2)
 
     for how in ("INT", "KILL"):
         postgresql.stop(how)
@@ -56,9 +61,9 @@ def test_while_the_server_of_a_site_is_away_encryptors_get_503_and_afterwards_ke
     assert alice.fetch_soon(list(back)) == back
     assert sites.stop(*ROLES) == [0, 0]
     assert "Traceback" not in sites.log("alice") + sites.log("bob")
-    postgresql.stop()
+    with postgresql.admin() as session:
+        session.execute("UPDATE alice.schema_version SET version = 3")
     refused = run_once(sites.site_files["alice"])
-    postgresql.start()
     assert refused.returncode == 1
-    assert "cannot be reached" in refused.stderr
+    assert "schema 3, but this qnode knows" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -190,6 +190,11 @@ class Database:
         """Whether the database's server is gone: a new connection may find it again."""
         return isinstance(self._ended, StoreAway)
 
+    def check_usable(self) -> None:
+        """Raise StoreAway or StoreUnusable, with the reason, if the connection is not used any more."""
+        if self._ended is not None:
+            raise type(self._ended)(f"{self.name}: {self._ended}")
+
     @property
     def issued(self) -> Issued:
         """The positions of the keys that slaves here may fetch; may be read without the lock."""
@@ -199,7 +204,7 @@ class Database:
     def look(self) -> Iterator[Tx]:
         """Read a consistent state, which is on disk; a full disk does not make a read fail."""
         with self._turn(alone=True):
-            self._check_usable()
+            self.check_usable()
             try:
                 yield self._tx
             except self._engine.error as error:
@@ -216,7 +221,7 @@ class Database:
         """
         connection = self._tx.connection
         with self._turn():
-            self._check_usable()
+            self.check_usable()
             group = self._group
             try:
                 if group is None:
@@ -244,7 +249,7 @@ class Database:
     def catch_up_anchor(self) -> None:
         """Bring the anchor up to the state of the database."""
         with self._turn(alone=True):
-            self._check_usable()
+            self.check_usable()
             self._advance(read_positions(self._tx.connection))
 
     def tidy(self) -> bool:
@@ -262,7 +267,7 @@ class Database:
 
     def _remove_traces(self) -> bool:
         with self._turn(alone=True):
-            self._check_usable()
+            self.check_usable()
             try:
                 return self._engine.remove_traces()
             except self._engine.error as error:
@@ -320,7 +325,7 @@ class Database:
         connection = self._tx.connection
         positions = None
         try:
-            self._check_usable()
+            self.check_usable()
             if group.anchored:
                 connection.execute("UPDATE site SET generation = generation + 1")
                 # A lost anchor is made again only after the peer has confirmed its contents.
@@ -342,10 +347,6 @@ class Database:
             raise
         finally:
             group.done.set()
-
-    def _check_usable(self) -> None:
-        if self._ended is not None:
-            raise type(self._ended)(f"{self.name}: {self._ended}")
 
     def _end(self, because: str) -> StoreError:
         """Use the connection no more; return the error."""

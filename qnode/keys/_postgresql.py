@@ -43,10 +43,8 @@ _SETTINGS = (
     "SET jit = off",
 )
 # Classes and codes of errors (PostgreSQL, appendix A).
-_AWAY = (
-    *("08", "57P", "25006", "53300"),  # connection, shutdown, read-only, too many connections
-    *("3F000", "42P01", "42703", "42501"),  # schema, table, column or right taken away: opening says more
-)
+_AWAY = ("08", "57P", "25006", "53300")  # connection, shutdown, read-only, too many connections
+_TAKEN_AWAY = ("3F000", "42P01", "42703", "42501")  # schema, table, column or right: opening says more
 _DAMAGED = ("XX001", "XX002", "58030")
 _FULL = "53100"
 _PASSWORDS = {"password", "sslpassword"}
@@ -137,7 +135,7 @@ class PostgresqlEngine:
         """Return what to say about an error; a session that ended may be replaced."""
         code = getattr(error, "sqlstate", None) or ""
         text = _first_line(error)
-        if self.connection.closed or code.startswith(_AWAY):
+        if self.connection.closed or code.startswith((*_AWAY, *_TAKEN_AWAY)):
             return StoreAway(f"the database is away ({text}); no key is served until it is back")
         if code == _FULL:
             return StoreError("the database's disk is full, nothing was changed; free some space")
@@ -146,6 +144,17 @@ class PostgresqlEngine:
                 f"{text}; check the database's disk, or fail over to a standby, then start again"
             )
         return StoreError(text)
+
+    def refusal(self, error: Exception) -> StoreError:
+        """Return what to say about an error at an opening, where a missing right is not a server away."""
+        told = self.translated(error)
+        code = getattr(error, "sqlstate", None) or ""
+        if isinstance(told, StoreAway) and code.startswith(_TAKEN_AWAY) and not self.connection.closed:
+            told = StoreUnusable(
+                f"{_first_line(error)}; GRANT the role {self.connection.info.user} the rights, or "
+                "correct the schema"
+            )
+        return type(told)(f"{self.name}: {told}")
 
     def remove_traces(self) -> bool:
         """Nothing to do: the server clears and reuses pages by itself, and its log is its own."""

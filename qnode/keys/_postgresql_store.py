@@ -1,13 +1,13 @@
-"""The store on a PostgreSQL server. If the server goes away, the store opens again by itself.
+"""The store on a PostgreSQL server. While the server is away, the store opens again by itself.
 
-While it is away, every call raises StoreAway. The next call, at most once in `RETRY_S`, connects and opens
-the store as at a start: another process, another schema, an older database are found then. A commit whose
-answer was lost is in the database or not, as with a crash between commit and anchor.
+Meanwhile every call raises StoreAway at once, and a thread tries once in `RETRY_S` to connect and to open the
+store as at a start: another process, another schema, an older database are found then. A server that is away
+when the node starts is the same case. A commit whose answer was lost is in the database or not, as with a
+crash between commit and anchor.
 """
 
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,9 +16,8 @@ import psycopg
 
 from qnode.choices import Role
 from qnode.config import PostgresqlSection
-from qnode.errors import ConfigError, FieldError, StoreAway, StoreError, StoreUnusable
+from qnode.errors import FieldError, QnodeError, StoreAway, StoreUnusable
 from qnode.keys._database import Database
-from qnode.keys._model import Loss
 from qnode.keys._opening import (
     SCHEMA_VERSION,
     check_canary,
@@ -31,60 +30,84 @@ from qnode.keys._opening import (
 )
 from qnode.keys._postgresql import PostgresqlEngine, connect, name_of
 from qnode.keys._preshared import PresharedRegister
+from qnode.keys._protocol import KeyStore
 from qnode.keys._store import SqlKeyStore, register_beside
 from qnode.keys._vault import Vault
 
 RETRY_S = 1.0
+# A store that is closed leaves the thread that connects alone after this time.
+CLOSES_WITHIN_S = 1.0
 
 
 class PostgresqlKeyStore(SqlKeyStore):
-    """The store on a server. ``open_again``: returns it open, or raises like `open_server_store`."""
+    """The store on a server, open or away.
+
+    ``open_database``: returns the database open, or raises like `open_server_store`; its argument says
+    whether it was never open before. Its first call is the constructor's, which raises the same except
+    StoreAway.
+    """
 
     def __init__(
-        self,
-        database: Database,
-        register: PresharedRegister,
-        beside: Path,
-        open_again: Callable[[], Database],
+        self, register: PresharedRegister, beside: Path, open_database: Callable[[bool], Database]
     ) -> None:
-        super().__init__(database, register, beside)
-        self._open_again = open_again
-        self._opening = threading.Lock()
+        super().__init__(None, register, beside)
+        self._open_database = open_database
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._opener: threading.Thread | None = None
         self._because = ""
-        self._next_try_s = 0.0
+        try:
+            self._open()
+        except StoreAway as error:
+            self._because = str(error)
 
     @property
     def _database(self) -> Database:
-        if not self._opened.is_away:
-            return self._opened
-        # Others do not wait for a server that may not answer.
-        if not self._opening.acquire(blocking=False):
-            raise StoreAway(self._because or f"{self._opened.name}: the database is away")
-        try:
-            if self._opened.is_away:
-                self._replace()
-            return self._opened
-        finally:
-            self._opening.release()
+        opened = self._opened
+        if opened is not None and not opened.is_away:
+            return opened
+        with self._lock:
+            if self._closed.is_set():
+                raise StoreUnusable("the store was closed")
+            if self._opener is None or not self._opener.is_alive():
+                # A connection attempt may hang: it must not hold up the end of the process.
+                self._opener = threading.Thread(target=self._open_again, name="store-opener", daemon=True)
+                self._opener.start()
+        if opened is not None and not self._because:
+            opened.check_usable()
+        raise StoreAway(self._because or "the database is away")
 
-    def _replace(self) -> None:
-        if time.monotonic() < self._next_try_s:
-            raise StoreAway(self._because)
+    def _open_again(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._open()
+            except (QnodeError, OSError) as error:
+                self._because = str(error)
+                self._closed.wait(RETRY_S)
+            else:
+                return
+
+    def _open(self) -> None:
         former = self._opened
-        former.let_go()
-        try:
-            database = self._open_again()
-        except (StoreError, ConfigError, OSError) as error:
-            self._next_try_s = time.monotonic() + RETRY_S
-            self._because = str(error)
-            raise StoreAway(self._because) from error
-        database.new_losses[:0] = former.new_losses
-        self._opened = database
+        if former is not None:
+            former.let_go()
+        database = self._open_database(former is None)
+        with self._lock:
+            if self._closed.is_set():
+                database.close()
+                return
+            if former is not None:
+                database.new_losses[:0] = former.new_losses
+            self._opened, self._because = database, ""
 
-    def new_losses(self) -> list[Loss]:
-        """Return the losses since the last call, also while the server is away."""
-        found = self._opened.new_losses
-        return [found.pop(0) for _ in range(len(found))]
+    def close(self) -> None:
+        """Close the store; closing twice is fine."""
+        with self._lock:
+            self._closed.set()
+            opener = self._opener
+        if opener is not None:
+            opener.join(CLOSES_WITHIN_S)
+        super().close()
 
 
 def open_postgresql_store(
@@ -98,6 +121,7 @@ def open_postgresql_store(
     peer_kme_id: str,
     create: bool,
     witness: Path | None,
+    prepare: Callable[[KeyStore], None],
 ) -> PostgresqlKeyStore:
     """Open or create a store like `qnode.keys.open_server_store`, once the driver is known to be there."""
     if len(store_key) != 32:
@@ -116,32 +140,34 @@ def open_postgresql_store(
                 engine.name, engine.statements, role=role, kme_id=kme_id, peer_kme_id=peer_kme_id
             )
         except psycopg.Error as error:
-            told = engine.translated(error)
+            refusal = engine.refusal(error)
             engine.close()
-            raise type(told)(f"{engine.name}: {told}") from error
+            raise refusal from error
         except BaseException:
             engine.close()
             raise
         return judged(engine, role, store_key, store_id, anchor, witness)
 
+    register = PresharedRegister(register_beside(anchor))
+
+    def ready(is_first: bool) -> Database:
+        database = opened(create and is_first)
+        if is_first:
+            try:
+                remove_backup_drafts(beside)
+                prepare(SqlKeyStore(database, register, beside))
+            except BaseException:
+                database.close()
+                raise
+        return database
+
     try:
         beside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        database = opened(create)
-        try:
-            remove_backup_drafts(beside)
-        except OSError:
-            database.close()
-            raise
+        return PostgresqlKeyStore(register, beside, ready)
     except OSError as error:
         raise StoreUnusable(
             f"{name_of(address)}: {error}; mend permissions or disk and start again"
         ) from error
-    try:
-        register = PresharedRegister(register_beside(anchor))
-        return PostgresqlKeyStore(database, register, beside, lambda: opened(False))
-    except BaseException:
-        database.close()
-        raise
 
 
 def _has_store(engine: PostgresqlEngine, schema: str) -> bool:

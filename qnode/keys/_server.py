@@ -1,5 +1,6 @@
 """A store on a database server: the way to it that imports the driver only when it is used."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from qnode.choices import Role
@@ -30,12 +31,15 @@ def open_server_store(
     peer_kme_id: str,
     create: bool = False,
     witness: Path | None = None,
+    prepare: Callable[[KeyStore], None] = lambda _: None,
 ) -> KeyStore:
     """Open the store at ``address``, or create it if its schema is empty or missing and ``create`` is set.
 
+    A store whose server cannot be reached is returned too: its calls raise StoreAway until it is open.
+    ``prepare`` is called with the store when it is open for the first time, before any other call.
     ``beside``: the file in whose folder backups are made; the others are those of `qnode.keys.open_store`.
-    Raises StoreUnusable, StoreAway if the server cannot be reached, ConfigError for the address or the file
-    of the password, FieldError for a store key of another length.
+    Raises StoreUnusable, ConfigError for the address or the file of the password, FieldError for a store key
+    of another length, and what ``prepare`` raises.
     """
     check_address(address)
     from qnode.keys._postgresql_store import open_postgresql_store
@@ -50,4 +54,5 @@ def open_server_store(
         peer_kme_id=peer_kme_id,
         create=create,
         witness=witness,
+        prepare=prepare,
     )

@@ -85,20 +85,23 @@ _EXPIRED_AT_ONCE = 16
 class SqlKeyStore(KeyStore):
     """`qnode.keys.KeyStore` documents the methods. ``beside``: the file in whose folder backups are made."""
 
-    def __init__(self, database: Database, register: PresharedRegister, beside: Path) -> None:
+    def __init__(self, database: Database | None, register: PresharedRegister, beside: Path) -> None:
         self._opened = database
         self._register = register
         self._beside = beside
+        if database is None:  # on a server that is away
+            return
         with suppress(PoolExhausted), database.look() as tx:
             # By an earlier version, or by an interrupted start; without a head there is no pool.
             register.finish(preshared_fingerprint(_pool.head(tx)))
 
     @property
     def _database(self) -> Database:
+        assert self._opened is not None
         return self._opened
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._opened.name!r})"
+        return f"{type(self).__name__}({'away' if self._opened is None else self._opened.name!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +110,8 @@ class SqlKeyStore(KeyStore):
         self.close()
 
     def close(self) -> None:
-        self._opened.close()
+        if self._opened is not None:
+            self._opened.close()
 
     # Condition and restore
 
@@ -153,7 +157,7 @@ class SqlKeyStore(KeyStore):
     # Damage
 
     def new_losses(self) -> list[Loss]:
-        found = self._database.new_losses
+        found = [] if self._opened is None else self._opened.new_losses
         return [found.pop(0) for _ in range(len(found))]
 
     def open_losses(self) -> list[Loss]:
@@ -344,7 +348,7 @@ class SqlKeyStore(KeyStore):
 
     @property
     def uncleared(self) -> int:
-        return self._opened.untidied
+        return 0 if self._opened is None else self._opened.untidied
 
     def give_away(self, number: int) -> Handover:
         with self._database.change(anchored=True) as tx:

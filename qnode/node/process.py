@@ -16,7 +16,7 @@ from typing import Any, Never, cast
 import structlog
 import trio
 
-from qnode.config import SiteConfig, load_site
+from qnode.config import SiteConfig, StoreSection, load_site
 from qnode.devices.supervisor import check_devices, make_safe
 from qnode.errors import ConfigError, FieldError, QnodeError, StoreError, StoreUnusable
 from qnode.keys import KeyStore, open_server_store, open_store
@@ -40,40 +40,24 @@ LOG_LINGER_S = 0.2  # for the log's own thread
 def open_link_store(config: SiteConfig) -> KeyStore:
     """Open the store of a link, or create it with its pre-shared key if there is none.
 
+    One whose database server is away opens later by itself.
+
     Raises:
         StoreUnusable: the existing store cannot be trusted; it is never replaced.
-        StoreAway: the server of its database cannot be reached.
         ConfigError: a secret is missing, has a wrong length, or is readable by others.
     """
-    section = config.store
+    section, node = config.store, config.node
     check_tls_keys(config)
     store_key = read_secret(section.store_key, "store.store_key")
     if len(store_key) != STORE_KEY_BYTES:
         raise ConfigError(
             f"[store] store_key: {section.store_key}: expected {STORE_KEY_BYTES} bytes, got {len(store_key)}"
         )
-    store = _open(config, store_key)
-    condition = store.condition()
-    if not condition.serves:
-        log.error("store.waiting", reason=condition.reason)
-    try:
-        if store.positions().pool_epoch == 0:  # never loaded, or the last start was interrupted
-            store.load_preshared(read_secret(section.preshared_key, "store.preshared_key"))
-    except FieldError as error:
-        store.close()
-        raise ConfigError(f"[store] preshared_key: {section.preshared_key}: {error.message}") from None
-    except BaseException:
-        store.close()
-        raise
-    return store
-
-
-def _open(config: SiteConfig, store_key: bytes) -> KeyStore:
-    section, node = config.store, config.node
     opened: Callable[..., KeyStore] = partial(open_store, section.path)
+    prepare = partial(_prepare, section)
     if section.postgresql is not None:
-        opened = partial(open_server_store, section.postgresql, beside=section.path)
-    return opened(
+        opened = partial(open_server_store, section.postgresql, beside=section.path, prepare=prepare)
+    store = opened(
         role=node.role,
         store_key=store_key,
         anchor=section.anchor,
@@ -82,6 +66,25 @@ def _open(config: SiteConfig, store_key: bytes) -> KeyStore:
         peer_kme_id=config.peer.kme_id,
         create=True,
     )
+    if section.postgresql is None:
+        try:
+            prepare(store)
+        except BaseException:
+            store.close()
+            raise
+    return store
+
+
+def _prepare(section: StoreSection, store: KeyStore) -> None:
+    """Load the pre-shared key into a store that is open for the first time and has none."""
+    condition = store.condition()
+    if not condition.serves:
+        log.error("store.waiting", reason=condition.reason)
+    if store.positions().pool_epoch == 0:  # never loaded, or the last start was interrupted
+        try:
+            store.load_preshared(read_secret(section.preshared_key, "store.preshared_key"))
+        except FieldError as error:
+            raise ConfigError(f"[store] preshared_key: {section.preshared_key}: {error.message}") from None
 
 
 class _UnusableStore:
