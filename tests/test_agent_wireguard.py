@@ -3,6 +3,7 @@
 import base64
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import time
@@ -16,8 +17,9 @@ import trio
 from wireguard_support import Site, missing, new_mark, preshared_key, sites
 
 from qnode.agent.tunnel import InUse, TunnelKey
+from qnode.agent.tunnels import wireguard_device
 from qnode.agent.tunnels.wireguard import WireGuardConfig, WireGuardTunnel
-from qnode.agent.tunnels.wireguard_device import NO_KEY, read_dump
+from qnode.agent.tunnels.wireguard_device import NO_KEY, WireGuardDevice, read_dump
 from qnode.config_reading import convert
 from qnode.errors import ConfigError, TunnelError
 
@@ -118,6 +120,41 @@ def test_another_output_of_wg_is_an_error(text: str) -> None:
 def test_no_key_shows_in_a_state() -> None:
     state = read_dump(dump(f"{PUBLIC_KEY}\t{PUBLIC_KEY}\t(none)\t(none)\t0\t0\t0\toff"), PUBLIC_KEY)
     assert repr(state) == "PeerState(latest_handshake=0)"
+
+
+async def test_both_requests_for_a_handshake_reach_wireguard_go_as_one_piece_and_the_first_fills_its_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wireguard-go forgets what it read beyond the end of a request, and it would stay without its key."""
+    monkeypatch.setattr(wireguard_device, "SOCKETS", tmp_path)
+    state = read_dump(
+        dump(f"{PUBLIC_KEY}\t(none)\t(none)\t10.0.0.0/8\t0\t0\t0\t25").replace("off", "0xca6c", 1), PUBLIC_KEY
+    )
+    assert state is not None
+    pieces = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "wg7.sock"))
+        listener.listen()
+
+        def serve() -> None:
+            end, _ = listener.accept()
+            with end:
+                for _ in range(2):
+                    pieces.append(end.recv(4096).decode())
+                    end.sendall(b"errno=0\n\n")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, serve)
+            await WireGuardDevice("wg7", PUBLIC_KEY, 60).force_handshake(state)
+    first, second = pieces
+    assert len(first) == 4096
+    for piece, key in ((first, NO_KEY), (second, state.private_key)):
+        assert piece.startswith(f"set=1\nprivate_key={key.hex()}\n")
+        assert piece.index("\n\n") == len(piece) - 2  # one request
+        assert "\nupdate_only=true\n" in piece
+        assert piece.endswith("\npersistent_keepalive_interval=0\npersistent_keepalive_interval=25\n\n")
+    mark = next(line for line in first.splitlines() if line.startswith("fwmark="))
+    assert int(mark.removeprefix("fwmark=")) == state.firewall_mark
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ Keys go to `wg` on its standard input and come on its standard output: no argume
 """
 
 import base64
-import socket
 import time
 from pathlib import Path
 from typing import Final
@@ -18,8 +17,8 @@ from qnode.errors import TunnelError
 KEY_BYTES: Final = 32
 NO_KEY: Final = bytes(KEY_BYTES)  # WireGuard's form of "no preshared key"
 SOCKETS: Final = Path("/var/run/wireguard")
-PAUSE_LINES: Final = 15_000  # about 4 ms; 135 kB, which go into the socket at once
-_SEND_BUFFER_BYTES: Final = 1 << 20  # the system gives less, at least 400 kB
+_READ_BYTES: Final = 4096  # what wireguard-go asks of its socket at once
+_DONE: Final = b"errno=0\n\n"
 _CLAMPED_BIT: Final = 1  # X25519 clears it in a private key before use
 
 
@@ -130,20 +129,27 @@ class WireGuardDevice:
 
         * The kernel compares the given private key with its own before it clears the bits that X25519
           ignores. One message with such a bit set gives it the same key and has the effect of another one.
-        * wireguard-go clears the bits first. It takes "no private key" and the private key in one request,
-          which it reads whole before it looks at its next client. A packet that comes while it takes the
-          second one begins a handshake, and the next packet begins another, which spoils both. Not so if a
-          packet came before, when there was no private key: wireguard-go then begins none for a while. So
-          lines that change nothing give packets some milliseconds to come. Still look whether a handshake
-          was made.
+        * wireguard-go clears the bits first, so it gets "no private key" and then the private key. A packet
+          that comes while it takes the second one begins a handshake, and the next packet begins another,
+          which spoils both. Not so if it has just tried to begin one: then it begins none for a while. So
+          the first request, without a private key, also has it try one (a keepalive that is switched on),
+          which the other end ignores; and the second request has it send a packet, which begins the only
+          one. It reads both at once, whatever happens to the agent: they are sent as one piece, and the
+          first fills one read (4096 bytes) exactly, because wireguard-go forgets what it read beyond the
+          end of a request. Still look whether a handshake was made.
         """
         if state.private_key == NO_KEY:
             raise TunnelError(f"interface {self.interface} has no private key; set it again (wg-quick up)")
         if self._socket.is_socket():
-            mark = f"fwmark={state.firewall_mark}\n"
+            peer = base64.b64decode(self._peer).hex()
+            packet = (
+                f"public_key={peer}\nupdate_only=true\npersistent_keepalive_interval=0\n"
+                f"persistent_keepalive_interval={state.keepalive_s}\n\n"
+            )
+            start, mark = f"set=1\nprivate_key={NO_KEY.hex()}\nfwmark=", str(state.firewall_mark)
+            filled = mark.zfill(_READ_BYTES - len(start) - len("\n" + packet))  # leading zeros change nothing
             await self._request(
-                f"set=1\nprivate_key={NO_KEY.hex()}\n{PAUSE_LINES * mark}"
-                f"private_key={state.private_key.hex()}\n\n"
+                f"{start}{filled}\n{packet}", f"set=1\nprivate_key={state.private_key.hex()}\n{packet}"
             )
         else:
             same_key = bytes([state.private_key[0] | _CLAMPED_BIT]) + state.private_key[1:]
@@ -181,22 +187,22 @@ class WireGuardDevice:
             raise TunnelError(f"{said} failed: {_reason(done)}")
         return done.output.decode()
 
-    async def _request(self, request: str) -> None:
-        """Send one request to wireguard-go and read its answer."""
+    async def _request(self, *requests: str) -> None:
+        """Send requests to wireguard-go as one piece, and read its answers."""
         said = f"wireguard-go of interface {self.interface}"
+        done = _DONE * len(requests)
         with trio.move_on_after(self._limit_s, shield=True):
+            answer = b""
             try:
                 async with await trio.open_unix_socket(self._socket) as stream:
-                    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-                    await stream.send_all(request.encode())
-                    answer = b""
-                    while not answer.endswith(b"\n\n") and (more := await stream.receive_some(1024)):
+                    await stream.send_all("".join(requests).encode())
+                    while len(answer) < len(done) and (more := await stream.receive_some(1024)):
                         answer += more
             except OSError as error:
                 raise TunnelError(f"{said} cannot be reached: {error.strerror}") from None
             except trio.BrokenResourceError:
                 raise TunnelError(f"{said} ended during a change of key") from None
-            if answer != b"errno=0\n\n":
+            if answer != done:
                 raise TunnelError(
                     f"{said} refused a new handshake: {answer.decode(errors='replace').strip()}"
                 )
