@@ -1,10 +1,10 @@
-"""Changes asked for by many threads at once: one commit for those that wait, each whole or not at all."""
+"""Changes asked for by many threads at once, or by one: one commit for all, each whole or not at all."""
 
 import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,12 +27,20 @@ class Crowd:
 
     def run(self, *moves: Callable[[], object]) -> list[object]:
         """Make the moves in one crowd; return what each gave, or its error."""
-        database = self.store._database
-        commit = database._engine.commit
+        engine = self.store._database._engine
+        commit = engine.commit
 
         def count() -> None:
             self.commits += 1
             commit()
+
+        engine.commit = count  # type: ignore[method-assign]
+        self._make(moves)
+        engine.commit = commit  # type: ignore[method-assign]
+        return [self.results[number] for number in range(len(moves))]
+
+    def _make(self, moves: Sequence[Callable[[], object]]) -> None:
+        database = self.store._database
 
         def one(number: int, move: Callable[[], object]) -> None:
             try:
@@ -41,7 +49,6 @@ class Crowd:
                 self.results[number] = error
 
         threads = [threading.Thread(target=one, args=(number, move)) for number, move in enumerate(moves)]
-        database._engine.commit = count  # type: ignore[method-assign]
         with database._lock:
             for number, thread in enumerate(threads):
                 thread.start()
@@ -49,16 +56,31 @@ class Crowd:
                     time.sleep(0.0005)
         for thread in threads:
             thread.join(60)
-        database._engine.commit = commit  # type: ignore[method-assign]
-        return [self.results[number] for number in range(len(moves))]
 
 
-def test_changes_that_wait_together_share_one_commit_and_one_step_of_the_anchor(tmp_path: Path) -> None:
+class OneThread(Crowd):
+    """One thread that makes all moves together."""
+
+    def _make(self, moves: Sequence[Callable[[], object]]) -> None:
+        for number, answer in enumerate(self.store.together(moves)):
+            self.results[number] = answer.value if answer.error is None else answer.error
+
+
+@pytest.fixture(params=[Crowd, OneThread])
+def crowd_of(request: pytest.FixtureRequest) -> type[Crowd]:
+    """Those who ask at once."""
+    kind: type[Crowd] = request.param
+    return kind
+
+
+def test_changes_that_wait_together_share_one_commit_and_one_step_of_the_anchor(
+    tmp_path: Path, crowd_of: type[Crowd]
+) -> None:
     site = Site(tmp_path / "a", "alice")
     with site.open() as store:
         store.load_preshared(preshared(64))
         before = store.positions()
-        crowd = Crowd(store)
+        crowd = crowd_of(store)
         pads = crowd.run(*[store.reserve_send_pad] * 20)
         assert crowd.commits == 1
         assert store.positions().generation == before.generation + 1
@@ -68,27 +90,29 @@ def test_changes_that_wait_together_share_one_commit_and_one_step_of_the_anchor(
         assert store._database.anchor.positions == store.positions()
 
 
-def test_a_change_that_is_refused_takes_nobody_with_it(tmp_path: Path) -> None:
+def test_a_change_that_is_refused_takes_nobody_with_it(tmp_path: Path, crowd_of: type[Crowd]) -> None:
     with Site(tmp_path / "a", "alice").open() as store:
         store.load_preshared(preshared(64))
         for refused_at in range(3):
             moves: list[Callable[[], object]] = [store.reserve_send_pad] * 3
             moves[refused_at] = lambda: store.confirm(999)
             left = store.pads_left().send
-            results = Crowd(store).run(*moves)
+            results = crowd_of(store).run(*moves)
             assert [isinstance(result, StoreError) for result in results] == [
                 position == refused_at for position in range(3)
             ]
             assert store.pads_left().send == left - 2
 
 
-def test_what_a_refused_change_had_begun_is_undone_beside_others_that_are_kept(tmp_path: Path) -> None:
+def test_what_a_refused_change_had_begun_is_undone_beside_others_that_are_kept(
+    tmp_path: Path, crowd_of: type[Crowd]
+) -> None:
     with Site(tmp_path / "a", "alice").open() as store:
         store.load_preshared(preshared(64))
         add_block(make_block(1, 40), store)
         before = store.counts()
         # Too many: all free chunks were taken before that is found.
-        pad, refused, another = Crowd(store).run(
+        pad, refused, another = crowd_of(store).run(
             store.reserve_send_pad, lambda: store.assign("m", ["s"], 1000, 256, 0.0), store.reserve_send_pad
         )
         assert isinstance(refused, NotEnoughKeys)
@@ -97,22 +121,26 @@ def test_what_a_refused_change_had_begun_is_undone_beside_others_that_are_kept(t
         assert store.counts() == before
 
 
-def test_two_who_ask_for_the_same_keys_together_are_not_both_served(tmp_path: Path) -> None:
+def test_two_who_ask_for_the_same_keys_together_are_not_both_served(
+    tmp_path: Path, crowd_of: type[Crowd]
+) -> None:
     with Site(tmp_path / "a", "alice").open() as alice, Site(tmp_path / "b", "bob").open() as bob:
         add_block(make_block(1, 40), alice, bob)
         keys = alice.deliver_to_master(assigned(alice, bob, 4))
         ids = [key.key_id for key in keys]
-        results = Crowd(bob).run(*[lambda: bob.deliver_to_slave("s", "m", ids)] * 3)
+        results = crowd_of(bob).run(*[lambda: bob.deliver_to_slave("s", "m", ids)] * 3)
         served = [result for result in results if isinstance(result, list)]
         assert [pairs(result) for result in served] == [pairs(keys)]
         assert sum(isinstance(result, KeyNotFound) for result in results) == 2
-        two = Crowd(alice).run(*[lambda: alice.assign("m", ["s"], 4, 256, 0.0)] * 2)
+        two = crowd_of(alice).run(*[lambda: alice.assign("m", ["s"], 4, 256, 0.0)] * 2)
         for assignment in two:
             bob.accept_assignment(assignment, 0.0)  # type: ignore[arg-type]  # refuses a chunk used twice
 
 
 @pytest.mark.sqlite
-def test_when_the_disk_is_full_all_are_told_and_nothing_has_changed(tmp_path: Path) -> None:
+def test_when_the_disk_is_full_all_are_told_and_nothing_has_changed(
+    tmp_path: Path, crowd_of: type[Crowd]
+) -> None:
     site = Site(tmp_path / "a", "alice")
     with site.open() as store:
         store.load_preshared(preshared(64))
@@ -121,7 +149,7 @@ def test_when_the_disk_is_full_all_are_told_and_nothing_has_changed(tmp_path: Pa
         store.record_block_opened(1, 0.0)
         before, left = store.positions(), store.pads_left()
         connection.execute(f"PRAGMA max_page_count = {n_pages}")
-        results = Crowd(store).run(
+        results = crowd_of(store).run(
             store.reserve_send_pad,
             store.reserve_send_pad,
             lambda: store.prepare(make_block(1, 5000)),
@@ -138,14 +166,16 @@ def test_when_the_disk_is_full_all_are_told_and_nothing_has_changed(tmp_path: Pa
 
 
 @pytest.mark.sqlite
-def test_a_reader_is_served_though_the_disk_is_full_for_a_writer_beside_it(tmp_path: Path) -> None:
+def test_a_reader_is_served_though_the_disk_is_full_for_a_writer_beside_it(
+    tmp_path: Path, crowd_of: type[Crowd]
+) -> None:
     with Site(tmp_path / "a", "alice").open() as store:
         store.load_preshared(preshared(64))
         store.record_block_opened(1, 0.0)
         connection = store._database._tx.connection
         (n_pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {n_pages}")
-        pad, counts, too_much, state = Crowd(store).run(
+        pad, counts, too_much, state = crowd_of(store).run(
             store.reserve_send_pad,
             store.counts,
             lambda: store.prepare(make_block(1, 5000)),
@@ -157,7 +187,7 @@ def test_a_reader_is_served_though_the_disk_is_full_for_a_writer_beside_it(tmp_p
         assert (counts.prepared, state) == (0, BlockState.UNKNOWN)
 
 
-def test_when_the_anchor_cannot_be_written_nobody_gets_a_key(tmp_path: Path) -> None:
+def test_when_the_anchor_cannot_be_written_nobody_gets_a_key(tmp_path: Path, crowd_of: type[Crowd]) -> None:
     site = Site(tmp_path / "a", "alice")
     with site.open() as store:
         store.load_preshared(preshared(64))
@@ -165,7 +195,7 @@ def test_when_the_anchor_cannot_be_written_nobody_gets_a_key(tmp_path: Path) -> 
         assert anchor is not None
         anchor.close()
         try:
-            results = Crowd(store).run(*[store.reserve_send_pad] * 3)
+            results = crowd_of(store).run(*[store.reserve_send_pad] * 3)
             assert all(isinstance(result, StoreUnusable) for result in results)
             with pytest.raises(StoreUnusable):
                 store.pads_left()
@@ -174,7 +204,9 @@ def test_when_the_anchor_cannot_be_written_nobody_gets_a_key(tmp_path: Path) -> 
 
 
 @pytest.mark.sqlite
-def test_after_an_error_of_the_disk_nothing_that_waited_is_committed(tmp_path: Path) -> None:
+def test_after_an_error_of_the_disk_nothing_that_waited_is_committed(
+    tmp_path: Path, crowd_of: type[Crowd]
+) -> None:
     site = Site(tmp_path / "a", "alice")
     with site.open() as store:
         store.load_preshared(preshared(64))
@@ -186,7 +218,7 @@ def test_after_an_error_of_the_disk_nothing_that_waited_is_committed(tmp_path: P
                 raise error
 
         left = store.pads_left().send
-        results = Crowd(store).run(*[store.reserve_send_pad] * 3, meet_a_bad_sector, store.pads_left)
+        results = crowd_of(store).run(*[store.reserve_send_pad] * 3, meet_a_bad_sector, store.pads_left)
         assert isinstance(results[3], StoreUnusable)
         served = [result for result in results if isinstance(result, Pad)]
         assert all(isinstance(result, StoreUnusable | Pad | PadsLeft) for result in results)

@@ -6,6 +6,7 @@ from qnode.keys._layout import key_id
 from qnode.keys._model import (
     MOST_SKIPPED,
     AgeMark,
+    Answer,
     Assignment,
     AuditStanding,
     BlockRecord,
@@ -39,6 +40,7 @@ from qnode.keys._store import SqliteKeyStore, SqlKeyStore, open_store
 __all__ = [
     "MOST_SKIPPED",
     "AgeMark",
+    "Answer",
     "Assignment",
     "AuditStanding",
     "BackupHead",

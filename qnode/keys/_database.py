@@ -12,9 +12,9 @@ After a full disk the transaction is undone, and the next one may succeed.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from threading import Event, Lock
+from threading import Event, RLock, get_ident
 from typing import NamedTuple, Protocol
 
 from qnode.audit import ledger
@@ -24,7 +24,7 @@ from qnode.choices import Role, peer_of
 from qnode.errors import LinkDown, StoreAway, StoreError, StoreUnusable
 from qnode.keys._anchor import Anchor
 from qnode.keys._engine import Engine
-from qnode.keys._model import Loss, PadId, Positions, StoredKey
+from qnode.keys._model import Answer, Loss, PadId, Positions, StoredKey
 from qnode.keys._vault import Vault
 from qnode.sql import Statements
 
@@ -174,9 +174,13 @@ class Database:
         self._new_anchor = new_anchor
         self._engine = engine
         self._tx = Tx(engine.statements, vault, role)
-        self._lock = Lock()
+        self._lock = RLock()
         self._arriving: deque[None] = deque()
         self._group: _Group | None = None
+        self._together: int | None = None
+        """The thread in `together`."""
+        self._joined: list[_Group] = []
+        """The groups of its present call."""
         self._ended: StoreError | None = None
         self.untidied = 0
         """How many times in a row the log could not be cut."""
@@ -246,6 +250,22 @@ class Database:
             group.after_commit += self._tx.after_commit
             self._tx.after_commit.clear()
 
+    def together(self, calls: Iterable[Callable[[], object]]) -> list[Answer]:
+        """Make calls of one thread, one after the other; their changes share a commit.
+
+        Each answer is final: the changes of its call are durable, or it has their error.
+        """
+        answers: list[tuple[Answer, list[_Group]]] = []
+        with suppress(StoreError), self._turn():  # an error of the commit is that of the calls
+            self._together = get_ident()
+            try:
+                for call in calls:
+                    self._joined = []
+                    answers.append((Answer.of(call), self._joined))
+            finally:
+                self._together = None
+        return [_final(answer, groups) for answer, groups in answers]
+
     def catch_up_anchor(self) -> None:
         """Bring the anchor up to the state of the database."""
         with self._turn(alone=True):
@@ -295,9 +315,18 @@ class Database:
     def _turn(self, *, alone: bool = False) -> Iterator[None]:
         """Lock the connection; the last thread of a group commits the changes of the whole group.
 
-        At the end, every change in the body is durable. `alone`: commit before the body, so that the state in
-        the body is durable too.
+        At the end, every change in the body is durable; in `together`, at the end of that. `alone`: commit
+        before the body, so that the state in the body is durable too.
         """
+        if self._together == get_ident():
+            try:
+                if alone:
+                    self._commit()
+                yield
+            finally:
+                if self._group is not None:
+                    self._joined.append(self._group)
+            return
         self._arriving.append(None)
         try:
             self._lock.acquire()
@@ -411,3 +440,14 @@ class Database:
         if isinstance(told, StoreUnusable | StoreAway) and self._ended is None:
             self._ended = told
         return type(told)(f"{self.name}: {told}")
+
+
+def _final(answer: Answer, groups: Iterable[_Group]) -> Answer:
+    """Return the answer of a call whose changes were in ``groups``, all of which are done."""
+    if answer.error is None:
+        for group in groups:
+            try:
+                group.wait()
+            except StoreError as error:
+                return Answer(error=error)
+    return answer

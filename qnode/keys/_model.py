@@ -4,9 +4,10 @@ Structs that are sent to the peer (`Assignment`, `Handover`, `Positions`) have n
  bytes (`PreparedBlock`, `StoredKey`) leave them out of their `repr`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from msgspec import Meta, Struct
@@ -343,3 +344,19 @@ class StoredBlock(Struct, frozen=True, kw_only=True):
     record: BlockRecord | None
     chunks_left: int
     void_reason: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call of `KeyStore.together` returned, or raised."""
+
+    value: Any = field(default=None, repr=False)
+    error: BaseException | None = None
+
+    @classmethod
+    def of(cls, call: Callable[[], object]) -> "Answer":
+        """Make a call."""
+        try:
+            return cls(call())
+        except BaseException as error:  # noqa: BLE001 - for its caller
+            return cls(error=error)

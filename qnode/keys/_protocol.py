@@ -1,6 +1,6 @@
 """The interface of a key store, independent of its implementation."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import BinaryIO, Protocol
 from uuid import UUID
 
@@ -8,6 +8,7 @@ from qnode.audit.entries import AuditPage
 from qnode.choices import BlockState
 from qnode.keys._model import (
     AgeMark,
+    Answer,
     Assignment,
     AuditStanding,
     BlockRecord,
@@ -41,6 +42,14 @@ class KeyStore(Protocol):
 
     def close(self) -> None:
         """Close the store; closing twice is fine."""
+
+    def together(self, calls: Iterable[Callable[[], object]]) -> list[Answer]:
+        """Make calls of this store, one after the other, and return their answers once all are on disk.
+
+        The changes of many calls cost one commit. Each call is a change of its own: one that fails takes no
+        other with it.
+        """
+        ...
 
     # Condition and restore
 

@@ -22,7 +22,7 @@ The anchor cannot detect a virtual machine that was set back together with its d
 remembers the generation and the pads (`note_peer`, `view_of_peer`), and `confirm_generation` compares.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -52,6 +52,7 @@ from qnode.keys._database import Database, read_lineage, read_positions
 from qnode.keys._layout import cut_preshared
 from qnode.keys._model import (
     AgeMark,
+    Answer,
     Assignment,
     AuditStanding,
     BlockRecord,
@@ -112,6 +113,13 @@ class SqlKeyStore(KeyStore):
     def close(self) -> None:
         if self._opened is not None:
             self._opened.close()
+
+    def together(self, calls: Iterable[Callable[[], object]]) -> list[Answer]:
+        try:
+            database = self._database
+        except StoreError:  # each call finds the same, or an open store
+            return [Answer.of(call) for call in calls]
+        return database.together(calls)
 
     # Condition and restore
 

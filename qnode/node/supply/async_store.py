@@ -1,7 +1,4 @@
-"""The key store for the event loop: calls run in threads, and each is durable when it returns.
-
-The store processes one call at a time, and writes waiting calls to the disk together.
-"""
+"""The key store for the event loop: calls run in threads, and each is durable when it returns."""
 
 import math
 import time
@@ -10,11 +7,10 @@ from functools import cached_property
 from typing import TypeVar
 from uuid import UUID
 
-import trio
 from msgspec import Struct
 
 from qnode.audit.entries import AuditPage
-from qnode.errors import NotEnoughKeys, StoreAway
+from qnode.errors import NotEnoughKeys
 from qnode.keys import (
     Assignment,
     AuditStanding,
@@ -37,11 +33,11 @@ from qnode.keys import (
 )
 from qnode.link.authentication import AuthenticationTag, TranscriptHash, make_tag, verify_tag
 from qnode.node.supply.key_clock import KeyClock
+from qnode.node.supply.store_calls import StoreCalls
 from qnode.units import CHUNK_BITS
 
 T = TypeVar("T")
 
-MOST_CALLS = 16
 # A disk that needs this long for one call hangs.
 STALL_S = 3.0
 DAY_S = 86_400.0
@@ -82,15 +78,6 @@ def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
     return runs[-MOST_RUNS:]
 
 
-class _Call:
-    """A running call; ``abandoned``: no task waits for it any more."""
-
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self.abandoned = self.ended = False
-        self.shield = trio.CancelScope(shield=True)
-
-
 class AsyncStore:
     """`qnode.keys.KeyStore`, asynchronous. A running call is not cancelled.
 
@@ -103,56 +90,46 @@ class AsyncStore:
         self.most_chunks = most_chunks
         self.key_lifetime_s = math.inf
         """The time for which keys wait to be fetched."""
-        self._threads = trio.CapacityLimiter(MOST_CALLS)
-        self._calls: set[_Call] = set()
-        self.unsettled = False
-        """A call was abandoned, or lost with the database's server: a new session must settle its effects."""
+        self._calls = StoreCalls(store)
         self.on_new_keys: Callable[[], None] = lambda: None
         """The callback for keys that can be assigned from now on."""
         self.on_loss: Callable[[Loss], None] = lambda loss: None
         """The callback for an entry that could not be decrypted and was discarded."""
 
-    async def _call(self, work: Callable[[], T]) -> T:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        call = _Call(trio.current_time())
-
-        def tracked() -> T:
-            try:
-                return work()
-            except StoreAway:
-                self.unsettled = True
-                raise
-            finally:
-                call.ended = True
-                if call.abandoned:
-                    self.unsettled = True
-
-        with call.shield:
-            self._calls.add(call)
-            try:
-                return await trio.to_thread.run_sync(tracked, limiter=self._threads, abandon_on_cancel=True)
-            except trio.Cancelled:
-                call.abandoned = True
-                if call.ended:
-                    self.unsettled = True
-                raise
-            finally:
-                self._calls.discard(call)
-                for loss in self._store.new_losses():
-                    self.on_loss(loss)
-        raise AssertionError("nobody cancels the shield")
-
     @property
     def stalled_s(self) -> float:
         """The duration of the oldest running call."""
-        now = trio.current_time()
-        return max((now - call.began for call in self._calls), default=0.0)
+        return self._calls.stalled_s
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the effects of a call are unknown here: a new session must settle them."""
+        return self._calls.unsettled
+
+    @unsettled.setter
+    def unsettled(self, value: bool) -> None:
+        self._calls.unsettled = value
 
     def let_go(self) -> None:
         """Allow the cancellation of tasks that wait longer than `STALL_S`; called repeatedly."""
-        for call in self._calls:
-            if trio.current_time() - call.began >= STALL_S:
-                call.shield.shield = False
+        self._calls.let_go(STALL_S)
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._calls.apart(work)
+        finally:
+            self._tell_losses()
+
+    async def _shared_call(self, work: Callable[[], T]) -> T:
+        """Call the store, with all such calls that wait, in one commit: for those that come often."""
+        try:
+            return await self._calls.together(work)
+        finally:
+            self._tell_losses()
+
+    def _tell_losses(self) -> None:
+        for loss in self._store.new_losses():
+            self.on_loss(loss)
 
     @cached_property
     def clock(self) -> KeyClock:
@@ -213,7 +190,7 @@ class AsyncStore:
         self, master: str, slaves: tuple[str, ...], number: int, size_bits: int, *, stock: bool = False
     ) -> Assignment:
         """Choose chunks for ``number`` keys; nothing is delivered before the peer holds the assignment."""
-        return await self._call(
+        return await self._shared_call(
             lambda: self._store.assign(master, slaves, number, size_bits, self.now(), stock=stock)
         )
 
@@ -224,15 +201,17 @@ class AsyncStore:
             ShareUsedUp: nothing was changed.
         """
         most = self.most_chunks if by_shares else None
-        await self._call(lambda: self._store.accept_assignment(assignment, self.now(), most_chunks=most))
+        await self._shared_call(
+            lambda: self._store.accept_assignment(assignment, self.now(), most_chunks=most)
+        )
 
     async def acknowledge(self, assignment_id: int) -> None:
         """Note that the peer holds an assignment."""
-        await self._call(lambda: self._store.acknowledge(assignment_id))
+        await self._shared_call(lambda: self._store.acknowledge(assignment_id))
 
     async def deliver_to_master(self, assignment_id: int) -> list[StoredKey]:
         """Deliver the keys of an assignment that the peer holds to the master, once."""
-        return await self._call(lambda: self._store.deliver_to_master(assignment_id))
+        return await self._shared_call(lambda: self._store.deliver_to_master(assignment_id))
 
     async def take_from_stock(self, master: str, slave: str, number: int, size_bits: int) -> list[StoredKey]:
         """Deliver keys that were assigned in advance; all or none."""
@@ -242,11 +221,11 @@ class AsyncStore:
                 raise NotEnoughKeys(number, 0)
             return self._store.take_from_stock(master, slave, number, size_bits)
 
-        return await self._call(work)
+        return await self._shared_call(work)
 
     async def stock_count(self, master: str, slave: str) -> int:
         """Return the number of keys of the default size that are assigned in advance for a pair."""
-        return await self._call(lambda: self._stock_count(master, slave))
+        return await self._shared_call(lambda: self._stock_count(master, slave))
 
     def _stock_count(self, master: str, slave: str) -> int:
         return 0 if self._peer_may_have_expired_stock() else self._store.stock_count(master, slave)
@@ -258,7 +237,7 @@ class AsyncStore:
             in_stock = self._stock_count(master, slave) if size_bits == CHUNK_BITS else 0
             return in_stock, self._store.stored_key_count(size_bits)
 
-        return await self._call(work)
+        return await self._shared_call(work)
 
     def _peer_may_have_expired_stock(self) -> bool:
         """Return whether this machine was off so long that its stock may have expired at the peer."""
@@ -266,7 +245,7 @@ class AsyncStore:
 
     async def deliver_to_slave(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[StoredKey]:
         """Deliver assigned keys to a slave, each once."""
-        return await self._call(lambda: self._store.deliver_to_slave(slave, master, key_ids))
+        return await self._shared_call(lambda: self._store.deliver_to_slave(slave, master, key_ids))
 
     async def stock_items(self) -> list[StockItem]:
         """Return the stock, oldest first."""
