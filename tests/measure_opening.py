@@ -7,14 +7,14 @@
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from measure_support import figures_of
 
 OPENING_LIMIT, COUNTS_LIMIT = 10.0, 2.0
 
@@ -58,16 +58,6 @@ def _least(call: Callable[[], object]) -> float:
     return 1000.0 * min(took)
 
 
-def _of_checkout(checkout: Path, n_keys: int) -> dict[str, float]:
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(str(checkout / part) for part in (".", "drivers", "tests"))
-    }
-    command = [sys.executable, "-P", __file__, "--child", "--keys", str(n_keys)]
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    figures: dict[str, float] = json.loads(result.stdout)
-    return figures
-
-
 def main() -> int:
     """Print the figures of this checkout, and of another; 1 when this one is beyond a limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -78,10 +68,10 @@ def main() -> int:
     if asked.child:
         print(json.dumps(measure(asked.keys)))
         return 0
-    here = Path(__file__).parents[1]
-    figures = {"here": _of_checkout(here, asked.keys)}
+    here, words = Path(__file__).parents[1], ["--keys", str(asked.keys)]
+    figures = {"here": figures_of(__file__, here, words)}
     if asked.beside:
-        figures[str(asked.beside)] = _of_checkout(asked.beside.resolve(), asked.keys)
+        figures[str(asked.beside)] = figures_of(__file__, asked.beside.resolve(), words)
     for name, limit in (("opening", OPENING_LIMIT), ("counts", COUNTS_LIMIT)):
         print(f"{name}, {asked.keys} keys that wait: ms without, with, ratio (limit {limit:g})")
         for where, of in figures.items():
