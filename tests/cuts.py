@@ -32,6 +32,7 @@ from trio.testing import memory_stream_one_way_pair
 from qnode.config import Role
 from qnode.errors import LinkError
 from qnode.keys import BlockState, StoredKey
+from qnode.operate.blocks.row import KEPT_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def check_settled(link: SmallLink, encryptors: Encryptors) -> None:
     gave_key = {}
     for site in link.sites:
         assert site.store.unconfirmed_blocks() == []
-        rows = site.figures.blocks.table.latest(50)
+        rows = site.figures.blocks.table.latest(KEPT_BLOCKS)
         gave_key[site.role] = {row.block_id for row in rows if row.outcome == "accepted"}
         assert len({row.block_id for row in rows}) == len(rows), "a block is decided twice"
     for block_id in range(1, here.last_block_id + 1):

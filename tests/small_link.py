@@ -248,8 +248,14 @@ async def converse(site: SmallSite, stream: trio.abc.Stream, conduct: Conduct) -
         greeted = await exchange_hello(frames, local, connected=site.role == "bob")
     else:
         greeted = await conduct.greet(frames, local)
-    async with open_session(frames, local, greeted) as session, trio.open_nursery() as nursery:
+    async with open_session(frames, local, greeted) as session:
         conduct.prepare(session, frames)
+        await in_session(site, session, conduct.work)
+
+
+async def in_session(site: SmallSite, session: Session, work: Work) -> None:
+    """Be a site in an open session until ``work`` is done. Raises as `converse`."""
+    async with trio.open_nursery() as nursery:
         context = BlockContext(
             role=site.role,
             link=link_for_protocol(site.link, session.protocol),
@@ -272,7 +278,7 @@ async def converse(site: SmallSite, stream: trio.abc.Stream, conduct: Conduct) -
         await conversation.settled.wait()
         if session.knows(SaesRegistered):
             await session.send(SaesRegistered(ROLE_PAIRS[site.role]))
-        await conduct.work(Spoken(conversation, part, nursery))
+        await work(Spoken(conversation, part, nursery))
         nursery.cancel_scope.cancel()
 
 
