@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from keys_support import Site, add_block, chunks_of, make_block
 
 from qnode.errors import KeyNotFound, NotEnoughKeys, ShareUsedUp, StoreError
-from qnode.keys import Assignment, SqliteKeyStore, StoredKey, key_id
+from qnode.keys import Assignment, KeyRange, SqliteKeyStore, StoredKey, key_id
 from qnode.keys._accepted import SHARE
 
 pytestmark = pytest.mark.usefixtures("each_store")
@@ -273,3 +273,29 @@ TestMoves.settings = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
+
+
+def test_an_assignment_may_take_several_parts_of_one_range(tmp_path: Path) -> None:
+    with Site(tmp_path / "b", "bob").open() as bob:
+        add_block(make_block(1, 40), bob)
+        free = bob.counts().available_peer
+
+        def accept(assignment_id: int, *firsts: int) -> None:
+            ranges = tuple(KeyRange(1, first, 2) for first in firsts)
+            assignment = Assignment(
+                assignment_id=assignment_id,
+                owner="alice",
+                master_sae="m",
+                slave_saes=("s",),
+                size_bits=256,
+                ranges=ranges,
+            )
+            bob.accept_assignment(assignment, 0.0)
+
+        accept(1, 2, 6, 10)
+        assert bob.counts().available_peer == free - 6
+        for taken in (2, 6, 10):
+            with pytest.raises(StoreError, match="not all free"):
+                accept(2, taken)
+        accept(2, 0, 4, 8, 12)
+        assert bob.counts().available_peer == free - 14

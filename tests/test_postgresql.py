@@ -122,6 +122,69 @@ def test_keys_are_the_same_at_both_sites_and_are_given_once(tmp_path: Path) -> N
         assert alice.audit_page(1, 0, 1000).rows
 
 
+# How often each call may wait for the server: for what is in the rows, for what they name, and at the end.
+MOST_WAITS = {
+    "assign": 2,
+    "accept_assignment": 2,
+    "acknowledge": 2,
+    "deliver_to_master": 3,
+    "deliver_to_slave": 3,
+    "take_from_stock": 3,
+}
+
+
+@needs_server
+def test_a_call_waits_for_the_server_twice_or_three_times(tmp_path: Path) -> None:
+    with stores(tmp_path) as (alice, bob):
+        waits: dict[str, int] = {}
+
+        def call(store: Any, name: str, *arguments: Any, **options: Any) -> Any:
+            statements = store._database._engine.statements
+            before = statements.waits
+            result = getattr(store, name)(*arguments, **options)
+            waits[name] = statements.waits - before
+            return result
+
+        assignment = call(alice, "assign", "m", ["s", "t"], 3, 512, 0.0)
+        call(bob, "accept_assignment", assignment, 0.0, most_chunks=1000)
+        call(alice, "acknowledge", assignment.assignment_id)
+        keys = call(alice, "deliver_to_master", assignment.assignment_id)
+        for slave in ("s", "t"):  # of three keys, and the last of them
+            got = call(bob, "deliver_to_slave", slave, "m", [key.key_id for key in keys])
+            assert pairs(got) == pairs(keys)
+            assert waits["deliver_to_slave"] <= MOST_WAITS["deliver_to_slave"]
+        stock = alice.assign("m", ["s"], 4, 256, 0.0, stock=True)
+        bob.accept_assignment(stock, 0.0)
+        alice.acknowledge(stock.assignment_id)
+        call(alice, "take_from_stock", "m", "s", 2)
+        assert waits.keys() == MOST_WAITS.keys()
+        assert {name: n for name, n in waits.items() if n > MOST_WAITS[name]} == {}
+
+
+@needs_server
+def test_a_failed_statement_undoes_its_change_and_the_store_goes_on(tmp_path: Path) -> None:
+    with stores(tmp_path) as (alice, _):
+        before = alice.counts(), alice.positions()
+
+        def change(statements: list[str]) -> None:
+            with alice._database.change(anchored=True) as tx:
+                for statement in statements:
+                    tx.connection.execute(statement)
+
+        for failing in (
+            ["INSERT INTO site (one) VALUES (2)"],
+            ["UPDATE block SET chunks_left = -1", "SELECT 1"],
+            ["SELECT no_such_column FROM site", "UPDATE site SET delivered = 1"],
+        ):
+            with pytest.raises(StoreError):
+                change(failing)
+            assert when_back(lambda: (alice.counts(), alice.positions())) == before
+        with pytest.raises(StoreError), alice._database.look() as tx:
+            tx.connection.execute("SELECT 1 / 0").fetchone()
+        assert alice.counts() == before[0]
+        assert alice.reserve_send_pad()
+
+
 @needs_server
 def test_random_moves_losses_crashes_and_restores_break_no_invariant(monkeypatch: pytest.MonkeyPatch) -> None:
     """The property test of both stores; ``make test-postgresql`` makes ten times as many moves."""
@@ -249,7 +312,7 @@ def test_a_server_that_is_killed_under_load_loses_no_key_that_was_given_and_give
 @needs_server
 def test_a_database_that_became_read_only_is_away_and_comes_back(tmp_path: Path) -> None:
     with stores(tmp_path) as (alice, _):
-        alice._database._engine.connection.execute("SET default_transaction_read_only = on")
+        alice._database._engine.statements.run("SET default_transaction_read_only = on")
         with pytest.raises(StoreAway, match="read-only"):
             alice.reserve_send_pad()
         assert when_back(alice.reserve_send_pad)
@@ -387,17 +450,17 @@ def test_a_schema_that_vanishes_under_a_running_store_is_told(tmp_path: Path) ->
 async def test_a_server_that_cancels_a_statement_is_told_and_does_not_end_the_node(tmp_path: Path) -> None:
     with stores(tmp_path) as (alice, _):
         node = link_node(load(CONFIG / "alice.toml", SiteConfig), alice)
-        connection = alice._database._engine.connection
+        statements = alice._database._engine.statements
         with PostgresqlSite.server.admin() as session, session.transaction():
             session.execute(
                 f"LOCK TABLE {re.sub('.*/', '', alice._opened.name)}.site IN ACCESS EXCLUSIVE MODE"
             )
-            connection.execute("SET statement_timeout = 20")
+            statements.run("SET statement_timeout = 20")
             await node.refresh()
             (alarm,) = node.figures.status().alarms
             assert alarm.name == "store.failed"
             assert "statement timeout" in alarm.text
-        connection.execute("SET statement_timeout = 0")
+        statements.run("SET statement_timeout = 0")
         assert (await node.store.counts()).available_own == 40
         assert node.liveness.is_alive()
 

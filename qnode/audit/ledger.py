@@ -24,8 +24,9 @@ from qnode.audit.entries import (
     encode,
     genesis,
 )
-from qnode.sql import Statements
+from qnode.sql import Rows, Statements, ask
 
+LIVE = "audit_chain ORDER BY chain DESC LIMIT 1"
 _CHAINS = "SELECT chain, chain_id, pruned_number, pruned_hash, last_number, last_hash FROM audit_chain"
 # Old entries are deleted a day's worth at a time: each time adds an entry that says so.
 PRUNED_TOGETHER_US = 86_400_000_000
@@ -46,11 +47,19 @@ def begin(connection: Statements, because: str, lost: Head | None = None) -> Non
     append(connection, ChainBegun, because, heads, lost)
 
 
+def ask_end(connection: Statements) -> Rows:
+    """Ask for the end of the live chain: for the next `append_at`, and only for that."""
+    return ask(connection, f"SELECT chain, last_number, last_hash FROM {LIVE}")
+
+
 def append(connection: Statements, kind: type[Entry], *fields: Any) -> None:
     """Append an entry to the live chain: its number and the time of day, then ``fields``."""
-    chain, last_number, last_hash = connection.execute(
-        "SELECT chain, last_number, last_hash FROM audit_chain ORDER BY chain DESC LIMIT 1"
-    ).fetchone()
+    append_at(connection, ask_end(connection), kind, *fields)
+
+
+def append_at(connection: Statements, end: Rows, kind: type[Entry], *fields: Any) -> None:
+    """Append an entry like `append`, where the chain's ``end`` was asked for before."""
+    chain, last_number, last_hash = end.fetchone()
     number = last_number + 1
     content = encode(kind(number, time.time_ns() // 1000, *fields))
     digest = chained(last_hash, content)
@@ -70,7 +79,7 @@ def chains(connection: Statements) -> list[Chain]:
 
 def head(connection: Statements) -> Head:
     """Return the head of the live chain."""
-    return Chain(*connection.execute(f"{_CHAINS} ORDER BY chain DESC LIMIT 1").fetchone()).head
+    return Head(*connection.execute(f"SELECT chain_id, last_number, last_hash FROM {LIVE}").fetchone())
 
 
 def rows(connection: Statements, chain: int, after: int) -> Iterator[Row]:

@@ -20,6 +20,7 @@ from uuid import UUID
 
 import msgspec
 
+from qnode.audit import ledger
 from qnode.choices import BlockState
 from qnode.errors import FieldError, KeyNotFound, NotNamed, ShareUsedUp, StoreError
 from qnode.keys import _blocks, _keybytes, _ranges
@@ -28,6 +29,7 @@ from qnode.keys._database import Place, Tx
 from qnode.keys._layout import key_id_bytes
 from qnode.keys._model import MOST_SKIPPED, Assignment, KeyRange, Release, StoredKey, chunks_per_key
 from qnode.keys._vault import Kind
+from qnode.sql import Rows, ask
 
 SHARE = 4
 
@@ -72,26 +74,40 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
     that are not prepared or available here, owned by this site or already used, and for invalid contents.
     """
     content = msgspec.msgpack.encode(assignment)
-    row = tx.connection.execute(
-        "SELECT content FROM peer_assignment WHERE assignment_id = ?", (assignment.assignment_id,)
-    ).fetchone()
+    width = _check(tx, assignment)
+    ranges = _ranges.joined(assignment.ranges)
+    known = ask(
+        tx.connection,
+        "SELECT content FROM peer_assignment WHERE assignment_id = ?",
+        assignment.assignment_id,
+    )
+    site = ask(tx.connection, "SELECT peer_last_assignment_id, peer_chunks FROM site")
+    blocks: dict[int, tuple[Rows, Rows]] = {}  # the state of each block, and what its first range overlaps
+    for item in ranges:
+        if item.block_id not in blocks:
+            free = _ranges.ask_free(tx, item, tx.peer)
+            blocks[item.block_id] = _blocks.ask_state(tx, item.block_id), free
+    pairs = [_ask_waiting(tx, assignment.master_sae, slave) for slave in assignment.slave_saes]
+    _keybytes.ask_secrets(tx, ranges)
+    row = known.fetchone()
     if row is not None:
         if row[0] != content:
             raise StoreError(f"assignment {assignment.assignment_id} was accepted with other contents before")
         return
-    width = _check(tx, assignment)
-    (last,) = tx.one("SELECT peer_last_assignment_id FROM site")
+    last, n_all = site.fetchone()
     if assignment.assignment_id > last + MOST_SKIPPED:
         raise StoreError(f"assignment {assignment.assignment_id}: the last one was {last}")
     if assignment.assignment_id in tx.issued.released:  # released during a call that hung
         raise StoreError(f"assignment {assignment.assignment_id} was released before it was accepted")
     if most_chunks is not None:
-        _check_shares(tx, assignment, width * assignment.n_keys, most_chunks)
-    for item in _ranges.joined(assignment.ranges):
-        state = _blocks.state_of(tx, item.block_id)
+        _check_shares(assignment, pairs, n_all, width * assignment.n_keys, most_chunks)
+    states = {block_id: _blocks.state_in(tx, block_id, asked) for block_id, (asked, _) in blocks.items()}
+    for item in ranges:
+        state = states[item.block_id]
         if state not in (BlockState.PREPARED, BlockState.AVAILABLE):
             raise StoreError(f"assignment {assignment.assignment_id}: block {item.block_id} is {state} here")
-        _ranges.take_free(tx, item, tx.peer)
+        asked = blocks.pop(item.block_id, None)
+        _ranges.take_free(tx, item, tx.peer, None if asked is None else asked[1])
         if state == BlockState.PREPARED:
             _blocks.mark_peer_confirmed(tx, item.block_id)
     n_keys = assignment.n_keys
@@ -136,7 +152,7 @@ def release(tx: Tx, release: Release) -> None:
     elif not all(_ranges.all_free(tx, item, tx.peer) for item in rest):
         raise StoreError(f"assignment {assignment.assignment_id}: keys to be released are gone here")
     if held is None:
-        tx.issued.released.append(assignment.assignment_id)
+        tx.after_commit.append(lambda: tx.issued.released.append(assignment.assignment_id))
 
 
 def expect_unnamed(tx: Tx) -> None:
@@ -178,12 +194,13 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         place = tx.issued.places.get(key_id.bytes)
         if place is not None:
             asked.setdefault(place.assignment_id, {})[place.position] = key_id
-    all_held = [held for assignment_id in asked if (held := _held(tx, assignment_id)) is not None]
+    rows = [_ask_held(tx, assignment_id) for assignment_id in asked]
+    end: Rows | None = ledger.ask_end(tx.connection)
+    all_held = [_Held.decode(*row) for answer in rows if (row := answer.fetchone()) is not None]
     if any(slave_sae not in held.assignment.slave_saes for held in all_held):
         raise NotNamed(f"{slave_sae} was not named as a slave for one of the keys")
 
-    keys: dict[UUID, StoredKey] = {}
-    by_size: dict[int, list[StoredKey]] = {}
+    readings: list[tuple[_Held, int, _keybytes.Reading]] = []
     for held in all_held:
         assignment = held.assignment
         by_position = asked[assignment.assignment_id]
@@ -195,18 +212,30 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         width = chunks_per_key(assignment.size_bits)
         ranges = _keybytes.parts_of(assignment.ranges, width, positions)
         named = [by_position[position] for position in positions]
-        opened = _keybytes.with_ids(tx, ranges, width, assignment.size_bits, named)
-        keys.update(zip(named, opened, strict=True))
+        reading = _keybytes.Reading(tx, ranges, width, assignment.size_bits, named)
+        readings.append((held, mask, reading))
+
+    keys: dict[UUID, StoredKey] = {}
+    by_size: dict[int, list[StoredKey]] = {}
+    gone: list[KeyRange] = []
+    for held, mask, reading in readings:
+        assignment = held.assignment
+        opened = reading.read()
+        keys.update((key.key_id, key) for key in opened)
         by_size.setdefault(assignment.size_bits, []).extend(opened)
+        slave = assignment.slave_saes.index(slave_sae)
         held.waiting[slave] &= ~mask
-        _add_waiting(tx, assignment, slave_sae, -width * len(positions))
+        _add_waiting(tx, assignment, slave_sae, -chunks_per_key(assignment.size_bits) * mask.bit_count())
         finished = mask & ~held.wanted
-        names = [by_position[position].bytes for position in _positions(finished)]
-        tx.count_gone(delivered=_finish(tx, held, finished, names))
+        by_position = asked[assignment.assignment_id]
+        _write_down(tx, held, [by_position[position].bytes for position in _positions(finished)])
+        gone += _parts(held, finished)
     if len(keys) < len(key_ids):
         raise KeyNotFound("one or more keys are unknown, used or expired")
+    tx.count_gone(delivered=_ranges.destroy(tx, gone))
     for size_bits, of_size in by_size.items():
-        tx.audit("slave", slave_sae, (master_sae,), size_bits, of_size)
+        tx.audit(end, "slave", slave_sae, (master_sae,), size_bits, of_size)
+        end = None
     return [keys[key_id] for key_id in key_ids]
 
 
@@ -236,11 +265,14 @@ def expire(tx: Tx, before: float, stock_before: float, limit: int) -> int:
     return n_keys
 
 
-def _check_shares(tx: Tx, assignment: Assignment, n_new: int, most_chunks: int) -> None:
-    (n_all,) = tx.one("SELECT peer_chunks FROM site")
+def _check_shares(
+    assignment: Assignment, pairs: Iterable[Rows], n_all: int, n_new: int, most_chunks: int
+) -> None:
+    """Raise ShareUsedUp if a pair has no room for `n_new` chunks; ``pairs``: of `_ask_waiting`, by slave."""
     most = max(0, SHARE * (most_chunks - n_all - n_new))
-    for slave in assignment.slave_saes:
-        n_waiting = _waiting(tx, assignment.master_sae, slave)
+    for slave, answer in zip(assignment.slave_saes, pairs, strict=True):
+        row = answer.fetchone()
+        n_waiting = 0 if row is None else row[0]
         if n_waiting and n_waiting + n_new > most:
             raise ShareUsedUp(
                 f"{n_waiting} chunks of key of {assignment.master_sae} wait for {slave} to fetch them, "
@@ -248,11 +280,12 @@ def _check_shares(tx: Tx, assignment: Assignment, n_new: int, most_chunks: int) 
             )
 
 
-def _waiting(tx: Tx, master_sae: str, slave_sae: str) -> int:
-    row = tx.connection.execute(
-        "SELECT chunks FROM waiting_pair WHERE master_sae = ? AND slave_sae = ?", (master_sae, slave_sae)
-    ).fetchone()
-    return 0 if row is None else int(row[0])
+def _ask_waiting(tx: Tx, master_sae: str, slave_sae: str) -> Rows:
+    return ask(
+        tx.connection,
+        "SELECT chunks FROM waiting_pair WHERE master_sae = ? AND slave_sae = ?",
+        *(master_sae, slave_sae),
+    )
 
 
 def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) -> None:
@@ -321,10 +354,14 @@ def _check(tx: Tx, assignment: Assignment) -> int:
     return width
 
 
+def _ask_held(tx: Tx, assignment_id: int) -> Rows:
+    return ask(
+        tx.connection, "SELECT content, waiting FROM peer_assignment WHERE assignment_id = ?", assignment_id
+    )
+
+
 def _held(tx: Tx, assignment_id: int) -> _Held | None:
-    row = tx.connection.execute(
-        "SELECT content, waiting FROM peer_assignment WHERE assignment_id = ?", (assignment_id,)
-    ).fetchone()
+    row = _ask_held(tx, assignment_id).fetchone()
     return None if row is None else _Held.decode(*row)
 
 
@@ -390,6 +427,7 @@ def _all_names(tx: Tx, helds: Sequence[_Held]) -> list[bytes]:
         span = spans.setdefault(part.block_id, [part.first, 0, 0])
         end = part.first + part.count
         span[:] = min(span[0], part.first), max(span[1], end), span[2] + part.count
+    _keybytes.ask_secrets(tx, (part for part, _ in asked))
     secrets = {block_id: tx.vault.read(Kind.BLOCK_SECRET, block_id, 0, 1) for block_id in spans}
     together = {
         block_id: (first, key_id_bytes(secrets[block_id], first, end - first))

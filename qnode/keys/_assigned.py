@@ -13,10 +13,12 @@ from collections.abc import Iterable, Set
 
 import msgspec
 
+from qnode.audit import ledger
 from qnode.errors import FieldError, NotEnoughKeys, NotOpen, StoreError
 from qnode.keys import _keybytes, _ranges
 from qnode.keys._database import Tx
 from qnode.keys._model import Assignment, KeyRange, Release, StockItem, StoredKey, chunks_per_key
+from qnode.sql import ask
 from qnode.units import CHUNK_BITS
 
 # More than this node allows in an SAE_ID list; each slave costs the peer one bit per key.
@@ -60,10 +62,12 @@ def assign(
     if number < 1:
         raise FieldError("number", f"must be at least 1, is {number}")
     width = chunks_per_key(size_bits)
-    ranges = _ranges.take_oldest(tx, number, width)
-    (assignment_id,) = tx.one(
-        "UPDATE site SET last_assignment_id = last_assignment_id + 1 RETURNING last_assignment_id"
+    numbered = ask(
+        tx.connection,
+        "UPDATE site SET last_assignment_id = last_assignment_id + 1 RETURNING last_assignment_id",
     )
+    ranges = _ranges.take_oldest(tx, number, width)
+    (assignment_id,) = numbered.fetchone()
     assignment = Assignment(
         assignment_id=assignment_id,
         owner=tx.role,
@@ -94,10 +98,11 @@ def assign(
 def acknowledge(tx: Tx, assignment_id: int) -> None:
     """Note that the peer holds the assignment durably; idempotent. Raises StoreError if unknown."""
     done = tx.connection.execute(
-        "UPDATE own_assignment SET acknowledged = ?1 WHERE assignment_id = ?2 AND acknowledged <= ?1",
+        "UPDATE own_assignment SET acknowledged = ?1 WHERE assignment_id = ?2 AND acknowledged <= ?1 "
+        "RETURNING assignment_id",
         (_PEER_HOLDS, assignment_id),
-    )
-    if done.rowcount != 1:
+    ).fetchone()
+    if done is None:
         raise _not_open(assignment_id)
 
 
@@ -172,10 +177,13 @@ def deliver(tx: Tx, assignment_id: int) -> list[StoredKey]:
 
     Raises StoreError if it is stock, or not open.
     """
-    row = tx.connection.execute(
+    asked = ask(
+        tx.connection,
         "SELECT content, stock FROM own_assignment WHERE assignment_id = ? AND acknowledged <= ?",
-        (assignment_id, _PEER_HOLDS),
-    ).fetchone()
+        *(assignment_id, _PEER_HOLDS),
+    )
+    end = ledger.ask_end(tx.connection)
+    row = asked.fetchone()
     if row is None:
         raise _not_open(assignment_id)
     content, stock = row
@@ -183,9 +191,9 @@ def deliver(tx: Tx, assignment_id: int) -> list[StoredKey]:
         raise StoreError(f"assignment {assignment_id} is stock; take its keys from the stock")
     assignment = decode(content)
     width = chunks_per_key(assignment.size_bits)
-    keys = _keybytes.read_keys(tx, assignment.ranges, width, assignment.size_bits)
+    keys = _keybytes.Reading(tx, assignment.ranges, width, assignment.size_bits).read()
     tx.count_gone(delivered=_remove(tx, assignment_id, assignment.ranges))
-    tx.audit("master", assignment.master_sae, assignment.slave_saes, assignment.size_bits, keys)
+    tx.audit(end, "master", assignment.master_sae, assignment.slave_saes, assignment.size_bits, keys)
     return keys
 
 
@@ -194,31 +202,36 @@ def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_b
     if number < 1:
         raise FieldError("number", f"must be at least 1, is {number}")
     width = chunks_per_key(size_bits)
-    rows = tx.connection.execute(
+    asked = ask(
+        tx.connection,
         "SELECT assignment_id, content, n_taken, n_keys FROM own_assignment WHERE stock = 1 "
         "AND acknowledged = 1 AND master_sae = ? AND slave_sae = ? AND size_bits = ? "
         "ORDER BY assignment_id LIMIT ?",
-        (master_sae, slave_sae, size_bits, number),
-    ).fetchall()
-    taken: list[StoredKey] = []
-    for assignment_id, content, n_taken, n_keys in rows:
-        part = min(number - len(taken), n_keys - n_taken)
+        *(master_sae, slave_sae, size_bits, number),
+    )
+    end = ledger.ask_end(tx.connection)
+    missing = number
+    readings: list[_keybytes.Reading] = []
+    for assignment_id, content, n_taken, n_keys in asked.fetchall():
+        part = min(missing, n_keys - n_taken)
         if part == 0:
             break
+        missing -= part
         chosen = _keybytes.part_of(decode(content).ranges, width, n_taken, part)
-        taken += _keybytes.read_keys(tx, chosen, width, size_bits)
+        readings.append(_keybytes.Reading(tx, chosen, width, size_bits))
         if n_taken + part == n_keys:
-            n_chunks = _remove(tx, assignment_id, chosen)
+            tx.connection.execute("DELETE FROM own_assignment WHERE assignment_id = ?", (assignment_id,))
         else:
-            n_chunks = _ranges.destroy(tx, chosen)
             tx.connection.execute(
                 "UPDATE own_assignment SET n_taken = n_taken + ? WHERE assignment_id = ?",
                 (part, assignment_id),
             )
-        tx.count_gone(delivered=n_chunks)
-    if len(taken) < number:
-        raise NotEnoughKeys(number, len(taken))
-    tx.audit("master", master_sae, (slave_sae,), size_bits, taken)
+    if missing:
+        raise NotEnoughKeys(number, number - missing)
+    taken = [key for reading in readings for key in reading.read()]
+    n_chunks = _ranges.destroy(tx, [item for reading in readings for item in reading.ranges])
+    tx.count_gone(delivered=n_chunks)
+    tx.audit(end, "master", master_sae, (slave_sae,), size_bits, taken)
     return taken
 
 

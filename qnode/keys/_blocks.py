@@ -12,6 +12,7 @@ from qnode.keys._database import Tx
 from qnode.keys._layout import cut_block
 from qnode.keys._model import MOST_SKIPPED, BlockRecord, KeyRange, PreparedBlock, StoredBlock
 from qnode.keys._vault import Kind
+from qnode.sql import Rows, ask
 
 # The number of rows of finished blocks kept, for people and for a peer that returns late.
 _BLOCKS_REMEMBERED = 4096
@@ -32,7 +33,17 @@ def open_block(tx: Tx, block_id: int, epsilon: float) -> None:
 
 def state_of(tx: Tx, block_id: int) -> BlockState:
     """Return the state of a block; a forgotten block counts as void."""
-    row = tx.connection.execute("SELECT state FROM block WHERE block_id = ?", (block_id,)).fetchone()
+    return state_in(tx, block_id, ask_state(tx, block_id))
+
+
+def ask_state(tx: Tx, block_id: int) -> Rows:
+    """Ask for the state of a block, for `state_in`."""
+    return ask(tx.connection, "SELECT state FROM block WHERE block_id = ?", block_id)
+
+
+def state_in(tx: Tx, block_id: int, answer: Rows) -> BlockState:
+    """Return the state of a block that was asked for before."""
+    row = answer.fetchone()
     if row is not None:
         return BlockState(row[0])
     (forgotten,) = tx.one("SELECT forgotten_block_id FROM site")
@@ -105,17 +116,6 @@ def void(tx: Tx, block_id: int, reason: str) -> None:
     tx.count_gone(void=n_chunks)
 
 
-def count_off(tx: Tx, block_id: int, n_chunks: int) -> None:
-    """Count chunks off a block; with its last chunk its secret is destroyed too."""
-    (chunks_left,) = tx.one(
-        "UPDATE block SET chunks_left = chunks_left - ? WHERE block_id = ? RETURNING chunks_left",
-        n_chunks,
-        block_id,
-    )
-    if chunks_left == 0:
-        tx.vault.drop(Kind.BLOCK_SECRET, block_id)
-
-
 def mark_peer_confirmed(tx: Tx, block_id: int) -> None:
     """Remember that the peer uses a block: it is available there, so it must not be voided here."""
     tx.connection.execute(
@@ -157,7 +157,17 @@ def fingerprint(tx: Tx, block_id: int) -> bytes:
 
 def record_of(tx: Tx, block_id: int) -> BlockRecord:
     """Return the record of a block that was prepared."""
-    (record,) = tx.connection.execute("SELECT record FROM block WHERE block_id = ?", (block_id,)).fetchone()
+    return record_in(ask_record(tx, block_id))
+
+
+def ask_record(tx: Tx, block_id: int) -> Rows:
+    """Ask for the record of a block that was prepared, for `record_in`."""
+    return ask(tx.connection, "SELECT record FROM block WHERE block_id = ?", block_id)
+
+
+def record_in(answer: Rows) -> BlockRecord:
+    """Return the record of a block that was asked for before."""
+    (record,) = answer.fetchone()
     return _decoded(record)
 
 

@@ -11,11 +11,11 @@ After a full disk the transaction is undone, and the next one may succeed.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event, RLock, get_ident
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from qnode.audit import ledger
 from qnode.audit.door import present_door
@@ -26,7 +26,7 @@ from qnode.keys._anchor import Anchor
 from qnode.keys._engine import Engine
 from qnode.keys._model import Answer, Loss, PadId, Positions, StoredKey
 from qnode.keys._vault import Vault
-from qnode.sql import Statements
+from qnode.sql import Rows, Statements, ask
 
 # The largest number of changes in a commit, so that waiting threads are not delayed for ever.
 _MOST_TOGETHER = 64
@@ -96,19 +96,40 @@ class Tx:
         )
 
     def audit(
-        self, side: str, sae: str, peers: tuple[str, ...], size_bits: int, keys: Iterable[StoredKey]
+        self,
+        end: Rows | None,
+        side: str,
+        sae: str,
+        peers: tuple[str, ...],
+        size_bits: int,
+        keys: Iterable[StoredKey],
     ) -> None:
-        """Record a delivery of keys of one size to an SAE of this site."""
-        key_ids = b"".join(key.key_id.bytes for key in keys)
-        ledger.append(self.connection, KeyDelivered, present_door(), side, sae, peers, size_bits, key_ids)
+        """Record a delivery of keys of one size to an SAE of this site.
+
+        ``end``: of `ledger.ask_end`, if that was asked for ahead and nothing was recorded since.
+        """
+        end = end or ledger.ask_end(self.connection)
+        ids = b"".join(key.key_id.bytes for key in keys)
+        ledger.append_at(self.connection, end, KeyDelivered, present_door(), side, sae, peers, size_bits, ids)
+
+
+_POSITIONS = (
+    "generation, era, pool_epoch, last_block_id, last_assignment_id, last_handover_id, sent_segment, "
+    "sent_index, received_segment, received_index, epsilon"
+)
+_PROGRESS = (
+    f"{_POSITIONS}, lineage, awaiting_peer, (SELECT chain_id FROM {ledger.LIVE}), "
+    f"(SELECT last_number FROM {ledger.LIVE}), (SELECT last_hash FROM {ledger.LIVE})"
+)
+_ONE_GENERATION_ON = f"UPDATE site SET generation = generation + 1 RETURNING {_PROGRESS}"
 
 
 def read_positions(connection: Statements) -> Positions:
     """Return the site's own positions in the open transaction."""
-    row = connection.execute(
-        "SELECT generation, era, pool_epoch, last_block_id, last_assignment_id, last_handover_id, "
-        "sent_segment, sent_index, received_segment, received_index, epsilon FROM site"
-    ).fetchone()
+    return _positions_of(connection.execute(f"SELECT {_POSITIONS} FROM site").fetchone())
+
+
+def _positions_of(row: Sequence[Any]) -> Positions:
     return Positions(
         generation=row[0],
         era=row[1],
@@ -120,6 +141,20 @@ def read_positions(connection: Statements) -> Positions:
         received=PadId(row[8], row[9]),
         epsilon=row[10],
     )
+
+
+class _Progress(NamedTuple):
+    """What an anchor records of a state of the store, and whether that waits for the peer."""
+
+    positions: Positions
+    lineage: bytes
+    awaiting_peer: str
+    audit: Head
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> Self:
+        """Return the progress that a row of `_PROGRESS` tells."""
+        return cls(_positions_of(row), row[11], row[12], Head(*row[13:]))
 
 
 class Lineage(NamedTuple):
@@ -210,7 +245,9 @@ class Database:
         with self._turn(alone=True):
             self.check_usable()
             try:
-                yield self._tx
+                with self._tx.vault.holding():
+                    yield self._tx
+                self._engine.wait()
             except self._engine.error as error:
                 raise self._translated(error) from error
 
@@ -233,8 +270,10 @@ class Database:
                 else:
                     connection.execute("SAVEPOINT change")
                 if not while_waiting:
-                    self._check_serving()
-                yield self._tx
+                    self._engine.guard("SELECT awaiting_peer FROM site", self._check_serving)
+                with self._tx.vault.holding():
+                    yield self._tx
+                self._engine.heed_guards()
                 if group is not None:
                     connection.execute("RELEASE change")
             except BaseException as error:
@@ -270,7 +309,8 @@ class Database:
         """Bring the anchor up to the state of the database."""
         with self._turn(alone=True):
             self.check_usable()
-            self._advance(read_positions(self._tx.connection))
+            rows = self._tx.connection.execute(f"SELECT {_PROGRESS} FROM site")
+            self._advance(_Progress.of(rows.fetchone()))
 
     def tidy(self) -> bool:
         """Remove encrypted traces of wiped slots, where the database can.
@@ -352,19 +392,14 @@ class Database:
         if group is None:
             return
         connection = self._tx.connection
-        positions = None
         try:
             self.check_usable()
-            if group.anchored:
-                connection.execute("UPDATE site SET generation = generation + 1")
-                # A lost anchor is made again only after the peer has confirmed its contents.
-                if self.anchor is not None or not self._waits_for():
-                    positions = read_positions(connection)
+            progress = ask(connection, _ONE_GENERATION_ON) if group.anchored else None
             self._engine.commit()
             for step in group.after_commit:
                 step()
-            if positions is not None:
-                self._advance(positions)
+            if progress is not None:
+                self._advance(_Progress.of(progress.fetchone()))
         except self._engine.error as error:
             self._roll_back()
             group.error = self._translated(error)
@@ -382,24 +417,21 @@ class Database:
         self._ended = StoreUnusable(because)
         return StoreUnusable(f"{self.name}: {because}")
 
-    def _waits_for(self) -> str:
-        (reason,) = self._tx.connection.execute("SELECT awaiting_peer FROM site").fetchone()
-        return str(reason)
-
-    def _check_serving(self) -> None:
-        reason = self._waits_for()
+    def _check_serving(self, row: tuple[str]) -> None:
+        (reason,) = row
         if reason:
             raise LinkDown(f"{self.name}: waits for the peer to confirm its generation ({reason})")
 
-    def _advance(self, positions: Positions) -> None:
-        lineage = read_lineage(self._tx.connection).own
-        audit = ledger.head(self._tx.connection)
+    def _advance(self, progress: "_Progress") -> None:
+        if self.anchor is None and progress.awaiting_peer:
+            return  # a lost anchor is made again only after the peer has confirmed its contents
+        positions = progress.positions
         try:
             if self.anchor is None:
-                self.anchor = self._new_anchor(positions, lineage, audit)
+                self.anchor = self._new_anchor(positions, progress.lineage, progress.audit)
             else:
                 assert positions.generation >= self.anchor.positions.generation, "the anchor only goes on"
-                self.anchor.advance(positions, lineage, audit)
+                self.anchor.advance(positions, progress.lineage, progress.audit)
         except OSError as error:
             told = self._end(f"the anchor could not be written ({error}); mend its disk and start again")
             raise told from error
@@ -413,6 +445,7 @@ class Database:
             try:
                 connection.execute("ROLLBACK TO change")
                 connection.execute("RELEASE change")
+                self._engine.wait()
                 return
             except self._engine.error as failure:
                 error = failure

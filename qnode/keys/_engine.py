@@ -4,7 +4,8 @@ The SQL of the parts of the store is the same for each (`qnode.sql`); so are the
 changes (`qnode.keys._database`).
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from qnode.errors import StoreError
 from qnode.sql import Statements
@@ -29,8 +30,20 @@ class Engine(Protocol):
     def begin(self) -> None:
         """Begin a transaction that writes."""
 
+    def guard(self, sql: str, check: Callable[[Any], None]) -> None:
+        """Let `check` have the row of a query, and raise, before any row of a later statement is returned."""
+
+    def heed_guards(self) -> None:
+        """Raise what the checks of `guard` raise, if they were not called yet."""
+
+    def wait(self) -> None:
+        """Return when all statements were run; raise the error of one that was not."""
+
     def commit(self) -> None:
-        """Make the open transaction durable. After an error it is unknown whether it is, or it is undone."""
+        """Make the open transaction durable. After an error it is unknown whether it is, or it is undone.
+
+        Rows of its statements may be fetched afterwards.
+        """
 
     def roll_back(self) -> None:
         """Undo the open transaction."""

@@ -39,8 +39,16 @@ def parts_of(ranges: Iterable[KeyRange], width: int, positions: Sequence[int]) -
     return result
 
 
+def ask_secrets(tx: Tx, ranges: Iterable[KeyRange]) -> None:
+    """Ask for the block secrets that `key_ids_of` is about to need."""
+    for item in ranges:
+        tx.vault.ask(Kind.BLOCK_SECRET, item.block_id, 0, 1)
+
+
 def key_ids_of(tx: Tx, ranges: Iterable[KeyRange], width: int) -> list[bytes]:
     """Return the key_ID of each key, as 16 bytes: that of its first chunk."""
+    ranges = tuple(ranges)
+    ask_secrets(tx, ranges)
     result: list[bytes] = []
     for item in ranges:
         block_secret = tx.vault.read(Kind.BLOCK_SECRET, item.block_id, 0, 1)
@@ -53,28 +61,46 @@ def uuids(key_ids: Sequence[bytes]) -> list[UUID]:
     return msgspec.convert(key_ids, list[UUID])
 
 
-def read_keys(tx: Tx, ranges: Iterable[KeyRange], width: int, size_bits: int) -> list[StoredKey]:
-    """Decrypt the keys in ranges of keys `width` chunks wide, cut to `size_bits`, with key_ID and record.
+class Reading:
+    """Keys in ranges of keys `width` chunks wide, which are asked for at first and decrypted later.
 
-    Raises StoreUnusable if a chunk cannot be decrypted.
+    `key_ids`: if they are known; otherwise they are computed.
     """
-    ranges = tuple(ranges)
-    return with_ids(tx, ranges, width, size_bits, uuids(key_ids_of(tx, ranges, width)))
 
+    def __init__(
+        self,
+        tx: Tx,
+        ranges: Iterable[KeyRange],
+        width: int,
+        size_bits: int,
+        key_ids: Sequence[UUID] | None = None,
+    ) -> None:
+        self._tx, self._width, self._size_bits, self._key_ids = tx, width, size_bits, key_ids
+        self.ranges = tuple(ranges)
+        if key_ids is None:
+            ask_secrets(tx, self.ranges)
+        for item in self.ranges:
+            tx.vault.ask(Kind.CHUNK, item.block_id, item.first, item.count)
+        blocks = dict.fromkeys(item.block_id for item in self.ranges)
+        self._records = {block_id: _blocks.ask_record(tx, block_id) for block_id in blocks}
 
-def with_ids(
-    tx: Tx, ranges: Iterable[KeyRange], width: int, size_bits: int, key_ids: Sequence[UUID]
-) -> list[StoredKey]:
-    """Decrypt keys like `read_keys`, with known key_IDs."""
-    result: list[StoredKey] = []
-    n_bytes = size_bits // 8
-    for item in ranges:
-        opened = tx.vault.read(Kind.CHUNK, item.block_id, item.first, item.count)
-        record = _blocks.record_of(tx, item.block_id)
-        starts = range(0, len(opened), width * CHUNK_BYTES)
-        named = key_ids[len(result) : len(result) + len(starts)]
-        result += [
-            StoredKey(key_id, opened[start : start + n_bytes], record)
-            for key_id, start in zip(named, starts, strict=True)
-        ]
-    return result
+    def read(self) -> list[StoredKey]:
+        """Decrypt the keys, cut to their size, with key_ID and record; once.
+
+        Raises StoreUnusable if a chunk cannot be decrypted.
+        """
+        ids = self._key_ids
+        if ids is None:
+            ids = uuids(key_ids_of(self._tx, self.ranges, self._width))
+        result: list[StoredKey] = []
+        n_bytes, n_bytes_apart = self._size_bits // 8, self._width * CHUNK_BYTES
+        records = {block_id: _blocks.record_in(answer) for block_id, answer in self._records.items()}
+        for item in self.ranges:
+            opened = self._tx.vault.read(Kind.CHUNK, item.block_id, item.first, item.count)
+            starts = range(0, len(opened), n_bytes_apart)
+            named = ids[len(result) : len(result) + len(starts)]
+            result += [
+                StoredKey(key_id, opened[start : start + n_bytes], records[item.block_id])
+                for key_id, start in zip(named, starts, strict=True)
+            ]
+        return result

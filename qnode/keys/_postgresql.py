@@ -5,11 +5,9 @@ session. A session that ends, for whatever reason, ends the connection for good,
 without the lock; the store then opens anew (`qnode.keys._postgresql_store`).
 """
 
-import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 import psycopg
@@ -19,11 +17,10 @@ from psycopg.types.numeric import NumericLoader
 
 from qnode.config import PostgresqlSection
 from qnode.errors import ConfigError, StoreAway, StoreError, StoreUnusable
+from qnode.keys._pipeline import Pipeline
 from qnode.secret_files import read_secret
-from qnode.sql import Statements
 
 _LOCK_CLASS = 0x514E4F44  # "QNOD"
-_PLACE = re.compile(r"\?(\d*)")
 # A server that is not heard for about ten seconds is gone, for both ends.
 _DEFAULTS = {
     "application_name": "qnode",
@@ -72,33 +69,11 @@ def check_parameters(parameters: str) -> None:
         )
 
 
-@lru_cache(maxsize=1024)
-def _numbered(sql: str) -> str:
-    """Return a statement with the places for values as PostgreSQL writes them."""
-    numbers = iter(range(1, 1000))
-    return _PLACE.sub(lambda place: f"${place[1] or next(numbers)}", sql)
-
-
 class _Whole(NumericLoader):  # type: ignore[misc, unused-ignore]  # without psycopg it is Any
     """Sums of whole numbers are of the type numeric; all others of it there are not."""
 
     def load(self, data: Any) -> Any:
         return int(super().load(data))
-
-
-class _Statements:
-    """The connection, for the parts of the store (`qnode.sql.Statements`)."""
-
-    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
-        self._connection = connection
-
-    def execute(self, sql: str, values: Sequence[Any] = (), /) -> "psycopg.Cursor[Any]":
-        return self._connection.cursor().execute(_numbered(sql), values)
-
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object:
-        with self._connection.cursor() as cursor:
-            cursor.executemany(_numbered(sql), rows)
-        return cursor
 
 
 class PostgresqlEngine:
@@ -109,27 +84,41 @@ class PostgresqlEngine:
     def __init__(self, name: str, connection: "psycopg.Connection[Any]") -> None:
         self.name = name
         self.connection = connection
-        self.statements: Statements = _Statements(connection)
+        self.statements = Pipeline(connection)
 
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
+        self.statements.drain()
         status = self.connection.info.transaction_status
         return status in (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 
     def begin(self) -> None:
         """Begin a transaction."""
-        self.connection.execute("BEGIN")
+        self.statements.execute("BEGIN")
+
+    def guard(self, sql: str, check: Callable[[Any], None]) -> None:
+        """Let `check` have the row of a query before any row of a later statement is returned."""
+        self.statements.guard(sql, check)
+
+    def heed_guards(self) -> None:
+        """Raise what the checks of `guard` raise, if they were not called yet."""
+        self.statements.heed_guards()
+
+    def wait(self) -> None:
+        """Return when the server has run all statements; raise the error of one that failed."""
+        self.statements.wait()
 
     def commit(self) -> None:
         """Make the transaction durable, also on a synchronous standby."""
-        done = self.connection.execute("COMMIT").statusmessage
+        done = self.statements.run("COMMIT")
         if done != "COMMIT":  # of a transaction with a failed statement, PostgreSQL undoes all
             raise psycopg.errors.InFailedSqlTransaction("a statement failed, the transaction was undone")
 
     def roll_back(self) -> None:
         """Undo the open transaction."""
-        self.connection.execute("ROLLBACK")
+        self.statements.drain()
+        self.statements.run("ROLLBACK")
 
     def translated(self, error: Exception) -> StoreError:
         """Return what to say about an error; a session that ended may be replaced."""
@@ -162,9 +151,10 @@ class PostgresqlEngine:
 
     def close(self) -> None:
         """End the session; the lock is free when this returns, if the server still answers."""
+        self.statements.end()
         if self.connection.info.transaction_status == pq.TransactionStatus.IDLE:
             with suppress(psycopg.Error):
-                self.connection.execute("SELECT pg_advisory_unlock_all()")
+                self.statements.run("SELECT pg_advisory_unlock_all()")
         self.connection.close()
 
 

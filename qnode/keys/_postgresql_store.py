@@ -146,6 +146,7 @@ def open_postgresql_store(
         except BaseException:
             engine.close()
             raise
+        engine.statements.begin()
         return judged(engine, role, store_key, store_id, anchor, witness)
 
     register = PresharedRegister(register_beside(anchor))

@@ -8,6 +8,7 @@ from qnode.errors import NotEnoughKeys, StoreError
 from qnode.keys._database import Tx
 from qnode.keys._model import KeyRange
 from qnode.keys._vault import Kind
+from qnode.sql import Rows, ask
 
 
 def joined(ranges: Iterable[KeyRange]) -> list[KeyRange]:
@@ -47,9 +48,12 @@ def pass_on(tx: Tx, item: KeyRange, owner: Role) -> None:
     add_free(tx, KeyRange(item.block_id, low, count), owner)
 
 
-def take_free(tx: Tx, item: KeyRange, owner: Role) -> None:
-    """Remove a range from the free chunks. Raises StoreError unless all of it is free and `owner`'s."""
-    taken = take_what_is_free(tx, item, owner)
+def take_free(tx: Tx, item: KeyRange, owner: Role, free: Rows | None = None) -> None:
+    """Remove a range from the free chunks. Raises StoreError unless all of it is free and `owner`'s.
+
+    `free`: of `ask_free` for this range, if no other change of the block's free chunks came between.
+    """
+    taken = take_what_is_free(tx, item, owner, free)
     if item.count < 1 or sum(part.count for part in taken) != item.count:
         raise StoreError(
             f"block {item.block_id}, chunks {item.first} to {item.first + item.count - 1}: not all free "
@@ -57,34 +61,52 @@ def take_free(tx: Tx, item: KeyRange, owner: Role) -> None:
         )
 
 
-def take_what_is_free(tx: Tx, item: KeyRange, owner: Role) -> list[KeyRange]:
-    """Take those chunks of a range that are free and `owner`'s; return them."""
-    end = item.first + item.count
-    rows = tx.connection.execute(
+def ask_free(tx: Tx, item: KeyRange, owner: Role) -> Rows:
+    """Ask for the rows of `owner`'s free chunks that overlap a range."""
+    return ask(
+        tx.connection,
         "SELECT first, count FROM free_range WHERE block_id = ? AND owner = ? AND first < ? "
         "AND first + count > ?",
-        (item.block_id, owner, end, item.first),
-    ).fetchall()
+        *(item.block_id, owner, item.first + item.count, item.first),
+    )
+
+
+def take_what_is_free(tx: Tx, item: KeyRange, owner: Role, free: Rows | None = None) -> list[KeyRange]:
+    """Take those chunks of a range that are free and `owner`'s; return them. `free`: see `take_free`."""
+    end = item.first + item.count
+    rows = (free or ask_free(tx, item, owner)).fetchall()
     taken = []
     for first, count in rows:
         low, high = max(first, item.first), min(first + count, end)
-        tx.connection.execute(
-            "DELETE FROM free_range WHERE block_id = ? AND first = ?", (item.block_id, first)
-        )
-        add_free(tx, KeyRange(item.block_id, first, low - first), owner)
-        add_free(tx, KeyRange(item.block_id, high, first + count - high), owner)
         taken.append(KeyRange(item.block_id, low, high - low))
+        _cut_out(tx, KeyRange(item.block_id, first, count), taken[-1], owner)
     return taken
+
+
+def _cut_out(tx: Tx, free: KeyRange, part: KeyRange, owner: Role) -> None:
+    """Remove `part` from a row of free chunks, `free`, in which it lies."""
+    end, part_end = free.first + free.count, part.first + part.count
+    if part.first > free.first:
+        tx.connection.execute(
+            "UPDATE free_range SET count = ? WHERE block_id = ? AND first = ?",
+            (part.first - free.first, free.block_id, free.first),
+        )
+        add_free(tx, KeyRange(free.block_id, part_end, end - part_end), owner)
+    elif part_end < end:
+        tx.connection.execute(
+            "UPDATE free_range SET first = ?, count = ? WHERE block_id = ? AND first = ?",
+            (part_end, end - part_end, free.block_id, free.first),
+        )
+    else:
+        tx.connection.execute(
+            "DELETE FROM free_range WHERE block_id = ? AND first = ?", (free.block_id, free.first)
+        )
 
 
 def all_free(tx: Tx, item: KeyRange, owner: Role) -> bool:
     """Return whether each chunk of a range is free and `owner`'s."""
     end = item.first + item.count
-    rows = tx.connection.execute(
-        "SELECT first, count FROM free_range WHERE block_id = ? AND owner = ? AND first < ? "
-        "AND first + count > ?",
-        (item.block_id, owner, end, item.first),
-    )
+    rows = ask_free(tx, item, owner)
     n_free_of_it: int = sum(min(first + count, end) - max(first, item.first) for first, count in rows)
     return n_free_of_it == item.count
 
@@ -112,7 +134,7 @@ def take_oldest(tx: Tx, number: int, width: int) -> list[KeyRange]:
         if fits == 0:
             break
         taken.append(KeyRange(block_id, first, fits * width))
-        take_free(tx, taken[-1], tx.role)
+        _cut_out(tx, KeyRange(block_id, first, count), taken[-1], tx.role)
         missing -= fits
     if missing:
         raise NotEnoughKeys(number, number - missing)
@@ -132,9 +154,8 @@ def take_newest(tx: Tx, number: int) -> list[KeyRange]:
         part = min(count, missing)
         if part == 0:
             break
-        item = KeyRange(block_id, first + count - part, part)
-        take_free(tx, item, tx.role)
-        taken.append(item)
+        taken.append(KeyRange(block_id, first + count - part, part))
+        _cut_out(tx, KeyRange(block_id, first, count), taken[-1], tx.role)
         missing -= part
     if missing:
         raise NotEnoughKeys(number, number - missing)
@@ -165,15 +186,21 @@ def destroy(tx: Tx, ranges: Iterable[KeyRange]) -> int:
 
     Returns the number of wiped chunks.
     """
-    total = 0
-    for item in joined(ranges):
+    together = joined(ranges)
+    for item in together:
+        tx.vault.ask(Kind.CHUNK, item.block_id, item.first, item.count)
+    by_block: Counter[int] = Counter()
+    for item in together:
         tx.vault.wipe(Kind.CHUNK, item.block_id, item.first, item.count)
-        (chunks_left,) = tx.one(
-            "UPDATE block SET chunks_left = chunks_left - ? WHERE block_id = ? RETURNING chunks_left",
-            item.count,
-            item.block_id,
-        )
-        if chunks_left == 0:
-            tx.vault.drop(Kind.BLOCK_SECRET, item.block_id)
-        total += item.count
-    return total
+        by_block[item.block_id] += item.count
+    for block_id, n_chunks in by_block.items():
+        count_off(tx, block_id, n_chunks)
+    return by_block.total()
+
+
+def count_off(tx: Tx, block_id: int, n_chunks: int) -> None:
+    """Count chunks off a block; with its last chunk its secret is destroyed too."""
+    tx.connection.execute(
+        "UPDATE block SET chunks_left = chunks_left - ? WHERE block_id = ?", (n_chunks, block_id)
+    )
+    tx.vault.drop_secret_of_finished(block_id)

@@ -1,7 +1,9 @@
 """A store's database in a file, with SQLite."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from qnode.errors import StoreError, StoreUnusable
 
@@ -23,6 +25,16 @@ class SqliteEngine:
     def begin(self) -> None:
         """Begin a transaction that writes."""
         self.statements.execute("BEGIN IMMEDIATE")
+
+    def guard(self, sql: str, check: Callable[[Any], None]) -> None:
+        """Check the row of a query at once."""
+        check(self.statements.execute(sql).fetchone())
+
+    def heed_guards(self) -> None:
+        """Nothing to do: `guard` did it."""
+
+    def wait(self) -> None:
+        """Nothing to do: a statement that returns was run."""
 
     def commit(self) -> None:
         """Flush the transaction to the log."""

@@ -14,6 +14,7 @@ Units are used instead of single slots, because each encryption is a call: a meg
 import hmac
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -21,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from qnode.errors import StoreUnusable
-from qnode.sql import Statements
+from qnode.sql import Rows, Statements, ask
 
 SLOTS_PER_UNIT = 128
 _LIVE_BYTES = SLOTS_PER_UNIT // 8
@@ -93,6 +94,9 @@ class _Unit:
     slots: bytes = field(repr=False)
 
 
+_Address = tuple[Kind, int, int]
+
+
 class Vault:
     """The encrypted units of one store. Every method runs in the caller's transaction."""
 
@@ -100,6 +104,31 @@ class Vault:
         self._connection = connection
         self._store_key = store_key
         self._ciphers: dict[tuple[Kind, int], AESGCM] = {}
+        self._asked: dict[_Address, Rows] = {}
+        self._opened: dict[_Address, _Unit] = {}
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Hold the units that are opened in the body, so that each is read and decrypted once.
+
+        The body is one change, or a look at one state.
+        """
+        self._forget()
+        try:
+            yield
+        finally:
+            self._forget()
+
+    def _forget(self, kind: Kind | None = None, segment: int | None = None, unit: int | None = None) -> None:
+        """Hold no unit, or none of these."""
+        for held in (self._asked, self._opened):
+            if kind is None:
+                held.clear()
+            elif unit is not None and segment is not None:
+                held.pop((kind, segment, unit), None)
+            else:
+                for address in [one for one in held if one[0] == kind and segment in (None, one[1])]:
+                    del held[address]
 
     def __repr__(self) -> str:
         return "Vault()"
@@ -116,6 +145,7 @@ class Vault:
         """Encrypt `secret`, divided into slots of the kind's size, as slots 0, 1, ... of a new segment."""
         width = SLOT_BYTES[kind]
         rows = []
+        self._forget(kind, segment)
         for span in _spans(0, len(secret) // width):
             start = span.unit * SLOTS_PER_UNIT * width
             unit = _Unit(span.bits, secret[start : start + span.high * width])
@@ -124,6 +154,19 @@ class Vault:
             "INSERT INTO sealed_unit (kind, segment, unit, sealed) VALUES (?,?,?,?)", rows
         )
 
+    def ask(self, kind: Kind, segment: int, first: int, count: int) -> None:
+        """Ask the database for the units of slots that are about to be read or wiped (`qnode.sql.ask`)."""
+        for span in _spans(first, count):
+            self._ask((kind, segment, span.unit))
+
+    def _ask(self, address: _Address) -> None:
+        if address not in self._opened and address not in self._asked:
+            self._asked[address] = ask(
+                self._connection,
+                "SELECT sealed FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?",
+                *address,
+            )
+
     def read(self, kind: Kind, segment: int, first: int, count: int) -> bytes:
         """Decrypt `count` slots from `first` on.
 
@@ -131,6 +174,7 @@ class Vault:
         """
         width = SLOT_BYTES[kind]
         parts = []
+        self.ask(kind, segment, first, count)
         for span in _spans(first, count):
             unit = self._open(kind, segment, span)
             parts.append(unit.slots[span.low * width : span.high * width])
@@ -139,9 +183,11 @@ class Vault:
     def wipe(self, kind: Kind, segment: int, first: int, count: int) -> None:
         """Destroy slots, each only once. Raises DamagedUnit like `read`."""
         width = SLOT_BYTES[kind]
+        self.ask(kind, segment, first, count)
         for span in _spans(first, count):
             unit = self._open(kind, segment, span)
             live = unit.live & ~span.bits
+            self._forget(kind, segment, span.unit)
             if not live:
                 self._connection.execute(
                     "DELETE FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?",
@@ -150,13 +196,24 @@ class Vault:
                 continue
             blank = bytes((span.high - span.low) * width)
             slots = b"".join((unit.slots[: span.low * width], blank, unit.slots[span.high * width :]))
+            left = self._opened[kind, segment, span.unit] = _Unit(live, slots)
             self._connection.execute(
                 "UPDATE sealed_unit SET sealed = ? WHERE kind = ? AND segment = ? AND unit = ?",
-                (self._sealed(kind, segment, span.unit, _Unit(live, slots)), kind, segment, span.unit),
+                (self._sealed(kind, segment, span.unit, left), kind, segment, span.unit),
             )
+
+    def drop_secret_of_finished(self, block_id: int) -> None:
+        """Wipe the secret of a block if no chunk of it is left."""
+        self._forget(Kind.BLOCK_SECRET, block_id)
+        self._connection.execute(
+            "DELETE FROM sealed_unit WHERE kind = ? AND segment = ? AND EXISTS "
+            "(SELECT 1 FROM block WHERE block_id = ? AND chunks_left = 0)",
+            (Kind.BLOCK_SECRET, block_id, block_id),
+        )
 
     def drop(self, kind: Kind, segment: int | None = None, unit: int | None = None) -> None:
         """Wipe every slot of a unit, of a segment, or of all segments of the kind; there may be none."""
+        self._forget(kind, segment, unit)
         if segment is None:
             self._connection.execute("DELETE FROM sealed_unit WHERE kind = ?", (kind,))
         elif unit is None:
@@ -200,21 +257,23 @@ class Vault:
 
     def _open(self, kind: Kind, segment: int, span: _Span) -> _Unit:
         """Decrypt the unit of `span`, all of whose slots must be live."""
-        row = self._connection.execute(
-            "SELECT sealed FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?",
-            (kind, segment, span.unit),
-        ).fetchone()
-        if row is None:
-            raise DamagedUnit(kind, segment, span.unit, "is missing: the database is damaged")
-        try:
-            content = self._cipher(kind, segment).decrypt(
-                row[0][:_NONCE_BYTES], row[0][_NONCE_BYTES:], _address(kind, segment, span.unit)
-            )
-        except (InvalidTag, ValueError):  # ValueError: too short to have a nonce
-            raise DamagedUnit(
-                kind, segment, span.unit, "does not open: the database is damaged; check its disk"
-            ) from None
-        unit = _Unit(int.from_bytes(content[:_LIVE_BYTES], "big"), content[_LIVE_BYTES:])
+        address = kind, segment, span.unit
+        unit = self._opened.get(address)
+        if unit is None:
+            self._ask(address)
+            row = self._asked.pop(address).fetchone()
+            if row is None:
+                raise DamagedUnit(*address, "is missing: the database is damaged")
+            try:
+                content = self._cipher(kind, segment).decrypt(
+                    row[0][:_NONCE_BYTES], row[0][_NONCE_BYTES:], _address(*address)
+                )
+            except (InvalidTag, ValueError):  # ValueError: too short to have a nonce
+                raise DamagedUnit(
+                    *address, "does not open: the database is damaged; check its disk"
+                ) from None
+            unit = _Unit(int.from_bytes(content[:_LIVE_BYTES], "big"), content[_LIVE_BYTES:])
+            self._opened[address] = unit
         if unit.live & span.bits != span.bits:
             raise DamagedUnit(
                 kind,
