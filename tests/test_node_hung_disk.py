@@ -8,16 +8,19 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from keys_support import Site, add_block, make_block, preshared
 from link_room import link_node
 
 import qnode.node.supply.async_store
-from qnode.config import SiteConfig, load
+import qnode.node.supply.stalls
+from qnode.config import PostgresqlSection, SiteConfig, StoreSection, load
 from qnode.errors import NotEnoughKeys
 from qnode.keys import SqliteKeyStore
 from qnode.node.supply.async_store import AsyncStore
+from qnode.node.supply.stalls import CALM_S, Stalls
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -143,7 +146,28 @@ async def test_calls_that_come_while_the_store_works_share_its_next_commit(tmp_p
         assert store.positions().generation - began <= 3  # seven deliveries
 
 
-async def test_the_status_says_within_seconds_that_the_disk_hangs_and_takes_it_back(tmp_path: Path) -> None:
+def test_a_store_that_hangs_again_and_again_is_one_alarm_that_names_its_kind() -> None:
+    of_file = StoreSection(path=Path("a"), store_key=Path("b"), anchor=Path("c"), preshared_key=Path("d"))
+    of_server = msgspec.structs.replace(of_file, postgresql=PostgresqlSection(parameters="host=db"))
+    for section, cause in (
+        (of_file, "its disk hangs"),
+        (of_server, "the server of its database, or the network"),
+    ):
+        stalls = Stalls(section)
+        assert stalls.look(2.9, 0.0) == ""
+        for began_s in range(0, 200, 20):  # hangs for 5 s in every 20
+            assert f"for 5 s: {cause}" in stalls.look(5.0, began_s + 5.0)
+            assert f"after up to 5 s: {cause}" in stalls.look(0.1, began_s + 19.0)
+        assert stalls.look(0.1, 190.0 + CALM_S) == ""
+        assert stalls.look(4.0, 1000.0)
+        stalls.forget()
+        assert stalls.look(0.0, 1001.0) == ""
+
+
+async def test_the_status_says_within_seconds_that_the_disk_hangs_and_takes_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qnode.node.supply.stalls, "CALM_S", 0.5)
     with Site(tmp_path, "bob").open() as store:
         add_block(make_block(1, 4), store)
         node = link_node(load(CONFIG / "bob.toml", SiteConfig), store)

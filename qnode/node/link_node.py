@@ -54,9 +54,10 @@ from qnode.node.session.sae_tables import SaeTables
 from qnode.node.status.alarms import Alarms
 from qnode.node.status.link_figures import LinkFigures
 from qnode.node.status.liveness import Liveness
-from qnode.node.supply.async_store import STALL_S, AsyncStore, PeerMemory, runs_of
+from qnode.node.supply.async_store import AsyncStore, PeerMemory, runs_of
 from qnode.node.supply.key_supply import LinkKeySupply
 from qnode.node.supply.rebalance import Demand, rebalance
+from qnode.node.supply.stalls import STALL_S, Stalls
 from qnode.operate.recording.recordings import Recordings
 from qnode.operate.status.alarms import AlarmName
 from qnode.peer_tls import PeerContexts
@@ -449,17 +450,19 @@ class LinkNode:
 
     async def _watch_store(self) -> None:
         """Report a store that hangs, release the waiting tasks, and settle their operations later."""
+        stalls = Stalls(self._config.store)
         while True:
             await trio.sleep(STALL_S / 3)
-            if (stalled_s := self.store.stalled_s) >= STALL_S:
-                text = (
-                    f"the key store has not answered for {stalled_s:.0f} s: its disk hangs, no key is served"
-                )
-                self.figures.alarms.raise_alarm(AlarmName.STORE_STALLED, text)
+            stalled_s, alarms = self.store.stalled_s, self.figures.alarms
+            if stalled_s < STALL_S and alarms.has_alarm(AlarmName.STORE_FAILED):
+                stalls.forget()
+            if text := stalls.look(stalled_s, trio.current_time()):
+                alarms.raise_alarm(AlarmName.STORE_STALLED, text)
+            else:
+                alarms.clear_alarm(AlarmName.STORE_STALLED)
+            if stalled_s >= STALL_S:
                 self.store.let_go()
-                continue
-            self.figures.alarms.clear_alarm(AlarmName.STORE_STALLED)
-            if self.store.unsettled:
+            elif self.store.unsettled:
                 self.store.unsettled = False
                 self.gate.end_sessions("the key store was away; the sites settle the open operations again")
 

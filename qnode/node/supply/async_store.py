@@ -33,13 +33,12 @@ from qnode.keys import (
 )
 from qnode.link.authentication import AuthenticationTag, TranscriptHash, make_tag, verify_tag
 from qnode.node.supply.key_clock import KeyClock
+from qnode.node.supply.stalls import STALL_S
 from qnode.node.supply.store_calls import StoreCalls
 from qnode.units import CHUNK_BITS
 
 T = TypeVar("T")
 
-# A disk that needs this long for one call hangs.
-STALL_S = 3.0
 DAY_S = 86_400.0
 # A page is encoded in the event loop.
 AUDIT_PAGE_BYTES = 1 << 18
@@ -81,7 +80,7 @@ def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
 class AsyncStore:
     """`qnode.keys.KeyStore`, asynchronous. A running call is not cancelled.
 
-    Exception: if the disk hangs, the task that waits for a call longer than `STALL_S` can be cancelled
+    Exception: if the store hangs, the task that waits for a call longer than `STALL_S` can be cancelled
     (`let_go`).
     """
 

@@ -101,9 +101,10 @@ TO_DO: Final = {
         "Test the disk and the memory of this machine. Keys made from now on are not affected."
     ),
     AlarmName.STORE_FAILED: (
-        "Look at the disk: is it full, read-only or broken? The node continues once it can write."
+        "Look at the disk, or the database's server: is it full, read-only, broken or away? The node "
+        "continues once it can write."
     ),
-    AlarmName.STORE_STALLED: "Look at the disk, which does not answer.",
+    AlarmName.STORE_STALLED: "Look at the disk, or at the database's server and the network to it.",
     AlarmName.STORE_UNCLEARED: "End other programs that have the database open.",
     AlarmName.STORE_WAITING: (
         "Let the peer connect. If it was restored from a backup as well, use qnodectl restore at both sites."
