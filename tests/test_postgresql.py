@@ -500,6 +500,13 @@ def test_a_password_in_the_parameters_is_refused_and_one_in_a_file_is_in_no_text
         "host=h sslpassword=hunter2",
         "postgresql://user:hunter2%zz@host/database",
         "postgresql://user:hunter2@host/database",
+        "host=h hunter2=x",
+        "host=h hunter2",
+        "host='h hunter2",
+        "postgresql://h/database?hunter2=x",
+        "host=user:hunter2@h",
+        "host=h dbname=postgresql://user:hunter2@h/database",
+        "host=h dbname='user=u word=hunter2'",
     ):
         with pytest.raises(ConfigError) as refusal:
             check_parameters(typed)
@@ -515,9 +522,10 @@ def test_a_password_in_the_parameters_is_refused_and_one_in_a_file_is_in_no_text
         assert "hunter2" not in f"{address!r}{name_of(address)}{engine.name}"
     finally:
         engine.close()
-    with pytest.raises(StoreAway, match="cannot be reached") as refused:
-        connect(PostgresqlSection(parameters="host=/nowhere", password_file=secret))
-    assert "hunter2" not in str(refused.value)
+    for parameters in ("host=/nowhere", "host=/nowhere sslmode=hunter2", "host=/nowhere gssencmode=hunter2"):
+        with pytest.raises(StoreAway, match="cannot be reached") as refused:
+            connect(PostgresqlSection(parameters=parameters, password_file=secret))
+        assert "hunter2" not in str(refused.value)
 
 
 @needs_server

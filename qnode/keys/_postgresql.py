@@ -5,6 +5,7 @@ session. A session that ends, for whatever reason, ends the connection for good,
 without the lock; the store then opens anew (`qnode.keys._postgresql_store`).
 """
 
+import re
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,6 +46,8 @@ _TAKEN_AWAY = ("3F000", "42P01", "42703", "42501")  # schema, table, column or r
 _DAMAGED = ("XX001", "XX002", "58030")
 _FULL = "53100"
 _PASSWORDS = {"password", "sslpassword"}
+# Parameters whose values are shown in messages.
+_SHOWN = {"host", "hostaddr", "port", "dbname", "user", "service", *_DEFAULTS}
 
 
 def name_of(address: PostgresqlSection) -> str:
@@ -55,18 +58,38 @@ def name_of(address: PostgresqlSection) -> str:
 
 
 def check_parameters(parameters: str) -> None:
-    """Refuse parameters that libpq does not understand, and a password among them, by ConfigError."""
+    """Refuse parameters that libpq does not understand, and a password among them, by ConfigError.
+
+    What was typed is not quoted: a password may be anywhere in it.
+    """
     try:
         known = conninfo_to_dict(parameters)
-    except psycopg.Error as error:
-        # What libpq tells may quote a password that was typed here.
-        may_have_password = "pass" in parameters.lower() or "@" in parameters
-        told = "libpq does not understand them" if may_have_password else _first_line(error)
-        raise ConfigError(f"[store.postgresql] parameters: {told}") from None
+    except psycopg.Error:
+        raise ConfigError(
+            "[store.postgresql] parameters: libpq does not understand them; write keyword=value pairs, with "
+            "blanks between them and single quotes around a value that has blanks itself"
+        ) from None
     if not _PASSWORDS.isdisjoint(known):
         raise ConfigError(
             "[store.postgresql] parameters: has a password; put it into a file and name it password_file"
         )
+    for keyword in ("host", "dbname"):  # they are shown
+        value = str(known.get(keyword, ""))
+        if "=" in value or "@" in value[1:]:  # a socket may begin with @
+            raise ConfigError(
+                f"[store.postgresql] parameters: {keyword} is not a name but an address of its own; write "
+                "each part of it under its own keyword, and a password into the file password_file"
+            )
+
+
+def _told(error: BaseException, known: dict[str, Any]) -> str:
+    """Return what libpq tells about a connection, without a word of a value that may be secret."""
+    text = _first_line(error)
+    for keyword in known.keys() - _SHOWN:
+        for word in re.split(r"[\s=,]+", str(known[keyword])):
+            if len(word) > 2:
+                text = text.replace(word, f"<{keyword}>")
+    return text
 
 
 class _Whole(NumericLoader):  # type: ignore[misc, unused-ignore]  # without psycopg it is Any
@@ -164,7 +187,8 @@ def connect(address: PostgresqlSection) -> PostgresqlEngine:
     Raises StoreAway if the server does not let us in; StoreUnusable if another process has the store open, or
     the server cannot keep keys; ConfigError for the file of the password.
     """
-    parameters: dict[str, Any] = {**_DEFAULTS, **conninfo_to_dict(address.parameters)}
+    given = conninfo_to_dict(address.parameters)
+    parameters: dict[str, Any] = {**_DEFAULTS, **given}
     if address.password_file is not None:
         secret = read_secret(address.password_file, "store.postgresql.password_file")
         parameters["password"] = secret.decode("utf-8", "replace").rstrip("\r\n")
@@ -172,7 +196,7 @@ def connect(address: PostgresqlSection) -> PostgresqlEngine:
     try:
         connection = psycopg.connect(autocommit=True, cursor_factory=psycopg.RawCursor, **parameters)
     except (psycopg.Error, ValueError) as error:  # ValueError: a file of the password that is none
-        raise StoreAway(f"{name}: cannot be reached: {_first_line(error)}") from None
+        raise StoreAway(f"{name}: cannot be reached: {_told(error, given)}") from None
     engine = PostgresqlEngine(name, connection)
     try:
         _set_up(engine, address)
