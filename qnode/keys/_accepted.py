@@ -328,12 +328,12 @@ def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
 
 def void_every(tx: Tx) -> list[KeyRange]:
     """Destroy every waiting key; return their chunks."""
-    rows = tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall()
-    given_up: list[KeyRange] = []
-    for row in rows:
-        held = _Held.decode(*row)
-        given_up += _parts(held, held.wanted)
-        tx.count_gone(void=_give_up(tx, held))
+    rows = tx.connection.execute("DELETE FROM peer_assignment RETURNING content, waiting").fetchall()
+    tx.connection.execute("DELETE FROM waiting_pair")
+    helds = [_Held.decode(*row) for row in rows]
+    given_up = [part for held in helds for part in _parts(held, held.wanted)]
+    tx.count_gone(void=_ranges.destroy(tx, given_up))
+    tx.after_commit.append(tx.issued.clear)
     return given_up
 
 

@@ -313,12 +313,13 @@ def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
 
 def void_every(tx: Tx) -> list[KeyRange]:
     """Destroy the rest of every assignment; return its chunks."""
-    rows = tx.connection.execute("SELECT assignment_id, content, n_taken FROM own_assignment").fetchall()
-    given_up: list[KeyRange] = []
-    for assignment_id, content, n_taken in rows:
-        rest = rest_of(Release(assignment=decode(content), n_taken=n_taken))
-        tx.count_gone(void=_remove(tx, assignment_id, rest))
-        given_up += rest
+    rows = tx.connection.execute("DELETE FROM own_assignment RETURNING content, n_taken").fetchall()
+    given_up = [
+        item
+        for content, n_taken in rows
+        for item in rest_of(Release(assignment=decode(content), n_taken=n_taken))
+    ]
+    tx.count_gone(void=_ranges.destroy(tx, given_up))
     return given_up
 
 

@@ -187,11 +187,9 @@ def destroy(tx: Tx, ranges: Iterable[KeyRange]) -> int:
     Returns the number of wiped chunks.
     """
     together = joined(ranges)
-    for item in together:
-        tx.vault.ask(Kind.CHUNK, item.block_id, item.first, item.count)
+    tx.vault.wipe_all(Kind.CHUNK, ((item.block_id, item.first, item.count) for item in together))
     by_block: Counter[int] = Counter()
     for item in together:
-        tx.vault.wipe(Kind.CHUNK, item.block_id, item.first, item.count)
         by_block[item.block_id] += item.count
     for block_id, n_chunks in by_block.items():
         count_off(tx, block_id, n_chunks)

@@ -182,25 +182,38 @@ class Vault:
 
     def wipe(self, kind: Kind, segment: int, first: int, count: int) -> None:
         """Destroy slots, each only once. Raises DamagedUnit like `read`."""
+        self.wipe_all(kind, [(segment, first, count)])
+
+    def wipe_all(self, kind: Kind, runs: Iterable[tuple[int, int, int]]) -> None:
+        """Destroy runs of slots (segment, first, count); each unit is written once. Raises like `wipe`."""
         width = SLOT_BYTES[kind]
-        self.ask(kind, segment, first, count)
-        for span in _spans(first, count):
-            unit = self._open(kind, segment, span)
-            live = unit.live & ~span.bits
-            self._forget(kind, segment, span.unit)
-            if not live:
+        spans = [(segment, span) for segment, first, count in runs for span in _spans(first, count)]
+        for segment, span in spans:
+            self._ask((kind, segment, span.unit))
+        changed: dict[_Address, _Unit] = {}
+        try:
+            for segment, span in spans:
+                unit = self._open(kind, segment, span)
+                live = unit.live & ~span.bits
+                blank = bytes((span.high - span.low) * width)
+                slots = b"".join((unit.slots[: span.low * width], blank, unit.slots[span.high * width :]))
+                address = kind, segment, span.unit
+                changed[address] = self._opened[address] = _Unit(live, slots)
+        except DamagedUnit:
+            for address in changed:
+                self._forget(*address)
+            raise
+        for address, unit in changed.items():
+            if unit.live:
                 self._connection.execute(
-                    "DELETE FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?",
-                    (kind, segment, span.unit),
+                    "UPDATE sealed_unit SET sealed = ? WHERE kind = ? AND segment = ? AND unit = ?",
+                    (self._sealed(*address, unit), *address),
                 )
-                continue
-            blank = bytes((span.high - span.low) * width)
-            slots = b"".join((unit.slots[: span.low * width], blank, unit.slots[span.high * width :]))
-            left = self._opened[kind, segment, span.unit] = _Unit(live, slots)
-            self._connection.execute(
-                "UPDATE sealed_unit SET sealed = ? WHERE kind = ? AND segment = ? AND unit = ?",
-                (self._sealed(kind, segment, span.unit, left), kind, segment, span.unit),
-            )
+            else:
+                self._forget(*address)
+                self._connection.execute(
+                    "DELETE FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?", address
+                )
 
     def drop_secret_of_finished(self, block_id: int) -> None:
         """Wipe the secret of a block if no chunk of it is left."""
