@@ -9,13 +9,13 @@ BIN := $(VENV)/bin
 loopback: $(VENV)/.installed
 	$(BIN)/qnode loopback --config config/turin-best.toml --speed 20
 
-# Half as many processes again as processors, for tests of devices wait; --dist keeps the tests of a file, and
-# what they share, in one process. tests/conftest.py says which files begin first.
+# Twice as many processes as processors, for tests of devices and daemons wait; --dist keeps the tests of a file,
+# and what they share, in one process. tests/conftest.py says which files begin first.
 test: $(VENV)/.developer
 	$(MAKE) --no-print-directory --jobs=2 check tests-alone
 
 tests-alone: $(VENV)/.developer
-	$(BIN)/pytest -n $$(( ($$(nproc) * 3 + 1) / 2 )) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n $$(( $$(nproc) * 2 )) --dist loadfile --no-loadscope-reorder
 
 # Linters, types, import contracts: the same that continuous integration holds.
 check: $(VENV)/.developer

@@ -22,6 +22,7 @@ _LONGEST = (
     "test_protocol_1",
     "test_liar",
     "test_link_daemons",
+    "test_loopback_daemons",
     "test_kernels",
     "test_world",
     "test_supply_daemons",

@@ -23,7 +23,7 @@ from qnode.pki.authority import make_authorities
 
 # A command is not run if it has all words of one of these.
 NOT_RUN = {
-    "qnode loopback": "runs a whole link: tests/test_link_daemons.py",
+    "qnode loopback": "runs a whole link: tests/test_loopback_daemons.py",
     "qnode testbed": "needs root and a quiet machine: make tunnels",
     "qnode sensors": "needs a database and a minute: tests/test_testbed_command.py",
     "qnode replay": "runs a whole link: tests/test_replay.py",

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,10 @@ import pytest
 from numba.core import config as numba_config
 
 import qnode
-from qnode import kernel_cache
+from qnode import kernel_cache, kernel_code
 from qnode.distill.bits.clmul import PORTABLE, vector_widths
 from qnode.kernel_cache import UntrustedCache, cache_directory, processor, sources_digest, trusted
 
-MULTIPLY = """
-import json
-import numpy as np
-from qnode.distill.bits.clmul import clmul64_portable
-from qnode.kernel_code import KernelCache
-product = clmul64_portable(np.uint64(3), np.uint64(2**63))
-print(json.dumps({"product": [int(word) for word in product], "misses": KernelCache.misses}))
-"""
 SCORE = """
 import json
 import numpy as np
@@ -60,6 +53,28 @@ def distilled() -> dict[str, Any]:
     }
 
 
+def multiplied() -> dict[str, Any]:
+    """Multiply by a kernel whose code is not loaded, as in a new process; also a program of its own."""
+    import numpy as np
+
+    from qnode.distill.bits.clmul import clmul64_portable
+    from qnode.kernel_code import KernelCache
+    from qnode.kernels import kernel
+
+    compiled_before = KernelCache.misses
+    unloaded = kernel(clmul64_portable.py_func)  # type: ignore[attr-defined]
+    product = unloaded(np.uint64(3), np.uint64(2**63))
+    misses = KernelCache.misses - compiled_before
+    return {"product": [int(word) for word in product], "misses": misses}
+
+
+def program_of(function: Callable[[], dict[str, Any]]) -> str:
+    return (
+        f"import json\nfrom typing import Any\n{inspect.getsource(function)}\n"
+        f"print(json.dumps({function.__name__}()))"
+    )
+
+
 def run(program: str, place: Path | None = None, **environment: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -74,6 +89,7 @@ def run(program: str, place: Path | None = None, **environment: str) -> Any:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("QNODE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(kernel_code, "_place", lambda module: cache_directory(module).resolve())
     trusted.cache_clear()
     return tmp_path
 
@@ -110,7 +126,7 @@ def test_a_change_in_an_imported_module_makes_code_stale_and_spares_what_does_no
 
 
 def test_code_is_compiled_once_and_then_loaded(cache: Path) -> None:
-    first, second = run(MULTIPLY), run(MULTIPLY)
+    first, second = run(program_of(multiplied)), run(program_of(multiplied))
     assert first == {"product": [1 << 63, 1], "misses": 1}
     assert second == first | {"misses": 0}
 
@@ -126,7 +142,7 @@ def test_a_kernel_is_compiled_with_the_kept_code_of_those_that_it_calls(cache: P
 
 @pytest.mark.parametrize("part", [0, 1])  # machine code, and the form that others are compiled with
 def test_code_that_is_damaged_inside_a_whole_file_is_compiled_anew(cache: Path, part: int) -> None:
-    first = run(MULTIPLY)
+    first = multiplied()
     (file,) = cache.rglob("*.nbc")
     kept = pickle.loads(file.read_bytes())
     (at,) = (i for i, item in enumerate(kept) if isinstance(item, tuple) and "object" in item)
@@ -135,20 +151,20 @@ def test_code_that_is_damaged_inside_a_whole_file_is_compiled_anew(cache: Path, 
     damaged[len(damaged) // 2] ^= 0xFF
     codes = (*code[:part], bytes(damaged), *code[part + 1 :])
     file.write_bytes(pickle.dumps((*kept[:at], (name, kind, codes), *kept[at + 1 :])))
-    assert run(MULTIPLY) == first
-    assert run(MULTIPLY) == first | {"misses": 0}
+    assert multiplied() == first
+    assert multiplied() == first | {"misses": 0}
 
 
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 def test_files_that_others_can_write_to_or_that_are_damaged_are_replaced(cache: Path, suffix: str) -> None:
-    run(MULTIPLY)
+    multiplied()
     (file,) = cache.rglob(f"*.{suffix}")
     file.chmod(0o666)
-    assert run(MULTIPLY)["misses"] == 1
+    assert multiplied()["misses"] == 1
     assert not file.stat().st_mode & 0o022
     file.write_bytes(file.read_bytes()[:100])
-    assert run(MULTIPLY)["misses"] == 1
-    assert run(MULTIPLY)["misses"] == 0
+    assert multiplied()["misses"] == 1
+    assert multiplied()["misses"] == 0
 
 
 def test_a_place_that_others_can_write_to_is_not_used(cache: Path) -> None:
@@ -202,8 +218,5 @@ def test_a_processor_with_fewer_instructions_computes_the_same(
 ) -> None:
     if width not in vector_widths():
         pytest.skip("this processor has not even these")
-    program = (
-        f"import json\nfrom typing import Any\n{inspect.getsource(distilled)}\nprint(json.dumps(distilled()))"
-    )
-    poor = run(program, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES=features)
+    poor = run(program_of(distilled), NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES=features)
     assert poor == distilled() | {"width": width}

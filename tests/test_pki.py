@@ -5,6 +5,7 @@ import ssl
 import stat
 import subprocess
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from qnode.http import TlsSettings, server_context
 from qnode.link.tls import link_contexts
 from qnode.pki.authority import Authority, certificate_pem, make_authorities
 from qnode.pki.inspection import Expected, certificate_faults, describe_certificate, inspect_file
-from qnode.pki.keys import KEY_KINDS, KeyKind, key_pem, make_key, public_bytes
+from qnode.pki.keys import KEY_KINDS, KeyKind, PrivateKey, key_pem, make_key, public_bytes
 from qnode.pki.request import make_request
 from qnode.pki.roles import ROLES, RoleName, alternative_names
 from qnode.secret_files import NewFile, write_files
@@ -55,10 +56,16 @@ def lab(tmp_path: Path) -> Path:
     return tmp_path / "lab"
 
 
+@cache
+def rsa_key() -> PrivateKey:
+    """Make one RSA key for all certificates: each takes up to a second of computing."""
+    return make_key("rsa")
+
+
 def issue(lab: Path, role: RoleName, name: str, kind: KeyKind = "ec", *hosts: str, days: float = 365) -> Path:
     """Write certificate and key, and return the path of the certificate."""
     authority = Authority.at(lab, ROLES[role].authority)
-    key = make_key(kind)
+    key = rsa_key() if kind == "rsa" else make_key(kind)
     certificate = authority.issue(
         authority.private_key(), ROLES[role], name, key.public_key(), hosts=hosts, days=days
     )
