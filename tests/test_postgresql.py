@@ -186,6 +186,35 @@ def test_a_failed_statement_undoes_its_change_and_the_store_goes_on(tmp_path: Pa
 
 
 @needs_server
+def test_a_statement_that_fails_late_is_in_the_answer_of_its_own_call(tmp_path: Path) -> None:
+    with stores(tmp_path) as (alice, _):
+
+        def change(statement: str) -> None:
+            with alice._database.change(anchored=True) as tx:
+                tx.connection.execute("SELECT 1 FROM site").fetchone()
+                tx.connection.execute(statement)
+
+        def refused() -> None:
+            alice.acknowledge(999)
+
+        for number, last in enumerate((alice.reserve_send_pad, refused), 1):
+            pads = alice.pads_left()
+            first, second, third = alice.together(
+                [
+                    partial(change, f"UPDATE site SET tags_used = {1000 * number}"),
+                    partial(change, "UPDATE block SET chunks_left = -1"),  # shows while the third call waits
+                    last,
+                ]
+            )
+            assert second.error is not None
+            assert (alice.pads_left().used >= 1000 * number) == (first.error is None)
+            if last is refused:
+                assert third.error is not None
+            else:
+                assert (alice.pads_left().send < pads.send) == (third.error is None)
+
+
+@needs_server
 def test_random_moves_losses_crashes_and_restores_break_no_invariant(monkeypatch: pytest.MonkeyPatch) -> None:
     """The property test of both stores; ``make test-postgresql`` makes ten times as many moves."""
     monkeypatch.setattr(test_keys_states, "Site", PostgresqlSite)

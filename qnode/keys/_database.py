@@ -441,7 +441,7 @@ class Database:
         connection, group = self._tx.connection, self._group
         if group is None:
             self._roll_back()
-        elif self._engine.in_transaction:
+        elif self._engine.is_sound:
             try:
                 connection.execute("ROLLBACK TO change")
                 connection.execute("RELEASE change")
@@ -450,6 +450,8 @@ class Database:
             except self._engine.error as failure:
                 error = failure
                 self._roll_back()
+        else:
+            self._roll_back()
         if group is not None:  # the earlier ones are undone as well, as with a full disk
             self._group = None
             group.error = (

@@ -27,6 +27,10 @@ class Engine(Protocol):
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether a transaction is open of which a part can be undone: it is known whose statement failed."""
+
     def begin(self) -> None:
         """Begin a transaction that writes."""
 

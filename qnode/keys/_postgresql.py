@@ -116,6 +116,12 @@ class PostgresqlEngine:
         status = self.connection.info.transaction_status
         return status in (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether a transaction is open and no statement failed, which may be one of an earlier change."""
+        self.statements.drain()
+        return bool(self.connection.info.transaction_status == pq.TransactionStatus.INTRANS)
+
     def begin(self) -> None:
         """Begin a transaction."""
         self.statements.execute("BEGIN")

@@ -22,6 +22,11 @@ class SqliteEngine:
         """Whether a transaction is open."""
         return self.statements.in_transaction
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether a transaction is open: a statement that fails does so at once."""
+        return self.in_transaction
+
     def begin(self) -> None:
         """Begin a transaction that writes."""
         self.statements.execute("BEGIN IMMEDIATE")
