@@ -5,6 +5,8 @@ supervisors (devices, peer link, HTTP connection), which alone catch broadly (th
 transmitter's port hands a driver's fault to the supervisor of devices).
 """
 
+import math
+
 
 class QnodeError(Exception):
     """Root of all errors that qnode raises on purpose."""
@@ -85,6 +87,22 @@ class NotEnoughKeys(StoreError):
         super().__init__(f"asked for {asked} keys, {available} available")
         self.asked = asked
         self.available = available
+
+
+class SaeLimitReached(StoreError):
+    """An encryptor has had as many keys as it may; nothing was taken. ``wait_s``: until it may ask again."""
+
+    def __init__(self, sae_id: str, keys_per_minute: int, wait_s: float) -> None:
+        super().__init__(f"{sae_id} may get {keys_per_minute} keys a minute")
+        self.keys_per_minute = keys_per_minute
+        self.wait_s = wait_s
+
+
+class AboveSaeLimit(SaeLimitReached):
+    """A single request wants more keys than its encryptor may ever get at once: it can never succeed."""
+
+    def __init__(self, sae_id: str, keys_per_minute: int) -> None:
+        super().__init__(sae_id, keys_per_minute, math.inf)
 
 
 class ShareUsedUp(StoreError):

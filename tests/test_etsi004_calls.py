@@ -11,8 +11,8 @@ from etsi004_support import NULL, QOS, Application, Line, TwoSites, quiet, two_s
 from etsi014_support import ENTRIES, A, B, C, D, MemorySupply
 from http_support import Pki, read_all
 
-from qnode.delivery import Delivery, Key, SaeDirectory, SaeEntry, SaeLimitReached
-from qnode.errors import ShareUsedUp, StoreError
+from qnode.delivery import Delivery, Key, SaeDirectory, SaeEntry
+from qnode.errors import SaeLimitReached, ShareUsedUp, StoreError
 from qnode.etsi004 import StreamCalls
 from qnode.etsi004.between import AskChunk, AskDiscard, AskOpen, Told
 from qnode.etsi004.serving import MOST_WAITING_PER_SAE

@@ -8,8 +8,8 @@ import trio
 from etsi014_support import MemorySupply
 
 from qnode.config import SaeSection
-from qnode.delivery import Delivery, Key, KeyRequest, Refusal, SaeDirectory, SaeLimitReached
-from qnode.errors import LinkDown
+from qnode.delivery import Delivery, Key, KeyRequest, Refusal, SaeDirectory
+from qnode.errors import LinkDown, SaeLimitReached
 from qnode.node.supply.site_supply import SiteKeySupply
 
 MINUTE_S = 60.0

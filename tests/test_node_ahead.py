@@ -18,7 +18,7 @@ from test_node_rebalance import (
 from test_node_stock import ME, THOUSAND, after, put_behind_gate, supplied, until
 
 from qnode.errors import NotEnoughKeys, ShareUsedUp
-from qnode.keys import StockItem
+from qnode.keys import FrontEnds, StockItem
 from qnode.node.supply import key_supply as supply_room
 from qnode.node.supply import stock as room
 from qnode.node.supply.key_supply import LinkKeySupply
@@ -187,6 +187,28 @@ async def test_a_pair_that_asks_much_has_more_ahead_and_the_peer_hears_of_its_de
             assert supply.assigned_chunks == n_got
             assert n_got - 1000 < nodes.bob.conversation.keys.accepted_chunks <= n_got
     assert stores.alice.counts().delivered == n_got
+
+
+async def test_keys_are_agreed_ahead_for_what_front_ends_are_asked_and_the_peer_hears_of_that_demand(
+    stores: Two,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "PERIOD_S", 1e6)
+    add_block(make_block(1, 20_000), stores.alice, stores.bob)
+    with trio.fail_after(PATIENCE_S):
+        async with two_nodes(stores) as nodes, supplied(nodes, [ME]) as (supply, _):
+            before = {("m", "s"): (1000, 900)}  # until this node began
+            supply.note_front_ends(FrontEnds(names=("one",), totals=before))
+            assert supply.assigned_chunks == 0
+            supply.note_front_ends(FrontEnds(names=("one",), totals={("m", "s"): (1300, 900)}))
+            stock = supply._stock
+            await until(lambda: stock._held[ME] > 300 and not stock._coming)
+            n_taken = len(stores.alice.take_from_stock("m", "s", 250))  # as a front end does
+            supply.note_front_ends(FrontEnds())  # which left then
+            supply.note_front_ends(FrontEnds(names=("one",), totals={("m", "s"): (1600, 900 + n_taken)}))
+            assert supply.assigned_chunks == n_taken
+            await until(lambda: nodes.bob.conversation.keys.accepted_chunks == n_taken)
+            await until(lambda: stores.alice.stock_count("m", "s") > 300)
 
 
 async def test_whoever_finds_no_free_key_gets_its_own_reserve(stores: Two) -> None:  # noqa: F811

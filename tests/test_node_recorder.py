@@ -9,10 +9,10 @@ import pytest
 
 from qnode.block.span import BlockSpan
 from qnode.config import SiteConfig, load
+from qnode.delivery import for_delivery
 from qnode.devices.protocols import EmissionRun
 from qnode.keys import BlockRecord, StoredKey
 from qnode.node.quantum.recorder import AliceRecorder, BobRecorder, Passage, recorded_lookup
-from qnode.node.supply.key_supply import _for_delivery
 from qnode.operate.recording.frames import Begun, Ended, Frame, FrameReader, Symbols, Tags, WholeBlock
 from qnode.operate.recording.recordings import MOST_HELD_BYTES, Recording, Recordings
 from qnode.tags.site_recording import RecordedBlock
@@ -251,7 +251,7 @@ def test_encryptors_are_told_with_each_key_of_a_recorded_block() -> None:
         StoredKey(UUID(int=n), bytes(32), record)
         for n, record in enumerate((plain, recorded, recorded, plain))
     ]
-    said = [key.extension.get("recorded") for key in _for_delivery(keys)]
+    said = [key.extension.get("recorded") for key in for_delivery(keys)]
     assert said == [None, True, True, None]
 
 

@@ -105,7 +105,16 @@ def columns(schema: str) -> set[tuple[str, str]]:
 def test_both_databases_have_the_same_tables_and_columns() -> None:
     of_file = columns(f"schema_v{SCHEMA_VERSION}.sql")
     of_server = columns(f"schema_v{SCHEMA_VERSION}_postgresql.sql")
-    assert {item for item in of_server if item[0] != "schema_version"} == of_file
+    of_server_alone = {
+        "schema_version",
+        "front_end",
+        "front_end_gate",
+        "front_end_node",
+        "front_end_demand",
+        "sae_rate",
+    }
+    assert {item for item in of_server if item[0] not in of_server_alone} == of_file
+    assert {table for table, _ in of_server} >= of_server_alone
     assert len(of_file) > 60
 
 

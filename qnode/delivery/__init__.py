@@ -7,8 +7,9 @@ that a key is delivered once, whatever the interface.
 
 from qnode.delivery.calls import ApiLimits, Delivery, Given, KeyRequest, Stock, Usage
 from qnode.delivery.directory import SaeDirectory, SaeEntry
-from qnode.delivery.key_rate import KeyRate, SaeLimitReached
+from qnode.delivery.key_rate import KeyRate, counted_keys
 from qnode.delivery.refusal import Refusal
+from qnode.delivery.stored import for_delivery
 from qnode.delivery.supply import Key, KeySupply
 from qnode.delivery.unsent import Unsent
 
@@ -23,8 +24,9 @@ __all__ = [
     "Refusal",
     "SaeDirectory",
     "SaeEntry",
-    "SaeLimitReached",
     "Stock",
     "Unsent",
     "Usage",
+    "counted_keys",
+    "for_delivery",
 ]

@@ -14,11 +14,19 @@ import trio
 from msgspec import UNSET, Struct
 
 from qnode.delivery.directory import SaeDirectory, SaeEntry
-from qnode.delivery.key_rate import AboveSaeLimit, SaeLimitReached
 from qnode.delivery.refusal import Refusal, gone, malformed, unauthorised
 from qnode.delivery.supply import Key, KeySupply
 from qnode.delivery.unsent import Unsent
-from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, NotNamed, ShareUsedUp, StoreError
+from qnode.errors import (
+    AboveSaeLimit,
+    KeyNotFound,
+    LinkDown,
+    NotEnoughKeys,
+    NotNamed,
+    SaeLimitReached,
+    ShareUsedUp,
+    StoreError,
+)
 
 log = structlog.get_logger()
 

@@ -1,6 +1,5 @@
 """The most keys that an encryptor may get as master in a minute, through all interfaces together."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -8,26 +7,15 @@ from typing import Final
 import trio
 
 from qnode.delivery.directory import SaeDirectory
-from qnode.errors import StoreError
+from qnode.errors import AboveSaeLimit, SaeLimitReached
 
 KEY_BITS: Final = 256
 WINDOW_S: Final = 60.0
 
 
-class SaeLimitReached(StoreError):
-    """An encryptor has had as many keys as it may; nothing was taken. ``wait_s``: until it may ask again."""
-
-    def __init__(self, sae_id: str, keys_per_minute: int, wait_s: float) -> None:
-        super().__init__(f"{sae_id} may get {keys_per_minute} keys a minute")
-        self.keys_per_minute = keys_per_minute
-        self.wait_s = wait_s
-
-
-class AboveSaeLimit(SaeLimitReached):
-    """A single request wants more keys than its encryptor may ever get at once: it can never succeed."""
-
-    def __init__(self, sae_id: str, keys_per_minute: int) -> None:
-        super().__init__(sae_id, keys_per_minute, math.inf)
+def counted_keys(number: int, size_bits: int) -> int:
+    """Return for how many keys such keys count: one for each 256 bits begun."""
+    return number * -(-size_bits // KEY_BITS)
 
 
 class KeyRate:
@@ -54,7 +42,7 @@ class KeyRate:
         if limit is None:
             yield
             return
-        n_counted = number * -(-size_bits // KEY_BITS)
+        n_counted = counted_keys(number, size_bits)
         if n_counted > limit:
             raise AboveSaeLimit(sae_id, limit)
         cost_s, held_s = n_counted * WINDOW_S / limit, self._held_s.get(sae_id, 0.0)

@@ -9,8 +9,8 @@ import trio
 
 from qnode.audit.door import through
 from qnode.choices import Door
-from qnode.delivery import Key, KeySupply, SaeLimitReached
-from qnode.errors import LinkDown, NotEnoughKeys, ShareUsedUp, StoreError
+from qnode.delivery import Key, KeySupply
+from qnode.errors import LinkDown, NotEnoughKeys, SaeLimitReached, ShareUsedUp, StoreError
 from qnode.etsi004.qos import offered
 from qnode.etsi004.stream import Allocate, Chunk, End, KeyStream, Refused
 from qnode.etsi004.streams import Leftover, Opening, Streams, ends_of

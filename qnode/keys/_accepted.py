@@ -14,8 +14,6 @@ acceptance: how much of it the master has got is not known here.
 """
 
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
-from typing import Self
 from uuid import UUID
 
 import msgspec
@@ -23,48 +21,15 @@ import msgspec
 from qnode.audit import ledger
 from qnode.choices import BlockState
 from qnode.errors import FieldError, KeyNotFound, NotNamed, ShareUsedUp, StoreError
-from qnode.keys import _blocks, _keybytes, _ranges
-from qnode.keys._assigned import check_saes, decode, rest_of
-from qnode.keys._database import Place, Tx
-from qnode.keys._layout import key_id_bytes
+from qnode.keys import _blocks, _keybytes, _ranges, _waiting
+from qnode.keys._assigned import check_saes, rest_of
+from qnode.keys._database import Tx
 from qnode.keys._model import MOST_SKIPPED, Assignment, KeyRange, Release, StoredKey, chunks_per_key
-from qnode.keys._vault import Kind
 from qnode.sql import Rows, ask
 
 SHARE = 4
 
 _NAMED_AT_ONCE = 512
-# Key_IDs are computed in one run if the mean distance of the requested chunks is at most this.
-_SPARSE = 64
-
-
-@dataclass
-class _Held:
-    """An assignment with its waiting keys: bit p of ``waiting[i]`` is key p for slave i."""
-
-    assignment: Assignment
-    waiting: list[int]
-
-    @property
-    def wanted(self) -> int:
-        """A bit for each key that any slave may still fetch."""
-        wanted = 0
-        for of_slave in self.waiting:
-            wanted |= of_slave
-        return wanted
-
-    @classmethod
-    def decode(cls, content: bytes, waiting: bytes) -> Self:
-        """Return an assignment from its stored form."""
-        assignment = decode(content)
-        width = _mask_bytes(assignment)
-        masks = [int.from_bytes(waiting[i : i + width], "little") for i in range(0, len(waiting), width)]
-        return cls(assignment, masks)
-
-    def encoded(self) -> bytes:
-        """Return ``waiting`` as it is stored."""
-        width = _mask_bytes(self.assignment)
-        return b"".join(of_slave.to_bytes(width, "little") for of_slave in self.waiting)
 
 
 def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) -> None:
@@ -111,7 +76,7 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
         if state == BlockState.PREPARED:
             _blocks.mark_peer_confirmed(tx, item.block_id)
     n_keys = assignment.n_keys
-    held = _Held(assignment, [(1 << n_keys) - 1] * len(assignment.slave_saes))
+    held = _waiting.Held(assignment, [(1 << n_keys) - 1] * len(assignment.slave_saes))
     tx.connection.execute(
         "INSERT INTO peer_assignment (assignment_id, content, waiting, chunks_per_key, keys_left, stock, "
         "accepted_at) VALUES (?,?,?,?,?,?,?)",
@@ -123,7 +88,7 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
     )
     for slave in assignment.slave_saes:
         _add_waiting(tx, assignment, slave, width * n_keys)
-    places = _places([held], _all_names(tx, [held]))
+    places = _waiting.places([held], _waiting.all_names(tx, [held]))
     tx.after_commit.append(lambda: tx.issued.places.update(places))
 
 
@@ -143,7 +108,7 @@ def release(tx: Tx, release: Release) -> None:
     if held is not None and held.wanted & wanted:
         if any(of_slave & wanted != wanted for of_slave in held.waiting):
             raise StoreError(f"assignment {assignment.assignment_id}: keys to be released were fetched here")
-        names = _names(tx, held, wanted)
+        names = _waiting.names(tx, held, wanted)
         for i, slave in enumerate(assignment.slave_saes):
             held.waiting[i] &= ~wanted
             _add_waiting(tx, assignment, slave, -sum(item.count for item in rest))
@@ -168,15 +133,15 @@ def name_more(tx: Tx) -> None:
         "ORDER BY assignment_id DESC LIMIT ?",
         (tx.issued.unnamed_below, _NAMED_AT_ONCE),
     ).fetchall()
-    helds = [_Held.decode(content, waiting) for _, content, waiting in rows]
-    tx.issued.places.update(_places(helds, _all_names(tx, helds)))
+    helds = [_waiting.Held.decode(content, waiting) for _, content, waiting in rows]
+    tx.issued.places.update(_waiting.places(helds, _waiting.all_names(tx, helds)))
     tx.issued.unnamed_below = rows[-1][0] if len(rows) == _NAMED_AT_ONCE else 0
 
 
 def count_waiting(tx: Tx) -> None:
     """Fill the table of waiting chunks by pair, at the opening of a store of an earlier version."""
     for row in tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall():
-        held = _Held.decode(*row)
+        held = _waiting.Held.decode(*row)
         assignment = held.assignment
         width = chunks_per_key(assignment.size_bits)
         for slave, of_slave in zip(assignment.slave_saes, held.waiting, strict=True):
@@ -196,11 +161,11 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
             asked.setdefault(place.assignment_id, {})[place.position] = key_id
     rows = [_ask_held(tx, assignment_id) for assignment_id in asked]
     end: Rows | None = ledger.ask_end(tx.connection)
-    all_held = [_Held.decode(*row) for answer in rows if (row := answer.fetchone()) is not None]
+    all_held = [_waiting.Held.decode(*row) for answer in rows if (row := answer.fetchone()) is not None]
     if any(slave_sae not in held.assignment.slave_saes for held in all_held):
         raise NotNamed(f"{slave_sae} was not named as a slave for one of the keys")
 
-    readings: list[tuple[_Held, int, _keybytes.Reading]] = []
+    readings: list[tuple[_waiting.Held, int, _keybytes.Reading]] = []
     for held in all_held:
         assignment = held.assignment
         by_position = asked[assignment.assignment_id]
@@ -228,8 +193,8 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         _add_waiting(tx, assignment, slave_sae, -chunks_per_key(assignment.size_bits) * mask.bit_count())
         finished = mask & ~held.wanted
         by_position = asked[assignment.assignment_id]
-        _write_down(tx, held, [by_position[position].bytes for position in _positions(finished)])
-        gone += _parts(held, finished)
+        _write_down(tx, held, [by_position[position].bytes for position in _waiting.positions(finished)])
+        gone += _waiting.parts(held, finished)
     if len(keys) < len(key_ids):
         raise KeyNotFound("one or more keys are unknown, used or expired")
     tx.count_gone(delivered=_ranges.destroy(tx, gone))
@@ -259,7 +224,7 @@ def expire(tx: Tx, before: float, stock_before: float, limit: int) -> int:
     ).fetchall()
     n_keys = 0
     for row in rows:
-        held = _Held.decode(*row)
+        held = _waiting.Held.decode(*row)
         n_keys += held.wanted.bit_count()
         tx.count_gone(expired=_give_up(tx, held))
     return n_keys
@@ -309,9 +274,9 @@ def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
     """Discard the waiting keys that use one of `chunks`; return the chunks of these keys."""
     lost: list[KeyRange] = []
     for row in tx.connection.execute("SELECT content, waiting FROM peer_assignment").fetchall():
-        held = _Held.decode(*row)
+        held = _waiting.Held.decode(*row)
         mask, width = 0, chunks_per_key(held.assignment.size_bits)
-        for position in _positions(held.wanted):
+        for position in _waiting.positions(held.wanted):
             key = _keybytes.part_of(held.assignment.ranges, width, position, 1)
             if any((item.block_id, item.first + i) in chunks for item in key for i in range(item.count)):
                 mask |= 1 << position
@@ -330,8 +295,8 @@ def void_every(tx: Tx) -> list[KeyRange]:
     """Destroy every waiting key; return their chunks."""
     rows = tx.connection.execute("DELETE FROM peer_assignment RETURNING content, waiting").fetchall()
     tx.connection.execute("DELETE FROM waiting_pair")
-    helds = [_Held.decode(*row) for row in rows]
-    given_up = [part for held in helds for part in _parts(held, held.wanted)]
+    helds = [_waiting.Held.decode(*row) for row in rows]
+    given_up = [part for held in helds for part in _waiting.parts(held, held.wanted)]
     tx.count_gone(void=_ranges.destroy(tx, given_up))
     tx.after_commit.append(tx.issued.clear)
     return given_up
@@ -360,20 +325,16 @@ def _ask_held(tx: Tx, assignment_id: int) -> Rows:
     )
 
 
-def _held(tx: Tx, assignment_id: int) -> _Held | None:
+def _held(tx: Tx, assignment_id: int) -> _waiting.Held | None:
     row = _ask_held(tx, assignment_id).fetchone()
-    return None if row is None else _Held.decode(*row)
+    return None if row is None else _waiting.Held.decode(*row)
 
 
-def _mask_bytes(assignment: Assignment) -> int:
-    return -(-assignment.n_keys // 8)
-
-
-def _give_up(tx: Tx, held: _Held) -> int:
+def _give_up(tx: Tx, held: _waiting.Held) -> int:
     """Destroy the waiting keys; return the number of chunks."""
     assignment, wanted = held.assignment, held.wanted
     unnamed = assignment.assignment_id < tx.issued.unnamed_below
-    names = [] if unnamed else _names(tx, held, wanted)
+    names = [] if unnamed else _waiting.names(tx, held, wanted)
     width = chunks_per_key(assignment.size_bits)
     for slave, of_slave in zip(assignment.slave_saes, held.waiting, strict=True):
         _add_waiting(tx, assignment, slave, -width * of_slave.bit_count())
@@ -381,16 +342,16 @@ def _give_up(tx: Tx, held: _Held) -> int:
     return _finish(tx, held, wanted, names)
 
 
-def _finish(tx: Tx, held: _Held, finished: int, names: Iterable[bytes]) -> int:
+def _finish(tx: Tx, held: _waiting.Held, finished: int, names: Iterable[bytes]) -> int:
     """Store the waiting keys, and destroy the keys whose bit is in ``finished``, with key_IDs ``names``.
 
     Returns the number of chunks destroyed.
     """
     _write_down(tx, held, names)
-    return _ranges.destroy(tx, _parts(held, finished))
+    return _ranges.destroy(tx, _waiting.parts(held, finished))
 
 
-def _write_down(tx: Tx, held: _Held, names: Iterable[bytes]) -> None:
+def _write_down(tx: Tx, held: _waiting.Held, names: Iterable[bytes]) -> None:
     """Store the waiting keys, and forget the keys ``names``, which no longer wait."""
     assignment = held.assignment
     if wanted := held.wanted:
@@ -403,59 +364,3 @@ def _write_down(tx: Tx, held: _Held, names: Iterable[bytes]) -> None:
             "DELETE FROM peer_assignment WHERE assignment_id = ?", (assignment.assignment_id,)
         )
     tx.after_commit.append(lambda: tx.issued.forget(names))
-
-
-def _places(helds: Iterable[_Held], names: Iterable[bytes]) -> dict[bytes, Place]:
-    """Return the position of each waiting key by key_ID; ``names``: their key_IDs, in order."""
-    places = (
-        Place(held.assignment.assignment_id, position)
-        for held in helds
-        for position in _positions(held.wanted)
-    )
-    return dict(zip(names, places, strict=True))
-
-
-def _all_names(tx: Tx, helds: Sequence[_Held]) -> list[bytes]:
-    """Return the key_IDs of all keys that still wait, in order; each block's secret is opened once."""
-    asked = [
-        (part, chunks_per_key(held.assignment.size_bits))
-        for held in helds
-        for part in _parts(held, held.wanted)
-    ]
-    spans: dict[int, list[int]] = {}  # by block: first chunk, end, chunks
-    for part, _ in asked:
-        span = spans.setdefault(part.block_id, [part.first, 0, 0])
-        end = part.first + part.count
-        span[:] = min(span[0], part.first), max(span[1], end), span[2] + part.count
-    _keybytes.ask_secrets(tx, (part for part, _ in asked))
-    secrets = {block_id: tx.vault.read(Kind.BLOCK_SECRET, block_id, 0, 1) for block_id in spans}
-    together = {
-        block_id: (first, key_id_bytes(secrets[block_id], first, end - first))
-        for block_id, (first, end, n_chunks) in spans.items()
-        if end - first <= _SPARSE * n_chunks
-    }
-    names: list[bytes] = []
-    for part, width in asked:
-        if part.block_id in together:
-            start, of_block = together[part.block_id]
-            low = part.first - start
-            names += of_block[low : low + part.count : width]
-        else:
-            names += key_id_bytes(secrets[part.block_id], part.first, part.count)[::width]
-    return names
-
-
-def _names(tx: Tx, held: _Held, mask: int) -> list[bytes]:
-    """Return the key_IDs of the keys whose bit is in ``mask``, in their order."""
-    return _keybytes.key_ids_of(tx, _parts(held, mask), chunks_per_key(held.assignment.size_bits))
-
-
-def _parts(held: _Held, mask: int) -> list[KeyRange]:
-    """Return the chunks of the keys whose bit is in ``mask``, in their order."""
-    width = chunks_per_key(held.assignment.size_bits)
-    return _keybytes.parts_of(held.assignment.ranges, width, _positions(mask))
-
-
-def _positions(mask: int) -> list[int]:
-    """Return the positions of the bits in ``mask``, ascending."""
-    return [position for position, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]

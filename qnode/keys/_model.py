@@ -290,6 +290,16 @@ class AuditStanding(Struct, frozen=True, kw_only=True):
     damage: str = ""
 
 
+class FrontEnds(Struct, frozen=True, kw_only=True):
+    """The front ends of a store: their names, and what they were asked for and have delivered.
+
+    ``totals``: by (master, slave), keys asked and delivered; both grow.
+    """
+
+    names: tuple[str, ...] = ()
+    totals: dict[tuple[str, str], tuple[int, int]] = {}
+
+
 class AgeMark(Struct, frozen=True, kw_only=True):
     """The last state of the clock for the age of keys: its seconds, and the other clocks at that time.
 

@@ -1,8 +1,11 @@
 """A store's database on a PostgreSQL server, in a schema of its own, with psycopg.
 
-One process at a time uses a store: its session holds an advisory lock, which the server lets go with the
+One node at a time uses a store: its session holds an advisory lock, which the server lets go with the
 session. A session that ends, for whatever reason, ends the connection for good, so nothing is ever written
 without the lock; the store then opens anew (`qnode.keys._postgresql_store`).
+
+Front ends deliver from the same store. Each change of the node excludes theirs until its commit, by a second
+advisory lock, which front ends share with each other.
 """
 
 import re
@@ -21,7 +24,14 @@ from qnode.errors import ConfigError, StoreAway, StoreError, StoreUnusable
 from qnode.keys._pipeline import Pipeline
 from qnode.secret_files import read_secret
 
-_LOCK_CLASS = 0x514E4F44  # "QNOD"
+# Advisory locks: of the one node, of each front end by its name, and of changes.
+_NODE_CLASS, _FRONT_END_CLASS, _CHANGE_CLASS = 0x514E4F44, 0x514E4F46, 0x514E4F43  # "QNOD", "QNOF", "QNOC"
+# A front end that hangs must not keep the node and others waiting.
+_OF_FRONT_ENDS = (
+    "SET idle_in_transaction_session_timeout = '2s'",
+    "SET lock_timeout = '5s'",
+    "SET qnode.front_end = 'on'",
+)
 # A server that is not heard for about ten seconds is gone, for both ends.
 _DEFAULTS = {
     "application_name": "qnode",
@@ -104,10 +114,11 @@ class PostgresqlEngine:
 
     error: type[Exception] = psycopg.Error
 
-    def __init__(self, name: str, connection: "psycopg.Connection[Any]") -> None:
+    def __init__(self, name: str, connection: "psycopg.Connection[Any]", begin: str) -> None:
         self.name = name
         self.connection = connection
         self.statements = Pipeline(connection)
+        self._begin = begin
 
     @property
     def in_transaction(self) -> bool:
@@ -123,8 +134,9 @@ class PostgresqlEngine:
         return bool(self.connection.info.transaction_status == pq.TransactionStatus.INTRANS)
 
     def begin(self) -> None:
-        """Begin a transaction."""
+        """Begin a transaction that excludes those of front ends, or, of a front end, those of the node."""
         self.statements.execute("BEGIN")
+        self.statements.execute(self._begin)
 
     def guard(self, sql: str, check: Callable[[Any], None]) -> None:
         """Let `check` have the row of a query before any row of a later statement is returned."""
@@ -187,8 +199,8 @@ class PostgresqlEngine:
         self.connection.close()
 
 
-def connect(address: PostgresqlSection) -> PostgresqlEngine:
-    """Begin a session that holds the lock of the store; its schema may not exist yet.
+def connect(address: PostgresqlSection, front_end: str | None = None) -> PostgresqlEngine:
+    """Begin a session that holds the lock of the node, or of a front end; its schema may not exist yet.
 
     Raises StoreAway if the server does not let us in; StoreUnusable if another process has the store open, or
     the server cannot keep keys; ConfigError for the file of the password.
@@ -203,9 +215,11 @@ def connect(address: PostgresqlSection) -> PostgresqlEngine:
         connection = psycopg.connect(autocommit=True, cursor_factory=psycopg.RawCursor, **parameters)
     except (psycopg.Error, ValueError) as error:  # ValueError: a file of the password that is none
         raise StoreAway(f"{name}: cannot be reached: {_told(error, given)}") from None
-    engine = PostgresqlEngine(name, connection)
+    shared = "" if front_end is None else "_shared"
+    change = f"pg_advisory_xact_lock{shared}({_CHANGE_CLASS}, {_number(address.schema)})"
+    engine = PostgresqlEngine(name, connection, f"SELECT {change}")
     try:
-        _set_up(engine, address)
+        _set_up(engine, address, front_end)
     except psycopg.Error as error:
         engine.close()
         raise StoreAway(f"{name}: {_first_line(error)}") from None
@@ -215,7 +229,7 @@ def connect(address: PostgresqlSection) -> PostgresqlEngine:
     return engine
 
 
-def _set_up(engine: PostgresqlEngine, address: PostgresqlSection) -> None:
+def _set_up(engine: PostgresqlEngine, address: PostgresqlSection, front_end: str | None) -> None:
     connection = engine.connection
     connection.adapters.register_loader("numeric", _Whole)
     (process_id,) = _one(engine, "SELECT pg_backend_pid()")
@@ -224,7 +238,7 @@ def _set_up(engine: PostgresqlEngine, address: PostgresqlSection) -> None:
             f"{engine.name}: a connection pooler is in between: the lock of the store needs a session of its "
             "own; connect to the server itself, or let the pooler keep sessions"
         )
-    for setting in _SETTINGS:
+    for setting in (*_SETTINGS, *(() if front_end is None else _OF_FRONT_ENDS)):
         connection.execute(setting)
     quoted = address.schema.replace('"', '""')
     connection.execute(f'SET search_path TO "{quoted}"')
@@ -240,9 +254,12 @@ def _set_up(engine: PostgresqlEngine, address: PostgresqlSection) -> None:
         )
     if synchronous in ("off", "local"):
         connection.execute("SET synchronous_commit = on")
-    (is_free,) = _one(
-        engine, "SELECT pg_try_advisory_lock(?, ?)", _LOCK_CLASS, _signed(zlib.crc32(address.schema.encode()))
-    )
+    own_lock = (_NODE_CLASS, _number(address.schema))
+    if front_end is not None:
+        own_lock = (_FRONT_END_CLASS, _number(f"{address.schema}/{front_end}"))
+    (is_free,) = _one(engine, "SELECT pg_try_advisory_lock(?, ?)", *own_lock)
+    if not is_free and front_end is not None:
+        raise StoreAway(f"{engine.name}: another front end of the name {front_end} runs; stop it first")
     if not is_free:
         raise StoreUnusable(f"{engine.name}: another process has this store open; stop it first")
 
@@ -251,7 +268,9 @@ def _one(engine: PostgresqlEngine, sql: str, *values: object) -> Any:
     return engine.statements.execute(sql, values).fetchone()
 
 
-def _signed(number: int) -> int:
+def _number(name: str) -> int:
+    """Return a signed number of 32 bits for a name."""
+    number = zlib.crc32(name.encode())
     return number - (1 << 32) if number >= 1 << 31 else number
 
 

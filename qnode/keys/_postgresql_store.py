@@ -16,8 +16,11 @@ import psycopg
 
 from qnode.choices import Role
 from qnode.config import PostgresqlSection
-from qnode.errors import FieldError, QnodeError, StoreAway, StoreUnusable
+from qnode.errors import FieldError, QnodeError, SaeLimitReached, StoreAway, StoreUnusable
+from qnode.keys._damage import without_damage
 from qnode.keys._database import Database
+from qnode.keys._front_ends import clean_up, open_for_all, tend
+from qnode.keys._model import FrontEnds
 from qnode.keys._opening import (
     SCHEMA_VERSION,
     check_canary,
@@ -31,10 +34,18 @@ from qnode.keys._opening import (
 from qnode.keys._postgresql import PostgresqlEngine, connect, name_of
 from qnode.keys._preshared import PresharedRegister
 from qnode.keys._protocol import KeyStore
+from qnode.keys._rates import Rates
 from qnode.keys._store import SqlKeyStore, register_beside
 from qnode.keys._vault import Vault
 
 RETRY_S = 1.0
+_COLUMNS_OF_FRONT_ENDS = {
+    "column front_end_gate.epoch",
+    "column front_end_node.seen_at",
+    "column front_end.admitted_epoch",
+    "column front_end_demand.asked",
+    "column sae_rate.paid_until",
+}
 # A store that is closed leaves the thread that connects alone after this time.
 CLOSES_WITHIN_S = 1.0
 
@@ -56,6 +67,7 @@ class PostgresqlKeyStore(SqlKeyStore):
         self._closed = threading.Event()
         self._opener: threading.Thread | None = None
         self._because = ""
+        self._has_front_ends = False
         try:
             self._open()
         except StoreAway as error:
@@ -100,6 +112,24 @@ class PostgresqlKeyStore(SqlKeyStore):
                 database.new_losses[:0] = former.new_losses
             self._opened, self._because = database, ""
 
+    def tend_front_ends(self, key_lifetime_s: float) -> FrontEnds:
+        front_ends = tend(self._database, key_lifetime_s)
+        self._has_front_ends = bool(front_ends.names)
+        return front_ends
+
+    def spend(self, sae_id: str, number: int, keys_per_minute: int) -> None:
+        with self._database.change(anchored=False) as tx:
+            rates = Rates(tx, (sae_id,))
+            if number > 0 and (wait_s := rates.wait_s(sae_id, number, keys_per_minute)):
+                raise SaeLimitReached(sae_id, keys_per_minute, wait_s)
+            rates.spend(sae_id, number, keys_per_minute)
+            rates.write_down()
+
+    def expire(self, now: float, ttl_s: float) -> int:
+        if self._has_front_ends:
+            clean_up(self._database)
+        return super().expire(now, ttl_s)
+
     def close(self) -> None:
         """Close the store; closing twice is fine."""
         with self._lock:
@@ -130,10 +160,10 @@ def open_postgresql_store(
     def opened(create: bool) -> Database:
         engine = connect(address)
         try:
-            if not _has_store(engine, address.schema):
+            if not has_store(engine, address.schema):
                 _refuse_to_start_empty(engine.name, anchor, create=create)
                 _create(engine, address.schema, role, store_key, kme_id, peer_kme_id)
-            _check_form(engine, address.schema)
+            check_form(engine, address.schema)
             vault = Vault(engine.statements, store_key)
             check_canary(engine.name, engine.statements, vault)
             store_id = check_owner(
@@ -147,7 +177,13 @@ def open_postgresql_store(
             engine.close()
             raise
         engine.statements.begin()
-        return judged(engine, role, store_key, store_id, anchor, witness)
+        database = judged(engine, role, store_key, store_id, anchor, witness)
+        try:
+            without_damage(database, lambda: open_for_all(database))
+        except BaseException:
+            database.close()
+            raise
+        return database
 
     register = PresharedRegister(register_beside(anchor))
 
@@ -171,7 +207,7 @@ def open_postgresql_store(
         ) from error
 
 
-def _has_store(engine: PostgresqlEngine, schema: str) -> bool:
+def has_store(engine: PostgresqlEngine, schema: str) -> bool:
     """Return whether the schema has a store.
 
     Raises StoreUnusable if it has something else, and if this role may not use it.
@@ -202,7 +238,8 @@ def _has_store(engine: PostgresqlEngine, schema: str) -> bool:
 
 
 def _own_tables() -> set[str]:
-    return {item.split()[1].partition(".")[0] for item in _wanted_columns()} | {"schema_version"}
+    columns = _wanted_columns() | _COLUMNS_OF_FRONT_ENDS
+    return {item.split()[1].partition(".")[0] for item in columns} | {"schema_version"}
 
 
 def _without_rights(engine: PostgresqlEngine, what: str) -> StoreUnusable:
@@ -239,7 +276,7 @@ def _create(
         fill(engine.statements, role=role, store_key=store_key, kme_id=kme_id, peer_kme_id=peer_kme_id)
 
 
-def _check_form(engine: PostgresqlEngine, schema: str) -> None:
+def check_form(engine: PostgresqlEngine, schema: str) -> None:
     """Refuse a store of another version, and one without a column that this version uses."""
     (version,) = engine.statements.execute("SELECT version FROM schema_version").fetchone()
     if version != SCHEMA_VERSION:
@@ -251,7 +288,7 @@ def _check_form(engine: PostgresqlEngine, schema: str) -> None:
         "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = ?", (schema,)
     )
     found = {f"column {table}.{column}" for table, column in rows}
-    missing = _wanted_columns() - found
+    missing = (_wanted_columns() | _COLUMNS_OF_FRONT_ENDS) - found
     if missing:
         raise StoreUnusable(
             f"{engine.name}: this store is of a version between releases (no {min(missing)}); run the qnode "

@@ -14,6 +14,7 @@ from qnode.keys._model import (
     BlockRecord,
     Condition,
     Counts,
+    FrontEnds,
     Handover,
     HashKeys,
     Loss,
@@ -274,6 +275,15 @@ class KeyStore(Protocol):
     @property
     def uncleared(self) -> int:
         """How many times in a row the log could not be cleared of destroyed keys."""
+
+    def tend_front_ends(self, key_lifetime_s: float) -> FrontEnds:
+        """Admit front ends, tell them that the node is there, and return what is asked of them."""
+
+    def spend(self, sae_id: str, number: int, keys_per_minute: int) -> None:
+        """Count keys for the limit of a master, with what front ends give it; a negative number gives back.
+
+        Raises SaeLimitReached (nothing counted). Only for a store on a server.
+        """
 
     def give_away(self, number: int) -> Handover:
         """Give the newest `number` own chunks to the peer.

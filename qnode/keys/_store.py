@@ -58,6 +58,7 @@ from qnode.keys._model import (
     BlockRecord,
     Condition,
     Counts,
+    FrontEnds,
     Handover,
     HashKeys,
     Loss,
@@ -357,6 +358,12 @@ class SqlKeyStore(KeyStore):
     @property
     def uncleared(self) -> int:
         return 0 if self._opened is None else self._opened.untidied
+
+    def tend_front_ends(self, key_lifetime_s: float) -> FrontEnds:
+        return FrontEnds()
+
+    def spend(self, sae_id: str, number: int, keys_per_minute: int) -> None:
+        raise StoreError(f"{self._database.name}: limits are counted in memory")
 
     def give_away(self, number: int) -> Handover:
         with self._database.change(anchored=True) as tx:

@@ -154,6 +154,42 @@ CREATE TABLE audit_entry (
     PRIMARY KEY (chain, number)
 );
 
+-- Front ends (`qnode serve`), which deliver beside the node: _front_ends.py.
+CREATE TABLE front_end_gate (
+    one              BIGINT PRIMARY KEY CHECK (one = 1),
+    epoch            BIGINT NOT NULL,                      -- begins when the database may have been set back
+    server           TEXT   NOT NULL,                      -- the process of the server in this epoch
+    written_by       TEXT   NOT NULL,                      -- transaction that began it: a copied row has another
+    began_generation BIGINT NOT NULL,                      -- the store's generation at its begin
+    is_open          BIGINT NOT NULL                       -- all front ends have compared their anchors
+);
+CREATE TABLE front_end_node (                              -- what the node says while it runs
+    one            BIGINT PRIMARY KEY CHECK (one = 1),
+    seen_at        TIMESTAMPTZ NOT NULL,
+    key_lifetime_s DOUBLE PRECISION NOT NULL
+);
+CREATE TABLE front_end (
+    name           TEXT PRIMARY KEY,
+    admitted_epoch BIGINT NOT NULL DEFAULT 0,              -- set by the node: it may deliver in this epoch
+    reported_epoch BIGINT NOT NULL DEFAULT 0,              -- set by the front end: the next two are for this epoch
+    anchored       BIGINT NOT NULL DEFAULT 0,              -- generation that its anchor knows; 0: none
+    audit          BYTEA                                   -- head of the audit that its anchor knows, MessagePack
+);
+CREATE TABLE front_end_demand (                            -- keys, totals
+    front_end  TEXT   NOT NULL,
+    master_sae TEXT   NOT NULL,
+    slave_sae  TEXT   NOT NULL,
+    asked      BIGINT NOT NULL,
+    delivered  BIGINT NOT NULL,
+    PRIMARY KEY (front_end, master_sae, slave_sae)
+);
+
+-- What masters with a limit have had, by the server's clock: _rates.py.
+CREATE TABLE sae_rate (
+    sae_id     TEXT PRIMARY KEY,
+    paid_until DOUBLE PRECISION NOT NULL                   -- Unix seconds
+);
+
 -- A unit is random, and one page: neither compressed nor apart. Rows that change with each key are cleared often.
 ALTER TABLE sealed_unit ALTER COLUMN sealed SET STORAGE PLAIN;
 ALTER TABLE sealed_unit SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
@@ -171,6 +207,9 @@ DECLARE
     n     BIGINT;
     n_of_stock BIGINT;
 BEGIN
+    IF current_setting('qnode.front_end', true) <> '' THEN  -- it counts last, to hold the row of the site shortly
+        RETURN NULL;
+    END IF;
     IF TG_OP <> 'DELETE' THEN
         SELECT coalesce(sum((n_keys - n_taken) * chunks_per_key), 0), coalesce(sum((n_keys - n_taken) * chunks_per_key)
             FILTER (WHERE new_rows.stock = 1 AND acknowledged = 1), 0) INTO own, stock FROM new_rows;
@@ -198,6 +237,9 @@ DECLARE
     peer BIGINT := 0;
     n    BIGINT;
 BEGIN
+    IF current_setting('qnode.front_end', true) <> '' THEN  -- it counts last, to hold the row of the site shortly
+        RETURN NULL;
+    END IF;
     IF TG_OP <> 'DELETE' THEN
         SELECT coalesce(sum(keys_left * chunks_per_key), 0) INTO peer FROM new_rows;
     END IF;

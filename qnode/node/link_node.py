@@ -68,6 +68,8 @@ REFRESH_S = 0.5
 EXPIRY_PERIOD_S = 60.0
 WITNESS_PERIOD_S = 1.0
 STORE_RETRY_S = 1.0
+FRONT_ENDS_PERIOD_S = 0.25
+FRONT_ENDS_IDLE_PERIOD_S = 2.0
 HELLO_THREADS = 4
 
 
@@ -175,6 +177,8 @@ class LinkNode:
             nursery.start_soon(self._keep_session)
             nursery.start_soon(self._expire)
             nursery.start_soon(self._watch_store)
+            if self._config.store.postgresql is not None:
+                nursery.start_soon(self._tend_front_ends)
         raise AssertionError("its tasks never end by themselves")
 
     def renew(self, config: SiteConfig, directory: SaeDirectory, contexts: PeerContexts) -> None:
@@ -431,6 +435,22 @@ class LinkNode:
             figures.alarms.clear_alarm(AlarmName.STORE_WAITING)
         if self._router is not None:
             figures.note_round_trip(self._router.context.session.round_trip_s)
+
+    async def _tend_front_ends(self) -> None:
+        """Admit front ends, and keep keys ahead for what is asked of them."""
+        names: tuple[str, ...] = ()
+        while True:
+            await trio.sleep(FRONT_ENDS_PERIOD_S if names else FRONT_ENDS_IDLE_PERIOD_S)
+            try:
+                told = await self.store.tend_front_ends()
+            except StoreUnusable:
+                raise
+            except StoreError:
+                continue  # `refresh` shows it
+            if told.names != names:
+                log.info("front_ends.changed", names=told.names, before=names)
+                names = told.names
+            self.supply.note_front_ends(told)
 
     async def _keep_witness(self) -> None:
         """Update the witness on another machine; if it hangs, nothing else does."""

@@ -93,7 +93,9 @@ class SiteNode:
         self._figures.log_lines_dropped = lambda: events.dropped_lines
         self._figures.self_tested_at = lambda: self._self_test.passed_at
         self._supply = SiteKeySupply(
-            {link.config.peer.kme_id: link.supply for link in self._links}, directory
+            {link.config.peer.kme_id: link.supply for link in self._links},
+            directory,
+            self._links[0].store if self._site.store.postgresql is not None else None,
         )
 
     @property

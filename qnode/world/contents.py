@@ -9,10 +9,10 @@ from qnode.audit.entries import Chain, Head, KeyDelivered, Row
 from qnode.audit.entries import decode as decode_entry
 from qnode.audit.verify import verify
 from qnode.keys import BlockState, KeyRange, Release, SqliteKeyStore
-from qnode.keys._accepted import _Held, _parts
 from qnode.keys._assigned import decode, rest_of
 from qnode.keys._database import Database
 from qnode.keys._vault import SLOT_BYTES, Kind
+from qnode.keys._waiting import Held, parts
 from qnode.sql import Statements
 from qnode.world.checker import StoreContents
 
@@ -72,8 +72,8 @@ def contents_of(store: SqliteKeyStore) -> StoreContents:
     for content, n_taken in own:
         promised |= _places(rest_of(Release(assignment=decode(content), n_taken=n_taken)))
     for content, waiting in accepted:
-        one = _Held.decode(content, waiting)
-        held |= _places(_parts(one, one.wanted))
+        one = Held.decode(content, waiting)
+        held |= _places(parts(one, one.wanted))
     return StoreContents(
         audited=audited,
         audit_findings=[str(one) for one in verified.findings],

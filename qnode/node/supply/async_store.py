@@ -18,6 +18,7 @@ from qnode.keys import (
     BlockState,
     Condition,
     Counts,
+    FrontEnds,
     Handover,
     KeyStore,
     Loss,
@@ -245,6 +246,14 @@ class AsyncStore:
     async def deliver_to_slave(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[StoredKey]:
         """Deliver assigned keys to a slave, each once."""
         return await self._shared_call(lambda: self._store.deliver_to_slave(slave, master, key_ids))
+
+    async def tend_front_ends(self) -> FrontEnds:
+        """Tell front ends that the node is there; return what is asked of them and delivered, in total."""
+        return await self._call(lambda: self._store.tend_front_ends(self.key_lifetime_s))
+
+    async def spend(self, sae_id: str, number: int, keys_per_minute: int) -> None:
+        """Count keys for the limit of a master, together with front ends; raises SaeLimitReached."""
+        await self._call(lambda: self._store.spend(sae_id, number, keys_per_minute))
 
     async def stock_items(self) -> list[StockItem]:
         """Return the stock, oldest first."""

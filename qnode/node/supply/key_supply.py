@@ -13,9 +13,9 @@ from uuid import UUID
 import structlog
 import trio
 
-from qnode.delivery import Key, KeySupply
+from qnode.delivery import Key, KeySupply, for_delivery
 from qnode.errors import LinkDown, LinkError, NotEnoughKeys, ShareUsedUp
-from qnode.keys import BlockRecord, StoredKey, chunks_per_key
+from qnode.keys import FrontEnds, StoredKey, chunks_per_key
 from qnode.node.supply.async_store import AsyncStore
 from qnode.node.supply.stock import HOLD_OFF_S, PeerAssignments, SaePair, Stock
 from qnode.units import CHUNK_BITS
@@ -35,6 +35,7 @@ class LinkKeySupply(KeySupply):
         self._store = store
         self._peer = peer
         self._stock = Stock(store, peer)
+        self._told: dict[tuple[str, str], tuple[int, int]] | None = None
         self._held_off: dict[SaePair, tuple[float, str]] = {}
         self.assigned_chunks = 0
         """The number of chunks delivered to masters: the demand at this site."""
@@ -110,7 +111,7 @@ class LinkKeySupply(KeySupply):
 
     def _given(self, keys: list[StoredKey], n_chunks: int) -> list[Key]:
         self.assigned_chunks += n_chunks
-        return _for_delivery(keys)
+        return for_delivery(keys)
 
     def _patience_s(self) -> float:
         round_trip_s = self._peer.round_trip_s
@@ -144,6 +145,20 @@ class LinkKeySupply(KeySupply):
             raise LinkDown("the other site cannot be reached to agree on keys")
         return self._given(keys, number)
 
+    def note_front_ends(self, told: FrontEnds) -> None:
+        """Keep more keys ahead for pairs that front ends are asked for."""
+        before, self._told = self._told, {**(self._told or {}), **told.totals}
+        if before is None:  # what was asked before this node began
+            return
+        for names, (asked, delivered) in told.totals.items():
+            asked_before, delivered_before = before.get(names, (0, 0))
+            pair = SaePair(*names)
+            if asked > asked_before:
+                self._stock.note_asked(pair, asked - asked_before)
+            if (asked, delivered) != (asked_before, delivered_before):
+                self._stock.note_taken(pair, delivered - delivered_before)
+                self.assigned_chunks += delivered - delivered_before
+
     async def keep_stock(
         self, pairs: Callable[[], Collection[SaePair]], stock_per_pair: Callable[[], int]
     ) -> None:
@@ -156,21 +171,4 @@ class LinkKeySupply(KeySupply):
         Raises:
             KeyNotFound, NotNamed: nothing was taken.
         """
-        return _for_delivery(await self._store.deliver_to_slave(slave, master, key_ids))
-
-
-def _for_delivery(keys: list[StoredKey]) -> list[Key]:
-    result: list[Key] = []
-    record: BlockRecord | None = None
-    for key in keys:
-        if key.record is not record:  # keys of one block have the same record
-            record = key.record
-            extension = {
-                "simulated": record.simulated,
-                "estimator": record.estimator,
-                "eps_sec": record.eps_sec,
-            }
-            if record.recorded:  # the recording discloses the key
-                extension["recorded"] = True
-        result.append(Key(key.key_id, key.key, extension))
-    return result
+        return for_delivery(await self._store.deliver_to_slave(slave, master, key_ids))

@@ -1,23 +1,39 @@
 """The key supply of a site with several links: each key comes from the link to the site of its slave."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Protocol
 from uuid import UUID
 
-from qnode.delivery import Key, KeyRate, KeySupply, SaeDirectory
-from qnode.errors import KeyNotFound, LinkDown, StoreError
+import trio
+
+from qnode.delivery import Key, KeyRate, KeySupply, SaeDirectory, counted_keys
+from qnode.errors import AboveSaeLimit, KeyNotFound, LinkDown, StoreError
+
+
+class SharedLimits(Protocol):
+    """Counts for the limits of masters that several processes share."""
+
+    async def spend(self, sae_id: str, number: int, keys_per_minute: int) -> None:
+        """Count keys, or give a negative number back; raises SaeLimitReached."""
 
 
 class SiteKeySupply(KeySupply):
     """The supply of a site; ``links``: by the kme_id of the peer, the first also for pairs within this site.
 
+    ``shared``: the store that counts for the limits of masters, for front ends as well; None: they count in
+    memory.
     The two sites of one link hold a key, so all slaves of one key are at one other site.
     """
 
-    def __init__(self, links: Mapping[str, KeySupply], directory: SaeDirectory) -> None:
+    def __init__(
+        self, links: Mapping[str, KeySupply], directory: SaeDirectory, shared: SharedLimits | None = None
+    ) -> None:
         self._links = dict(links)
         self._own = next(iter(self._links.values()))
         self.directory = directory
         self._rate = KeyRate()
+        self._shared = shared
 
     async def stored_key_count(self, master: str, slave: str, size_bits: int) -> int:
         """Return the number of keys of ``size_bits`` available for the pair now."""
@@ -26,8 +42,19 @@ class SiteKeySupply(KeySupply):
     async def allocate(self, master: str, slaves: tuple[str, ...], number: int, size_bits: int) -> list[Key]:
         """Take keys from the link to the slaves' site; raises like `KeySupply.allocate`."""
         supply = self._between(master, slaves)
-        with self._rate.spending(self.directory, master, number, size_bits):
+        if self._shared is None or (limit := self.directory.keys_per_minute(master)) is None:
+            with self._rate.spending(self.directory, master, number, size_bits):
+                return await supply.allocate(master, slaves, number, size_bits)
+        n_counted = counted_keys(number, size_bits)
+        if n_counted > limit:
+            raise AboveSaeLimit(master, limit)
+        await self._shared.spend(master, n_counted, limit)
+        try:
             return await supply.allocate(master, slaves, number, size_bits)
+        except BaseException:
+            with trio.CancelScope(shield=True), suppress(StoreError):
+                await self._shared.spend(master, -n_counted, limit)
+            raise
 
     async def fetch(self, slave: str, master: str, key_ids: tuple[UUID, ...]) -> list[Key]:
         """Give ``slave`` keys of the link to its master's site; raises like `KeySupply.fetch`.

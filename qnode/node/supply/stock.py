@@ -245,13 +245,22 @@ class Stock:
         """Deliver keys agreed ahead while the link is up; None if they do not suffice beside the reserve."""
         enough = self._held[pair] - number >= self._plan.kept_back()
         keys = await self.take(pair, number) if enough else None
+        self._note_if_low(pair)
+        return keys
+
+    def note_taken(self, pair: SaePair, number: int) -> None:
+        """Remember that a front end took keys of the pair's stock, or found too few."""
+        self._held[pair] -= number
+        self._untold_chunks += number
+        self._note_if_low(pair)
+
+    def _note_if_low(self, pair: SaePair) -> None:
         asking = self._pairs.get(pair)
         if asking is not None and pair not in self._coming:
             wanted = self._plan.wanted(asking.recent_keys())
             if self._plan.is_low(self._held[pair], wanted):
                 self._low.add(pair)
                 self._changed.set()
-        return keys
 
     async def take(self, pair: SaePair, number: int) -> list[StoredKey] | None:
         """Deliver keys of the pair's stock, the reserve included; None if they do not suffice."""
