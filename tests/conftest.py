@@ -1,5 +1,6 @@
 """What holds for every test: made-up examples are the same in each run, and none fails for being slow."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -8,10 +9,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 from postgresql_support import PostgresqlSite, Server, missing, running_server
 
+from qnode.node.process import GC_THRESHOLD
+
 settings.register_profile(
     "patient", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("patient")
+
+# What is imported and collected is there to the end: the garbage collector need not go through it.
+gc.disable()
 
 # A shell starts what runs in the background deaf to Ctrl-C, and so would be every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -32,9 +38,15 @@ _LONGEST = (
     "test_agent_daemons",
     "test_cli_driver",
     "test_offline",
+    "test_distill_three_state_mpmath",
+    "test_plan",
+    "test_driver_s_fifteen_tdc1",
     "test_tags_synchroniser",
     "test_drivers_faults",
     "test_link_monitors",
+    "test_link_recording",
+    "test_bench_validity",
+    "test_open_protocol_storm",
     "test_restore_daemons",
     "test_saes_daemons",
     "test_links_daemons",
@@ -50,6 +62,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first."""
     place = {name: number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """Have garbage collected from here on, of what tests make alone."""
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
