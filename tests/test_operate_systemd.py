@@ -12,7 +12,7 @@ UNITS = Path(__file__).parent.parent / "systemd"
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
 
 
-@pytest.fixture(params=["qnode", "qnode-agent"])
+@pytest.fixture(params=["qnode", "qnode-agent", "qnode-serve"])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

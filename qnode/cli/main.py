@@ -25,6 +25,9 @@ class LazyCommand(NamedTuple):
 
 COMMANDS = {
     "run": LazyCommand("qnode.cli.run", "run", "Run one site until a signal ends it."),
+    "serve": LazyCommand(
+        "qnode.cli.serve", "serve", "Deliver keys from the store of a node, without a link."
+    ),
     "agent": LazyCommand("qnode.cli.agent", "agent", "Change the key of a tunnel beside any key manager."),
     "setup": LazyCommand("qnode.cli.setup", "setup", "Make the file, secrets and certificates of a site."),
     "check": LazyCommand("qnode.cli.check", "check", "Name every error in a site's file."),

@@ -10,7 +10,7 @@ Not thread-safe: one thread at a time makes the calls.
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -84,17 +84,19 @@ class FrontEndStore:
         self._because = "not connected yet"
         self._places: dict[bytes, Place] = {}
         self._named: set[int] = set()
+        self._named_up_to = -1
         self._next_look_s = 0.0
         self._next_forget_s = 0.0
-        self._ended: StoreUnusable | None = None
+        self.ended: StoreUnusable | None = None
+        """Why this store cannot be used any more."""
 
     # Calls
 
-    def perform(self, requests: Sequence[Take | Fetch], demand: Mapping[Pair, tuple[int, int]]) -> None:
+    def perform(self, requests: Sequence[Take | Fetch], demand: dict[Pair, tuple[int, int]]) -> None:
         """Answer requests, each by keys or an error; what they got is durable, and known to the anchor.
 
-        ``demand``: by pair (master, slave), the keys asked and delivered since the last call that succeeded.
-        Raises StoreError: none got anything.
+        ``demand``: by pair (master, slave), the keys asked and delivered lately; it is emptied when the
+        node can read them. Raises StoreError: none got anything.
         """
         session = self._connected()
         try:
@@ -168,8 +170,8 @@ class FrontEndStore:
     # The session
 
     def _connected(self) -> _Session:
-        if self._ended is not None:
-            raise self._ended
+        if self.ended is not None:
+            raise self.ended
         if self._session is not None:
             return self._session
         if time.monotonic() < self._next_try_s:
@@ -206,13 +208,15 @@ class FrontEndStore:
             raise
         self._places.clear()
         self._named.clear()
+        self._named_up_to = -1
         return session
 
     def _report(self, session: _Session, store_id: bytes) -> None:
         """Say what the anchor knows, for the epoch, unless that was said; a first anchor is made."""
         connection, epoch = session.tx.connection, session.epoch
-        if self._anchor is not None:
-            self._anchor.close()
+        former, self._anchor = self._anchor, None
+        if former is not None:
+            former.close()
         self._anchor = Anchor.open(self._anchor_path, self._store_key, store_id)
         row = connection.execute(
             "SELECT admitted_epoch FROM front_end WHERE name = ?", (self.name,)
@@ -332,17 +336,17 @@ class FrontEndStore:
         except OSError as error:
             for request in requests:
                 request.keys = []
-            self._ended = StoreUnusable(f"{self._anchor_path}: {error}; mend its disk and start again")
-            raise self._ended from error
+            self.ended = StoreUnusable(f"{self._anchor_path}: {error}; mend its disk and start again")
+            raise self.ended from error
 
     def _set_back(self, generation: int) -> StoreUnusable:
-        self._ended = StoreUnusable(
+        self.ended = StoreUnusable(
             f"{self._address.schema}: the database was set back while its server ran: it is at "
             f"generation {generation}, the anchor {self._anchor_path} knows a later one; run qnodectl restore"
         )
-        return self._ended
+        return self.ended
 
-    def _write_demand(self, session: _Session, demand: Mapping[Pair, tuple[int, int]]) -> None:
+    def _write_demand(self, session: _Session, demand: dict[Pair, tuple[int, int]]) -> None:
         rows = [(self.name, *pair, *counts) for pair, counts in sorted(demand.items())]
         if not rows:
             return
@@ -356,6 +360,7 @@ class FrontEndStore:
             rows,
         )
         session.engine.commit()
+        demand.clear()
 
     # Key_IDs
 
@@ -367,7 +372,7 @@ class FrontEndStore:
 
         if not is_missing():
             return
-        after = max(self._named, default=-1)
+        after = self._named_up_to
         self._learn(session, "assignment_id > ?", after)
         if is_missing() and time.monotonic() >= self._next_look_s:
             self._next_look_s = time.monotonic() + _LOOK_AMONG_ALL_S
@@ -385,6 +390,7 @@ class FrontEndStore:
             helds = [_waiting.Held.decode(*row) for row in found]
             self._places.update(_waiting.places(helds, _waiting.all_names(session.tx, helds)))
             self._named.update(held.assignment.assignment_id for held in helds)
+            self._named_up_to = max(self._named_up_to, *some)
 
     def _forget_gone(self, session: _Session) -> None:
         self._next_forget_s = time.monotonic() + FORGET_PERIOD_S

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qnode.choices import Role
 from qnode.config import PostgresqlSection
 from qnode.errors import ConfigError
 from qnode.keys._protocol import KeyStore
+
+if TYPE_CHECKING:
+    from qnode.keys._front_end_store import FrontEndStore
 
 
 def check_address(address: PostgresqlSection) -> None:
@@ -55,4 +59,32 @@ def open_server_store(
         create=create,
         witness=witness,
         prepare=prepare,
+    )
+
+
+def front_end_store(
+    address: PostgresqlSection,
+    *,
+    name: str,
+    store_key: bytes,
+    anchor: Path,
+    kme_id: str,
+    peer_kme_id: str,
+    anchor_lost: bool = False,
+) -> "FrontEndStore":
+    """Return the store at ``address`` for the front end ``name``; its calls connect.
+
+    Raises ConfigError for the address, FieldError for a store key of another length.
+    """
+    check_address(address)
+    from qnode.keys._front_end_store import FrontEndStore
+
+    return FrontEndStore(
+        address,
+        name=name,
+        store_key=store_key,
+        anchor=anchor,
+        kme_id=kme_id,
+        peer_kme_id=peer_kme_id,
+        anchor_lost=anchor_lost,
     )

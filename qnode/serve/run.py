@@ -1,0 +1,255 @@
+"""Runs one front end: store, key delivery, and the interfaces for operators."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+import trio
+from msgspec import Struct
+
+import qnode
+from qnode import etsi014
+from qnode.addresses import host_and_port
+from qnode.delivery import ApiLimits, Delivery
+from qnode.errors import ConfigError
+from qnode.http import Limits, Server, TlsSettings, server_context
+from qnode.operate.control.client import LONGEST_REQUEST_BYTES
+from qnode.operate.control.listening import Lines, LineTooLong, send_or_leave, serve_socket
+from qnode.operate.events.log import set_log_level
+from qnode.operate.status.interfaces import EtsiStatus, HttpStatus, SaeStatus
+from qnode.operate.status.metrics_app import figures_app
+from qnode.serve.config import FrontEndConfig, load_front_end
+from qnode.serve.status import FrontEndStatus, render_front_end_metrics
+from qnode.serve.supply import FrontEndSupply
+from qnode.tls import TrustingContext
+from qnode.tls_files import validities, weakness
+from qnode.tls_validity import Validity
+from qnode.units import CHUNK_BITS
+
+if TYPE_CHECKING:
+    from qnode.keys import FrontEndStore
+
+LISTEN_RETRY_S: Final = 2.0
+SILENCE_LIMIT_S: Final = 60.0
+FORGET_PERIOD_S: Final = 0.5
+# The store answers within this time, or is given up by its own connection.
+LONGEST_CALL_S: Final = 25.0
+
+log = structlog.get_logger()
+
+
+class RunningFrontEnd:
+    """A front end with everything around it; make it inside trio.
+
+    Raises:
+        ConfigError: a file that ``config`` names cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: FrontEndConfig,
+        path: Path,
+        store: "FrontEndStore",
+        events: Callable[[int], list[dict[str, Any]]] = lambda count: [],
+    ) -> None:
+        self.config = config
+        self._path = path
+        self._events = events
+        self.supply = FrontEndSupply(store, config.directory())
+        self._trust, context = _read_trust(config)
+        # A front end has what the node has agreed ahead: keys of one size, each for one slave.
+        limits = ApiLimits(min_key_size_bits=CHUNK_BITS, max_key_size_bits=CHUNK_BITS, max_sae_id_count=0)
+        self._delivery = Delivery(
+            self.supply.directory, self.supply, limits=limits, simulated=config.front_end.allow_simulated
+        )
+        settings = _tls_settings(config)
+        self._server = Server(etsi014.application(self._delivery), settings, _connection_limits(config))
+        self._server.renew(settings, context)
+        self._away: str | None = "starting"
+        self._since, self._was_because = time.time(), self.supply.because
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled; started when the control socket answers.
+
+        Raises:
+            ConfigError: the control socket cannot be made.
+            StoreUnusable: the anchor cannot be written, or knows more than the database.
+        """
+        operate = self.config.operate
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_socket, operate.control_socket, self._converse)
+            nursery.start_soon(self.supply.run)
+            nursery.start_soon(self._forget_unsent)
+            nursery.start_soon(self._serve, self._server, self.config.etsi014.listen, "etsi014.listen")
+            if operate.metrics_listen is not None:
+                metrics = Server(figures_app(self.status, render_front_end_metrics), None, Limits())
+                nursery.start_soon(self._serve, metrics, operate.metrics_listen, "operate.metrics_listen")
+            task_status.started()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the store answers calls, be it by refusing."""
+        return trio.current_time() - self.supply.answered_at_s < LONGEST_CALL_S
+
+    def renew(self) -> None:
+        """Read the file, encryptors and certificates again, and use them; other changes wait for a restart.
+
+        Raises:
+            ConfigError: something cannot be used, or has expired in the place of a valid one; nothing
+                changes.
+        """
+        config = load_front_end(self._path)
+        trust, context = _read_trust(config)
+        if (weaker := weakness(self._trust, trust, time.time())) is not None:
+            raise ConfigError(weaker)
+        old = self.config
+        waiting = [name for name in ("front_end", "store") if getattr(config, name) != getattr(old, name)] + (
+            [] if config.etsi014.listen == old.etsi014.listen else ["etsi014.listen"]
+        )
+        directory = config.directory() if config.front_end == old.front_end else self.supply.directory
+        self._trust = trust
+        self.config = msgspec.structs.replace(old, etsi014=config.etsi014, operate=config.operate)
+        self.supply.directory = directory
+        self._delivery.renew(directory, max_key_count=self._delivery.limits.max_key_count)
+        self._server.renew(_tls_settings(config), context)
+        self._server.limit(_connection_limits(config))
+        set_log_level(config.operate.log_level)
+        log.info("front_end.reloaded", restart_needed=waiting)
+
+    def status(self) -> FrontEndStatus:
+        """Return what the front end says of itself."""
+        site, because = self.config.front_end, self.supply.because
+        if because != self._was_because:
+            self._since, self._was_because = time.time(), because
+        return FrontEndStatus(
+            version=qnode.__version__,
+            at=time.time(),
+            name=site.name,
+            kme_id=site.kme_id,
+            peer_kme_id=site.peer_kme_id,
+            since=self._since,
+            because=because,
+            node_is_away=self.supply.node_is_away,
+            etsi014=self._etsi_status(),
+            certificates=self._trust,
+        )
+
+    def _etsi_status(self) -> EtsiStatus:
+        usage = self._delivery.usage
+        saes = [
+            SaeStatus(
+                sae_id=sae.sae_id,
+                peers=list(sae.peers),
+                kme_id=sae.kme_id,
+                keys_delivered_total=usage[sae.sae_id].keys_delivered,
+                last_key_at=usage[sae.sae_id].last_key_at,
+                requests_refused_total=usage[sae.sae_id].requests_refused,
+                keys_per_minute=sae.keys_per_minute,
+            )
+            for sae in self._delivery.directory.local
+        ]
+        http = HttpStatus(
+            connections_open=self._server.open_connections,
+            requests_unauthorised_total=self._delivery.requests_unauthorised["etsi014"],
+            **{f"{name}_total": value for name, value in dataclasses.asdict(self._server.counters).items()},
+        )
+        return EtsiStatus(
+            url=f"https://{self.config.etsi014.listen}",
+            away=self._away,
+            saes=saes,
+            http=http,
+            keys_unsent_total=self._delivery.unsent.held_total,
+            keys_lost_total=self._delivery.unsent.lost_total,
+        )
+
+    async def _forget_unsent(self) -> None:
+        while True:
+            await trio.sleep(FORGET_PERIOD_S)
+            self._delivery.unsent.forget_old()
+
+    async def _serve(self, server: Server, address: str, where: str) -> None:
+        host, port = host_and_port(address, where)
+        while True:
+            try:
+                listeners = await trio.open_tcp_listeners(port, host=host)
+            except OSError as error:
+                told = f"cannot listen on {address}: {error.strerror or error}"
+                log.warning("listener.waiting", where=where, reason=told)
+                if server is self._server:
+                    self._away = told
+                await trio.sleep(LISTEN_RETRY_S)
+                continue
+            if server is self._server:
+                self._away = None
+            await server.run(listeners)
+            return
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
+        """Answer the requests of one client of the control socket."""
+        lines = Lines(stream, LONGEST_REQUEST_BYTES)
+        while True:
+            line = None
+            with trio.move_on_after(SILENCE_LIMIT_S), suppress(trio.BrokenResourceError, LineTooLong):
+                line = await lines.next()
+            if line is None or not await send_or_leave(stream, self._reply(line)):
+                return
+
+    def _reply(self, line: bytes) -> Struct:
+        try:
+            request = msgspec.json.decode(line, type=_Request)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return _Refusal(error=f"not a request of a front end (known: status, events): {error}")
+        if request.request == "events":
+            return _Events(events=self._events(request.count))
+        return _Status(status=self.status())
+
+
+class _Request(Struct, frozen=True):
+    request: str
+    count: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.request not in ("status", "events"):
+            raise ValueError(f"unknown request {self.request!r}")
+
+
+class _Status(Struct, frozen=True):
+    status: FrontEndStatus
+
+
+class _Events(Struct, frozen=True):
+    events: list[dict[str, Any]]
+
+
+class _Refusal(Struct, frozen=True):
+    error: str
+
+
+def _tls_settings(config: FrontEndConfig) -> TlsSettings:
+    files = config.etsi014.tls
+    return TlsSettings(certificate=files.certificate, key=files.key, client_ca=files.ca, crl=files.crl)
+
+
+def _read_trust(config: FrontEndConfig) -> tuple[list[Validity], TrustingContext]:
+    files = config.etsi014.tls
+    try:
+        context = server_context(_tls_settings(config))
+    except ConfigError as error:
+        raise ConfigError(f"etsi014.tls: {error}") from None
+    held = validities("etsi014.tls", ca=files.ca, certificate=files.certificate, crl=files.crl)
+    return held, context
+
+
+def _connection_limits(config: FrontEndConfig) -> Limits:
+    section, least = config.etsi014, Limits()
+    return Limits(
+        connections=section.most_connections,
+        connections_per_client=section.most_connections_per_address,
+        failed_handshakes_at_once=max(least.failed_handshakes_at_once, section.most_connections_per_address),
+        unknown_handshakes_at_once=max(least.unknown_handshakes_at_once, section.most_connections),
+    )
