@@ -31,7 +31,7 @@ from qnode.bench.against.daemons import (
 )
 from qnode.bench.against.delivery import Encryptors, handshake_s
 from qnode.bench.against.ratio import in_turn, ratio_of, student_quantile
-from qnode.bench.against.stages import BULK, MESSAGE, both_ends, channel_figures
+from qnode.bench.against.stages import BULK, MESSAGE, REPLY, both_ends, channel_figures
 from qnode.cli.bench import bench
 from qnode.cli.bench_against import table_of
 
@@ -216,7 +216,10 @@ def test_messages_of_both_ends_and_a_handshake_are_measured(sites: Staged) -> No
     ends = both_ends(Checkout.this(), sites, 1)
     assert handshake_s(sites, Encryptors.of(sites).contexts["alice"]) > 0.0
     figures = channel_figures(*ends)
-    assert json.dumps(sorted(ends[0])) == '["bare_ns", "bare_us", "byte_ns", "code_ns", "round_us"]'
+    assert (
+        json.dumps(sorted(ends[0])) == '["bare_ns", "bare_us", "byte_ns", "code_ns", "reply_us", "round_us"]'
+    )
     assert min(statistics.fmean(end.values()) for end in ends) > 0.0
     assert figures[MESSAGE] > 1.0
+    assert figures[REPLY] > 1.0
     assert figures[BULK] > 0.0

@@ -12,6 +12,7 @@ from qnode.bench.against.checkout import INSIDE, CaseFailed, Checkout, last_line
 from qnode.bench.against.daemons import Staged, staged
 
 MESSAGE = "1 kB message / bare TLS"
+REPLY = "1 kB round of a correction / bare TLS"
 BULK = "bulk byte / its primitives"
 _CLICKS: Final = 300_000
 _PATIENCE_S: Final = 300.0
@@ -113,5 +114,6 @@ def channel_figures(*ends: dict[str, float]) -> Figures:
     both = {name: sum(end[name] for end in ends) for name in ends[0]}
     return {
         MESSAGE: both["round_us"] / both["bare_us"],
+        REPLY: both["reply_us"] / both["bare_us"],
         BULK: both["byte_ns"] / (both["bare_ns"] + both["code_ns"]),
     }

@@ -3,9 +3,10 @@
     channel.py SITE_FILE PARTS
 
 Runs at both sites at once, each with its file; Bob's end connects to Alice's. Prints processor time of this
-end: us of a round of 1 kB there and back, in a blocking TLS socket and as messages of a block; ns a byte of
-batches from Bob to Alice, in a blocking TLS socket, for their codes (frame and transcript), and as messages.
-Each is the least of PARTS parts: while others use the processor, they also take the caches.
+end: us of a round of 1 kB there and back, in a blocking TLS socket, as messages of a block between tasks, and
+as those of a correction, whose replies are made where the message is read; ns a byte of batches from Bob to
+Alice, in a blocking TLS socket, for their codes (frame and transcript), and as messages. Each is the least of
+PARTS parts: while others use the processor, they also take the caches.
 """
 
 import json
@@ -182,8 +183,8 @@ async def secured(site: SiteConfig) -> trio.abc.Stream:
             await trio.sleep(_PAUSE_S)
 
 
-async def messages(site: SiteConfig, parts: int) -> tuple[float, float]:
-    """Return the time of a part of rounds and of one of batches, as messages of a block."""
+async def messages(site: SiteConfig, parts: int) -> tuple[float, float, float]:
+    """Return the time of a part of rounds, of one of replies and of one of batches."""
     role = site.node.role
     frames = FrameStream(await secured(site))
     local = LocalEnd(role, site.node.kme_id, site.peer.kme_id, site.link, Secrets())
@@ -209,6 +210,25 @@ async def messages(site: SiteConfig, parts: int) -> tuple[float, float]:
                     await channel.send(ReconcileRequest(block_id=BLOCK, payload=payload))
                     await channel.expect(ReconcileAnswer)
 
+        async def replies() -> None:
+            left = ROUNDS
+
+            def reply(_message: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if not left:
+                    return None
+                if role == "alice":
+                    return ReconcileAnswer(block_id=BLOCK, payload=payload)
+                return ReconcileRequest(block_id=BLOCK, payload=payload)
+
+            if role == "alice":
+                await channel.converse(reply, lambda message: False, ReconcileRequest)
+                await channel.send(ReconcileAnswer(block_id=BLOCK, payload=payload))
+            else:
+                await channel.send(ReconcileRequest(block_id=BLOCK, payload=payload))
+                await channel.converse(reply, lambda message: False, ReconcileAnswer)
+
         async def batches() -> None:
             for index in range(BATCHES):
                 if role == "bob":
@@ -220,12 +240,14 @@ async def messages(site: SiteConfig, parts: int) -> tuple[float, float]:
             if role == "bob":
                 await channel.expect(ReconcileAnswer)
 
-        rounds_s = await _least_s(rounds, parts)
+        rounds_s = replies_s = await _least_s(rounds, parts)
+        if hasattr(channel, "converse"):  # otherwise a correction has rounds between tasks
+            replies_s = await _least_s(replies, parts)
         batches_s = await _least_s(batches, parts)
         if role == "alice":
             await trio.sleep(_PAUSE_S)  # Bob's end has measured by then, and leaves first
         nursery.cancel_scope.cancel()
-    return rounds_s, batches_s
+    return rounds_s, replies_s, batches_s
 
 
 async def _least_s(work: Callable[[], Awaitable[None]], parts: int) -> float:
@@ -246,13 +268,14 @@ def main() -> None:
     bare_rounds_s, bare_batches_s = least_s(bare.rounds, parts), least_s(bare.batches, parts)
     bare.close()
     codes_s = least_s(codes(), parts)
-    rounds_s, batches_s = trio.run(messages, site, parts)
+    rounds_s, replies_s, batches_s = trio.run(messages, site, parts)
     us, ns = 1e6 / ROUNDS, 1e9 / (BATCHES * BATCH_BYTES)
     result = {
         "bare_us": us * bare_rounds_s,
         "bare_ns": ns * bare_batches_s,
         "code_ns": ns * codes_s,
         "round_us": us * rounds_s,
+        "reply_us": us * replies_s,
         "byte_ns": ns * batches_s,
     }
     print(json.dumps(result))
