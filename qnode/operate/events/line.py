@@ -2,12 +2,16 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31;1"}
+# Text that ends where a space comes.
+_PLAIN = re.compile(r'[^\s"=]+')
+_quoted = json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":")).encode
 _NOT_FIELDS = ("at", "level", "event", "exception")
 
 
@@ -50,8 +54,7 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, str):
-        plain = value and not any(c.isspace() or c in '"=' for c in value)
-        return printable(value if plain else json.dumps(value, ensure_ascii=False))
+        return printable(value if _PLAIN.fullmatch(value) else _quoted(value))
     if value is None or isinstance(value, bool | int):
         return str(value).lower()
-    return printable(json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":")))
+    return printable(_quoted(value))

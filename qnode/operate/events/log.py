@@ -155,6 +155,8 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 def _safe(value: Any, depth: int = 0) -> Any:
     """Return ``value`` as plain data that may be shown: an allowed type, or a note on the removed value."""
+    if type(value) is str:
+        return _redacted_text(value, LONGEST_FIELD_CHARACTERS)
     if isinstance(value, Enum):
         value = value.value
     if value is None or isinstance(value, bool | float):
