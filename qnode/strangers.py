@@ -1,6 +1,7 @@
 """Limits for clients that have not proven themselves: budgets by network, and lines of the log."""
 
 from collections import OrderedDict
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
@@ -9,6 +10,7 @@ import structlog
 _IPV6_NETWORK_BITS = 64
 
 
+@lru_cache(maxsize=1024)
 def network_of(host: str) -> str:
     """Return the key of a budget for ``host``: an IPv4 address, the /64 of an IPv6 address, else the text.
 

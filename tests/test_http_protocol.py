@@ -72,6 +72,28 @@ async def test_pipelined_requests_are_answered_in_order_on_one_connection() -> N
         assert server.counters.connections == 1
 
 
+async def test_requests_that_come_in_one_piece_leave_turns_to_others() -> None:
+    turns, seen_at = 0, list[int]()
+
+    async def note(scope: Any, receive: Any, send: Any) -> None:
+        seen_at.append(turns)
+        await respond(send, 200, b"")
+
+    async with running(note) as server, trio.open_nursery() as nursery:
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        nursery.start_soon(count)
+        await speak(server.port, GET * 19 + LAST)
+        nursery.cancel_scope.cancel()
+    assert len(seen_at) == 20
+    assert seen_at[-1] - seen_at[0] >= 19
+
+
 async def test_a_chunked_body_arrives_whole() -> None:
     async with running(echo) as server:
         answer = await speak(

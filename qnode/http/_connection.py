@@ -14,15 +14,26 @@ import trio
 from qnode.asgi import Application, Message
 from qnode.http._conversation import Client, ClientGone
 from qnode.http._linger import linger
+from qnode.streams import LeanStream
 
 _READ_BYTES = 16 * 1024
 _RETRY_AFTER_S = 2
+
+
+# Larger answers are encrypted in slices.
+_AT_ONCE_BYTES = 64 * 1024
 
 
 @lru_cache(maxsize=1)
 def _date(second: int) -> bytes:
     """Return the value of a Date field, made once a second."""
     return formatdate(second, usegmt=True).encode()
+
+
+@lru_cache(maxsize=64)
+def _response(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> h11.Response:
+    """Return the head of a response; most differ from the one before by nothing."""
+    return h11.Response(status_code=status, headers=list(headers))
 
 
 class _Refused(Exception):
@@ -41,6 +52,9 @@ class Connection:
     def __init__(self, app: Application, client: Client) -> None:
         self._app = app
         self._stream = client.stream
+        self._lean: LeanStream | None = None
+        if isinstance(client.stream, LeanStream) and client.stream.can_send_at_once:
+            self._lean = client.stream
         self.wire = client.wire
         self._limits = client.limits
         self._counters = client.counters
@@ -104,6 +118,10 @@ class Connection:
         """
         data = b"".join([self._http.send(event) or b"" for event in events])
         try:
+            if self._lean is not None and len(data) <= _AT_ONCE_BYTES:
+                if self._lean.send_at_once(data):
+                    return
+                data = b""  # the stream has the rest
             with trio.move_on_after(self._limits.send_s) as deadline:
                 await self._stream.send_all(data)
         except trio.BrokenResourceError:
@@ -145,15 +163,17 @@ class Connection:
         own = [(b"date", _date(int(time.time())))]
         if self._slot.last_request or trio.current_time() - self._slot.opened > self._limits.age_s:
             own.append((b"connection", b"close"))
-        return h11.Response(status_code=status, headers=[*headers, *own])
+        return _response(status, (*headers, *own))
 
     async def _read_head(self) -> h11.Request | None:
         """Return the next request, or None when the client has none."""
-        idle = True
+        idle, waited = True, False
         with trio.move_on_after(self._limits.idle_s) as deadline:
             while True:
                 event = self._next_event()
                 if isinstance(event, h11.Request):
+                    if not waited:  # many requests may have come in one piece
+                        await trio.lowlevel.checkpoint()
                     return event
                 if isinstance(event, h11.ConnectionClosed):
                     return None
@@ -165,6 +185,7 @@ class Connection:
                 if room <= 0:
                     raise _Refused(431, "request head is too large")
                 await self.read(min(room, _READ_BYTES))
+                waited = True
         if not idle:
             raise _Refused(408, "request head took too long")
         return None

@@ -166,7 +166,7 @@ class Server:
                 await self._serve(wire, slot, client, server)
             finally:
                 self._slots.leave(slot)
-                await trio.aclose_forcefully(wire)
+                wire.close()
 
     async def _serve(self, wire: Wire, slot: ConnectionSlot, client: _Name, server: _Name | None) -> None:
         """Serve a client, over TLS if the server uses it."""

@@ -164,11 +164,15 @@ class Wire(LeanStream, trio.abc.HalfCloseableStream):
         with suppress(OSError):  # it is broken already, or closed
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    async def aclose(self) -> None:
-        """Close the connection."""
+    def close(self) -> None:
+        """Close the connection, without a turn of the scheduler."""
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        self.close()
         await trio.lowlevel.checkpoint()
 
 
