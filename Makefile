@@ -29,7 +29,7 @@ check: $(VENV)/.developer
 test-postgresql: $(VENV)/.developer
 	QNODE_POSTGRESQL=1 $(BIN)/pytest -n $$(nproc) --dist loadfile tests/test_keys_store.py tests/test_keys_moves.py \
 	  tests/test_keys_pool.py tests/test_keys_release.py tests/test_keys_restore.py tests/test_keys_damage.py \
-	  tests/test_keys_together.py tests/test_keys_states.py tests/test_postgresql.py tests/test_postgresql_daemons.py tests/test_postgresql_standby.py tests/test_front_ends.py
+	  tests/test_keys_together.py tests/test_keys_states.py tests/test_postgresql.py tests/test_postgresql_daemons.py tests/test_postgresql_standby.py tests/test_front_ends.py tests/test_front_ends_daemons.py
 
 # Real encryptors, the agents beside them, and a minute of the testbed: root, and the packages of docs/testbed.md.
 tunnels: $(VENV)/.developer

@@ -420,6 +420,32 @@ def test_a_front_end_that_hangs_in_a_transaction_does_not_stop_the_node(tmp_path
         one.leave()
 
 
+def test_a_damaged_unit_spoils_its_own_request_alone_and_the_node_discards_it(tmp_path: Path) -> None:
+    with two_sites(tmp_path) as (site, alice, bob):
+        one = front_end(site, "one")
+        ready(alice, one)
+        stocked(alice, bob, 5)
+        agreed = bob.assign("m", ["s"], 2, 256, now=0.0)
+        alice.accept_assignment(agreed, now=0.0)
+        bob.acknowledge(agreed.assignment_id)
+        ids = [key.key_id for key in bob.deliver_to_master(agreed.assignment_id)]
+        with site.server.admin() as session:  # Bob's chunks begin in the second unit
+            session.execute(
+                f"UPDATE {site.schema}.sealed_unit SET sealed = 'spoilt' WHERE kind = 'chunk' AND unit = 1"
+            )
+        master, slave = Take("m", "s", 2), Fetch("s", "m", ids)
+        one.perform([slave, master], {})
+        assert len(master.keys) == 2
+        assert not slave.keys
+        assert "does not open" in str(slave.error)
+        with pytest.raises(KeyNotFound):
+            alice.deliver_to_slave("s", "m", ids)
+        with pytest.raises(KeyNotFound):
+            fetch(one, ids)
+        assert len(take(one, 3)) == 3
+        one.leave()
+
+
 def test_two_front_ends_of_one_name_do_not_run_at_once(tmp_path: Path) -> None:
     with two_sites(tmp_path) as (site, alice, _):
         one = front_end(site, "one")

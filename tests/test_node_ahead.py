@@ -203,6 +203,7 @@ async def test_keys_are_agreed_ahead_for_what_front_ends_are_asked_and_the_peer_
             supply.note_front_ends(FrontEnds(names=("one",), totals={("m", "s"): (1300, 900)}))
             stock = supply._stock
             await until(lambda: stock._held[ME] > 300 and not stock._coming)
+            assert len(stores.alice.stock_items()) > 5  # so that several front ends can take at a time
             n_taken = len(stores.alice.take_from_stock("m", "s", 250))  # as a front end does
             supply.note_front_ends(FrontEnds())  # which left then
             supply.note_front_ends(FrontEnds(names=("one",), totals={("m", "s"): (1600, 900 + n_taken)}))

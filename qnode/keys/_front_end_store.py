@@ -96,15 +96,15 @@ class FrontEndStore:
         """Answer requests, each by keys or an error; what they got is durable, and known to the anchor.
 
         ``demand``: by pair (master, slave), the keys asked and delivered lately; it is emptied when the
-        node can read them. Raises StoreError: none got anything.
+        node can read them. Raises StoreError: a request without keys got none.
         """
         session = self._connected()
         try:
             self._write_demand(session, demand)
-            if requests:
-                self._answer(session, requests)
             if time.monotonic() >= self._next_forget_s:
                 self._forget_gone(session)
+            if requests:  # last: after an error nobody would get what was delivered
+                self._answer(session, requests)
         except psycopg.Error as error:
             raise self._lost(session, error) from error
 

@@ -127,8 +127,8 @@ class FrontEndSupply(KeySupply):
             if one in self._waiting:
                 self._waiting.remove(one)
             raise
-        error = one.error or request.error
-        if error is not None:
+        error = request.error or one.error
+        if error is not None and not request.keys:
             raise error
         return request.keys
 

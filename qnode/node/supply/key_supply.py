@@ -24,6 +24,8 @@ from qnode.units import CHUNK_BITS
 # longer than the limit of its call.
 ACKNOWLEDGE_S = 2.0
 MOST_ACKNOWLEDGE_S = 8.0
+# One front end at a time takes keys of an assignment, so that there must be several.
+MOST_KEYS_FOR_FRONT_ENDS = 64
 
 log = structlog.get_logger()
 
@@ -147,6 +149,8 @@ class LinkKeySupply(KeySupply):
 
     def note_front_ends(self, told: FrontEnds) -> None:
         """Keep more keys ahead for pairs that front ends are asked for."""
+        if told.names:
+            self._stock.most_keys_at_once = MOST_KEYS_FOR_FRONT_ENDS
         before, self._told = self._told, {**(self._told or {}), **told.totals}
         if before is None:  # what was asked before this node began
             return

@@ -221,6 +221,8 @@ class Stock:
         self._in_hand: set[int] = set()
         self._nothing_until_s = -math.inf
         self._untold_chunks = 0
+        self.most_keys_at_once = MOST_KEYS_AT_ONCE
+        """The size of the assignments into which a stock is divided."""
 
     def note_asked(self, pair: SaePair, number: int) -> None:
         """Remember that a pair requests keys: it gets a stock, or keeps the one it has."""
@@ -395,7 +397,7 @@ class Stock:
         try:
             async with at_once:
                 while number > 0:
-                    part = min(number, MOST_KEYS_AT_ONCE)
+                    part = min(number, self.most_keys_at_once)
                     with suppress(NotEnoughKeys):  # an encryptor took the keys first
                         if not await self._set_aside(pair, part):
                             return
