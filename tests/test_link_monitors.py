@@ -10,7 +10,7 @@ from qnode.operate.status.model import NodeStatus
 # The first process on a machine also compiles the kernels, which takes minutes on a slow one.
 pytestmark = [pytest.mark.link, pytest.mark.timeout(600)]
 
-SEEDED_FROM_S = 40.0  # simulated: 10 s of wall time
+SEEDED_FROM_S = 20.0  # simulated: 5 s of wall time
 ENOUGH_BLOCKS = 25  # more than begin between two readings: the last of them began under the attack
 OUTPUT = {
     "monitor": "output_power",

@@ -185,7 +185,7 @@ def test_no_random_choice_of_parameters_beats_the_optimum(loss_db: float) -> Non
     assert best.forecast.lost is None
     assert best.forecast.secret_bits_per_s > link.forecast().secret_bits_per_s
     chance = random.Random(5)
-    for _ in range(300):
+    for _ in range(150):
         mu1, p_1 = chance.uniform(0.02, 1.2), chance.uniform(0.02, 0.98)
         source = msgspec.structs.replace(
             link.link.source,
