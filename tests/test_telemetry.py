@@ -148,14 +148,15 @@ async def test_beyond_its_bound_the_oldest_samples_are_lost_and_the_gap_is_told(
         async with site.writing() as telemetry:
             await until(lambda: telemetry.status().waiting >= 30)
             server.faults = []
+            await until(lambda: sum(stored(server).values()) > 0)
             await until(lambda: telemetry.status().waiting <= 1)
-            await until(lambda: telemetry.status().lost_total > 0)
             assert site.alarms.has_alarm(AlarmName.TELEMETRY_LOST)
-            # A sample that a busy machine loses is told with the next one that is stored.
-            await until(lambda: sum(stored(server).values()) == telemetry.status().lost_total)
             numbers = stored(server)
             lost = sum(numbers.values())
-            assert lost + len(numbers) + (3 not in numbers and lost < 3) >= max(numbers)
+            # Samples for which a busy machine was too late have no number, and are lost as well.
+            assert lost <= telemetry.status().lost_total
+            # Each number is stored, told as lost, or the one that the database refuses.
+            assert 0 <= max(numbers) - lost - len(numbers) <= (3 not in numbers)
 
 
 async def test_a_database_that_hangs_does_not_delay_the_samples(tmp_path: Path) -> None:
