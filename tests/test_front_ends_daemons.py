@@ -50,12 +50,12 @@ N_KILLS = 4
 class FrontEnd:
     """A front end of Alice's site as a process, with encryptors of hers that ask it instead of her node."""
 
-    def __init__(self, sites: Sites, name: str, parameters: str) -> None:
+    def __init__(self, sites: Sites, name: str, parameters: str, schema: str) -> None:
         self.folder = sites.data / f"serve-{name}"
         self.folder.mkdir()
         self.file = self.folder / "serve.toml"
         site_file = sites.site_files["alice"]
-        alter(site_file, store__postgresql={"parameters": parameters, "schema": "front_ends"})
+        alter(site_file, store__postgresql={"parameters": parameters, "schema": schema})
         site: Any = tomllib.loads(site_file.read_text())
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -117,7 +117,8 @@ class FrontEnd:
 
 @contextmanager
 def front_ends(sites: Sites, server: Server, *names: str) -> Iterator[list[FrontEnd]]:
-    made = [FrontEnd(sites, name, server.parameters) for name in names]
+    schema = f"front_ends_{names[0]}"  # the server is that of several tests
+    made = [FrontEnd(sites, name, server.parameters, schema) for name in names]
     try:
         yield made
     finally:
@@ -287,7 +288,36 @@ def test_front_ends_deliver_through_kills_the_absence_of_the_node_and_another_se
             assert "two   SERVING" in words.stdout
             assert [one.stop(), two.stop()] == [0, 0]
             with postgresql.admin() as session:  # they have left
-                assert session.execute("SELECT count(*) FROM front_ends.front_end").fetchone() == (0,)
+                assert session.execute("SELECT count(*) FROM front_ends_one.front_end").fetchone() == (0,)
             assert subprocess.run(shown, check=False, capture_output=True).returncode == 2
         assert "Traceback" not in one.log() + two.log()
         assert not files_with_a_trace(list(after.values()), one.folder, two.folder)
+
+
+def test_a_node_agrees_on_as_many_keys_ahead_as_its_front_end_is_asked_for(
+    tmp_path: Path, postgresql: Server
+) -> None:
+    with two_sites(tmp_path) as sites, front_ends(sites, postgresql, "beside") as (beside,):
+        sites.start(*ROLES)
+        beside.start()  # before there is a store: it waits
+        alice, bob = encryptors(sites.endpoints)
+        eventually(lambda: min(alice.stored(), bob.stored()) >= 20, "keys in both directions", within_s=300)
+        eventually(beside.serves, "the front end serves")
+        every: dict[str, bytes] = {}
+        while len(every) < 60:  # nobody asks the node
+            more = beside.sae.assign(4)
+            assert not more.keys() & every.keys()
+            assert bob.fetch_soon(list(more)) == more
+            every |= more
+        waiting = bob.assign(2)
+        assert beside.sae.fetch_soon(list(waiting)) == waiting
+        assert not alice.assign(2).keys() & every.keys()
+        assert "front_ends.changed" in sites.log("alice")
+        assert sites.stop("alice") == [0]
+        eventually(lambda: not beside.serves(), "it notices that its node is away")
+        sites.start("alice")
+        eventually(beside.serves, "without a new epoch it goes on")
+        after = beside.sae.assign(1)
+        assert bob.fetch_soon(list(after)) == after
+        assert [beside.stop(), *sites.stop(*ROLES)] == [0, 0, 0]
+        assert "Traceback" not in beside.log() + sites.log("alice")
