@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared
 
-from qnode.errors import KeyNotFound, NotEnoughKeys, StoreError, StoreUnusable
-from qnode.keys import BlockState, Counts, Pad, PadsLeft, SqliteKeyStore, StoredKey
+from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, StoreError, StoreUnusable
+from qnode.keys import BlockState, Counts, Pad, PadsLeft, SqliteKeyStore, StoredKey, Waiting, _restore
 
 pytestmark = pytest.mark.usefixtures("each_store")
 
@@ -272,3 +272,20 @@ def test_many_threads_at_both_sites_never_share_a_key_and_what_they_saw_was_dura
             with copy.open(create=False) as again:
                 assert again.counts() == counts[role]
                 assert again.positions() == stores[role].positions()
+
+
+def test_a_change_that_lets_the_store_wait_stops_those_after_it_in_the_same_commit(tmp_path: Path) -> None:
+    with Site(tmp_path, "alice").open() as store:
+        add_block(make_block(1, 8), store)
+
+        def assign() -> None:
+            store.assign("m", ["s"], 1, 256, 0.0)
+
+        def wait() -> None:
+            with store._database.change(anchored=False, while_waiting=True) as tx:
+                _restore.wait(tx, Waiting.OLDER, "it was set back")
+
+        first, second, third, fourth = store.together([assign, assign, wait, assign])
+        assert first.error is second.error is third.error is None
+        assert isinstance(fourth.error, LinkDown)
+        assert store.counts().assigned == 2

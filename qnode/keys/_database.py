@@ -182,6 +182,7 @@ class _Group:
     def __init__(self) -> None:
         self.n_changes = 0
         self.anchored = False
+        self.serves = False  # known of the transaction after the latest change
         self.after_commit: list[Callable[[], None]] = []
         self.done = Event()
         self.error: StoreError | None = None
@@ -269,7 +270,7 @@ class Database:
                     self._engine.begin()
                 else:
                     connection.execute("SAVEPOINT change")
-                if not while_waiting:
+                if not while_waiting and (group is None or not group.serves):
                     self._engine.guard("SELECT awaiting_peer FROM site", self._check_serving)
                 with self._tx.vault.holding():
                     yield self._tx
@@ -285,6 +286,7 @@ class Database:
             if group is None:
                 group = self._group = _Group()
             group.n_changes += 1
+            group.serves = not while_waiting
             group.anchored |= anchored
             group.after_commit += self._tx.after_commit
             self._tx.after_commit.clear()
