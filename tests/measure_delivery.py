@@ -317,8 +317,8 @@ def main() -> int:
                     kind = "kept" if load.keeps else "new"
                     failed[f"{name}, {load.number} keys, {load.connections} {kind} connections"] = str(error)
     if asked.json:
-        told = {"began": began, "versions": versions, "rows": [asdict(row) for row in rows], "failed": failed}
-        print(json.dumps(told))
+        told = {"began": began, "load_before": load_before, "versions": versions, "failed": failed}
+        print(json.dumps(told | {"rows": [asdict(row) for row in rows]}))
     else:
         print(
             f"{began}, load before {load_before[0]:.1f}; "
