@@ -11,6 +11,7 @@ Not thread-safe: one thread at a time makes the calls.
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -311,12 +312,16 @@ class FrontEndStore:
     def _answer_together(self, session: _Session, requests: Sequence[Take | Fetch]) -> None:
         assert self._anchor is not None
         connection, engine = session.tx.connection, session.engine
+        fetches = [one for one in requests if isinstance(one, Fetch)]
+        # Of many waiting keys this takes long: the node must not wait for it.
+        with suppress(DamagedUnit), session.tx.vault.holding():
+            self._name(session, fetches)
         engine.begin()
         try:
             self._check(session)
             batch = Batch(session.tx, self._places)
             with session.tx.vault.holding():
-                self._name(session, [one for one in requests if isinstance(one, Fetch)])
+                self._name(session, fetches)
                 batch.answer(requests)
             if not batch.changes:
                 engine.roll_back()
