@@ -7,7 +7,8 @@ others are fetched at pinned commits and installed into a temporary folder (netw
 certificates of its makers' scripts; `--clone` names a repository that is here already. One client asks all
 of them in the same way: masters `enc_keys`, then slaves `dec_keys` of the same keys, which are compared. A
 connection asks again as soon as it has an answer. Times are the client's; processor time is that of all
-processes of both sites, as the kernel counts it, over the answers. Prints a table in Markdown; ten minutes.
+processes of both sites, as the kernel counts it, over the answers. Prints a table in Markdown, after a
+quarter of an hour.
 """
 
 import argparse

@@ -1,4 +1,7 @@
-"""What measurements of running sites share: both daemons on full stores, processor time, other checkouts."""
+"""What measurements of running sites share: both daemons on full stores, processor time, other checkouts.
+
+What runs in a `--child` uses only what release 0.1.0 has as well.
+"""
 
 import json
 import os

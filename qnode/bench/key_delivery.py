@@ -26,6 +26,7 @@ from pathlib import Path
 import trio
 
 from qnode.bench.links import TURIN
+from qnode.bench.processes import resident_mib
 from qnode.loopback.https import HttpsClient, NoResponse
 from qnode.loopback.prepare import Prepared, SaeEndpoint, Staging, prepare
 
@@ -71,14 +72,14 @@ async def _measure(prepared: Prepared, pid: int, connections: int, seconds: floa
         await trio.sleep(1.0)
 
     await _ask_anew(client, sae, connections // 10)
-    before = _resident_mib(pid)
+    before = resident_mib(pid)
     await _ask_anew(client, sae, connections)
-    print(f"memory: {before:.0f} MiB, after {connections} connections {_resident_mib(pid):.0f} MiB")
+    print(f"memory: {before:.0f} MiB, after {connections} connections {resident_mib(pid):.0f} MiB")
 
     answers, errors = await _crowd(client, sae, seconds)
     print(f"{CLIENTS} clients behind one address: {answers / seconds:.0f} answers/s, {errors} errors")
 
-    before = _resident_mib(pid)
+    before = resident_mib(pid)
     kept = client()
     alone = await _honest(client, kept, sae, seconds)
     port = int(url.rpartition(":")[2])
@@ -91,7 +92,7 @@ async def _measure(prepared: Prepared, pid: int, connections: int, seconds: floa
     await trio.to_thread.run_sync(flood.join)
     print(f"answers on one connection: {alone[0]} alone, {beside[0]} beside the flood, in {seconds:g} s")
     print(f"answers, each on a new one: {alone[1]} alone, {beside[1]} beside the flood, in {seconds:g} s")
-    print(f"memory: {before:.0f} MiB before the flood, {_resident_mib(pid):.0f} MiB after it")
+    print(f"memory: {before:.0f} MiB before the flood, {resident_mib(pid):.0f} MiB after it")
 
 
 def send_hellos(source: str, port: int, seconds: float) -> None:
@@ -178,13 +179,6 @@ async def _honest(
             told[1] += await _asks(one, sae)
             await one.aclose()
     return told[0], told[1]
-
-
-def _resident_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import msgspec.structs
 import trio
 
 from qnode.bench.links import FAST
+from qnode.bench.processes import peak_mib
 from qnode.bench.results import BenchResult, Effort, Machine, PairResult, Unit, summary
 from qnode.bench.whole_link import Meter
 from qnode.config import Role, SiteConfig, load
@@ -114,9 +115,7 @@ def peak_memory_mib(site_file: Path) -> float:
         try:
             if os.fsencode(site_file) not in (folder / "cmdline").read_bytes().split(b"\0"):
                 continue
-            for line in (folder / "status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) / 1024
+            return peak_mib(int(folder.name))
         except OSError:
             continue
     return 0.0

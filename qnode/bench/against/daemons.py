@@ -15,6 +15,7 @@ import trio
 from msgspec import Struct
 
 from qnode.bench.against.checkout import CaseFailed, Checkout, last_line
+from qnode.bench.processes import peak_mib, processor_s
 from qnode.choices import ROLES
 from qnode.loopback.delay import delay_line
 from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status
@@ -22,7 +23,6 @@ from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status
 _POLL_S: Final = 0.1
 _PATIENCE_S: Final = 300.0
 _STOP_S: Final = 20.0
-_CPUCLOCK_SCHED: Final = 2  # of Linux, include/linux/posix-timers.h: the clock of a process as scheduled
 
 Status = dict[str, Any]
 
@@ -105,7 +105,7 @@ class Daemon:
             CaseFailed: it ended.
         """
         try:
-            return time.clock_gettime(~self.process.pid << 3 | _CPUCLOCK_SCHED)
+            return processor_s(self.process.pid)
         except OSError:
             raise self._ended() from None
 
@@ -114,10 +114,7 @@ class Daemon:
 
     def peak_mib(self) -> float:
         """Return its peak resident memory."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-        return 0.0
+        return peak_mib(self.process.pid)
 
 
 @dataclass(frozen=True)
