@@ -350,6 +350,20 @@ def test_a_database_set_back_behind_a_front_end_is_voided_before_anybody_deliver
         again.close()
 
 
+def test_a_backup_that_is_put_back_twice_begins_two_epochs(tmp_path: Path) -> None:
+    epochs = set()
+    with two_sites(tmp_path) as (site, alice, _):
+        backup = site.copy_to(tmp_path / "backup")
+        for _ in range(2):
+            alice.close()
+            site.restore_database_from(backup)
+            alice = site.open()
+            with site.server.admin() as session:
+                epochs.add(session.execute(f"SELECT epoch FROM {site.schema}.front_end_gate").fetchone()[0])
+        alice.close()
+    assert len(epochs) == 2
+
+
 def test_the_node_waits_for_a_front_end_that_is_missing_after_the_server_was_another(tmp_path: Path) -> None:
     with two_sites(tmp_path) as (site, alice, bob):
         one, two = front_end(site, "one"), front_end(site, "two")

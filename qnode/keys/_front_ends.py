@@ -9,6 +9,7 @@ The node records each front end in an anchored change before that one may delive
 forgotten a front end is older than the node's anchor.
 """
 
+import secrets
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ def open_for_all(database: Database) -> None:
         return
     if epoch is None or not epoch.is_continued:
         with database.change(anchored=False, while_waiting=True) as tx:
-            _begin_epoch(tx, 1 if epoch is None else epoch.number + 1)
+            _begin_epoch(tx)
     with database.look() as tx:
         epoch = read_epoch(tx.connection)
         assert epoch is not None
@@ -75,7 +76,8 @@ def open_for_all(database: Database) -> None:
         )
 
 
-def _begin_epoch(tx: Tx, number: int) -> None:
+def _begin_epoch(tx: Tx) -> None:
+    number = 1 + secrets.randbelow(2**62)  # no other, whatever state is put back how often
     tx.connection.execute("DELETE FROM front_end_gate")
     tx.connection.execute(
         "INSERT INTO front_end_gate (one, epoch, server, written_by, began_generation, is_open) "

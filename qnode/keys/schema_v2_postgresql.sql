@@ -157,7 +157,7 @@ CREATE TABLE audit_entry (
 -- Front ends (`qnode serve`), which deliver beside the node: _front_ends.py.
 CREATE TABLE front_end_gate (
     one              BIGINT PRIMARY KEY CHECK (one = 1),
-    epoch            BIGINT NOT NULL,                      -- begins when the database may have been set back
+    epoch            BIGINT NOT NULL,                      -- random; begins when the database may have been set back
     server           TEXT   NOT NULL,                      -- the process of the server in this epoch
     written_by       TEXT   NOT NULL,                      -- transaction that began it: a copied row has another
     began_generation BIGINT NOT NULL,                      -- the store's generation at its begin
