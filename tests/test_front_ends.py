@@ -350,6 +350,21 @@ def test_a_database_set_back_behind_a_front_end_is_voided_before_anybody_deliver
         again.close()
 
 
+def test_a_database_that_is_replaced_while_it_is_open_is_noticed_by_front_end_and_node(
+    tmp_path: Path,
+) -> None:
+    with two_sites(tmp_path) as (site, alice, bob):
+        one = front_end(site, "one")
+        ready(alice, one)
+        stocked(alice, bob, 6)
+        site.restore_database_from(site.copy_to(tmp_path / "backup"))  # the same state, and no session ended
+        with pytest.raises(StoreAway, match="a new epoch has begun"):
+            take(one, 1)
+        with pytest.raises(StoreUnusable, match="start again"):
+            alice.tend_front_ends(LIFETIME_S)
+        one.close()
+
+
 def test_a_backup_that_is_put_back_twice_begins_two_epochs(tmp_path: Path) -> None:
     epochs = set()
     with two_sites(tmp_path) as (site, alice, _):

@@ -275,17 +275,19 @@ class FrontEndStore:
         """Refuse unless this front end may deliver now."""
         row = session.tx.connection.execute(
             "SELECT g.epoch, g.server, g.is_open, s.awaiting_peer, f.admitted_epoch, "
-            "extract(epoch FROM clock_timestamp() - n.seen_at)::double precision, n.key_lifetime_s "
+            "extract(epoch FROM clock_timestamp() - n.seen_at)::double precision, n.key_lifetime_s, "
+            "g.written_by = g.xmin::text "
             "FROM front_end_gate g CROSS JOIN site s LEFT JOIN front_end f ON f.name = ? "
             "LEFT JOIN front_end_node n ON n.one = 1",
             (self.name,),
         ).fetchone()
         name = session.engine.name
-        if row is None or (row[0], row[1]) != (session.epoch.number, session.epoch.server) or row[4] is None:
+        epoch = session.epoch
+        if row is None or row[:2] != (epoch.number, epoch.server) or row[4] is None or not row[7]:
             session.engine.close()
             self._session = None
             raise StoreAway(f"{name}: a new epoch has begun; connects again")
-        _, _, is_open, awaiting_peer, admitted_epoch, unseen_s, lifetime_s = row
+        _, _, is_open, awaiting_peer, admitted_epoch, unseen_s, lifetime_s, _ = row
         session.node_is_away = unseen_s is None or abs(unseen_s) > NODE_AWAY_S
         if not is_open:
             raise StoreAway(f"{name}: waits until all front ends have compared their anchors")

@@ -17,7 +17,7 @@ import msgspec
 
 from qnode.audit import ledger
 from qnode.audit.entries import Head
-from qnode.errors import StoreAway
+from qnode.errors import StoreAway, StoreUnusable
 from qnode.keys import _restore
 from qnode.keys._database import Database, Tx, read_positions
 from qnode.keys._model import FrontEnds, Waiting
@@ -111,10 +111,17 @@ def _admit(tx: Tx, epoch: Epoch) -> None:
 
 
 def tend(database: Database, key_lifetime_s: float) -> FrontEnds:
-    """Say that the node is there, admit new front ends, and return what is asked of them."""
+    """Say that the node is there, admit new front ends, and return what is asked of them.
+
+    Raises StoreUnusable if the database is no longer the one that was opened.
+    """
     with database.look() as tx:
         found = list(_states(tx.connection))
         epoch = read_epoch(tx.connection)
+    if epoch is not None and not epoch.is_continued:
+        raise StoreUnusable(
+            f"{database.name}: another database was put in its place while it was open; start again"
+        )
     if not found or epoch is None:
         return FrontEnds()
     waiting = [name for name, is_admitted, has_reported in found if has_reported and not is_admitted]
