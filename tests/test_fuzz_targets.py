@@ -1,0 +1,21 @@
+"""Decoders of bytes from outside raise only what they declare; `python tests/fuzz.py` looks for more."""
+
+import random
+from pathlib import Path
+
+import pytest
+from forging import flipped
+from fuzz_targets import TARGETS, try_input
+
+CORPUS = Path(__file__).parent / "corpus"
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_seeds_what_a_fuzzer_found_and_damaged_seeds_are_decoded_or_refused(name: str) -> None:
+    rng = random.Random(name)
+    seeds = list(TARGETS[name].seeds())
+    kept = [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
+    damaged = [flipped(rng, rng.choice(seeds)) for _ in range(10)]
+    cut = [seed[: rng.randrange(len(seed))] for seed in seeds[:10]]
+    for data in [b"", *seeds, *kept, *damaged, *cut]:
+        try_input(name, data)
