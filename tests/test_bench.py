@@ -19,7 +19,6 @@ from qnode.bench.stages import NAMES
 from qnode.bench.whole_link import Meter
 from qnode.cli.bench import bench, table_of
 from qnode.cli.loopback import load_loopback
-from qnode.distill.amplification.toeplitz_plan import plan_product, word_products
 
 CONFIG = Path(__file__).parent.parent / "config"
 FIELDS = {"name", "n_bits", "qber", "unit", "median", "p10", "p90", "runs", "f", "limit"}
@@ -116,11 +115,6 @@ async def test_the_whole_link_is_measured_after_it_has_settled(autojump_clock: o
         await trio.sleep(0.5)
     assert meter.rates[:3] == pytest.approx([10.0] * 3)
     assert enough.index(True) == 14  # lock at step 4, two seconds to settle, three measured
-
-
-def test_word_products_count_halvings_and_thirds() -> None:
-    assert word_products(plan_product(64, 64)) == 3.0**6
-    assert word_products(plan_product(192, 192)) == 6 * 3.0**6
 
 
 def test_on_a_long_fibre_blocks_in_flight_share_the_round_trips() -> None:

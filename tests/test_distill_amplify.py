@@ -1,6 +1,7 @@
 """Privacy amplification: exact on every path, universal, bounded in memory."""
 
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -9,12 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qnode.distill.amplification.amplify import amplify, seed_length_bytes
-from qnode.distill.amplification.toeplitz_leaf import WIDTH
-from qnode.distill.amplification.toeplitz_plan import plan_product
+from qnode.distill.amplification.field import BASIS, evaluation, inverse, multiply
 from qnode.distill.bits import Bits
-from qnode.distill.bits.clmul import PORTABLE
-
-WIDTHS = sorted({WIDTH, PORTABLE}, reverse=True)  # narrower vectors: tests/test_kernels.py
 
 
 def direct(key: npt.NDArray[np.uint8], seed: bytes, length: int) -> npt.NDArray[np.uint8]:
@@ -33,7 +30,6 @@ def random_case(n: int, seed: int) -> tuple[npt.NDArray[np.uint8], bytes]:
     return rng.integers(0, 2, n, dtype=np.uint8), rng.bytes(seed_length_bytes(n))
 
 
-@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
     ("n", "length"),
     [
@@ -52,23 +48,19 @@ def random_case(n: int, seed: int) -> tuple[npt.NDArray[np.uint8], bytes]:
         (20011, 3999),
     ],
 )
-def test_amplification_is_the_direct_matrix_product(n: int, length: int, width: int) -> None:
+def test_amplification_is_the_direct_matrix_product(n: int, length: int) -> None:
     key, seed = random_case(n, n)
-    assert np.array_equal(
-        amplify(Bits.pack(key), seed, length, width=width).unpack(), direct(key, seed, length)
-    )
+    assert np.array_equal(amplify(Bits.pack(key), seed, length).unpack(), direct(key, seed, length))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(n=st.integers(1, 3000), share=st.floats(0, 1), draw=st.integers(0, 2**32))
-def test_any_length_from_any_key_is_the_direct_product_on_every_path(n: int, share: float, draw: int) -> None:
+def test_any_length_from_any_key_is_the_direct_product(n: int, share: float, draw: int) -> None:
     length = round(n * share)
     key, seed = random_case(n, draw)
-    expected = direct(key, seed, length)
-    for width in WIDTHS:
-        hashed = amplify(Bits.pack(key), seed, length, width=width)
-        assert len(hashed) == length
-        assert np.array_equal(hashed.unpack(), expected)
+    hashed = amplify(Bits.pack(key), seed, length)
+    assert len(hashed) == length
+    assert np.array_equal(hashed.unpack(), direct(key, seed, length))
 
 
 def by_fourier_transform(key: npt.NDArray[np.uint8], seed: bytes, length: int) -> npt.NDArray[np.uint8]:
@@ -83,13 +75,13 @@ def by_fourier_transform(key: npt.NDArray[np.uint8], seed: bytes, length: int) -
     return (rounded.astype(np.int64) & 1).astype(np.uint8) ^ key[:length]
 
 
-@pytest.mark.parametrize(("n", "length"), [(400_003, 90_001), (399_999, 350_000), (1_000_003, 300_001)])
-def test_large_blocks_are_the_convolution_on_every_path(n: int, length: int) -> None:
+@pytest.mark.parametrize(
+    ("n", "length"), [(400_003, 90_001), (399_999, 350_000), (1_000_003, 300_001), (4_400_003, 1_300_001)]
+)
+def test_large_blocks_are_the_convolution(n: int, length: int) -> None:
     key, seed = random_case(n, 7)
-    packed = Bits.pack(key)
     expected = Bits.pack(by_fourier_transform(key, seed, length))
-    for width in WIDTHS:
-        assert amplify(packed, seed, length, width=width).equals(expected)
+    assert amplify(Bits.pack(key), seed, length).equals(expected)
 
 
 def test_different_keys_collide_for_at_most_two_to_the_minus_length_of_all_seeds() -> None:
@@ -122,8 +114,6 @@ def test_wrong_seed_or_length_is_refused() -> None:
     for seed, length in ((bytes(12), 10), (bytes(14), 10), (bytes(13), 101), (bytes(13), -1)):
         with pytest.raises(ValueError, match="bits"):
             amplify(key, seed, length)
-    with pytest.raises(ValueError, match="words at once"):
-        amplify(key, bytes(13), 10, width=3)
 
 
 def test_memory_stays_within_the_promised_bound() -> None:
@@ -132,20 +122,20 @@ def test_memory_stays_within_the_promised_bound() -> None:
     seed = random_case(n, 6)[1]
     amplify(key, seed, 1000)
     for length in (1000, 200_000, 500_000, 900_000):
-        plan_product.cache_clear()
         tracemalloc.start()
         amplify(key, seed, length)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak <= (7 * n + 16 * min(length, n - length)) / 8 + 3_000_000
+        assert peak <= (7 * n + 4 * length) / 8 + 1_000_000
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(rows=st.integers(1, 900), columns=st.integers(1, 900))
-def test_tiles_cover_every_word_exactly_once(rows: int, columns: int) -> None:
-    plan = plan_product(rows, columns)
-    covered = np.zeros((plan.rows, plan.columns), np.uint8)
-    for row, column, size in plan.tiles.tolist():
-        covered[row : row + size, column : column + size] += 1
-    assert (covered[:rows, :columns] == 1).all()
-    assert covered.max() == 1
+def test_the_basis_is_cantors_and_its_beginnings_are_the_subfields() -> None:
+    assert all(multiply(b, b) ^ b == a for a, b in pairwise((0, *BASIS)))
+    for bits in (8, 16, 32):
+        assert max(BASIS[:bits]) < 1 << bits
+
+
+def test_values_at_the_points_determine_a_polynomial() -> None:
+    matrix = evaluation().astype(np.int64)
+    product = matrix @ inverse(evaluation()).astype(np.int64) & 1
+    assert np.array_equal(product, np.eye(128, dtype=np.int64))

@@ -68,7 +68,7 @@ def over_block_length(machine: Machine, longest: int) -> list[Curve]:
             "cascade, both sides", correctable, [_correction_rate(n_bits, effort) for n_bits in correctable]
         ),
         Curve("verify", lengths, [verification_of(n_bits, machine, effort).median for n_bits in lengths]),
-        Curve("amplify", lengths, [amplification_of(n_bits, machine, effort).median for n_bits in lengths]),
+        Curve("amplify", lengths, [amplification_of(n_bits, effort).median for n_bits in lengths]),
     ]
 
 

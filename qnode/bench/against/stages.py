@@ -38,10 +38,6 @@ def stage(name: str) -> Case:
 
 def _figures_of(one: dict[str, Any]) -> list[tuple[str, float]]:
     size = f"{one['n_bits']:.0e}".replace("e+0", "e") if one["n_bits"] else ""
-    if one["name"] == "amplify":
-        if one["limit"] is None:
-            raise CaseFailed("this processor has no carry-less product of vectors")
-        return [(f"limit / amplification, {size}", one["limit"] / one["median"])]
     if one["name"] == "sift":
         return [("sift: ns a tag", 1e3 / one["median"])]
     what = f"{one['name']} {size}" + (f" {one['qber']:.1%}" if one["qber"] is not None else "")

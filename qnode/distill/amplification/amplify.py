@@ -8,10 +8,8 @@ matrix, so the leftover-hash bound is the same; the seed has n - 1 bits only (se
 import numpy as np
 
 from qnode.distill.amplification.toeplitz import toeplitz_product
-from qnode.distill.amplification.toeplitz_leaf import WIDTH
 from qnode.distill.bits import Bits
 from qnode.distill.bits.array import Words
-from qnode.distill.bits.clmul import PORTABLE
 
 
 def seed_length_bytes(n_bits: int) -> int:
@@ -19,24 +17,20 @@ def seed_length_bytes(n_bits: int) -> int:
     return (max(n_bits, 1) + 6) // 8
 
 
-def amplify(key: Bits, seed: bytes, length: int, *, width: int = WIDTH) -> Bits:
+def amplify(key: Bits, seed: bytes, length: int) -> Bits:
     """Return the first m = ``length`` bits of key plus the Toeplitz product of the rest.
 
     Bit i is key_i + sum_j seed_(n - m - 1 + i - j) key_(m + j), j < n - m, modulo 2.
 
-    ``seed`` is uniform, drawn after verification and used once; bits beyond n - 1 are ignored. ``width`` is
-    WIDTH or PORTABLE; both give the same bits. Works in at most (7 n + 16 min(m, n - m)) / 8 bytes and 3 MB
-    beside its arguments; runs without the GIL.
+    ``seed`` is uniform, drawn after verification and used once; bits beyond n - 1 are ignored. Works in at
+    most (7 n + 4 m) / 8 bytes and 1 MB beside its arguments; runs without the GIL.
 
     Raises:
-        ValueError: ``length`` is negative or exceeds the key, the seed has another length, or ``width`` is
-            neither.
+        ValueError: ``length`` is negative or exceeds the key, or the seed has another length.
     """
     n = key.n_bits
     if not 0 <= length <= n:
         raise ValueError(f"cannot take {length} bits from a key of {n} bits")
-    if width not in (WIDTH, PORTABLE):
-        raise ValueError(f"this processor multiplies {WIDTH} words at once or one, not {width}")
     if len(seed) != seed_length_bytes(n):
         raise ValueError(f"a key of {n} bits needs a seed of {seed_length_bytes(n)} bytes, got {len(seed)}")
     if length == 0:
@@ -47,7 +41,7 @@ def amplify(key: Bits, seed: bytes, length: int, *, width: int = WIDTH) -> Bits:
         return Bits(head, length)
     tail = _cut(key.words, length, columns)
     coefficients = Bits.from_bytes(seed, n - 1).words
-    product = toeplitz_product(coefficients, tail, length, columns, width)
+    product = toeplitz_product(coefficients, tail, length, columns)
     product ^= head
     return Bits(product, length)
 
