@@ -96,7 +96,7 @@ def columns(schema: str) -> set[tuple[str, str]]:
     text = Path(qnode.keys.__file__).with_name(schema).read_text()
     return {
         (table, line.split()[0])
-        for table, body in re.findall(r"CREATE TABLE (\w+) \(\n(.*?)\n\)", text, re.DOTALL)
+        for table, body in re.findall(r"CREATE TABLE (\w+) \([^\n]*\n(.*?)\n\)", text, re.DOTALL)
         for line in body.split("\n")
         if not line.lstrip().startswith(("PRIMARY", "--"))
     }
