@@ -68,6 +68,8 @@ class Attack:
     async def round(self, place: str, frames: int) -> None:
         """Send forgeries from a place; raises AssertionError if one did more than end its connection."""
         before, parts, sessions = self.live.state(), await self.live.settled(), dict(self.live.sessions)
+        for role in ROLES:
+            self.live.failed(role)  # of the round before
         self.live.busy = place == "busy"
         forge, end = getattr(self, place), self.met.total() + frames
         while self.met.total() < end:
