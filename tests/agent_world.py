@@ -20,7 +20,7 @@ from qnode.agent.messages import Message, decode, encode
 from qnode.agent.state import Condition
 from qnode.agent.tunnel import InUse, TunnelKey
 from qnode.errors import KeyManagerError, LinkError, TunnelError
-from qnode.world.determinism import determined, now_s, virtual_clock
+from qnode.world.determinism import VirtualClock, determined, now_s
 
 Site = Literal["initiator", "responder"]
 SITES: tuple[Site, Site] = ("initiator", "responder")
@@ -404,5 +404,5 @@ def run_world(
             nursery.cancel_scope.cancel()
 
     with determined(seed):
-        trio.run(main, clock=virtual_clock())
+        trio.run(main, clock=VirtualClock())
     return world

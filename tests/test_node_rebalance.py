@@ -4,7 +4,8 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 from uuid import UUID
 
 import msgspec
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from keys_support import Site as StoreSite
 from keys_support import add_block, make_block, memory_folder, preshared
 from link_room import Two, greet_both, local_end, memory_sessions
+from trio.testing import MockClock
 
 from qnode.config import LinkParameters
 from qnode.errors import LinkDown, LinkError, NotEnoughKeys, StoreAway, StoreError
@@ -439,3 +441,33 @@ async def test_keys_and_ownership_agree_again_after_cuts_at_any_moment(
     assert mirrored(stores)
     assert n_fetched > 20
     assert sum(store.positions().last_handover_id for store in (stores.alice, stores.bob)) > 0
+
+
+async def test_an_idle_site_asks_its_store_only_now_and_then(autojump_clock: MockClock) -> None:
+    class Idle:
+        gains = 0
+        asked_at_s: ClassVar[list[float]] = []
+
+        async def pending_handover(self) -> None:
+            return None
+
+        async def counts(self) -> Any:
+            self.asked_at_s.append(trio.current_time())
+            return SimpleNamespace(available_own=0, available_peer=0)
+
+    store: Any = Idle()
+    quiet: Any = SimpleNamespace(assigned_chunks=0, accepted_chunks=0)
+    with trio.move_on_after(35.5):
+        await rebalance(store, quiet, quiet, Demand())
+    idle = len(store.asked_at_s)
+    assert 3 <= idle <= 4
+    store.asked_at_s.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rebalance, store, quiet, quiet, Demand())
+        await trio.sleep(3.5)
+        for owner, name in ((store, "gains"), (quiet, "assigned_chunks"), (quiet, "accepted_chunks")):
+            before = len(store.asked_at_s)
+            setattr(owner, name, 1)
+            await trio.sleep(1.0)
+            assert len(store.asked_at_s) == before + 1
+        nursery.cancel_scope.cancel()

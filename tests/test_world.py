@@ -19,7 +19,7 @@ from qnode.cli.main import qnode
 from qnode.keys import BlockState, StoredKey
 from qnode.world.campaign import SeedResult, Settings, read_journal, run_many, run_one
 from qnode.world.checker import StoreContents, _audited, check
-from qnode.world.determinism import determined, virtual_clock
+from qnode.world.determinism import VirtualClock, determined
 from qnode.world.history import Delivered, History
 from qnode.world.planted import BUGS
 from qnode.world.run import run_seed
@@ -185,4 +185,4 @@ def test_threads_are_work_in_the_loop_itself() -> None:
         return await trio.to_thread.run_sync(lambda: trio.lowlevel.current_task() is not None)
 
     with determined(1):
-        assert trio.run(main, clock=virtual_clock())
+        assert trio.run(main, clock=VirtualClock())

@@ -40,8 +40,8 @@ class FrameStream:
 
     def __init__(self, stream: trio.abc.Stream, largest_payload_bytes: int = LARGEST_HELLO_BYTES) -> None:
         self.stream = stream
-        self.waits = False
-        """No whole frame is here, and `wait` was called for one."""
+        self.waits_since_s: float | None = None
+        """When `wait` was first called for the next frame; None while that is not needed."""
         self.received_frames = 0
         self.arriving_bytes = 0
         """Length of the arriving frame by its prefix, not verified yet."""
@@ -189,7 +189,7 @@ class FrameStream:
             self._begin = begin + length + self._code_bytes
         end = begin + length
         payload = frame[begin:end] if frame is not self._buffer else bytes(frame[begin:end])
-        self.waits, self.arriving_bytes = False, 0
+        self.waits_since_s, self.arriving_bytes = None, 0
         self.received_frames += 1
         if self._incoming and not hmac.compare_digest(
             self._incoming.next_code(payload), frame[end : end + CODE_BYTES]
@@ -203,7 +203,8 @@ class FrameStream:
         Raises:
             LinkError: the connection broke, or ended within a frame or without a goodbye.
         """
-        self.waits = True
+        if self.waits_since_s is None:
+            self.waits_since_s = trio.current_time()
         buffer = self._room()
         try:
             if self._lean is not None:

@@ -29,7 +29,7 @@ from qnode.world import estimator
 from qnode.world.checker import StoreContents, Violation, check
 from qnode.world.configuration import link_parameters
 from qnode.world.contents import contents_of
-from qnode.world.determinism import determined, now_s, virtual_clock
+from qnode.world.determinism import VirtualClock, determined, now_s
 from qnode.world.disk import Disk, mounted
 from qnode.world.encryptors import Encryptors
 from qnode.world.faults import Errs, Stage, happen
@@ -272,7 +272,7 @@ def run_seed(
             stack.enter_context(estimator.entered())
             stack.enter_context(planted(bug))
             stack.enter_context(_corrections(lambda: world.stage.errs))
-            trio.run(world.run, clock=virtual_clock())
+            trio.run(world.run, clock=VirtualClock())
             violations = world.violations + check(world.history, world.contents(), met=world.met)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

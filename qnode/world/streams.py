@@ -85,12 +85,27 @@ class _Way:
         self._pieces: deque[_Piece] = deque()
         self._under_way_bytes = 0
         self._latest_s = -math.inf
-        self._changed = trio.Event()
+        self._senders = trio.lowlevel.ParkingLot()
+        self._reader: trio.CancelScope | None = None
 
     def wake(self) -> None:
-        """Have whoever waits here look again."""
-        self._changed.set()
-        self._changed = trio.Event()
+        """Have a sender who waits for room look again, and the reader once there is something for it."""
+        self._senders.unpark_all()
+        if self._reader is not None:
+            self._reader.deadline = self._next_look_s()
+
+    def _next_look_s(self) -> float:
+        if self._pieces:
+            return self._pieces[0].arrives_s
+        return -math.inf if self.ended else math.inf
+
+    async def wait_to_read(self) -> None:
+        """Wait until the next byte is there, or the end, or all that was under way is lost."""
+        try:
+            with trio.CancelScope(deadline=self._next_look_s()) as self._reader:
+                await trio.sleep_forever()
+        finally:
+            self._reader = None
 
     @property
     def is_empty(self) -> bool:
@@ -100,8 +115,8 @@ class _Way:
     def room_bytes(self) -> int:
         return WINDOW_BYTES - self._under_way_bytes
 
-    async def wait_for_change(self) -> None:
-        await self._changed.wait()
+    async def wait_for_room(self) -> None:
+        await self._senders.park()
 
     def put(self, data: bytes) -> bool:
         """Take the bytes of one send; False if the connection breaks at one of them."""
@@ -141,10 +156,13 @@ class _Way:
         self._pieces.clear()
         self._under_way_bytes = 0
         self.wake()
+        if self._reader is not None:
+            self._reader.deadline = -math.inf
 
-    def arrives_in_s(self) -> float:
-        """Return how long until the next byte is there; inf while none is under way."""
-        return self._pieces[0].arrives_s - trio.current_time() if self._pieces else math.inf
+    @property
+    def has_arrived(self) -> bool:
+        """Tell whether a byte is there."""
+        return bool(self._pieces) and self._pieces[0].arrives_s <= trio.current_time()
 
     def take(self, most_bytes: int) -> bytes:
         """Return bytes that have arrived."""
@@ -230,10 +248,10 @@ class End(LeanStream):
             raise trio.BusyResourceError("another task sends on this stream")
         self._sending = True
         try:
-            await trio.lowlevel.checkpoint()
+            await self._turn()
             left, self._rest = self._rest + bytes(data), b""
             while left := self._put(left):
-                await self._outgoing.wait_for_change()
+                await self._outgoing.wait_for_room()
         finally:
             self._sending = False
 
@@ -262,7 +280,7 @@ class End(LeanStream):
         await trio.lowlevel.checkpoint()
         self._check()
         while self._outgoing.room_bytes <= 0:
-            await self._outgoing.wait_for_change()
+            await self._outgoing.wait_for_room()
             self._check()
 
     async def receive_into(self, buffer: memoryview) -> int:
@@ -282,19 +300,14 @@ class End(LeanStream):
             raise trio.BusyResourceError("another task reads from this stream")
         self._receiving = True
         try:
-            await trio.lowlevel.checkpoint()
+            await self._turn()
             while True:
                 self._check()
-                wait_s = self._incoming.arrives_in_s()
-                if wait_s <= 0.0:
+                if self._incoming.has_arrived:
                     return self._incoming.take(max_bytes or 1 << 16)
                 if self._incoming.is_empty and self._incoming.ended:
                     return b""
-                if wait_s == math.inf:
-                    await self._incoming.wait_for_change()
-                    continue
-                with trio.move_on_after(wait_s):
-                    await self._incoming.wait_for_change()
+                await self._incoming.wait_to_read()
         finally:
             self._receiving = False
 

@@ -88,7 +88,7 @@ class BlockChannel:
         self.deliver_at_once(message)
 
     def check_answer(self, now_s: float) -> None:
-        """Wake the task that waits for a message of the peer if its time is over; to be called each second.
+        """Wake the task that waits for a message of the peer if its time is over; to be called now and then.
 
         A cancel scope around each wait would cost more than all the rest of it.
         """

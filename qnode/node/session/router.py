@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 Work = Callable[[BlockChannel], Awaitable[None]]
 RESUME_S = 30.0
-ANSWER_CHECK_S = 1.0
+ANSWER_CHECK_S = 10.0
 MOST_DETAIL = 1000  # characters; a message has room for no more than 2000
 # Each may wait some seconds for keys or for an encryptor. Further ones get the answer of a site without any.
 MOST_STREAM_REQUESTS = 256

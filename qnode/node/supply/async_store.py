@@ -93,8 +93,14 @@ class AsyncStore:
         self._calls = StoreCalls(store)
         self.on_new_keys: Callable[[], None] = lambda: None
         """The callback for keys that can be assigned from now on."""
+        self.gains = 0
+        """How often keys came that this site or the peer can assign from now on."""
         self.on_loss: Callable[[Loss], None] = lambda loss: None
         """The callback for an entry that could not be decrypted and was discarded."""
+
+    def _note_gain(self) -> None:
+        self.gains += 1
+        self.on_new_keys()
 
     @property
     def stalled_s(self) -> float:
@@ -168,7 +174,7 @@ class AsyncStore:
     async def confirm(self, block_id: int) -> None:
         """Make a prepared block available."""
         await self._call(lambda: self._store.confirm(block_id))
-        self.on_new_keys()
+        self._note_gain()
 
     async def void_block(self, block_id: int, reason: str) -> None:
         """Void a block."""
@@ -311,7 +317,7 @@ class AsyncStore:
     async def take_over(self, handover: Handover) -> None:
         """Take over the chunks that the peer gave."""
         await self._call(lambda: self._store.take_over(handover))
-        self.on_new_keys()
+        self._note_gain()
 
     async def void_handover(self, handover: Handover) -> None:
         """Void the chunks of a refused hand-over."""

@@ -6,6 +6,7 @@ assignments, and those of the peer, which they accept. A site gives only chunks 
 conflict. A hand-over that a cut leaves open is repeated at the start of the next session.
 """
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,8 @@ from qnode.node.supply.async_store import AsyncStore
 log = structlog.get_logger()
 
 PERIOD_S = 1.0
+# Without demand and new keys the store is asked this often: keys also become free as assignments end.
+UNCHANGED_PERIOD_S = 10.0
 # The initial demand of both sites in chunks.
 PRIOR_CHUNKS = 16.0
 # Older demand is halved after this much new demand.
@@ -82,9 +85,15 @@ async def rebalance(store: AsyncStore, giver: Giver, assigner: Assigner, demand:
     """
     own, peer = assigner.assigned_chunks, 0
     may_be_open = True  # a hand-over, left by an earlier session or by an error in this one
+    gains, asked_at_s = store.gains, -math.inf
     while True:
+        changed = (assigner.assigned_chunks, giver.accepted_chunks, store.gains) != (own, peer, gains)
         demand.add(assigner.assigned_chunks - own, giver.accepted_chunks - peer)
-        own, peer = assigner.assigned_chunks, giver.accepted_chunks
+        own, peer, gains = assigner.assigned_chunks, giver.accepted_chunks, store.gains
+        if not (changed or may_be_open or trio.current_time() >= asked_at_s + UNCHANGED_PERIOD_S):
+            await trio.sleep(PERIOD_S)
+            continue
+        asked_at_s = trio.current_time()
         try:
             handover = await store.pending_handover() if may_be_open else None
             may_be_open = True
