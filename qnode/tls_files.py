@@ -106,7 +106,8 @@ def crls_in(path: Path, authorities: Iterable[x509.Certificate]) -> list[x509.Ce
     for block in blocks:
         try:
             crl = x509.load_pem_x509_crl(block)
-            signers = [one.public_key() for one in authorities if one.subject == crl.issuer]
+            issuer, _ = crl.issuer, crl.next_update_utc  # either may be damaged where the rest is not
+            signers = [one.public_key() for one in authorities if one.subject == issuer]
             signed = not signers or any(crl.is_signature_valid(key) for key in signers)  # type: ignore[arg-type]
         except UNREADABLE as error:
             raise ConfigError(f"{path}: holds a CRL that cannot be read or verified: {error}") from None

@@ -414,3 +414,17 @@ def test_no_content_of_a_file_ends_in_anything_but_a_fault(content: bytes, kind:
         path.write_bytes(f"-----BEGIN {kind}-----\n{text}\n-----END {kind}-----\n".encode() + content)
         path.chmod(0o600)
         assert inspect_file(path, Expected()).faults
+
+
+def test_a_crl_whose_issuer_is_damaged_is_told(tmp_path: Path) -> None:
+    """Found by `python tests/fuzz.py certificates`: the rest of it can be read."""
+    file = tmp_path / "crl.pem"
+    file.write_text(
+        "-----BEGIN X509 CRL-----\n"
+        "MIGGMDoCAQEwBQYDK2VwMBAxDjAMBgNVBAMMBWtthS1ZFw0yNTAxMDEwMDAwMDBa\n"
+        "Fw00NTAxMDEwMDAwMDBaMAUGAytlcANBAOe5Iyn6CvzUQLykl1zBp6sMmSBjNUyR\n"
+        "d1j3FZvv6/LD+MitLo4i4LLIIvsiTPCm5Dg9YdlARg8dTF1fsWWb7Q0=\n"
+        "-----END X509 CRL-----\n"
+    )
+    (fault,) = inspect_file(file, Expected()).faults
+    assert "cannot be read" in fault
