@@ -49,8 +49,12 @@ def _frames(data: bytes) -> None:
     frames = FrameStream(stream)
     if data[0] % 2:
         frames.authenticate(Direction.ALICE_TO_BOB, KEY, KEY)
-    while True:
-        at_once(frames.receive())
+
+    async def read() -> None:
+        while True:
+            await frames.receive()
+
+    trio.run(read)
 
 
 def _seeds_of_frames() -> Iterable[bytes]:

@@ -91,7 +91,7 @@ async def test_requests_that_come_in_one_piece_leave_turns_to_others() -> None:
         await speak(server.port, GET * 19 + LAST)
         nursery.cancel_scope.cancel()
     assert len(seen_at) == 20
-    assert seen_at[-1] - seen_at[0] >= 19
+    assert seen_at[-1] - seen_at[0] >= 18  # a turn is counted before or after the request in it
 
 
 async def test_a_chunked_body_arrives_whole() -> None:

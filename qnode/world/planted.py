@@ -4,7 +4,7 @@ Each is a fault that somebody could write, in the dialogue, the commit, the resu
 the session. It is in force for the length of a run and gone afterwards.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,14 +83,14 @@ def _believes_unknown() -> list[Change]:
 
 
 def _wipes_nothing() -> list[Change]:
-    def wipe(real: Any) -> Any:
-        def wipe(self: Vault, kind: Kind, segment: int, first: int, count: int) -> None:
+    def wipe_all(real: Any) -> Any:
+        def wipe_all(self: Vault, kind: Kind, runs: Iterable[tuple[int, int, int]]) -> None:
             if kind != Kind.CHUNK:
-                real(self, kind, segment, first, count)
+                real(self, kind, runs)
 
-        return wipe
+        return wipe_all
 
-    return [(Vault, "wipe", wipe)]
+    return [(Vault, "wipe_all", wipe_all)]
 
 
 def _pad_used_again() -> list[Change]:
