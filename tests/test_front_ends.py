@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import trio
 from etsi014_support import MemorySupply
 from keys_support import STORE_KEYS, Site, add_block, make_block, preshared
 from postgresql_support import PostgresqlSite, Server, missing
@@ -35,6 +36,7 @@ from qnode.keys._front_end_store import FrontEndStore
 from qnode.keys._vault import Kind, _Span
 from qnode.node.supply.async_store import AsyncStore
 from qnode.node.supply.site_supply import SiteKeySupply
+from qnode.serve.supply import FrontEndSupply
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "nothing is missing")
 
@@ -362,6 +364,75 @@ def test_a_database_that_is_replaced_while_it_is_open_is_noticed_by_front_end_an
             take(one, 1)
         with pytest.raises(StoreUnusable, match="start again"):
             alice.tend_front_ends(LIFETIME_S)
+        one.close()
+
+
+def test_a_front_end_of_a_replaced_database_does_not_leave_and_the_node_waits_for_what_it_delivered(
+    tmp_path: Path,
+) -> None:
+    with two_sites(tmp_path) as (site, alice, bob):
+        one = front_end(site, "one")
+        ready(alice, one)
+        stocked(alice, bob, 6)
+        backup = site.copy_to(tmp_path / "backup")
+        take(one, 1)
+        site.restore_database_from(backup)  # no session ended
+        one.leave()
+        alice.close()
+        with site.open() as again, pytest.raises(StoreAway, match="the front end one must say"):
+            again.condition()
+
+
+def test_a_front_end_that_knows_more_than_its_database_does_not_leave(tmp_path: Path) -> None:
+    with two_sites(tmp_path) as (site, alice, bob):
+        one = front_end(site, "one")
+        ready(alice, one)
+        stocked(alice, bob, 6)
+        take(one, 1)
+        with site.server.admin() as session:  # as in a server that was set back together with its memory
+            session.execute(f"UPDATE {site.schema}.site SET generation = generation - 1")
+            one.leave()
+            assert session.execute(f"SELECT name FROM {site.schema}.front_end").fetchall() == [("one",)]
+
+
+async def test_requests_that_are_given_up_leave_no_busy_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with two_sites(tmp_path) as (site, alice, _):
+        one = front_end(site, "one")
+        ready(alice, one)
+        looks, hangs, goes_on = 0, threading.Event(), threading.Event()
+        perform, look = one.perform, one.look
+
+        def hanging(*arguments: Any) -> None:
+            hangs.set()
+            goes_on.wait(WITHIN_S)
+            perform(*arguments)
+
+        def counted() -> str:
+            nonlocal looks
+            looks += 1
+            return look()
+
+        monkeypatch.setattr(one, "perform", hanging)
+        monkeypatch.setattr(one, "look", counted)
+        supply = FrontEndSupply(one, SaeDirectory("kme-alice", (), ("kme-bob",)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supply.run)
+
+            async def ask() -> None:
+                with pytest.raises(QnodeError):
+                    await supply.fetch("s", "m", (UUID(int=1),))
+
+            nursery.start_soon(ask)
+            await trio.to_thread.run_sync(hangs.wait, WITHIN_S)
+            with trio.move_on_after(0.01):
+                await ask()
+            looks = 0
+            goes_on.set()
+            await trio.sleep(0.5)
+            nursery.cancel_scope.cancel()
+        assert looks <= 1
         one.close()
 
 

@@ -24,7 +24,7 @@ from qnode.keys import _waiting
 from qnode.keys._anchor import Anchor
 from qnode.keys._database import Place, Tx, read_positions
 from qnode.keys._front_end_batch import Batch, Fetch, Take
-from qnode.keys._front_ends import Epoch, read_epoch
+from qnode.keys._front_ends import IS_CONTINUED, Epoch, read_epoch
 from qnode.keys._model import Positions
 from qnode.keys._opening import check_canary, check_owner
 from qnode.keys._postgresql import PostgresqlEngine, connect
@@ -146,13 +146,16 @@ class FrontEndStore:
         """Leave in order: the node no longer waits for this front end. Then close."""
         try:
             session = self._connected()
+            assert self._anchor is not None
+            knows = self._anchor.positions.generation
             self._in_transaction(
                 session,
                 # Only one that has nothing more to say; otherwise the node waits for it.
                 lambda: session.tx.connection.execute(
-                    "DELETE FROM front_end WHERE name = ? AND admitted_epoch = (SELECT epoch FROM "
-                    "front_end_gate WHERE is_open = 1)",
-                    (self.name,),
+                    "DELETE FROM front_end WHERE name = ? AND admitted_epoch = ? AND EXISTS (SELECT 1 FROM "
+                    f"front_end_gate WHERE epoch = ? AND is_open = 1 AND {IS_CONTINUED}) "
+                    "AND (SELECT generation FROM site) >= ?",
+                    (self.name, session.epoch.number, session.epoch.number, knows),
                 ),
             )
         except (psycopg.Error, StoreError):

@@ -24,6 +24,11 @@ from qnode.keys._model import FrontEnds, Waiting
 from qnode.keys._vault import Kind
 from qnode.sql import Statements
 
+# By its start, in a form that no setting of a session changes.
+_SERVER = "extract(epoch FROM pg_postmaster_start_time())::text"
+IS_CONTINUED = f"server = {_SERVER} AND written_by = xmin::text"
+"""Of the gate: the database cannot have been set back since its epoch began."""
+
 
 class Epoch(NamedTuple):
     """The present epoch; ``is_continued``: the database cannot have been set back since it began."""
@@ -38,8 +43,7 @@ class Epoch(NamedTuple):
 def read_epoch(connection: Statements) -> Epoch | None:
     """Return the epoch; None before the first."""
     row = connection.execute(
-        "SELECT epoch, server, began_generation, is_open, server = pg_postmaster_start_time()::text "
-        "AND written_by = xmin::text FROM front_end_gate"
+        f"SELECT epoch, server, began_generation, is_open, {IS_CONTINUED} FROM front_end_gate"
     ).fetchone()
     return None if row is None else Epoch(row[0], row[1], row[2], row[3] == 1, row[4])
 
@@ -81,7 +85,7 @@ def _begin_epoch(tx: Tx) -> None:
     tx.connection.execute("DELETE FROM front_end_gate")
     tx.connection.execute(
         "INSERT INTO front_end_gate (one, epoch, server, written_by, began_generation, is_open) "
-        "SELECT 1, ?, pg_postmaster_start_time()::text, (txid_current() % 4294967296)::text, generation, 0 "
+        f"SELECT 1, ?, {_SERVER}, (txid_current() % 4294967296)::text, generation, 0 "
         "FROM site",
         (number,),
     )

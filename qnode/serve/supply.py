@@ -69,7 +69,8 @@ class FrontEndSupply(KeySupply):
         while True:
             with trio.move_on_after(LOOK_PERIOD_S):
                 await self._arrived.wait()
-            if not self._waiting:
+            if not self._waiting:  # none came, or it was given up
+                self._arrived = trio.Event()
                 self._note(await self._in_thread(self._store.look))
                 self._check_ended()
                 continue
@@ -127,9 +128,8 @@ class FrontEndSupply(KeySupply):
             if one in self._waiting:
                 self._waiting.remove(one)
             raise
-        error = request.error or one.error
-        if error is not None and not request.keys:
-            raise error
+        if not request.keys:
+            raise request.error or one.error or StoreError("the store did not answer; ask again")
         return request.keys
 
     def _add(self, pair: tuple[str, str], asked: int, delivered: int) -> None:
