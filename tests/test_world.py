@@ -6,7 +6,10 @@ More seeds: `qnode world --seeds 2000`.
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -16,11 +19,12 @@ from click.testing import CliRunner
 from qnode.audit.entries import KeyDelivered
 from qnode.choices import Role
 from qnode.cli.main import qnode
-from qnode.keys import BlockState, StoredKey
+from qnode.keys import Answer, BlockState, KeyStore, StoredKey
 from qnode.world.campaign import SeedResult, Settings, read_journal, run_many, run_one
 from qnode.world.checker import StoreContents, _audited, check
 from qnode.world.determinism import VirtualClock, determined
-from qnode.world.history import Delivered, History
+from qnode.world.disk import PowerCut
+from qnode.world.history import Delivered, History, ObservedStore
 from qnode.world.planted import BUGS
 from qnode.world.run import run_seed
 from qnode.world.schedule import FAULTS, LIVENESS_FROM_S, drawn_schedule
@@ -162,6 +166,35 @@ def test_the_checker_says_when_a_delivered_key_has_no_entry_or_two() -> None:
         found = [one.what for one in _audited(history, {"alice": contents, "bob": nothing})]
         assert len(found) == len(told)
         assert all(word in what for word, what in zip(told, found, strict=True))
+
+
+def test_a_delivery_whose_commit_power_cut_short_is_none() -> None:
+    history = History(lambda: 0.0)
+    disk: Any = SimpleNamespace(failed=False)
+
+    class Store:
+        power_fails = False
+
+        def deliver_to_slave(self, *_: object) -> list[StoredKey]:
+            return [StoredKey(UUID(int=7), bytes(32), None)]  # type: ignore[arg-type]
+
+        def together(self, calls: Iterable[Callable[[], object]]) -> list[Answer]:
+            answers = [Answer.of(call) for call in calls]
+            disk.failed = self.power_fails
+            return answers
+
+    store = Store()
+    observed = ObservedStore(cast(KeyStore, store), "alice", disk, history)
+
+    def fetch() -> object:
+        return observed.deliver_to_slave("sae-alice-1", "sae-bob-1", ())
+
+    assert observed.together([fetch])[0].error is None
+    assert len(history.of(Delivered)) == 1
+    store.power_fails = True
+    with pytest.raises(PowerCut):
+        observed.together([fetch])
+    assert len(history.of(Delivered)) == 1
 
 
 def test_all_is_as_before_after_a_run_and_two_at_once_are_refused() -> None:

@@ -6,14 +6,15 @@ who knows the frame format would.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from qnode.choices import Role
-from qnode.keys import Assignment, KeyStore, Pad, PreparedBlock, StoredKey
+from qnode.keys import Answer, Assignment, KeyStore, Pad, PreparedBlock, StoredKey
 from qnode.link.codec import decode, decode_hello
 from qnode.link.frames import CODE_BYTES, LENGTH_BYTES
 from qnode.link.messages import HelloProof, Message
@@ -135,6 +136,34 @@ class ObservedStore:
         self._site = site
         self._disk = disk
         self._history = history
+        self._held: list[Event] | None = None
+
+    def together(self, calls: Iterable[Callable[[], object]]) -> list[Answer]:
+        """Make calls in one commit; what they did is written down once it is durable."""
+        if self._disk.failed:
+            raise PowerCut
+        events: list[list[Event]] = []
+
+        def observed(work: Callable[[], object], done: list[Event]) -> object:
+            done.clear()  # what was rolled back is made again
+            self._held = done
+            try:
+                return work()
+            finally:
+                self._held = None
+
+        def each() -> Iterator[Callable[[], object]]:
+            for work in calls:
+                events.append([])
+                yield partial(observed, work, events[-1])
+
+        answers = self._store.together(each())
+        if self._disk.failed:
+            raise PowerCut
+        for done, answer in zip(events, answers, strict=True):
+            if answer.error is None:
+                self._history.events += done
+        return answers
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
@@ -146,7 +175,7 @@ class ObservedStore:
             if self._disk.failed:
                 raise PowerCut
             if name == "prepare":
-                self._add(Preparing, block=args[0])
+                self._history.events.append(Preparing(self._history.now_s(), self._site, block=args[0]))
             result = method(*args, **kwargs)
             if self._disk.failed:
                 raise PowerCut
@@ -158,7 +187,8 @@ class ObservedStore:
         return call
 
     def _add(self, kind: type[Event], **values: Any) -> None:
-        self._history.events.append(kind(at_s=self._history.now_s(), site=self._site, **values))
+        events = self._history.events if self._held is None else self._held
+        events.append(kind(at_s=self._history.now_s(), site=self._site, **values))
 
     def _note_confirm(self, _result: None, block_id: int) -> None:
         self._add(Confirmed, block_id=block_id)
