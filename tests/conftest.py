@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from postgresql_support import PostgresqlSite, Server, missing, running_server
 
@@ -69,6 +70,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """Give the next test the log that this one found."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

@@ -25,12 +25,6 @@ from qnode.operate.events.log import configure_log, set_log_level
 SECRET = bytes(range(200, 232))
 
 
-@pytest.fixture(autouse=True)
-def _restore_structlog() -> Any:
-    yield
-    structlog.reset_defaults()
-
-
 def logged(log_format: LogFormat, event: str, **fields: Any) -> str:
     stream = io.StringIO()
     configure_log("debug", log_format, stream=stream)
