@@ -15,10 +15,11 @@ from qnode.audit.export import Wanted, json_lines, selected
 from qnode.audit.export_file import ExportSource, is_export
 from qnode.audit.file import FileSource, anchored_head
 from qnode.audit.verify import AuditUnreadable, verify
-from qnode.config import load_site
+from qnode.config import load, load_site
 from qnode.config_saes import read_saes
 from qnode.errors import ConfigError, StoreError
 from qnode.keys import read_backup
+from qnode.loopback.prepare import LoopbackConfig
 from qnode.pki.inspection import Expected, inspect_file
 from qnode.tags.formats import FORMATS, open_tag_file
 
@@ -34,10 +35,23 @@ def _configuration(data: bytes) -> None:
 
 
 def _seeds_of_configuration() -> Iterable[bytes]:
-    for name in ("alice", "bob", "emulated", "turin"):
-        lines = (TOP / "config" / f"{name}.toml").read_text().splitlines()
-        plain = (line.partition(" #")[0] for line in lines if not line.startswith("#"))
-        yield "\n".join(plain).encode()
+    for name in ("alice", "bob"):
+        yield _plain_configuration(name)
+
+
+def _loopback(data: bytes) -> None:
+    load(in_file(data, "loopback.toml"), LoopbackConfig)
+
+
+def _seeds_of_loopback() -> Iterable[bytes]:
+    for name in ("emulated", "turin"):
+        yield _plain_configuration(name)
+
+
+def _plain_configuration(name: str) -> bytes:
+    lines = (TOP / "config" / f"{name}.toml").read_text().splitlines()
+    plain = (line.partition(" #")[0] for line in lines if not line.startswith("#"))
+    return "\n".join(plain).encode()
 
 
 def _saes(data: bytes) -> None:
@@ -57,6 +71,9 @@ def _tag_file(data: bytes) -> None:
         assert n_bytes < 100_000 + 2000 * len(data)
 
 
+_KNOWN_BY_CONTENT = ("a0", "a2", "csv", "npy", "ptu")
+
+
 def _seeds_of_tag_files() -> Iterable[bytes]:
     times = np.array([5, 1000, 2500, 70_000, 10**7, 10**9], np.int64)
     qutag = bytes(40) + b"".join(struct.pack("<qh", int(t), 1 + i % 4) for i, t in enumerate(times))
@@ -73,11 +90,11 @@ def _seeds_of_tag_files() -> Iterable[bytes]:
         "csv": b"time_ps,channel\n" + b"".join(b"%d,%d\n" % (t, 1 + i % 4) for i, t in enumerate(times)),
         "npy": _npy(times),
         "ptu": _ptu(),
-        "ttbin": b"SITT" + bytes(60),
     }
     for name, content in contents.items():
         yield bytes([1 + FORMATS.index(name)]) + content
-        yield bytes([0]) + content
+        if name in _KNOWN_BY_CONTENT:
+            yield bytes([0]) + content
     packed = io.BytesIO()
     np.savez_compressed(packed, times_ps=times, channels=np.ones(6, np.int16))
     yield bytes([1 + FORMATS.index("npy")]) + packed.getvalue()
@@ -174,6 +191,7 @@ def _seeds_of_certificate_files() -> Iterable[bytes]:
 
 TARGETS: dict[str, Target] = {
     "configuration": Target(_configuration, (ConfigError,), _seeds_of_configuration),
+    "loopback": Target(_loopback, (ConfigError,), _seeds_of_loopback),
     "saes": Target(_saes, (ConfigError,), lambda: [b'[[sae]]\nsae_id = "a"\npeers = ["b"]\n']),
     "tags": Target(_tag_file, (ConfigError,), _seeds_of_tag_files),
     "audit": Target(_audit_export, (AuditUnreadable,), _seeds_of_audit_export),

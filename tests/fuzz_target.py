@@ -1,7 +1,8 @@
 """What a target of the fuzzer is, and what its decoders are held to."""
 
 import tempfile
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,17 @@ def same(first: object, second: object) -> None:
     """Raise NotTheSame unless both are equal; a number that is none equals itself."""
     if first != second and repr(first) != repr(second):
         raise NotTheSame(f"{first!r} and {second!r}")
+
+
+@contextmanager
+def taken_again() -> Iterator[None]:
+    """Raise NotTheSame for any error in the body: what was decoded must encode, and decode again."""
+    try:
+        yield
+    except NotTheSame:
+        raise
+    except Exception as error:
+        raise NotTheSame(f"{type(error).__name__}: {error}") from error
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -54,13 +66,14 @@ def example(kind: Any) -> Any:
     """Return an instance of a message kind with the least values that its fields take."""
     values: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
-        values[field.name] = _value(field.type)
+        values[field.name] = _value(msgspec.inspect.type_info(field.type))
     return kind(**values)
 
 
-def _value(of: Any) -> Any:
-    shown = msgspec.inspect.type_info(of)
+def _value(shown: msgspec.inspect.Type) -> Any:
     match shown:
+        case msgspec.inspect.Metadata():
+            return _value(shown.type)
         case msgspec.inspect.IntType():
             return int(shown.ge or 0) + 1
         case msgspec.inspect.FloatType():
@@ -76,36 +89,17 @@ def _value(of: Any) -> Any:
         case msgspec.inspect.EnumType():
             return next(iter(shown.cls))
         case msgspec.inspect.TupleType():
-            return tuple(_value_of(one) for one in shown.item_types)
+            return tuple(_value(one) for one in shown.item_types)
         case msgspec.inspect.VarTupleType():
-            return (_value_of(shown.item_type),)
+            return (_value(shown.item_type),) * max(1, shown.min_length or 0)
         case msgspec.inspect.StructType():
             return example(shown.cls)
         case msgspec.inspect.DictType():
             return {"table": {"key": 1}}
         case msgspec.inspect.UnionType():
-            return _value_of(shown.types[0])
+            return _value(shown.types[0])
         case _:
             return None
-
-
-def _value_of(info: msgspec.inspect.Type) -> Any:
-    if isinstance(info, msgspec.inspect.Metadata):
-        return _value_of(info.type)
-    kinds: dict[type, Any] = {
-        msgspec.inspect.IntType: 1,
-        msgspec.inspect.StrType: "word",
-        msgspec.inspect.BytesType: b"abc",
-        msgspec.inspect.BoolType: True,
-        msgspec.inspect.FloatType: 0.5,
-    }
-    if isinstance(info, msgspec.inspect.StructType):
-        return example(info.cls)
-    if isinstance(info, msgspec.inspect.EnumType):
-        return next(iter(info.cls))
-    if isinstance(info, msgspec.inspect.TupleType):
-        return tuple(_value_of(one) for one in info.item_types)
-    return kinds.get(type(info))
 
 
 def seeds_of(kinds: Iterable[Any]) -> Iterable[bytes]:

@@ -5,9 +5,29 @@ from pathlib import Path
 
 import pytest
 from forging import flipped
+from fuzz_target import NotTheSame, taken_again
 from fuzz_targets import TARGETS, try_input
 
 CORPUS = Path(__file__).parent / "corpus"
+# What reads on until nothing more comes.
+ENDS = {"frames": "closed the connection without a goodbye", "instrument": "silent"}
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_seeds_are_taken(name: str) -> None:
+    target = TARGETS[name]
+    for seed in target.seeds():
+        if name in ENDS:
+            with pytest.raises(target.errors, match=ENDS[name]):
+                target.decode(seed)
+        else:
+            target.decode(seed)
+
+
+def test_what_was_decoded_but_is_not_taken_again_is_a_fault_even_if_the_decoder_declares_its_error() -> None:
+    (declared,) = TARGETS["message"].errors
+    with pytest.raises(NotTheSame), taken_again():
+        raise declared("as a decoder refuses")
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
