@@ -678,3 +678,15 @@ def test_a_site_file_that_names_a_server_has_its_store_there(tmp_path: Path) -> 
 def test_without_a_server_in_its_file_a_node_does_not_import_the_driver() -> None:
     look = "import sys, qnode.node.process, qnode.cli.main; sys.exit('psycopg' in sys.modules)"
     subprocess.run([sys.executable, "-c", look], check=True)
+
+
+@needs_server
+def test_a_change_reads_what_was_committed_while_it_waited_for_the_lock_whatever_the_server_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c default_transaction_isolation=serializable")
+    with (
+        PostgresqlSite(tmp_path / "a", "alice").open() as store,
+        store._database.change(anchored=False, while_waiting=True) as tx,
+    ):
+        assert tx.connection.execute("SHOW transaction_isolation").fetchone() == ("read committed",)

@@ -49,6 +49,8 @@ _SETTINGS = (
     "SET tcp_user_timeout = 10000",
     "SET idle_in_transaction_session_timeout = 0",
     "SET jit = off",
+    # After the wait for a lock, what was committed meanwhile is read.
+    "SET default_transaction_isolation = 'read committed'",
 )
 # Classes and codes of errors (PostgreSQL, appendix A).
 _AWAY = ("08", "57P", "25006", "53300")  # connection, shutdown, read-only, too many connections
