@@ -24,7 +24,7 @@ HELD_WORDS: Final = 16
 TICKS_PER_S: Final = PS_PER_S // TICK_PS
 WRAP_S: Final = WRAP_TICKS / TICKS_PER_S
 MUCH_FASTER: Final = 32  # from a wrong byte on, time runs 256 times too fast, or at random
-MOST_EARLY_S: Final = 0.1
+MOST_EARLY_S: Final = WRAP_S / 2  # garbled words add whole turns of the counter
 LONGEST_LATE_S: Final = 5.0
 LONGEST_SEARCH_S: Final = 5.0  # in the dark, 25 words take 3.4 s
 _TAIL_BYTES: Final = (HELD_WORDS + 1) * WORD_BYTES
@@ -127,6 +127,11 @@ class Tdc1Stream:
             expected = round(self._clock.expected_s(at_s) * TICKS_PER_S) - _passed_ticks(words)
             began = max(began, expected)
         self._decoder = Tdc1Decoder.after_gap(began, words, self._decoder.phase)
+        if self.has_begun:
+            # These times are right to the turn. If they are early, every piece before had come late.
+            reached = self._decoder.copy()
+            reached.decode(words)
+            self._clock.trust(reached.reached_ticks / TICKS_PER_S, at_s)
         self._throw_away(len(self._pending) - _TAIL_BYTES + offset)
         self._searching_since_s = None
         self.realignments += 1

@@ -29,6 +29,10 @@ class DeviceClock:
         """Return the device's time in what arrives at ``at_s`` (monotonic) without delay."""
         return at_s + (self._lead_s or 0.0) - _WORST_CLOCK * (at_s - self._lead_at_s)
 
+    def trust(self, device_s: float, at_s: float) -> None:
+        """Take the device's time in what came at ``at_s`` for right: what came before may have been late."""
+        self._lead_s, self._lead_at_s = max(device_s - at_s, self.expected_s(at_s) - at_s), at_s
+
     def agrees(self, device_s: float, at_s: float) -> bool:
         """Note the device's time in what came at ``at_s``; False if it came before its time.
 
