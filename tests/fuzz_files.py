@@ -16,7 +16,7 @@ from qnode.audit.export_file import ExportSource, is_export
 from qnode.audit.file import FileSource, anchored_head
 from qnode.audit.verify import AuditUnreadable, verify
 from qnode.config import load, load_site
-from qnode.config_saes import read_saes
+from qnode.config.saes import read_saes
 from qnode.errors import ConfigError, StoreError
 from qnode.keys import read_backup
 from qnode.loopback.prepare import LoopbackConfig

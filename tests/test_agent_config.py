@@ -20,7 +20,7 @@ from qnode.agent.config import (
 from qnode.agent.tunnels import KINDS, tunnel_kind
 from qnode.agent.tunnels.command import CommandConfig, CommandTunnel
 from qnode.agent.tunnels.file import FileConfig
-from qnode.config_description import keys_of
+from qnode.config.description import keys_of
 from qnode.errors import ConfigError
 
 

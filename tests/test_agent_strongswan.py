@@ -19,7 +19,7 @@ import strongswan_support
 import trio
 
 from qnode.agent.tunnel import Role, TunnelKey
-from qnode.config_reading import convert
+from qnode.config.reading import convert
 from qnode.errors import ConfigError, TunnelError
 
 pytest.importorskip("vici")

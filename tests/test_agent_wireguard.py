@@ -20,7 +20,7 @@ from qnode.agent.tunnel import InUse, TunnelKey
 from qnode.agent.tunnels import wireguard_device
 from qnode.agent.tunnels.wireguard import WireGuardConfig, WireGuardTunnel
 from qnode.agent.tunnels.wireguard_device import NO_KEY, WireGuardDevice, read_dump
-from qnode.config_reading import convert
+from qnode.config.reading import convert
 from qnode.errors import ConfigError, TunnelError
 
 PUBLIC_KEY = base64.b64encode(bytes(range(32))).decode()

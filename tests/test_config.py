@@ -17,8 +17,8 @@ from test_docs_in_step import described_tables
 
 from qnode.cli.main import qnode
 from qnode.config import SiteConfig, check_link_parameters, load
-from qnode.config_description import Limits, Rule, is_table, keys_of
-from qnode.config_reading import reading_faults
+from qnode.config.description import Limits, Rule, is_table, keys_of
+from qnode.config.reading import reading_faults
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 from qnode.simulate.parameters import (

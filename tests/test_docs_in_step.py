@@ -13,7 +13,7 @@ from qnode.agent.config import load_agent
 from qnode.cli.loopback import load_loopback
 from qnode.cli.report import report
 from qnode.config import SiteConfig, load
-from qnode.config_description import is_table, keys_of
+from qnode.config.description import is_table, keys_of
 from qnode.devices.registry import known_drivers, load_driver
 from qnode.devices.supervisor import check_devices
 from qnode.simulate.parameters import Change, ScheduledChange, Settings, SimulationParameters

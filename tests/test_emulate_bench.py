@@ -14,8 +14,8 @@ from qnode_drivers.scpi_power_meter import ScpiPowerMeter, ScpiPowerMeterConfig
 
 from qnode.choices import ControllerState
 from qnode.config import DeviceSection, SiteConfig, SourceParameters, load
-from qnode.config_calibration import CalibrationSection, IntensitySection
-from qnode.config_monitors import MonitorsSection
+from qnode.config.calibration import CalibrationSection, IntensitySection
+from qnode.config.monitors import MonitorsSection
 from qnode.emulate.beam import Beam
 from qnode.emulate.bench import (
     AttenuatorOnBench,

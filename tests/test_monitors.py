@@ -29,7 +29,7 @@ from qnode.bench.monitored_readings import (
 )
 from qnode.cli.monitors_page import EXAMPLE, monitors_table
 from qnode.config import convert
-from qnode.config_monitors import (
+from qnode.config.monitors import (
     MonitorsSection,
     RandomnessSection,
     ReadingMonitorName,

@@ -19,7 +19,7 @@ from trio.testing import MockClock
 from qnode.block.outcome import BlockLost
 from qnode.choices import BiasAim, ControllerState
 from qnode.config import DeviceSection, MonitorsSection, SiteConfig, convert, load
-from qnode.config_calibration import (
+from qnode.config.calibration import (
     BiasSection,
     CalibrationSection,
     DetectorSection,

@@ -29,7 +29,7 @@ from qnode.config import (
     convert,
     load,
 )
-from qnode.config_monitors import monitor_faults
+from qnode.config.monitors import monitor_faults
 from qnode.devices import registry
 from qnode.devices.capabilities import DetectorState
 from qnode.devices.protocols import DeviceIdentity

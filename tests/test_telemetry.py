@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from operate_support import well_status
 from prometheus_client.parser import text_string_to_metric_families
 
-from qnode.config_telemetry import TelemetrySection, telemetry_faults
+from qnode.config.telemetry import TelemetrySection, telemetry_faults
 from qnode.errors import ConfigError
 from qnode.influxdb import InfluxDb, escaped
 from qnode.node.status.alarms import Alarms

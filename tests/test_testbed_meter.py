@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pymodbus.client import AsyncModbusTcpClient
 
 from qnode.addresses import free_ports
-from qnode.config_reading import convert
+from qnode.config.reading import convert
 from qnode.errors import ConfigError
 from qnode.testbed.sensors.load_curve import BURST_BEGIN_S, BURST_S, currents_a, measured
 from qnode.testbed.sensors.modbus_meter import ModbusMeter

@@ -14,7 +14,7 @@ import numpy as np
 import trio
 from msgspec import Struct
 
-from qnode.config_description import Described, Limits, check_limits
+from qnode.config.description import Described, Limits, check_limits
 from qnode.devices.device_clock import DeviceClock
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import check_identity_text

@@ -11,7 +11,7 @@ import numpy as np
 import trio
 from msgspec import Struct
 
-from qnode.config_description import FRACTION, Described, Limits, Rule, check_limits
+from qnode.config.description import FRACTION, Described, Limits, Rule, check_limits
 from qnode.devices.capabilities import LaserState, PulsePattern
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.devices.transport import check_address

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 import trio
 
-from qnode.config_description import Described, Limits
+from qnode.config.description import Described, Limits
 from qnode.units import PS_PER_S
 
 REALTIME: Final = 1.0

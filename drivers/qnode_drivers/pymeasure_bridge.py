@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Final
 
 from msgspec import Struct
 
-from qnode.config_description import Described, Limits, check_limits
+from qnode.config.description import Described, Limits, check_limits
 from qnode.devices.child import FIRST_ANSWER_LIMIT_S, Child, open_child
 from qnode.devices.contract import readings_fault
 from qnode.devices.protocols import DeviceIdentity

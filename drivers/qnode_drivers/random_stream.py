@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Final
 import trio
 from msgspec import Struct
 
-from qnode.config_description import Described
+from qnode.config.description import Described
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.transport import Transport, check_address, open_transport
 from qnode.errors import DeviceError, TransientDeviceError

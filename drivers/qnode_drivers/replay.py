@@ -18,7 +18,7 @@ import numpy as np
 import trio
 from msgspec import Struct
 
-from qnode.config_description import Described, check_limits
+from qnode.config.description import Described, check_limits
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.errors import ConfigError
 from qnode.simulate.symbols import repeated_symbols, symbols

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Final, Literal
 import trio
 from msgspec import Struct
 
-from qnode.config_description import Described, Limits, check_limits
+from qnode.config.description import Described, Limits, check_limits
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import check_identity_text
 from qnode.devices.settings import figure

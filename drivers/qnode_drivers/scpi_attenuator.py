@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from qnode.config_description import Described, Limits, check_limits
+from qnode.config.description import Described, Limits, check_limits
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import Scpi, ScpiConfig, open_scpi
 from qnode.devices.settings import check_plausible, check_within, confirm, kept_safe

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from msgspec import Struct
 
-from qnode.config_description import Described
+from qnode.config.description import Described
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.scpi import Scpi, ScpiConfig, open_scpi
 from qnode.errors import DeviceError

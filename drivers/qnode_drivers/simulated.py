@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar
 from msgspec import Struct
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters
-from qnode.config_description import FRACTION, Described, check_limits
+from qnode.config.description import FRACTION, Described, check_limits
 from qnode.devices.capabilities import DetectorState
 from qnode.devices.protocols import DeviceIdentity, EmissionRun
 from qnode.errors import DeviceError

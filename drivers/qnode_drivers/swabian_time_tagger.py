@@ -8,7 +8,7 @@ import numpy as np
 import trio
 from msgspec import Struct
 
-from qnode.config_description import Described, Limits, check_limits
+from qnode.config.description import Described, Limits, check_limits
 from qnode.devices.child import FIRST_ANSWER_LIMIT_S, Child, open_child
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.tag_channels import TagChannels

@@ -16,7 +16,7 @@ import numpy as np
 import trio
 from msgspec import Struct
 
-from qnode.config_description import Described, check_limits
+from qnode.config.description import Described, check_limits
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.tag_channels import TagChannels
 from qnode.errors import ConfigError

@@ -15,10 +15,10 @@ from qnode.agent.tunnel import Role, TunnelKind
 from qnode.agent.tunnels import KINDS, tunnel_kind
 from qnode.choices import LogLevel
 from qnode.config import SAE_ID_CHARACTERS, TlsFiles
+from qnode.config.description import Described, Limits, Rule, limit_faults
+from qnode.config.link import Table
+from qnode.config.reading import convert, near_or_known, read_tables, reading_faults, usable
 from qnode.config_checks import Findings, check_tls
-from qnode.config_description import Described, Limits, Rule, limit_faults
-from qnode.config_link import Table
-from qnode.config_reading import convert, near_or_known, read_tables, reading_faults, usable
 from qnode.errors import ConfigError
 from qnode.tls import certificate_names
 from qnode.tls_files import certificates_in

@@ -20,7 +20,7 @@ from qnode.block.span_policy import BlockRates, choose_span_s
 from qnode.calibration.hold import PowerTarget, corrected_attenuation_db
 from qnode.calibration.tracker import Shape, Stretch, Tracker, central_cosine, central_slope, share
 from qnode.config import LinkParameters
-from qnode.config_calibration import BiasSection, PhaseSection
+from qnode.config.calibration import BiasSection, PhaseSection
 from qnode.distill.counts import Pair, XCounts
 from qnode.distill.keylength import binary_entropy
 from qnode.distill.reconcile import leaked_bits

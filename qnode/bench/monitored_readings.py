@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qnode.config_monitors import MonitorsSection, PhotocurrentMonitor, ReadingMonitor, ReadingMonitorName
+from qnode.config.monitors import MonitorsSection, PhotocurrentMonitor, ReadingMonitor, ReadingMonitorName
 from qnode.distill.check_table import Finding
 from qnode.monitors import readings
 from qnode.monitors.random_health import RandomHealth

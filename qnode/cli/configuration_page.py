@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from qnode.choices import choices_of
 from qnode.config import OF_EACH_LINK, LinkParameters, SiteConfig
-from qnode.config_description import DescribedKey, is_table, keys_of
+from qnode.config.description import DescribedKey, is_table, keys_of
 from qnode.devices.registry import known_drivers, load_driver
 from qnode.loopback.markdown import table
 from qnode.simulate.parameters import Settings, SimulationParameters

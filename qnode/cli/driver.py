@@ -11,7 +11,7 @@ import trio
 
 from qnode.cli.driver_package import Kind, TransportName, write_package
 from qnode.cli.main import EXIT_USAGE
-from qnode.config_reading import read_tables
+from qnode.config.reading import read_tables
 from qnode.devices.conformance import check_driver
 from qnode.devices.protocols import TagSource
 from qnode.devices.readings import has_readings, read

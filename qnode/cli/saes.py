@@ -130,8 +130,8 @@ class _Edit:
 
     def __init__(self, path: Path, where: Where, *, named: bool) -> None:
         from qnode.config import links_of
-        from qnode.config_reading import read_tables
-        from qnode.config_saes import read_saes, saes_file, with_saes
+        from qnode.config.reading import read_tables
+        from qnode.config.saes import read_saes, saes_file, with_saes
 
         self._path, self._where, self._named = path, where, named
         self._raw = read_tables(path)
@@ -223,7 +223,7 @@ class _Edit:
         """
         import tomli_w
 
-        from qnode.config_saes import with_saes
+        from qnode.config.saes import with_saes
         from qnode.node.check import check_site
         from qnode.secret_files import PUBLIC_MODE, NewFile, write_files
 

@@ -133,7 +133,7 @@ def _files(
 ) -> tuple[list[NewFile], list[str]]:
     """Return the files of a site, and what its operator does then."""
     from qnode.config import links_of
-    from qnode.config_reading import tables_in
+    from qnode.config.reading import tables_in
     from qnode.node.reload import check_addresses
     from qnode.node.secret_files import STORE_KEY_BYTES
     from qnode.pki.keys import key_pem, make_key

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 import trio
 from msgspec import Struct
 
-from qnode.config_description import Described
+from qnode.config.description import Described
 from qnode.devices.protocols import DeviceIdentity
 from qnode.devices.settings import figure
 from qnode.devices.transport import check_address, open_transport

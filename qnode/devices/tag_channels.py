@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from qnode.config_description import Described, Limits, check_limits
+from qnode.config.description import Described, Limits, check_limits
 from qnode.tags.channel_map import MOST_DELAY_PS, ChannelMap
 from qnode.tags.types import TagBlock, Times
 

@@ -26,7 +26,7 @@ import trio
 from msgspec import Struct
 
 from qnode.config import LinkParameters, ReceiverParameters, SourceParameters, load
-from qnode.config_description import FRACTION, Described, Limits, check_limits
+from qnode.config.description import FRACTION, Described, Limits, check_limits
 from qnode.emulate.beam import Beam
 from qnode.emulate.open_protocol_tdc import OpenTdcEmulator
 from qnode.emulate.open_protocol_transmitter import OpenTransmitterEmulator

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from qnode.choices import Role
 from qnode.config import LinkParameters, tables
-from qnode.config_calibration import CalibrationSection
+from qnode.config.calibration import CalibrationSection
 from qnode.simulate.parameters import SimulationParameters
 
 Tables = dict[str, Any]

@@ -15,8 +15,8 @@ from msgspec import Struct
 from qnode.addresses import free_ports
 from qnode.choices import ROLES, Role, peer_of
 from qnode.config import LinkParameters, check_link_parameters, convert, tables
-from qnode.config_calibration import CalibrationSection, calibration_at, calibration_faults
-from qnode.config_reading import Impossible
+from qnode.config.calibration import CalibrationSection, calibration_at, calibration_faults
+from qnode.config.reading import Impossible
 from qnode.errors import ConfigError
 from qnode.loopback.data_dir import make_private
 from qnode.loopback.expected import expected_tables

@@ -7,7 +7,7 @@ stated noise; `deviations_allowed` derives z from the allowed false alarms.
 import math
 from typing import Final
 
-from qnode.config_monitors import MonitorsSection, PhotocurrentMonitor, ReadingMonitor
+from qnode.config.monitors import MonitorsSection, PhotocurrentMonitor, ReadingMonitor
 from qnode.distill.check_table import Finding
 from qnode.distill.plausibility import YEAR_S
 from qnode.distill.plausibility.chance import standard_deviations

@@ -7,8 +7,8 @@ import structlog
 import trio
 
 from qnode import __version__
-from qnode.config_reading import read_tables
-from qnode.config_saes import saes_file
+from qnode.config.reading import read_tables
+from qnode.config.saes import saes_file
 from qnode.errors import ConfigError, StoreError
 from qnode.keys import KeyStore
 from qnode.node.supply.async_store import AsyncStore

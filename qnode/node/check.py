@@ -25,9 +25,9 @@ from qnode.config import (
     links_of,
     tables_by_link,
 )
+from qnode.config.reading import reading_faults, usable
+from qnode.config.saes import read_site_tables
 from qnode.config_checks import Findings, check_tls, is_there
-from qnode.config_reading import reading_faults, usable
-from qnode.config_saes import read_site_tables
 from qnode.delivery import SaeDirectory
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError

@@ -14,7 +14,7 @@ import msgspec
 
 from qnode.addresses import host_and_port
 from qnode.config import OF_EACH_LINK, SaeSection, SiteConfig, load_site
-from qnode.config_description import is_table, keys_of
+from qnode.config.description import is_table, keys_of
 from qnode.delivery import SaeDirectory
 from qnode.devices.supervisor import check_devices
 from qnode.errors import ConfigError

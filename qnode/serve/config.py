@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final
 from qnode.addresses import host_and_port
 from qnode.choices import LogLevel
 from qnode.config import Etsi014Section, PostgresqlSection
+from qnode.config.description import Described, Rule, limit_faults
+from qnode.config.link import Table
+from qnode.config.reading import convert, reading_faults
+from qnode.config.saes import read_site_tables
 from qnode.config_checks import Findings, check_tls, is_there
-from qnode.config_description import Described, Rule, limit_faults
-from qnode.config_link import Table
-from qnode.config_reading import convert, reading_faults
-from qnode.config_saes import read_site_tables
 from qnode.delivery import SaeDirectory
 from qnode.errors import ConfigError
 from qnode.keys import check_address

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from qnode.config_description import Described, Limits, check_limits
+from qnode.config.description import Described, Limits, check_limits
 
 Reals = npt.NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from qnode.choices import Arm, DeadTime
-from qnode.config_description import Described, Limits, Rule, check_limits
+from qnode.config.description import Described, Limits, Rule, check_limits
 from qnode.simulate.drift import DriftParameters
 
 

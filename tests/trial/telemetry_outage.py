@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from influxdb_support import influxd
 from operate_support import well_status
 
-from qnode.config_telemetry import TelemetrySection
+from qnode.config.telemetry import TelemetrySection
 from qnode.influxdb import InfluxDb
 from qnode.node.status.alarms import Alarms
 from qnode.operate.telemetry.writer import Telemetry

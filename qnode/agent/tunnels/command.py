@@ -15,8 +15,8 @@ from typing import Annotated, ClassVar, Literal
 from qnode.agent.tunnel import InUse, Role, TunnelKey
 from qnode.agent.tunnels.key_text import KeyFormat, KeySize, key_text, shows_key
 from qnode.agent.tunnels.programs import Ended, run_program
-from qnode.config_description import Described, Limits, check_limits
-from qnode.config_link import Table
+from qnode.config.description import Described, Limits, check_limits
+from qnode.config.link import Table
 from qnode.errors import TunnelError
 
 Event = Literal["prepare", "load", "activate", "in_use", "retire", "unload", "take_down", "transferred_bytes"]

@@ -16,8 +16,8 @@ from typing import Annotated, ClassVar
 from qnode.agent.tunnel import InUse, Role, TunnelKey
 from qnode.agent.tunnels.key_text import KeyFormat, KeySize, key_text
 from qnode.agent.tunnels.programs import run_program
-from qnode.config_description import Described, Limits, check_limits
-from qnode.config_link import Table
+from qnode.config.description import Described, Limits, check_limits
+from qnode.config.link import Table
 from qnode.errors import TunnelError
 
 _IN_MEMORY = (0x01021994, 0x858458F6)  # of tmpfs and ramfs, statfs(2)

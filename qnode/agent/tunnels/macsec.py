@@ -24,8 +24,8 @@ import structlog
 from qnode.agent.tunnel import InUse, Role, TunnelKey
 from qnode.agent.tunnels.macsec_associations import Interface, Orders, key_identifier, read_interface
 from qnode.agent.tunnels.programs import output_of
-from qnode.config_description import Described, Limits, check_limits
-from qnode.config_link import Table
+from qnode.config.description import Described, Limits, check_limits
+from qnode.config.link import Table
 from qnode.errors import TunnelError
 
 CIPHERS: Final = ("GCM-AES-256", "GCM-AES-XPN-256")

@@ -22,9 +22,9 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from qnode.config_description import Described, Limits, Rule, check_limits
-from qnode.config_link import Table
-from qnode.config_reading import Impossible
+from qnode.config.description import Described, Limits, Rule, check_limits
+from qnode.config.link import Table
+from qnode.config.reading import Impossible
 
 DroppedBy = Literal["charon", "operator"]
 Message = dict[str, Any]

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from qnode.agent.tunnel import InUse, Role, TunnelKey
 from qnode.agent.tunnels.wireguard_device import KEY_BYTES, NO_KEY, PeerState, WireGuardDevice, age_s
-from qnode.config_description import Described, Limits, check_limits
+from qnode.config.description import Described, Limits, check_limits
 from qnode.errors import TunnelError
 
 SESSION_LIMIT_S: Final = 180.0  # WireGuard drops a session of this age

@@ -8,7 +8,7 @@ import trio
 
 from qnode.calibration.tracker import Shape, Stretch, Tracker, share
 from qnode.choices import ControllerState
-from qnode.config_calibration import BiasSection
+from qnode.config.calibration import BiasSection
 from qnode.devices.capabilities import BiasControl, PowerMonitor
 from qnode.node.calibration.controller import Controller, figure
 from qnode.node.calibration.instruments import Instruments

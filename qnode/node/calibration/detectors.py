@@ -8,7 +8,7 @@ import trio
 
 from qnode.calibration.hold import outside
 from qnode.choices import ControllerState
-from qnode.config_calibration import DetectorSection
+from qnode.config.calibration import DetectorSection
 from qnode.devices.capabilities import DetectorControl, DetectorState
 from qnode.errors import ConfigError
 from qnode.node.calibration.controller import AUTO, HOLD, Controller

@@ -8,7 +8,7 @@ import trio
 from qnode.block.outcome import Reason
 from qnode.calibration.hold import PowerTarget, corrected_attenuation_db, intensity_error
 from qnode.choices import ControllerState
-from qnode.config_calibration import IntensitySection
+from qnode.config.calibration import IntensitySection
 from qnode.devices.capabilities import PowerMonitor, VariableAttenuator
 from qnode.distill.check_table import Finding
 from qnode.node.calibration.controller import Controller

@@ -9,7 +9,7 @@ import trio
 from qnode.calibration.tracker import Shape, Stretch, Tracker, central_cosine, central_slope, share
 from qnode.choices import ControllerState
 from qnode.config import LinkParameters
-from qnode.config_calibration import PhaseSection
+from qnode.config.calibration import PhaseSection
 from qnode.devices.capabilities import PhaseControl
 from qnode.node.calibration.controller import Controller, figure
 from qnode.node.calibration.instruments import Instruments

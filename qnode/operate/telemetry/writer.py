@@ -18,7 +18,7 @@ import httpx
 import structlog
 import trio
 
-from qnode.config_telemetry import TelemetrySection
+from qnode.config.telemetry import TelemetrySection
 from qnode.errors import ConfigError
 from qnode.influxdb import InfluxDb
 from qnode.operate.status.alarms import AlarmName

@@ -14,7 +14,7 @@ import trio
 from msgspec import Struct
 
 from qnode.addresses import host_and_port
-from qnode.config_reading import Impossible
+from qnode.config.reading import Impossible
 from qnode.influxdb import InfluxDb
 from qnode.testbed.sensors.influxdb import line_of
 from qnode.testbed.sensors.part import address_faults, run_trio, say, settings_of_command, write_status

@@ -13,7 +13,7 @@ import trio
 from msgspec import Struct
 
 from qnode.addresses import host_and_port
-from qnode.config_reading import load
+from qnode.config.reading import load
 from qnode.errors import ConfigError, QnodeError, first_of
 
 EXIT_USAGE = 64

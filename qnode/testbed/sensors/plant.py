@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from qnode.config_reading import Impossible
+from qnode.config.reading import Impossible
 from qnode.testbed.sensors.load_curve import measured
 from qnode.testbed.sensors.part import address_faults, quiet, run_asyncio, say, settings_of_command
 

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from qnode.addresses import host_and_port
-from qnode.config_reading import Impossible
+from qnode.config.reading import Impossible
 from qnode.testbed.sensors.part import (
     address_faults,
     quiet,

@@ -10,7 +10,7 @@ import trio
 from msgspec import Struct
 
 from qnode.addresses import host_and_port
-from qnode.config_reading import Impossible
+from qnode.config.reading import Impossible
 from qnode.spool import acknowledged, identity, set_acknowledged
 from qnode.testbed.sensors.part import address_faults, run_trio, say, settings_of_command
 from qnode.testbed.sensors.record import encode

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 import msgspec
 from msgspec import Struct
 
-from qnode.config_description import is_table, keys_of
+from qnode.config.description import is_table, keys_of
 from qnode.errors import ConfigError
 
 S = TypeVar("S", bound=Struct)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from qnode.config_reading import read_tables
+from qnode.config.reading import read_tables
 from qnode.errors import ConfigError
 
 

@@ -16,8 +16,8 @@ from qnode.choices import (
     VacuumRule,
     XMode,
 )
-from qnode.config_description import FRACTION, Described, Limits, Rule, fault, limit_faults
-from qnode.config_reading import Impossible
+from qnode.config.description import FRACTION, Described, Limits, Rule, fault, limit_faults
+from qnode.config.reading import Impossible
 from qnode.units import PS_PER_S
 
 

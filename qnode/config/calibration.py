@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from qnode.choices import BiasAim, Role
-from qnode.config_description import Described, Limits, limit_faults
-from qnode.config_link import SourceParameters, Table
+from qnode.config.description import Described, Limits, limit_faults
+from qnode.config.link import SourceParameters, Table
 
 
 class PhaseSection(Table, frozen=True):

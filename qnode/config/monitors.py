@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
-from qnode.config_description import Described, Limits, Rule, limit_faults
-from qnode.config_link import Table
+from qnode.config.description import Described, Limits, Rule, limit_faults
+from qnode.config.link import Table
 
 ReadingMonitorName = Literal[
     "detector_temperature",

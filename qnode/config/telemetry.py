@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from qnode.config_description import Described, Limits, limit_faults
-from qnode.config_link import Table
+from qnode.config.description import Described, Limits, limit_faults
+from qnode.config.link import Table
 
 
 class TelemetrySection(Table, frozen=True):

@@ -1,0 +1,85 @@
+"""Typed configuration: the file of a site, and the tables that are the same at both sites of a link."""
+
+from qnode.choices import Role
+from qnode.config.link import (
+    BlockParameters,
+    EstimationParameters,
+    KeyParameters,
+    LinkParameters,
+    PlausibilityParameters,
+    ReceiverParameters,
+    ReconciliationParameters,
+    SourceParameters,
+    check_link_parameters,
+)
+from qnode.config.monitors import (
+    MonitorsSection,
+    PhotocurrentMonitor,
+    RandomnessSection,
+    ReadingMonitor,
+)
+from qnode.config.reading import convert, load, tables
+from qnode.config.sections import (
+    SAE_ID_CHARACTERS,
+    DeviceSection,
+    Etsi004Section,
+    Etsi014Section,
+    NodeSection,
+    OperateSection,
+    PageSection,
+    PeerSection,
+    PostgresqlSection,
+    SaeSection,
+    SkipSection,
+    StoreSection,
+    TlsFiles,
+)
+from qnode.config.site import (
+    OF_EACH_LINK,
+    SiteConfig,
+    links_faults,
+    links_of,
+    load_site,
+    tables_by_link,
+)
+from qnode.config.telemetry import TelemetrySection
+
+__all__ = [
+    "OF_EACH_LINK",
+    "SAE_ID_CHARACTERS",
+    "BlockParameters",
+    "DeviceSection",
+    "EstimationParameters",
+    "Etsi004Section",
+    "Etsi014Section",
+    "KeyParameters",
+    "LinkParameters",
+    "MonitorsSection",
+    "NodeSection",
+    "OperateSection",
+    "PageSection",
+    "PeerSection",
+    "PhotocurrentMonitor",
+    "PlausibilityParameters",
+    "PostgresqlSection",
+    "RandomnessSection",
+    "ReadingMonitor",
+    "ReceiverParameters",
+    "ReconciliationParameters",
+    "Role",
+    "SaeSection",
+    "SiteConfig",
+    "SkipSection",
+    "SourceParameters",
+    "StoreSection",
+    "TelemetrySection",
+    "TlsFiles",
+    "check_link_parameters",
+    "convert",
+    "links_faults",
+    "links_of",
+    "load",
+    "load_site",
+    "tables",
+    "tables_by_link",
+]
