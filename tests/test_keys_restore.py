@@ -91,22 +91,31 @@ def consume_as_slave(store: SqliteKeyStore) -> object:
     return store.deliver_to_slave("t", "n", [key_id(make_block(1, 20).key[:32], 10)])
 
 
-def accept_stock(store: SqliteKeyStore) -> object:
-    stock = Assignment(
+def accept(store: SqliteKeyStore, *, stock: bool) -> object:
+    assignment = Assignment(
         assignment_id=2,
         owner="bob",
         master_sae="n",
         slave_saes=("t",),
         size_bits=256,
         ranges=(KeyRange(1, 15, 1),),
-        stock=True,
+        stock=stock,
     )
-    return store.accept_assignment(stock, 0.0)
+    return store.accept_assignment(assignment, 0.0)
+
+
+def accept_request(store: SqliteKeyStore) -> object:
+    return accept(store, stock=False)
+
+
+def accept_stock(store: SqliteKeyStore) -> object:
+    return accept(store, stock=True)
 
 
 @pytest.mark.parametrize(
     "consume",
     [
+        accept_request,
         accept_stock,
         consume_as_master,
         consume_pad,

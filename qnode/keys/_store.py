@@ -303,7 +303,8 @@ class SqlKeyStore(KeyStore):
     def accept_assignment(
         self, assignment: Assignment, now: float, *, most_chunks: int | None = None
     ) -> None:
-        with self._database.change(anchored=assignment.stock) as tx:
+        # A store that forgot what it accepted would keep the chunks free for ever: its peer has them no more.
+        with self._database.change(anchored=True) as tx:
             _accepted.accept(tx, assignment, now, most_chunks)
 
     @mending
