@@ -423,14 +423,13 @@ class LinkNode:
 
     async def _look_at_store(self) -> None:
         figures = self.figures
-        counts = await self.store.counts()
-        pads = await self.store.pads_left()
-        figures.note_store(counts, pads, await self.store.positions())
+        look = await self.store.look()
         self.liveness.store_answered()
-        figures.note_audit(await self.store.audit_standing())
-        condition = await self.store.condition()
-        if not condition.serves:
-            figures.alarms.raise_alarm(AlarmName.STORE_WAITING, f"no key is served: {condition.reason}")
+        figures.note_store(look.counts, look.pads, look.positions)
+        figures.note_audit(look.audit)
+        if not look.condition.serves:
+            reason = f"no key is served: {look.condition.reason}"
+            figures.alarms.raise_alarm(AlarmName.STORE_WAITING, reason)
         else:
             figures.alarms.clear_alarm(AlarmName.STORE_WAITING)
         if self._router is not None:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from msgspec import Struct
@@ -46,6 +46,16 @@ AUDIT_PAGE_BYTES = 1 << 18
 
 # A hello has room for this many; pads of older segments beyond them are discarded.
 MOST_RUNS = 2000
+
+
+class StoreLook(NamedTuple):
+    """What the status says of a store."""
+
+    counts: Counts
+    pads: PadsLeft
+    positions: Positions
+    audit: AuditStanding
+    condition: Condition
 
 
 class PeerMemory(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -361,10 +371,6 @@ class AsyncStore:
         """Void every chunk, wipe the pool, and load a new pre-shared key."""
         await self._call(lambda: self._store.load_preshared(data, replace=True))
 
-    async def condition(self) -> Condition:
-        """Return whether the store serves, and if not, the reason."""
-        return await self._call(self._store.condition)
-
     async def expire(self, lifetime_s: float) -> int:
         """Wipe assigned keys that nobody fetched within ``lifetime_s``."""
 
@@ -380,10 +386,6 @@ class AsyncStore:
         """Return the next entries of a chain of the audit."""
         return await self._call(lambda: self._store.audit_page(chain, after, AUDIT_PAGE_BYTES))
 
-    async def audit_standing(self) -> AuditStanding:
-        """Return the extent of the audit."""
-        return await self._call(self._store.audit_standing)
-
     async def record_changes(self, *changes: tuple[str, str, str]) -> None:
         """Record in the audit what an operator changed: what, its subject, and how."""
         await self._call(lambda: self._store.record_changes(*changes))
@@ -397,6 +399,19 @@ class AsyncStore:
     def uncleared(self) -> int:
         """How many times in a row the store's log could not be cleared of destroyed keys."""
         return self._store.uncleared
+
+    async def look(self) -> StoreLook:
+        """Return what the status says of the store, in one call."""
+        store = self._store
+        return await self._call(
+            lambda: StoreLook(
+                store.counts(),
+                store.pads_left(),
+                store.positions(),
+                store.audit_standing(),
+                store.condition(),
+            )
+        )
 
     async def counts(self) -> Counts:
         """Return chunk counts by state."""
