@@ -59,11 +59,6 @@ class FrontEndSupply(KeySupply):
         """Whether the node has not been seen lately: keys are delivered until they are used up."""
         return self._store.node_is_away
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether requests wait."""
-        return bool(self._waiting)
-
     async def run(self) -> Never:
         """Answer requests until cancelled. Raises StoreUnusable: the anchor cannot be written."""
         while True:
