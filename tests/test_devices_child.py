@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ import trio
 from library_drivers_support import use_stand_ins
 
 from qnode.devices.child import Child, open_child
+from qnode.devices.child_frames import LENGTH, MOST_BYTES, Answer, Array, encoded
 from qnode.devices.transport.transcript import PRESENT, Transcript
 from qnode.errors import DeviceError, DeviceGone, TransientDeviceError
 
@@ -98,6 +100,45 @@ async def test_a_library_that_ends_its_process_is_gone() -> None:
     async with library() as child:
         with pytest.raises(DeviceGone, match="ended with exit code 3 in leave"):
             await child.ask("leave", limit_s=START_S)
+
+
+def frame(body: bytes) -> bytes:
+    return LENGTH.pack(len(body)) + body
+
+
+def damaged_array(kind: str) -> bytes:
+    return encoded(Answer(1, {}, {"times": Array(kind, bytes(12))}))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        frame(b"\xc1"),
+        frame(b""),
+        frame(b"\x95\x01"),
+        frame(b"\x01"),
+        frame(encoded(Answer(1, {"word": "key"}, {}))[LENGTH.size :].replace(b"key", b"\xff\xff\xff")),
+        frame(b"\x95\x01\x81\xa1x" + b"\x91" * 100_000 + b"\x01\x80\xa0\xa0"),
+        *(damaged_array(kind) for kind in ("<i8", "<i3", "|O8", "", "(1,,1)i4", "<U0", "<V99999999999999")),
+        LENGTH.pack(MOST_BYTES + 1),
+    ],
+)
+async def test_a_damaged_answer_is_an_error_of_the_device_and_its_process_is_killed(sent: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    process = await trio.lowlevel.open_process(["sleep", "1000"], start_new_session=True)
+    with theirs, trio.fail_after(START_S):
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as channel:
+            theirs.sendall(sent)
+            with pytest.raises(TransientDeviceError, match="device: a damaged answer to look, its process"):
+                await Child("device", process, channel).ask("look", limit_s=START_S)
+            assert await process.wait() == -signal.SIGKILL
+
+
+async def test_a_library_that_writes_between_the_answers_is_an_error_of_its_device() -> None:
+    async with library() as child:
+        with pytest.raises(TransientDeviceError, match="device: a damaged answer to send, its process"):
+            await child.ask("send", limit_s=START_S, data=b"debug: 12 tags\n")
+    assert not is_alive(child.pid)
 
 
 async def test_what_a_library_prints_never_disturbs_an_answer_or_stops_it() -> None:

@@ -18,10 +18,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
-import msgspec
 import trio
 
-from qnode.devices.child_frames import LENGTH, MOST_BYTES, Answer, Request, encoded, result_of
+from qnode.devices.child_frames import (
+    LENGTH,
+    Answer,
+    DamagedAnswer,
+    Request,
+    decoded,
+    encoded,
+    frame_bytes,
+    result_of,
+)
 from qnode.devices.transport.transcript import KEPT_BYTES, PRESENT
 from qnode.errors import DeviceError, DeviceGone, TransientDeviceError
 
@@ -48,7 +56,6 @@ class Child:
         self._process = process
         self._channel = channel
         self._lock = trio.Lock()
-        self._decoder = msgspec.msgpack.Decoder(Answer)
         self._pending = bytearray()
         self._number = 0
         self._printed = bytearray()
@@ -65,7 +72,7 @@ class Child:
         Raises:
             DeviceError: the library is not installed, or raised an exception.
             DeviceGone: the process ended.
-            TransientDeviceError: no answer within ``limit_s``; the process is killed.
+            TransientDeviceError: no answer within ``limit_s``, or a damaged one; the process is killed.
         """
         async with self._lock:
             self._number += 1
@@ -74,8 +81,15 @@ class Child:
                 try:
                     await self._channel.send_all(encoded(Request(self._number, call, arguments)))
                     answer = await self._answer(self._number)
+                    result = result_of(answer)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     raise DeviceGone(await self._obituary(call)) from None
+                except DamagedAnswer as error:
+                    self.kill()
+                    raise TransientDeviceError(
+                        f"{self._device}: a damaged answer to {call}, its process was killed: {error}"
+                        f"{self._said()}"
+                    ) from None
             if answer is None:
                 self.kill()
                 raise TransientDeviceError(
@@ -88,7 +102,7 @@ class Child:
             )
         if answer.fault_kind:
             raise DeviceError(f"{self._device}: {call} failed: {answer.fault_kind}: {answer.fault}")
-        return result_of(answer)
+        return result
 
     def kill(self) -> None:
         """End the process, and those that it started, at once."""
@@ -99,23 +113,16 @@ class Child:
     async def _answer(self, number: int) -> Answer:
         """Return the answer to request ``number``; drop those to requests that were given up."""
         while True:
-            while len(self._pending) < LENGTH.size or len(self._pending) < self._frame_bytes():
+            while len(self._pending) < LENGTH.size or len(self._pending) < frame_bytes(self._pending):
                 data = await self._channel.receive_some(1 << 20)
                 if not data:
                     raise trio.BrokenResourceError
                 self._pending += data
-            end = self._frame_bytes()
-            answer = self._decoder.decode(self._pending[LENGTH.size : end])
+            end = frame_bytes(self._pending)
+            answer = decoded(self._pending[LENGTH.size : end])
             del self._pending[:end]
             if answer.number == number:
                 return answer
-
-    def _frame_bytes(self) -> int:
-        n_bytes: int = LENGTH.unpack_from(self._pending)[0]
-        if n_bytes > MOST_BYTES:
-            self.kill()
-            raise trio.BrokenResourceError
-        return LENGTH.size + n_bytes
 
     async def _obituary(self, call: str) -> str:
         with trio.move_on_after(ENDING_LIMIT_S):

@@ -1,19 +1,24 @@
 """Frames between the node and the process of a maker's library: a length, then msgpack."""
 
 import struct
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 LENGTH: Final = struct.Struct("<I")
 MOST_BYTES: Final = 1 << 26
 
 
+class DamagedAnswer(Exception):
+    """What the process sent is no answer."""
+
+
 class Array(msgspec.Struct, frozen=True, array_like=True):
     """A row of numbers: ``kind`` as numpy names it, such as ``<i8``."""
 
-    kind: str
+    kind: Annotated[str, Meta(pattern="^[<>|][biufc][0-9]{1,2}$")]
     data: bytes
 
 
@@ -39,6 +44,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Answer)
 
 
 def encoded(message: Request | Answer) -> bytes:
@@ -58,7 +64,26 @@ def answered(number: int, result: dict[str, Any]) -> Answer:
     return Answer(number, values, arrays)
 
 
+def frame_bytes(pending: bytearray) -> int:
+    """Return the length of the frame that ``pending`` begins with. Raises DamagedAnswer: it is too long."""
+    n_bytes: int = LENGTH.unpack_from(pending)[0]
+    if n_bytes > MOST_BYTES:
+        raise DamagedAnswer(f"a frame of {n_bytes} bytes, the most is {MOST_BYTES}")
+    return LENGTH.size + n_bytes
+
+
+def decoded(body: bytes | bytearray) -> Answer:
+    """Return the answer in a frame without its length. Raises DamagedAnswer."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedAnswer(str(error)) from None
+
+
 def result_of(answer: Answer) -> dict[str, Any]:
-    """Return values and arrays of an answer, each array a copy of its own."""
-    arrays = {name: np.frombuffer(one.data, one.kind).copy() for name, one in answer.arrays.items()}
+    """Return values and arrays of an answer, each array a copy of its own. Raises DamagedAnswer."""
+    try:
+        arrays = {name: np.frombuffer(one.data, one.kind).copy() for name, one in answer.arrays.items()}
+    except (TypeError, ValueError) as error:  # no such kind, or not a whole number of them
+        raise DamagedAnswer(str(error)) from None
     return {**answer.values, **arrays}
