@@ -22,6 +22,7 @@ from qnode.operate.blocks.row import DecidedBlock
 from qnode.operate.control import client, listening, requests
 from qnode.operate.control import server as control
 from qnode.operate.control.answers import Answers, LinkAnswers
+from qnode.operate.control.information import serve_information
 from qnode.operate.control.requests import REQUESTS
 
 EVENTS = [{"at": 1.0 + i, "level": "info", "event": "block.done", "block": i} for i in range(5)]
@@ -140,6 +141,23 @@ async def test_a_broken_request_is_refused_and_the_next_one_answered(
         refusal, answer = await exchange(path, request_line + b'\n{"request":"status"}\n')
     assert expected in refusal["error"]
     assert "status" in answer
+
+
+async def test_a_socket_for_information_tells_status_and_events_and_refuses_everything_else(
+    path: Path,
+) -> None:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_information, path, "an agent", well_status, recent_events)
+            assert await control.ask_node(path) == well_status()
+            refused = [b'{"request":"backup"}\n', b'{"count":1}\n', b"{\n", b"\xff\n", b"[" * 4000 + b"\n"]
+            *errors, events = await exchange(path, *refused, b'{"request":"events","count":2,"new":1}\n')
+            nursery.cancel_scope.cancel()
+    assert events == {"events": EVENTS[-2:]}
+    assert len(errors) == len(refused)
+    for error in errors:
+        assert error["error"].startswith("not a request of an agent (known: status, events): ")
+    assert "unknown request 'backup'" in errors[0]["error"]
 
 
 async def test_a_line_without_end_ends_the_connection_only(path: Path) -> None:

@@ -4,10 +4,8 @@ import math
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, Never
 
-import msgspec
 import structlog
 import trio
 from msgspec import Struct
@@ -23,8 +21,7 @@ from qnode.agent.status import AgentStatus, KeyInUse, LineStatus, StateStatus, r
 from qnode.agent.tunnel import InUse, Tunnel, TunnelKey, TunnelKind
 from qnode.errors import ConfigError, TunnelError
 from qnode.http import Limits, serve_listeners
-from qnode.operate.control.client import LONGEST_REQUEST_BYTES
-from qnode.operate.control.listening import Lines, LineTooLong, send_or_leave, serve_socket
+from qnode.operate.control.information import serve_information
 from qnode.operate.status.metrics_app import figures_app
 from qnode.peer_tls import PeerContexts, peer_contexts
 from qnode.secret_files import read_secret
@@ -33,7 +30,6 @@ from qnode.tls_validity import Validity
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
-SILENCE_LIMIT_S: Final = 60.0
 METRICS_RETRY_S: Final = 5.0
 
 log = structlog.get_logger()
@@ -173,7 +169,9 @@ class RunningAgent:
             ConfigError: the control socket cannot be made.
         """
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_socket, self.config.control_socket, self._converse)
+            await nursery.start(
+                serve_information, self.config.control_socket, "an agent", self.status, self._events
+            )
             nursery.start_soon(self.tunnel.run)
             nursery.start_soon(self.agent.run)
             nursery.start_soon(self.line.run)
@@ -234,25 +232,6 @@ class RunningAgent:
             certificates=tuple(self._trust.validities),
         )
 
-    async def _converse(self, stream: trio.SocketStream) -> None:
-        """Answer the requests of one client of the control socket."""
-        lines = Lines(stream, LONGEST_REQUEST_BYTES)
-        while True:
-            line = None
-            with trio.move_on_after(SILENCE_LIMIT_S), suppress(trio.BrokenResourceError, LineTooLong):
-                line = await lines.next()
-            if line is None or not await send_or_leave(stream, self._answer(line)):
-                return
-
-    def _answer(self, line: bytes) -> Struct:
-        try:
-            request = msgspec.json.decode(line, type=_Request)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return _Refusal(error=f"not a request of an agent (known: status, events): {error}")
-        if request.request == "events":
-            return _Events(events=self._events(request.count))
-        return _Status(status=self.status())
-
     async def _serve_metrics(self, address: str) -> None:
         host, port = host_and_port(address, "metrics.listen")
         while True:
@@ -263,38 +242,3 @@ class RunningAgent:
                 await trio.sleep(METRICS_RETRY_S)
                 continue
             await serve_listeners(figures_app(self.status, render_agent_metrics), listeners, limits=Limits())
-
-
-class _Request(Struct, frozen=True):
-    request: str = msgspec.field()
-    count: int = 1000
-
-    def __post_init__(self) -> None:
-        if self.request not in ("status", "events"):
-            raise ValueError(f"unknown request {self.request!r}")
-
-
-class _Status(Struct, frozen=True):
-    status: AgentStatus
-
-
-class _Events(Struct, frozen=True):
-    events: list[dict[str, Any]]
-
-
-class _Refusal(Struct, frozen=True):
-    error: str
-
-
-async def run_agent(
-    config: AgentConfig, *, task_status: trio.TaskStatus[RunningAgent] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Run one agent until cancelled: start it with ``nursery.start``, which returns the `RunningAgent`.
-
-    Raises:
-        ConfigError: a file that it names, or its control socket, cannot be used.
-    """
-    running = RunningAgent(config)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(running.run)
-        task_status.started(running)

@@ -3,14 +3,12 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
 import trio
-from msgspec import Struct
 
 import qnode
 from qnode import etsi014
@@ -18,8 +16,7 @@ from qnode.addresses import host_and_port
 from qnode.delivery import ApiLimits, Delivery
 from qnode.errors import ConfigError
 from qnode.http import Limits, Server, TlsSettings, server_context
-from qnode.operate.control.client import LONGEST_REQUEST_BYTES
-from qnode.operate.control.listening import Lines, LineTooLong, send_or_leave, serve_socket
+from qnode.operate.control.information import serve_information
 from qnode.operate.events.log import set_log_level
 from qnode.operate.status.interfaces import EtsiStatus, HttpStatus, SaeStatus
 from qnode.operate.status.metrics_app import figures_app
@@ -35,7 +32,6 @@ if TYPE_CHECKING:
     from qnode.keys import FrontEndStore
 
 LISTEN_RETRY_S: Final = 2.0
-SILENCE_LIMIT_S: Final = 60.0
 FORGET_PERIOD_S: Final = 0.5
 # The store answers within this time, or is given up by its own connection.
 LONGEST_CALL_S: Final = 25.0
@@ -82,7 +78,9 @@ class RunningFrontEnd:
         """
         operate = self.config.operate
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_socket, operate.control_socket, self._converse)
+            await nursery.start(
+                serve_information, operate.control_socket, "a front end", self.status, self._events
+            )
             nursery.start_soon(self.supply.run)
             nursery.start_soon(self._forget_unsent)
             nursery.start_soon(self._serve, self._server, self.config.etsi014.listen, "etsi014.listen")
@@ -188,46 +186,6 @@ class RunningFrontEnd:
                 self._away = None
             await server.run(listeners)
             return
-
-    async def _converse(self, stream: trio.SocketStream) -> None:
-        """Answer the requests of one client of the control socket."""
-        lines = Lines(stream, LONGEST_REQUEST_BYTES)
-        while True:
-            line = None
-            with trio.move_on_after(SILENCE_LIMIT_S), suppress(trio.BrokenResourceError, LineTooLong):
-                line = await lines.next()
-            if line is None or not await send_or_leave(stream, self._reply(line)):
-                return
-
-    def _reply(self, line: bytes) -> Struct:
-        try:
-            request = msgspec.json.decode(line, type=_Request)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return _Refusal(error=f"not a request of a front end (known: status, events): {error}")
-        if request.request == "events":
-            return _Events(events=self._events(request.count))
-        return _Status(status=self.status())
-
-
-class _Request(Struct, frozen=True):
-    request: str
-    count: int = 1000
-
-    def __post_init__(self) -> None:
-        if self.request not in ("status", "events"):
-            raise ValueError(f"unknown request {self.request!r}")
-
-
-class _Status(Struct, frozen=True):
-    status: FrontEndStatus
-
-
-class _Events(Struct, frozen=True):
-    events: list[dict[str, Any]]
-
-
-class _Refusal(Struct, frozen=True):
-    error: str
 
 
 def _tls_settings(config: FrontEndConfig) -> TlsSettings:

@@ -7,13 +7,14 @@ import stat
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Never
+from typing import Never
 
 import msgspec
 import trio
 from msgspec import Struct
 
 from qnode.errors import ConfigError
+from qnode.operate.control.client import LONGEST_REQUEST_BYTES
 
 SOCKET_MODE = 0o660
 LONGEST_PATH_BYTES = 107  # of sockaddr_un
@@ -23,21 +24,24 @@ FULL = (
     "try again in a minute"
 )
 SEND_LIMIT_S = 10.0
+SILENCE_LIMIT_S = 60.0  # the longest wait for the next request of a client
 
 
-class _Full(Struct):
+class Refusal(Struct, frozen=True):
+    """The answer to what is not done; ``error`` says why."""
+
     error: str
 
 
 async def serve_socket(
     path: Path,
-    converse: Callable[[trio.SocketStream], Awaitable[Any]],
+    respond: Callable[[trio.SocketStream, bytes], Awaitable[Struct | None]],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> Never:
-    """Have ``converse`` serve each client at ``path`` until cancelled; the socket file is removed at the end.
+    """Answer each line of each client at ``path`` until cancelled; the socket file is removed at the end.
 
-    Start it with ``nursery.start``.
+    Start it with ``nursery.start``. ``respond(stream, line)`` returns the answer, or None to hang up.
 
     Raises:
         ConfigError: another daemon answers at ``path``, a file that is not a socket exists there, or the
@@ -50,10 +54,10 @@ async def serve_socket(
             try:
                 places.acquire_on_behalf_of_nowait(stream)
             except trio.WouldBlock:
-                await send_or_leave(stream, _Full(FULL))
+                await send_or_leave(stream, Refusal(FULL))
                 return
             try:
-                await converse(stream)
+                await _converse(stream, respond)
             finally:
                 places.release_on_behalf_of(stream)
 
@@ -61,6 +65,28 @@ async def serve_socket(
         async with trio.SocketListener(trio.socket.from_stdlib_socket(bound)) as listener:
             task_status.started()
             await trio.serve_listeners(serve, [listener])
+
+
+async def _converse(
+    stream: trio.SocketStream, respond: Callable[[trio.SocketStream, bytes], Awaitable[Struct | None]]
+) -> None:
+    """Answer one client until it closes, is silent, or violates the framing."""
+    lines = Lines(stream, LONGEST_REQUEST_BYTES)
+    while True:
+        line = None
+        with trio.move_on_after(SILENCE_LIMIT_S):
+            try:
+                line = await lines.next()
+            except trio.BrokenResourceError:
+                return
+            except LineTooLong as error:
+                await send_or_leave(stream, Refusal(str(error)))
+                return
+        if line is None:
+            return
+        response = await respond(stream, line)
+        if response is None or not await send_or_leave(stream, response):
+            return
 
 
 @contextmanager

@@ -19,7 +19,6 @@ import trio
 
 from qnode.operate.control.answers import Answers
 from qnode.operate.control.client import (
-    LONGEST_REQUEST_BYTES,
     LONGEST_RESPONSE_BYTES,
     UNREADABLE,
     NoAnswer,
@@ -30,11 +29,9 @@ from qnode.operate.control.client import (
     read_response,
     status_in,
 )
-from qnode.operate.control.listening import Lines, LineTooLong, send_or_leave, serve_socket
+from qnode.operate.control.listening import Lines, LineTooLong, serve_socket
 from qnode.operate.control.requests import REQUESTS, Asked, answer
 from qnode.operate.status.model import NodeStatus
-
-SILENCE_LIMIT_S = 60.0  # the longest wait for the next request of a client
 
 
 async def serve_control(
@@ -51,7 +48,11 @@ async def serve_control(
         ConfigError: another daemon answers at ``path``, a file that is not a socket exists there, or the
             socket cannot be made.
     """
-    await serve_socket(path, lambda stream: _converse(stream, answers), task_status=task_status)
+
+    async def respond(stream: trio.SocketStream, line: bytes) -> Response | None:
+        return await _response(stream, answers, line)
+
+    await serve_socket(path, respond, task_status=task_status)
 
 
 async def ask_node(path: Path) -> NodeStatus:
@@ -80,26 +81,6 @@ async def _connect(path: Path) -> trio.SocketStream:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
             raise NodeNotRunning(f"{path}: nobody answers here") from None
         raise NoAnswer(f"{path}: {error.strerror or error}") from None
-
-
-async def _converse(stream: trio.SocketStream, answers: Answers) -> None:
-    """Answer the requests of one client until it closes, is silent, or violates the framing."""
-    lines = Lines(stream, LONGEST_REQUEST_BYTES)
-    while True:
-        line = None
-        with trio.move_on_after(SILENCE_LIMIT_S):
-            try:
-                line = await lines.next()
-            except trio.BrokenResourceError:
-                return
-            except LineTooLong as error:
-                await send_or_leave(stream, Response(error=str(error)))
-                return
-        if line is None:
-            return
-        response = await _response(stream, answers, line)
-        if response is None or not await send_or_leave(stream, response):
-            return
 
 
 async def _response(stream: trio.SocketStream, answers: Answers, line: bytes) -> Response | None:
