@@ -1,4 +1,8 @@
-"""Accepts connections as fast as they come, so that a flood does not delay admitted clients."""
+"""Listening: on an address that may become available later than the daemon, and as fast as connections come.
+
+During boot a name may not resolve yet, an interface may be down, or another program may still use the port.
+Ending the daemon would not help. It goes on with everything else, reports the obstacle, and tries again.
+"""
 
 import errno
 import os
@@ -11,8 +15,31 @@ import trio
 log = structlog.get_logger()
 
 AT_A_TIME = 64
+LISTEN_RETRY_S = 2.0
 _TRY_AGAIN_S = 1.0
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+async def open_listeners(
+    host: str, port: int, note: Callable[[str | None], None]
+) -> list[trio.SocketListener]:
+    """Return the listeners of a TCP address as soon as it can be listened on.
+
+    ``note`` is called with each new reason why it cannot be, and with None when it can.
+    """
+    told = None
+    while True:
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        except OSError as error:
+            because = error.strerror or str(error)
+            if because != told:
+                note(because)
+                told = because
+            await trio.sleep(LISTEN_RETRY_S)
+        else:
+            note(None)
+            return listeners
 
 
 async def accept_all(listener: trio.SocketListener, admit: Callable[[socket.socket], None]) -> None:

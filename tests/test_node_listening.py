@@ -1,5 +1,7 @@
 """An address that is not there yet: the node goes on, says what it waits for, and listens when it can."""
 
+import errno
+import os
 import socket
 from contextlib import ExitStack
 from functools import partial
@@ -10,7 +12,8 @@ import trio
 from daemons_support import Sites, alter, encryptors, eventually, two_sites
 from http_support import HOST, respond, speak
 
-import qnode.node.listening
+import qnode.accepting
+from qnode.accepting import open_listeners
 from qnode.addresses import host_and_port
 from qnode.config import SiteConfig, load
 from qnode.errors import ConfigError
@@ -46,7 +49,7 @@ def waiting(figures: SiteFigures) -> list[str]:
 async def test_ports_that_are_taken_are_named_together_and_listened_on_once_they_are_free(
     figures: SiteFigures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qnode.node.listening, "RETRY_S", 0.02)
+    monkeypatch.setattr(qnode.accepting, "LISTEN_RETRY_S", 0.02)
     with socket.socket() as first, socket.socket() as second:
         taken = []
         for holder in (first, second):
@@ -99,6 +102,25 @@ async def test_a_name_that_resolves_slowly_or_not_yet_holds_up_nothing(
         await trio.sleep(31.0)
         assert "kme.example:8443: Temporary failure in name resolution; trying again" in waiting(figures)[0]
         nursery.cancel_scope.cancel()
+
+
+async def test_each_new_reason_why_an_address_cannot_be_listened_on_is_told_once_and_then_the_success(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    attempts = iter([errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EADDRINUSE, errno.EADDRNOTAVAIL, None])
+
+    async def late(port: int, *, host: str) -> list[trio.SocketListener]:
+        await trio.lowlevel.checkpoint()
+        if number := next(attempts):
+            raise OSError(number, os.strerror(number))
+        return []
+
+    monkeypatch.setattr(trio, "open_tcp_listeners", late)
+    told: list[str | None] = []
+    assert await open_listeners("kme.example", 8443, told.append) == []
+    not_here, in_use = os.strerror(errno.EADDRNOTAVAIL), os.strerror(errno.EADDRINUSE)
+    assert told == [not_here, in_use, not_here, None]
+    assert trio.current_time() >= 4 * qnode.accepting.LISTEN_RETRY_S
 
 
 def test_what_is_no_address_is_refused_at_once() -> None:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import structlog
 import trio
 
-from qnode.accepting import accept_all
+from qnode.accepting import accept_all, open_listeners
 from qnode.addresses import host_and_port
 from qnode.agent.config import LineSection
 from qnode.agent.messages import LONGEST_MESSAGE_BYTES, Line, Message, decode, encode
@@ -128,15 +128,12 @@ class LineKeeper:
 
     async def _listen(self, address: str, task_status: trio.TaskStatus[None]) -> None:
         host, port = host_and_port(address, "line.listen")
-        while True:
-            try:
-                listeners = await trio.open_tcp_listeners(port, host=host)
-                break
-            except OSError as error:
-                self._tell(
-                    f"line.listen: cannot listen on {address}: {error.strerror or error}; trying again"
-                )
-                await trio.sleep(LONGEST_PAUSE_S)
+
+        def note(because: str | None) -> None:
+            if because:
+                self._tell(f"line.listen: cannot listen on {address}: {because}; trying again")
+
+        listeners = await open_listeners(host, port, note)
         self.port = listeners[0].socket.getsockname()[1]
         task_status.started()
         async with trio.open_nursery() as nursery:

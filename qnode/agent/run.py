@@ -11,6 +11,7 @@ import trio
 from msgspec import Struct
 
 import qnode
+from qnode.accepting import open_listeners
 from qnode.addresses import host_and_port
 from qnode.agent.config import AgentConfig
 from qnode.agent.core import Agent, Terms
@@ -30,7 +31,6 @@ from qnode.tls_validity import Validity
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
-METRICS_RETRY_S: Final = 5.0
 
 log = structlog.get_logger()
 
@@ -234,11 +234,10 @@ class RunningAgent:
 
     async def _serve_metrics(self, address: str) -> None:
         host, port = host_and_port(address, "metrics.listen")
-        while True:
-            try:
-                listeners = await trio.open_tcp_listeners(port, host=host)
-            except OSError as error:
-                log.warning("listener.waiting", address=address, reason=error.strerror or str(error))
-                await trio.sleep(METRICS_RETRY_S)
-                continue
-            await serve_listeners(figures_app(self.status, render_agent_metrics), listeners, limits=Limits())
+
+        def note(because: str | None) -> None:
+            if because:
+                log.warning("listener.waiting", address=address, reason=because)
+
+        listeners = await open_listeners(host, port, note)
+        await serve_listeners(figures_app(self.status, render_agent_metrics), listeners, limits=Limits())

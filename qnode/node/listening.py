@@ -1,24 +1,16 @@
-"""Listens on the configured addresses, even if they become available later than the node.
-
-During boot a name may not resolve yet, an interface may be down, or another program may still use the port.
-Ending the node would not help. The node continues with everything else, reports the obstacle, and tries
-again.
-"""
+"""Listens on the configured addresses, even if they become available later than the node."""
 
 from pathlib import Path
 
-import structlog
 import trio
 
+from qnode.accepting import open_listeners
 from qnode.addresses import host_and_port
 from qnode.http import Server
 from qnode.node.status.site_figures import SiteFigures
 from qnode.operate.control.listening import listening_at
 
-RETRY_S = 2.0
 FIRST_ATTEMPT_S = 1.0
-
-log = structlog.get_logger()
 
 
 async def start_serving(
@@ -33,7 +25,15 @@ async def start_serving(
     """
     host, port = host_and_port(address, where)
     tried = trio.Event()
-    nursery.start_soon(_listen, server, host, port, where, figures, tried)
+
+    def note(because: str | None) -> None:
+        figures.note_listening(where, because and f"cannot listen on {host}:{port}: {because}")
+        tried.set()
+
+    async def serve() -> None:
+        await server.run(await open_listeners(host, port, note))
+
+    nursery.start_soon(serve)
     with trio.move_on_after(FIRST_ATTEMPT_S):  # a resolver that is down needs long
         await tried.wait()
 
@@ -53,20 +53,3 @@ async def serve_at_socket(
     with listening_at(path, where) as bound:
         task_status.started()
         await server.run([trio.SocketListener(trio.socket.from_stdlib_socket(bound))])
-
-
-async def _listen(
-    server: Server, host: str, port: int, where: str, figures: SiteFigures, tried: trio.Event
-) -> None:
-    while True:
-        try:
-            listeners = await trio.open_tcp_listeners(port, host=host)
-        except OSError as error:
-            figures.note_listening(where, f"cannot listen on {host}:{port}: {error.strerror or error}")
-            tried.set()
-            await trio.sleep(RETRY_S)
-            continue
-        figures.note_listening(where, None)
-        tried.set()
-        await server.run(listeners)
-        return

@@ -12,6 +12,7 @@ import trio
 
 import qnode
 from qnode import etsi014
+from qnode.accepting import open_listeners
 from qnode.addresses import host_and_port
 from qnode.delivery import ApiLimits, Delivery
 from qnode.errors import ConfigError
@@ -31,7 +32,6 @@ from qnode.units import CHUNK_BITS
 if TYPE_CHECKING:
     from qnode.keys import FrontEndStore
 
-LISTEN_RETRY_S: Final = 2.0
 FORGET_PERIOD_S: Final = 0.5
 # The store answers within this time, or is given up by its own connection.
 LONGEST_CALL_S: Final = 25.0
@@ -172,20 +172,15 @@ class RunningFrontEnd:
 
     async def _serve(self, server: Server, address: str, where: str) -> None:
         host, port = host_and_port(address, where)
-        while True:
-            try:
-                listeners = await trio.open_tcp_listeners(port, host=host)
-            except OSError as error:
-                told = f"cannot listen on {address}: {error.strerror or error}"
+
+        def note(because: str | None) -> None:
+            told = because and f"cannot listen on {address}: {because}"
+            if told:
                 log.warning("listener.waiting", where=where, reason=told)
-                if server is self._server:
-                    self._away = told
-                await trio.sleep(LISTEN_RETRY_S)
-                continue
             if server is self._server:
-                self._away = None
-            await server.run(listeners)
-            return
+                self._away = told
+
+        await server.run(await open_listeners(host, port, note))
 
 
 def _tls_settings(config: FrontEndConfig) -> TlsSettings:
