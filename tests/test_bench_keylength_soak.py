@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from qnode.bench import keylength_soak
 from qnode.bench.count_sets import KINDS, count_set
 from qnode.bench.keylength_soak import KeyLengthSoak, soak_key_lengths
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.soak import soak_command
 from qnode.distill.keylength import EstimatorInput, KeyLength, estimate
 

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from qnode.bench.soak import SoakResult, soak
-from qnode.cli.main import EXIT_USAGE, main
+from qnode.cli.exits import EXIT_USAGE
+from qnode.cli.main import main
 from qnode.cli.soak import soak_command
 
 

@@ -10,7 +10,7 @@ import trustme
 from daemons_support import alter
 
 from qnode.cli.check import tell_findings
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 from qnode.config import load_site
 from qnode.config_checks import Findings
 from qnode.errors import ConfigError

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.width import columns
 
 if TYPE_CHECKING:

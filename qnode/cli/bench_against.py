@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.width import columns
 from qnode.errors import ConfigError
 

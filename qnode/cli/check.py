@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 from qnode.operate.events.line import printable
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.secrets import forbid_core_dumps
 from qnode.cli.tag_file_options import (
     opened_tag_file,

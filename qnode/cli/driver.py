@@ -10,7 +10,7 @@ import click
 import trio
 
 from qnode.cli.driver_package import Kind, TransportName, write_package
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 from qnode.config.reading import read_tables
 from qnode.devices.conformance import check_driver
 from qnode.devices.protocols import TagSource

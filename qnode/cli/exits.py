@@ -1,4 +1,4 @@
-"""The exit codes of `qnodectl`, which are an interface."""
+"""The exit codes of the commands, which are an interface."""
 
 from typing import Final
 

@@ -13,8 +13,8 @@ import click
 import msgspec
 import trio
 
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.interrupted import ending_signals
-from qnode.cli.main import EXIT_USAGE
 from qnode.errors import ConfigError, first_of
 from qnode.loopback.data_dir import sole_use
 from qnode.loopback.drills import drill_named, drill_schedule, drill_times, with_schedule

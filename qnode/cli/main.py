@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.interrupted import end_interrupted
 from qnode.cli.version import version_option
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-EXIT_USAGE = 64
 
 
 class LazyCommand(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from qnode import __version__
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 
 SITE_PAGE = "qnode.toml"
 

@@ -11,7 +11,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.width import USUAL_COLUMNS, fitted
 from qnode.errors import ConfigError
 from qnode.loopback.prepare import LoopbackConfig, parse_loopback_config

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.secrets import forbid_core_dumps
 
 _EITHER = (

@@ -6,8 +6,8 @@ from typing import Any
 import click
 from msgspec.structs import replace
 
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.loopback import Wanted, link_options, load_loopback, run_both_sites
-from qnode.cli.main import EXIT_USAGE
 from qnode.cli.tag_file_options import (
     opened_tag_file,
     refuse_without_tag_file,

@@ -14,9 +14,9 @@ import trio
 
 from qnode.cli.configuration_page import configuration_page
 from qnode.cli.drift_page import draw_drift, drift_page, drift_runs
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.keylength_page import keylength_page
 from qnode.cli.loopback import load_loopback
-from qnode.cli.main import EXIT_USAGE
 from qnode.cli.metrics_page import metrics_page
 from qnode.cli.monitors_page import monitors_page
 from qnode.cli.plausibility_page import plausibility_page

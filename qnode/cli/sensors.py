@@ -11,8 +11,8 @@ import click
 import msgspec
 import trio
 
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.interrupted import ending_signals
-from qnode.cli.main import EXIT_USAGE
 from qnode.errors import ConfigError, QnodeError, first_of
 from qnode.loopback.data_dir import sole_use
 from qnode.testbed.sensors.account import SensorAccount

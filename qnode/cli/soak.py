@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qnode.choices import ReconciliationMethod, choices_of
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 
 if TYPE_CHECKING:
     from qnode.bench.keylength_soak import KeyLengthSoak

@@ -10,9 +10,9 @@ import click
 import msgspec
 import trio
 
+from qnode.cli.exits import EXIT_USAGE
 from qnode.cli.interrupted import ending_signals
 from qnode.cli.loopback import load_loopback, parse_speed
-from qnode.cli.main import EXIT_USAGE
 from qnode.errors import ConfigError, QnodeError, first_of
 from qnode.loopback.prepare import LoopbackConfig
 from qnode.testbed.figures import check_figures, write_png

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qnode.cli.main import EXIT_USAGE
+from qnode.cli.exits import EXIT_USAGE
 
 if TYPE_CHECKING:
     from qnode.world.campaign import SeedResult, Settings
