@@ -1,7 +1,6 @@
 """What an agent says of itself: its status, and figures for Prometheus. Nothing in it is secret."""
 
 from collections.abc import Iterator
-from typing import Final
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
@@ -71,8 +70,10 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
     differed_sum_s: float
     certificates: tuple[Validity, ...]
 
-
-EXIT_CODES: Final = {AgentState.READY: 0, AgentState.HOLDING: 1, AgentState.STARVED: 1}
+    @property
+    def exit_code(self) -> int:
+        """0: ready; 1: holding or starved. Raises ValueError: another state, of a newer agent."""
+        return int(AgentState(self.state.state) is not AgentState.READY)
 
 
 def render_agent_metrics(status: AgentStatus) -> bytes:

@@ -4,17 +4,13 @@ The exit codes of `qnode agent status` are an interface: 0 ready, 1 holding or s
 cannot tell, 64 usage.
 """
 
-import os
-import signal
 from pathlib import Path
 
 import click
 
-from qnode.cli.main import EXIT_USAGE
-from qnode.cli.secrets import forbid_core_dumps
-from qnode.errors import ConfigError, QnodeError
+from qnode.cli.daemon import run_daemon
+from qnode.cli.daemon_status import show_status, status_options
 
-EXIT_NOT_RUNNING, EXIT_CANNOT_TELL = 2, 3
 SOCKETS = Path("/run/qnode-agent")
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -29,24 +25,13 @@ def agent() -> None:
 @click.option("--config", "path", required=True, type=_FILE, help="The agent's TOML.")
 def run(path: Path) -> int:
     """Run one agent until SIGTERM or SIGINT; SIGHUP reads certificates again. The tunnel stays as it is."""
-    # A request to reload that comes too early, or during the stop, must not end the agent.
-    signal.signal(signal.SIGHUP, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    os.umask(0o077)
-    forbid_core_dumps()
-    from qnode.agent.process import run_agent_until_signal  # usage errors should not wait for it
 
-    try:
+    def run_agent() -> int:
+        from qnode.agent.process import run_agent_until_signal  # usage errors should not wait for it
+
         return run_agent_until_signal(path)
-    except ConfigError as error:
-        click.echo(f"qnode: {error}", err=True)
-        return EXIT_USAGE
-    except QnodeError as error:
-        click.echo(f"qnode: {error}", err=True)
-        return 1
-    finally:
-        # The interpreter removes every handler at its end; an ignored signal stays ignored.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    return run_daemon(run_agent)
 
 
 @agent.command()
@@ -70,49 +55,16 @@ def check(path: Path) -> int:
     envvar="QNODE_AGENT_SOCKET",
     help="Control socket (default: $QNODE_AGENT_SOCKET, or the only one below /run/qnode-agent).",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with everything.")
-@click.option(
-    "--patience", default=5.0, type=click.FloatRange(min=0.01), help="Seconds to wait for an answer."
-)
+@status_options
 def status(path: Path | None, as_json: bool, patience: float) -> int:
     """Show the state of a running agent.
 
     Exit codes: 0 ready, 1 holding or starved, 2 not running, 3 cannot tell, 64 usage.
     """
-    import msgspec
+    from qnode.agent.status import AgentStatus, status_lines
+    from qnode.cli.where import only_socket
 
-    from qnode.agent.state import AgentState
-    from qnode.agent.status import EXIT_CODES, AgentStatus, status_lines
-    from qnode.operate.control.client import NoAnswer, NodeNotRunning, ask_status
-    from qnode.operate.events.line import printable
+    def find() -> Path:
+        return path or only_socket(SOCKETS, "qnode-agent@NAME", "agents")
 
-    try:
-        raw = ask_status(path or _only_socket(), patience_s=patience)
-        told = msgspec.json.decode(raw, type=AgentStatus)
-        code = EXIT_CODES[AgentState(told.state.state)]
-    except NodeNotRunning as error:
-        click.echo(f"qnode agent: {error}", err=True)
-        return EXIT_NOT_RUNNING
-    except (NoAnswer, msgspec.DecodeError, ValueError) as error:
-        click.echo(f"qnode agent: {error}", err=True)
-        return EXIT_CANNOT_TELL
-    if as_json:
-        click.echo(msgspec.json.format(bytes(raw), indent=2))
-    else:
-        click.echo("\n".join(printable(line) for line in status_lines(told)))
-    return code
-
-
-def _only_socket() -> Path:
-    """Return the socket of the only agent of this machine. Raises NodeNotRunning or NoAnswer."""
-    from qnode.operate.control.client import NoAnswer, NodeNotRunning
-
-    found = sorted(SOCKETS.glob("*/control.sock"))
-    if not found:
-        raise NodeNotRunning(
-            f"no control socket under {SOCKETS}; start the service (systemctl start qnode-agent@NAME), or "
-            "name its socket with --socket"
-        )
-    if len(found) > 1:
-        raise NoAnswer(f"several agents run here, name one with --socket: {', '.join(map(str, found))}")
-    return found[0]
+    return show_status("qnode agent", find, AgentStatus, status_lines, as_json=as_json, patience_s=patience)

@@ -4,15 +4,12 @@ import ctypes
 import gc
 import importlib
 import os
-import signal
 import sys
 from pathlib import Path
 
 import click
 
-from qnode.cli.main import EXIT_USAGE
-from qnode.cli.secrets import forbid_core_dumps
-from qnode.errors import ConfigError, QnodeError
+from qnode.cli.daemon import run_daemon
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
@@ -50,25 +47,13 @@ def _import_sparingly() -> None:
 @click.option("--stop-at-eof", is_flag=True, help="Stop also when standard input ends.")
 def run(path: Path, stop_at_eof: bool) -> int:
     """Run one site until SIGTERM or SIGINT; SIGHUP reloads FILE and certificates."""
-    # A reload request that comes too early, or during the stop, must not kill the node.
-    signal.signal(signal.SIGHUP, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    # Key material must reach neither other users' files nor a core dump.
-    os.umask(0o077)
-    forbid_core_dumps()
-    _keep_freed_memory()
-    _import_sparingly()
-    # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
-    from qnode.node.process import run_site_until_signal
 
-    try:
+    def run_site() -> int:
+        _keep_freed_memory()
+        _import_sparingly()
+        # Imported here: numerical libraries load slowly, and usage errors should not wait for them.
+        from qnode.node.process import run_site_until_signal
+
         return run_site_until_signal(path, stop_at_eof=stop_at_eof)
-    except ConfigError as error:
-        click.echo(f"qnode: {error}", err=True)
-        return EXIT_USAGE
-    except QnodeError as error:
-        click.echo(f"qnode: {error}", err=True)
-        return 1
-    finally:
-        # The interpreter removes every handler at its end; an ignored signal stays ignored.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    return run_daemon(run_site)

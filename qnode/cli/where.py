@@ -30,17 +30,25 @@ class Where:
             NodeNotRunning: there is no socket.
             NoAnswer: there are several sockets.
         """
-        if self._path is not None:
-            return self._path
-        found = sorted(SOCKETS.glob(f"*/{SOCKET_NAME}"))
-        if not found:
-            raise NodeNotRunning(
-                f"no control socket under {SOCKETS}; start the service (systemctl start qnode@alice), "
-                "or name its socket with --socket"
-            )
-        if len(found) > 1:
-            raise NoAnswer(f"several nodes run here, name one with --socket: {', '.join(map(str, found))}")
-        return found[0]
+        return self._path or only_socket(SOCKETS, "qnode@alice", "nodes")
+
+
+def only_socket(folder: Path, service: str, daemons: str) -> Path:
+    """Return the control socket of the only daemon with a folder below ``folder``.
+
+    Raises:
+        NodeNotRunning: there is no socket; ``service`` is what to start.
+        NoAnswer: there are several; ``daemons``: of what.
+    """
+    found = sorted(folder.glob(f"*/{SOCKET_NAME}"))
+    if not found:
+        raise NodeNotRunning(
+            f"no control socket under {folder}; start the service (systemctl start {service}), or name its "
+            "socket with --socket"
+        )
+    if len(found) > 1:
+        raise NoAnswer(f"several {daemons} run here, name one with --socket: {', '.join(map(str, found))}")
+    return found[0]
 
 
 def node_of(where: Where) -> "NodeStatus":
