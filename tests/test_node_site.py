@@ -21,10 +21,10 @@ from qnode.link.peers import LinkFailure
 from qnode.link.session import open_session
 from qnode.node.dialogue.context import BlockContext
 from qnode.node.link_node import LinkNode
-from qnode.node.process import _clearest
 from qnode.node.site import SiteNode
 from qnode.node.status.site_figures import SiteFigures
 from qnode.node.supply.async_store import PeerMemory, runs_of
+from qnode.operate.daemon import clearest
 from qnode.operate.events.log import EventLog
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.screen import status_lines
@@ -177,22 +177,20 @@ async def test_a_store_that_has_healed_is_well_within_seconds(
 
 
 @pytest.mark.parametrize(
-    ("errors", "clearest"),
+    ("errors", "shown"),
     [
         ([LinkError("cut"), StoreUnusable("damaged"), StoreUnusable("damaged")], "damaged"),
         ([StoreError("full"), LinkError("cut")], "full"),
         ([ConfigError("no such address")], "no such address"),
     ],
 )
-def test_errors_that_come_together_are_one(errors: list[Exception], clearest: str) -> None:
-    assert (
-        str(_clearest(ExceptionGroup("all", [ExceptionGroup("some", errors[:1]), *errors[1:]]))) == clearest
-    )
+def test_errors_that_come_together_are_one(errors: list[Exception], shown: str) -> None:
+    assert str(clearest(ExceptionGroup("all", [ExceptionGroup("some", errors[:1]), *errors[1:]]))) == shown
 
 
 def test_an_error_that_nobody_foresaw_is_shown_with_all_that_came_with_it() -> None:
     group = ExceptionGroup("all", [StoreUnusable("damaged"), ZeroDivisionError("division by zero")])
-    assert _clearest(group) is group
+    assert clearest(group) is group
 
 
 async def test_a_store_that_breaks_ends_the_node_with_one_error(tmp_path: Path) -> None:
@@ -211,7 +209,7 @@ async def test_a_store_that_breaks_ends_the_node_with_one_error(tmp_path: Path) 
         with pytest.raises(BaseExceptionGroup) as caught:
             await break_while_several_look()
         assert len(caught.value.exceptions) > 1
-        error = _clearest(caught.value)
+        error = clearest(caught.value)
         assert isinstance(error, StoreUnusable)
         assert "disk I/O error" in str(error)
 

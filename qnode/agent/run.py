@@ -31,6 +31,8 @@ from qnode.tls_validity import Validity
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
+# The watch of an agent goes round once a second; each call to a tunnel in it ends within 15 s.
+LONGEST_ROUND_S: Final = 60.0
 
 log = structlog.get_logger()
 
@@ -162,22 +164,34 @@ class RunningAgent:
         )
         self.line = LineKeeper(config.line, self._trust.line, self.agent)
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until cancelled; started when the control socket answers. The tunnel stays as it is at the end.
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Run in ``nursery`` until that is cancelled; return when the control socket answers.
+
+        The tunnel stays as it is at the end.
 
         Raises:
             ConfigError: the control socket cannot be made.
         """
-        async with trio.open_nursery() as nursery:
-            await nursery.start(
-                serve_information, self.config.control_socket, "an agent", self.status, self._events
-            )
-            nursery.start_soon(self.tunnel.run)
-            nursery.start_soon(self.agent.run)
-            nursery.start_soon(self.line.run)
-            if self.config.metrics is not None:
-                nursery.start_soon(self._serve_metrics, self.config.metrics.listen)
-            task_status.started()
+        await nursery.start(
+            serve_information, self.config.control_socket, "an agent", self.status, self._events
+        )
+        nursery.start_soon(self.tunnel.run)
+        nursery.start_soon(self.agent.run)
+        nursery.start_soon(self.line.run)
+        if self.config.metrics is not None:
+            nursery.start_soon(self._serve_metrics, self.config.metrics.listen)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the watch of the agent goes round."""
+        return trio.current_time() - self.agent.watched_at < LONGEST_ROUND_S
+
+    def headline(self) -> str:
+        """Return the state of the agent in one line."""
+        condition, age_s = self.agent.judge(), self.agent.holding.age_s()
+        key = "no key" if age_s is None else f"key {age_s:.0f} s old"
+        because = f", {condition.because}" if condition.because else ""
+        return f"{condition.state.value}, {key}{because}"
 
     def renew(self) -> None:
         """Read the TLS files again, and use them for later connections.
@@ -192,6 +206,7 @@ class RunningAgent:
         self._trust = trust
         self._key_manager.renew(trust.key_manager)
         self.line.renew(trust.line)
+        log.info("agent.reloaded")
 
     def status(self) -> AgentStatus:
         """Return what the agent says of itself."""

@@ -9,6 +9,7 @@ them.
 from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from typing import Never
 from uuid import UUID
 
 import structlog
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 
 HELD_S = 10.0
 MOST_KEYS = 4096
+FORGET_PERIOD_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,12 @@ class Unsent:
         self._forget_empty(owner)
         self._keys -= len(keys)
         return keys
+
+    async def run(self) -> Never:
+        """Discard keys in time, also while no request comes, until cancelled."""
+        while True:
+            await trio.sleep(FORGET_PERIOD_S)
+            self.forget_old()
 
     def forget_old(self) -> None:
         """Discard the keys that were not requested again in time."""

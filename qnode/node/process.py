@@ -1,13 +1,9 @@
-"""Start and stop of a site: store and secrets, process settings, signals."""
+"""Start and stop of a site: store and secrets, process settings."""
 
 import gc
-import os
 import resource
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -17,14 +13,14 @@ import structlog
 import trio
 
 from qnode.config import SiteConfig, StoreSection, load_site
-from qnode.devices.supervisor import check_devices, make_safe
-from qnode.errors import ConfigError, FieldError, QnodeError, StoreError, StoreUnusable
+from qnode.devices.supervisor import MAKING_SAFE_LIMIT_S, check_devices, make_safe
+from qnode.errors import ConfigError, FieldError, StoreError, StoreUnusable
 from qnode.keys import KeyStore, open_server_store, open_store
 from qnode.node.secret_files import STORE_KEY_BYTES, check_tls_keys
 from qnode.node.site import SiteNode
 from qnode.operate.control.listening import is_served
+from qnode.operate.daemon import StopLimit, run_until_told
 from qnode.operate.events.log import configure_log
-from qnode.operate.notify import from_environment
 from qnode.secret_files import read_secret
 
 log = structlog.get_logger()
@@ -32,9 +28,7 @@ log = structlog.get_logger()
 GC_THRESHOLD = 50_000
 MOST_OPEN_FILES = 8192
 SWITCH_INTERVAL_S = 0.0005
-_READ_BYTES = 4096
 STOP_LIMIT_S = 10.0
-LOG_LINGER_S = 0.2  # for the log's own thread
 
 
 def open_link_store(config: SiteConfig) -> KeyStore:
@@ -133,32 +127,32 @@ def run_site_until_signal(path: Path, *, stop_at_eof: bool = False) -> int:
     for config in configs:
         check_devices(dict(config.devices))
     _allow_open_files()
-    last_resort = threading.Timer(STOP_LIMIT_S, _exit_at_once)
-    last_resort.daemon = True
-    with ExitStack() as opened:
-        opened.callback(last_resort.cancel)  # last, because closing a store may hang as well
-        opened.push(partial(_leave_hardware_safe, configs))
+    with StopLimit("node", STOP_LIMIT_S, "a disk or a device hangs") as limit, ExitStack() as opened:
+        opened.push(partial(_leave_hardware_safe, configs, limit))
         several = len(configs) > 1
-        stores = [
-            opened.enter_context(closing(_open_store_of(config, several=several))) for config in configs
-        ]
-        # Objects from the start live as long as the daemon, and cycles are rare. The garbage collector need
-        # not traverse millions of objects a thousand times a second.
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD)
-        gc.enable()
-        # The event loop must not wait long for a worker thread that returns from a kernel to Python.
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
-            trio.run(_run_until_signal, SiteNode(configs, stores, events, path), stop_at_eof, last_resort)
-        except BaseExceptionGroup as group:
-            raise _clearest(group) from None
+            stores = [
+                opened.enter_context(closing(_open_store_of(config, several=several))) for config in configs
+            ]
+            # Objects from the start live as long as the daemon, and cycles are rare. The garbage collector
+            # need not traverse millions of objects a thousand times a second.
+            gc.freeze()
+            gc.set_threshold(GC_THRESHOLD)
+            gc.enable()
+            # The event loop must not wait long for a worker thread that returns from a kernel to Python.
+            sys.setswitchinterval(SWITCH_INTERVAL_S)
+            site = SiteNode(configs, stores, events, path)
+            run_until_told(site.run, limit, stop_at_eof=stop_at_eof)
+        finally:
+            limit.begin()
     log.info("node.stopped")
     events.flush()
     return 0
 
 
-def _leave_hardware_safe(configs: Sequence[SiteConfig], _kind: object, error: object, _trace: object) -> None:
+def _leave_hardware_safe(
+    configs: Sequence[SiteConfig], limit: StopLimit, _kind: object, error: object, _trace: object
+) -> None:
     """Make all hardware safe when the node ends with an error, also one that came before its devices.
 
     The devices of another daemon of this site, which runs, are left alone.
@@ -172,6 +166,7 @@ def _leave_hardware_safe(configs: Sequence[SiteConfig], _kind: object, error: ob
                     nursery.start_soon(partial(make_safe, name, section, is_serious=is_serious))
 
     if error is not None and not is_served(configs[0].operate.control_socket):
+        limit.extend(MAKING_SAFE_LIMIT_S)
         trio.run(make_all_safe)
 
 
@@ -181,60 +176,3 @@ def _allow_open_files() -> None:
     wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MOST_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _clearest(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error that explains the end of the node, if all errors in the group are the node's own.
-
-    A broken store fails in several tasks at once: that is one error. Unexpected errors are shown completely.
-    """
-    leaves = [leaf for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)]
-    if len(leaves) == 1 or all(isinstance(leaf, QnodeError) for leaf in leaves):
-        kinds = (StoreUnusable, ConfigError, StoreError, BaseException)
-        return next(leaf for kind in kinds for leaf in leaves if isinstance(leaf, kind))
-    return group
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
-
-
-def _exit_at_once() -> None:
-    """End a process that cannot stop in order because its disk hangs; the store survives this."""
-    log.error("node.stop_forced", reason=f"not stopped within {STOP_LIMIT_S:g} s: a disk or a device hangs")
-    time.sleep(LOG_LINGER_S)
-    os._exit(1)
-
-
-async def _run_until_signal(node: SiteNode, stop_at_eof: bool, last_resort: threading.Timer) -> None:
-    with (
-        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
-        trio.open_signal_receiver(signal.SIGHUP) as hangups,
-    ):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(node.run, hangups)
-            if stop_at_eof:
-                nursery.start_soon(_stop_at_eof, nursery.cancel_scope, last_resort)
-            async for number in signals:
-                _stop(nursery.cancel_scope, signal.Signals(number).name, last_resort)
-                return
-
-
-async def _stop_at_eof(scope: trio.CancelScope, last_resort: threading.Timer) -> None:
-    """Stop when the process at the other end of standard input has ended."""
-    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stdin:
-        while await stdin.receive_some(_READ_BYTES):
-            pass
-    _stop(scope, "end of standard input", last_resort)
-
-
-def _stop(scope: trio.CancelScope, because: str, last_resort: threading.Timer) -> None:
-    last_resort.start()
-    log.info("node.stopping", signal=because)
-    from_environment().stopping()
-    scope.cancel()

@@ -17,7 +17,7 @@ from qnode.delivery import ApiLimits, Delivery
 from qnode.errors import ConfigError, StoreError, first_of
 from qnode.http import Limits, Server
 from qnode.keys import KeyStore
-from qnode.node.link_node import REFRESH_S, LinkNode
+from qnode.node.link_node import LinkNode
 from qnode.node.listening import serve_at_socket, start_serving
 from qnode.node.page import OperatorsPage, check_page, socket_path
 from qnode.node.reload import (
@@ -38,7 +38,7 @@ from qnode.operate.control.answers import Answers, LinkAnswers
 from qnode.operate.control.client import Reloaded
 from qnode.operate.control.server import serve_control
 from qnode.operate.events.log import EventLog, set_log_level
-from qnode.operate.notify import Notifier, feed_watchdog, from_environment
+from qnode.operate.notify import Notifier, feed_watchdog, from_environment, tell_status
 from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.interfaces import (
     Etsi004Status,
@@ -103,8 +103,8 @@ class SiteNode:
         """The configuration common to all links, from the view of the first one."""
         return self._configs[0]
 
-    async def run(self, hangups: AsyncIterator[int]) -> None:
-        """Run everything until cancelled; each of ``hangups`` reloads.
+    async def run(self, nursery: trio.Nursery, hangups: AsyncIterator[int]) -> None:
+        """Run everything in ``nursery`` until that is cancelled; each of ``hangups`` reloads.
 
         Raises:
             ConfigError: an address or file cannot be used.
@@ -113,52 +113,52 @@ class SiteNode:
         site, notifier = self._site, from_environment()
         self._trust = read_trust(self._configs)
         self._note_certificates()
-        async with trio.open_nursery() as nursery:
-            for link in self._links:
-                await self._look_first(link)
-            answers = Answers(
-                self._figures.status,
-                self._events.recent,
-                {
-                    link.config.link.name: LinkAnswers(
-                        link.figures.blocks.table.latest,
-                        link.recordings,
-                        link.gate.restore,
-                        link.controllers.command,
-                        link.devices.exchanges,
-                        link.store.audit_page,
-                        link.store.record_changes,
-                        link.backups(self._config_file).save,
-                    )
-                    for link in self._links
-                },
-                partial(self._reload_when_running, notifier),
-                self._self_test.run,
-            )
-            await nursery.start(serve_control, site.operate.control_socket, answers)
-            await self._serve_keys(nursery)
-            if site.operate.metrics_listen is not None:
-                metrics = Server(metrics_app(self._figures.status), None, Limits())
-                address = site.operate.metrics_listen
-                await start_serving(nursery, metrics, address, "operate.metrics_listen", self._figures)
-            await self._serve_page(nursery)
-            self._start_telemetry(nursery)
-            for link, contexts in zip(self._links, self._trust.link_contexts, strict=True):
-                nursery.start_soon(self._run_link, link, contexts)
-            nursery.start_soon(self._keep_fresh, notifier)
-            nursery.start_soon(self._watch_certificates)
-            nursery.start_soon(feed_watchdog, notifier, self._is_alive)
-            await self._self_test.run()
-            nursery.start_soon(self._self_test.repeat)
-            for link in self._links:
-                link.tested.set()
-            self._figures.state = State(NodeState.RUNNING, time.time())
-            names = [config.link.name for config in self._configs]
-            log.info("node.started", role=site.node.role, kme_id=site.node.kme_id, link=", ".join(names))
-            notifier.ready(self._figures.headline())
-            async for _ in hangups:
-                with acting("by SIGHUP"):
-                    await self._reload(notifier)
+        for link in self._links:
+            await self._look_first(link)
+        answers = Answers(
+            self._figures.status,
+            self._events.recent,
+            {
+                link.config.link.name: LinkAnswers(
+                    link.figures.blocks.table.latest,
+                    link.recordings,
+                    link.gate.restore,
+                    link.controllers.command,
+                    link.devices.exchanges,
+                    link.store.audit_page,
+                    link.store.record_changes,
+                    link.backups(self._config_file).save,
+                )
+                for link in self._links
+            },
+            partial(self._reload_when_running, notifier),
+            self._self_test.run,
+        )
+        await nursery.start(serve_control, site.operate.control_socket, answers)
+        await self._serve_keys(nursery)
+        if site.operate.metrics_listen is not None:
+            metrics = Server(metrics_app(self._figures.status), None, Limits())
+            address = site.operate.metrics_listen
+            await start_serving(nursery, metrics, address, "operate.metrics_listen", self._figures)
+        await self._serve_page(nursery)
+        self._start_telemetry(nursery)
+        for link, contexts in zip(self._links, self._trust.link_contexts, strict=True):
+            nursery.start_soon(self._run_link, link, contexts)
+        nursery.start_soon(tell_status, notifier, self._figures.headline)
+        nursery.start_soon(self._delivery.unsent.run)
+        nursery.start_soon(self._watch_certificates)
+        nursery.start_soon(feed_watchdog, notifier, self._is_alive)
+        await self._self_test.run()
+        nursery.start_soon(self._self_test.repeat)
+        for link in self._links:
+            link.tested.set()
+        self._figures.state = State(NodeState.RUNNING, time.time())
+        names = [config.link.name for config in self._configs]
+        log.info("node.started", role=site.node.role, kme_id=site.node.kme_id, link=", ".join(names))
+        notifier.ready(self._figures.headline())
+        async for _ in hangups:
+            with acting("by SIGHUP"):
+                await self._reload(notifier)
 
     async def _serve_page(self, nursery: trio.Nursery) -> None:
         section = self._site.page
@@ -427,15 +427,6 @@ class SiteNode:
         while True:
             await trio.sleep(CERTIFICATES_PERIOD_S)
             self._note_certificates()
-
-    async def _keep_fresh(self, notifier: Notifier) -> None:
-        told = ""
-        while True:
-            await trio.sleep(REFRESH_S)
-            self._delivery.unsent.forget_old()
-            if (headline := self._figures.headline()) != told:
-                notifier.status(headline)
-                told = headline
 
 
 def _secret_bits_per_s(link: LinkNode | None) -> float:

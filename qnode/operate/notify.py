@@ -13,6 +13,7 @@ from typing import Never
 import trio
 
 LONGEST_STATUS_CHARACTERS = 500
+STATUS_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,16 @@ async def feed_watchdog(notifier: Notifier, is_alive: Callable[[], bool]) -> Nev
             notifier.watchdog()
         # Check often whether the node is alive again: after a whole period systemd would have ended it.
         await trio.sleep(notifier.watchdog_s / (2 if alive else 32))
+
+
+async def tell_status(notifier: Notifier, describe: Callable[[], str]) -> Never:
+    """Show what ``describe()`` returns in `systemctl status`, whenever it has changed."""
+    told = ""
+    while True:
+        if (text := describe()) != told:
+            notifier.status(text)
+            told = text
+        await trio.sleep(STATUS_S)
 
 
 def _status(text: str) -> str:

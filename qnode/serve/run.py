@@ -32,7 +32,6 @@ from qnode.units import CHUNK_BITS
 if TYPE_CHECKING:
     from qnode.keys import FrontEndStore
 
-FORGET_PERIOD_S: Final = 0.5
 # The store answers within this time, or is given up by its own connection.
 LONGEST_CALL_S: Final = 25.0
 
@@ -69,30 +68,35 @@ class RunningFrontEnd:
         self._away: str | None = "starting"
         self._since, self._was_because = time.time(), self.supply.because
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run until cancelled; started when the control socket answers.
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Run in ``nursery`` until that is cancelled; return when the control socket answers.
+
+        A task raises StoreUnusable if the anchor cannot be written, or knows more than the database.
 
         Raises:
             ConfigError: the control socket cannot be made.
-            StoreUnusable: the anchor cannot be written, or knows more than the database.
         """
         operate = self.config.operate
-        async with trio.open_nursery() as nursery:
-            await nursery.start(
-                serve_information, operate.control_socket, "a front end", self.status, self._events
-            )
-            nursery.start_soon(self.supply.run)
-            nursery.start_soon(self._forget_unsent)
-            nursery.start_soon(self._serve, self._server, self.config.etsi014.listen, "etsi014.listen")
-            if operate.metrics_listen is not None:
-                metrics = Server(figures_app(self.status, render_front_end_metrics), None, Limits())
-                nursery.start_soon(self._serve, metrics, operate.metrics_listen, "operate.metrics_listen")
-            task_status.started()
+        await nursery.start(
+            serve_information, operate.control_socket, "a front end", self.status, self._events
+        )
+        nursery.start_soon(self.supply.run)
+        nursery.start_soon(self._delivery.unsent.run)
+        nursery.start_soon(self._serve, self._server, self.config.etsi014.listen, "etsi014.listen")
+        if operate.metrics_listen is not None:
+            metrics = Server(figures_app(self.status, render_front_end_metrics), None, Limits())
+            nursery.start_soon(self._serve, metrics, operate.metrics_listen, "operate.metrics_listen")
 
     @property
     def is_alive(self) -> bool:
         """Whether the store answers calls, be it by refusing."""
         return trio.current_time() - self.supply.answered_at_s < LONGEST_CALL_S
+
+    def headline(self) -> str:
+        """Return the state of the front end in one line."""
+        because = self.supply.because
+        node = ", the node is away" if self.supply.node_is_away else ""
+        return f"waiting: {because}" if because else f"serving{node}"
 
     def renew(self) -> None:
         """Read the file, encryptors and certificates again, and use them; other changes wait for a restart.
@@ -164,11 +168,6 @@ class RunningFrontEnd:
             keys_unsent_total=self._delivery.unsent.held_total,
             keys_lost_total=self._delivery.unsent.lost_total,
         )
-
-    async def _forget_unsent(self) -> None:
-        while True:
-            await trio.sleep(FORGET_PERIOD_S)
-            self._delivery.unsent.forget_old()
 
     async def _serve(self, server: Server, address: str, where: str) -> None:
         host, port = host_and_port(address, where)
