@@ -13,6 +13,7 @@ from qnode.tls_files import CREDENTIALS
 
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
+STORE_KEY_BYTES = 32
 
 
 def read_secret(path: Path, where: str) -> bytes:
@@ -30,6 +31,14 @@ def read_secret(path: Path, where: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{where}: {path}: {error.strerror}") from None
+
+
+def read_store_key(path: Path) -> bytes:
+    """Read the key of a store (`store.store_key`). Raises ConfigError: like `read_secret`, or its length."""
+    key = read_secret(path, "store.store_key")
+    if len(key) != STORE_KEY_BYTES:
+        raise ConfigError(f"store.store_key: {path}: expected {STORE_KEY_BYTES} bytes, got {len(key)}")
+    return key
 
 
 @dataclass(frozen=True)

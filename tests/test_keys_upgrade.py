@@ -443,7 +443,7 @@ def test_the_command_refuses_a_running_site_in_one_line_and_changes_nothing(tmp_
     short = tmp_path / "short"
     short.write_bytes(b"short")
     short.chmod(0o600)
-    with pytest.raises(click.UsageError, match="expected a store key of 32 bytes, got 5"):
+    with pytest.raises(click.UsageError, match="expected 32 bytes, got 5"):
         qnodectl.main(["rollback", str(file), "--store-key", str(short)], standalone_mode=False)
     site.path.unlink()
     with pytest.raises(click.UsageError, match=r"keys.sqlite: No such file or directory"):

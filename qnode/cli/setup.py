@@ -14,7 +14,7 @@ from qnode.cli.preshared import fingerprint, new_preshared_key, read_preshared_k
 from qnode.cli.printing import refusals_told, say
 from qnode.cli.site_file import SiteAnswers, site_text
 from qnode.errors import ConfigError
-from qnode.secret_files import PUBLIC_MODE, NewFile, write_files
+from qnode.secret_files import PUBLIC_MODE, STORE_KEY_BYTES, NewFile, write_files
 
 if TYPE_CHECKING:
     from qnode.pki.roles import CertificateRole
@@ -135,7 +135,6 @@ def _files(
     from qnode.config import links_of
     from qnode.config.reading import tables_in
     from qnode.node.reload import check_addresses
-    from qnode.node.secret_files import STORE_KEY_BYTES
     from qnode.pki.keys import key_pem, make_key
     from qnode.pki.request import make_request
     from qnode.pki.roles import ROLES as CERTIFICATE_ROLES

@@ -26,17 +26,13 @@ def read_store_key(config: "SiteConfig", site_file: Path, given: Path | None) ->
     Raises:
         ConfigError: it cannot be read, others can read it, or its length is wrong.
     """
-    from qnode.node.secret_files import STORE_KEY_BYTES
-    from qnode.secret_files import read_secret
+    from qnode import secret_files
     from qnode.tls_files import CREDENTIALS
 
     path = given or config.store.store_key
     if given is None and path.is_relative_to(CREDENTIALS) and not path.exists():
         path = site_file.resolve().with_suffix("") / "store.key"  # where the shipped unit takes it from
-    key = read_secret(path, "store.store_key")
-    if len(key) != STORE_KEY_BYTES:
-        raise ConfigError(f"{path}: expected a store key of {STORE_KEY_BYTES} bytes, got {len(key)}")
-    return key
+    return secret_files.read_store_key(path)
 
 
 @contextmanager

@@ -35,8 +35,8 @@ from qnode.keys import check_address
 from qnode.link.tls import TlsTransport
 from qnode.node.monitoring.randomness import health_tests
 from qnode.node.page import check_page
-from qnode.node.secret_files import PRESHARED_KEY_LEAST_BYTES, STORE_KEY_BYTES
-from qnode.secret_files import read_secret
+from qnode.node.secret_files import PRESHARED_KEY_LEAST_BYTES
+from qnode.secret_files import read_secret, read_store_key
 from qnode.tls import certificate_names
 from qnode.tls_files import certificates_in
 
@@ -167,10 +167,7 @@ def _check_names(
 def _check_store(findings: Findings, store: StoreSection) -> None:
     if is_there(findings, "store.store_key", store.store_key):
         with findings.gather():
-            key = read_secret(store.store_key, "store.store_key")
-            if len(key) != STORE_KEY_BYTES:
-                expected = f"expected {STORE_KEY_BYTES} bytes"
-                raise ConfigError(f"store.store_key: {store.store_key}: {expected}, got {len(key)}")
+            read_store_key(store.store_key)
     made = store.path
     if (server := store.postgresql) is not None:
         made = store.anchor  # nobody asks the server here

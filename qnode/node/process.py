@@ -16,12 +16,12 @@ from qnode.config import SiteConfig, StoreSection, load_site
 from qnode.devices.supervisor import MAKING_SAFE_LIMIT_S, check_devices, make_safe
 from qnode.errors import ConfigError, FieldError, StoreError, StoreUnusable
 from qnode.keys import KeyStore, open_server_store, open_store
-from qnode.node.secret_files import STORE_KEY_BYTES, check_tls_keys
+from qnode.node.secret_files import check_tls_keys
 from qnode.node.site import SiteNode
 from qnode.operate.control.listening import is_served
 from qnode.operate.daemon import StopLimit, run_until_told
 from qnode.operate.events.log import configure_log
-from qnode.secret_files import read_secret
+from qnode.secret_files import read_secret, read_store_key
 
 log = structlog.get_logger()
 
@@ -42,11 +42,7 @@ def open_link_store(config: SiteConfig) -> KeyStore:
     """
     section, node = config.store, config.node
     check_tls_keys(config)
-    store_key = read_secret(section.store_key, "store.store_key")
-    if len(store_key) != STORE_KEY_BYTES:
-        raise ConfigError(
-            f"[store] store_key: {section.store_key}: expected {STORE_KEY_BYTES} bytes, got {len(store_key)}"
-        )
+    store_key = read_store_key(section.store_key)
     opened: Callable[..., KeyStore] = partial(open_store, section.path)
     prepare = partial(_prepare, section)
     if section.postgresql is not None:

@@ -3,7 +3,6 @@
 from qnode.config import SiteConfig
 from qnode.secret_files import read_secret
 
-STORE_KEY_BYTES = 32
 PRESHARED_KEY_LEAST_BYTES = 96  # session root, two hash keys, one pad a direction
 
 

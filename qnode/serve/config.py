@@ -17,9 +17,8 @@ from qnode.config_checks import Findings, check_tls, is_there
 from qnode.delivery import SaeDirectory
 from qnode.errors import ConfigError
 from qnode.keys import check_address
-from qnode.secret_files import read_secret
+from qnode.secret_files import read_secret, read_store_key
 
-STORE_KEY_BYTES: Final = 32
 _SCHEMA = re.compile(r"[A-Za-z0-9_]{1,63}")
 _NAME: Final = Rule("1 to 64 characters", lambda name: 0 < len(name) <= 64)
 
@@ -69,15 +68,6 @@ class FrontEndConfig(Table, frozen=True):
         site = self.front_end
         return SaeDirectory(site.kme_id, self.etsi014.sae, (site.peer_kme_id,))
 
-    def read_store_key(self) -> bytes:
-        """Return the store key. Raises ConfigError."""
-        key = read_secret(self.store.store_key, "store.store_key")
-        if len(key) != STORE_KEY_BYTES:
-            raise ConfigError(
-                f"[store] store_key: {self.store.store_key}: expected {STORE_KEY_BYTES} bytes, got {len(key)}"
-            )
-        return key
-
     def check(self) -> None:
         """Refuse values that cannot be, and files that cannot be used. Raises ConfigError."""
         for fault in self._faults():
@@ -87,7 +77,7 @@ class FrontEndConfig(Table, frozen=True):
             host_and_port(self.operate.metrics_listen, "operate.metrics_listen")
         read_secret(self.etsi014.tls.key, "etsi014.tls.key")
         check_address(self.store.postgresql)
-        self.read_store_key()
+        read_store_key(self.store.store_key)
         self.directory()
 
     def _faults(self) -> Iterator[str]:

@@ -10,6 +10,7 @@ import trio
 from qnode.keys import front_end_store
 from qnode.operate.daemon import StopLimit, attend, run_until_told
 from qnode.operate.events.log import configure_log
+from qnode.secret_files import read_store_key
 from qnode.serve.config import load_front_end
 from qnode.serve.run import RunningFrontEnd
 
@@ -34,7 +35,7 @@ def run_front_end_until_signal(path: Path, *, anchor_lost: bool, stop_at_eof: bo
     store = front_end_store(
         config.store.postgresql,
         name=site.name,
-        store_key=config.read_store_key(),
+        store_key=read_store_key(config.store.store_key),
         anchor=config.store.anchor,
         kme_id=site.kme_id,
         peer_kme_id=site.peer_kme_id,
