@@ -6,6 +6,7 @@ would even trust. This module refuses them.
 
 import re
 import ssl
+import time
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -151,6 +152,12 @@ def weakness(old: list[Validity], new: list[Validity], at: float) -> str | None:
         if other.kind == "crl" and issuers and other.subject not in issuers | gone_anchors:
             return f"{other} is missing, and without it nobody of that authority would be let in"
     return None
+
+
+def refuse_weaker(old: list[Validity], new: list[Validity]) -> None:
+    """Raise ConfigError if ``new`` must not replace ``old`` now (`weakness`)."""
+    if (because := weakness(old, new, time.time())) is not None:
+        raise ConfigError(because)
 
 
 def _of_certificate(file: str, one: x509.Certificate, path: Path) -> Validity:

@@ -22,8 +22,8 @@ from http_support import Pki
 
 from qnode.cli.control import qnodectl
 from qnode.config import SiteConfig, load
+from qnode.delivery_server import connection_limits
 from qnode.http import Limits
-from qnode.node.reload import connection_limits
 from qnode.operate.status.model import NodeStatus
 
 CONFIG = Path(__file__).parent.parent / "config"
@@ -375,10 +375,10 @@ def test_as_many_clients_may_come_at_once_as_may_stay() -> None:
     section = msgspec.structs.replace(
         config.etsi014, most_connections=4000, most_connections_per_address=2000
     )
-    limits = connection_limits(msgspec.structs.replace(config, etsi014=section))
+    limits = connection_limits(section)
     assert limits.failed_handshakes_at_once == 2000
     assert limits.unknown_handshakes_at_once == 4000
-    assert connection_limits(config) == Limits()
+    assert connection_limits(config.etsi014) == Limits()
 
 
 @pytest.mark.parametrize(

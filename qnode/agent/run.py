@@ -20,13 +20,13 @@ from qnode.agent.kme import Etsi014KeyManager, key_manager_context
 from qnode.agent.line import LineKeeper
 from qnode.agent.status import AgentStatus, KeyInUse, LineStatus, StateStatus, render_agent_metrics
 from qnode.agent.tunnel import InUse, Tunnel, TunnelKey, TunnelKind
-from qnode.errors import ConfigError, TunnelError
+from qnode.errors import TunnelError
 from qnode.http import Limits, serve_listeners
 from qnode.operate.control.information import serve_information
 from qnode.operate.status.metrics_app import figures_app
 from qnode.peer_tls import PeerContexts, peer_contexts
 from qnode.secret_files import read_secret
-from qnode.tls_files import validities, weakness
+from qnode.tls_files import refuse_weaker, validities
 from qnode.tls_validity import Validity
 
 FIRST_PAUSE_S: Final = 1.0
@@ -200,9 +200,7 @@ class RunningAgent:
             ConfigError: one cannot be used, or has expired in the place of a valid one; nothing changes.
         """
         trust = read_trust(self.config)
-        weaker = weakness(self._trust.validities, trust.validities, time.time())
-        if weaker is not None:
-            raise ConfigError(weaker)
+        refuse_weaker(self._trust.validities, trust.validities)
         self._trust = trust
         self._key_manager.renew(trust.key_manager)
         self.line.renew(trust.line)

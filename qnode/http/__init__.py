@@ -9,7 +9,7 @@ from qnode.asgi import Application, Receive, Scope, Send
 from qnode.http._conversation import Client, ClientGone, Conversation
 from qnode.http._limits import Counters, Limits
 from qnode.http._server import ConversationServer, Server, serve, serve_listeners
-from qnode.http._tls import TlsSettings, server_context
+from qnode.http._tls import TlsSettings, read_server_tls, server_context
 
 __all__ = [
     "Application",
@@ -24,6 +24,7 @@ __all__ = [
     "Send",
     "Server",
     "TlsSettings",
+    "read_server_tls",
     "serve",
     "serve_listeners",
     "server_context",

@@ -5,11 +5,12 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import trio
 from msgspec import Struct
 
+from qnode.config import TlsFiles
 from qnode.errors import ConfigError
 from qnode.http._handshake_queue import QueuedHandshake
 from qnode.http._slots import ConnectionSlot
@@ -28,6 +29,11 @@ class TlsSettings(Struct, frozen=True, kw_only=True):
     client_ca: Path | None = None
     crl: Path | None = None
 
+    @classmethod
+    def of(cls, files: TlsFiles) -> Self:
+        """Return the settings of a server whose clients must prove themselves."""
+        return cls(certificate=files.certificate, key=files.key, client_ca=files.ca, crl=files.crl)
+
 
 class HandshakeError(Exception):
     """A handshake failed; the message is the reason, for the log.
@@ -38,6 +44,19 @@ class HandshakeError(Exception):
     def __init__(self, reason: str, alert: bytes) -> None:
         super().__init__(reason)
         self.alert = alert
+
+
+def read_server_tls(files: TlsFiles, where: str) -> tuple[TlsSettings, TrustingContext]:
+    """Return the settings of the table ``where``, and a fresh context (`server_context`).
+
+    Raises:
+        ConfigError: naming the table and the file that cannot be used.
+    """
+    settings = TlsSettings.of(files)
+    try:
+        return settings, server_context(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def server_context(settings: TlsSettings) -> TrustingContext:

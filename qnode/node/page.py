@@ -67,14 +67,6 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def tls_settings(section: PageSection) -> TlsSettings | None:
-    """Return the certificates of the page; viewers must have one of its authority."""
-    tls = section.tls
-    if tls is None:
-        return None
-    return TlsSettings(certificate=tls.certificate, key=tls.key, client_ca=tls.ca, crl=tls.crl)
-
-
 def _beside(store: Path) -> Path:
     """Return the file of the figures over time; its name is longer than the store's, so never the same."""
     return store.with_name(f"{store.name}.trend")
@@ -109,7 +101,8 @@ class OperatorsPage:
             loopback_only=self._section.tls is None and socket_path(self._section) is None,
         )
         nursery.start_soon(self._keep_trends)
-        return Server(page, tls_settings(self._section), _LIMITS)
+        files = self._section.tls
+        return Server(page, TlsSettings.of(files) if files is not None else None, _LIMITS)
 
     async def _keep_trends(self) -> None:
         while True:

@@ -4,7 +4,6 @@ Everything is read and checked before anything is replaced. A file that cannot b
 the place of a valid one, changes nothing: the node continues as before.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,14 @@ from qnode.config import OF_EACH_LINK, SaeSection, SiteConfig, load_site
 from qnode.config.description import is_table, keys_of
 from qnode.delivery import SaeDirectory
 from qnode.devices.supervisor import check_devices
-from qnode.errors import ConfigError
-from qnode.http import Limits, TlsSettings, server_context
+from qnode.http import TlsSettings, read_server_tls
 from qnode.link.tls import link_contexts
 from qnode.node.monitoring.randomness import health_tests
-from qnode.node.page import check_page, tls_settings
+from qnode.node.page import check_page
 from qnode.node.secret_files import check_tls_keys
 from qnode.peer_tls import PeerContexts
 from qnode.tls import TrustingContext
-from qnode.tls_files import validities, weakness
+from qnode.tls_files import refuse_weaker, validities
 from qnode.tls_validity import Validity
 
 # Tables and keys that a reload applies. Every other change waits for a restart.
@@ -60,34 +58,17 @@ def read_trust(configs: Sequence[SiteConfig]) -> Trust:
         ConfigError: names the file that cannot be used.
     """
     section = configs[0].etsi014.tls
-    settings = TlsSettings(
-        certificate=section.certificate, key=section.key, client_ca=section.ca, crl=section.crl
-    )
-    try:
-        context = server_context(settings)
-    except ConfigError as error:
-        raise ConfigError(f"etsi014.tls: {error}") from None
-    page, page_context = _read_page(configs[0])
+    settings, context = read_server_tls(section, "etsi014.tls")
+    viewing = configs[0].page.tls if configs[0].page is not None else None
+    page, page_context = read_server_tls(viewing, "page.tls") if viewing is not None else (None, None)
     contexts = tuple(link_contexts(config.peer.tls) for config in configs)
     held = validities("etsi014.tls", ca=section.ca, certificate=section.certificate, crl=section.crl)
     for config in configs:
         files, where = config.peer.tls, _named("peer.tls", config, several=len(configs) > 1)
         held += validities(where, ca=files.ca, certificate=files.certificate, crl=files.crl)
-    viewing = configs[0].page.tls if configs[0].page is not None else None
     if viewing is not None:
         held += validities("page.tls", ca=viewing.ca, certificate=viewing.certificate, crl=viewing.crl)
     return Trust(settings, context, page, page_context, contexts, held)
-
-
-def _read_page(site: SiteConfig) -> tuple[TlsSettings | None, TrustingContext | None]:
-    """Return the certificates of the page, if it has some; raises ConfigError."""
-    settings = tls_settings(site.page) if site.page is not None else None
-    if settings is None:
-        return None, None
-    try:
-        return settings, server_context(settings)
-    except ConfigError as error:
-        raise ConfigError(f"page.tls: {error}") from None
 
 
 def read_directory(configs: Sequence[SiteConfig]) -> SaeDirectory:
@@ -108,18 +89,6 @@ def check_addresses(config: SiteConfig) -> None:
         check_page(config.page)
     if config.operate.metrics_listen is not None:
         host_and_port(config.operate.metrics_listen, "operate.metrics_listen")
-
-
-def connection_limits(config: SiteConfig) -> Limits:
-    """Return the limits for clients of each key delivery interface."""
-    section, least = config.etsi014, Limits()
-    return Limits(
-        connections=section.most_connections,
-        connections_per_client=section.most_connections_per_address,
-        # After a cut or a restart all clients may connect at once.
-        failed_handshakes_at_once=max(least.failed_handshakes_at_once, section.most_connections_per_address),
-        unknown_handshakes_at_once=max(least.unknown_handshakes_at_once, section.most_connections),
-    )
 
 
 def encryptor_identities(config: SiteConfig) -> frozenset[str]:
@@ -169,9 +138,7 @@ def read_again(path: Path, in_force: Sequence[SiteConfig], trusted: Trust) -> Re
     keys_applied = tuple(key for key in APPLIED if not (renamed and key == "etsi014.sae"))
     configs = [_put(old, new, keys_applied) for old, new in pairs]
     trust = read_trust(configs)
-    weaker = weakness(trusted.validities, trust.validities, time.time())
-    if weaker is not None:
-        raise ConfigError(weaker)
+    refuse_weaker(trusted.validities, trust.validities)
     applied: list[str] = []
     waiting: list[str] = []
     for config, (old, new), keys in zip(configs, pairs, changed, strict=True):

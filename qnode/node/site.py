@@ -1,6 +1,5 @@
 """One site: its links, key delivery to encryptors, status and control."""
 
-import dataclasses
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from qnode.audit.operator import acting
 from qnode.choices import NodeState
 from qnode.config import Etsi004Section, SiteConfig
 from qnode.delivery import ApiLimits, Delivery
+from qnode.delivery_server import connection_limits, etsi014_status, http_status
 from qnode.errors import ConfigError, StoreError, first_of
 from qnode.http import Limits, Server
 from qnode.keys import KeyStore
@@ -23,7 +23,6 @@ from qnode.node.page import OperatorsPage, check_page, socket_path
 from qnode.node.reload import (
     Reload,
     audited,
-    connection_limits,
     encryptor_identities,
     read_again,
     read_directory,
@@ -43,8 +42,6 @@ from qnode.operate.status.alarms import AlarmName
 from qnode.operate.status.interfaces import (
     Etsi004Status,
     EtsiStatus,
-    HttpStatus,
-    SaeStatus,
     SkipStatus,
     StreamStatus,
 )
@@ -242,7 +239,7 @@ class SiteNode:
         if self._site.skip is not None:
             application = skip.application(delivery, self._links[0].random_bytes)
             interfaces["skip"] = (application, self._site.skip.listen)
-        tls, limits = self._trust.key_delivery, connection_limits(self._site)
+        tls, limits = self._trust.key_delivery, connection_limits(self._site.etsi014)
         self._servers = {
             name: Server(application, tls, limits) for name, (application, _) in interfaces.items()
         }
@@ -343,7 +340,7 @@ class SiteNode:
         self._supply.directory = found.directory
         for server in self._servers.values():
             server.renew(trust.key_delivery, trust.key_delivery_context)
-            server.limit(connection_limits(self._site))
+            server.limit(connection_limits(self._site.etsi014))
         if self._page is not None and trust.page is not None and trust.page_context is not None:
             self._page.renew(trust.page, trust.page_context)
         self._delivery.renew(found.directory, max_key_count=self._most_chunks())
@@ -358,26 +355,12 @@ class SiteNode:
             figures.alarms.clear_alarm(AlarmName.NODE_RESTART_NEEDED)
 
     def _etsi_status(self, delivery: Delivery) -> EtsiStatus:
-        saes = [
-            SaeStatus(
-                sae_id=sae.sae_id,
-                peers=list(sae.peers),
-                kme_id=sae.kme_id,
-                keys_delivered_total=delivery.usage[sae.sae_id].keys_delivered,
-                last_key_at=delivery.usage[sae.sae_id].last_key_at,
-                requests_refused_total=delivery.usage[sae.sae_id].requests_refused,
-                keys_per_minute=sae.keys_per_minute,
-            )
-            for sae in delivery.directory.local
-        ]
-        return EtsiStatus(
-            url=f"https://{self._site.etsi014.listen}",
-            away=self._figures.obstacle("etsi014.listen"),
-            saes=saes,
-            http=self._http_status("etsi014"),
-            differences=[one for link in self._links for one in link.figures.sae_differences],
-            keys_unsent_total=delivery.unsent.held_total,
-            keys_lost_total=delivery.unsent.lost_total,
+        return etsi014_status(
+            delivery,
+            self._servers["etsi014"],
+            self._site.etsi014.listen,
+            self._figures.obstacle("etsi014.listen"),
+            [one for link in self._links for one in link.figures.sae_differences],
         )
 
     def _skip_status(self) -> SkipStatus:
@@ -385,7 +368,7 @@ class SiteNode:
         return SkipStatus(
             url=f"https://{self._site.skip.listen}",
             away=self._figures.obstacle("skip.listen"),
-            http=self._http_status("skip"),
+            http=http_status(self._delivery, self._servers["skip"], "skip"),
         )
 
     def _streams_status(self, streams: etsi004.StreamCalls) -> Etsi004Status:
@@ -394,7 +377,7 @@ class SiteNode:
         return Etsi004Status(
             address=self._site.etsi004.listen,
             away=self._figures.obstacle("etsi004.listen"),
-            http=self._http_status("etsi004"),
+            http=http_status(self._delivery, self._servers["etsi004"], "etsi004"),
             streams=[
                 StreamStatus(
                     stream_id=str(one.stream_id),
@@ -407,14 +390,6 @@ class SiteNode:
             ],
             chunks_allocated_total=home.chunks_allocated,
             chunks_left_total=home.chunks_left,
-        )
-
-    def _http_status(self, name: str) -> HttpStatus:
-        server = self._servers[name]
-        return HttpStatus(
-            connections_open=server.open_connections,
-            requests_unauthorised_total=self._delivery.requests_unauthorised[name],
-            **{f"{name}_total": value for name, value in dataclasses.asdict(server.counters).items()},
         )
 
     # Housekeeping

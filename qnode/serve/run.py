@@ -1,6 +1,5 @@
 """Runs one front end: store, key delivery, and the interfaces for operators."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +14,16 @@ from qnode import etsi014
 from qnode.accepting import open_listeners
 from qnode.addresses import host_and_port
 from qnode.delivery import ApiLimits, Delivery
-from qnode.errors import ConfigError
-from qnode.http import Limits, Server, TlsSettings, server_context
+from qnode.delivery_server import connection_limits, etsi014_status
+from qnode.http import Limits, Server, TlsSettings, read_server_tls
 from qnode.operate.control.information import serve_information
 from qnode.operate.events.log import set_log_level
-from qnode.operate.status.interfaces import EtsiStatus, HttpStatus, SaeStatus
 from qnode.operate.status.metrics_app import figures_app
 from qnode.serve.config import FrontEndConfig, load_front_end
 from qnode.serve.status import FrontEndStatus, render_front_end_metrics
 from qnode.serve.supply import FrontEndSupply
 from qnode.tls import TrustingContext
-from qnode.tls_files import validities, weakness
+from qnode.tls_files import refuse_weaker, validities
 from qnode.tls_validity import Validity
 from qnode.units import CHUNK_BITS
 
@@ -56,14 +54,15 @@ class RunningFrontEnd:
         self._path = path
         self._events = events
         self.supply = FrontEndSupply(store, config.directory())
-        self._trust, context = _read_trust(config)
+        settings, context, self._trust = _read_trust(config)
         # A front end has what the node has agreed ahead: keys of one size, each for one slave.
         limits = ApiLimits(min_key_size_bits=CHUNK_BITS, max_key_size_bits=CHUNK_BITS, max_sae_id_count=0)
         self._delivery = Delivery(
             self.supply.directory, self.supply, limits=limits, simulated=config.front_end.allow_simulated
         )
-        settings = _tls_settings(config)
-        self._server = Server(etsi014.application(self._delivery), settings, _connection_limits(config))
+        self._server = Server(
+            etsi014.application(self._delivery), settings, connection_limits(config.etsi014)
+        )
         self._server.renew(settings, context)
         self._away: str | None = "starting"
         self._since, self._was_because = time.time(), self.supply.because
@@ -106,9 +105,8 @@ class RunningFrontEnd:
                 changes.
         """
         config = load_front_end(self._path)
-        trust, context = _read_trust(config)
-        if (weaker := weakness(self._trust, trust, time.time())) is not None:
-            raise ConfigError(weaker)
+        settings, context, trust = _read_trust(config)
+        refuse_weaker(self._trust, trust)
         old = self.config
         waiting = [name for name in ("front_end", "store") if getattr(config, name) != getattr(old, name)] + (
             [] if config.etsi014.listen == old.etsi014.listen else ["etsi014.listen"]
@@ -118,8 +116,8 @@ class RunningFrontEnd:
         self.config = msgspec.structs.replace(old, etsi014=config.etsi014, operate=config.operate)
         self.supply.directory = directory
         self._delivery.renew(directory, max_key_count=self._delivery.limits.max_key_count)
-        self._server.renew(_tls_settings(config), context)
-        self._server.limit(_connection_limits(config))
+        self._server.renew(settings, context)
+        self._server.limit(connection_limits(config.etsi014))
         set_log_level(config.operate.log_level)
         log.info("front_end.reloaded", restart_needed=waiting)
 
@@ -137,36 +135,8 @@ class RunningFrontEnd:
             since=self._since,
             because=because,
             node_is_away=self.supply.node_is_away,
-            etsi014=self._etsi_status(),
+            etsi014=etsi014_status(self._delivery, self._server, self.config.etsi014.listen, self._away),
             certificates=self._trust,
-        )
-
-    def _etsi_status(self) -> EtsiStatus:
-        usage = self._delivery.usage
-        saes = [
-            SaeStatus(
-                sae_id=sae.sae_id,
-                peers=list(sae.peers),
-                kme_id=sae.kme_id,
-                keys_delivered_total=usage[sae.sae_id].keys_delivered,
-                last_key_at=usage[sae.sae_id].last_key_at,
-                requests_refused_total=usage[sae.sae_id].requests_refused,
-                keys_per_minute=sae.keys_per_minute,
-            )
-            for sae in self._delivery.directory.local
-        ]
-        http = HttpStatus(
-            connections_open=self._server.open_connections,
-            requests_unauthorised_total=self._delivery.requests_unauthorised["etsi014"],
-            **{f"{name}_total": value for name, value in dataclasses.asdict(self._server.counters).items()},
-        )
-        return EtsiStatus(
-            url=f"https://{self.config.etsi014.listen}",
-            away=self._away,
-            saes=saes,
-            http=http,
-            keys_unsent_total=self._delivery.unsent.held_total,
-            keys_lost_total=self._delivery.unsent.lost_total,
         )
 
     async def _serve(self, server: Server, address: str, where: str) -> None:
@@ -182,26 +152,8 @@ class RunningFrontEnd:
         await server.run(await open_listeners(host, port, note))
 
 
-def _tls_settings(config: FrontEndConfig) -> TlsSettings:
+def _read_trust(config: FrontEndConfig) -> tuple[TlsSettings, TrustingContext, list[Validity]]:
     files = config.etsi014.tls
-    return TlsSettings(certificate=files.certificate, key=files.key, client_ca=files.ca, crl=files.crl)
-
-
-def _read_trust(config: FrontEndConfig) -> tuple[list[Validity], TrustingContext]:
-    files = config.etsi014.tls
-    try:
-        context = server_context(_tls_settings(config))
-    except ConfigError as error:
-        raise ConfigError(f"etsi014.tls: {error}") from None
+    settings, context = read_server_tls(files, "etsi014.tls")
     held = validities("etsi014.tls", ca=files.ca, certificate=files.certificate, crl=files.crl)
-    return held, context
-
-
-def _connection_limits(config: FrontEndConfig) -> Limits:
-    section, least = config.etsi014, Limits()
-    return Limits(
-        connections=section.most_connections,
-        connections_per_client=section.most_connections_per_address,
-        failed_handshakes_at_once=max(least.failed_handshakes_at_once, section.most_connections_per_address),
-        unknown_handshakes_at_once=max(least.unknown_handshakes_at_once, section.most_connections),
-    )
+    return settings, context, held
