@@ -4,8 +4,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,11 +11,24 @@ from uuid import UUID
 import pytest
 import trio
 from etsi014_support import MemorySupply
-from keys_support import STORE_KEYS, Site, add_block, make_block, preshared
-from postgresql_support import PostgresqlSite, Server, missing
+from front_ends_support import (
+    LIFETIME_S,
+    WITHIN_S,
+    bits,
+    fetch,
+    front_end,
+    live_chunks,
+    needs_server,
+    ready,
+    stocked,
+    take,
+    two_stores,
+    waiting,
+    when_open,
+)
+from postgresql_support import PostgresqlSite, Server
 
-from qnode.choices import peer_of
-from qnode.config import PostgresqlSection, SaeSection
+from qnode.config import SaeSection
 from qnode.delivery import SaeDirectory
 from qnode.errors import (
     AboveSaeLimit,
@@ -32,16 +43,11 @@ from qnode.errors import (
 )
 from qnode.keys import StoreCondition, StoredKey
 from qnode.keys._front_end_batch import Fetch, Take
-from qnode.keys._front_end_store import FrontEndStore
-from qnode.keys._vault import Kind, _Span
 from qnode.node.supply.async_store import AsyncStore
 from qnode.node.supply.site_supply import SiteKeySupply
 from qnode.serve.supply import FrontEndSupply
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "nothing is missing")
-
-WITHIN_S = 60.0
-LIFETIME_S = 1e6
+pytestmark = needs_server
 
 
 @pytest.fixture(autouse=True)
@@ -51,93 +57,8 @@ def sites_on_a_server(postgresql: Server, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("qnode.keys._front_end_store.RETRY_S", 0.05)
 
 
-def front_end(site: PostgresqlSite, name: str, *, anchor_lost: bool = False) -> FrontEndStore:
-    return FrontEndStore(
-        PostgresqlSection(parameters=site.server.parameters, schema=site.schema),
-        name=name,
-        store_key=STORE_KEYS[site.role],
-        anchor=site.folder / f"anchor-{name}",
-        kme_id=f"kme-{site.role}",
-        peer_kme_id=f"kme-{peer_of(site.role)}",
-        anchor_lost=anchor_lost,
-    )
-
-
-@contextmanager
-def two_sites(folder: Path, n_chunks: int = 400) -> Iterator[tuple[PostgresqlSite, Any, Any]]:
-    """Lend Alice's site on the server, her store and Bob's, which is a file, with two blocks of key."""
-    site = PostgresqlSite(folder / "a", "alice")
-    with ExitStack() as opened:
-        alice: Any = opened.enter_context(site.open())
-        bob: Any = opened.enter_context(Site(folder / "b", "bob").open())
-        for store in (alice, bob):
-            store.load_preshared(preshared(64))
-        for block_id in (1, 2):
-            add_block(make_block(block_id, n_chunks), alice, bob)
-        yield site, alice, bob
-
-
-def ready(store: Any, *front_ends: FrontEndStore) -> None:
-    """Let front ends join, and the node admit them."""
-    until = time.monotonic() + WITHIN_S
-    while [reason for one in front_ends if (reason := one.look())]:
-        store.tend_front_ends(LIFETIME_S)
-        assert time.monotonic() < until, [one.look() for one in front_ends]
-    store.tend_front_ends(LIFETIME_S)
-
-
-def when_open(ask: Any, *front_ends: FrontEndStore) -> Any:
-    """Return what a store answers once it is open; front ends say meanwhile what they know."""
-    until = time.monotonic() + WITHIN_S
-    while True:
-        for one in front_ends:
-            one.look()
-        try:
-            return ask()
-        except StoreAway:
-            assert time.monotonic() < until, "the store does not open"
-            time.sleep(0.01)
-
-
-def stocked(owner: Any, peer: Any, number: int, master: str = "m", slave: str = "s") -> None:
-    """Agree on keys ahead."""
-    assignment = owner.assign(master, [slave], number, 256, now=0.0, stock=True)
-    peer.accept_assignment(assignment, now=0.0)
-    owner.acknowledge(assignment.assignment_id)
-
-
-def take(store: FrontEndStore, number: int, *, limit: int | None = None, slave: str = "s") -> list[StoredKey]:
-    request = Take("m", slave, number, limit)
-    store.perform([request], {})
-    if request.error is not None:
-        raise request.error
-    return request.keys
-
-
-def fetch(store: FrontEndStore, key_ids: list[UUID], *, slave: str = "s") -> list[StoredKey]:
-    request = Fetch(slave, "m", key_ids)
-    store.perform([request], {})
-    if request.error is not None:
-        raise request.error
-    return request.keys
-
-
-def bits(keys: list[StoredKey]) -> dict[UUID, bytes]:
-    return {key.key_id: key.key for key in keys}
-
-
-def live_chunks(store: Any) -> int:
-    """Return how many chunks the sealed units still have: none that was delivered."""
-    with store._database.look() as tx:
-        rows = tx.connection.execute(
-            "SELECT segment, unit FROM sealed_unit WHERE kind = 'chunk' ORDER BY segment, unit"
-        ).fetchall()
-        units = (tx.vault._open(Kind.CHUNK, segment, _Span(unit, 0, 0)) for segment, unit in rows)
-        return sum(unit.live.bit_count() for unit in units)
-
-
 def test_a_front_end_gives_keys_agreed_ahead_and_waiting_keys_each_once(tmp_path: Path) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one = front_end(site, "one")
         stocked(alice, bob, 5)
         with pytest.raises(StoreAway, match="waits until the node has admitted"):
@@ -149,10 +70,7 @@ def test_a_front_end_gives_keys_agreed_ahead_and_waiting_keys_each_once(tmp_path
         ids = [key.key_id for key in given]
         assert bits(bob.deliver_to_slave("s", "m", ids)) == bits(given)
 
-        agreed = bob.assign("m", ["s", "t"], 4, 512, now=0.0)
-        alice.accept_assignment(agreed, now=0.0)
-        bob.acknowledge(agreed.assignment_id)
-        theirs = bob.deliver_to_master(agreed.assignment_id)
+        theirs = waiting(bob, alice, 4, slaves=("s", "t"), size_bits=512)
         ids = [key.key_id for key in theirs]
         assert bits(fetch(one, ids[:2])) == bits(theirs[:2])
         with pytest.raises(KeyNotFound):
@@ -180,7 +98,7 @@ def test_two_front_ends_and_the_node_under_load_give_each_key_once_and_the_same_
     given: list[list[StoredKey]] = []
     fetched: list[list[StoredKey]] = []
     troubles: list[Exception] = []
-    with two_sites(tmp_path, 1000) as (site, alice, bob):
+    with two_stores(tmp_path, 1000) as (site, alice, bob):
         front_ends = [front_end(site, name) for name in ("one", "two")]
         ready(alice, *front_ends)
         done = threading.Event()
@@ -222,13 +140,10 @@ def test_two_front_ends_and_the_node_under_load_give_each_key_once_and_the_same_
             return thread
 
         # Keys of Bob's masters, which wait here: each front end and the node fetch some.
-        waiting: list[tuple[str, list[StoredKey]]] = []
+        theirs: list[tuple[str, list[StoredKey]]] = []
         for number in range(3 * n_rounds):
             sae = ("s", "t")[number % 2]
-            agreed = bob.assign("m", [sae], part, 256, now=0.0)
-            alice.accept_assignment(agreed, now=0.0)
-            bob.acknowledge(agreed.assignment_id)
-            waiting.append((sae, bob.deliver_to_master(agreed.assignment_id)))
+            theirs.append((sae, waiting(bob, alice, part, slaves=(sae,))))
         filler = running(stock)
         threads = []
         askers = [
@@ -245,7 +160,7 @@ def test_two_front_ends_and_the_node_under_load_give_each_key_once_and_the_same_
             ),
         ]
         for number, (ask, ask_slave) in enumerate(askers):
-            mine = waiting[number::3]
+            mine = theirs[number::3]
 
             def both(ask: Any, ask_slave: Any, number: int, mine: Any) -> None:
                 for sae, keys in mine:  # one thread at a time uses a front end's store
@@ -265,7 +180,7 @@ def test_two_front_ends_and_the_node_under_load_give_each_key_once_and_the_same_
             sae = next(one for one in ("s", "t") if _is_for(bob, one, ids))
             assert bits(bob.deliver_to_slave(sae, "m", ids)) == bits(keys)
         assert Counter(key.key for keys in fetched for key in keys) == Counter(
-            key.key for _, keys in waiting for key in keys
+            key.key for _, keys in theirs for key in keys
         )
         assert alice.counts().delivered == len(every) + 3 * n_rounds * part
         assert alice.counts().here == 2000 - alice.counts().delivered == live_chunks(alice)
@@ -284,7 +199,7 @@ def _is_for(store: Any, slave: str, key_ids: list[UUID]) -> bool:
 
 
 def test_a_limit_holds_across_front_ends(tmp_path: Path) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         front_ends = [front_end(site, name) for name in ("one", "two")]
         ready(alice, *front_ends)
         stocked(alice, bob, 30)
@@ -300,7 +215,7 @@ def test_a_limit_holds_across_front_ends(tmp_path: Path) -> None:
 
 
 async def test_the_node_counts_for_a_limit_together_with_front_ends(tmp_path: Path) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one = front_end(site, "one")
         ready(alice, one)
         stocked(alice, bob, 30)
@@ -324,7 +239,7 @@ async def test_the_node_counts_for_a_limit_together_with_front_ends(tmp_path: Pa
 
 
 def test_a_database_set_back_behind_a_front_end_is_voided_before_anybody_delivers(tmp_path: Path) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one = front_end(site, "one")
         ready(alice, one)
         stocked(alice, bob, 6)
@@ -355,7 +270,7 @@ def test_a_database_set_back_behind_a_front_end_is_voided_before_anybody_deliver
 def test_a_database_that_is_replaced_while_it_is_open_is_noticed_by_front_end_and_node(
     tmp_path: Path,
 ) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one = front_end(site, "one")
         ready(alice, one)
         stocked(alice, bob, 6)
@@ -370,7 +285,7 @@ def test_a_database_that_is_replaced_while_it_is_open_is_noticed_by_front_end_an
 def test_a_front_end_of_a_replaced_database_does_not_leave_and_the_node_waits_for_what_it_delivered(
     tmp_path: Path,
 ) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one = front_end(site, "one")
         ready(alice, one)
         stocked(alice, bob, 6)
@@ -384,7 +299,7 @@ def test_a_front_end_of_a_replaced_database_does_not_leave_and_the_node_waits_fo
 
 
 def test_a_front_end_that_knows_more_than_its_database_does_not_leave(tmp_path: Path) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one = front_end(site, "one")
         ready(alice, one)
         stocked(alice, bob, 6)
@@ -398,7 +313,7 @@ def test_a_front_end_that_knows_more_than_its_database_does_not_leave(tmp_path: 
 async def test_requests_that_are_given_up_leave_no_busy_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with two_sites(tmp_path) as (site, alice, _):
+    with two_stores(tmp_path) as (site, alice, _):
         one = front_end(site, "one")
         ready(alice, one)
         looks, hangs, goes_on = 0, threading.Event(), threading.Event()
@@ -438,7 +353,7 @@ async def test_requests_that_are_given_up_leave_no_busy_loop(
 
 def test_a_backup_that_is_put_back_twice_begins_two_epochs(tmp_path: Path) -> None:
     epochs = set()
-    with two_sites(tmp_path) as (site, alice, _):
+    with two_stores(tmp_path) as (site, alice, _):
         backup = site.copy_to(tmp_path / "backup")
         for _ in range(2):
             alice.close()
@@ -451,7 +366,7 @@ def test_a_backup_that_is_put_back_twice_begins_two_epochs(tmp_path: Path) -> No
 
 
 def test_the_node_waits_for_a_front_end_that_is_missing_after_the_server_was_another(tmp_path: Path) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one, two = front_end(site, "one"), front_end(site, "two")
         ready(alice, one, two)
         stocked(alice, bob, 6)
@@ -472,7 +387,7 @@ def test_the_node_waits_for_a_front_end_that_is_missing_after_the_server_was_ano
 
 
 def test_a_front_end_without_its_anchor_says_so_and_if_it_is_lost_every_key_is_void(tmp_path: Path) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one = front_end(site, "one")
         ready(alice, one)
         stocked(alice, bob, 6)
@@ -501,7 +416,7 @@ def test_a_front_end_without_its_anchor_says_so_and_if_it_is_lost_every_key_is_v
 
 
 def test_a_front_end_that_hangs_in_a_transaction_does_not_stop_the_node(tmp_path: Path) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one = front_end(site, "one")
         ready(alice, one)
         stocked(alice, bob, 6)
@@ -521,14 +436,11 @@ def test_a_front_end_that_hangs_in_a_transaction_does_not_stop_the_node(tmp_path
 
 
 def test_a_damaged_unit_spoils_its_own_request_alone_and_the_node_discards_it(tmp_path: Path) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one = front_end(site, "one")
         ready(alice, one)
         stocked(alice, bob, 5)
-        agreed = bob.assign("m", ["s"], 2, 256, now=0.0)
-        alice.accept_assignment(agreed, now=0.0)
-        bob.acknowledge(agreed.assignment_id)
-        ids = [key.key_id for key in bob.deliver_to_master(agreed.assignment_id)]
+        ids = [key.key_id for key in waiting(bob, alice, 2)]
         with site.server.admin() as session:  # Bob's chunks begin in the second unit
             session.execute(
                 f"UPDATE {site.schema}.sealed_unit SET sealed = 'spoilt' WHERE kind = 'chunk' AND unit = 1"
@@ -547,7 +459,7 @@ def test_a_damaged_unit_spoils_its_own_request_alone_and_the_node_discards_it(tm
 
 
 def test_two_front_ends_of_one_name_do_not_run_at_once(tmp_path: Path) -> None:
-    with two_sites(tmp_path) as (site, alice, _):
+    with two_stores(tmp_path) as (site, alice, _):
         one = front_end(site, "one")
         ready(alice, one)
         assert "another front end of the name one runs" in front_end(site, "one").look()
@@ -557,7 +469,7 @@ def test_two_front_ends_of_one_name_do_not_run_at_once(tmp_path: Path) -> None:
 def test_a_front_end_whose_anchor_cannot_be_written_gives_nothing_and_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with two_sites(tmp_path) as (site, alice, bob):
+    with two_stores(tmp_path) as (site, alice, bob):
         one = front_end(site, "one")
         ready(alice, one)
         stocked(alice, bob, 6)

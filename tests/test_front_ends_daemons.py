@@ -29,8 +29,8 @@ from daemons_support import (
     keys_in,
     two_sites,
 )
-from keys_support import add_block, make_block
-from postgresql_support import Server, missing
+from front_ends_support import LIFETIME_S, fill, needs_server, stocked, waiting
+from postgresql_support import Server
 
 from qnode.config import load_site
 from qnode.errors import StoreAway
@@ -41,7 +41,7 @@ from qnode.serve.status import FrontEndStatus
 pytestmark = [
     pytest.mark.link,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(bool(missing()), reason=missing() or "nothing is missing"),
+    needs_server,
 ]
 
 N_KILLS = 4
@@ -176,8 +176,7 @@ class Node:
         stores: list[Any] = [open_link_store(load_site(sites.site_files[role])[0]) for role in ROLES]
         self.alice, self.bob = stores
         self.master, self.slave = (one.sae.sae_id for one in encryptors(sites.endpoints))
-        for block_id in range(1, 5):
-            add_block(make_block(block_id, 500), self.alice, self.bob)
+        fill(self.alice, self.bob, 4, 500)
         self._ended = threading.Event()
         self.begin()
 
@@ -189,11 +188,9 @@ class Node:
     def _run(self) -> None:
         while not self._ended.wait(0.02):
             with suppress(StoreAway):
-                self.alice.tend_front_ends(1e6)
+                self.alice.tend_front_ends(LIFETIME_S)
                 if self.alice.stock_count(self.master, self.slave) < 12:
-                    agreed = self.alice.assign(self.master, [self.slave], 8, 256, now=0.0, stock=True)
-                    self.bob.accept_assignment(agreed, now=0.0)
-                    self.alice.acknowledge(agreed.assignment_id)
+                    stocked(self.alice, self.bob, 8, self.master, self.slave)
 
     def rest(self) -> None:
         self._ended.set()
@@ -206,10 +203,7 @@ class Node:
 
     def of_bobs_master(self, number: int) -> dict[str, bytes]:
         """Return keys that Bob's encryptor got as master: they wait for Alice's."""
-        agreed = self.bob.assign(self.slave, [self.master], number, 256, now=0.0)
-        self.alice.accept_assignment(agreed, now=0.0)
-        self.bob.acknowledge(agreed.assignment_id)
-        keys = self.bob.deliver_to_master(agreed.assignment_id)
+        keys = waiting(self.bob, self.alice, number, self.slave, (self.master,))
         return {str(key.key_id): key.key for key in keys}
 
     def fetched_at_bob(self, key_ids: Iterable[str]) -> dict[str, bytes]:
@@ -231,9 +225,9 @@ def test_front_ends_deliver_through_kills_the_absence_of_the_node_and_another_se
                 eventually(front_end.serves, "the front ends serve")
             keys = one.sae.assign(2)
             assert node.fetched_at_bob(keys) == keys
-            waiting = node.of_bobs_master(2)
-            assert two.sae.fetch_soon(list(waiting)) == waiting
-            assert one.sae.fetch(list(waiting)).status_code == 400
+            theirs = node.of_bobs_master(2)
+            assert two.sae.fetch_soon(list(theirs)) == theirs
+            assert one.sae.fetch(list(theirs)).status_code == 400
             assert one.sae.post("enc_keys", {"size": 512}).status_code == 400
             told = one.sae.get("status").json()
             assert (told["max_key_size"], told["max_SAE_ID_count"]) == (256, 0)
@@ -309,8 +303,8 @@ def test_a_node_agrees_on_as_many_keys_ahead_as_its_front_end_is_asked_for(
             assert not more.keys() & every.keys()
             assert bob.fetch_soon(list(more)) == more
             every |= more
-        waiting = bob.assign(2)
-        assert beside.sae.fetch_soon(list(waiting)) == waiting
+        theirs = bob.assign(2)
+        assert beside.sae.fetch_soon(list(theirs)) == theirs
         assert not alice.assign(2).keys() & every.keys()
         assert "front_ends.changed" in sites.log("alice")
         assert sites.stop("alice") == [0]

@@ -5,16 +5,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from front_ends_support import (
+    LIFETIME_S,
+    WITHIN_S,
+    bits,
+    front_end,
+    needs_server,
+    ready,
+    stocked,
+    take,
+    when_open,
+)
 from keys_support import Site, add_block, assigned, make_block, pairs, preshared
-from postgresql_support import PostgresqlSite, Server, missing, running_server
-from test_front_ends import LIFETIME_S, bits, front_end, ready, stocked, take, when_open
+from postgresql_support import PostgresqlSite, Server, running_server
 
 from qnode.errors import StoreAway, StoreError
 from qnode.keys import StoreCondition
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "nothing is missing")
-
-WITHIN_S = 60
+pytestmark = needs_server
 
 
 class TwoServers:
