@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import structlog
 import trio
+from msgspec.structs import replace
 
 import qnode
 from qnode import etsi014
@@ -108,12 +108,21 @@ class RunningFrontEnd:
         settings, context, trust = _read_trust(config)
         refuse_weaker(self._trust, trust)
         old = self.config
-        waiting = [name for name in ("front_end", "store") if getattr(config, name) != getattr(old, name)] + (
-            [] if config.etsi014.listen == old.etsi014.listen else ["etsi014.listen"]
-        )
+        wanted = {
+            "front_end": (config.front_end, old.front_end),
+            "store": (config.store, old.store),
+            "etsi014.listen": (config.etsi014.listen, old.etsi014.listen),
+            "operate.control_socket": (config.operate.control_socket, old.operate.control_socket),
+            "operate.metrics_listen": (config.operate.metrics_listen, old.operate.metrics_listen),
+        }
+        waiting = [name for name, (new, in_force) in wanted.items() if new != in_force]
         directory = config.directory() if config.front_end == old.front_end else self.supply.directory
         self._trust = trust
-        self.config = msgspec.structs.replace(old, etsi014=config.etsi014, operate=config.operate)
+        self.config = replace(
+            old,
+            etsi014=replace(config.etsi014, listen=old.etsi014.listen),
+            operate=replace(old.operate, log_level=config.operate.log_level),
+        )
         self.supply.directory = directory
         self._delivery.renew(directory, max_key_count=self._delivery.limits.max_key_count)
         self._server.renew(settings, context)
