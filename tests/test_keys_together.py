@@ -1,20 +1,69 @@
 """Changes asked for by many threads at once, or by one: one commit for all, each whole or not at all."""
 
 import random
+import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
 from keys_support import Site, add_block, assigned, make_block, memory_folder, pairs, preshared
 
 from qnode.errors import KeyNotFound, LinkDown, NotEnoughKeys, StoreError, StoreUnusable
-from qnode.keys import BlockState, Counts, Pad, PadsLeft, SqliteKeyStore, StoredKey, Waiting, _restore
+from qnode.keys import (
+    BlockState,
+    Counts,
+    Pad,
+    PadsLeft,
+    SqliteKeyStore,
+    StoredKey,
+    Waiting,
+    _accepted,
+    _restore,
+)
 
 pytestmark = pytest.mark.usefixtures("each_store")
+
+MOST_STATEMENTS_ALONE = 17
+MOST_STATEMENTS_MORE = 5
+
+
+@contextmanager
+def counted_statements(store: SqliteKeyStore) -> Iterator[list[str]]:
+    """Collect the statements of a store by their texts without values, except those of triggers."""
+    statements: Any = store._database._engine.statements
+    found: list[str] = []
+
+    def note(text: str) -> None:
+        if text not in found[-1:]:  # otherwise a trigger
+            found.append(text)
+
+    if isinstance(statements, sqlite3.Connection):
+        statements.set_trace_callback(note)
+        yield found
+        statements.set_trace_callback(None)
+        found[:] = [re.sub(r"(x?'[^']*'|\b[0-9.]+\b)", "?", text) for text in found]
+        return
+    execute, run = statements.execute, statements.run
+
+    def noted_execute(sql: str, *values: Any) -> Any:
+        note(sql)
+        return execute(sql, *values)
+
+    def noted_run(sql: str) -> Any:
+        note(sql)
+        return run(sql)
+
+    statements.execute, statements.run = noted_execute, noted_run
+    yield found
+    del statements.execute, statements.run
 
 
 class Crowd:
@@ -119,6 +168,75 @@ def test_what_a_refused_change_had_begun_is_undone_beside_others_that_are_kept(
         assert isinstance(pad, Pad)
         assert isinstance(another, Pad)
         assert store.counts() == before
+
+
+def test_what_a_refused_change_had_gathered_is_undone_beside_others_that_are_kept(tmp_path: Path) -> None:
+    with Site(tmp_path / "a", "alice").open() as alice, Site(tmp_path / "b", "bob").open() as bob:
+        add_block(make_block(1, 40), alice, bob)
+        ids = [key.key_id for key in alice.deliver_to_master(assigned(alice, bob, 4))]
+        before = bob.counts(), bob.audit_standing().entries_total
+
+        def refuse() -> None:
+            with bob._database.change(anchored=False, gathers=True) as tx:
+                _accepted.deliver(tx, "s", "m", ids[1:3])
+                raise NotEnoughKeys(1, 0)
+
+        def fetch(some: list[UUID]) -> list[UUID]:
+            return [key.key_id for key in bob.deliver_to_slave("s", "m", some)]
+
+        first, refused, last = bob.together([partial(fetch, ids[:1]), refuse, partial(fetch, ids[1:])])
+        assert isinstance(refused.error, NotEnoughKeys)
+        assert (first.value, last.value) == (ids[:1], ids[1:])
+        counts, n_entries = bob.counts(), bob.audit_standing().entries_total
+        assert (counts.delivered - before[0].delivered, counts.assigned, n_entries - before[1]) == (4, 0, 2)
+        with bob._database.look() as tx:
+            assert tx.one("SELECT chunks_left FROM block") == (36,)
+            assert tx.one("SELECT count(*) FROM waiting_pair") == (0,)
+
+
+def test_a_change_reads_what_deliveries_before_it_have_gathered(tmp_path: Path) -> None:
+    with Site(tmp_path / "a", "alice").open() as alice, Site(tmp_path / "b", "bob").open() as bob:
+        add_block(make_block(1, 8), alice, bob)
+        number = assigned(alice, bob, 2)
+        n_entries = alice.audit_standing().entries_total
+        moves: list[Callable[[], object]] = [
+            partial(alice.deliver_to_master, number),
+            partial(alice.record_changes, ("set", "something", "")),
+            partial(alice.void_all, "test"),
+        ]
+        assert all(answer.error is None for answer in alice.together(moves))
+        assert alice.audit_standing().entries_total == n_entries + 2
+        counts = alice.counts()
+        assert (counts.delivered, counts.void) == (2, 6)
+
+
+def test_calls_of_one_commit_write_each_row_once(tmp_path: Path) -> None:
+    """The statements of keys agreed ahead: alone, and what each further call of a commit adds."""
+    with Site(tmp_path / "a", "alice").open() as alice, Site(tmp_path / "b", "bob").open() as bob:
+        add_block(make_block(1, 200), alice, bob)
+        stock = alice.assign("m", ["s"], 60, 256, 0.0, stock=True)
+        bob.accept_assignment(stock, 0.0)
+        alice.acknowledge(stock.assignment_id)
+        taken: list[StoredKey] = []
+
+        def take() -> None:
+            taken.extend(alice.take_from_stock("m", "s", 1))
+
+        def fetch() -> None:
+            bob.deliver_to_slave("s", "m", [taken.pop(0).key_id])
+
+        for store, move in ((alice, take), (bob, fetch)):
+            numbers = []
+            for n_calls in (1, 8):
+                with counted_statements(store) as statements:
+                    assert all(answer.error is None for answer in store.together([move] * n_calls))
+                numbers.append(len(statements))
+                writes = [one for one in statements if re.match("UPDATE|INSERT|DELETE", one)]
+                often = [one for one, n in Counter(writes).items() if n > 1]
+                assert all(re.search("_assignment|audit_entry", one) for one in often), often
+            alone, together = numbers
+            assert alone <= MOST_STATEMENTS_ALONE
+            assert together - alone <= 7 * MOST_STATEMENTS_MORE
 
 
 def test_two_who_ask_for_the_same_keys_together_are_not_both_served(

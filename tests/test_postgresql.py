@@ -26,8 +26,8 @@ import qnode.keys
 from qnode.config import PostgresqlSection, SiteConfig, load
 from qnode.errors import ConfigError, KeyNotFound, LinkDown, StoreAway, StoreError, StoreUnusable
 from qnode.keys import StoreCondition, StoredKey
-from qnode.keys._database import Issued
 from qnode.keys._opening import SCHEMA_VERSION
+from qnode.keys._tx import Issued
 from qnode.loopback.prepare import LoopbackConfig, Staging, prepare
 from qnode.node.check import check_site
 from qnode.node.process import open_link_store

@@ -7,9 +7,9 @@ database are never taken for later ones, and several processes on one database w
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from qnode.audit.entries import (
     CHAIN_ID_BYTES,
@@ -47,26 +47,39 @@ def begin(connection: Statements, because: str, lost: Head | None = None) -> Non
     append(connection, ChainBegun, because, heads, lost)
 
 
+class Told(NamedTuple):
+    """An entry without its number, which is that of its place in the chain."""
+
+    kind: type[Entry]
+    at_us: int
+    fields: tuple[Any, ...]
+
+    @classmethod
+    def now(cls, kind: type[Entry], *fields: Any) -> Self:
+        """Return an entry with the time of day."""
+        return cls(kind, time.time_ns() // 1000, fields)
+
+
 def ask_end(connection: Statements) -> Rows:
-    """Ask for the end of the live chain: for the next `append_at`, and only for that."""
+    """Ask for the end of the live chain: for the next `append_all`, and only for that."""
     return ask(connection, f"SELECT chain, last_number, last_hash FROM {LIVE}")
 
 
 def append(connection: Statements, kind: type[Entry], *fields: Any) -> None:
     """Append an entry to the live chain: its number and the time of day, then ``fields``."""
-    append_at(connection, ask_end(connection), kind, *fields)
+    append_all(connection, ask_end(connection), [Told.now(kind, *fields)])
 
 
-def append_at(connection: Statements, end: Rows, kind: type[Entry], *fields: Any) -> None:
-    """Append an entry like `append`, where the chain's ``end`` was asked for before."""
-    chain, last_number, last_hash = end.fetchone()
-    number = last_number + 1
-    content = encode(kind(number, time.time_ns() // 1000, *fields))
-    digest = chained(last_hash, content)
-    connection.execute(
-        "INSERT INTO audit_entry (chain, number, content, hash) VALUES (?,?,?,?)",
-        (chain, number, content, digest),
-    )
+def append_all(connection: Statements, end: Rows, entries: Iterable[Told]) -> None:
+    """Append entries to the live chain, whose ``end`` was asked for before."""
+    chain, number, digest = end.fetchone()
+    added = []
+    for entry in entries:
+        number += 1
+        content = encode(entry.kind(number, entry.at_us, *entry.fields))
+        digest = chained(digest, content)
+        added.append((chain, number, content, digest))
+    connection.executemany("INSERT INTO audit_entry (chain, number, content, hash) VALUES (?,?,?,?)", added)
     connection.execute(
         "UPDATE audit_chain SET last_number = ?, last_hash = ? WHERE chain = ?", (number, digest, chain)
     )

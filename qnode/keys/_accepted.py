@@ -18,13 +18,12 @@ from uuid import UUID
 
 import msgspec
 
-from qnode.audit import ledger
 from qnode.choices import BlockState
 from qnode.errors import FieldError, KeyNotFound, NotNamed, ShareUsedUp, StoreError
 from qnode.keys import _blocks, _keybytes, _ranges, _waiting
 from qnode.keys._assigned import check_saes, rest_of
-from qnode.keys._database import Tx
 from qnode.keys._model import MOST_SKIPPED, Assignment, KeyRange, Release, StoredKey, chunks_per_key
+from qnode.keys._tx import Tx
 from qnode.sql import Rows, ask
 
 SHARE = 4
@@ -65,7 +64,7 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
     if assignment.assignment_id in tx.issued.released:  # released during a call that hung
         raise StoreError(f"assignment {assignment.assignment_id} was released before it was accepted")
     if most_chunks is not None:
-        _check_shares(assignment, pairs, n_all, width * assignment.n_keys, most_chunks)
+        _check_shares(tx, assignment, pairs, n_all, width * assignment.n_keys, most_chunks)
     states = {block_id: _blocks.state_in(tx, block_id, asked) for block_id, (asked, _) in blocks.items()}
     for item in ranges:
         state = states[item.block_id]
@@ -160,7 +159,7 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         if place is not None:
             asked.setdefault(place.assignment_id, {})[place.position] = key_id
     rows = [_ask_held(tx, assignment_id) for assignment_id in asked]
-    end: Rows | None = ledger.ask_end(tx.connection)
+    tx.ask_audit_end()
     all_held = [_waiting.Held.decode(*row) for answer in rows if (row := answer.fetchone()) is not None]
     if any(slave_sae not in held.assignment.slave_saes for held in all_held):
         raise NotNamed(f"{slave_sae} was not named as a slave for one of the keys")
@@ -199,8 +198,7 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         raise KeyNotFound("one or more keys are unknown, used or expired")
     tx.count_gone(delivered=_ranges.destroy(tx, gone))
     for size_bits, of_size in by_size.items():
-        tx.audit(end, "slave", slave_sae, (master_sae,), size_bits, of_size)
-        end = None
+        tx.audit("slave", slave_sae, (master_sae,), size_bits, of_size)
     return [keys[key_id] for key_id in key_ids]
 
 
@@ -231,14 +229,14 @@ def expire(tx: Tx, before: float, stock_before: float, limit: int) -> int:
 
 
 def _check_shares(
-    assignment: Assignment, pairs: Iterable[Rows], n_all: int, n_new: int, most_chunks: int
+    tx: Tx, assignment: Assignment, pairs: Iterable[Rows], n_all: int, n_new: int, most_chunks: int
 ) -> None:
     """Raise ShareUsedUp if a pair has no room for `n_new` chunks; ``pairs``: of `_ask_waiting`, by slave."""
     most = max(0, SHARE * (most_chunks - n_all - n_new))
     for slave, answer in zip(assignment.slave_saes, pairs, strict=True):
         row = answer.fetchone()
-        n_waiting = 0 if row is None else row[0]
-        if n_waiting and n_waiting + n_new > most:
+        n_waiting = (0 if row is None else row[0]) + tx.gathered.waiting[assignment.master_sae, slave]
+        if n_waiting > 0 and n_waiting + n_new > most:
             raise ShareUsedUp(
                 f"{n_waiting} chunks of key of {assignment.master_sae} wait for {slave} to fetch them, "
                 "its share of the store"
@@ -255,19 +253,7 @@ def _ask_waiting(tx: Tx, master_sae: str, slave_sae: str) -> Rows:
 
 def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) -> None:
     """Count chunks that begin (or, if negative, cease) to wait for a slave."""
-    if not n_chunks:
-        return
-    master_sae = assignment.master_sae
-    tx.connection.execute(
-        "INSERT INTO waiting_pair (master_sae, slave_sae, chunks) VALUES (?, ?, ?) "
-        "ON CONFLICT (master_sae, slave_sae) DO UPDATE SET chunks = waiting_pair.chunks + excluded.chunks",
-        (master_sae, slave_sae, n_chunks),
-    )
-    if n_chunks < 0:  # below 0: stock of a store that did not count it when it came
-        tx.connection.execute(
-            "DELETE FROM waiting_pair WHERE master_sae = ? AND slave_sae = ? AND chunks <= 0",
-            (master_sae, slave_sae),
-        )
+    tx.gathered.waiting[assignment.master_sae, slave_sae] += n_chunks
 
 
 def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:

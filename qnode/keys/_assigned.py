@@ -13,11 +13,10 @@ from collections.abc import Iterable, Set
 
 import msgspec
 
-from qnode.audit import ledger
 from qnode.errors import FieldError, NotEnoughKeys, NotOpen, StoreError
 from qnode.keys import _keybytes, _ranges
-from qnode.keys._database import Tx
 from qnode.keys._model import Assignment, KeyRange, Release, StockItem, StoredKey, chunks_per_key
+from qnode.keys._tx import Tx
 from qnode.sql import ask
 from qnode.units import CHUNK_BITS
 
@@ -182,7 +181,7 @@ def deliver(tx: Tx, assignment_id: int) -> list[StoredKey]:
         "SELECT content, stock FROM own_assignment WHERE assignment_id = ? AND acknowledged <= ?",
         *(assignment_id, _PEER_HOLDS),
     )
-    end = ledger.ask_end(tx.connection)
+    tx.ask_audit_end()
     row = asked.fetchone()
     if row is None:
         raise _not_open(assignment_id)
@@ -193,7 +192,7 @@ def deliver(tx: Tx, assignment_id: int) -> list[StoredKey]:
     width = chunks_per_key(assignment.size_bits)
     keys = _keybytes.Reading(tx, assignment.ranges, width, assignment.size_bits).read()
     tx.count_gone(delivered=_remove(tx, assignment_id, assignment.ranges))
-    tx.audit(end, "master", assignment.master_sae, assignment.slave_saes, assignment.size_bits, keys)
+    tx.audit("master", assignment.master_sae, assignment.slave_saes, assignment.size_bits, keys)
     return keys
 
 
@@ -209,7 +208,7 @@ def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_b
         "ORDER BY assignment_id LIMIT ?",
         *(master_sae, slave_sae, size_bits, number),
     )
-    end = ledger.ask_end(tx.connection)
+    tx.ask_audit_end()
     missing = number
     readings: list[_keybytes.Reading] = []
     for assignment_id, content, n_taken, n_keys in asked.fetchall():
@@ -231,7 +230,7 @@ def take_from_stock(tx: Tx, master_sae: str, slave_sae: str, number: int, size_b
     taken = [key for reading in readings for key in reading.read()]
     n_chunks = _ranges.destroy(tx, [item for reading in readings for item in reading.ranges])
     tx.count_gone(delivered=n_chunks)
-    tx.audit(end, "master", master_sae, (slave_sae,), size_bits, taken)
+    tx.audit("master", master_sae, (slave_sae,), size_bits, taken)
     return taken
 
 

@@ -30,7 +30,7 @@ from qnode.choices import Role
 from qnode.errors import StoreError
 from qnode.keys import _restore
 from qnode.keys._anchor import fsync_folder
-from qnode.keys._database import Database, Tx, read_positions
+from qnode.keys._database import Database, read_positions
 from qnode.keys._model import Waiting
 from qnode.keys._opening import (
     APPLICATION_ID,
@@ -39,6 +39,7 @@ from qnode.keys._opening import (
     remove_backup_drafts,
     run_script,
 )
+from qnode.keys._tx import Tx
 from qnode.keys._vault import Kind
 from qnode.sql import Statements
 
@@ -239,6 +240,7 @@ def _void(copy: Tx, head: BackupHead) -> None:
     ledger.begin(copy.connection, because)
     if _restore.waiting(copy) != Waiting.RESTORE:
         _restore.wait(copy, Waiting.ANCHORLESS, because)
+    copy.write_down()
 
 
 def _write_archive(

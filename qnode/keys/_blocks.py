@@ -8,9 +8,9 @@ import msgspec
 from qnode.choices import BlockState
 from qnode.errors import StoreError
 from qnode.keys import _pool, _ranges
-from qnode.keys._database import Tx
 from qnode.keys._layout import cut_block
 from qnode.keys._model import MOST_SKIPPED, BlockRecord, KeyRange, PreparedBlock, StoredBlock
+from qnode.keys._tx import Tx
 from qnode.keys._vault import Kind
 from qnode.sql import Rows, ask
 

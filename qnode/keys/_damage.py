@@ -16,8 +16,9 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 import msgspec
 
 from qnode.keys import _accepted, _assigned, _blocks, _pool, _ranges
-from qnode.keys._database import Database, Tx
+from qnode.keys._database import Database
 from qnode.keys._model import KeyRange, Loss, PadId
+from qnode.keys._tx import Tx
 from qnode.keys._vault import SLOTS_PER_UNIT, DamagedUnit, Kind
 
 P = ParamSpec("P")

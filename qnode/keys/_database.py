@@ -13,104 +13,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from threading import Event, RLock, get_ident
 from typing import Any, NamedTuple, Protocol, Self
 
 from qnode.audit import ledger
-from qnode.audit.door import present_door
-from qnode.audit.entries import Head, KeyDelivered
-from qnode.choices import Role, peer_of
+from qnode.audit.entries import Head
+from qnode.choices import Role
 from qnode.errors import LinkDown, StoreAway, StoreError, StoreUnusable
 from qnode.keys._anchor import Anchor
 from qnode.keys._engine import Engine
-from qnode.keys._model import Answer, Loss, PadId, Positions, StoredKey
+from qnode.keys._model import Answer, Loss, PadId, Positions
+from qnode.keys._tx import Issued, Mark, Tx
 from qnode.keys._vault import Vault
-from qnode.sql import Rows, Statements, ask
+from qnode.sql import Statements, ask
 
 # The largest number of changes in a commit, so that waiting threads are not delayed for ever.
 _MOST_TOGETHER = 64
-_MOST_RELEASED = 1024
 _TIDY_PAUSES_S = (0.0, 0.01, 0.1)
-
-
-class Place(NamedTuple):
-    """The position of a key: an assignment of the peer, and the number of the key in it."""
-
-    assignment_id: int
-    position: int
-
-
-@dataclass
-class Issued:
-    """The keys that slaves here may fetch, by key_ID; after an opening some key_IDs are still missing."""
-
-    places: dict[bytes, Place] = field(default_factory=dict, repr=False)
-    unnamed_below: int = 0
-    """Assignments of the peer with lower numbers may have no key_IDs yet; 0: all have them."""
-    released: deque[int] = field(default_factory=lambda: deque(maxlen=_MOST_RELEASED), repr=False)
-    """The latest assignments that the peer released before they were accepted here."""
-
-    def may_lack(self, names: Iterable[bytes]) -> bool:
-        """Return whether one of the key_IDs may be among the missing ones."""
-        return self.unnamed_below > 0 and any(name not in self.places for name in names)
-
-    def forget(self, names: Iterable[bytes]) -> None:
-        """Drop keys that no longer wait."""
-        for name in names:
-            self.places.pop(name, None)
-
-    def clear(self) -> None:
-        """Drop all keys: none waits."""
-        self.places.clear()
-        self.unnamed_below = 0
-
-
-@dataclass(frozen=True)
-class Tx:
-    """An open transaction of one site's store, for the functions of the parts of the store."""
-
-    connection: Statements
-    vault: Vault
-    role: Role
-    issued: Issued = field(default_factory=Issued, repr=False)
-    """The positions of the keys that slaves here may fetch."""
-    after_commit: list[Callable[[], None]] = field(default_factory=list, repr=False)
-    """Updates in memory, made when the transaction is durable, and only then."""
-
-    @property
-    def peer(self) -> Role:
-        """The other site's role."""
-        return peer_of(self.role)
-
-    def one(self, sql: str, *values: object) -> tuple[int, ...]:
-        """Return the single row of integers of `sql`."""
-        row: tuple[int, ...] = self.connection.execute(sql, values).fetchone()
-        return row
-
-    def count_gone(self, *, delivered: int = 0, void: int = 0, expired: int = 0) -> None:
-        """Add chunks to the site's totals."""
-        self.connection.execute(
-            "UPDATE site SET delivered = delivered + ?, void = void + ?, expired = expired + ?",
-            (delivered, void, expired),
-        )
-
-    def audit(
-        self,
-        end: Rows | None,
-        side: str,
-        sae: str,
-        peers: tuple[str, ...],
-        size_bits: int,
-        keys: Iterable[StoredKey],
-    ) -> None:
-        """Record a delivery of keys of one size to an SAE of this site.
-
-        ``end``: of `ledger.ask_end`, if that was asked for ahead and nothing was recorded since.
-        """
-        end = end or ledger.ask_end(self.connection)
-        ids = b"".join(key.key_id.bytes for key in keys)
-        ledger.append_at(self.connection, end, KeyDelivered, present_door(), side, sae, peers, size_bits, ids)
 
 
 _POSITIONS = (
@@ -253,18 +172,22 @@ class Database:
                 raise self._translated(error) from error
 
     @contextmanager
-    def change(self, *, anchored: bool, while_waiting: bool = False) -> Iterator[Tx]:
+    def change(self, *, anchored: bool, while_waiting: bool = False, gathers: bool = False) -> Iterator[Tx]:
         """Make one change: at the end all of it is on disk, or nothing after an exception.
 
         `anchored`: the generation grows, and the anchor follows before this returns, so before any
-        effect is visible outside. `while_waiting`: allowed before the peer's confirmation.
+        effect is visible outside. `while_waiting`: allowed before the peer's confirmation. `gathers`: the
+        change reads nothing that `Tx.write_down` writes, so those in one commit write it together.
         Raises LinkDown while the peer's confirmation is awaited, StoreError for a full disk (nothing
         changed), StoreUnusable after an I/O error or damage.
         """
         connection = self._tx.connection
         with self._turn():
+            if not gathers and self._tx.has_gathered:
+                self._commit()
             self.check_usable()
             group = self._group
+            mark = None if group is None else self._tx.mark()
             try:
                 if group is None:
                     self._engine.begin()
@@ -272,14 +195,15 @@ class Database:
                     connection.execute("SAVEPOINT change")
                 if not while_waiting and (group is None or not group.serves):
                     self._engine.guard("SELECT awaiting_peer FROM site", self._check_serving)
-                with self._tx.vault.holding():
-                    yield self._tx
+                yield self._tx
+                if not gathers:
+                    self._tx.write_down()
                 self._engine.heed_guards()
                 if group is not None:
                     connection.execute("RELEASE change")
             except BaseException as error:
                 self._tx.after_commit.clear()
-                self._undo(error)
+                self._undo(error, mark)
                 if isinstance(error, self._engine.error):
                     raise self._translated(error) from error
                 raise
@@ -396,6 +320,7 @@ class Database:
         connection = self._tx.connection
         try:
             self.check_usable()
+            self._tx.write_down()
             progress = ask(connection, _ONE_GENERATION_ON) if group.anchored else None
             self._engine.commit()
             for step in group.after_commit:
@@ -412,6 +337,7 @@ class Database:
             group.error = self._end(f"a transaction ended half done ({type(error).__name__}); start again")
             raise
         finally:
+            self._tx.forget()
             group.done.set()
 
     def _end(self, because: str) -> StoreError:
@@ -438,16 +364,17 @@ class Database:
             told = self._end(f"the anchor could not be written ({error}); mend its disk and start again")
             raise told from error
 
-    def _undo(self, error: BaseException) -> None:
-        """Undo the present change, and only that if the database can."""
+    def _undo(self, error: BaseException, mark: Mark | None) -> None:
+        """Undo the present change, and only that if the database can; ``mark``: of its begin."""
         connection, group = self._tx.connection, self._group
-        if group is None:
+        if group is None or mark is None:
             self._roll_back()
         elif self._engine.is_sound:
             try:
                 connection.execute("ROLLBACK TO change")
                 connection.execute("RELEASE change")
                 self._engine.wait()
+                self._tx.back_to(mark)
                 return
             except self._engine.error as failure:
                 error = failure
@@ -464,6 +391,7 @@ class Database:
             group.done.set()
 
     def _roll_back(self) -> None:
+        self._tx.forget()
         if not self._engine.in_transaction:
             return
         try:

@@ -16,9 +16,9 @@ from qnode.choices import Door
 from qnode.errors import AboveSaeLimit, KeyNotFound, NotEnoughKeys, NotNamed, SaeLimitReached, StoreError
 from qnode.keys import _keybytes, _ranges, _waiting
 from qnode.keys._assigned import decode
-from qnode.keys._database import Place, Tx
 from qnode.keys._model import KeyRange, StoredKey, chunks_per_key
 from qnode.keys._rates import Rates
+from qnode.keys._tx import Place, Tx
 from qnode.keys._vault import SLOTS_PER_UNIT, Kind
 from qnode.units import CHUNK_BITS
 
@@ -120,6 +120,7 @@ class Batch:
         self._count(destroyed)
         rates.write_down()
         self._audit(requests)
+        self._tx.write_down()
 
     # Locks
 
@@ -313,10 +314,10 @@ class Batch:
             with through(request.door):
                 if isinstance(request, Take):
                     saes = request.master_sae, (request.slave_sae,)
-                    self._tx.audit(None, "master", *saes, CHUNK_BITS, request.keys)
+                    self._tx.audit("master", *saes, CHUNK_BITS, request.keys)
                     continue
                 by_size: defaultdict[int, list[StoredKey]] = defaultdict(list)
                 for key in request.keys:
                     by_size[8 * len(key.key)].append(key)
                 for size_bits, keys in by_size.items():
-                    self._tx.audit(None, "slave", request.slave_sae, (request.master_sae,), size_bits, keys)
+                    self._tx.audit("slave", request.slave_sae, (request.master_sae,), size_bits, keys)

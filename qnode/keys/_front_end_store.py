@@ -22,13 +22,14 @@ from qnode.config import PostgresqlSection
 from qnode.errors import ConfigError, FieldError, StoreAway, StoreError, StoreUnusable
 from qnode.keys import _waiting
 from qnode.keys._anchor import Anchor
-from qnode.keys._database import Place, Tx, read_positions
+from qnode.keys._database import read_positions
 from qnode.keys._front_end_batch import Batch, Fetch, Take
 from qnode.keys._front_ends import IS_CONTINUED, Epoch, read_epoch
 from qnode.keys._model import Positions
 from qnode.keys._opening import check_canary, check_owner
 from qnode.keys._postgresql import PostgresqlEngine, connect
 from qnode.keys._postgresql_store import check_form, has_store
+from qnode.keys._tx import Place, Tx
 from qnode.keys._vault import DamagedUnit, Vault
 from qnode.units import CHUNK_BITS
 
@@ -336,6 +337,7 @@ class FrontEndStore:
                 raise self._set_back(positions.generation)
             engine.commit()
         except BaseException:
+            session.tx.forget()
             for request in requests:
                 request.keys = []
             if engine.in_transaction and not engine.connection.closed:

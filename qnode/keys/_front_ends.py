@@ -19,8 +19,9 @@ from qnode.audit import ledger
 from qnode.audit.entries import Head
 from qnode.errors import StoreAway, StoreUnusable
 from qnode.keys import _restore
-from qnode.keys._database import Database, Tx, read_positions
+from qnode.keys._database import Database, read_positions
 from qnode.keys._model import FrontEnds, Waiting
+from qnode.keys._tx import Tx
 from qnode.keys._vault import Kind
 from qnode.sql import Statements
 

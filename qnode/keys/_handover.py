@@ -11,8 +11,8 @@ import msgspec
 from qnode.choices import BlockState
 from qnode.errors import FieldError, StoreError
 from qnode.keys import _blocks, _ranges
-from qnode.keys._database import Tx
 from qnode.keys._model import MOST_SKIPPED, Handover
+from qnode.keys._tx import Tx
 
 
 def give(tx: Tx, number: int) -> Handover:

@@ -6,9 +6,9 @@ from uuid import UUID
 import msgspec
 
 from qnode.keys import _blocks
-from qnode.keys._database import Tx
 from qnode.keys._layout import key_id_bytes
 from qnode.keys._model import KeyRange, StoredKey
+from qnode.keys._tx import Tx
 from qnode.keys._vault import Kind
 from qnode.units import CHUNK_BYTES
 
@@ -81,7 +81,7 @@ class Reading:
             ask_secrets(tx, self.ranges)
         for item in self.ranges:
             tx.vault.ask(Kind.CHUNK, item.block_id, item.first, item.count)
-        blocks = dict.fromkeys(item.block_id for item in self.ranges)
+        blocks = dict.fromkeys(item.block_id for item in self.ranges if item.block_id not in tx.records)
         self._records = {block_id: _blocks.ask_record(tx, block_id) for block_id in blocks}
 
     def read(self) -> list[StoredKey]:
@@ -94,7 +94,8 @@ class Reading:
             ids = uuids(key_ids_of(self._tx, self.ranges, self._width))
         result: list[StoredKey] = []
         n_bytes, n_bytes_apart = self._size_bits // 8, self._width * CHUNK_BYTES
-        records = {block_id: _blocks.record_in(answer) for block_id, answer in self._records.items()}
+        records = self._tx.records
+        records.update((block_id, _blocks.record_in(answer)) for block_id, answer in self._records.items())
         for item in self.ranges:
             opened = self._tx.vault.read(Kind.CHUNK, item.block_id, item.first, item.count)
             starts = range(0, len(opened), n_bytes_apart)

@@ -11,10 +11,11 @@ from qnode.choices import Role
 from qnode.errors import StoreError, StoreUnusable
 from qnode.keys import _accepted, _damage, _restore
 from qnode.keys._anchor import Anchor, fsync_folder
-from qnode.keys._database import Database, Tx, read_lineage, read_positions
+from qnode.keys._database import Database, read_lineage, read_positions
 from qnode.keys._engine import Engine
 from qnode.keys._model import Positions, Waiting
 from qnode.keys._sqlite import SqliteEngine
+from qnode.keys._tx import Tx
 from qnode.keys._vault import DamagedUnit, Kind, Vault
 from qnode.keys._witness import Witness
 from qnode.sql import Statements

@@ -9,9 +9,9 @@ direction. It is also in the anchor and at the peer, and a restored database ski
 from collections.abc import Collection
 
 from qnode.errors import PoolExhausted, StoreError
-from qnode.keys._database import Tx
 from qnode.keys._layout import PresharedParts
 from qnode.keys._model import PAD_BYTES, HashKeys, Pad, PadId, PadsLeft
+from qnode.keys._tx import Tx
 from qnode.keys._vault import DamagedUnit, Kind
 
 PRESHARED_SEGMENT = 0

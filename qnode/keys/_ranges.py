@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from qnode.choices import Role
 from qnode.errors import NotEnoughKeys, StoreError
-from qnode.keys._database import Tx
 from qnode.keys._model import KeyRange
+from qnode.keys._tx import Tx
 from qnode.keys._vault import Kind
 from qnode.sql import Rows, ask
 
@@ -198,7 +198,4 @@ def destroy(tx: Tx, ranges: Iterable[KeyRange]) -> int:
 
 def count_off(tx: Tx, block_id: int, n_chunks: int) -> None:
     """Count chunks off a block; with its last chunk its secret is destroyed too."""
-    tx.connection.execute(
-        "UPDATE block SET chunks_left = chunks_left - ? WHERE block_id = ?", (n_chunks, block_id)
-    )
-    tx.vault.drop_secret_of_finished(block_id)
+    tx.gathered.counted_off[block_id] += n_chunks

@@ -6,7 +6,7 @@ may be at most a minute ahead. A clock that jumps back leaves it at most a minut
 
 from collections.abc import Iterable
 
-from qnode.keys._database import Tx
+from qnode.keys._tx import Tx
 
 WINDOW_S = 60.0
 

@@ -16,8 +16,9 @@ from qnode.audit import ledger
 from qnode.audit.entries import PeerHead
 from qnode.errors import FieldError
 from qnode.keys import _accepted, _assigned, _damage, _pool
-from qnode.keys._database import Tx, read_positions
+from qnode.keys._database import read_positions
 from qnode.keys._model import MOST_REMEMBERED, MOST_SKIPPED, PadId, Positions, StoreStanding, Waiting
+from qnode.keys._tx import Tx
 from qnode.keys._vault import Kind
 
 # Two per direction; for blocks that this store does not remember, the number of used ones is unknown.

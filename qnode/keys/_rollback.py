@@ -20,8 +20,9 @@ from qnode.choices import Role
 from qnode.errors import LinkDown, StoreError, StoreUnusable
 from qnode.keys import _assigned, _damage
 from qnode.keys._anchor import Anchor
-from qnode.keys._database import Database, Tx, read_lineage, read_positions
+from qnode.keys._database import Database, read_lineage, read_positions
 from qnode.keys._opening import open_database, run_script
+from qnode.keys._tx import Tx
 
 RELEASE_BEFORE = "0.1.0"
 _SCHEMA_BEFORE = 1
@@ -138,6 +139,7 @@ def _end_releases(tx: Tx) -> _Void:
             tx.connection.execute(
                 "UPDATE own_assignment SET acknowledged = 0 WHERE assignment_id = ?", (assignment_id,)
             )
+    tx.write_down()
     void = tx.one("SELECT void FROM site")[0] - before
     return _Void(already=void, at_the_meeting=_chunks_assigned(tx, "acknowledged = 0"))
 

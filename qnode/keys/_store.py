@@ -241,11 +241,11 @@ class SqlKeyStore(KeyStore):
         *,
         stock: bool = False,
     ) -> Assignment:
-        with self._database.change(anchored=False) as tx:
+        with self._database.change(anchored=False, gathers=True) as tx:
             return _assigned.assign(tx, master_sae, tuple(slave_saes), number, size_bits, now, stock=stock)
 
     def acknowledge(self, assignment_id: int) -> None:
-        with self._database.change(anchored=False) as tx:
+        with self._database.change(anchored=False, gathers=True) as tx:
             _assigned.acknowledge(tx, assignment_id)
 
     def unacknowledged_assignments(self) -> list[Assignment]:
@@ -279,14 +279,14 @@ class SqlKeyStore(KeyStore):
 
     @mending
     def deliver_to_master(self, assignment_id: int) -> list[StoredKey]:
-        with self._database.change(anchored=True) as tx:
+        with self._database.change(anchored=True, gathers=True) as tx:
             return _assigned.deliver(tx, assignment_id)
 
     @mending
     def take_from_stock(
         self, master_sae: str, slave_sae: str, number: int, size_bits: int = CHUNK_BITS
     ) -> list[StoredKey]:
-        with self._database.change(anchored=True) as tx:
+        with self._database.change(anchored=True, gathers=True) as tx:
             return _assigned.take_from_stock(tx, master_sae, slave_sae, number, size_bits)
 
     def stock_count(self, master_sae: str, slave_sae: str, size_bits: int = CHUNK_BITS) -> int:
@@ -304,7 +304,7 @@ class SqlKeyStore(KeyStore):
         self, assignment: Assignment, now: float, *, most_chunks: int | None = None
     ) -> None:
         # A store that forgot what it accepted would keep the chunks free for ever: its peer has them no more.
-        with self._database.change(anchored=True) as tx:
+        with self._database.change(anchored=True, gathers=True) as tx:
             _accepted.accept(tx, assignment, now, most_chunks)
 
     @mending
@@ -324,7 +324,7 @@ class SqlKeyStore(KeyStore):
         while database.issued.may_lack(names):
             with database.look() as tx:
                 _accepted.name_more(tx)
-        with database.change(anchored=True) as tx:
+        with database.change(anchored=True, gathers=True) as tx:
             return _accepted.deliver(tx, slave_sae, master_sae, key_ids)
 
     # Expiry and ownership
@@ -335,6 +335,7 @@ class SqlKeyStore(KeyStore):
         with self._database.change(anchored=True) as tx:
             n_keys = _assigned.expire(tx, before, _EXPIRED_AT_ONCE)
             n_keys += _accepted.expire(tx, before, before - ttl_s, _EXPIRED_AT_ONCE)
+            tx.write_down()
             _blocks.forget_finished(tx)
         self._database.tidy()
         return n_keys

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -97,8 +98,19 @@ class _Unit:
 _Address = tuple[Kind, int, int]
 
 
+class VaultMark(NamedTuple):
+    """The units that a vault held at some time, and which of them were not written."""
+
+    opened: dict[_Address, _Unit]
+    unwritten: dict[_Address, None]
+
+
 class Vault:
-    """The encrypted units of one store. Every method runs in the caller's transaction."""
+    """The encrypted units of one store. Every method runs in the caller's transaction.
+
+    What was wiped is in memory until `write_down`; reading sees it at once. Who ends the transaction calls
+    `write_down` before, and `forget` after.
+    """
 
     def __init__(self, connection: Statements, store_key: bytes) -> None:
         self._connection = connection
@@ -106,22 +118,38 @@ class Vault:
         self._ciphers: dict[tuple[Kind, int], AESGCM] = {}
         self._asked: dict[_Address, Rows] = {}
         self._opened: dict[_Address, _Unit] = {}
+        self._unwritten: dict[_Address, None] = {}
 
     @contextmanager
     def holding(self) -> Iterator[None]:
         """Hold the units that are opened in the body, so that each is read and decrypted once.
 
-        The body is one change, or a look at one state.
+        The body is one transaction, or a look at one state.
         """
-        self._forget()
+        self.forget()
         try:
             yield
         finally:
-            self._forget()
+            self.forget()
 
-    def _forget(self, kind: Kind | None = None, segment: int | None = None, unit: int | None = None) -> None:
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether there are wiped slots for `write_down`."""
+        return bool(self._unwritten)
+
+    def mark(self) -> VaultMark:
+        """Return what `back_to` needs to undo what is wiped from here on and not written yet."""
+        return VaultMark(self._opened.copy(), self._unwritten.copy())
+
+    def back_to(self, mark: VaultMark) -> None:
+        """Undo what was wiped since."""
+        self._asked.clear()
+        self._opened, self._unwritten = mark
+
+    def forget(self, kind: Kind | None = None, segment: int | None = None, unit: int | None = None) -> None:
         """Hold no unit, or none of these."""
-        for held in (self._asked, self._opened):
+        held: dict[_Address, Any]
+        for held in (self._asked, self._opened, self._unwritten):
             if kind is None:
                 held.clear()
             elif unit is not None and segment is not None:
@@ -145,7 +173,7 @@ class Vault:
         """Encrypt `secret`, divided into slots of the kind's size, as slots 0, 1, ... of a new segment."""
         width = SLOT_BYTES[kind]
         rows = []
-        self._forget(kind, segment)
+        self.forget(kind, segment)
         for span in _spans(0, len(secret) // width):
             start = span.unit * SLOTS_PER_UNIT * width
             unit = _Unit(span.bits, secret[start : start + span.high * width])
@@ -185,39 +213,42 @@ class Vault:
         self.wipe_all(kind, [(segment, first, count)])
 
     def wipe_all(self, kind: Kind, runs: Iterable[tuple[int, int, int]]) -> None:
-        """Destroy runs of slots (segment, first, count); each unit is written once. Raises like `wipe`."""
+        """Destroy runs of slots (segment, first, count), all or none. Raises like `wipe`.
+
+        `write_down` writes it to the database.
+        """
         width = SLOT_BYTES[kind]
         spans = [(segment, span) for segment, first, count in runs for span in _spans(first, count)]
         for segment, span in spans:
             self._ask((kind, segment, span.unit))
-        changed: dict[_Address, _Unit] = {}
+        mark = self.mark()
         try:
             for segment, span in spans:
                 unit = self._open(kind, segment, span)
                 live = unit.live & ~span.bits
                 blank = bytes((span.high - span.low) * width)
                 slots = b"".join((unit.slots[: span.low * width], blank, unit.slots[span.high * width :]))
-                address = kind, segment, span.unit
-                changed[address] = self._opened[address] = _Unit(live, slots)
+                self._opened[kind, segment, span.unit] = _Unit(live, slots)
+                self._unwritten[kind, segment, span.unit] = None
         except DamagedUnit:
-            for address in changed:
-                self._forget(*address)
+            self.back_to(mark)
             raise
-        for address, unit in changed.items():
-            if unit.live:
+
+    def write_down(self) -> None:
+        """Encrypt the units without the slots that were wiped since the last time, each once."""
+        unwritten, self._unwritten = self._unwritten, {}
+        for address in unwritten:
+            if self._opened[address].live:
                 self._connection.execute(
                     "UPDATE sealed_unit SET sealed = ? WHERE kind = ? AND segment = ? AND unit = ?",
-                    (self._sealed(*address, unit), *address),
+                    (self._sealed(*address, self._opened[address]), *address),
                 )
             else:
-                self._forget(*address)
-                self._connection.execute(
-                    "DELETE FROM sealed_unit WHERE kind = ? AND segment = ? AND unit = ?", address
-                )
+                self.drop(*address)
 
     def drop_secret_of_finished(self, block_id: int) -> None:
         """Wipe the secret of a block if no chunk of it is left."""
-        self._forget(Kind.BLOCK_SECRET, block_id)
+        self.forget(Kind.BLOCK_SECRET, block_id)
         self._connection.execute(
             "DELETE FROM sealed_unit WHERE kind = ? AND segment = ? AND EXISTS "
             "(SELECT 1 FROM block WHERE block_id = ? AND chunks_left = 0)",
@@ -226,7 +257,7 @@ class Vault:
 
     def drop(self, kind: Kind, segment: int | None = None, unit: int | None = None) -> None:
         """Wipe every slot of a unit, of a segment, or of all segments of the kind; there may be none."""
-        self._forget(kind, segment, unit)
+        self.forget(kind, segment, unit)
         if segment is None:
             self._connection.execute("DELETE FROM sealed_unit WHERE kind = ?", (kind,))
         elif unit is None:

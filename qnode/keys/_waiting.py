@@ -6,9 +6,9 @@ from typing import Self
 
 from qnode.keys import _keybytes
 from qnode.keys._assigned import decode
-from qnode.keys._database import Place, Tx
 from qnode.keys._layout import key_id_bytes
 from qnode.keys._model import Assignment, KeyRange, chunks_per_key
+from qnode.keys._tx import Place, Tx
 from qnode.keys._vault import Kind
 
 # Key_IDs are computed in one run if the mean distance of the requested chunks is at most this.
