@@ -195,6 +195,16 @@ def test_a_failed_statement_undoes_its_change_and_the_store_goes_on(tmp_path: Pa
 
 
 @needs_server
+def test_a_statement_that_was_skipped_at_its_first_use_is_run_at_the_next(tmp_path: Path) -> None:
+    with stores(tmp_path) as (alice, _):
+        for failing in (["UPDATE block SET chunks_left = -1"], []):
+            with suppress(StoreError), alice._database.change(anchored=False) as tx:
+                for statement in (*failing, "UPDATE site SET expired = expired + 7"):
+                    tx.connection.execute(statement)
+        assert alice.counts().expired == 7
+
+
+@needs_server
 def test_a_statement_that_fails_late_is_in_the_answer_of_its_own_call(tmp_path: Path) -> None:
     with stores(tmp_path) as (alice, _):
 

@@ -17,7 +17,6 @@ from typing import Any
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.types.numeric import NumericLoader
 
 from qnode.config import PostgresqlSection
 from qnode.errors import ConfigError, StoreAway, StoreError, StoreUnusable
@@ -102,13 +101,6 @@ def _told(error: BaseException, known: dict[str, Any]) -> str:
             if len(word) > 2:
                 text = text.replace(word, f"<{keyword}>")
     return text
-
-
-class _Whole(NumericLoader):  # type: ignore[misc, unused-ignore]  # without psycopg it is Any
-    """Sums of whole numbers are of the type numeric; all others of it there are not."""
-
-    def load(self, data: Any) -> Any:
-        return int(super().load(data))
 
 
 class PostgresqlEngine:
@@ -233,7 +225,6 @@ def connect(address: PostgresqlSection, front_end: str | None = None) -> Postgre
 
 def _set_up(engine: PostgresqlEngine, address: PostgresqlSection, front_end: str | None) -> None:
     connection = engine.connection
-    connection.adapters.register_loader("numeric", _Whole)
     (process_id,) = _one(engine, "SELECT pg_backend_pid()")
     if process_id != connection.info.backend_pid:
         raise StoreUnusable(
