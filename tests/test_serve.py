@@ -11,12 +11,14 @@ import pytest
 import structlog
 import tomli_w
 from http_support import HOST, Pki
+from prometheus_client.parser import text_string_to_metric_families
 
 pytest.importorskip("psycopg")
 
 from qnode.cli.serve import serve
 from qnode.serve.config import load_front_end
 from qnode.serve.run import RunningFrontEnd
+from qnode.serve.status import render_front_end_metrics
 
 _STOPS = """
 import sys
@@ -60,6 +62,18 @@ def status_of(folder: Path) -> object:
     """Return the exit code of `qnode serve status`."""
     arguments = ["status", "--socket", str(folder / "control.sock"), "--patience", "60"]
     return serve.main(arguments, standalone_mode=False)
+
+
+async def test_names_and_texts_of_the_metrics_follow_the_conventions(tmp_path: Path) -> None:
+    path = written(tmp_path, tables(tmp_path))
+    store: Any = SimpleNamespace(node_is_away=True)
+    page = render_front_end_metrics(RunningFrontEnd(load_front_end(path), path, store).status()).decode()
+    families = {family.name: family for family in text_string_to_metric_families(page)}
+    for family in families.values():
+        assert family.documentation.endswith((".", "1."))
+        assert family.name.startswith(("qkd_front_end_", "qkd_tls_"))
+    assert families["qkd_front_end_serving"].samples[0].value == 0.0
+    assert families["qkd_front_end_node_away"].samples[0].value == 1.0
 
 
 async def test_what_waits_for_a_restart_is_told_by_a_reload_and_not_shown_as_done(tmp_path: Path) -> None:

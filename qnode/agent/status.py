@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from qnode.agent.figures import DIFFERED_BUCKETS_S
 from qnode.agent.state import AgentState
+from qnode.operate.status.families import counter, gauge, rendered
 from qnode.operate.status.validity_metrics import validity_families
 from qnode.tls_validity import Validity
 
@@ -78,63 +76,56 @@ class AgentStatus(Struct, frozen=True, kw_only=True):
 
 def render_agent_metrics(status: AgentStatus) -> bytes:
     """Return the metrics in Prometheus' text format."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(status))
-    return generate_latest(registry)
+    return rendered(_families(status))
 
 
-class _Collector(Collector):
-    def __init__(self, status: AgentStatus) -> None:
-        self._status = status
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield all families whose figures are known."""
-        status = self._status
-        info = GaugeMetricFamily(
-            "qkd_agent_info",
-            "Version, name, role and kind of tunnel of this agent; the value is always 1.",
-            labels=["version", "name", "role", "kind"],
+def _families(status: AgentStatus) -> Iterator[Metric]:
+    """Yield all families whose figures are known."""
+    info = GaugeMetricFamily(
+        "qkd_agent_info",
+        "Version, name, role and kind of tunnel of this agent; the value is always 1.",
+        labels=["version", "name", "role", "kind"],
+    )
+    info.add_metric([status.version, status.name, status.role, status.kind], 1)
+    yield info
+    state = GaugeMetricFamily("qkd_agent_state", "1 for the agent's present state.", labels=["state"])
+    for word in AgentState:
+        state.add_metric([word.value], word.value == status.state.state)
+    yield state
+    yield gauge(
+        "qkd_agent_state_since_timestamp_seconds", "When the present state began.", status.state.since
+    )
+    yield gauge("qkd_agent_line_up", "1 while there is a line to the other agent.", _up(status))
+    if status.key is not None:
+        yield gauge(
+            "qkd_agent_key_since_timestamp_seconds", "Since when the key is in use.", status.key.since
         )
-        info.add_metric([status.version, status.name, status.role, status.kind], 1)
-        yield info
-        state = GaugeMetricFamily("qkd_agent_state", "1 for the agent's present state.", labels=["state"])
-        for word in AgentState:
-            state.add_metric([word.value], word.value == status.state.state)
-        yield state
-        yield _gauge(
-            "qkd_agent_state_since_timestamp_seconds", "When the present state began.", status.state.since
+    yield gauge(
+        "qkd_agent_next_change_timestamp_seconds", "When the next change is due.", status.next_change_at
+    )
+    yield gauge("qkd_agent_period_seconds", "The agreed period of changes.", status.period_s)
+    yield gauge(
+        "qkd_agent_stretched_period_seconds",
+        "The period that the number of stored keys allows.",
+        status.stretched_period_s,
+    )
+    if status.stored_key_count is not None:
+        yield gauge(
+            "qkd_agent_stored_keys", "Keys at the key manager for this pair.", status.stored_key_count
         )
-        yield _gauge("qkd_agent_line_up", "1 while there is a line to the other agent.", _up(status))
-        if status.key is not None:
-            yield _gauge(
-                "qkd_agent_key_since_timestamp_seconds", "Since when the key is in use.", status.key.since
-            )
-        yield _gauge(
-            "qkd_agent_next_change_timestamp_seconds", "When the next change is due.", status.next_change_at
-        )
-        yield _gauge("qkd_agent_period_seconds", "The agreed period of changes.", status.period_s)
-        yield _gauge(
-            "qkd_agent_stretched_period_seconds",
-            "The period that the number of stored keys allows.",
-            status.stretched_period_s,
-        )
-        if status.stored_key_count is not None:
-            yield _gauge(
-                "qkd_agent_stored_keys", "Keys at the key manager for this pair.", status.stored_key_count
-            )
-        yield _counter("qkd_agent_changes_total", "Changes of key that both ends made.", status.changes_total)
-        yield _counter(
-            "qkd_agent_changes_failed_total", "Changes of key that failed.", status.changes_failed_total
-        )
-        yield _counter("qkd_agent_keys_total", "Keys taken from the key manager.", status.keys_total)
-        yield _counter(
-            "qkd_agent_tunnel_bytes_total",
-            "Bytes through the tunnel, both directions, as the encryptor counts them.",
-            status.transferred_bytes_total,
-        )
-        if status.role == "initiator":
-            yield _differed(status)
-        yield from validity_families(status.certificates)
+    yield counter("qkd_agent_changes_total", "Changes of key that both ends made.", status.changes_total)
+    yield counter(
+        "qkd_agent_changes_failed_total", "Changes of key that failed.", status.changes_failed_total
+    )
+    yield counter("qkd_agent_keys_total", "Keys taken from the key manager.", status.keys_total)
+    yield counter(
+        "qkd_agent_tunnel_bytes_total",
+        "Bytes through the tunnel, both directions, as the encryptor counts them.",
+        status.transferred_bytes_total,
+    )
+    if status.role == "initiator":
+        yield _differed(status)
+    yield from validity_families(status.certificates)
 
 
 def _differed(status: AgentStatus) -> Metric:
@@ -152,18 +143,6 @@ def _differed(status: AgentStatus) -> Metric:
 
 def _up(status: AgentStatus) -> int:
     return int(status.line.up_since is not None)
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    family = GaugeMetricFamily(name, text)
-    family.add_metric([], value)
-    return family
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    family = CounterMetricFamily(name.removesuffix("_total"), text)
-    family.add_metric([], value)
-    return family
 
 
 def status_lines(status: AgentStatus) -> list[str]:

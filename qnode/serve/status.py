@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector
 
+from qnode.operate.status.families import gauge, rendered
 from qnode.operate.status.interfaces import EtsiStatus
 from qnode.operate.status.validity_metrics import validity_families
 from qnode.tls_validity import Validity
@@ -56,42 +54,33 @@ def status_lines(status: FrontEndStatus) -> list[str]:
 
 def render_front_end_metrics(status: FrontEndStatus) -> bytes:
     """Return the metrics in Prometheus' text format."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(status))
-    return generate_latest(registry)
+    return rendered(_families(status))
 
 
-class _Collector(Collector):
-    def __init__(self, status: FrontEndStatus) -> None:
-        self._status = status
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield all families."""
-        status = self._status
-        info = GaugeMetricFamily(
-            "qkd_front_end_info",
-            "Version, name and site of this front end; the value is always 1.",
-            labels=["version", "name", "kme_id"],
-        )
-        info.add_metric([status.version, status.name, status.kme_id], 1)
-        yield info
-        for name, text, value in (
-            ("qkd_front_end_serving", "1 while this front end can deliver.", not status.because),
-            ("qkd_front_end_node_away", "1 while the node of the store is away.", status.node_is_away),
-            ("qkd_front_end_connections", "Open connections.", status.etsi014.http.connections_open),
-        ):
-            family = GaugeMetricFamily(name, text)
-            family.add_metric([], float(value))
-            yield family
-        delivered = CounterMetricFamily(
-            "qkd_front_end_keys_delivered", "Keys that an SAE got here.", labels=["sae_id"]
-        )
-        refused = CounterMetricFamily(
-            "qkd_front_end_requests_refused", "Requests of an SAE that were refused here.", labels=["sae_id"]
-        )
-        for sae in status.etsi014.saes:
-            delivered.add_metric([sae.sae_id], sae.keys_delivered_total)
-            refused.add_metric([sae.sae_id], sae.requests_refused_total)
-        yield delivered
-        yield refused
-        yield from validity_families(status.certificates)
+def _families(status: FrontEndStatus) -> Iterator[Metric]:
+    """Yield all families whose figures are known."""
+    info = GaugeMetricFamily(
+        "qkd_front_end_info",
+        "Version, name and site of this front end; the value is always 1.",
+        labels=["version", "name", "kme_id"],
+    )
+    info.add_metric([status.version, status.name, status.kme_id], 1)
+    yield info
+    for name, text, value in (
+        ("qkd_front_end_serving", "1 while this front end can deliver.", not status.because),
+        ("qkd_front_end_node_away", "1 while the node of the store is away.", status.node_is_away),
+        ("qkd_front_end_connections", "Open connections.", status.etsi014.http.connections_open),
+    ):
+        yield gauge(name, text, value)
+    delivered = CounterMetricFamily(
+        "qkd_front_end_keys_delivered", "Keys that an SAE got here.", labels=["sae_id"]
+    )
+    refused = CounterMetricFamily(
+        "qkd_front_end_requests_refused", "Requests of an SAE that were refused here.", labels=["sae_id"]
+    )
+    for sae in status.etsi014.saes:
+        delivered.add_metric([sae.sae_id], sae.keys_delivered_total)
+        refused.add_metric([sae.sae_id], sae.requests_refused_total)
+    yield delivered
+    yield refused
+    yield from validity_families(status.certificates)

@@ -5,13 +5,11 @@ Names follow promtool's lint: base units (seconds, bytes, ratios), ``_total`` fo
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector
 
 from qnode.block.outcome import Reason
 from qnode.distill.check_table import Finding
+from qnode.operate.status.families import counter, gauge, rendered
 from qnode.operate.status.model import NodeStatus
 from qnode.operate.status.plan_metrics import plan_families
 from qnode.operate.status.telemetry_metrics import telemetry_families
@@ -22,20 +20,7 @@ from qnode.units import PS_PER_S
 
 def render_metrics(status: NodeStatus) -> bytes:
     """Return the metrics in Prometheus' text format."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_StatusCollector(status))
-    return generate_latest(registry)
-
-
-class _StatusCollector(Collector):
-    """Converts one status to metric families."""
-
-    def __init__(self, status: NodeStatus) -> None:
-        self._status = status
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield all families whose figures are known."""
-        yield from metric_families(self._status)
+    return rendered(metric_families(status))
 
 
 def metric_families(status: NodeStatus) -> Iterator[Metric]:
@@ -63,7 +48,7 @@ def _of_links(status: NodeStatus) -> Iterator[Metric]:
 
 
 def _node(status: NodeStatus) -> Iterator[Metric]:
-    yield _gauge(
+    yield gauge(
         "qkd_simulated",
         "1 if the keys of this link are simulated; such keys protect nothing.",
         status.simulated,
@@ -71,11 +56,9 @@ def _node(status: NodeStatus) -> Iterator[Metric]:
     state = GaugeMetricFamily("qkd_node_state", "1 for the node's present state.", labels=["state"])
     state.add_metric([status.state.state], 1)
     yield state
-    yield _gauge(
-        "qkd_node_state_since_timestamp_seconds", "When the present state began.", status.state.since
-    )
-    yield _gauge("qkd_troubles", "Number of alarms.", len(troubles(status)))
-    yield _counter(
+    yield gauge("qkd_node_state_since_timestamp_seconds", "When the present state began.", status.state.since)
+    yield gauge("qkd_troubles", "Number of alarms.", len(troubles(status)))
+    yield counter(
         "qkd_log_lines_dropped_total",
         "Lines of the log that could not be written.",
         status.log_lines_dropped,
@@ -91,12 +74,12 @@ def _link(status: NodeStatus) -> Iterator[Metric]:
     )
     info.add_metric([status.version, status.site.role, status.site.kme_id], 1)
     yield info
-    yield _gauge(
+    yield gauge(
         "qkd_recorded",
         "1 while somebody records the tags or symbols of this site; the recording reveals its keys.",
         status.recorded_since is not None,
     )
-    yield _gauge(
+    yield gauge(
         "qkd_peer_connected", "1 while an authenticated session with the peer is open.", status.peer.connected
     )
     yield from _known("qkd_peer_rtt_seconds", "Round trip time to the peer.", status.peer.rtt_s)
@@ -131,7 +114,7 @@ def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
                 limit.add_metric([one.check, side], at)
     yield value
     yield limit
-    yield _gauge(
+    yield gauge(
         "qkd_checks_failed",
         "Plausibility checks that failed in the last corrected block.",
         sum(not one.plausible for one in checks),
@@ -140,7 +123,7 @@ def _checks(checks: tuple[Finding, ...]) -> Iterator[Metric]:
 
 def _quantum(status: NodeStatus) -> Iterator[Metric]:
     quantum, totals = status.quantum, status.totals
-    yield _gauge("qkd_quantum_locked", "1 while clicks are assigned to slots.", quantum.locked)
+    yield gauge("qkd_quantum_locked", "1 while clicks are assigned to slots.", quantum.locked)
     yield from _known("qkd_qber_z_ratio", "Bit error rate of the sifted bits.", quantum.qber_z)
     yield from _known("qkd_visibility_error_ratio", "Error rate of the X arm, (1 - V) / 2.", quantum.e_vis)
     yield from _known("qkd_asymmetry_ratio", "Asymmetry of the X boundary classes.", quantum.asymmetry)
@@ -171,30 +154,30 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
     yield from _known(
         "qkd_tag_time_seconds", "Latest tag time that the node has processed.", quantum.tag_time_s
     )
-    yield _counter(
+    yield counter(
         "qkd_cut_seconds_total",
         "Tag time discarded without lock, or while a setting changed.",
         quantum.cut_s,
     )
-    yield _counter("qkd_tags_total", "Time tags received.", totals.tags)
-    yield _counter("qkd_tags_lost_total", "Time tags lost by the hardware.", totals.tags_lost)
-    yield _counter(
+    yield counter("qkd_tags_total", "Time tags received.", totals.tags)
+    yield counter("qkd_tags_lost_total", "Time tags lost by the hardware.", totals.tags_lost)
+    yield counter(
         "qkd_tags_out_of_order_total",
         "Time tags dropped because they came later than the order window allows.",
         totals.tags_out_of_order,
     )
-    yield _counter(
+    yield counter(
         "qkd_tag_overruns_total",
         "Blocks of tags that arrived when the channel was full.",
         totals.tag_overruns,
     )
-    yield _counter(
+    yield counter(
         "qkd_tags_dropped_total",
         "Time tags not processed: there was no room, no emission run was known, or their source failed.",
         totals.tags_dropped,
     )
-    yield _counter("qkd_clicks_total", "Clicks accepted by a gate.", totals.clicks)
-    yield _counter(
+    yield counter("qkd_clicks_total", "Clicks accepted by a gate.", totals.clicks)
+    yield counter(
         "qkd_clicks_dropped_total",
         "Clicks dropped without a session, or because Alice's record of symbols no longer had their slots.",
         totals.clicks_dropped,
@@ -204,8 +187,8 @@ def _quantum(status: NodeStatus) -> Iterator[Metric]:
 def _blocks(status: NodeStatus) -> Iterator[Metric]:
     block, totals, last = status.block, status.totals, status.block.last
     yield from _known("qkd_block_filled_ratio", "Part of the present block that has passed.", block.filled)
-    yield _gauge("qkd_blocks_in_flight", "Blocks being distilled.", block.in_flight)
-    yield _counter("qkd_blocks_accepted_total", "Blocks that gave key.", block.accepted)
+    yield gauge("qkd_blocks_in_flight", "Blocks being distilled.", block.in_flight)
+    yield counter("qkd_blocks_accepted_total", "Blocks that gave key.", block.accepted)
     discarded = CounterMetricFamily(
         "qkd_blocks_discarded_total", "Blocks that gave no key, by reason.", labels=["reason"]
     )
@@ -213,35 +196,35 @@ def _blocks(status: NodeStatus) -> Iterator[Metric]:
     for reason, count in {Reason.CONTRADICTION: 0, **block.discarded}.items():
         discarded.add_metric([reason], count)
     yield discarded
-    yield _counter("qkd_sifted_bytes_total", "Sifted key of all blocks.", _bytes(totals.sifted_bits))
-    yield _counter(
+    yield counter("qkd_sifted_bytes_total", "Sifted key of all blocks.", _bytes(totals.sifted_bits))
+    yield counter(
         "qkd_secret_bytes_total", "Secret key before the pool's refill.", _bytes(totals.secret_bits)
     )
-    yield _counter(
+    yield counter(
         "qkd_disclosed_bytes_total",
         "Key disclosed by error correction and verification.",
         _bytes(totals.lambda_ec_bits),
     )
-    yield _counter(
+    yield counter(
         "qkd_epsilon_total",
         "Sum of the failure probabilities of all blocks, over restarts.",
         status.keys.epsilon_total,
     )
     if last is not None:
-        yield _gauge("qkd_last_block_timestamp_seconds", "When the last block gave key.", last.finished_at)
-        yield _gauge("qkd_last_block_secret_bytes", "Secret key of the last block.", _bytes(last.secret_bits))
-        yield _gauge("qkd_last_block_qber_z_ratio", "Bit error rate of the last block.", last.qber_z)
-        yield _gauge(
+        yield gauge("qkd_last_block_timestamp_seconds", "When the last block gave key.", last.finished_at)
+        yield gauge("qkd_last_block_secret_bytes", "Secret key of the last block.", _bytes(last.secret_bits))
+        yield gauge("qkd_last_block_qber_z_ratio", "Bit error rate of the last block.", last.qber_z)
+        yield gauge(
             "qkd_last_block_phase_error_ratio",
             "Upper bound on the phase error rate of the last block.",
             last.phi_z_upper,
         )
-        yield _gauge(
+        yield gauge(
             "qkd_last_block_reconciliation_efficiency",
             "Bits disclosed by the correction of the last block, over Shannon's limit.",
             last.f_ec,
         )
-        yield _gauge(
+        yield gauge(
             "qkd_last_block_took_seconds", "Time from the end of the last block to its key.", last.took_s
         )
 
@@ -249,17 +232,17 @@ def _blocks(status: NodeStatus) -> Iterator[Metric]:
 def _http(status: NodeStatus) -> Iterator[Metric]:
     others = [one.http for one in (status.skip, status.etsi004) if one is not None]
     interfaces = [status.etsi014.http, *others]
-    yield _gauge(
+    yield gauge(
         "qkd_http_open_connections",
         "Open connections to the key delivery interfaces, of all interfaces together like each `qkd_http_`.",
         sum(http.connections_open for http in interfaces),
     )
-    yield _counter(
+    yield counter(
         "qkd_keys_unsent_total",
         "Keys whose answer could not be sent; they waited for a repeated request.",
         status.etsi014.keys_unsent_total,
     )
-    yield _counter(
+    yield counter(
         "qkd_keys_lost_total",
         "Unsent keys that no client requested again in time.",
         status.etsi014.keys_lost_total,
@@ -278,7 +261,7 @@ def _http(status: NodeStatus) -> Iterator[Metric]:
         ("requests_unauthorised", "Requests answered 401."),
     ):
         total = sum(getattr(http, f"{name}_total") for http in interfaces)
-        yield _counter(f"qkd_http_{name}_total", text, total)
+        yield counter(f"qkd_http_{name}_total", text, total)
 
 
 def _keys(status: NodeStatus) -> Iterator[Metric]:
@@ -289,26 +272,26 @@ def _keys(status: NodeStatus) -> Iterator[Metric]:
     for state in ("available_own", "available_peer", "prepared", "assigned", "stock"):
         chunks.add_metric([state], getattr(keys, state))
     yield chunks
-    yield _counter(
+    yield counter(
         "qkd_key_chunks_delivered_total",
         "Chunks delivered to encryptors, over restarts.",
         keys.delivered_total,
     )
-    yield _counter(
+    yield counter(
         "qkd_key_chunks_void_total", "Chunks made void at both sites, over restarts.", keys.void_total
     )
-    yield _counter(
+    yield counter(
         "qkd_key_chunks_expired_total",
         "Chunks that no encryptor fetched in time, over restarts.",
         keys.expired_total,
     )
-    yield _counter(
+    yield counter(
         "qkd_audit_entries_total",
         "Entries written in the present chain of the audit.",
         status.audit.entries_total,
     )
-    yield _gauge("qkd_audit_entries_kept", "Entries of the audit in the store.", status.audit.entries_kept)
-    yield _gauge("qkd_audit_chains", "Chains of the audit in the store.", status.audit.chains)
+    yield gauge("qkd_audit_entries_kept", "Entries of the audit in the store.", status.audit.entries_kept)
+    yield gauge("qkd_audit_chains", "Chains of the audit in the store.", status.audit.chains)
 
 
 def _streams(status: NodeStatus) -> Iterator[Metric]:
@@ -316,18 +299,18 @@ def _streams(status: NodeStatus) -> Iterator[Metric]:
     if status.etsi004 is None:
         return
     streams = status.etsi004.streams
-    yield _gauge("qkd_streams", "Key streams of this home.", len(streams))
-    yield _gauge(
+    yield gauge("qkd_streams", "Key streams of this home.", len(streams))
+    yield gauge(
         "qkd_stream_chunks_waiting",
         "Chunks of key streams that an end has not taken yet.",
         sum(one.waiting for one in streams),
     )
-    yield _counter(
+    yield counter(
         "qkd_stream_chunks_allocated_total",
         "Chunks allocated for key streams.",
         status.etsi004.chunks_allocated_total,
     )
-    yield _counter(
+    yield counter(
         "qkd_stream_chunks_left_total",
         "Chunks that the end at the other site did not take before it closed, or in time; destroyed.",
         status.etsi004.chunks_left_total,
@@ -414,18 +397,10 @@ def _controllers(status: NodeStatus) -> Iterator[Metric]:
     yield from (*families.values(), state, moves)
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=float(value))
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(name, text, value=float(value))
-
-
 def _known(name: str, text: str, value: float | None) -> Iterator[Metric]:
     """Yield a gauge for a known figure, and nothing for an unknown one."""
     if value is not None:
-        yield _gauge(name, text, value)
+        yield gauge(name, text, value)
 
 
 def _bytes(bits: float | None) -> float:
