@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from qnode.choices import ROLES, Role
 from qnode.cli.control import qnodectl
 from qnode.cli.site_file import SiteAnswers, site_text
 from qnode.errors import StoreError, StoreUnusable
-from qnode.keys import KeyStore, RolledBack, StoreCondition, roll_back
+from qnode.keys import KeyStore, RolledBack, StoreCondition, chunks_per_key, roll_back
+from qnode.keys._waiting import Held
 from qnode.keys._witness import Witness
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -105,6 +107,20 @@ def test_a_conversion_that_is_interrupted_leaves_the_store_as_it_was(
     with open_copy(folder, "alice") as store:
         assert store.condition().serves
     assert schema_of(path) == 2
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_conversion_counts_the_keys_that_wait_for_the_shares_of_pairs(tmp_path: Path, role: Role) -> None:
+    with open_copy(copied(tmp_path / "data"), role) as store, store._database.look() as tx:
+        waiting = Counter[tuple[str, str]]()
+        for row in tx.connection.execute("SELECT content, waiting FROM peer_assignment"):
+            held = Held.decode(*row)
+            for slave, of_slave in zip(held.assignment.slave_saes, held.waiting, strict=True):
+                n_chunks = chunks_per_key(held.assignment.size_bits) * of_slave.bit_count()
+                waiting[held.assignment.master_sae, slave] += n_chunks
+        rows = tx.connection.execute("SELECT master_sae, slave_sae, chunks FROM waiting_pair").fetchall()
+        assert waiting.total() > 0
+        assert {(master, slave): chunks for master, slave, chunks in rows} == +waiting
 
 
 def test_a_full_disk_refuses_a_conversion_and_leaves_the_store_as_it_was(

@@ -86,7 +86,7 @@ def accept(tx: Tx, assignment: Assignment, now: float, most_chunks: int | None) 
         (assignment.assignment_id,),
     )
     for slave in assignment.slave_saes:
-        _add_waiting(tx, assignment, slave, width * n_keys)
+        tx.add_waiting(assignment.master_sae, slave, width * n_keys)
     places = _waiting.places([held], _waiting.all_names(tx, [held]))
     tx.after_commit.append(lambda: tx.issued.places.update(places))
 
@@ -110,7 +110,7 @@ def release(tx: Tx, release: Release) -> None:
         names = _waiting.names(tx, held, wanted)
         for i, slave in enumerate(assignment.slave_saes):
             held.waiting[i] &= ~wanted
-            _add_waiting(tx, assignment, slave, -sum(item.count for item in rest))
+            tx.add_waiting(assignment.master_sae, slave, -sum(item.count for item in rest))
         _write_down(tx, held, names)
         _ranges.give_back(tx, rest, tx.peer)
     elif not all(_ranges.all_free(tx, item, tx.peer) for item in rest):
@@ -144,7 +144,7 @@ def count_waiting(tx: Tx) -> None:
         assignment = held.assignment
         width = chunks_per_key(assignment.size_bits)
         for slave, of_slave in zip(assignment.slave_saes, held.waiting, strict=True):
-            _add_waiting(tx, assignment, slave, of_slave.bit_count() * width)
+            tx.add_waiting(assignment.master_sae, slave, of_slave.bit_count() * width)
 
 
 def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) -> list[StoredKey]:
@@ -164,7 +164,7 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
     if any(slave_sae not in held.assignment.slave_saes for held in all_held):
         raise NotNamed(f"{slave_sae} was not named as a slave for one of the keys")
 
-    readings: list[tuple[_waiting.Held, int, _keybytes.Reading]] = []
+    readings: list[tuple[_waiting.Held, list[int], _keybytes.Reading]] = []
     for held in all_held:
         assignment = held.assignment
         by_position = asked[assignment.assignment_id]
@@ -177,23 +177,24 @@ def deliver(tx: Tx, slave_sae: str, master_sae: str, key_ids: Sequence[UUID]) ->
         ranges = _keybytes.parts_of(assignment.ranges, width, positions)
         named = [by_position[position] for position in positions]
         reading = _keybytes.Reading(tx, ranges, width, assignment.size_bits, named)
-        readings.append((held, mask, reading))
+        readings.append((held, positions, reading))
 
     keys: dict[UUID, StoredKey] = {}
     by_size: dict[int, list[StoredKey]] = {}
     gone: list[KeyRange] = []
-    for held, mask, reading in readings:
+    for held, positions, reading in readings:
         assignment = held.assignment
+        width = chunks_per_key(assignment.size_bits)
         opened = reading.read()
         keys.update((key.key_id, key) for key in opened)
         by_size.setdefault(assignment.size_bits, []).extend(opened)
         slave = assignment.slave_saes.index(slave_sae)
-        held.waiting[slave] &= ~mask
-        _add_waiting(tx, assignment, slave_sae, -chunks_per_key(assignment.size_bits) * mask.bit_count())
-        finished = mask & ~held.wanted
-        by_position = asked[assignment.assignment_id]
-        _write_down(tx, held, [by_position[position].bytes for position in _waiting.positions(finished)])
-        gone += _waiting.parts(held, finished)
+        held.waiting[slave] &= ~sum(1 << position for position in positions)
+        tx.add_waiting(master_sae, slave_sae, -width * len(positions))
+        wanted, by_position = held.wanted, asked[assignment.assignment_id]
+        finished = [position for position in positions if not wanted >> position & 1]
+        _write_down(tx, held, [by_position[position].bytes for position in finished])
+        gone += _keybytes.parts_of(assignment.ranges, width, finished)
     if len(keys) < len(key_ids):
         raise KeyNotFound("one or more keys are unknown, used or expired")
     tx.count_gone(delivered=_ranges.destroy(tx, gone))
@@ -234,8 +235,8 @@ def _check_shares(
     """Raise ShareUsedUp if a pair has no room for `n_new` chunks; ``pairs``: of `_ask_waiting`, by slave."""
     most = max(0, SHARE * (most_chunks - n_all - n_new))
     for slave, answer in zip(assignment.slave_saes, pairs, strict=True):
-        row = answer.fetchone()
-        n_waiting = (0 if row is None else row[0]) + tx.gathered.waiting[assignment.master_sae, slave]
+        row, pair = answer.fetchone(), (assignment.master_sae, slave)
+        n_waiting = (0 if row is None else row[0]) + tx.gathered.waiting.get(pair, 0)
         if n_waiting > 0 and n_waiting + n_new > most:
             raise ShareUsedUp(
                 f"{n_waiting} chunks of key of {assignment.master_sae} wait for {slave} to fetch them, "
@@ -249,11 +250,6 @@ def _ask_waiting(tx: Tx, master_sae: str, slave_sae: str) -> Rows:
         "SELECT chunks FROM waiting_pair WHERE master_sae = ? AND slave_sae = ?",
         *(master_sae, slave_sae),
     )
-
-
-def _add_waiting(tx: Tx, assignment: Assignment, slave_sae: str, n_chunks: int) -> None:
-    """Count chunks that begin (or, if negative, cease) to wait for a slave."""
-    tx.gathered.waiting[assignment.master_sae, slave_sae] += n_chunks
 
 
 def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
@@ -270,7 +266,7 @@ def lose(tx: Tx, chunks: Set[tuple[int, int]]) -> list[KeyRange]:
         if mask:
             for i, slave in enumerate(held.assignment.slave_saes):
                 n_given_up = (held.waiting[i] & mask).bit_count()
-                _add_waiting(tx, held.assignment, slave, -width * n_given_up)
+                tx.add_waiting(held.assignment.master_sae, slave, -width * n_given_up)
                 held.waiting[i] &= ~mask
             # Their key_IDs may depend on a secret that cannot be decrypted: they stay, without effect.
             _write_down(tx, held, ())
@@ -323,7 +319,7 @@ def _give_up(tx: Tx, held: _waiting.Held) -> int:
     names = [] if unnamed else _waiting.names(tx, held, wanted)
     width = chunks_per_key(assignment.size_bits)
     for slave, of_slave in zip(assignment.slave_saes, held.waiting, strict=True):
-        _add_waiting(tx, assignment, slave, -width * of_slave.bit_count())
+        tx.add_waiting(assignment.master_sae, slave, -width * of_slave.bit_count())
     held.waiting = [0] * len(held.waiting)
     return _finish(tx, held, wanted, names)
 

@@ -112,7 +112,7 @@ def lose(tx: Tx, lost: Chunks, damage: DamagedUnit | None) -> Chunks:
         open_chunks = set()
         for block_id in {block for block, _ in gone}:
             positions = sorted(position for block, position in gone if block == block_id)
-            _ranges.count_off(tx, block_id, len(positions))
+            tx.count_off(block_id, len(positions))
             for item in _joined(block_id, positions):
                 for piece in _pieces(item):
                     unit = (block_id, piece.first // SLOTS_PER_UNIT)

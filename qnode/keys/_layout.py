@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
@@ -13,6 +12,9 @@ from qnode.keys._model import BLOCK_SECRET_BYTES, PAD_BYTES, KeyLayout
 from qnode.units import CHUNK_BYTES
 
 _PRESHARED_HEAD_BYTES = 32 + 2 * 16
+# What bytes 6 and 8 of a UUID become.
+_OF_VERSION_8 = bytes(0x80 | byte & 0x0F for byte in range(256))
+_OF_RFC_9562 = bytes(0x80 | byte & 0x3F for byte in range(256))
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,10 @@ def key_id_bytes(block_secret: bytes, first: int, count: int) -> list[bytes]:
     key_ID without communication; nobody else can predict it.
     """
     keystream = Cipher(AES256(block_secret), CTR(first.to_bytes(16, "big"))).encryptor()
-    named = np.frombuffer(keystream.update(bytes(16 * count)), np.uint8).reshape(count, 16).copy()
-    named[:, 6] = 0x80 | named[:, 6] & 0x0F
-    named[:, 8] = 0x80 | named[:, 8] & 0x3F
-    together = named.tobytes()
+    named = bytearray(keystream.update(bytes(16 * count)))
+    named[6::16] = named[6::16].translate(_OF_VERSION_8)
+    named[8::16] = named[8::16].translate(_OF_RFC_9562)
+    together = bytes(named)
     return [together[i : i + 16] for i in range(0, 16 * count, 16)]
 
 

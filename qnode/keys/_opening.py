@@ -222,6 +222,7 @@ def _bring_up_to_date(path: Path, connection: sqlite3.Connection, tx: Tx) -> Non
             run_script(connection, f"from_v{step}_to_v{step + 1}.sql")
             if step == 1:
                 _accepted.count_waiting(tx)
+                tx.write_down()
                 ledger.begin(connection, "a store of a version that had no audit")
         _check_form(path, connection)
         connection.execute("COMMIT")

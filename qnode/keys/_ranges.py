@@ -192,10 +192,5 @@ def destroy(tx: Tx, ranges: Iterable[KeyRange]) -> int:
     for item in together:
         by_block[item.block_id] += item.count
     for block_id, n_chunks in by_block.items():
-        count_off(tx, block_id, n_chunks)
+        tx.count_off(block_id, n_chunks)
     return by_block.total()
-
-
-def count_off(tx: Tx, block_id: int, n_chunks: int) -> None:
-    """Count chunks off a block; with its last chunk its secret is destroyed too."""
-    tx.gathered.counted_off[block_id] += n_chunks

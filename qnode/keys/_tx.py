@@ -5,10 +5,10 @@ totals of the site, the end of the audit. They gather this in memory; `Tx.write_
 Whoever reads such a row from the database calls that before.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Self
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from qnode.audit import ledger
 from qnode.audit.door import present_door
@@ -57,23 +57,27 @@ class Issued:
 class Gathered:
     """What the changes of a transaction write together, by `Tx.write_down`."""
 
-    gone: Counter[str] = field(default_factory=Counter)
-    """Chunks, by the site's totals."""
-    counted_off: Counter[int] = field(default_factory=Counter)
+    delivered: int = 0
+    """Chunks, for the site's totals, like the next two."""
+    void: int = 0
+    expired: int = 0
+    counted_off: dict[int, int] = field(default_factory=dict)
     """Chunks, by block."""
-    waiting: Counter[tuple[str, str]] = field(default_factory=Counter)
+    waiting: dict[tuple[str, str], int] = field(default_factory=dict)
     """Chunks that begin (or cease) to wait, by master and slave."""
     audit: list[ledger.Told] = field(default_factory=list)
     audit_end: Rows | None = None
 
-    def copy(self) -> Self:
+    def copy(self) -> "Gathered":
         """Return a copy, to which nothing is added."""
-        return replace(
-            self,
-            gone=self.gone.copy(),
-            counted_off=self.counted_off.copy(),
-            waiting=self.waiting.copy(),
-            audit=self.audit.copy(),
+        return Gathered(
+            self.delivered,
+            self.void,
+            self.expired,
+            self.counted_off.copy(),
+            self.waiting.copy(),
+            self.audit.copy(),
+            self.audit_end,
         )
 
 
@@ -111,7 +115,18 @@ class Tx:
 
     def count_gone(self, *, delivered: int = 0, void: int = 0, expired: int = 0) -> None:
         """Add chunks to the site's totals."""
-        self.gathered.gone.update(delivered=delivered, void=void, expired=expired)
+        self.gathered.delivered += delivered
+        self.gathered.void += void
+        self.gathered.expired += expired
+
+    def count_off(self, block_id: int, n_chunks: int) -> None:
+        """Count chunks off a block; with its last chunk its secret is destroyed too."""
+        self.gathered.counted_off[block_id] = self.gathered.counted_off.get(block_id, 0) + n_chunks
+
+    def add_waiting(self, master_sae: str, slave_sae: str, n_chunks: int) -> None:
+        """Count chunks that begin (or, if negative, cease) to wait for a slave."""
+        pair = master_sae, slave_sae
+        self.gathered.waiting[pair] = self.gathered.waiting.get(pair, 0) + n_chunks
 
     def ask_audit_end(self) -> None:
         """Ask the database for what the next `audit` needs, if that was not asked for."""
@@ -142,17 +157,17 @@ class Tx:
             )
             self.vault.drop_secret_of_finished(block_id)
         for (master_sae, slave_sae), n_chunks in gathered.waiting.items():
-            self._add_waiting(master_sae, slave_sae, n_chunks)
-        if any(gathered.gone.values()):
+            self._write_waiting(master_sae, slave_sae, n_chunks)
+        if gathered.delivered or gathered.void or gathered.expired:
             self.connection.execute(
                 "UPDATE site SET delivered = delivered + ?, void = void + ?, expired = expired + ?",
-                [gathered.gone[column] for column in ("delivered", "void", "expired")],
+                (gathered.delivered, gathered.void, gathered.expired),
             )
         if gathered.audit:
             assert gathered.audit_end is not None
             ledger.append_all(self.connection, gathered.audit_end, gathered.audit)
 
-    def _add_waiting(self, master_sae: str, slave_sae: str, n_chunks: int) -> None:
+    def _write_waiting(self, master_sae: str, slave_sae: str, n_chunks: int) -> None:
         if n_chunks:
             self.connection.execute(
                 "INSERT INTO waiting_pair (master_sae, slave_sae, chunks) VALUES (?, ?, ?) ON CONFLICT "
